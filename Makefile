@@ -1,0 +1,63 @@
+# Everything sets itself up: a machine with Python 3.11+ and make needs nothing else.
+#
+#   make demo    the relay on simulated providers, with a dashboard at http://127.0.0.1:6001/
+#   make test    all tests (what needs Node, Chromium or Redis is skipped by name where they are missing)
+#   make check   ruff, flake8-async, mypy --strict, docs build
+#   make bench   the benches
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+UV := .uv/bin/uv
+BIN := .venv/bin
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+
+.PHONY: demo test check lint types docs bench wheel clean node
+
+demo: .venv/.runtime
+	$(BIN)/tickrelay demo $(ARGS)
+
+test: .venv/.developer
+	$(BIN)/pytest $(ARGS)
+
+check: lint types docs
+
+lint: .venv/.developer
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/flake8-async relay adapters plugins tests
+
+types: .venv/.developer
+	$(BIN)/mypy
+
+docs: .venv/.developer
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+bench: .venv/.developer
+	for bench in bench/[a-z]*.py; do $(BIN)/python $$bench || exit 1; done
+
+# The JavaScript client libraries that judge the protocol.
+node: tests/node/node_modules/.ready
+tests/node/node_modules/.ready: tests/node/package.json tests/node/package-lock.json
+	cd tests/node && npm ci --no-audit --no-fund --ignore-scripts
+	touch $@
+
+wheel: $(UV)
+	$(UV) build --wheel
+
+.venv/.runtime: $(UV) pyproject.toml uv.lock
+	$(UV) sync --frozen --inexact --no-default-groups --python $(PYTHON)
+	touch $@
+
+.venv/.developer: $(UV) pyproject.toml uv.lock
+	$(UV) sync --frozen --inexact --all-extras --python $(PYTHON)
+	touch $@ .venv/.runtime
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tickrelay needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	touch $@
+
+clean:
+	rm -rf .venv .uv build dist docs/_build tests/node/node_modules

@@ -1,0 +1,3 @@
+"""tickrelay: every broker as one normalized feed over the Pusher protocol."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,95 @@
+"""The hooks a plugin may implement: few, typed, called when the relay is wired and never on the path of a message.
+
+A plugin is a module (or object) found through the entry-point group ``tickrelay`` that has functions marked with
+`hookimpl`. The manager is built by `relay.app` and passed; there is no global one.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import pluggy
+from attrs import frozen
+
+from relay.adapter import Adapter
+from relay.model.events import Event, Stamp
+
+PROJECT = "tickrelay"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+#: Sees every published event: (event, stamp, id). Synchronous and quick; what it raises is counted against its plugin.
+Tap = Callable[[Event, Stamp, str], None]
+#: Changes or drops an event before it is published: returns the event, another one, or None.
+Transform = Callable[[Event, Stamp], Event | None]
+
+
+class Feed(Protocol):
+    """What a service may do with the running relay."""
+
+    def publish(self, event: Event, stamp: Stamp) -> None:
+        """Publish an event as if a provider had sent it."""
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """State of sessions, channels and counters, as the status page shows it."""
+
+
+@frozen
+class Service:
+    """A supervised background task: restarted with backoff when it fails, cancelled at shutdown."""
+
+    name: str
+    run: Callable[[Feed], Awaitable[None]]
+
+
+@frozen
+class Grant:
+    """A decision of `relay_authorize`: whether, and why not."""
+
+    allowed: bool
+    reason: str = ""
+
+
+@hookspec
+def relay_adapters() -> Iterable[type[Adapter]]:  # type: ignore[empty-body]
+    """Return the adapters this plugin brings."""
+
+
+@hookspec
+def relay_settings() -> Mapping[str, type]:  # type: ignore[empty-body]
+    """Return configuration tables this plugin reads: table name -> attrs class; the values reach `relay_configure`."""
+
+
+@hookspec
+def relay_configure(settings: Mapping[str, Any]) -> None:
+    """Receive the plugin tables of the configuration, structured, before any other hook is called."""
+
+
+@hookspec(firstresult=True)
+def relay_credentials(provider: str, name: str) -> str | None:
+    """Return the credential ``name`` of the configured ``provider``, or None to let the next plugin try."""
+
+
+@hookspec(firstresult=True)
+def relay_authorize(api_key: str, channel: str) -> Grant | None:
+    """Decide whether the API key of that name may subscribe to ``channel``; None leaves it to the configuration."""
+
+
+@hookspec
+def relay_transforms() -> Iterable[Transform]:  # type: ignore[empty-body]
+    """Return transforms, applied in plugin order to every event before it is published."""
+
+
+@hookspec
+def relay_taps() -> Iterable[Tap]:  # type: ignore[empty-body]
+    """Return taps, called with every published event."""
+
+
+@hookspec
+def relay_services() -> Iterable[Service]:  # type: ignore[empty-body]
+    """Return supervised background tasks."""
+
+
+@hookspec
+def relay_commands() -> Iterable[Callable[..., Any]]:  # type: ignore[empty-body]
+    """Return functions that become subcommands of the ``tickrelay`` command line."""

@@ -1,0 +1,1 @@
+"""What is said: canonical events and commands, symbols, channel names, and their JSON. Pure."""

@@ -1,0 +1,165 @@
+"""Trading commands: one canonical set, in the same words as the events.
+
+A command is what an application asks of a provider's account. The relay structures it from JSON strictly (unknown members
+are refused by name), hands it to the adapter's ``encode``, and ends it with exactly one `relay.model.events.Reply`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from attrs import Factory, field, frozen
+from attrs.converters import optional
+
+from relay.model.decimals import decimal_text, optional_decimal
+from relay.model.enums import OrderType, Side, TimeInForce
+from relay.model.times import optional_time
+
+
+@frozen(kw_only=True)
+class Command:
+    """What all commands share.
+
+    Attributes:
+        id: the sender's name of this request; its reply carries it. Unique per account.
+        account: the account it acts on; None where the session has exactly one.
+    """
+
+    name: ClassVar[str]
+
+    id: str
+    account: str | None = None
+
+
+@frozen(kw_only=True)
+class PlaceOrder(Command):
+    """Place one order. ``client_order_id`` makes it idempotent; prices are required as the order type requires them."""
+
+    name = "place_order"
+
+    symbol: str
+    side: Side = field(converter=Side)
+    order_type: OrderType = field(converter=OrderType)
+    quantity: str = field(converter=decimal_text)
+    time_in_force: TimeInForce | None = field(default=None, converter=optional(TimeInForce))
+    limit_price: str | None = field(default=None, converter=optional_decimal)
+    stop_price: str | None = field(default=None, converter=optional_decimal)
+    stop_loss: str | None = field(default=None, converter=optional_decimal)
+    take_profit: str | None = field(default=None, converter=optional_decimal)
+    trailing_distance: str | None = field(default=None, converter=optional_decimal)
+    good_till: str | None = field(default=None, converter=optional_time)
+    client_order_id: str | None = None
+    reduce_only: bool | None = None
+    post_only: bool | None = None
+    extra: Mapping[str, Any] = Factory(dict)
+
+
+@frozen(kw_only=True)
+class CancelOrder(Command):
+    name = "cancel_order"
+
+    order_id: str
+    symbol: str | None = None
+
+
+@frozen(kw_only=True)
+class AmendOrder(Command):
+    """Change an order; a member that is absent stays as it is."""
+
+    name = "amend_order"
+
+    order_id: str
+    symbol: str | None = None
+    quantity: str | None = field(default=None, converter=optional_decimal)
+    limit_price: str | None = field(default=None, converter=optional_decimal)
+    stop_price: str | None = field(default=None, converter=optional_decimal)
+    stop_loss: str | None = field(default=None, converter=optional_decimal)
+    take_profit: str | None = field(default=None, converter=optional_decimal)
+    time_in_force: TimeInForce | None = field(default=None, converter=optional(TimeInForce))
+    good_till: str | None = field(default=None, converter=optional_time)
+
+
+@frozen(kw_only=True)
+class ClosePosition(Command):
+    """Close a position; the whole of it where ``quantity`` is absent."""
+
+    name = "close_position"
+
+    position_id: str
+    symbol: str | None = None
+    quantity: str | None = field(default=None, converter=optional_decimal)
+
+
+@frozen(kw_only=True)
+class AmendPosition(Command):
+    name = "amend_position"
+
+    position_id: str
+    symbol: str | None = None
+    stop_loss: str | None = field(default=None, converter=optional_decimal)
+    take_profit: str | None = field(default=None, converter=optional_decimal)
+
+
+@frozen(kw_only=True)
+class _History(Command):
+    since: str | None = field(default=None, converter=optional_time)
+    until: str | None = field(default=None, converter=optional_time)
+    symbol: str | None = None
+
+
+@frozen(kw_only=True)
+class OrderHistory(_History):
+    name = "order_history"
+
+
+@frozen(kw_only=True)
+class PositionHistory(_History):
+    name = "position_history"
+
+
+@frozen(kw_only=True)
+class TradeHistory(_History):
+    name = "trade_history"
+
+
+@frozen(kw_only=True)
+class ListAccounts(Command):
+    name = "list_accounts"
+
+
+@frozen(kw_only=True)
+class ListPositions(Command):
+    name = "list_positions"
+
+
+@frozen(kw_only=True)
+class ListOrders(Command):
+    """The open orders."""
+
+    name = "list_orders"
+
+
+@frozen(kw_only=True)
+class GetQuote(Command):
+    name = "get_quote"
+
+    symbol: str
+
+
+@frozen(kw_only=True)
+class Call(Command):
+    """A function of the provider's own, by the provider's name of it."""
+
+    name = "call"
+
+    function: str
+    arguments: Mapping[str, Any] = Factory(dict)
+
+
+#: Every trading command by its name.
+COMMANDS: Mapping[str, type[Command]] = {
+    cls.name: cls
+    for cls in (
+        PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, OrderHistory, PositionHistory, TradeHistory,
+        ListAccounts, ListPositions, ListOrders, GetQuote, Call,
+    )
+}  # fmt: skip
