@@ -1,0 +1,218 @@
+// The dashboard is an ordinary pusher-js client of the relay: what it shows is what any application gets.
+// Prices stay the text they came as; numbers are made only to draw and to compare.
+
+const $ = (id) => document.getElementById(id);
+const POINTS = 600, TAPE = 10, LEVELS = 12, LOG = 60;
+
+const quotes = new Map();            // channel -> {row cells, series: [t[], bid[], ask[]]}
+const book = { bids: new Map(), asks: new Map() };
+const channels = new Set();
+let pusher, plot, chosen = null, received = 0, lastReceived = 0, latency = null;
+
+const clock = () => Date.now() / 1000;
+const text = (element, value) => { if (element.textContent !== value) element.textContent = value; };
+const cell = (row, content = "", className = "") => {
+  const td = row.insertCell();
+  td.textContent = content;
+  td.className = className;
+  return td;
+};
+
+function subscribe(name, handlers) {
+  channels.add(name);
+  const channel = pusher.subscribe(name);
+  for (const [event, handler] of Object.entries(handlers)) {
+    channel.bind(event, (data) => { count(data); handler(data); });
+  }
+  return channel;
+}
+
+function unsubscribe(name) {
+  channels.delete(name);
+  pusher.unsubscribe(name);
+}
+
+function count(data) {
+  received += 1;
+  const at = Date.parse(data.received_at);
+  if (!Number.isNaN(at)) latency = Date.now() - at;
+}
+
+// --- quotes ---------------------------------------------------------------------------------------------------------
+
+function watchQuote(channel, symbol, provider) {
+  const row = $("quotes").insertRow();
+  row.dataset.channel = channel;
+  cell(row, symbol);
+  cell(row, provider, "dim");
+  const cells = { bid: cell(row, "–", "n"), ask: cell(row, "–", "n"), last: cell(row, "", "n dim"), age: cell(row, "", "n dim") };
+  const entry = { row, cells, symbol, provider, series: [[], [], []], at: null };
+  quotes.set(channel, entry);
+  row.onclick = () => choose(channel);
+  subscribe(channel, { quote: ({ quote }) => onQuote(channel, entry, quote) });
+}
+
+function onQuote(channel, entry, quote) {
+  for (const side of ["bid", "ask", "last"]) {
+    const td = entry.cells[side], value = quote[side] ?? (side === "last" ? "" : "–");
+    if (td.textContent === value) continue;
+    if (side !== "last") {
+      const direction = Number(value) >= Number(td.textContent) ? "up" : "down";
+      td.className = `n ${direction}`;
+      void td.offsetWidth;
+      td.classList.add("flash");
+    }
+    td.textContent = value;
+  }
+  entry.at = clock();
+  const [times, bids, asks] = entry.series;
+  times.push(entry.at);
+  bids.push(quote.bid === undefined ? null : Number(quote.bid));
+  asks.push(quote.ask === undefined ? null : Number(quote.ask));
+  if (times.length > POINTS) for (const column of entry.series) column.shift();
+  if (channel === chosen) entry.dirty = true;
+}
+
+function choose(channel) {
+  if (chosen === channel) return;
+  const entry = quotes.get(channel);
+  if (chosen !== null) {
+    quotes.get(chosen).row.classList.remove("chosen");
+    for (const kind of ["depth", "public_trade"]) unsubscribe(chosen.replace(/^cache-quote/, kind));
+  }
+  chosen = channel;
+  entry.row.classList.add("chosen");
+  text($("chosen"), `${entry.symbol} · ${entry.provider}`);
+  book.bids.clear(); book.asks.clear(); $("tape").replaceChildren();
+  plot.setData(entry.series);
+  subscribe(channel.replace(/^cache-quote/, "depth"), { depth: onDepth });
+  subscribe(channel.replace(/^cache-quote/, "public_trade"), { public_trade: onTrade });
+  drawLadder();
+}
+
+// --- the chosen symbol ----------------------------------------------------------------------------------------------
+
+function onDepth({ depth }) {
+  for (const side of ["bids", "asks"]) {
+    if (depth.snapshot) book[side].clear();
+    for (const [price, size] of depth[side]) {
+      const key = Number(price);
+      if (Number(size) === 0) book[side].delete(key); else book[side].set(key, [price, size]);
+    }
+  }
+  book.dirty = true;
+}
+
+function drawLadder() {
+  const side = (levels, order) => [...levels.entries()].sort((a, b) => order * (a[0] - b[0])).slice(0, LEVELS).map(([, level]) => level);
+  const bids = side(book.bids, -1), asks = side(book.asks, 1);
+  const most = Math.max(...[...bids, ...asks].map(([, size]) => Number(size)), 0);
+  const draw = (body, levels) => {
+    while (body.rows.length > levels.length) body.deleteRow(-1);
+    levels.forEach(([price, size], index) => {
+      const row = body.rows[index] ?? (() => { const made = body.insertRow(); cell(made); cell(made, "", "n"); return made; })();
+      text(row.cells[0], price); text(row.cells[1], size);
+      row.cells[1].style.setProperty("--share", `${(100 * Number(size) / most).toFixed(1)}%`);
+    });
+  };
+  draw($("asks"), asks.toReversed ? asks.toReversed() : asks.slice().reverse());
+  draw($("bids"), bids);
+  const gap = bids.length && asks.length ? Number(asks[0][0]) - Number(bids[0][0]) : null;
+  $("spread").innerHTML = "";
+  cell($("spread").insertRow(), gap === null ? "no depth" : `spread ${gap.toPrecision(3)}`).colSpan = 2;
+}
+
+function onTrade({ public_trade: trade }) {
+  const row = $("tape").insertRow(0), direction = trade.side === "SELL" ? "down" : "up";
+  cell(row, (trade.timestamp ?? "").slice(11, 23), "dim");
+  cell(row, trade.price, `n ${trade.side ? direction : ""}`);
+  cell(row, trade.quantity, "n");
+  if ($("tape").rows.length > TAPE) $("tape").deleteRow(-1);
+}
+
+// --- sessions -------------------------------------------------------------------------------------------------------
+
+function watchProvider(provider) {
+  subscribe(`status.${provider}`, {
+    connection: (data) => note(data, `${data.event}${data.reason ? ` · ${data.reason}` : ""}${data.gap_ms ? ` · gap ${data.gap_ms} ms` : ""}`, data.event),
+    staleness: (data) => note(data, `${data.event} ${data.of ?? ""} ${data.symbols.join(", ")}`, data.event),
+    rate_limit: (data) => note(data, data.event, data.event),
+    error: (data) => note(data, `${data.code}: ${data.message}`, "FAILED"),
+  });
+}
+
+function note(data, message, state) {
+  const item = document.createElement("li"), time = document.createElement("time"), what = document.createElement("span");
+  time.textContent = data.received_at.slice(11, 23);
+  what.textContent = `${data.provider} ${message}`;
+  what.dataset.state = state;
+  item.append(time, what);
+  $("log").prepend(item);
+  while ($("log").children.length > LOG) $("log").lastChild.remove();
+}
+
+function drawSessions(sessions) {
+  const body = $("sessions");
+  while (body.rows.length > sessions.length) body.deleteRow(-1);
+  sessions.forEach((session, index) => {
+    const row = body.rows[index] ?? (() => { const made = body.insertRow(); cell(made); cell(made); for (let i = 0; i < 3; i++) cell(made, "", "n"); return made; })();
+    text(row.cells[0], session.account ? `${session.provider} / ${session.account}` : session.provider);
+    text(row.cells[1], session.state.toLowerCase());
+    row.cells[1].dataset.state = session.state;
+    ["received", "published", "unknown"].forEach((name, i) => text(row.cells[2 + i], String(session[name])));
+  });
+}
+
+// --- life -----------------------------------------------------------------------------------------------------------
+
+async function status() {
+  const answer = await fetch("api/v2/status");
+  if (!answer.ok) throw new Error(`status: HTTP ${answer.status}`);
+  return answer.json();
+}
+
+function everySecond() {
+  text($("rate"), String(received - lastReceived));
+  text($("total"), received.toLocaleString("en"));
+  text($("latency"), latency === null ? "–" : `${Math.max(0, latency)} ms`);
+  text($("streams"), String(channels.size));
+  lastReceived = received;
+  for (const entry of quotes.values()) if (entry.at) text(entry.cells.age, `${Math.floor(clock() - entry.at)} s`);
+  status().then((state) => drawSessions(state.sessions)).catch(() => {});
+}
+
+function draw() {
+  const entry = quotes.get(chosen);
+  if (entry?.dirty) { entry.dirty = false; plot.setData(entry.series); }
+  if (book.dirty) { book.dirty = false; drawLadder(); }
+  requestAnimationFrame(draw);
+}
+
+function makePlot() {
+  const line = (label, stroke) => ({ label, stroke, width: 1.25, points: { show: false }, spanGaps: true });
+  const axis = { stroke: "#7d8896", grid: { stroke: "#1f2732", width: 1 }, ticks: { show: false }, font: "10px sans-serif" };
+  const size = () => ({ width: $("plot").clientWidth - 12, height: 212 });
+  plot = new uPlot({
+    ...size(), legend: { show: false }, cursor: { y: false }, scales: { x: { time: true } },
+    series: [{}, line("bid", "#3fb68b"), line("ask", "#e0615f")], axes: [axis, { ...axis, size: 70 }],
+  }, [[], [], []], $("plot"));
+  addEventListener("resize", () => plot.setSize(size()));
+}
+
+async function start() {
+  const state = await status();
+  makePlot();
+  pusher = new Pusher(state.app_key, {
+    wsHost: location.hostname, wsPort: location.port || 80, wssPort: location.port || 443,
+    forceTLS: location.protocol === "https:", enabledTransports: ["ws", "wss"], disableStats: true, cluster: "",
+  });
+  pusher.connection.bind("state_change", ({ current }) => { text($("link"), current); $("link").dataset.state = current; });
+  drawSessions(state.sessions);
+  for (const provider of new Set(state.sessions.map((session) => session.provider))) watchProvider(provider);
+  for (const { provider, symbol, channel } of state.quotes) watchQuote(`cache-${channel}`, symbol, provider);
+  if (state.quotes.length) choose(`cache-${state.quotes[0].channel}`);
+  setInterval(everySecond, 1000);
+  requestAnimationFrame(draw);
+}
+
+start().catch((error) => { text($("link"), String(error.message ?? error)); $("link").dataset.state = "failed"; });

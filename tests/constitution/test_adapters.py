@@ -1,0 +1,52 @@
+"""What every adapter brings: a declaration short enough to read, proof, and a table of what it covers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ADAPTERS = sorted(path for path in (ROOT / "adapters").iterdir() if (path / "adapter.py").exists())
+FIXTURES = ROOT / "tests" / "fixtures"
+#: Public venues have no simulator of their own: the session player serves their fixture as a real server.
+PLAYED = {"relay_binance", "relay_bitstamp", "relay_kraken"}
+
+per_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)
+
+
+def test_there_are_adapters() -> None:
+    assert len(ADAPTERS) >= 5
+
+
+@per_adapter
+def test_it_fits_on_a_page(adapter: Path) -> None:
+    lines = len((adapter / "adapter.py").read_text().splitlines())
+    assert lines <= 150, f"{lines} lines"
+
+
+@per_adapter
+def test_prices_never_pass_through_a_float(adapter: Path) -> None:
+    for path in adapter.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert called not in {"float", "json.loads", "json.load"}, (
+                f"{path.name}:{getattr(node, 'lineno', 0)} calls {called}"
+            )
+
+
+@per_adapter
+def test_it_has_a_simulator_a_fixture_and_a_reviewed_golden_file(adapter: Path) -> None:
+    name = adapter.name.removeprefix("relay_")
+    assert (adapter / "simulator.py").exists() or adapter.name in PLAYED
+    assert (FIXTURES / f"{name}.jsonl").stat().st_size > 0
+    assert (FIXTURES / f"{name}.golden.jsonl").stat().st_size > 0
+    assert (adapter / "py.typed").exists()
+
+
+@per_adapter
+def test_it_has_a_coverage_table_with_evidence(adapter: Path) -> None:
+    text = (adapter / "README.md").read_text()
+    assert "| channel | message variant | role | event | evidence |" in text
+    rows = [line for line in text.splitlines() if line.startswith("|") and line.count("|") == 6]
+    assert len(rows) >= 5
+    assert all(cells.strip() for row in rows for cells in row.strip("|").split("|")), "an empty cell"

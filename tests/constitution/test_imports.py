@@ -1,0 +1,135 @@
+"""The floors of the house: imports run one way, and the pure rooms stay pure."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+#: Rooms from the ground up; a room imports only rooms below it (and itself). `pusher` and `upstream` do not know each other.
+FLOORS = {
+    "relay.model": set(),
+    "relay.adapter": {"relay.model"},
+    "relay.hooks": {"relay.model", "relay.adapter"},
+    "relay.pusher": {"relay.model"},
+    "relay.upstream": {"relay.model", "relay.adapter", "relay.hooks"},
+    "relay.hub": {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher"},
+    "relay.plugins": {"relay.model", "relay.adapter", "relay.hooks"},
+    "relay.settings": {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.hub", "relay.plugins", "relay.upstream"},
+    "relay.net": {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.upstream", "relay.hub"},
+    "relay.testing": {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.upstream"},
+}  # fmt: skip
+#: What adapters may import of the relay.
+FOR_ADAPTERS = {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.testing"}
+PURE = ("relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.upstream", "relay.hub")
+IMPURE_MODULES = {
+    "trio", "trio_websocket", "httpx", "socket", "ssl", "time", "random", "secrets", "logging", "structlog", "asyncio", "threading",
+    "select", "subprocess", "os", "tempfile", "urllib.request", "http",
+}  # fmt: skip
+#: Who may import the network libraries.
+NETWORK_ROOMS = ("relay.net", "relay.app", "relay.cli", "relay.testing")
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for base in (ROOT, ROOT / "adapters", ROOT / "plugins"):
+        for path in sorted(base.glob("relay*/**/*.py")):
+            parts = path.relative_to(base).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(module: str) -> Iterator[str]:
+    """Full names of the modules ``module`` imports; names imported from a package count as its modules where they are."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = (
+                module.split(".")[: -(node.level - (MODULES[module].name == "__init__.py")) or None]
+                if node.level
+                else []
+            )
+            base = ".".join([*package, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield full if full in MODULES else base
+
+
+def within(module: str, room: str) -> bool:
+    return (
+        module == room
+        or module.startswith(room + ".")
+        or (room == "relay.settings" and module.startswith("relay.settings_"))
+    )
+
+
+def room_of(module: str) -> str | None:
+    return next((room for room in FLOORS if within(module, room)), None)
+
+
+def test_the_rooms_are_found() -> None:
+    assert {room for room in map(room_of, MODULES) if room} == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room_of(m)])
+def test_imports_run_one_way(module: str) -> None:
+    room = room_of(module)
+    assert room is not None
+    allowed = FLOORS[room] | {room}
+    stray = [
+        name
+        for name in imports(module)
+        if name.startswith("relay") and name != "relay" and not any(within(name, r) for r in allowed)
+    ]
+    assert not stray, f"{module} may import {sorted(allowed)}, not {stray}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if any(within(m, room) for room in PURE)])
+def test_pure_rooms_touch_no_io_clock_random_or_log(module: str) -> None:
+    stray = [name for name in imports(module) if name in IMPURE_MODULES or name.split(".")[0] in IMPURE_MODULES]
+    assert not stray, f"{module} is pure and imports {stray}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if within(m, "relay")])
+def test_the_relay_knows_no_provider_and_keeps_the_network_in_its_rooms(module: str) -> None:
+    names = list(imports(module))
+    assert not [name for name in names if name.startswith("relay_")], f"{module} names a provider or plugin"
+    if not any(within(module, room) for room in NETWORK_ROOMS):
+        assert not {"trio", "trio_websocket", "httpx"} & {name.split(".")[0] for name in names}, (
+            f"{module} is no room of the network"
+        )
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if "adapters" in MODULES[m].parts])
+def test_adapters_stand_on_the_public_rooms_only(module: str) -> None:
+    own = module.split(".")[0]
+    stray = [
+        name
+        for name in imports(module)
+        if name.startswith("relay") and not within(name, own) and not any(within(name, room) for room in FOR_ADAPTERS)
+    ]
+    assert not stray, f"{module} imports {stray}"
+    if module.endswith(".adapter"):
+        impure = [name for name in imports(module) if name.split(".")[0] in IMPURE_MODULES]
+        assert not impure, f"{module} is pure and imports {impure}"
+
+
+def test_httpx_is_imported_in_one_module_of_the_relay() -> None:
+    importers = [m for m in MODULES if within(m, "relay") and "httpx" in {name.split(".")[0] for name in imports(m)}]
+    assert len(importers) == 1, importers
+
+
+def test_no_import_circle() -> None:
+    graph = {module: {name for name in imports(module) if name in MODULES and name != module} for module in MODULES}
+    for package in [m for m in MODULES if MODULES[m].name == "__init__.py"]:
+        for module in MODULES:
+            if within(module, package) and module != package:
+                graph[module].discard(package)
+    TopologicalSorter(graph).prepare()
