@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import pluggy
-from attrs import frozen
+from attrs import field, frozen
 
 from relay.adapter import Adapter
 from relay.model.events import Event, Stamp
@@ -32,6 +32,62 @@ class Feed(Protocol):
 
     def snapshot(self) -> Mapping[str, Any]:
         """State of sessions, channels and counters, as the status page shows it."""
+
+    def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
+        """Headers that prove to an application's server that ``body`` is from its app; the secret stays here.
+
+        Raises:
+            KeyError: there is no app of that id (any more).
+        """
+
+
+@frozen(kw_only=True)
+class ChannelEvent:
+    """Something an app's server may want to know (Pusher Channels protocol, webhooks).
+
+    ``name`` is channel_occupied, channel_vacated, member_added, member_removed, client_event, cache_miss or
+    subscription_count. It is told when it happens; delaying and taking back is left to whoever listens.
+
+    Attributes:
+        user_id: the member that came or went, or sent the client event on a presence channel.
+        event, data, socket_id: of a client event.
+    """
+
+    app_id: str
+    name: str
+    channel: str
+    user_id: str | None = None
+    event: str | None = None
+    data: str | None = None
+    socket_id: str | None = None
+    subscription_count: int | None = None
+
+
+#: Sees what happens on applications' channels. Synchronous and quick, as a tap.
+Watcher = Callable[[ChannelEvent], None]
+
+
+@frozen(kw_only=True)
+class Simulated:
+    """A simulated provider that ``tickrelay demo`` starts: a provider's server on a port of its own, with made-up data.
+
+    Attributes:
+        provider: the name it gets in the demo's configuration.
+        adapter: the adapter's name.
+        run: serves until cancelled on a loopback port the kernel chooses, and reports (WebSocket URL, HTTP base URL).
+        credentials: what the simulator lets in.
+        account: the account's name, None where it has none.
+        pinned: channels kept subscribed, as in the configuration.
+    """
+
+    provider: str
+    adapter: str
+    run: Callable[..., Awaitable[None]]
+    credentials: Mapping[str, str] = field(factory=dict, repr=False)
+    account: str | None = None
+    options: Mapping[str, str] = field(factory=dict)
+    symbols: Mapping[str, str] = field(factory=dict)
+    pinned: tuple[str, ...] = ()
 
 
 @frozen
@@ -83,6 +139,16 @@ def relay_transforms() -> Iterable[Transform]:  # type: ignore[empty-body]
 @hookspec
 def relay_taps() -> Iterable[Tap]:  # type: ignore[empty-body]
     """Return taps, called with every published event."""
+
+
+@hookspec
+def relay_watchers() -> Iterable[Watcher]:  # type: ignore[empty-body]
+    """Return watchers, called with everything that happens on applications' channels."""
+
+
+@hookspec
+def relay_simulators() -> Iterable[Simulated]:  # type: ignore[empty-body]
+    """Return simulated providers for ``tickrelay demo``."""
 
 
 @hookspec

@@ -17,8 +17,9 @@ FLOORS = {
     "relay.pusher": {"relay.model"},
     "relay.upstream": {"relay.model", "relay.adapter", "relay.hooks"},
     "relay.hub": {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher"},
-    "relay.plugins": {"relay.model", "relay.adapter", "relay.hooks"},
-    "relay.settings": {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.hub", "relay.plugins", "relay.upstream"},
+    "relay.problems": set(),
+    "relay.plugins": {"relay.problems", "relay.model", "relay.adapter", "relay.hooks"},
+    "relay.settings": {"relay.problems", "relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.hub", "relay.plugins", "relay.net"},
     "relay.net": {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.upstream", "relay.hub"},
     "relay.testing": {"relay.model", "relay.adapter", "relay.hooks", "relay.pusher", "relay.upstream"},
 }  # fmt: skip
@@ -63,11 +64,7 @@ def imports(module: str) -> Iterator[str]:
 
 
 def within(module: str, room: str) -> bool:
-    return (
-        module == room
-        or module.startswith(room + ".")
-        or (room == "relay.settings" and module.startswith("relay.settings_"))
-    )
+    return module == room or module.startswith(room + ".")
 
 
 def room_of(module: str) -> str | None:

@@ -1,0 +1,325 @@
+"""Requests of the HTTP API: who asks, and what.
+
+A request is authenticated by the signature in its query before its body is looked at. Everything refused raises ApiError
+with the status the reference gives and a text that names the field or the limit.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+from attrs import frozen
+
+from .. import signatures
+from ..actions import Position
+from ..apps import App
+from ..errors import ProtocolError
+from ..messages import json_text
+from ..names import check_channel_name, check_event_name, check_socket_id, check_user_id, server_to_user_channel
+
+__all__ = [
+    "ApiError",
+    "HistoryQuery",
+    "Info",
+    "Trigger",
+    "auth_key",
+    "authenticate",
+    "parse_batch",
+    "parse_channel_event",
+    "parse_channel_query",
+    "parse_channels_query",
+    "parse_history_query",
+    "parse_terminate",
+    "parse_trigger",
+    "parse_user_event",
+    "parse_users_query",
+]
+
+TIMESTAMP_WINDOW = 600
+"""Seconds that `auth_timestamp` may be off, either way."""
+
+_AUTH_PARAMS = frozenset({"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"})
+
+
+class ApiError(Exception):
+    """A request refused: the HTTP status, and the reason as text."""
+
+    def __init__(self, status: int, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.details = dict(details or {})
+        """More for the program that asked."""
+
+    @property
+    def body(self) -> bytes:
+        """The JSON to answer with."""
+        return json_text({"error": self.message, "status": self.status, **self.details}).encode()
+
+
+@frozen(kw_only=True)
+class Info:
+    """The attributes of a channel that a request asks for."""
+
+    user_count: bool = False
+    subscription_count: bool = False
+    cache: bool = False
+
+
+@frozen(kw_only=True)
+class Trigger:
+    """One event to publish."""
+
+    name: str
+    channels: tuple[str, ...]
+    """Each once, in the order given."""
+    data: str
+    socket_id: str | None = None
+    """The connection that shall not receive it."""
+    info: Info | None = None
+    """What to tell of the channels; None where `info` was not sent."""
+
+
+@frozen(kw_only=True)
+class HistoryQuery:
+    """What is asked of a channel's history."""
+
+    after: Position | None
+    """Events after this; None: the newest."""
+    limit: int
+
+
+# Who asks ------------------------------------------------------------------------------------------------------------
+
+
+def auth_key(raw_query: str) -> str | None:
+    """The `auth_key` of a query; finds the app of a request whose path names none. Proves nothing."""
+    return dict(signatures.query_pairs(raw_query)).get("auth_key")
+
+
+def authenticate(app: App, method: str, path: str, raw_query: str, body: bytes, now_unix: float) -> dict[str, str]:
+    """The parameters of an authentic request, keys in lower case, without those that authenticate it.
+
+    `path` and `raw_query` as they stood in the request line; `now_unix` in seconds. ApiError 400 for a key that occurs
+    twice, 401 for whatever does not prove the app, 403 for an app that is disabled.
+    """
+    params = _unique(signatures.query_pairs(raw_query))
+    for name in ("auth_key", "auth_timestamp", "auth_version", "auth_signature"):
+        if name not in params:
+            raise ApiError(401, f"{name} is missing")
+    if params["auth_key"] != app.key:
+        raise ApiError(401, "auth_key is not this app's")
+    if params["auth_version"] != "1.0":
+        raise ApiError(401, "auth_version must be 1.0")
+    _check_timestamp(params["auth_timestamp"], now_unix)
+    _check_body(params.get("body_md5"), body)
+    if not signatures.verify_request(app.secrets, method, path, raw_query, params["auth_signature"]):
+        raise ApiError(401, "auth_signature is not this app's for this method, path and query")
+    if not app.enabled:
+        raise ApiError(403, "app is disabled")
+    return {name: value for name, value in params.items() if name not in _AUTH_PARAMS}
+
+
+def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    params: dict[str, str] = {}
+    for name, value in pairs:
+        if name in params:
+            raise ApiError(400, f"query parameter {name[:100]!r} occurs twice")
+        params[name] = value
+    return params
+
+
+def _check_timestamp(text: str, now_unix: float) -> None:
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise ApiError(401, "auth_timestamp must be a whole number of seconds since 1970")
+    off = int(text) - now_unix
+    if abs(off) > TIMESTAMP_WINDOW:
+        raise ApiError(401, f"auth_timestamp is {abs(off):.0f} s off the relay's clock, more than {TIMESTAMP_WINDOW} s")
+
+
+def _check_body(body_md5: str | None, body: bytes) -> None:
+    if body_md5 is None:
+        if body:
+            raise ApiError(401, "body_md5 is missing: a request with a body must sign it")
+    elif not signatures.same(body_md5.lower(), signatures.md5_hex(body)):
+        raise ApiError(401, "body_md5 is not the MD5 of the body")
+
+
+# What is asked: events -----------------------------------------------------------------------------------------------
+
+
+class _Event(msgspec.Struct):
+    name: str
+    data: str
+    channel: str | None = None
+    channels: list[str] | None = None
+    socket_id: str | None = None
+    info: str | None = None
+
+
+class _Batch(msgspec.Struct):
+    batch: list[_Event]
+
+
+_event = msgspec.json.Decoder(_Event).decode
+_batch = msgspec.json.Decoder(_Batch).decode
+
+
+_Body = TypeVar("_Body")
+
+
+def _decode(decode: Callable[[bytes], _Body], app: App, body: bytes) -> _Body:
+    if len(body) > app.limits.request_body:
+        raise ApiError(413, f"body is larger than {app.limits.request_body} bytes (limit request_body)")
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise ApiError(400, f"body is not the JSON expected: {exc}") from None
+
+
+def _trigger(app: App, event: _Event, channels: Sequence[str]) -> Trigger:
+    limits = app.limits
+    if len(channels) > limits.channels_per_trigger:
+        raise ApiError(400, f"channels: more than {limits.channels_per_trigger} (limit channels_per_trigger)")
+    with _refusing("name"):
+        check_event_name(event.name, limits.event_name)
+    for channel in channels:
+        with _refusing("channel"):
+            check_channel_name(channel, limits.channel_name)
+    if len(event.data.encode()) > limits.event_payload:
+        raise ApiError(413, f"data: larger than {limits.event_payload} bytes (limit event_payload)")
+    if event.socket_id is not None:
+        with _refusing("socket_id"):
+            check_socket_id(event.socket_id)
+    info = _info(event.info, "user_count", "subscription_count") if event.info else None
+    return Trigger(
+        name=event.name,
+        channels=tuple(dict.fromkeys(channels)),
+        data=event.data,
+        socket_id=event.socket_id,
+        info=info,
+    )
+
+
+@contextmanager
+def _refusing(field: str) -> Iterator[None]:
+    try:
+        yield
+    except ProtocolError as exc:
+        raise ApiError(400, f"{field}: {exc.message}") from None
+
+
+def parse_trigger(app: App, body: bytes) -> Trigger:
+    """POST /apps/ID/events: `name`, `data`, `channel` or `channels`, and perhaps `socket_id` and `info`."""
+    event = _decode(_event, app, body)
+    channels = event.channels if event.channels is not None else [] if event.channel is None else [event.channel]
+    if not channels:
+        raise ApiError(400, "channels: names no channel")
+    return _trigger(app, event, channels)
+
+
+def parse_batch(app: App, body: bytes) -> tuple[Trigger, ...]:
+    """POST /apps/ID/batch_events: `batch`, each item `name`, `data`, `channel`, and perhaps `socket_id` and `info`.
+
+    All or nothing: one bad event refuses the batch, its place named.
+    """
+    events = _decode(_batch, app, body).batch
+    if len(events) > app.limits.batch:
+        raise ApiError(400, f"batch: more than {app.limits.batch} events (limit batch)")
+    return tuple(_batched(app, place, event) for place, event in enumerate(events))
+
+
+def _batched(app: App, place: int, event: _Event) -> Trigger:
+    if event.channel is None:
+        raise ApiError(400, f"batch[{place}].channel is missing")
+    try:
+        return _trigger(app, event, [event.channel])
+    except ApiError as exc:
+        raise ApiError(exc.status, f"batch[{place}].{exc.message}") from None
+
+
+def parse_channel_event(app: App, channel: str, params: Mapping[str, str], body: bytes) -> Trigger:
+    """POST /apps/ID/channels/NAME/events, the deprecated form: the body is the data, and `name` and perhaps `socket_id`
+    stand in the query; or the body is JSON with `name` and `data`."""
+    if "name" not in params:
+        return _trigger(app, _decode(_event, app, body), [channel])
+    try:
+        data = body.decode()
+    except UnicodeDecodeError:
+        raise ApiError(400, "body is not UTF-8") from None
+    return _trigger(app, _Event(params["name"], data, socket_id=params.get("socket_id")), [channel])
+
+
+def parse_user_event(app: App, user_id: str, body: bytes) -> Trigger:
+    """POST /apps/ID/users/UID/events: `name` and `data`, to one signed-in user wherever it is connected."""
+    parse_terminate(app, user_id)
+    return _trigger(app, _decode(_event, app, body), [server_to_user_channel(user_id)])
+
+
+# What is asked: the rest ---------------------------------------------------------------------------------------------
+
+
+def _info(text: str | None, *available: str) -> Info:
+    names = {name.strip() for name in text.split(",")} if text else set()
+    for name in sorted(names):
+        if name not in available:
+            raise ApiError(400, f"info: attribute {name[:100]!r} is not available here")
+    return Info(
+        user_count="user_count" in names, subscription_count="subscription_count" in names, cache="cache" in names
+    )
+
+
+def parse_channels_query(app: App, params: Mapping[str, str]) -> tuple[str, Info]:
+    """GET /apps/ID/channels: the prefix to filter by (perhaps empty) and what to tell of each channel."""
+    prefix = params.get("filter_by_prefix", "")
+    info = _info(params.get("info"), "user_count", "subscription_count")
+    if info.user_count and not prefix.startswith("presence-"):
+        raise ApiError(400, "info: user_count needs a filter_by_prefix that begins with presence-")
+    return prefix, info
+
+
+def parse_channel_query(app: App, channel: str, params: Mapping[str, str]) -> Info:
+    """GET /apps/ID/channels/NAME: what to tell; an attribute the channel's type does not have is refused."""
+    with _refusing("channel"):
+        kind = check_channel_name(channel, app.limits.channel_name)
+    available = ["subscription_count"]
+    if kind.presence:
+        available.append("user_count")
+    if kind.cache:
+        available.append("cache")
+    return _info(params.get("info"), *available)
+
+
+def parse_users_query(app: App, channel: str) -> None:
+    """GET /apps/ID/channels/NAME/users: refused unless it is a presence channel, occupied or not."""
+    with _refusing("channel"):
+        kind = check_channel_name(channel, app.limits.channel_name)
+    if not kind.presence:
+        raise ApiError(400, "channel: only presence channels have users")
+
+
+def parse_terminate(app: App, user_id: str) -> None:
+    """POST /apps/ID/users/UID/terminate_connections: refused unless the id could be a user's."""
+    with _refusing("user_id"):
+        check_user_id(user_id, app.limits.user_id)
+
+
+def parse_history_query(app: App, channel: str, params: Mapping[str, str]) -> HistoryQuery:
+    """GET /apps/ID/channels/NAME/history: `epoch` and `after_seq` together or neither, and perhaps `limit`."""
+    with _refusing("channel"):
+        check_channel_name(channel, app.limits.channel_name)
+    epoch, seq = params.get("epoch"), params.get("after_seq")
+    if (epoch is None) != (seq is None):
+        raise ApiError(400, "epoch and after_seq must be given together")
+    limit = _whole("limit", params.get("limit", str(app.limits.rewind)))
+    if not 1 <= limit <= app.limits.rewind:
+        raise ApiError(400, f"limit: must be from 1 to {app.limits.rewind} (limit rewind)")
+    after = None if epoch is None or seq is None else Position(epoch, _whole("after_seq", seq))
+    return HistoryQuery(after=after, limit=limit)
+
+
+def _whole(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise ApiError(400, f"{name}: must be a whole number")
+    return int(text)

@@ -1,0 +1,341 @@
+"""The client's half of one connection, as a state machine: messages and time in, what they mean out.
+
+The first message must be `pusher:connection_established` (or a `pusher:error` before a close); until it comes nothing may
+be sent but it may be waited for `handshake_timeout` seconds. Anything received proves that the server is alive; after the
+shorter of the two activity timeouts of silence the server is asked with `pusher:ping`, and `pong_timeout` seconds later
+the connection is given up. What cannot be understood is handed out as `Malformed` and changes nothing: a server may know
+more of the protocol than this client does.
+
+The verbs `subscribe`, `unsubscribe`, `sign_in`, `trigger` and `ping` return the text to send. Authorizing a channel is the
+caller's: `auth` and `channel_data` come from the app's server once the socket id is known.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from math import inf
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+
+from . import messages
+from .actions import Close, Member, Position, Send
+from .errors import CloseCode, ProtocolError
+from .signals import (
+    CacheMiss,
+    ClientSignal,
+    Error,
+    Established,
+    Malformed,
+    MemberAdded,
+    MemberRemoved,
+    Message,
+    Pong,
+    ResumeFailed,
+    ResumeSucceeded,
+    SignedIn,
+    Stands,
+    Subscribed,
+    SubscriptionCount,
+    SubscriptionError,
+    WatchlistEvents,
+)
+
+__all__ = ["ClientConnection", "Reconnect", "reconnect_action"]
+
+
+class Reconnect(Enum):
+    """What to do after a close."""
+
+    AT_ONCE = "at once"
+    BACK_OFF = "back off"
+    """Wait a second or more, longer after each failure."""
+    OVER_TLS = "over tls"
+    """At once, over wss://."""
+    NEVER = "never"
+    """The same connection would be refused again."""
+
+
+def reconnect_action(code: int | None) -> Reconnect:
+    """What a close code asks for (Pusher Channels protocol, connection closure); None stands for a lost connection."""
+    if code is None or code < 4000:
+        return Reconnect.BACK_OFF
+    if code == CloseCode.TLS_REQUIRED:
+        return Reconnect.OVER_TLS
+    if 4100 <= code < 4200:
+        return Reconnect.BACK_OFF
+    if 4200 <= code < 4300:
+        return Reconnect.AT_ONCE
+    return Reconnect.NEVER
+
+
+class ClientConnection:
+    """One connection to a Pusher server, as its client sees it. Times are monotonic seconds."""
+
+    def __init__(
+        self,
+        key: str,
+        now: float,
+        *,
+        activity_timeout: float = 120,
+        pong_timeout: float = 30,
+        handshake_timeout: float = 30,
+        client: str = "tickrelay",
+        version: str = "1.0",
+    ) -> None:
+        self.path = f"/app/{key}?{urlencode({'protocol': 7, 'client': client, 'version': version, 'flash': 'false'})}"
+        """Path and query to open the WebSocket at."""
+        self.socket_id: str | None = None
+        """None until the connection is established."""
+        self.closed = False
+        self._activity_timeout = activity_timeout
+        self._pong_timeout = pong_timeout
+        self._handshake_by = now + handshake_timeout
+        self._seen = now
+        self._pinged: float | None = None
+
+    # Sending ---------------------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        channel: str,
+        auth: str | None = None,
+        channel_data: str | None = None,
+        *,
+        resume: Position | None = None,
+        rewind: int | None = None,
+        ids: bool = False,
+    ) -> str:
+        """Subscribe. `resume`, `rewind` and `ids` are the relay's own and unknown to other servers."""
+        return messages.client_subscribe(
+            channel, auth=auth, channel_data=channel_data, resume=resume, rewind=rewind, ids=ids
+        )
+
+    def unsubscribe(self, channel: str) -> str:
+        """Leave a channel."""
+        return messages.client_unsubscribe(channel)
+
+    def sign_in(self, auth: str, user_data: str) -> str:
+        """Say who this connection belongs to."""
+        return messages.client_signin(auth, user_data)
+
+    def trigger(self, channel: str, event: str, data: str) -> str:
+        """Send an event to the channel's other subscribers; its name must begin with `client-`."""
+        if not event.startswith("client-"):
+            raise ValueError(f"a client event's name begins with client-, unlike {event!r}")
+        return messages.client_event(channel, event, data)
+
+    def ping(self) -> str:
+        """Ask whether the server is there, out of turn."""
+        return messages.ping()
+
+    # Time ------------------------------------------------------------------------------------------------------------
+
+    def alive(self, now: float) -> None:
+        """Something other than a text message came in."""
+        self._seen = now
+        self._pinged = None
+
+    def deadline(self) -> float:
+        """When `timeout` has something to do, unless something comes in before; infinity once closed."""
+        if self.closed:
+            return inf
+        if self.socket_id is None:
+            return self._handshake_by
+        if self._pinged is not None:
+            return self._pinged + self._pong_timeout
+        return self._seen + self._activity_timeout
+
+    def timeout(self, now: float) -> list[ClientSignal]:
+        """Ping, or give up with a Close (4201); nothing before the deadline."""
+        if now < self.deadline():
+            return []
+        if self.socket_id is not None and self._pinged is None:
+            self._pinged = now
+            return [Send(messages.ping())]
+        self.closed = True
+        reason = (
+            "No pong from the server" if self.socket_id is not None else "No connection_established from the server"
+        )
+        return [Close(CloseCode.PONG_NOT_RECEIVED, reason)]
+
+    # Receiving -------------------------------------------------------------------------------------------------------
+
+    def receive(self, text: str, now: float) -> list[ClientSignal]:
+        """One text message came in."""
+        if self.closed:
+            return []
+        self.alive(now)
+        try:
+            frame = messages.read(text)
+            handler = _HANDLERS.get(frame.event)
+            if handler is not None:
+                return handler(self, frame)
+        except ProtocolError as exc:
+            return [Malformed(text, exc.message)]
+        return [Message(frame.channel, frame.event, frame.data, frame.user_id, frame.id, frame.seq)]
+
+    def _established(self, frame: messages.Frame) -> list[ClientSignal]:
+        data = _data(frame)
+        self.socket_id = _text(data, "socket_id")
+        offered = _number(data.get("activity_timeout"))
+        if offered is not None and offered > 0:
+            self._activity_timeout = min(self._activity_timeout, offered)
+        return [Established(self.socket_id, self._activity_timeout)]
+
+    def _ping(self, frame: messages.Frame) -> list[ClientSignal]:
+        return [Send(messages.pong())]
+
+    def _pong(self, frame: messages.Frame) -> list[ClientSignal]:
+        return [Pong()]
+
+    def _error(self, frame: messages.Frame) -> list[ClientSignal]:
+        data = _data(frame)
+        code = data.get("code")
+        return [Error(str(data.get("message")), code if isinstance(code, int) else None)]
+
+    def _subscribed(self, frame: messages.Frame) -> list[ClientSignal]:
+        data = messages.read_as(_subscription, frame.data, f"data of {frame.event}")
+        users = data.presence.hash if data.presence is not None else {}
+        members = (Member(user_id, messages.text_of(info)) for user_id, info in dict(users).items())
+        return [Subscribed(_channel(frame), tuple(members), _position({"epoch": data.epoch, "seq": data.seq}))]
+
+    def _subscription_error(self, frame: messages.Frame) -> list[ClientSignal]:
+        channel, data = _channel(frame), _data(frame)
+        status = data.get("status")
+        return [
+            SubscriptionError(
+                channel, str(data.get("type")), str(data.get("error")), status if isinstance(status, int) else None
+            )
+        ]
+
+    def _member_added(self, frame: messages.Frame) -> list[ClientSignal]:
+        data = messages.read_as(_member, frame.data, f"data of {frame.event}")
+        return [MemberAdded(_channel(frame), Member(str(data.user_id), messages.text_of(data.user_info)))]
+
+    def _member_removed(self, frame: messages.Frame) -> list[ClientSignal]:
+        channel, data = _channel(frame), _data(frame)
+        return [MemberRemoved(channel, _text(data, "user_id"))]
+
+    def _subscription_count(self, frame: messages.Frame) -> list[ClientSignal]:
+        channel, data = _channel(frame), _data(frame)
+        return [SubscriptionCount(channel, _count(data, "subscription_count"))]
+
+    def _cache_miss(self, frame: messages.Frame) -> list[ClientSignal]:
+        return [CacheMiss(_channel(frame))]
+
+    def _signed_in(self, frame: messages.Frame) -> list[ClientSignal]:
+        return [SignedIn(_text(_data(frame), "user_data"))]
+
+    def _watchlist(self, frame: messages.Frame) -> list[ClientSignal]:
+        events = _data(frame).get("events")
+        if not isinstance(events, list):
+            raise ProtocolError("pusher_internal:watchlist_events: events is not a list")
+        return [_watchlist_events(event) for event in events]
+
+    def _resumed(self, frame: messages.Frame) -> list[ClientSignal]:
+        channel, data = _channel(frame), _data(frame)
+        return [ResumeSucceeded(channel, _known_position(data), _count(data, "replayed"))]
+
+    def _not_resumed(self, frame: messages.Frame) -> list[ClientSignal]:
+        channel, data = _channel(frame), _data(frame)
+        return [ResumeFailed(channel, _text(data, "reason"), _position(data))]
+
+    def _stands(self, frame: messages.Frame) -> list[ClientSignal]:
+        return [Stands(_channel(frame), _known_position(_data(frame)))]
+
+
+_HANDLERS: dict[str, Callable[[ClientConnection, messages.Frame], list[ClientSignal]]] = {
+    "pusher:connection_established": ClientConnection._established,
+    "pusher:ping": ClientConnection._ping,
+    "pusher:pong": ClientConnection._pong,
+    "pusher:error": ClientConnection._error,
+    "pusher:subscription_error": ClientConnection._subscription_error,
+    "pusher:cache_miss": ClientConnection._cache_miss,
+    "pusher:signin_success": ClientConnection._signed_in,
+    "pusher_internal:subscription_succeeded": ClientConnection._subscribed,
+    "pusher_internal:member_added": ClientConnection._member_added,
+    "pusher_internal:member_removed": ClientConnection._member_removed,
+    "pusher_internal:subscription_count": ClientConnection._subscription_count,
+    "pusher_internal:watchlist_events": ClientConnection._watchlist,
+    "tickrelay:resume_succeeded": ClientConnection._resumed,
+    "tickrelay:resume_failed": ClientConnection._not_resumed,
+    "tickrelay:position": ClientConnection._stands,
+}
+
+
+# What members tell of themselves is left as it came, digit for digit.
+
+
+class _Presence(msgspec.Struct):
+    hash: dict[str, msgspec.Raw] | tuple[()] = ()
+    """Servers written in PHP say `[]` for an empty hash."""
+
+
+class _Subscription(msgspec.Struct):
+    presence: _Presence | None = None
+    epoch: Any = None
+    seq: Any = None
+
+
+class _Member(msgspec.Struct):
+    user_id: str | int
+    user_info: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_subscription = msgspec.json.Decoder(_Subscription).decode
+_member = msgspec.json.Decoder(_Member).decode
+
+
+def _data(frame: messages.Frame) -> dict[str, Any]:
+    return messages.read_json(frame.data, f"data of {frame.event}")
+
+
+def _channel(frame: messages.Frame) -> str:
+    if frame.channel is None:
+        raise ProtocolError(f"{frame.event}: channel is missing")
+    return frame.channel
+
+
+def _text(data: dict[str, Any], name: str) -> str:
+    """A text; ids may be whole numbers on other servers."""
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ProtocolError(f"{name} is not a text")
+    return str(value)
+
+
+def _count(data: dict[str, Any], name: str) -> int:
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ProtocolError(f"{name} is not a whole number")
+    return value
+
+
+def _number(value: object) -> float | None:
+    """Seconds: a number, or, as fractions are read, its text."""
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            return None
+    return None
+
+
+def _position(data: dict[str, Any]) -> Position | None:
+    epoch, seq = data.get("epoch"), data.get("seq")
+    return Position(epoch, seq) if isinstance(epoch, str) and isinstance(seq, int) else None
+
+
+def _known_position(data: dict[str, Any]) -> Position:
+    position = _position(data)
+    if position is None:
+        raise ProtocolError("epoch or seq is missing")
+    return position
+
+
+def _watchlist_events(event: object) -> WatchlistEvents:
+    match event:
+        case {"name": "online" | "offline" as name, "user_ids": [*user_ids]}:
+            return WatchlistEvents(name, tuple(map(str, user_ids)))
+    raise ProtocolError("pusher_internal:watchlist_events: an event is neither online nor offline with user_ids")

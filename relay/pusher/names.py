@@ -1,0 +1,142 @@
+"""Names of channels, events, sockets and users: their grammar and their meaning.
+
+A channel's prefix is its type (Pusher Channels protocol): `private-`, `private-encrypted-` and `presence-` need an
+authorized subscription, `cache-` behind any of these (or alone) keeps the last event for newcomers. `#` is reserved;
+`#server-to-user-<id>` carries what a server sends to one user; only a connection signed in as that user may hold it.
+"""
+
+import re
+from enum import Enum
+
+from .errors import ProtocolError
+
+__all__ = [
+    "SERVER_TO_USER",
+    "ChannelType",
+    "channel_type",
+    "check_channel_name",
+    "check_event_name",
+    "check_socket_id",
+    "check_user_id",
+    "is_client_event",
+    "is_reserved_event",
+    "is_socket_id",
+    "server_to_user_channel",
+    "server_to_user_id",
+]
+
+SERVER_TO_USER = "#server-to-user-"
+CLIENT_EVENT = "client-"
+RESERVED_EVENTS = ("pusher:", "pusher_internal:", "tickrelay:")
+
+_NAME = re.compile(r"[A-Za-z0-9_\-=@,.;]+")
+_SOCKET_ID = re.compile(r"[0-9]+\.[0-9]+")
+
+
+class ChannelType(Enum):
+    """What a channel's prefix says of it: (access, encrypted, cache)."""
+
+    PUBLIC = ("public", False, False)
+    PRIVATE = ("private", False, False)
+    PRESENCE = ("presence", False, False)
+    ENCRYPTED = ("private", True, False)
+    CACHE = ("public", False, True)
+    PRIVATE_CACHE = ("private", False, True)
+    PRESENCE_CACHE = ("presence", False, True)
+    ENCRYPTED_CACHE = ("private", True, True)
+    SERVER_TO_USER = ("user", False, False)
+
+    def __init__(self, access: str, encrypted: bool, cache: bool) -> None:
+        self.access = access
+        self.encrypted = encrypted
+        """The payload is encrypted end to end; the relay never decrypts it."""
+        self.cache = cache
+        """The last event is kept and given to newcomers."""
+        self.private = access == "private"
+        self.presence = access == "presence"
+        self.authorized = access in ("private", "presence")
+        """A subscription must carry a signature."""
+
+
+_PREFIXES = (
+    ("private-encrypted-cache-", ChannelType.ENCRYPTED_CACHE),
+    ("private-encrypted-", ChannelType.ENCRYPTED),
+    ("private-cache-", ChannelType.PRIVATE_CACHE),
+    ("presence-cache-", ChannelType.PRESENCE_CACHE),
+    ("private-", ChannelType.PRIVATE),
+    ("presence-", ChannelType.PRESENCE),
+    ("cache-", ChannelType.CACHE),
+    (SERVER_TO_USER, ChannelType.SERVER_TO_USER),
+)
+
+
+def channel_type(name: str) -> ChannelType:
+    """The type a channel has by its name's prefix; does not check the name."""
+    for prefix, kind in _PREFIXES:
+        if name.startswith(prefix):
+            return kind
+    return ChannelType.PUBLIC
+
+
+def check_channel_name(name: str, limit: int = 164) -> ChannelType:
+    """The type of a valid channel name; otherwise ProtocolError naming the limit or the character set.
+
+    `#server-to-user-<id>` is valid where the id could stand in a channel name.
+    """
+    if not name:
+        raise ProtocolError("channel name is empty")
+    if len(name) > limit:
+        raise ProtocolError(f"channel name is longer than {limit} characters (limit channel_name)")
+    kind = channel_type(name)
+    if not _NAME.fullmatch(name.removeprefix(SERVER_TO_USER)):
+        raise ProtocolError(f"channel name {name!r} may only contain A-Z a-z 0-9 _ - = @ , . ;")
+    return kind
+
+
+def check_event_name(name: str, limit: int = 200, *, server: bool = True) -> None:
+    """ProtocolError unless the name is 1 to `limit` characters and, for a `server`'s event, not a reserved one."""
+    if not name:
+        raise ProtocolError("event name is empty")
+    if len(name) > limit:
+        raise ProtocolError(f"event name is longer than {limit} characters (limit event_name)")
+    if server and is_reserved_event(name):
+        raise ProtocolError(f"event name {name!r} is reserved: it may not start with {', '.join(RESERVED_EVENTS)}")
+
+
+def is_client_event(name: str) -> bool:
+    """Whether the name has the `client-` prefix of events that clients send to each other."""
+    return name.startswith(CLIENT_EVENT)
+
+
+def is_reserved_event(name: str) -> bool:
+    """Whether only the relay itself may send an event of this name."""
+    return name.startswith(RESERVED_EVENTS)
+
+
+def is_socket_id(text: str) -> bool:
+    """Whether the text is a socket id: digits, a dot, digits, as every official server library demands."""
+    return _SOCKET_ID.fullmatch(text) is not None
+
+
+def check_socket_id(text: str) -> None:
+    """ProtocolError unless the text is a socket id."""
+    if not is_socket_id(text):
+        raise ProtocolError("socket_id must be two numbers with a dot between, like 123.456")
+
+
+def check_user_id(user_id: str, limit: int = 128) -> None:
+    """ProtocolError unless the user id has 1 to `limit` characters."""
+    if not user_id:
+        raise ProtocolError("user id is empty")
+    if len(user_id) > limit:
+        raise ProtocolError(f"user id is longer than {limit} characters (limit user_id)")
+
+
+def server_to_user_channel(user_id: str) -> str:
+    """The channel on which a server addresses one signed-in user."""
+    return SERVER_TO_USER + user_id
+
+
+def server_to_user_id(channel: str) -> str | None:
+    """The user a `#server-to-user-` channel addresses, None for every other channel."""
+    return channel.removeprefix(SERVER_TO_USER) if channel.startswith(SERVER_TO_USER) else None

@@ -1,0 +1,160 @@
+"""Signatures: HMAC-SHA256 in hexadecimal, keyed with an app's secret (Pusher Channels protocol, auth signatures).
+
+A subscription or sign-in carries `KEY:signature`; a request of the HTTP API carries `auth_signature` in its query; a
+webhook carries it in a header. Comparisons take the same time whatever they find. While a secret is being replaced an
+app has several: the first signs, each verifies.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from urllib.parse import quote, unquote, unquote_plus
+
+from .apps import App
+
+__all__ = [
+    "channel_auth",
+    "channel_string",
+    "md5_hex",
+    "query_pairs",
+    "request_string",
+    "same",
+    "sign",
+    "signed_query",
+    "user_auth",
+    "user_string",
+    "verify",
+    "verify_channel_auth",
+    "verify_request",
+    "verify_user_auth",
+    "verify_webhook",
+    "webhook_headers",
+]
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two texts are equal, found out in constant time."""
+    return hmac.compare_digest(_bytes(one), _bytes(other))
+
+
+def sign(secret: str, text: str | bytes) -> str:
+    """The signature of the text, 64 lower-case hexadecimal digits."""
+    return hmac.new(secret.encode(), _bytes(text), hashlib.sha256).hexdigest()
+
+
+def verify(secrets: Iterable[str], text: str | bytes, signature: str) -> bool:
+    """Whether one of the secrets made this signature; every one is tried, in constant time."""
+    given, valid = _bytes(signature), False
+    for secret in secrets:
+        valid |= hmac.compare_digest(sign(secret, text).encode(), given)
+    return valid
+
+
+# Subscriptions and sign-ins ------------------------------------------------------------------------------------------
+
+
+def channel_string(socket_id: str, channel: str, channel_data: str | None = None) -> str:
+    """What authorizes a subscription. channel_data belongs to it whenever it is sent, on private channels too."""
+    return f"{socket_id}:{channel}:{channel_data}" if channel_data else f"{socket_id}:{channel}"
+
+
+def user_string(socket_id: str, user_data: str) -> str:
+    """What authenticates a sign-in."""
+    return f"{socket_id}::user::{user_data}"
+
+
+def _auth(app: App, text: str) -> str:
+    return f"{app.key}:{sign(app.secret, text)}"
+
+
+def _verify_auth(app: App, auth: str, text: str) -> bool:
+    key, _, signature = auth.rpartition(":")
+    return verify(app.secrets, text, signature) and same(key, app.key)
+
+
+def channel_auth(app: App, socket_id: str, channel: str, channel_data: str | None = None) -> str:
+    """The `auth` an app's server gives a client for one channel and socket: `KEY:signature`."""
+    return _auth(app, channel_string(socket_id, channel, channel_data))
+
+
+def verify_channel_auth(app: App, auth: str, socket_id: str, channel: str, channel_data: str | None = None) -> bool:
+    """Whether `auth` is this app's for exactly this socket, channel and channel_data."""
+    return _verify_auth(app, auth, channel_string(socket_id, channel, channel_data))
+
+
+def user_auth(app: App, socket_id: str, user_data: str) -> str:
+    """The `auth` an app's server gives a client to sign in: `KEY:signature`."""
+    return _auth(app, user_string(socket_id, user_data))
+
+
+def verify_user_auth(app: App, auth: str, socket_id: str, user_data: str) -> bool:
+    """Whether `auth` is this app's for exactly this socket and user_data."""
+    return _verify_auth(app, auth, user_string(socket_id, user_data))
+
+
+# Requests of the HTTP API --------------------------------------------------------------------------------------------
+
+
+def md5_hex(body: bytes) -> str:
+    """The `body_md5` of a body: an identity, not a protection; the signature over it protects."""
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+def query_pairs(raw_query: str, *, plus_is_space: bool = False) -> list[tuple[str, str]]:
+    """The query's pairs as sent, unescaped, keys in lower case; duplicates are kept."""
+    unescape = unquote_plus if plus_is_space else unquote
+    pairs = (pair.partition("=") for pair in raw_query.split("&") if pair)
+    return [(unescape(key).lower(), unescape(value)) for key, _, value in pairs]
+
+
+def request_string(method: str, path: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """What signs a request: METHOD, path and the unescaped pairs sorted by key, without `auth_signature`."""
+    query = "&".join(f"{key}={value}" for key, value in sorted(pairs) if key != "auth_signature")
+    return f"{method.upper()}\n{path}\n{query}"
+
+
+def verify_request(secrets: Iterable[str], method: str, path: str, raw_query: str, signature: str) -> bool:
+    """Whether the request, as sent, carries its signature.
+
+    Libraries differ in what they escape on the way, never in what they sign: the unescaped text. So a path may have
+    been signed as it stands or unescaped, and a `+` may be itself or a space.
+    """
+    secrets = tuple(secrets)
+    paths = {path, unquote(path)}
+    queries = [query_pairs(raw_query)]
+    if "+" in raw_query:
+        queries.append(query_pairs(raw_query, plus_is_space=True))
+    valid = False
+    for candidate in paths:
+        for pairs in queries:
+            valid |= verify(secrets, request_string(method, candidate, pairs), signature)
+    return valid
+
+
+def signed_query(
+    app: App, method: str, path: str, body: bytes, now_unix: float, params: Mapping[str, str] | None = None
+) -> str:
+    """The escaped query string that signs a request to the HTTP API; `path` unescaped, `now_unix` in seconds."""
+    pairs = {key.lower(): value for key, value in (params or {}).items()}
+    pairs |= {"auth_key": app.key, "auth_timestamp": str(int(now_unix)), "auth_version": "1.0"}
+    if body:
+        pairs["body_md5"] = md5_hex(body)
+    pairs["auth_signature"] = sign(app.secret, request_string(method, path, pairs.items()))
+    return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in pairs.items())
+
+
+# Webhooks ------------------------------------------------------------------------------------------------------------
+
+
+def webhook_headers(app: App, body: bytes) -> dict[str, str]:
+    """The headers that sign a webhook's body."""
+    return {"X-Pusher-Key": app.key, "X-Pusher-Signature": sign(app.secret, body)}
+
+
+def verify_webhook(app: App, key: str, signature: str, body: bytes) -> bool:
+    """Whether a webhook with these two headers came from this app's relay."""
+    return verify(app.secrets, body, signature) and same(key, app.key)
