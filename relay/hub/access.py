@@ -1,0 +1,123 @@
+"""API keys: who a Bearer token is, what it may read, and on which accounts it may trade.
+
+A key is presented as text and kept only as its digest. A plain SHA-256 is the right digest here: keys are 256 bits from a
+random source (`tickrelay key` makes them), so there is no dictionary to try and nothing for a slow, salted password hash
+to slow down; a slow hash would only let strangers burn the relay's time with wrong keys.
+
+What a key may read or trade on is a tuple of patterns in which ``*`` stands for any run of characters:
+
+- ``streams``: ids of market and status streams, ``<provider>.<kind>``: ``binance.*``, ``*.quote``, ``helio.status``;
+- ``accounts``, ``trade``: ``<provider>.<account>``. Trading on an account implies reading it.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Iterator
+
+from attrs import field, frozen, validators
+
+from relay.model.channels import Stream
+
+Pattern = re.Pattern[str]
+
+_name = validators.matches_re(r"[A-Za-z0-9_.@-]{1,128}")
+_digest = validators.matches_re(r"[0-9a-f]{64}")
+
+
+def hash_key(key: str) -> str:
+    """The digest under which a key is kept: SHA-256 of its UTF-8, in lower-case hexadecimal."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise TypeError(f"a list of patterns is needed, not one text: {values!r:.64}")
+    return tuple(values)
+
+
+def _compiled(patterns: Iterable[str]) -> tuple[Pattern, ...]:
+    return tuple(re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL) for pattern in patterns)
+
+
+def _matches(patterns: Iterable[Pattern], text: str) -> bool:
+    return any(pattern.fullmatch(text) for pattern in patterns)
+
+
+@frozen(kw_only=True)
+class ApiKey:
+    """One key: its name (shown in presence channels and logs), its digest, and its rights."""
+
+    name: str = field(validator=_name)
+    digest: str = field(repr=False, validator=_digest)
+    """As `hash_key` writes it."""
+    streams: tuple[str, ...] = field(default=("*",), converter=_texts)
+    """Market and status streams it may read; by default all of them."""
+    accounts: tuple[str, ...] = field(default=(), converter=_texts)
+    """Accounts it may read; by default none."""
+    trade: tuple[str, ...] = field(default=(), converter=_texts)
+    """Accounts it may trade on (and so read); by default none."""
+    _streams: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
+    _accounts: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
+    _trade: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
+
+    @_streams.default
+    def _compile_streams(self) -> tuple[Pattern, ...]:
+        return _compiled(self.streams)
+
+    @_accounts.default
+    def _compile_accounts(self) -> tuple[Pattern, ...]:
+        return _compiled((*self.accounts, *self.trade))
+
+    @_trade.default
+    def _compile_trade(self) -> tuple[Pattern, ...]:
+        return _compiled(self.trade)
+
+    def may_read(self, stream: Stream) -> bool:
+        """Whether the key may read this stream, behind whatever prefix its channel stands."""
+        topic = stream.topic
+        if topic.kind == "account":
+            return _matches(self._accounts, f"{stream.provider}.{topic.account}")
+        return _matches(self._streams, f"{stream.provider}.{topic.kind}")
+
+    def may_trade(self, provider: str, account: str) -> bool:
+        """Whether the key may trade on this account of this provider."""
+        return _matches(self._trade, f"{provider}.{account}")
+
+
+class KeyRing:
+    """All keys of a relay."""
+
+    def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
+        self._keys: tuple[ApiKey, ...] = ()
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[ApiKey]) -> None:
+        """Take these keys in place of the old ones (the configuration was read again).
+
+        Raises:
+            ValueError: two keys of one name; the old ones stay.
+        """
+        keys = tuple(keys)
+        names = [key.name for key in keys]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two API keys are named {name!r}")
+        self._keys = keys
+
+    def __iter__(self) -> Iterator[ApiKey]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, presented: str) -> ApiKey | None:
+        """The key that was presented, or None.
+
+        Every digest is compared, each in constant time: how long it takes says nothing about which keys there are.
+        """
+        digest, found = hash_key(presented), None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        return found

@@ -1,0 +1,233 @@
+"""The catalog: which streams there are, what they are called, and which channel each of them is.
+
+A stream's id is ``<provider>.<kind>`` (``helio.quote``, ``all.quote``, ``helio.order``), its filters (``symbol``,
+``timeframe``, ``account``) say which one of them is meant. All kinds of an account travel on the account's one channel and
+all kinds of a session's state on the provider's status channel; there the kind is the name of the event to bind to. So
+``helio.account`` and ``helio.order`` are one channel, two events. ``<provider>.status`` binds to ``connection``.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Literal
+
+from attrs import field, frozen
+
+from relay.adapter import Offer
+from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind
+from relay.model.events import ACCOUNT_KINDS, KINDS, MARKET_KINDS
+
+Visibility = Literal["public", "private", "presence"]
+
+_PREFIX: Mapping[Visibility, str] = {"public": "", "private": "private-", "presence": "presence-"}
+
+_ABOUT = {
+    "symbol": "Canonical symbol, BASE/QUOTE for pairs.",
+    "timeframe": "Length of one candle.",
+    "account": "Configured name of the account.",
+}
+#: Symbols an entry keeps at most; a provider may have thousands.
+_SYMBOLS = 12
+#: Status kinds that are worth a stream of their own; `gap` stands on the channel it qualifies.
+_STATUS_STREAMS = ("status", "rate_limit", "staleness", "error")
+
+
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+class UnknownStream(ValueError):
+    """Not in the catalog; the text names the nearest that is. ``field`` is ``stream`` or ``filter.<name>``."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+
+
+@frozen(kw_only=True)
+class Filter:
+    """One filter of a stream."""
+
+    name: str
+    required: bool = True
+    description: str = ""
+
+
+@frozen(kw_only=True)
+class CatalogEntry:
+    """One kind of stream of one provider.
+
+    Attributes:
+        kind: the event's kind, or ``status``.
+        visibility: ``public``; ``private`` where a provider's market data need authorization; ``presence`` for accounts.
+        timeframes: for candles, the ones there are; empty: not known.
+        accounts: for accounts, the configured ones.
+        symbols: some that are known to work, the best example first.
+        example: a filter that works now; empty where none is needed or none is known.
+    """
+
+    provider: str
+    kind: str
+    visibility: Visibility = "public"
+    timeframes: tuple[str, ...] = field(default=(), converter=_texts)
+    accounts: tuple[str, ...] = field(default=(), converter=_texts)
+    symbols: tuple[str, ...] = field(default=(), converter=_texts)
+    example: Mapping[str, str] = field(factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.provider}.{self.kind}"
+
+    @property
+    def event(self) -> str:
+        """The name of the event to bind to on the channel."""
+        return "connection" if self.kind == "status" else self.kind
+
+    @property
+    def topic_kind(self) -> str:
+        """The kind of topic whose channel carries it."""
+        return "status" if self.kind == "status" else topic_kind(self.kind)
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        names: tuple[str, ...] = ()
+        if self.kind in ACCOUNT_KINDS:
+            names = ("account",)
+        elif self.kind in MARKET_KINDS:
+            names = ("symbol", "timeframe") if self.kind == "candle" else ("symbol",)
+        return tuple(Filter(name=name, description=self._about(name)) for name in names)
+
+    def _about(self, name: str) -> str:
+        choices = {"timeframe": self.timeframes, "account": self.accounts}.get(name, ())
+        return f"{_ABOUT[name]} One of: {', '.join(choices)}." if choices else _ABOUT[name]
+
+    def stream(self, filters: Mapping[str, str]) -> Stream:
+        """The stream that these filters choose. UnknownStream names the filter that is missing, unknown or wrong."""
+        names = [wanted.name for wanted in self.filters]
+        for name, value in filters.items():
+            if name not in names:
+                offered = f"it has {', '.join(names)}" if names else "it has none"
+                raise UnknownStream(f"filter.{name}", f"{self.id} has no filter {name!r:.64}: {offered}")
+            if not value:
+                raise UnknownStream(f"filter.{name}", f"filter {name} of {self.id} is empty")
+        for name in names:
+            if name not in filters:
+                raise UnknownStream(f"filter.{name}", f"{self.id} needs the filter {name}{self._such_as(name)}")
+        self._check_choice("timeframe", self.timeframes, filters)
+        stream = Stream(self.provider, Topic(kind=self.topic_kind, **filters))
+        try:
+            named = parse_channel(channel_name(stream, self.prefix))
+        except ChannelError as error:
+            raise UnknownStream(f"filter.{names[-1]}", f"{self.id}: {error}") from None
+        if named != stream:
+            raise UnknownStream(f"filter.{names[-1]}", f"{self.id}: these filters make no channel name")
+        return stream
+
+    def complete(self, filters: Mapping[str, str]) -> bool:
+        """Whether these filters choose a stream."""
+        try:
+            self.stream(filters)
+        except UnknownStream:
+            return False
+        return True
+
+    def check_account(self, filters: Mapping[str, str]) -> None:
+        """Refuse an account that is not configured; to be asked only for whom the accounts may be named."""
+        self._check_choice("account", self.accounts, filters)
+
+    def _check_choice(self, name: str, choices: Sequence[str], filters: Mapping[str, str]) -> None:
+        if choices and name in filters and filters[name] not in choices:
+            close = nearest(filters[name], choices)
+            raise UnknownStream(
+                f"filter.{name}", f"{self.id} has no {name} {filters[name]!r:.64}; the nearest is {close}"
+            )
+
+    def _such_as(self, name: str) -> str:
+        return f", for example {self.example[name]}" if name in self.example else ""
+
+    @property
+    def prefix(self) -> str:
+        """What the channel's name begins with."""
+        return _PREFIX[self.visibility]
+
+
+def nearest(text: str, choices: Iterable[str]) -> str | None:
+    """The choice that is most like ``text``, None where there is no choice."""
+    choices = list(choices)
+    close = difflib.get_close_matches(text[:128], choices, n=1, cutoff=0.0)
+    return close[0] if close else None
+
+
+def find(entries: Iterable[CatalogEntry], id: str) -> CatalogEntry:
+    """The entry of that id, or UnknownStream naming the nearest."""
+    ids = {entry.id: entry for entry in entries}
+    if id in ids:
+        return ids[id]
+    close = nearest(id, ids)
+    hint = f"the nearest is {close}" if close else "there are none: no provider is configured"
+    raise UnknownStream("stream", f"there is no stream {id!r:.128}; {hint}")
+
+
+def provider_entries(
+    provider: str,
+    offers: Iterable[Offer],
+    *,
+    symbols: Iterable[str] = (),
+    accounts: Sequence[str] = (),
+    private: bool = False,
+) -> list[CatalogEntry]:
+    """The entries of one configured provider.
+
+    ``symbols`` are canonical ones that are known to work, the best example first (pinned before learned); where there is
+    none, the offer's own example stands. An offer of account streams needs a configured account. ``private`` puts market
+    streams behind authorization.
+    """
+    known = tuple(islice(dict.fromkeys(symbols), _SYMBOLS))
+    entries = []
+    for offer in offers:
+        if topic_kind(offer.kind) == "account":
+            entries += _account_entries(provider, accounts)
+        elif offer.kind in MARKET_KINDS:
+            entries.append(_market_entry(provider, offer, known, private))
+    entries += [CatalogEntry(provider=provider, kind=kind) for kind in _STATUS_STREAMS]
+    return list({entry.id: entry for entry in entries}.values())
+
+
+def _account_entries(provider: str, accounts: Sequence[str]) -> list[CatalogEntry]:
+    kinds = [kind for kind in KINDS if kind in ACCOUNT_KINDS] if accounts else []
+    return [
+        CatalogEntry(
+            provider=provider, kind=kind, visibility="presence", accounts=accounts, example={"account": accounts[0]}
+        )
+        for kind in kinds
+    ]
+
+
+def _market_entry(provider: str, offer: Offer, symbols: tuple[str, ...], private: bool) -> CatalogEntry:
+    example = dict(offer.example)
+    if symbols:
+        example["symbol"] = symbols[0]
+    if offer.kind == "candle" and offer.timeframes:
+        example.setdefault("timeframe", offer.timeframes[0])
+    return CatalogEntry(
+        provider=provider,
+        kind=offer.kind,
+        visibility="private" if private else "public",
+        timeframes=offer.timeframes,
+        symbols=symbols,
+        example=example,
+    )
+
+
+def merged_entries(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
+    """The entries of provider ``all``: one per market kind that any provider offers to everybody."""
+    merged: dict[str, CatalogEntry] = {}
+    for entry in entries:
+        if entry.kind not in MARKET_KINDS or entry.visibility != "public" or entry.provider == ALL:
+            continue
+        known = merged.get(entry.kind)
+        frames = dict.fromkeys((*(known.timeframes if known else ()), *entry.timeframes))
+        example = known.example if known and known.example else entry.example
+        merged[entry.kind] = CatalogEntry(provider=ALL, kind=entry.kind, timeframes=tuple(frames), example=example)
+    return list(merged.values())

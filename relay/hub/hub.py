@@ -1,0 +1,285 @@
+"""The hub: between the sessions with providers, which publish events, and the apps' subscribers, who get them.
+
+It is pure: it is given the time with every call and names at random when it is made, and what it has to say goes to outboxes
+and to the functions it was given. Publishing is synchronous and does not depend on how many channels there are; a channel's
+subscribers each cost one `put` of a frame made once.
+
+`tick` is to be called about once a second.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from typing import Any
+from urllib.parse import parse_qsl
+
+from relay.hooks import ChannelEvent
+from relay.hub.history import HistoryLimits
+from relay.hub.names import Known
+from relay.hub.outbox import Delivery, Outbox, OutboxLimits
+from relay.hub.sequence import Interest, LocalInterest, LocalSequencer, Sequencer
+from relay.hub.session import HubSession, RefusedSession
+from relay.hub.streams import Streams
+from relay.hub.tenants import HistoryPage, Shared, Tenant
+from relay.hub.topics import News
+from relay.model.channels import Stream
+from relay.model.events import Event, Stamp
+from relay.pusher.actions import Close, Position
+from relay.pusher.api import ChannelState
+from relay.pusher.apps import App
+from relay.pusher.errors import CloseCode
+from relay.pusher.names import server_to_user_channel
+from relay.pusher.server import ServerConnection, admit
+
+__all__ = ["ChannelEvent", "HistoryLimits", "HistoryPage", "Hub", "HubSession", "RefusedSession", "UnknownApp"]
+
+_SWEEP = 1000
+"""Topics looked at per tick, to drop those that are idle: some milliseconds, however many there are."""
+
+
+class UnknownApp(KeyError):
+    """There is no app of that id."""
+
+
+class Hub:
+    """All apps, streams and subscribers of one relay. Times (`now`) are monotonic seconds."""
+
+    def __init__(
+        self,
+        apps: Iterable[App],
+        *,
+        epoch: str,
+        socket_ids: Callable[[], str],
+        want: Callable[[Stream], object],
+        unwant: Callable[[Stream], object],
+        known: Known = lambda stream: None,
+        is_private: Callable[[Stream], bool] = lambda stream: False,
+        on_channel_event: Callable[[ChannelEvent], object] = lambda event: None,
+        ids: Callable[[], str] | None = None,
+        history: HistoryLimits | None = None,
+        outbox: OutboxLimits | None = None,
+        pinned: Iterable[Stream] = (),
+        max_connections: int | None = None,
+        sequencer: Sequencer | None = None,
+        interest: Interest | None = None,
+        now: float = 0.0,
+    ) -> None:
+        """A hub with these apps.
+
+        Args:
+            epoch: unique to this run of the relay, at most 40 of `A-Za-z0-9_-`; event ids and positions begin with it.
+            socket_ids: names connections, `<digits>.<digits>`; unpredictable, since signatures are bound to them.
+            want, unwant: a stream's first channel got a subscriber; its last one lost it.
+            known: what is wrong with a stream a channel names (unknown provider, symbol, account), None for nothing.
+            is_private: whether a market stream's data may only go out behind `private-` or `presence-`.
+            on_channel_event: told what an app's server may want to know, as it happens; must return at once and not raise.
+            ids: names events; `epoch` and a counter unless given.
+            pinned: streams whose events are kept whether somebody listens or not.
+            max_connections: of all apps together; more are refused with 4100.
+            sequencer, interest: where there are several relays; by default those of one alone.
+        """
+        history = history or HistoryLimits()
+        sequencer = sequencer or LocalSequencer(epoch)
+        self._shared = Shared(
+            streams=Streams(sequencer, history, pinned),
+            interest=interest or LocalInterest(want, unwant),
+            sequencer=sequencer,
+            history=history,
+            ids=ids or _counter(epoch),
+            known=known,
+            is_private=is_private,
+            on_channel_event=on_channel_event,
+        )
+        self._streams = self._shared.streams
+        self._ids = self._shared.ids
+        self._socket_ids = socket_ids
+        self._outbox_limits = outbox or OutboxLimits()
+        self._max_connections = max_connections
+        self._closing = False
+        self._by_id: dict[str, Tenant] = {}
+        self._by_key: dict[str, Tenant] = {}
+        self.published: Counter[str] = Counter()
+        """Events published, by kind."""
+        self.unrouted = 0
+        """Events that belonged to no topic: of no account, or a gap on nothing anybody had."""
+        self.replace_apps(apps, now)
+
+    # Events ----------------------------------------------------------------------------------------------------------
+
+    def publish(self, event: Event, stamp: Stamp, now: float) -> str:
+        """Give a provider's event to everyone who subscribed to it; returns its id."""
+        news = News(event, stamp, self._ids())
+        self.published[news.kind] += 1
+        topics = self._streams.of(event, stamp, now)
+        if not topics:
+            self.unrouted += 1
+        for topic in topics:
+            topic.publish(news, now)
+        return news.id
+
+    def trigger(
+        self,
+        app_id: str,
+        channels: Iterable[str],
+        name: str,
+        data: str,
+        *,
+        socket_id: str | None = None,
+        user_id: str | None = None,
+        now: float,
+    ) -> None:
+        """Publish an app's own event on its channels, not to the connection `socket_id`.
+
+        Names and sizes are checked by whoever parsed the request. ProtocolError 403, and nothing is published, where a
+        channel is a stream's.
+        """
+        self._tenant(app_id).trigger(channels, name, data, socket_id=socket_id, user_id=user_id, now=now)
+
+    def send_to_user(self, app_id: str, user_id: str, name: str, data: str, now: float) -> None:
+        """Publish an app's event to one user: the connections that hold the user's server-to-user channel."""
+        self.trigger(app_id, [server_to_user_channel(user_id)], name, data, now=now)
+
+    # Subscribers -----------------------------------------------------------------------------------------------------
+
+    def connect(
+        self, app_key: str, query: str, origin: str | None, now: float, *, secure: bool = False
+    ) -> HubSession | RefusedSession:
+        """Begin a connection to `/app/<app_key>?<query>`: greeted in its outbox, or refused and closed there.
+
+        `origin` is the Origin header of a browser's page; `secure` whether the client came by TLS.
+        """
+        tenant = self._by_key.get(app_key)
+        refusal = self._refusal(tenant, origin, now, secure=secure)
+        if tenant is None or refusal is not None:
+            return RefusedSession(Outbox(_Nothing()), refusal or Close(CloseCode.APP_UNKNOWN))
+        outbox = Outbox(tenant.overflow, self._outbox_limits, tenant.overflow.on_drop)
+        session = HubSession(tenant, ServerConnection(tenant.app, self._socket_ids(), now), outbox)
+        session.open(dict(parse_qsl(query, keep_blank_values=True)), now)
+        return session
+
+    def _refusal(self, tenant: Tenant | None, origin: str | None, now: float, *, secure: bool) -> Close | None:
+        if self._closing:
+            return Close(CloseCode.RECONNECT, "server is shutting down")
+        app, connections = (None, 0) if tenant is None else (tenant.app, len(tenant.sessions))
+        refusal = admit(app, secure=secure, origin=origin, connections=connections)
+        if refusal is not None or tenant is None:
+            return refusal
+        if self._max_connections is not None and self.connections >= self._max_connections:
+            return Close(
+                CloseCode.OVER_CAPACITY, f"Over capacity: {self._max_connections} connections (max_connections)"
+            )
+        if not tenant.newcomers.take(1, now):
+            return Close(CloseCode.OVER_CAPACITY, "Too many new connections per second (limit connections_per_second)")
+        return None
+
+    @property
+    def connections(self) -> int:
+        """Open connections of all apps."""
+        return sum(len(tenant.sessions) for tenant in self._by_id.values())
+
+    def tick(self, now: float) -> None:
+        """Do what has become due: subscription counts that were withheld, idle topics."""
+        self._streams.forget_idle(now, _SWEEP)
+        for tenant in self._by_id.values():
+            tenant.tell_counts(now)
+            tenant.forget_idle(now, _SWEEP)
+
+    def shutdown(self, now: float) -> None:
+        """Close everyone with 4200, newcomers too."""
+        self._closing = True
+        for tenant in self._by_id.values():
+            _end_all(tenant, CloseCode.RECONNECT, "server is shutting down", now)
+
+    # Apps ------------------------------------------------------------------------------------------------------------
+
+    def replace_apps(self, apps: Iterable[App], now: float) -> None:
+        """The configuration has been read again: apps may be new, changed, disabled (4003) or gone (4001).
+
+        Connections of apps that are there before and after stay, and live by the new settings.
+        """
+        fresh = {app.id: app for app in apps}
+        for app_id in self._by_id.keys() - fresh.keys():
+            _end_all(self._by_id.pop(app_id), CloseCode.APP_UNKNOWN, CloseCode.APP_UNKNOWN.meaning, now)
+        for app_id, app in fresh.items():
+            if (tenant := self._by_id.get(app_id)) is None:
+                self._by_id[app_id] = Tenant(app, self._shared, now)
+                continue
+            tenant.replace(app)
+            if not app.enabled:
+                _end_all(tenant, CloseCode.APP_DISABLED, CloseCode.APP_DISABLED.meaning, now)
+        self._by_key = {tenant.app.key: tenant for tenant in self._by_id.values()}
+
+    def app(self, app_id: str) -> App | None:
+        """The app of that id."""
+        tenant = self._by_id.get(app_id)
+        return None if tenant is None else tenant.app
+
+    def app_by_key(self, key: str) -> App | None:
+        """The app of that key."""
+        tenant = self._by_key.get(key)
+        return None if tenant is None else tenant.app
+
+    # Questions of an app's server; all but `app` raise UnknownApp ----------------------------------------------------
+
+    def channels(self, app_id: str, prefix: str, now: float) -> Mapping[str, ChannelState]:
+        """The occupied channels whose names begin with `prefix`, without their cached events."""
+        tenant = self._tenant(app_id)
+        return {name: tenant.state(name, now, cache=False) for name in tenant.channels if name.startswith(prefix)}
+
+    def channel_info(self, app_id: str, name: str, now: float) -> ChannelState:
+        """What can be told of one channel, occupied or not."""
+        return self._tenant(app_id).state(name, now)
+
+    def users(self, app_id: str, channel: str) -> list[str]:
+        """The users on a presence channel; none on any other."""
+        there = self._tenant(app_id).channels.get(channel)
+        return [] if there is None or there.presence is None else [member.user_id for member in there.presence]
+
+    def history(self, app_id: str, name: str, after: Position | None, limit: int, now: float) -> HistoryPage:
+        """Past events of a channel: at most `limit` behind `after`, or the newest.
+
+        Raises `relay.hub.history.Missed` where what is behind `after` is not there any more.
+        """
+        return self._tenant(app_id).history(name, after, limit, now)
+
+    def terminate_user(self, app_id: str, user_id: str, now: float) -> None:
+        """Close all connections that are signed in as the user, with 4009."""
+        for session in self._tenant(app_id).users.connections(user_id):
+            session.end(CloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Counters for the status page and metrics."""
+        return {
+            "connections": self.connections,
+            "published": dict(self.published),
+            "unrouted": self.unrouted,
+            "dropped": {policy.value: dropped for policy, dropped in self._shared.dropped.items()},
+            "streams": [topic.snapshot() for topic in self._streams],
+            "apps": {app_id: tenant.snapshot() for app_id, tenant in self._by_id.items()},
+        }
+
+    def _tenant(self, app_id: str) -> Tenant:
+        try:
+            return self._by_id[app_id]
+        except KeyError:
+            raise UnknownApp(f"there is no app {app_id}") from None
+
+
+class _Nothing:
+    """Where a refused connection's outbox gets what stands for dropped events: it has none."""
+
+    def gap_frame(self, channel: str, first_seq: int, last_seq: int) -> bytes:
+        return b""
+
+    def snapshot_frame(self, channel: str) -> Delivery | None:
+        return None
+
+
+def _end_all(tenant: Tenant, code: int, reason: str, now: float) -> None:
+    for session in list(tenant.sessions.values()):
+        session.end(code, reason, now)
+
+
+def _counter(epoch: str) -> Callable[[], str]:
+    numbers = count(1)
+    return lambda: f"{epoch}-{next(numbers):x}"

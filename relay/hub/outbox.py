@@ -1,0 +1,319 @@
+"""The bounded outbox of one subscriber: what waits to be sent, and what may happen to it when the subscriber is slow.
+
+While the socket keeps up, `put` appends to this tick's list and marks the outbox dirty once; `flush` joins the list
+and offers it to the socket in one write. No policy runs. Only what the kernel refuses goes on to the backlog (see
+`backlog.py`), where it is bounded in messages and in bytes and each delivery's policy decides.
+
+Invariants:
+
+- the rest of a partly sent frame always leaves first, so no frame is ever split by another;
+- within a channel a subscriber never sees an older seq after a newer one;
+- whatever was dropped is announced (a gap frame, or a snapshot that covers it) and counted, or the subscriber is
+  closed;
+- after `close` nothing more is accepted, and the close frame is the last frame.
+
+The outbox touches no socket: the edge gives it a function that writes.
+"""
+
+from collections.abc import Callable
+
+import attrs
+
+from relay.hub.backlog import Backlog, Delivery, Mark, OutboxLimits, OverflowSource, Policy
+from relay.pusher.frames import encode_close
+
+__all__ = ["OVERFLOW_CODE", "Delivery", "Outbox", "OutboxLimits", "OverflowSource", "Policy"]
+
+OVERFLOW_CODE = 4100
+"""Pusher Channels protocol: 4100-4199, over capacity; reconnect after backing off one second or more."""
+
+
+class Outbox:
+    """Everything on its way to one subscriber.
+
+    The hub calls `put`, `close` and `discard`; the edge calls `attach`, `flush` and `drain`.
+    """
+
+    __slots__ = (  # noqa: RUF023 (what every delivery touches stands together: one cache line)
+        "_open",
+        "_pending",
+        "dirty",
+        "_queue",
+        "_backlog",
+        "_write",
+        "sent_bytes",
+        "sent_messages",
+        "_limits",
+        "_on_drop",
+        "_rest",
+        "_source",
+        "_wake",
+        "closing",
+        "conflated",
+        "dropped",
+        "gapped",
+        "resnapshotted",
+    )
+
+    dirty: bool
+    """Stands in the queue of outboxes to flush (or has no queue yet)."""
+    closing: tuple[int, str] | None
+    """Close code and reason once `close` was called or the limits were exceeded (4100); None while open."""
+    sent_messages: int
+    """Frames handed to the kernel whole."""
+    sent_bytes: int
+    """Bytes handed to the kernel."""
+    conflated: int
+    """Deliveries replaced by a newer one of their topic."""
+    gapped: int
+    """Deliveries dropped and announced by a gap event."""
+    resnapshotted: int
+    """Deliveries replaced by a fresh snapshot."""
+    dropped: dict[str, int]
+    """Per channel: deliveries this subscriber did not get as they were (conflated, gapped, covered by a snapshot)."""
+
+    def __init__(
+        self,
+        source: OverflowSource,
+        limits: OutboxLimits | None = None,
+        on_drop: Callable[[str, Policy], object] | None = None,
+    ) -> None:
+        """`on_drop(channel, policy)` is called for each delivery that gave way, for the relay-wide counters."""
+        self._source = source
+        self._limits = limits or _DEFAULT_LIMITS
+        self._on_drop = on_drop
+        self._pending: list[Delivery] = []
+        self._backlog: Backlog | None = None
+        self._rest = b""
+        self._open = True
+        self._queue: list[Outbox] = []
+        self._wake: Callable[[], object] = _nothing
+        self._write: Callable[[bytes], int] = _refuse
+        self.dirty = True
+        self.closing = None
+        self.dropped = {}
+        self.sent_messages = self.sent_bytes = self.conflated = self.gapped = self.resnapshotted = 0
+
+    def attach(
+        self, write: Callable[[bytes], int], queue: list["Outbox"], wake: Callable[[], object] | None = None
+    ) -> None:
+        """Connect to a socket. Until then whatever is put waits.
+
+        `write` takes bytes and returns how many were taken, or raises BlockingIOError. An outbox with something to
+        send puts itself into `queue`, once; when that was empty before, it calls `wake` first. Whoever owns the queue
+        calls `flush` of each and empties it.
+        """
+        self._write, self._queue, self._wake = write, queue, wake or _nothing
+        self.dirty = False
+        if self._pending:
+            self._mark()
+
+    def _mark(self) -> None:
+        self.dirty = True
+        if not self._queue:
+            self._wake()
+        self._queue.append(self)
+
+    @property
+    def blocked(self) -> bool:
+        """The kernel refused bytes and not all of them have left since: `drain` is to be called when it takes more."""
+        return self._backlog is not None
+
+    @property
+    def empty(self) -> bool:
+        """Nothing waits."""
+        return self._backlog is None and not self._pending
+
+    def put(self, delivery: Delivery) -> None:
+        """Send `delivery` at the end of this tick, or as its policy says once the subscriber is slow."""
+        if self._open:
+            self._pending.append(delivery)
+            if not self.dirty:  # `_mark`, written out: this is the hot path
+                self.dirty = True
+                queue = self._queue
+                if not queue:
+                    self._wake()
+                queue.append(self)
+
+    def close(self, code: int, reason: str = "", *, waiting: bool = True) -> None:
+        """Send what waits (or drop it, when not `waiting`), then a close frame, then nothing more. The first call
+        counts.
+        """
+        if not self._open:
+            return
+        if not waiting:
+            self._pending.clear()
+            if self._backlog is not None:
+                self._backlog = self._new_backlog()
+        self.put(_close_delivery(code, reason))
+        self._open = False
+        self.closing = (code, reason)
+
+    def discard(self, channel: str) -> None:
+        """Forget what waits for a channel the subscriber has left, except what is never dropped."""
+        if self._backlog is not None:
+            self._backlog.discard(channel)
+
+    def flush(self) -> bool:
+        """Offer this tick's deliveries to the socket in one write; raises what `write` raises.
+
+        True when all left and the outbox is open: nothing else is to be done. False: look at `blocked` and `closing`.
+        """
+        self.dirty = False
+        pending = self._pending
+        if self._backlog is not None:
+            return self._hold(pending)
+        if not pending:
+            return self._open
+        data = pending[0].frame if len(pending) == 1 else b"".join([delivery.frame for delivery in pending])
+        try:
+            taken = self._write(data)
+        except BlockingIOError:
+            taken = 0
+        if taken != len(data):
+            return self._block(data, taken)
+        self.sent_bytes += taken
+        self.sent_messages += len(pending)
+        pending.clear()
+        return self._open
+
+    def drain(self) -> bool:
+        """Offer the backlog to the socket, joined; True when nothing of it is left and the outbox is no longer
+        blocked.
+        """
+        while self._backlog is not None:
+            pieces = self._pieces(self._backlog)
+            if not pieces:
+                self._backlog = None
+                break
+            data = b"".join([piece.frame for piece in pieces])
+            try:
+                taken = self._write(data)
+            except BlockingIOError:
+                return False
+            self._account(self._backlog, pieces, taken)
+            if taken < len(data):
+                return False
+        return True
+
+    def _hold(self, pending: list[Delivery]) -> bool:
+        self._pending = []
+        for delivery in pending:
+            self._admit(delivery)
+        return False
+
+    def _block(self, data: bytes, taken: int) -> bool:
+        """The kernel took `taken` bytes of `data`: keep the started frame's rest, let policy decide about the others."""
+        pending, self._pending = self._pending, []
+        self._backlog = self._new_backlog()
+        self.sent_bytes += taken
+        end = 0
+        for delivery in pending:
+            start, end = end, end + len(delivery.frame)
+            if end <= taken:
+                self.sent_messages += 1
+            elif start < taken:
+                self._rest = data[taken:end]
+            else:
+                self._admit(delivery)
+        return False
+
+    def _admit(self, delivery: Delivery) -> None:
+        assert self._backlog is not None
+        if self.closing is not None and self.closing[0] == OVERFLOW_CODE:
+            return
+        if not self._backlog.admit(delivery):
+            self._overflow()
+
+    def _overflow(self) -> None:
+        self._open = False
+        self.closing = (OVERFLOW_CODE, "too slow: outbox is full")
+        self._backlog = self._new_backlog()
+        self._backlog.admit(_close_delivery(*self.closing))
+
+    def _new_backlog(self) -> Backlog:
+        return Backlog(self._limits, self._dropped)
+
+    def _pieces(self, backlog: Backlog) -> list["_Piece"]:
+        """What to offer next: the started frame's rest, then entries up to one chunk, marks turned into frames."""
+        pieces = [_Piece(self._rest, None, None)] if self._rest else []
+        size = len(self._rest)
+        for key, entry in backlog.head():
+            if size >= self._limits.chunk:
+                break
+            piece = _Piece(entry.frame, key, None) if isinstance(entry, Delivery) else self._resolve(key, entry)
+            pieces.append(piece)
+            size += len(piece.frame)
+        return pieces
+
+    def _resolve(self, key: int, mark: Mark) -> "_Piece":
+        if mark.policy is Policy.SNAPSHOT:
+            snapshot = self._source.snapshot_frame(mark.channel)
+            if snapshot is not None:
+                return _Piece(snapshot.frame, key, snapshot)
+        return _Piece(self._source.gap_frame(mark.channel, mark.first, mark.last), key, None)
+
+    def _account(self, backlog: Backlog, pieces: list["_Piece"], taken: int) -> None:
+        self.sent_bytes += taken
+        end = 0
+        self._rest = b""
+        for piece in pieces:
+            start, end = end, end + len(piece.frame)
+            if start >= taken:
+                break
+            if piece.key is not None:
+                backlog.sent(piece.key)
+            if piece.snapshot is not None:
+                self._cover(piece.snapshot)
+            if end > taken:
+                self._rest = piece.frame[taken - start :]
+            else:
+                self.sent_messages += 1
+
+    def _cover(self, snapshot: Delivery) -> None:
+        """A fresh snapshot is on its way: what it contains and was put in this tick must not follow it."""
+        keep = []
+        for delivery in self._pending:
+            if (
+                delivery.policy is Policy.SNAPSHOT
+                and delivery.channel == snapshot.channel
+                and delivery.seq <= snapshot.seq
+            ):
+                self._dropped(delivery.channel, Policy.SNAPSHOT)
+            else:
+                keep.append(delivery)
+        self._pending = keep
+
+    def _dropped(self, channel: str, policy: Policy) -> None:
+        self.dropped[channel] = self.dropped.get(channel, 0) + 1
+        match policy:
+            case Policy.CONFLATE:
+                self.conflated += 1
+            case Policy.GAP:
+                self.gapped += 1
+            case _:
+                self.resnapshotted += 1
+        if self._on_drop is not None:
+            self._on_drop(channel, policy)
+
+
+@attrs.frozen
+class _Piece:
+    frame: bytes
+    key: int | None
+    snapshot: Delivery | None
+
+
+_DEFAULT_LIMITS = OutboxLimits()
+
+
+def _close_delivery(code: int, reason: str) -> Delivery:
+    return Delivery(encode_close(code, reason), "", Policy.CONTROL, 0)
+
+
+def _nothing() -> None:
+    """Nobody is to be woken."""
+
+
+def _refuse(_: bytes) -> int:
+    raise BlockingIOError

@@ -1,0 +1,129 @@
+"""What every HTTP endpoint shares: bodies read within bounds, JSON answers, refusals.
+
+A refusal is JSON with its status, never with status 200. Under ``/api/v2/`` it has the envelope of that API,
+``{"error": {"code", "message", "details"}, "requestId"}``; everywhere else it is ``{"error": text, "status": number}``.
+"""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import trio
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from relay.pusher.api import ApiError
+
+API = "/api/v2/"
+
+_encode = msgspec.json.Encoder().encode
+
+_CODES = {
+    400: "INVALID_PARAMS",
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "REQUEST_TIMEOUT",
+    413: "PAYLOAD_TOO_LARGE",
+    429: "RATE_LIMITED",
+    503: "UNAVAILABLE",
+}
+
+
+class Refusal(Exception):
+    """A request that is refused: the status, the reason, the field or setting it is about, further headers."""
+
+    def __init__(
+        self, status: int, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.field = field
+        self.headers = headers
+
+
+def unauthorized(message: str) -> Refusal:
+    """401, naming the scheme that is asked for (RFC 9110, 11.6.1)."""
+    return Refusal(401, message, field="Authorization", headers={"WWW-Authenticate": "Bearer"})
+
+
+def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON; ``value`` may be bytes that are JSON already."""
+    body = value if isinstance(value, bytes) else _encode(value)
+    own = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(body, status, media_type="application/json", headers={**own, **(headers or {})})
+
+
+async def read_body(request: Request, limit: int, within: float) -> bytes:
+    """The whole body, at most ``limit`` bytes of it (413), in ``within`` seconds (408). Counts while it comes in."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    with trio.move_on_after(within):
+        return await _read(request, limit)
+    raise Refusal(408, f"the body took longer than {within:g} s")
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    body, more = bytearray(), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(413, f"body is larger than {limit} bytes")
+
+
+# Refusals as answers -------------------------------------------------------------------------------------------------
+
+
+def refused(request: Request, refusal: Exception) -> Response:
+    """The answer to a `Refusal`."""
+    assert isinstance(refusal, Refusal)
+    return _refused(request, refusal.status, refusal.message, refusal.field, refusal.headers)
+
+
+def pusher_refused(request: Request, error: Exception) -> Response:
+    """The answer to a refusal of the Pusher HTTP API."""
+    assert isinstance(error, ApiError)
+    headers = {"Retry-After": "1"} if error.status == 429 else None
+    return json_answer(error.body, error.status, headers)
+
+
+def http_refused(request: Request, error: Exception) -> Response:
+    """The answer to a path or method there is not."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return _refused(request, error.status_code, message, None, error.headers)
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """The answer to a fault of our own; the front logs it."""
+    return _refused(request, 500, "internal server error", None, None)
+
+
+def abandoned(request: Request, error: Exception) -> Response:
+    """What is left unsaid to a client that went away in the middle of its request."""
+    assert isinstance(error, ClientDisconnect)
+    return Response(status_code=400)
+
+
+def _refused(
+    request: Request, status: int, message: str, field: str | None, headers: Mapping[str, str] | None
+) -> Response:
+    if not request.url.path.startswith(API):
+        return json_answer({"error": message, "status": status}, status, headers)
+    details: dict[str, Any] | None = None if field is None else {"field": field}
+    error = {"code": _CODES.get(status, "INTERNAL_ERROR"), "message": message, "details": details}
+    return json_answer({"error": error, "requestId": f"req_{secrets.token_hex(8)}"}, status, headers)

@@ -1,0 +1,367 @@
+"""The subscribers' sockets: WebSocket frames on one side, the hub's sessions and their outboxes on the other.
+
+- Everything for a subscriber goes through its outbox. What was put during one pass of trio's scheduler leaves at the
+  end of it, in one write per subscriber, without a task switch per subscriber.
+- A subscriber has one task, which reads. A second one, its writer, exists only while the kernel refuses bytes.
+- Deadlines of idle subscribers are looked at by one sweep, about once a second, so that an idle connection holds no
+  timer.
+- Closing: the outbox' last frame is the close frame. The connection ends when the peer's close frame or its end of
+  stream has come; after `limits.close` seconds it is dropped, with what the kernel still holds for it.
+- A slow subscriber whose socket takes no byte for `limits.write` seconds is dropped the same way.
+- One subscriber's failure, also that of its session's code, ends that subscriber only.
+"""
+
+import contextlib
+import math
+from typing import Protocol
+from urllib.parse import unquote
+
+import attrs
+import structlog
+import trio
+
+from relay.hub.outbox import Delivery, Outbox, Policy
+from relay.net.front import UpgradeRequest
+from relay.net.links import Link, SocketLink, StreamLink
+from relay.pusher.frames import (
+    MAX_MESSAGE,
+    BadHandshake,
+    Binary,
+    Close,
+    FrameError,
+    FrameParser,
+    Ping,
+    Pong,
+    Received,
+    Text,
+    encode_pong,
+    handshake_response,
+)
+
+log = structlog.get_logger()
+
+SHUTDOWN_CODE = 4200
+"""Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
+
+
+class Session(Protocol):
+    """One subscriber as the hub knows it. All calls are synchronous; `now` is trio's clock in seconds."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """What is on its way to this subscriber; the same object for the session's whole life."""
+        ...
+
+    def receive(self, text: str, now: float) -> None:
+        """A text message came; answers go to the outbox."""
+        ...
+
+    def receive_binary(self, now: float) -> None:
+        """A binary message came (the Pusher protocol has none); the error goes to the outbox."""
+        ...
+
+    def alive(self, now: float) -> None:
+        """A WebSocket ping or pong came: the peer lives."""
+        ...
+
+    def deadline(self) -> float:
+        """When to call `timeout` if nothing is received until then; math.inf for never. Looked at about once a
+        second.
+        """
+        ...
+
+    def timeout(self, now: float) -> None:
+        """The deadline passed: ping the peer, or close it, through the outbox."""
+        ...
+
+    def closed(self, now: float) -> None:
+        """The connection is gone; called exactly once, and nothing after it."""
+        ...
+
+
+class Connect(Protocol):
+    """Opens the session of a new subscriber; the greeting, or the refusal and its close, is already in its outbox."""
+
+    def __call__(self, app_key: str, query: str, origin: str | None, now: float, /, *, secure: bool) -> Session:
+        """`app_key` is the key in `/app/{key}`, `query` the raw query string, `origin` the Origin header.
+
+        `secure`: the subscriber came by TLS.
+        """
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class EdgeLimits:
+    """Deadlines in seconds and bounds of the subscribers' connections."""
+
+    message_bytes: int = attrs.field(default=MAX_MESSAGE, validator=attrs.validators.ge(128))
+    """Largest message a client may send; then close 1009."""
+    handshake: float = 10.0
+    """For the peer to take the refusal of a bad handshake."""
+    write: float = 20.0
+    """For a slow subscriber's socket to take another byte; then the connection is dropped."""
+    close: float = 5.0
+    """From our close frame to the end of the connection; then it is dropped."""
+    sweep: float = 1.0
+    """How often deadlines of idle subscribers are looked at."""
+    notsent_lowat: int = attrs.field(default=128 * 1024, validator=attrs.validators.ge(4096))
+    """TCP_NOTSENT_LOWAT: bytes the kernel may hold for a subscriber beyond what its receive window takes."""
+
+
+class Connection:
+    """One subscriber: its link, its session, and how far they have come."""
+
+    __slots__ = ("die_by", "link", "outbox", "parser", "peer_closed", "session", "writing")
+
+    def __init__(self, link: Link, session: Session, limits: EdgeLimits) -> None:
+        self.link = link
+        self.session = session
+        self.outbox = session.outbox
+        self.parser = FrameParser(limits.message_bytes)
+        self.writing = False
+        self.peer_closed = False
+        self.die_by = math.inf
+
+    def received(self, frame: Received, now: float) -> None:
+        """Hand one message to the session, or answer it where it is WebSocket's own business."""
+        match frame:
+            case Text(data):
+                if self.outbox.closing is None:
+                    self.session.receive(data, now)
+            case Binary():
+                if self.outbox.closing is None:
+                    self.session.receive_binary(now)
+            case Ping(data):
+                self.outbox.put(Delivery(encode_pong(data), "", Policy.CONTROL, 0))
+                self.session.alive(now)
+            case Pong():
+                self.session.alive(now)
+            case Close(code):
+                self.peer_closed = True
+                self.outbox.close(code, waiting=not self.outbox.blocked)
+            case FrameError(code, reason):
+                self.outbox.close(code, reason, waiting=False)
+
+
+class Edge:
+    """All subscribers of this process. `serve` is the front's upgrade handler; `run` must be running meanwhile."""
+
+    def __init__(self, connect: Connect, limits: EdgeLimits | None = None, *, behind_proxy: bool = False) -> None:
+        """`behind_proxy`: believe X-Forwarded-Proto, because only our own proxy reaches this port."""
+        self._connect = connect
+        self._behind_proxy = behind_proxy
+        self._limits = limits or EdgeLimits()
+        self._dirty: list[Outbox] = []
+        self._flusher: trio.lowlevel.Task | None = None
+        self._nursery: trio.Nursery | None = None
+        self._stopping = False
+        self._gone = trio.Event()
+        self.connections: dict[Outbox, Connection] = {}
+        """Who is connected now."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Flush, sweep and write for slow subscribers, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._flush_ticks)
+            nursery.start_soon(self._sweep)
+            task_status.started()
+
+    async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 (a drain, not a call)
+        """Close everyone with 4200; whoever is still there after `timeout` seconds is dropped. Newcomers get 4200
+        too.
+        """
+        self._stopping = True
+        for connection in list(self.connections.values()):
+            connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
+        with trio.move_on_after(timeout):
+            await self._until_empty()
+        for connection in list(self.connections.values()):
+            connection.link.abort()
+        await self._until_empty()
+
+    async def _until_empty(self) -> None:
+        while self.connections:
+            self._gone = trio.Event()
+            await self._gone.wait()
+
+    async def serve(
+        self, stream: trio.abc.Stream, request: UpgradeRequest, trailing: bytes, peer: tuple[str, int] | None
+    ) -> None:
+        """Answer the handshake and serve one subscriber until it is gone. `trailing` came after the request's head."""
+        connection = await self._open(stream, request)
+        del stream, request  # the headers are not needed for the days a subscriber may stay
+        if connection is None:
+            return
+        self._adopt(connection)
+        try:
+            await self._read(connection, trailing)
+            with trio.move_on_after(self._limits.close):
+                await connection.link.aclose()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        except Exception:
+            log.exception("subscriber failed", peer=peer)
+            connection.link.abort()
+        finally:
+            del self.connections[connection.outbox]
+            connection.link.close()
+            connection.session.closed(trio.current_time())
+            if not self.connections:
+                self._gone.set()
+
+    async def _open(self, stream: trio.abc.Stream, request: UpgradeRequest) -> Connection | None:
+        path, _, query = request.target.partition("?")
+        try:
+            app = _app_key(path)
+            answer = handshake_response(request.headers)
+        except BadHandshake as refusal:
+            await self._refuse(stream, refusal)
+            return None
+        header = request.header(b"origin")
+        origin = header.decode("latin-1") if header else None
+        secure = isinstance(stream, trio.SSLStream) or (
+            self._behind_proxy and request.header(b"x-forwarded-proto") == b"https"
+        )
+        link = self._link(stream)
+        try:
+            if link.send(answer) < len(answer):  # an empty socket takes a few hundred bytes, or it is broken
+                raise BlockingIOError
+            session = self._connect(app, query, origin, trio.current_time(), secure=secure)
+        except OSError:
+            link.abort()
+            return None
+        except Exception:
+            link.abort()
+            raise
+        return Connection(link, session, self._limits)
+
+    async def _refuse(self, stream: trio.abc.Stream, refusal: BadHandshake) -> None:
+        with trio.move_on_after(self._limits.handshake):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await stream.send_all(refusal.response())
+
+    def _link(self, stream: trio.abc.Stream) -> Link:
+        if isinstance(stream, trio.SocketStream):
+            return SocketLink(stream, self._limits.notsent_lowat)
+        assert self._nursery is not None, "Edge.run is not running"
+        return StreamLink(stream, self._nursery)
+
+    def _adopt(self, connection: Connection) -> None:
+        self.connections[connection.outbox] = connection
+        connection.outbox.attach(connection.link.send, self._dirty, self._wake_flusher)
+        if self._stopping:
+            connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
+
+    async def _read(self, connection: Connection, data: bytes) -> None:
+        """The connection's own task: ends with the peer's stream, or when both close frames have passed."""
+        while True:
+            if data:
+                now = trio.current_time()
+                for frame in connection.parser.feed(data):
+                    connection.received(frame, now)
+                if connection.parser.finished and self._flush(connection) and self._finish(connection):
+                    return
+            data = await connection.link.receive()
+            if not data:
+                return
+
+    def _wake_flusher(self) -> None:
+        if self._flusher is not None:
+            trio.lowlevel.reschedule(self._flusher)
+            self._flusher = None
+
+    async def _flush_ticks(self) -> None:
+        """One flush for all that was put in a pass of the scheduler."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._flusher = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            if self._dirty:
+                self._flush_dirty()
+            self._flusher = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _flush_dirty(self) -> None:
+        for outbox in self._dirty:
+            try:
+                if not outbox.flush():
+                    self._attend(outbox)
+            except OSError:
+                self._drop(outbox)
+            except Exception:
+                log.exception("flushing a subscriber failed")
+                self._drop(outbox)
+        self._dirty.clear()
+
+    def _drop(self, outbox: Outbox) -> None:
+        if (connection := self.connections.get(outbox)) is not None:
+            connection.link.abort()
+
+    def _flush(self, connection: Connection) -> bool:
+        """Flush one connection out of turn; True when nothing waits."""
+        if connection.outbox.dirty and not connection.outbox.flush():
+            self._attend(connection.outbox)
+        return connection.outbox.empty
+
+    def _finish(self, connection: Connection) -> bool:
+        """The close frame left and nothing more is understood from the peer: True when the peer's close frame came."""
+        if not connection.peer_closed:
+            connection.link.finish()
+        return connection.peer_closed
+
+    def _attend(self, outbox: Outbox) -> None:
+        """The slow path: bytes were refused, or the outbox is closing."""
+        connection = self.connections.get(outbox)
+        if connection is None:
+            return
+        if outbox.closing is not None and connection.die_by == math.inf:
+            connection.die_by = trio.current_time() + self._limits.close
+        if outbox.blocked and not connection.writing and self._nursery is not None:
+            connection.writing = True
+            self._nursery.start_soon(self._write, connection)
+
+    async def _write(self, connection: Connection) -> None:
+        """The writer of a slow subscriber: lives until the backlog is empty or the connection is gone."""
+        try:
+            while not connection.outbox.drain():
+                with trio.fail_after(self._limits.write):
+                    await connection.link.wait_writable()
+            if connection.parser.finished and self._finish(connection):
+                with trio.fail_after(self._limits.close):
+                    await connection.link.wait_writable()
+                connection.link.close()
+        except (OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+            connection.link.abort()
+        except Exception:
+            log.exception("writing to a subscriber failed")
+            connection.link.abort()
+        finally:
+            connection.writing = False
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(self._limits.sweep)
+            now = trio.current_time()
+            for connection in list(self.connections.values()):
+                self._check(connection, now)
+
+    def _check(self, connection: Connection, now: float) -> None:
+        if connection.die_by <= now:
+            connection.link.abort()
+        elif connection.outbox.closing is None and connection.session.deadline() <= now:
+            try:
+                connection.session.timeout(now)
+            except Exception:
+                log.exception("subscriber's timeout failed")
+                connection.link.abort()
+
+
+def _app_key(path: str) -> str:
+    """The key in `/app/{key}`. Raises BadHandshake (404) for another path."""
+    _, app, key, *rest = [*path.split("/"), "", ""]
+    if app != "app" or not key or any(rest):
+        raise BadHandshake(404, "subscribers connect to /app/{key}")
+    return unquote(key)

@@ -1,0 +1,76 @@
+"""HTTP to providers: the one module that knows httpx.
+
+A fetch ends in an `Answer` whatever happens: no connection, a deadline, or a body above the limit is status 0 with the
+reason as its text. Redirects are not followed, because the request may carry credentials.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Self, cast
+
+import httpx
+import trio
+
+from relay.adapter import Answer, Fetch, dumps
+
+#: Bytes of a decoded body above which an answer is given up. Symbol lists of big venues are some 10 MB.
+MAX_BODY = 32 * 1024 * 1024
+
+
+class HttpClient:
+    """Makes the adapters' fetches.
+
+    Args:
+        client: an httpx client of the caller's, which the caller closes; by default one of its own.
+        max_body: the largest body taken, in bytes.
+    """
+
+    def __init__(self, client: httpx.AsyncClient | None = None, *, max_body: int = MAX_BODY) -> None:
+        self._own = client is None
+        self._client = httpx.AsyncClient(follow_redirects=False) if client is None else client
+        self._max_body = max_body
+        for name in ("httpx", "httpcore"):  # both log whole URLs and headers, tokens included
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client, if it is our own."""
+        if self._own:
+            await self._client.aclose()
+
+    async def fetch(self, fetch: Fetch, url: str) -> Answer:
+        """Make the request at the absolute ``url``, within ``fetch.within`` seconds in all."""
+        with trio.move_on_after(fetch.within):
+            try:
+                return await self._answer(fetch, url)
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+                return Answer(status=0, text=f"{type(error).__name__}: {error}")
+        return Answer(status=0, text=f"no answer within {fetch.within:g} s")
+
+    async def _answer(self, fetch: Fetch, url: str) -> Answer:
+        headers = dict(fetch.headers)
+        content: str | None = None
+        if fetch.json is not None:
+            content = dumps(fetch.json)
+            headers.setdefault("content-type", "application/json")
+        async with self._client.stream(
+            fetch.method, url, headers=headers, content=content, data=fetch.form, timeout=fetch.within
+        ) as response:
+            body = bytearray()
+            async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > self._max_body:
+                        return Answer(status=0, text=f"a body of more than {self._max_body} bytes")
+        text = body.decode(response.charset_encoding or "utf-8", "replace")
+        return Answer(status=response.status_code, text=text, headers=_lower(response.headers))
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}

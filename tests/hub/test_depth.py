@@ -1,0 +1,223 @@
+"""Books: folding, snapshots for newcomers, and what a hole does."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.hub.depth import Book
+from relay.hub.outbox import OutboxLimits
+from relay.model.events import Depth, Gap, Stamp
+
+STAMP = Stamp(provider="x", received_at="2025-01-15T10:30:00Z")
+
+
+def depth(bids=(), asks=(), *, snapshot=False, symbol="A", **more):
+    return Depth(symbol=symbol, bids=bids, asks=asks, snapshot=snapshot, **more)
+
+
+def folded(*events):
+    book = Book()
+    for event in events:
+        book.apply(event, STAMP)
+    return book
+
+
+def test_the_book_is_sorted_from_the_best_price_and_keeps_the_providers_digits():
+    book = folded(
+        depth([("9", "1"), ("10.0", "2")], [("11.50", "3"), ("11.4", "4")], snapshot=True),
+        depth([("9.50", "0.10")], [("11.4", "0.00")], last_seq=7, checksum="abc"),
+    )
+    snapshot = book.snapshot()
+    assert snapshot.bids == (("10.0", "2"), ("9.50", "0.10"), ("9", "1"))
+    assert snapshot.asks == (("11.50", "3"),)
+    assert (snapshot.snapshot, snapshot.last_seq, snapshot.checksum) == (True, 7, "abc")
+
+
+def test_prices_are_the_same_level_when_they_are_the_same_number():
+    book = folded(
+        depth([("1.10", "1")], snapshot=True), depth([("1.1", "5")]), depth([("2", "1")]), depth([("2.000", "0")])
+    )
+    assert book.snapshot().bids == (("1.1", "5"),)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=3), st.integers(0, 3), st.sampled_from(["", "5"]))
+def test_only_equal_numbers_are_the_same_level(price, zeros, more):
+    text = f"{price:f}"
+    spelling = text + more + "0" * zeros
+    book = folded(depth([(text, "1"), (spelling, "2")], snapshot=True))
+    assert len(book.snapshot().bids) == (1 if Decimal(text) == Decimal(spelling) else 2)
+
+
+def test_prices_of_many_digits_are_not_rounded_together():
+    many = "12345678901234567890123456789012345.6"
+    book = folded(depth([(many + "7", "1"), (many + "8", "1")], snapshot=True))
+    assert [price for price, _ in book.snapshot().bids] == [many + "8", many + "7"]
+
+
+@pytest.mark.parametrize("zero", ["0", "0.0", "0.00000000", "-0", "00"])
+def test_every_zero_takes_the_level_away(zero):
+    assert folded(depth([("1", "1")], snapshot=True), depth([("1", zero)])).snapshot().bids == ()
+
+
+def test_a_delta_without_a_book_is_no_book():
+    book = folded(depth([("1", "1")]))
+    assert book.snapshot() is None
+    assert not book.ready
+
+
+prices = st.decimals(0, 3, places=1).map(lambda price: f"{price:f}")
+levels = st.lists(st.tuples(prices, st.sampled_from(["0", "0.0", "1", "2.50"])), max_size=4)
+events = st.lists(st.builds(depth, levels, levels, snapshot=st.booleans()), max_size=20)
+
+
+@given(events, st.integers(0, 19))
+def test_a_snapshot_and_the_deltas_behind_it_are_the_book(events, split):
+    """Whoever joins in the middle sees in the end what those see who were there from the start."""
+    whole = folded(*events)
+    snapshot = folded(*events[:split]).snapshot()
+    joined = folded(*([snapshot] if snapshot else []), *events[split:])
+    assert joined.snapshot() == whole.snapshot()
+
+
+@given(events)
+def test_levels_are_distinct_positive_and_ordered(events):
+    snapshot = folded(*events).snapshot()
+    if snapshot is not None:
+        for side, descending in ((snapshot.bids, True), (snapshot.asks, False)):
+            prices = [Decimal(price) for price, _ in side]
+            assert prices == sorted(set(prices), reverse=descending)
+            assert all(Decimal(size) for _, size in side)
+
+
+@pytest.mark.parametrize("channel", ["depth.x.A", "cache-depth.x.A", "private-depth.x.A"])
+def test_a_newcomer_gets_a_snapshot_with_the_number_it_stands_at_and_then_deltas(relay, channel):
+    relay.publish(depth([("1", "1")], snapshot=True))
+    relay.publish(depth([("2", "1")]))
+    client = relay.client()
+    _, snapshot = client.subscribe(channel)
+    relay.publish(depth([("3", "1")]))
+    (delta,) = client.take()
+    assert snapshot["data"]["depth"] == {"symbol": "A", "bids": [["2", "1"], ["1", "1"]], "asks": [], "snapshot": True}
+    assert (snapshot["data"]["seq"], delta["data"]["seq"]) == (2, 3)
+
+
+def test_without_a_book_a_newcomer_waits_for_the_snapshot(relay):
+    client = relay.client()
+    assert client.subscribe("depth.x.A").names == ["subscription_succeeded"]
+    relay.publish(depth([("2", "1")]))
+    assert client.take() == []
+    relay.publish(depth([("1", "1")], snapshot=True))
+    relay.publish(depth([("3", "1")]))
+    assert client.take().seqs == [2, 3]
+
+
+def test_a_cache_channel_without_a_book_is_a_miss(relay):
+    assert relay.client().subscribe("cache-depth.x.A").names == ["subscription_succeeded", "cache_miss"]
+
+
+def test_after_a_hole_there_is_no_book_before_the_next_snapshot(relay):
+    there = relay.client()
+    there.subscribe("depth.x.A")
+    relay.publish(depth([("1", "1")], snapshot=True))
+    relay.publish(Gap(of="depth", symbol="A", refill="snapshot", reason="reconnect"))
+    late = relay.client()
+    assert late.subscribe("depth.x.A").names == ["subscription_succeeded"]
+    relay.publish(depth([("2", "1")]))
+    relay.publish(depth([("3", "1")], snapshot=True))
+    assert there.take().seqs == [1, 2, 3, 4]
+    assert late.take().seqs == [4]
+
+
+def test_a_hole_that_is_replayed_leaves_the_book_whole(relay):
+    relay.publish(depth([("1", "1")], snapshot=True))
+    relay.publish(Gap(of="depth", symbol="A", refill="replay", reason="reconnect"))
+    assert relay.client().subscribe("depth.x.A").seqs == [2]
+
+
+def test_a_merged_channel_begins_with_the_book_of_each_provider(relay):
+    relay.publish(depth([("1", "1")], snapshot=True), "x")
+    relay.publish(depth([("2", "1")], snapshot=True), "y")
+    client = relay.client()
+    got = client.subscribe("depth.all.A").of("depth")
+    assert [(m["data"]["provider"], m["data"]["depth"]["bids"]) for m in got] == [
+        ("x", [["1", "1"]]),
+        ("y", [["2", "1"]]),
+    ]
+    relay.publish(depth([("3", "1")]), "y")
+    assert client.take().seqs == [1]
+
+
+def test_a_slow_subscriber_gets_one_fresh_snapshot_for_what_it_lost(relay_of):
+    relay = relay_of(outbox=OutboxLimits(messages=3))
+    client = relay.client()
+    client.subscribe("depth.x.A")
+    relay.publish(depth([("1", "1")], snapshot=True))
+    assert client.take().seqs == [1]
+    client.slow = True
+    for price in range(2, 12):
+        relay.publish(depth([(f"{price}", "1")]))
+        client.take()
+    client.slow = False
+    (snapshot,) = client.take()
+    relay.publish(depth([("12", "1")]))
+    assert snapshot["data"]["seq"] == 11
+    assert [price for price, _ in snapshot["data"]["depth"]["bids"]] == [f"{price}" for price in range(11, 0, -1)]
+    assert client.take().seqs == [12]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(depth, levels, levels, snapshot=st.sampled_from([False, False, False, True])),
+            st.sampled_from(["slow", "fast", "leave", "return", "gap"]),
+        ),
+        max_size=40,
+    ),
+    st.integers(1, 6),
+)
+def test_whatever_happens_a_subscriber_ends_with_the_book_and_numbers_never_run_back(relay_of, steps, room):
+    relay = relay_of(outbox=OutboxLimits(messages=room))
+    client, theirs, truth, last = relay.client(), Book(), Book(), 0
+    client.subscribe("depth.x.A")
+
+    def read(messages):
+        nonlocal last
+        for message in messages.of("depth", "gap"):
+            assert message["data"]["seq"] >= last
+            last = message["data"]["seq"]
+            if message["event"] == "gap":
+                theirs.invalidate()
+            else:
+                theirs.apply(Depth(**message["data"]["depth"]), STAMP)
+
+    for step in [depth([("1", "1")], snapshot=True), *steps, "fast", "return"]:
+        match step:
+            case "slow" | "fast":
+                client.slow = step == "slow"
+            case "leave" if "depth.x.A" in client.session.connection.channels:
+                read(client.unsubscribe("depth.x.A"))
+            case "return" if "depth.x.A" not in client.session.connection.channels:
+                theirs, last = Book(), 0
+                read(client.subscribe("depth.x.A"))
+            case "gap":
+                relay.publish(Gap(of="depth", symbol="A", refill="snapshot", reason="test"))
+                truth.invalidate()
+            case Depth():
+                relay.publish(step)
+                truth.apply(step, STAMP)
+        read(client.take())
+    assert client.outbox.closing is not None or (theirs.snapshot() or "") == (truth.snapshot() or "")
+
+
+def test_a_slow_subscriber_of_a_merged_channel_gets_each_providers_snapshot(relay_of):
+    relay = relay_of(outbox=OutboxLimits(messages=1))
+    client = relay.client()
+    client.subscribe("depth.all.A")
+    client.slow = True
+    for provider in ("x", "y"):
+        relay.publish(depth([("1", "1")], snapshot=True), provider)
+        client.take()
+    client.slow = False
+    assert sorted((m["data"]["provider"], m["data"]["seq"]) for m in client.take()) == [("x", 2), ("y", 2)]

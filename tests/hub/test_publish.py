@@ -1,0 +1,267 @@
+"""Publishing: to which topics, under which numbers, as which bytes."""
+
+import json
+
+import pytest
+
+from relay.hub.outbox import Policy
+from relay.hub.topics import conflation_key, policy_of
+from relay.model.channels import Stream, Topic
+from relay.model.events import (
+    Account,
+    Alert,
+    Candle,
+    Connection,
+    Gap,
+    Notification,
+    Order,
+    PublicTrade,
+    Quote,
+    RateLimit,
+    Reference,
+    Staleness,
+)
+
+
+def quote(bid="1.10", symbol="BTC/USDT"):
+    return Quote(symbol=symbol, bid=bid)
+
+
+def bar(start="2025-01-15T10:30:00Z", close="1", timeframe="1m"):
+    ohlc = {"open": "1", "high": "2", "low": "1", "close": close, "volume": "0"}
+    return Candle(symbol="BTC/USDT", timeframe=timeframe, start=start, **ohlc)
+
+
+def order(**more):
+    return Order(event="ORDER_CREATED", id="o1", symbol="EURUSD", side="BUY", status="OPEN", **more)
+
+
+def test_a_quote_arrives_as_canonical_json_under_its_channel_and_kind(relay):
+    client = relay.client()
+    client.subscribe("quote.x.BTC-USDT")
+    id = relay.publish(quote())
+    assert client.take() == [
+        {
+            "event": "quote",
+            "channel": "quote.x.BTC-USDT",
+            "data": {
+                "type": "quote",
+                "quote": {"symbol": "BTC/USDT", "bid": "1.10", "provider": "x"},
+                "provider": "x",
+                "id": id,
+                "received_at": "2025-01-15T10:30:00.120Z",
+                "seq": 1,
+            },
+        }
+    ]
+
+
+@pytest.mark.parametrize("nasty", ['"', "\\", '\\"', "\u2028", "é", "</script>", "\n\t\x00", "\\u0041", "🙂"])
+def test_any_text_survives_being_json_inside_json(relay, nasty):
+    client = relay.client()
+    client.subscribe("private-account.x.A")
+    relay.publish(Notification(message=nasty, title=nasty, account="A"))
+    relay.trigger("news", data=nasty)
+    assert client.take()[0]["data"]["notification"] == {"message": nasty, "title": nasty}
+
+
+@pytest.mark.parametrize("data", ['{"a":"\\"é"}', "plain", "", '"', "🙂\\"])
+def test_an_applications_data_arrive_as_the_text_they_were(relay, data):
+    client = relay.client()
+    client.subscribe("news")
+    relay.trigger("news", name='a "name"', data=data)
+    client.outbox.flush()
+    (message,) = [json.loads(client._taken[client._taken.index(b"{") :])]
+    assert message == {"event": 'a "name"', "channel": "news", "data": data}
+
+
+def test_all_variants_and_apps_share_one_numbering(relay_of, app_of):
+    other = app_of(id="2", key="other")
+    relay = relay_of(app_of(), other)
+    one, two, three = relay.client(), relay.client(), relay.client(other)
+    one.subscribe("quote.x.BTC-USDT")
+    relay.publish(quote("1"))
+    two.subscribe("private-quote.x.BTC-USDT")
+    three.subscribe("cache-quote.x.BTC-USDT")
+    relay.publish(quote("2"))
+    assert [client.take().seqs for client in (one, two)] == [[1, 2], [2]]
+    assert three.take().seqs == [2]
+    assert relay.wanted == [Stream("x", Topic(kind="quote", symbol="BTC/USDT"))]
+
+
+def test_the_merged_stream_gets_every_providers_events_under_its_own_numbers(relay):
+    own, merged = relay.client(), relay.client()
+    relay.publish(quote("1"), "x")
+    merged.subscribe("quote.all.BTC-USDT")
+    own.subscribe("quote.x.BTC-USDT")
+    relay.publish(quote("2"), "x")
+    relay.publish(quote("3"), "y")
+    relay.publish(quote("4", "ETH/USDT"), "y")
+    assert own.take().seqs == [2]
+    got = merged.take()
+    assert [(m["data"]["seq"], m["data"]["provider"], m["data"]["quote"]["bid"]) for m in got] == [
+        (1, "x", "2"),
+        (2, "y", "3"),
+    ]
+
+
+def test_a_merged_cache_channel_begins_with_the_last_value_of_each_provider(relay):
+    relay.publish(quote("1"), "x")
+    relay.publish(quote("2"), "y")
+    relay.publish(quote("3"), "x")
+    got = relay.client().subscribe("cache-quote.all.BTC-USDT").of("quote")
+    assert [(m["data"]["provider"], m["data"]["quote"]["bid"]) for m in got] == [("x", "3"), ("y", "2")]
+
+
+def test_candles_of_two_timeframes_are_two_streams(relay):
+    client = relay.client()
+    client.subscribe("candle.x.BTC-USDT.1m")
+    relay.publish(bar(timeframe="5m"))
+    relay.publish(bar(timeframe="1m"))
+    assert [m["data"]["bar"]["timeframe"] for m in client.take()] == ["1m"]
+
+
+def test_account_events_go_to_the_account_they_name_else_to_the_sessions(relay):
+    one, two = relay.client(), relay.client()
+    one.subscribe("private-account.x.A")
+    two.subscribe("presence-account.x.B", "u")
+    relay.publish(order(account="B"), account="A")
+    relay.publish(order(), account="A")
+    assert [len(one.take()), len(two.take())] == [1, 1]
+
+
+def test_an_account_event_of_no_account_is_counted_not_guessed(relay):
+    relay.publish(order())
+    assert relay.hub.snapshot()["unrouted"] == 1
+
+
+def test_an_account_remembers_what_nobody_listened_to(relay):
+    relay.publish(order(), account="A")
+    relay.tick(10)
+    relay.publish(order(), account="A")
+    got = relay.client().subscribe("private-account.x.A", rewind=10)
+    assert got.names == ["subscription_succeeded", "order", "order"]
+
+
+def test_status_kinds_go_to_the_providers_status_and_staleness_to_the_data_too(relay):
+    client = relay.client()
+    for channel in ("status.x", "quote.x.A", "quote.x.B", "private-account.x.P"):
+        client.subscribe(channel)
+    relay.publish(Connection(event="CONNECTED"))
+    relay.publish(RateLimit(event="RATE_LIMIT_HIT"))
+    relay.publish(Connection(event="CONNECTED"), "y")
+    relay.publish(Staleness(event="STALE", symbols=["A"], of="quote"))
+    got = client.take()
+    assert [(m["channel"], m["event"]) for m in got] == [
+        ("status.x", "connection"),
+        ("status.x", "rate_limit"),
+        ("quote.x.A", "staleness"),
+        ("status.x", "staleness"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gap", "channels"),
+    [
+        ({"of": "quote", "symbol": "A"}, ["quote.x.A"]),
+        ({"of": "candle", "symbol": "A"}, ["candle.x.A.1m", "candle.x.A.5m"]),
+        ({"of": "candle", "symbol": "A", "timeframe": "5m"}, ["candle.x.A.5m"]),
+        ({"of": "quote"}, ["quote.x.A", "quote.all.A", "quote.x.B"]),
+        ({"symbol": "A"}, ["quote.x.A", "candle.x.A.1m", "candle.x.A.5m"]),
+        ({"of": "order"}, ["private-account.x.P"]),
+        ({}, ["quote.x.A", "quote.x.B", "candle.x.A.1m", "candle.x.A.5m", "private-account.x.P"]),
+    ],
+)
+def test_a_gap_goes_to_the_data_it_qualifies(relay, gap, channels):
+    client = relay.client()
+    held = ["quote.x.A", "quote.x.B", "quote.y.A", "candle.x.A.1m", "candle.x.A.5m", "private-account.x.P", "status.x"]
+    for channel in [*held, "private-account.x.Q", *(["quote.all.A"] if "quote.all.A" in channels else [])]:
+        client.subscribe(channel)
+    relay.publish(Gap(refill="none", reason="test", **gap), account="P")
+    assert sorted(m["channel"] for m in client.take()) == sorted(channels)
+
+
+def test_a_gap_on_nothing_begins_no_topic(relay):
+    relay.publish(Gap(of="quote", symbol="A", refill="none", reason="test"))
+    assert relay.hub.snapshot()["streams"] == []
+
+
+def test_policies_and_what_conflates():
+    trade = PublicTrade(symbol="A", price="1", quantity="1")
+    alert = Alert(id="1", symbol="A", condition="above", target_price="1", status="set")
+    assert policy_of(quote()) is policy_of(bar()) is policy_of(Account(event="BALANCE_UPDATED")) is Policy.CONFLATE
+    assert policy_of(trade) is policy_of(alert) is Policy.GAP
+    assert policy_of(order()) is policy_of(Connection(event="FAILED")) is Policy.NEVER_DROP
+    assert policy_of(Account(event="MARGIN_CALL")) is Policy.NEVER_DROP
+    assert conflation_key(bar("2025-01-15T10:30:00Z")) != conflation_key(bar("2025-01-15T10:31:00Z"))
+    facts = [Reference(symbol="A", name=name) for name in ("funding", "mark_price")]
+    assert conflation_key(facts[0]) != conflation_key(facts[1])
+
+
+def test_a_slow_subscriber_of_a_merged_stream_keeps_the_latest_of_each_provider(relay):
+    client = relay.client()
+    client.subscribe("quote.all.BTC-USDT")
+    client.slow = True
+    for number in range(3):
+        relay.publish(quote(f"{number}"), "x")
+        relay.publish(quote(f"{number}"), "y")
+        client.take()
+    client.slow = False
+    got = [(m["data"]["provider"], m["data"]["quote"]["bid"]) for m in client.take()]
+    assert sorted(got) == [("x", "2"), ("y", "2")]
+    assert relay.hub.snapshot()["dropped"] == {"conflate": 4}
+
+
+def test_a_slow_subscribers_gap_names_the_lost_numbers(relay_of):
+    from relay.hub.outbox import OutboxLimits
+
+    relay = relay_of(outbox=OutboxLimits(messages=2))
+    client = relay.client()
+    client.subscribe("public_trade.x.A")
+    client.slow = True
+    for _ in range(5):
+        relay.publish(PublicTrade(symbol="A", price="1", quantity="1"))
+    client.take()
+    client.slow = False
+    gap, *trades = client.take()
+    assert gap["event"] == "gap"
+    assert gap["data"] | {"id": ""} == {
+        "type": "gap",
+        "of": "public_trade",
+        "symbol": "A",
+        "from": 1,
+        "to": 3,
+        "refill": "none",
+        "reason": "slow_subscriber",
+        "provider": "x",
+        "id": "",
+        "received_at": "2025-01-15T10:30:00.120Z",
+        "seq": 3,
+    }
+    assert [m["data"]["seq"] for m in trades] == [4, 5]
+
+
+def test_what_nobody_asks_for_is_forgotten(relay):
+    relay.publish(quote())
+    assert len(relay.hub.snapshot()["streams"]) == 1
+    relay.tick(299)
+    relay.tick(31)
+    assert relay.hub.snapshot()["streams"] == []
+
+
+def test_pinned_streams_are_kept(relay_of):
+    relay = relay_of(pinned=[Stream("x", Topic(kind="quote", symbol="BTC/USDT"))])
+    relay.publish(quote())
+    relay.tick(10_000)
+    assert relay.client().subscribe("cache-quote.x.BTC-USDT").names == ["subscription_succeeded", "quote"]
+
+
+def test_apps_cannot_publish_on_streams(relay):
+    from relay.pusher.errors import ProtocolError
+
+    client = relay.client()
+    client.subscribe("quote.x.A")
+    with pytest.raises(ProtocolError, match=r"quote\.x\.A") as refused:
+        relay.hub.trigger("1", ["fine", "quote.x.A"], "quote", "{}", now=relay.now)
+    assert refused.value.status == 403
+    assert client.take() == []

@@ -1,0 +1,246 @@
+"""No loss over a reconnect: resume, rewind, cached values, and the order of it all."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.hub.history import Entry, HistoryLimits, Missed, Ring
+from relay.hub.outbox import Policy
+from relay.model.events import PublicTrade, Quote, Staleness
+from relay.pusher.actions import Position
+
+
+def quote(bid="1", symbol="A"):
+    return Quote(symbol=symbol, bid=bid)
+
+
+def position(messages):
+    """The position a subscription that asked for ids was told."""
+    data = messages[0]["data"]
+    return {"epoch": data["epoch"], "seq": data["seq"]}
+
+
+def entry(seq, at=0.0, size=10):
+    return Entry(seq, f"id-{seq}", at, b"", b"x" * size, Policy.GAP)
+
+
+# The ring ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 40)), max_size=30), st.integers(0, 31), st.floats(0, 10))
+def test_a_ring_gives_exactly_what_follows_or_says_what_is_lost(published, after, later):
+    limits = HistoryLimits(events=8, age=10, bytes=100)
+    ring, now, all_of_them = Ring("e", limits), 0.0, []
+    for seq, (wait, size) in enumerate(published, start=1):
+        now += wait
+        all_of_them.append(entry(seq, now, size))
+        ring.append(all_of_them[-1])
+    now += later
+    kept = ring.newest(len(published), now)
+    assert kept == all_of_them[len(published) - len(kept) :]
+    assert len(kept) <= limits.events
+    assert sum(len(one.tail) for one in kept) <= limits.bytes
+    assert all(one.at + limits.age > now for one in kept)
+    if len(published) - len(kept) <= after <= len(published):
+        assert ring.after(Position("e", after), now) == all_of_them[after:]
+        return
+    with pytest.raises(Missed) as lost:
+        ring.after(Position("e", after), now)
+    assert lost.value.reason == ("position_ahead" if after > len(published) else "position_expired")
+    assert lost.value.position == Position("e", len(published))
+
+
+def test_a_ring_that_skips_is_at_the_new_position_with_nothing_behind_it():
+    ring = Ring("e", HistoryLimits())
+    ring.append(entry(1))
+    ring.skip(2)
+    ring.append(entry(3))
+    assert [one.seq for one in ring.after(Position("e", 2), 0.0)] == [3]
+    with pytest.raises(Missed, match="position_expired"):
+        ring.after(Position("e", 1), 0.0)
+
+
+def test_a_ring_with_missing_numbers_does_not_pretend_to_reach_over_them():
+    ring = Ring("e", HistoryLimits(), start=10)
+    assert ring.position == Position("e", 10)
+    ring.append(entry(11))
+    ring.append(entry(14))
+    assert [one.seq for one in ring.after(Position("e", 13), 0.0)] == [14]
+    with pytest.raises(Missed, match="position_expired"):
+        ring.after(Position("e", 11), 0.0)
+
+
+# Subscribing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["public_trade.x.A", "private-public_trade.x.A", "public_trade.all.A"])
+def test_who_comes_back_gets_what_it_missed_in_order_and_nothing_twice(relay, channel):
+    client = relay.client()
+    at = position(client.subscribe(channel, ids=True))
+    for _ in range(3):
+        relay.publish(PublicTrade(symbol="A", price="1", quantity="1"))
+    seen = client.take().seqs
+    client.gone()
+    for _ in range(4):
+        relay.publish(PublicTrade(symbol="A", price="1", quantity="1"))
+    back = relay.client()
+    got = back.subscribe(channel, resume={"epoch": at["epoch"], "seq": seen[-1]})
+    relay.publish(PublicTrade(symbol="A", price="1", quantity="1"))
+    assert got.names[0] == "subscription_succeeded"
+    assert got.names[-1] == "tickrelay:resume_succeeded"
+    assert got[-1]["data"] == {"epoch": at["epoch"], "seq": 7, "replayed": 4}
+    assert got.of("public_trade").seqs + back.take().seqs == [4, 5, 6, 7, 8]
+
+
+@given(st.lists(st.sampled_from(["publish", "drop", "return"]), max_size=40))
+def test_over_any_number_of_reconnects_every_number_comes_once_in_order(relay_of, steps):
+    relay = relay_of()
+    client = relay.client()
+    at = position(client.subscribe("quote.x.A", ids=True))
+    seen, published = [], 0
+    for step in [*steps, "return"]:
+        if step == "publish":
+            relay.publish(quote())
+            published += 1
+        elif step == "drop" and client is not None:
+            seen += client.take().of("quote").seqs
+            client.gone()
+            client = None
+        elif step == "return" and client is None:
+            client = relay.client()
+            last = {"epoch": at["epoch"], "seq": seen[-1] if seen else at["seq"]}
+            seen += client.subscribe("quote.x.A", resume=last).of("quote").seqs
+    seen += client.take().of("quote").seqs
+    assert seen == list(range(1, published + 1))
+
+
+def test_a_depth_resume_is_deltas_without_a_snapshot(relay):
+    from relay.model.events import Depth
+
+    def delta(price, snapshot=False):
+        return Depth(symbol="A", bids=[(price, "1")], asks=[], snapshot=snapshot)
+
+    client = relay.client()
+    at = position(client.subscribe("depth.x.A", ids=True))
+    relay.publish(delta("1", snapshot=True))
+    client.gone()
+    relay.publish(delta("2"))
+    got = relay.client().subscribe("depth.x.A", resume=at | {"seq": 1})
+    assert [m["data"]["depth"]["snapshot"] for m in got.of("depth")] == [False]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"epoch": "other"}, "epoch_changed"),
+        ({"seq": 9}, "position_ahead"),
+        ({"seq": 0}, "position_expired"),
+    ],
+)
+def test_what_is_lost_is_said_with_the_position_to_go_on_from(relay_of, change, reason):
+    relay = relay_of(history=HistoryLimits(events=2))
+    client = relay.client()
+    at = position(client.subscribe("cache-quote.x.A", ids=True))
+    for number in range(3):
+        relay.publish(quote(f"{number}"))
+    got = relay.client().subscribe("cache-quote.x.A", resume=at | change)
+    assert got.names == ["subscription_succeeded", "tickrelay:resume_failed", "quote"]
+    assert got[1]["data"] == {"reason": reason, "epoch": at["epoch"], "seq": 3}
+    assert got[2]["data"]["quote"]["bid"] == "2"
+
+
+def test_without_history_every_resume_fails_and_says_so(relay_of):
+    relay = relay_of(history=HistoryLimits(events=0))
+    at = position(relay.client().subscribe("quote.x.A", ids=True))
+    got = relay.client().subscribe("quote.x.A", resume=at)
+    assert got[1]["data"] == {"reason": "history_disabled"}
+
+
+def test_a_topic_that_was_forgotten_is_not_mistaken_for_its_successor(relay):
+    client = relay.client()
+    at = position(client.subscribe("news", ids=True))
+    relay.trigger("news")
+    client.gone()
+    relay.tick(2000)
+    got = relay.client().subscribe("news", resume=at | {"seq": 1}, ids=True)
+    assert got.names == ["subscription_succeeded", "tickrelay:resume_failed"]
+    assert got[1]["data"]["reason"] == "epoch_changed"
+
+
+def test_what_nobody_heard_for_too_long_is_expired_not_silently_skipped(relay):
+    client = relay.client()
+    at = position(client.subscribe("quote.x.A", ids=True))
+    client.gone()
+    relay.now += 200
+    relay.publish(quote())
+    relay.now += 200
+    relay.publish(quote())
+    relay.publish(quote())
+    got = relay.client().subscribe("quote.x.A", resume=at)
+    assert got[1]["data"]["reason"] == "position_expired"
+
+
+def test_ids_stand_beside_the_data_of_an_applications_events_only_for_who_asked(relay):
+    plain, asking = relay.client(), relay.client()
+    assert plain.subscribe("news")[0]["data"] == {}
+    assert asking.subscribe("news", ids=True)[0]["data"].keys() == {"epoch", "seq"}
+    relay.trigger("news", data="text")
+    message = {"event": "news", "channel": "news", "data": "text"}
+    assert plain.take() == [message]
+    assert asking.take() == [message | {"id": "run-1", "seq": 1}]
+
+
+def test_an_applications_channel_resumes_and_rewinds(relay):
+    client = relay.client()
+    at = position(client.subscribe("private-room", ids=True))
+    for number in range(3):
+        relay.trigger("private-room", data=f"{number}")
+    got = relay.client().subscribe("private-room", resume=at | {"seq": 1}, ids=True)
+    assert [(m["seq"], m["data"]) for m in got.of("news")] == [(2, "1"), (3, "2")]
+    assert "seq" not in got[0]["data"]  # not before what was missed has come
+    got = relay.client().subscribe("private-room", rewind=2)
+    assert [m["data"] for m in got.of("news")] == ["1", "2"]
+
+
+def test_a_cache_channel_gives_the_last_server_event_for_its_time(relay_of, app_of):
+    relay = relay_of(app_of(cache_ttl=60))
+    relay.trigger("cache-news", data="old")
+    relay.trigger("cache-news", data="new")
+    assert [m.get("data") for m in relay.client().subscribe("cache-news")] == [{}, "new"]
+    relay.tick(61)
+    assert relay.client().subscribe("cache-news").names == ["subscription_succeeded", "cache_miss"]
+
+
+def test_a_cache_miss_is_told_to_the_server_once_until_something_comes(relay):
+    clients = [relay.client() for _ in range(3)]
+    for client in clients[:2]:
+        client.subscribe("cache-news")
+    relay.trigger("cache-news")
+    clients[2].subscribe("cache-news")
+    assert relay.names_told == ["channel_occupied", "cache_miss"]
+
+
+@pytest.mark.parametrize("channel", ["quote.x.A", "cache-quote.x.A", "quote.all.A", "cache-quote.all.A"])
+def test_a_newcomer_is_told_that_the_data_are_stale(relay, channel):
+    relay.publish(quote())
+    relay.publish(Staleness(event="STALE", symbols=["A"], of="quote"))
+    relay.publish(quote(), "y")
+    got = relay.client().subscribe(channel).of("staleness")
+    assert [(m["data"]["provider"], m["data"]["event"]) for m in got] == [("x", "STALE")]
+    relay.publish(Staleness(event="FRESH", symbols=["A"], of="quote"))
+    assert relay.client().subscribe(channel).of("staleness") == []
+
+
+def test_history_for_the_http_api(relay):
+    for number in range(4):
+        relay.trigger("room", data=f"{number}")
+    page = relay.hub.history("1", "room", None, 2, relay.now)
+    assert [event["data"] for event in page.events] == ["2", "3"]
+    page = relay.hub.history("1", "room", Position(page.position.epoch, 1), 2, relay.now)
+    assert page.events == [
+        {"event": "news", "data": "1", "id": "run-2", "seq": 2},
+        {"event": "news", "data": "2", "id": "run-3", "seq": 3},
+    ]
+    assert (page.more, page.position.seq) == (True, 4)
+    with pytest.raises(Missed, match="position_ahead"):
+        relay.hub.history("1", "room", Position(page.position.epoch, 5), 2, relay.now)
