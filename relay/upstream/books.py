@@ -1,0 +1,251 @@
+"""The book keeper: order books that never show a delta before its snapshot, nor across a hole.
+
+A book is COLLECTING until a snapshot joins it: deltas are held back, the oldest given up when there are too many. The
+snapshot (on the stream, or fetched) covers everything up to its ``last_seq`` = L. Held deltas with ``last_seq`` <= L are
+contained in it and dropped. Where sequence numbers have no holes the first one left must reach across L:
+``first_seq`` <= L + 1 <= ``last_seq``; otherwise the snapshot is too old, it is not shown, and another one is asked for.
+(This is the procedure Binance documents under "How to manage a local order book correctly".) A delta that overlaps the
+snapshot is published as it is: sizes are absolute, so applying a part twice changes nothing.
+
+A LIVE book publishes deltas as they come. A hole in contiguous numbers, or a checksum that does not match, publishes a
+`Gap` in the place of what is missing and makes that one symbol COLLECTING again. Numbers with holes by design (times, as
+Bitstamp's) only say what a snapshot contains. A snapshot on the stream always replaces the book; a fetched one that the
+book is already past does not.
+
+For a provider whose books come as whole snapshots nothing is ever collected; one delta from it would wait for a snapshot
+like any other.
+"""
+
+import enum
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from attrs import Factory, define, frozen
+
+from relay.adapter import Book, Session
+from relay.model.enums import Refill
+from relay.model.events import Depth, Gap, Level
+
+#: What an adapter may provide: (bids, asks), best first, to the text the provider's checksum must be.
+Checksum = Callable[[Sequence[Level], Sequence[Level]], str]
+
+
+class Phase(enum.Enum):
+    COLLECTING = "collecting"
+    LIVE = "live"
+
+
+@define(eq=False)
+class Levels:
+    """One side of a book, kept only where a checksum has to be computed."""
+
+    descending: bool
+    sizes: dict[str, str] = Factory(dict)
+
+    def apply(self, levels: Sequence[Level]) -> None:
+        """Set absolute sizes; a size of zero removes its level, however the price is written."""
+        for price, size in levels:
+            if Decimal(size) == 0:
+                self.sizes.pop(price, None)
+            else:
+                self.sizes[price] = size
+
+    def best(self, limit: int | None) -> list[Level]:
+        """The levels, best first; those beyond ``limit`` are forgotten, as a provider with a fixed depth does."""
+        ordered = sorted(self.sizes.items(), key=lambda level: Decimal(level[0]), reverse=self.descending)[:limit]
+        if len(ordered) < len(self.sizes):
+            self.sizes = dict(ordered)
+        return ordered
+
+
+@define(eq=False)
+class _Book:
+    symbol: str
+    held: deque[Depth]
+    phase: Phase = Phase.COLLECTING
+    covered: int | None = None
+    last: int | None = None
+    bids: Levels = Factory(lambda: Levels(descending=True))
+    asks: Levels = Factory(lambda: Levels(descending=False))
+
+
+@frozen
+class Kept:
+    """What the keeper makes of one event.
+
+    Attributes:
+        out: what is to be published now, in order.
+        snapshot_of: the symbol that needs a snapshot now, if any.
+    """
+
+    out: tuple[Depth | Gap, ...] = ()
+    snapshot_of: str | None = None
+
+
+_HELD = Kept()
+_MISMATCH = "the provider's checksum does not match the book"
+
+
+class Books:
+    """The books of one session.
+
+    Args:
+        session: its declaration of ``book`` and ``sequence``.
+        buffer: how many deltas may wait for one book's snapshot.
+        checksum: the provider's algorithm, if it sends checksums and the adapter knows it.
+        levels: the fixed number of levels the provider keeps, None when there is no limit.
+    """
+
+    def __init__(
+        self, session: Session, *, buffer: int = 5000, checksum: Checksum | None = None, levels: int | None = None
+    ) -> None:
+        self._contiguous = session.sequence.scope == "topic" and session.sequence.contiguous
+        self._fetched = session.book is Book.FETCHED
+        self._buffer = buffer
+        self._checksum = checksum
+        self._limit = levels
+        self._books: dict[str, _Book] = {}
+        #: Deltas that were not published, by reason. What is still held back is not among them.
+        self.dropped: Counter[str] = Counter()
+
+    def open(self, symbol: str) -> None:
+        """The depth of ``symbol`` is being subscribed: collect until its snapshot comes."""
+        self.close(symbol)
+        self._books[symbol] = _Book(symbol, deque())
+
+    def close(self, symbol: str) -> None:
+        """The depth of ``symbol`` is no longer subscribed."""
+        book = self._books.pop(symbol, None)
+        if book is not None:
+            self._drop(book.held, "book_closed")
+
+    def close_all(self) -> None:
+        """The connection is gone; no book of it is of any use."""
+        for symbol in list(self._books):
+            self.close(symbol)
+
+    def collecting(self, symbol: str) -> bool:
+        """Whether ``symbol`` waits for a snapshot."""
+        book = self._books.get(symbol)
+        return book is not None and book.phase is Phase.COLLECTING
+
+    @property
+    def held(self) -> int:
+        """Deltas that wait for a snapshot."""
+        return sum(len(book.held) for book in self._books.values())
+
+    def offer(self, depth: Depth) -> Kept:
+        """Take a depth event of the stream or of a fetched snapshot; say what is to be published."""
+        book = self._books.get(depth.symbol)
+        if book is None:
+            self.dropped["unwanted"] += 1
+            return _HELD
+        if depth.snapshot:
+            return self._snapshot(book, depth)
+        if book.phase is Phase.COLLECTING:
+            return self._hold(book, depth)
+        return self._delta(book, depth)
+
+    def lost(self, symbol: str, reason: str, from_seq: int | None = None, to_seq: int | None = None) -> Kept:
+        """Something of a live book is missing: publish a gap here and collect until the next snapshot."""
+        book = self._books.get(symbol)
+        if book is None or book.phase is Phase.COLLECTING:
+            return _HELD
+        self._drop(book.held, "book_closed")
+        self._books[symbol] = _Book(symbol, deque())
+        gap = Gap(of="depth", symbol=symbol, from_seq=from_seq, to_seq=to_seq, refill=Refill.SNAPSHOT, reason=reason)
+        return Kept((gap,), symbol)
+
+    def _hold(self, book: _Book, delta: Depth) -> Kept:
+        if len(book.held) >= self._buffer:
+            book.held.popleft()
+            self.dropped["book_buffer"] += 1
+        book.held.append(delta)
+        return Kept((), book.symbol) if len(book.held) == 1 else _HELD
+
+    def _snapshot(self, book: _Book, snapshot: Depth) -> Kept:
+        covered = snapshot.last_seq
+        if self._fetched and covered is not None and book.last is not None and covered < book.last:
+            self.dropped["snapshot_too_old"] += 1
+            return _HELD
+        pending = [delta for delta in book.held if covered is not None and not _contained(delta, covered)]
+        if pending and self._contiguous and covered is not None and _first(pending[0], covered) > covered + 1:
+            self.dropped["snapshot_too_old"] += 1
+            return Kept((), book.symbol)
+        self.dropped["in_snapshot"] += len(book.held) - len(pending)
+        book.held.clear()
+        book.bids, book.asks = Levels(descending=True), Levels(descending=False)
+        if not self._sums_up(book, snapshot):
+            self.dropped["checksum"] += 1
+            book.held.extend(pending)
+            return self.lost(book.symbol, _MISMATCH) if book.phase is Phase.LIVE else Kept((), book.symbol)
+        book.phase, book.covered, book.last = Phase.LIVE, covered, covered
+        return self._joined(book, snapshot, pending)
+
+    def _joined(self, book: _Book, snapshot: Depth, pending: Sequence[Depth]) -> Kept:
+        """Publish the snapshot and the deltas held behind it; a hole among those is a hole like any other."""
+        out: list[Depth | Gap] = [snapshot]
+        for position, delta in enumerate(pending):
+            kept = self._delta(book, delta)
+            out += kept.out
+            if kept.snapshot_of is not None:
+                self._books[book.symbol].held.extend(pending[position + 1 :])
+                return Kept(tuple(out), kept.snapshot_of)
+        return Kept(tuple(out))
+
+    def _delta(self, book: _Book, delta: Depth) -> Kept:
+        last = delta.last_seq
+        if last is not None:
+            if book.covered is not None and last <= book.covered:
+                self.dropped["in_snapshot"] += 1
+                return _HELD
+            if self._contiguous and book.last is not None:
+                if last <= book.last:
+                    self.dropped["repeated"] += 1
+                    return _HELD
+                first = _first(delta, book.last)
+                if first > book.last + 1:
+                    return self._broken(book, delta, "sequence numbers are missing", book.last + 1, first - 1)
+            book.last = last
+        if not self._sums_up(book, delta):
+            self.dropped["checksum"] += 1
+            return self.lost(book.symbol, _MISMATCH)
+        return Kept((delta,))
+
+    def _broken(self, book: _Book, delta: Depth, reason: str, from_seq: int, to_seq: int) -> Kept:
+        """Announce the hole before ``delta``, which waits for the next snapshot."""
+        kept = self.lost(book.symbol, reason, from_seq, to_seq)
+        self._books[book.symbol].held.append(delta)
+        return kept
+
+    def _sums_up(self, book: _Book, depth: Depth) -> bool:
+        """Apply ``depth`` and compare the provider's checksum, where there is one and it can be computed."""
+        if self._checksum is None:
+            return True
+        book.bids.apply(depth.bids)
+        book.asks.apply(depth.asks)
+        bids, asks = book.bids.best(self._limit), book.asks.best(self._limit)
+        return depth.checksum is None or self._checksum(bids, asks) == depth.checksum
+
+    def _drop(self, deltas: deque[Depth], reason: str) -> None:
+        if deltas:
+            self.dropped[reason] += len(deltas)
+            deltas.clear()
+
+    def status(self) -> dict[str, Any]:
+        """Counts of books, those that wait for a snapshot, and the deltas held back."""
+        waiting = [book.symbol for book in self._books.values() if book.phase is Phase.COLLECTING]
+        return {"books": len(self._books), "collecting": waiting, "held": self.held}
+
+
+def _contained(delta: Depth, covered: int) -> bool:
+    return delta.last_seq is not None and delta.last_seq <= covered
+
+
+def _first(delta: Depth, before: int) -> int:
+    """The first number a delta covers; one that has only ``last_seq`` covers that one alone, one without follows on."""
+    if delta.first_seq is not None:
+        return delta.first_seq
+    return before + 1 if delta.last_seq is None else delta.last_seq

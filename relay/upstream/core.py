@@ -1,0 +1,174 @@
+"""What the parts of one session share: the moment, the state machines, and the ways to publish, write and wake.
+
+The parts (`inbound`, `subscriptions`, `trading`, `signals`) know this and not each other; the session machine puts them
+together and owns the life of the connection.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attrs import frozen
+
+from relay.adapter import Adapter, Context, Fetch, Outgoing
+from relay.model.enums import RateLimitEvent
+from relay.model.events import Error, Event, RateLimit, Stamp
+from relay.model.times import from_micros
+from relay.upstream.accounts import Fills, States
+from relay.upstream.books import Books
+from relay.upstream.calls import Calls
+from relay.upstream.ledger import Ledger
+from relay.upstream.liveness import Topics
+from relay.upstream.outbound import Outbound, Purpose
+from relay.upstream.pacing import Budget
+from relay.upstream.renewal import Renewal
+from relay.upstream.tally import Tally
+from relay.upstream.templates import Redactor, TemplateError
+from relay.upstream.turns import Moment, Output, Rearm
+
+Publish = Callable[[Event, Stamp], None]
+
+
+@frozen(kw_only=True)
+class SessionSettings:
+    """What an operator may set for a session. Durations are seconds.
+
+    Attributes:
+        linger: how long a topic nobody needs stays subscribed.
+        command_within: deadline of a command that names none.
+        book_buffer: how many deltas may wait for one book's snapshot.
+    """
+
+    linger: float = 30.0
+    command_within: float = 10.0
+    book_buffer: int = 5000
+
+
+class Core:
+    """The shared parts of one session.
+
+    Args:
+        after: the session this one replaces; its budgets, memories and topics are taken over.
+
+    Attributes:
+        adapter: the instance of the present connection, None between connections.
+        at: the moment of the input being handled.
+        stamp: the stamp of everything published at that moment.
+        up: whether the provider takes subscriptions and commands now.
+    """
+
+    def __init__(
+        self,
+        adapter_class: type[Adapter],
+        context: Context,
+        publish: Publish,
+        settings: SessionSettings,
+        after: "Core | None" = None,
+    ) -> None:
+        declared = adapter_class.session
+        self.adapter_class = adapter_class
+        self.declared = declared
+        self.context = context
+        self.settings = settings
+        self.budget: Budget = Budget(declared.limits) if after is None else after.budget
+        self.fills: Fills = Fills() if after is None else after.fills
+        self.states: States = States() if after is None else after.states
+        self.ledger = Ledger(
+            per_frame=declared.topics_per_frame, linger=settings.linger, ack_within=declared.ack_within
+        )
+        if after is not None:
+            self.ledger.adopt(after.ledger)
+        self.topics = Topics(declared)
+        self.books = Books(
+            declared,
+            buffer=settings.book_buffer,
+            checksum=getattr(adapter_class, "checksum", None),
+            levels=getattr(adapter_class, "checksum_levels", None),
+        )
+        self.calls = Calls()
+        self.renewal = Renewal(declared.token_lifetime)
+        self.tally = Tally()
+        self.redact = Redactor(context)
+        self.outbound = Outbound(declared, context, self.budget)
+        self.adapter: Adapter | None = None
+        self.up = False
+        self.begin(Moment(0.0, 0))
+        self._publish = publish
+        self._out: list[Output] = []
+        self._rearmed = False
+
+    def begin(self, at: Moment) -> None:
+        """What happens from here on happens at this moment."""
+        self.at = at
+        self.stamp = Stamp(
+            provider=self.context.provider,
+            account=self.context.account,
+            received_at=from_micros(at.unix_ns // 1000),
+        )
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+
+    def provided(self, event: Event) -> None:
+        """Publish an event of the provider's."""
+        self.tally.published += 1
+        self._publish(event, self.stamp)
+
+    def publish(self, event: Event) -> None:
+        """Publish an event of the relay's own."""
+        self.tally.raised += 1
+        self._publish(event, self.stamp)
+
+    def error(self, code: str, message: str, **details: Any) -> None:
+        """Publish an `error` event, redacted."""
+        self.publish(Error(code=code, message=self.redact(message), details=details or None))
+
+    def put(self, *outputs: Output) -> None:
+        """Have the shell do this."""
+        self._out += outputs
+
+    def rearm(self) -> None:
+        """A deadline may have come nearer, or something may be ready to be sent."""
+        self._rearmed = True
+
+    @property
+    def restless(self) -> bool:
+        """Whether the input being handled led to anything but events."""
+        return self._rearmed or bool(self._out)
+
+    def taken(self, *, rearm: bool = False) -> list[Output]:
+        """The outputs so far, handed over; with ``rearm``, and the news that there may be a nearer deadline."""
+        out, self._out, self._rearmed = self._out, [], False
+        if rearm:
+            out.append(Rearm())
+        return out
+
+    # --- what several parts do ---------------------------------------------------------------------------------------
+
+    def at_once(self, writings: Iterable[str | Fetch], purpose: Purpose = Purpose.OTHER) -> None:
+        """Send what cannot wait; the budget is charged, not asked."""
+        if self.adapter is None:
+            return
+        try:
+            self.put(*self.outbound.now(self.adapter, writings, purpose, self.at.now))
+        except TemplateError as error:
+            self.error("template", str(error))
+
+    def encode(self, outgoing: Outgoing) -> list[str | Fetch]:
+        """What the adapter writes for ``outgoing``; nothing, and an `error` event, when it raises."""
+        if self.adapter is None:
+            return []
+        try:
+            return list(self.adapter.encode(outgoing))
+        except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
+            self.error("encode_failed", f"{type(outgoing).__name__}: {type(error).__name__}: {error}")
+            return []
+
+    def limited(self, retry_after: float | None) -> None:
+        """The provider says that a limit was hit: nothing is asked for a while."""
+        wait = max(self.budget.window("call"), 1.0) if retry_after is None else retry_after
+        self.budget.pause(("frame", "interest", "call", "http"), self.at.now + wait)
+        self.publish(RateLimit(event=RateLimitEvent.RATE_LIMIT_HIT, reset_at=self.later(wait)))
+        self.rearm()
+
+    def later(self, seconds: float) -> str:
+        """The wall time ``seconds`` from now, as text."""
+        return from_micros((self.at.unix_ns + int(seconds * 1e9)) // 1000)

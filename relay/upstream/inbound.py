@@ -1,0 +1,151 @@
+"""What came in: an adapter's events are checked, kept in order, counted and published; its signals go to the session.
+
+A message is decoded whole before any of it is used: what raises is one Unknown and publishes nothing. Each event then
+takes the shortest way its kind allows. A market event costs two dictionary look-ups (its subscription, its clock) before
+it is published; depth passes the book keeper, fills and account states their memories. Events go out through the
+``publish`` callable, in order, instead of as output objects: this is the path every message takes.
+"""
+
+from collections.abc import Iterable
+
+import attrs
+
+from relay.adapter import Adapter, Answer, Fetch, Unknown
+from relay.model.enums import StalenessEvent
+from relay.model.events import KINDS, Account, AccountScoped, Depth, Event, Order, Position, Trade
+from relay.upstream.core import Core
+from relay.upstream.ledger import Key, Standing, event_key
+from relay.upstream.outbound import Job
+from relay.upstream.signals import Handlers
+from relay.upstream.subscriptions import Subscriptions, staleness
+from relay.upstream.tally import SAMPLE_SIZE, Sample
+from relay.upstream.turns import Sampled
+
+
+class Inbound:
+    """The reading half of a session."""
+
+    def __init__(self, core: Core, subscriptions: Subscriptions) -> None:
+        self._core = core
+        self._subscriptions = subscriptions
+        self._account = core.context.account
+        self._tally = core.tally
+        self._entry_of = core.ledger.find
+        self._watch_of = core.topics.find
+        self._reconciling = False
+        self._handlers: Handlers = dict.fromkeys(KINDS.values(), self._event)
+        self._handlers |= {Depth: self._depth, Trade: self._fill, Unknown: self._unknown}
+        self._handlers |= dict.fromkeys((Order, Position, Account), self._state)
+
+    def handle(self, handlers: Handlers) -> None:
+        """Have signals handled so."""
+        self._handlers |= handlers
+
+    def decode(self, adapter: Adapter, raw: str) -> None:
+        """Take one message."""
+        self._tally.messages += 1
+        try:
+            items = list(adapter.decode(raw))
+        except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a message concerns that message alone
+            self.unknown(raw, f"{type(error).__name__}: {error}")
+            return
+        self._take(items)
+
+    def answer(self, job: Job, answer: Answer, *, reconciling: bool = False) -> None:
+        """Take one HTTP answer, read by the adapter that made the request.
+
+        When ``reconciling``, only what differs from the last known state is published.
+        """
+        if not isinstance(job.writing, Fetch):
+            return
+        tag = job.writing.tag
+        self._tally.messages += 1
+        try:
+            items = list(job.adapter.fetched(tag, answer))
+        except Exception as error:  # noqa: BLE001 - as in decode
+            self.unknown(answer.text, f"answer to {tag!r}: {type(error).__name__}: {error}")
+            return
+        self._reconciling = reconciling
+        try:
+            self._take(items)
+        finally:
+            self._reconciling = False
+
+    def _take(self, items: Iterable[object]) -> None:
+        for item in items:
+            handler = self._handlers.get(type(item))
+            if handler is None:
+                self.unknown(repr(item), f"the adapter yielded a {type(item).__name__}")
+            else:
+                handler(item)
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _event(self, event: Event) -> None:
+        self._tally.received += 1
+        self._send(event, event_key(event, self._account))
+
+    def _send(self, event: Event, key: Key) -> None:
+        self._seen(key)
+        self._core.provided(event)
+
+    def _seen(self, key: Key) -> None:
+        """Data of this topic came and is about to be published."""
+        entry = self._entry_of(key)
+        if entry is not None:
+            entry.flowed = True
+            if entry.standing is not Standing.CONFIRMED and entry.standing is not Standing.WANTED:
+                self._subscriptions.confirmed_by_data(entry)
+        watch = self._watch_of(key)
+        if watch is not None and self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):
+            self._core.publish(staleness(watch, StalenessEvent.FRESH))
+
+    def _depth(self, depth: Depth) -> None:
+        self._tally.received += 1
+        symbol = depth.symbol
+        kept = self._core.books.offer(depth)
+        for event in kept.out:
+            if isinstance(event, Depth):
+                self._send(event, ("depth", symbol))
+            else:
+                self._core.publish(event)
+        if kept.snapshot_of is not None or (kept.out and isinstance(kept.out[0], Depth) and kept.out[0].snapshot):
+            self._subscriptions.kept(symbol, kept)
+
+    def _fill(self, fill: Trade) -> None:
+        self._tally.received += 1
+        if self._core.fills.is_new(fill, self._account):
+            self._send(self._marked(fill), ("account", fill.account or self._account))
+        else:
+            self._tally.deduped += 1
+
+    def _state(self, event: Order | Position | Account) -> None:
+        self._tally.received += 1
+        changed = self._core.states.changes(event, self._account)
+        if changed or not (self._reconciling or event.reconciled):
+            self._send(self._marked(event), ("account", event.account or self._account))
+        else:
+            self._tally.deduped += 1
+
+    def _marked(self, event: AccountScoped) -> AccountScoped:
+        return attrs.evolve(event, reconciled=True) if self._reconciling else event
+
+    # --- what was not understood -------------------------------------------------------------------------------------
+
+    def _unknown(self, unknown: Unknown) -> None:
+        self.unknown(unknown.raw if isinstance(unknown.raw, str) else repr(unknown.raw), unknown.why)
+
+    def unknown(self, raw: str, why: str) -> None:
+        """Count and keep one message, or a part of one, that was not understood."""
+        sample = Sample(
+            self._core.redact(raw[: 2 * SAMPLE_SIZE])[:SAMPLE_SIZE],
+            self._core.redact(why)[:500],
+            self._core.stamp.received_at,
+        )
+        share = self._tally.not_understood(sample, self._core.declared.unknown_share)
+        self._core.put(Sampled(sample.raw, sample.why))
+        if share is not None:
+            message = (
+                f"{share:.1%} of the last messages were not understood; the last: {sample.why or sample.raw[:200]}"
+            )
+            self._core.error("unknown_messages", message, unknown=self._tally.unknown)

@@ -1,0 +1,202 @@
+"""Budgets: nothing is sent before the provider's limits allow it, and orders go before subscriptions.
+
+A `Budget` holds a gauge for every declared `Rate`; HTTP requests and WebSocket frames of one account draw from the same
+ones. A rate with a ``burst`` is a token bucket; one without is a sliding window, because a full bucket that refills would
+let twice the count through within one window. A `Queue` keeps what waits: items go out in the order of their lane, first
+in first out within it, and an item that has to wait holds back everything behind it that would draw from the same gauges.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import inf
+from typing import Any, Generic, TypeVar
+
+from attrs import frozen
+
+from relay.adapter import Rate, RateOf
+
+Item = TypeVar("Item")
+#: What one item draws: how many tokens of which rates.
+Uses = Mapping[RateOf, int]
+
+#: Float rounding must not make a deadline that has come look like it has not.
+_EPSILON = 1e-9
+
+
+class Bucket:
+    """A token bucket: full at ``burst``, refilled evenly."""
+
+    def __init__(self, rate: Rate) -> None:
+        self.per = rate.per
+        self.capacity = float(rate.burst or max(1.0, rate.count))
+        self._rate = rate.count / rate.per
+        self._tokens = self.capacity
+        self._at = -inf
+
+    def free(self, now: float) -> float:
+        """Tokens there are at ``now``."""
+        return min(self.capacity, self._tokens + (now - self._at) * self._rate) if now > self._at else self._tokens
+
+    def at(self, cost: int, now: float) -> float:
+        """When ``cost`` tokens can be taken; a cost above the capacity needs a full bucket."""
+        missing = min(cost, self.capacity) - self.free(now)
+        return now if missing <= _EPSILON else now + missing / self._rate
+
+    def take(self, cost: int, now: float) -> None:
+        """Take tokens; below zero when what could not wait was sent all the same."""
+        self._tokens = self.free(now) - cost
+        self._at = max(now, self._at)
+
+
+class Window:
+    """A sliding window: never more than ``count`` within any ``per`` seconds."""
+
+    def __init__(self, rate: Rate) -> None:
+        scale = 1.0 if rate.count >= 1 else 1 / rate.count
+        self.per = rate.per * scale
+        self.capacity = float(int(rate.count * scale))
+        self._taken: deque[tuple[float, int]] = deque()
+        self._sum = 0
+
+    def _forget(self, now: float) -> None:
+        while self._taken and self._taken[0][0] + self.per <= now + _EPSILON:
+            self._sum -= self._taken.popleft()[1]
+
+    def free(self, now: float) -> float:
+        """Tokens there are at ``now``."""
+        self._forget(now)
+        return self.capacity - self._sum
+
+    def at(self, cost: int, now: float) -> float:
+        """When ``cost`` tokens can be taken; a cost above the capacity needs an empty window."""
+        missing = min(cost, self.capacity) - self.free(now)
+        for taken_at, taken in self._taken:
+            if missing <= 0:
+                break
+            missing -= taken
+            now = taken_at + self.per
+        return now
+
+    def take(self, cost: int, now: float) -> None:
+        """Take tokens, also more than there are."""
+        self._taken.append((now, cost))
+        self._sum += cost
+
+
+@frozen
+class Low:
+    """A budget is nearly used: ``remaining`` of ``of``, all of it back ``reset_in`` seconds later at the latest."""
+
+    of: RateOf
+    remaining: int
+    reset_in: float
+
+
+class Budget:
+    """The gauges of one account. It outlives the session machine, so a restart does not make a fresh allowance."""
+
+    def __init__(self, rates: Iterable[Rate]) -> None:
+        self._gauges: dict[RateOf, list[Bucket | Window]] = {}
+        self._paused: dict[RateOf, float] = {}
+        self._warned: dict[RateOf, float] = {}
+        for rate in rates:
+            gauge = Window(rate) if rate.burst is None else Bucket(rate)
+            self._gauges.setdefault(rate.of, []).append(gauge)
+
+    def at(self, uses: Uses, now: float) -> float:
+        """When all of ``uses`` can be drawn; ``now`` when they can be at once."""
+        when = now
+        for of, cost in uses.items():
+            when = max(when, self._paused.get(of, now), *(gauge.at(cost, now) for gauge in self._gauges.get(of, ())))
+        return when
+
+    def take(self, uses: Uses, now: float) -> None:
+        """Draw ``uses``."""
+        for of, cost in uses.items():
+            for gauge in self._gauges.get(of, ()):
+                gauge.take(cost, now)
+
+    def pause(self, ofs: Iterable[RateOf], until: float) -> None:
+        """Nothing of these is to be drawn before ``until``: the provider said that its limit was hit."""
+        for of in ofs:
+            self._paused[of] = max(until, self._paused.get(of, until))
+
+    def remaining(self, of: RateOf, now: float) -> int | None:
+        """Whole tokens left of the tightest gauge; None when the provider declares no such limit."""
+        gauges = self._gauges.get(of)
+        return None if not gauges else int(max(0.0, min(gauge.free(now) for gauge in gauges)))
+
+    def window(self, of: RateOf) -> float:
+        """The longest period of this limit's gauges, 0 when there is none."""
+        return max((gauge.per for gauge in self._gauges.get(of, ())), default=0.0)
+
+    def low(self, of: RateOf, share: float, now: float) -> Low | None:
+        """Say, once per window, that less than ``share`` of a limit is left."""
+        for gauge in self._gauges.get(of, ()):
+            free = gauge.free(now)
+            if free < share * gauge.capacity and now >= self._warned.get(of, -inf):
+                self._warned[of] = now + gauge.per
+                return Low(of, int(max(0.0, free)), gauge.per)
+        return None
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Tokens left by what they count."""
+        return {of: self.remaining(of, now) for of in self._gauges}
+
+
+class Lane(enum.IntEnum):
+    """What goes first."""
+
+    CALL = 0
+    INTEREST = 1
+    FETCH = 2
+
+
+class Queue(Generic[Item]):
+    """What waits for its budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._lanes: dict[Lane, deque[tuple[Uses, Item]]] = {lane: deque() for lane in Lane}
+        self._next = inf
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    def idle(self, lane: Lane) -> bool:
+        """Whether nothing of this lane waits."""
+        return not self._lanes[lane]
+
+    def put(self, lane: Lane, uses: Uses, item: Item) -> None:
+        """Queue ``item``; `due` gives it back when it may go."""
+        self._lanes[lane].append((uses, item))
+        self._next = -inf
+
+    def due(self, now: float) -> Iterator[Item]:
+        """Take out, and charge for, everything that may go at ``now``."""
+        self._next = inf
+        held: set[RateOf] = set()
+        for lane in self._lanes.values():
+            while lane:
+                uses, item = lane[0]
+                when = self._budget.at(uses, now)
+                if when > now or not held.isdisjoint(uses):
+                    self._next = min(self._next, when) if when > now else self._next
+                    held.update(uses)
+                    break
+                lane.popleft()
+                self._budget.take(uses, now)
+                yield item
+
+    def discard(self, drop: Callable[[Item], bool]) -> list[Item]:
+        """Take out, and return, what ``drop`` says."""
+        gone = []
+        for name, lane in self._lanes.items():
+            gone += [item for _, item in lane if drop(item)]
+            self._lanes[name] = deque(entry for entry in lane if not drop(entry[1]))
+        return gone
+
+    def deadline(self) -> float:
+        """When `due` may have something."""
+        return self._next

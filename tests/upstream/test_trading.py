@@ -1,0 +1,163 @@
+"""Every command ends in exactly one reply, and an unknown fate is never called a rejection."""
+
+import pytest
+
+from relay.adapter import Answer, Rate, dumps
+from relay.model.commands import CancelOrder, GetQuote, PlaceOrder
+from relay.upstream import turns
+
+
+def order(id="c1"):
+    return PlaceOrder(id=id, symbol="S", side="BUY", order_type="MARKET", quantity="1")
+
+
+def ask(command, within=None):
+    return turns.Ask(command, within)
+
+
+def reply(r):
+    """The one event since the last call."""
+    (event,) = r.fresh()
+    return event.id, str(event.outcome), event.ok, (event.error or {}).get("code")
+
+
+@pytest.fixture()
+def r(rig):
+    r = rig(limits=(Rate(1, per=10, of="call"),), settings=None)
+    r.up(0)
+    r.fresh()
+    return r
+
+
+def quiet(r):
+    """The replies since the last call, warnings about budgets left out."""
+    return [event for event in r.fresh() if event.kind == "reply"]
+
+
+def test_accepted_and_rejected_by_the_provider(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    assert r.texts(r.do(ask(order("c1")), 1)) == [{"order": "c1"}]
+    r.say(["reply", "c1", {"order_id": "9"}, None], at=2)
+    assert reply(r) == ("c1", "accepted", True, None)
+    r.do(ask(order("c2")), 3)
+    r.say(["reply", "c2", None, {"code": "margin"}], at=4)
+    assert reply(r) == ("c2", "rejected", False, "margin")
+    r.say(["reply", "c2", {}, None], at=5)
+    assert r.fresh() == []
+    assert r.counters()["notes"] == {"unasked_reply": 1}
+
+
+def test_no_answer_within_the_deadline_is_unknown(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.do(ask(order(), 3), 1)
+    assert r.machine.deadline() == 4
+    r.tick(4)
+    assert reply(r) == ("c1", "unknown", False, "deadline")
+
+
+def test_a_lost_connection_leaves_what_was_sent_unknown(rig):
+    r = rig()
+    r.up(0)
+    r.do(ask(order()), 1)
+    r.fresh()
+    r.do(turns.Closed(1006), 2)
+    (first, second) = r.fresh()
+    assert (first.kind, first.outcome) == ("reply", "unknown")
+    assert second.kind == "connection"
+
+
+def test_what_never_was_sent_is_rejected(r):
+    assert r.texts(r.do(ask(order("c1")), 1)) == [{"order": "c1"}]
+    assert r.do(ask(order("c2"), 5), 1) == []  # waits for the budget until 11, its own deadline is 6
+    r.fresh()
+    assert r.tick(6) == []
+    (late,) = quiet(r)
+    assert (late.id, late.outcome, late.error["code"]) == ("c2", "rejected", "deadline_before_sent")
+    assert r.texts(r.tick(12)) == []
+
+
+def test_orders_wait_for_their_budget_and_go_before_subscriptions(rig):
+    r = rig(limits=(Rate(1, per=10, of="frame"),))
+    r.up(0)
+    r.want("quote:A", at=1)
+    assert r.texts(r.want("quote:B", at=1)) == []
+    assert r.do(ask(order(), 60), 2) == []
+    assert r.texts(r.tick(11)) == [{"order": "c1"}]
+    assert r.texts(r.tick(21)) == [{"sub": ["quote:B"]}]
+
+
+def test_a_nearly_used_budget_is_announced_once_per_window(r):
+    r.do(ask(order("c1")), 1)
+    r.do(ask(order("c2")), 2)
+    warnings = [event for event in r.fresh() if event.kind == "rate_limit"]
+    assert [(w.event, w.requests_remaining) for w in warnings] == [("RATE_LIMIT_WARNING", 0)]
+
+
+def test_commands_the_adapter_lacks_are_refused_with_those_it_has(r):
+    r.do(ask(GetQuote(id="q", symbol="S")), 1)
+    (event,) = r.fresh()
+    assert event.outcome == "rejected"
+    assert event.error["supported"] == ["place_order", "cancel_order"]
+
+
+def test_a_session_that_is_not_up_refuses(rig):
+    r = rig()
+    r.do(turns.Start(), 0)
+    r.do(ask(order()), 1)
+    assert reply(r) == ("c1", "rejected", False, "not_connected")
+
+
+def test_a_repeated_id_is_not_answered_twice(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.do(ask(order()), 1)
+    assert r.do(ask(order()), 1) == []
+    assert r.fresh() == []
+    r.say(["reply", "c1", {}, None], at=2)
+    assert reply(r) == ("c1", "accepted", True, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (Answer(status=200, text=dumps([["reply", "x", {}, None]])), "accepted"),
+        (Answer(status=400, text="no such order"), "rejected"),
+        (Answer(status=0, text="timeout"), "unknown"),
+        (Answer(status=408, text=""), "unknown"),
+        (Answer(status=503, text=""), "unknown"),
+    ],
+)
+def test_commands_over_http(rig, answer, outcome):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    (request,) = r.do(ask(CancelOrder(id="x", order_id="9")), 1)
+    r.do(turns.Fetched(request.id, answer), 2)
+    (event,) = [event for event in r.fresh() if event.kind == "reply"]
+    assert (event.id, event.outcome) == ("x", outcome)
+
+
+def test_an_http_command_outlives_the_websocket(rig):
+    r = rig()
+    r.up(0)
+    (request,) = r.do(ask(CancelOrder(id="x", order_id="9")), 1)
+    r.do(turns.Closed(1006), 2)
+    assert quiet(r) == []
+    r.do(turns.Fetched(request.id, Answer(status=200, text=dumps([["reply", "x", {}, None]]))), 3)
+    (event,) = quiet(r)
+    assert event.outcome == "accepted"
+
+
+def test_shutdown_answers_what_is_open(rig):
+    r = rig()
+    r.up(0)
+    r.do(ask(order()), 1)
+    r.fresh()
+    r.do(turns.Shutdown(), 2)
+    (event,) = quiet(r)
+    assert event.outcome == "unknown"
