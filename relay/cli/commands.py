@@ -1,0 +1,242 @@
+"""The commands. Each is a thin shell around a room of the relay."""
+
+import errno
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import structlog
+import trio
+from attrs import frozen
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from relay.cli.logs import configure_logs
+from relay.hub.access import hash_key
+from relay.plugins import Plugins
+from relay.problems import OperatorError, path_text
+from relay.settings import LogTable, Settings, is_loopback, load, parse_listen, reference
+
+_BIND_ERRORS = {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+@frozen
+class Commands:
+    """The commands, with the plugins that were found."""
+
+    plugins: Plugins
+
+    async def serve(self, *, config: Annotated[Path, Parameter(alias="-c")] = Path("tickrelay.toml")) -> None:
+        """Run the relay until SIGINT or SIGTERM.
+
+        Args:
+            config: The configuration, see `tickrelay config --reference`.
+        """
+        settings = read_settings(config, self.plugins)
+        configure_logs(settings.log, settings.secret_values)
+        log = structlog.get_logger()
+        for note in settings.notes:
+            log.warning(note)
+        for broken in self.plugins.broken:
+            log.warning("plugin skipped", plugin=broken.name, reason=broken.reason)
+        from relay import app
+
+        with listening_on(settings.server.host, settings.server.port):
+            await app.serve(settings, self.plugins, reload=partial(read_settings, config, self.plugins))
+
+    def check(self, config: Path = Path("tickrelay.toml"), /) -> None:
+        """Say everything that is wrong with a configuration.
+
+        Args:
+            config: The configuration.
+        """
+        settings = read_settings(config, self.plugins)
+        print(f"{config} is fine")
+        for line in summary(settings):
+            print(f"  {line}")
+        for note in settings.notes:
+            print(f"  note: {note}")
+
+    async def demo(
+        self, *, listen: str = "127.0.0.1:6001", seconds: Annotated[float | None, Parameter(name="--for")] = None
+    ) -> None:
+        """Run the relay with simulated providers and a page that shows them.
+
+        Args:
+            listen: HOST:PORT on this machine; port 0 lets the kernel choose.
+            seconds: How long; until Ctrl-C when absent.
+        """
+        host, port = listen_argument(listen)
+        if not is_loopback(host):
+            raise OperatorError(
+                f"--listen {listen}: the demo's keys are known to everybody, it listens on loopback only"
+            )
+        configure_logs(LogTable(level="warning"))
+        from relay.demo import demo
+
+        with listening_on(host, port):
+            await demo((host, port), seconds, self.plugins)
+
+    async def play(
+        self,
+        file: Path,
+        /,
+        *,
+        listen: str = "127.0.0.1:6010",
+        speed: float = 1.0,
+        start: Literal["connect", "subscribe"] = "subscribe",
+    ) -> None:
+        """Serve a recorded provider session as the provider itself.
+
+        Args:
+            file: The recording, JSON lines.
+            listen: HOST:PORT; port 0 lets the kernel choose.
+            speed: 1 as recorded, 10 ten times as fast, 0 as fast as the client reads.
+            start: When the frames begin: at once, or after the client subscribed.
+        """
+        from relay.testing.player import Player
+        from relay.testing.recording import RecordingError, read_recording
+
+        host, port = listen_argument(listen)
+        try:
+            recording = read_recording(file)
+            player = Player(recording, speed=speed, start=start, quiet=0.5, close=False, reply=None)
+        except OSError as error:
+            raise OperatorError(f"cannot read {file}: {error.strerror or error}") from error
+        except (RecordingError, ValueError) as error:
+            raise OperatorError(str(error)) from error
+        with listening_on(host, port):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(player.serve, host=host, port=port))
+                print(f"playing {file} at {player.ws_url} and {player.http_url}", flush=True)
+                await _until_stopped()
+                nursery.cancel_scope.cancel()
+
+    def plugin_list(self) -> int:
+        """List the plugins that were found, what they bring, and which of them are broken."""
+        print_wide(plugin_table(self.plugins))
+        for broken in self.plugins.broken:
+            print(f"broken: {broken.name} ({broken.distribution or 'no distribution'}): {broken.reason}")
+        problems = self.plugins.problems()
+        for problem in problems:
+            print(f"tickrelay: {problem}", file=sys.stderr)
+        return 1 if problems else 0
+
+    def key(self, name: str = "NAME", /) -> None:
+        """Make a random API key, and the lines of the configuration that admit it.
+
+        Args:
+            name: The key's name in the configuration and in logs.
+        """
+        key = secrets.token_urlsafe(32)
+        print(f"# The key, shown only here: {key}")
+        print(f"[{path_text(('api_keys', name))}]")
+        print(f'sha256 = "{hash_key(key)}"')
+
+    def config(self, *, reference: bool = False, plugins: bool = False) -> int:
+        """Print what can be configured.
+
+        Args:
+            reference: Every setting with its type, default and meaning, as Markdown.
+            plugins: Also the settings of the installed plugins.
+        """
+        if not reference:
+            print("tickrelay: config --reference prints every setting", file=sys.stderr)
+            return 2
+        print(reference_text(self.plugins if plugins else None), end="")
+        return 0
+
+
+def read_settings(config: Path, plugins: Plugins) -> Settings:
+    """Read a configuration with what the plugins bring.
+
+    Raises:
+        OperatorError: with every problem of the configuration, or of the plugins.
+    """
+    plugins.check()
+    return load(
+        config,
+        os.environ,
+        plugins.adapters(),
+        lambda path: path.read_text("utf-8"),
+        plugin_tables=plugins.tables(),
+        configure=plugins.configure,
+        credential=plugins.credential,
+    )
+
+
+def reference_text(plugins: Plugins | None) -> str:
+    return reference(plugins.tables() if plugins is not None else None)
+
+
+def summary(settings: Settings) -> Iterator[str]:
+    """Yield what a configuration amounts to, a line each."""
+    server = settings.server
+    yield f"listens on {server.host}:{server.port}{' with TLS' if server.tls else ''}"
+    for app in settings.apps:
+        yield f"app {app.name}: id {app.id}, key {app.key}{'' if app.enabled else ', disabled'}"
+    for key in settings.api_keys:
+        yield f"API key {key.name}: {len(key.accounts)} account patterns, {'may' if key.trade else 'may not'} trade"
+    for provider in settings.providers:
+        accounts = [account.name for account in provider.accounts if account.name]
+        of_accounts = f", accounts {', '.join(accounts)}" if accounts else ""
+        yield f"provider {provider.name}: adapter {provider.adapter.name}{of_accounts}, {len(provider.pinned)} pinned"
+
+
+def plugin_table(plugins: Plugins) -> Table:
+    """Return the loaded plugins as a table."""
+    table = Table("plugin", "distribution", "version", "adapters", "hooks", box=None, pad_edge=False)
+    brought: dict[str, list[str]] = {}
+    for item in plugins.collect("relay_adapters"):
+        brought.setdefault(item.plugin, []).append(getattr(item.value, "name", repr(item.value)))
+    for each in plugins.loaded:
+        adapters = ", ".join(brought.get(each.name, []))
+        table.add_row(each.name, each.distribution, each.version, adapters, ", ".join(each.hooks))
+    return table
+
+
+def print_wide(table: Table) -> None:
+    """Print a table; a pipe gets whole lines however long they are."""
+    Console(width=None if sys.stdout.isatty() else 250).print(table)
+
+
+def listen_argument(text: str) -> tuple[str, int]:
+    try:
+        return parse_listen(text)
+    except ValueError as error:
+        raise OperatorError(f"--listen: {error}") from error
+
+
+@contextmanager
+def listening_on(host: str, port: int) -> Iterator[None]:
+    """Turn a port that cannot be had into one line."""
+    try:
+        yield
+    except (OSError, BaseExceptionGroup) as error:
+        reason = _bind_error(error)
+        if reason is None:
+            raise
+        raise OperatorError(f"cannot listen on {host}:{port}: {reason}") from error
+
+
+def _bind_error(error: BaseException) -> str | None:
+    """Return why an address could not be bound, when that is all the error says."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _BIND_ERRORS):
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+    return None
+
+
+async def _until_stopped() -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            return

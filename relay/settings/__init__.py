@@ -1,0 +1,29 @@
+"""Configuration: ``tickrelay.toml`` in, complete and checked `Settings` out, or every problem at once."""
+
+from relay.settings.check import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET
+from relay.settings.load import SettingsError, load, settings_of
+from relay.settings.reference import Setting, describe_settings, reference
+from relay.settings.resolved import Account, Provider, Server, Settings, Tls
+from relay.settings.server import is_loopback, parse_listen
+from relay.settings.tables import LogTable
+
+__all__ = [
+    "DEMO_API_KEY",
+    "DEMO_APP_ID",
+    "DEMO_KEY",
+    "DEMO_SECRET",
+    "Account",
+    "LogTable",
+    "Provider",
+    "Server",
+    "Setting",
+    "Settings",
+    "SettingsError",
+    "Tls",
+    "describe_settings",
+    "is_loopback",
+    "load",
+    "parse_listen",
+    "reference",
+    "settings_of",
+]

@@ -1,0 +1,131 @@
+"""Read a configuration file whole: `Settings`, or every problem it has at once."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from relay.adapter import Adapter
+from relay.problems import OperatorError, suggestion
+from relay.settings.access import resolve_api_keys, resolve_apps
+from relay.settings.check import Check
+from relay.settings.providers import Credential, resolve_providers
+from relay.settings.resolved import Settings
+from relay.settings.secret import SecretReader
+from relay.settings.server import resolve_server
+from relay.settings.structure import Problem, Reading, structure
+from relay.settings.tables import Document
+
+
+class SettingsError(OperatorError):
+    """The configuration cannot be used; ``lines`` are all the reasons."""
+
+
+def load(
+    path: Path,
+    environ: Mapping[str, str],
+    adapters: Mapping[str, type[Adapter]],
+    read_file: Callable[[Path], str],
+    **more: Any,
+) -> Settings:
+    """Read the configuration at ``path``; keyword arguments as those of `settings_of`.
+
+    ``read_file`` returns a file's text, or raises OSError or UnicodeDecodeError; it serves secrets and PEM files too.
+
+    Raises:
+        SettingsError: the file cannot be read, is not TOML, or has the problems listed in it.
+    """
+    try:
+        document = tomllib.loads(read_file(path))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"cannot read {path}: it is not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    return settings_of(document, path, environ, adapters, read_file, **more)
+
+
+def settings_of(
+    document: Mapping[str, Any],
+    path: Path,
+    environ: Mapping[str, str],
+    adapters: Mapping[str, type[Adapter]],
+    read_file: Callable[[Path], str],
+    *,
+    plugin_tables: Mapping[str, type] | None = None,
+    configure: Callable[[Mapping[str, Any]], object] | None = None,
+    credential: Credential | None = None,
+    demo: bool = False,
+) -> Settings:
+    """Return the settings of a parsed ``document``.
+
+    Args:
+        document: as TOML gives it.
+        path: where it stands; relative files are relative to its directory.
+        environ: the environment.
+        adapters: by name.
+        read_file: as for `load`.
+        plugin_tables: ``[plugins.NAME]`` -> attrs class.
+        configure: called with those tables before any credential is asked for.
+        credential: asked for every credential an adapter needs; what the configuration says wins.
+        demo: allow the demo's well-known values.
+
+    Raises:
+        SettingsError: with every problem.
+    """
+    reading = structure(document, Document)
+    tables = Reading(reading.value or Document(), reading.problems, reading.cut)
+    secrets = SecretReader(environ, read_file, path.parent, allow_inline=tables.value.allow_inline_secrets)
+    check = Check(tables, secrets, demo, problems=list(tables.problems))
+    plugins = _plugin_tables(check, plugin_tables or {})
+    if any(problem.path[:1] == ("plugins",) for problem in check.problems):
+        credential = _unknown
+    elif configure is not None:
+        configure(plugins)
+    server, apps, api_keys = resolve_server(check), resolve_apps(check), resolve_api_keys(check)
+    providers = resolve_providers(check, adapters, credential or _nowhere)
+    if check.problems:
+        raise SettingsError(map(str, sorted(check.problems, key=_place)))
+    if not providers:
+        check.notes.append("providers: none is enabled, only the applications' own events will flow")
+    return Settings(
+        path=path,
+        server=server,
+        apps=apps,
+        api_keys=api_keys,
+        providers=providers,
+        history=tables.value.history,
+        outbox=tables.value.outbox,
+        log=tables.value.log,
+        plugins=plugins,
+        secret_values=frozenset(secrets.values),
+        notes=tuple(check.notes),
+    )
+
+
+def _nowhere(provider: str, name: str) -> None:
+    return None
+
+
+def _unknown(provider: str, name: str) -> str:
+    """Stands for plugins that could not be configured: nobody knows whether they have the credential."""
+    return ""
+
+
+def _plugin_tables(check: Check, classes: Mapping[str, type]) -> dict[str, Any]:
+    written = check.reading.value.plugins
+    for name in written:
+        if name not in classes:
+            check.wrong(f"no plugin reads this table; {suggestion(name, classes)}", "plugins", name)
+    tables: dict[str, Any] = {}
+    for name, cls in classes.items():
+        reading: Reading[Any] = structure(written.get(name, {}), cls, ("plugins", name), negative=True)
+        check.problems += reading.problems
+        tables[name] = reading.value
+    return tables
+
+
+def _place(problem: Problem) -> tuple[str, ...]:
+    """Problems of one table stand together, in the order they were found."""
+    return tuple(map(str, problem.path[:2]))

@@ -1,0 +1,195 @@
+"""Providers: each configured connection against what its adapter declares."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from relay.adapter import Adapter, Context
+from relay.model.channels import ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind, valid_provider
+from relay.model.symbols import SymbolError, SymbolTable
+from relay.problems import suggestion
+from relay.settings.check import Check
+from relay.settings.resolved import Account, Provider
+from relay.settings.secret import SecretRef
+from relay.settings.server import check_url
+from relay.settings.tables import ProviderTable
+
+#: A credential from elsewhere (a plugin): (provider, name) -> value or None. For a named account, name is ``ACCOUNT.NAME``.
+Credential = Callable[[str, str], str | None]
+
+
+def resolve_providers(
+    check: Check, adapters: Mapping[str, type[Adapter]], credential: Credential
+) -> tuple[Provider, ...]:
+    """Return the enabled providers; what is wrong with them is reported."""
+    tables = check.reading.value.providers
+    found = [_provider(check, name, table, adapters, credential) for name, table in tables.items()]
+    return tuple(provider for provider in found if provider is not None)
+
+
+def _provider(
+    check: Check, name: str, table: ProviderTable, adapters: Mapping[str, type[Adapter]], credential: Credential
+) -> Provider | None:
+    if not valid_provider(name):
+        check.wrong("a provider's name is lower-case letters, digits, - and _, and not `all`", "providers", name)
+    check_url(check, table.url, ("ws", "wss"), "providers", name, "url")
+    check_url(check, table.http_url, ("http", "https"), "providers", name, "http_url")
+    symbols = _symbols(check, name, table)
+    adapter = _adapter(check, name, table, adapters)
+    if adapter is None or not table.enabled:
+        return None
+    options = _options(check, name, table, adapter)
+    accounts = tuple(_accounts(check, name, table, adapter, credential))
+    if not any(problem.path[:2] == ("providers", name) for problem in check.problems):
+        _try_adapter(check, adapter, options, name, accounts[0])
+    return Provider(
+        name=name,
+        adapter=adapter,
+        url=table.url,
+        http_url=table.http_url,
+        options=options,
+        symbols=table.symbols,
+        pinned=_pinned(check, name, table, adapter, symbols),
+        required=table.required,
+        linger=table.linger,
+        visibility=table.visibility,
+        accounts=accounts,
+    )
+
+
+def _adapter(
+    check: Check, name: str, table: ProviderTable, adapters: Mapping[str, type[Adapter]]
+) -> type[Adapter] | None:
+    wanted = name if table.adapter is None else table.adapter
+    if wanted not in adapters:
+        check.wrong(f"no adapter is named {wanted}; {suggestion(wanted, adapters)}", "providers", name, "adapter")
+    return adapters.get(wanted)
+
+
+def _symbols(check: Check, name: str, table: ProviderTable) -> SymbolTable:
+    symbols = SymbolTable()
+    for native, canonical in table.symbols.items():
+        try:
+            symbols.add(native, canonical)
+        except SymbolError as error:
+            check.wrong(f"ambiguous: {error}" if canonical else "is empty", "providers", name, "symbols", native)
+    return symbols
+
+
+def _options(check: Check, name: str, table: ProviderTable, adapter: type[Adapter]) -> Mapping[str, str]:
+    for option in table.options:
+        if option not in adapter.options:
+            unknown = f"adapter {adapter.name} has no such option; {suggestion(option, adapter.options)}"
+            check.wrong(unknown, "providers", name, "options", option)
+    return {**adapter.options, **{option: _option_text(value) for option, value in table.options.items()}}
+
+
+def _try_adapter(check: Check, adapter: type[Adapter], options: Mapping[str, str], name: str, account: Account) -> None:
+    """An adapter refuses the values of options when it is made: better now than at the first connection."""
+    context = Context(provider=name, account=account.name, options=options, credentials=account.credentials)
+    try:
+        adapter(context)
+    except ValueError as error:
+        check.wrong(str(error), "providers", name, "options")
+
+
+def _option_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# --- credentials -----------------------------------------------------------------------------------------------------
+
+
+def _accounts(
+    check: Check, name: str, table: ProviderTable, adapter: type[Adapter], credential: Credential
+) -> Iterator[Account]:
+    path = ("providers", name)
+    shared = _read(check, table.credentials, adapter, *path, "credentials")
+    if not table.accounts:
+        given = {**_elsewhere(adapter, name, "", credential), **shared}
+        _missing(check, given, table.credentials, adapter, *path, "credentials")
+        yield Account(credentials=given)
+    for account, of_account in table.accounts.items():
+        if not account:
+            check.wrong("an account's name is empty", *path, "accounts")
+        where = (*path, "accounts", account, "credentials")
+        own = _read(check, of_account.credentials, adapter, *where)
+        given = {**_elsewhere(adapter, name, f"{account}.", credential), **shared, **own}
+        _missing(check, given, {**table.credentials, **of_account.credentials}, adapter, *where)
+        yield Account(name=account, credentials=given)
+
+
+def _read(check: Check, refs: Mapping[str, SecretRef], adapter: type[Adapter], *path: str) -> dict[str, str]:
+    values = {}
+    for name, ref in refs.items():
+        if name not in adapter.credentials:
+            unknown = f"adapter {adapter.name} has no such credential; {suggestion(name, adapter.credentials)}"
+            check.wrong(unknown, *path, name)
+        elif (value := check.secret(ref, *path, name)) is not None:
+            values[name] = value
+    return values
+
+
+def _elsewhere(adapter: type[Adapter], provider: str, prefix: str, credential: Credential) -> dict[str, str]:
+    found = ((name, credential(provider, prefix + name)) for name in adapter.credentials)
+    return {name: value for name, value in found if value is not None}
+
+
+def _missing(
+    check: Check, given: Mapping[str, str], written: Mapping[str, SecretRef], adapter: type[Adapter], *path: str
+) -> None:
+    for name in adapter.credentials:
+        if name not in given and name not in written:
+            check.wrong(f"missing; adapter {adapter.name} needs it", *path, name)
+
+
+# --- pinned streams --------------------------------------------------------------------------------------------------
+
+
+def _pinned(
+    check: Check, name: str, table: ProviderTable, adapter: type[Adapter], symbols: SymbolTable
+) -> tuple[Topic, ...]:
+    topics: dict[Topic, None] = {}
+    for text in table.pinned:
+        try:
+            topic = _topic(text, name)
+            _offered(topic, adapter, tuple(table.accounts))
+            if topic.symbol is not None:
+                symbols.native(topic.symbol)
+            channel_name(Stream(name, topic))
+        except (ChannelError, SymbolError) as error:
+            check.wrong_item(f'"{text}": {error}', "providers", name, "pinned")
+        else:
+            topics[topic] = None
+    return tuple(topics)
+
+
+def _topic(text: str, provider: str) -> Topic:
+    """Read `KIND SYMBOL`, `candle SYMBOL TIMEFRAME`, `account ACCOUNT`, or a channel's name."""
+    match text.split(" ", 1):
+        case ["candle", rest] if " " in rest:
+            symbol, _, timeframe = rest.rpartition(" ")
+            return Topic(kind="candle", symbol=symbol, timeframe=timeframe)
+        case ["account", account]:
+            return Topic(kind="account", account=account)
+        case [kind, symbol] if kind != "candle" and symbol.strip():
+            return Topic(kind=kind, symbol=symbol)
+        case [name] if "." in name:
+            stream = parse_channel(name)
+            if stream.provider != provider:
+                raise ChannelError(f"is a stream of {stream.provider}")
+            return stream.topic
+    raise ChannelError('write it like "quote BTC/USDT", or "candle BTC/USDT 1m"')
+
+
+def _offered(topic: Topic, adapter: type[Adapter], accounts: tuple[str, ...]) -> None:
+    kinds = {topic_kind(offer.kind) for offer in adapter.offers}
+    if topic.kind not in kinds:
+        raise ChannelError(f"adapter {adapter.name} has no {topic.kind}; {suggestion(topic.kind, kinds)}")
+    if topic.kind == "account" and topic.account not in accounts:
+        raise ChannelError(f"no such account; {suggestion(topic.account or '', accounts)}")
+    if topic.kind == "candle":
+        known = [timeframe for offer in adapter.offers if offer.kind == "candle" for timeframe in offer.timeframes]
+        if known and topic.timeframe not in known:
+            raise ChannelError(
+                f"adapter {adapter.name} has no candles of {topic.timeframe}; there are: {', '.join(known)}"
+            )

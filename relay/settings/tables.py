@@ -1,0 +1,165 @@
+"""The tables of ``tickrelay.toml`` as they are written. `relay.settings.load` makes a `Settings` of them.
+
+Every key has a default here, so that one wrong key never hides what else is wrong; the keys marked as needed are
+demanded when the tables are read. The text under each key is its documentation: `relay.settings.reference` prints it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from attrs import Attribute, Factory, field, frozen, validators
+
+from relay.hub.history import HistoryLimits
+from relay.hub.outbox import OutboxLimits
+from relay.net.asgi import FrontLimits
+from relay.net.edge import EdgeLimits
+from relay.pusher.apps import Limits
+from relay.settings.secret import SecretRef
+
+_positive: Any = validators.gt(0)
+_positive_or_none: Any = validators.optional(_positive)
+
+#: Metadata of a key that must be written.
+_NEEDED = {"needed": True}
+
+
+def is_needed(attribute: "Attribute[Any]") -> bool:
+    """Whether the key must be written although it has a default here."""
+    return "needed" in attribute.metadata
+
+
+@frozen(kw_only=True)
+class ServerTable:
+    """The one port for subscribers, the HTTP API and the pages."""
+
+    listen: str = "127.0.0.1:6001"
+    """Address and port, `HOST:PORT` or `[IPV6]:PORT`; port 0 lets the kernel choose. Only loopback by default."""
+    tls_cert: str | None = None
+    """Certificate chain in PEM; with `tls_key` the port speaks TLS only."""
+    tls_key: str | None = None
+    """Private key in PEM."""
+    public_url: str | None = None
+    """What subscribers reach the relay by where a proxy stands in front, e.g. `https://feed.example.com`."""
+    status_public: bool = False
+    """Show the states of sessions and the metrics without an API key. Health checks are always public."""
+    limits: FrontLimits = Factory(FrontLimits)
+    subscribers: EdgeLimits = Factory(EdgeLimits)
+
+
+@frozen(kw_only=True)
+class AppTable:
+    """One application: a tenant with its own key and secret, as in Pusher."""
+
+    id: str | int | None = field(default=None, metadata=_NEEDED)
+    """As in `/apps/<id>/...`: digits."""
+    non_numeric_id: bool = False
+    """Allow an `id` that is not all digits. The official Pusher server libraries refuse such an id."""
+    key: str | None = field(default=None, metadata=_NEEDED)
+    """The public half, as in `/app/<key>`."""
+    secret: SecretRef | None = field(default=None, metadata=_NEEDED)
+    """Signs and verifies."""
+    previous_secret: SecretRef | None = None
+    """Still verifies while clients move to the new `secret`."""
+    enabled: bool = True
+    """False refuses every connection (4003) and every request."""
+    client_events: bool = False
+    """Clients may send `client-` events on private and presence channels."""
+    require_tls: bool = False
+    """Refuse plain `ws://` with 4000."""
+    allowed_origins: tuple[str, ...] = ("*",)
+    """Origins of pages that may connect: `*`, `example.com`, `*.example.com`, `https://example.com:8443`."""
+    max_connections: int | None = field(default=None, validator=_positive_or_none)
+    """Connections at once; more are refused with 4004. Unlimited when absent."""
+    activity_timeout: float = field(default=120, validator=validators.ge(1))
+    """Seconds of silence after which either side pings the other."""
+    pong_timeout: float = field(default=30, validator=_positive)
+    """Seconds a client has to answer a ping, else 4201."""
+    inactivity_timeout: float = field(default=86_400, validator=_positive)
+    """Seconds until a connection that uses nothing is closed with 4202."""
+    authorization_timeout: float | None = field(default=None, validator=_positive_or_none)
+    """Seconds to sign in or to join an authorized channel, else 4009. Not demanded when absent."""
+    subscription_count: bool = False
+    """Tell subscribers how many they are."""
+    cache_ttl: float = field(default=1800, validator=_positive)
+    """Seconds a cache channel keeps its last event."""
+    limits: Limits = Factory(Limits)
+
+
+@frozen(kw_only=True)
+class ApiKeyTable:
+    """One API key of the session bootstrap and the command API, by its name in logs. `tickrelay key NAME` makes one."""
+
+    key: SecretRef | None = None
+    """The key itself; only its hash is kept. Write either `key` or `sha256`."""
+    sha256: str | None = field(default=None, validator=validators.optional(validators.matches_re("[0-9a-f]{64}")))
+    """SHA-256 of the key in hex, so that the key stands nowhere."""
+    streams: tuple[str, ...] = ("*",)
+    """Market and status streams it may read: channel names without prefix, `*` for any text, e.g. `quote.binance.*`."""
+    accounts: tuple[str, ...] = ()
+    """Accounts it may read, as `<provider>.<account>` with `*` for any text."""
+    trade: tuple[str, ...] = ()
+    """Accounts it may trade on, and so read."""
+
+
+@frozen(kw_only=True)
+class AccountTable:
+    """One account at the provider: its own session, with its own credentials."""
+
+    credentials: Mapping[str, SecretRef] = Factory(dict)
+    """By the names the adapter declares; what is absent is taken from the provider's `credentials`."""
+
+
+@frozen(kw_only=True)
+class ProviderTable:
+    """One connection to a provider. NAME is in channel names and events: lower-case letters, digits, `-` and `_`."""
+
+    adapter: str | None = None
+    """The adapter that speaks its protocol (`tickrelay plugins` lists them); NAME when absent."""
+    enabled: bool = True
+    """False leaves it out."""
+    url: str | None = None
+    """WebSocket URL in place of the adapter's own."""
+    http_url: str | None = None
+    """Base of the HTTP API in place of the adapter's own."""
+    options: Mapping[str, str | int | bool] = Factory(dict)
+    """The adapter's options."""
+    symbols: Mapping[str, str] = Factory(dict)
+    """Provider's symbol = canonical symbol (`BASE/QUOTE`), before what the provider's metadata says."""
+    pinned: tuple[str, ...] = ()
+    """Streams kept subscribed without a subscriber: `"quote BTC/USDT"`, `"candle BTC/USDT 1m"`, or a channel's name."""
+    required: bool = False
+    """The relay is not ready (`/readyz`) while this provider is not."""
+    linger: float = 30.0
+    """Seconds a stream stays subscribed after its last subscriber left."""
+    visibility: Literal["public", "private"] = "public"
+    """`private`: its market streams need an authorized subscription (`private-` channels)."""
+    credentials: Mapping[str, SecretRef] = Factory(dict)
+    """By the names the adapter declares, each a secret."""
+    accounts: Mapping[str, AccountTable] = Factory(dict)
+
+
+@frozen(kw_only=True)
+class LogTable:
+    """The log, on standard error. Secrets are masked in it."""
+
+    format: Literal["console", "json"] = "console"
+    """For people, or one JSON object a line."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe level that is written."""
+
+
+@frozen(kw_only=True)
+class Document:
+    """The keys outside of any table."""
+
+    allow_inline_secrets: bool = False
+    """Accept secrets written as plain text in this file."""
+    server: ServerTable = Factory(ServerTable)
+    apps: Mapping[str, AppTable] = Factory(dict)
+    api_keys: Mapping[str, ApiKeyTable] = Factory(dict)
+    providers: Mapping[str, ProviderTable] = Factory(dict)
+    history: HistoryLimits = Factory(HistoryLimits)
+    outbox: OutboxLimits = Factory(OutboxLimits)
+    log: LogTable = Factory(LogTable)
+    plugins: Mapping[str, Any] = Factory(dict)
+    """One table per plugin, as the plugin declares it."""
