@@ -1,0 +1,148 @@
+"""Binance spot market data: binance.com and binance.us.
+
+WebSocket Streams, https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams (binance.us:
+https://github.com/binance-us/binance-us-api-docs/blob/master/web-socket-streams.md, the same protocol), and of the REST
+API ``exchangeInfo`` and ``depth``. Combined streams: every event comes as ``{"stream": ..., "data": ...}``.
+"""
+
+from collections.abc import Hashable, Iterable
+
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Answer,
+    Book,
+    CloseMeaning,
+    Context,
+    Fetch,
+    Heartbeat,
+    Limited,
+    Nack,
+    Offer,
+    Outgoing,
+    Rate,
+    Redial,
+    Sequence,
+    Session,
+    Signal,
+    Snapshot,
+    Subscribe,
+    Unknown,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.model.channels import Topic
+from relay.model.enums import Side
+from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
+from relay.model.times import from_millis
+
+STREAMS = {"quote": "bookTicker", "public_trade": "aggTrade", "depth": "depth@100ms"}
+SAME = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w")
+INTERVALS = {timeframe: timeframe for timeframe in SAME} | {"1mo": "1M"}
+TIMEFRAMES = {interval: timeframe for timeframe, interval in INTERVALS.items()}
+TAKER = {True: Side.SELL, False: Side.BUY}  # "m": is the buyer the market maker?
+BTC = {"symbol": "BTC/USDT"}
+
+
+class Binance(Adapter):
+    name = "binance"
+    options = {"venue": "com"}
+    about_options = {"venue": "com for binance.com, us for binance.us"}
+    offers = (
+        Offer(kind="quote", example=BTC),
+        Offer(kind="public_trade", example=BTC),
+        Offer(kind="depth", example=BTC),
+        Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
+    )
+    session = Session(
+        url="wss://stream.binance.{venue}:9443/stream",
+        http="https://api.binance.{venue}",
+        heartbeat=Heartbeat(every=30),
+        silent_after=75,
+        ack_within=10,
+        refusals={
+            403: CloseMeaning.RATE_LIMITED,  # the firewall's limit; 418 is an IP ban for ignoring 429
+            418: CloseMeaning.RATE_LIMITED,
+            429: CloseMeaning.RATE_LIMITED,
+            451: CloseMeaning.REFUSED,  # not served from this country
+        },
+        book=Book.FETCHED,
+        sequence=Sequence(scope="topic", contiguous=True),
+        limits=(
+            Rate(4, burst=4),  # 5 a second; one is left for the answer to the server's ping, which counts too
+            Rate(300, per=300, of="dial"),
+            Rate(1200, per=60, of="http"),  # weight; binance.us has 1,200 a minute, binance.com 6,000
+        ),
+    )
+
+    def __init__(self, context: Context) -> None:
+        if (venue := context.options.get("venue", "com")) not in ("com", "us"):
+            raise ValueError(f"venue: expected com or us, got {venue!r}")
+        super().__init__(context)
+        self.requests: dict[int, Subscribe | Unsubscribe] = {}
+        self.last_id = 0
+
+    def prepare(self) -> Iterable[Fetch]:
+        yield Fetch(tag="symbols", url="/api/v3/exchangeInfo", cost=20, within=30)
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        match outgoing:
+            case Subscribe(topics) | Unsubscribe(topics) as request:
+                method = "SUBSCRIBE" if isinstance(request, Subscribe) else "UNSUBSCRIBE"
+                streams = [self.stream(topic) for topic in topics]
+                self.last_id += 1
+                self.requests[self.last_id] = request
+                yield dumps({"method": method, "params": streams, "id": self.last_id})
+            case Snapshot(topic):
+                query = {"symbol": self.native(topic.symbol or ""), "limit": "1000"}
+                yield Fetch(tag=outgoing, url="/api/v3/depth", query=query, cost=50)
+
+    def stream(self, topic: Topic) -> str:
+        kind = f"kline_{INTERVALS[topic.timeframe or '']}" if topic.kind == "candle" else STREAMS[topic.kind]
+        return f"{self.native(topic.symbol or '').lower()}@{kind}"
+
+    def decode(self, message: str) -> Iterable[Event | Signal]:
+        match loads(message):
+            case {"data": {"e": "depthUpdate", "E": time, "s": s, "U": first, "u": last, "b": bids, "a": asks}}:
+                yield Depth(symbol=self.symbol(s), native_symbol=s, bids=bids, asks=asks, snapshot=False,
+                            first_seq=first, last_seq=last, timestamp=from_millis(time))  # fmt: skip
+            case {"stream": str(name), "data": {"s": s, "b": bid, "B": bid_size, "a": ask, "A": ask_size}} if (
+                name.endswith("@bookTicker")
+            ):
+                yield Quote(
+                    symbol=self.symbol(s), native_symbol=s, bid=bid, bid_size=bid_size, ask=ask, ask_size=ask_size
+                )
+            case {"data": {"e": "aggTrade", "E": sent, "s": s, "a": int(id), "p": p, "q": q, "T": time, "m": maker}}:
+                yield PublicTrade(symbol=self.symbol(s), native_symbol=s, id=str(id), price=p, quantity=q,
+                                  side=TAKER[maker], time=from_millis(time), timestamp=from_millis(sent))  # fmt: skip
+            case {"data": {"e": "kline", "E": sent, "s": s, "k": k}}:
+                yield Candle(symbol=self.symbol(s), native_symbol=s, timeframe=TIMEFRAMES[k["i"]], start=from_millis(k["t"]),
+                             open=k["o"], high=k["h"], low=k["l"], close=k["c"], volume=k["v"], closed=k["x"],
+                             timestamp=from_millis(sent))  # fmt: skip
+            case {"result": None, "id": int(id)} if id in self.requests:
+                request = self.requests.pop(id)
+                yield Ack(request.topics, done=isinstance(request, Subscribe))
+            case {"error": {"code": code, "msg": msg}, **rest} | {"code": code, "msg": msg, **rest}:
+                yield self.refused(rest.get("id"), f"{msg} (code {code})")
+            case {"data": {"e": "serverShutdown"}} | {"e": "serverShutdown"}:
+                yield Redial("the server is about to shut down")
+            case other:
+                yield Unknown(other)
+
+    def refused(self, id: object, reason: str) -> Nack | Error:
+        request = self.requests.pop(id, None) if isinstance(id, int) else None
+        return Nack(request.topics, reason) if isinstance(request, Subscribe) else Error(code="request", message=reason)
+
+    def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
+        if answer.status == 418:  # banned for a while; 429 is every provider's
+            wait = answer.headers.get("retry-after", "")
+            yield Limited(int(wait) if wait.isdigit() else None)
+        elif answer.ok and isinstance(tag, Snapshot):
+            book, symbol = loads(answer.text), tag.topic.symbol or ""
+            yield Depth(symbol=symbol, native_symbol=self.native(symbol), bids=book["bids"], asks=book["asks"],
+                        snapshot=True, last_seq=book["lastUpdateId"])  # fmt: skip
+        elif answer.ok:
+            listed = loads(answer.text)["symbols"]
+            pairs = [(item["symbol"], f"{item['baseAsset']}/{item['quoteAsset']}") for item in listed]
+            yield from (Error(code="symbol", message=str(error)) for error in self.symbols.learn(pairs))

@@ -1,0 +1,10 @@
+"""Kraken for tickrelay."""
+
+from relay.adapter import Adapter
+from relay.hooks import hookimpl
+from relay_kraken.adapter import Kraken
+
+
+@hookimpl
+def relay_adapters() -> list[type[Adapter]]:
+    return [Kraken]

@@ -1,0 +1,145 @@
+"""Kraken spot market data: WebSocket API v1 and, of the REST API, ``AssetPairs``.
+
+https://docs.kraken.com/api/docs/websocket-v1/ticker (trade, ohlc, book). Data are arrays, ``[channel id, data, (more
+data,) "<channel>-<option>", "<pair>"]``; everything else is an object with an ``event``. Pairs are written as ``wsname`` has
+them, with Kraken's own XBT and XDG for what all others call BTC and DOGE.
+"""
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Alive,
+    Answer,
+    Book,
+    Context,
+    Fetch,
+    Heartbeat,
+    Nack,
+    Offer,
+    Outgoing,
+    Ping,
+    Rate,
+    Session,
+    Signal,
+    Subscribe,
+    Unknown,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.model.channels import Topic
+from relay.model.enums import Side
+from relay.model.events import Candle, Error, Event, PublicTrade, Quote
+from relay.model.times import from_seconds
+from relay_kraken.book import checksum, read_book
+
+NAMES = {"quote": "ticker", "public_trade": "trade", "depth": "book", "candle": "ohlc"}
+KINDS = {name: kind for kind, name in NAMES.items()}
+MINUTES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440, "1w": 10080, "15d": 21600}
+TIMEFRAMES = {minutes: timeframe for timeframe, minutes in MINUTES.items()}
+DEPTHS = ("10", "25", "100", "500", "1000")
+TAKER = {"b": Side.BUY, "s": Side.SELL}
+DONE = {"subscribed": True, "unsubscribed": False}
+ALIASES = {"XBT": "BTC", "XDG": "DOGE"}
+BTC = {"symbol": "BTC/USD"}
+
+
+class Kraken(Adapter):
+    name = "kraken"
+    options = {"depth": "1000"}
+    about_options = {"depth": "levels a side of the book: 10, 25, 100, 500 or 1000"}
+    offers = (
+        Offer(kind="quote", example=BTC),
+        Offer(kind="public_trade", example=BTC),
+        Offer(kind="depth", example=BTC),
+        Offer(kind="candle", timeframes=tuple(MINUTES), example=BTC),
+    )
+    session = Session(
+        url="wss://ws.kraken.com",
+        http="https://api.kraken.com",
+        heartbeat=Heartbeat(every=10, frame=False),  # Kraken's own heartbeats begin with the first subscription
+        silent_after=25,
+        ack_within=10,
+        book=Book.DELTAS,
+        limits=(Rate(150, per=600, of="dial"),),
+    )
+    checksum = staticmethod(checksum)
+
+    def __init__(self, context: Context) -> None:
+        if (depth := context.options.get("depth", "1000")) not in DEPTHS:
+            raise ValueError(f"depth: expected one of {', '.join(DEPTHS)}, got {depth!r}")
+        super().__init__(context)
+        self.depth = int(depth)
+
+    def prepare(self) -> Iterable[Fetch]:
+        yield Fetch(tag="symbols", url="/0/public/AssetPairs")
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        match outgoing:
+            case Subscribe(topics):
+                yield from self.requests("subscribe", topics)
+            case Unsubscribe(topics):
+                yield from self.requests("unsubscribe", topics)
+            case Ping():
+                yield dumps({"event": "ping"})
+
+    def requests(self, event: str, topics: Iterable[Topic]) -> Iterable[str]:
+        """One frame for each channel, with the pairs of all its topics."""
+        pairs: dict[tuple[str, str | None], list[str]] = {}
+        for topic in topics:
+            pairs.setdefault((topic.kind, topic.timeframe), []).append(self.native(topic.symbol or ""))
+        for (kind, timeframe), names in pairs.items():
+            subscription: dict[str, Any] = {"name": NAMES[kind]}
+            if kind == "depth":
+                subscription["depth"] = self.depth
+            elif kind == "candle":
+                subscription["interval"] = MINUTES[timeframe or ""]
+            yield dumps({"event": event, "pair": names, "subscription": subscription})
+
+    def decode(self, message: str) -> Iterable[Event | Signal]:
+        match loads(message):
+            case [_, *parts, str(channel), str(pair)] if channel.startswith("book-"):
+                yield read_book(parts, self.symbol(pair), pair)
+            case [_, [*trades], "trade", str(pair)]:
+                for price, quantity, time, side, *_ in trades:
+                    yield PublicTrade(symbol=self.symbol(pair), native_symbol=pair, price=price, quantity=quantity,
+                                      side=TAKER[side], time=from_seconds(time))  # fmt: skip
+            case [_, {"a": ask, "b": bid, "c": last, "v": volume}, "ticker", str(pair)]:
+                yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid[0], bid_size=bid[2], ask=ask[0],
+                            ask_size=ask[2], last=last[0], volume=volume[1])  # fmt: skip
+            case [_, [time, end, o, h, low, c, _, volume, *_], str(channel), str(pair)] if channel.startswith("ohlc-"):
+                minutes = int(channel.removeprefix("ohlc-"))
+                second, point, fraction = end.partition(".")
+                start = from_seconds(f"{int(second) - 60 * minutes}{point}{fraction}")
+                yield Candle(symbol=self.symbol(pair), native_symbol=pair, timeframe=TIMEFRAMES[minutes], start=start,
+                             open=o, high=h, low=low, close=c, volume=volume, timestamp=from_seconds(time))  # fmt: skip
+            case {"event": "heartbeat" | "pong"} | {"event": "systemStatus", "status": "online"}:
+                yield Alive()
+            case {"event": "systemStatus", "status": str(status)}:
+                yield Error(code="system_status", message=status)
+            case {"status": "error", "pair": str(pair), "subscription": subscription, "errorMessage": str(reason)}:
+                yield Nack((self.topic(subscription, pair),), reason)
+            case {"event": "subscriptionStatus", "status": status, "pair": str(pair), "subscription": subscription}:
+                yield Ack((self.topic(subscription, pair),), done=DONE[status])
+            case {"errorMessage": str(reason)}:
+                yield Error(code="request", message=reason)
+            case other:
+                yield Unknown(other)
+
+    def topic(self, subscription: dict[str, Any], pair: str) -> Topic:
+        name = subscription["name"]
+        timeframe = TIMEFRAMES[subscription.get("interval", 1)] if name == "ohlc" else None
+        return Topic(kind=KINDS[name], symbol=self.symbol(pair), timeframe=timeframe)
+
+    def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
+        if answer.ok:
+            listed = loads(answer.text)
+            if listed["error"]:  # Kraken answers 200 for these too
+                yield Unknown(listed["error"], "; ".join(listed["error"]))
+                return
+            names = [pair["wsname"] for pair in listed["result"].values() if pair.get("wsname")]
+            pairs = [(name, "/".join(ALIASES.get(asset, asset) for asset in name.split("/"))) for name in names]
+            yield from (Error(code="symbol", message=str(error)) for error in self.symbols.learn(pairs))

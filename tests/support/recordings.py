@@ -1,0 +1,85 @@
+"""Where the recordings of real sessions are, and a way to run one through an adapter without a socket.
+
+They lie beside the project (``../shared/recordings``) or where ``TICKRELAY_RECORDINGS`` says; they are not part of it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from relay.adapter import Adapter, Answer, Context, Fetch, Signal, Snapshot, Unknown
+from relay.model.channels import Topic
+from relay.model.events import Event
+from relay.testing.recording import Record, Recording, RequestKey, read_recording, request_key
+from support.tools import missing
+
+BESIDE_THE_PROJECT = Path(__file__).resolve().parents[3] / "shared" / "recordings"
+
+
+def recording_path(name: str) -> Path:
+    """Return the path of a recording; skip the running test where it is absent, fail it where tools are required."""
+    path = Path(os.environ.get("TICKRELAY_RECORDINGS", BESIDE_THE_PROJECT)) / name
+    if not path.is_file():
+        missing(f"the recording {path} (say where recordings are with TICKRELAY_RECORDINGS)")
+    return path
+
+
+def load_recording(name: str) -> Recording:
+    """Return a recording, as `recording_path` finds it."""
+    return read_recording(recording_path(name))
+
+
+@frozen
+class Decoded:
+    """What came of one record: in ``results`` events and signals in order."""
+
+    record: Record
+    results: tuple[Event | Signal, ...]
+
+
+def new_adapter(adapter_class: type[Adapter], **options: str) -> Adapter:
+    """Return an adapter as a new connection has it: a context of its own, options defaulted."""
+    context = Context(provider=adapter_class.name, options={**adapter_class.options, **options})
+    return adapter_class(context)
+
+
+def decode(adapter: Adapter, message: str) -> tuple[Event | Signal, ...]:
+    """Decode one message as a session does: all of it, or one Unknown where it raises."""
+    try:
+        return tuple(adapter.decode(message))
+    except Exception as error:  # noqa: BLE001 - whatever a decode raises becomes an Unknown
+        return (Unknown(message, repr(error)),)
+
+
+def run_through(adapter: Adapter, recording: Recording) -> Iterator[Decoded]:
+    """Yield what the adapter makes of every frame and HTTP answer of a recording, in recorded order.
+
+    An answer goes to the fetch of the adapter's that has its method, path and query: one of ``prepare()``, or the book of
+    any symbol known by then.
+    """
+    fetches: dict[RequestKey, Fetch] = {}
+    for record in recording.records:
+        if record.dir == "in":
+            yield Decoded(record, decode(adapter, str(record.data)))
+        elif record.dir == "http":
+            key = request_key(record.method, record.url)
+            if key not in fetches:
+                fetches.update(_by_request(adapter))
+            answer = Answer(status=record.status, text=str(record.data))
+            yield Decoded(record, tuple(adapter.fetched(fetches[key].tag, answer)))
+
+
+def _by_request(adapter: Adapter) -> dict[RequestKey, Fetch]:
+    wanted = [*adapter.prepare()]
+    for _, symbol in adapter.symbols:
+        for fetch in adapter.encode(Snapshot(Topic(kind="depth", symbol=symbol))):
+            assert isinstance(fetch, Fetch)
+            wanted.append(fetch)
+    return {_fetch_key(fetch): fetch for fetch in wanted}
+
+
+def _fetch_key(fetch: Fetch) -> RequestKey:
+    query = "&".join(f"{name}={value}" for name, value in fetch.query.items())
+    return request_key(fetch.method, f"{fetch.url}?{query}")
