@@ -123,7 +123,10 @@ def relay_configure(settings: Mapping[str, Any]) -> None:
 
 @hookspec(firstresult=True)
 def relay_credentials(provider: str, name: str) -> str | None:
-    """Return the credential ``name`` of the configured ``provider``, or None to let the next plugin try."""
+    """Return the credential ``name`` of the configured ``provider``, or None to let the next plugin try.
+
+    For a named account of the provider it is asked as ``ACCOUNT.NAME``.
+    """
 
 
 @hookspec(firstresult=True)

@@ -1,0 +1,124 @@
+"""``tickrelay demo``: simulated providers, the relay in front of them, and a page that shows it.
+
+Its keys are known to everybody, so it listens on loopback only and the ordinary configuration refuses them.
+"""
+
+import signal
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import evolve
+
+from relay.app import Relay
+from relay.hooks import Simulated
+from relay.model.channels import channel_name
+from relay.net.http import HttpClient
+from relay.plugins import Plugins
+from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, Settings, settings_of
+
+BANNER = """\
+tickrelay demo: simulated providers {providers}
+
+  dashboard   {url}/
+  catalog     curl -H 'Authorization: Bearer {api_key}' {url}/api/v2/ws/streams
+
+Any Pusher client:
+
+  import Pusher from "pusher-js";
+  const options = {{ wsHost: "{host}", wsPort: {port}, forceTLS: false, enabledTransports: ["ws"], cluster: "" }};
+  const pusher = new Pusher("{key}", options);
+  pusher.subscribe("{channel}").bind("quote", ({{ quote, provider }}) => {{
+    console.log(provider, quote.symbol, quote.bid, quote.ask);
+  }});
+
+Ctrl-C ends it.
+"""
+
+
+def document(listen: tuple[str, int], simulators: Iterable[tuple[Simulated, tuple[str, str]]]) -> dict[str, Any]:
+    """The demo's configuration, as it would stand in ``tickrelay.toml``."""
+    host, port = listen
+    return {
+        "allow_inline_secrets": True,
+        "server": {"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "status_public": True},
+        "apps": {"demo": {"id": DEMO_APP_ID, "key": DEMO_KEY, "secret": DEMO_SECRET, "client_events": True}},
+        "api_keys": {"demo": {"key": DEMO_API_KEY, "accounts": ["*"], "trade": ["*"]}},
+        "providers": {simulated.provider: _provider(simulated, *urls) for simulated, urls in simulators},
+    }
+
+
+def _provider(simulated: Simulated, ws_url: str, http_url: str) -> Mapping[str, Any]:
+    table: dict[str, Any] = {
+        "adapter": simulated.adapter,
+        "url": ws_url,
+        "http_url": http_url,
+        "options": dict(simulated.options),
+        "symbols": dict(simulated.symbols),
+        "pinned": list(simulated.pinned),
+        "required": True,
+    }
+    credentials = dict(simulated.credentials)
+    if simulated.account is None:
+        return {**table, "credentials": credentials}
+    return {**table, "accounts": {simulated.account: {"credentials": credentials}}}
+
+
+async def demo(
+    listen: tuple[str, int],
+    seconds: float | None,
+    plugins: Plugins,
+    *,
+    task_status: trio.TaskStatus[Relay] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the demo for ``seconds``, or until SIGINT or SIGTERM.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with HttpClient() as http, trio.open_nursery() as simulators:
+            started = [
+                (item.value, await simulators.start(item.value.run)) for item in plugins.collect("relay_simulators")
+            ]
+            relay = Relay(_settings(document(listen, started), plugins), plugins, http)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(relay.run)
+                print(_banner(relay, [simulated.provider for simulated, _ in started]), flush=True)
+                task_status.started(relay)
+                with trio.move_on_after(float("inf") if seconds is None else seconds):
+                    async for _ in signals:
+                        break
+                relay.stop()
+            simulators.cancel_scope.cancel()
+
+
+def _settings(tables: Mapping[str, Any], plugins: Plugins) -> Settings:
+    settings = settings_of(
+        tables,
+        Path("demo"),
+        {},
+        plugins.adapters(),
+        Path.read_text,
+        plugin_tables=plugins.tables(),
+        configure=plugins.configure,
+        demo=True,
+    )
+    return evolve(settings, notes=())
+
+
+def _banner(relay: Relay, providers: list[str]) -> str:
+    host, port = relay.addresses[0]
+    quotes = [entry for entry in relay.providers.catalog() if entry.kind == "quote" and entry.complete(entry.example)]
+    channel = channel_name(quotes[-1].stream(quotes[-1].example), "cache-") if quotes else ""
+    shown = f"[{host}]" if ":" in host else host
+    return BANNER.format(
+        providers=", ".join(providers),
+        url=f"http://{shown}:{port}",
+        host=host,
+        port=port,
+        key=DEMO_KEY,
+        api_key=DEMO_API_KEY,
+        channel=channel,
+    )

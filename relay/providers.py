@@ -1,0 +1,194 @@
+"""The configured providers: their sessions, what they offer, and who wants what of them.
+
+A provider has one session per account. Market streams ride on the first one; an account's stream on the account's own, or
+on the only one where the provider tells several accounts apart in its messages. A stream of provider ``all`` is wanted of
+every provider that offers its kind and may know its symbol.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from relay.adapter import Adapter, Context
+from relay.hub.catalog import CatalogEntry, merged_entries, provider_entries
+from relay.model.channels import ALL, Stream, Topic, topic_kind
+from relay.model.events import MARKET_KINDS, Event, Stamp
+from relay.model.symbols import SymbolError, SymbolTable
+from relay.net.dial import Log, ProviderSession
+from relay.net.http import HttpClient
+from relay.problems import suggestion
+from relay.settings import Provider
+from relay.upstream.session import SessionSettings
+
+
+class ConfiguredProvider:
+    """One provider of the configuration with its sessions."""
+
+    def __init__(self, settings: Provider, http: HttpClient, publish: Callable[[Event, Stamp], None], log: Log) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.symbols = SymbolTable(settings.symbols)
+        self.kinds = {topic_kind(offer.kind) for offer in settings.adapter.offers}
+        adapter = _pointed_at(settings)
+        self.sessions: dict[str | None, ProviderSession] = {
+            account.name: ProviderSession(
+                adapter,
+                Context(
+                    provider=settings.name,
+                    account=account.name,
+                    options=settings.options,
+                    credentials=account.credentials,
+                    symbols=self.symbols,
+                ),
+                publish=publish,
+                http=http,
+                settings=SessionSettings(linger=settings.linger),
+                log=log,
+            )
+            for account in settings.accounts
+        }
+        for topic in settings.pinned:
+            self.session(topic).want(topic)
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The configured accounts' names."""
+        return tuple(name for name in self.sessions if name is not None)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether its market streams need authorization."""
+        return self.settings.visibility == "private"
+
+    def session(self, topic: Topic) -> ProviderSession:
+        """The session a topic rides on."""
+        first = next(iter(self.sessions.values()))
+        return self.sessions.get(topic.account, first) if topic.account is not None else first
+
+    def wrong_with(self, topic: Topic) -> str | None:
+        """What is wrong with asking this provider for ``topic``, None when nothing is known to be."""
+        if topic.kind == "status":
+            return None
+        if topic.kind not in self.kinds:
+            return f"provider {self.name} has no {topic.kind}; it has {', '.join(sorted(self.kinds))}"
+        if topic.kind == "account":
+            if self.accounts and topic.account not in self.accounts:
+                return f"provider {self.name} has no account {topic.account!r:.64}"
+            return None
+        if topic.timeframe is not None and topic.timeframe not in self.timeframes:
+            return f"provider {self.name} has no candles of {topic.timeframe}; it has {', '.join(self.timeframes)}"
+        try:
+            self.symbols.native(topic.symbol or "")
+        except SymbolError as error:
+            return str(error)
+        return None
+
+    @property
+    def timeframes(self) -> list[str]:
+        """The lengths of candles it has."""
+        return [each for offer in self.settings.adapter.offers if offer.kind == "candle" for each in offer.timeframes]
+
+    def catalog(self) -> list[CatalogEntry]:
+        """Its entries of the catalog; symbols that are certain to work come first."""
+        pinned = [topic.symbol for topic in self.settings.pinned if topic.symbol is not None]
+        learned = [canonical for _, canonical in self.symbols]
+        return provider_entries(
+            self.name,
+            self.settings.adapter.offers,
+            symbols=[*pinned, *learned],
+            accounts=self.accounts,
+            private=self.is_private,
+        )
+
+    def statuses(self) -> Iterator[Mapping[str, Any]]:
+        """One status per session."""
+        for session in self.sessions.values():
+            yield {**session.status(), "adapter": self.settings.adapter.name, "required": self.settings.required}
+
+
+class Providers:
+    """All configured providers."""
+
+    def __init__(self, providers: Iterable[ConfiguredProvider]) -> None:
+        self._providers = {provider.name: provider for provider in providers}
+        self._wanted: Counter[Stream] = Counter()
+
+    def __iter__(self) -> Iterator[ConfiguredProvider]:
+        return iter(self._providers.values())
+
+    def sessions(self) -> Iterator[tuple[str, ProviderSession]]:
+        """Every session with a name for logs."""
+        for provider in self:
+            for account, session in provider.sessions.items():
+                yield provider.name if account is None else f"{provider.name}/{account}", session
+
+    def want(self, stream: Stream) -> None:
+        """Somebody subscribed to ``stream``."""
+        for provider, topic in self._behind(stream):
+            self._wanted[Stream(provider.name, topic)] += 1
+            if self._wanted[Stream(provider.name, topic)] == 1:
+                provider.session(topic).want(topic)
+
+    def unwant(self, stream: Stream) -> None:
+        """Nobody is subscribed to ``stream`` any more."""
+        for provider, topic in self._behind(stream):
+            own = Stream(provider.name, topic)
+            if own not in self._wanted:
+                continue
+            self._wanted[own] -= 1
+            if not self._wanted[own]:
+                del self._wanted[own]
+                if topic not in provider.settings.pinned:
+                    provider.session(topic).unwant(topic)
+
+    def _behind(self, stream: Stream) -> list[tuple[ConfiguredProvider, Topic]]:
+        topic = stream.topic
+        if topic.kind == "status":
+            return []
+        if stream.provider != ALL:
+            return [(self._providers[stream.provider], topic)] if stream.provider in self._providers else []
+        return [(provider, topic) for provider in self if provider.wrong_with(topic) is None]
+
+    def wrong_with(self, stream: Stream) -> str | None:
+        """What is wrong with a stream somebody names, None when nothing is known to be."""
+        if stream.provider == ALL:
+            reasons = [provider.wrong_with(stream.topic) for provider in self]
+            return None if None in reasons else "; ".join(filter(None, reasons)) or "no provider is configured"
+        provider = self._providers.get(stream.provider)
+        if provider is None:
+            return f"no provider is named {stream.provider}; {suggestion(stream.provider, self._providers)}"
+        return provider.wrong_with(stream.topic)
+
+    def is_private(self, stream: Stream) -> bool:
+        """Whether a market stream needs authorization; a merged one does as soon as one provider behind it does."""
+        if stream.topic.kind not in MARKET_KINDS:
+            return False
+        if stream.provider == ALL:
+            return any(provider.is_private for provider in self)
+        provider = self._providers.get(stream.provider)
+        return provider is not None and provider.is_private
+
+    def pinned(self) -> Iterator[Stream]:
+        """The streams that are always wanted."""
+        for provider in self:
+            yield from (Stream(provider.name, topic) for topic in provider.settings.pinned)
+
+    def catalog(self) -> list[CatalogEntry]:
+        """The catalog of all streams."""
+        entries = [entry for provider in self for entry in provider.catalog()]
+        return [*entries, *merged_entries(entries)]
+
+    def statuses(self) -> list[Mapping[str, Any]]:
+        """One status per session."""
+        return [status for provider in self for status in provider.statuses()]
+
+
+def _pointed_at(settings: Provider) -> type[Adapter]:
+    """The adapter, at the configured URLs where there are some."""
+    adapter = settings.adapter
+    changes = {name: url for name, url in (("url", settings.url), ("http", settings.http_url)) if url is not None}
+    if not changes:
+        return adapter
+    return type(adapter.__name__, (adapter,), {"session": attrs.evolve(adapter.session, **changes)})
