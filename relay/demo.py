@@ -110,7 +110,8 @@ def _settings(tables: Mapping[str, Any], plugins: Plugins) -> Settings:
 
 def _banner(relay: Relay, providers: list[str]) -> str:
     host, port = relay.addresses[0]
-    quotes = [entry for entry in relay.providers.catalog() if entry.kind == "quote" and entry.complete(entry.example)]
+    entries = (entry for provider in relay.providers for entry in provider.catalog())
+    quotes = [entry for entry in entries if entry.kind == "quote" and entry.complete(entry.example)]
     channel = channel_name(quotes[-1].stream(quotes[-1].example), "cache-") if quotes else ""
     shown = f"[{host}]" if ":" in host else host
     return BANNER.format(

@@ -127,12 +127,13 @@ def test_a_misspelt_hook_stops_check(config: Path, capsys: pytest.CaptureFixture
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Stands for `relay.app`: remembers what it was called with, and raises ``app.error``."""
+    """Stands for `relay.app` and `relay.demo`: remembers what they were called with, and raises ``app.error``."""
     module: Any = types.ModuleType("relay.app")
-    module.calls, module.error = [], None
+    module.calls, module.error, module.reload = [], None, None
 
-    async def called(*arguments: Any) -> None:
+    async def called(*arguments: Any, reload: Any = None) -> None:
         module.calls.append(arguments)
+        module.reload = reload
         await trio.lowlevel.checkpoint()
         if module.error is not None:
             raise module.error
@@ -140,6 +141,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Any:
     module.serve = module.demo = called
     monkeypatch.setitem(sys.modules, "relay.app", module)
     monkeypatch.setattr("relay.app", module, raising=False)
+    monkeypatch.setitem(sys.modules, "relay.demo", module)
     return module
 
 
@@ -150,6 +152,7 @@ def test_serve_hands_settings_and_plugins_to_the_app(config: Path, app: Any) -> 
     assert isinstance(settings, Settings)
     assert settings.path == config
     assert given is plugins
+    assert app.reload().path == config
 
 
 def test_serve_reads_tickrelay_toml_by_default(config: Path, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +207,7 @@ def test_interrupted(config: Path, app: Any) -> None:
 def test_demo(app: Any) -> None:
     assert run(["demo", "--listen", "[::1]:0", "--for", "1.5"], plugins_of()) == 0
     assert run(["demo"], plugins_of()) == 0
-    assert app.calls == [(("::1", 0), 1.5), (("127.0.0.1", 6001), None)]
+    assert [call[:2] for call in app.calls] == [(("::1", 0), 1.5), (("127.0.0.1", 6001), None)]
 
 
 @pytest.mark.parametrize(

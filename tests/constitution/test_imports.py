@@ -31,7 +31,7 @@ IMPURE_MODULES = {
     "select", "subprocess", "os", "tempfile", "urllib.request", "http",
 }  # fmt: skip
 #: Who may import the network libraries.
-NETWORK_ROOMS = ("relay.net", "relay.app", "relay.cli", "relay.testing")
+NETWORK_ROOMS = ("relay.net", "relay.app", "relay.demo", "relay.cli", "relay.testing")
 
 
 def modules() -> dict[str, Path]:
