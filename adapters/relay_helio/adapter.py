@@ -24,14 +24,13 @@ from relay.adapter import (
     Subscribe,
     Unknown,
     Unsubscribe,
-    dumps,
     loads,
 )
 from relay.model.channels import Topic
 from relay.model.commands import Command, PlaceOrder
 from relay.model.events import Depth, Error, Event, Quote
 from relay_helio.interest import ACCOUNT_EVENTS, QUOTE, Interest, message
-from relay_helio.orders import TYPES, Waiting, body, login, rest_body
+from relay_helio.orders import TYPE_NAMES, TYPES, Waiting, body, login, rest_body
 from relay_helio.reports import Reports, level, members, metrics, native, portfolio, position
 
 EURUSD = {"symbol": "EURUSD"}
@@ -135,8 +134,8 @@ class Helio(Adapter):
                 yield Ack((*quotes, *own), done=word == "subscribed")
             case {"type": "error", "payload": {"code": str() | int() as code, "message": str(reason), **rest}}:
                 yield Error(code=str(code), message=reason, details=rest or None)
-            case {"type": str(word), "payload": payload} if reply := self.waiting.answered(word, payload):
-                yield reply
+            case {"type": str(word), "payload": payload} if word in TYPE_NAMES:
+                yield self.waiting.answered(word, payload)
             case other:
                 yield Unknown(other)
 

@@ -73,7 +73,9 @@ class Interest:
 
     def _sorted(self, topics: Iterable[Topic]) -> tuple[list[str], list[str], bool]:
         """The provider's symbols of quotes and of depth, and whether the account is among the topics."""
-        quotes, depths, account = [], [], False
+        quotes: list[str] = []
+        depths: list[str] = []
+        account = False
         for topic in topics:
             if topic.kind == "account":
                 account = True

@@ -50,6 +50,7 @@ TYPES: dict[type[Command], str] = {
     TradeHistory: "dealHistory",
 }
 ENDED = (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED)
+TYPE_NAMES = frozenset(TYPES.values())
 #: Names of the REST bodies that are not the page's in snake_case.
 REST_NAMES = {"symbol": "symbol_id", "quantity": "volume"}
 REST_PREFIXES = {"side": "TRADE_SIDE_", "type": "ORDER_TYPE_", "timeInForce": "TIF_"}
@@ -125,13 +126,12 @@ class Waiting:
         if len(self.commands) > WAITING:
             del self.commands[next(iter(self.commands))]
 
-    def answered(self, type: str, payload: Any) -> CommandReply | None:
-        """A message of a command's own type."""
+    def answered(self, type: str, payload: Any) -> CommandReply:
+        """A message of a command's own type; where none waits for it, a reply to nothing, which is counted as such."""
         command = next((c for c in self.commands.values() if TYPES[c.__class__] == type), None)
-        if command is None:
-            return None
         failed = isinstance(payload, dict) and "code" in payload and "message" in payload
-        return self._reply(command, error=payload if failed else None, result=None if failed else payload)
+        error, result = (payload, None) if failed else (None, payload)
+        return CommandReply("", result, error) if command is None else self._reply(command, result=result, error=error)
 
     def executed(self, execution: Execution) -> CommandReply | None:
         """An executionEvent."""

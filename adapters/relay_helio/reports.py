@@ -149,7 +149,7 @@ def native(given: Members) -> str:
 
 def position(given: Members, symbol: str, account: str | None, *, new: bool) -> Position:
     """One position of a portfolio; ``new`` says that it was not in the portfolio before."""
-    status = word(given.get("status", "OPEN"))
+    status = word(given["status"])
     event = {"OPEN": PositionEvent.POSITION_OPENED if new else PositionEvent.POSITION_MODIFIED,
              "CLOSED": PositionEvent.POSITION_CLOSED}[status]  # fmt: skip
     return Position(

@@ -69,10 +69,14 @@ class Kraken(Adapter):
     checksum = staticmethod(checksum)
 
     def __init__(self, context: Context) -> None:
-        if (depth := context.options.get("depth", "1000")) not in DEPTHS:
+        if (depth := context.options["depth"]) not in DEPTHS:
             raise ValueError(f"depth: expected one of {', '.join(DEPTHS)}, got {depth!r}")
         super().__init__(context)
-        self.depth = int(depth)
+
+    @classmethod
+    def checksum_levels(cls, context: Context) -> int:
+        """How many levels a side Kraken keeps of a book, and a checksum is over."""
+        return int(context.options["depth"])
 
     def prepare(self) -> Iterable[Fetch]:
         yield Fetch(tag="symbols", url="/0/public/AssetPairs")
@@ -94,7 +98,7 @@ class Kraken(Adapter):
         for (kind, timeframe), names in pairs.items():
             subscription: dict[str, Any] = {"name": NAMES[kind]}
             if kind == "depth":
-                subscription["depth"] = self.depth
+                subscription["depth"] = int(self.context.options["depth"])
             elif kind == "candle":
                 subscription["interval"] = MINUTES[timeframe or ""]
             yield dumps({"event": event, "pair": names, "subscription": subscription})

@@ -1,0 +1,1 @@
+"""Between events and subscribers: topics, channels, members, history, outboxes. Pure."""

@@ -6,7 +6,7 @@ Entries leave in the order they came in, except where a policy says otherwise:
   behind it, then it moves to the end (a seq never runs backwards within a channel).
 - SNAPSHOT: when there is no room, everything of that policy on the channel is replaced by one mark; when the mark's
   turn to be sent comes, a fresh snapshot is fetched. Until then whatever arrives for it is covered by that snapshot
-  and not kept.
+  and not kept. What else arrives on the channel (a gap, staleness) goes before the mark, because the snapshot is newer.
 - GAP: when there is still no room, the oldest are dropped; a mark at their place becomes one gap frame that names the
   seqs.
 - NEVER_DROP and CONTROL stay. When nothing else can give way, the backlog is over its limits and the subscriber must
@@ -107,7 +107,7 @@ class Backlog:
         self._latest: dict[tuple[str, str], int] = {}
         self._gaps: dict[int, Delivery] = {}
         self._books: dict[str, int] = {}
-        self._marked: dict[str, Mark] = {}
+        self._marked: dict[str, int] = {}
         self._next = 0
         self.messages = 0
         self.bytes = 0
@@ -118,11 +118,15 @@ class Backlog:
     def admit(self, delivery: Delivery) -> bool:
         """Take `delivery` as its policy says; False when the limits are exceeded and nothing can give way."""
         if delivery.policy is Policy.SNAPSHOT and delivery.channel in self._marked:
-            self._cover(delivery, self._marked[delivery.channel])
+            mark = self._entries[self._marked[delivery.channel]]
+            assert isinstance(mark, Mark)
+            self._cover(delivery, mark)
             return True
         if delivery.policy is Policy.CONFLATE and self._replace(delivery):
             return self._fits()
         self._append(delivery)
+        if delivery.channel in self._marked:
+            self._mark(self._remove(self._marked[delivery.channel]))
         return self._fits()
 
     def discard(self, channel: str) -> None:
@@ -154,9 +158,7 @@ class Backlog:
         return True
 
     def _append(self, delivery: Delivery) -> None:
-        key = self._next
-        self._next += 1
-        self._place(key, delivery)
+        key = self._place_last(delivery)
         self.messages += 1
         self.bytes += len(delivery.frame)
         match delivery.policy:
@@ -167,11 +169,20 @@ class Backlog:
             case Policy.SNAPSHOT:
                 self._books[delivery.channel] = self._books.get(delivery.channel, 0) + 1
 
+    def _mark(self, mark: Entry) -> None:
+        self._marked[mark.channel] = self._place_last(mark)
+
+    def _place_last(self, entry: Entry) -> int:
+        key = self._next
+        self._next += 1
+        self._place(key, entry)
+        return key
+
     def _place(self, key: int, entry: Entry) -> None:
         self._entries[key] = entry
         self._channels.setdefault(entry.channel, {})[key] = entry
 
-    def _remove(self, key: int) -> None:
+    def _remove(self, key: int) -> Entry:
         entry = self._entries.pop(key)
         of_channel = self._channels[entry.channel]
         del of_channel[key]
@@ -181,6 +192,7 @@ class Backlog:
             self._uncount(key, entry)
         elif entry.policy is Policy.SNAPSHOT:
             del self._marked[entry.channel]
+        return entry
 
     def _uncount(self, key: int, delivery: Delivery) -> None:
         self.messages -= 1
@@ -211,15 +223,10 @@ class Backlog:
         assert isinstance(first, Delivery)
         mark = Mark(channel, Policy.SNAPSHOT, first.seq, first.seq)
         for key in keys:
-            entry = self._entries[key]
+            entry = self._remove(key)
             assert isinstance(entry, Delivery)
             self._cover(entry, mark)
-            if key == keys[0]:
-                self._uncount(key, entry)
-                self._place(key, mark)
-            else:
-                self._remove(key)
-        self._marked[channel] = mark
+        self._mark(mark)
 
     def _cover(self, delivery: Delivery, mark: Mark) -> None:
         mark.last = max(mark.last, delivery.seq)

@@ -8,6 +8,8 @@ from relay.hub.history import Entry
 from relay.hub.outbox import Delivery, Policy
 from relay.hub.presence import Presence
 from relay.hub.topics import TopicState
+from relay.pusher import messages
+from relay.pusher.actions import Position
 from relay.pusher.frames import encode_text
 from relay.pusher.names import channel_type
 
@@ -74,6 +76,8 @@ class Channel:
                 _deliver(self._live, delivery, but)
         if self._ids:
             _deliver(self._ids, self.delivery(entry, ids=True), but)
+            if but in self._ids:  # so that it is not given its own event when it comes back
+                self._ids[but](Delivery(self._position(entry.seq), self.name, entry.policy, entry.seq))
 
     def tell(self, text: str, policy: Policy = Policy.CONTROL, but: str | None = None) -> None:
         """A message without a number (members, counts, client events), to every subscriber except `but`."""
@@ -82,12 +86,20 @@ class Channel:
             _deliver(subscribers, delivery, but)
 
     def delivery(self, entry: Entry, *, ids: bool = False) -> Delivery:
-        """The event as it is delivered on this channel."""
-        tail = entry.tail
-        if ids and self.topic.stream is None:
-            tail = wire.with_position(tail, entry.id, entry.seq)
-        frame = wire.frame(entry.head, self._middle, tail)
+        """The event as it is delivered on this channel.
+
+        An application's event gets `id` and `seq` beside its data where `ids`, and `tickrelay:position` right behind it:
+        pusher-js shows a page nothing beside the data, but it shows it that.
+        """
+        if not ids or self.topic.stream is not None:
+            frame = wire.frame(entry.head, self._middle, entry.tail)
+        else:
+            frame = wire.frame(entry.head, self._middle, wire.with_position(entry.tail, entry.id, entry.seq))
+            frame += self._position(entry.seq)
         return Delivery(frame, self.name, entry.policy, entry.seq, entry.conflates)
+
+    def _position(self, seq: int) -> bytes:
+        return encode_text(messages.position(self.name, Position(self.topic.ring.epoch, seq)).encode())
 
 
 def _deliver(subscribers: dict[str, Put], delivery: Delivery, but: str | None) -> None:

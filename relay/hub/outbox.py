@@ -181,6 +181,8 @@ class Outbox:
         """Offer the backlog to the socket, joined; True when nothing of it is left and the outbox is no longer
         blocked.
         """
+        if self._backlog is not None and self._pending:
+            self._hold(self._pending)  # first, so that no snapshot fetched now overtakes what was put before it
         while self._backlog is not None:
             pieces = self._pieces(self._backlog)
             if not pieces:
@@ -236,12 +238,12 @@ class Outbox:
 
     def _pieces(self, backlog: Backlog) -> list["_Piece"]:
         """What to offer next: the started frame's rest, then entries up to one chunk, marks turned into frames."""
-        pieces = [_Piece(self._rest, None, None)] if self._rest else []
+        pieces = [_Piece(self._rest, None)] if self._rest else []
         size = len(self._rest)
         for key, entry in backlog.head():
             if size >= self._limits.chunk:
                 break
-            piece = _Piece(entry.frame, key, None) if isinstance(entry, Delivery) else self._resolve(key, entry)
+            piece = _Piece(entry.frame, key) if isinstance(entry, Delivery) else self._resolve(key, entry)
             pieces.append(piece)
             size += len(piece.frame)
         return pieces
@@ -250,8 +252,8 @@ class Outbox:
         if mark.policy is Policy.SNAPSHOT:
             snapshot = self._source.snapshot_frame(mark.channel)
             if snapshot is not None:
-                return _Piece(snapshot.frame, key, snapshot)
-        return _Piece(self._source.gap_frame(mark.channel, mark.first, mark.last), key, None)
+                return _Piece(snapshot.frame, key)
+        return _Piece(self._source.gap_frame(mark.channel, mark.first, mark.last), key)
 
     def _account(self, backlog: Backlog, pieces: list["_Piece"], taken: int) -> None:
         self.sent_bytes += taken
@@ -263,26 +265,10 @@ class Outbox:
                 break
             if piece.key is not None:
                 backlog.sent(piece.key)
-            if piece.snapshot is not None:
-                self._cover(piece.snapshot)
             if end > taken:
                 self._rest = piece.frame[taken - start :]
             else:
                 self.sent_messages += 1
-
-    def _cover(self, snapshot: Delivery) -> None:
-        """A fresh snapshot is on its way: what it contains and was put in this tick must not follow it."""
-        keep = []
-        for delivery in self._pending:
-            if (
-                delivery.policy is Policy.SNAPSHOT
-                and delivery.channel == snapshot.channel
-                and delivery.seq <= snapshot.seq
-            ):
-                self._dropped(delivery.channel, Policy.SNAPSHOT)
-            else:
-                keep.append(delivery)
-        self._pending = keep
 
     def _dropped(self, channel: str, policy: Policy) -> None:
         self.dropped[channel] = self.dropped.get(channel, 0) + 1
@@ -301,7 +287,6 @@ class Outbox:
 class _Piece:
     frame: bytes
     key: int | None
-    snapshot: Delivery | None
 
 
 _DEFAULT_LIMITS = OutboxLimits()

@@ -28,7 +28,11 @@ class Overflow:
         self._dropped = dropped
 
     def gap_frame(self, channel: str, first_seq: int, last_seq: int) -> bytes:
-        """A gap event for one subscriber. It stands at the last lost number; its time is that of the topic's last event."""
+        """A gap event for one subscriber, with the time of the topic's last event.
+
+        Its own number is that of the last lost event; on a depth channel, where it stands for a snapshot that cannot be
+        given and so behind everything else, that of the topic's last event.
+        """
         there = self._channels.get(channel)
         if there is None or (stream := there.topic.stream) is None:
             return b""  # an app's own events are never dropped, and a channel that was left needs no repair
@@ -43,7 +47,8 @@ class Overflow:
         )
         received_at = there.topic.last_received_at
         stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=received_at)
-        return there.delivery(News(gap, stamp, self._ids()).entry(last_seq, there.topic.touched)).frame
+        seq = last_seq if stream.topic.kind != "depth" else there.topic.seq
+        return there.delivery(News(gap, stamp, self._ids()).entry(seq, there.topic.touched)).frame
 
     def snapshot_frame(self, channel: str) -> Delivery | None:
         """The book of a depth channel as it stands; of a merged one all books, several frames in one delivery."""

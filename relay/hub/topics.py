@@ -194,6 +194,8 @@ class TopicState:
         """Nobody listens and nothing that is here could still be asked for; `keep_value`: seconds a last value counts."""
         if self.channels or self.kept:
             return False
+        if self.merged:  # its providers' topics keep the values; without them it would go on for as long as they do
+            return now >= self.kept_until
         return now >= self.touched + max(self._limits.age, keep_value if self.last else 0.0)
 
     def publish(self, news: News, now: float) -> None:

@@ -21,21 +21,18 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route, Router
 
 from relay.hooks import Grant
 from relay.hub.access import KeyRing
 from relay.hub.catalog import CatalogEntry
-from relay.model.events import KINDS
-from relay.model.schemas import event_schema
 from relay.net import answers
-from relay.net.answers import Refusal, json_answer
+from relay.net.answers import Refusal
 from relay.net.api_settings import ApiSettings
 from relay.net.bootstrap import Bootstrap
 from relay.net.metrics import RelayCollector
-from relay.net.origin import Cors, address_of
+from relay.net.origin import Cors
 from relay.net.pages import WEB, Pages
 from relay.net.pusher_api import Channels, PusherApi
 from relay.net.sessions import Session, shown
@@ -84,14 +81,6 @@ def build_api(
         settings, keys=keys, app=hub.app, sessions=now_shown, catalog=catalog, hub=hub.snapshot, registry=registry
     )
 
-    async def schema(request: Request) -> Response:
-        """GET /schemas/KIND.json"""
-        kind = request.path_params["kind"]
-        if kind not in KINDS:
-            raise Refusal(404, f"there is no kind {kind!r:.64}; there are {', '.join(KINDS)}")
-        url = f"{address_of(request, settings.public).url}/schemas/{kind}.json"
-        return json_answer({"$id": url, **event_schema(kind)}, headers={"Content-Type": "application/schema+json"})
-
     return Starlette(
         routes=[
             Route("/apps/{rest:path}", pusher.endpoint, methods=METHODS),
@@ -102,7 +91,7 @@ def build_api(
                 Route("/v2/ws/auth", bootstrap.auth, methods=["POST"]),
                 Route("/v2/status", status.status),
             ])),
-            Mount("/schemas", app=_exactly([Route("/{kind}.json", schema)])),
+            Mount("/schemas", app=_exactly([Route("/{kind}.json", bootstrap.schema)])),
             Route("/healthz", status.health),
             Route("/readyz", status.ready),
             Route("/metrics", status.metrics),

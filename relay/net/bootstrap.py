@@ -19,7 +19,8 @@ from relay.hooks import Grant
 from relay.hub.access import ApiKey, KeyRing
 from relay.hub.catalog import CatalogEntry, UnknownStream, find
 from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel
-from relay.model.events import ACCOUNT_KINDS
+from relay.model.events import ACCOUNT_KINDS, KINDS
+from relay.model.schemas import event_schema
 from relay.net.answers import Refusal, json_answer, read_body, unauthorized
 from relay.net.api_settings import ApiSettings
 from relay.net.origin import Address, address_of
@@ -102,6 +103,14 @@ class Bootstrap:
         data = _member(key) if channel_type(channel).presence else None
         answer = {"auth": channel_auth(app, socket_id, channel, data)}
         return json_answer(answer if data is None else {**answer, "channel_data": data})
+
+    async def schema(self, request: Request) -> Response:
+        """GET /schemas/KIND.json: what an event of that kind looks like; nobody needs a key to read it."""
+        kind = request.path_params["kind"]
+        if kind not in KINDS:
+            raise Refusal(404, f"there is no kind {kind!r:.64}; there are {', '.join(KINDS)}")
+        id = _schema_url(address_of(request, self._settings.public), kind)
+        return json_answer({"$id": id, **event_schema(kind)}, headers={"Content-Type": "application/schema+json"})
 
     def _app(self) -> App:
         app = self._find_app(self._settings.app_id)
@@ -199,8 +208,12 @@ def _subscribed(entry: CatalogEntry, stream: Stream, event: str, address: Addres
         "visibility": entry.visibility,
         "payloadFormat": "json",
         "payloadSchemaId": event,
-        "payloadSchemaUrl": f"{address.url}/schemas/{event}.json",
+        "payloadSchemaUrl": _schema_url(address, event),
     }
+
+
+def _schema_url(address: Address, kind: str) -> str:
+    return f"{address.url}/schemas/{kind}.json"
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

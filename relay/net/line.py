@@ -192,6 +192,9 @@ class Line:
                     with trio.move_on_after(self._deadlines.close):
                         await ws.aclose()
                 nursery.cancel_scope.cancel()
+        except* (trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
+            # The library's reader lets these out when it cannot even say that the peer broke the protocol.
+            ending.append(Closed(1006, "the connection broke") if self._open else _unfinished(stream))
         except* trio_websocket.ConnectionRejected as rejected:
             ending[:0] = [_refused(error) for error in _leaves(rejected)]
         return ending[0] if ending else _unfinished(stream)

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from relay.hub.history import Missed
 from relay.hub.names import claims_stream
 from relay.hub.tenants import HistoryPage
-from relay.net.answers import json_answer, read_body
+from relay.net.answers import Refusal, json_answer, read_body
 from relay.pusher import api
 from relay.pusher.actions import Position
 from relay.pusher.api import ApiError, ChannelState, Trigger
@@ -211,4 +211,4 @@ def _check_method(method: str, parts: Parts) -> None:
     if allowed is None:
         raise ApiError(404, "there is no such path")
     if method != allowed:
-        raise ApiError(405, f"the method here is {allowed}")
+        raise Refusal(405, f"the method here is {allowed}", headers={"Allow": allowed})

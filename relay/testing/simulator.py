@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import trio
@@ -38,20 +38,15 @@ _CLOSE_WITHIN = 2.0
 _PONG_WITHIN = 10.0
 
 
-@frozen(kw_only=True)
-class Address:
-    """Where a simulator listens: base URLs without a path."""
+class Address(NamedTuple):
+    """Where a simulator listens: what a provider's ``url`` and ``http_url`` are set to."""
 
-    host: str
-    port: int
-
-    @property
-    def ws(self) -> str:
-        return f"ws://{self.host}:{self.port}"
+    ws: str
+    http: str
 
     @property
-    def http(self) -> str:
-        return f"http://{self.host}:{self.port}"
+    def port(self) -> int:
+        return urlsplit(self.ws).port or 0
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
@@ -138,7 +133,12 @@ class Link:
     @property
     def query(self) -> dict[str, str]:
         """The query of the upgrade request, decoded; of a repeated name the last value."""
-        return dict(parse_qsl(urlsplit(self.request.target).query, keep_blank_values=True))
+        return self.query_of(self.request)
+
+    @staticmethod
+    def query_of(request: HttpRequest) -> dict[str, str]:
+        """The same of any request."""
+        return dict(parse_qsl(urlsplit(request.target).query, keep_blank_values=True))
 
     @property
     def muted(self) -> bool:
@@ -247,6 +247,7 @@ class Simulator:
     """A provider's server. Subclass it.
 
     Class attributes:
+        ws_path, http_path: the paths of `Address.ws` and `Address.http`.
         ping_every: seconds between the server's own ping frames; None when it sends none.
         takeover: the close a session gets whose place another one took.
 
@@ -255,6 +256,8 @@ class Simulator:
         requests: the HTTP requests that came, newest last, at most 1,000.
     """
 
+    ws_path: str = ""
+    http_path: str = ""
     ping_every: float | None = None
     takeover: Close = Close(4000, "session active elsewhere")
 
@@ -331,7 +334,8 @@ class Simulator:
                 )
             )
             nursery.start_soon(self.background)
-            task_status.started(Address(host=host, port=port))
+            at = f"{host}:{port}"
+            task_status.started(Address(f"ws://{at}{self.ws_path}", f"http://{at}{self.http_path}"))
 
     @asynccontextmanager
     async def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Address]:

@@ -78,11 +78,12 @@ class Core:
         if after is not None:
             self.ledger.adopt(after.ledger)
         self.topics = Topics(declared)
+        checksum_levels = getattr(adapter_class, "checksum_levels", None)
         self.books = Books(
             declared,
             buffer=settings.book_buffer,
             checksum=getattr(adapter_class, "checksum", None),
-            levels=getattr(adapter_class, "checksum_levels", None),
+            levels=checksum_levels(context) if checksum_levels is not None else None,
         )
         self.calls = Calls()
         self.renewal = Renewal(declared.token_lifetime)
@@ -94,7 +95,8 @@ class Core:
         self.begin(Moment(0.0, 0))
         self._publish = publish
         self._out: list[Output] = []
-        self._rearmed = False
+        #: Whether the input being handled may have brought a deadline nearer, or made something ready to be sent.
+        self.rearmed = False
 
     def begin(self, at: Moment) -> None:
         """What happens from here on happens at this moment."""
@@ -127,16 +129,16 @@ class Core:
 
     def rearm(self) -> None:
         """A deadline may have come nearer, or something may be ready to be sent."""
-        self._rearmed = True
+        self.rearmed = True
 
     @property
     def restless(self) -> bool:
-        """Whether the input being handled led to anything but events."""
-        return self._rearmed or bool(self._out)
+        """Whether there is something for the shell to do."""
+        return bool(self._out)
 
     def taken(self, *, rearm: bool = False) -> list[Output]:
         """The outputs so far, handed over; with ``rearm``, and the news that there may be a nearer deadline."""
-        out, self._out, self._rearmed = self._out, [], False
+        out, self._out, self.rearmed = self._out, [], False
         if rearm:
             out.append(Rearm())
         return out

@@ -132,11 +132,11 @@ class SessionMachine:
         core.begin(at)
         self._transport.heard = at.now
         self._inbound.decode(core.adapter, raw)
-        if not core.restless:
-            return ()
-        self._clocks()
-        self._flush()
-        return core.taken(rearm=True)
+        if core.rearmed:
+            self._clocks()
+            self._flush()
+            return core.taken(rearm=True)
+        return core.taken() if core.restless else ()
 
     def heard(self, now: float) -> None:
         """Something arrived on the open connection: it is alive."""

@@ -115,7 +115,12 @@ class Subscriptions:
             self._topics.subscribed(entry.topic, self._core.at.now)
             symbol = entry.topic.symbol
             wait = _FIRST_SNAPSHOT.get(self._declared.book)
-            if entry.topic.kind == "depth" and symbol is not None and wait is not None and self._books.collecting(symbol):
+            if (
+                entry.topic.kind == "depth"
+                and symbol is not None
+                and wait is not None
+                and self._books.collecting(symbol)
+            ):
                 self._snapshots.need(symbol, self._core.at.now + wait)
 
     def confirmed_by_data(self, entry: Entry) -> None:

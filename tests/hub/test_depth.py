@@ -167,6 +167,25 @@ def test_a_slow_subscriber_gets_one_fresh_snapshot_for_what_it_lost(relay_of):
     assert client.take().seqs == [12]
 
 
+def test_a_slow_subscriber_hears_of_a_hole_before_the_snapshot_that_repairs_it(relay_of):
+    relay = relay_of(outbox=OutboxLimits(messages=2))
+    client = relay.client()
+    client.subscribe("depth.x.A")
+    relay.publish(depth([("1", "1")], snapshot=True))
+    client.take()
+    client.slow = True
+    for event in (
+        depth([("2", "1")]),
+        Gap(of="depth", symbol="A", refill="snapshot", reason="reconnect"),
+        depth([("3", "1")], snapshot=True),
+        depth([("4", "1")]),
+    ):
+        relay.publish(event)
+        client.take()
+    client.slow = False
+    assert [(m["event"], m["data"]["seq"]) for m in client.take()] == [("gap", 3), ("depth", 5)]
+
+
 @given(
     st.lists(
         st.one_of(

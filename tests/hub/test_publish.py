@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from relay.hub.outbox import Policy
+from relay.hub.outbox import OutboxLimits, Policy
 from relay.hub.topics import conflation_key, policy_of
 from relay.model.channels import Stream, Topic
 from relay.model.events import (
@@ -21,6 +21,7 @@ from relay.model.events import (
     Reference,
     Staleness,
 )
+from relay.pusher.errors import ProtocolError
 
 
 def quote(bid="1.10", symbol="BTC/USDT"):
@@ -213,8 +214,6 @@ def test_a_slow_subscriber_of_a_merged_stream_keeps_the_latest_of_each_provider(
 
 
 def test_a_slow_subscribers_gap_names_the_lost_numbers(relay_of):
-    from relay.hub.outbox import OutboxLimits
-
     relay = relay_of(outbox=OutboxLimits(messages=2))
     client = relay.client()
     client.subscribe("public_trade.x.A")
@@ -249,6 +248,16 @@ def test_what_nobody_asks_for_is_forgotten(relay):
     assert relay.hub.snapshot()["streams"] == []
 
 
+def test_a_merged_stream_ends_when_nobody_has_listened_for_long_though_events_go_on(relay):
+    client = relay.client()
+    client.subscribe("quote.all.BTC-USDT")
+    client.gone()
+    for _ in range(4):
+        relay.publish(quote())
+        relay.tick(100)
+    assert [stream["provider"] for stream in relay.hub.snapshot()["streams"]] == ["x"]
+
+
 def test_pinned_streams_are_kept(relay_of):
     relay = relay_of(pinned=[Stream("x", Topic(kind="quote", symbol="BTC/USDT"))])
     relay.publish(quote())
@@ -257,8 +266,6 @@ def test_pinned_streams_are_kept(relay_of):
 
 
 def test_apps_cannot_publish_on_streams(relay):
-    from relay.pusher.errors import ProtocolError
-
     client = relay.client()
     client.subscribe("quote.x.A")
     with pytest.raises(ProtocolError, match=r"quote\.x\.A") as refused:

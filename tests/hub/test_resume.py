@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from relay.hub.history import Entry, HistoryLimits, Missed, Ring
 from relay.hub.outbox import Policy
-from relay.model.events import PublicTrade, Quote, Staleness
+from relay.model.events import Depth, PublicTrade, Quote, Staleness
 from relay.pusher.actions import Position
 
 
@@ -92,6 +92,18 @@ def test_who_comes_back_gets_what_it_missed_in_order_and_nothing_twice(relay, ch
     assert got.of("public_trade").seqs + back.take().seqs == [4, 5, 6, 7, 8]
 
 
+def test_a_page_that_sees_only_data_can_come_back_to_an_applications_channel(relay):
+    client = relay.client()
+    client.subscribe("news", ids=True)
+    relay.trigger("news", data="one")
+    at = client.take()[-1]["data"]
+    client.gone()
+    relay.trigger("news", data="two")
+    got = relay.client().subscribe("news", ids=True, resume=at)
+    assert [m["data"] for m in got.of("news")] == ["two"]
+    assert got.of("tickrelay:position")[0]["data"] == at | {"seq": 2}
+
+
 @given(st.lists(st.sampled_from(["publish", "drop", "return"]), max_size=40))
 def test_over_any_number_of_reconnects_every_number_comes_once_in_order(relay_of, steps):
     relay = relay_of()
@@ -115,8 +127,6 @@ def test_over_any_number_of_reconnects_every_number_comes_once_in_order(relay_of
 
 
 def test_a_depth_resume_is_deltas_without_a_snapshot(relay):
-    from relay.model.events import Depth
-
     def delta(price, snapshot=False):
         return Depth(symbol="A", bids=[(price, "1")], asks=[], snapshot=snapshot)
 
@@ -187,7 +197,8 @@ def test_ids_stand_beside_the_data_of_an_applications_events_only_for_who_asked(
     relay.trigger("news", data="text")
     message = {"event": "news", "channel": "news", "data": "text"}
     assert plain.take() == [message]
-    assert asking.take() == [message | {"id": "run-1", "seq": 1}]
+    position = {"event": "tickrelay:position", "channel": "news", "data": {"epoch": "run-1", "seq": 1}}
+    assert asking.take() == [message | {"id": "run-1", "seq": 1}, position]
 
 
 def test_an_applications_channel_resumes_and_rewinds(relay):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import trio
@@ -148,3 +149,40 @@ class Rig:
         """A request signed by the app; ``path`` unescaped."""
         query = signed_query(app, method, path, body, at, params)
         return await self.http.request(method, f"{path}?{query}", content=body)
+
+
+class Exchange:
+    """One request without a client between: the path as it is, the body as it comes, the answer as it goes."""
+
+    def __init__(self, **received: Any) -> None:
+        self._received = {"type": "http.request", "body": b"", **received}
+        self.reads = 0
+        self.sent: list[Any] = []
+
+    async def receive(self) -> dict[str, Any]:
+        self.reads += 1
+        return self._received
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def ask(self, rig: Rig, method: str, raw_path: str) -> None:
+        scope = {
+            "type": "http",
+            "method": method,
+            "scheme": "http",
+            "path": unquote(raw_path),
+            "raw_path": raw_path.encode(),
+            "query_string": b"",
+            "headers": [],
+        }
+        await rig.api(scope, self.receive, self.send)
+
+    @property
+    def status(self) -> int:
+        status: int = self.sent[0]["status"]
+        return status
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)

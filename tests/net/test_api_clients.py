@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import pusher
 import pytest
 import trio
-from net.rig import APP, KEY, Rig
-from support.tools import NODE_DIR, missing, node
 
+import pusher
+from net.rig import APP, KEY, Rig
 from relay.model.enums import OrderEvent, OrderStatus, Side
 from relay.model.events import Order, Quote, Stamp
 from relay.net.api_settings import ApiSettings
 from relay.net.edge import Edge
 from relay.net.front import open_listeners, serve_front
+from support.tools import NODE_DIR, missing, node
 
 STAMP = Stamp(provider="helio", account="demo", received_at="2025-01-15T10:30:00.120Z")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from net.rig import BEARER, Rig
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from net.rig import BEARER, Exchange, Rig
 from relay.model.events import Account, Quote, Stamp
 from relay.net.api_settings import ApiSettings
 
@@ -168,28 +168,12 @@ async def test_a_schema_names_itself_and_a_wrong_kind_gets_the_right_ones(rig: R
 
 async def test_a_fault_of_ours_is_a_500_in_json_and_reaches_the_log(rig: Rig) -> None:
     rig.sessions = [{"provider": "secret"}]
-    sent = []
-
-    async def receive() -> dict[str, Any]:
-        raise AssertionError("there is no body to read")
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    path = b"/api/v2/status"
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": path.decode(),
-        "raw_path": path,
-        "query_string": b"",
-        "headers": [],
-    }
+    exchange = Exchange()
     with pytest.raises(KeyError):
-        await rig.api(scope, receive, send)
-    assert sent[0]["status"] == 500
-    assert b"INTERNAL_ERROR" in sent[1]["body"]
-    assert b"secret" not in sent[1]["body"]
+        await exchange.ask(rig, "GET", "/api/v2/status")
+    assert exchange.status == 500
+    assert b"INTERNAL_ERROR" in exchange.body
+    assert b"secret" not in exchange.body
 
 
 # Pages ---------------------------------------------------------------------------------------------------------------
@@ -202,7 +186,7 @@ async def pages(tmp_path: Path) -> AsyncIterator[Rig]:
     (web / "index.html").write_text("<title>tickrelay</title>")
     (web / "vendor" / "a.js").write_text("1")
     (web / "a.css").write_text("b{}")
-    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "secret.txt").write_text("top secret")
     rig = Rig(web=web)
     async with rig.http:
         yield rig
@@ -227,27 +211,10 @@ async def test_files_have_their_type_and_are_asked_for_again(pages: Rig, path: s
     ["/../secret.txt", "/%2e%2e/secret.txt", "/vendor/../../secret.txt", "/..%2fsecret.txt", "/%00", "/vendor/%00.js",  "//etc/passwd", "/nothing", "/..%5csecret.txt", "/" + "x" * 5000],
 )  # fmt: skip
 async def test_nothing_outside_the_directory_is_served(pages: Rig, path: str) -> None:
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [],
-        "scheme": "http",
-    }
-    scope["path"] = bytes(path, "ascii").decode().replace("%2e", ".").replace("%2f", "/").replace("%00", "\0")
-    scope["path"] = scope["path"].replace("%5c", "\\")
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        raise AssertionError("there is no body to read")
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await pages.api(scope, receive, send)
-    assert sent[0]["status"] in (400, 404)
-    assert b"secret" not in b"".join(message.get("body", b"") for message in sent).replace(b"secret.txt", b"")
+    exchange = Exchange()
+    await exchange.ask(pages, "GET", path)
+    assert exchange.status in (400, 404)
+    assert b"top secret" not in exchange.body
 
 
 async def test_pages_are_only_read(pages: Rig) -> None:

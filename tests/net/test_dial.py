@@ -1,5 +1,7 @@
 """The shell of a provider session against a real WebSocket server on this machine."""
 
+import base64
+import hashlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,6 +38,7 @@ from relay.net.line import Deadlines
 from relay.net.supervise import supervise
 
 A = Topic(kind="quote", symbol="A")
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 QUICK = Backoff(first=0.01, cap=0.01)
 
 
@@ -85,8 +88,11 @@ class Events:
                     return event
 
     async def nth(self, count: int) -> list[Any]:
+        events: list[Any] = []
         with trio.fail_after(5):
-            return [await self._items.receive() for _ in range(count)]
+            while len(events) < count:
+                events.append(await self._items.receive())
+        return events
 
 
 Handler = Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]
@@ -231,7 +237,10 @@ async def _stay(request: Any) -> None:
     [
         (b"", "no connection: the peer hung up during the WebSocket handshake"),
         (b"SSH-2.0-OpenSSH\r\n", "no connection: the peer hung up during the WebSocket handshake"),
-        (b"HTTP/1.1 502 Bad Gateway\r\nRetry-After: 5\r\n\r\nbroken", "the connection was refused with HTTP status 502"),
+        (
+            b"HTTP/1.1 502 Bad Gateway\r\nRetry-After: 5\r\n\r\nbroken",
+            "the connection was refused with HTTP status 502",
+        ),
     ],
 )
 async def test_a_peer_that_hangs_up_in_the_handshake(said, reason):
@@ -375,6 +384,89 @@ async def test_a_crash_is_contained_reported_and_the_session_goes_on():
     ((name, error, _),) = crashes
     assert name == "acme"
     assert isinstance(error, ExceptionGroup)
+
+
+async def test_what_is_not_text_is_an_unknown_and_a_giant_closes_the_connection():
+    async def odd(request: Any) -> None:
+        ws = await request.accept()
+        await ws.send_message(b"\xff\x00")
+        await ws.send_message("x" * 2000)
+        await until_closed(ws)
+        closed.append(ws.closed.code)
+
+    logged: list[Any] = []
+    provider, closed = Provider(odd, _stay), []
+    options = {"deadlines": Deadlines(max_message=1000), "log": lambda event, **fields: logged.append((event, fields))}
+    async with running(provider, **options) as (session, events):
+        assert (await events.next("connection")).event == "CONNECTED"
+        assert (await events.next("connection")).reason.startswith("closed with 1009")
+        assert (await events.next("connection")).event == "CONNECTED"
+        assert session.status()["counters"]["unknown"] == 1
+    assert closed == [1009]
+    (sample,) = [fields for event, fields in logged if event == "unknown_message"]
+    assert sample["raw"] == "\\xff\x00"
+    assert "s3cret" not in str(logged)
+
+
+async def test_a_provider_that_stops_reading_is_dialled_again():
+    async def deaf(stream: trio.SocketStream) -> None:
+        async with stream:
+            request = await stream.receive_some(4096)
+            (key,) = [line for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:")]
+            token = base64.b64encode(hashlib.sha1(key.split(b": ")[1] + GUID).digest())
+            await stream.send_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: " + token + b"\r\n\r\n"
+            )
+            await trio.sleep_forever()
+
+    class Shouting(Feed):
+        session = Session(url="ws://127.0.0.1:{port}/", backoff=Backoff(first=60, cap=60))
+
+        def encode(self, outgoing: Any) -> Any:
+            if isinstance(outgoing, Subscribe):
+                yield "x" * 50_000_000
+
+    events = Events()
+    async with trio.open_nursery() as nursery:
+        (port,) = await nursery.start(lambda task_status: _listen(deaf, task_status))
+        context = Context(provider="acme", options={"port": str(port)})
+        session = ProviderSession(
+            Shouting, context, publish=events, http=HttpClient(), deadlines=Deadlines(send=0.2, close=0.1)
+        )
+        session.want(A)
+        await nursery.start(session.run)
+        assert (await events.next("connection")).event == "CONNECTED"
+        assert (await events.next("connection")).reason == "closed with 1006: a frame was not taken within 0.2 s"
+        nursery.cancel_scope.cancel()
+
+
+async def test_want_and_unwant_are_safe_from_within_publish():
+    class Curious(Events):
+        def __call__(self, event: Any, stamp: Any) -> None:
+            if event.kind == "quote":
+                session.unwant(A)
+                session.want(Topic(kind="quote", symbol="B"))
+            super().__call__(event, stamp)
+
+    async def both(request: Any) -> None:
+        ws = await request.accept()
+        assert await provider.hear(ws) == {"sub": ["A"]}
+        await ws.send_message(dumps({"quote": "A", "bid": "1"}))
+        assert await provider.hear(ws) == {"sub": ["B"]}
+        heard.set()
+        await until_closed(ws)
+
+    provider, events, heard = Provider(both), Curious(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
+        context = Context(provider="acme", options={"port": str(server.port)}, credentials={"token": "t"})
+        session = ProviderSession(Feed, context, publish=events, http=HttpClient())
+        session.want(A)
+        await nursery.start(session.run)
+        with trio.fail_after(5):
+            await heard.wait()
+        nursery.cancel_scope.cancel()
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------

@@ -1,74 +1,14 @@
-// A real pusher-js client driven by lines of JSON on stdin, reporting lines of JSON on stdout.
-//
-// in:  {"op": "connect", "key", "options", "encryption"?} {"op": "subscribe", "channel"} {"op": "unsubscribe", "channel"}
-//      {"op": "trigger", "channel", "event", "data"} {"op": "signin"} {"op": "members", "channel"} {"op": "books"}
-//      {"op": "send", "text"} {"op": "disconnect"}
-// out: {"on": "state", "current", "socket_id"?} {"on": "event", "channel", "event", "data", "user_id"?} {"on": "error", "error"}
-//      {"on": "user", "event", "data"} {"on": "members", ...} {"on": "books", ...}
+// A real pusher-js client in Node.js, driven by lines of JSON on stdin, reporting lines of JSON on stdout.
 import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
+import { pusherOperations } from "./pusher_operations.mjs";
 
 const require = createRequire(import.meta.url);
-const report = (line) => process.stdout.write(JSON.stringify(line) + "\n");
-const books = {};
-let pusher;
+const operate = pusherOperations(
+  (encryption) => require(encryption ? "pusher-js/with-encryption" : "pusher-js"),
+  require("../../docs/clients/resume.js"),
+  (line) => process.stdout.write(JSON.stringify(line) + "\n"),
+);
 
-function rebuild(data) {
-  const { symbol, bids, asks, snapshot } = data.depth;
-  const key = `${data.provider} ${symbol}`;
-  if (snapshot || !(key in books)) {
-    if (!snapshot) report({ on: "error", error: `delta before a snapshot of ${key}` });
-    books[key] = { bids: new Map(), asks: new Map() };
-  }
-  for (const [side, levels] of [["bids", bids], ["asks", asks]]) {
-    for (const [price, size] of levels) {
-      const level = Number(price);
-      if (Number(size) === 0) books[key][side].delete(level);
-      else books[key][side].set(level, [price, size]);
-    }
-  }
-}
-
-const sorted = (levels, order) => [...levels.entries()].sort((a, b) => order * (a[0] - b[0])).map(([, level]) => level);
-
-const operations = {
-  connect({ key, options, encryption }) {
-    const Pusher = require(encryption ? "pusher-js/with-encryption" : "pusher-js");
-    pusher = new Pusher(key, { cluster: "", forceTLS: false, disableStats: true, enabledTransports: ["ws"], ...options });
-    pusher.connection.bind("state_change", ({ current }) => report({ on: "state", current, socket_id: pusher.connection.socket_id }));
-    pusher.connection.bind("error", (error) => report({ on: "error", error }));
-    pusher.user.bind_global((event, data) => report({ on: "user", event, data }));
-    pusher.user.watchlist.bind_global((event, data) => report({ on: "watchlist", event, data }));
-  },
-  subscribe({ channel }) {
-    const subscribed = pusher.subscribe(channel);
-    subscribed.bind_global((event, data, metadata) => {
-      if (event === "depth" && data?.depth) rebuild(data);
-      report({ on: "event", channel, event, data, user_id: metadata?.user_id });
-    });
-  },
-  unsubscribe: ({ channel }) => pusher.unsubscribe(channel),
-  trigger: ({ channel, event, data }) => report({ on: "triggered", sent: pusher.channel(channel).trigger(event, data) }),
-  signin: () => pusher.signin(),
-  members({ channel }) {
-    const members = {};
-    pusher.channel(channel).members.each(({ id, info }) => { members[id] = info; });
-    report({ on: "members", channel, members, me: pusher.channel(channel).members.me, count: pusher.channel(channel).members.count });
-  },
-  books: () => report({
-    on: "books",
-    books: Object.fromEntries(Object.entries(books).map(([key, { bids, asks }]) => [key, { bids: sorted(bids, -1), asks: sorted(asks, 1) }])),
-  }),
-  send: ({ text }) => pusher.connection.connection.transport.send(text),
-  disconnect: () => pusher.disconnect(),
-};
-
-for await (const line of createInterface({ input: process.stdin })) {
-  const command = JSON.parse(line);
-  try {
-    operations[command.op](command);
-  } catch (error) {
-    report({ on: "error", error: String(error) });
-  }
-}
+for await (const line of createInterface({ input: process.stdin })) operate(JSON.parse(line));
 process.exit(0);

@@ -1,6 +1,6 @@
 """Where the recordings of real sessions are, and a way to run one through an adapter without a socket.
 
-They lie beside the project (``../shared/recordings``) or where ``TICKRELAY_RECORDINGS`` says; they are not part of it.
+They are not part of the project: they lie in a directory beside it, or where ``TICKRELAY_RECORDINGS`` says.
 """
 
 import os

@@ -23,8 +23,11 @@ TWO_CONNECTIONS = Recording(
 
 
 async def received(socket, count):
+    frames = []
     with trio.fail_after(10):
-        return [await socket.get_message() for _ in range(count)]
+        for _ in range(count):
+            frames.append(await socket.get_message())
+    return frames
 
 
 async def test_every_frame_comes_in_order_on_any_path():

@@ -62,9 +62,7 @@ class Venue(Adapter):
 
     name = "venue"
     session = Session(url="wss://venue.test/ws", http="https://venue.test/api")
-    offers = tuple(Offer(kind=kind) for kind in ("quote", "depth", "account")) + (
-        Offer(kind="candle", timeframes=("1m",)),
-    )
+    offers = (Offer(kind="quote"), Offer(kind="depth"), Offer(kind="account"), Offer(kind="candle", timeframes=("1m",)))
     commands = (PlaceOrder, CancelOrder)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
@@ -114,14 +112,22 @@ class Venue(Adapter):
                     open="1", high="1", low="1", close="1", volume="1",
                 )  # fmt: skip
             case ["snapshot", symbol, last]:
-                yield Depth(symbol=symbol, bids=[("1", "2")], asks=(), snapshot=True, last_seq=last)
+                yield Depth(symbol=symbol, bids=[("1", str(last or 0))], asks=(), snapshot=True, last_seq=last)
             case ["delta", symbol, first, last]:
-                yield Depth(symbol=symbol, bids=[("1", "3")], asks=(), snapshot=False, first_seq=first, last_seq=last)
+                yield Depth(
+                    symbol=symbol, bids=[("1", str(last or 0))], asks=(), snapshot=False, first_seq=first, last_seq=last
+                )
             case ["fill", id]:
                 yield Trade(id=id, order_id="o", symbol="S", side="BUY", quantity="1", price="1")
             case ["order", id, status]:
                 yield Order(
-                    event="ORDER_MODIFIED", id=id, symbol="S", side="BUY", order_type="LIMIT", quantity="1", status=status
+                    event="ORDER_MODIFIED",
+                    id=id,
+                    symbol="S",
+                    side="BUY",
+                    order_type="LIMIT",
+                    quantity="1",
+                    status=status,
                 )
             case ["reply", id, result, error]:
                 yield CommandReply(id, result, error)
@@ -159,9 +165,7 @@ class Rig:
                  **session: Any) -> None:  # fmt: skip
         declared = Session(**({"url": "wss://venue.test/ws", "http": "https://venue.test/api"} | session))
         self.adapter: type[Adapter] = type("Declared", (adapter,), {"session": declared})
-        self.context = Context(
-            provider="acme", account="main", credentials=credentials or {}, options=options or {}
-        )
+        self.context = Context(provider="acme", account="main", credentials=credentials or {}, options=options or {})
         self.events: list[Event] = []
         self.stamps: list[Stamp] = []
         self.seen = 0
@@ -231,7 +235,7 @@ def requests(outputs: list[Any]) -> list[turns.FetchRequest]:
     return [output for output in outputs if isinstance(output, turns.FetchRequest)]
 
 
-@pytest.fixture()
+@pytest.fixture
 def rig() -> type[Rig]:
     """The class of rigs, with the reading of outputs beside it."""
     Rig.texts = staticmethod(texts)  # type: ignore[attr-defined]

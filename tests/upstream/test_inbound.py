@@ -6,7 +6,7 @@ from relay.upstream import turns
 from relay.upstream.tally import SAMPLE_SIZE, SAMPLES
 
 
-@pytest.fixture()
+@pytest.fixture
 def r(rig):
     r = rig(credentials={}, unknown_share=0.01)
     r.up(0)

@@ -61,9 +61,7 @@ def test_reconnects_with_reason_and_gap_and_subscribes_again(rig):
     r.say(["ack", "quote:A", "quote:B"], ["quote", "A", "1"], at=2)
     r.kinds()
     assert r.do(turns.Closed(1006, "reset"), 3) == []
-    assert r.fresh() == [
-        Connection(event=ConnectionEvent.RECONNECTING, reason="closed with 1006: reset", gap_ms=1000)
-    ]
+    assert r.fresh() == [Connection(event=ConnectionEvent.RECONNECTING, reason="closed with 1006: reset", gap_ms=1000)]
     (dial,) = r.tick(4)
     assert isinstance(dial, turns.Dial)
     assert r.texts(r.do(turns.Opened(), 6)) == [{"sub": ["quote:A", "quote:B"]}]
@@ -121,9 +119,7 @@ def test_refused_credentials_stop_the_session(rig, status):
     (finished,) = r.do(turns.Refused(status), 1)
     assert finished.failed
     assert r.fresh() == [
-        Connection(
-            event=ConnectionEvent.FAILED, reason=f"the connection was refused with HTTP status {status}"
-        )
+        Connection(event=ConnectionEvent.FAILED, reason=f"the connection was refused with HTTP status {status}")
     ]
 
 
@@ -204,7 +200,7 @@ def test_shutdown_unsubscribes_and_closes(rig):
 # --- preparing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture()
+@pytest.fixture
 def login(rig):
     class Login(rig.Venue):
         def prepare(self):

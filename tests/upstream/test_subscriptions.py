@@ -115,9 +115,7 @@ def test_a_silent_topic_is_stale_once_and_fresh_at_its_next_event(rig):
     r.say("alive", at=24)  # a heartbeat proves the transport, not the topic
     assert r.texts(r.tick(25)) == [{"unsub": ["quote:A"]}, {"sub": ["quote:A"]}]
     assert r.fresh() == [
-        Staleness(
-            event=StalenessEvent.STALE, symbols=["A"], of="quote", stale_since="2023-11-14T22:13:25.000000Z"
-        )
+        Staleness(event=StalenessEvent.STALE, symbols=["A"], of="quote", stale_since="2023-11-14T22:13:25.000000Z")
     ]
     assert r.texts(r.tick(100)) == []  # one resubscribe
     assert r.kinds() == []

@@ -21,7 +21,7 @@ def reply(r):
     return event.id, str(event.outcome), event.ok, (event.error or {}).get("code")
 
 
-@pytest.fixture()
+@pytest.fixture
 def r(rig):
     r = rig(limits=(Rate(1, per=10, of="call"),), settings=None)
     r.up(0)

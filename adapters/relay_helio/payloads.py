@@ -1,0 +1,132 @@
+"""What the simulated Helio says: payloads of its messages, every number with its exact digits.
+
+quoteEvent is as the page has it. The page names the others without their members: those of depth, executions and metrics are
+this simulator's own choice, those of the portfolio are of the admin API's portfolio object.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from relay.model.enums import OrderStatus
+from relay.model.times import from_millis
+from relay.testing.account import Filled, HeldPosition, PlacedOrder, TradingAccount, money_text
+from relay.testing.market import BookMoved, Market, QuoteMoved
+
+Payload = dict[str, Any]
+
+#: Order status as executionEvent writes it; an open order, amended or not, is ACCEPTED.
+STATUS = {status: "ACCEPTED" if status is OrderStatus.OPEN else str(status) for status in OrderStatus}
+
+
+def exact(text: str) -> msgspec.Raw:
+    """A JSON number of just these digits."""
+    return msgspec.Raw(text.encode())
+
+
+def ts(time_ns: int) -> str:
+    return from_millis(time_ns // 1_000_000)
+
+
+def quote(market: Market, moved: QuoteMoved) -> Payload:
+    price = market.instrument(moved.symbol).price_text
+    return {
+        "symbol": moved.symbol,
+        "bid": exact(price(moved.bid)),
+        "ask": exact(price(moved.ask)),
+        "ts": ts(moved.time_ns),
+    }
+
+
+def depth(market: Market, book: BookMoved) -> Payload:
+    instrument = market.instrument(book.symbol)
+
+    def side(levels: Iterable[tuple[int, int]]) -> list[Payload]:
+        return [
+            {"price": exact(instrument.price_text(price)), "size": exact(instrument.size_text(size))}
+            for price, size in levels
+        ]
+
+    return {"symbol": book.symbol, "bids": side(book.bids), "asks": side(book.asks), "ts": ts(book.time_ns)}
+
+
+def execution(market: Market, account: TradingAccount, order: PlacedOrder, fill: Filled | None) -> Payload:
+    ticket, instrument = order.ticket, market.instrument(order.ticket.symbol)
+    price, size = instrument.price_text, instrument.size_text
+    payload = {
+        "accountId": account.id,
+        "orderId": order.id,
+        "clientOrderId": ticket.client_order_id,
+        "symbol": ticket.symbol,
+        "side": ticket.side,
+        "type": ticket.order_type,
+        "timeInForce": ticket.time_in_force,
+        "status": STATUS[order.status],
+        "quantity": exact(size(ticket.quantity)),
+        "filledQuantity": exact(size(order.filled)),
+        "limitPrice": None if ticket.limit is None else exact(price(ticket.limit)),
+        "stopPrice": None if ticket.stop is None else exact(price(ticket.stop)),
+        "positionId": ticket.closes or order.position_id,
+        "reason": order.reason,
+        "ts": ts(order.updated_ns),
+    }
+    if fill is not None:
+        payload["executionId"] = fill.id
+        payload["lastQuantity"] = exact(size(fill.quantity))
+        payload["price"] = exact(price(fill.price))
+    return {name: value for name, value in payload.items() if value is not None}
+
+
+def position(market: Market, account: TradingAccount, held: HeldPosition) -> Payload:
+    instrument, is_open = market.instrument(held.symbol), held.quantity > 0
+    return {
+        "id": held.id,
+        "accountId": account.id,
+        "symbolName": held.symbol,
+        "side": "TRADE_SIDE_BUY" if held.side == "LONG" else "TRADE_SIDE_SELL",
+        "status": "POSITION_STATUS_OPEN" if is_open else "POSITION_STATUS_CLOSED",
+        "units": exact(instrument.size_text(held.quantity)),
+        "openPrice": exact(instrument.price_text(round(held.entry))),
+        "profit": exact(money_text(account.unrealized(held))),
+        "realizedPnl": exact(money_text(held.realized)),
+        "createdAt": ts(held.opened_ns),
+        "updatedAt": ts(held.updated_ns),
+    }
+
+
+def portfolio(market: Market, account: TradingAccount, closed: Iterable[HeldPosition]) -> Payload:
+    money = account.money()
+    return {
+        "accountId": account.id,
+        "currency": account.currency,
+        "balance": exact(money_text(money.balance)),
+        "unrealizedPnl": exact(money_text(money.unrealized)),
+        "usedMargin": exact(money_text(money.margin)),
+        "positions": [position(market, account, held) for held in (*closed, *account.positions.values())],
+    }
+
+
+def metrics(market: Market, account: TradingAccount) -> Payload:
+    money = account.money()
+    level = {"marginLevel": exact(money_text(money.equity / money.margin * 100))} if money.margin else {}
+    return {
+        "accountId": account.id,
+        "balance": exact(money_text(money.balance)),
+        "equity": exact(money_text(money.equity)),
+        "margin": exact(money_text(money.margin)),
+        "freeMargin": exact(money_text(money.free)),
+        **level,
+        "pnl": exact(money_text(money.unrealized)),
+        "ts": ts(market.now_ns),
+    }
+
+
+def history(market: Market, account: TradingAccount, asked: str) -> Payload:
+    """The answer to orderHistory, positionHistory or dealHistory."""
+    match asked:
+        case "orderHistory":
+            return {"orders": [execution(market, account, order, None) for order in account.orders.values()]}
+        case "positionHistory":
+            return {"positions": [position(market, account, held) for held in account.closed]}
+    return {"deals": [execution(market, account, account.orders[fill.order_id], fill) for fill in account.fills]}

@@ -1,0 +1,353 @@
+"""Helio's trader server, simulated: login, the WebSocket API, and a small market and account behind it.
+
+Faithful to https://docs.helio.trade/trader/websocket where it speaks. Where it does not, this server's choices are:
+
+- members of the account's messages as `relay_helio.payloads` writes them;
+- a bad token is closed with 1008 (``bad_token="refuse"`` answers the upgrade with 401 instead);
+- history (all there is, whatever ``from`` and ``to`` say) and amendPosition are answered by a message of the request's type;
+- depth and metrics are not acknowledged but sent at once, and a subscription to the portfolio is followed by the portfolio.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+import trio
+from attrs import Factory, define
+
+from relay.adapter import dumps, loads
+from relay.model.enums import OrderType, PositionEvent, Side, TimeInForce
+from relay.testing.account import (
+    Change,
+    Filled,
+    HeldPosition,
+    OrderMoved,
+    PlacedOrder,
+    PositionMoved,
+    Refusal,
+    Ticket,
+    TradingAccount,
+)
+from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved, units
+from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
+from relay_helio import payloads
+from relay_helio.reports import members, word
+
+INSTRUMENTS = (
+    Instrument(symbol="EURUSD", price=108_430, decimals=5),
+    Instrument(symbol="GBPUSD", price=127_120, decimals=5, spread=2),
+    Instrument(symbol="USDJPY", price=149_250, decimals=3),
+    Instrument(symbol="XAUUSD", price=265_040, decimals=2, tick=5, spread=4, size_decimals=2, typical=500),
+)
+EMAIL, PASSWORD, ACCOUNT = "client@example.com", "password123", "acc_123456"
+EVENTS = ("quoteEvent", "executionEvent", "portfolioEvent")
+
+
+@define(eq=False)
+class _Subscribed:
+    """What one session is subscribed to: symbols by event, levels of depth by symbol, and the orders it placed."""
+
+    symbols: dict[str, set[str]] = Factory(lambda: {event: set() for event in EVENTS})
+    depth: dict[str, int | None] = Factory(dict)
+    metrics: bool = False
+    orders: set[str] = Factory(set)
+
+
+class HelioSimulator(Simulator):
+    """One Helio broker with one user.
+
+    Args:
+        seed: of the market.
+        interval: seconds between two moves of the market; 0 leaves moving it to `tick`.
+        token_lifetime: seconds a token is good for; after that its sessions are closed.
+        bad_token: what a connection without a valid token gets: accepted and closed with 1008, or refused with 401.
+        clock: Unix nanoseconds.
+    """
+
+    ws_path = "/api/v1/ws"
+    http_path = "/api/v1"
+    ping_every = 15.0
+
+    def __init__(
+        self,
+        *,
+        seed: int = 1,
+        interval: float = 0.2,
+        instruments: Iterable[Instrument] = INSTRUMENTS,
+        token_lifetime: int = 3600,
+        bad_token: Literal["close", "refuse"] = "close",
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        super().__init__()
+        self.market = Market(instruments, seed=seed, start_ns=clock())
+        self.account = TradingAccount(self.market, ACCOUNT)
+        self.tokens: dict[str, int] = {}
+        self._interval = interval
+        self._token_lifetime = token_lifetime
+        self._bad_token = bad_token
+        self._clock = clock
+        self._handlers: Mapping[str, Callable[[Link, dict[str, Any]], None]] = {
+            "subscribe": partial(self._subscribe, on=True),
+            "unsubscribe": partial(self._subscribe, on=False),
+            "depthSubscribe": self._depth_subscribe,
+            "depthUnsubscribe": lambda link, asked: link.state.depth.pop(asked["symbol"], None),
+            "metricsSubscribe": self._metrics_subscribe,
+            "createOrder": self._create_order,
+            "cancelOrder": self._cancel_order,
+            "amendOrder": self._amend_order,
+            "closePosition": self._close_position,
+            "amendPosition": self._amend_position,
+            "orderHistory": self._history,
+            "positionHistory": self._history,
+            "dealHistory": self._history,
+        }
+
+    # --- login and sessions ------------------------------------------------------------------------------------------
+
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        if (request.method, request.target) != ("POST", "/api/v1/login"):
+            return _failed(404, 5, "Not Found")
+        try:
+            given = members(loads(request.body))
+        except (msgspec.DecodeError, TypeError, RecursionError):
+            return _failed(400, 3, "the body is no JSON object")
+        if (given.get("email"), given.get("password")) != (EMAIL, PASSWORD):
+            return _failed(401, 16, "invalid email or password")
+        token = f"eyJhbGciOiJIUzI1NiJ9.c2ltdWxhdGVk.{len(self.tokens) + 1}"
+        expires_at = self._clock() // 1_000_000_000 + self._token_lifetime
+        self.tokens[token] = expires_at
+        accounts = [{"id": ACCOUNT, "gid": "retail_group_1"}]
+        return HttpResponse(body=dumps({"access_token": token, "expires_at": expires_at, "accounts": accounts}))
+
+    def admit(self, request: HttpRequest) -> HttpResponse | None:
+        if not request.target.startswith(self.ws_path):
+            return _failed(404, 5, "Not Found")
+        if self._bad_token == "refuse" and not self._is_valid(Link.query_of(request).get("token", "")):
+            return _failed(401, 16, "invalid token")
+        return None
+
+    def opened(self, link: Link) -> None:
+        link.state = _Subscribed()
+        if not self._is_valid(link.query.get("token", "")):
+            link.close(1008, "invalid token")
+
+    def _is_valid(self, token: str) -> bool:
+        return self.tokens.get(token, 0) > self._clock() // 1_000_000_000
+
+    def received(self, link: Link, message: str | bytes) -> None:
+        try:
+            match loads(message):
+                case {"type": str(kind), "payload": dict(payload)} if kind in self._handlers:
+                    self._handlers[kind](link, {"_type": kind, **members(payload)})
+                case {"type": str(kind)} if kind not in self._handlers:
+                    raise Refusal("UNKNOWN_TYPE", f"no such message: {kind[:64]}")
+                case _:
+                    raise Refusal("INVALID_MESSAGE", "expected an object with type and payload")
+        except (msgspec.DecodeError, RecursionError):
+            _send(link, "error", {"code": "INVALID_MESSAGE", "message": "not JSON"})
+        except Refusal as refusal:
+            _send(link, "error", {"code": refusal.code, "message": str(refusal)})
+        except (KeyError, TypeError, ValueError) as error:
+            _send(link, "error", {"code": "INVALID_PAYLOAD", "message": f"{type(error).__name__}: {error}"})
+
+    # --- subscriptions -----------------------------------------------------------------------------------------------
+
+    def _subscribe(self, link: Link, asked: dict[str, Any], *, on: bool) -> None:
+        symbols, events = _texts(asked, "symbols"), _texts(asked, "events")
+        for symbol in symbols:
+            self._listed(symbol)
+        for event in events:
+            if event not in EVENTS:
+                raise Refusal("UNKNOWN_EVENT", f"no such event: {event}")
+            (link.state.symbols[event].update if on else link.state.symbols[event].difference_update)(symbols)
+        _send(link, "subscribed" if on else "unsubscribed", {"symbols": symbols, "events": events})
+        if on and "quoteEvent" in events:
+            for symbol in symbols:
+                self._send_quote(link, self.market.quote(symbol))
+        if on and "portfolioEvent" in events:
+            _send(link, "portfolioEvent", payloads.portfolio(self.market, self.account, ()))
+
+    def _depth_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
+        symbol, depth = self._listed(asked["symbol"]), asked.get("depth")
+        if depth is not None and (not isinstance(depth, int) or depth < 1):
+            raise Refusal("INVALID_PAYLOAD", "depth: expected a positive integer")
+        link.state.depth[symbol] = depth
+        self._send_depth(link, symbol)
+
+    def _metrics_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
+        self._own(asked)
+        link.state.metrics = True
+        _send(link, "metricsEvent", payloads.metrics(self.market, self.account))
+
+    def _listed(self, symbol: Any) -> str:
+        if not isinstance(symbol, str) or symbol not in self.market:
+            raise Refusal("UNKNOWN_SYMBOL", f"no such symbol: {symbol!r:.64}")
+        return symbol
+
+    def _own(self, asked: dict[str, Any]) -> None:
+        if asked.get("accountId") != ACCOUNT:
+            raise Refusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
+
+    # --- trading -----------------------------------------------------------------------------------------------------
+
+    def _create_order(self, link: Link, asked: dict[str, Any]) -> None:
+        self._own(asked)
+        symbol = self._listed(asked.get("symbol", asked.get("symbolId")))
+        instrument = self.market.instrument(symbol)
+        prices = {name: self._price(instrument, asked.get(name)) for name in
+                  ("limitPrice", "stopPrice", "stopLossPrice", "takeProfitPrice")}  # fmt: skip
+        ticket = Ticket(
+            symbol=symbol,
+            side=Side(word(asked["side"])),
+            quantity=units(str(asked.get("quantity", asked.get("volume"))), instrument.size_decimals),
+            order_type=OrderType(word(asked["type"])),
+            time_in_force=TimeInForce(word(asked.get("timeInForce", "GTC"))),
+            limit=prices["limitPrice"],
+            stop=prices["stopPrice"],
+            stop_loss=prices["stopLossPrice"],
+            take_profit=prices["takeProfitPrice"],
+            client_order_id=asked.get("clientOrderId"),
+        )
+        self._changed(self.account.place(ticket, self._clock()), by=link)
+
+    def _cancel_order(self, link: Link, asked: dict[str, Any]) -> None:
+        self._own(asked)
+        self._changed(self.account.cancel(asked["orderId"], self._clock()), by=link)
+
+    def _amend_order(self, link: Link, asked: dict[str, Any]) -> None:
+        self._own(asked)
+        order = self.account.orders.get(asked["orderId"])
+        if order is None:
+            raise Refusal("UNKNOWN_ORDER", f"no open order {asked['orderId']!r:.64}")
+        instrument = self.market.instrument(order.ticket.symbol)
+        size = asked.get("quantity", asked.get("volume"))
+        changes = self.account.amend(
+            order.id,
+            self._clock(),
+            quantity=None if size is None else units(str(size), instrument.size_decimals),
+            limit=self._price(instrument, asked.get("limitPrice")),
+            stop=self._price(instrument, asked.get("stopPrice")),
+        )
+        self._changed(changes, by=link)
+
+    def _close_position(self, link: Link, asked: dict[str, Any]) -> None:
+        self._own(asked)
+        position, size = self._held(asked), asked.get("qty")
+        instrument = self.market.instrument(position.symbol)
+        quantity = None if size is None else units(str(size), instrument.size_decimals)
+        self._changed(self.account.close(position.id, self._clock(), quantity), by=link)
+
+    def _amend_position(self, link: Link, asked: dict[str, Any]) -> None:
+        self._own(asked)
+        position = self._held(asked)
+        instrument = self.market.instrument(position.symbol)
+        loss, profit = (self._price(instrument, _first_price(asked.get(name))) for name in ("slLevels", "tpLevels"))
+        changes = self.account.protect(position.id, self._clock(), stop_loss=loss, take_profit=profit)
+        _send(link, "amendPosition", {"message": "position was amended", "operation_id": position.id})
+        self._changed(changes, by=link)
+
+    def _held(self, asked: dict[str, Any]) -> HeldPosition:
+        for position in self.account.positions.values():
+            if position.id == asked["positionId"]:
+                return position
+        raise Refusal("UNKNOWN_POSITION", f"no open position {asked['positionId']!r:.64}")
+
+    def _price(self, instrument: Instrument, value: Any) -> int | None:
+        return None if value is None else units(str(value), instrument.decimals)
+
+    def _history(self, link: Link, asked: dict[str, Any]) -> None:
+        self._own(asked)
+        _send(link, asked["_type"], payloads.history(self.market, self.account, asked["_type"]))
+
+    # --- what is told ------------------------------------------------------------------------------------------------
+
+    async def background(self) -> None:
+        while self._interval:
+            await trio.sleep(self._interval)
+            self.tick()
+        await trio.sleep_forever()
+
+    def tick(self) -> None:
+        """Move the market once and tell everybody."""
+        now_ns = self._clock()
+        for link in list(self.links):
+            if not self._is_valid(link.query.get("token", "")):
+                link.close(1008, "token expired")
+        for move in self.market.step(now_ns):
+            for link in self.links:
+                if isinstance(move, QuoteMoved) and move.symbol in link.state.symbols["quoteEvent"]:
+                    self._send_quote(link, move)
+                elif isinstance(move, BookMoved) and move.symbol in link.state.depth:
+                    self._send_depth(link, move.symbol)
+        self._changed(self.account.step(now_ns))
+        if self.account.positions:  # their profit moved with the market
+            self._tell_metrics()
+
+    def _changed(self, changes: list[Change], by: Link | None = None) -> None:
+        """Tell what happened on the account: executions to those who ordered or subscribed, then portfolio and metrics."""
+        fill: Filled | None = None
+        closed = []
+        for change in changes:
+            match change:
+                case Filled():
+                    fill = change
+                case OrderMoved(order=order):
+                    if by is not None:
+                        by.state.orders.add(order.id)
+                    self._tell_execution(order, fill)
+                    fill = None
+                case PositionMoved(position=position, event=PositionEvent.POSITION_CLOSED):
+                    closed.append(position)
+        symbols = {change.position.symbol for change in changes if isinstance(change, PositionMoved)}
+        if symbols:
+            for link in self.links:
+                if link.state.symbols["portfolioEvent"] & symbols:
+                    _send(link, "portfolioEvent", payloads.portfolio(self.market, self.account, closed))
+            if by is not None or not self.account.positions:
+                self._tell_metrics()
+
+    def _tell_execution(self, order: PlacedOrder, fill: Filled | None) -> None:
+        payload = payloads.execution(self.market, self.account, order, fill)
+        for link in self.links:
+            if order.id in link.state.orders or order.ticket.symbol in link.state.symbols["executionEvent"]:
+                _send(link, "executionEvent", payload)
+
+    def _tell_metrics(self) -> None:
+        for link in self.links:
+            if link.state.metrics:
+                _send(link, "metricsEvent", payloads.metrics(self.market, self.account))
+
+    def _send_quote(self, link: Link, quote: QuoteMoved) -> None:
+        _send(link, "quoteEvent", payloads.quote(self.market, quote))
+
+    def _send_depth(self, link: Link, symbol: str) -> None:
+        _send(link, "depthEvent", payloads.depth(self.market, self.market.book(symbol, link.state.depth[symbol])))
+
+
+def _send(link: Link, type: str, payload: dict[str, Any]) -> None:
+    link.send(dumps({"type": type, "payload": payload}))
+
+
+def _texts(asked: dict[str, Any], name: str) -> list[str]:
+    value = asked.get(name)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise Refusal("INVALID_PAYLOAD", f"{name}: expected an array of text")
+    return value
+
+
+def _first_price(levels: Any) -> Any:
+    """The price of the first level of ``[{"price": ..., "qty": ...}]``; None where there is none."""
+    return levels[0]["price"] if levels else None
+
+
+def _failed(status: int, code: int, message: str) -> HttpResponse:
+    return HttpResponse(status=status, body=dumps({"code": code, "message": message, "details": []}))
+
+
+async def run(
+    *, port: int = 0, seed: int = 1, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a simulated Helio until cancelled; `nursery.start` returns its address. Log in as `EMAIL` with `PASSWORD`."""
+    await HelioSimulator(seed=seed).run(port=port, task_status=task_status)

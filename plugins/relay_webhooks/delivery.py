@@ -1,0 +1,248 @@
+"""Sending: one task per endpoint, so that a slow one delays only itself.
+
+A request has one deadline for all of it, follows no redirect and takes little of the answer's body. What is logged of an
+endpoint is its name: URLs and headers may carry tokens, and httpx puts both into the texts of its errors.
+
+When the service is cancelled, the departures held back are told (the subscribers are gone, and whoever comes after the
+restart is told as new), requests on their way go on, and what waits is sent, all within the drain deadline. What is left
+then is lost, counted and logged.
+"""
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterable
+
+import httpx
+import structlog
+import trio
+
+from relay.hooks import ChannelEvent, Feed
+from relay_webhooks.departures import Departures
+from relay_webhooks.endpoints import Endpoint
+from relay_webhooks.payload import encode_event
+from relay_webhooks.queue import Batch, Queue
+
+SHUTDOWN = "shutdown"
+NO_APP = "no_such_app"
+
+#: Bytes of the longest answer that is read.
+MAX_ANSWER = 16 * 1024
+
+log = structlog.get_logger()
+
+
+def new_client() -> httpx.AsyncClient:
+    """A client for endpoints; the proxies and certificates of the environment apply."""
+    for name in ("httpx", "httpcore"):  # both log whole URLs and headers
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return httpx.AsyncClient(follow_redirects=False, headers={"User-Agent": "tickrelay-webhooks"})
+
+
+class Sender:
+    """Sends one endpoint its webhooks."""
+
+    def __init__(self, endpoint: Endpoint, uniform: Callable[[], float]) -> None:
+        self.endpoint = endpoint
+        self.queue = Queue(endpoint.limits)
+        self._uniform = uniform
+        self._woken = trio.Event()
+        self._stopping = False
+        self._problem: str | None = None
+
+    def start(self) -> None:
+        """Take back a `stop`: the service is started again after a failure."""
+        self._stopping = False
+
+    def put(self, event: bytes, now: float, time_ms: int) -> None:
+        """Take an encoded event."""
+        self.queue.put(event, now, time_ms)
+        self.report(now)
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Let `run` end once everything is sent."""
+        self._stopping = True
+        self._woken.set()
+
+    async def run(self, client: httpx.AsyncClient, feed: Feed) -> None:
+        """Send until stopped."""
+        while True:
+            self._woken = trio.Event()
+            step = self.queue.look(trio.current_time(), at_once=self._stopping)
+            if isinstance(step, Batch):
+                await self._send(client, feed, step)
+            elif self._stopping and not len(self.queue):
+                return
+            else:
+                with trio.move_on_at(step):
+                    await self._woken.wait()
+
+    def report(self, now: float, *, last: bool = False) -> None:
+        """Log what was lost since the last time, not too often except for the ``last`` time."""
+        if lost := self.queue.losses.report(now, at_once=last):
+            log.error("webhook_events_lost", endpoint=self.endpoint.name, problem=self._problem, **lost)
+
+    async def _send(self, client: httpx.AsyncClient, feed: Feed, batch: Batch) -> None:
+        try:
+            signed = feed.webhook_headers(self.endpoint.app_id, batch.body)  # every time: the secret may have changed
+        except KeyError:
+            self.queue.drop(NO_APP)
+            self.report(trio.current_time())
+            await trio.lowlevel.checkpoint()
+            return
+        headers = {**self.endpoint.headers, **signed, "Content-Type": "application/json"}
+        problem = await post(client, self.endpoint.url, batch.body, headers, self.endpoint.timeout)
+        if problem is None:
+            self._accepted()
+        else:
+            self._failed(problem)
+
+    def _accepted(self) -> None:
+        if self.queue.failures:
+            log.info("webhooks_accepted_again", endpoint=self.endpoint.name, after=self.queue.failures)
+        self.queue.accepted()
+        self._problem = None
+
+    def _failed(self, problem: str) -> None:
+        now = trio.current_time()
+        self.queue.failed(now, self._uniform())
+        self._problem = problem
+        if self.queue.failures == 1:
+            log.warning("webhook_not_accepted", endpoint=self.endpoint.name, problem=problem)
+        self.report(now)
+
+
+async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str], within: float) -> str | None:
+    """Post a body, in ``within`` seconds at most. Return None when it is accepted (a 2xx status), else the problem."""
+    status: int | None = None
+    with trio.move_on_after(within):
+        try:
+            async with client.stream("POST", url, content=body, headers=headers, timeout=within) as response:
+                status = response.status_code
+                if _is_short(response):
+                    async for _ in response.aiter_raw():
+                        pass
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            if status is None:
+                return type(error).__name__
+    if status is None:
+        return f"no answer within {within:g} s"
+    return None if 200 <= status < 300 else f"status {status}"
+
+
+def _is_short(response: httpx.Response) -> bool:
+    """Whether the body is worth reading, so that the connection serves the next request; a longer one costs it."""
+    length = response.headers.get("content-length", "")
+    return length.isdecimal() and int(length[:9]) <= MAX_ANSWER and "transfer-encoding" not in response.headers
+
+
+class Webhooks:
+    """Everything from a channel event to the endpoints' answers: `watch` takes events, `run` sends them.
+
+    Args:
+        endpoints: where to.
+        leave_delay: seconds departures are held back.
+        drain: seconds for sending what waits when `run` is cancelled.
+        client: makes the HTTP client; `run` closes it.
+        uniform: random numbers in [0, 1), for the waits before retries.
+        time_ms: Unix time in milliseconds.
+    """
+
+    def __init__(
+        self,
+        endpoints: Iterable[Endpoint],
+        *,
+        leave_delay: float = 3.0,
+        drain: float = 5.0,
+        client: Callable[[], httpx.AsyncClient] = new_client,
+        uniform: Callable[[], float] = random.random,
+        time_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.senders = [Sender(endpoint, uniform) for endpoint in endpoints]
+        self._departures = Departures(leave_delay)
+        self._drain = drain
+        self._client = client
+        self._time_ms = time_ms
+        self._by_app: dict[str, list[Sender]] = {}
+        for sender in self.senders:
+            self._by_app.setdefault(sender.endpoint.app_id, []).append(sender)
+        self._held = trio.Event()
+        self._stopping = self._ended = False
+
+    def watch(self, event: ChannelEvent) -> None:
+        """Take an event; it is sent when `run` runs."""
+        if event.app_id not in self._by_app:
+            return
+        now = trio.current_time()
+        for told in [event] if self._stopping else self._departures.pass_on(event, now):
+            self._tell(told, now)
+        self._held.set()
+
+    async def run(self, feed: Feed) -> None:
+        """Send until cancelled, then what is left, within the drain deadline."""
+        self._start()
+        self._warn_of_unknown_apps(feed)
+        scope = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._work, feed, scope)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._stop()
+                scope.deadline = trio.current_time() + self._drain
+
+    async def _work(self, feed: Feed, scope: trio.CancelScope) -> None:
+        with scope:
+            async with self._client() as client, trio.open_nursery() as nursery:
+                nursery.start_soon(self._release)
+                for sender in self.senders:
+                    nursery.start_soon(sender.run, client, feed)
+        self._ended = True
+        for sender in self.senders:
+            sender.queue.drop_all(SHUTDOWN)
+            sender.report(trio.current_time(), last=True)
+
+    async def _release(self) -> None:
+        """Tell departures when their delay is over."""
+        while not self._stopping:
+            self._held = trio.Event()
+            now = trio.current_time()
+            for event in self._departures.due(now):
+                self._tell(event, now)
+            with trio.move_on_at(self._departures.next_at):
+                await self._held.wait()
+
+    def _start(self) -> None:
+        self._stopping = self._ended = False
+        for sender in self.senders:
+            sender.start()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        now = trio.current_time()
+        for event in self._departures.due(math.inf):
+            self._tell(event, now)
+        for sender in self.senders:
+            sender.stop()
+        self._held.set()
+
+    def _tell(self, event: ChannelEvent, now: float) -> None:
+        encoded, time_ms = encode_event(event), self._time_ms()
+        for sender in self._by_app[event.app_id]:
+            if not sender.endpoint.wants(event):
+                continue
+            if self._ended:
+                sender.queue.losses.add(SHUTDOWN, 1)
+                sender.report(now)
+            else:
+                sender.put(encoded, now, time_ms)
+
+    def _warn_of_unknown_apps(self, feed: Feed) -> None:
+        for sender in self.senders:
+            try:
+                feed.webhook_headers(sender.endpoint.app_id, b"")
+            except KeyError:
+                endpoint = sender.endpoint
+                log.warning("webhooks_for_no_app", endpoint=endpoint.name, app=endpoint.app_id)

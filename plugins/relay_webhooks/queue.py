@@ -1,0 +1,171 @@
+"""The events waiting for one endpoint, batched, tried again, bounded. Time is an argument; nothing here sends.
+
+Rules:
+
+- events leave in the order they came, in batches, one batch on its way at a time;
+- a batch is made when enough events wait, or when the oldest has waited long enough. From then on it does not change: every
+  attempt posts the same body;
+- a batch that is not accepted is tried again, the waits doubling up to a cap, a random half of each taken off. The last
+  attempt is at the end of the time for retries, counted from the first; then the batch is dropped. The next batch waits as
+  long as another attempt would have: the endpoint is no healthier for it;
+- at most so many events and bytes wait; what is too much drops the oldest waiting. The batch on its way is not among them.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from math import inf
+
+from attrs import field, frozen
+
+from relay_webhooks.payload import encode_body
+
+OVERFLOW = "queue_full"
+EXPIRED = "not_accepted"
+
+
+@frozen(kw_only=True)
+class Limits:
+    """The bounds of a queue; times in seconds.
+
+    Attributes:
+        events, bytes: what may wait.
+        batch_events: events of one batch.
+        batch_wait: how long an event waits for others.
+        retry_for: from a batch's first attempt to its last.
+        retry_first, retry_cap: the first wait before another attempt, and the longest.
+    """
+
+    events: int = 10_000
+    bytes: int = 16 * 1024 * 1024
+    batch_events: int = 20
+    batch_wait: float = 0.25
+    retry_for: float = 300.0
+    retry_first: float = 1.0
+    retry_cap: float = 30.0
+
+
+@frozen
+class Batch:
+    """Events that are sent together. ``time_ms`` is when the oldest of them was told, so that a delay shows."""
+
+    time_ms: int
+    events: tuple[bytes, ...]
+    body: bytes = field(init=False, repr=False)
+
+    @body.default
+    def _body(self) -> bytes:
+        return encode_body(self.time_ms, self.events)
+
+
+class Losses:
+    """Events that never reached the endpoint, counted by reason and reported once per period."""
+
+    def __init__(self, period: float = 60.0) -> None:
+        self.total: Counter[str] = Counter()
+        self._period = period
+        self._unreported: Counter[str] = Counter()
+        self._reported_at = -inf
+
+    def add(self, reason: str, events: int) -> None:
+        """Count events as lost."""
+        self.total[reason] += events
+        self._unreported[reason] += events
+
+    def report(self, now: float, *, at_once: bool = False) -> Mapping[str, int]:
+        """Return what was lost since the last report; nothing while that is too recent, unless ``at_once``."""
+        if not self._unreported or (now - self._reported_at < self._period and not at_once):
+            return {}
+        report, self._unreported, self._reported_at = self._unreported, Counter(), now
+        return report
+
+
+class Queue:
+    """What one endpoint is still to be told."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.losses = Losses()
+        self.sent = 0
+        """Events the endpoint accepted."""
+        self.failures = 0
+        """Attempts since the last one that was accepted."""
+        self._limits = limits
+        self._waiting: deque[tuple[float, int, bytes]] = deque()  # (when, Unix milliseconds, event)
+        self._bytes = 0
+        self._batch: Batch | None = None
+        self._first_try = 0.0
+        self._not_before = -inf
+
+    def __len__(self) -> int:
+        """Events that wait or are on their way."""
+        return len(self._waiting) + (len(self._batch.events) if self._batch is not None else 0)
+
+    def put(self, event: bytes, now: float, time_ms: int) -> None:
+        """Append an encoded event; what is too much drops the oldest."""
+        self._waiting.append((now, time_ms, event))
+        self._bytes += len(event)
+        while len(self._waiting) > self._limits.events or self._bytes > self._limits.bytes:
+            self._take()
+            self.losses.add(OVERFLOW, 1)
+
+    def look(self, now: float, *, at_once: bool = False) -> Batch | float:
+        """Return the batch to send now, or when to look again; infinity is when something is put.
+
+        Args:
+            now: the time.
+            at_once: make a batch of what is there, without waiting for more.
+        """
+        if not len(self):
+            return inf
+        if now < self._not_before:
+            return self._not_before
+        if self._batch is None:
+            ready_at = self._waiting[0][0] + self._limits.batch_wait
+            if len(self._waiting) < self._limits.batch_events and now < ready_at and not at_once:
+                return ready_at
+            self._batch = self._make_batch()
+            self._first_try = now
+        return self._batch
+
+    def accepted(self) -> None:
+        """The batch arrived."""
+        self.sent += self._end_batch()
+        self.failures, self._not_before = 0, -inf
+
+    def failed(self, now: float, uniform: float) -> None:
+        """The batch did not arrive: wait, or give it up. ``uniform`` is a random number in [0, 1)."""
+        limits = self._limits
+        wait = min(limits.retry_cap, limits.retry_first * 2.0 ** min(self.failures, 32)) * (1.0 - uniform / 2)
+        self.failures += 1
+        self._not_before = now + wait
+        last = self._first_try + limits.retry_for
+        if now >= last:
+            self.drop(EXPIRED)
+        else:
+            self._not_before = min(self._not_before, last)
+
+    def drop(self, reason: str) -> None:
+        """Give the batch up."""
+        self.losses.add(reason, self._end_batch())
+
+    def drop_all(self, reason: str) -> None:
+        """Give everything up."""
+        if len(self):
+            self.losses.add(reason, len(self))
+        self._end_batch()
+        self._waiting.clear()
+        self._bytes = 0
+
+    def _make_batch(self) -> Batch:
+        count = min(self._limits.batch_events, len(self._waiting))
+        time_ms = self._waiting[0][1]
+        return Batch(time_ms, tuple(self._take() for _ in range(count)))
+
+    def _take(self) -> bytes:
+        _, _, event = self._waiting.popleft()
+        self._bytes -= len(event)
+        return event
+
+    def _end_batch(self) -> int:
+        events = len(self._batch.events) if self._batch is not None else 0
+        self._batch = None
+        return events

@@ -1,0 +1,318 @@
+"""The conformance kit: what every adapter must hold to, checked from a fixture with one line.
+
+    from relay.testing import conformance
+    test_acme = conformance.tests(Acme, "tests/fixtures/acme.jsonl")
+
+The fixture is a recording (`relay.testing.recording`) whose received frames are examples of every message the provider has.
+They are read in order by one adapter, as a session would read them; after each new kind of frame, copies of that adapter
+read the frame broken in every way `relay.testing.mutations` knows. The checks:
+
+- ``examples``: every example is understood: no `Unknown`, no exception;
+- ``floats``: no float in any event;
+- ``prices`` and ``times``: every price and time of an event stands in the message it came from;
+- ``wire``: every event survives the canonical JSON;
+- ``mutations``: a broken message raises nothing a session does not survive, invents no price, no time and no side or
+  state, and whatever is yielded is an event or a signal;
+- ``arbitrary``: the same for JSON that has nothing to do with the provider (hypothesis, where it is installed);
+- ``symbols``: every symbol survives the way to canonical and back;
+- ``offers``: a subscription of everything offered can be written;
+- ``commands``: every declared command can be written, with its exact decimals;
+- ``frames``: what is written is JSON where the provider speaks JSON;
+- ``secrets``: no credential, and nothing learned, in the repr of a request, a signal or the context.
+
+A check that fails raises `AssertionError` with what is wrong, and the fixture's line to look at.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from decimal import Decimal
+from itertools import islice
+from typing import Any
+
+import attrs
+import msgspec
+
+from relay.adapter import Adapter, Fetch, Hello, Signal, Subscribe, Unknown, Unsubscribe
+from relay.model import codec
+from relay.model.commands import Command
+from relay.model.events import Event, Stamp
+from relay.testing.evidence import Evidence, enums, fields
+from relay.testing.mutations import mutants, shape, strangers
+from relay.testing.recording import Recording, Source
+from relay.testing.samples import QUANTITY
+from relay.testing.subject import ACCOUNT, Read, Subject, clone, is_json, read, recorded_answer, subject
+
+__all__ = ["CHECKS", "Broken", "Subject", "golden", "subject", "survive", "tests"]
+
+#: How many examples of one shape are broken.
+_SHAPES = 3
+_RECEIVED = "2026-01-01T00:00:00.000000Z"
+
+
+class Broken(AssertionError):
+    """What an adapter does not hold to."""
+
+
+# --- the checks ------------------------------------------------------------------------------------------------------
+
+
+def check_examples(subject: Subject) -> None:
+    """Every example is understood."""
+    seen = 0
+    for example, _, result in subject.walk():
+        seen += 1
+        if result.error is not None:
+            raise Broken(f"{example.where}: decode raised {result.error!r} over {example.text[:300]}")
+        for item in result.items:
+            if isinstance(item, Unknown):
+                raise Broken(f"{example.where}: not understood ({item.why or 'Unknown'}): {example.text[:300]}")
+            _check_type(example.where, item)
+    if not seen:
+        raise Broken(f"{subject.name} has no received frame")
+
+
+def check_floats(subject: Subject) -> None:
+    """No float in any event."""
+    for example, _, result in subject.walk():
+        for event in result.events:
+            for name, value in fields(event):
+                if isinstance(value, float):
+                    raise Broken(
+                        f"{example.where}: {event.kind}.{name} is the float {value!r}; decode with relay.adapter.loads"
+                    )
+
+
+def check_prices(subject: Subject) -> None:
+    """Every decimal of an event stands in its message."""
+    for example, _, result in subject.walk():
+        _check_decimals(subject, example.where, example.text, result)
+
+
+def check_times(subject: Subject) -> None:
+    """Every time of an event stands in its message, in any of the units a time can have."""
+    for example, _, result in subject.walk():
+        _check_moments(subject, example.where, example.text, result)
+
+
+def check_wire(subject: Subject) -> None:
+    """Every event survives the canonical JSON."""
+    for example, _, result in subject.walk():
+        for event in result.events:
+            _check_wire(example.where, event)
+
+
+def check_mutations(subject: Subject) -> None:
+    """A broken message costs at most itself."""
+    times: dict[Hashable, int] = {}
+    for example, adapter, original in subject.walk():
+        form = shape(example.text)
+        times[form] = times.get(form, 0) + 1
+        if times[form] > _SHAPES:
+            continue
+        for mutant in mutants(example.text):
+            where = f"{example.where}, {mutant.what}"
+            result = _survived(subject, clone(adapter), mutant.text, where)
+            if mutant.of_word:
+                _check_guesses(subject, where, original, result)
+            for event in result.events:
+                _check_wire(where, event)
+    for stranger in strangers():
+        _survived(subject, subject.prepared(), stranger.text, stranger.what)
+
+
+def check_arbitrary(subject: Subject) -> None:
+    """JSON of any shape, and text that is none, costs at most itself."""
+    import pytest
+
+    hypothesis = pytest.importorskip("hypothesis")
+    from relay.testing.arbitrary import messages
+
+    adapter = subject.prepared()
+
+    @hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)  # type: ignore[untyped-decorator]
+    @hypothesis.given(messages([example.text for example in islice(subject.examples(), 200)]))  # type: ignore[untyped-decorator]
+    def survives(text: str) -> None:
+        survive(subject, clone(adapter), text)
+
+    survives()
+
+
+def survive(subject: Subject, adapter: Adapter, text: str) -> Read:
+    """Let ``adapter`` read any text at all and check what came of it; the piece for property tests of one's own."""
+    return _survived(subject, adapter, text, f"message {text[:200]!r}")
+
+
+def _survived(subject: Subject, adapter: Adapter, text: str, where: str) -> Read:
+    result = read(adapter, text)
+    for item in result.items:
+        _check_type(where, item)
+    _check_decimals(subject, where, text, result)
+    _check_moments(subject, where, text, result)
+    return result
+
+
+def check_symbols(subject: Subject) -> None:
+    """Every symbol survives the way to canonical and back."""
+    adapter = subject.prepared()
+    for native, canonical in adapter.symbols:
+        if adapter.native(canonical) != native or adapter.symbol(native) != canonical:
+            raise Broken(f"symbol {native} becomes {canonical}, which is written {adapter.native(canonical)}")
+    for example, reader, result in subject.walk():
+        for event in result.events:
+            came, symbol = getattr(event, "native_symbol", None), getattr(event, "symbol", None)
+            if came is not None and symbol is not None and (written := reader.native(symbol)) != came:
+                raise Broken(f"{example.where}: {event.kind} of {symbol} came as {came}, is written {written}")
+
+
+def check_offers(subject: Subject) -> None:
+    """A subscription of everything offered, alone and together, can be written."""
+    for topic in subject.topics():
+        frames = list(subject.prepared().encode(Subscribe((topic,))))
+        if not frames and topic.kind != "account":
+            raise Broken(f"offers {topic.kind}, but encode(Subscribe({topic})) writes nothing")
+        list(subject.prepared().encode(Unsubscribe((topic,))))
+    list(subject.prepared().encode(Subscribe(tuple(subject.topics()))))
+
+
+def check_commands(subject: Subject) -> None:
+    """Every declared command can be written, and no decimal is rounded."""
+    for command in subject.commands:
+        frames = _written(subject, command)
+        if not frames:
+            raise Broken(f"declares {command.name}, but encode writes nothing for it")
+        if getattr(command, "quantity", None) == QUANTITY and not any(_holds(frame, QUANTITY) for frame in frames):
+            raise Broken(f"{command.name} of {QUANTITY} is written without that number: {frames!r:.400}")
+
+
+def check_frames(subject: Subject) -> None:
+    """What is written is JSON where the provider speaks JSON."""
+    if not subject.speaks_json():
+        return
+    topics = tuple(subject.topics())
+    for outgoing in (Hello(), Subscribe(topics), Unsubscribe(topics), *subject.commands):
+        for frame in _frames(subject, outgoing):
+            if not is_json(frame):
+                raise Broken(f"{type(outgoing).__name__}: not JSON, though the provider speaks JSON: {frame[:300]}")
+
+
+def _frames(subject: Subject, outgoing: Any) -> list[str]:
+    return [frame for frame in subject.prepared().encode(outgoing) if isinstance(frame, str)]
+
+
+def check_secrets(subject: Subject) -> None:
+    """No credential in the repr of a request, a signal or the context."""
+    adapter = subject.adapter(subject.context())
+    recorded = subject.recording.answers()
+    shown: list[tuple[str, object]] = [("the adapter", adapter), ("its context", adapter.context)]
+    for fetch in adapter.prepare():
+        shown += [("prepare()", fetch), ("the URL of a Fetch of prepare()", fetch.url)]
+        answer = recorded_answer(recorded, fetch)
+        if answer is not None:
+            shown += [
+                ("what fetched() yields", item) for item in subject.learn(adapter, adapter.fetched(fetch.tag, answer))
+            ]
+    for command in subject.commands:
+        shown += [(f"encode({command.name})", written) for written in _written(subject, command)]
+    secrets = {**adapter.context.credentials, **adapter.context.learned}
+    for what, thing in shown:
+        for name, secret in secrets.items():
+            if secret and secret in repr(thing):
+                raise Broken(f"{what} shows {name} in its repr: {type(thing).__name__}")
+
+
+CHECKS: tuple[Callable[[Subject], None], ...] = (
+    check_examples, check_floats, check_prices, check_times, check_wire, check_mutations, check_arbitrary, check_symbols,
+    check_offers, check_commands, check_frames, check_secrets,
+)  # fmt: skip
+
+
+def _written(subject: Subject, command: Command) -> list[str | Fetch]:
+    try:
+        return list(subject.prepared().encode(command))
+    except Exception as error:
+        raise Broken(f"declares {command.name}, but encode raised {error!r} over {command}") from error
+
+
+def _holds(written: str | Fetch, quantity: str) -> bool:
+    """Whether a frame or request holds the very number, however it is spelled."""
+    if isinstance(written, str):
+        text = written
+    else:
+        body = msgspec.json.encode(written.json).decode()
+        text = " ".join(
+            (body, written.url, *map(str, written.query.values()), *map(str, (written.form or {}).values()))
+        )
+    return Decimal(quantity) in {Decimal(number) for number in Evidence(text).decimals}
+
+
+def _check_type(where: str, item: object) -> None:
+    if not isinstance(item, Event | Signal):
+        raise Broken(f"{where}: yields a {type(item).__name__}, which is neither an event nor a signal")
+
+
+def _check_decimals(subject: Subject, where: str, text: str, result: Read) -> None:
+    if not result.events or "decimals" in subject.loose:
+        return
+    evidence = Evidence(text)
+    for event in result.events:
+        for name, value in evidence.unfounded_decimals(event):
+            raise Broken(f"{where}: {event.kind}.{name} = {value} stands nowhere in the message: {text[:300]}")
+
+
+def _check_moments(subject: Subject, where: str, text: str, result: Read) -> None:
+    if not result.events or "times" in subject.loose:
+        return
+    evidence = Evidence(text)
+    for event in result.events:
+        for name, value in evidence.unfounded_times(event):
+            raise Broken(f"{where}: {event.kind}.{name} = {value} stands nowhere in the message: {text[:300]}")
+
+
+def _check_guesses(subject: Subject, where: str, original: Read, result: Read) -> None:
+    """A value that became something else must not have turned a side or a state into another one."""
+    if "enums" in subject.loose:
+        return
+    for before, after in zip(original.events, result.events, strict=False):
+        if type(before) is not type(after):
+            continue
+        then = enums(before)
+        for name, value in enums(after).items():
+            if value is not None and value != then.get(name):
+                raise Broken(
+                    f"{where}: {after.kind}.{name} became {value}, nothing in the message says so: a guessed state"
+                )
+
+
+def _check_wire(where: str, event: Event) -> None:
+    stamp = Stamp(provider="conformance", account=ACCOUNT, received_at=_RECEIVED)
+    try:
+        back = codec.decode(codec.encode(event, stamp, "1"))
+    except (codec.CodecError, TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise Broken(f"{where}: {event.kind} cannot be written as canonical JSON: {error!r}") from error
+    for attribute in attrs.fields(type(event)):
+        was, now = getattr(event, attribute.name), getattr(back.event, attribute.name)
+        if attribute.name not in ("account", "data", "details", "result", "error") and was != now:
+            raise Broken(f"{where}: {event.kind}.{attribute.name} is {was!r}, after canonical JSON {now!r}")
+
+
+# --- for tests -------------------------------------------------------------------------------------------------------
+
+
+def tests(adapter: type[Adapter], fixture: Source | Recording, **settings: Any) -> Callable[..., None]:
+    """Return a test function, parametrized over `CHECKS`, for pytest to collect. Settings are those of `subject`."""
+    import pytest
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+    def conforms(check: Callable[[Subject], None]) -> None:
+        check(subject(adapter, fixture, **settings))
+
+    return conforms
+
+
+def golden(of: Subject) -> Iterator[str]:
+    """Yield every event of the examples as one line of canonical JSON, to be reviewed once and compared for ever."""
+    count = 0
+    for example, _, result in of.walk():
+        stamp = Stamp(provider=of.adapter.name, received_at=example.received_at)
+        for event in result.events:
+            yield codec.encode(event, stamp, f"{of.adapter.name}-{count}").decode()
+            count += 1

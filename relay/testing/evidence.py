@@ -1,0 +1,126 @@
+"""What stands in a message: the decimals and times an event may have taken from it, and those it cannot have."""
+
+import enum
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from relay.model.decimals import decimal_text, optional_decimal
+from relay.model.events import Candle, Depth, Event
+from relay.model.times import optional_time, rfc3339, to_ns
+
+_number = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_moment = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d:\d\d(?:\.\d{1,9})?)\s?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+#: Numbers of nanoseconds a number of seconds, milli-, micro- or nanoseconds may mean.
+_UNITS = (1_000_000_000, 1_000_000, 1_000, 1)
+_DECIMAL = (decimal_text, optional_decimal)
+_TIME = (rfc3339, optional_time)
+
+
+class Evidence:
+    """The numbers and times of one message, wherever in it they stand, in text as in JSON.
+
+    Attributes:
+        decimals: every number as canonical decimal text, with and without its sign.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.decimals: set[str] = set()
+        for number in _number.findall(text):
+            try:
+                plain = decimal_text(number)
+            except ValueError:
+                continue
+            self.decimals |= {plain, plain.removeprefix("-")}
+        self._moments: set[int] | None = None
+
+    @property
+    def moments(self) -> set[int]:
+        """Every time the message may speak of, as nanoseconds since the epoch."""
+        if self._moments is None:
+            self._moments = {ns for number in self.decimals for ns in _nanoseconds(number)} | set(_dates(self._text))
+        return self._moments
+
+    def unfounded_decimals(self, event: Event) -> Iterator[tuple[str, str]]:
+        """Yield (field, text) of decimals that stand nowhere; a depth level that is removed may write its own zero."""
+        for name, value in _decimals(event):
+            if value in self.decimals or (isinstance(event, Depth) and name.endswith("size") and value == "0"):
+                continue
+            yield name, value
+
+    def unfounded_times(self, event: Event) -> Iterator[tuple[str, str]]:
+        """Yield (field, text) of times that stand nowhere; a bar's start may be given by its end."""
+        for attribute in attrs.fields(type(event)):
+            value = getattr(event, attribute.name)
+            if attribute.converter not in _TIME or value is None:
+                continue
+            ns = to_ns(value)
+            ends = {ns + _seconds(event) * 1_000_000_000} if isinstance(event, Candle) else set()
+            if not {ns, *ends} & self.moments:
+                yield attribute.name, value
+
+
+def fields(event: Event) -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of every scalar in an event, those in payloads kept whole included."""
+    for attribute in attrs.fields(type(event)):
+        yield from _scalars(attribute.name, getattr(event, attribute.name))
+
+
+def enums(event: Event) -> dict[str, enum.Enum]:
+    """The sides and states of an event."""
+    values = {attribute.name: getattr(event, attribute.name) for attribute in attrs.fields(type(event))}
+    return {name: value for name, value in values.items() if isinstance(value, enum.Enum)}
+
+
+def _scalars(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    pending = [(path, value)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(f"{path}.{name}", item) for name, item in value.items()]
+        elif isinstance(value, list | tuple):
+            pending += [(f"{path}[{position}]", item) for position, item in enumerate(value)]
+        else:
+            yield path, value
+
+
+def _decimals(event: Event) -> Iterator[tuple[str, str]]:
+    for attribute in attrs.fields(type(event)):
+        value = getattr(event, attribute.name)
+        if attribute.converter in _DECIMAL and value is not None:
+            yield attribute.name, value
+    if isinstance(event, Depth):
+        for side, levels in (("bids", event.bids), ("asks", event.asks)):
+            for position, (price, size) in enumerate(levels):
+                yield f"{side}[{position}].price", price
+                yield f"{side}[{position}].size", size
+
+
+def _nanoseconds(number: str) -> Iterator[int]:
+    whole, _, fraction = number.removeprefix("-").partition(".")
+    if len(whole) > 24 or len(fraction) > 9:
+        return
+    if not fraction.strip("0"):
+        yield from (int(whole) * unit for unit in _UNITS)
+    for digits in (9, 6, 3):
+        if len(fraction) <= digits:
+            yield int(whole) * 10**digits + int(fraction.ljust(digits, "0") or "0")
+
+
+def _dates(text: str) -> Iterator[int]:
+    for day, clock, offset in _moment.findall(text):
+        if offset and offset != "Z" and ":" not in offset:
+            offset = f"{offset[:3]}:{offset[3:]}"
+        try:
+            yield to_ns(f"{day}T{clock or '00:00:00'}{offset or 'Z'}")
+        except ValueError:
+            continue
+
+
+def _seconds(candle: Candle) -> int:
+    """Seconds of a bar; 0 for one of months, whose length is no number."""
+    return int(candle.timeframe[:-1]) * _SECONDS[candle.timeframe[-1]] if candle.timeframe[-2:] != "mo" else 0

@@ -1,0 +1,376 @@
+"""Helio: what its page shows, what a day with its simulator looks like, and what is and is not known of a command."""
+
+from pathlib import Path
+
+import attrs
+import httpx
+import pytest
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url
+
+from relay.adapter import Ack, Answer, CommandReply, Context, Fetch, Learned, Subscribe, loads
+from relay.model.channels import Topic
+from relay.model.commands import AmendOrder, CancelOrder, ClosePosition
+from relay.model.enums import ConnectionEvent, OrderEvent, OrderStatus, Outcome
+from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply, Trade
+from relay.net.dial import ProviderSession
+from relay.net.http import HttpClient
+from relay.testing import conformance
+from relay.testing.recording import read_recording
+from relay.testing.simulator import Close, Drop, Refuse
+from relay_helio.adapter import Helio
+from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from support.helio_session import PAGE, Session, place, record, whole_day
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "helio.jsonl"
+ACCOUNT = Topic(kind="account", account="main")
+QUOTES = Topic(kind="quote", symbol="EURUSD")
+
+test_helio = conformance.tests(Helio, FIXTURE)
+
+
+def replies(items):
+    return [item for item in items if isinstance(item, CommandReply)]
+
+
+def of(items, kind):
+    return [item for item in items if isinstance(item, kind)]
+
+
+def new_adapter(**options):
+    context = Context(provider="helio", account="main", options={**Helio.options, **options},
+                      credentials={"email": EMAIL, "password": PASSWORD})  # fmt: skip
+    adapter = Helio(context)
+    adapter.account_id = options.get("account_id", "acc_123456")
+    return adapter
+
+
+def execution(**members):
+    payload = {"accountId": "acc_123456", "orderId": "o1", "symbol": "EURUSD", "side": "BUY", "status": "ACCEPTED", "quantity": 10000,
+               "filledQuantity": 0, **members}  # fmt: skip
+    return httpx.Response(200, json={"type": "executionEvent", "payload": payload}).text
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_s_frames_decode_to_what_they_say():
+    adapter = new_adapter()
+    subscribed, quoted = (list(adapter.decode(text)) for direction, text in PAGE if direction == "in")
+    assert subscribed == [Ack((QUOTES, Topic(kind="quote", symbol="GBPUSD"), ACCOUNT))]
+    assert quoted == [
+        Quote(symbol="EURUSD", native_symbol="EURUSD", bid="1.0843", ask="1.0844", time="2026-06-01T12:00:00Z")
+    ]
+
+
+def test_orders_are_written_as_on_the_page():
+    adapter = new_adapter(account_id="acc_123")
+    *_, written = adapter.encode(place("c1"))
+    assert loads(written) == loads(PAGE[-1][1])
+
+
+def test_orders_can_be_written_as_the_rest_bodies():
+    adapter = new_adapter(orders="rest")
+    *_, written = adapter.encode(
+        place("c1", quantity="0.010", order_type="LIMIT", limit_price="1.0800", time_in_force="IOC")
+    )
+    assert '"volume":0.010,' in written
+    assert loads(written)["payload"] == {
+        "account_id": "acc_123456", "symbol_id": "EURUSD", "side": "TRADE_SIDE_BUY", "volume": "0.010", "type": "ORDER_TYPE_LIMIT",
+        "time_in_force": "TIF_IOC", "limit_price": "1.0800",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("member", ["reduce_only", "post_only"])
+def test_what_helio_has_no_member_for_is_refused_by_name(member):
+    with pytest.raises(ValueError, match=member):
+        list(new_adapter().encode(place("c1", **{member: True})))
+
+
+def test_both_spellings_of_an_execution_say_the_same():
+    camel, snake = new_adapter(), new_adapter()
+    (one,) = camel.decode(execution(clientOrderId="x"))
+    (two,) = snake.decode(
+        '{"type":"executionEvent","payload":{"account_id":"acc_123456","order_id":"o1","client_order_id":"x","symbol_id":"EURUSD",'
+        '"side":"TRADE_SIDE_BUY","status":"ORDER_STATUS_ACCEPTED","quantity":10000,"filled_quantity":0}}'
+    )
+    assert one == two
+    assert (one.event, one.status, one.account) == (OrderEvent.ORDER_CREATED, OrderStatus.OPEN, None)
+
+
+def test_another_account_is_named():
+    (order,) = new_adapter().decode(execution(accountId="acc_9"))
+    assert order.account == "acc_9"
+
+
+# --- login -----------------------------------------------------------------------------------------------------------
+
+
+def fetched(adapter, **answer):
+    body = {"access_token": "t0", "expires_at": 1735689600, "accounts": [{"id": "a", "gid": "g"}], **answer}
+    return list(adapter.fetched("login", Answer(status=200, text=httpx.Response(200, json=body).text)))
+
+
+def test_login_teaches_token_expiry_and_account():
+    adapter = Helio(Context(provider="helio", credentials={"email": "e", "password": "p"}))
+    (login,) = adapter.prepare()
+    assert isinstance(login, Fetch)
+    assert (login.method, login.url, login.json) == ("POST", "/login", {"email": "e", "password": "p"})
+    assert fetched(adapter) == [Learned({"token": "t0"}, 1735689600)]
+    assert adapter.account_id == "a"
+
+
+def test_an_ambiguous_account_is_an_error_and_not_a_guess():
+    adapter = Helio(Context(provider="helio"))
+    error, learned = fetched(adapter, accounts=[{"id": "a"}, {"id": "b"}])
+    assert isinstance(learned, Learned)
+    assert "account_id to one of: a, b" in error.message
+    with pytest.raises(ValueError, match="account_id"):
+        list(adapter.encode(Subscribe((ACCOUNT,))))
+
+
+# --- how a command's outcome is known --------------------------------------------------------------------------------
+
+
+async def test_every_command_of_a_day_is_accepted_but_the_one_that_cannot_be_borne():
+    session = await Session().open()
+    session.say(Subscribe((QUOTES, ACCOUNT)))
+    answered = []
+    for command in whole_day():
+        answered += replies(session.say(command))
+        session.tick()
+    assert [(reply.id, reply.error is None) for reply in answered] == [(f"c{n}", n != 5) for n in range(1, 12)]
+    assert answered[4].error == {"code": OrderStatus.REJECTED, "message": "insufficient margin"}
+    assert answered[0].result == {"order_id": "ord_1", "status": OrderStatus.OPEN}
+    assert [deal["executionId"] for deal in answered[-1].result["deals"]] == [f"exec_{n}" for n in range(1, 9)]
+
+
+def test_a_client_order_id_decides():
+    adapter = new_adapter()
+    list(adapter.encode(place("c1")))
+    list(adapter.encode(place("c2", client_order_id="mine")))
+    (reply,) = replies(adapter.decode(execution(clientOrderId="mine")))
+    assert reply.id == "c2"
+    assert not replies(adapter.decode(execution(orderId="o2", clientOrderId="somebody's")))
+    (reply,) = replies(adapter.decode(execution(orderId="o3")))
+    assert reply.id == "c1"
+
+
+@pytest.mark.parametrize("other", [{"side": "SELL"}, {"quantity": 10001}, {"symbol": "GBPUSD"}])
+def test_without_one_symbol_side_and_quantity_decide(other):
+    adapter = new_adapter()
+    list(adapter.encode(place("c1")))
+    assert not replies(adapter.decode(execution(**other)))
+    assert [reply.id for reply in replies(adapter.decode(execution(orderId="o2", quantity=10000)))] == ["c1"]
+
+
+def test_an_order_seen_before_answers_no_new_command():
+    adapter = new_adapter()
+    list(adapter.decode(execution()))
+    list(adapter.encode(place("c1")))
+    assert not replies(adapter.decode(execution(status="FILLED", filledQuantity=10000)))
+
+
+def test_an_error_answers_no_command():
+    adapter = new_adapter()
+    list(adapter.encode(place("c1")))
+    (error,) = adapter.decode('{"type":"error","payload":{"code":7,"message":"no"}}')
+    assert error == Error(code="7", message="no")
+    assert replies(adapter.decode(execution()))
+
+
+def test_a_cancel_that_came_too_late_is_refused():
+    adapter = new_adapter()
+    list(adapter.decode(execution()))
+    list(adapter.encode(CancelOrder(id="c1", order_id="o1")))
+    assert not replies(adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=1)))
+    (reply,) = replies(adapter.decode(execution(status="FILLED", filledQuantity=10000)))
+    assert reply.error == {"code": OrderStatus.FILLED, "message": "the order is FILLED"}
+
+
+def test_an_amendment_is_answered_by_the_order_reported_again():
+    adapter = new_adapter()
+    list(adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=5)))
+    list(adapter.encode(AmendOrder(id="c1", order_id="o1", limit_price="1.1")))
+    order, reply = adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=5))
+    assert (order.event, order.status) == (OrderEvent.ORDER_MODIFIED, OrderStatus.PARTIALLY_FILLED)
+    assert (reply.id, reply.error) == ("c1", None)
+
+
+def test_an_answer_nobody_waits_for_replies_to_nothing():
+    (reply,) = new_adapter().decode('{"type":"orderHistory","payload":{"orders":[]}}')
+    assert reply == CommandReply("", {"orders": []})
+
+
+def test_a_fill_without_an_id_is_no_trade():
+    items = list(new_adapter().decode(execution(status="FILLED", filledQuantity=10000, price=1.0844)))
+    assert [type(item) for item in items] == [Order]
+
+
+def test_a_guess_at_a_state_is_not_made():
+    with pytest.raises(KeyError):
+        list(new_adapter().decode(execution(status="HALF_DONE")))
+
+
+# --- the fixture -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_fixture_is_what_the_simulator_says():
+    assert tuple(await record()) == read_recording(FIXTURE).records
+
+
+def test_the_fixture_decodes_to_the_golden_events():
+    golden = FIXTURE.with_name("helio.golden.jsonl").read_text().splitlines()
+    assert list(conformance.golden(conformance.subject(Helio, FIXTURE))) == golden
+
+
+# --- the simulator over real sockets ---------------------------------------------------------------------------------
+
+
+async def test_a_client_that_does_what_the_page_says():
+    async with HelioSimulator(interval=0.01).serve() as at, httpx.AsyncClient() as http:
+        wrong = await http.post(f"{at.http}/login", json={"email": EMAIL, "password": "wrong"})
+        assert (wrong.status_code, sorted(wrong.json())) == (401, ["code", "details", "message"])
+        login = (await http.post(f"{at.http}/login", json={"email": EMAIL, "password": PASSWORD})).json()
+        async with open_websocket_url(f"{at.ws}?token={login['access_token']}") as socket:
+            await socket.send_message(PAGE[0][1])
+            with trio.fail_after(5):
+                assert loads(await socket.get_message()) == loads(PAGE[1][1])
+                quote = loads(await socket.get_message())
+                assert (quote["type"], sorted(quote["payload"])) == ("quoteEvent", ["ask", "bid", "symbol", "ts"])
+                await socket.send_message('{"type":"subscribe"}')
+                while (message := loads(await socket.get_message()))["type"] != "error":
+                    pass
+            assert message["payload"]["code"] == "INVALID_MESSAGE"
+
+
+@pytest.mark.parametrize("token", ["?token=forged", "", "?token="])
+async def test_no_valid_token_is_closed_at_once(token):
+    async with HelioSimulator(interval=0).serve() as at:
+        async with open_websocket_url(f"{at.ws}{token}") as socket:
+            with trio.fail_after(5), pytest.raises(ConnectionClosed) as closed:
+                await socket.get_message()
+            assert closed.value.reason.code == 1008
+
+
+async def test_or_refused_where_the_broker_is_so_configured():
+    async with HelioSimulator(interval=0, bad_token="refuse").serve() as at:
+        with trio.fail_after(5), pytest.raises(ConnectionRejected) as refused:
+            async with open_websocket_url(at.ws):
+                pass
+        assert refused.value.status_code == 401
+
+
+async def test_an_expired_token_ends_the_session():
+    now = [1_000 * 10**9]
+    simulator = HelioSimulator(interval=0, token_lifetime=60, clock=lambda: now[0])
+    async with simulator.serve() as at, httpx.AsyncClient() as http:
+        login = (await http.post(f"{at.http}/login", json={"email": EMAIL, "password": PASSWORD})).json()
+        assert login["expires_at"] == 1_060
+        async with open_websocket_url(f"{at.ws}?token={login['access_token']}") as socket:
+            await simulator.wait_connected()
+            now[0] += 60 * 10**9
+            simulator.tick()
+            with trio.fail_after(5), pytest.raises(ConnectionClosed) as closed:
+                await socket.get_message()
+            assert closed.value.reason.code == 1008
+
+
+# --- the relay's own session with the simulator ----------------------------------------------------------------------
+
+
+class Relayed:
+    """A provider session with a simulator, and what it published."""
+
+    def __init__(self, at, http, password=PASSWORD):
+        adapter = type("Helio", (Helio,), {"session": attrs.evolve(Helio.session, url=at.ws, http=at.http)})
+        context = Context(provider="helio", account="main", options=dict(Helio.options),
+                          credentials={"email": EMAIL, "password": password})  # fmt: skip
+        self.events = []
+        self._changed = trio.Event()
+        self.session = ProviderSession(adapter, context, publish=self._publish, http=http)
+
+    def _publish(self, event, stamp):
+        self.events.append(event)
+        self._changed.set()
+
+    async def until(self, kind, **members):
+        """Wait for an event not yet waited for, dropping those before it."""
+        with trio.fail_after(20):
+            while True:
+                while self.events:
+                    event = self.events.pop(0)
+                    if isinstance(event, kind) and all(getattr(event, n) == v for n, v in members.items()):
+                        return event
+                self._changed = trio.Event()
+                await self._changed.wait()
+
+
+@pytest.fixture
+async def relayed(nursery):
+    simulator = HelioSimulator(interval=0.02)
+    async with simulator.serve() as at, HttpClient() as http:
+        running = Relayed(at, http)
+        await nursery.start(running.session.run)
+        running.session.want(QUOTES)
+        running.session.want(ACCOUNT)
+        yield simulator, running
+        running.session.shutdown()
+        nursery.cancel_scope.cancel()
+
+
+async def test_buy_fill_close_and_lose_the_connection(relayed):
+    simulator, relay = relayed
+    quote = await relay.until(Quote)
+    assert len(quote.bid.partition(".")[2]) == 5
+    relay.session.command(place("buy", quantity="10000", client_order_id="mine"))
+    created = await relay.until(Order, event=OrderEvent.ORDER_CREATED)
+    assert created.client_order_id == "mine"
+    assert (await relay.until(Reply, id="buy")).outcome is Outcome.ACCEPTED
+    assert (await relay.until(Trade, order_id=created.id)).quantity == "10000"
+    position = await relay.until(Position)
+    assert (await relay.until(Account, margin_used="0.00") if False else await relay.until(Account)).currency in (
+        None,
+        "USD",
+    )
+    relay.session.command(ClosePosition(id="close", position_id=position.id))
+    assert (await relay.until(Reply, id="close")).outcome is Outcome.ACCEPTED
+    assert (await relay.until(Position, id=position.id, quantity="0")).event == "POSITION_CLOSED"
+    simulator.inject(Drop())
+    await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+    await relay.until(Connection, event=ConnectionEvent.CONNECTED)
+    await relay.until(Quote)
+    assert len(simulator.tokens) == 2
+
+
+async def test_what_cannot_be_matched_is_unknown_by_its_deadline(relayed):
+    _, relay = relayed
+    await relay.until(Quote)
+    relay.session.command(place("odd", quantity="0.5"), within=0.3)
+    error = await relay.until(Error)
+    assert error.code == "INVALID_PAYLOAD"
+    assert (await relay.until(Reply, id="odd")).outcome is Outcome.UNKNOWN
+
+
+async def test_a_wrong_password_stops_the_session():
+    async with HelioSimulator(interval=0).serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http, password="wrong")
+        nursery.start_soon(relay.session.run)
+        failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
+        assert "401" in failed.reason
+        assert "wrong" not in failed.reason
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_refused_upgrade_and_a_close_are_come_back_from():
+    simulator = HelioSimulator(interval=0.02)
+    simulator.next_connection(Refuse(503))
+    simulator.next_connection(Close(1013, "try again later"))
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http)
+        relay.session.want(QUOTES)
+        nursery.start_soon(relay.session.run)
+        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+        await relay.until(Quote)
+        nursery.cancel_scope.cancel()
