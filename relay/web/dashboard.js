@@ -11,6 +11,7 @@ let pusher, plot, chosen = null, received = 0, lastReceived = 0, latency = null;
 
 const clock = () => Date.now() / 1000;
 const text = (element, value) => { if (element.textContent !== value) element.textContent = value; };
+const decimals = (price) => (price ?? "").split(".")[1]?.length ?? 0;
 const cell = (row, content = "", className = "") => {
   const td = row.insertCell();
   td.textContent = content;
@@ -65,6 +66,7 @@ function onQuote(channel, entry, quote) {
     td.textContent = value;
   }
   entry.at = clock();
+  entry.digits = Math.max(decimals(quote.bid), decimals(quote.ask));
   const [times, bids, asks] = entry.series;
   times.push(entry.at);
   bids.push(quote.bid === undefined ? null : Number(quote.bid));
@@ -119,7 +121,7 @@ function drawLadder() {
   draw($("bids"), bids);
   const gap = bids.length && asks.length ? Number(asks[0][0]) - Number(bids[0][0]) : null;
   $("spread").innerHTML = "";
-  cell($("spread").insertRow(), gap === null ? "no depth" : `spread ${gap.toPrecision(3)}`).colSpan = 2;
+  cell($("spread").insertRow(), gap === null ? "no depth" : `spread ${gap.toFixed(decimals(asks[0][0]))}`).colSpan = 2;
 }
 
 function onTrade({ public_trade: trade }) {
@@ -133,7 +135,7 @@ function onTrade({ public_trade: trade }) {
 // --- sessions -------------------------------------------------------------------------------------------------------
 
 function watchProvider(provider) {
-  subscribe(`status.${provider}`, {
+  subscribe(`cache-status.${provider}`, {
     connection: (data) => note(data, `${data.event}${data.reason ? ` · ${data.reason}` : ""}${data.gap_ms ? ` · gap ${data.gap_ms} ms` : ""}`, data.event),
     staleness: (data) => note(data, `${data.event} ${data.of ?? ""} ${data.symbols.join(", ")}`, data.event),
     rate_limit: (data) => note(data, data.event, data.event),
@@ -194,7 +196,7 @@ function makePlot() {
   const size = () => ({ width: $("plot").clientWidth - 12, height: 212 });
   plot = new uPlot({
     ...size(), legend: { show: false }, cursor: { y: false }, scales: { x: { time: true } },
-    series: [{}, line("bid", "#3fb68b"), line("ask", "#e0615f")], axes: [axis, { ...axis, size: 70 }],
+    series: [{}, line("bid", "#3fb68b"), line("ask", "#e0615f")], axes: [axis, { ...axis, size: 76, values: (_, ticks) => ticks.map((tick) => tick.toFixed(quotes.get(chosen)?.digits ?? 2)) }],
   }, [[], [], []], $("plot"));
   addEventListener("resize", () => plot.setSize(size()));
 }

@@ -98,7 +98,8 @@ def test_a_topic_lingers_before_it_is_unsubscribed(rig):
     assert r.machine.deadline() <= 70
     assert r.texts(r.tick(70)) == [{"unsub": ["quote:A"]}]
     assert r.texts(r.want("quote:A", at=71)) == [{"sub": ["quote:A"]}]
-    r.say(["unack", "quote:A"], at=72)  # the late answer to our own request, not an end of the new subscription
+    # the late answer to our own request, not an end of the new subscription
+    assert r.texts(r.say(["unack", "quote:A"], at=72)) == []
     assert r.texts(r.tick(73)) == []
     assert r.texts(r.say(["unack", "quote:A"], at=74)) == [{"sub": ["quote:A"]}]
 
@@ -122,6 +123,46 @@ def test_a_silent_topic_is_stale_once_and_fresh_at_its_next_event(rig):
     r.say(["quote", "A", "2"], at=101)
     assert r.kinds() == ["staleness FRESH", "quote"]
     assert r.machine.deadline() == 121
+
+
+def test_each_topic_is_called_stale_once_whenever_others_are(rig):
+    r = rig(stale_after={"quote": 20}, silent_after=9999, ack_within=500)
+    r.up(0)
+    r.want("quote:A", "quote:B", at=0)
+    r.say(["quote", "A", "1"], at=0)
+    r.say(["quote", "B", "1"], at=10)
+    r.fresh()
+    r.tick(20)
+    r.tick(30)
+    assert [event.symbols for event in r.fresh()] == [("A",), ("B",)]
+
+
+def test_a_topic_that_was_let_go_is_not_watched_and_its_book_is_closed(rig):
+    r = rig(stale_after={"depth": 20}, silent_after=9999, book=Book.DELTAS, settings=SessionSettings(linger=5))
+    r.up(0)
+    r.want("depth:A", at=0)
+    r.say(["snapshot", "A", None], at=1)
+    r.unwant("depth:A", at=2)
+    r.tick(7)
+    r.fresh()
+    r.say(["delta", "A", None, None], at=8)
+    r.tick(100)
+    assert r.fresh() == []
+    assert r.counters()["dropped"] == {"unwanted": 1}
+
+
+def test_a_topic_not_yet_subscribed_again_is_not_called_silent(rig):
+    r = rig(stale_after={"quote": 20}, backoff=ONCE, silent_after=9999, ack_within=500)
+    r.up(0)
+    r.want("quote:A", "quote:B", at=0)
+    r.say(["quote", "A", "1"], ["quote", "B", "1"], at=0)
+    r.do(turns.Closed(1006), 1)
+    r.tick(2)
+    r.do(turns.Opened(), 10)
+    r.say(["quote", "B", "2"], at=10)
+    r.fresh()
+    r.tick(30)
+    assert [event.symbols for event in r.fresh()] == [("B",)]
 
 
 def test_first_data_has_its_own_deadline_from_the_acknowledgement(rig):
