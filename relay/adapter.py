@@ -13,6 +13,7 @@ The life of a connection: ``prepare()`` fetches, all of which must succeed -> th
 import abc
 import enum
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Sequence as Sequence_
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -20,7 +21,7 @@ from attrs import Factory, field, frozen
 
 from relay.model.channels import Topic
 from relay.model.commands import Command
-from relay.model.events import Event
+from relay.model.events import Event, Level
 from relay.model.symbols import SymbolTable
 
 #: Decode a provider's JSON with every number that has a point or an exponent kept as its text. Integers stay ints.
@@ -244,7 +245,13 @@ class Snapshot:
 
 @frozen
 class Reconcile:
-    """Fetch what is open on the account (orders, positions, balance): the session was away."""
+    """Fetch what is open on the account (orders, positions, balance): the session was away.
+
+    ``since``, RFC 3339 on the relay's clock: from when on nothing was heard, so fills and ended orders from then on are
+    missing too. None when nothing was missed that could be known of: on the first connection.
+    """
+
+    since: str | None = None
 
 
 #: Everything an adapter may be asked to write.
@@ -267,7 +274,7 @@ class Fetch:
     tag: Hashable
     url: str
     method: str = "GET"
-    headers: Mapping[str, str] = Factory(dict)
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
     query: Mapping[str, str] = Factory(dict)
     secret_query: Mapping[str, str] = field(factory=dict, repr=False)
     json: Any = field(default=None, repr=False)
@@ -386,6 +393,11 @@ class Unknown:
 Signal = Ready | Ack | Nack | Alive | Send | Processed | CommandReply | Learned | Counted | Redial | Limited | Unknown
 
 
+#: See `Adapter.checksum`.
+Checksum = Callable[[Sequence_[Level], Sequence_[Level]], str | None]
+#: How many levels a side a checksum is given; no provider known sums up more.
+CHECKSUM_LEVELS = 25
+
 # --- the adapter -----------------------------------------------------------------------------------------------------
 
 
@@ -429,6 +441,19 @@ class Adapter(abc.ABC):
     options: ClassVar[Mapping[str, str]] = {}
     about_options: ClassVar[Mapping[str, str]] = {}
     credentials: ClassVar[tuple[str, ...]] = ()
+
+    @staticmethod
+    def checksum(bids: Sequence_[Level], asks: Sequence_[Level]) -> str | None:
+        """What `Depth.checksum` must be for a book with these best `CHECKSUM_LEVELS` levels, best first.
+
+        Override where the provider sends one; as it stands here nothing is checked.
+        """
+        return None
+
+    @classmethod
+    def book_levels(cls, context: Context) -> int | None:
+        """How many levels a side the provider keeps of a book when it does not say which fall out; None: it says so."""
+        return None
 
     def __init__(self, context: Context) -> None:
         self.context = context

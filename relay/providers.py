@@ -188,7 +188,9 @@ class Providers:
 def _pointed_at(settings: Provider) -> type[Adapter]:
     """The adapter, at the configured URLs where there are some."""
     adapter = settings.adapter
-    changes: dict[str, Any] = {name: url for name, url in (("url", settings.url), ("http", settings.http_url)) if url is not None}
+    changes: dict[str, Any] = {
+        name: url for name, url in (("url", settings.url), ("http", settings.http_url)) if url is not None
+    }
     if not changes:
         return adapter
     return type(adapter.__name__, (adapter,), {"session": attrs.evolve(adapter.session, **changes)})

@@ -74,8 +74,8 @@ class Kraken(Adapter):
         super().__init__(context)
 
     @classmethod
-    def checksum_levels(cls, context: Context) -> int:
-        """How many levels a side Kraken keeps of a book, and a checksum is over."""
+    def book_levels(cls, context: Context) -> int:
+        """The subscribed depth: a level beyond it is gone without a word (documented under "Maintaining a valid book")."""
         return int(context.options["depth"])
 
     def prepare(self) -> Iterable[Fetch]:

@@ -81,7 +81,14 @@ def _timeframe_text(value: object) -> str:
 
 def _levels(raw: Iterable[Any]) -> tuple[Level, ...]:
     """Levels of ``[price, size, ...]``; elements a provider adds behind the size are not part of the canonical level."""
-    return tuple([(decimal_text(level[0]), decimal_text(level[1])) for level in raw])
+    return tuple(
+        [_no_level(level) if type(level) is str else (decimal_text(level[0]), decimal_text(level[1])) for level in raw]
+    )
+
+
+def _no_level(text: str) -> Level:
+    """Text has a first and a second character; they are no price and no size."""
+    raise TypeError(f"a level is a price and a size, got {text!r:.64}")
 
 
 def _symbols(raw: Iterable[str]) -> tuple[str, ...]:

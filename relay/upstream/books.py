@@ -12,24 +12,25 @@ A LIVE book publishes deltas as they come. A hole in contiguous numbers, or a ch
 Bitstamp's) only say what a snapshot contains. A snapshot on the stream always replaces the book; a fetched one that the
 book is already past does not.
 
+Where a provider keeps a window of so many levels and does not say which fall out of it (Kraken does not), the delta that
+pushes them out is published with their removal.
+
 For a provider whose books come as whole snapshots nothing is ever collected; one delta from it would wait for a snapshot
 like any other.
 """
 
 import enum
+from bisect import bisect_left, insort
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 
-from relay.adapter import Book, Session
+from relay.adapter import CHECKSUM_LEVELS, Book, Checksum, Session
 from relay.model.enums import Refill
 from relay.model.events import Depth, Gap, Level
-
-#: What an adapter may provide: (bids, asks), best first, to the text the provider's checksum must be.
-Checksum = Callable[[Sequence[Level], Sequence[Level]], str]
 
 
 class Phase(enum.Enum):
@@ -37,27 +38,36 @@ class Phase(enum.Enum):
     LIVE = "live"
 
 
-@define(eq=False)
 class Levels:
-    """One side of a book, kept only where a checksum has to be computed."""
+    """One side of a book, in order. Kept only where a checksum or a window of levels has to be followed."""
 
-    descending: bool
-    sizes: dict[str, str] = Factory(dict)
+    __slots__ = ("_at", "_order", "_sign")
+
+    def __init__(self, *, descending: bool) -> None:
+        self._sign = -1 if descending else 1
+        self._order: list[Decimal] = []
+        self._at: dict[Decimal, Level] = {}
 
     def apply(self, levels: Sequence[Level]) -> None:
         """Set absolute sizes; a size of zero removes its level, however the price is written."""
-        for price, size in levels:
-            if Decimal(size) == 0:
-                self.sizes.pop(price, None)
-            else:
-                self.sizes[price] = size
+        for level in levels:
+            place = self._sign * Decimal(level[0])
+            if Decimal(level[1]):
+                if place not in self._at:
+                    insort(self._order, place)
+                self._at[place] = level
+            elif self._at.pop(place, None) is not None:
+                del self._order[bisect_left(self._order, place)]
 
-    def best(self, limit: int | None) -> list[Level]:
-        """The levels, best first; those beyond ``limit`` are forgotten, as a provider with a fixed depth does."""
-        ordered = sorted(self.sizes.items(), key=lambda level: Decimal(level[0]), reverse=self.descending)[:limit]
-        if len(ordered) < len(self.sizes):
-            self.sizes = dict(ordered)
-        return ordered
+    def best(self, count: int) -> list[Level]:
+        """The ``count`` best levels, best first."""
+        return [self._at[place] for place in self._order[:count]]
+
+    def cut(self, count: int) -> list[Level]:
+        """Forget all but the ``count`` best levels; return those forgotten."""
+        gone = [self._at.pop(place) for place in self._order[count:]]
+        del self._order[count:]
+        return gone
 
 
 @define(eq=False)
@@ -95,7 +105,7 @@ class Books:
         session: its declaration of ``book`` and ``sequence``.
         buffer: how many deltas may wait for one book's snapshot.
         checksum: the provider's algorithm, if it sends checksums and the adapter knows it.
-        levels: the fixed number of levels the provider keeps, None when there is no limit.
+        levels: how many levels a side the provider keeps without saying which fall out; None: it says so.
     """
 
     def __init__(
@@ -177,7 +187,7 @@ class Books:
         self.dropped["in_snapshot"] += len(book.held) - len(pending)
         book.held.clear()
         book.bids, book.asks = Levels(descending=True), Levels(descending=False)
-        if not self._sums_up(book, snapshot):
+        if self._followed(book, snapshot) is None:
             self.dropped["checksum"] += 1
             book.held.extend(pending)
             return self.lost(book.symbol, _MISMATCH) if book.phase is Phase.LIVE else Kept((), book.symbol)
@@ -209,10 +219,11 @@ class Books:
                 if first > book.last + 1:
                     return self._broken(book, delta, "sequence numbers are missing", book.last + 1, first - 1)
             book.last = last
-        if not self._sums_up(book, delta):
+        followed = self._followed(book, delta)
+        if followed is None:
             self.dropped["checksum"] += 1
             return self.lost(book.symbol, _MISMATCH)
-        return Kept((delta,))
+        return Kept((followed,))
 
     def _broken(self, book: _Book, delta: Depth, reason: str, from_seq: int, to_seq: int) -> Kept:
         """Announce the hole before ``delta``, which waits for the next snapshot."""
@@ -220,14 +231,20 @@ class Books:
         self._books[book.symbol].held.append(delta)
         return kept
 
-    def _sums_up(self, book: _Book, depth: Depth) -> bool:
-        """Apply ``depth`` and compare the provider's checksum, where there is one and it can be computed."""
-        if self._checksum is None:
-            return True
+    def _followed(self, book: _Book, depth: Depth) -> Depth | None:
+        """``depth`` with the removals it implies; None when the provider's checksum is another than the book's."""
+        if self._checksum is None and self._limit is None:
+            return depth
         book.bids.apply(depth.bids)
         book.asks.apply(depth.asks)
-        bids, asks = book.bids.best(self._limit), book.asks.best(self._limit)
-        return depth.checksum is None or self._checksum(bids, asks) == depth.checksum
+        if self._limit is not None:
+            bids, asks = book.bids.cut(self._limit), book.asks.cut(self._limit)
+            if (bids or asks) and not depth.snapshot:
+                depth = evolve(depth, bids=depth.bids + _removed(bids), asks=depth.asks + _removed(asks))
+        if self._checksum is None or depth.checksum is None:
+            return depth
+        best = book.bids.best(CHECKSUM_LEVELS), book.asks.best(CHECKSUM_LEVELS)
+        return depth if self._checksum(*best) == depth.checksum else None
 
     def _drop(self, deltas: deque[Depth], reason: str) -> None:
         if deltas:
@@ -238,6 +255,10 @@ class Books:
         """Counts of books, those that wait for a snapshot, and the deltas held back."""
         waiting = [book.symbol for book in self._books.values() if book.phase is Phase.COLLECTING]
         return {"books": len(self._books), "collecting": waiting, "held": self.held}
+
+
+def _removed(levels: Sequence[Level]) -> tuple[Level, ...]:
+    return tuple((price, "0") for price, _ in levels)
 
 
 def _contained(delta: Depth, covered: int) -> bool:

@@ -78,12 +78,11 @@ class Core:
         if after is not None:
             self.ledger.adopt(after.ledger)
         self.topics = Topics(declared)
-        checksum_levels = getattr(adapter_class, "checksum_levels", None)
         self.books = Books(
             declared,
             buffer=settings.book_buffer,
-            checksum=getattr(adapter_class, "checksum", None),
-            levels=checksum_levels(context) if checksum_levels is not None else None,
+            checksum=None if adapter_class.checksum is Adapter.checksum else adapter_class.checksum,
+            levels=adapter_class.book_levels(context),
         )
         self.calls = Calls()
         self.renewal = Renewal(declared.token_lifetime)

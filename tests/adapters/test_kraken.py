@@ -230,7 +230,7 @@ def test_symbols_go_both_ways_by_krakens_own_two_aliases(adapter):
 @pytest.mark.parametrize("chosen", ["10", "25", "100", "500", "1000"])
 def test_the_depth_is_an_option(chosen):
     adapter = new_adapter(Kraken, depth=chosen)
-    assert adapter.checksum_levels(adapter.context) == int(chosen)
+    assert adapter.book_levels(adapter.context) == int(chosen)
     (frame,) = adapter.encode(Subscribe((topic("depth", "ADA/EUR"),)))
     assert json.loads(frame)["subscription"]["depth"] == int(chosen)
 

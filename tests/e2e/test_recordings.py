@@ -47,6 +47,13 @@ def change(book: tuple[Levels, Levels], bids: Any, asks: Any) -> None:
                 side[Decimal(price)] = (price, size)
 
 
+def keep_best(book: tuple[Levels, Levels], count: int) -> None:
+    """Kraken keeps as many levels as were subscribed; what is pushed beyond is gone without a word."""
+    for side, descending in zip(book, (True, False), strict=True):
+        for price in sorted(side, reverse=descending)[count:]:
+            del side[price]
+
+
 def implied_books(name: str, recording: Recording) -> Books:
     """The books after the last frame, by each venue's own rules, from the raw recording."""
     books: Books = {}
@@ -60,6 +67,7 @@ def implied_books(name: str, recording: Recording) -> Books:
                 if "as" in part:
                     books[frame[-1]] = ({}, {})
                 change(books[frame[-1]], part.get("bs", part.get("b", [])), part.get("as", part.get("a", [])))
+                keep_best(books[frame[-1]], 1000)
         return books
     for record in recording.records:
         if record.dir == "http" and (found := re.search(r"/depth\?symbol=(\w+)|/order_book/(\w+)", record.url)):

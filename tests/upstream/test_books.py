@@ -135,9 +135,19 @@ def test_checksums_over_the_providers_own_digits():
     assert keeper.offer(snapshot(None, checksum="wrong")).out == ()
 
 
-def test_levels_beyond_the_providers_depth_are_forgotten():
+def test_what_falls_out_of_the_providers_window_is_removed_for_everybody():
     keeper = books(Book.DELTAS, Sequence(), checksum=text, levels=2)
-    keeper.offer(snapshot(None, [("3", "1"), ("2", "1")]))
-    keeper.offer(delta(None, None, [("4", "1")], checksum="4x1|3x1"))
-    kept = keeper.offer(delta(None, None, [("4", "0"), ("1", "5")], checksum="3x1|1x5"))
-    assert isinstance(kept.out[0], Depth)
+    keeper.offer(snapshot(None, [("3", "1"), ("2", "1")], [("5", "1"), ("6.0", "1")]))
+    (pushed,) = keeper.offer(delta(None, None, [("4", "1")], [("5.5", "2")], checksum="4x1|3x1|5x1|5.5x2")).out
+    assert pushed.bids == (("4", "1"), ("2", "0"))
+    assert pushed.asks == (("5.5", "2"), ("6.0", "0"))
+    (back,) = keeper.offer(delta(None, None, [("4", "0"), ("1", "5")], checksum="3x1|1x5|5x1|5.5x2")).out
+    assert back.bids == (("4", "0"), ("1", "5"))
+
+
+def test_a_level_is_the_same_however_its_price_is_written():
+    keeper = books(Book.DELTAS, Sequence(), checksum=text)
+    keeper.offer(snapshot(None, [("1.10", "1")], [("5", "1")], checksum="1.10x1|5x1"))
+    keeper.offer(delta(None, None, [("1.1", "2")], checksum="1.1x2|5x1"))
+    keeper.offer(delta(None, None, [("1.100", "0.0")], checksum="5x1"))
+    assert keeper.dropped == {}
