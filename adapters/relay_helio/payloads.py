@@ -11,8 +11,9 @@ import msgspec
 
 from relay.model.enums import OrderStatus
 from relay.model.times import from_millis
-from relay.testing.account import Filled, HeldPosition, PlacedOrder, TradingAccount, money_text
+from relay.testing.account import TradingAccount
 from relay.testing.market import BookMoved, Market, QuoteMoved
+from relay.testing.trading import Filled, HeldPosition, PlacedOrder, money_text
 
 Payload = dict[str, Any]
 

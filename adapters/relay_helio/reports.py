@@ -56,10 +56,13 @@ def word(value: Any) -> Any:
 
 def level(raw: Any) -> tuple[Any, Any]:
     """A level of the book, an object or an array of price and size."""
-    if isinstance(raw, dict):
-        given = members(raw)
-        return given["price"], first(given, "size", "quantity")
-    return raw[0], raw[1]
+    match raw:
+        case [price, size, *_]:
+            return price, size
+        case dict():
+            given = members(raw)
+            return given["price"], first(given, "size", "quantity")
+    raise TypeError(f"expected a level, got {raw!r:.64}")
 
 
 @frozen

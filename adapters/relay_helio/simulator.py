@@ -19,19 +19,10 @@ from attrs import Factory, define
 
 from relay.adapter import dumps, loads
 from relay.model.enums import OrderType, PositionEvent, Side, TimeInForce
-from relay.testing.account import (
-    Change,
-    Filled,
-    HeldPosition,
-    OrderMoved,
-    PlacedOrder,
-    PositionMoved,
-    Refusal,
-    Ticket,
-    TradingAccount,
-)
+from relay.testing.account import TradingAccount
 from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved, units
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
+from relay.testing.trading import Change, Filled, HeldPosition, OrderMoved, PlacedOrder, PositionMoved, Refusal, Ticket
 from relay_helio import payloads
 from relay_helio.reports import members, word
 

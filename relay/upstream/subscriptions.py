@@ -39,6 +39,7 @@ class Subscriptions:
         self._offers = {offer.kind: offer for offer in core.adapter_class.offers}
         self._snapshots = Snapshots()
         self._reconcile_at = inf
+        self._away_since: str | None = None
         self._counted: int | None = None
 
     # --- what is wanted ----------------------------------------------------------------------------------------------
@@ -149,11 +150,11 @@ class Subscriptions:
     def begin(self, lost_ns: int | None) -> None:
         """The session is up. ``lost_ns`` is since when it had been away, None when this is the first connection."""
         core = self._core
-        if lost_ns is not None:
-            since = from_micros(lost_ns // 1000)
+        self._away_since = None if lost_ns is None else from_micros(lost_ns // 1000)
+        if self._away_since is not None:
             for entry in self._ledger:
                 if entry.flowed:
-                    core.publish(self._gap(entry.topic, _AWAY, since=since))
+                    core.publish(self._gap(entry.topic, _AWAY, since=self._away_since))
         self._reconcile_at = core.at.now
         self._reconcile()
 
@@ -215,7 +216,7 @@ class Subscriptions:
         if core.adapter is None:
             return
         try:
-            core.outbound.write(core.adapter, Reconcile(), Lane.FETCH, Purpose.RECONCILE)
+            core.outbound.write(core.adapter, Reconcile(self._away_since), Lane.FETCH, Purpose.RECONCILE)
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
             core.error("encode_failed", f"reconcile: {type(error).__name__}: {error}")
 

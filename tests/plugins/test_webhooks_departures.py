@@ -21,7 +21,9 @@ def departures() -> Departures:
     return Departures(3.0)
 
 
-@pytest.mark.parametrize("name", ["channel_occupied", "member_added", "client_event", "cache_miss", "subscription_count"])
+@pytest.mark.parametrize(
+    "name", ["channel_occupied", "member_added", "client_event", "cache_miss", "subscription_count"]
+)
 def test_what_is_no_departure_passes_at_once(departures: Departures, name: str) -> None:
     told = event(name)
     assert departures.pass_on(told, 0.0) == [told]

@@ -1,16 +1,18 @@
 """The plugin as the relay sees it: hooks, settings; and its webhooks as a real server and Pusher's own library see them."""
 
 import json
+import re
+import tomllib
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import h11
-import pusher
 import pytest
 import trio
 
+import pusher
 import relay_webhooks
 from relay.hooks import ChannelEvent
 from relay.plugins import PluginError, Plugins, load_plugins
@@ -73,7 +75,9 @@ def test_hook_configure_names_the_secret_it_cannot_have(plugins: Plugins, monkey
     with pytest.raises(PluginError) as caught:
         plugins.configure({"webhooks": missing})
     assert "plugin webhooks" in str(caught.value)
-    assert "endpoints.main.secret_headers.Authorization: environment variable NO_SUCH_TOKEN is not set" in str(caught.value)
+    assert "endpoints.main.secret_headers.Authorization: environment variable NO_SUCH_TOKEN is not set" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("settings", [{}, {"webhooks": WebhooksTable()}])
@@ -83,7 +87,16 @@ def test_without_an_endpoint_it_brings_nothing(plugins: Plugins, settings: dict[
     assert plugins.collect("relay_watchers") == plugins.collect("relay_services") == []
 
 
-async def test_hook_watchers_and_hook_services_meet(plugins: Plugins, endpoint_server: "Server") -> None:
+def test_hook_watchers_brings_one_for_all_endpoints(plugins: Plugins) -> None:
+    plugins.configure({"webhooks": table()})
+    (first,) = plugins.collect("relay_watchers")
+    plugins.configure({"webhooks": table()})
+    (second,) = plugins.collect("relay_watchers")
+    assert first.plugin == "webhooks"
+    assert first.value != second.value  # what was handed out stays with whom it was configured for
+
+
+async def test_hook_services_sends_what_the_watcher_sees(plugins: Plugins, endpoint_server: "Server") -> None:
     plugins.configure({"webhooks": table(url=endpoint_server.url, batch=False)})
     (watcher,) = plugins.collect("relay_watchers")
     (service,) = plugins.collect("relay_services")
@@ -94,9 +107,6 @@ async def test_hook_watchers_and_hook_services_meet(plugins: Plugins, endpoint_s
         await endpoint_server.wait_for(1)
         nursery.cancel_scope.cancel()
     assert b"channel_occupied" in endpoint_server.requests[0][1]
-
-
-test_hook_watchers = test_hook_services = None  # both are the test above
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -207,17 +217,26 @@ def test_a_star_in_a_channel_filter_is_any_text(patterns: tuple[str, ...], chann
     assert (pattern(patterns).fullmatch(channel) is not None) is matches
 
 
+def test_the_examples_of_the_guide_are_right() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", guide, re.S)
+    assert examples
+    for example in examples:
+        (written,) = tomllib.loads(example)["plugins"].values()
+        assert structure(written, WebhooksTable, negative=True).problems == []
+
+
 # A real endpoint -----------------------------------------------------------------------------------------------------
 
 
 class Server:
     """An HTTP server on a port of the kernel's choice: answers with the next of its statuses, then 200."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}/hook"
         self.statuses: list[int] = []
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.connections = 0
-        self.url = ""
         self._arrived = trio.Event()
 
     async def wait_for(self, count: int) -> None:
@@ -226,13 +245,7 @@ class Server:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
 
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/hook"
-        task_status.started()
-        await trio.serve_listeners(self._serve, [listener])
-
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: trio.SocketStream) -> None:
         self.connections += 1
         connection = h11.Connection(h11.SERVER)
         headers, body = {}, bytearray()
@@ -261,8 +274,9 @@ async def endpoint_server(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     for name in ("HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    server = Server()
-    await nursery.start(server.run)
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    server = Server(listeners[0].socket.getsockname()[1])
+    nursery.start_soon(trio.serve_listeners, server.serve, listeners)
     return server
 
 
@@ -274,7 +288,12 @@ async def test_pushers_own_library_accepts_the_webhooks(endpoint_server: Server)
     events = [
         ChannelEvent(app_id="3", name="channel_occupied", channel="presence-room"),
         ChannelEvent(
-            app_id="3", name="client_event", channel="presence-room", event="client-x", data='{"a": "é"}', socket_id="1.2"
+            app_id="3",
+            name="client_event",
+            channel="presence-room",
+            event="client-x",
+            data='{"a": "é"}',
+            socket_id="1.2",
         ),
         ChannelEvent(app_id="3", name="channel_vacated", channel="presence-room"),
     ]
