@@ -14,6 +14,7 @@ import attrs
 from relay.adapter import Adapter, Context
 from relay.hub.catalog import CatalogEntry, merged_entries, provider_entries
 from relay.model.channels import ALL, Stream, Topic, topic_kind
+from relay.model.commands import Command
 from relay.model.events import MARKET_KINDS, Event, Stamp
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.net.dial import Log, ProviderSession
@@ -67,6 +68,15 @@ class ConfiguredProvider:
         first = next(iter(self.sessions.values()))
         return self.sessions.get(topic.account, first) if topic.account is not None else first
 
+    @property
+    def commands(self) -> tuple[type[Command], ...]:
+        """The trading commands it takes."""
+        return self.settings.adapter.commands
+
+    def trading_session(self, account: str | None) -> ProviderSession:
+        """The session that trades on this account: the account's own, or the only one."""
+        return self.sessions[account] if account in self.sessions else next(iter(self.sessions.values()))
+
     def wrong_with(self, topic: Topic) -> str | None:
         """What is wrong with asking this provider for ``topic``, None when nothing is known to be."""
         if topic.kind == "status":
@@ -117,6 +127,10 @@ class Providers:
 
     def __iter__(self) -> Iterator[ConfiguredProvider]:
         return iter(self._providers.values())
+
+    def find(self, name: str) -> ConfiguredProvider | None:
+        """The provider of that name."""
+        return self._providers.get(name)
 
     def sessions(self) -> Iterator[tuple[str, ProviderSession]]:
         """Every session with a name for logs."""

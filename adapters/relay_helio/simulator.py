@@ -341,4 +341,6 @@ async def run(
     *, port: int = 0, seed: int = 1, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Run a simulated Helio until cancelled; `nursery.start` returns its address. Log in as `EMAIL` with `PASSWORD`."""
-    await HelioSimulator(seed=seed).run(port=port, task_status=task_status)
+    async with HelioSimulator(seed=seed).serve(port=port) as address:
+        task_status.started(address)
+        await trio.sleep_forever()

@@ -191,4 +191,6 @@ async def run(
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the venue until cancelled; `nursery.start` returns its address."""
-    await SyntheticSimulator(seed=seed, rate=rate).run(port=port, task_status=task_status)
+    async with SyntheticSimulator(seed=seed, rate=rate).serve(port=port) as address:
+        task_status.started(address)
+        await trio.sleep_forever()

@@ -84,6 +84,29 @@ class ApiKey:
         """Whether the key may trade on this account of this provider."""
         return _matches(self._trade, f"{provider}.{account}")
 
+    def may_trade_some(self, provider: str) -> bool:
+        """Whether there could be an account of this provider the key may trade on."""
+        return any(_may_begin(pattern, f"{provider}.") for pattern in self.trade)
+
+    def trade_proof(self, socket_id: str, channel: str) -> str:
+        """What only this relay (and the key's holder) can say: that the connection joined the channel by this key.
+
+        Whoever has an app's secret can sign any member's name for a channel. Commands of client events are taken only
+        from a connection that brings this besides: the relay's own signature, by the digest it keeps the key under.
+        """
+        text = f"tickrelay trade {socket_id} {channel}"
+        return hmac.new(self.digest.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+    def proves_trade(self, proof: str, socket_id: str, channel: str) -> bool:
+        """Whether ``proof`` is `trade_proof` of this connection and channel."""
+        return hmac.compare_digest(self.trade_proof(socket_id, channel).encode(), proof.encode())
+
+
+def _may_begin(pattern: str, beginning: str) -> bool:
+    """Whether some text that matches ``pattern`` begins so."""
+    literal, star, _ = pattern.partition("*")
+    return literal.startswith(beginning) or (bool(star) and beginning.startswith(literal))
+
 
 class KeyRing:
     """All keys of a relay."""
@@ -110,6 +133,10 @@ class KeyRing:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def named(self, name: str) -> ApiKey | None:
+        """The key of that name, or None."""
+        return next((key for key in self._keys if key.name == name), None)
 
     def find(self, presented: str) -> ApiKey | None:
         """The key that was presented, or None.

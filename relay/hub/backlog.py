@@ -38,19 +38,25 @@ class Policy(enum.Enum):
     """The protocol's own answers; kept like NEVER_DROP."""
 
 
-@attrs.frozen
-class Delivery:
-    """One event on one channel, encoded and framed once and shared by all subscribers of the channel."""
+class Delivery(bytes):
+    """One event on one channel, encoded and framed once and shared by all subscribers of the channel.
 
-    frame: bytes
-    """The whole WebSocket frame."""
+    It is the frame itself, so that what a subscriber gets in one write is joined without being taken apart first.
+    """
+
     channel: str
     """Channel name; "" for messages of the connection itself."""
     policy: Policy
     seq: int
     """The channel's sequence number of the event; 0 for CONTROL."""
-    topic: str = ""
+    topic: str
     """What CONFLATE compares within the channel, where a channel carries several (a merged feed: the provider)."""
+
+    def __new__(cls, frame: bytes, channel: str, policy: Policy, seq: int, topic: str = "") -> "Delivery":
+        """`frame` is the whole WebSocket frame."""
+        delivery = super().__new__(cls, frame)
+        delivery.channel, delivery.policy, delivery.seq, delivery.topic = channel, policy, seq, topic
+        return delivery
 
 
 class OverflowSource(Protocol):
@@ -153,14 +159,14 @@ class Backlog:
             self._remove(key)
             return False
         old = self._entries[key]
-        self.bytes += len(delivery.frame) - (len(old.frame) if isinstance(old, Delivery) else 0)
+        self.bytes += len(delivery) - (len(old) if isinstance(old, Delivery) else 0)
         self._entries[key] = self._channels[delivery.channel][key] = delivery
         return True
 
     def _append(self, delivery: Delivery) -> None:
         key = self._place_last(delivery)
         self.messages += 1
-        self.bytes += len(delivery.frame)
+        self.bytes += len(delivery)
         match delivery.policy:
             case Policy.CONFLATE:
                 self._latest[delivery.channel, delivery.topic] = key
@@ -196,7 +202,7 @@ class Backlog:
 
     def _uncount(self, key: int, delivery: Delivery) -> None:
         self.messages -= 1
-        self.bytes -= len(delivery.frame)
+        self.bytes -= len(delivery)
         match delivery.policy:
             case Policy.CONFLATE:
                 del self._latest[delivery.channel, delivery.topic]

@@ -1,19 +1,16 @@
 """One app's view of a topic under one name, while it has subscribers: who they are and how an event reaches them."""
 
 from collections import Counter
-from collections.abc import Callable
 
 from relay.hub import wire
 from relay.hub.history import Entry
-from relay.hub.outbox import Delivery, Policy
+from relay.hub.outbox import Delivery, Outbox, Policy
 from relay.hub.presence import Presence
 from relay.hub.topics import TopicState
 from relay.pusher import messages
 from relay.pusher.actions import Position
 from relay.pusher.frames import encode_text
 from relay.pusher.names import channel_type
-
-Put = Callable[[Delivery], None]
 
 
 class Channel:
@@ -34,9 +31,9 @@ class Channel:
         self.told_miss = False
         """The app's server was told of a cache miss and nothing has come since."""
         self._middle = wire.middle(name)
-        self._live: dict[str, Put] = {}
-        self._ids: dict[str, Put] = {}
-        self._waiting: dict[str, Put] = {}
+        self._live: dict[str, Outbox] = {}
+        self._ids: dict[str, Outbox] = {}
+        self._waiting: dict[str, Outbox] = {}
 
     def __len__(self) -> int:
         """Subscribers."""
@@ -45,14 +42,14 @@ class Channel:
     def __contains__(self, socket_id: str) -> bool:
         return socket_id in self._live or socket_id in self._ids or socket_id in self._waiting
 
-    def add(self, socket_id: str, put: Put, *, ids: bool = False, waits: bool = False) -> None:
+    def add(self, socket_id: str, outbox: Outbox, *, ids: bool = False, waits: bool = False) -> None:
         """Add a subscriber. Canonical events have `id` and `seq` in their data; others get them beside it where `ids`."""
         if waits:
-            self._waiting[socket_id] = put
+            self._waiting[socket_id] = outbox
         elif ids and self.topic.stream is None:
-            self._ids[socket_id] = put
+            self._ids[socket_id] = outbox
         else:
-            self._live[socket_id] = put
+            self._live[socket_id] = outbox
 
     def remove(self, socket_id: str) -> None:
         """Remove a subscriber."""
@@ -70,14 +67,16 @@ class Channel:
         if self._live:
             delivery = self.delivery(entry)
             if but is None:
-                for put in self._live.values():
-                    put(delivery)
+                for outbox in self._live.values():  # `put`, written out: this is the hot path
+                    outbox.append(delivery)
+                    if not outbox.dirty:
+                        outbox.mark()
             else:
                 _deliver(self._live, delivery, but)
         if self._ids:
             _deliver(self._ids, self.delivery(entry, ids=True), but)
             if but in self._ids:  # so that it is not given its own event when it comes back
-                self._ids[but](Delivery(self._position(entry.seq), self.name, entry.policy, entry.seq))
+                self._ids[but].put(Delivery(self._position(entry.seq), self.name, entry.policy, entry.seq))
 
     def tell(self, text: str, policy: Policy = Policy.CONTROL, but: str | None = None) -> None:
         """A message without a number (members, counts, client events), to every subscriber except `but`."""
@@ -102,7 +101,7 @@ class Channel:
         return encode_text(messages.position(self.name, Position(self.topic.ring.epoch, seq)).encode())
 
 
-def _deliver(subscribers: dict[str, Put], delivery: Delivery, but: str | None) -> None:
-    for socket_id, put in subscribers.items():
+def _deliver(subscribers: dict[str, Outbox], delivery: Delivery, but: str | None) -> None:
+    for socket_id, outbox in subscribers.items():
         if socket_id != but:
-            put(delivery)
+            outbox.put(delivery)

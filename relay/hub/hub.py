@@ -22,6 +22,7 @@ from relay.hub.session import HubSession, RefusedSession
 from relay.hub.streams import Streams
 from relay.hub.tenants import HistoryPage, Shared, Tenant
 from relay.hub.topics import News
+from relay.hub.trading import OnCommand, off
 from relay.model.channels import Stream
 from relay.model.events import Event, Stamp
 from relay.pusher.actions import Close, Position
@@ -55,6 +56,7 @@ class Hub:
         known: Known = lambda stream: None,
         is_private: Callable[[Stream], bool] = lambda stream: False,
         on_channel_event: Callable[[ChannelEvent], object] = lambda event: None,
+        on_command: OnCommand = off,
         ids: Callable[[], str] | None = None,
         history: HistoryLimits | None = None,
         outbox: OutboxLimits | None = None,
@@ -73,6 +75,7 @@ class Hub:
             known: what is wrong with a stream a channel names (unknown provider, symbol, account), None for nothing.
             is_private: whether a market stream's data may only go out behind `private-` or `presence-`.
             on_channel_event: told what an app's server may want to know, as it happens; must return at once and not raise.
+            on_command: takes the commands that come as client events on accounts' channels.
             ids: names events; `epoch` and a counter unless given.
             pinned: streams whose events are kept whether somebody listens or not.
             max_connections: of all apps together; more are refused with 4100.
@@ -89,6 +92,7 @@ class Hub:
             known=known,
             is_private=is_private,
             on_channel_event=on_channel_event,
+            on_command=on_command,
         )
         self._streams = self._shared.streams
         self._ids = self._shared.ids

@@ -1,7 +1,8 @@
 """The bounded outbox of one subscriber: what waits to be sent, and what may happen to it when the subscriber is slow.
 
 While the socket keeps up, `put` appends to this tick's list and marks the outbox dirty once; `flush` joins the list
-and offers it to the socket in one write. No policy runs. Only what the kernel refuses goes on to the backlog (see
+and offers it to the socket in one write. No policy runs. A channel with many subscribers does what `put` does without
+the call: `append`, and `mark` where the outbox is not `dirty` yet. Only what the kernel refuses goes on to the backlog (see
 `backlog.py`), where it is bounded in messages and in bytes and each delivery's policy decides.
 
 Invariants:
@@ -15,7 +16,7 @@ Invariants:
 The outbox touches no socket: the edge gives it a function that writes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 
@@ -31,18 +32,17 @@ OVERFLOW_CODE = 4100
 class Outbox:
     """Everything on its way to one subscriber.
 
-    The hub calls `put`, `close` and `discard`; the edge calls `attach`, `flush` and `drain`.
+    The hub calls `put` (or `append` and `mark`), `close` and `discard`; the edge calls `attach`, `flush` and `drain`.
     """
 
     __slots__ = (  # noqa: RUF023 (what every delivery touches stands together: one cache line)
-        "_open",
-        "_pending",
+        "append",
         "dirty",
-        "_queue",
+        "_pending",
         "_backlog",
         "_write",
-        "sent_bytes",
-        "sent_messages",
+        "_open",
+        "_queue",
         "_limits",
         "_on_drop",
         "_rest",
@@ -50,27 +50,23 @@ class Outbox:
         "_wake",
         "closing",
         "conflated",
-        "dropped",
+        "_losses",
         "gapped",
         "resnapshotted",
     )
 
+    append: Callable[[Delivery], object]
+    """Adds to this tick's deliveries; does nothing once the outbox is closed."""
     dirty: bool
     """Stands in the queue of outboxes to flush (or has no queue yet)."""
     closing: tuple[int, str] | None
     """Close code and reason once `close` was called or the limits were exceeded (4100); None while open."""
-    sent_messages: int
-    """Frames handed to the kernel whole."""
-    sent_bytes: int
-    """Bytes handed to the kernel."""
     conflated: int
     """Deliveries replaced by a newer one of their topic."""
     gapped: int
     """Deliveries dropped and announced by a gap event."""
     resnapshotted: int
     """Deliveries replaced by a fresh snapshot."""
-    dropped: dict[str, int]
-    """Per channel: deliveries this subscriber did not get as they were (conflated, gapped, covered by a snapshot)."""
 
     def __init__(
         self,
@@ -83,6 +79,7 @@ class Outbox:
         self._limits = limits or _DEFAULT_LIMITS
         self._on_drop = on_drop
         self._pending: list[Delivery] = []
+        self.append = self._pending.append
         self._backlog: Backlog | None = None
         self._rest = b""
         self._open = True
@@ -91,8 +88,8 @@ class Outbox:
         self._write: Callable[[bytes], int] = _refuse
         self.dirty = True
         self.closing = None
-        self.dropped = {}
-        self.sent_messages = self.sent_bytes = self.conflated = self.gapped = self.resnapshotted = 0
+        self._losses: dict[str, int] | None = None  # made when needed: most subscribers are never slow
+        self.conflated = self.gapped = self.resnapshotted = 0
 
     def attach(
         self, write: Callable[[bytes], int], queue: list["Outbox"], wake: Callable[[], object] | None = None
@@ -108,11 +105,21 @@ class Outbox:
         if self._pending:
             self._mark()
 
+    def mark(self) -> None:
+        """Stand in the queue of outboxes to flush. Not to be called when `dirty`."""
+        if self._open:
+            self._mark()
+
     def _mark(self) -> None:
         self.dirty = True
         if not self._queue:
             self._wake()
         self._queue.append(self)
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Per channel: deliveries this subscriber did not get as they were (conflated, gapped, covered by a snapshot)."""
+        return self._losses or {}
 
     @property
     def blocked(self) -> bool:
@@ -126,14 +133,9 @@ class Outbox:
 
     def put(self, delivery: Delivery) -> None:
         """Send `delivery` at the end of this tick, or as its policy says once the subscriber is slow."""
-        if self._open:
-            self._pending.append(delivery)
-            if not self.dirty:  # `_mark`, written out: this is the hot path
-                self.dirty = True
-                queue = self._queue
-                if not queue:
-                    self._wake()
-                queue.append(self)
+        self.append(delivery)
+        if not self.dirty:
+            self.mark()
 
     def close(self, code: int, reason: str = "", *, waiting: bool = True) -> None:
         """Send what waits (or drop it, when not `waiting`), then a close frame, then nothing more. The first call
@@ -146,7 +148,11 @@ class Outbox:
             if self._backlog is not None:
                 self._backlog = self._new_backlog()
         self.put(_close_delivery(code, reason))
+        self._shut(code, reason)
+
+    def _shut(self, code: int, reason: str) -> None:
         self._open = False
+        self.append = _ignore
         self.closing = (code, reason)
 
     def discard(self, channel: str) -> None:
@@ -165,15 +171,13 @@ class Outbox:
             return self._hold(pending)
         if not pending:
             return self._open
-        data = pending[0].frame if len(pending) == 1 else b"".join([delivery.frame for delivery in pending])
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
         try:
             taken = self._write(data)
         except BlockingIOError:
             taken = 0
         if taken != len(data):
             return self._block(data, taken)
-        self.sent_bytes += taken
-        self.sent_messages += len(pending)
         pending.clear()
         return self._open
 
@@ -199,25 +203,22 @@ class Outbox:
         return True
 
     def _hold(self, pending: list[Delivery]) -> bool:
-        self._pending = []
         for delivery in pending:
             self._admit(delivery)
+        pending.clear()
         return False
 
     def _block(self, data: bytes, taken: int) -> bool:
         """The kernel took `taken` bytes of `data`: keep the started frame's rest, let policy decide about the others."""
-        pending, self._pending = self._pending, []
         self._backlog = self._new_backlog()
-        self.sent_bytes += taken
         end = 0
-        for delivery in pending:
-            start, end = end, end + len(delivery.frame)
-            if end <= taken:
-                self.sent_messages += 1
-            elif start < taken:
-                self._rest = data[taken:end]
-            else:
+        for delivery in self._pending:
+            start, end = end, end + len(delivery)
+            if start >= taken:
                 self._admit(delivery)
+            elif end > taken:
+                self._rest = data[taken:end]
+        self._pending.clear()
         return False
 
     def _admit(self, delivery: Delivery) -> None:
@@ -228,10 +229,9 @@ class Outbox:
             self._overflow()
 
     def _overflow(self) -> None:
-        self._open = False
-        self.closing = (OVERFLOW_CODE, "too slow: outbox is full")
+        self._shut(OVERFLOW_CODE, "too slow: outbox is full")
         self._backlog = self._new_backlog()
-        self._backlog.admit(_close_delivery(*self.closing))
+        self._backlog.admit(_close_delivery(OVERFLOW_CODE, "too slow: outbox is full"))
 
     def _new_backlog(self) -> Backlog:
         return Backlog(self._limits, self._dropped)
@@ -243,7 +243,7 @@ class Outbox:
         for key, entry in backlog.head():
             if size >= self._limits.chunk:
                 break
-            piece = _Piece(entry.frame, key) if isinstance(entry, Delivery) else self._resolve(key, entry)
+            piece = _Piece(entry, key) if isinstance(entry, Delivery) else self._resolve(key, entry)
             pieces.append(piece)
             size += len(piece.frame)
         return pieces
@@ -252,11 +252,10 @@ class Outbox:
         if mark.policy is Policy.SNAPSHOT:
             snapshot = self._source.snapshot_frame(mark.channel)
             if snapshot is not None:
-                return _Piece(snapshot.frame, key)
+                return _Piece(snapshot, key)
         return _Piece(self._source.gap_frame(mark.channel, mark.first, mark.last), key)
 
     def _account(self, backlog: Backlog, pieces: list["_Piece"], taken: int) -> None:
-        self.sent_bytes += taken
         end = 0
         self._rest = b""
         for piece in pieces:
@@ -267,11 +266,11 @@ class Outbox:
                 backlog.sent(piece.key)
             if end > taken:
                 self._rest = piece.frame[taken - start :]
-            else:
-                self.sent_messages += 1
 
     def _dropped(self, channel: str, policy: Policy) -> None:
-        self.dropped[channel] = self.dropped.get(channel, 0) + 1
+        if self._losses is None:
+            self._losses = {}
+        self._losses[channel] = self._losses.get(channel, 0) + 1
         match policy:
             case Policy.CONFLATE:
                 self.conflated += 1
@@ -294,6 +293,10 @@ _DEFAULT_LIMITS = OutboxLimits()
 
 def _close_delivery(code: int, reason: str) -> Delivery:
     return Delivery(encode_close(code, reason), "", Policy.CONTROL, 0)
+
+
+def _ignore(_: Delivery) -> None:
+    """A closed outbox accepts nothing more."""
 
 
 def _nothing() -> None:

@@ -48,7 +48,7 @@ class Overflow:
         received_at = there.topic.last_received_at
         stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=received_at)
         seq = last_seq if stream.topic.kind != "depth" else there.topic.seq
-        return there.delivery(News(gap, stamp, self._ids()).entry(seq, there.topic.touched)).frame
+        return there.delivery(News(gap, stamp, self._ids()).entry(seq, there.topic.touched))
 
     def snapshot_frame(self, channel: str) -> Delivery | None:
         """The book of a depth channel as it stands; of a merged one all books, several frames in one delivery."""
@@ -58,7 +58,7 @@ class Overflow:
         entries = there.topic.snapshots(self._streams.books(there.topic), self._ids)
         if not entries:
             return None
-        frames = b"".join([there.delivery(entry).frame for entry in entries])
+        frames = b"".join([there.delivery(entry) for entry in entries])
         return Delivery(frames, channel, Policy.SNAPSHOT, there.topic.seq)
 
     def on_drop(self, channel: str, policy: Policy) -> None:

@@ -91,8 +91,8 @@ class HubSession:
                     self._tenant.subscribe(self, action, now)
                 case Unsubscribe(channel):
                     self._tenant.unsubscribe(self, channel, now)
-                case ClientEvent():
-                    self._tenant.client_event(self, action)
+                case ClientEvent(channel):
+                    self._tenant.client_event(self, action, self.connection.channels.get(channel))
                 case SignIn():
                     self._tenant.sign_in(self, action)
                 case Close(code, reason):

@@ -32,6 +32,7 @@ from relay.hub.rounds import Round
 from relay.hub.sequence import Interest, Sequencer
 from relay.hub.streams import Streams
 from relay.hub.topics import TopicState
+from relay.hub.trading import COMMAND, ClientCommand, OnCommand, Rejected, Repeated, off
 from relay.hub.users import Users
 from relay.model.channels import Stream
 from relay.pusher import messages
@@ -54,6 +55,7 @@ class Shared:
     known: Known
     is_private: Callable[[Stream], bool]
     on_channel_event: Callable[[ChannelEvent], object]
+    on_command: OnCommand = off
     dropped: Counter[Policy] = field(factory=Counter)
     """Deliveries that slow subscribers did not get as they were, over all channels."""
 
@@ -170,9 +172,16 @@ class Tenant:
         if channel.topic.stream is not None:
             self._shared.interest.leave(channel.topic.stream)
 
-    def client_event(self, session: Subscriber, event: ClientEvent) -> None:
-        """Pass a client's event to the channel's other subscribers. It has no number and is not kept."""
+    def client_event(self, session: Subscriber, event: ClientEvent, member: Member | None) -> None:
+        """Pass a client's event to the channel's other subscribers. It has no number and is not kept.
+
+        A command on an account's channel is for the relay alone. ``member`` is who the connection joined the channel as.
+        """
         channel = self.channels[event.channel]
+        stream = channel.topic.stream
+        if event.event == COMMAND and stream is not None and stream.topic.kind == "account":
+            self._command(session, event, stream, member)
+            return
         text = messages.event(event.channel, event.event, event.data, user_id=event.user_id)
         channel.tell(text, Policy.NEVER_DROP, but=session.socket_id)
         self._tell_server(
@@ -183,6 +192,23 @@ class Tenant:
             socket_id=session.socket_id,
             user_id=event.user_id,
         )
+
+    def _command(self, session: Subscriber, event: ClientEvent, stream: Stream, member: Member | None) -> None:
+        answer = self._shared.on_command(
+            ClientCommand(
+                stream=stream,
+                channel=event.channel,
+                socket_id=session.socket_id,
+                user_id=None if member is None else member.user_id,
+                user_info=None if member is None else member.user_info,
+                data=event.data,
+            )
+        )
+        match answer:
+            case Rejected(message):
+                session.tell(messages.error(f"{COMMAND}: {message}"))
+            case Repeated(reply):
+                session.tell(messages.event(event.channel, "reply", reply))
 
     def sign_in(self, session: Subscriber, user: SignIn) -> None:
         """The connection belongs to a user from now on."""
@@ -329,7 +355,7 @@ class Tenant:
         )
         for delivery in told.deliveries:
             put(delivery)
-        channel.add(session.socket_id, put, ids=request.ids, waits=told.waits)
+        channel.add(session.socket_id, session.outbox, ids=request.ids, waits=told.waits)
         if told.cache_missed and not channel.told_miss:
             channel.told_miss = True
             self._tell_server("cache_miss", channel)

@@ -23,6 +23,7 @@ from relay.model.events import Event, Stamp
 from relay.net.http import HttpClient
 from relay.net.line import Deadlines, Line
 from relay.upstream import turns
+from relay.upstream.rehearsal import rehearse
 from relay.upstream.session import SessionMachine, SessionSettings
 from relay.upstream.turns import Input, Moment, Output
 
@@ -84,7 +85,7 @@ class ProviderSession:
         self._log = log
         self._machine = self._new_machine(None)
         self._inbox: deque[Input] = deque()
-        self._asked: set[str] = set()
+        self._asked: dict[str, float] = {}
         self._wake = trio.Event()
         self._line: Line | None = None
         self._nursery: trio.Nursery | None = None
@@ -121,8 +122,18 @@ class ProviderSession:
             raise CommandRefused(f"a command with id {command.id} is still waiting for its reply")
         if len(self._asked) + self._machine.open_commands >= MAX_COMMANDS:
             raise CommandRefused(f"{MAX_COMMANDS} commands are waiting for their replies")
-        self._asked.add(command.id)
+        within = self._settings.command_within if within is None else within
+        self._asked[command.id] = trio.current_time() + within
         self._enqueue(turns.Ask(command, within))
+
+    def rehearse(self, command: Command) -> list[dict[str, Any]]:
+        """What would be sent for ``command``, as it may be shown; nothing is sent.
+
+        Raises:
+            Exception: whatever the adapter raises where it cannot write the command.
+        """
+        core = self._machine.core
+        return rehearse(self._adapter, core.adapter, self._context, command)
 
     def resume(self) -> None:
         """Try again although the session stopped as FAILED."""
@@ -168,9 +179,7 @@ class ProviderSession:
         while True:
             while self._inbox:
                 turn = self._inbox.popleft()
-                if isinstance(turn, turns.Ask):
-                    self._asked.discard(turn.command.id)
-                self._step(turn)
+                self._step(self._timed(turn) if isinstance(turn, turns.Ask) else turn)
             if self._over:
                 return
             at = max(self._machine.deadline(), trio.current_time() + _LEAST_SLEEP)
@@ -178,6 +187,11 @@ class ProviderSession:
                 await self._wake.wait()
             self._wake = trio.Event()
             self._step(turns.Tick())
+
+    def _timed(self, ask: turns.Ask) -> turns.Ask:
+        """The command with what is left of its time: it may have waited here for a session that was being restarted."""
+        due_at = self._asked.pop(ask.command.id)
+        return turns.Ask(ask.command, max(0.0, due_at - trio.current_time()))
 
     def _wait_for_close(self, nursery: trio.Nursery) -> None:
         """Give the closing handshake its time; requests and pings under way are of no use any more."""

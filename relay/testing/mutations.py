@@ -15,7 +15,8 @@ _BIG = 1024 * 1024
 _NEST = 100_000
 _OTHERS: tuple[tuple[str, Any], ...] = (
     ("null", None), ("an unknown word", "~unknown~"), ("empty text", ""), ("text NaN", "NaN"), ("text 1e400", "1e400"),
-    ("true", True), ("-1", -1), ("other digits as text", "987654"), ("an empty object", {}), ("an empty array", []), ("a nested array", [[["x"]]]),
+    ("other digits as text", "987654"), ("true", True), ("-1", -1), ("an empty object", {}), ("an empty array", []),
+    ("a nested array", [[["x"]]]),
 )  # fmt: skip
 #: Words that JSON encoders never write, put in after encoding.
 _LITERALS = (("the number NaN", "NaN"), ("the number 1e400", "1e400"), ("the number -Infinity", "-Infinity"))

@@ -1,0 +1,78 @@
+"""What a command would send, without sending it: the adapter writes, and the secrets are taken out.
+
+Writing changes what an adapter remembers of its connection (request numbers, what waits for an answer), so a copy of the
+connected one writes; where there is none, or it cannot be copied, a fresh one.
+"""
+
+import copy
+import warnings
+from typing import Any
+
+import msgspec
+
+from relay.adapter import Adapter, Context, Fetch, dumps
+from relay.model.commands import Command
+from relay.upstream.templates import HIDDEN, Redactor, fetch_target
+
+
+def rehearse(
+    adapter: type[Adapter], connected: Adapter | None, context: Context, command: Command
+) -> list[dict[str, Any]]:
+    """Return what ``command`` would send, in order: ``{"frame": text}``, or ``{"method", "url", "headers", "body"}``.
+
+    Raises:
+        Exception: whatever the adapter raises where it cannot write the command.
+    """
+    writer = _copied(connected) or adapter(context)
+    hide = _Hiding(context)
+    return [
+        hide.request(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": hide(writing)}
+        for writing in writer.encode(command)
+    ]
+
+
+def _copied(adapter: Adapter | None) -> Adapter | None:
+    if adapter is None:
+        return None
+    shared = {id(each): each for each in (adapter.context, adapter.symbols)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return copy.deepcopy(adapter, shared)
+        except Exception:  # noqa: BLE001 - what an adapter remembers is its own; a fresh one does instead
+            return None
+
+
+class _Hiding:
+    """Takes secrets out of what is shown, as they are, in URLs and in JSON."""
+
+    def __init__(self, context: Context) -> None:
+        self._redact = Redactor(context)
+        secrets = filter(None, (*context.credentials.values(), *context.learned.values()))
+        self._escaped = [escaped for secret in secrets if (escaped := dumps(secret)[1:-1]) != secret]
+
+    def __call__(self, text: str) -> str:
+        text = self._redact(text)
+        for escaped in self._escaped:
+            text = text.replace(escaped, HIDDEN)
+        return text
+
+    def request(self, fetch: Fetch, adapter: type[Adapter], context: Context) -> dict[str, Any]:
+        _, url = fetch_target(fetch, adapter.session, context)
+        written: dict[str, Any] = {"method": fetch.method, "url": self(url)}
+        if fetch.headers:
+            written["headers"] = {name: self(value) for name, value in fetch.headers.items()}
+        if fetch.json is not None:
+            written["body"] = _json(self(dumps(fetch.json)))
+        elif fetch.form is not None:
+            written["body"] = {name: self(value) for name, value in fetch.form.items()}
+        return written
+
+
+def _json(text: str) -> msgspec.Raw | str:
+    """``text`` as the JSON it is, its numbers untouched; as text where taking a secret out has left none."""
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return msgspec.Raw(text.encode())

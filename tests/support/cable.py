@@ -1,0 +1,63 @@
+"""A cable between a client and the relay that a test can cut."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+
+class Cable:
+    """Everything that comes to `port` goes to the relay and back, until it is cut."""
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        """The relay's port; another one from the next connection on."""
+        self.port = 0
+        self.connections = 0
+        """How often somebody has connected."""
+        self.mended = trio.Event()
+        self.mended.set()
+        self._ends: set[trio.SocketStream] = set()
+
+    def cut(self) -> None:
+        """End every connection as a broken line does, without a close frame; new ones wait for `mend`."""
+        self.mended = trio.Event()
+        for end in self._ends:
+            end.socket.close()
+        self._ends.clear()
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self.mended.set()
+
+    async def carry(self, client: trio.SocketStream) -> None:
+        self.connections += 1
+        await self.mended.wait()
+        relay = await trio.open_tcp_stream("127.0.0.1", self.to)
+        ends = {client, relay}
+        self._ends |= ends
+        async with client, relay, trio.open_nursery() as nursery:
+            nursery.start_soon(_copy, client, relay, nursery.cancel_scope)
+            nursery.start_soon(_copy, relay, client, nursery.cancel_scope)
+        self._ends -= ends
+
+
+async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+    try:
+        while data := await source.receive_some(65536):
+            await sink.send_all(data)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+    scope.cancel()
+
+
+@asynccontextmanager
+async def cable(to: int) -> AsyncIterator[Cable]:
+    """Lay a cable to the relay on port ``to`` for the length of the block."""
+    laid = Cable(to)
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, laid.carry, 0, host="127.0.0.1"))
+        laid.port = listener.socket.getsockname()[1]
+        yield laid
+        nursery.cancel_scope.cancel()

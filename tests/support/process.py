@@ -1,0 +1,55 @@
+"""A relay as a process: `tickrelay serve` with a configuration of the test's."""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+
+@asynccontextmanager
+async def started(*command: str, until: str, stream: str = "stderr") -> AsyncIterator[tuple[trio.Process, str]]:
+    """Run `tickrelay` with these arguments; go on at the first line with ``until`` in it, and kill it at the end."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "relay", *command], stdin=subprocess.DEVNULL, **{stream: subprocess.PIPE}
+    )
+    output: Any = getattr(process, stream)
+    async with trio.open_nursery() as nursery:
+        try:
+            yield process, await nursery.start(_line, output, until)
+        finally:
+            with trio.CancelScope(shield=True):
+                process.kill()
+                await process.wait()
+                nursery.cancel_scope.cancel()
+                await output.aclose()
+
+
+async def _line(
+    output: trio.abc.ReceiveStream, until: str, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Find the line, and drain what comes after it."""
+    text, found = "", False
+    with trio.CancelScope() as late:
+        late.deadline = trio.current_time() + 30
+        async for chunk in output:
+            if found:
+                continue
+            text += chunk.decode()
+            if line := next((line for line in text.splitlines(keepends=True) if until in line and line[-1] == "\n"), None):
+                found, late.deadline = True, float("inf")
+                task_status.started(line)
+    assert found, f"never said {until!r}, but: {text}"
+
+
+@asynccontextmanager
+async def serving(directory: Path, configuration: str, port: int = 0) -> AsyncIterator[tuple[trio.Process, int]]:
+    """Run `tickrelay serve`; yields the process and its port. ``{port}`` in the configuration is replaced."""
+    path = directory / "tickrelay.toml"
+    path.write_text(configuration.replace("{port}", str(port)) + '\n[log]\nformat = "json"\n')
+    async with started("serve", "-c", str(path), until='"listening"') as (process, line):
+        yield process, json.loads(line)["addresses"][0][1]

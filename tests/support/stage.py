@@ -1,0 +1,75 @@
+"""A relay and an application's own server, and clients in front of them."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import trio
+from attrs import define
+
+from relay.app import Relay
+from support.app_server import AppServer, Sign, app_server
+from support.client import Client
+from support.clients import client_of
+from support.running import APP, port_of, running_relay
+
+
+@define
+class Stage:
+    """Whoever is on it. Clients live until the stage ends."""
+
+    relay: Relay
+    server: AppServer
+    browser_port: int
+    _clients: AsyncExitStack
+
+    @property
+    def port(self) -> int:
+        """The relay's."""
+        return port_of(self.relay)
+
+    async def client(self, library: str) -> Client:
+        """A client of this library that is not connected yet."""
+        return await self._clients.enter_async_context(client_of(library, self.browser_port))
+
+    async def connected(self, library: str, user_id: str = "ada", *, port: int = 0, **options: Any) -> Client:
+        """A connected client of this library, whom the application's server takes for the user."""
+        client = await self.client(library)
+        await self.connect(client, user_id, port=port, **options)
+        return client
+
+    async def connect(
+        self, client: Client, user_id: str = "ada", *, params: dict[str, str] | None = None, port: int = 0, **options: Any
+    ) -> str:
+        """Connect the client, through ``port`` where it is given; returns its socket id."""
+        signing = self.server.options(user_id, **(params or {}))
+        return await client.connect(port or self.port, APP["key"], **{"secret": APP["secret"], **signing, **options})
+
+    def publish(self, channel: str, data: object, *, name: str = "greeting", socket_id: str | None = None) -> None:
+        """Publish an event as the application's server would, by the hub itself."""
+        now = trio.current_time()
+        self.relay.hub.trigger(APP["id"], [channel], name, json.dumps(data), socket_id=socket_id, now=now)
+
+    async def until_empty(self) -> None:
+        """Wait until the relay holds no connection, and see that nothing else is left of them."""
+        with trio.fail_after(20):
+            while self.relay.hub.connections:
+                await trio.sleep(0.01)
+        for app in self.relay.hub.snapshot()["apps"].values():
+            assert (app["users"], app["channels"]) == (0, {})
+
+
+@asynccontextmanager
+async def stage(
+    browser_port: int = 0,
+    *,
+    sign_channel: Sign | None = None,
+    sign_user: Sign | None = None,
+    tables: dict[str, Any] | None = None,
+    **app: Any,
+) -> AsyncIterator[Stage]:
+    """Set up a relay whose one app has these settings; client events are on unless they say otherwise."""
+    tables = {"apps": {"main": {**APP, "client_events": True, **app}}, **(tables or {})}
+    async with running_relay(**tables) as relay, app_server(sign_channel, sign_user) as server, AsyncExitStack() as clients:
+        yield Stage(relay, server, browser_port, clients)
