@@ -111,9 +111,10 @@ class Kraken(Adapter):
                 for price, quantity, time, side, *_ in trades:
                     yield PublicTrade(symbol=self.symbol(pair), native_symbol=pair, price=price, quantity=quantity,
                                       side=TAKER[side], time=from_seconds(time))  # fmt: skip
-            case [_, {"a": ask, "b": bid, "c": last, "v": volume}, "ticker", str(pair)]:
-                yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid[0], bid_size=bid[2], ask=ask[0],
-                            ask_size=ask[2], last=last[0], volume=volume[1])  # fmt: skip
+            case [_, {"a": [ask, _, ask_size, *_], "b": [bid, _, bid_size, *_], "c": [last, *_], "v": [_, volume, *_]},
+                  "ticker", str(pair)]:  # fmt: skip
+                yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid, bid_size=bid_size, ask=ask,
+                            ask_size=ask_size, last=last, volume=volume)  # fmt: skip
             case [_, [time, end, o, h, low, c, _, volume, *_], str(channel), str(pair)] if channel.startswith("ohlc-"):
                 minutes = int(channel.removeprefix("ohlc-"))
                 second, point, fraction = end.partition(".")

@@ -1,0 +1,103 @@
+"""`tickrelay demo` as a newcomer runs it: the page in a real browser, the pasted snippet, Ctrl-C."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from support import tools
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@contextmanager
+def demo(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run the demo on a port the kernel chooses; yield the process and what it printed when it was ready."""
+    command = [sys.executable, "-m", "relay", "demo", "--listen", "127.0.0.1:0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = ""
+        try:
+            for line in process.stdout:
+                printed += line
+                if "Ctrl-C" in line:
+                    break
+            else:
+                assert process.stderr is not None
+                raise AssertionError(f"the demo did not start: {process.stderr.read()}")
+            yield process, printed
+        finally:
+            process.kill()
+
+
+@pytest.mark.browser
+def test_a_browser_sees_the_quotes_change_and_ctrl_c_ends_it() -> None:
+    from playwright.sync_api import sync_playwright
+
+    chromium = tools.chromium()
+    with demo() as (process, printed), sync_playwright() as playwright:
+        found = re.search(r"dashboard +(\S+)", printed)
+        assert found is not None
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto(found[1])
+        first_bid = "#quotes tr:first-child td:nth-child(3)"
+        page.wait_for_function(f"document.querySelector('{first_bid}')?.textContent.match(/[0-9]/)")
+        seen = page.inner_text(first_bid)
+        page.wait_for_function(
+            "([where, seen]) => document.querySelector(where).textContent !== seen", arg=[first_bid, seen]
+        )
+        page.wait_for_function(
+            "document.querySelectorAll('#bids tr').length >= 5 && document.querySelectorAll('#asks tr').length >= 5"
+        )
+        page.wait_for_function("Number(document.querySelector('#rate').textContent) > 0")
+        page.wait_for_function(
+            "[...document.querySelectorAll('#sessions tr')].every((row) => row.cells[1].textContent === 'connected')"
+        )
+        page.wait_for_function("document.querySelector('#plot canvas') !== null")
+        page.wait_for_function(
+            "[...document.querySelectorAll('#accounts tr')].some((row) => /[0-9]/.test(row.cells[3].textContent))"
+        )
+        assert page.inner_text("#link") == "connected"
+        assert complaints == []
+        browser.close()
+
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.node
+def test_the_printed_snippet_works_as_it_is_and_the_demo_ends_by_itself() -> None:
+    node = tools.node()
+    with demo("--for", "8") as (process, printed):
+        snippet = printed[printed.index("  import Pusher") : printed.index("Ctrl-C")]
+        script = [node, "--input-type=module", "--eval", snippet]
+        with subprocess.Popen(script, cwd=tools.NODE_DIR, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdout is not None
+            lines = [client.stdout.readline().split() for _ in range(3)]
+            client.kill()
+        assert all(re.fullmatch(r"[a-z]+ \S+ [0-9.]+ [0-9.]+", " ".join(line)) for line in lines), lines
+        assert process.wait(20) == 0
+
+
+def test_the_demo_refuses_a_port_in_use_in_one_line() -> None:
+    with demo() as (_, printed):
+        found = re.search(r"127\.0\.0\.1:([0-9]+)", printed)
+        assert found is not None
+        command = [sys.executable, "-m", "relay", "demo", "--listen", f"127.0.0.1:{found[1]}"]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 1
+    assert (
+        second.stderr.strip().splitlines()[-1]
+        == f"tickrelay: cannot listen on 127.0.0.1:{found[1]}: Address already in use"
+    )

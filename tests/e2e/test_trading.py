@@ -1,0 +1,120 @@
+"""An order to the simulated Helio, its consequences on the account's channel, and its reply, over real sockets."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from trio_websocket import WebSocketConnection, open_websocket_url
+
+from relay.app import Relay
+from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from support.running import API_KEY, APP, port_of, running_relay
+
+BEARER = {"Authorization": f"Bearer {API_KEY}"}
+CHANNEL = "private-account.helio.main"
+
+
+class Trader:
+    """An application: one subscriber of the account's channel, and the HTTP interface."""
+
+    def __init__(self, relay: Relay, socket: WebSocketConnection, http: httpx.AsyncClient) -> None:
+        self.relay, self.socket, self.http = relay, socket, http
+        self.heard: list[tuple[str, Any]] = []
+
+    async def until(self, *events: str) -> list[Any]:
+        """Hear until each of these events has come; return the data of those."""
+        found: dict[str, Any] = {}
+        with trio.fail_after(10):
+            while len(found) < len(events):
+                message = json.loads(await self.socket.get_message())
+                data = json.loads(message["data"])
+                name = message["event"]
+                happened = data.get("event") or data.get("outcome") or name
+                self.heard.append((name, data))
+                for wanted in events:
+                    if wanted in (name, happened, f"{name} {happened}") and wanted not in found:
+                        found[wanted] = data
+        return [found[event] for event in events]
+
+    async def join(self) -> None:
+        (hello,) = await self.until("pusher:connection_established")
+        form = {"socket_id": hello["socket_id"], "channel_name": CHANNEL}
+        auth = (await self.http.post("/api/v2/ws/auth", data=form)).json()
+        await self.socket.send_message(json.dumps({"event": "pusher:subscribe", "data": {"channel": CHANNEL, **auth}}))
+        await self.until("pusher_internal:subscription_succeeded")
+
+    async def send(self, **command: Any) -> None:
+        """By client event."""
+        await self.socket.send_message(json.dumps({"event": "client-command", "channel": CHANNEL, "data": command}))
+
+    async def post(self, **command: Any) -> Any:
+        """By HTTP."""
+        return await self.http.post("/api/v2/commands", json={"provider": "helio", **command})
+
+
+@pytest.fixture
+async def trader() -> AsyncIterator[Trader]:
+    async with HelioSimulator(seed=1).serve() as address:
+        provider = {
+            "adapter": "helio",
+            "url": address.ws,
+            "http_url": address.http,
+            "symbols": {"EURUSD": "EUR/USD"},
+            "pinned": ["account main"],
+            "accounts": {"main": {"credentials": {"email": EMAIL, "password": PASSWORD}}},
+        }
+        keys = {"desk": {"key": API_KEY, "trade": ["helio.main"]}}
+        apps = {"main": {**APP, "client_events": True}}
+        async with running_relay({"helio": provider}, api_keys=keys, apps=apps) as relay:
+            with trio.fail_after(10):
+                while relay.providers.statuses()[0]["state"] != "up":
+                    await trio.sleep(0.01)
+            base = f"127.0.0.1:{port_of(relay)}"
+            async with (
+                httpx.AsyncClient(base_url=f"http://{base}", headers=BEARER, timeout=20) as http,
+                open_websocket_url(f"ws://{base}/app/{APP['key']}?protocol=7") as socket,
+            ):
+                trader = Trader(relay, socket, http)
+                await trader.join()
+                yield trader
+
+
+async def test_an_order_by_http_has_consequences_on_the_channel(trader: Trader) -> None:
+    order = {"command": "place_order", "symbol": "EUR/USD", "side": "BUY", "order_type": "MARKET", "quantity": 10000}
+    answer = await trader.post(**order, id="c1", client_order_id="mine-1")
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "accepted")
+    placed, fill, position, reply = await trader.until("order", "trade", "position", "reply")
+    assert placed["order"]["client_order_id"] == "mine-1"
+    assert (fill["trade"]["symbol"], fill["trade"]["side"], fill["trade"]["quantity"]) == ("EUR/USD", "BUY", "10000")
+    assert fill["trade"]["order_id"] == placed["order"]["id"] == reply["result"]["order_id"]
+    assert (position["event"], position["position"]["quantity"]) == ("POSITION_OPENED", "10000")
+    assert {name: value for name, value in reply.items() if name != "seq"} == answer.json()
+    closed = await trader.post(command="close_position", position_id=position["position"]["id"])
+    assert closed.json()["outcome"] == "accepted"
+    await trader.until("POSITION_CLOSED")
+    again = await trader.post(**order, client_order_id="mine-1")
+    assert (again.headers["idempotent-replayed"], again.content) == ("true", answer.content)
+    assert sum(name == "trade" and data["trade"]["side"] == "BUY" for name, data in trader.heard) == 1
+
+
+async def test_a_resting_order_is_amended_and_cancelled_by_client_events(trader: Trader) -> None:
+    await trader.send(command="place_order", id="c1", symbol="EUR/USD", side="BUY", order_type="LIMIT", quantity="20000",
+                      limit_price=1.05, time_in_force="GTC")  # fmt: skip
+    placed, reply = await trader.until("order", "reply")
+    assert (reply["command_id"], reply["outcome"]) == ("c1", "accepted")
+    assert placed["order"]["limit_price"].rstrip("0") == "1.05"
+    id = placed["order"]["id"]
+    await trader.send(command="amend_order", id="c2", order_id=id, limit_price="1.06")
+    amended, reply = await trader.until("ORDER_MODIFIED", "reply")
+    assert (reply["command_id"], amended["order"]["limit_price"].rstrip("0")) == ("c2", "1.06")
+    await trader.send(command="cancel_order", id="c3", order_id=id)
+    _, reply = await trader.until("ORDER_CANCELLED", "reply")
+    assert (reply["command_id"], reply["outcome"]) == ("c3", "accepted")
+
+
+async def test_what_the_simulator_refuses_without_naming_it_is_unknown(trader: Trader) -> None:
+    answer = await trader.post(command="cancel_order", order_id="nothing", within=0.3)
+    assert (answer.status_code, answer.json()["outcome"]) == (202, "unknown")
