@@ -99,7 +99,9 @@ class ApiKey:
 
     def proves_trade(self, proof: str, socket_id: str, channel: str) -> bool:
         """Whether ``proof`` is `trade_proof` of this connection and channel."""
-        return hmac.compare_digest(self.trade_proof(socket_id, channel).encode(), proof.encode())
+        return hmac.compare_digest(
+            self.trade_proof(socket_id, channel).encode(), proof.encode("utf-8", "surrogatepass")
+        )
 
 
 def _may_begin(pattern: str, beginning: str) -> bool:

@@ -34,6 +34,7 @@ from relay.pusher.server import ServerConnection, admit
 
 __all__ = ["ChannelEvent", "HistoryLimits", "HistoryPage", "Hub", "HubSession", "RefusedSession", "UnknownApp"]
 
+_NO_PATH = Close(CloseCode.PATH_NOT_FOUND, f"{CloseCode.PATH_NOT_FOUND.meaning}: subscribers connect to /app/KEY")
 _SWEEP = 1000
 """Topics looked at per tick, to drop those that are idle: some milliseconds, however many there are."""
 
@@ -150,10 +151,11 @@ class Hub:
     ) -> HubSession | RefusedSession:
         """Begin a connection to `/app/<app_key>?<query>`: greeted in its outbox, or refused and closed there.
 
+        `app_key` is empty where the path was another.
         `origin` is the Origin header of a browser's page; `secure` whether the client came by TLS.
         """
         tenant = self._by_key.get(app_key)
-        refusal = self._refusal(tenant, origin, now, secure=secure)
+        refusal = _NO_PATH if not app_key else self._refusal(tenant, origin, now, secure=secure)
         if tenant is None or refusal is not None:
             return RefusedSession(Outbox(_Nothing()), refusal or Close(CloseCode.APP_UNKNOWN))
         outbox = Outbox(tenant.overflow, self._outbox_limits, tenant.overflow.on_drop)

@@ -5,6 +5,8 @@
 2. A depth channel: the book as one snapshot (each provider's, on a merged channel). Without a book it waits for the next
    snapshot, since deltas without one mean nothing.
 3. Rewind: the last events, oldest first. A rewind of depth is the book.
+   On an account's stream, without a rewind: what is so now, that is its money, open orders and positions, each as the
+   event that said it last.
 4. A cache channel: the last value (each provider's, on a merged channel), or `pusher:cache_miss`.
 5. Where the data are stale: the staleness event that said so. Who rewinds has it among the last events.
 
@@ -71,11 +73,15 @@ def opening(
         told.waits = not found
     elif request.rewind is not None:
         found = topic.ring.newest(request.rewind, now)
+    elif topic.stream is not None and topic.stream.topic.kind == "account":
+        found = topic.values(now)
     else:
         found = ()
     if channel.type.cache and not found and not is_depth:
         found = topic.values(now, ttl)
     give(found)
+    if request.ids and found and found[-1].seq < topic.seq:  # these are older than where the topic stands
+        told.deliveries.append(control(messages.position(name, topic.position), name))
     if channel.type.cache and not found:
         told.cache_missed = True
         told.deliveries.append(control(messages.cache_miss(name), name))

@@ -23,10 +23,18 @@ import attrs
 from relay.hub.backlog import Backlog, Delivery, Mark, OutboxLimits, OverflowSource, Policy
 from relay.pusher.frames import encode_close
 
-__all__ = ["OVERFLOW_CODE", "Delivery", "Outbox", "OutboxLimits", "OverflowSource", "Policy"]
+__all__ = ["OVERFLOW_CODE", "Delivery", "Joined", "Outbox", "OutboxLimits", "OverflowSource", "Policy"]
 
 OVERFLOW_CODE = 4100
 """Pusher Channels protocol: 4100-4199, over capacity; reconnect after backing off one second or more."""
+
+
+@attrs.define(eq=False)
+class Joined:
+    """Deliveries that were joined last: subscribers of the same channels have the same ones, so it is done once for all."""
+
+    deliveries: list[Delivery] = attrs.field(factory=list)
+    data: bytes = b""
 
 
 class Outbox:
@@ -92,14 +100,20 @@ class Outbox:
         self.conflated = self.gapped = self.resnapshotted = 0
 
     def attach(
-        self, write: Callable[[bytes], int], queue: list["Outbox"], wake: Callable[[], object] | None = None
+        self,
+        write: Callable[[bytes], int],
+        queue: list["Outbox"],
+        wake: Callable[[], object] | None = None,
+        first: bytes = b"",
     ) -> None:
         """Connect to a socket. Until then whatever is put waits.
 
         `write` takes bytes and returns how many were taken, or raises BlockingIOError. An outbox with something to
         send puts itself into `queue`, once; when that was empty before, it calls `wake` first. Whoever owns the queue
-        calls `flush` of each and empties it.
+        calls `flush` of each and empties it. `first` is what the socket gets before everything else.
         """
+        if first:
+            self._pending.insert(0, Delivery(first, "", Policy.CONTROL, 0))
         self._write, self._queue, self._wake = write, queue, wake or _nothing
         self.dirty = False
         if self._pending:
@@ -160,10 +174,11 @@ class Outbox:
         if self._backlog is not None:
             self._backlog.discard(channel)
 
-    def flush(self) -> bool:
+    def flush(self, joined: Joined | None = None) -> bool:
         """Offer this tick's deliveries to the socket in one write; raises what `write` raises.
 
         True when all left and the outbox is open: nothing else is to be done. False: look at `blocked` and `closing`.
+        `joined` is shared by the outboxes that are flushed one after the other.
         """
         self.dirty = False
         pending = self._pending
@@ -171,9 +186,17 @@ class Outbox:
             return self._hold(pending)
         if not pending:
             return self._open
-        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        if len(pending) == 1:
+            data: bytes = pending[0]
+        elif joined is None:
+            data = b"".join(pending)
+        else:
+            if pending != joined.deliveries:
+                joined.deliveries, joined.data = pending.copy(), b"".join(pending)
+            data = joined.data
+        write = self._write
         try:
-            taken = self._write(data)
+            taken = write(data)
         except BlockingIOError:
             taken = 0
         if taken != len(data):

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from math import inf
 
 from relay.hub.openings import control
-from relay.hub.outbox import Outbox
+from relay.hub.outbox import Delivery, Outbox, Policy
 from relay.hub.tenants import Tenant
 from relay.pusher import messages
-from relay.pusher.actions import Action, ClientEvent, Close, Send, SignIn, Subscribe, Unsubscribe
+from relay.pusher.actions import Action, ClientEvent, Close, Ping, Send, SignIn, Subscribe, Unsubscribe
 from relay.pusher.apps import App
 from relay.pusher.errors import ProtocolError
+from relay.pusher.frames import encode_ping
 from relay.pusher.server import ServerConnection
 
+_PING = Delivery(encode_ping(), "", Policy.CONTROL, 0)
 _ERROR_TYPES = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}
 
 
@@ -87,6 +89,8 @@ class HubSession:
             match action:
                 case Send(text):
                     self.tell(text)
+                case Ping():
+                    self.outbox.put(_PING)
                 case Subscribe():
                     self._tenant.subscribe(self, action, now)
                 case Unsubscribe(channel):

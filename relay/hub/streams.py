@@ -4,7 +4,8 @@ Topics of streams begin with their first event or their first subscriber and are
 (provider `all`) exists only from its first subscriber on and, like every topic, until it has been idle.
 
 - A market event goes to its provider's stream, and to the merged one of its symbol where that exists.
-- An event of an account goes to the account's stream: the account the event names, else the session's.
+- An event of an account goes to the stream of the session's configured account, whatever the provider calls it; where no
+  account is configured, to that of the account the event names.
 - A gap goes, in order, to the data streams it qualifies, and begins none. Staleness goes to these and to the status.
 - Everything else about a session goes to its provider's status.
 """
@@ -63,13 +64,13 @@ class Streams:
             merged = of_subject.get(ALL) if of_subject is not None else None
             return (own,) if merged is None else (own, merged)
         if isinstance(event, AccountScoped):
-            account = event.account or stamp.account
+            account = stamp.account or event.account
             return (self._topic(("account", account, None), provider, now),) if account else ()
         if isinstance(event, Gap):
             return list(self._qualified(event.of, (event.symbol,) if event.symbol else (), event.timeframe, stamp))
         status = self._topic(_STATUS, provider, now)
         if isinstance(event, Staleness):
-            return [*self._qualified(event.of, event.symbols, None, stamp), status]
+            return [*self._qualified(event.of, event.symbols, event.timeframe, stamp), status]
         return (status,)
 
     def books(self, topic: TopicState) -> Iterable[Book]:

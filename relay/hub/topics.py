@@ -20,9 +20,9 @@ from relay.hub.depth import Book
 from relay.hub.history import Entry, HistoryLimits, Ring
 from relay.hub.outbox import Policy
 from relay.model.channels import ALL, Stream
-from relay.model.enums import AccountEvent, Refill, StalenessEvent
-from relay.model.events import Account, Candle, Depth, Event, Gap, Reference, Staleness, Stamp
-from relay.pusher.actions import Position
+from relay.model.enums import AccountEvent, OrderStatus, PositionEvent, Refill, StalenessEvent
+from relay.model.events import Account, Candle, Depth, Event, Gap, Order, Position, Reference, Staleness, Stamp
+from relay.pusher import actions
 
 _POLICIES = {
     "quote": Policy.CONFLATE,
@@ -45,6 +45,23 @@ def policy_of(event: Event) -> Policy:
     if isinstance(event, Account) and event.event in _MARGIN:
         return Policy.NEVER_DROP
     return _POLICIES.get(event.kind, Policy.NEVER_DROP)
+
+
+#: Of one account, so many open orders and positions are remembered for newcomers; beyond that the oldest are forgotten.
+MAX_HELD = 10_000
+_OVER = frozenset({OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED})
+
+
+def holding(event: Event) -> tuple[str, bool] | None:
+    """What an account's event says about its state: the key of the fact, and whether it still is one; None for news only."""
+    match event:
+        case Account():
+            return f"account {event.account} {event.event}", True
+        case Position():
+            return f"position {event.account} {event.id}", event.event is not PositionEvent.POSITION_CLOSED
+        case Order():
+            return f"order {event.account} {event.id}", event.status not in _OVER
+    return None
 
 
 def conflation_key(event: Event) -> str:
@@ -121,6 +138,7 @@ class TopicState:
     """One topic. Its channels are added and removed by `attach` and `detach`; times are monotonic seconds."""
 
     __slots__ = (
+        "_holds",
         "_limits",
         "_next",
         "_snapshots",
@@ -154,7 +172,7 @@ class TopicState:
         self.seq = numbering.start
         self.ring = Ring(numbering.epoch, limits, numbering.start)
         self.last: dict[str, Last | Entry] = {}
-        """Newest value by provider; an application's under ""."""
+        """Newest value by provider; an application's under ""; an account's by what it is a fact about."""
         self.stale: dict[str, Last] = {}
         """The announcement that its data are stale, by provider, until they are fresh again."""
         kind = stream.topic.kind if stream is not None else ""
@@ -169,12 +187,13 @@ class TopicState:
         """When the last event came, or the last channel went."""
         self._limits = limits
         self._next = numbering.next
+        self._holds = kind == "account"
         # Of what a status tells, only the state of the connection is still true later.
         self._value_kind = "connection" if kind == "status" else None
         self._snapshots: tuple[int, tuple[Entry, ...]] = (-1, ())
 
     @property
-    def position(self) -> Position:
+    def position(self) -> actions.Position:
         """Where the topic stands."""
         return self.ring.position
 
@@ -206,6 +225,8 @@ class TopicState:
         woken = False
         if news.kind in _QUALIFIERS:
             woken = self._qualify(news, Last(news, seq, now))
+        elif self._holds:
+            self._hold(news.event, Last(news, seq, now))
         elif self._value_kind is None or news.kind == self._value_kind:
             self.last[news.stamp.provider if self.merged else ""] = Last(news, seq, now)
         if now >= self.kept_until:
@@ -217,6 +238,18 @@ class TopicState:
             if woken:
                 channel.wake()
             channel.deliver(entry)
+
+    def _hold(self, event: Event, last: Last) -> None:
+        """Remember what is so on an account: its money, open orders and positions."""
+        held = holding(event)
+        if held is None:
+            return
+        key, is_so = held
+        self.last.pop(key, None)
+        if is_so:
+            self.last[key] = last
+            if len(self.last) > MAX_HELD:
+                del self.last[next(iter(self.last))]
 
     def _qualify(self, news: News, last: Last) -> bool:
         """What the event does to the book and to what newcomers are told; True when it is a whole book."""

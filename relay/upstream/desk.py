@@ -222,7 +222,7 @@ class Desk:
         ticket = self._open.pop((scope, reply.id), None)
         if ticket is None:
             return
-        self.notes[reply.outcome] += 1
+        self.notes[reply.outcome.value] += 1
         if reply.outcome is not Outcome.UNKNOWN:
             self._unwatch(ticket)
         ticket._answered(reply, stamp, id, now)
@@ -236,7 +236,7 @@ class Desk:
     def _watch(self, event: Order | Position, stamp: Stamp) -> None:
         if not self._watched:
             return
-        scope = Scope(stamp.provider, event.account or stamp.account)
+        scope = Scope(stamp.provider, stamp.account or event.account)
         subjects = [("position" if isinstance(event, Position) else "order", event.id)]
         if isinstance(event, Order) and event.client_order_id is not None:
             subjects.append(("client_order_id", event.client_order_id))

@@ -2,7 +2,7 @@
 // Prices stay the text they came as; numbers are made only to draw and to compare.
 
 const $ = (id) => document.getElementById(id);
-const POINTS = 600, TAPE = 10, LEVELS = 12, LOG = 60;
+const POINTS = 600, TAPE = 10, LEVELS = 12, LOG = 60, ORDERS = 12;
 
 const quotes = new Map();            // channel -> {row cells, series: [t[], bid[], ask[]]}
 const book = { bids: new Map(), asks: new Map() };
@@ -132,6 +132,67 @@ function onTrade({ public_trade: trade }) {
   if ($("tape").rows.length > TAPE) $("tape").deleteRow(-1);
 }
 
+// --- accounts -------------------------------------------------------------------------------------------------------
+
+const rows = new Map();              // table id and key -> row
+
+function rowOf(table, key, columns, first = false) {
+  const name = `${table} ${key}`;
+  if (!rows.has(name)) {
+    const row = $(table).insertRow(first ? 0 : -1);
+    columns.forEach((className) => cell(row, "", className));
+    rows.set(name, row);
+  }
+  return rows.get(name);
+}
+
+const fill = (row, values) => values.forEach((value, index) => text(row.cells[index], value ?? ""));
+
+function removeRow(table, key) {
+  rows.get(`${table} ${key}`)?.remove();
+  rows.delete(`${table} ${key}`);
+}
+
+function money(element, value) {
+  text(element, value ?? "");
+  element.className = `n ${Number(value ?? 0) < 0 ? "down" : "up"}`;
+}
+
+function watchAccount(channel) {
+  subscribe(channel, {
+    account: ({ provider, account }) => {
+      const row = rowOf("accounts", `${provider} ${account.id}`, ["dim", "", "n", "n", "n"]);
+      const known = [row.cells[2].textContent, row.cells[3].textContent];
+      fill(row, [provider, account.id, account.balance ?? known[0], account.equity ?? known[1]]);
+      if (account.unrealized_pnl !== undefined) money(row.cells[4], account.unrealized_pnl);
+    },
+    position: ({ provider, event, position }) => {
+      const key = `${provider} ${position.id}`;
+      if (event === "POSITION_CLOSED") return removeRow("positions", key);
+      const row = rowOf("positions", key, ["dim", "", "", "n", "n", "n"]);
+      fill(row, [provider, position.symbol, position.side, position.quantity, position.average_entry_price]);
+      money(row.cells[5], position.unrealized_pnl);
+    },
+    order: ({ provider, order, received_at }) => {
+      const row = rowOf("orders", `${provider} ${order.id}`, ["dim", "dim", "", "", "n", "n", ""], true);
+      const filled = order.quantity === undefined ? order.filled_quantity : `${order.filled_quantity ?? "–"} / ${order.quantity}`;
+      fill(row, [received_at.slice(11, 19), provider, order.symbol, order.side, filled, order.average_fill_price ?? order.limit_price, order.status]);
+      while ($("orders").rows.length > ORDERS) $("orders").deleteRow(-1);
+    },
+  });
+}
+
+// Account streams need an API key: the demo tells its own, other relays show accounts to applications only.
+async function watchAccounts(key) {
+  const headers = { Authorization: `Bearer ${key}`, "Content-Type": "application/json" };
+  const { streams } = await (await fetch("api/v2/ws/streams", { headers })).json();
+  const subscriptions = streams.filter(({ kind }) => kind === "account").flatMap(({ id, example }) => [{ stream: id, filter: example }]);
+  if (subscriptions.length === 0) return;
+  document.body.classList.remove("no-accounts");
+  const answer = await fetch("api/v2/ws/session", { method: "POST", headers, body: JSON.stringify({ subscriptions }) });
+  for (const { channel } of (await answer.json()).subscriptions) watchAccount(channel);
+}
+
 // --- sessions -------------------------------------------------------------------------------------------------------
 
 function watchProvider(provider) {
@@ -207,12 +268,15 @@ async function start() {
   pusher = new Pusher(state.app_key, {
     wsHost: location.hostname, wsPort: location.port || 80, wssPort: location.port || 443,
     forceTLS: location.protocol === "https:", enabledTransports: ["ws", "wss"], disableStats: true, cluster: "",
+    channelAuthorization: { endpoint: "api/v2/ws/auth", transport: "ajax", headers: { Authorization: `Bearer ${state.demo_api_key ?? ""}` } },
   });
+  tickrelayResume(pusher);
   pusher.connection.bind("state_change", ({ current }) => { text($("link"), current); $("link").dataset.state = current; });
   drawSessions(state.sessions);
   for (const provider of new Set(state.sessions.map((session) => session.provider))) watchProvider(provider);
   for (const { provider, symbol, channel } of state.quotes) watchQuote(`cache-${channel}`, symbol, provider);
   if (state.quotes.length) choose(`cache-${state.quotes[0].channel}`);
+  if (state.demo_api_key) watchAccounts(state.demo_api_key);
   setInterval(everySecond, 1000);
   requestAnimationFrame(draw);
 }

@@ -15,6 +15,7 @@ from relay.model.events import (
     Gap,
     Notification,
     Order,
+    Position,
     PublicTrade,
     Quote,
     RateLimit,
@@ -122,13 +123,15 @@ def test_candles_of_two_timeframes_are_two_streams(relay):
     assert [m["data"]["bar"]["timeframe"] for m in client.take()] == ["1m"]
 
 
-def test_account_events_go_to_the_account_they_name_else_to_the_sessions(relay):
+def test_account_events_go_to_the_sessions_account_else_to_the_one_they_name(relay):
     one, two = relay.client(), relay.client()
     one.subscribe("private-account.x.A")
     two.subscribe("presence-account.x.B", "u")
-    relay.publish(order(account="B"), account="A")
+    relay.publish(order(account="the-providers-own-id"), account="A")
     relay.publish(order(), account="A")
-    assert [len(one.take()), len(two.take())] == [1, 1]
+    relay.publish(order(account="B"))
+    (named, unnamed), (other,) = one.take(), two.take()
+    assert [event["data"]["account"] for event in (named, unnamed, other)] == ["the-providers-own-id", "A", "B"]
 
 
 def test_an_account_event_of_no_account_is_counted_not_guessed(relay):
@@ -159,6 +162,16 @@ def test_status_kinds_go_to_the_providers_status_and_staleness_to_the_data_too(r
         ("quote.x.A", "staleness"),
         ("status.x", "staleness"),
     ]
+
+
+def test_staleness_of_one_length_of_candles_says_nothing_of_another(relay):
+    client = relay.client()
+    for channel in ("candle.x.A.1m", "candle.x.A.5m"):
+        client.subscribe(channel)
+    relay.publish(Staleness(event="STALE", symbols=["A"], of="candle", timeframe="5m", reason="no permission"))
+    assert [(m["channel"], m["data"]["reason"]) for m in client.take()] == [("candle.x.A.5m", "no permission")]
+    late = relay.client().subscribe("candle.x.A.5m")
+    assert late.names == ["subscription_succeeded", "staleness"]
 
 
 @pytest.mark.parametrize(
@@ -272,3 +285,38 @@ def test_apps_cannot_publish_on_streams(relay):
         relay.hub.trigger("1", ["fine", "quote.x.A"], "quote", "{}", now=relay.now)
     assert refused.value.status == 403
     assert client.take() == []
+
+
+def test_a_newcomer_to_an_account_learns_what_is_so_now(relay):
+    def position(event, id, quantity):
+        return Position(event=event, id=id, symbol="EURUSD", side="LONG", quantity=quantity)
+
+    relay.publish(order(), account="A")
+    relay.publish(Order(event="ORDER_FILLED", id="o1", symbol="EURUSD", side="BUY", status="FILLED"), account="A")
+    relay.publish(Order(event="ORDER_CREATED", id="o2", symbol="EURUSD", side="BUY", status="OPEN"), account="A")
+    relay.publish(position("POSITION_OPENED", "p1", "1"), account="A")
+    relay.publish(position("POSITION_MODIFIED", "p1", "2"), account="A")
+    relay.publish(position("POSITION_OPENED", "p2", "1"), account="A")
+    relay.publish(position("POSITION_CLOSED", "p2", "0"), account="A")
+    relay.publish(Account(event="BALANCE_UPDATED", balance="5"), account="A")
+    relay.publish(Account(event="METRICS_UPDATED", equity="6"), account="A")
+    relay.publish(Notification(message="hello"), account="A")
+    got = relay.client().subscribe("private-account.x.A")
+    assert [m["event"] for m in got] == [
+        "pusher_internal:subscription_succeeded",
+        "order",
+        "position",
+        "account",
+        "account",
+    ]
+    assert [m["data"]["seq"] for m in got[1:]] == [3, 5, 8, 9]
+    assert got[1]["data"]["order"]["id"] == "o2"
+    assert got[2]["data"]["position"]["quantity"] == "2"
+
+
+def test_who_asked_for_ids_learns_where_an_account_stands_behind_its_state(relay):
+    relay.publish(Account(event="BALANCE_UPDATED", balance="5"), account="A")
+    relay.publish(Notification(message="hello"), account="A")
+    got = relay.client().subscribe("private-account.x.A", ids=True)
+    assert [m["event"] for m in got] == ["pusher_internal:subscription_succeeded", "account", "tickrelay:position"]
+    assert got[-1]["data"]["seq"] == 2

@@ -1,0 +1,145 @@
+"""Commands as client events: who gets them, who does not, and who is told what."""
+
+from typing import Any
+
+import pytest
+
+from relay.hub.access import ApiKey, hash_key
+from relay.hub.trading import ClientCommand, Rejected, Repeated
+from relay.model.channels import Stream, Topic
+
+CHANNEL = "presence-account.x.A"
+KEY = ApiKey(name="desk", digest=hash_key("k"), trade=("x.A", "cross*", "*.main"))
+
+
+class Taking:
+    """Takes commands, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.commands: list[ClientCommand] = []
+        self.answer: Rejected | Repeated | None = None
+
+    def __call__(self, command: ClientCommand) -> Rejected | Repeated | None:
+        self.commands.append(command)
+        return self.answer
+
+
+@pytest.fixture
+def taking() -> Taking:
+    return Taking()
+
+
+@pytest.fixture
+def relay(relay_of: Any, taking: Taking) -> Any:
+    return relay_of(on_command=taking)
+
+
+def test_a_command_is_for_the_relay_alone(relay: Any, taking: Taking) -> None:
+    ada, bob = relay.client(), relay.client()
+    ada.subscribe(CHANNEL, "ada")
+    bob.subscribe(CHANNEL, "bob")
+    ada.take()
+    assert ada.send("client-command", {"command": "list_orders", "n": 1}, channel=CHANNEL) == []
+    assert bob.take() == []
+    assert "client_event" not in relay.names_told
+    (command,) = taking.commands
+    assert command == ClientCommand(
+        stream=Stream("x", Topic(kind="account", account="A")),
+        channel=CHANNEL,
+        socket_id=ada.socket_id,
+        user_id="ada",
+        user_info='{"name": "Ada"}',
+        data='{"command": "list_orders", "n": 1}',
+    )
+
+
+def test_numbers_in_a_command_keep_their_digits(relay: Any, taking: Taking) -> None:
+    ada = relay.client()
+    ada.subscribe(CHANNEL, "ada")
+    raw = f'{{"event":"client-command","channel":"{CHANNEL}","data":{{"quantity":1.10}}}}'
+    ada.session.receive(raw, relay.now)
+    assert taking.commands[0].data == '{"quantity":1.10}'
+
+
+def test_a_private_channel_tells_who_joined_it(relay: Any, taking: Taking) -> None:
+    known, unknown = relay.client(), relay.client()
+    known.subscribe("private-account.x.A", "ada")
+    unknown.subscribe("private-account.x.A")
+    for client in (known, unknown):
+        client.send("client-command", {}, channel="private-account.x.A")
+    assert [command.user_id for command in taking.commands] == ["ada", None]
+
+
+def test_the_sender_alone_hears_why_not(relay: Any, taking: Taking) -> None:
+    ada, bob = relay.client(), relay.client()
+    ada.subscribe(CHANNEL, "ada")
+    bob.subscribe(CHANNEL, "bob")
+    ada.take()
+    taking.answer = Rejected("side: is missing")
+    (error,) = ada.send("client-command", {}, channel=CHANNEL)
+    assert error == {"event": "pusher:error", "data": {"code": None, "message": "client-command: side: is missing"}}
+    taking.answer = Repeated('{"type":"reply","command_id":"c1"}')
+    (again,) = ada.send("client-command", {}, channel=CHANNEL)
+    assert again == {"event": "reply", "channel": CHANNEL, "data": {"type": "reply", "command_id": "c1"}}
+    assert bob.take() == []
+
+
+def test_elsewhere_the_name_means_nothing(relay: Any, taking: Taking) -> None:
+    ada, bob = relay.client(), relay.client()
+    for client, user in ((ada, "ada"), (bob, "bob")):
+        client.subscribe("presence-room", user)
+        client.subscribe("private-quote.x.S")
+    for channel in ("presence-room", "private-quote.x.S"):
+        ada.send("client-command", {}, channel=channel)
+    assert bob.take().names == ["client-command", "client-command"]
+    assert taking.commands == []
+
+
+def test_other_client_events_of_an_account_go_to_its_members(relay: Any, taking: Taking) -> None:
+    ada, bob = relay.client(), relay.client()
+    ada.subscribe(CHANNEL, "ada")
+    bob.subscribe(CHANNEL, "bob")
+    ada.send("client-hello", {}, channel=CHANNEL)
+    assert bob.take().names == ["client-hello"]
+    assert taking.commands == []
+
+
+def test_a_hub_that_takes_none_says_so(relay_of: Any) -> None:
+    ada = relay_of().client()
+    ada.subscribe(CHANNEL, "ada")
+    (error,) = ada.send("client-command", {}, channel=CHANNEL)
+    assert error["data"]["message"] == "client-command: this relay takes no commands"
+
+
+# The API key's part --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trade", "provider", "may"),
+    [
+        ("x.A", "x", True),
+        ("x.A", "y", False),
+        ("x.A", "xy", False),
+        ("*", "x", True),
+        ("x.*", "x", True),
+        ("x.*", "y", False),
+        ("cross*", "crosstrade", True),
+        ("cross*", "cro", False),
+        ("*.main", "helio", True),
+        ("h*.main", "helio", True),
+        ("x", "x", False),
+    ],
+)
+def test_whether_a_key_could_trade_at_a_provider(trade: str, provider: str, may: bool) -> None:
+    assert ApiKey(name="k", digest=hash_key("k"), trade=(trade,)).may_trade_some(provider) is may
+
+
+def test_a_proof_is_of_one_key_one_connection_and_one_channel() -> None:
+    proof = KEY.trade_proof("1.2", CHANNEL)
+    assert KEY.proves_trade(proof, "1.2", CHANNEL)
+    other = ApiKey(name="desk", digest=hash_key("other"), trade=("*",))
+    assert not other.proves_trade(proof, "1.2", CHANNEL)
+    assert not KEY.proves_trade(proof, "1.3", CHANNEL)
+    assert not KEY.proves_trade(proof, "1.2", "private-account.x.A")
+    assert not KEY.proves_trade("", "1.2", CHANNEL)
+    assert not KEY.proves_trade("é", "1.2", CHANNEL)
