@@ -68,6 +68,7 @@ class Status:
             {
                 "version": self._settings.version,
                 "app_key": app.key if app else None,
+                **({"demo_api_key": self._settings.demo_api_key} if self._settings.demo_api_key else {}),
                 "ready": not not_ready(sessions),
                 "sessions": sessions if by_key else list(map(without_samples, sessions)),
                 "quotes": list(_quotes(self._catalog())),
@@ -86,8 +87,12 @@ def _for_everybody(hub: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**hub, "apps": apps, "streams": [stream for stream in hub["streams"] if stream["kind"] != "account"]}
 
 
-def _quotes(entries: Iterable[CatalogEntry]) -> Iterable[dict[str, str]]:
-    """Quotes worth showing: the known symbols of every provider whose market data are public."""
+def _quotes(entries: Iterable[CatalogEntry]) -> Iterable[dict[str, Any]]:
+    """Quotes worth showing: the known symbols of every provider whose market data are public, and its other kinds."""
+    entries = list(entries)
+    kinds: dict[str, list[str]] = {}
+    for entry in entries:
+        kinds.setdefault(entry.provider, []).append(entry.kind)
     for entry in entries:
         if entry.kind != "quote" or entry.visibility != "public" or entry.provider == ALL:
             continue
@@ -95,4 +100,9 @@ def _quotes(entries: Iterable[CatalogEntry]) -> Iterable[dict[str, str]]:
             filters = {"symbol": symbol}
             if entry.complete(filters):
                 channel = channel_name(entry.stream(filters), entry.prefix)
-                yield {"provider": entry.provider, "symbol": symbol, "channel": channel}
+                yield {
+                    "provider": entry.provider,
+                    "symbol": symbol,
+                    "channel": channel,
+                    "kinds": kinds[entry.provider],
+                }

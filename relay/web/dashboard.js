@@ -41,13 +41,13 @@ function count(data) {
 
 // --- quotes ---------------------------------------------------------------------------------------------------------
 
-function watchQuote(channel, symbol, provider) {
+function watchQuote(channel, symbol, provider, kinds) {
   const row = $("quotes").insertRow();
   row.dataset.channel = channel;
   cell(row, symbol);
   cell(row, provider, "dim");
   const cells = { bid: cell(row, "–", "n"), ask: cell(row, "–", "n"), last: cell(row, "", "n dim"), age: cell(row, "", "n dim") };
-  const entry = { row, cells, symbol, provider, series: [[], [], []], at: null };
+  const entry = { row, cells, symbol, provider, kinds, series: [[], [], []], at: null };
   quotes.set(channel, entry);
   row.onclick = () => choose(channel);
   subscribe(channel, { quote: ({ quote }) => onQuote(channel, entry, quote) });
@@ -75,20 +75,23 @@ function onQuote(channel, entry, quote) {
   if (channel === chosen) entry.dirty = true;
 }
 
+const shownKinds = ({ kinds }) => ["depth", "public_trade"].filter((kind) => kinds.includes(kind));
+
 function choose(channel) {
   if (chosen === channel) return;
   const entry = quotes.get(channel);
   if (chosen !== null) {
     quotes.get(chosen).row.classList.remove("chosen");
-    for (const kind of ["depth", "public_trade"]) unsubscribe(chosen.replace(/^cache-quote/, kind));
+    for (const kind of shownKinds(quotes.get(chosen))) unsubscribe(chosen.replace(/^cache-quote/, kind));
   }
   chosen = channel;
   entry.row.classList.add("chosen");
+  entry.row.scrollIntoView({ block: "nearest" });
   text($("chosen"), `${entry.symbol} · ${entry.provider}`);
   book.bids.clear(); book.asks.clear(); $("tape").replaceChildren();
   plot.setData(entry.series);
-  subscribe(channel.replace(/^cache-quote/, "depth"), { depth: onDepth });
-  subscribe(channel.replace(/^cache-quote/, "public_trade"), { public_trade: onTrade });
+  const handlers = { depth: { depth: onDepth }, public_trade: { public_trade: onTrade } };
+  for (const kind of shownKinds(entry)) subscribe(channel.replace(/^cache-quote/, kind), handlers[kind]);
   drawLadder();
 }
 
@@ -274,8 +277,9 @@ async function start() {
   pusher.connection.bind("state_change", ({ current }) => { text($("link"), current); $("link").dataset.state = current; });
   drawSessions(state.sessions);
   for (const provider of new Set(state.sessions.map((session) => session.provider))) watchProvider(provider);
-  for (const { provider, symbol, channel } of state.quotes) watchQuote(`cache-${channel}`, symbol, provider);
-  if (state.quotes.length) choose(`cache-${state.quotes[0].channel}`);
+  for (const { provider, symbol, channel, kinds } of state.quotes) watchQuote(`cache-${channel}`, symbol, provider, kinds);
+  const richest = [...state.quotes].sort((a, b) => shownKinds(b).length - shownKinds(a).length)[0];
+  if (richest) choose(`cache-${richest.channel}`);
   if (state.demo_api_key) watchAccounts(state.demo_api_key);
   setInterval(everySecond, 1000);
   requestAnimationFrame(draw);
