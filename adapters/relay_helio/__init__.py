@@ -21,6 +21,7 @@ def relay_simulators() -> list[Simulated]:
             run=simulator.run,
             credentials={"email": simulator.EMAIL, "password": simulator.PASSWORD},
             account="main",
+            options={"portfolio": "whole"},
             symbols={"EURUSD": "EUR/USD", "GBPUSD": "GBP/USD", "USDJPY": "USD/JPY", "XAUUSD": "XAU/USD"},
             pinned=("quote EUR/USD", "account main"),
         )

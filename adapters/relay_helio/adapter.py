@@ -4,7 +4,7 @@ Every message is ``{"type", "payload"}``. A JWT from the login goes into the URL
 without their members; `relay_helio.reports` says what is read of them, `relay_helio.orders` how answers are told apart.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from relay.adapter import (
@@ -12,8 +12,10 @@ from relay.adapter import (
     Adapter,
     Answer,
     Book,
+    Complete,
     Context,
     Fetch,
+    GivenUp,
     Heartbeat,
     Learned,
     Offer,
@@ -31,7 +33,7 @@ from relay.model.commands import Command, PlaceOrder
 from relay.model.events import Depth, Error, Event, Quote
 from relay_helio.interest import ACCOUNT_EVENTS, QUOTE, Interest, message
 from relay_helio.orders import TYPE_NAMES, TYPES, Waiting, body, login, rest_body
-from relay_helio.reports import Reports, level, members, metrics, native, portfolio, position
+from relay_helio.reports import Reports, level, members, metrics, native
 
 EURUSD = {"symbol": "EURUSD"}
 
@@ -39,13 +41,15 @@ EURUSD = {"symbol": "EURUSD"}
 class Helio(Adapter):
     name = "helio"
     credentials = ("email", "password")
-    options = {"host": "localhost:8081", "account_id": "", "account_symbols": "", "depth": "10", "orders": "page"}
+    options = {"host": "localhost:8081", "account_id": "", "account_symbols": "", "depth": "10", "orders": "page",
+               "portfolio": "part"}  # fmt: skip
     about_options = {
         "host": "the broker's trader host, HOST in wss://HOST/api/v1/ws",
         "account_id": "the provider's id of the account; may be left out where the login has exactly one",
         "account_symbols": "provider's symbols, comma-separated, to watch the account on beside those configured or quoted",
         "depth": "levels a side of the book",
         "orders": "spelling of trading messages: `page` as the WebSocket page has it, `rest` as the REST bodies",
+        "portfolio": "what a portfolioEvent names: `whole` all open positions, so that one it lacks is closed; `part` some",
     }
     offers = (Offer(kind="quote", example=EURUSD), Offer(kind="depth", example=EURUSD),
               Offer(kind="account", visibility="presence"))  # fmt: skip
@@ -64,6 +68,7 @@ class Helio(Adapter):
         super().__init__(context)
         chosen = {**self.options, **context.options}
         self.account_id, self.rest = chosen["account_id"], chosen["orders"] == "rest"
+        self.whole = chosen["portfolio"] == "whole"
         listed = {name.strip() for name in chosen["account_symbols"].split(",") if name.strip()}
         known = listed | {native for native, _ in self.symbols}
         self.interest = Interest(self.native, int(chosen["depth"]), known)
@@ -91,6 +96,8 @@ class Helio(Adapter):
                 yield from self.interest.subscribe(topics, self.account)
             case Unsubscribe(topics):
                 yield from self.interest.unsubscribe(topics)
+            case GivenUp(command_id):
+                self.waiting.forget(command_id)
             case Command():
                 traded = getattr(outgoing, "symbol", None)
                 payload = body(outgoing, self.account(), None if traded is None else self.native(traded))
@@ -120,11 +127,9 @@ class Helio(Adapter):
                 yield from filter(None, (execution.trade, self.waiting.executed(execution)))
             case {"type": "portfolioEvent", "payload": payload}:
                 given = members(payload)
-                held = [members(each) for each in given.get("positions", ())]
-                yield portfolio(given, self.other(given))
-                new = self.reports.new_positions([each["id"] for each in held])
-                for each in held:
-                    yield position(each, self.symbol(native(each)), self.other(given), new=each["id"] in new)
+                yield from self.reports.portfolio(given, self.symbol, self.other)
+                if self.whole and "positions" in given:
+                    yield Complete("position", self.other(given))
             case {"type": "metricsEvent", "payload": payload}:
                 given = members(payload)
                 yield metrics(given, self.other(given))
@@ -139,7 +144,7 @@ class Helio(Adapter):
             case other:
                 yield Unknown(other)
 
-    def other(self, given: dict[str, Any]) -> str | None:
+    def other(self, given: Mapping[str, Any]) -> str | None:
         """The account a message names, where it is not the session's own."""
         named: str | None = given.get("accountId")
         return None if named == self.account_id else named

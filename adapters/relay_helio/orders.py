@@ -12,7 +12,8 @@ what it says:
 - a message of the command's own type answers the oldest waiting command of that type.
 
 An ``error`` names no message, so it never answers a command: what it belongs to stays unanswered and becomes unknown at its
-deadline, because the order may be live. At most `WAITING` commands wait; beyond that the oldest is no longer matched.
+deadline, because the order may be live. A command that was given up by then waits no longer, so that it does not take the
+answer of the next one. At most `WAITING` commands wait; beyond that the oldest is no longer matched.
 """
 
 import re
@@ -68,6 +69,10 @@ def levels(price: str | None) -> list[dict[str, Any]] | None:
     return None if price is None else [{"price": number(price)}]
 
 
+#: Members of an order as the REST page spells them; a server that reads both must not be told two things.
+_OTHER_SPELLINGS = ("symbol_id", "volume", "client_order_id", "order_type")
+
+
 def body(command: Command, account_id: str, native: str | None) -> dict[str, Any]:
     """The payload of ``command`` in the spelling of the WebSocket page.
 
@@ -79,12 +84,12 @@ def body(command: Command, account_id: str, native: str | None) -> dict[str, Any
             for name in ("trailing_distance", "reduce_only", "post_only"):
                 if getattr(command, name) is not None:
                     raise ValueError(f"{name}: Helio's orders have no such member")
-            asked = {"symbol": native, "side": command.side, "quantity": number(command.quantity),
+            own = {"symbol": native, "side": command.side, "quantity": number(command.quantity),
                      "type": command.order_type, "clientOrderId": command.client_order_id,
                      "timeInForce": command.time_in_force, "limitPrice": number(command.limit_price),
                      "stopPrice": number(command.stop_price), "stopLossPrice": number(command.stop_loss),
-                     "takeProfitPrice": number(command.take_profit), "goodTillDate": command.good_till,
-                     **command.extra}  # fmt: skip
+                     "takeProfitPrice": number(command.take_profit), "goodTillDate": command.good_till}  # fmt: skip
+            asked = command.with_extra(own, *_OTHER_SPELLINGS)
         case CancelOrder(order_id=order_id):
             asked = {"orderId": order_id}
         case AmendOrder(order_id=order_id):
@@ -125,6 +130,10 @@ class Waiting:
         self.commands[command.id] = command
         if len(self.commands) > WAITING:
             del self.commands[next(iter(self.commands))]
+
+    def forget(self, id: str) -> None:
+        """No answer to this command is taken any more."""
+        self.commands.pop(id, None)
 
     def answered(self, type: str, payload: Any) -> CommandReply:
         """A message of a command's own type; where none waits for it, a reply to nothing, which is counted as such."""

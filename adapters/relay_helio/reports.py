@@ -6,7 +6,7 @@ of their enums (``TRADE_SIDE_BUY`` or ``BUY``). Where a member is absent nothing
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import Factory, frozen
@@ -133,6 +133,16 @@ class Reports:
             updated_at=given.get("updatedAt"),
             timestamp=first(given, "ts", "updatedAt"),
         )
+
+    def portfolio(
+        self, given: Members, symbol: Callable[[str], str], account: Callable[[Members], str | None]
+    ) -> Iterable[Account | Position]:
+        """Read one portfolioEvent: the money, then every position it names."""
+        yield portfolio(given, account(given))
+        held = [members(each) for each in given.get("positions", ())]
+        new = self.new_positions([each["id"] for each in held])
+        for each in held:
+            yield position(each, symbol(native(each)), account(given), new=each["id"] in new)
 
     def new_positions(self, ids: Iterable[str]) -> set[str]:
         """Which of these positions no earlier portfolioEvent of this connection named; none for the first of them."""

@@ -52,9 +52,31 @@ class PlaceOrder(Command):
     post_only: bool | None = None
     extra: Mapping[str, Any] = Factory(dict)
 
+    def with_extra(self, own: Mapping[str, Any], *reserved: str) -> dict[str, Any]:
+        """Return the provider's members ``own`` with `extra` added.
+
+        Spelling does not matter to the comparison: ``accountId``, ``account_id`` and ``ACCOUNTID`` are one name, because a
+        server may read any of them.
+
+        Raises:
+            ValueError: a member of `extra` is one of the order's own, or ``reserved``: with it an order could go to an
+                account, or become an order, that nobody was asked about.
+        """
+        taken = {_plain(name) for name in (*own, *reserved, "account", "account_id")}
+        for name in self.extra:
+            if _plain(name) in taken:
+                raise ValueError(f"extra.{name}: is a member of the order's own")
+        return {**own, **self.extra}
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
 
 @frozen(kw_only=True)
 class CancelOrder(Command):
+    """Cancel an open order."""
+
     name = "cancel_order"
 
     order_id: str
@@ -91,6 +113,8 @@ class ClosePosition(Command):
 
 @frozen(kw_only=True)
 class AmendPosition(Command):
+    """Change the stop loss or take profit of a position; a member that is absent stays as it is."""
+
     name = "amend_position"
 
     position_id: str
@@ -108,26 +132,36 @@ class _History(Command):
 
 @frozen(kw_only=True)
 class OrderHistory(_History):
+    """Past orders, those of a time or a symbol where given."""
+
     name = "order_history"
 
 
 @frozen(kw_only=True)
 class PositionHistory(_History):
+    """Closed positions, those of a time or a symbol where given."""
+
     name = "position_history"
 
 
 @frozen(kw_only=True)
 class TradeHistory(_History):
+    """Past fills, those of a time or a symbol where given."""
+
     name = "trade_history"
 
 
 @frozen(kw_only=True)
 class ListAccounts(Command):
+    """The accounts the session reaches."""
+
     name = "list_accounts"
 
 
 @frozen(kw_only=True)
 class ListPositions(Command):
+    """The open positions."""
+
     name = "list_positions"
 
 
@@ -140,6 +174,8 @@ class ListOrders(Command):
 
 @frozen(kw_only=True)
 class GetQuote(Command):
+    """The present quote of a symbol."""
+
     name = "get_quote"
 
     symbol: str
@@ -147,7 +183,11 @@ class GetQuote(Command):
 
 @frozen(kw_only=True)
 class Call(Command):
-    """A function of the provider's own, by the provider's name of it."""
+    """A function of the provider's own, by the provider's name of it.
+
+    Numbers with a point in ``arguments`` (and in `PlaceOrder.extra`) that came as JSON are `msgspec.Raw`, so that they leave
+    with the sender's digits.
+    """
 
     name = "call"
 

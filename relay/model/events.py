@@ -119,7 +119,9 @@ class Event:
     #: attribute -> JSON name, for the few names Python or this module has taken.
     renamed: ClassVar[Mapping[str, str]] = {}
     #: attributes that stay at the top level although the kind has a body.
-    outside: ClassVar[frozenset[str]] = frozenset({"timestamp", "event", "parent_order_id", "account", "reconciled"})
+    outside: ClassVar[frozenset[str]] = frozenset(
+        {"timestamp", "event", "parent_order_id", "account", "reconciled", "vanished"}
+    )
 
     timestamp: str | None = field(default=None, converter=optional_time)
 
@@ -272,6 +274,9 @@ class Order(AccountScoped):
     """What happened to an order (``event``) and what the order is now (``status`` and the rest): two facts.
 
     ``id`` is the provider's, ``client_order_id`` the sender's. Quantities are in the provider's units.
+
+    ``vanished``: the provider's complete list of open orders no longer has it. It ended unseen, nobody said how:
+    ``status`` and the rest are what was last known.
     """
 
     kind = "order"
@@ -305,6 +310,7 @@ class Order(AccountScoped):
     display_quantity: str | None = field(default=None, converter=optional_decimal)
     oco_group_id: str | None = field(default=None, converter=_optional_text)
     correlation_id: str | None = field(default=None, converter=_optional_text)
+    vanished: bool | None = field(default=None, converter=_optional_flag)
     created_at: str | None = field(default=None, converter=optional_time)
     updated_at: str | None = field(default=None, converter=optional_time)
 
@@ -421,13 +427,18 @@ class RateLimit(Event):
 
 @frozen(kw_only=True)
 class Staleness(Event):
-    """Data of the named symbols stopped coming (STALE) or came back (FRESH) while the session itself is up."""
+    """Data of the named symbols stopped coming (STALE) or came back (FRESH) while the session itself is up.
+
+    ``of`` and ``timeframe`` say which streams. ``reason`` is there when the provider said why: it refused them.
+    """
 
     kind = "staleness"
 
     event: StalenessEvent = field(converter=StalenessEvent)
     symbols: tuple[str, ...] = field(converter=_symbols)
     of: str | None = field(default=None, converter=_optional_text)
+    timeframe: str | None = field(default=None, converter=_optional_text)
+    reason: str | None = field(default=None, converter=_optional_text)
     stale_since: str | None = field(default=None, converter=optional_time)
 
 

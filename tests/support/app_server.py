@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
+import pusher
 import trio
 from attrs import define, field
 from starlette.applications import Starlette
@@ -13,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-import pusher
 from relay.net.front import Front, open_listeners, serve_front
 from support.running import APP
 from support.server_library import MASTER_KEY

@@ -20,9 +20,13 @@ class Cable:
         self.mended.set()
         self._ends: set[trio.SocketStream] = set()
 
+    def hold(self) -> None:
+        """Let new connections wait for `mend`."""
+        self.mended = trio.Event()
+
     def cut(self) -> None:
         """End every connection as a broken line does, without a close frame; new ones wait for `mend`."""
-        self.mended = trio.Event()
+        self.hold()
         for end in self._ends:
             end.socket.close()
         self._ends.clear()
@@ -34,7 +38,10 @@ class Cable:
     async def carry(self, client: trio.SocketStream) -> None:
         self.connections += 1
         await self.mended.wait()
-        relay = await trio.open_tcp_stream("127.0.0.1", self.to)
+        try:
+            relay = await trio.open_tcp_stream("127.0.0.1", self.to)
+        except OSError:
+            return
         ends = {client, relay}
         self._ends |= ends
         async with client, relay, trio.open_nursery() as nursery:
@@ -53,8 +60,8 @@ async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.
 
 
 @asynccontextmanager
-async def cable(to: int) -> AsyncIterator[Cable]:
-    """Lay a cable to the relay on port ``to`` for the length of the block."""
+async def cable(to: int = 0) -> AsyncIterator[Cable]:
+    """Lay a cable to the relay on port ``to`` (to be said later where it is 0) for the length of the block."""
     laid = Cable(to)
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(partial(trio.serve_tcp, laid.carry, 0, host="127.0.0.1"))

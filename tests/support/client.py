@@ -7,7 +7,7 @@ from typing import Any
 import trio
 
 Line = dict[str, Any]
-WITHIN = 10
+WITHIN = 20
 """Seconds a library has for anything."""
 
 
@@ -44,9 +44,9 @@ class Client:
     async def event(self, channel: str, event: str, *, skip: int = 0) -> Any:
         """Wait for the event (after ``skip`` earlier ones) on the channel and return its data."""
         wanted = ("event", channel, event)
-        return (await self.nth(lambda line: (line["on"], line.get("channel"), line.get("event")) == wanted, skip + 1)).get(
-            "data"
-        )
+        return (
+            await self.nth(lambda line: (line["on"], line.get("channel"), line.get("event")) == wanted, skip + 1)
+        ).get("data")
 
     def events(self, channel: str | None = None, event: str | None = None) -> list[Any]:
         """Data of the events received so far."""

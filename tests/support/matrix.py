@@ -71,7 +71,8 @@ def versions() -> dict[str, str]:
     """The version of each library as the lock files have it."""
     npm = json.loads((ROOT / "tests/node/package-lock.json").read_text())["packages"]
     pypi = {
-        package["name"]: package.get("version", "") for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+        package["name"]: package.get("version", "")
+        for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     }
     return {
         "pusher-js": npm["node_modules/pusher-js"]["version"],
@@ -87,7 +88,11 @@ def versions() -> dict[str, str]:
 def render(outcome: Callable[[str, str], Outcome]) -> str:
     """The page; ``outcome`` of a capability and a library."""
     notes: dict[str, int] = {}
-    parts = [_HEAD, _table("Client libraries", CLIENTS, outcome, notes), _table("Server libraries", SERVERS, outcome, notes)]
+    parts = [
+        _HEAD,
+        _table("Client libraries", CLIENTS, outcome, notes),
+        _table("Server libraries", SERVERS, outcome, notes),
+    ]
     parts.append("\n".join(["## Why not", "", *(f"{number}. {note}" for note, number in notes.items()), ""]))
     return "\n".join(parts)
 

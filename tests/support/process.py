@@ -18,15 +18,15 @@ async def started(*command: str, until: str, stream: str = "stderr") -> AsyncIte
         [sys.executable, "-m", "relay", *command], stdin=subprocess.DEVNULL, **{stream: subprocess.PIPE}
     )
     output: Any = getattr(process, stream)
-    async with trio.open_nursery() as nursery:
-        try:
+    try:
+        async with trio.open_nursery() as nursery:
             yield process, await nursery.start(_line, output, until)
-        finally:
-            with trio.CancelScope(shield=True):
-                process.kill()
-                await process.wait()
-                nursery.cancel_scope.cancel()
-                await output.aclose()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            process.kill()
+            await process.wait()
+            await output.aclose()
 
 
 async def _line(
@@ -40,7 +40,9 @@ async def _line(
             if found:
                 continue
             text += chunk.decode()
-            if line := next((line for line in text.splitlines(keepends=True) if until in line and line[-1] == "\n"), None):
+            if line := next(
+                (line for line in text.splitlines(keepends=True) if until in line and line[-1] == "\n"), None
+            ):
                 found, late.deadline = True, float("inf")
                 task_status.started(line)
     assert found, f"never said {until!r}, but: {text}"

@@ -17,21 +17,21 @@ PusherJs = Client
 @asynccontextmanager
 async def driven(command: Sequence[str], cwd: Path | None = None) -> AsyncIterator[Client]:
     """Run a client library's driver for the length of the block."""
-    async with trio.open_nursery() as nursery:
-        process = await trio.lowlevel.open_process(list(command), cwd=cwd, stdin=-1, stdout=-1)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        client = Client(process.stdin, process.stdout)
-        try:
+    process = await trio.lowlevel.open_process(list(command), cwd=cwd, stdin=-1, stdout=-1)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    client = Client(process.stdin, process.stdout)
+    try:
+        async with trio.open_nursery() as nursery:
             await nursery.start(client.read)
             yield client
-        finally:
-            with trio.CancelScope(shield=True):
-                process.kill()
-                await process.wait()
-                nursery.cancel_scope.cancel()
-                await process.stdin.aclose()
-                await process.stdout.aclose()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            process.kill()
+            await process.wait()
+            await process.stdin.aclose()
+            await process.stdout.aclose()
 
 
 @asynccontextmanager

@@ -1,12 +1,15 @@
 """A whole relay, running inside the test on a port the kernel chose."""
 
-from collections.abc import AsyncIterator, Mapping
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trio
 
+from relay.adapter import Adapter
 from relay.app import Relay
 from relay.net.http import HttpClient
 from relay.plugins import load_plugins
@@ -17,8 +20,18 @@ API_KEY = "api-key-of-the-test"
 
 
 @asynccontextmanager
-async def running_relay(providers: Mapping[str, Any] | None = None, **tables: Any) -> AsyncIterator[Relay]:
-    """Run a relay with these providers (and other tables of the configuration) for the length of the block."""
+async def running_relay(
+    providers: Mapping[str, Any] | None = None,
+    *,
+    adapt: Callable[[type[Adapter]], type[Adapter]] | None = None,
+    stranger: object | None = None,
+    **tables: Any,
+) -> AsyncIterator[Relay]:
+    """Run a relay with these providers (and other tables of the configuration) for the length of the block.
+
+    ``adapt`` may put another declaration in an adapter's place, with shorter times for instance. ``stranger`` is one more
+    plugin.
+    """
     document = {
         "allow_inline_secrets": True,
         "server": {"listen": "127.0.0.1:0", "status_public": True},
@@ -28,17 +41,22 @@ async def running_relay(providers: Mapping[str, Any] | None = None, **tables: An
         **tables,
     }
     plugins = load_plugins()
+    if stranger is not None:
+        plugins.manager.register(stranger, "stranger")
     plugins.check()
     settings = settings_of(
         document,
         Path("test"),
         {},
-        plugins.adapters(),
+        {name: adapter if adapt is None else adapt(adapter) for name, adapter in plugins.adapters().items()},
         Path.read_text,
         plugin_tables=plugins.tables(),
         configure=plugins.configure,
     )
-    async with HttpClient() as http, trio.open_nursery() as nursery:
+    # No https leaves a test; a context that trusts nobody saves the time to read the machine's certificates.
+    untrusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    async with httpx.AsyncClient(verify=untrusting) as client, trio.open_nursery() as nursery:
+        http = HttpClient(client)
         relay = Relay(settings, plugins, http)
         await nursery.start(relay.run)
         yield relay

@@ -10,6 +10,7 @@ from attrs import define
 
 from relay.app import Relay
 from support.app_server import AppServer, Sign, app_server
+from support.cable import Cable, cable
 from support.client import Client
 from support.clients import client_of
 from support.running import APP, port_of, running_relay
@@ -40,11 +41,21 @@ class Stage:
         return client
 
     async def connect(
-        self, client: Client, user_id: str = "ada", *, params: dict[str, str] | None = None, port: int = 0, **options: Any
+        self,
+        client: Client,
+        user_id: str = "ada",
+        *,
+        params: dict[str, str] | None = None,
+        port: int = 0,
+        **options: Any,
     ) -> str:
         """Connect the client, through ``port`` where it is given; returns its socket id."""
         signing = self.server.options(user_id, **(params or {}))
         return await client.connect(port or self.port, APP["key"], **{"secret": APP["secret"], **signing, **options})
+
+    async def cable(self) -> Cable:
+        """A cable to the relay, laid until the stage ends."""
+        return await self._clients.enter_async_context(cable(self.port))
 
     def publish(self, channel: str, data: object, *, name: str = "greeting", socket_id: str | None = None) -> None:
         """Publish an event as the application's server would, by the hub itself."""
@@ -67,9 +78,17 @@ async def stage(
     sign_channel: Sign | None = None,
     sign_user: Sign | None = None,
     tables: dict[str, Any] | None = None,
+    webhooks: bool = False,
     **app: Any,
 ) -> AsyncIterator[Stage]:
-    """Set up a relay whose one app has these settings; client events are on unless they say otherwise."""
+    """Set up a relay whose one app has these settings; client events are on unless they say otherwise.
+
+    With ``webhooks`` the application's server is told everything; who leaves is not waited for.
+    """
     tables = {"apps": {"main": {**APP, "client_events": True, **app}}, **(tables or {})}
-    async with running_relay(**tables) as relay, app_server(sign_channel, sign_user) as server, AsyncExitStack() as clients:
-        yield Stage(relay, server, browser_port, clients)
+    async with app_server(sign_channel, sign_user) as server:
+        if webhooks:
+            endpoint = {"app": APP["id"], "url": f"http://127.0.0.1:{server.port}/webhooks", "batch_wait": 0}
+            tables["plugins"] = {"webhooks": {"leave_delay": 0, "endpoints": {"server": endpoint}}}
+        async with running_relay(**tables) as relay, AsyncExitStack() as clients:
+            yield Stage(relay, server, browser_port, clients)

@@ -1,14 +1,16 @@
-"""Chromium, whose pages are pusher-js clients: every TCP connection to it is one page in a context of its own.
+"""Chromium, whose pages are pusher-js clients: every TCP connection to it has one page to itself.
 
-It says on stdout on which port it listens; commands and reports are those of `pusher_operations.mjs`, a line each.
+It says on stdout on which port it listens; commands and reports are those of `pusher_operations.mjs`, a line each, and {"op": "page", "url", "html"} for any other page; a dialog it opens is reported as
+{"on": "dialog", "text"}.
 """
 
 import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from playwright.async_api import Browser, Route, async_playwright
+from playwright.async_api import Dialog, Page, Route, async_playwright
 
 ROOT = Path(__file__).parents[3]
 FLAGS = [
@@ -19,6 +21,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--renderer-process-limit=1",
 ]
 FILES = {
     "pusher.js": ROOT / "tests/node/node_modules/pusher-js/dist/web/pusher-with-encryption.min.js",
@@ -32,41 +35,74 @@ window.operate = pusherOperations(Pusher, tickrelayResume, (line) => reportLine(
 </script>"""
 
 
-async def give(route: Route) -> None:
-    path = FILES.get(route.request.url.rsplit("/", 1)[1])
-    if path is None:
-        await route.fulfill(body=PAGE, content_type="text/html")
-    else:
-        await route.fulfill(path=path, content_type="text/javascript")
+class Tab:
+    """One page, lent to one connection after the other."""
 
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.html = PAGE
+        self.reports: asyncio.StreamWriter | None = None
 
-async def page_of(browser: Browser, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    # The page is given here and not by a server, so Chromium does not take it for one of this machine's.
-    context = await browser.new_context(permissions=["local-network-access"])
-    try:
-        page = await context.new_page()
-        await page.route("**/judge/*", give)
-        await page.expose_function("reportLine", lambda line: writer.write(line.encode() + b"\n"))
-        async for line in reader:
-            command = json.loads(line)
-            if command["op"] == "connect":
-                await page.goto(f"http://127.0.0.1:{command['options']['wsPort']}/judge/")
-            await page.evaluate("command => operate(command)", command)
-    finally:
-        await context.close()
-        writer.close()
+    async def prepare(self) -> "Tab":
+        await self.page.route("**/judge/*", self.give)
+        await self.page.expose_function("reportLine", self.report)
+        self.page.on("dialog", self.dialog)
+        return self
+
+    async def give(self, route: Route) -> None:
+        path = FILES.get(route.request.url.rsplit("/", 1)[1])
+        if path is None:
+            await route.fulfill(body=self.html, content_type="text/html")
+        else:
+            await route.fulfill(path=path, content_type="text/javascript")
+
+    def report(self, line: str) -> None:
+        if self.reports is not None:
+            self.reports.write(line.encode() + b"\n")
+
+    async def dialog(self, shown: Dialog) -> None:
+        self.report(json.dumps({"on": "dialog", "text": shown.message}))
+        await shown.dismiss()
+
+    async def do(self, command: dict[str, Any]) -> None:
+        if command["op"] == "page":
+            self.html = command["html"]
+            await self.page.goto(command["url"])
+            return
+        if command["op"] == "connect":
+            self.html = PAGE
+            await self.page.goto(f"http://127.0.0.1:{command['options']['wsPort']}/judge/")
+        await self.page.evaluate("command => operate(command)", command)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reports = writer
+        try:
+            async for line in reader:
+                await self.do(json.loads(line))
+        finally:
+            self.reports = None
+            writer.close()
+            await self.page.goto("about:blank")
 
 
 async def main(chromium: str) -> None:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        # The pages are given here and not by a server, so Chromium does not take them for this machine's.
+        context = await browser.new_context(permissions=["local-network-access"])
+
+        idle: list[Tab] = []
 
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await page_of(browser, reader, writer)
+            tab = idle.pop() if idle else await Tab(await context.new_page()).prepare()
+            await tab.serve(reader, writer)
+            idle.append(tab)
 
         server = await asyncio.start_server(accepted, "127.0.0.1", 0)
         print(server.sockets[0].getsockname()[1], flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # until whoever started it closes its end
+        await asyncio.get_running_loop().run_in_executor(
+            None, sys.stdin.read
+        )  # until whoever started it closes its end
         server.close()
         await browser.close()
 

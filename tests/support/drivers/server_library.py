@@ -4,9 +4,8 @@ import json
 import sys
 from typing import Any
 
-from pusher.errors import PusherError
-
 import pusher
+from pusher.errors import PusherError
 
 host, port, app_id, key, secret, master_key = sys.argv[1:]
 library = pusher.Pusher(

@@ -1,0 +1,131 @@
+"""CrossTrade, WebSocket API: https://docs.crosstrade.io/api/websocket-api
+
+One socket per user to the add-on in their NinjaTrader: quotes and the accounts' profit are streamed, everything else is a
+function called by rpc. Orders and positions are not streamed; `relay_crosstrade.positions` says when they are asked for.
+"""
+
+from collections.abc import Iterable
+
+from relay.adapter import (
+    Adapter,
+    Alive,
+    Backoff,
+    CloseMeaning,
+    Context,
+    Header,
+    Heartbeat,
+    Offer,
+    Outgoing,
+    Ping,
+    Rate,
+    Reconcile,
+    Session,
+    Signal,
+    Subscribe,
+    Unknown,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.model.channels import Topic
+from relay.model.commands import Command
+from relay.model.events import Event
+from relay.model.times import from_millis
+from relay_crosstrade.answers import Answers
+from relay_crosstrade.calls import COMMANDS, Writing, rpc
+from relay_crosstrade.positions import OPEN, Positions
+from relay_crosstrade.reading import parts, quote
+
+
+class CrossTrade(Adapter):
+    name = "crosstrade"
+    credentials = ("key",)
+    options = {"account": "", "pnl_interval": "1000", "time_in_force": "DAY", "cancel_argument": ""}
+    about_options = {
+        "account": "NinjaTrader's name of the configured account; empty: they have the same name",
+        "pnl_interval": "milliseconds between two profit updates, 1000 to 60000",
+        "time_in_force": "of an order without one, because CrossTrade requires one: DAY or GTC",
+        "cancel_argument": "argument by which CancelOrders is told the order (not documented); empty: no cancel_order",
+    }
+    offers = (Offer(kind="quote", example={"symbol": "ES 09-26"}), Offer(kind="account", visibility="presence"))
+    commands = COMMANDS
+    session = Session(
+        url="wss://app.crosstrade.io/ws/stream",
+        auth=Header("Authorization", "Bearer {key}"),
+        heartbeat=Heartbeat(every=20),
+        silent_after=60,
+        stale_after={"account": 90},  # the profit comes periodically; quiet quotes are normal
+        topics_per_frame=500,
+        single=True,
+        closes={1008: CloseMeaning.TAKEOVER},  # abuse of the limits is left before: `relay_crosstrade.answers`
+        backoff=Backoff(first=1, cap=30, jitter=0, settle=60),
+        # The provider's are 20 at once, and 60 s. A frame that travels faster than the one before it meets a limit that is
+        # used to the last, and our own questions for positions are not charged: so two calls, and a second, to spare.
+        limits=(Rate(3, burst=18, of="call"), Rate(20, per=61, of="interest"), Rate(5, per=61, of="dial")),
+    )
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        chosen = {**self.options, **context.options}
+        self.own = chosen["account"] or context.account or ""
+        self.interval = int(chosen["pnl_interval"])
+        if not 1000 <= self.interval <= 60_000:
+            raise ValueError(f"pnl_interval: expected 1000 to 60000 milliseconds, got {self.interval}")
+        self.writing = Writing(native=self.native, account=self.own, time_in_force=chosen["time_in_force"],
+                               cancel_argument=chosen["cancel_argument"])  # fmt: skip
+        self.positions = Positions(self.symbol, self.other)
+        if self.own:
+            self.positions.accounts.add(self.other(self.own))
+        self.answers = Answers(self.positions)
+        self.accounts: set[Topic] = set()
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str]:
+        match outgoing:
+            case Subscribe(topics):
+                yield from self.instruments("subscribe", topics)
+                if accounts := {topic for topic in topics if topic.kind == "account"}:
+                    self.accounts |= accounts
+                    self.positions.owed = True
+                    yield dumps({"action": "streamPnl", "enabled": True, "interval": self.interval})
+            case Unsubscribe(topics):
+                yield from self.instruments("unsubscribe", topics)
+                left = self.accounts.difference(topics)
+                if self.accounts and not left:
+                    yield dumps({"action": "streamPnl", "enabled": False})
+                self.accounts = left
+            case Ping():
+                yield dumps({"action": "ping"})
+            case Reconcile():
+                yield self.positions.ask(OPEN)
+            case Command():
+                api, args = self.writing.function(outgoing)
+                self.answers.awaited(outgoing)
+                yield rpc(outgoing.id, api, args)
+
+    def instruments(self, action: str, topics: Iterable[Topic]) -> Iterable[str]:
+        natives = [self.native(topic.symbol or "") for topic in topics if topic.kind == "quote"]
+        if natives:
+            yield dumps({"action": action, "instruments": natives})
+
+    def other(self, account: str) -> str | None:
+        """The account a message names, where it is not the session's own."""
+        return None if account == self.own and self.context.account is not None else account
+
+    def decode(self, message: str) -> Iterable[Event | Signal]:
+        match loads(message):
+            case {"type": "marketData", "quotes": [*quotes]}:
+                yield from parts(lambda raw: quote(raw, self.symbol), quotes)
+            case {"type": "pnlUpdate", "accounts": [*accounts]} as update:
+                epoch = update.get("epoch")
+                yield from self.positions.updated(accounts, None if epoch is None else from_millis(epoch))
+            case {"type": "pong"}:
+                yield Alive()
+            case {"type": _} as other:
+                yield Unknown(other, "no message of the page's")
+            case {"id": str(id), "data": dict() | list() as data}:
+                yield from self.answers.read(id, data)
+            case {"error": str()} | {"data": {"error": str()}} as failed:
+                id = failed.get("id")
+                yield from self.answers.read(id if isinstance(id, str) else "", failed.get("data", failed))
+            case other:
+                yield Unknown(other)

@@ -1,0 +1,161 @@
+"""What the simulated CrossTrade says: its messages and the bodies of its functions, every number with its exact digits.
+
+marketData, positions, quotes and the snapshot are as CrossTrade's documentation has them (https://docs.crosstrade.io).
+Not documented are the element of a pnlUpdate, the answer of ListAccounts (here: the snapshot's accounts) and how the time
+of a quote is written.
+"""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+from attrs import frozen
+
+from relay.model.times import from_nanos
+from relay.testing.account import TradingAccount
+from relay.testing.market import Instrument, Market
+from relay.testing.trading import HeldPosition, money_text
+
+Payload = dict[str, Any]
+
+
+@frozen
+class Contract:
+    """A future: what is listed, what a point of it is worth, and where it trades."""
+
+    instrument: Instrument
+    point_value: int
+    description: str
+    exchange: str
+
+    @property
+    def symbol(self) -> str:
+        return self.instrument.symbol
+
+
+class FuturesAccount(TradingAccount):
+    """An account whose profit counts points of contracts."""
+
+    def __init__(self, market: Market, id: str, point_values: dict[str, int]) -> None:
+        super().__init__(market, id)
+        self._point_values = point_values
+
+    def _worth(self, symbol: str, notional: Fraction | int) -> Fraction:
+        return super()._worth(symbol, notional) * self._point_values[symbol]
+
+
+def exact(text: str) -> msgspec.Raw:
+    """A JSON number of just these digits."""
+    return msgspec.Raw(text.encode())
+
+
+def amount(value: Fraction) -> msgspec.Raw:
+    return exact(money_text(value))
+
+
+def quote(market: Market, symbol: str) -> Payload:
+    """An element of a marketData message; before the first trade it has neither ``last`` nor ``volume``."""
+    moved, price = market.quote(symbol), market.instrument(symbol).price_text
+    numbers: Payload = {"instrument": symbol, "bid": exact(price(moved.bid)), "ask": exact(price(moved.ask))}
+    if moved.volume:
+        numbers |= {"last": exact(price(moved.last)), "volume": moved.volume}
+    return numbers
+
+
+def full_quote(market: Market, contract: Contract) -> Payload:
+    """The answer of GetQuote."""
+    symbol, instrument = contract.symbol, contract.instrument
+    moved, bars, price = market.quote(symbol), market.bars(symbol, "1d"), instrument.price_text
+    day = bars[-1] if bars else None
+    names = ("open", "high", "low", "close")
+    return {
+        "instrument": symbol,
+        "description": contract.description,
+        "type": "Future",
+        "bid": exact(price(moved.bid)),
+        "ask": exact(price(moved.ask)),
+        "last": exact(price(moved.last)),
+        **{name: None if day is None else exact(price(getattr(day, name))) for name in names},
+        "volume": moved.volume,
+        "tickSize": exact(price(instrument.tick)),
+        "pointValue": exact(f"{contract.point_value}.0"),
+        "exchange": contract.exchange,
+        "expiration": "2026-09-18",
+        "tradingHours": "CME US Index Futures ETH",
+        "quoteTime": from_nanos(moved.time_ns),
+        "success": True,
+    }
+
+
+def position(market: Market, account: FuturesAccount, symbol: str, held: HeldPosition | None) -> Payload:
+    """A position, flat where there is none."""
+    price = market.instrument(symbol).price_text
+    entry = Fraction(0) if held is None else held.entry / 10 ** market.instrument(symbol).decimals
+    return {
+        "type": "NinjaTrader.Cbi.Position",
+        "account": account.id,
+        "instrument": symbol,
+        "instrumentType": "Future",
+        "marketPosition": "Flat" if held is None else held.side.title(),
+        "quantity": 0 if held is None else held.quantity,
+        "averagePrice": exact(money_text(entry, 9)),
+        "marketPrice": exact(price(market.quote(symbol).last)),
+        "unrealizedProfitLoss": amount(Fraction(0) if held is None else account.unrealized(held)),
+        "tag": None,
+    }
+
+
+def positions(market: Market, accounts: Iterable[FuturesAccount], *, flat: bool) -> list[Payload]:
+    """All positions; with ``flat`` also those that were closed."""
+    found = []
+    for account in accounts:
+        found += [position(market, account, symbol, held) for symbol, held in account.positions.items()]
+        gone = {held.symbol for held in account.closed} - set(account.positions)
+        found += [position(market, account, symbol, None) for symbol in sorted(gone) if flat]
+    return found
+
+
+def profit(account: FuturesAccount) -> Payload:
+    """An element of a pnlUpdate."""
+    money = account.money()
+    return {
+        "name": account.id,
+        "realizedPnl": amount(money.realized),
+        "unrealizedPnl": amount(money.unrealized),
+        "netLiquidation": amount(money.equity),
+    }
+
+
+def account(number: int, account: FuturesAccount) -> Payload:
+    """An account as the snapshot has it."""
+    money = account.money()
+    return {
+        "id": number,
+        "name": account.id,
+        "displayName": account.id,
+        "provider": "Simulator",
+        "denomination": "UsDollar",
+        "status": "Enabled",
+        "isAccountFlat": not account.positions,
+        "connectionStatus": "Connected",
+        "item": {
+            "cashValue": amount(money.balance),
+            "netLiquidation": amount(money.equity),
+            "realizedProfitLoss": amount(money.realized),
+            "unrealizedProfitLoss": amount(money.unrealized),
+        },
+    }
+
+
+def snapshot(market: Market, accounts: Iterable[FuturesAccount], now_ns: int) -> Payload:
+    """The body of ``GET /v1/api/accounts/snapshot``."""
+    return {
+        "type": "snapshot",
+        "timestamp": from_nanos(now_ns),
+        "epoch": now_ns // 1_000_000,
+        "accounts": [
+            {"account": account(number, each), "positions": positions(market, [each], flat=False)}
+            for number, each in enumerate(accounts, start=15)
+        ],
+    }

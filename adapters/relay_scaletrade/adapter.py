@@ -1,0 +1,150 @@
+"""ScaleTrade, Client API: https://scaletrade.com/client-api/.
+
+Sign-in over REST gives a token; the first frame of the WebSocket carries it. A server of the newer documentation answers
+that frame and wants an account chosen before it pushes anything of it; one of the older documentation says nothing. A plain
+"ping" behind the first frame is answered by both, so whichever answer comes first opens the session.
+"""
+
+from collections.abc import Hashable, Iterable
+
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Alive,
+    Answer,
+    CloseMeaning,
+    Context,
+    Fetch,
+    Heartbeat,
+    Hello,
+    Learned,
+    Offer,
+    Outgoing,
+    Ping,
+    Ready,
+    Reconcile,
+    Redial,
+    Send,
+    Session,
+    Signal,
+    Subscribe,
+    Unknown,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.model.channels import Topic
+from relay.model.commands import Command
+from relay.model.events import Error, Event, Quote
+from relay_scaletrade import requests
+from relay_scaletrade.account import AccountReader
+from relay_scaletrade.channels import Channels
+from relay_scaletrade.wire import moment
+
+
+class ScaleTrade(Adapter):
+    name = "scaletrade"
+    credentials = ("login", "password")
+    options = {"host": "localhost", "ws_port": "443", "pending_path": requests.PENDING_PATH}
+    about_options = {
+        "host": "the broker's domain",
+        "ws_port": "the broker's port of the WebSocket stream",
+        "pending_path": "where pending orders go; older servers take them at /trade/open",
+    }
+    offers = (Offer(kind="quote", example={"symbol": "EURUSD"}), Offer(kind="account", visibility="presence"))
+    commands = requests.COMMANDS
+    session = Session(
+        url="wss://{host}:{ws_port}",
+        http="https://{host}",
+        ready="signal",
+        heartbeat=Heartbeat(every=20, frame=False),
+        silent_after=60,
+        refusals={**dict.fromkeys((400, 401, 402, 403, 404), CloseMeaning.REFUSED), 429: CloseMeaning.RATE_LIMITED},
+    )
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.channels = Channels()
+        self.channels.know(native for native, _ in self.symbols)
+        self.account = AccountReader(self.symbol)
+        self.ready = False
+
+    def prepare(self) -> Iterable[Fetch]:
+        login, password = (self.context.credentials[name] for name in self.credentials)
+        body = {"login": int(login) if login.isdecimal() else login, "password": password}
+        yield Fetch(tag="login", method="POST", url="/sign/in", json=body)
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        match outgoing:
+            case Hello():
+                yield from (dumps({"authorization": self.context.learned["token"]}), "ping")
+            case Ping():
+                yield "ping"
+            case Subscribe(topics):  # an account's events are pushed without being asked for
+                yield from self.channels.subscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
+            case Unsubscribe(topics):
+                yield from self.channels.unsubscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
+            case Reconcile(since):
+                yield from (self.fetch(tag, asked) for tag, asked in requests.what_is_open(since))
+            case Command():
+                native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
+                asked = requests.request(outgoing, self.account.login, native, self.context.options["pending_path"])
+                self.account.trades.send(getattr(outgoing, "client_order_id", None))
+                yield self.fetch(("command", outgoing.id), asked)
+
+    def fetch(self, tag: Hashable, asked: requests.Request) -> Fetch:
+        headers = {"Authorization": self.context.learned["token"]}
+        return Fetch(tag=tag, method=asked.method, url=asked.path, headers=headers, json=asked.body, of="call")
+
+    def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
+        match tag:
+            case "login":
+                self.account.signed_in(profile := requests.profile(answer))
+                yield Learned({"token": profile["__token"]}, requests.expiry(profile["__token"]))
+            case ("command", str(id)):
+                yield requests.reply(id, answer)
+            case "account":
+                yield from self.account.profile(answer)
+            case "trades":
+                yield from self.account.listed(answer)
+
+    def decode(self, text: str) -> Iterable[Event | Signal]:
+        match text if text in ("ping", "pong") else loads(text):
+            case "pong":
+                yield Alive() if self.ready else self.opened()
+            case "ping":
+                yield Send("pong")
+            case ["t", str(name), bid, ask, ctm, *_]:
+                yield Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, ask=ask, time=moment(ctm))
+            case ["b", *values]:
+                yield from self.account.balance(values)
+            case ["o", *values]:
+                yield from self.account.trade(values)
+            case ["n", *values]:
+                yield self.account.notice(values)
+            case ["a", *values]:
+                yield self.account.alert(values)
+            case {"event": "authorization", "success": True}:
+                yield Send(dumps({"event": "account.switch", "active_login": self.account.login}))
+                # where the pong was quicker, what was subscribed before this answer may not have counted
+                yield from map(Send, self.channels.again())
+                yield self.opened()
+            case {"event": "authorization", "success": False, **rest}:
+                error = rest.get("error")  # a token that is no good any more is come back from with a new one
+                meaning = CloseMeaning.REFUSED if error == "UNSUPPORTED_SESSION" else CloseMeaning.RETRY
+                yield Redial(f"authorization refused: {error}", meaning)
+            case {"event": "account.switch", "success": False, **rest}:
+                yield Error(code="account.switch", message=str(rest.get("error", "refused")), details=rest)
+            case {"event": "account.switch", "success": True}:
+                yield Ack((Topic(kind="account", account=self.context.account),))
+            case {"error": str(code), **rest}:
+                yield Error(code=code, message=str(rest.get("message", "")), details=rest or None)
+            case other:
+                yield Unknown(other)
+
+    def opened(self) -> Ready:
+        self.ready = True
+        return Ready()
+
+    def symbol(self, native: str) -> str:
+        return super().symbol(self.channels.spelled.get(native.lower(), native))

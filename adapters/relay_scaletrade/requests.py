@@ -1,0 +1,240 @@
+"""What is asked of ScaleTrade over HTTP, and what its answers say.
+
+Bodies: https://scaletrade.com/client-api/rest/trade/OpenTrade/ and its neighbours. Reading requests have a body too,
+GET included. An acknowledgement means that the request was accepted for processing; the trade stream tells the rest.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from attrs import frozen
+
+from relay.adapter import Answer, CommandReply, loads
+from relay.model.commands import (
+    AmendOrder,
+    AmendPosition,
+    Call,
+    CancelOrder,
+    ClosePosition,
+    Command,
+    ListAccounts,
+    ListOrders,
+    ListPositions,
+    PlaceOrder,
+    PositionHistory,
+)
+from relay.model.enums import OrderType, Side, TimeInForce
+from relay.model.times import to_ns
+
+COMMANDS: tuple[type[Command], ...] = (
+    PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, PositionHistory, ListAccounts, ListPositions,
+    ListOrders, Call,
+)  # fmt: skip
+#: Where the newer documentation takes pending orders.
+PENDING_PATH = "/trade/open/pending"
+CMD = {
+    (OrderType.MARKET, Side.BUY): 0, (OrderType.MARKET, Side.SELL): 1, (OrderType.LIMIT, Side.BUY): 2,
+    (OrderType.LIMIT, Side.SELL): 3, (OrderType.STOP, Side.BUY): 4, (OrderType.STOP, Side.SELL): 5,
+}  # fmt: skip
+#: ``tradeType`` of GET /trades.
+OPEN_TRADES, CLOSED_TRADES, PENDING_TRADES = 1, 2, 3
+#: Rows of one list. The page names no limit; what is left out is said (`left_out`).
+ROWS = 1000
+#: The relay's clock and the provider's may differ by as much; what comes twice is noticed.
+_CLOCKS_DIFFER = 60
+_END_OF_TIME = 4_102_444_800  # 2100-01-01T00:00:00Z
+
+_function = re.compile(r"(?:([A-Za-z]+) +)?/?([A-Za-z0-9_][A-Za-z0-9_./-]*)").fullmatch
+
+
+@frozen
+class Request:
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+
+
+def number(value: str | None) -> msgspec.Raw | None:
+    """Decimal text as a JSON number of the same digits."""
+    return None if value is None else msgspec.Raw(value.encode())
+
+
+def ticket(field: str, value: str) -> int:
+    """The provider's number of an order. ValueError for anything else."""
+    if not (value.isascii() and value.isdecimal()) or len(value) > 18:
+        raise ValueError(f"{field}: ScaleTrade's orders and positions have numbers, not {value!r:.64}")
+    return int(value)
+
+
+def seconds(time: str | None) -> int | None:
+    return None if time is None else to_ns(time) // 1_000_000_000
+
+
+def request(command: Command, login: int | None, native: str | None, pending_path: str) -> Request:
+    """The request that carries out ``command``.
+
+    Raises:
+        ValueError: something is asked for that ScaleTrade has no member for.
+    """
+    match command:
+        case PlaceOrder():
+            return _place(command, login, native, pending_path)
+        case CancelOrder(order_id=id):
+            return Request("DELETE", "/trade/cancel", {"order": ticket("order_id", id)})
+        case AmendOrder(order_id=id):
+            return Request("PUT", "/trade/modify/pending", {"order": ticket("order_id", id), **_amended(command)})
+        case AmendPosition(position_id=id):
+            levels = _given(sl=number(command.stop_loss), tp=number(command.take_profit))
+            return Request("PUT", "/trade/modify", {"order": ticket("position_id", id), **_some(levels)})
+        case ClosePosition(position_id=id):
+            volume = _given(volume=number(command.quantity))
+            return Request("DELETE", "/trade/close", {"order": ticket("position_id", id), **volume})
+        case PositionHistory(since=str(since), until=str(until)):
+            body = {"login": login, "from": seconds(since), "to": seconds(until)}
+            return Request("GET", "/trades/history/login", body)
+        case PositionHistory():
+            raise ValueError("since, until: ScaleTrade's history needs both")
+        case ListAccounts():
+            return Request("GET", "/account/me")
+        case ListPositions():
+            return trades(OPEN_TRADES)
+        case ListOrders():
+            return trades(PENDING_TRADES)
+        case Call(function=function, arguments=arguments):
+            if (found := _function(function)) is None:
+                raise ValueError("function: expected a method and a path, such as `GET /market`")
+            return Request((found[1] or "POST").upper(), f"/{found[2]}", arguments)
+    raise ValueError(f"ScaleTrade has no {command.name}")
+
+
+def trades(kind: int, since: str | None = None) -> Request:
+    """A list of trades; of closed ones, those closed from a while before ``since`` on."""
+    body: dict[str, Any] = {"limit": ROWS, "offset": 0, "tradeType": kind}
+    if (start := seconds(since)) is not None:
+        body["whereBetween"] = [["close_time", [start - _CLOCKS_DIFFER, _END_OF_TIME]]]
+    return Request("GET", "/trades", body)
+
+
+def what_is_open(since: str | None) -> Iterator[tuple[str, Request]]:
+    """What to fetch after an absence: the account, its open and pending trades, and those closed since."""
+    yield "account", Request("GET", "/account/me")
+    yield "trades", trades(OPEN_TRADES)
+    yield "trades", trades(PENDING_TRADES)
+    if since is not None:
+        yield "trades", trades(CLOSED_TRADES, since)
+
+
+def _place(command: PlaceOrder, login: int | None, native: str | None, pending_path: str) -> Request:
+    for name in ("trailing_distance", "reduce_only", "post_only"):
+        if getattr(command, name) is not None:
+            raise ValueError(f"{name}: ScaleTrade's orders have no such member")
+    cmd = CMD.get((command.order_type, command.side))
+    if cmd is None:
+        raise ValueError(f"order_type: no {command.order_type} orders over REST, only MARKET, LIMIT and STOP")
+    at = {OrderType.LIMIT: command.limit_price, OrderType.STOP: command.stop_price}.get(command.order_type)
+    if command.order_type is not OrderType.MARKET and at is None:
+        raise ValueError(f"a {command.order_type} order needs its price")
+    body = command.with_extra({
+        "login": login, "cmd": cmd, "volume": number(command.quantity), "symbol": native,
+        "sl": number(command.stop_loss or "0"), "tp": number(command.take_profit or "0"),
+        **_given(open_price=number(at), expiration=_expiration(command), comment=command.client_order_id),
+    })  # fmt: skip
+    return Request("POST", "/trade/open" if command.order_type is OrderType.MARKET else pending_path, body)
+
+
+def _expiration(command: PlaceOrder | AmendOrder) -> int | None:
+    """When the order expires, Unix seconds; None where it does not, or where that stays as it is."""
+    has_end = command.good_till is not None
+    if command.time_in_force not in (None, TimeInForce.GTC, TimeInForce.GTD):
+        raise ValueError(f"time_in_force: ScaleTrade knows only an expiration, no {command.time_in_force}")
+    if (command.time_in_force is TimeInForce.GTD and not has_end) or (
+        command.time_in_force is TimeInForce.GTC and has_end
+    ):
+        raise ValueError(f"good_till: does not go with {command.time_in_force}")
+    return seconds(command.good_till)
+
+
+def _amended(command: AmendOrder) -> dict[str, Any]:
+    if command.quantity is not None:
+        raise ValueError("quantity: the volume of a pending order cannot be changed")
+    if command.limit_price is not None and command.stop_price is not None:
+        raise ValueError("limit_price, stop_price: a pending order has one price")
+    expiration = _expiration(command)
+    if command.time_in_force is TimeInForce.GTC:
+        expiration = 0  # clears it
+    return _some(
+        _given(
+            open_price=number(command.limit_price or command.stop_price),
+            sl=number(command.stop_loss),
+            tp=number(command.take_profit),
+            expiration=expiration,
+        )
+    )
+
+
+def _given(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _some(members: dict[str, Any]) -> dict[str, Any]:
+    if not members:
+        raise ValueError("nothing is changed")
+    return members
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def table(body: Any) -> dict[str, Any]:
+    """``{"structure", "rows", ...}`` with each row as an object. KeyError or TypeError where it is no table."""
+    rows = [dict(zip(body["structure"], row, strict=True)) for row in body["rows"]]
+    return {**{name: value for name, value in body.items() if name != "structure"}, "rows": rows}
+
+
+def left_out(body: Mapping[str, Any]) -> int:
+    """How many rows of a list did not come, as far as it says."""
+    count = body.get("count")
+    return count - len(body["rows"]) if isinstance(count, int) and count > len(body["rows"]) else 0
+
+
+def reply(id: str, answer: Answer) -> CommandReply:
+    """The answer to a command. Raises what `loads` does where an answer that reports success is no JSON."""
+    try:
+        body = loads(answer.text)
+    except (msgspec.DecodeError, RecursionError):
+        if answer.ok:
+            raise
+        body = None
+    match body:
+        case {"error": error, **rest}:
+            return CommandReply(id, error={"code": error, "status": answer.status, **rest})
+        case {"accepted": False}:
+            return CommandReply(id, error={"code": "not_accepted", **body})
+        case _ if not answer.ok:
+            return CommandReply(id, error={"code": f"http_{answer.status}", "message": answer.text[:200]})
+        case {"structure": [*_], "rows": [*_]}:
+            return CommandReply(id, result=table(body))
+    return CommandReply(id, result=body)
+
+
+def profile(answer: Answer) -> dict[str, Any]:
+    """The account in a sign-in's answer. KeyError or ValueError where it has no token."""
+    given: dict[str, Any] = loads(answer.text)
+    if not isinstance(given["__token"], str) or not given["__token"]:
+        raise ValueError("the answer to the sign-in has no __token")
+    return given
+
+
+def expiry(token: str) -> int | None:
+    """When a JWT says that it expires (RFC 7519, ``exp``), Unix seconds; None where it does not say."""
+    payload = token.split(".")[1] if token.count(".") == 2 else ""
+    try:
+        claims = loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    at = claims.get("exp") if isinstance(claims, dict) else None
+    return at if isinstance(at, int) and not isinstance(at, bool) else None

@@ -1,0 +1,97 @@
+"""When a market trades: a weekly timetable in a time zone.
+
+Written as people write it, spans separated by commas: ``Sun 17:00-Fri 17:00`` (one span over days), ``Mon-Fri 09:30-16:00``
+(the same span on each of these days), ``Sat 10:00-14:00``. A time up to ``24:00``; a span ends before the minute it names,
+and may run over the end of the week. Holidays are not in a timetable.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from attrs import field, frozen
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_DAY = "|".join(_DAYS)
+_TIME = r"(\d\d):(\d\d)"
+_over_days = re.compile(rf"({_DAY}) {_TIME}-({_DAY}) {_TIME}").fullmatch
+_each_day = re.compile(rf"({_DAY})(?:-({_DAY}))? {_TIME}-{_TIME}").fullmatch
+_WEEK = 7 * 24 * 60
+_SECOND = 1_000_000_000
+
+#: Minutes from Monday 00:00, the end behind the start even where that is behind the end of the week.
+Span = tuple[int, int]
+
+
+@frozen
+class Hours:
+    """A timetable. Times that go in and come out are Unix nanoseconds.
+
+    Attributes:
+        text: the spans, as above.
+        zone: name of the time zone they are meant in (IANA time zone database).
+
+    Raises:
+        ValueError: the text is no timetable, or there is no such zone.
+    """
+
+    text: str
+    zone: str = "UTC"
+    _spans: tuple[Span, ...] = field(init=False, repr=False, eq=False)
+    _zone: ZoneInfo = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        spans = tuple(span for part in self.text.split(",") for span in _read(part.strip()))
+        object.__setattr__(self, "_spans", spans)
+        try:
+            object.__setattr__(self, "_zone", ZoneInfo(self.zone))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"no such time zone: {self.zone!r}") from error
+
+    def opened(self, unix_ns: int) -> int | None:
+        """When the trading that is on at ``unix_ns`` began; None while the market is closed."""
+        return min((start for start, end in self._around(unix_ns) if start <= unix_ns < end), default=None)
+
+    def opens(self, unix_ns: int) -> int:
+        """The first opening at or behind ``unix_ns``."""
+        return min(start for start, _ in self._around(unix_ns) if start >= unix_ns)
+
+    def _around(self, unix_ns: int) -> Iterator[Span]:
+        """The spans of the week before, of this one and of the next, as instants."""
+        local = datetime.fromtimestamp(unix_ns // _SECOND, self._zone).replace(tzinfo=None)
+        monday = local.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=local.weekday())
+        for week in (-7, 0, 7):
+            for start, end in self._spans:
+                yield self._instant(monday, week, start), self._instant(monday, week, end)
+
+    def _instant(self, monday: datetime, days: int, minutes: int) -> int:
+        """A time of the local clock, so that a week with a change to summer time keeps its hours."""
+        local = monday + timedelta(days=days, minutes=minutes)
+        return int(local.replace(tzinfo=self._zone).timestamp()) * _SECOND
+
+
+def _read(part: str) -> Iterator[Span]:
+    if match := _over_days(part):
+        day, hour, minute, last, to_hour, to_minute = match.groups()
+        yield _span(_DAYS.index(day), _clock(hour, minute, part), _DAYS.index(last), _clock(to_hour, to_minute, part))
+    elif match := _each_day(part):
+        day, last, hour, minute, to_hour, to_minute = match.groups()
+        first, count = _DAYS.index(day), (_DAYS.index(last or day) - _DAYS.index(day)) % 7 + 1
+        start, end = _clock(hour, minute, part), _clock(to_hour, to_minute, part)
+        for number in range(first, first + count):
+            yield _span(number % 7, start, number % 7 if start < end else (number + 1) % 7, end)
+    else:
+        raise ValueError(f"not a timetable such as 'Sun 17:00-Fri 17:00' or 'Mon-Fri 09:30-16:00': {part!r:.64}")
+
+
+def _clock(hour: str, minute: str, part: str) -> int:
+    minutes = int(hour) * 60 + int(minute)
+    if minutes > 24 * 60 or int(minute) > 59:
+        raise ValueError(f"no time of a day in {part!r}")
+    return minutes
+
+
+def _span(day: int, start: int, last: int, end: int) -> Span:
+    begins, ends = day * 24 * 60 + start, last * 24 * 60 + end
+    return begins, ends if ends > begins else ends + _WEEK

@@ -1,0 +1,826 @@
+"""CrossTrade: what its page shows, what is asked for behind it, its limits, and a day with its simulator."""
+
+import time
+from pathlib import Path
+
+import attrs
+import httpx
+import pytest
+import trio
+from trio_websocket import ConnectionClosed
+
+from relay.adapter import (
+    Alive,
+    Backoff,
+    CloseMeaning,
+    CommandReply,
+    Complete,
+    Context,
+    Limited,
+    Ping,
+    Rate,
+    Reconcile,
+    Redial,
+    Send,
+    Subscribe,
+    Unknown,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.model.channels import Topic
+from relay.model.commands import (
+    Call,
+    CancelOrder,
+    ClosePosition,
+    GetQuote,
+    ListAccounts,
+    ListPositions,
+)
+from relay.model.enums import AccountEvent, ConnectionEvent, Outcome, PositionEvent, PositionSide
+from relay.model.events import Account, Connection, Error, Event, Position, Quote, RateLimit, Reply
+from relay.net.dial import ProviderSession
+from relay.net.http import HttpClient
+from relay.testing import conformance
+from relay.testing.recording import read_recording
+from relay.testing.simulator import Drop, Garbage, Mute, Refuse, Takeover
+from relay_crosstrade.adapter import CrossTrade
+from relay_crosstrade.simulator import KEY, LIMITED, NO_ADDON, CrossTradeSimulator
+from support.crosstrade_session import (
+    ACCOUNT,
+    ASSEMBLED,
+    ES,
+    HEADERS,
+    NQ,
+    OPTIONS,
+    SECOND,
+    VERBATIM,
+    Session,
+    client,
+    place,
+    record,
+    whole_day,
+)
+from support.dialling import UPGRADE
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "crosstrade.jsonl"
+OTHER = Topic(kind="account", account="Sim110")
+POSITION = {
+    "account": "Sim101",
+    "instrument": "ES 09-26",
+    "marketPosition": "Long",
+    "quantity": 1,
+    "averagePrice": 5000.25,
+}
+
+test_crosstrade = conformance.tests(CrossTrade, FIXTURE, options={"cancel_argument": "orderId"})
+
+
+def new_adapter(account="Sim101", name="", symbols=None, **options):
+    """``account`` is the configured one, ``name`` NinjaTrader's name of it."""
+    chosen = {**OPTIONS, "account": name, **options}
+    context = Context(provider="crosstrade", account=account, options=chosen, credentials={"key": KEY})
+    adapter = CrossTrade(context)
+    for native, canonical in (symbols or {}).items():
+        adapter.symbols.add(native, canonical)
+    return adapter
+
+
+def written(adapter, outgoing):
+    return [loads(text) for text in adapter.encode(outgoing)]
+
+
+def decoded(adapter, **frame):
+    return list(adapter.decode(dumps(frame)))
+
+
+def answered(adapter, command, **data):
+    list(adapter.encode(command))
+    return decoded(adapter, id=command.id, data=data)
+
+
+def profit(realized="0.0", unrealized="0.0", name="Sim101"):
+    return {"name": name, "realizedPnl": realized, "unrealizedPnl": unrealized, "netLiquidation": "100000.0"}
+
+
+def asks(items):
+    """The functions a message made the adapter call."""
+    return [loads(item.text)["api"] for item in items if isinstance(item, Send)]
+
+
+# --- the page's messages ---------------------------------------------------------------------------------------------
+
+
+def assembled(*words):
+    return [text for _, text in ASSEMBLED if all(word in text for word in words)]
+
+
+def test_quotes_come_several_in_a_message_and_in_part():
+    whole, partial = assembled("marketData")
+    assert list(new_adapter().decode(whole)) == [
+        Quote(symbol="ES 03-26", native_symbol="ES 03-26", bid="5781.75", ask="5782.25", last="5782.0", volume="574915")
+    ]
+    assert list(new_adapter().decode(partial)) == [
+        Quote(symbol="ES 03-26", native_symbol="ES 03-26", bid="5781.75"),
+        Quote(symbol="MES 03-26", native_symbol="MES 03-26", last="6614.25"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken", [{"instrument": "NQ 09-26"}, {"bid": 1}, {"instrument": "NQ 09-26", "bid": "x"}, "NQ 09-26", None]
+)
+def test_a_quote_that_is_none_costs_the_others_nothing(broken):
+    one, unknown, other = decoded(
+        new_adapter(),
+        type="marketData",
+        quotes=[{"instrument": "ES 09-26", "bid": 1}, broken, {"instrument": "CL 09-26", "ask": 2}],
+    )
+    assert (one.bid, other.ask) == ("1", "2")
+    assert isinstance(unknown, Unknown)
+    assert unknown.raw == broken
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_money_of_accounts_in_both_spellings(flat):
+    short, long = assembled("pnlUpdate")
+    (account,) = new_adapter().decode(short if flat else long)
+    common = {"event": AccountEvent.METRICS_UPDATED, "equity": "154185.375", "realized_pnl": "0.0", "unrealized_pnl": "412.99",
+              "timestamp": "2025-03-10T14:53:13.090Z"}  # fmt: skip
+    if flat:
+        assert account == Account(**common)
+    else:
+        assert account == Account(account="Sim110", balance="153772.375", currency="USD", **common)
+
+
+def test_of_two_spellings_the_documented_one_counts():
+    (account,) = decoded(
+        new_adapter(), type="pnlUpdate", accounts=[{**profit(realized="1.0"), "realizedProfitLoss": "2.0"}]
+    )
+    assert account.realized_pnl == "2.0"
+
+
+def test_an_account_without_money_or_name_is_not_made_up():
+    items = decoded(
+        new_adapter(), type="pnlUpdate", accounts=[{"name": "Sim101"}, {"netLiquidation": "1.0"}, 7, profit()]
+    )
+    assert [type(item) for item in items] == [Unknown, Unknown, Account]
+    assert items[-1].timestamp is None
+
+
+def test_positions_and_money_inside_an_update_are_read_too():
+    money, position = decoded(new_adapter(), type="pnlUpdate", accounts=[{**profit(), "positions": [POSITION]}])
+    assert (money.equity, position.id, position.event) == ("100000.0", "ES 09-26", PositionEvent.POSITION_MODIFIED)
+
+
+def test_pong_proves_the_transport():
+    assert decoded(new_adapter(), type="pong") == [Alive()]
+
+
+def test_what_is_on_no_page_is_unknown():
+    for frame in ({"type": "fills", "id": "x", "data": {}}, {"id": "x", "data": None}, {"id": 7, "data": {}}, {}):
+        (unknown,) = decoded(new_adapter(), **frame)
+        assert isinstance(unknown, Unknown)
+
+
+def test_the_page_s_messages_are_those_the_adapter_writes():
+    adapter = new_adapter(symbols={"ES 03-26": "ES"})
+    page = [loads(text) for direction, text in VERBATIM if direction == "out"]
+    quotes = (Topic(kind="quote", symbol="ES"),)
+    assert written(adapter, Subscribe(quotes)) == [page[3]]
+    assert written(adapter, Unsubscribe(quotes)) == [page[4]]
+    assert written(adapter, Subscribe((ACCOUNT,))) == [page[5]]
+    assert written(adapter, Ping()) == [page[6]]
+    assert written(adapter, GetQuote(id="my-request-id", symbol="ES 09-26")) == [page[1]]
+    assert written(adapter, ListPositions(id="my-request-id")) == [page[2]]
+    (order,) = written(adapter, place("req-1", quantity="1", time_in_force="GTC"))
+    assert {**order, "args": {name: str(value).lower() for name, value in order["args"].items()}} == {
+        **page[0], "args": {name: str(value).lower() for name, value in page[0]["args"].items()}
+    }  # fmt: skip
+
+
+# --- subscriptions ---------------------------------------------------------------------------------------------------
+
+
+def test_interest_goes_out_in_few_frames():
+    adapter = new_adapter()
+    many = tuple(Topic(kind="quote", symbol=f"S{n} 09-26") for n in range(400))
+    quotes, pnl = written(adapter, Subscribe((*many, ACCOUNT, OTHER)))
+    assert quotes["instruments"] == [topic.symbol for topic in many]
+    assert pnl == {"action": "streamPnl", "enabled": True, "interval": 1000}
+
+
+def test_profit_is_streamed_as_long_as_one_account_is_wanted():
+    adapter = new_adapter(pnl_interval="2500")
+    assert written(adapter, Subscribe((ACCOUNT, OTHER))) == [{"action": "streamPnl", "enabled": True, "interval": 2500}]
+    assert written(adapter, Unsubscribe((ACCOUNT,))) == []
+    assert written(adapter, Unsubscribe((OTHER,))) == [{"action": "streamPnl", "enabled": False}]
+    assert written(adapter, Unsubscribe((OTHER,))) == []
+
+
+def test_the_declared_budgets_are_just_within_the_page_s():
+    assert CrossTrade.session.limits == (
+        Rate(3, burst=18, of="call"), Rate(20, per=61, of="interest"), Rate(5, per=61, of="dial")
+    )  # fmt: skip
+    assert CrossTrade.session.backoff == Backoff(first=1, factor=2, cap=30, jitter=0, settle=60)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("pnl_interval", "999"), ("pnl_interval", "60001"), ("pnl_interval", "soon"), ("time_in_force", "IOC")],
+)
+def test_an_option_that_makes_no_sense_is_refused(option, value):
+    with pytest.raises(ValueError, match=option if value != "soon" else value):
+        new_adapter(**{option: value})
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({}, {"orderType": "MARKET", "timeInForce": "DAY"}),
+        ({"order_type": "LIMIT", "limit_price": "5000.250"}, {"orderType": "LIMIT", "limitPrice": "5000.250"}),
+        ({"order_type": "STOP", "stop_price": "1.5"}, {"orderType": "STOPMARKET", "stopPrice": "1.5"}),
+        (
+            {"order_type": "STOP_LIMIT", "limit_price": "1.5", "stop_price": "2"},
+            {"orderType": "STOPLIMIT", "stopPrice": 2},
+        ),
+        ({"extra": {"ocoId": "a", "maxPositions": 2}}, {"ocoId": "a", "maxPositions": 2}),
+        ({"account": "Sim110"}, {"account": "Sim110"}),
+    ],
+)
+def test_orders_are_written_with_their_digits(members, expected):
+    (frame,) = written(new_adapter(), place("c1", **members))
+    assert (frame["action"], frame["id"], frame["api"]) == ("rpc", "c1", "PlaceOrder")
+    assert expected.items() <= frame["args"].items()
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (place("c", stop_loss="1"), "stop_loss"),
+        (place("c", reduce_only=False), "reduce_only"),
+        (place("c", order_type="TRAILING_STOP", trailing_distance="1"), "trailing_distance"),
+        (place("c", time_in_force="IOC"), "time_in_force"),
+        (place("c", extra={"Account": "Live"}), "extra.Account"),
+        (place("c", extra={"limitPrice": 1}), "extra.limitPrice"),
+        (ClosePosition(id="c", position_id="ES 09-26", quantity="1"), "quantity"),
+        (Call(id="c", function="FlattenAccount", arguments={"account": "Live"}), "arguments.account"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_by_name(command, named):
+    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
+        list(new_adapter().encode(command))
+
+
+def test_without_the_argument_s_name_nothing_is_cancelled():
+    with pytest.raises(ValueError, match="cancel_argument"):
+        list(new_adapter(cancel_argument="").encode(CancelOrder(id="c", order_id="o")))
+    (frame,) = written(new_adapter(), CancelOrder(id="c", order_id="o"))
+    assert frame["args"] == {"account": "Sim101", "orderId": "o"}
+
+
+def test_a_session_without_a_named_account_must_be_told_which():
+    adapter = new_adapter(account=None)
+    with pytest.raises(ValueError, match="account"):
+        list(adapter.encode(place("c")))
+    assert written(adapter, place("c", account="Sim110"))[0]["args"]["account"] == "Sim110"
+    (money,) = decoded(adapter, type="pnlUpdate", accounts=[profit()])
+    assert money.account == "Sim101"
+
+
+def test_a_configured_account_may_have_another_name():
+    adapter = new_adapter(account="main", name="Sim101")
+    own, other = decoded(adapter, type="pnlUpdate", accounts=[profit(), profit(name="main")])
+    assert (own.account, other.account) == (None, "main")
+    assert written(adapter, ClosePosition(id="c", position_id="ES 09-26"))[0]["args"]["account"] == "Sim101"
+
+
+def test_any_function_can_be_called_by_its_name():
+    arguments = {"account": "Sim101", "instrument": "ES 09-26"}
+    (frame,) = written(new_adapter(), Call(id="c", function="GetPosition", arguments=arguments))
+    assert frame == {"action": "rpc", "id": "c", "api": "GetPosition", "args": arguments}
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_accepted_order_has_its_id():
+    (reply,) = answered(new_adapter(), place("c1"), orderId="cb1f", success=True)
+    assert reply == CommandReply("c1", {"order_id": "cb1f", "orderId": "cb1f", "success": True})
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "message"),
+    [
+        ({"error": "Add-on not connected"}, "addon_not_connected", "Add-on not connected"),
+        ({"error": "Invalid request"}, "refused", "Invalid request"),
+        ({"success": False, "error": "invalid_account", "detail": "Account X not found"}, "invalid_account", "Account X not found"),
+        ({"success": False}, "refused", "refused"),
+        ({"error": {"why": 1}}, "refused", "refused"),
+    ],
+)  # fmt: skip
+def test_a_failure_is_an_error_in_the_data(data, code, message):
+    (reply,) = answered(new_adapter(), place("c1"), **data)
+    assert (reply.id, reply.result) == ("c1", None)
+    assert reply.error == {**data, "code": code, "message": message}
+
+
+@pytest.mark.parametrize(
+    "data", [{"error": "Request timed out"}, {"success": False, "error": "timeout"}, {"queued": True}]
+)
+def test_an_answer_that_decides_nothing_leaves_the_command_open(data):
+    """It becomes unknown at its deadline; a rejection would be a lie if the order is live."""
+    adapter = new_adapter()
+    (error,) = answered(adapter, place("c1"), **data)
+    assert error == Error(code="undecided", message=error.message, details={"id": "c1", "data": data})
+    assert "c1" in error.message
+
+
+def test_a_failure_that_answers_no_command_is_seen_all_the_same():
+    for frame in ({"id": "srv-1", "data": {"error": "Invalid request"}}, {"error": "Invalid request"}):
+        (error,) = decoded(new_adapter(), **frame)
+        assert (error.code, error.message) == ("refused", "Invalid request")
+
+
+def test_both_shapes_of_a_rate_limit_are_known():
+    for text in assembled(LIMITED):
+        adapter = new_adapter()
+        list(adapter.encode(place("req-1")))
+        reply, limited = adapter.decode(text)
+        assert reply.error["code"] == "rate_limited"
+        assert limited == Limited()
+
+
+def test_ten_violations_in_a_row_end_the_connection_before_the_server_does():
+    adapter = new_adapter()
+    limited = [answered(adapter, place(f"c{n}"), error=LIMITED) for n in range(9)]
+    answered(adapter, place("good"), orderId="o", success=True)
+    limited += [answered(adapter, place(f"d{n}"), error=LIMITED) for n in range(9)]
+    assert not [item for items in limited for item in items if isinstance(item, Redial)]
+    *_, redial = answered(adapter, place("d9"), error=LIMITED)
+    assert redial == Redial("10 rate limit violations in a row", CloseMeaning.RATE_LIMITED)
+
+
+# --- positions -------------------------------------------------------------------------------------------------------
+
+
+def listing(adapter, id, *positions):
+    return decoded(adapter, id=id, data={"positions": list(positions), "count": len(positions), "success": True})
+
+
+def test_the_documented_position():
+    (text,) = assembled("NinjaTrader.Cbi.Position")
+    _, position = new_adapter().decode(text)
+    assert position == Position(
+        event=PositionEvent.POSITION_MODIFIED, id="MES 03-26", symbol="MES 03-26", native_symbol="MES 03-26", quantity="7",
+        side=PositionSide.LONG, average_entry_price="6615.178571428572", current_price="6614.25", unrealized_pnl="-32.5",
+    )  # fmt: skip
+
+
+def test_reconciling_asks_for_all_open_positions_and_says_that_these_are_all():
+    adapter = new_adapter()
+    (frame,) = written(adapter, Reconcile("2026-06-01T12:00:00Z"))
+    assert (frame["api"], frame["args"], " " in frame["id"]) == ("GetAllPositions", {"includeFlat": False}, True)
+    short = {**POSITION, "account": "Sim110", "marketPosition": "Short"}
+    own, other, *complete = listing(adapter, frame["id"], POSITION, short)
+    assert (own.account, own.side, own.reconciled) == (None, PositionSide.LONG, True)
+    assert (other.account, other.side) == ("Sim110", PositionSide.SHORT)
+    assert complete == [Complete("position"), Complete("position", "Sim110")]
+
+
+def test_a_list_that_lacks_some_is_not_called_complete():
+    adapter = new_adapter()
+    (frame,) = written(adapter, Reconcile())
+    items = decoded(adapter, id=frame["id"], data={"positions": [POSITION], "count": 2, "success": True})
+    assert [type(item) for item in items] == [Position]
+
+
+def test_a_list_an_application_asked_for_is_a_reply_and_positions():
+    adapter = new_adapter()
+    reply, position = answered(adapter, ListPositions(id="c1"), positions=[POSITION], count=1, success=True)
+    assert reply.id == "c1"
+    assert (position.id, position.reconciled) == ("ES 09-26", None)
+
+
+def test_a_position_that_is_new_was_opened_and_a_flat_one_was_closed():
+    adapter = new_adapter()
+    list(adapter.encode(Reconcile()))
+    listing(adapter, "open positions 1")
+    (opened, *_) = listing(adapter, "positions again 2", POSITION)
+    (same, *_) = listing(adapter, "positions again 3", POSITION)
+    assert (opened.event, same.event) == (PositionEvent.POSITION_OPENED, PositionEvent.POSITION_MODIFIED)
+    flat = {**POSITION, "marketPosition": "Flat", "quantity": 0, "averagePrice": 0}
+    _, closed = answered(
+        adapter, Call(id="c", function="GetAllPositions"), positions=[flat, {**flat, "instrument": "CL"}]
+    )
+    assert (closed.event, closed.side, closed.quantity, closed.average_entry_price) == (
+        "POSITION_CLOSED",
+        None,
+        "0",
+        None,
+    )
+
+
+def test_a_side_that_is_not_known_is_not_guessed():
+    _, unknown = answered(new_adapter(), ListPositions(id="c"), positions=[{**POSITION, "marketPosition": "Sideways"}])
+    assert isinstance(unknown, Unknown)
+
+
+@pytest.fixture
+def calm():
+    """An adapter that has nothing to ask for."""
+    adapter = new_adapter()
+    decoded(adapter, type="pnlUpdate", accounts=[profit()])
+    return adapter
+
+
+def test_without_a_reason_positions_are_not_asked_for(calm):
+    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == []
+    answered(calm, GetQuote(id="q", symbol="ES 09-26"), success=True)
+    answered(calm, place("c"), error="Add-on not connected")
+    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == []
+
+
+@pytest.mark.parametrize("change", [{"realized": "12.5"}, {"unrealized": "-0.25"}])
+def test_profit_that_says_something_was_filled_is_a_reason(calm, change):
+    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit(**change)])) == ["GetAllPositions"]
+    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit(**change)])) == []
+
+
+def test_profit_that_moves_with_the_market_is_none(calm):
+    decoded(calm, type="pnlUpdate", accounts=[profit(unrealized="1.0")])
+    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit(unrealized="2.0")])) == []
+
+
+def test_an_accepted_order_is_a_reason_in_a_quiet_second(calm):
+    answered(calm, place("c1"), orderId="a", success=True)
+    answered(calm, place("c2"), orderId="b", success=True)
+    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == []
+    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == ["GetAllPositions"]
+
+
+def test_an_answer_that_failed_is_a_reason_and_an_error(calm):
+    (frame,) = written(calm, Reconcile())
+    (error,) = decoded(calm, id=frame["id"], data={"error": NO_ADDON})
+    assert error.message == f"GetAllPositions: {NO_ADDON}"
+    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == ["GetAllPositions"]
+
+
+# --- the fixture -----------------------------------------------------------------------------------------------------
+
+
+def test_the_fixture_is_what_the_simulator_says():
+    assert tuple(record()) == read_recording(FIXTURE).records
+
+
+def test_the_fixture_decodes_to_the_golden_events():
+    golden = FIXTURE.with_name("crosstrade.golden.jsonl").read_text().splitlines()
+    subject = conformance.subject(CrossTrade, FIXTURE, options={"cancel_argument": "orderId"})
+    assert list(conformance.golden(subject)) == golden
+
+
+# --- the simulator without sockets -----------------------------------------------------------------------------------
+
+
+def test_every_command_of_a_day_is_accepted_but_the_two_that_cannot_be():
+    session = Session()
+    outcomes = {}
+    for command in whole_day():
+        reply = next(item for item in session.say(command) if isinstance(item, CommandReply))
+        outcomes[reply.id] = None if reply.error is None else reply.error["code"]
+        session.tick(2)
+    refused = {"c4": "order_rejected", "c5": "invalid_instrument"}
+    assert outcomes == {f"c{n}": refused.get(f"c{n}") for n in range(1, 10)}
+
+
+def test_cancelling_without_the_right_argument_cancels_everything():
+    session = Session(options={**OPTIONS, "cancel_argument": "order"})
+    far = {"order_type": "LIMIT", "limit_price": "5000.00"}
+    first = session.say(place("c1", **far))[0].result["orderId"]
+    session.say(place("c2", **far))
+    session.say(CancelOrder(id="c3", order_id=first))
+    assert session.simulator.desk.accounts["Sim101"].open_orders() == []
+
+
+@pytest.mark.parametrize("name", ["ES 09-26", "ES", "ES1!", "ESU26"])
+def test_an_instrument_has_many_names(name):
+    (reply,) = Session().say(GetQuote(id="q", symbol=name))
+    assert reply.result["instrument"] == "ES 09-26"
+
+
+def test_a_contract_s_point_has_its_value():
+    session = Session()
+    session.say(place("c1"))
+    account = session.simulator.desk.accounts["Sim101"]
+    assert account.money().unrealized == -2 * 50 * 25 / 100  # two contracts, one tick of spread
+
+
+def test_the_rpc_budget_is_20_at_once_and_3_a_second_shared_with_http():
+    session = Session()
+    outcomes = [session.say(ListAccounts(id=f"c{n}"))[0].error for n in range(21)]
+    assert [error is None for error in outcomes] == [True] * 20 + [False]
+    session.now_ns += SECOND
+    assert trio.run(session.simulator.answer, session.line.request).status == 404
+    assert [session.say(ListAccounts(id=f"d{n}"))[0].error is None for n in range(3)] == [True, True, False]
+
+
+def test_more_than_ten_violations_in_a_row_close():
+    session = Session()
+    for n in range(30):
+        session.simulator.received(
+            session.line, dumps({"action": "rpc", "id": str(n), "api": "ListAccounts", "args": {}})
+        )
+    assert session.line.closed is None
+    session.simulator.received(session.line, dumps({"action": "rpc", "api": "ListAccounts"}))
+    assert session.line.closed == (1008, "Rate limit abuse.")
+
+
+def test_subscriptions_have_their_own_budget():
+    session = Session()
+    for _ in range(20):
+        assert session.send('{"action":"subscribe","instruments":["ES 09-26"]}') == []
+    error, limited = session.send('{"action":"subscribe","instruments":["NQ 09-26"]}')
+    assert (error.code, limited) == ("rate_limited", Limited())
+    assert session.line.state.instruments == {"ES 09-26"}
+    assert session.say(ListAccounts(id="c"))[0].error is None
+
+
+def test_subscriptions_accumulate_and_are_forgotten_with_the_connection():
+    session = Session()
+    session.say(Subscribe((ES,)))
+    session.say(Subscribe((NQ, ACCOUNT)))
+    quotes = [item.symbol for item in session.tick() if isinstance(item, Quote)]
+    assert quotes == ["ES 09-26", "NQ 09-26"]
+    session.say(Unsubscribe((ES, ACCOUNT)))
+    assert [type(item) for item in session.tick(4)] == [Quote] * 4
+    session.connect()
+    assert session.tick(4) == []
+
+
+def test_while_the_add_on_is_away_nothing_is_streamed_and_every_call_fails():
+    session = Session()
+    session.say(Subscribe((ES, ACCOUNT)))
+    session.simulator.addon = False
+    assert session.tick(4) == []
+    (reply,) = session.say(place("c1"))
+    assert reply.error["code"] == "addon_not_connected"
+
+
+def test_the_same_seed_says_the_same():
+    assert record() == record()
+
+
+# --- the simulator over real sockets ---------------------------------------------------------------------------------
+
+
+async def test_a_client_that_does_what_the_page_says():
+    async with CrossTradeSimulator(interval=0.01).serve() as at, client(at.ws) as socket:
+        await socket.send_message(dumps({"action": "subscribe", "instruments": ["ES 09-26"]}))
+        with trio.fail_after(5):
+            data = loads(await socket.get_message())
+            assert (data["type"], data["quotes"][0]["instrument"]) == ("marketData", "ES 09-26")
+            await socket.send_message(VERBATIM[0][1])
+            while "id" not in (data := loads(await socket.get_message())):
+                pass
+        assert (data["id"], data["data"]["success"], "type" in data) == ("req-1", True, False)
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": KEY}])
+async def test_the_key_is_asked_for_at_the_upgrade_and_over_http(headers):
+    async with CrossTradeSimulator(interval=0).serve() as at, httpx.AsyncClient() as http:
+        for url in (at.ws.replace("ws:", "http:"), f"{at.http}/v1/api/accounts/snapshot"):
+            refused = await http.get(url, headers={**headers, **(UPGRADE if "stream" in url else {})})
+            assert (refused.status_code, sorted(refused.json())) == (401, ["error"])
+
+
+async def test_upgrades_are_five_a_minute():
+    now = [0]
+    simulator = CrossTradeSimulator(interval=0, clock=lambda: now[0])
+    async with simulator.serve() as at, httpx.AsyncClient() as http:
+        url = at.ws.replace("ws:", "http:")
+        codes = [(await http.get(url, headers=UPGRADE)).status_code for _ in range(6)]
+        assert codes == [401] * 5 + [429]
+        now[0] += 60 * SECOND
+        assert (await http.get(url, headers=UPGRADE)).status_code == 401
+
+
+async def test_the_snapshot_is_as_documented():
+    simulator = CrossTradeSimulator(interval=0)
+    async with simulator.serve() as at, httpx.AsyncClient(headers=HEADERS) as http:
+        snapshot = (await http.get(f"{at.http}/v1/api/accounts/snapshot")).json()
+        assert (snapshot["type"], snapshot["accounts"][0]["account"]["name"]) == ("snapshot", "Sim101")
+        simulator.addon = False
+        away = await http.get(f"{at.http}/v1/api/accounts/snapshot")
+        assert (away.status_code, away.json()) == (408, {"error": NO_ADDON})
+
+
+async def test_a_second_connection_takes_the_first_one_s_place():
+    async with CrossTradeSimulator(interval=0).serve() as at, client(at.ws) as first, client(at.ws) as second:
+        with trio.fail_after(5):
+            with pytest.raises(ConnectionClosed) as closed:
+                await first.get_message()
+            await second.send_message('{"action":"ping"}')
+            assert loads(await second.get_message()) == {"type": "pong"}
+        assert (closed.value.reason.code, closed.value.reason.reason) == (1008, "Session active elsewhere.")
+
+
+# --- the relay's own session with the simulator ----------------------------------------------------------------------
+
+
+def hurried(factor=20, start=time.time_ns()):  # noqa: B008 - one start for all readings
+    """A clock on which the simulator's seconds pass quickly."""
+    return lambda: start + (time.time_ns() - start) * factor
+
+
+class Relayed:
+    """A provider session with a simulator, and what it published."""
+
+    def __init__(self, at, http, key=KEY, **declared):
+        changed = {"url": at.ws, "backoff": Backoff(first=0.01, jitter=0), **declared}
+        adapter = type("CrossTrade", (CrossTrade,), {"session": attrs.evolve(CrossTrade.session, **changed)})
+        context = Context(provider="crosstrade", account="Sim101", options=OPTIONS, credentials={"key": key})
+        self.events: list[Event] = []
+        self._changed = trio.Event()
+        self.session = ProviderSession(adapter, context, publish=self._publish, http=http)
+
+    def _publish(self, event, stamp):
+        self.events.append(event)
+        self._changed.set()
+
+    async def until(self, kind, **members):
+        """Wait for an event not yet waited for, dropping those before it."""
+        with trio.fail_after(20):
+            while True:
+                while self.events:
+                    event = self.events.pop(0)
+                    if isinstance(event, kind) and all(getattr(event, n) == v for n, v in members.items()):
+                        return event
+                self._changed = trio.Event()
+                await self._changed.wait()
+
+
+@pytest.fixture
+async def relayed(nursery):
+    simulator = CrossTradeSimulator(interval=0.02, clock=hurried())
+    async with simulator.serve() as at, HttpClient() as http:
+        running = Relayed(at, http)
+        await nursery.start(running.session.run)
+        running.session.want(ES)
+        running.session.want(ACCOUNT)
+        yield simulator, running
+        running.session.shutdown()
+        nursery.cancel_scope.cancel()
+
+
+async def test_buy_fill_close_and_lose_the_connection(relayed):
+    simulator, relay = relayed
+    await relay.until(Quote)
+    relay.session.command(place("buy"))
+    reply = await relay.until(Reply, id="buy")
+    assert (reply.outcome, len(reply.result["order_id"])) == (Outcome.ACCEPTED, 32)
+    opened = await relay.until(Position, id="ES 09-26")
+    assert (opened.event, opened.side, opened.quantity) == (PositionEvent.POSITION_OPENED, PositionSide.LONG, "2")
+    assert (await relay.until(Account, account=None)).equity
+    relay.session.command(place("add", quantity="1"))
+    assert (await relay.until(Position, quantity="3")).event is PositionEvent.POSITION_MODIFIED
+    relay.session.command(ClosePosition(id="close", position_id=opened.id))
+    assert (await relay.until(Reply, id="close")).outcome is Outcome.ACCEPTED
+    closed = await relay.until(Position, id=opened.id, event=PositionEvent.POSITION_CLOSED)
+    assert closed.quantity == "0"
+    simulator.inject(Drop())
+    await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+    await relay.until(Connection, event=ConnectionEvent.CONNECTED)
+    await relay.until(Quote)
+    await relay.until(Account)
+
+
+async def test_an_order_can_be_cancelled(relayed):
+    simulator, relay = relayed
+    await relay.until(Quote)
+    relay.session.command(place("far", order_type="LIMIT", limit_price="5000.00"))
+    order_id = (await relay.until(Reply, id="far")).result["order_id"]
+    assert len(simulator.desk.accounts["Sim101"].open_orders()) == 1
+    relay.session.command(CancelOrder(id="cancel", order_id=order_id))
+    assert (await relay.until(Reply, id="cancel")).outcome is Outcome.ACCEPTED
+    assert simulator.desk.accounts["Sim101"].open_orders() == []
+
+
+async def test_a_position_that_was_closed_meanwhile_is_told(relayed):
+    simulator, relay = relayed
+    await relay.until(Quote)
+    relay.session.command(place("buy"))
+    await relay.until(Position, event=PositionEvent.POSITION_OPENED)
+    account = simulator.desk.accounts["Sim101"]
+    simulator.inject(Drop())
+    account.close(account.positions["ES 09-26"].id, 0)
+    await relay.until(Connection, event=ConnectionEvent.CONNECTED)
+    closed = await relay.until(Position)
+    assert (closed.event, closed.reconciled) == (PositionEvent.POSITION_CLOSED, True)
+
+
+async def test_a_position_another_program_opened_is_found_by_the_profit(relayed):
+    simulator, relay = relayed
+    await relay.until(Account)
+    simulator.desk.call("PlaceOrder", {"account": "Sim101", "instrument": "CL", "action": "Sell", "orderType": "Market",
+                                       "quantity": 1, "timeInForce": "Day"})  # fmt: skip
+    opened = await relay.until(Position, id="CL 09-26")
+    assert opened.side is PositionSide.SHORT
+
+
+async def test_an_add_on_that_comes_back_is_asked_again(nursery):
+    simulator = CrossTradeSimulator(interval=0.02, clock=hurried())
+    simulator.addon = False
+    simulator.desk.call("PlaceOrder", {"account": "Sim101", "instrument": "ES", "action": "Buy", "orderType": "Market",
+                                       "quantity": 1, "timeInForce": "Day"})  # fmt: skip
+    async with simulator.serve() as at, HttpClient() as http:
+        relay = Relayed(at, http)
+        relay.session.want(ACCOUNT)
+        await nursery.start(relay.session.run)
+        assert (await relay.until(Error)).code == "addon_not_connected"
+        simulator.addon = True
+        assert (await relay.until(Position)).quantity == "1"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_command_whose_answer_was_lost_is_unknown(relayed):
+    simulator, relay = relayed
+    await relay.until(Quote)
+    simulator.inject(Mute())
+    relay.session.command(place("lost"), within=0.2)
+    assert (await relay.until(Reply, id="lost")).outcome is Outcome.UNKNOWN
+
+
+async def test_a_takeover_is_not_fought():
+    async with CrossTradeSimulator(interval=0.02).serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http)
+        relay.session.want(ES)
+        nursery.start_soon(relay.session.run)
+        await relay.until(Quote)
+        async with client(at.ws) as elsewhere:
+            failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
+            assert "Session active elsewhere." in failed.reason
+            assert not elsewhere.closed
+            assert relay.session.status()["state"] == "failed"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_wrong_key_stops_the_session_and_is_not_shown():
+    async with CrossTradeSimulator(interval=0).serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http, key="not-the-key-of-anyone")
+        nursery.start_soon(relay.session.run)
+        failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
+        assert "401" in failed.reason
+        assert "not-the-key" not in repr(failed)
+        nursery.cancel_scope.cancel()
+
+
+async def test_calls_are_paced_so_that_none_is_refused():
+    simulator = CrossTradeSimulator(interval=0.02)
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http)
+        relay.session.want(ES)
+        nursery.start_soon(relay.session.run)
+        await relay.until(Quote)
+        for n in range(22):
+            relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
+        for n in range(22):
+            assert (await relay.until(Reply, id=f"c{n}")).outcome is Outcome.ACCEPTED
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_shares_the_budget_makes_the_relay_wait_and_leave():
+    """Somebody else's calls use the budget up: refused calls are rejected, and after ten the relay goes away by itself."""
+    simulator = CrossTradeSimulator(interval=0.02, clock=lambda: 10**18)
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http, limits=())
+        relay.session.want(ES)
+        nursery.start_soon(relay.session.run)
+        await relay.until(Quote)
+        while simulator._calls.take(10**18):
+            pass
+        for n in range(10):
+            relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
+        assert (await relay.until(Reply, id="c0")).error["code"] == "rate_limited"
+        assert await relay.until(RateLimit)
+        left = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+        assert left.reason == "10 rate limit violations in a row"
+        nursery.cancel_scope.cancel()
+
+
+async def test_faults_are_come_back_from():
+    simulator = CrossTradeSimulator(interval=0.02)
+    simulator.next_connection(Refuse(503))
+    simulator.next_connection(Garbage(), Drop(after=2))
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http)
+        relay.session.want(ES)
+        nursery.start_soon(relay.session.run)
+        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+        await relay.until(Quote)
+        assert relay.session.status()["counters"]["unknown"] == 1
+        simulator.inject(Takeover())
+        await relay.until(Connection, event=ConnectionEvent.FAILED)
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,193 @@
+"""A session with the simulated CrossTrade without sockets: what its documentation shows, and all the simulator can say."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import trio
+from trio_websocket import WebSocketConnection, open_websocket_url
+
+from relay.adapter import Context, Reconcile, Redial, Send, Subscribe, Unsubscribe
+from relay.model.channels import Topic
+from relay.model.commands import (
+    Call,
+    CancelOrder,
+    ClosePosition,
+    Command,
+    GetQuote,
+    ListAccounts,
+    ListPositions,
+    PlaceOrder,
+)
+from relay.testing.port import HttpRequest
+from relay.testing.recording import Record
+from relay_crosstrade.adapter import CrossTrade
+from relay_crosstrade.simulator import KEY, CrossTradeSimulator
+
+SECOND = 1_000_000_000
+BEGAN_NS = 1_780_315_200 * SECOND  # 2026-06-01T12:00:00Z
+ES = Topic(kind="quote", symbol="ES 09-26")
+NQ = Topic(kind="quote", symbol="NQ 09-26")
+ACCOUNT = Topic(kind="account", account="Sim101")
+OPTIONS = {**CrossTrade.options, "cancel_argument": "orderId"}
+HEADERS = {"authorization": f"Bearer {KEY}"}
+
+#: Frames that https://docs.crosstrade.io/api/websocket-api and the OpenAPI description give in full, verbatim.
+VERBATIM = (
+    ("out", '{"action":"rpc","id":"req-1","api":"PlaceOrder","args":{"account":"Sim101","instrument":"ES 09-26","action":"Buy","orderType":"Market","quantity":1,"timeInForce":"Gtc"}}'),
+    ("out", '{"action":"rpc","id":"my-request-id","api":"GetQuote","args":{"account":"Sim101","instrument":"ES 09-26"}}'),
+    ("out", '{"action":"rpc","id":"my-request-id","api":"GetAllPositions","args":{"includeFlat":false}}'),
+    ("out", '{"action":"subscribe","instruments":["ES 03-26"]}'),
+    ("out", '{"action":"unsubscribe","instruments":["ES 03-26"]}'),
+    ("out", '{"action":"streamPnl","enabled":true,"interval":1000}'),
+    ("out", '{"action":"ping"}'),
+    ("in", '{"id":"req-1","data":{"error":"Add-on not connected"}}'),
+)  # fmt: skip
+#: Documented messages whose values the documentation elides, and what is not documented in the spelling that is assumed. The
+#: numbers are those of the documentation's bodies of GetQuote, GetAllPositions and the snapshot, where it has any.
+ASSEMBLED = (
+    ("in", '{"type":"marketData","quotes":[{"instrument":"ES 03-26","bid":5781.75,"ask":5782.25,"last":5782.0,"volume":574915}]}'),
+    ("in", '{"type":"marketData","quotes":[{"instrument":"ES 03-26","bid":5781.75},{"instrument":"MES 03-26","last":6614.25,"ask":null}]}'),
+    ("in", '{"id":"req-1","data":{"orderId":"cb1f","success":true}}'),
+    ("in", '{"id":"req-1","data":{"error":"Invalid request"}}'),
+    ("in", '{"id":"req-1","data":{"success":false,"error":"invalid_account","detail":".."}}'),
+    ("in", '{"id":"my-request-id","data":{"instrument":"ES 09-26","type":"Future","bid":5781.75,"ask":5782.25,"last":5782.0,"volume":574915,"tickSize":0.25,"pointValue":50.0,"success":true}}'),
+    ("in", '{"id":"my-request-id","data":{"positions":[{"type":"NinjaTrader.Cbi.Position","account":"Sim101","instrument":"MES 03-26","instrumentType":"Future","marketPosition":"Long","quantity":7,"averagePrice":6615.178571428572,"marketPrice":6614.25,"unrealizedProfitLoss":-32.5,"tag":null}],"count":2,"success":true}}'),
+    # assumed: the element of a pnlUpdate (twice), the pong, both shapes of a refusal by the rate limit
+    ("in", '{"type":"pnlUpdate","epoch":1741618393090,"accounts":[{"name":"Sim101","realizedPnl":0.0,"unrealizedPnl":412.99,"netLiquidation":154185.375}]}'),
+    ("in", '{"type":"pnlUpdate","epoch":1741618393090,"accounts":[{"account":{"id":15,"name":"Sim110","denomination":"UsDollar","status":"Enabled","isAccountFlat":false,"connectionStatus":"Connected","item":{"cashValue":153772.375,"netLiquidation":154185.375,"realizedProfitLoss":0.0,"unrealizedProfitLoss":412.99}},"positions":[]}]}'),
+    ("in", '{"type":"pong"}'),
+    ("in", '{"id":"req-1","data":{"error":"Rate limit exceeded"}}'),
+    ("in", '{"id":"req-1","error":"Rate limit exceeded"}'),
+)  # fmt: skip
+
+
+class Line:
+    """A link that remembers what was sent, in the place of one with a socket."""
+
+    def __init__(self) -> None:
+        self.request = HttpRequest(method="GET", target="/ws/stream", headers=HEADERS)
+        self.state = None
+        self.sent: list[str] = []
+        self.closed: tuple[int, str] | None = None
+
+    def send(self, text: str) -> None:
+        self.sent.append(text)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self.closed = self.closed or (code, reason)
+
+    def take(self) -> list[str]:
+        taken, self.sent = self.sent, []
+        return taken
+
+
+class Session:
+    """An adapter on a line to a simulator whose time stands still between ticks."""
+
+    def __init__(self, options=OPTIONS, account="Sim101") -> None:
+        self.now_ns = BEGAN_NS
+        self.simulator = CrossTradeSimulator(interval=0, clock=lambda: self.now_ns)
+        self.context = Context(provider="crosstrade", account=account, options=options, credentials={"key": KEY})
+        self.records: list[Record] = []
+        self.connect()
+
+    def connect(self) -> None:
+        """A new connection, with a new adapter."""
+        self.adapter = CrossTrade(self.context)
+        self.line = Line()
+        self._record("open", url="ws://127.0.0.1/ws/stream")
+        assert self.simulator.admit(self.line.request) is None
+        self.simulator.links[:] = [self.line]
+        self.simulator.opened(self.line)
+
+    def say(self, outgoing) -> list:
+        """Let the adapter write ``outgoing``; return what it makes of the answers."""
+        return [item for text in self.adapter.encode(outgoing) for item in self.send(text)]
+
+    def send(self, text: str) -> list:
+        self._record("out", text)
+        self.simulator.received(self.line, text)
+        return self.hear()
+
+    def tick(self, steps: int = 1) -> list:
+        items = []
+        for _ in range(steps):
+            self.now_ns += SECOND // 2
+            self.simulator.tick()
+            items += self.hear()
+        return items
+
+    def hear(self) -> list:
+        """Read what came, and send at once what is to be, as a session does."""
+        items = []
+        for text in self.line.take():
+            self._record("in", text)
+            for item in self.adapter.decode(text):
+                items.append(item)
+                if isinstance(item, Send):
+                    items += self.send(item.text)
+                if isinstance(item, Redial):
+                    self.line.take()
+        return items
+
+    def _record(self, dir, data="", **about) -> None:
+        self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
+
+
+def page_records() -> Iterator[Record]:
+    for dir, text in (*VERBATIM, *ASSEMBLED):
+        yield Record(t=BEGAN_NS / SECOND, dir=dir, data=text)
+
+
+def place(id: str, **members) -> PlaceOrder:
+    return PlaceOrder(
+        id=id, **{"symbol": "ES 09-26", "side": "BUY", "order_type": "MARKET", "quantity": "2", **members}
+    )
+
+
+def whole_day() -> list[Command]:
+    """One command of each kind, in an order that makes each succeed but the two that are refused."""
+    return [
+        place("c1"),
+        GetQuote(id="c2", symbol="ES 09-26"),
+        place("c3", symbol="NQ 09-26", order_type="LIMIT", limit_price="20000.00", time_in_force="GTC"),
+        place("c4", quantity="100000"),
+        place("c5", symbol="XX 09-26"),
+        ListPositions(id="c6"),
+        Call(id="c7", function="GetPosition", arguments={"account": "Sim101", "instrument": "ES 09-26"}),
+        ClosePosition(id="c8", position_id="ES 09-26"),
+        ListAccounts(id="c9"),
+    ]
+
+
+def record() -> list[Record]:
+    """The session of the fixture: the page's examples, then all the simulator has to say."""
+    session = Session()
+    session.say(Reconcile())
+    session.say(Subscribe((ES, NQ, ACCOUNT)))
+    session.tick(2)
+    for command in whole_day():
+        answers = session.say(command)
+        if command.id == "c3":
+            session.say(CancelOrder(id="c3-cancel", order_id=answers[0].result["orderId"]))
+        session.tick(2)
+    session.simulator.addon = False
+    session.say(ListPositions(id="c10"))
+    session.simulator.addon = True
+    session.send('{"action":"makeCoffee"}')
+    session.send('{"action":"ping"}')
+    session.say(Unsubscribe((NQ,)))
+    session.tick()
+    opened, *rest = session.records
+    return [opened, *page_records(), *rest]
+
+
+@asynccontextmanager
+async def client(url: str, key: str = KEY) -> AsyncIterator[WebSocketConnection]:
+    """Connect as the page's example does: the key as bearer token of the upgrade."""
+    async with open_websocket_url(url, extra_headers=[("Authorization", f"Bearer {key}")]) as socket:
+        try:
+            yield socket
+        finally:
+            if socket.closed:
+                await trio.aclose_forcefully(socket._stream)

@@ -1,0 +1,36 @@
+"""The Pusher HTTP API, asked by hand."""
+
+import json
+import ssl
+import time
+from typing import Any
+
+import httpx
+
+from relay.pusher.apps import App
+from relay.pusher.signatures import signed_query
+from support.running import APP
+
+OURS = App(id=APP["id"], key=APP["key"], secrets=(APP["secret"],))
+
+
+async def ask(
+    port: int, method: str, path: str, body: object = None, *, app: App = OURS, now: float | None = None, **params: str
+) -> httpx.Response:
+    """Send a request signed for the app; ``now`` is the time it says it was signed, by default the present."""
+    content = b"" if body is None else json.dumps(body).encode()
+    query = signed_query(app, method, path, content, time.time() if now is None else now, params)
+    return await send(port, method, f"{path}?{query}", content)
+
+
+async def send(port: int, method: str, target: str, content: bytes = b"") -> httpx.Response:
+    """Send a request as it stands."""
+    async with httpx.AsyncClient(timeout=20, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
+        return await client.request(method, f"http://127.0.0.1:{port}{target}", content=content or None)
+
+
+async def publish(port: int, channel: str, data: Any, name: str = "greeting") -> None:
+    """Publish an event."""
+    event = {"name": name, "channel": channel, "data": json.dumps(data)}
+    answer = await ask(port, "POST", f"/apps/{APP['id']}/events", event)
+    assert answer.status_code == 200, answer.text

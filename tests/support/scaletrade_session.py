@@ -1,0 +1,204 @@
+"""A session with the simulated ScaleTrade without sockets: the pages' examples, and everything the simulator can say."""
+
+import re
+from collections.abc import Iterator
+
+from relay.adapter import Answer, Context, Fetch, Hello, Learned, Ping, Send, Subscribe, Unsubscribe, dumps
+from relay.model.channels import Topic
+from relay.model.commands import (
+    AmendOrder,
+    AmendPosition,
+    Call,
+    CancelOrder,
+    ClosePosition,
+    Command,
+    ListAccounts,
+    ListOrders,
+    ListPositions,
+    PlaceOrder,
+    PositionHistory,
+)
+from relay.testing.port import HttpRequest
+from relay.testing.recording import Record
+from relay_scaletrade.adapter import ScaleTrade
+from relay_scaletrade.payloads import PriceAlert, exact
+from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
+from support.helio_session import BEGAN_NS, SECOND, Line
+
+#: The examples of https://scaletrade.com/client-api/ws/ and of the pages below it, verbatim, and of the Server API's quote.
+PAGE = (
+    ("out", '{\n  "authorization": "<JWT_TOKEN>"\n}'),
+    ("in", '{\n  "event": "authorization",\n  "success": true\n}'),
+    ("in", '{\n  "event": "authorization",\n  "success": false,\n  "error": "INVALID_TOKEN"\n}'),
+    ("out", '{\n  "event": "account.switch",\n  "active_login": 2000009\n}'),
+    ("out", '{\n  "event": "account.switch",\n  "login": 2000009\n}'),
+    ("out", '{\n  "event": "account.switch"\n}'),
+    ("out", '{\n  "event": "account.switch",\n  "data": {\n    "active_login": 2000009\n  }\n}'),
+    ("out", '{\n  "event": "subscribe",\n  "data": ["eurusd", "btcusd"]\n}'),
+    ("out", '{\n  "event": "unsubscribe",\n  "data": ["eurusd"]\n}'),
+    ("out", "ping"),
+    ("in", "pong"),
+    ("in", '[\n  "t",\n  "EURUSD",\n  1.10012,\n  1.10024,\n  1775481000\n]'),
+    ("in", '["t","EURUSD",1.08850,1.08870,1734312345678]'),
+    ("in", '[\n  "b",\n  100020,\n  12500.0,\n  850.0,\n  11650.0,\n  1470.58,\n  12610.3,\n  0.0,\n  0,\n  110.3,\n  1\n]'),
+    ("in", '[\n  "o",\n  100739,\n  100020,\n  "EURUSD",\n  0,\n  100,\n  1.1001,\n  0.0,\n  1775481000,\n  0,\n  0.0,\n'
+           '  0.0,\n  0,\n  0.0,\n  -1.2,\n  15.8,\n  "manual trade",\n  1\n]'),
+    ("in", '["n","Order opened","Your order was opened successfully","OPEN_ORDER",1,0,100500,1734312345,'
+           '{"order":58123,"symbol":"EURUSD"},201]'),
+    ("in", '["a",101,100020,"EURUSD","Price Alert","EUR breakout",0,0,1.1000,0,0,0,1,0,0,1.1002,1775401200,1]'),
+)  # fmt: skip
+TOPICS = (
+    Topic(kind="quote", symbol="EURUSD"),
+    Topic(kind="quote", symbol="GBPUSD"),
+    Topic(kind="account", account="main"),
+)
+
+
+def new_context(**options: str) -> Context:
+    return Context(
+        provider="scaletrade",
+        account="main",
+        options={**ScaleTrade.options, **options},
+        credentials={"login": str(LOGIN), "password": PASSWORD},
+    )
+
+
+class Session:
+    """An adapter on a line to a simulator whose time stands still between ticks."""
+
+    def __init__(self, context: Context | None = None, **settings) -> None:
+        self.now_ns = BEGAN_NS
+        self.simulator = ScaleTradeSimulator(interval=0, clock=lambda: self.now_ns, **settings)
+        self.context = context or new_context()
+        self.adapter = ScaleTrade(self.context)
+        self.records: list[Record] = []
+
+    async def open(self) -> "Session":
+        """Sign in, connect, and say hello."""
+        (login,) = self.adapter.prepare()
+        for item in await self.fetch(login):
+            if isinstance(item, Learned):
+                self.context.learned.update(item.values)
+        self.line = Line("/")
+        self._record("open", url="ws://127.0.0.1/")
+        self.simulator.links.append(self.line)
+        self.simulator.opened(self.line)
+        self.greeted = await self.say(Hello())
+        return self
+
+    async def say(self, outgoing) -> list:
+        """Let the adapter write ``outgoing``; return what it makes of the answers."""
+        items = []
+        for written in self.adapter.encode(outgoing):
+            items += await self.fetch(written) if isinstance(written, Fetch) else self.send(written)
+        return items
+
+    async def fetch(self, fetch: Fetch) -> list:
+        headers = {name.lower(): value for name, value in fetch.headers.items()}
+        body = b"" if fetch.json is None else dumps(fetch.json).encode()
+        answer = await self.simulator.answer(
+            HttpRequest(method=fetch.method, target=fetch.url, headers=headers, body=body)
+        )
+        url = f"http://127.0.0.1{fetch.url}"
+        self._record("http", answer.body, url=url, method=fetch.method, status=answer.status)
+        items = list(self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)))
+        return items + (self.hear() if hasattr(self, "line") else [])
+
+    def send(self, text: str) -> list:
+        self._record("out", text)
+        self.simulator.received(self.line, text)
+        return self.hear()
+
+    def tick(self, steps: int = 1) -> list:
+        items = []
+        for _ in range(steps):
+            self.now_ns += SECOND
+            self.simulator.tick()
+            items += self.hear()
+        return items
+
+    def hear(self) -> list:
+        items = []
+        while texts := self.line.take():
+            for text in texts:
+                self._record("in", text)
+                items += self.adapter.decode(text)
+                for item in items:
+                    if isinstance(item, Send):
+                        self._record("out", item.text)
+                        self.simulator.received(self.line, item.text)
+                items = [item for item in items if not isinstance(item, Send)]
+        return items
+
+    def _record(self, dir, data="", **about) -> None:
+        self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
+
+
+def page_records() -> Iterator[Record]:
+    for dir, text in PAGE:
+        yield Record(t=BEGAN_NS / SECOND, dir=dir, data=text)
+
+
+def place(id: str, **members) -> PlaceOrder:
+    asked = {"symbol": "EURUSD", "side": "BUY", "order_type": "MARKET", "quantity": "100", **members}
+    return PlaceOrder(id=id, account="main", **asked)
+
+
+def whole_day() -> list[Command]:
+    """Commands of every kind, in an order that makes each succeed; tickets are numbered from 1001234."""
+    return [
+        place("c1", client_order_id="mine-1", stop_loss="1.05000"),
+        place("c2", order_type="LIMIT", limit_price="1.05", good_till="2026-06-02T00:00:00Z"),
+        place("c3", order_type="STOP", side="SELL", stop_price="1.04000", symbol="GBPUSD", quantity="10"),
+        AmendOrder(id="c4", order_id="1001235", limit_price="1.06000", take_profit="1.20000"),
+        AmendPosition(id="c5", position_id="1001234", take_profit="1.30000"),
+        ListPositions(id="c6"),
+        ListOrders(id="c7"),
+        CancelOrder(id="c8", order_id="1001235"),
+        ClosePosition(id="c9", position_id="1001234", quantity="40"),
+        ClosePosition(id="c10", position_id="1001234"),
+        PositionHistory(id="c11", since="2026-06-01T00:00:00Z", until="2026-06-02T00:00:00Z"),
+        ListAccounts(id="c12"),
+        Call(id="c13", function="POST /trade/open", arguments={"login": LOGIN, "cmd": 1, "volume": 5, "symbol": "XAUUSD", "sl": 0, "tp": 0}),
+    ]  # fmt: skip
+
+
+def trade_frame(**members) -> str:
+    """An ``o`` array: an open BUY of one lot that was merely updated, but for ``members``."""
+    record = {
+        "order": 7, "login": LOGIN, "symbol": "EURUSD", "cmd": 0, "volume": 100, "open_price": "1.1", "close_price": "0.0",
+        "open_time": 1775481000, "close_time": 0, "tp": "0.0", "sl": "0.0", "state": 0, "storage": "0.0", "commission": "0.0",
+        "profit": "1.5", "comment": "", "code": 1, **members,
+    }  # fmt: skip
+    number = re.compile(r"-?\d+\.\d+").fullmatch
+    return dumps(
+        ["o", *(exact(value) if isinstance(value, str) and number(value) else value for value in record.values())]
+    )
+
+
+def codes() -> Iterator[str]:
+    """One trade of every cmd and state the pages or the devkit number, and one of numbers that nobody has named."""
+    for order, cmd in enumerate((*range(12), 99), start=1000):
+        yield trade_frame(order=order, cmd=cmd, code=0, symbol="EURUSD" if cmd not in range(6, 10) else "")
+    for order, state in enumerate((*range(20), 99), start=2000):
+        closed = 1775481600 if state in (3, 4, 5, 6) else 0
+        yield trade_frame(order=order, state=state, close_time=closed)
+        yield trade_frame(order=order + 1000, cmd=4, state=state, close_time=closed)
+
+
+async def record() -> list[Record]:
+    """The session of the fixture: the pages' examples, a trade of every code, then all the simulator has to say."""
+    session = await Session().open()
+    await session.say(Subscribe(TOPICS))
+    session.simulator.alerts.append(PriceAlert(symbol="EURUSD", target=109_900))
+    session.tick(2)
+    for command in whole_day():
+        await session.say(command)
+        session.tick()
+    await session.say(Ping())
+    session.send('{"event":"account.switch","active_login":1}')
+    await session.say(Unsubscribe(TOPICS[1:2]))
+    session.tick()
+    http, opened, *rest = session.records
+    told = [Record(t=BEGAN_NS / SECOND, dir="in", data=text) for text in codes()]
+    return [http, opened, *page_records(), *told, *rest]
