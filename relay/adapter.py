@@ -22,6 +22,7 @@ from attrs import Factory, field, frozen
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Event, Level
+from relay.model.hours import Hours
 from relay.model.symbols import SymbolTable
 
 #: Decode a provider's JSON with every number that has a point or an exponent kept as its text. Integers stay ints.
@@ -150,7 +151,8 @@ class Session:
         stale_after: seconds without an event after which a topic is called stale, by kind; kinds not named are never.
         ack_within: seconds for a subscription's acknowledgement; None when the provider sends none.
         topics_per_frame: how many topics one `Subscribe` may carry.
-        single: the provider allows one session per account; a second one takes it over.
+        single: the provider allows one session per account; a second one takes it over. A new connection is then dialled
+            only when the old one has ended on our side, so that a redial does not meet its own predecessor.
         closes: what close codes mean; codes not named mean RETRY.
         refusals: what HTTP statuses of a refused upgrade, or of ``prepare``, mean.
         book, sequence: how depth comes and is numbered.
@@ -196,12 +198,15 @@ class Offer:
         visibility: ``public``, or ``presence`` for what belongs to an account.
         timeframes: for candles, the ones the provider has.
         example: a filter that works where neither configuration nor metadata gives a symbol, e.g. ``{"symbol": "BTC/USD"}``.
+        hours: when its market trades, where that is the same for all symbols (`Adapter.hours` may say it for each): while
+            it is closed quiet is normal. None: always.
     """
 
     kind: str
     visibility: Literal["public", "presence"] = "public"
     timeframes: tuple[str, ...] = ()
     example: Mapping[str, str] = Factory(dict)
+    hours: Hours | None = None
 
 
 # --- what is to be sent ----------------------------------------------------------------------------------------------
@@ -254,8 +259,19 @@ class Reconcile:
     since: str | None = None
 
 
+@frozen
+class GivenUp:
+    """The command of this id has had its reply without the provider's answer, and no answer is taken for it any more.
+
+    An adapter that matches answers by their order or by what they say forgets the command, so that it does not take the
+    answer of the next one. Usually nothing is written.
+    """
+
+    command_id: str
+
+
 #: Everything an adapter may be asked to write.
-Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconcile | Command
+Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconcile | GivenUp | Command
 
 
 @frozen(kw_only=True)
@@ -350,6 +366,22 @@ class CommandReply:
 
 
 @frozen
+class Complete:
+    """The message, or the HTTP answer, named everything of this kind that is open on the account.
+
+    What was open before and is not among the events of the same message or answer has ended unseen; the relay says so
+    once. To be yielded behind those events. It counts for nothing where a part of the message was `Unknown`.
+
+    Attributes:
+        kind: ``order`` or ``position``.
+        account: the account's id where it is not the session's own.
+    """
+
+    kind: Literal["order", "position"]
+    account: str | None = None
+
+
+@frozen
 class Learned:
     """Values for the templates of `Session` (a token), kept for the session's life and never logged.
 
@@ -390,7 +422,10 @@ class Unknown:
     why: str = ""
 
 
-Signal = Ready | Ack | Nack | Alive | Send | Processed | CommandReply | Learned | Counted | Redial | Limited | Unknown
+Signal = (
+    Ready | Ack | Nack | Alive | Send | Processed | CommandReply | Complete | Learned | Counted | Redial | Limited
+    | Unknown
+)  # fmt: skip
 
 
 #: See `Adapter.checksum`.
@@ -454,6 +489,15 @@ class Adapter(abc.ABC):
     def book_levels(cls, context: Context) -> int | None:
         """How many levels a side the provider keeps of a book when it does not say which fall out; None: it says so."""
         return None
+
+    @classmethod
+    def hours(cls, topic: Topic, context: Context) -> Hours | None:
+        """When the market of ``topic`` trades; None: always, or nobody knows.
+
+        As it stands here, what the topic's `Offer` declares. Override where the provider's metadata says it by symbol. It is
+        asked only when a clock has run out, never on the path of a message.
+        """
+        return next((offer.hours for offer in cls.offers if offer.kind == topic.kind), None)
 
     def __init__(self, context: Context) -> None:
         self.context = context

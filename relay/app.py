@@ -8,6 +8,7 @@ import secrets
 import signal
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -19,9 +20,10 @@ import relay
 from relay.hooks import ChannelEvent, Grant, Service, Watcher
 from relay.hub.access import KeyRing
 from relay.hub.hub import Hub
-from relay.model.events import Event, Stamp
+from relay.model.events import Event, Reply, Stamp
 from relay.net.api import build_api
 from relay.net.api_settings import ApiSettings
+from relay.net.dealing import Dealing
 from relay.net.edge import Edge
 from relay.net.front import Front, open_listeners, serve_front
 from relay.net.http import HttpClient
@@ -32,6 +34,7 @@ from relay.problems import OperatorError
 from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
 from relay.settings import Server, Settings
+from relay.upstream.desk import SEEN, Desk
 
 log = structlog.get_logger()
 
@@ -46,16 +49,28 @@ class Relay:
         settings: the configuration.
         plugins: loaded and checked.
         http: makes the adapters' requests; given by whoever closes it.
+        demo_api_key: shown to everybody who opens the dashboard.
     """
 
-    def __init__(self, settings: Settings, plugins: Plugins, http: HttpClient) -> None:
+    def __init__(
+        self, settings: Settings, plugins: Plugins, http: HttpClient, *, demo_api_key: str | None = None
+    ) -> None:
         self._settings = settings
         self._plugins = plugins
+        self._demo_api_key = demo_api_key
         self._keys = KeyRing(settings.api_keys)
         self._watchers: list[FromPlugin[Watcher]] = plugins.collect("relay_watchers")
         self._pipeline = Pipeline(self._into_hub, plugins.collect("relay_transforms"), plugins.collect("relay_taps"))
         self.providers = Providers(
-            ConfiguredProvider(provider, http, self._pipeline.publish, _session_log) for provider in settings.providers
+            ConfiguredProvider(provider, http, self._from_session, _session_log) for provider in settings.providers
+        )
+        self._desk = Desk()
+        self._dealing = Dealing(
+            desk=self._desk,
+            providers=self.providers,
+            keys=self._keys,
+            publish=self._from_session,
+            ids=lambda: uuid.uuid4().hex,
         )
         self.hub = Hub(
             settings.apps,
@@ -66,6 +81,7 @@ class Relay:
             known=self.providers.wrong_with,
             is_private=self.providers.is_private,
             on_channel_event=self._watched,
+            on_command=self._dealing.client_command,
             history=settings.history,
             outbox=settings.outbox,
             pinned=self.providers.pinned(),
@@ -85,7 +101,13 @@ class Relay:
     def snapshot(self) -> Mapping[str, Any]:
         """State of sessions, channels and counters."""
         plugins = {"failures": dict(self._pipeline.failures), "withheld": dict(self._pipeline.withheld)}
-        return {**self.hub.snapshot(), "sessions": self.providers.statuses(), "plugins": plugins}
+        commands = self._desk.snapshot()
+        return {
+            **self.hub.snapshot(),
+            "sessions": self.providers.statuses(),
+            "plugins": plugins,
+            "commands": commands,
+        }
 
     def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
         """Headers that prove ``body`` is from the app. KeyError when there is no such app."""
@@ -144,6 +166,7 @@ class Relay:
         while True:
             await trio.sleep(1)
             self.hub.tick(trio.current_time())
+            self._dealing.end_overdue()
 
     async def _serve(self, service: FromPlugin[Service]) -> None:
         name = f"{service.plugin}: {service.value.name}"
@@ -156,6 +179,7 @@ class Relay:
                 app_id=settings.apps[0].id if settings.apps else "",
                 public_url=settings.server.public_url,
                 status_public=settings.server.status_public,
+                demo_api_key=self._demo_api_key,
                 version=relay.__version__,
             ),
             hub=self.hub,
@@ -163,9 +187,22 @@ class Relay:
             catalog=self.providers.catalog,
             sessions=self.providers.statuses,
             authorize=self._authorize,
+            dealing=self._dealing,
         )
 
     # --- the path of an event ---
+
+    def _from_session(self, event: Event, stamp: Stamp) -> None:
+        """Publish what a session says; the desk sees what concerns commands, and lets each reply through once."""
+        if type(event) not in SEEN:
+            self._pipeline.publish(event, stamp)
+            return
+        told = self._desk.seen(event, stamp)
+        if told is None:
+            return
+        id = self._pipeline.publish(told, stamp)
+        if isinstance(told, Reply):
+            self._desk.published(told, stamp, id or told.id, trio.current_time())
 
     def _into_hub(self, event: Event, stamp: Stamp) -> str:
         return self.hub.publish(event, stamp, trio.current_time())

@@ -14,6 +14,7 @@ from attrs import evolve
 from relay.app import Relay
 from relay.hooks import Simulated
 from relay.model.channels import channel_name
+from relay.model.commands import PlaceOrder
 from relay.net.http import HttpClient
 from relay.plugins import Plugins
 from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, Settings, settings_of
@@ -22,6 +23,7 @@ BANNER = """\
 tickrelay demo: simulated providers {providers}
 
   dashboard   {url}/
+  trading     {trading}
   catalog     curl -H 'Authorization: Bearer {api_key}' {url}/api/v2/ws/streams
 
 Any Pusher client:
@@ -82,7 +84,7 @@ async def demo(
             started = [
                 (item.value, await simulators.start(item.value.run)) for item in plugins.collect("relay_simulators")
             ]
-            relay = Relay(_settings(document(listen, started), plugins), plugins, http)
+            relay = Relay(_settings(document(listen, started), plugins), plugins, http, demo_api_key=DEMO_API_KEY)
             async with trio.open_nursery() as nursery:
                 await nursery.start(relay.run)
                 print(_banner(relay, [simulated.provider for simulated, _ in started]), flush=True)
@@ -115,6 +117,7 @@ def _banner(relay: Relay, providers: list[str]) -> str:
     channel = channel_name(quotes[-1].stream(quotes[-1].example), "cache-") if quotes else ""
     shown = f"[{host}]" if ":" in host else host
     return BANNER.format(
+        trading=_trading(relay),
         providers=", ".join(providers),
         url=f"http://{shown}:{port}",
         host=host,
@@ -123,3 +126,13 @@ def _banner(relay: Relay, providers: list[str]) -> str:
         api_key=DEMO_API_KEY,
         channel=channel,
     )
+
+
+def _trading(relay: Relay) -> str:
+    """A command to paste: the first pinned quote of a provider that takes orders."""
+    for provider in relay.providers:
+        symbols = [topic.symbol for topic in provider.settings.pinned if topic.kind == "quote"]
+        if symbols and PlaceOrder in provider.settings.adapter.commands:
+            where = f"--provider {provider.name} --symbol '{symbols[0]}'"
+            return f"tickrelay order place {where} --side buy --quantity 1"
+    return "none of the simulated providers takes orders"

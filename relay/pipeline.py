@@ -32,8 +32,8 @@ class Pipeline:
         self.withheld: Counter[str] = Counter()
         """Events a transform dropped, by plugin."""
 
-    def publish(self, event: Event, stamp: Stamp) -> None:
-        """Publish one event, unless a transform drops it."""
+    def publish(self, event: Event, stamp: Stamp) -> str | None:
+        """Publish one event and return its id; None where a transform drops it."""
         for transform in self._transforms:
             try:
                 changed = transform.value(event, stamp)
@@ -42,7 +42,7 @@ class Pipeline:
                 continue
             if changed is None:
                 self.withheld[transform.plugin] += 1
-                return
+                return None
             event = changed
         id = self._publish(event, stamp)
         for tap in self._taps:
@@ -50,6 +50,7 @@ class Pipeline:
                 tap.value(event, stamp, id)
             except Exception as error:  # noqa: BLE001 - a plugin's code: whatever it raises is counted as its own
                 self._failed(tap.plugin, "tap", error)
+        return id
 
     def _failed(self, plugin: str, what: str, error: Exception) -> None:
         self.failures[plugin] += 1

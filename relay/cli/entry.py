@@ -1,6 +1,7 @@
 """From ``sys.argv`` to an exit code.
 
-0: done. 1: a problem that was stated in a line on standard error. 2: the command was used wrongly. 130: interrupted.
+0: done. 1: a problem that was stated in a line on standard error. 2: the command was used wrongly. 3: the outcome of an
+order is unknown. 130: interrupted.
 """
 
 import sys
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from relay import __version__
 from relay.cli.commands import Commands
+from relay.cli.orders import order_app
 from relay.plugins import PluginError, Plugins, load_plugins
 from relay.problems import OperatorError
 
@@ -79,6 +81,7 @@ def build_app(plugins: Plugins) -> cyclopts.App:
     for command in (commands.serve, commands.check, commands.demo, commands.play, commands.key, commands.config):
         app.command(command)
     app.command(commands.plugin_list, name="plugins")
+    app.command(order_app())
     _add_plugin_commands(app, plugins)
     return app
 

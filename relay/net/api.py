@@ -4,6 +4,7 @@
 |---|---|
 | ``/apps/ID/...`` | the Pusher HTTP API, signed (`pusher_api`) |
 | ``/api/v2/ws/session``, ``streams``, ``auth`` | session bootstrap, by API key (`bootstrap`) |
+| ``/api/v2/commands`` | trading, by API keys that may (`commands`) |
 | ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | how the relay is (`status`) |
 | ``/schemas/KIND.json`` | JSON Schemas of the events |
 | ``/`` | the dashboard (`pages`) |
@@ -31,6 +32,8 @@ from relay.net import answers
 from relay.net.answers import Refusal
 from relay.net.api_settings import ApiSettings
 from relay.net.bootstrap import Bootstrap
+from relay.net.commands import Commands
+from relay.net.dealing import Dealing
 from relay.net.metrics import RelayCollector
 from relay.net.origin import Cors
 from relay.net.pages import WEB, Pages
@@ -58,6 +61,7 @@ def build_api(
     catalog: Callable[[], Iterable[CatalogEntry]],
     sessions: Callable[[], Iterable[Mapping[str, Any]]],
     authorize: Callable[[str, str], Grant | None] = lambda key, channel: None,
+    dealing: Dealing | None = None,
     registry: CollectorRegistry | None = None,
     web: Path = WEB,
     clock: Callable[[], float] = trio.current_time,
@@ -66,7 +70,8 @@ def build_api(
     """Return the application.
 
     ``catalog`` and ``sessions`` are asked on every request that needs them; a session is told as its ``status()``, with
-    ``required`` added. ``authorize(key name, channel)`` may overrule what the configuration grants. ``registry`` is where
+    ``required`` added. ``authorize(key name, channel)`` may overrule what the configuration grants. ``dealing`` takes the
+    commands; without it there are none. ``registry`` is where
     the metrics are registered, a new one by default. ``clock`` is the hub's.
     """
     registry = registry or CollectorRegistry()
@@ -80,6 +85,7 @@ def build_api(
     status = Status(
         settings, keys=keys, app=hub.app, sessions=now_shown, catalog=catalog, hub=hub.snapshot, registry=registry
     )
+    trading = [] if dealing is None else [_commands(settings, keys, dealing)]
 
     return Starlette(
         routes=[
@@ -90,6 +96,7 @@ def build_api(
                 Route("/v2/ws/streams", bootstrap.streams),
                 Route("/v2/ws/auth", bootstrap.auth, methods=["POST"]),
                 Route("/v2/status", status.status),
+                *trading,
             ])),
             Mount("/schemas", app=_exactly([Route("/{kind}.json", bootstrap.schema)])),
             Route("/healthz", status.health),
@@ -106,6 +113,10 @@ def build_api(
             Exception: answers.failed,
         },
     )  # fmt: skip
+
+
+def _commands(settings: ApiSettings, keys: KeyRing, dealing: Dealing) -> Route:
+    return Route("/v2/commands", Commands(settings, keys=keys, dealing=dealing).endpoint, methods=["GET", "POST"])
 
 
 def _exactly(routes: list[Route]) -> Router:

@@ -15,6 +15,8 @@ class ApiSettings:
     """How clients reach the relay, ``https://feed.example.com``; None: as their own Host header says."""
     status_public: bool = False
     """State and metrics need no API key."""
+    demo_api_key: str | None = None
+    """Told to everybody, for the dashboard's accounts: the demo's key, which everybody knows anyway."""
     version: str = ""
     """The relay's, for state and metrics."""
     body: int = 65_536

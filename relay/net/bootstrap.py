@@ -100,7 +100,7 @@ class Bootstrap:
         grant = self._authorize(key.name, channel) or self._configured(key, channel)
         if not grant.allowed:
             raise Refusal(403, grant.reason or f"not allowed to subscribe to {channel}", field="channel_name")
-        data = _member(key) if channel_type(channel).presence else None
+        data = _member(key, socket_id, channel)
         answer = {"auth": channel_auth(app, socket_id, channel, data)}
         return json_answer(answer if data is None else {**answer, "channel_data": data})
 
@@ -276,5 +276,18 @@ def _checked(fields: Mapping[str, Any], app: App) -> tuple[str, str]:
     return socket_id, channel
 
 
-def _member(key: ApiKey) -> str:
-    return json.dumps({"user_id": key.name, "user_info": {}}, separators=(",", ":"))
+def _member(key: ApiKey, socket_id: str, channel: str) -> str | None:
+    """Who the connection joins the channel as: told on presence channels, and wherever the key may send commands."""
+    info = {"trade": key.trade_proof(socket_id, channel)} if _may_trade(key, channel) else {}
+    if not info and not channel_type(channel).presence:
+        return None
+    return json.dumps({"user_id": key.name, "user_info": info}, separators=(",", ":"))
+
+
+def _may_trade(key: ApiKey, channel: str) -> bool:
+    try:
+        stream = parse_channel(channel)
+    except ChannelError:
+        return False
+    account = stream.topic.account
+    return account is not None and key.may_trade(stream.provider, account)

@@ -85,9 +85,11 @@ class ProviderSession:
         self._log = log
         self._machine = self._new_machine(None)
         self._inbox: deque[Input] = deque()
-        self._asked: dict[str, float] = {}
+        self._asked: set[str] = set()
         self._wake = trio.Event()
         self._line: Line | None = None
+        self._lines = 0
+        self._no_line = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._over = False
 
@@ -122,15 +124,14 @@ class ProviderSession:
             raise CommandRefused(f"a command with id {command.id} is still waiting for its reply")
         if len(self._asked) + self._machine.open_commands >= MAX_COMMANDS:
             raise CommandRefused(f"{MAX_COMMANDS} commands are waiting for their replies")
-        within = self._settings.command_within if within is None else within
-        self._asked[command.id] = trio.current_time() + within
+        self._asked.add(command.id)
         self._enqueue(turns.Ask(command, within))
 
     def rehearse(self, command: Command) -> list[dict[str, Any]]:
         """What would be sent for ``command``, as it may be shown; nothing is sent.
 
         Raises:
-            Exception: whatever the adapter raises where it cannot write the command.
+            Unwritable: the adapter cannot write the command.
         """
         core = self._machine.core
         return rehearse(self._adapter, core.adapter, self._context, command)
@@ -179,7 +180,9 @@ class ProviderSession:
         while True:
             while self._inbox:
                 turn = self._inbox.popleft()
-                self._step(self._timed(turn) if isinstance(turn, turns.Ask) else turn)
+                if isinstance(turn, turns.Ask):
+                    self._asked.discard(turn.command.id)
+                self._step(turn)
             if self._over:
                 return
             at = max(self._machine.deadline(), trio.current_time() + _LEAST_SLEEP)
@@ -187,11 +190,6 @@ class ProviderSession:
                 await self._wake.wait()
             self._wake = trio.Event()
             self._step(turns.Tick())
-
-    def _timed(self, ask: turns.Ask) -> turns.Ask:
-        """The command with what is left of its time: it may have waited here for a session that was being restarted."""
-        due_at = self._asked.pop(ask.command.id)
-        return turns.Ask(ask.command, max(0.0, due_at - trio.current_time()))
 
     def _wait_for_close(self, nursery: trio.Nursery) -> None:
         """Give the closing handshake its time; requests and pings under way are of no use any more."""
@@ -246,7 +244,16 @@ class ProviderSession:
             on_bytes=lambda: self._machine.heard(trio.current_time()),
         )
         self._line = line
-        ending = await line.run(dial)
+        if dial.alone:
+            while self._lines and line.live:
+                await self._no_line.wait()
+        self._lines += 1
+        try:
+            ending = await line.run(dial)
+        finally:
+            self._lines -= 1
+            self._no_line.set()
+            self._no_line = trio.Event()
         if line.live:
             self._line = None
             self._turn(ending)

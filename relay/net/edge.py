@@ -2,7 +2,8 @@
 
 - Everything for a subscriber goes through its outbox. What was put during one pass of trio's scheduler leaves at the
   end of it, in one write per subscriber, without a task switch per subscriber.
-- A subscriber has one task, which reads. A second one, its writer, exists only while the kernel refuses bytes.
+- A subscriber on a plain socket has no task: the reactor calls when something comes. One behind TLS (or where there is no
+  epoll) has a task, which reads. A writer's task exists only while the kernel refuses bytes.
 - Deadlines of idle subscribers are looked at by one sweep, about once a second, so that an idle connection holds no
   timer.
 - Closing: the outbox' last frame is the close frame. The connection ends when the peer's close frame or its end of
@@ -13,6 +14,8 @@
 
 import contextlib
 import math
+import socket
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -20,9 +23,10 @@ import attrs
 import structlog
 import trio
 
-from relay.hub.outbox import Delivery, Outbox, Policy
-from relay.net.front import UpgradeRequest
-from relay.net.links import Link, SocketLink, StreamLink
+from relay.hub.outbox import Delivery, Joined, Outbox, Policy
+from relay.net.links import Link, SocketLink, StreamLink, taken_out
+from relay.net.reactor import Reactor
+from relay.net.upgrade import UpgradeRequest
 from relay.pusher.frames import (
     MAX_MESSAGE,
     BadHandshake,
@@ -83,7 +87,8 @@ class Connect(Protocol):
     """Opens the session of a new subscriber; the greeting, or the refusal and its close, is already in its outbox."""
 
     def __call__(self, app_key: str, query: str, origin: str | None, now: float, /, *, secure: bool) -> Session:
-        """`app_key` is the key in `/app/{key}`, `query` the raw query string, `origin` the Origin header.
+        """`app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the
+        Origin header.
 
         `secure`: the subscriber came by TLS.
         """
@@ -111,7 +116,7 @@ class EdgeLimits:
 class Connection:
     """One subscriber: its link, its session, and how far they have come."""
 
-    __slots__ = ("die_by", "link", "outbox", "parser", "peer_closed", "session", "writing")
+    __slots__ = ("die_by", "link", "on_ready", "outbox", "parser", "peer_closed", "session", "writing")
 
     def __init__(self, link: Link, session: Session, limits: EdgeLimits) -> None:
         self.link = link
@@ -121,6 +126,13 @@ class Connection:
         self.writing = False
         self.peer_closed = False
         self.die_by = math.inf
+        self.on_ready: Callable[[Connection, SocketLink], None] | None = None
+        """What the reactor calls; None for a connection that has a task."""
+
+    def ready(self) -> None:
+        """See `relay.net.reactor.Watched`."""
+        if self.on_ready is not None and isinstance(self.link, SocketLink):
+            self.on_ready(self, self.link)
 
     def received(self, frame: Received, now: float) -> None:
         """Hand one message to the session, or answer it where it is WebSocket's own business."""
@@ -154,18 +166,34 @@ class Edge:
         self._dirty: list[Outbox] = []
         self._flusher: trio.lowlevel.Task | None = None
         self._nursery: trio.Nursery | None = None
+        self._on_ready = self._read_now  # one bound method for all connections
+        self.reactor: Reactor | None = None
+        """Where plain sockets are watched while `run` runs, where there is epoll."""
         self._stopping = False
         self._gone = trio.Event()
+        self._parked = 0
         self.connections: dict[Outbox, Connection] = {}
         """Who is connected now."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Flush, sweep and write for slow subscribers, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._flush_ticks)
-            nursery.start_soon(self._sweep)
-            task_status.started()
+        """Flush, read, sweep and write for slow subscribers, until cancelled; then whoever is left is dropped."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if Reactor.available:
+                    self.reactor = Reactor()
+                    nursery.start_soon(self.reactor.run)
+                nursery.start_soon(self._flush_ticks)
+                nursery.start_soon(self._sweep)
+                task_status.started()
+        finally:
+            for connection in list(self.connections.values()):
+                self._abort(connection)
+            self.reactor = None
+
+    def __len__(self) -> int:
+        """Subscribers on plain sockets, which no front counts."""
+        return 0 if self.reactor is None else self._parked
 
     async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 (a drain, not a call)
         """Close everyone with 4200; whoever is still there after `timeout` seconds is dropped. Newcomers get 4200
@@ -177,7 +205,7 @@ class Edge:
         with trio.move_on_after(timeout):
             await self._until_empty()
         for connection in list(self.connections.values()):
-            connection.link.abort()
+            self._abort(connection)
         await self._until_empty()
 
     async def _until_empty(self) -> None:
@@ -188,12 +216,22 @@ class Edge:
     async def serve(
         self, stream: trio.abc.Stream, request: UpgradeRequest, trailing: bytes, peer: tuple[str, int] | None
     ) -> None:
-        """Answer the handshake and serve one subscriber until it is gone. `trailing` came after the request's head."""
-        connection = await self._open(stream, request)
-        del stream, request  # the headers are not needed for the days a subscriber may stay
-        if connection is None:
+        """Answer the handshake and serve one subscriber. `trailing` came after the request's head.
+
+        A plain stream is emptied of its socket and left at once; otherwise this returns when the subscriber is gone.
+        """
+        try:
+            answer = handshake_response(request.headers)
+        except BadHandshake as refusal:
+            with trio.move_on_after(self._limits.handshake):
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await stream.send_all(refusal.response())
             return
-        self._adopt(connection)
+        if isinstance(stream, trio.SocketStream) and self.reactor is not None:
+            self._park(taken_out(stream), answer, request, trailing)
+            return
+        connection = self._open(self._link(stream), answer, request, secure=isinstance(stream, trio.SSLStream))
+        del stream, request  # the headers are not needed for the days a subscriber may stay
         try:
             await self._read(connection, trailing)
             with trio.move_on_after(self._limits.close):
@@ -204,67 +242,126 @@ class Edge:
             log.exception("subscriber failed", peer=peer)
             connection.link.abort()
         finally:
-            del self.connections[connection.outbox]
-            connection.link.close()
-            connection.session.closed(trio.current_time())
-            if not self.connections:
-                self._gone.set()
+            self._end(connection)
 
-    async def _open(self, stream: trio.abc.Stream, request: UpgradeRequest) -> Connection | None:
-        path, _, query = request.target.partition("?")
+    def adopt(self, sock: socket.socket, request: UpgradeRequest, trailing: bytes) -> None:
+        """Serve a subscriber on a plain, non-blocking socket, on which nothing was said but `request` and `trailing`."""
         try:
-            app = _app_key(path)
             answer = handshake_response(request.headers)
         except BadHandshake as refusal:
-            await self._refuse(stream, refusal)
-            return None
-        header = request.header(b"origin")
-        origin = header.decode("latin-1") if header else None
-        secure = isinstance(stream, trio.SSLStream) or (
-            self._behind_proxy and request.header(b"x-forwarded-proto") == b"https"
-        )
-        link = self._link(stream)
+            if self.reactor is not None:
+                self.reactor.forget(sock.fileno())
+            with sock, contextlib.suppress(OSError):
+                sock.send(refusal.response())
+            return
         try:
-            if link.send(answer) < len(answer):  # an empty socket takes a few hundred bytes, or it is broken
-                raise BlockingIOError
-            session = self._connect(app, query, origin, trio.current_time(), secure=secure)
-        except OSError:
-            link.abort()
-            return None
+            self._park(sock, answer, request, trailing)
+        except Exception:
+            log.exception("subscriber could not begin")
+
+    def _park(self, sock: socket.socket, answer: bytes, request: UpgradeRequest, trailing: bytes) -> None:
+        """Have the reactor tell when something comes."""
+        assert self.reactor is not None, "Edge.run is not running"
+        link = SocketLink(sock, self._limits.notsent_lowat)
+        connection = self._open(link, answer, request, secure=False)
+        connection.on_ready = self._on_ready
+        self._parked += 1
+        self.reactor.watch(link.fd, connection)
+        if trailing:
+            self._hear(connection, trailing)
+
+    def _open(self, link: Link, answer: bytes, request: UpgradeRequest, *, secure: bool) -> Connection:
+        """Begin the session; the answer to the handshake leaves with its greeting, before it."""
+        path, _, query = request.target.partition("?")
+        origin = request.header(b"origin")
+        if self._behind_proxy and request.header(b"x-forwarded-proto") == b"https":
+            secure = True
+        try:
+            session = self._connect(
+                _app_key(path),
+                query,
+                origin.decode("latin-1") if origin else None,
+                trio.current_time(),
+                secure=secure,
+            )
         except Exception:
             link.abort()
             raise
-        return Connection(link, session, self._limits)
-
-    async def _refuse(self, stream: trio.abc.Stream, refusal: BadHandshake) -> None:
-        with trio.move_on_after(self._limits.handshake):
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await stream.send_all(refusal.response())
+        connection = Connection(link, session, self._limits)
+        self.connections[connection.outbox] = connection
+        connection.outbox.attach(link.send, self._dirty, self._wake_flusher, first=answer)
+        if self._stopping:
+            connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
+        return connection
 
     def _link(self, stream: trio.abc.Stream) -> Link:
         if isinstance(stream, trio.SocketStream):
-            return SocketLink(stream, self._limits.notsent_lowat)
+            return SocketLink(taken_out(stream), self._limits.notsent_lowat)
         assert self._nursery is not None, "Edge.run is not running"
         return StreamLink(stream, self._nursery)
 
-    def _adopt(self, connection: Connection) -> None:
-        self.connections[connection.outbox] = connection
-        connection.outbox.attach(connection.link.send, self._dirty, self._wake_flusher)
-        if self._stopping:
-            connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
-
     async def _read(self, connection: Connection, data: bytes) -> None:
-        """The connection's own task: ends with the peer's stream, or when both close frames have passed."""
-        while True:
-            if data:
-                now = trio.current_time()
-                for frame in connection.parser.feed(data):
-                    connection.received(frame, now)
-                if connection.parser.finished and self._flush(connection) and self._finish(connection):
-                    return
+        """The task of a connection that has one: ends with the peer's stream, or when both close frames have passed."""
+        while not (data and self._received(connection, data)):
             data = await connection.link.receive()
             if not data:
                 return
+
+    def _read_now(self, connection: Connection, link: SocketLink) -> None:
+        """The same for a connection without a task."""
+        try:
+            data = link.read()
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._hear(connection, data)
+        else:
+            self._end(connection)
+
+    def _hear(self, connection: Connection, data: bytes) -> None:
+        try:
+            if self._received(connection, data):
+                self._end(connection)
+        except OSError:
+            self._abort(connection)
+        except Exception:
+            log.exception("subscriber failed")
+            self._abort(connection)
+
+    def _received(self, connection: Connection, data: bytes) -> bool:
+        """Handle what came; True when both close frames have passed."""
+        now = trio.current_time()
+        for frame in connection.parser.feed(data):
+            connection.received(frame, now)
+        return connection.parser.finished and self._flush(connection) and self._finish(connection)
+
+    def _end(self, connection: Connection, *, abort: bool = False) -> None:
+        """The connection is over; `abort` drops what the kernel still holds for it. The first call counts."""
+        if self.connections.pop(connection.outbox, None) is None:
+            return
+        if connection.on_ready is not None and isinstance(connection.link, SocketLink):
+            self._parked -= 1
+            if self.reactor is not None:
+                self.reactor.forget(connection.link.fd)
+        if abort:
+            connection.link.abort()
+        else:
+            connection.link.close()
+        if not self.connections:
+            self._gone.set()
+        try:
+            connection.session.closed(trio.current_time())
+        except Exception:
+            log.exception("ending a subscriber's session failed")
+
+    def _abort(self, connection: Connection) -> None:
+        """Drop the connection. One that has a task ends by it: the task's read fails."""
+        if connection.on_ready is None:
+            connection.link.abort()
+        else:
+            self._end(connection, abort=True)
 
     def _wake_flusher(self) -> None:
         if self._flusher is not None:
@@ -285,9 +382,10 @@ class Edge:
             await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _flush_dirty(self) -> None:
+        joined = Joined()
         for outbox in self._dirty:
             try:
-                if not outbox.flush():
+                if not outbox.flush(joined):
                     self._attend(outbox)
             except OSError:
                 self._drop(outbox)
@@ -298,7 +396,7 @@ class Edge:
 
     def _drop(self, outbox: Outbox) -> None:
         if (connection := self.connections.get(outbox)) is not None:
-            connection.link.abort()
+            self._abort(connection)
 
     def _flush(self, connection: Connection) -> bool:
         """Flush one connection out of turn; True when nothing waits."""
@@ -332,12 +430,15 @@ class Edge:
             if connection.parser.finished and self._finish(connection):
                 with trio.fail_after(self._limits.close):
                     await connection.link.wait_writable()
-                connection.link.close()
+                if connection.on_ready is None:
+                    connection.link.close()
+                else:
+                    self._end(connection)
         except (OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
-            connection.link.abort()
+            self._abort(connection)
         except Exception:
             log.exception("writing to a subscriber failed")
-            connection.link.abort()
+            self._abort(connection)
         finally:
             connection.writing = False
 
@@ -350,18 +451,17 @@ class Edge:
 
     def _check(self, connection: Connection, now: float) -> None:
         if connection.die_by <= now:
-            connection.link.abort()
+            self._abort(connection)
         elif connection.outbox.closing is None and connection.session.deadline() <= now:
             try:
                 connection.session.timeout(now)
             except Exception:
                 log.exception("subscriber's timeout failed")
-                connection.link.abort()
+                self._abort(connection)
 
 
 def _app_key(path: str) -> str:
-    """The key in `/app/{key}`. Raises BadHandshake (404) for another path."""
+    """The key in `/app/{key}`; empty for another path, which gets its close code (4005) behind the handshake: a browser
+    does not let a page see an HTTP status, and its client would try for ever."""
     _, app, key, *rest = [*path.split("/"), "", ""]
-    if app != "app" or not key or any(rest):
-        raise BadHandshake(404, "subscribers connect to /app/{key}")
-    return unquote(key)
+    return "" if app != "app" or any(rest) else unquote(key)

@@ -4,45 +4,47 @@ Every connection starts as HTTP/1.1 in h11. On every request, not only the first
 mixes), `Upgrade: websocket` hands the stream to the upgrade handler, for good; everything else goes to an ASGI
 application.
 
+Where an adopter is given, a plain socket whose first bytes are a plain upgrade request goes to it whole: no task and no
+h11 are needed for that (`doorstep`, `upgrade`).
+
 A bad peer ends its own connection and nothing else. Stopping: no more accepts, idle connections close at once, running
-requests finish and close, and after `limits.drain` seconds whatever is left is cancelled. Upgraded connections count as
-running: their owner (the edge) says goodbye to them meanwhile.
+requests finish and close, and after `limits.drain` seconds whatever is left is cancelled. Upgraded connections are their
+owner's (the edge's), which says goodbye to them meanwhile.
 """
 
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-import attrs
 import h11
 import structlog
 import trio
 
 from relay.net.asgi import Address, AsgiApp, FrontLimits, HttpConnection, HttpExchange, PeerGone, http_scope
+from relay.net.doorstep import FULL, Doorstep
 from relay.net.links import underlying_socket
+from relay.net.reactor import Reactor
+from relay.net.upgrade import UpgradeRequest, asks_for_websocket, read_upgrade
 
-__all__ = ["Front", "FrontLimits", "UpgradeHandler", "UpgradeRequest", "is_upgrade", "open_listeners", "serve_front"]
+__all__ = [
+    "Adopter",
+    "Front",
+    "FrontLimits",
+    "UpgradeHandler",
+    "UpgradeRequest",
+    "is_upgrade",
+    "open_listeners",
+    "serve_front",
+]
 
 log = structlog.get_logger()
 
 
-@attrs.frozen
-class UpgradeRequest:
-    """The request that asked for a WebSocket."""
-
-    method: str
-    target: str
-    """Path and query, as sent."""
-    headers: list[tuple[bytes, bytes]]
-    """Names in lower case."""
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of that (lower-case) name."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
 class UpgradeHandler(Protocol):
-    """Takes the connection over: answers the handshake (or refuses it) and returns when the connection is done."""
+    """Takes the connection over: answers the handshake (or refuses it), and returns when it does not need the stream any
+    more.
+    """
 
     def __call__(
         self, stream: trio.abc.Stream, request: UpgradeRequest, trailing: bytes, peer: Address | None, /
@@ -52,31 +54,51 @@ class UpgradeHandler(Protocol):
 
 
 def is_upgrade(request: h11.Request) -> bool:
-    """Whether the request asks for a WebSocket (RFC 6455, 4.2.1): a GET, `websocket` in Upgrade, `upgrade` in
-    Connection.
-    """
-    if request.method != b"GET" or request.http_version < b"1.1":
-        return False
-    tokens: dict[bytes, list[bytes]] = {b"upgrade": [], b"connection": []}
-    for name, value in request.headers:
-        if name in tokens:
-            tokens[name] += [token.strip() for token in value.lower().split(b",")]
-    return b"websocket" in tokens[b"upgrade"] and b"upgrade" in tokens[b"connection"]
+    """Whether the request asks for a WebSocket (RFC 6455, 4.2.1)."""
+    return request.method == b"GET" and request.http_version >= b"1.1" and asks_for_websocket(request.headers)
+
+
+class Adopter(Protocol):
+    """Takes plain sockets over for good, without a task of the front's."""
+
+    def __len__(self) -> int:
+        """How many it has; they count against `limits.connections`."""
+        ...
+
+    @property
+    def reactor(self) -> Reactor | None:
+        """Where sockets are watched; None while it cannot take any."""
+        ...
+
+    def adopt(self, sock: socket.socket, request: UpgradeRequest, trailing: bytes, /) -> None:
+        """Answer the handshake, or refuse it. The socket is non-blocking and may be watched by the reactor already."""
+        ...
 
 
 class Front:
     """Serves one set of listeners until `stop`."""
 
-    def __init__(self, app: AsgiApp, upgrade: UpgradeHandler, limits: FrontLimits | None = None) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        upgrade: UpgradeHandler,
+        limits: FrontLimits | None = None,
+        adopter: Adopter | None = None,
+    ) -> None:
         self._app = app
         self._upgrade = upgrade
+        self._adopter = adopter
         self._limits = limits or FrontLimits()
         self._accepting = trio.CancelScope()
         self._all = trio.CancelScope()
         self._idle: set[trio.CancelScope] = set()
         self._stopping = False
-        self.connections = 0
+        self._served = 0
+
+    @property
+    def connections(self) -> int:
         """Open connections, upgraded ones included."""
+        return self._served + (0 if self._adopter is None else len(self._adopter))
 
     async def serve(
         self,
@@ -89,7 +111,7 @@ class Front:
             async with trio.open_nursery() as connections:
                 with self._accepting:
                     task_status.started()
-                    await trio.serve_listeners(self._connection, list(listeners), handler_nursery=connections)
+                    await self._accept(list(listeners), connections)
                 for listener in listeners:
                     await trio.aclose_forcefully(listener)
 
@@ -102,13 +124,44 @@ class Front:
             for scope in list(self._idle):
                 scope.cancel()
 
-    async def _connection(self, stream: trio.abc.Stream) -> None:
-        self.connections += 1
+    async def _accept(self, listeners: list[Any], connections: trio.Nursery) -> None:
+        adopter = self._adopter
+        reactor = None if adopter is None else adopter.reactor
+        plain = all(isinstance(listener, trio.SocketListener) for listener in listeners)
+        if adopter is not None and reactor is not None and plain:
+            await self._accept_plain(listeners, connections, adopter, reactor)
+        else:
+            await trio.serve_listeners(self._connection, listeners, handler_nursery=connections)
+
+    async def _accept_plain(
+        self, listeners: list[trio.SocketListener], connections: trio.Nursery, adopter: Adopter, reactor: Reactor
+    ) -> None:
+        def arrived(sock: socket.socket, data: bytes) -> None:
+            found = read_upgrade(data, self._limits.head_bytes)
+            if found is not None:
+                adopter.adopt(sock, *found)
+                return
+            reactor.forget(sock.fileno())
+            connections.start_soon(self._plain, trio.SocketStream(trio.socket.from_stdlib_socket(sock)), data)
+
+        doorstep = Doorstep(reactor, self._limits, arrived, lambda: self.connections)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(doorstep.sweep)
+            for listener in listeners:
+                nursery.start_soon(doorstep.accept, listener)
+
+    async def _plain(self, stream: trio.SocketStream, data: bytes) -> None:
+        async with stream:
+            await self._connection(stream, data)
+
+    async def _connection(self, stream: trio.abc.Stream, begun: bytes = b"") -> None:
+        """Serve one connection, whose first bytes may have been read already."""
+        self._served += 1
         try:
             if self.connections > self._limits.connections:
                 await self._refuse(stream)
             elif await self._handshake(stream):
-                upgraded = await self._http(stream, _peer(stream))
+                upgraded = await self._http(stream, begun, _peer(stream))
                 if upgraded is not None:
                     await upgraded
         except (PeerGone, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -116,13 +169,13 @@ class Front:
         except Exception:
             log.exception("connection failed", peer=_peer(stream))
         finally:
-            self.connections -= 1
+            self._served -= 1
 
     async def _refuse(self, stream: trio.abc.Stream) -> None:
         log.warning("connection refused: too many connections", limit=self._limits.connections)
         if not isinstance(stream, trio.SSLStream):
             with trio.move_on_after(1):
-                await stream.send_all(_FULL)
+                await stream.send_all(FULL)
 
     async def _handshake(self, stream: trio.abc.Stream) -> bool:
         if not isinstance(stream, trio.SSLStream):
@@ -132,12 +185,14 @@ class Front:
             return True
         return False
 
-    async def _http(self, stream: trio.abc.Stream, peer: Address | None) -> Awaitable[None] | None:
+    async def _http(self, stream: trio.abc.Stream, begun: bytes, peer: Address | None) -> Awaitable[None] | None:
         """HTTP until the connection ends (None) or asks for a WebSocket: then what is to be awaited instead.
 
         All that HTTP needed goes with this frame; a WebSocket may stay for days.
         """
         http = HttpConnection(stream, self._limits)
+        if begun:
+            http.h11.receive_data(begun)
         wait = self._limits.head
         while True:
             try:
@@ -214,9 +269,6 @@ def _upgrade_request(http: HttpConnection, request: h11.Request) -> tuple[Upgrad
     return UpgradeRequest("GET", request.target.decode("ascii"), headers), http.h11.trailing_data[0]
 
 
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
-
-
 def _peer(stream: trio.abc.Stream) -> Address | None:
     return _end(stream, lambda sock: sock.getpeername())
 
@@ -257,9 +309,10 @@ async def serve_front(
     upgrade: UpgradeHandler,
     *,
     limits: FrontLimits | None = None,
+    adopter: Adopter | None = None,
     task_status: trio.TaskStatus[Front] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `Front.stop`; `nursery.start` gives the Front."""
-    front = Front(app, upgrade, limits)
+    front = Front(app, upgrade, limits, adopter)
     task_status.started(front)
     await front.serve(listeners)

@@ -58,23 +58,30 @@ class SocketLink:
 
     __slots__ = ("_sock", "send")
 
-    def __init__(self, stream: trio.SocketStream, notsent_lowat: int) -> None:
-        """Takes the file descriptor out of `stream`, which is closed from then on."""
-        wrapped = stream.socket
-        self._sock = socket.socket(wrapped.family, wrapped.type, wrapped.proto, fileno=wrapped.detach())
-        self._sock.setblocking(False)
-        self.send: Callable[[bytes], int] = self._sock.send
+    def __init__(self, sock: socket.socket, notsent_lowat: int) -> None:
+        """Takes over `sock`, which is non-blocking."""
+        self._sock = sock
+        self.send: Callable[[bytes], int] = sock.send
         with contextlib.suppress(OSError):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, notsent_lowat)
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor; -1 once closed."""
+        return self._sock.fileno()
+
+    def read(self) -> bytes:
+        """What has come; b"" at the end. Raises BlockingIOError when that is nothing, OSError when the link is broken."""
+        return self._sock.recv(READ_SIZE)
 
     async def receive(self) -> bytes:
         """See Link."""
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             try:
-                return self._sock.recv(READ_SIZE)
+                return self.read()
             except BlockingIOError:
                 continue
 
@@ -165,6 +172,14 @@ class StreamLink:
         """See Link."""
         await self.wait_writable()
         await self._stream.aclose()
+
+
+def taken_out(stream: trio.SocketStream) -> socket.socket:
+    """The socket of `stream`, non-blocking; the stream is closed from then on."""
+    wrapped = stream.socket
+    sock = socket.socket(wrapped.family, wrapped.type, wrapped.proto, fileno=wrapped.detach())
+    sock.setblocking(False)
+    return sock
 
 
 def underlying_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:

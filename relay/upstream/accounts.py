@@ -2,17 +2,24 @@
 
 A fill is published once, whoever repeats it: the stream, a replay, or a list fetched after a reconnect. The last states
 are what a fetched list is compared with, so that after an absence only differences are published, marked ``reconciled``.
+What was open and is missing from a list the provider calls complete has vanished: a position of which nothing is left is
+closed; of an order only that it is not open any more is known, and nothing else is said. What was told after the list had
+been asked for is not judged by it.
+
 Both memories outlive connections, and both are bounded: the longest unused is forgotten.
 """
 
 from collections import OrderedDict
+from collections.abc import Container
 
 import attrs
 
+from relay.model.enums import OrderEvent, OrderStatus, PositionEvent
 from relay.model.events import Account, AccountScoped, Order, Position, Trade
 
 #: Attributes that say what happened or when it was told, not what is.
 _NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id")
+_ENDED = (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED)
 
 _State = tuple[object, ...]
 _Name = tuple[str, str | None, str]
@@ -42,17 +49,53 @@ class States:
 
     def __init__(self, size: int = 20_000) -> None:
         self._size = size
-        self._states: OrderedDict[_Name, _State] = OrderedDict()
+        self._states: OrderedDict[_Name, tuple[Order | Position | Account, float]] = OrderedDict()
 
-    def changes(self, event: Order | Position | Account, account: str | None) -> bool:
+    def changes(self, event: Order | Position | Account, account: str | None, now: float) -> bool:
         """Whether ``event`` says anything that was not last known; it is known from now on."""
         name = (event.kind, event.account or account, "" if isinstance(event, Account) else event.id)
-        state = _state(event)
-        changed = self._states.pop(name, None) != state
-        self._states[name] = state
+        before = self._states.pop(name, None)
+        self._states[name] = event, now
         if len(self._states) > self._size:
             self._states.popitem(last=False)
-        return changed
+        return before is None or _state(before[0]) != _state(event)
+
+    def vanished(
+        self, kind: str, account: str | None, listed: Container[str], asked_at: float
+    ) -> list[Order | Position]:
+        """What was open on the account and is not ``listed`` in a complete list, as it is now; each is said once.
+
+        ``asked_at``: when the list was asked for. What was told at that moment or later is newer than the list.
+        """
+        gone: list[Order | Position] = []
+        for name, (event, told_at) in self._states.items():
+            if name[:2] == (kind, account) and name[2] not in listed and told_at < asked_at:
+                match event:
+                    case Order(vanished=None) if event.status not in _ENDED:
+                        gone.append(_ended_unseen(event))
+                    case Position() if event.event is not PositionEvent.POSITION_CLOSED and event.quantity.strip("0."):
+                        gone.append(_closed_unseen(event))
+        for event in gone:
+            self.changes(event, account, asked_at)
+        return gone
+
+
+def _ended_unseen(order: Order) -> Order:
+    return attrs.evolve(order, event=OrderEvent.ORDER_MODIFIED, vanished=True, reconciled=True, timestamp=None)
+
+
+def _closed_unseen(position: Position) -> Position:
+    return attrs.evolve(
+        position,
+        event=PositionEvent.POSITION_CLOSED,
+        quantity="0",
+        current_price=None,
+        unrealized_pnl=None,
+        realized_pnl=None,
+        updated_at=None,
+        timestamp=None,
+        reconciled=True,
+    )
 
 
 def _state(event: AccountScoped) -> _State:

@@ -47,7 +47,7 @@ class Core:
     """The shared parts of one session.
 
     Args:
-        after: the session this one replaces; its budgets, memories and topics are taken over.
+        after: the session this one replaces; its budgets, memories, counters and topics are taken over.
 
     Attributes:
         adapter: the instance of the present connection, None between connections.
@@ -77,7 +77,9 @@ class Core:
         )
         if after is not None:
             self.ledger.adopt(after.ledger)
-        self.topics = Topics(declared)
+        self.topics = Topics(declared, lambda topic: adapter_class.hours(topic, context), self.rearm)
+        if after is not None:
+            self.topics.adopt(after.topics)
         self.books = Books(
             declared,
             buffer=settings.book_buffer,
@@ -86,7 +88,9 @@ class Core:
         )
         self.calls = Calls()
         self.renewal = Renewal(declared.token_lifetime)
-        self.tally = Tally()
+        self.tally: Tally = Tally() if after is None else after.tally
+        if after is not None:
+            self.books.dropped = after.books.dropped
         self.redact = Redactor(context)
         self.outbound = Outbound(declared, context, self.budget)
         self.adapter: Adapter | None = None

@@ -204,7 +204,7 @@ class Desk:
         return event
 
     def _replied(self, reply: Reply, stamp: Stamp) -> Reply | None:
-        scope = Scope(stamp.provider, reply.account or stamp.account)
+        scope = Scope(stamp.provider, stamp.account or reply.account)
         ticket = self._open.get((scope, reply.id))
         if ticket is not None:
             if reply.outcome is Outcome.UNKNOWN and ticket._shown is not None:
@@ -218,7 +218,7 @@ class Desk:
 
     def published(self, reply: Reply, stamp: Stamp, id: str, now: float) -> None:
         """``reply`` was published under ``id``: whoever waits for it gets it."""
-        scope = Scope(stamp.provider, reply.account or stamp.account)
+        scope = Scope(stamp.provider, stamp.account or reply.account)
         ticket = self._open.pop((scope, reply.id), None)
         if ticket is None:
             return

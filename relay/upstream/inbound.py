@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from relay.adapter import Adapter, Answer, Fetch, Unknown
+from relay.adapter import Adapter, Answer, Complete, Fetch, Unknown
 from relay.model.enums import StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Event, Order, Position, Trade
 from relay.upstream.core import Core
@@ -33,8 +33,11 @@ class Inbound:
         self._entry_of = core.ledger.find
         self._watch_of = core.topics.find
         self._reconciling = False
+        #: When what is being read was asked for; None for a message of the stream, which comes in its place.
+        self._asked_at: float | None = None
+        self._items: Iterable[object] = ()
         self._handlers: Handlers = dict.fromkeys(KINDS.values(), self._event)
-        self._handlers |= {Depth: self._depth, Trade: self._fill, Unknown: self._unknown}
+        self._handlers |= {Depth: self._depth, Trade: self._fill, Unknown: self._unknown, Complete: self._complete}
         self._handlers |= dict.fromkeys((Order, Position, Account), self._state)
 
     def handle(self, handlers: Handlers) -> None:
@@ -65,13 +68,14 @@ class Inbound:
         except Exception as error:  # noqa: BLE001 - as in decode
             self.unknown(answer.text, f"answer to {tag!r}: {type(error).__name__}: {error}")
             return
-        self._reconciling = reconciling
+        self._reconciling, self._asked_at = reconciling, job.sent_at
         try:
             self._take(items)
         finally:
-            self._reconciling = False
+            self._reconciling, self._asked_at = False, None
 
     def _take(self, items: Iterable[object]) -> None:
+        self._items = items
         for item in items:
             handler = self._handlers.get(type(item))
             if handler is None:
@@ -121,11 +125,29 @@ class Inbound:
 
     def _state(self, event: Order | Position | Account) -> None:
         self._tally.received += 1
-        changed = self._core.states.changes(event, self._account)
+        changed = self._core.states.changes(event, self._account, self._core.at.now)
         if changed or not (self._reconciling or event.reconciled):
             self._send(self._marked(event), ("account", event.account or self._account))
         else:
             self._tally.deduped += 1
+
+    def _complete(self, complete: Complete) -> None:
+        """Say what is missing from a complete list. With a part that was not understood it is none."""
+        core = self._core
+        if any(isinstance(item, Unknown) for item in self._items):
+            core.tally.notes["incomplete_list"] += 1
+            return
+        account = complete.account or self._account
+        listed = {
+            item.id
+            for item in self._items
+            if isinstance(item, Order | Position)
+            and item.kind == complete.kind
+            and (item.account or self._account) == account
+        }
+        asked_at = core.at.now if self._asked_at is None else self._asked_at
+        for event in core.states.vanished(complete.kind, account, listed, asked_at):
+            core.publish(event)
 
     def _marked(self, event: AccountScoped) -> AccountScoped:
         return attrs.evolve(event, reconciled=True) if self._reconciling else event

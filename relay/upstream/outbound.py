@@ -9,8 +9,9 @@ one even when the WebSocket connection has been replaced meanwhile.
 import enum
 from collections.abc import Callable, Iterable
 from itertools import count
+from math import inf
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from relay.adapter import Adapter, Context, Fetch, Outgoing, Session, Subscribe, Unsubscribe
 from relay.model.channels import Topic
@@ -38,6 +39,7 @@ class Job:
     Attributes:
         subject: the symbol of a snapshot, the id of a command.
         topics: what is asked for once this, the last frame or request of its batch, was sent.
+        sent_at: when a request was made, monotonic seconds.
     """
 
     writing: str | Fetch
@@ -45,6 +47,7 @@ class Job:
     purpose: Purpose = Purpose.OTHER
     subject: str = ""
     topics: tuple[Topic, ...] = ()
+    sent_at: float = -inf
 
 
 def uses(job: Job, outgoing: Outgoing | None) -> Uses:
@@ -99,7 +102,7 @@ class Outbound:
         for writing in writings:
             job = Job(writing, adapter, purpose)
             self._budget.take(uses(job, None), now)
-            outputs.append(self._given_out(job))
+            outputs.append(self._given_out(job, now))
         return outputs
 
     def flush(self, now: float) -> list[Output]:
@@ -108,15 +111,15 @@ class Outbound:
         Raises:
             TemplateError: the URL of a request needs a value there is none of.
         """
-        return [self._given_out(job) for job in list(self.queue.due(now))]
+        return [self._given_out(job, now) for job in list(self.queue.due(now))]
 
-    def _given_out(self, job: Job) -> Output:
+    def _given_out(self, job: Job, now: float) -> Output:
         if isinstance(job.writing, str):
             self.on_sent(job)
             return SendText(job.writing)
         url, shown = fetch_target(job.writing, self._session, self._context)
         number = next(self._ids)
-        self._requests[number] = job
+        self._requests[number] = evolve(job, sent_at=now)
         self.on_sent(job)
         return FetchRequest(number, job.writing, url, shown)
 

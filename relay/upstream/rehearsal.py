@@ -15,20 +15,27 @@ from relay.model.commands import Command
 from relay.upstream.templates import HIDDEN, Redactor, fetch_target
 
 
+class Unwritable(ValueError):
+    """The adapter cannot write the command; the text says why, without secrets."""
+
+
 def rehearse(
     adapter: type[Adapter], connected: Adapter | None, context: Context, command: Command
 ) -> list[dict[str, Any]]:
     """Return what ``command`` would send, in order: ``{"frame": text}``, or ``{"method", "url", "headers", "body"}``.
 
     Raises:
-        Exception: whatever the adapter raises where it cannot write the command.
+        Unwritable: the adapter cannot write it, or a value it needs is not there yet.
     """
-    writer = _copied(connected) or adapter(context)
     hide = _Hiding(context)
-    return [
-        hide.request(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": hide(writing)}
-        for writing in writer.encode(command)
-    ]
+    try:
+        writer = _copied(connected) or adapter(context)
+        return [
+            hide.request(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": hide(writing)}
+            for writing in writer.encode(command)
+        ]
+    except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a command is its reason
+        raise Unwritable(hide(f"{error}" or type(error).__name__)) from None
 
 
 def _copied(adapter: Adapter | None) -> Adapter | None:

@@ -229,7 +229,7 @@ class SessionMachine:
             return
         self._life = Life.DIALLING
         self.core.budget.take({"dial": 1}, self.core.at.now)
-        self.core.put(Dial(url, headers, self.core.redact(url)))
+        self.core.put(Dial(url, headers, self.core.redact(url), alone=self._declared.single))
 
     def _opened(self) -> None:
         self._life, self._wake_at = Life.OPENING, self.core.at.now + self._declared.ready_within
@@ -244,6 +244,7 @@ class SessionMachine:
         self._life, self._wake_at = Life.UP, inf
         self.core.up = True
         self._retry.opened(self.core.at.now)
+        self.core.tally.connections += 1
         self._reason = ""
         gap, since = self._gap_ms(), self._lost_ns
         self._lost_ns = None
@@ -265,6 +266,7 @@ class SessionMachine:
         if socket_open and self._life in _CONNECTED:
             self.core.put(CloseSocket(1000))
         self._let_go(reason)
+        self.core.rearm()  # a message may have said it, and what is waited for now is nearer than the silence of a line
         if meaning in (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER):
             self._life, self._wake_at = Life.FAILED, inf
             self._announce(ConnectionEvent.FAILED)
@@ -424,13 +426,19 @@ class SessionMachine:
             self._renew()
 
     def _transport_clock(self, now: float) -> None:
-        if self._transport.silent(now):
+        if self._transport.silent(now) and self._is_quiet(now):
+            self.core.put(SendPing())
+        elif self._transport.silent(now):
             self._lose(f"nothing received for {self._declared.silent_after:g} s")
         elif self._transport.beat(now):
             if self._declared.heartbeat.frame:
                 self.core.put(SendPing())
             else:
                 self.core.at_once(self.core.encode(Ping()))
+
+    def _is_quiet(self, now: float) -> bool:
+        """Whether all markets are closed and no ping of ours has gone unanswered: silence is normal, but is to be proved."""
+        return self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.excuse(now)
 
     def _renew(self) -> None:
         core = self.core

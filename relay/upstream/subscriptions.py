@@ -135,12 +135,18 @@ class Subscriptions:
         shown = core.redact(reason)
         for entry in self._ledger.refused(topics, shown):
             topic = entry.topic
-            self._let_go(topic)
+            self._close_book(topic)
+            watch = self._topics.refused(topic, shown, core.at.now)
+            if watch is not None:
+                core.publish(staleness(watch, StalenessEvent.STALE))
             name = topic.symbol or topic.account or ""
             core.error("subscription_refused", f"{topic.kind} {name}: {shown}", kind=topic.kind, symbol=name)
 
     def _let_go(self, topic: Topic) -> None:
         self._topics.forget(topic)
+        self._close_book(topic)
+
+    def _close_book(self, topic: Topic) -> None:
         if topic.kind == "depth" and topic.symbol is not None:
             self._books.close(topic.symbol)
             self._snapshots.done(topic.symbol)
@@ -284,7 +290,7 @@ class Subscriptions:
         for entry in given_up:
             name = entry.topic.symbol or entry.topic.account or ""
             self._core.error("subscription_unanswered", f"{entry.topic.kind} {name}: {entry.reason}")
-        for watch in self._topics.check(now):
+        for watch in self._topics.check(now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.STALE))
             self._ledger.again(watch.topic)
         for symbol in self._snapshots.due(now):
@@ -303,4 +309,11 @@ def staleness(watch: Watch, event: StalenessEvent) -> Staleness:
     since = None
     if event is StalenessEvent.STALE and watch.since_ns is not None:
         since = from_micros(watch.since_ns // 1000)
-    return Staleness(event=event, symbols=(topic.symbol,) if topic.symbol else (), of=topic.kind, stale_since=since)
+    return Staleness(
+        event=event,
+        symbols=(topic.symbol,) if topic.symbol else (),
+        of=topic.kind,
+        timeframe=topic.timeframe,
+        reason=watch.reason,
+        stale_since=since,
+    )

@@ -39,6 +39,7 @@ class Tally:
         unknown: messages and parts of messages that were not understood.
         dropped: events not published, by reason.
         raised: events of the relay's own.
+        connections: connections that came up.
         notes: oddities that are neither events nor losses (late replies and the like), by name.
     """
 
@@ -48,6 +49,7 @@ class Tally:
     deduped: int = 0
     unknown: int = 0
     raised: int = 0
+    connections: int = 0
     dropped: Counter[str] = Factory(Counter)
     notes: Counter[str] = Factory(Counter)
     samples: deque[Sample] = Factory(lambda: deque(maxlen=SAMPLES))
@@ -80,6 +82,7 @@ class Tally:
             "dropped": dict(self.dropped + more_dropped),
             "held": held,
             "raised": self.raised,
+            "reconnects": max(0, self.connections - 1),
             "notes": dict(self.notes),
             "samples": [{"raw": s.raw, "why": s.why, "received_at": s.received_at} for s in self.samples],
         }

@@ -1,6 +1,6 @@
 """Trading commands: refused with the reason, or written, paced, and answered once."""
 
-from relay.adapter import Answer, Fetch
+from relay.adapter import Answer, Fetch, GivenUp
 from relay.model.commands import Command
 from relay.upstream.calls import nothing_known, refusal
 from relay.upstream.core import Core
@@ -58,12 +58,18 @@ class Trading:
         reply = self._core.calls.unanswered(job.subject, shown)
         if reply is not None:
             self._core.publish(reply)
+            self._given_up(reply.id)
 
     def clocks(self, now: float) -> None:
         """End the commands whose deadline has come."""
         for reply in self._core.calls.expired(now):
             self._core.outbound.forget_call(reply.id)
             self._core.publish(reply)
+            self._given_up(reply.id)
+
+    def _given_up(self, id: str) -> None:
+        """Tell the connection's adapter, which may still be waiting for the answer."""
+        self._core.at_once(self._core.encode(GivenUp(id)))
 
     def disconnected(self) -> None:
         """The connection is lost."""

@@ -131,11 +131,15 @@ Input = (
 
 @frozen
 class Dial:
-    """Open the WebSocket. ``shown`` is the URL as it may be logged; url and headers hold secrets and have no repr."""
+    """Open the WebSocket. ``shown`` is the URL as it may be logged; url and headers hold secrets and have no repr.
+
+    ``alone``: not before the one before it has ended, closing handshake and all.
+    """
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     shown: str
+    alone: bool = False
 
 
 @frozen

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-
 from net.rig import APP, BEARER, KEY, OTHER, Rig
+
 from relay.hooks import Grant
 from relay.net.api_settings import ApiSettings
 from relay.net.origin import Address, parse_address, public_address

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import pusher
 import pytest
 import trio
-
-import pusher
 from net.rig import APP, KEY, Rig
+
 from relay.model.enums import OrderEvent, OrderStatus, Side
 from relay.model.events import Order, Quote, Stamp
 from relay.net.api_settings import ApiSettings

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
-
 from net.rig import APP, BEARER, NOW, OTHER, Exchange, Rig
+
 from relay.net.api_settings import ApiSettings
 from relay.pusher.api import ApiError
 from relay.pusher.apps import App, Limits

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from net.rig import BEARER, Exchange, Rig
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from net.rig import BEARER, Exchange, Rig
 from relay.model.events import Account, Quote, Stamp
 from relay.net.api_settings import ApiSettings
 

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio_websocket
 
+import relay.net.dial
 from relay.adapter import (
     Adapter,
     Answer,
@@ -23,6 +24,7 @@ from relay.adapter import (
     Heartbeat,
     Learned,
     Offer,
+    Redial,
     Session,
     Subscribe,
     Unsubscribe,
@@ -34,7 +36,7 @@ from relay.model.commands import PlaceOrder
 from relay.model.events import Quote
 from relay.net.dial import CommandRefused, ProviderSession
 from relay.net.http import HttpClient
-from relay.net.line import Deadlines
+from relay.net.line import Deadlines, Line
 from relay.net.supervise import supervise
 
 A = Topic(kind="quote", symbol="A")
@@ -216,6 +218,43 @@ async def test_a_mute_provider_is_dialled_again():
         assert (lost.event, lost.reason) == ("RECONNECTING", "nothing received for 0.2 s")
         assert (await events.next("connection")).event == "CONNECTED"
     assert muted.is_set()
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_a_session_that_must_be_alone_waits_for_its_predecessor_to_end(single, monkeypatch):
+    ended = trio.Event()
+
+    class Lingering(Line):
+        """A connection that takes its time to end."""
+
+        async def run(self, dial: Any) -> Any:
+            ending = await super().run(dial)
+            await ended.wait()
+            return ending
+
+    class Again(Feed):
+        session = Session(url=Feed.session.url, backoff=QUICK, single=single)
+
+        def decode(self, message):
+            yield Redial("asked to")
+
+    async def again(request: Any) -> None:
+        ws = await request.accept()
+        await ws.send_message("again")
+        await until_closed(ws)
+
+    monkeypatch.setattr(relay.net.dial, "Line", Lingering)
+    provider = Provider(again, _stay)
+    async with running(provider, Again) as (session, events):
+        await events.next("connection")
+        assert (await events.next("connection")).event == "RECONNECTING"
+        if single:
+            while session.status()["state"] != "dialling":
+                await trio.sleep(0.001)
+            assert len(provider.paths) == 1
+            ended.set()
+        assert (await events.next("connection")).event == "CONNECTED"
+    assert len(provider.paths) == 2
 
 
 async def test_answered_pings_keep_a_quiet_connection():

@@ -12,10 +12,12 @@ from relay.adapter import (
     Answer,
     Book,
     CommandReply,
+    Complete,
     Context,
     Counted,
     EventAck,
     Fetch,
+    GivenUp,
     Hello,
     Learned,
     Limited,
@@ -38,7 +40,7 @@ from relay.adapter import (
 )
 from relay.model.channels import Topic
 from relay.model.commands import CancelOrder, PlaceOrder
-from relay.model.events import Candle, Depth, Event, Order, Quote, Stamp, Trade
+from relay.model.events import Candle, Depth, Event, Order, Position, Quote, Stamp, Trade
 from relay.upstream import turns
 from relay.upstream.session import SessionMachine, SessionSettings
 from relay.upstream.turns import Moment
@@ -85,6 +87,8 @@ class Venue(Adapter):
                 yield dumps({"ids": ids, "ms": now_ms, "correlation": correlation})
             case Ping():
                 yield '"ping"'
+            case GivenUp(id):
+                yield dumps({"given_up": id})
             case Hello() if self.session.ready == "signal":
                 yield '"hello"'
 
@@ -129,6 +133,10 @@ class Venue(Adapter):
                     quantity="1",
                     status=status,
                 )
+            case ["position", id, event, quantity]:
+                yield Position(event=event, id=id, symbol="S", side="LONG", quantity=quantity, unrealized_pnl="5")
+            case ["complete", kind]:
+                yield Complete(kind)
             case ["reply", id, result, error]:
                 yield CommandReply(id, result, error)
             case ["send", text]:

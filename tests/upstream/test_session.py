@@ -179,9 +179,16 @@ def test_redial_closes_and_comes_back(rig):
     r.kinds()
     assert r.say(["redial", "maintenance"], at=1) == [turns.CloseSocket(1000)]
     assert r.kinds() == ["connection RECONNECTING"]
+    assert r.machine.deadline() == 2
     assert r.say(["quote", "A", "1"], at=1) == []  # of the old connection: not published
     assert r.kinds() == []
     assert r.counters()["notes"] == {"message_without_connection": 1}
+
+
+def test_the_shell_is_told_that_a_redial_asked_for_by_a_message_is_due(rig):
+    r = rig(backoff=ONCE)
+    r.up(0)
+    assert turns.Rearm() in r.machine.receive('[["redial", "maintenance"]]', r.moment(1))
 
 
 def test_shutdown_unsubscribes_and_closes(rig):

@@ -1,0 +1,147 @@
+"""``tickrelay order`` against a running relay, and against what may stand in its place."""
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+
+from relay.adapter import Answer
+from relay.cli import orders, run
+from relay.net.http import HttpClient
+from relay.plugins import Plugins
+from support.venue import KEYS, Desk, toy_plugins, trading
+
+ORDER = ("place", "--symbol", "FINE", "--side", "buy", "--quantity", "1.10")
+
+
+@pytest.fixture
+async def desk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+    monkeypatch.setenv("TICKRELAY_API_KEY", KEYS["desk"]["key"])
+    async with trading() as desk:
+        monkeypatch.setenv("TICKRELAY_URL", f"http://127.0.0.1:{desk.relay.addresses[0][1]}/")
+        yield desk
+
+
+@pytest.fixture
+def plugins() -> Plugins:
+    return toy_plugins()
+
+
+async def order(plugins: Plugins, *tokens: str, provider: str = "one") -> int:
+    """The exit code of the command line, which has an event loop of its own."""
+    name, *rest = tokens
+    return await trio.to_thread.run_sync(run, ["order", name, "--provider", provider, *rest], plugins)
+
+
+async def test_an_order_is_placed_and_the_reply_shown(desk: Desk, plugins: Plugins, capsys: Any) -> None:
+    assert (
+        await order(plugins, *ORDER, "--client-order-id", "mine", "--extra", 'tag={"a": 1.50}', "--extra", "note=hello")
+        == 0
+    )
+    (placed,) = desk.venue.placed
+    assert (placed["quantity"], placed["mine"], placed["tag"], placed["note"]) == (
+        "1.10",
+        "mine",
+        {"a": "1.50"},
+        "hello",
+    )
+    out = capsys.readouterr().out
+    assert ["outcome", "command", "provider", "account"] in [line.split() for line in out.splitlines()]
+    assert "accepted" in out
+    assert "order_id" in out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "says"),
+    [
+        (("place", "--symbol", "POOR", "--side", "sell", "--quantity", "1"), 1, "margin"),
+        (("place", "--symbol", "MUTE", "--side", "sell", "--quantity", "1", "--within", "0.1"), 3, "unknown"),
+        (("cancel", "503"), 3, "unknown"),
+        (("cancel", "200"), 0, "accepted"),
+        (("orders",), 0, "o2"),
+        (("call", "f", "--argument", "size=1.10", "--json"), 0, '"size": "1.10"'),
+        ((*ORDER, "--dry-run"), 0, '"sends": ['),
+    ],
+)  # fmt: skip
+async def test_the_exit_code_says_what_is_known(
+    desk: Desk, plugins: Plugins, capsys: Any, tokens: tuple[str, ...], code: int, says: str
+) -> None:
+    assert await order(plugins, *tokens) == code
+    captured = capsys.readouterr()
+    assert says in captured.out
+    assert ("the outcome is unknown" in captured.err) is (code == 3)
+    assert not [each for each in desk.venue.placed if "--dry-run" in tokens]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        (("amend", "o1", "--limit", "2"), "refused with status 400: provider one does not take amend_order"),
+        (("positions",), "does not take list_positions"),
+        (("accounts",), "does not take list_accounts"),
+        (("close", "p1"), "does not take close_position"),
+        (("protect", "p1", "--stop-loss", "1"), "does not take amend_position"),
+        (("history", "--of", "trades"), "does not take trade_history"),
+        (("history", "--of", "bets"), "--of bets: must be order, position or trade"),
+        ((*ORDER, "--type", "limit"), "limit_price: is missing; a LIMIT order needs it"),
+        ((*ORDER, "--account", "other"), "has no account other"),
+        ((*ORDER, "--api-key", "wrong"), "refused with status 401: the API key is not valid"),
+        ((*ORDER, "--url", "http://127.0.0.1:1"), "cannot reach http://127.0.0.1:1: ConnectError"),
+        ((*ORDER, "--url", "nowhere"), "cannot reach nowhere: UnsupportedProtocol"),
+        ((*ORDER, "--extra", "novalue"), "--extra novalue: write NAME=VALUE"),
+    ],
+)
+async def test_what_is_refused_is_one_line(
+    desk: Desk, plugins: Plugins, capsys: Any, tokens: tuple[str, ...], says: str
+) -> None:
+    assert await order(plugins, *tokens) == 1
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert captured.err.startswith("tickrelay: ")
+    assert captured.err.count("\n") == 1
+    assert desk.venue.placed == []
+
+
+async def test_a_key_makes_repeating_safe(desk: Desk, plugins: Plugins, capsys: Any) -> None:
+    key = str(uuid.uuid4())
+    assert await order(plugins, *ORDER, "--key", key) == 0
+    assert await order(plugins, *ORDER, "--key", key) == 0
+    assert len(desk.venue.placed) == 1
+    assert await order(plugins, *ORDER) == 0
+    assert len(desk.venue.placed) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answer(status=0, text="ReadTimeout: "), 3),
+        (Answer(status=0, text="no answer within 20 s"), 3),
+        (Answer(status=0, text="RemoteProtocolError: gone"), 3),
+        (Answer(status=502, text="<html>"), 3),
+        (Answer(status=200, text="<html>"), 3),
+        (Answer(status=202, text=json.dumps({"type": "reply", "outcome": "unknown"})), 3),
+        (Answer(status=200, text=json.dumps({"type": "reply", "outcome": "maybe"})), 3),
+    ],
+)
+async def test_what_says_nothing_of_the_command_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, answer: Answer, code: int
+) -> None:
+    async def fetch(self: HttpClient, fetch: Any, url: str) -> Answer:
+        assert fetch.headers["Idempotency-Key"] == "k1"
+        return answer
+
+    monkeypatch.setattr(HttpClient, "fetch", fetch)
+    assert await orders.send(orders.Target(provider="one", key="k1"), "list_orders") == code
+    assert "--key k1 repeats it safely" in capsys.readouterr().err
+
+
+def test_wrong_use_is_2(plugins: Plugins, capsys: Any) -> None:
+    assert run(["order", "place", "--provider", "one"], plugins) == 2
+    assert (
+        run(["order", "place", "--provider", "one", "--symbol", "S", "--side", "up", "--quantity", "1"], plugins) == 2
+    )
+    assert run(["order", "sell"], plugins) == 2
+    assert capsys.readouterr().err.startswith("tickrelay: ")

@@ -1,0 +1,178 @@
+"""A closed market is not stale and not redialled; a refused topic says so to whoever subscribed to it.
+
+Second 0 of every timeline is Tuesday, 2023-11-14T22:13:20Z.
+"""
+
+import pytest
+
+from relay.adapter import Backoff, Heartbeat, Offer
+from relay.model.enums import StalenessEvent
+from relay.model.events import Staleness
+from relay.model.hours import Hours
+from relay.upstream import turns
+
+ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
+#: Closes at second 400 and opens 10 minutes later, at second 1000.
+BREAK = Hours("Tue 23:00-22:20, Tue 22:30-23:00")
+
+
+@pytest.fixture
+def market(rig):
+    """A venue whose quotes have hours, and whose candles nobody knows of."""
+
+    class Market(rig.Venue):
+        offers = (
+            Offer(kind="quote", hours=BREAK),
+            Offer(kind="candle", timeframes=("1m", "5m")),
+            Offer(kind="account"),
+        )
+
+    return lambda **session: rig(
+        adapter=Market, **{"stale_after": {"quote": 20, "candle": 20}, "silent_after": 9999, **session}
+    )
+
+
+def stale(events):
+    return [(event.event, event.symbols, event.timeframe) for event in events if event.kind == "staleness"]
+
+
+def test_silence_of_a_closed_market_is_no_staleness_and_counts_from_the_opening(market):
+    r = market()
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["quote", "A", "1"], at=395)
+    r.fresh()
+    for at in (415, 500, 999, 1019.9):
+        r.tick(at)
+    assert r.fresh() == []
+    assert r.machine.deadline() == pytest.approx(1020)
+    r.tick(1020)
+    assert stale(r.fresh()) == [("STALE", ("A",), None)]
+
+
+def test_a_quote_before_the_opening_sets_the_clock_again(market):
+    r = market()
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["quote", "A", "1"], at=395)
+    r.tick(415)
+    r.say(["quote", "A", "2"], at=985)  # opened early: nothing until 1000 is due all the same
+    assert r.machine.deadline() == 1005
+    r.tick(1005)
+    assert stale(r.fresh()) == []
+    r.tick(1020)
+    assert stale(r.fresh()) == [("STALE", ("A",), None)]
+
+
+def test_first_data_are_due_from_the_opening_too(market):
+    r = market(first_data_within=10)
+    r.up(0)
+    r.want("quote:A", at=500)
+    r.tick(510)
+    r.tick(1009)
+    assert stale(r.fresh()) == []
+    r.tick(1010)
+    assert stale(r.fresh()) == [("STALE", ("A",), None)]
+
+
+def test_topics_without_hours_are_judged_as_ever(market):
+    r = market()
+    r.up(0)
+    r.want("candle:A:1m", "candle:A:5m", at=500)
+    r.say(["candle", "A", "1m"], at=500)
+    r.tick(520)
+    assert stale(r.fresh()) == [("STALE", ("A",), "1m")]
+
+
+def test_a_closed_market_is_asked_for_a_pong_before_it_is_redialled(market):
+    r = market(silent_after=60, backoff=ONCE)
+    r.up(400)
+    r.want("quote:A", at=400)
+    r.fresh()
+    assert r.tick(460) == [turns.SendPing()]
+    r.do(turns.Heard(), 461)
+    assert r.tick(521) == [turns.SendPing()]
+    assert r.machine.deadline() == 581
+    assert r.tick(581) == [turns.CloseSocket(1000)]  # nothing came back: it is dead, market or not
+    (lost,) = r.fresh()
+    assert (lost.event, lost.gap_ms) == ("RECONNECTING", 120_000)
+
+
+@pytest.mark.parametrize("wanted", [(), ("quote:A", "candle:A:1m")])
+def test_an_open_or_unknown_market_is_redialled_at_once(market, wanted):
+    r = market(silent_after=60, backoff=ONCE)
+    r.up(400)
+    r.want(*wanted, at=400)
+    assert r.tick(460) == [turns.CloseSocket(1000)]
+
+
+def test_where_our_heartbeats_are_answered_silence_is_no_excuse(market):
+    r = market(silent_after=60, heartbeat=Heartbeat(every=50), backoff=ONCE)
+    r.up(400)
+    r.want("quote:A", at=400)
+    r.tick(450)
+    assert turns.CloseSocket(1000) in r.tick(460)
+
+
+def test_the_clock_that_starts_with_the_first_event_is_told_to_the_shell(market):
+    r = market(ack_within=5)
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["ack", "quote:A"], at=1)
+    outputs = r.machine.receive('[["quote", "A", "1"]]', r.moment(2))
+    assert turns.Rearm() in outputs
+    assert r.machine.deadline() == 22
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_topic_is_stale_with_the_reason_and_fresh_when_it_flows_after_all(rig):
+    r = rig(backoff=ONCE)
+    r.up(0)
+    r.want("quote:A", "candle:A:1m", at=1)
+    r.fresh()
+    r.say(["nack", "no permission", "candle:A:1m"], at=2)
+    said, error = r.fresh()
+    assert said == Staleness(
+        event=StalenessEvent.STALE, symbols=["A"], of="candle", timeframe="1m", reason="no permission"
+    )
+    assert error.code == "subscription_refused"
+    r.do(turns.Closed(1006), 3)
+    r.tick(4)
+    r.do(turns.Opened(), 4)
+    r.say(["nack", "no permission", "candle:A:1m"], at=5)
+    assert stale(r.fresh()) == []  # said once
+    r.say(["nack", "no such symbol", "candle:A:1m"], at=6)
+    assert r.fresh()[0].reason == "no such symbol"
+    r.say(["candle", "A", "1m"], at=7)
+    fresh, _ = r.fresh()
+    assert (fresh.event, fresh.reason, fresh.timeframe) == ("FRESH", None, "1m")
+
+
+def test_a_stale_topic_that_was_left_is_fresh_when_it_is_wanted_again_and_flows(rig):
+    r = rig(stale_after={"quote": 20}, silent_after=9999)
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["quote", "A", "1"], at=0)
+    r.tick(20)
+    r.unwant("quote:A", at=21)
+    r.tick(60)
+    r.want("quote:A", at=100)
+    r.fresh()
+    r.say(["quote", "A", "2"], at=101)
+    assert r.kinds() == ["staleness FRESH", "quote"]
+
+
+def test_what_is_remembered_of_topics_that_were_left_is_bounded(monkeypatch):
+    from relay.adapter import Session
+    from relay.model.channels import Topic
+    from relay.upstream import liveness
+
+    monkeypatch.setattr(liveness, "_LEFT", 3)
+    topics = liveness.Topics(Session(url="wss://x"))
+    for number in range(10):
+        topic = Topic(kind="quote", symbol=str(number))
+        topics.refused(topic, "no", 0)
+        topics.forget(topic)
+    assert [key[1] for key in topics._left_stale] == ["7", "8", "9"]

@@ -1,0 +1,177 @@
+"""What was open and is missing from a complete list is said once; what an adapter still waits for is given up."""
+
+import pytest
+
+from relay.adapter import Answer, Backoff, dumps
+from relay.model.commands import CancelOrder, PlaceOrder
+from relay.upstream import turns
+from relay.upstream.ledger import Ledger, Standing
+
+ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
+
+
+def answer(*items):
+    return Answer(status=200, text=dumps(items))
+
+
+def said(r):
+    return [(e.kind, e.id, str(e.event), e.reconciled) for e in r.fresh() if e.kind in ("order", "position")]
+
+
+@pytest.fixture
+def away(rig):
+    """Orders 1, 2 and 3 (filled), positions p and q; then the session is away for a second, and asks for the lists."""
+    r = rig(credentials={"key": "k"}, backoff=ONCE)
+    (request,) = r.requests(r.up(0))
+    r.do(turns.Fetched(request.id, answer()), 0)
+    r.say(["order", "1", "OPEN"], ["order", "2", "PARTIALLY_FILLED"], ["order", "3", "FILLED"], at=1)
+    r.say(["position", "p", "POSITION_OPENED", "2"], ["position", "q", "POSITION_CLOSED", "0.0"], at=1)
+    r.do(turns.Closed(1006), 2)
+    r.tick(3)
+    (r.request,) = r.requests(r.do(turns.Opened(), 4))
+    r.fresh()
+    return r
+
+
+def test_what_vanished_is_said_once_and_what_is_not_known_is_not_said(away):
+    away.do(
+        turns.Fetched(away.request.id, answer(["order", "1", "OPEN"], ["complete", "order"], ["complete", "position"])),
+        5,
+    )
+    order, position = away.fresh()
+    assert (order.id, order.status, order.vanished, order.reconciled) == ("2", "PARTIALLY_FILLED", True, True)
+    assert (position.id, position.event, position.quantity, position.reconciled) == ("p", "POSITION_CLOSED", "0", True)
+    assert (position.unrealized_pnl, position.side) == (None, "LONG")
+    away.say(["order", "1", "OPEN"], ["complete", "order"], ["complete", "position"], at=6)
+    assert said(away) == [("order", "1", "ORDER_MODIFIED", None)]
+    assert away.add_up()
+
+
+def test_an_order_that_shows_up_again_is_published(away):
+    away.do(turns.Fetched(away.request.id, answer(["complete", "order"])), 5)
+    away.fresh()
+    away.do(turns.Closed(1006), 6)
+    away.tick(9)
+    (request,) = away.requests(away.do(turns.Opened(), 9))
+    away.fresh()
+    away.do(turns.Fetched(request.id, answer(["order", "2", "PARTIALLY_FILLED"])), 10)
+    assert said(away) == [("order", "2", "ORDER_MODIFIED", True)]
+
+
+def test_what_was_told_after_the_list_was_asked_for_is_not_judged_by_it(away):
+    away.say(["order", "4", "OPEN"], ["order", "1", "OPEN"], at=4.5)
+    away.fresh()
+    away.do(turns.Fetched(away.request.id, answer(["complete", "order"])), 5)
+    assert [name for _, name, *_ in said(away)] == ["2"]
+
+
+def test_a_list_of_the_stream_stands_in_its_place(away):
+    away.say(["order", "4", "OPEN"], at=4.5)
+    away.fresh()
+    away.say(["order", "1", "OPEN"], ["order", "2", "OPEN"], ["complete", "order"], at=5)
+    assert ("order", "4", "ORDER_MODIFIED", True) in said(away)
+
+
+def test_a_list_with_a_part_that_was_not_understood_is_not_complete(away):
+    away.do(turns.Fetched(away.request.id, answer(["order", "1", "OPEN"], "what?", ["complete", "order"])), 5)
+    assert said(away) == []
+    assert away.counters()["notes"]["incomplete_list"] == 1
+
+
+def test_another_account_s_list_says_nothing_of_ours(away):
+    from relay.adapter import Complete
+
+    away.machine.core.begin(away.moment(5))
+    away.machine._inbound._take([Complete("order", "other")])
+    assert said(away) == []
+
+
+# --- given up --------------------------------------------------------------------------------------------------------
+
+
+def order(id):
+    return PlaceOrder(id=id, symbol="S", side="BUY", order_type="MARKET", quantity="1")
+
+
+def test_the_adapter_is_told_of_a_command_whose_deadline_passed(rig):
+    r = rig()
+    r.up(0)
+    r.do(turns.Ask(order("c1"), 3), 1)
+    assert r.texts(r.tick(4)) == [{"given_up": "c1"}]
+    assert r.texts(r.tick(5)) == []
+
+
+def test_and_of_one_whose_request_got_no_usable_answer(rig):
+    r = rig()
+    r.up(0)
+    (request,) = r.do(turns.Ask(CancelOrder(id="x", order_id="9")), 1)
+    assert r.texts(r.do(turns.Fetched(request.id, Answer(status=503, text="")), 2)) == [{"given_up": "x"}]
+
+
+def test_but_not_of_one_that_was_answered_or_whose_connection_is_gone(rig):
+    r = rig(backoff=ONCE)
+    r.up(0)
+    r.do(turns.Ask(order("c1"), 3), 1)
+    assert r.texts(r.say(["reply", "c1", {}, None], at=2)) == []
+    r.do(turns.Ask(order("c2"), 3), 2)
+    assert r.texts(r.do(turns.Closed(1006), 2.5)) == []
+
+
+# --- what is counted and kept ----------------------------------------------------------------------------------------
+
+
+def test_reconnects_are_counted_over_crashes_too(rig):
+    from relay.upstream.session import SessionMachine
+
+    r = rig(backoff=ONCE)
+    r.up(0)
+    assert r.counters()["reconnects"] == 0
+    r.say(["quote", "A", "1"], at=1)
+    r.do(turns.Closed(1006), 1)
+    r.tick(2)
+    r.do(turns.Opened(), 2)
+    assert r.counters()["reconnects"] == 1
+    r.machine.abandon("a fault", r.moment(3))
+    r.machine = SessionMachine(
+        r.adapter, r.context, publish=r._publish, uniform=lambda: 1.0, correlation=str, after=r.machine
+    )
+    r.do(turns.Start(), 4)
+    r.tick(5)
+    r.do(turns.Opened(), 6)
+    assert (r.counters()["reconnects"], r.counters()["published"]) == (2, 1)
+
+
+def test_a_lost_connection_leaves_nothing_of_its_requests_in_the_ledger(rig):
+    ledger = Ledger(per_frame=10, linger=30, ack_within=5)
+    topic = rig.topic("quote:A")
+    ledger.want(topic)
+    for now in (0, 5):
+        ledger.sent(ledger.to_subscribe(), now)
+        ledger.overdue(now + 5)
+    ledger.disconnected()
+    (entry,) = ledger
+    assert (entry.standing, entry.asked_at, entry.asks) == (Standing.WANTED, None, 0)
+    ledger.sent(ledger.to_subscribe(), 100)
+    assert ledger.deadline() == 105  # the first request of a new connection waits the declared time, not longer
+
+
+def test_a_session_that_must_be_alone_says_so_when_it_dials(rig):
+    (dial,) = rig(single=True).do(turns.Start(), 0)
+    assert dial.alone
+    (dial,) = rig().do(turns.Start(), 0)
+    assert not dial.alone
+
+
+def test_no_request_shows_its_headers_or_form():
+    from relay.adapter import Fetch
+
+    shown = repr(
+        Fetch(
+            tag="t",
+            url="/x",
+            headers={"authorization": "s3cret"},
+            form={"password": "s3cret"},
+            secret_query={"k": "s3cret"},
+        )
+    )
+    assert "s3cret" not in shown

@@ -1,0 +1,77 @@
+"""What a command would send: by a copy of what is connected, without secrets."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from relay.adapter import Adapter, Context, Fetch, Outgoing, Session, dumps
+from relay.model.commands import Call, Command
+from relay.upstream.rehearsal import Unwritable, rehearse
+
+CONTEXT = Context(provider="x", credentials={"password": 'pa"ss word', "empty": ""}, learned={"token": "t0ken"})
+
+
+class Counting(Adapter):
+    """Numbers what it writes."""
+
+    name = "counting"
+    session = Session(url="ws://x/{token}", http="https://x/{token}")
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.number = 0
+        self.native_of: Callable[[str], str] = self.native
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        assert isinstance(outgoing, Command)
+        self.number += 1
+        secrets = {**self.context.credentials, **self.context.learned}
+        yield dumps({"number": self.number, **secrets})
+        yield Fetch(tag=1, url="orders", query={"t": "t0ken"}, form=secrets, headers={"Authorization": "Bearer t0ken"})
+
+    def decode(self, message: str) -> Iterable[Any]:
+        return ()
+
+
+class Stubborn(Counting):
+    """Cannot be copied."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.own = (each for each in ())
+
+
+CALL = Call(id="c", function="f")
+
+
+def test_a_copy_of_the_connected_one_writes() -> None:
+    connected = Counting(CONTEXT)
+    connected.number = 6
+    for _ in range(2):
+        frame, _ = rehearse(Counting, connected, CONTEXT, CALL)
+        assert frame == {"frame": '{"number":7,"password":"[redacted]","empty":"","token":"[redacted]"}'}
+    assert connected.number == 6
+
+
+@pytest.mark.parametrize("connected", [None, Stubborn(CONTEXT)])
+def test_a_fresh_one_writes_where_none_is_connected_or_it_cannot_be_copied(connected: Adapter | None) -> None:
+    frame, request = rehearse(Stubborn, connected, CONTEXT, CALL)
+    assert '"number":1' in frame["frame"]
+    assert request == {
+        "method": "GET",
+        "url": "https://x/[redacted]/orders?t=[redacted]",
+        "headers": {"Authorization": "Bearer [redacted]"},
+        "body": {"password": "[redacted]", "empty": "", "token": "[redacted]"},
+    }
+
+
+def test_what_cannot_be_written_is_said_without_secrets() -> None:
+    class Refusing(Counting):
+        def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+            raise ValueError("not with t0ken")
+
+    with pytest.raises(Unwritable, match=r"not with \[redacted\]"):
+        rehearse(Refusing, None, CONTEXT, CALL)
+    with pytest.raises(Unwritable, match="the session's http needs {token}"):
+        rehearse(Counting, None, Context(provider="x"), CALL)
