@@ -7,9 +7,9 @@ import httpx
 import pytest
 import trio
 
-from relay.adapter import Ack, Answer, Backoff, CommandReply, Context, Fetch, Learned, Subscribe, loads
+from relay.adapter import Ack, Answer, Backoff, CommandReply, Complete, Context, Fetch, GivenUp, Learned, Subscribe, loads
 from relay.model.channels import Topic
-from relay.model.commands import AmendOrder, CancelOrder, ClosePosition
+from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, OrderHistory
 from relay.model.enums import ConnectionEvent, OrderEvent, OrderStatus, Outcome
 from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply, Trade
 from relay.net.dial import ProviderSession
@@ -369,3 +369,22 @@ async def test_a_refused_upgrade_and_a_close_are_come_back_from():
         await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         await relay.until(Quote)
         nursery.cancel_scope.cancel()
+
+
+# --- what was given up, and what is whole ----------------------------------------------------------------------------
+
+
+def test_a_command_that_was_given_up_takes_no_answer_of_the_next():
+    adapter = new_adapter()
+    for id in ("first", "second"):
+        list(adapter.encode(OrderHistory(id=id, account="main")))
+    assert list(adapter.encode(GivenUp("first"))) == []
+    assert replies(adapter.decode('{"type":"orderHistory","payload":{"orders":[]}}')) == [CommandReply("second", {"orders": []}, None)]
+
+
+@pytest.mark.parametrize(("portfolio", "expected"), [("whole", [Complete("position")]), ("part", [])])
+def test_a_portfolio_is_complete_only_where_the_operator_says_so(portfolio, expected):
+    adapter = new_adapter(portfolio=portfolio)
+    text = '{"type":"portfolioEvent","payload":{"accountId":"acc_123456","balance":1,"positions":[]}}'
+    assert of(adapter.decode(text), Complete) == expected
+    assert of(adapter.decode(text.replace(',"positions":[]', "")), Complete) == []

@@ -1,0 +1,149 @@
+"""Tektii Trading API: one gateway in front of a broker, or of a backtest. https://docs.tektii.com/docs/trading-api/event-types
+
+Events come over the WebSocket, orders and questions go over REST. What is sent is configured at the gateway: there is no
+message to subscribe with, so a new topic only asks for what stands. Frames of a backtest have an ``event_id``, and its time
+goes on when every one of them was acknowledged; so each is, also one that was not understood.
+"""
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from relay.adapter import (
+    Adapter,
+    Answer,
+    Backoff,
+    Context,
+    EventAck,
+    Fetch,
+    Header,
+    Heartbeat,
+    Offer,
+    Outgoing,
+    Processed,
+    Rate,
+    RateOf,
+    Reconcile,
+    Session,
+    Signal,
+    Subscribe,
+    Unknown,
+    dumps,
+    loads,
+)
+from relay.model.channels import Topic
+from relay.model.commands import Command
+from relay.model.events import Event, Notification, RateLimit, Staleness
+from relay_tektii import answers, reading, rest
+from relay_tektii.reading import OVER, PONG, TIMEFRAMES, members
+
+AAPL = {"symbol": "AAPL"}
+
+
+class Tektii(Adapter):
+    name = "tektii"
+    credentials = ("api_key",)
+    options = {"host": "127.0.0.1:8080", "acknowledge": "paced"}
+    about_options = {
+        "host": "HOST:PORT of the gateway",
+        "acknowledge": "`paced`: frames that have an id, which is all that advances a backtest; `all`: every frame",
+    }
+    offers = (Offer(kind="quote", example=AAPL), Offer(kind="candle", timeframes=TIMEFRAMES, example=AAPL),
+              Offer(kind="account", visibility="presence"))  # fmt: skip
+    commands = rest.COMMANDS
+    session = Session(
+        url="ws://{host}/v1/ws",
+        http="http://{host}",
+        auth=Header("Authorization", "Bearer {api_key}"),
+        heartbeat=Heartbeat(every=20),
+        silent_after=45,
+        backoff=Backoff(first=2, cap=30),
+        limits=(
+            Rate(5, burst=20, of="interest"),
+        ),  # our own restraint: what is asked of the gateway it asks its broker
+    )
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.lists = answers.Lists()
+        self.acknowledges = context.options.get("acknowledge", "paced")
+        if self.acknowledges not in ("paced", "all"):
+            raise ValueError(f"acknowledge: expected paced or all, got {self.acknowledges!r}")
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        match outgoing:
+            case EventAck(ids, now, uuid):
+                yield dumps({"type": "event_ack", "correlation_id": uuid, "events_processed": ids, "timestamp": now})
+            case Subscribe(topics):
+                for topic in topics:
+                    if topic.kind != "account":
+                        asked = rest.stands(topic, self.native(topic.symbol or ""))
+                        yield self.fetch(("stands", topic), asked, of="interest")
+            case Reconcile(since) if self.context.account is not None:
+                self.lists = answers.Lists()
+                for what, asked in rest.open_or_missed(since):
+                    yield self.fetch((what, since), asked)
+            case Command():
+                asked = rest.request(outgoing, self.native)
+                yield self.fetch(("call", outgoing.id, outgoing.name), asked, of="call")
+
+    def fetch(self, tag: Hashable, asked: rest.Request, of: RateOf = "http") -> Fetch:
+        bearer = {"Authorization": f"Bearer {self.context.credentials['api_key']}"}
+        return Fetch(tag=tag, method=asked.method, url=asked.path, query=asked.query, json=asked.json, headers=bearer,
+                     of=of)  # fmt: skip
+
+    def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
+        match tag:
+            case ("call", str(id), str(name)):
+                yield from answers.called(id, name, answer)
+            case ("stands", Topic() as topic):
+                yield from answers.stands(topic, answer, self.symbol)
+            case (str(what), None | str() as since):
+                yield from self.lists.read(what, since, answer.text, self.symbol)
+
+    def decode(self, text: str) -> Iterable[Event | Signal]:
+        frame: Any = None
+        try:
+            frame = loads(text)
+            items: list[Event | Signal] = list(self.read(members(frame)))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            items = [Unknown(text, f"{type(error).__name__}: {error}")]
+        yield from items
+        id = reading.event_id(text, frame)
+        if id is not None or (self.acknowledges == "all" and PONG not in items):
+            yield Processed(() if id is None else (id,))
+        if isinstance(frame, dict) and frame.get("type") == "backtest_complete":
+            yield OVER
+
+    def read(self, frame: dict[str, Any]) -> Iterable[Event | Signal]:
+        time = {"timestamp": frame["timestamp"]} if "timestamp" in frame else {}
+        parent = {"parent_order_id": frame["parent_order_id"]} if "parent_order_id" in frame else {}
+        match frame:
+            case {"type": "quote", "quote": quote}:
+                yield reading.quote(members(quote), self.symbol, **time)
+            case {"type": "candle", "bar": bar}:
+                yield reading.candle(members(bar), self.symbol, **time)
+            case {"type": "order", "event": event, "order": order}:
+                yield reading.order(members(order), self.symbol, event, **parent, **time)
+            case {"type": "position", "event": event, "position": position}:
+                yield reading.position(members(position), self.symbol, event, **time)
+            case {"type": "account", "event": event, "account": account}:
+                yield reading.account(members(account), event, **time)
+            case {"type": "trade", "event": event, "trade": trade}:
+                yield reading.trade(members(trade), self.symbol, event=event, **time)
+            case {"type": "connection", "event": _}:
+                yield reading.connection(frame, **time)
+            case {"type": "rate_limit", "event": event, "requests_remaining": left, "reset_at": reset_at}:
+                yield RateLimit(event=event, requests_remaining=left, reset_at=reset_at, **time)
+            case {"type": "data_staleness", "event": event, "symbols": [*natives]}:
+                yield Staleness(event=event, symbols=map(self.symbol, natives), stale_since=frame.get("stale_since"),
+                                **time)  # fmt: skip
+            case {"type": "financing"}:
+                yield reading.financing(frame, self.symbol, **time)
+            case {"type": "error", "code": _}:
+                yield reading.error(frame, **time)
+            case {"type": "ping"}:
+                yield PONG
+            case {"type": "backtest_complete"}:
+                yield Notification(title="backtest_complete", message=OVER.reason, data=frame, **time)
+            case _:
+                yield Unknown(frame, "no message of the gateway's")

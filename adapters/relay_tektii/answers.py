@@ -1,0 +1,114 @@
+"""Reading the answers of the gateway's REST API: to commands, to what stands of a topic, to what an absence left unknown.
+
+An error is ``{"code", "message", "details"?}`` whatever the status (https://docs.tektii.com/docs/trading-api).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import Factory, define
+
+from relay.adapter import Ack, Answer, CommandReply, Complete, Limited, Nack, Signal, loads
+from relay.model.channels import Topic
+from relay.model.events import Error, Event
+from relay.model.times import to_ns
+from relay_tektii import reading
+from relay_tektii.reading import Symbol
+from relay_tektii.rest import earlier
+
+#: Statuses that say that there is no such thing, and not only that it cannot be told now.
+_NOTHING_THERE = (400, 404, 422)
+_UNSUPPORTED = 501
+_TOO_MANY = 429
+#: Commands answered by an order's handle, whose ``id`` is the order's.
+_HANDLES = ("place_order", "close_position")
+
+
+def failure(answer: Answer) -> dict[str, Any]:
+    """What an answer that is no success says: at least a code and a message."""
+    try:
+        said = loads(answer.text)
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict) and isinstance(said.get("code"), str) and isinstance(said.get("message"), str):
+        return {**said, "status": answer.status}
+    return {"code": f"http_{answer.status}", "message": answer.text[:200], "status": answer.status}
+
+
+def called(id: str, name: str, answer: Answer) -> Iterable[Signal]:
+    """The answer to the command with this id and name."""
+    if not answer.ok:
+        refused = failure(answer)
+        details = refused.get("details")
+        after = details.get("retry_after_seconds") if isinstance(details, dict) else None
+        if answer.status == _TOO_MANY and "retry-after" not in answer.headers and type(after) is int:
+            yield Limited(after)
+        yield CommandReply(id, error=refused)
+        return
+    result = loads(answer.text)
+    if name == "cancel_order" and result["success"] is False:
+        yield CommandReply(id, error={"code": "NOT_CANCELLED", "message": "the order was not cancelled", **result})
+        return
+    if name in _HANDLES:
+        result = {"order_id": result["id"], **result}
+    elif name == "list_accounts":
+        result = [result]
+    yield CommandReply(id, result)
+
+
+def stands(topic: Topic, answer: Answer, symbol: Symbol) -> Iterable[Event | Signal]:
+    """What stands of a topic now: its quote, or its newest bar. What cannot be asked for may be streamed all the same."""
+    if not answer.ok:
+        refused = failure(answer)
+        if answer.status == _UNSUPPORTED:
+            yield Ack((topic,))
+        elif answer.status in _NOTHING_THERE:
+            yield Nack((topic,), f"{refused['code']}: {refused['message']}")
+        else:
+            yield Error(code=refused["code"], message=f"{topic.kind} {topic.symbol}: {refused['message']}")
+        return
+    found = reading.listed(answer.text)
+    if topic.kind == "quote":
+        yield from (reading.quote(given, symbol, timestamp=given.get("timestamp")) for given in found)
+    elif found:
+        yield reading.candle(max(found, key=lambda bar: to_ns(bar["timestamp"])), symbol)
+    yield Ack((topic,))
+
+
+@define(eq=False)
+class Lists:
+    """The lists of one reconciliation. Orders that ended are told before the open ones are called complete.
+
+    The two come as two answers in any order, so the first one waits for the other.
+    """
+
+    waiting: dict[str, list[Event]] = Factory(dict)
+
+    def read(self, what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event | Signal]:
+        """What the account is now, and what the session missed since it was away."""
+        told = list(_told(what, since, text, symbol))
+        if since is not None and what in ("orders", "ended"):
+            self.waiting[what] = told
+            if len(self.waiting) < 2:
+                return
+            told = [*self.waiting.pop("ended"), *self.waiting.pop("orders")]
+        yield from told
+        if what in ("orders", "ended"):
+            yield Complete("order")
+        elif what == "positions":
+            yield Complete("position")
+
+
+def _told(what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event]:
+    for given in reading.listed(text):
+        match what:
+            case "account":
+                yield reading.account(given)
+            case "positions":
+                yield reading.listed_position(given, symbol)
+            case "orders":
+                yield reading.listed_order(given, symbol)
+            case "ended" if since is not None and to_ns(given["updated_at"]) >= to_ns(earlier(since)):
+                yield reading.listed_order(given, symbol)
+            case "trades":
+                yield reading.trade(given, symbol, timestamp=given.get("timestamp"))

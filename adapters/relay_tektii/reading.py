@@ -1,0 +1,165 @@
+"""Reading what a Tektii gateway sends: frames and the objects of its REST API, which are the same.
+
+https://docs.tektii.com/docs/trading-api/event-types. The page's schemas are the relay's own event model, so a member goes to
+the field of its name. A member that is null is one that was left out. Behind the page the gateway also sends
+``data_staleness``, ``financing``, ``backtest_complete`` and ``connection`` events about its broker.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from relay.adapter import CloseMeaning, Redial, Send, loads
+from relay.model.enums import AccountEvent, ConnectionEvent, OrderEvent, OrderStatus, PositionEvent
+from relay.model.events import Account, Candle, Connection, Error, Notification, Order, Position, Quote, Trade
+
+Given = dict[str, Any]
+Symbol = Callable[[str], str]
+
+TIMEFRAMES = ("1m", "2m", "5m", "10m", "15m", "30m", "1h", "2h", "4h", "12h", "1d", "1w")
+PONG = Send('{"type":"pong"}')
+#: The gateway closes behind a finished backtest, and there is nothing more to come back for.
+OVER = Redial("the backtest is complete", CloseMeaning.REFUSED)
+
+QUOTE = ("bid", "ask", "bid_size", "ask_size", "last", "volume")
+BAR = ("timeframe", "open", "high", "low", "close", "volume")
+ORDER = (
+    "id", "client_order_id", "side", "order_type", "quantity", "filled_quantity", "remaining_quantity", "status",
+    "time_in_force", "limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance", "trailing_type",
+    "average_fill_price", "reject_reason", "position_id", "parent_order_id", "reduce_only", "post_only", "hidden",
+    "display_quantity", "oco_group_id", "correlation_id", "created_at", "updated_at",
+)  # fmt: skip
+POSITION = (
+    "id", "side", "quantity", "average_entry_price", "current_price", "unrealized_pnl", "realized_pnl", "margin_mode",
+    "leverage", "liquidation_price", "opened_at", "updated_at",
+)  # fmt: skip
+ACCOUNT = ("balance", "equity", "margin_used", "margin_available", "unrealized_pnl", "currency")
+TRADE = ("id", "order_id", "side", "quantity", "price", "commission", "commission_currency", "is_maker")
+
+#: What a listed order's status says has happened to it.
+LISTED = {
+    OrderStatus.PENDING: OrderEvent.ORDER_CREATED,
+    OrderStatus.OPEN: OrderEvent.ORDER_CREATED,
+    OrderStatus.PENDING_CANCEL: OrderEvent.ORDER_MODIFIED,
+    OrderStatus.PARTIALLY_FILLED: OrderEvent.ORDER_PARTIALLY_FILLED,
+    OrderStatus.FILLED: OrderEvent.ORDER_FILLED,
+    OrderStatus.CANCELLED: OrderEvent.ORDER_CANCELLED,
+    OrderStatus.REJECTED: OrderEvent.ORDER_REJECTED,
+    OrderStatus.EXPIRED: OrderEvent.ORDER_EXPIRED,
+}
+#: The gateway's words for its connection to the broker. A broker that is away is being reconnected to, until that failed.
+CONNECTIONS = {
+    "CONNECTED": ConnectionEvent.CONNECTED,
+    "DISCONNECTING": ConnectionEvent.DISCONNECTING,
+    "RECONNECTING": ConnectionEvent.RECONNECTING,
+    "BROKER_DISCONNECTED": ConnectionEvent.RECONNECTING,
+    "BROKER_RECONNECTED": ConnectionEvent.CONNECTED,
+    "BROKER_CONNECTION_FAILED": ConnectionEvent.FAILED,
+}
+#: Errors that tell an account's owner of its orders and positions; the channel of a provider's errors is anybody's.
+OF_THE_ACCOUNT = ("POSITION_UNPROTECTED", "LIQUIDATION", "OCO_DOUBLE_EXIT")
+
+_event_id = re.compile(r'"event_id"\s*:\s*"([^"\\]{1,200})"').search
+
+
+def members(raw: Any) -> Given:
+    """The members of an object, those that are null left out. TypeError when it is no object."""
+    if not isinstance(raw, dict):
+        raise TypeError(f"expected an object, got {raw!r:.64}")
+    return {name: value for name, value in raw.items() if value is not None}
+
+
+def listed(text: str) -> list[Given]:
+    """The objects of an answer that is a list of them, or one."""
+    answer = loads(text)
+    return [members(raw) for raw in (answer if isinstance(answer, list) else [answer])]
+
+
+def event_id(text: str, frame: Any) -> str | None:
+    """The id to acknowledge a frame by; ``frame`` is None when the text is not JSON. Only paced frames have one."""
+    if isinstance(frame, dict):
+        id = frame.get("event_id")
+        return id if isinstance(id, str) and id else None
+    found = _event_id(text) if frame is None else None
+    return found[1] if found else None
+
+
+def text(given: Given, name: str) -> str:
+    """A member that must be text. KeyError when it is absent, TypeError when it is anything else."""
+    value = given[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected text, got {value!r:.64}")
+    return value
+
+
+def _about(given: Given, symbol: Symbol) -> Given:
+    native = text(given, "symbol")
+    return {"symbol": symbol(native), "native_symbol": native}
+
+
+def _picked(given: Mapping[str, Any], names: tuple[str, ...]) -> Given:
+    return {name: given[name] for name in names if name in given}
+
+
+def quote(given: Given, symbol: Symbol, **time: Any) -> Quote:
+    return Quote(time=given.get("timestamp"), **_about(given, symbol), **_picked(given, QUOTE), **time)
+
+
+def candle(given: Given, symbol: Symbol, **time: Any) -> Candle:
+    """A bar. Nothing says whether it can still change."""
+    return Candle(start=given["timestamp"], **_about(given, symbol), **_picked(given, BAR), **time)
+
+
+def order(given: Given, symbol: Symbol, event: Any, **more: Any) -> Order:
+    return Order(**{"event": event, **_about(given, symbol), **_picked(given, ORDER), **more})
+
+
+def listed_order(given: Given, symbol: Symbol) -> Order:
+    """An order of a list, with what its status says has happened."""
+    return order(given, symbol, LISTED[OrderStatus(given["status"])], timestamp=given.get("updated_at"))
+
+
+def position(given: Given, symbol: Symbol, event: Any, **time: Any) -> Position:
+    return Position(event=event, **_about(given, symbol), **_picked(given, POSITION), **time)
+
+
+def listed_position(given: Given, symbol: Symbol) -> Position:
+    """A position of a list: opened, and modified where the gateway says that it was since."""
+    opened, updated = given.get("opened_at"), given.get("updated_at")
+    event = PositionEvent.POSITION_OPENED if updated in (None, opened) else PositionEvent.POSITION_MODIFIED
+    return position(given, symbol, event, timestamp=updated)
+
+
+def account(given: Given, event: Any = AccountEvent.BALANCE_UPDATED, **time: Any) -> Account:
+    """The account's money. METRICS_UPDATED is a word of the relay's that the gateway does not use."""
+    if event == AccountEvent.METRICS_UPDATED:
+        raise ValueError(f"no event of this provider's accounts: {event}")
+    return Account(event=event, **_picked(given, ACCOUNT), **time)
+
+
+def trade(given: Given, symbol: Symbol, **more: Any) -> Trade:
+    return Trade(time=given.get("timestamp"), **_about(given, symbol), **_picked(given, TRADE), **more)
+
+
+def connection(given: Given, **time: Any) -> Connection:
+    """The gateway's own connection to its broker; the reason says so, with its word and the broker's name."""
+    word = text(given, "event")
+    reason = " ".join(["the gateway says", word, *(text(given, name) for name in ("broker",) if name in given)])
+    failure = text(given, "error") if "error" in given else None
+    return Connection(
+        event=CONNECTIONS[word], reason=reason, error=failure, gap_ms=given.get("gap_duration_ms"), **time
+    )
+
+
+def error(given: Given, **time: Any) -> Error | Notification:
+    """An error; what it tells an account's owner is a notification on the account, where nobody else reads it."""
+    code, message, details = text(given, "code"), text(given, "message"), given.get("details")
+    if code in OF_THE_ACCOUNT:
+        return Notification(level="error", title=code, message=message, data=details, **time)
+    return Error(code=code, message=message, details=details, **time)
+
+
+def financing(given: Given, symbol: Symbol, **time: Any) -> Notification:
+    """Financing of a position, in the account's home currency; negative is a charge."""
+    about, amount = _about(given, symbol), text(given, "amount")
+    return Notification(title="financing", message=f"{amount} on {about['symbol']}", data=given, **time)

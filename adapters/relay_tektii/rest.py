@@ -1,0 +1,203 @@
+"""Commands as requests of the gateway's REST API, base ``/v1``; decimals are text, words of enums upper case.
+
+https://docs.tektii.com/docs/trading-api
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from attrs import Factory, frozen
+from msgspec import Raw
+
+from relay.model.channels import Topic
+from relay.model.commands import (
+    AmendOrder,
+    AmendPosition,
+    Call,
+    CancelOrder,
+    ClosePosition,
+    Command,
+    GetQuote,
+    ListAccounts,
+    ListOrders,
+    ListPositions,
+    OrderHistory,
+    PlaceOrder,
+    TradeHistory,
+)
+from relay.model.times import from_nanos, to_ns
+
+#: The commands there are.
+COMMANDS: tuple[type[Command], ...] = (
+    PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, OrderHistory, TradeHistory, ListAccounts,
+    ListPositions, ListOrders, GetQuote, Call,
+)  # fmt: skip
+#: Members of an order that only this provider has, for `PlaceOrder.extra`.
+EXTRA = ("trailing_type", "oco_group_id", "position_id", "hidden", "display_quantity", "leverage", "margin_mode")
+PLACED = (
+    "side", "order_type", "quantity", "time_in_force", "limit_price", "stop_price", "stop_loss", "take_profit",
+    "trailing_distance", "client_order_id", "reduce_only", "post_only",
+)  # fmt: skip
+AMENDED = ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit")
+#: Functions for `Call`: method and path. Arguments the path does not name are the query, or the body of those in `_BODIES`.
+FUNCTIONS: Mapping[str, tuple[str, str]] = {
+    "get_order": ("GET", "/v1/orders/{order_id}"),
+    "get_position": ("GET", "/v1/positions/{position_id}"),
+    "get_bars": ("GET", "/v1/bars/{symbol}"),
+    "get_capabilities": ("GET", "/v1/capabilities"),
+    "get_status": ("GET", "/v1/status"),
+    "get_health": ("GET", "/health"),
+    "get_circuit_breakers": ("GET", "/v1/circuit-breakers"),
+    "reset_circuit_breakers": ("POST", "/v1/circuit-breakers/reset"),
+    "cancel_all_orders": ("DELETE", "/v1/orders"),
+    "close_all_positions": ("DELETE", "/v1/positions"),
+    "modify_order": ("PATCH", "/v1/orders/{order_id}"),
+    "close_position": ("DELETE", "/v1/positions/{position_id}"),
+}
+_BODIES = ("modify_order", "close_position")
+
+
+#: Seconds by which the relay's clock may be ahead of the gateway's when it asks for what it missed.
+_CLOCKS_APART = 60
+
+
+@frozen
+class Request:
+    """What is asked of the gateway."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = Factory(dict)
+    json: Any = None
+
+
+def segment(text: str) -> str:
+    """Text as one segment of a path: ``EUR/USD`` is ``EUR%2FUSD``.
+
+    Raises:
+        ValueError: a segment that would be gone from the path; deleting ``/v1/orders/`` is not deleting one order.
+    """
+    if text in ("", ".", ".."):
+        raise ValueError(f"not an id or symbol: {text!r}")
+    return quote(text, safe="")
+
+
+def stands(topic: Topic, native: str) -> Request:
+    """Asks for what stands of a quote or candle topic."""
+    if topic.kind == "candle":
+        return Request("GET", f"/v1/bars/{segment(native)}", {"timeframe": topic.timeframe or "", "limit": "1"})
+    return Request("GET", f"/v1/quotes/{segment(native)}")
+
+
+def open_or_missed(since: str | None) -> Iterable[tuple[str, Request]]:
+    """Asks for the account, what is open on it and, when the session was away, what ended or was filled meanwhile."""
+    yield "account", Request("GET", "/v1/account")
+    yield "positions", Request("GET", "/v1/positions")
+    yield "orders", Request("GET", "/v1/orders")
+    if since is not None:  # the history's own ``since`` is about when an order was created, so it is no use here
+        yield "ended", Request("GET", "/v1/orders/history")
+        yield "trades", Request("GET", "/v1/trades", {"since": earlier(since)})
+
+
+def earlier(since: str) -> str:
+    """The time from which on to ask for what was missed; fills and states known already are told apart by the session."""
+    return from_nanos(to_ns(since) - _CLOCKS_APART * 1_000_000_000)
+
+
+def request(command: Command, written: Callable[[str], str]) -> Request:
+    """The request that carries out ``command``; ``written`` gives the gateway's text of a symbol.
+
+    Raises:
+        ValueError: something is asked for that the gateway has no member or function for.
+    """
+    symbol: str | None = getattr(command, "symbol", None)
+    native = None if symbol is None else written(symbol)
+    match command:
+        case PlaceOrder():
+            return Request("POST", "/v1/orders", json=_order(command, native))
+        case CancelOrder(order_id=order_id):
+            return Request("DELETE", f"/v1/orders/{segment(order_id)}")
+        case AmendOrder(order_id=order_id):
+            _refuse(command, "time_in_force", "good_till")
+            return Request("PATCH", f"/v1/orders/{segment(order_id)}", json=_some(command, AMENDED))
+        case ClosePosition(position_id=position_id):
+            body = _given(command, ("quantity",)) or None
+            return Request("DELETE", f"/v1/positions/{segment(position_id)}", json=body)
+        case AmendPosition(position_id=position_id):
+            body = _some(command, ("stop_loss", "take_profit"))
+            return Request("PATCH", f"/v1/positions/{segment(position_id)}", json=body)
+        case OrderHistory():
+            return Request("GET", "/v1/orders/history", _period(command, native))
+        case TradeHistory():
+            return Request("GET", "/v1/trades", _period(command, native))
+        case ListAccounts():
+            return Request("GET", "/v1/account")
+        case ListPositions():
+            return Request("GET", "/v1/positions")
+        case ListOrders():
+            return Request("GET", "/v1/orders")
+        case GetQuote():
+            return Request("GET", f"/v1/quotes/{segment(native or '')}")
+        case Call(function=function, arguments=arguments):
+            return _called(function, dict(arguments))
+    raise ValueError(f"{command.name}: the gateway has no such request")
+
+
+def _order(command: PlaceOrder, native: str | None) -> dict[str, Any]:
+    _refuse(command, "good_till")
+    if command.time_in_force == "GTD":
+        raise ValueError("time_in_force: the gateway has GTC, DAY, IOC and FOK, not GTD")
+    unknown = ", ".join(sorted(set(command.extra) - set(EXTRA)))
+    if unknown:
+        raise ValueError(f"extra: the gateway's orders have no {unknown}; there are {', '.join(EXTRA)}")
+    return {"symbol": native, **_given(command, PLACED), **_body(command.extra)}
+
+
+def _given(command: Command, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(command, name)) is not None}
+
+
+def _some(command: Command, names: tuple[str, ...]) -> dict[str, Any]:
+    given = _given(command, names)
+    if not given:
+        raise ValueError(f"{command.name}: nothing to change; give {', '.join(names)}")
+    return given
+
+
+def _refuse(command: Command, *names: str) -> None:
+    for name in names:
+        if getattr(command, name) is not None:
+            raise ValueError(f"{name}: the gateway's orders have no such member")
+
+
+def _period(command: OrderHistory | TradeHistory, native: str | None) -> dict[str, str]:
+    return _given(command, ("since", "until")) | ({} if native is None else {"symbol": native})
+
+
+def _called(function: str, arguments: dict[str, Any]) -> Request:
+    if function not in FUNCTIONS:
+        raise ValueError(f"function: the gateway has no {function}; there are {', '.join(FUNCTIONS)}")
+    method, path = FUNCTIONS[function]
+    for name in [name for name in arguments if f"{{{name}}}" in path]:
+        path = path.replace(f"{{{name}}}", segment(_text(arguments.pop(name))))
+    if "{" in path:
+        raise ValueError(f"arguments: {function} needs {path.partition('{')[2].partition('}')[0]}")
+    if function in _BODIES:
+        return Request(method, path, json=_body(arguments) or None)
+    return Request(method, path, {name: _text(value) for name, value in arguments.items()})
+
+
+def _body(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Members as the gateway wants them: its numbers are text."""
+    return {name: value if isinstance(value, bool) else _decimal(value) for name, value in given.items()}
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(_decimal(value))
+
+
+def _decimal(value: Any) -> Any:
+    if isinstance(value, Raw):
+        return bytes(value).decode()
+    return str(value) if isinstance(value, int) else value
