@@ -1,0 +1,200 @@
+"""From streams to channels: the bootstrap that resolves them, the authorization that opens them, and how far each has come.
+
+A stream is wanted, then resolved (the bootstrap named its channel), then joined (the Pusher server confirmed it). The rules:
+
+- Every bootstrap repeats what is resolved and still wanted, as the published SDKs do.
+- Its answer names streams without their filters; of several with one name the channels come in the order they were asked for
+  (not documented). So a channel tells the stream, and only the payload itself tells the symbol.
+- One refused filter refuses the whole bootstrap. Those asked for in it are doubted from then on and asked for one by one, so
+  that only the one at fault is refused.
+- ``private-`` and ``presence-`` channels need an authorization for this very connection, by a form (JSON is refused).
+- A topic of several streams holds as long as one of them does.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+from attrs import frozen
+
+from relay.adapter import Ack, Answer, Fetch, Learned, Nack, Send, Signal, Unknown, loads
+from relay.model.channels import Topic
+from relay.model.events import Error, Event
+from relay.pusher import ClientConnection, channel_type
+from relay_shuriken.streams import Want, canonical
+
+SESSION, AUTH = "/api/v2/ws/session", "/api/v2/ws/auth"
+
+Items = Iterator[Event | Signal]
+
+
+@frozen
+class Resolve:
+    """Tag of a bootstrap: everything it asks for, and what of it is new."""
+
+    wants: tuple[Want, ...]
+    new: tuple[Want, ...]
+
+
+@frozen
+class Authorize:
+    """Tag of a channel's authorization."""
+
+    want: Want
+
+
+class Channels:
+    """The channels of one connection.
+
+    Args:
+        pusher: the connection.
+        headers: what authenticates a request.
+    """
+
+    def __init__(self, pusher: ClientConnection, headers: Mapping[str, str]) -> None:
+        self._pusher = pusher
+        self._headers = headers
+        self._auth_url = AUTH
+        self._wanted: dict[Want, Topic] = {}
+        self._resolved: dict[Want, str] = {}
+        self._doubted: set[Want] = set()
+        self._joined: set[str] = set()
+        #: The stream of every channel that was ever named on this connection.
+        self.streams: dict[str, Want] = {}
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    def resolve(self, new: Iterable[Want], repeated: Iterable[Want] = ()) -> Fetch:
+        """The bootstrap."""
+        asked = tuple(dict.fromkeys((*repeated, *new)))
+        return Fetch(tag=Resolve(asked, tuple(new)), method="POST", url=SESSION, headers=self._headers,
+                     json={"subscriptions": [want.asked() for want in asked]})  # fmt: skip
+
+    def want(self, asked: Mapping[Want, Topic]) -> Iterator[str | Fetch]:
+        """Ask for streams on behalf of their topics: resolve those that are not, join those that are."""
+        self._wanted.update(asked)
+        held = [want for want in self._wanted if want in self._resolved]
+        unresolved = [want for want in asked if want not in self._resolved]
+        together = [want for want in unresolved if want not in self._doubted]
+        if together:
+            yield self.resolve(together, held)
+        yield from (self.resolve([want]) for want in unresolved if want in self._doubted)
+        resolved = (want for want in asked if want in self._resolved)
+        yield from (self._join(want) for want in resolved if self._resolved[want] not in self._joined)
+
+    def _join(self, want: Want) -> str | Fetch:
+        channel = self._resolved[want]
+        if not channel_type(channel).authorized:
+            return self._pusher.subscribe(channel)
+        form = {"socket_id": self._pusher.socket_id or "", "channel_name": channel}
+        return Fetch(tag=Authorize(want), method="POST", url=self._auth_url, headers=self._headers, form=form)
+
+    def leave(self, topics: Iterable[Topic]) -> Iterator[str]:
+        """Let go of the topics' streams."""
+        topics = set(topics)
+        for want in [want for want, topic in self._wanted.items() if topic in topics]:
+            del self._wanted[want]
+            if want in self._resolved:
+                self._joined.discard(self._resolved[want])
+                yield self._pusher.unsubscribe(self._resolved[want])
+
+    # --- what comes of it --------------------------------------------------------------------------------------------
+
+    def answered(self, tag: Resolve | Authorize, answer: Answer) -> Items:
+        """Read the answer to a bootstrap or an authorization."""
+        asked = tag.new if isinstance(tag, Resolve) else (tag.want,)
+        asked = tuple(want for want in asked if want in self._wanted)
+        if not answer.ok:
+            yield from self._failed(asked, answer, alone=isinstance(tag, Authorize) or len(tag.wants) == 1)
+        elif isinstance(tag, Authorize):
+            yield from self._authorized(asked, loads(answer.text))
+        else:
+            body = loads(answer.text)
+            body = body.get("data", body)
+            if self._pusher.socket_id is None:
+                yield self._located(body["connection"])
+            yield from self._named(tag.wants, body["subscriptions"])
+            yield from self._resolved_now(asked)
+
+    def _located(self, connection: dict[str, Any]) -> Learned:
+        """Where the Pusher server is; later bootstraps say it again, and the connection stays where it is."""
+        self._auth_url = connection.get("authEndpoint") or AUTH
+        scheme = "wss" if connection.get("forceTls", True) else "ws"
+        server = f"{scheme}://{connection['wsHost']}:{connection['wsPort']}"
+        return Learned({"server": server, "app_key": connection["appKey"]})
+
+    def _named(self, asked: Iterable[Want], entries: Iterable[Any]) -> Items:
+        waiting = list(asked)
+        for entry in entries:
+            match entry:
+                case {"stream": str(stream), "channel": str(channel)}:
+                    name = canonical(stream)
+                    want = next((want for want in waiting if want.stream == name), None)
+                    if want is not None:
+                        waiting.remove(want)
+                        self._resolved[want] = channel
+                    self.streams[channel] = want or self.streams.get(channel) or Want(name)
+                case _:
+                    yield Unknown(entry, "a subscription without stream and channel")
+
+    def _resolved_now(self, asked: Iterable[Want]) -> Items:
+        again: dict[Topic, None] = {}
+        for want in asked:
+            if want not in self._resolved:
+                yield from self._refused(want, "the bootstrap names no channel for it")
+            elif isinstance(joining := self._join(want), str):
+                yield Send(joining)
+            else:  # a request, which is made when the topic is asked for again
+                again[self._wanted[want]] = None
+        if again:
+            yield Ack(tuple(again), done=False)
+
+    def _authorized(self, asked: Iterable[Want], given: Any) -> Items:
+        for want in asked:
+            match given:
+                case {"auth": str(auth), "channel_data": str() as channel_data}:
+                    yield Send(self._pusher.subscribe(self._resolved[want], auth, channel_data))
+                case {"auth": str(auth)}:
+                    yield Send(self._pusher.subscribe(self._resolved[want], auth))
+                case _:
+                    yield from self._refused(want, "the authorization has no auth")
+
+    def _failed(self, asked: tuple[Want, ...], answer: Answer, *, alone: bool) -> Items:
+        reason = f"HTTP status {answer.status}: {_said(answer.text)}"
+        if answer.status in (0, 408, 429) or answer.status >= 500:
+            yield Error(code="no_answer", message=f"{', '.join(want.stream for want in asked)}: {reason}")
+        elif alone or answer.status == 401:
+            for want in asked:
+                yield from self._refused(want, reason)
+        else:
+            self._doubted.update(asked)
+            yield Ack(tuple(dict.fromkeys(self._wanted[want] for want in asked)), done=False)
+
+    def joined(self, channel: str) -> Items:
+        """The Pusher server confirmed a channel."""
+        topic = self._wanted.get(self.streams.get(channel, Want("")))
+        if topic is not None:
+            self._joined.add(channel)
+            yield Ack((topic,))
+
+    def refused(self, channel: str, reason: str) -> Items:
+        """The Pusher server refused a channel."""
+        yield from self._refused(self.streams.get(channel, Want(channel)), reason)
+
+    def _refused(self, want: Want, reason: str) -> Items:
+        topic = self._wanted.pop(want, None)
+        if topic is None or topic in self._wanted.values():
+            yield Error(code="stream_refused", message=f"{want.stream}: {reason}")
+        else:
+            yield Nack((topic,), f"{want.stream}: {reason}")
+
+
+def _said(text: str) -> str:
+    """The code and the words of an error answer; its text where it is of another form."""
+    try:
+        match loads(text):
+            case {"error": {"code": str(code), "message": str(message)}}:
+                return f"{code}, {message}"
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    return text[:200]

@@ -1,0 +1,106 @@
+"""What the payloads of Shuriken's streams mean: swaps are public trades, everything else is handed on whole.
+
+Members as the provider's published SDK types them (https://github.com/ShurikenTrade/shuriken-sdk-ts, ``src/streams``).
+"""
+
+from decimal import Decimal
+from typing import Any
+
+from relay.model.decimals import decimal_text
+from relay.model.enums import Side
+from relay.model.events import Event, Notification, ProviderSignal, PublicTrade, Reference
+from relay.model.times import from_millis, from_seconds
+from relay_shuriken.streams import FEEDS, TOKENS
+
+_FEED_OF = {stream: symbol for symbol, stream in FEEDS.items()}
+_FACTS = frozenset((*TOKENS["reference", "svm"], *TOKENS["reference", "evm"]))
+_FIRST_MILLISECOND = 100_000_000_000
+"""Unix seconds beyond the year 5000, milliseconds of 1973: smaller numbers are seconds, larger ones milliseconds."""
+
+
+def native_symbol(stream: str, data: Any) -> str:
+    """Whom a payload of a public stream is about, in the spelling of `relay_shuriken.streams`.
+
+    Raises:
+        ValueError: the payload does not say.
+    """
+    if stream in _FEED_OF:
+        return _FEED_OF[stream]
+    match stream.split("."), data:
+        case [_, "wallet", _], {"owner": str(owner)} if owner:
+            return f"wallet:{owner}"
+        case ["evm", "token", _], {"chainId": chain, "tokenAddress": str(token)} if str(chain).isdecimal() and token:
+            return f"{chain}:{token}"
+        case ["svm", "token", _], {"tokenMint": str(token)} | {"mint": str(token)} | {"tokenAddress": str(token)}:
+            return token
+    raise ValueError(f"{stream}: the payload does not say what it is about")
+
+
+def public(stream: str, data: Any, symbol: str, native: str) -> Event:
+    """The event of a public stream."""
+    about: dict[str, Any] = {"symbol": symbol, "native_symbol": native}
+    if stream.endswith(".token.swaps"):
+        quantity = tokens_swapped(data)
+        if quantity is not None:
+            return PublicTrade(id=data.get("signature", data.get("txHash")), price=data["priceUsd"], quantity=quantity,
+                               side=Side.BUY if data["isBuy"] else Side.SELL, time=time_of(data), **about)  # fmt: skip
+    kind = Reference if stream in _FACTS else ProviderSignal
+    return kind(name=stream, data=data, timestamp=time_of(data), **about)
+
+
+def own(stream: str, data: Any) -> Notification:
+    """The event of a stream that is the user's own. Its words are the payload's: what is said, or else its type."""
+    match data:
+        case {"data": {"content": str(word)}} | {"message": {"data": {"content": str(word)}}}:
+            pass
+        case {"type": str(word)} | {"platform": str(word)}:
+            pass
+        case _:
+            word = ""
+    return Notification(title=stream, message=word, data=data, timestamp=time_of(data))
+
+
+def time_of(data: Any) -> str | None:
+    """When it happened, where the payload says; the payload itself is handed on whatever it says."""
+    match data:
+        case {"timestampUpdatedMs": moment} | {"blockTime": moment} | {"timestamp": moment}:
+            pass
+        case {"latestSignal": {"timestampMs": moment}} | {"data": {"timestamp": moment}}:
+            pass
+        case {"message": {"data": {"timestamp": moment}}}:
+            pass
+        case _:
+            return None
+    if type(moment) is not int or moment <= 0:
+        return None
+    return from_seconds(moment) if moment < _FIRST_MILLISECOND else from_millis(moment)
+
+
+def tokens_swapped(data: Any) -> str | None:
+    """How many whole tokens changed hands; None where the payload does not say it beyond doubt.
+
+    Nothing says whether an amount counts tokens or their smallest units. The swap's own price and value do: the two differ
+    by the token's decimals, so only one of them can be worth what was paid. A swap without amounts has no quantity.
+    """
+    match data:
+        case {"isBuy": True, "amountOut": amount} | {"isBuy": False, "amountIn": amount}:
+            pass
+        case {"isBuy": bool()}:
+            return None
+        case _:
+            raise ValueError("isBuy is missing")
+    decimals = data.get("tokenDecimals", data.get("outputDecimals" if data["isBuy"] else "inputDecimals"))
+    value = Decimal(decimal_text(data.get("sizeUsd", data.get("amountUsd"))))
+    price, given = Decimal(decimal_text(data["priceUsd"])), decimal_text(amount)
+    for tokens in (given, _shifted(given, decimals)):
+        if value > 0 and tokens is not None and value / 2 < Decimal(tokens) * price < value * 2:
+            return tokens
+    return None
+
+
+def _shifted(units: str, decimals: Any) -> str | None:
+    """A whole number of smallest units as tokens, every digit kept."""
+    if not units.isdecimal() or type(decimals) is not int or not 0 < decimals < 39:
+        return None
+    digits = units.rjust(decimals + 1, "0")
+    return f"{digits[:-decimals]}.{digits[-decimals:]}"
