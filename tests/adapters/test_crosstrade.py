@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-import attrs
 import httpx
 import pytest
 import trio
@@ -38,14 +37,14 @@ from relay.model.commands import (
     ListPositions,
 )
 from relay.model.enums import AccountEvent, ConnectionEvent, Outcome, PositionEvent, PositionSide
-from relay.model.events import Account, Connection, Error, Event, Position, Quote, RateLimit, Reply
-from relay.net.dial import ProviderSession
+from relay.model.events import Account, Connection, Error, Position, Quote, RateLimit, Reply
 from relay.net.http import HttpClient
 from relay.testing import conformance
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Drop, Garbage, Mute, Refuse, Takeover
 from relay_crosstrade.adapter import CrossTrade
 from relay_crosstrade.simulator import KEY, LIMITED, NO_ADDON, CrossTradeSimulator
+from support import relayed as support_relayed
 from support.crosstrade_session import (
     ACCOUNT,
     ASSEMBLED,
@@ -634,31 +633,14 @@ def hurried(factor=20, start=time.time_ns()):  # noqa: B008 - one start for all 
     return lambda: start + (time.time_ns() - start) * factor
 
 
-class Relayed:
-    """A provider session with a simulator, and what it published."""
+class Relayed(support_relayed.Relayed):
+    """The session with CrossTrade's simulator."""
 
     def __init__(self, at, http, key=KEY, **declared):
-        changed = {"url": at.ws, "backoff": Backoff(first=0.01, jitter=0), **declared}
-        adapter = type("CrossTrade", (CrossTrade,), {"session": attrs.evolve(CrossTrade.session, **changed)})
         context = Context(provider="crosstrade", account="Sim101", options=OPTIONS, credentials={"key": key})
-        self.events: list[Event] = []
-        self._changed = trio.Event()
-        self.session = ProviderSession(adapter, context, publish=self._publish, http=http)
-
-    def _publish(self, event, stamp):
-        self.events.append(event)
-        self._changed.set()
-
-    async def until(self, kind, **members):
-        """Wait for an event not yet waited for, dropping those before it."""
-        with trio.fail_after(20):
-            while True:
-                while self.events:
-                    event = self.events.pop(0)
-                    if isinstance(event, kind) and all(getattr(event, n) == v for n, v in members.items()):
-                        return event
-                self._changed = trio.Event()
-                await self._changed.wait()
+        super().__init__(
+            CrossTrade, context, http, **{"url": at.ws, "backoff": Backoff(first=0.01, jitter=0), **declared}
+        )
 
 
 @pytest.fixture

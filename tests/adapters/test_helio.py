@@ -2,23 +2,34 @@
 
 from pathlib import Path
 
-import attrs
 import httpx
 import pytest
 import trio
 
-from relay.adapter import Ack, Answer, Backoff, CommandReply, Complete, Context, Fetch, GivenUp, Learned, Subscribe, loads
+from relay.adapter import (
+    Ack,
+    Answer,
+    Backoff,
+    CommandReply,
+    Complete,
+    Context,
+    Fetch,
+    GivenUp,
+    Learned,
+    Subscribe,
+    loads,
+)
 from relay.model.channels import Topic
 from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, OrderHistory
 from relay.model.enums import ConnectionEvent, OrderEvent, OrderStatus, Outcome
 from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply, Trade
-from relay.net.dial import ProviderSession
 from relay.net.http import HttpClient
 from relay.testing import conformance
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Refuse
 from relay_helio.adapter import Helio
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from support import relayed as support_relayed
 from support.dialling import UPGRADE, close_code, dialled
 from support.helio_session import PAGE, Session, place, record, whole_day
 
@@ -273,35 +284,13 @@ async def test_an_expired_token_ends_the_session():
 # --- the relay's own session with the simulator ----------------------------------------------------------------------
 
 
-class Relayed:
-    """A provider session with a simulator, and what it published."""
+class Relayed(support_relayed.Relayed):
+    """The session with Helio's simulator."""
 
     def __init__(self, at, http, password=PASSWORD):
-        adapter = type(
-            "Helio",
-            (Helio,),
-            {"session": attrs.evolve(Helio.session, url=at.ws, http=at.http, backoff=Backoff(first=0.01))},
-        )
         context = Context(provider="helio", account="main", options=dict(Helio.options),
                           credentials={"email": EMAIL, "password": password})  # fmt: skip
-        self.events = []
-        self._changed = trio.Event()
-        self.session = ProviderSession(adapter, context, publish=self._publish, http=http)
-
-    def _publish(self, event, stamp):
-        self.events.append(event)
-        self._changed.set()
-
-    async def until(self, kind, **members):
-        """Wait for an event not yet waited for, dropping those before it."""
-        with trio.fail_after(20):
-            while True:
-                while self.events:
-                    event = self.events.pop(0)
-                    if isinstance(event, kind) and all(getattr(event, n) == v for n, v in members.items()):
-                        return event
-                self._changed = trio.Event()
-                await self._changed.wait()
+        super().__init__(Helio, context, http, url=at.ws, http=at.http, backoff=Backoff(first=0.01))
 
 
 @pytest.fixture
@@ -379,7 +368,9 @@ def test_a_command_that_was_given_up_takes_no_answer_of_the_next():
     for id in ("first", "second"):
         list(adapter.encode(OrderHistory(id=id, account="main")))
     assert list(adapter.encode(GivenUp("first"))) == []
-    assert replies(adapter.decode('{"type":"orderHistory","payload":{"orders":[]}}')) == [CommandReply("second", {"orders": []}, None)]
+    assert replies(adapter.decode('{"type":"orderHistory","payload":{"orders":[]}}')) == [
+        CommandReply("second", {"orders": []}, None)
+    ]
 
 
 @pytest.mark.parametrize(("portfolio", "expected"), [("whole", [Complete("position")]), ("part", [])])

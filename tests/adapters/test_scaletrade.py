@@ -42,7 +42,6 @@ from relay.model.commands import (
 from relay.model.enums import AccountEvent, ConnectionEvent, OrderEvent, OrderStatus, OrderType, Outcome, PositionEvent
 from relay.model.events import Account, Alert, Connection, Error, Notification, Order, Position, Quote, Reply, Trade
 from relay.model.symbols import SymbolTable
-from relay.net.dial import ProviderSession
 from relay.net.http import HttpClient
 from relay.testing import conformance
 from relay.testing.recording import read_recording
@@ -52,6 +51,7 @@ from relay_scaletrade.adapter import ScaleTrade
 from relay_scaletrade.requests import expiry
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
 from relay_scaletrade.trades import CMDS, STATES
+from support import relayed as support_relayed
 from support.dialling import close_code, dialled
 from support.recordings import decode
 from support.scaletrade_session import PAGE, TOPICS, Session, codes, new_context, place, record, trade_frame, whole_day
@@ -715,32 +715,13 @@ async def test_what_closes_or_activates_a_ticket_by_itself():
 # --- the relay's own session with the simulator ----------------------------------------------------------------------
 
 
-class Relayed:
-    """A provider session with a simulator, and what it published."""
+class Relayed(support_relayed.Relayed):
+    """The session with ScaleTrade's simulator."""
 
     def __init__(self, at, http, password=PASSWORD, **session):
-        declared = attrs.evolve(ScaleTrade.session, url=at.ws, http=at.http, backoff=Backoff(first=0.01), **session)
-        adapter = type("ScaleTrade", (ScaleTrade,), {"session": declared})
         context = new_context()
         context = attrs.evolve(context, credentials={**context.credentials, "password": password})
-        self.events = []
-        self._changed = trio.Event()
-        self.session = ProviderSession(adapter, context, publish=self._publish, http=http)
-
-    def _publish(self, event, stamp):
-        self.events.append(event)
-        self._changed.set()
-
-    async def until(self, kind, **members):
-        """Wait for an event not yet waited for, dropping those before it."""
-        with trio.fail_after(20):
-            while True:
-                while self.events:
-                    event = self.events.pop(0)
-                    if isinstance(event, kind) and all(getattr(event, n) == v for n, v in members.items()):
-                        return event
-                self._changed = trio.Event()
-                await self._changed.wait()
+        super().__init__(ScaleTrade, context, http, url=at.ws, http=at.http, backoff=Backoff(first=0.01), **session)
 
 
 @pytest.fixture(params=[1, 2])

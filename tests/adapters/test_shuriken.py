@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import attrs
 import httpx
 import pytest
 import trio
@@ -35,7 +34,6 @@ from relay.model.channels import Topic
 from relay.model.commands import PlaceOrder
 from relay.model.enums import ConnectionEvent, Outcome, Side
 from relay.model.events import Connection, Error, Gap, Notification, ProviderSignal, PublicTrade, Reference, Reply
-from relay.net.dial import ProviderSession
 from relay.net.http import HttpClient
 from relay.pusher import Reconnect, reconnect_action
 from relay.testing import conformance
@@ -48,6 +46,7 @@ from relay_shuriken.channels import Authorize, Resolve
 from relay_shuriken.payloads import tokens_swapped
 from relay_shuriken.simulator import KEY, STREAMS, ShurikenSimulator, channel_of
 from relay_shuriken.streams import Want, canonical, wants
+from support import relayed as support_relayed
 from support.dialling import close_code, dialled
 from support.running import running_relay
 from support.shuriken_session import ACCOUNT, EVM, GLOBAL, OPTIONS, TOPICS, Session, new_adapter, record, resolved
@@ -710,34 +709,14 @@ async def test_what_the_pusher_server_does_not_allow():
 # --- the relay's own session with the simulator ----------------------------------------------------------------------
 
 
-class Relayed:
-    """A provider session with a simulator, dialling wherever the bootstrap says, and what it published."""
+class Relayed(support_relayed.Relayed):
+    """The session with Shuriken's simulator, dialling wherever the bootstrap says."""
 
     def __init__(self, at, http, key=KEY, **session):
-        declared = attrs.evolve(Shuriken.session, http=at.http, backoff=Backoff(first=0.01, cap=0.01), **session)
         context = Context(
             provider="shuriken", account="main", options={**Shuriken.options, **OPTIONS}, credentials={"key": key}
         )
-        self.events = []
-        self._changed = trio.Event()
-        self.session = ProviderSession(
-            type("Shuriken", (Shuriken,), {"session": declared}), context, publish=self._publish, http=http
-        )
-
-    def _publish(self, event, stamp):
-        self.events.append(event)
-        self._changed.set()
-
-    async def until(self, kind, **members):
-        """Wait for an event not yet waited for, dropping those before it."""
-        with trio.fail_after(20):
-            while True:
-                while self.events:
-                    event = self.events.pop(0)
-                    if isinstance(event, kind) and all(getattr(event, n) == v for n, v in members.items()):
-                        return event
-                self._changed = trio.Event()
-                await self._changed.wait()
+        super().__init__(Shuriken, context, http, http=at.http, backoff=Backoff(first=0.01, cap=0.01), **session)
 
     @property
     def refused(self):
