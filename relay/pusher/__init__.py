@@ -8,7 +8,7 @@ The source of the protocol's facts is its reference: https://pusher.com/docs/cha
 """
 
 from . import api, messages, names, signals, signatures
-from .actions import Action, ClientEvent, Close, Member, Position, Send, SignIn, Subscribe, Unsubscribe
+from .actions import Action, ClientEvent, Close, Member, Ping, Position, Send, SignIn, Subscribe, Unsubscribe
 from .api import ApiError
 from .apps import App, Limits
 from .client import ClientConnection, Reconnect, reconnect_action
@@ -30,6 +30,7 @@ __all__ = [
     "CloseCode",
     "Limits",
     "Member",
+    "Ping",
     "Position",
     "ProtocolError",
     "Reconnect",

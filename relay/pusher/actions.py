@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-__all__ = ["Action", "ClientEvent", "Close", "Member", "Position", "Send", "SignIn", "Subscribe", "Unsubscribe"]
+__all__ = ["Action", "ClientEvent", "Close", "Member", "Ping", "Position", "Send", "SignIn", "Subscribe", "Unsubscribe"]
 
 
 @frozen
@@ -27,6 +27,11 @@ class Send:
     """Send this text message to the peer."""
 
     text: str
+
+
+@frozen
+class Ping:
+    """Send a WebSocket ping (RFC 6455), which every client answers, whatever it knows of the protocol's own pings."""
 
 
 @frozen(kw_only=True)
@@ -87,4 +92,4 @@ class Close:
     reason: str = ""
 
 
-Action = Send | Subscribe | Unsubscribe | ClientEvent | SignIn | Close
+Action = Send | Ping | Subscribe | Unsubscribe | ClientEvent | SignIn | Close

@@ -171,6 +171,8 @@ class FrameParser:
             return []
         if self._buffer:
             data = self._buffer + data
+        elif self._is_short_text(data):
+            return [self._message(Opcode.TEXT, unmask(data[6:], data[2:6]))]
         received: list[Received] = []
         start = 0
         while not self._finished:
@@ -180,6 +182,16 @@ class FrameParser:
             start = end
         self._buffer = b"" if self._finished else data[start:]
         return received
+
+    def _is_short_text(self, data: bytes) -> bool:
+        """Whether the data are what nearly every read is: one whole short text message, and nothing is under way."""
+        size = len(data) - 6
+        return (
+            0 < size <= min(_CONTROL_LIMIT, self._max)
+            and data[0] == 0x81
+            and data[1] == 0x80 | size
+            and self._fragments is None
+        )
 
     def _frame(self, data: bytes, start: int, received: list[Received]) -> int:
         """Parses the frame at `start`; returns where the next one starts, or `start` when this one is incomplete."""

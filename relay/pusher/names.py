@@ -7,6 +7,7 @@ authorized subscription, `cache-` behind any of these (or alone) keeps the last 
 
 import re
 from enum import Enum
+from functools import lru_cache
 
 from .errors import ProtocolError
 
@@ -70,6 +71,7 @@ _PREFIXES = (
 )
 
 
+@lru_cache(maxsize=4096)
 def channel_type(name: str) -> ChannelType:
     """The type a channel has by its name's prefix; does not check the name."""
     for prefix, kind in _PREFIXES:
@@ -78,6 +80,7 @@ def channel_type(name: str) -> ChannelType:
     return ChannelType.PUBLIC
 
 
+@lru_cache(maxsize=4096)
 def check_channel_name(name: str, limit: int = 164) -> ChannelType:
     """The type of a valid channel name; otherwise ProtocolError naming the limit or the character set.
 

@@ -4,7 +4,8 @@ A connection is opened once with the query of its URL; the first action is then 
 Close. From there on:
 
 - Anything received proves that the client is alive. After `activity_timeout` seconds of silence it is asked with
-  `pusher:ping`; `pong_timeout` seconds later it is closed with 4201. Clients of protocol 4 know no ping; they are closed
+  `pusher:ping` and with a WebSocket ping, since some libraries know but one of the two; `pong_timeout` seconds later it
+  is closed with 4201. Clients of protocol 4 know no ping; they are closed
   with 4202 after `inactivity_timeout` seconds of silence. So is, whatever its protocol, a connection that for so long has
   held no channel, signed in no user and sent nothing but heartbeats.
 - Where the app demands it (authorized connections), a connection that has neither signed in nor joined a channel that
@@ -24,7 +25,7 @@ from math import inf
 from types import MappingProxyType
 
 from . import messages
-from .actions import Action, ClientEvent, Close, Member, Send, SignIn, Subscribe, Unsubscribe
+from .actions import Action, ClientEvent, Close, Member, Ping, Send, SignIn, Subscribe, Unsubscribe
 from .apps import App
 from .claims import ids_of, member_of, resume_of, rewind_of, size_of, user_of
 from .errors import CloseCode, ProtocolError
@@ -161,7 +162,7 @@ class ServerConnection:
             return self._close(CloseCode.PONG_NOT_RECEIVED)
         if now >= self._ping_at():
             self._pinged = now
-            return [Send(messages.ping())]
+            return [Send(messages.ping()), Ping()]
         return []
 
     def forget(self, channel: str) -> None:

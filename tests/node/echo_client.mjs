@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import Echo from "laravel-echo";
 
 const require = createRequire(import.meta.url);
+const Pusher = require("pusher-js");
 const tickrelayResume = require("../../docs/clients/resume.js");
 const report = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const KINDS = [["private-encrypted-", "encryptedPrivate"], ["private-", "private"], ["presence-", "join"], ["", "channel"]];
@@ -16,8 +17,7 @@ function joined(name) {
 }
 
 const operations = {
-  connect({ key, options, encryption, resume }) {
-    const Pusher = require(encryption ? "pusher-js/with-encryption" : "pusher-js");
+  connect({ key, options, resume }) {
     echo = new Echo({
       broadcaster: "pusher", Pusher, key, cluster: "", forceTLS: false, disableStats: true, enabledTransports: ["ws"], ...options,
     });
@@ -50,7 +50,7 @@ const operations = {
   },
   signin() {
     echo.connector.signin();
-    echo.connector.pusher.user.signinDonePromise.then(() => report({ on: "signed_in", user: echo.connector.pusher.user.user_data }));
+    echo.connector.pusher.user.signinDonePromise.then(() => report({ on: "signin", user: echo.connector.pusher.user.user_data }));
   },
   disconnect: () => echo.disconnect(),
 };

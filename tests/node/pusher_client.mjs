@@ -5,7 +5,7 @@ import { pusherOperations } from "./pusher_operations.mjs";
 
 const require = createRequire(import.meta.url);
 const operate = pusherOperations(
-  (encryption) => require(encryption ? "pusher-js/with-encryption" : "pusher-js"),
+  require("pusher-js"),
   require("../../docs/clients/resume.js"),
   (line) => process.stdout.write(JSON.stringify(line) + "\n"),
 );

@@ -1,13 +1,14 @@
 // What a test asks of a pusher-js client, in Node.js and in a page. Commands are objects, and so is every report.
 //
-// in:  {"op": "connect", "key", "options", "encryption"?, "resume"?} {"op": "subscribe", "channel"} {"op": "unsubscribe", "channel"}
+// in:  {"op": "connect", "key", "options", "resume"?} {"op": "subscribe", "channel"} {"op": "unsubscribe", "channel"}
 //      {"op": "trigger", "channel", "event", "data"} {"op": "signin"} {"op": "members", "channel"} {"op": "books"}
 //      {"op": "send", "text"} {"op": "disconnect"} {"op": "reconnect"}
-// out: {"on": "state", "current", "socket_id"?} {"on": "event", "channel", "event", "data", "user_id"?} {"on": "error", "error"}
+// out: {"on": "state", "current", "socket_id"?} {"on": "event", "channel", "event", "data"} {"on": "error", "error"}
+//      {"on": "sender", "channel", "user_id"?} of a client event, which pusher-js tells only where the event is bound by its name
 //      {"on": "user", "event", "data"} {"on": "watchlist", ...} {"on": "members", ...} {"on": "books", ...}
 //      {"on": "heartbeat", "event"} {"on": "resume_failed", "channel", "reason", "epoch"?, "seq"?}
 
-export function pusherOperations(loadPusher, tickrelayResume, report) {
+export function pusherOperations(Pusher, tickrelayResume, report) {
   const books = {};
   let pusher;
 
@@ -30,8 +31,7 @@ export function pusherOperations(loadPusher, tickrelayResume, report) {
   const sorted = (levels, order) => [...levels.entries()].sort((a, b) => order * (a[0] - b[0])).map(([, level]) => level);
 
   const operations = {
-    connect({ key, options, encryption, resume }) {
-      const Pusher = loadPusher(encryption);
+    connect({ key, options, resume }) {
       pusher = new Pusher(key, { cluster: "", forceTLS: false, disableStats: true, enabledTransports: ["ws"], ...options });
       if (resume) tickrelayResume(pusher, { rewind: resume.rewind, failed: (channel, why) => report({ on: "resume_failed", channel, ...why }) });
       pusher.connection.bind("state_change", ({ current }) => report({ on: "state", current, socket_id: pusher.connection.socket_id }));
@@ -44,16 +44,17 @@ export function pusherOperations(loadPusher, tickrelayResume, report) {
     },
     subscribe({ channel }) {
       const subscribed = pusher.subscribe(channel);
-      subscribed.bind_global((event, data, metadata) => {
+      subscribed.bind("client-typing", (data, { user_id }) => report({ on: "sender", channel, user_id }));
+      subscribed.bind_global((event, data) => {
         if (event === "depth" && data?.depth) rebuild(data);
-        report({ on: "event", channel, event, data, user_id: metadata?.user_id });
+        report({ on: "event", channel, event, data });
       });
     },
     unsubscribe: ({ channel }) => pusher.unsubscribe(channel),
     trigger: ({ channel, event, data }) => report({ on: "triggered", sent: pusher.channel(channel).trigger(event, data) }),
     signin() {
       pusher.signin();
-      pusher.user.signinDonePromise.then(() => report({ on: "signed_in", user: pusher.user.user_data }));
+      pusher.user.signinDonePromise.then(() => report({ on: "signin", user: pusher.user.user_data }));
     },
     members({ channel }) {
       const members = {};

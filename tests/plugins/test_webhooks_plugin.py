@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import h11
+import pusher
 import pytest
 import trio
 
-import pusher
 import relay_webhooks
 from relay.hooks import ChannelEvent
 from relay.plugins import PluginError, Plugins, load_plugins

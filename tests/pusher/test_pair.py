@@ -10,6 +10,7 @@ from relay.pusher import (
     Close,
     Limits,
     Member,
+    Ping,
     Position,
     Send,
     ServerConnection,
@@ -177,7 +178,9 @@ def test_either_side_pings(pair):
     assert pair.to_server(ping.text) == [Pong()]
     assert pair.client.deadline() == pair.server.deadline() == pair.now + 120
     pair.now += 120
-    (answer,) = pair.to_client(pair.server.timeout(pair.now))
+    asked, of_the_socket = pair.server.timeout(pair.now)
+    assert of_the_socket == Ping()
+    (answer,) = pair.to_client([asked])
     assert pair.server.receive(answer.text, pair.now) == []
     assert pair.server.deadline() == pair.now + 120
 
