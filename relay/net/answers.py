@@ -83,7 +83,7 @@ async def _read(request: Request, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> Refusal:
-    return Refusal(413, f"body is larger than {limit} bytes")
+    return Refusal(413, f"body is larger than {limit} bytes (limit request_body)")
 
 
 # Refusals as answers -------------------------------------------------------------------------------------------------

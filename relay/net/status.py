@@ -88,11 +88,12 @@ def _for_everybody(hub: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _quotes(entries: Iterable[CatalogEntry]) -> Iterable[dict[str, Any]]:
-    """Quotes worth showing: the known symbols of every provider whose market data are public, and its other kinds."""
+    """Quotes worth showing: the known symbols of every provider whose market data are public, and its market streams."""
     entries = list(entries)
     kinds: dict[str, list[str]] = {}
     for entry in entries:
-        kinds.setdefault(entry.provider, []).append(entry.kind)
+        if entry.kind in MARKET_KINDS:
+            kinds.setdefault(entry.provider, []).append(entry.kind)
     for entry in entries:
         if entry.kind != "quote" or entry.visibility != "public" or entry.provider == ALL:
             continue

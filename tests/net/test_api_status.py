@@ -88,10 +88,11 @@ async def test_the_state_is_what_the_dashboard_needs(rig: Rig) -> None:
     (shown,) = state["sessions"]
     assert (shown["provider"], shown["account"], shown["state"], shown["life"]) == ("helio", "demo", "CONNECTED", "up")
     assert (shown["received"], shown["published"], shown["unknown"]) == (8, 5, 2)
+    helio, binance = ["quote", "candle"], ["quote"]
     assert state["quotes"] == [
-        {"provider": "helio", "symbol": "EUR/USD", "channel": "quote.helio.EUR-USD"},
-        {"provider": "helio", "symbol": "BTC/USD", "channel": "quote.helio.BTC-USD"},
-        {"provider": "binance", "symbol": "BTC/USDT", "channel": "quote.binance.BTC-USDT"},
+        {"provider": "helio", "symbol": "EUR/USD", "channel": "quote.helio.EUR-USD", "kinds": helio},
+        {"provider": "helio", "symbol": "BTC/USD", "channel": "quote.helio.BTC-USD", "kinds": helio},
+        {"provider": "binance", "symbol": "BTC/USDT", "channel": "quote.binance.BTC-USDT", "kinds": binance},
     ]
 
 
