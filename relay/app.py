@@ -17,6 +17,7 @@ import structlog
 import trio
 
 import relay
+from relay.garbage import settle
 from relay.hooks import ChannelEvent, Grant, Service, Watcher
 from relay.hub.access import KeyRing
 from relay.hub.hub import Hub
@@ -139,7 +140,7 @@ class Relay:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._edge.run)
             front: Front = await nursery.start(
-                partial(serve_front, listeners, self._api(), self._edge.serve, limits=server.limits)
+                partial(serve_front, listeners, self._api(), self._edge.serve, limits=server.limits, adopter=self._edge)
             )
             nursery.start_soon(self._tick)
             async with trio.open_nursery() as sessions:
@@ -235,6 +236,7 @@ async def serve(
         async with HttpClient() as http, trio.open_nursery() as nursery:
             relay_ = Relay(settings, plugins, http)
             await nursery.start(relay_.run)
+            settle()
             task_status.started(relay_)
             async for number in signals:
                 if number != signal.SIGHUP:
@@ -271,7 +273,8 @@ def _tcp(listener: Any) -> trio.SocketListener:
 
 
 def _socket_id() -> str:
-    return f"{secrets.randbelow(1 << 31)}.{secrets.randbelow(1 << 31)}"
+    both = secrets.randbits(62)
+    return f"{both >> 31}.{both & 0x7FFF_FFFF}"
 
 
 def _session_log(event: str, **fields: object) -> None:

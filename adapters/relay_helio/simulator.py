@@ -276,6 +276,10 @@ class HelioSimulator(Simulator):
         if self.account.positions:  # their profit moved with the market
             self._tell_metrics()
 
+    def trade(self, ticket: Ticket) -> None:
+        """The user trades at another terminal. Raises Refusal."""
+        self._changed(self.account.place(ticket, self._clock()))
+
     def _changed(self, changes: list[Change], by: Link | None = None) -> None:
         """Tell what happened on the account: executions to those who ordered or subscribed, then portfolio and metrics."""
         fill: Filled | None = None

@@ -214,6 +214,8 @@ def reply(id: str, answer: Answer) -> CommandReply:
             return CommandReply(id, error={"code": error, "status": answer.status, **rest})
         case {"accepted": False}:
             return CommandReply(id, error={"code": "not_accepted", **body})
+        case {"accepted": True, "order": int(order)} if answer.ok:
+            return CommandReply(id, result={"order_id": str(order), **body})
         case _ if not answer.ok:
             return CommandReply(id, error={"code": f"http_{answer.status}", "message": answer.text[:200]})
         case {"structure": [*_], "rows": [*_]}:

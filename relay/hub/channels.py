@@ -19,7 +19,19 @@ class Channel:
     A subscriber is live, or it waits: on a depth channel that has no book yet nothing makes sense before the first snapshot.
     """
 
-    __slots__ = ("_ids", "_live", "_middle", "_waiting", "dropped", "name", "presence", "told_miss", "topic", "type")
+    __slots__ = (
+        "_ids",
+        "_live",
+        "_middle",
+        "_waiting",
+        "dropped",
+        "name",
+        "presence",
+        "told_miss",
+        "topic",
+        "type",
+        "welcome",
+    )
 
     def __init__(self, name: str, topic: TopicState) -> None:
         self.name = name
@@ -30,6 +42,8 @@ class Channel:
         """Deliveries that slow subscribers did not get as they were."""
         self.told_miss = False
         """The app's server was told of a cache miss and nothing has come since."""
+        self.welcome = Delivery(encode_text(messages.subscription_succeeded(name).encode()), name, Policy.CONTROL, 0)
+        """That the subscription holds, where there is nothing more to say; the same for everybody."""
         self._middle = wire.middle(name)
         self._live: dict[str, Outbox] = {}
         self._ids: dict[str, Outbox] = {}

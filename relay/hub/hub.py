@@ -9,7 +9,9 @@ subscribers each cost one `put` of a frame made once.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -160,7 +162,7 @@ class Hub:
             return RefusedSession(Outbox(_Nothing()), refusal or Close(CloseCode.APP_UNKNOWN))
         outbox = Outbox(tenant.overflow, self._outbox_limits, tenant.overflow.on_drop)
         session = HubSession(tenant, ServerConnection(tenant.app, self._socket_ids(), now), outbox)
-        session.open(dict(parse_qsl(query, keep_blank_values=True)), now)
+        session.open(_parameters(query), now)
         return session
 
     def _refusal(self, tenant: Tenant | None, origin: str | None, now: float, *, secure: bool) -> Close | None:
@@ -269,6 +271,12 @@ class Hub:
             return self._by_id[app_id]
         except KeyError:
             raise UnknownApp(f"there is no app {app_id}") from None
+
+
+@lru_cache(maxsize=256)
+def _parameters(query: str) -> Mapping[str, str]:
+    """The query's parameters. Clients of one library all send the same one."""
+    return MappingProxyType(dict(parse_qsl(query, keep_blank_values=True)))
 
 
 class _Nothing:

@@ -349,7 +349,10 @@ class Tenant:
         # Who resumes learns the position behind what it missed; before that it would skip it if it were cut off again.
         position = topic.position if request.ids and request.resume is None else None
         put = session.outbox.put
-        put(control(messages.subscription_succeeded(name, members=channel.presence, position=position), name))
+        if channel.presence is None and position is None:
+            put(channel.welcome)
+        else:
+            put(control(messages.subscription_succeeded(name, members=channel.presence, position=position), name))
         told = opening(
             channel, request, lambda: self._shared.streams.books(topic), self._shared.ids, self._ttl(topic), now
         )

@@ -53,24 +53,28 @@ class Doorstep:
         reactor: Reactor,
         limits: FrontLimits,
         arrived: Callable[[socket.socket, bytes], None],
+        tune: Callable[[socket.socket], None],
         connections: Callable[[], int],
     ) -> None:
-        """`connections` counts those that are open elsewhere."""
+        """`tune` sets options on listening sockets; `connections` counts those that are open elsewhere."""
         self._reactor = reactor
         self._limits = limits
         self._arrived = arrived
+        self._tune = tune
         self._connections = connections
         self._waiting: dict[int, _Waiting] = {}
 
     async def accept(self, listener: trio.SocketListener) -> None:
-        """Accept until cancelled."""
-        with socket.socket(fileno=socket.dup(listener.socket.fileno())) as door:
-            door.setblocking(False)
-            while True:
-                await trio.lowlevel.wait_readable(door)
-                if not self._accept(door):
-                    log.warning("accepting pauses: no file descriptors are left")
-                    await trio.sleep(_PAUSE)
+        """Accept until cancelled; closes the listener."""
+        async with listener:
+            with socket.socket(fileno=socket.dup(listener.socket.fileno())) as door:
+                door.setblocking(False)
+                self._tune(door)
+                while True:
+                    await trio.lowlevel.wait_readable(door)
+                    if not self._accept(door):
+                        log.warning("accepting pauses: no file descriptors are left")
+                        await trio.sleep(_PAUSE)
 
     async def sweep(self) -> None:
         """Send away who says nothing, until cancelled; then everybody who still waits."""

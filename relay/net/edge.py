@@ -24,7 +24,7 @@ import structlog
 import trio
 
 from relay.hub.outbox import Delivery, Joined, Outbox, Policy
-from relay.net.links import Link, SocketLink, StreamLink, taken_out
+from relay.net.links import Link, SocketLink, StreamLink, taken_out, tune
 from relay.net.reactor import Reactor
 from relay.net.upgrade import UpgradeRequest
 from relay.pusher.frames import (
@@ -228,7 +228,9 @@ class Edge:
                     await stream.send_all(refusal.response())
             return
         if isinstance(stream, trio.SocketStream) and self.reactor is not None:
-            self._park(taken_out(stream), answer, request, trailing)
+            sock = taken_out(stream)
+            self.tune(sock)
+            self._park(sock, answer, request, trailing)
             return
         connection = self._open(self._link(stream), answer, request, secure=isinstance(stream, trio.SSLStream))
         del stream, request  # the headers are not needed for the days a subscriber may stay
@@ -244,8 +246,12 @@ class Edge:
         finally:
             self._end(connection)
 
+    def tune(self, sock: socket.socket) -> None:
+        """Set the options of subscribers' sockets; on a listening one for those it accepts."""
+        tune(sock, self._limits.notsent_lowat)
+
     def adopt(self, sock: socket.socket, request: UpgradeRequest, trailing: bytes) -> None:
-        """Serve a subscriber on a plain, non-blocking socket, on which nothing was said but `request` and `trailing`."""
+        """Serve a subscriber on a plain socket, non-blocking and tuned, whose peer said `request` and then `trailing`."""
         try:
             answer = handshake_response(request.headers)
         except BadHandshake as refusal:
@@ -262,7 +268,7 @@ class Edge:
     def _park(self, sock: socket.socket, answer: bytes, request: UpgradeRequest, trailing: bytes) -> None:
         """Have the reactor tell when something comes."""
         assert self.reactor is not None, "Edge.run is not running"
-        link = SocketLink(sock, self._limits.notsent_lowat)
+        link = SocketLink(sock)
         connection = self._open(link, answer, request, secure=False)
         connection.on_ready = self._on_ready
         self._parked += 1
@@ -296,7 +302,9 @@ class Edge:
 
     def _link(self, stream: trio.abc.Stream) -> Link:
         if isinstance(stream, trio.SocketStream):
-            return SocketLink(taken_out(stream), self._limits.notsent_lowat)
+            sock = taken_out(stream)
+            self.tune(sock)
+            return SocketLink(sock)
         assert self._nursery is not None, "Edge.run is not running"
         return StreamLink(stream, self._nursery)
 

@@ -70,6 +70,10 @@ class Adopter(Protocol):
         """Where sockets are watched; None while it cannot take any."""
         ...
 
+    def tune(self, sock: socket.socket, /) -> None:
+        """Set options on a listening socket, for those it accepts."""
+        ...
+
     def adopt(self, sock: socket.socket, request: UpgradeRequest, trailing: bytes, /) -> None:
         """Answer the handshake, or refuse it. The socket is non-blocking and may be watched by the reactor already."""
         ...
@@ -109,11 +113,14 @@ class Front:
         """Accept and serve; returns when `stop` was called and everything is drained. Closes the listeners."""
         with self._all:
             async with trio.open_nursery() as connections:
-                with self._accepting:
-                    task_status.started()
-                    await self._accept(list(listeners), connections)
-                for listener in listeners:
-                    await trio.aclose_forcefully(listener)
+                try:
+                    with self._accepting:
+                        task_status.started()
+                        await self._accept(list(listeners), connections)
+                finally:
+                    with trio.CancelScope(shield=True):  # forcefully: it waits for nothing
+                        for listener in listeners:
+                            await trio.aclose_forcefully(listener)
 
     def stop(self) -> None:
         """Stop accepting and drain, within `limits.drain`."""
@@ -144,7 +151,7 @@ class Front:
             reactor.forget(sock.fileno())
             connections.start_soon(self._plain, trio.SocketStream(trio.socket.from_stdlib_socket(sock)), data)
 
-        doorstep = Doorstep(reactor, self._limits, arrived, lambda: self.connections)
+        doorstep = Doorstep(reactor, self._limits, arrived, adopter.tune, lambda: self.connections)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(doorstep.sweep)
             for listener in listeners:

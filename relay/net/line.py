@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import trio
 import trio_websocket
 from attrs import frozen
+from wsproto.utilities import LocalProtocolError
 
 from relay.upstream.turns import Closed, Dial, DialFailed, Refused
 
@@ -196,8 +197,11 @@ class Line:
                     with trio.move_on_after(self._deadlines.close):
                         await ws.aclose()
                 nursery.cancel_scope.cancel()
-        except* (trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
-            # The library's reader lets these out when it cannot even say that the peer broke the protocol.
+        except* (
+            trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError
+        ):  # fmt: skip
+            # The library's reader lets these out when it cannot even say that the peer broke the protocol, and the last
+            # one when it would answer a ping that came while the connection is being closed.
             ending.append(Closed(1006, "the connection broke") if self._open else _unfinished(stream))
         except* trio_websocket.ConnectionRejected as rejected:
             ending[:0] = [_refused(error) for error in _leaves(rejected)]

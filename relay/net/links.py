@@ -58,14 +58,10 @@ class SocketLink:
 
     __slots__ = ("_sock", "send")
 
-    def __init__(self, sock: socket.socket, notsent_lowat: int) -> None:
-        """Takes over `sock`, which is non-blocking."""
+    def __init__(self, sock: socket.socket) -> None:
+        """Takes over `sock`, which is non-blocking and tuned."""
         self._sock = sock
         self.send: Callable[[bytes], int] = sock.send
-        with contextlib.suppress(OSError):
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, notsent_lowat)
 
     @property
     def fd(self) -> int:
@@ -172,6 +168,14 @@ class StreamLink:
         """See Link."""
         await self.wait_writable()
         await self._stream.aclose()
+
+
+def tune(sock: socket.socket, notsent_lowat: int) -> None:
+    """Options of a subscriber's socket. Set on a listening socket, Linux gives them to every one that is accepted."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, notsent_lowat)
 
 
 def taken_out(stream: trio.SocketStream) -> socket.socket:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from relay.hub.access import KeyRing
 from relay.hub.catalog import CatalogEntry
 from relay.model.channels import ALL, channel_name
+from relay.model.events import MARKET_KINDS
 from relay.net.answers import json_answer
 from relay.net.api_settings import ApiSettings
 from relay.net.bootstrap import bearer

@@ -7,6 +7,7 @@ request they understand it alike: what is accepted here is a subset of what h11 
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 import attrs
 
@@ -56,15 +57,15 @@ def read_upgrade(data: bytes, limit: int) -> tuple[UpgradeRequest, bytes] | None
     match = _HEAD(data)
     if match is None or match.end() > limit:
         return None
-    headers = []
-    hosts = 0
-    for line in match[2].split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        if name in _ELSEWHERE:
-            return None
-        hosts += name == b"host"
-        headers.append((name, value.strip(b" \t")))
-    if hosts != 1 or not asks_for_websocket(headers):
+    headers = [_field(line) for line in match[2][:-2].split(b"\r\n")]
+    names = [name for name, _ in headers]
+    if names.count(b"host") != 1 or not _ELSEWHERE.isdisjoint(names) or not asks_for_websocket(headers):
         return None
     return UpgradeRequest("GET", match[1].decode("ascii"), headers), data[match.end() :]
+
+
+@lru_cache(maxsize=512)
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    """Name and value; all but the key of a handshake are the same again and again."""
+    name, _, value = line.partition(b":")
+    return name.lower(), value.strip(b" \t")

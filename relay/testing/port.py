@@ -12,6 +12,7 @@ import h11
 import trio
 from attrs import Factory, frozen
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.utilities import LocalProtocolError
 
 _HEAD_WITHIN = 10.0
 _WRITE_WITHIN = 30.0
@@ -65,7 +66,8 @@ async def serve_port(
     async def connection(stream: trio.SocketStream) -> None:
         try:
             await _serve_connection(stream, answer, talk, admit)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, HangUp):
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, HangUp, LocalProtocolError):
+            # trio-websocket lets the last one out when a ping comes while the connection is being closed
             await trio.aclose_forcefully(stream)
 
     listeners = await trio.open_tcp_listeners(port, host=host)

@@ -510,7 +510,7 @@ def test_what_scaletrade_has_no_member_for_is_refused_by_name(command, field):
     ("status", "body", "result", "error"),
     [
         (200, '{"data":"OK"}', {"data": "OK"}, None),
-        (200, '{"accepted":true,"order":1001234,"state":1}', {"accepted": True, "order": 1001234, "state": 1}, None),
+        (200, '{"accepted":true,"order":1001234,"state":1}', {"order_id": "1001234", "accepted": True, "order": 1001234, "state": 1}, None),
         (200, '{"accepted":false,"order":1}', None, {"code": "not_accepted", "accepted": False, "order": 1}),
         (200, '{"structure":["id","symbol","price"],"rows":[[101,"EURUSD",1.1]]}',
          {"rows": [{"id": 101, "symbol": "EURUSD", "price": "1.1"}]}, None),

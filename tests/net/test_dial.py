@@ -257,6 +257,43 @@ async def test_a_session_that_must_be_alone_waits_for_its_predecessor_to_end(sin
     assert len(provider.paths) == 2
 
 
+async def test_a_ping_that_comes_when_the_connection_is_being_closed_harms_nothing(monkeypatch):
+    real = trio_websocket.WebSocketConnection.get_message
+
+    async def patient(self: Any) -> Any:
+        """The reader is slow to notice, so that the closing handshake takes its time."""
+        try:
+            return await real(self)
+        except trio_websocket.ConnectionClosed:
+            await trio.sleep(0.1)
+            raise
+
+    monkeypatch.setattr(trio_websocket.WebSocketConnection, "get_message", patient)
+
+    class Again(Feed):
+        session = Session(url=Feed.session.url, backoff=QUICK)
+
+        def decode(self, message):
+            yield Redial("asked to")
+
+    async def ping_instead_of_closing(request: Any) -> None:
+        ws = await request.accept()
+        await ws.send_message("again")
+        send = ws._stream.send_all
+
+        async def ping(data: bytes) -> None:
+            await send(b"\x89\x00")
+            await trio.sleep_forever()
+
+        ws._stream.send_all = ping
+        await trio.sleep_forever()
+
+    provider = Provider(ping_instead_of_closing, _stay)
+    async with running(provider, Again, deadlines=Deadlines(close=0.2)) as (_, events):
+        states = [(await events.next("connection")).event for _ in range(3)]
+    assert states == ["CONNECTED", "RECONNECTING", "CONNECTED"]
+
+
 async def test_answered_pings_keep_a_quiet_connection():
     provider = Provider(lambda request: _stay(request))
     adapter = declared(silent_after=0.3, heartbeat=Heartbeat(every=0.05))

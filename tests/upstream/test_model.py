@@ -2,7 +2,8 @@
 
 The provider numbers its deltas and writes the number as the size of one price level, so a consumer's book is right exactly
 when that level is the provider's last number. What must hold at every step: no delta before its snapshot or across an
-unannounced hole, no quote sent on a live connection lost or published twice, every state reported, the counters add up.
+unannounced hole, no quote sent on a live connection lost or published twice, none while its topic is said to be stale, every
+state reported, the counters add up.
 At the end, left in peace, every wanted book converges to the provider's.
 """
 
@@ -44,6 +45,7 @@ class Consumer:
         self.fills: list[str] = []
         self.last: dict[str, int | None] = {"A": None, "B": None}
         self.level: dict[str, str] = {}
+        self.stale: set[str] = set()
 
     def take(self, event: Any) -> None:
         match event.kind:
@@ -51,7 +53,11 @@ class Consumer:
                 self.state = str(event.event)
             case "gap" if event.of == "depth":
                 self.last[event.symbol] = None
+            case "staleness":
+                named = {f"{event.of}:{symbol}" for symbol in event.symbols}
+                self.stale = self.stale | named if event.event == "STALE" else self.stale - named
             case "quote":
+                assert f"quote:{event.symbol}" not in self.stale, "data of a topic that is said to be stale"
                 self.quotes.append(event.bid)
             case "trade":
                 self.fills.append(event.id)
@@ -193,6 +199,16 @@ def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
         @rule()
         def acknowledge(self) -> None:
             self.say(["ack", self.unacked.pop(0)])
+
+        @precondition(lambda self: self.connected and any(name.startswith("quote") for name in self.unacked))
+        @rule(reason=st.sampled_from(["no permission", "no such symbol"]))
+        def refuse(self, reason: str) -> None:
+            name = next(name for name in self.unacked if name.startswith("quote"))
+            self.unacked.remove(name)
+            self.subscribed.discard(name)
+            self.say(["nack", reason, name])
+            if name in self.wanted:
+                assert name in self.consumer.stale
 
         @precondition(lambda self: self.connected)
         @rule(symbol=SYMBOLS)
