@@ -1,0 +1,321 @@
+"""Soak: an hour's worth of faults in minutes, with many subscribers; at the end everything must be right and nothing grown.
+
+Two simulated providers, each behind a fault proxy, a relay in a process of its own, and subscribers behind fault proxies of
+theirs. Every few seconds something breaks, in an order the seed decides. Then everything is healed, the markets stand
+still, and it is checked that every subscriber's view equals the simulators', that no rule of a channel was ever broken, and
+that the relay's counters add up. The relay's memory is sampled; its slope over the second half is printed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import trio
+from attrs import define
+
+from relay.model.enums import Side
+from relay.pusher.apps import App
+from relay.testing.faults import Corrupt, Cut, FaultProxy, HalfOpen, Reset, Stall, Throttle
+from relay.testing.simulator import Close, Mute, Simulator
+from relay.testing.subscriber import Subscriber
+from relay.testing.trading import Refusal, Ticket
+from relay.testing.view import View
+from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from relay_synthetic.simulator import SyntheticSimulator
+from support.processes import raise_limits
+from support.report import arguments, report
+
+APP = App(id="1", key="soak-key", secrets=("soak-secret",))
+QUOTE, DEPTH, PRINTS = "quote.venue.BTC-USD", "depth.venue.BTC-USD", "public_trade.venue.BTC-USD"
+BROKER_QUOTE, BROKER_DEPTH, ACCOUNT = "quote.broker.EUR-USD", "depth.broker.EUR-USD", "private-account.broker.main"
+CHANNELS = (QUOTE, DEPTH, PRINTS, BROKER_QUOTE, BROKER_DEPTH, ACCOUNT)
+LINES = 10
+EVERY = 2.0
+"""Seconds between two faults, on average: at the default of 150 s, some 75, which is more than an hour of a bad line has."""
+BREAKS = (Cut(), Reset(), HalfOpen(), Corrupt("text"), Corrupt("utf8"), Corrupt("frame"))
+
+
+@define
+class Stage:
+    """Everything that runs."""
+
+    venue: SyntheticSimulator
+    broker: HelioSimulator
+    upstream: Sequence[FaultProxy]
+    downstream: Sequence[FaultProxy]
+    subscribers: Sequence[Subscriber]
+    relay: subprocess.Popen[str]
+    port: int
+    done: Counter[str]
+
+    async def status(self) -> Any:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(f"http://127.0.0.1:{self.port}/api/v2/status", timeout=10)
+            if answer.status_code != httpx.codes.OK:
+                raise SystemExit(f"the relay's status: {answer.status_code} {answer.text[:500]}")
+            return answer.json()
+
+    def resident(self) -> float:
+        """The relay's resident memory in MB."""
+        pages = int(Path(f"/proc/{self.relay.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+# --- what happens ----------------------------------------------------------------------------------------------------
+
+
+async def market(stage: Stage, rate: float, random: Random) -> None:
+    """Move the markets, and trade now and then at another terminal."""
+    while True:
+        await trio.sleep(1 / rate)
+        stage.venue.tick()
+        stage.broker.tick()
+        if random.random() < 0.2 / rate:
+            side = random.choice((Side.BUY, Side.SELL))
+            try:
+                stage.broker.trade(Ticket(symbol=random.choice(("EURUSD", "XAUUSD")), side=side, quantity=10_000))
+            except Refusal:
+                stage.done["order refused"] += 1
+
+
+async def faults(stage: Stage, random: Random) -> None:
+    """Break something, again and again."""
+    choices: list[tuple[str, Callable[[], Any]]] = [
+        ("upstream breaks", lambda: random.choice(stage.upstream).inject(random.choice(BREAKS))),
+        ("upstream stalls", lambda: _for_a_while(random.choice(stage.upstream), Stall(), random.uniform(0.5, 4))),
+        ("upstream is slow", lambda: _for_a_while(random.choice(stage.upstream), Throttle(8000), 2)),
+        ("upstream is down", lambda: _down(random.choice(stage.upstream), random.uniform(0.2, 2))),
+        ("provider restarts", lambda: _simulator(stage, random).inject(Close(1012, "restart"))),
+        ("provider falls silent", lambda: _simulator(stage, random).inject(Mute())),
+        ("subscribers break", lambda: random.choice(stage.downstream).inject(random.choice(BREAKS))),
+        ("subscribers stall", lambda: _for_a_while(random.choice(stage.downstream), Stall(), random.uniform(0.5, 4))),
+        ("subscribers are slow", lambda: _for_a_while(random.choice(stage.downstream), Throttle(1000), 20)),
+    ]
+    async with trio.open_nursery() as nursery:
+        while True:
+            await trio.sleep(random.uniform(0.2, 2 * EVERY - 0.2))
+            name, act = random.choice(choices)
+            stage.done[name] += 1
+            lasting = act()
+            if lasting is not None:
+                nursery.start_soon(lasting)
+
+
+def _simulator(stage: Stage, random: Random) -> Simulator:
+    return random.choice((stage.venue, stage.broker))
+
+
+def _for_a_while(proxy: FaultProxy, fault: Stall | Throttle, seconds: float) -> Callable[[], Any]:
+    async def last() -> None:
+        proxy.inject(fault)
+        await trio.sleep(seconds)
+        proxy.heal()
+
+    return last
+
+
+def _down(proxy: FaultProxy, seconds: float) -> Callable[[], Any]:
+    async def last() -> None:
+        proxy.down()
+        await trio.sleep(seconds)
+        proxy.up()
+
+    return last
+
+
+# --- what must hold in the end ---------------------------------------------------------------------------------------
+
+
+def book(simulator: Any, symbol: str, levels: int | None = None) -> tuple[Mapping[Decimal, Decimal], ...]:
+    moved, instrument = simulator.market.book(symbol, levels), simulator.market.instrument(symbol)
+    return tuple(
+        {Decimal(instrument.price_text(price)): Decimal(instrument.size_text(size)) for price, size in side}
+        for side in (moved.bids, moved.asks)
+    )
+
+
+def wrong(stage: Stage, views: Mapping[str, View]) -> Iterator[str]:
+    """What of a subscriber's view is not the simulators' state."""
+    for channel, simulator, symbol in ((QUOTE, stage.venue, "BTC/USD"), (BROKER_QUOTE, stage.broker, "EURUSD")):
+        moved, price = simulator.market.quote(symbol), simulator.market.instrument(symbol).price_text
+        last = views[channel].last.get("quote")
+        if last is None or (last["quote"]["bid"], last["quote"]["ask"]) != (price(moved.bid), price(moved.ask)):
+            yield channel
+    for channel, simulator, symbol, levels in (
+        (DEPTH, stage.venue, "BTC/USD", None),
+        (BROKER_DEPTH, stage.broker, "EURUSD", 10),
+    ):
+        if (views[channel].bids, views[channel].asks) != book(simulator, symbol, levels):
+            yield channel
+    if views[ACCOUNT].open("position") != {position.id for position in stage.broker.account.positions.values()}:
+        yield ACCOUNT
+
+
+async def converge(stage: Stage, within: float) -> Counter[str]:
+    """Wait until every view is right; return what is wrong, by channel."""
+    left: Counter[str] = Counter()
+    with trio.move_on_after(within):
+        while True:
+            left = Counter(channel for subscriber in stage.subscribers for channel in wrong(stage, subscriber.views))
+            if not left:
+                break
+            await trio.sleep(0.25)
+    return left
+
+
+def sums(status: Any) -> Iterator[str]:
+    """What of the counters does not add up."""
+    for session in status["sessions"]:
+        told = (
+            session["published"]
+            + session["deduped"]
+            + session["unknown"]
+            + sum(session["dropped"].values())
+            + session["held"]
+        )
+        if session["received"] != told:
+            yield f"{session['provider']}: received {session['received']}, accounted for {told}"
+    said = sum(session["published"] + session["raised"] for session in status["sessions"])
+    if said != sum(status["hub"]["published"].values()):
+        yield f"sessions published {said}, the hub {sum(status['hub']['published'].values())}"
+
+
+def slope(samples: Sequence[tuple[float, float]]) -> float:
+    """Least squares, per minute."""
+    mean_t, mean_m = (sum(column) / len(samples) for column in zip(*samples, strict=True))
+    spread = sum((t - mean_t) ** 2 for t, _ in samples)
+    return 60 * sum((t - mean_t) * (m - mean_m) for t, m in samples) / spread if spread else 0.0
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def document(venue: FaultProxy, broker: FaultProxy) -> Mapping[str, Any]:
+    return {
+        "allow_inline_secrets": True,
+        "server": {"listen": "127.0.0.1:0", "status_public": True},
+        "history": {"events": 200},
+        "apps": {
+            "soak": {"id": APP.id, "key": APP.key, "secret": APP.secret, "activity_timeout": 5, "pong_timeout": 5}
+        },
+        "providers": {
+            "venue": {"adapter": "synthetic", "url": f"ws://127.0.0.1:{venue.port}/v1"},
+            "broker": {
+                "adapter": "helio",
+                "url": f"ws://127.0.0.1:{broker.port}/api/v1/ws",
+                "http_url": f"http://127.0.0.1:{broker.port}/api/v1",
+                "symbols": {"EURUSD": "EUR/USD", "XAUUSD": "XAU/USD", "GBPUSD": "GBP/USD", "USDJPY": "USD/JPY"},
+                "options": {"portfolio": "whole"},
+                "accounts": {"main": {"credentials": {"email": EMAIL, "password": PASSWORD}}},
+            },
+        },
+    }
+
+
+@asynccontextmanager
+async def running(count: int, seed: int) -> AsyncIterator[Stage]:
+    venue, broker = SyntheticSimulator(seed=seed, rate=0), HelioSimulator(seed=seed, interval=0)
+    async with trio.open_nursery() as nursery:
+        venue_at = await nursery.start(venue.run)
+        broker_at = await nursery.start(broker.run)
+        upstream = [FaultProxy(venue_at.port), FaultProxy(broker_at.port)]
+        for proxy in upstream:
+            await nursery.start(proxy.run)
+        relay, port = started(document(*upstream))
+        try:
+            downstream = [FaultProxy(port, buffer=4096) for _ in range(min(LINES, count))]
+            for proxy in downstream:
+                await nursery.start(proxy.run)
+            subscribers = [
+                Subscriber(partial(getattr, downstream[number % len(downstream)], "port"), APP, CHANNELS)
+                for number in range(count)
+            ]
+            for number, subscriber in enumerate(subscribers):
+                nursery.start_soon(subscriber.run)
+                if number % 20 == 19:
+                    await trio.sleep(0.2)  # an app admits so many connections a second
+            yield Stage(venue, broker, upstream, downstream, subscribers, relay, port, Counter())
+        finally:
+            assert relay.stdin is not None
+            relay.stdin.close()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(relay.wait)
+            nursery.cancel_scope.cancel()
+
+
+def started(configuration: Mapping[str, Any]) -> tuple[subprocess.Popen[str], int]:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(json.dumps(configuration))
+        file.flush()
+        command = [sys.executable, "-m", "support.soaked_relay", file.name]
+        relay = subprocess.Popen(
+            command, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert relay.stdout is not None
+        return relay, int(relay.stdout.readline())
+
+
+async def soak(count: int, seconds: float, seed: int) -> tuple[dict[str, Any], list[str]]:
+    async with running(count, seed) as stage:
+        samples: list[tuple[float, float]] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(market, stage, max(0.5, min(5.0, 500 / count)), Random(seed))
+            nursery.start_soon(faults, stage, Random(seed + 1))
+            until = trio.current_time() + seconds
+            while trio.current_time() < until:
+                await trio.sleep(1)
+                samples.append((trio.current_time(), stage.resident()))
+            nursery.cancel_scope.cancel()
+        for proxy in (*stage.upstream, *stage.downstream):
+            proxy.up()
+            proxy.heal()
+        left = await converge(stage, 60)
+        status = await stage.status()
+        views = [view for subscriber in stage.subscribers for view in subscriber.views.values()]
+        problems = [problem for view in views for problem in view.problems]
+        failures = [
+            *(f"{subscribers} subscribers are wrong about {channel}" for channel, subscribers in left.items()),
+            *sums(status),
+            *problems[:20],
+        ]
+        settled = samples[len(samples) // 2 :]
+        delivered = sum(sum(view.kinds.values()) for view in views)
+        row = {
+            "subscribers": count,
+            "seconds": round(seconds),
+            "faults": sum(stage.done.values()),
+            "provider reconnects": sum(session["reconnects"] for session in status["sessions"]),
+            "subscriber reconnects": sum(subscriber.connections - 1 for subscriber in stage.subscribers),
+            "events": sum(status["hub"]["published"].values()),
+            "delivered": delivered,
+            "given way": sum(status["hub"]["dropped"].values()),
+            "wrong views": sum(left.values()),
+            "broken rules": len(problems),
+            "MB": round(settled[-1][1], 1),
+            "MB per minute": round(slope(settled), 2),
+        }
+        return row, failures
+
+
+def main() -> None:
+    options = arguments(__doc__.splitlines()[0], seconds=150.0, subscribers=100, seed=1)
+    raise_limits()
+    row, failures = trio.run(soak, options.subscribers, options.seconds, options.seed)
+    report(options, f"soak, seed {options.seed}", [row], failures)
+    if failures:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the benches share: compiled helpers, pinned processes, the relay under test, tables."""

@@ -1,0 +1,55 @@
+"""A whole relay in a process of its own, for the soak: as `tickrelay serve` runs it, but an hour's waits take seconds.
+
+    python -m support.soaked_relay CONFIG.json
+
+The configuration is a document as `tickrelay.toml` holds it. Prints its port, then serves until its stdin ends,
+so that it does not outlive whoever started it.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import structlog
+import trio
+
+from relay.adapter import Adapter, Backoff, Heartbeat
+from relay.app import Relay, serve
+from relay.plugins import load_plugins
+from relay.settings import settings_of
+
+
+def compressed(adapter: type[Adapter]) -> type[Adapter]:
+    """The adapter with its waits shortened: everything else is its own."""
+    session = attrs.evolve(
+        adapter.session,
+        backoff=Backoff(first=0.1, cap=0.5, settle=5),
+        heartbeat=attrs.evolve(adapter.session.heartbeat or Heartbeat(), every=0.5),
+        silent_after=2.0,
+        ack_within=1.0,
+    )
+    return type(adapter.__name__, (adapter,), {"session": session})
+
+
+async def main(path: Path, document: Mapping[str, Any]) -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    plugins = load_plugins()
+    adapters = {name: compressed(adapter) for name, adapter in plugins.adapters().items()}
+    settings = settings_of(
+        document, path, {}, adapters, Path.read_text, plugin_tables=plugins.tables(), configure=plugins.configure
+    )
+    async with trio.open_nursery() as nursery:
+        relay: Relay = await nursery.start(serve, settings, plugins)
+        print(relay.addresses[0][1], flush=True)
+        async with trio.lowlevel.FdStream(os.dup(0)) as stdin:
+            await stdin.receive_some()
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, file := Path(sys.argv[1]), json.loads(file.read_text()))

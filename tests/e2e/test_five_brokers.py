@@ -1,0 +1,364 @@
+"""One scenario through all five brokers, each a simulator behind a whole relay: the events are the same for all of them.
+
+An application subscribes to a market stream, an account and the session's status, trades by HTTP, loses the provider and
+sees it come back. What it heard is folded to words (`Scenario.steps`), because some of it is not the scenario's:
+
+- market data, money and the profit of a position that did not change otherwise are repeated as often as prices move: a
+  phase names them at most once, and last;
+- an HTTP answer and the stream come by different ways: a phase names the reply first, wherever it came in between;
+- a fill is two facts, the order as it is now and the trade, and which comes first is the provider's.
+
+A provider that differs says so in its README: `DIFFERENCES` quotes it, and a test looks the words up there.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+import httpx
+import pytest
+import trio
+
+from relay.adapter import Adapter, Backoff
+from relay.app import Relay
+from relay.demo import demo
+from relay.hooks import Tap, hookimpl
+from relay.model.channels import Stream, Topic, channel_name
+from relay.model.events import Event, Stamp
+from relay.plugins import load_plugins
+from relay.testing.simulator import Drop, Simulator
+from relay.testing.subscriber import Subscriber
+from relay_shuriken.chain import BONK
+from support.faulty import OUR_APP, VENUES
+from support.running import API_KEY, port_of, running_relay
+
+ADAPTERS = Path(__file__).parents[2] / "adapters"
+#: Seconds between two moves of a simulated market.
+EVERY = 0.05
+#: So many market events behind a phase's last one, whatever a provider still had to say of it has been said.
+SETTLED = 3
+
+CREATED, FILLED = "order ORDER_CREATED OPEN", "order ORDER_FILLED FILLED"
+ACCEPTED, REFUSED, FILL, MONEY = "reply accepted", "refused", "trade TRADE_FILLED", "money"
+LOST = ("connection RECONNECTING", "connection CONNECTED")
+
+#: What is heard, by phase.
+SEQUENCE: Mapping[str, tuple[str, ...]] = {
+    "log in and stream": ("connection CONNECTED", "quote", MONEY),
+    "buy": (ACCEPTED, CREATED, FILLED, FILL, "position POSITION_OPENED", MONEY),
+    "bid below the market": (ACCEPTED, CREATED),
+    "amend": (ACCEPTED, "order ORDER_MODIFIED OPEN"),
+    "cancel": (ACCEPTED, "order ORDER_CANCELLED CANCELLED"),
+    "close": (ACCEPTED, CREATED, FILLED, FILL, "position POSITION_CLOSED", MONEY),
+    "lose the connection": (*LOST, "gap quote none", "gap account replay", "quote"),
+}
+
+
+class Differs:
+    """What a provider's phase is instead, and the words of its README that say why."""
+
+    def __init__(self, steps: tuple[str, ...], *why: str) -> None:
+        self.steps, self.why = steps, why
+
+
+_PENDING = "| 1 OPEN_REQUEST | order PENDING | order PENDING |"
+_NO_FILL = "A record names no fill, so there is no `trade` event."
+_ONE_TICKET = "One ticket (`order`) is first an order and then a position of the same id."
+_WHOLE = "So is told, beside the event, what an event has no field for"
+_NOTICE = "| `n` | data, then code | notification | `notification` with data |"
+_NO_ORDERS = "**there are no `order` and no `trade` events.**"
+_STREAMS_ONLY = "It has no quotes and takes no commands."
+DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
+    "helio": {},
+    "tektii": {},
+    "scaletrade": {
+        "buy": Differs(
+            (ACCEPTED, "order ORDER_CREATED PENDING", FILLED, "position POSITION_OPENED", "notification", "notification", MONEY),
+            _PENDING, _NO_FILL, _WHOLE, _NOTICE,
+        ),
+        "bid below the market": Differs((ACCEPTED, "order ORDER_CREATED PENDING", "order ORDER_MODIFIED OPEN"), _PENDING),
+        "amend": Differs((ACCEPTED, "notification", "order ORDER_MODIFIED OPEN"), "| 7, 10 to 16, 19 and any other | whole |"),
+        "cancel": Differs(
+            (ACCEPTED, "order ORDER_MODIFIED PENDING_CANCEL", "order ORDER_CANCELLED CANCELLED"),
+            "| 8 DELETE_REQUEST, 9 CANCEL_REQUEST | whole | order PENDING_CANCEL |",
+        ),
+        "close": Differs(  # no other order: the position's own ticket is closed
+            (ACCEPTED, "notification", "position POSITION_CLOSED", "notification", "notification", MONEY),
+            _ONE_TICKET, _NO_FILL, _WHOLE, _NOTICE,
+        ),
+        "lose the connection": Differs(  # the list of closed trades has the cancelled order, now without the sender's id
+            (*LOST, "gap quote none", "gap account replay", "order ORDER_CANCELLED CANCELLED reconciled", "quote"),
+            "open, pending and closed trades after an absence | `order`, `position` |",
+            "`client_order_id` goes into the `comment` and is known by it on the same connection",
+        ),
+    },
+    "shuriken": {
+        "log in and stream": Differs(("connection CONNECTED", "public_trade"), _STREAMS_ONLY),
+        **{phase: Differs((REFUSED,), _STREAMS_ONLY) for phase in list(SEQUENCE)[1:-1]},
+        "lose the connection": Differs((*LOST, "gap public_trade none", "gap account replay", "public_trade"), _STREAMS_ONLY),
+    },
+    "crosstrade": {
+        "buy": Differs((ACCEPTED, "position POSITION_OPENED", MONEY), _NO_ORDERS),
+        "bid below the market": Differs((ACCEPTED,), _NO_ORDERS),
+        "amend": Differs((REFUSED,), "There is no function to change an order on the page"),
+        "cancel": Differs((ACCEPTED,), _NO_ORDERS),
+        "close": Differs(
+            (ACCEPTED, "position POSITION_CLOSED reconciled", MONEY),
+            _NO_ORDERS, "closed: the list is taken to be whole | `position` POSITION_CLOSED, reconciled",
+        ),
+    },
+}  # fmt: skip
+
+
+class Traded(NamedTuple):
+    """What is traded, and the prices of an order that waits."""
+
+    market: Topic
+    quantity: str = "1"
+    bid: str = "1"
+    better: str = "2"
+
+
+TRADED = {
+    "helio": Traded(Topic(kind="quote", symbol="EUR/USD"), "10000", "1.05000", "1.06000"),
+    "tektii": Traded(Topic(kind="quote", symbol="AAPL"), "10", "100.00", "101.00"),
+    "scaletrade": Traded(Topic(kind="quote", symbol="EUR/USD"), "10", "1.05000", "1.06000"),
+    "shuriken": Traded(Topic(kind="public_trade", symbol=BONK)),
+    "crosstrade": Traded(Topic(kind="quote", symbol="ES 09-26"), "1", "5000.00", "5100.00"),
+}
+
+
+class Scenario:
+    """An application of one provider: a subscriber of three channels, and the HTTP interface."""
+
+    def __init__(self, name: str, relay: Relay, http: httpx.AsyncClient) -> None:
+        account = VENUES[name].simulated.account
+        assert account is not None
+        self.name, self.account, self.relay = name, account, relay
+        self.traded = TRADED[name]
+        self.heard: list[Mapping[str, Any]] = []
+        self.order_id = self.position_id = "0"
+        self.sent: list[str] = []
+        self._http = http
+        self._sizes: dict[str, str] = {}
+        self._began = 0
+        channels = (
+            channel_name(Stream(name, self.traded.market)),
+            f"private-account.{name}.{account}",
+            f"cache-status.{name}",
+        )
+        self.subscriber = Subscriber(partial(port_of, relay), OUR_APP, channels, heard=self._hear)
+
+    def _hear(self, channel: str, event: Mapping[str, Any]) -> None:
+        assert event["provider"] == self.name
+        self.heard.append(event)
+        match event:
+            case {"type": "order", "order": {"id": id, "symbol": symbol}}:
+                assert symbol == self.traded.market.symbol
+                self.order_id = id
+            case {"type": "position", "position": {"id": id, "symbol": symbol}}:
+                assert symbol == self.traded.market.symbol
+                self.position_id = id
+
+    async def command(self, name: str, **members: str) -> None:
+        """Send a command; a refusal before anything was begun has no reply and is noted here."""
+        asked = {"provider": self.name, "account": self.account, "command": name, **members}
+        answer = await self._http.post("/api/v2/commands", json=asked)
+        if answer.status_code == 400:
+            assert f"provider {self.name} does not take {name}; it takes " in answer.json()["error"]["message"]
+            self.heard.append({"type": "refused"})
+            return
+        assert answer.status_code == 200, answer.text
+        if name == "place_order":
+            self.order_id = answer.json()["result"]["order_id"]
+
+    async def place(self, type: str, **members: str) -> None:
+        asked = {"symbol": self.traded.market.symbol or "", "side": "BUY", "quantity": self.traded.quantity}
+        self.sent.append(f"mine-{len(self.sent) + 1}")
+        await self.command("place_order", **asked, order_type=type, client_order_id=self.sent[-1], **members)
+
+    async def phase(self, expected: tuple[str, ...]) -> tuple[str, ...]:
+        """Hear until the phase has as many steps as expected and then settled; return its steps."""
+        until = self.subscriber.until
+        try:
+            await until(lambda: len(self.steps(expected)) >= len(expected))
+        except AssertionError:
+            return self.steps(expected)
+        since = len(self.heard)
+        await until(lambda: sum(event["type"] == self.traded.market.kind for event in self.heard[since:]) >= SETTLED)
+        steps = self.steps(expected)
+        self._sizes.update((e["position"]["id"], e["position"]["quantity"]) for e in self._phase("position"))
+        self._began = len(self.heard)
+        return steps
+
+    def _phase(self, kind: str) -> list[Mapping[str, Any]]:
+        return [event for event in self.heard[self._began :] if event["type"] == kind]
+
+    def check(self) -> None:
+        """What is said beside the words: nothing broke a channel's rules, the fills and orders are ours, the gap is in its place."""
+        assert [problem for view in self.subscriber.views.values() for problem in view.problems] == []
+        fills = [
+            (event["trade"]["side"], event["trade"]["quantity"]) for event in self.heard if event["type"] == "trade"
+        ]
+        assert fills in ([], [("BUY", self.traded.quantity), ("SELL", self.traded.quantity)])
+        orders = {event["order"].get("client_order_id") for event in self.heard if event["type"] == "order"}
+        assert not orders or orders >= {*self.sent}
+        states = [event.get("event") for event in self.heard]
+        kind = self.traded.market.kind
+        back = self.heard[states.index("RECONNECTING") :]
+        assert next(event for event in back if kind in (event["type"], event.get("of")))["type"] == "gap"
+
+    def steps(self, expected: tuple[str, ...]) -> tuple[str, ...]:
+        """The phase so far: replies, then what happened, then market data and money if the phase is about them."""
+        sizes, folded = dict(self._sizes), set()
+        steps: list[str] = []
+        for event in self.heard[self._began :]:
+            match event:
+                case {"type": "reply"}:
+                    steps.insert(0, f"reply {event['outcome']}")
+                case {"type": "account"}:
+                    folded.add(MONEY)
+                case {"type": "position", "event": happened, "position": {"id": id, "quantity": quantity}}:
+                    if happened != "POSITION_MODIFIED" or sizes.get(id) != quantity:
+                        steps.append(_word(event))
+                    sizes[id] = quantity
+                case {"type": kind} if kind == self.traded.market.kind:
+                    folded.add(kind)
+                case {"type": "notification"} if self.name == "shuriken":
+                    pass  # the feeds of its account, which tell of something else all the time
+                case _:
+                    steps.append(_word(event))
+        return (*_fills(steps), *(word for word in (self.traded.market.kind, MONEY) if word in folded & {*expected}))
+
+
+def _word(event: Mapping[str, Any]) -> str:
+    match event:
+        case {"type": "order", "event": happened, "order": {"status": status}}:
+            words = ["order", happened, status]
+        case {"type": "gap", "of": of, "refill": refill}:
+            words = ["gap", of, refill]
+        case {"type": kind}:
+            words = [kind, event.get("event", "")]
+    return " ".join(filter(None, (*words, "reconciled" if event.get("reconciled") else "")))
+
+
+def _fills(steps: list[str]) -> list[str]:
+    """The two facts of a fill in one order."""
+    for first in range(len(steps) - 1):
+        if steps[first : first + 2] == [FILL, FILLED]:
+            steps[first : first + 2] = [FILLED, FILL]
+    return steps
+
+
+def _comes_back_at_once(adapter: type[Adapter]) -> type[Adapter]:
+    session = attrs.evolve(adapter.session, backoff=Backoff(first=0.01, cap=0.05))
+    return type(adapter.__name__, (adapter,), {"session": session})
+
+
+@asynccontextmanager
+async def scenario(name: str) -> AsyncIterator[tuple[Scenario, Simulator]]:
+    """The provider's simulator, a relay with nothing else, and an application that subscribes."""
+    simulated, simulator = VENUES[name].simulated, VENUES[name].simulator(EVERY)
+    async with simulator.serve() as address:
+        provider = {
+            "adapter": simulated.adapter,
+            "url": address.ws,
+            "http_url": address.http,
+            "options": dict(simulated.options),
+            "symbols": dict(simulated.symbols),
+            "accounts": {str(simulated.account): {"credentials": dict(simulated.credentials)}},
+        }
+        keys = {"desk": {"key": API_KEY, "accounts": ["*"], "trade": ["*"]}}
+        async with running_relay({name: provider}, adapt=_comes_back_at_once, api_keys=keys) as relay:
+            at, bearer = f"http://127.0.0.1:{port_of(relay)}", {"Authorization": f"Bearer {API_KEY}"}
+            async with (
+                httpx.AsyncClient(base_url=at, headers=bearer, timeout=20) as http,
+                trio.open_nursery() as nursery,
+            ):
+                application = Scenario(name, relay, http)
+                nursery.start_soon(application.subscriber.run)
+                yield application, simulator
+                nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", TRADED)
+async def test_the_same_scenario_is_the_same_sequence(name: str) -> None:
+    expected = {**SEQUENCE, **{phase: differs.steps for phase, differs in DIFFERENCES[name].items()}}
+    found = {}
+    async with scenario(name) as (app, simulator):
+
+        async def heard(phase: str) -> None:
+            found[phase] = await app.phase(expected[phase])
+            assert found[phase] == expected[phase], phase
+
+        await heard("log in and stream")
+        await app.place("MARKET")
+        await heard("buy")
+        await app.place("LIMIT", limit_price=app.traded.bid)
+        await heard("bid below the market")
+        await app.command("amend_order", order_id=app.order_id, limit_price=app.traded.better)
+        await heard("amend")
+        await app.command("cancel_order", order_id=app.order_id)
+        await heard("cancel")
+        await app.command("close_position", position_id=app.position_id)
+        await heard("close")
+        simulator.inject(Drop())
+        await heard("lose the connection")
+
+        ((_, session),) = app.relay.providers.sessions()
+        status = session.status()
+        assert (status["state"], status["counters"]["unknown"], status["counters"]["reconnects"]) == ("up", 0, 1)
+        app.check()
+    assert list(found) == list(SEQUENCE)
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_every_difference_is_documented_by_its_provider(name: str) -> None:
+    readme = " ".join((ADAPTERS / f"relay_{name}" / "README.md").read_text().split())
+    for phase, differs in DIFFERENCES[name].items():
+        assert differs.steps != SEQUENCE[phase], f"{phase} does not differ"
+        assert [words for words in differs.why if words not in readme] == [], f"{phase}: not in the README"
+
+
+class Tapped:
+    """A plugin that counts the events of each provider and keeps what is said of the sessions."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, int] = {}
+        self.sessions: list[tuple[str, str]] = []
+        self._news = trio.Event()
+
+    @hookimpl
+    def relay_taps(self) -> list[Tap]:
+        return [self._tap]
+
+    def _tap(self, event: Event, stamp: Stamp, id: str) -> None:
+        self.events[stamp.provider] = self.events.get(stamp.provider, 0) + 1
+        if event.kind in ("connection", "error"):
+            self.sessions.append((stamp.provider, str(getattr(event, "event", event))))
+        self._news.set()
+        self._news = trio.Event()
+
+    async def all_said(self, providers: set[str], events: int) -> None:
+        while any(self.events.get(provider, 0) < events for provider in providers):
+            await self._news.wait()
+
+
+async def test_the_demo_runs_every_provider_and_understands_all_they_say() -> None:
+    tapped, plugins = Tapped(), load_plugins()
+    plugins.manager.register(tapped, "tapped")
+    providers = {item.value.provider for item in plugins.collect("relay_simulators")}
+    assert providers >= TRADED.keys()
+    async with trio.open_nursery() as nursery:
+        relay: Relay = await nursery.start(partial(demo, ("127.0.0.1", 0), None, plugins))
+        with trio.fail_after(20):
+            await tapped.all_said(providers, 20)
+        statuses = relay.providers.statuses()
+        nursery.cancel_scope.cancel()
+    assert sorted(tapped.sessions) == sorted((provider, "CONNECTED") for provider in providers)
+    understood = {status["provider"]: (status["state"], status["counters"]["unknown"]) for status in statuses}
+    assert understood == dict.fromkeys(providers, ("up", 0))
+    assert all(status["topics"]["troubled"] == [] for status in statuses)

@@ -1,0 +1,155 @@
+"""The line to the provider breaks in every way a line can, for every adapter with a simulator.
+
+What a subscriber of the relay sees is the same whatever broke: the session says RECONNECTING with the reason, then CONNECTED
+with the length of the gap; each stream that had carried data gets a `gap` before anything new; books begin with a snapshot.
+"""
+
+import re
+
+import pytest
+import trio
+
+from relay.adapter import CloseMeaning, Heartbeat
+from relay.testing.faults import Corrupt, Cut, HalfOpen, Reset, Stall, Throttle
+from relay.testing.simulator import Close, Drop, Mute, Refuse, Takeover
+from support.faulty import VENUES, rig
+
+SILENT = {"silent_after": 1.0, "heartbeat": Heartbeat(every=0.2)}
+venues = pytest.mark.parametrize("name", VENUES)
+
+#: fault -> (how, changes of the declaration, the reason that is told)
+LINE = {
+    "cut": (lambda r: r.upstream.inject(Cut()), {}, r"closed with 1006"),
+    "reset": (lambda r: r.upstream.inject(Reset()), {}, r"closed with 1006"),
+    "stalled": (lambda r: r.upstream.inject(Stall()), SILENT, r"nothing received for 1 s"),
+    "half open": (lambda r: r.upstream.inject(HalfOpen()), SILENT, r"nothing received for 1 s"),
+    "not UTF-8": (lambda r: r.upstream.inject(Corrupt("utf8")), {}, r"closed with 100[27]"),
+    "not RFC 6455": (lambda r: r.upstream.inject(Corrupt("frame")), {}, r"closed with 1002"),
+    "provider drops": (lambda r: r.simulator.inject(Drop()), {}, r"closed with 1006"),
+    "provider mute": (lambda r: r.simulator.inject(Mute()), SILENT, r"nothing received for 1 s"),
+    "provider restarts": (lambda r: r.simulator.inject(Close(1012, "restart")), {}, r"closed with 1012"),
+}
+
+
+async def came_back(r, since, reason):
+    """The whole canonical sequence of one loss, seen by the subscriber."""
+    await r.state("CONNECTED", since=since)
+    await r.flowing(since=len(r.heard))
+    (lost, why), (back, _) = r.states(since=since)[:2]
+    assert (lost, back) == ("RECONNECTING", "CONNECTED")
+    assert re.match(reason, why)
+    connected = [e for e in r.on(r.status, since=since) if e.get("event") == "CONNECTED"]
+    assert connected[0]["gap_ms"] >= 0
+    carried = {channel for channel, _ in r.heard[:since]}
+    for channel, view in r.subscriber.views.items():
+        if channel != r.status and channel in carried:
+            kinds = [event["type"] for event in r.on(channel, since=since)]
+            assert view.lost == view.skipped == 0
+            assert kinds.count("gap") == len([state for state, _ in r.states(since=since) if state == "CONNECTED"]), (
+                channel
+            )
+    assert r.problems() == []
+
+
+@venues
+@pytest.mark.parametrize("fault", LINE)
+async def test_a_line_that_breaks(name, fault):
+    how, session, reason = LINE[fault]
+    async with rig(name, **session) as r:
+        since = len(r.heard)
+        how(r)
+        await came_back(r, since, reason)
+        assert r.counters()["reconnects"] == 1
+
+
+@venues
+async def test_a_message_that_is_no_json_is_counted_and_nothing_else(name):
+    async with rig(name) as r:
+        since, unknown = len(r.heard), r.counters()["unknown"]
+        r.upstream.inject(Corrupt("text"))
+        with trio.fail_after(10):
+            while r.counters()["unknown"] == unknown:
+                await trio.sleep(0.01)
+        await r.flowing(since=len(r.heard))
+        assert r.counters()["unknown"] == unknown + 1
+        assert r.states(since=since) == []
+        assert r.problems() == []
+
+
+@venues
+async def test_a_slow_line_is_late_but_loses_nothing(name):
+    async with rig(name, every=0.1) as r:
+        since = len(r.heard)
+        r.upstream.inject(Throttle(3000))
+        await r.flowing(since=since)
+        r.upstream.heal()
+        await r.flowing(since=len(r.heard))
+        assert r.states(since=since) == []
+        assert [event for _, event in r.heard[since:] if event["type"] == "gap"] == []
+        assert r.problems() == []
+        assert all(view.skipped == 0 for view in r.subscriber.views.values())
+
+
+@venues
+async def test_a_provider_that_is_not_there_for_a_while(name):
+    async with rig(name) as r:
+        since = len(r.heard)
+        r.upstream.down()
+        await r.subscriber.until(lambda: len(r.states(since=since)) >= 3)
+        assert {state for state, _ in r.states(since=since)} == {"RECONNECTING"}
+        r.upstream.up()
+        await r.state("CONNECTED", since=since)
+        await r.flowing(since=len(r.heard))
+        assert r.problems() == []
+
+
+@venues
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+async def test_an_upgrade_that_is_refused_means_what_the_adapter_declares(name, status):
+    async with rig(name) as r:
+        since = len(r.heard)
+        r.simulator.next_connection(Refuse(status, headers={"retry-after": "0"}))
+        r.upstream.inject(Cut())
+        meaning = VENUE_SESSION(name).refusals.get(status, CloseMeaning.RETRY)
+        ends = "FAILED" if meaning is CloseMeaning.REFUSED else "CONNECTED"
+        await r.state(ends, since=since)
+        states = r.states(since=since)
+        assert [state for state, _ in states] == [
+            "RECONNECTING",
+            ends if ends == "FAILED" else "RECONNECTING",
+            "CONNECTED",
+        ][: len(states)]
+        assert states[1][1] == f"the connection was refused with HTTP status {status}"
+        hit = [event for event in r.on(r.status, since=since) if event["type"] == "rate_limit"]
+        assert bool(hit) == (meaning is CloseMeaning.RATE_LIMITED)
+        if ends == "FAILED":
+            r.session.resume()
+            await r.state("CONNECTED", since=since)
+        await r.flowing(since=len(r.heard))
+        assert r.problems() == []
+
+
+@venues
+async def test_another_session_that_takes_this_one_s_place(name):
+    async with rig(name) as r:
+        since = len(r.heard)
+        r.simulator.inject(Takeover())
+        meaning = VENUE_SESSION(name).closes.get(r.simulator.takeover.code, CloseMeaning.RETRY)
+        if meaning in (CloseMeaning.TAKEOVER, CloseMeaning.REFUSED):
+            await r.state("FAILED", since=since)
+            accepted = r.upstream.accepted
+            assert r.states(since=since) == [
+                ("FAILED", f"closed with {r.simulator.takeover.code}: {r.simulator.takeover.reason}")
+            ]
+            r.session.resume()
+            await r.state("CONNECTED", since=since)
+            assert r.upstream.accepted > accepted
+        await r.state("CONNECTED", since=since)
+        await r.flowing(since=len(r.heard))
+        assert r.problems() == []
+
+
+def VENUE_SESSION(name):  # noqa: N802
+    from relay.plugins import load_plugins
+
+    return load_plugins().adapters()[VENUES[name].simulated.adapter].session
