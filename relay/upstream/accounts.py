@@ -52,9 +52,14 @@ class States:
         self._states: OrderedDict[_Name, tuple[Order | Position | Account, float]] = OrderedDict()
 
     def changes(self, event: Order | Position | Account, account: str | None, now: float) -> bool:
-        """Whether ``event`` says anything that was not last known; it is known from now on."""
+        """Whether ``event`` says anything that was not last known; it is known from now on.
+
+        A list that leaves out the sender's id of an order says nothing about it: some providers know it on one connection only.
+        """
         name = (event.kind, event.account or account, "" if isinstance(event, Account) else event.id)
         before = self._states.pop(name, None)
+        if isinstance(event, Order) and event.client_order_id is None and before is not None:
+            event = attrs.evolve(event, client_order_id=getattr(before[0], "client_order_id", None))
         self._states[name] = event, now
         if len(self._states) > self._size:
             self._states.popitem(last=False)
