@@ -37,7 +37,7 @@ def compressed(adapter: type[Adapter]) -> type[Adapter]:
 
 
 async def main(path: Path, document: Mapping[str, Any]) -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     plugins = load_plugins()
     adapters = {name: compressed(adapter) for name, adapter in plugins.adapters().items()}
     settings = settings_of(

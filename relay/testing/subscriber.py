@@ -1,7 +1,7 @@
 """A subscriber for tests and soaks: the relay's own client half on a trio-websocket, which comes back by itself.
 
 It connects, subscribes, folds every channel into a `View`, and after any loss connects again as a good client does:
-backing off where the close code asks for it, resuming where it stood.
+backing off where the close code asks for it, resuming where it stood. A book that lost a delta on the way is asked for anew.
 """
 
 from collections import Counter
@@ -63,6 +63,7 @@ class Subscriber:
         self._pong_timeout = pong_timeout
         self._heard = heard
         self._news = trio.Event()
+        self._mending: set[str] = set()
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -125,13 +126,16 @@ class Subscriber:
                 await self._send(socket, text)
             case Established(socket_id):
                 self.connections += 1
+                self._mending.clear()
                 for channel, view in self.views.items():
                     auth = channel_auth(self._app, socket_id, channel) if channel.startswith("private-") else None
                     resume = view.position if self._resume else None
                     await self._send(socket, machine.subscribe(channel, auth, resume=resume, ids=True))
             case Subscribed(channel, _, position):
                 view = self.views[channel]
-                view.joined(position, resumed=self._resume and view.position is not None)
+                is_new = channel in self._mending or not self._resume or view.position is None
+                self._mending.discard(channel)
+                view.joined(position, resumed=not is_new)
             case ResumeFailed(channel, reason, position):
                 self.notes[reason] += 1
                 self.views[channel].lost += 1
@@ -142,6 +146,11 @@ class Subscriber:
                 event: Mapping[str, Any] = msgspec.json.decode(data)
                 self.views[channel].take(event)
                 self._heard(channel, event)
+                if self.views[channel].torn and channel not in self._mending:
+                    self._mending.add(channel)
+                    self.notes["torn"] += 1
+                    await self._send(socket, machine.unsubscribe(channel))
+                    await self._send(socket, machine.subscribe(channel, ids=True))
 
     async def _send(self, socket: WebSocketConnection, text: str) -> None:
         with trio.fail_after(_WITHIN):

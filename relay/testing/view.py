@@ -28,6 +28,7 @@ class View:
         kinds: events by kind.
         skipped: numbers that never came: a slow subscriber's conflated quotes, or what `gap` events said was lost.
         lost: resumes that could not be given.
+        torn: a delta was missed without a word, so there is no book before the next snapshot: ask for one.
         problems: what broke a rule.
     """
 
@@ -41,6 +42,7 @@ class View:
     kinds: Counter[str] = Factory(Counter)
     skipped: int = 0
     lost: int = 0
+    torn: bool = False
     problems: list[str] = Factory(list)
     _is_newcomer: bool = True
 
@@ -54,13 +56,15 @@ class View:
     def forget(self) -> None:
         """What was held is not to be relied on: something was missed."""
         self.bids = self.asks = None
+        self.torn = False
         self.held.clear()
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Fold one canonical event in."""
         kind = event["type"]
         self.kinds[kind] += 1
-        self._number(event)
+        if self._number(event) and kind == "depth" and not _is_snapshot(event):
+            self.torn = True
         match kind:
             case "depth":
                 self._depth(event["depth"])
@@ -72,20 +76,26 @@ class View:
                 self._state(kind, event)
         self.last[kind] = event
 
-    def _number(self, event: Mapping[str, Any]) -> None:
+    def _number(self, event: Mapping[str, Any]) -> int:
+        """Count the event; return how many numbers are missing before it."""
         seq = event["seq"]
         if self.position is None:
-            return
+            return 0
         if seq > self.position.seq:
             self._is_newcomer = False
         elif not self._is_newcomer and not (seq == self.position.seq and _is_snapshot(event)):
             self.problems.append(f"{self.channel}: number {seq} after {self.position.seq}")
-        self.skipped += max(0, seq - self.position.seq - 1)
+        missing: int = max(0, seq - self.position.seq - 1)
+        self.skipped += missing
         self.position = Position(self.position.epoch, max(seq, self.position.seq))
+        return missing
 
     def _depth(self, depth: Mapping[str, Any]) -> None:
         if depth["snapshot"]:
-            self.bids, self.asks = {}, {}
+            self.bids, self.asks, self.torn = {}, {}, False
+        if self.torn:
+            self.bids = self.asks = None
+            return
         if self.bids is None or self.asks is None:
             self.problems.append(f"{self.channel}: a delta before its snapshot")
             return

@@ -58,6 +58,16 @@ async def test_a_subscriber_s_line_that_breaks(fault):
         assert r.states() in ([], [("CONNECTED", "")])  # the provider's session knows nothing of it
 
 
+async def test_a_book_whose_delta_was_garbled_on_the_way_is_asked_for_anew():
+    async with rig("synthetic", every=0.02) as r:
+        while not r.subscriber.notes["torn"]:
+            r.downstream.inject(Corrupt("text"))
+            await r.flowing(since=len(r.heard))
+        await agrees(r)
+        assert r.problems() == []
+        assert r.subscriber.connections == 1
+
+
 async def test_a_slow_subscriber_gets_what_its_policies_say_and_ends_up_right():
     async with rig("synthetic", every=0.005, buffer=4096) as r:
         r.downstream.inject(Throttle(4000))

@@ -81,3 +81,14 @@ def test_what_is_open_on_an_account():
     assert (view.open("order"), view.open("position")) == ({"o3"}, {"p2"})
     view.joined(Position("f", 0), resumed=False)
     assert view.held == {}
+
+
+def test_a_delta_that_was_missed_without_a_word_tears_the_book_until_the_next_snapshot():
+    view = joined()
+    view.take(depth(1, True, bids=[["1", "1"]]))
+    view.take(depth(3, bids=[["2", "1"]]))
+    assert (view.torn, view.bids) == (True, None)
+    view.take(depth(4, bids=[["3", "1"]]))
+    assert view.problems == []
+    view.take(depth(4, True, bids=[["5", "1"]]))
+    assert (view.torn, view.bids) == (False, {Decimal(5): 1})
