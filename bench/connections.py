@@ -1,8 +1,8 @@
 """Connecting and staying: what accept, handshake, greeting and subscription cost, and what an idle subscriber weighs.
 
-The load client opens WebSockets and subscribes each to one channel, a window of them on their way at once. The rate per core
-is one over the server's CPU time per connection. Memory is the growth of the resident set from before the first connection to
-after the last one is subscribed, so everything is in it: socket objects, session, outbox, channel membership.
+The load client opens WebSockets and subscribes each to one channel, a window of them on their way at once. The rate per
+core is one over the server's CPU time per connection. Memory is the growth of the resident set from before the first
+connection to after the last one is subscribed, so everything is in it: socket objects, session, outbox, membership.
 """
 
 from typing import Any

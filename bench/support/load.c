@@ -6,6 +6,7 @@
  *                              is ready once it has the 101), or a comma-separated list in which "%d" stands for the
  *                              connection's number: each is subscribed (Pusher protocol) and the connection is ready once all
  *                              have succeeded.                                            -> connected N SECONDS
+ *   also CHANNELS              open one connection more, with these channels                 -> connected 1 SECONDS
  *   expect TOTAL TIMEOUT       wait until TOTAL deliveries have come since the last reset, at most TIMEOUT seconds
  *                                                        -> got TOTAL MIN MAX SECONDS CPU_SECONDS BYTES (MIN, MAX: per connection)
  *   reset                      forget deliveries and latencies                            -> reset
@@ -34,7 +35,8 @@
 enum { HEAD, FRAMES };
 struct peer { int fd, stage, acks, number; uint64_t got; char *rest; size_t have, room; };
 
-static struct peer *peers;
+enum { MOST = 100000 };
+static struct peer peers[MOST];
 static int count, ready_count, wanted_acks, epoll_fd, port;
 static const char *path, *prefix;
 static size_t prefix_size;
@@ -79,7 +81,8 @@ static void say(struct peer *p, const char *text) {
 }
 
 static void subscribe(struct peer *p) {
-    char list[65536], text[1024], name[512];
+    static char list[131072];
+    char text[1024], name[512];
     snprintf(list, sizeof list, "%s", channels);
     for (char *save, *one = strtok_r(list, ",", &save); one; one = strtok_r(NULL, ",", &save)) {
         char *number = strstr(one, "%d");
@@ -169,10 +172,11 @@ static void connect_all(int n, int window) {
     double start = seconds(CLOCK_MONOTONIC);
     wanted_acks = 0;
     if (strcmp(channels, "-")) { wanted_acks = 1; for (char *c = channels; *c; c++) wanted_acks += *c == ','; }
-    peers = calloc(n, sizeof *peers);
-    count = n; ready_count = 0;
+    int first = count;
+    if (count + n > MOST) { fprintf(stderr, "more than %d connections\n", MOST); exit(1); }
+    count += n; ready_count = 0;
     for (int opened = 0; ready_count < n;) {
-        while (opened < n && opened - ready_count < window) { peers[opened].number = opened; open_peer(&peers[opened++]); }
+        while (opened < n && opened - ready_count < window) { peers[first + opened].number = opened; open_peer(&peers[first + opened++]); }
         if (turn(20000) == 0) { fprintf(stderr, "%d of %d connected, then nothing\n", ready_count, n); exit(1); }
     }
     printf("connected %d %.6f\n", n, seconds(CLOCK_MONOTONIC) - start);
@@ -186,6 +190,7 @@ int main(int argc, char **argv) {
     while (fgets(line, sizeof line, stdin)) {
         int n, window; double timeout; unsigned long long target;
         if (sscanf(line, "connect %d %d %131071s", &n, &window, list) == 3) { channels = list; connect_all(n, window); }
+        else if (sscanf(line, "also %131071s", list) == 1) { channels = list; connect_all(1, 1); }
         else if (sscanf(line, "expect %llu %lf", &target, &timeout) == 2) {
             double start = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID), left;
             while (total < target && (left = start + timeout - seconds(CLOCK_MONOTONIC)) > 0) turn(left * 1000 + 1);
@@ -206,7 +211,7 @@ int main(int argc, char **argv) {
         } else if (!strncmp(line, "close", 5)) {
             for (int i = 0; i < count; i++) { close(peers[i].fd); free(peers[i].rest); }
             printf("closed %d\n", count);
-            free(peers); peers = NULL; count = 0;
+            memset(peers, 0, count * sizeof *peers); count = 0;
         } else { fprintf(stderr, "what is %s", line); return 2; }
         fflush(stdout);
     }

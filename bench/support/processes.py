@@ -144,6 +144,11 @@ class Load:
         """Open the connections and subscribe each to `channels`; seconds until all are ready."""
         return float(self.process.ask(f"connect {count} {window} {channels}")[2])
 
+    def connect_each(self, channels: Sequence[Sequence[str]]) -> None:
+        """Open one connection per list of channels, and subscribe it to these."""
+        for mine in channels:
+            self.process.ask(f"also {','.join(mine)}")
+
     def reset(self) -> None:
         """Forget what came."""
         self.process.ask("reset")

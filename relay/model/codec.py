@@ -2,8 +2,8 @@
 
 ``encode`` writes ``{"type", <body>, "event"?, "timestamp"?, "provider", "account"?, "id", "received_at", "seq"?}``. The
 sequence number belongs to a channel, not to the event, so it comes last: a hub encodes an event once and appends the
-number per channel. cattrs generates one unstructure and one structure function per kind when this module is imported;
-nothing is looked up per field or per message afterwards.
+number per channel. cattrs generates one unstructure and one structure function per kind when this module is imported, and
+`writers` one for ``encode``; nothing is looked up per field or per message afterwards.
 
 The kind ``account`` is the one whose body already has the name ``account``: there the account's id is ``account.id``.
 """
@@ -18,6 +18,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
 
 from relay.model.events import KINDS, Account, Candle, Event, Quote, Stamp
+from relay.model.writers import Writer, writer
 
 _dumps = msgspec.json.Encoder().encode
 _loads = msgspec.json.Decoder(float_hook=str).decode
@@ -54,6 +55,7 @@ class _Layout:
     inner: Unstructure
     outer: Unstructure
     structure: Structure
+    write: Writer
 
 
 def _layout(cls: type[Event]) -> _Layout:
@@ -66,6 +68,7 @@ def _layout(cls: type[Event]) -> _Layout:
         _unstructure(cls, [name for name in names if name not in outside]),
         _unstructure(cls, outside),
         make_dict_structure_fn(cls, _converter),
+        writer(cls, [name for name in names if name not in outside], outside, names_provider=cls in _NAMES_PROVIDER),
     )
 
 
@@ -127,7 +130,10 @@ def _name_account(wire: dict[str, Any], account: str) -> None:
 
 def encode(event: Event, stamp: Stamp, id: str, seq: int | None = None) -> bytes:
     """Return the canonical JSON of ``event``; without ``seq`` the closing brace is where a hub appends ``,"seq":N``."""
-    return _dumps(unstructure(event, stamp, id, seq))
+    wire = _LAYOUTS[type(event)].write(event, stamp, id)
+    if seq is not None:
+        wire["seq"] = seq
+    return _dumps(wire)
 
 
 def decode(data: bytes | str) -> Published:

@@ -14,6 +14,11 @@ MAX_DIGITS = 80
 
 _plain = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,39})?").fullmatch
 
+_seen: dict[str, str] = {}
+_SEEN_MOST, _SEEN_LONGEST = 16_384, 24
+#: Plain decimal text that was checked not long ago, as it is; None for everything else. Prices come again and again.
+known_decimal = _seen.get
+
 
 def decimal_text(value: object) -> str:
     """Return ``value`` (text or int) as plain decimal text, keeping its digits.
@@ -23,7 +28,13 @@ def decimal_text(value: object) -> str:
         ValueError: text that is not a finite decimal number, or is longer than `MAX_DIGITS` when written plainly.
     """
     if type(value) is str:
-        return value if _plain(value) else _rewritten(value)
+        if not _plain(value):
+            return _rewritten(value)
+        if len(value) <= _SEEN_LONGEST:
+            if len(_seen) >= _SEEN_MOST:
+                _seen.clear()
+            _seen[value] = value
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
         return _rewritten(str(value)) if value.bit_length() > 130 else str(value)
     if isinstance(value, str):

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 from attrs import Factory, field, frozen
 from attrs.converters import optional
 
-from relay.model.decimals import decimal_text, optional_decimal
+from relay.model.construct import quick_init
+from relay.model.decimals import decimal_text, known_decimal, optional_decimal
 from relay.model.enums import (
     AccountEvent,
     ConnectionEvent,
@@ -81,8 +82,14 @@ def _timeframe_text(value: object) -> str:
 
 def _levels(raw: Iterable[Any]) -> tuple[Level, ...]:
     """Levels of ``[price, size, ...]``; elements a provider adds behind the size are not part of the canonical level."""
+    known = known_decimal
     return tuple(
-        [_no_level(level) if type(level) is str else (decimal_text(level[0]), decimal_text(level[1])) for level in raw]
+        [
+            _no_level(level)
+            if type(level) is str
+            else (known(level[0]) or decimal_text(level[0]), known(level[1]) or decimal_text(level[1]))
+            for level in raw
+        ]
     )
 
 
@@ -484,6 +491,11 @@ KINDS: Mapping[str, type[Event]] = {
         Connection, RateLimit, Staleness, Gap, Error,
     )
 }  # fmt: skip
+
+_TEXT = frozenset({_text, _optional_text})
+_OPTIONAL = frozenset({_optional_text, _optional_integer, _optional_flag})
+for _cls in KINDS.values():
+    _cls.__init__ = quick_init(_cls, _TEXT, _OPTIONAL)  # type: ignore[method-assign]
 
 #: Kinds with one public stream per symbol.
 MARKET_KINDS = frozenset(kind for kind, cls in KINDS.items() if issubclass(cls, MarketEvent))

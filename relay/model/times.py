@@ -14,6 +14,18 @@ _seconds = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII).fullmatch
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z, the last second RFC 3339 can write
 
+_SEEN_MOST = 4096
+_seen: dict[str, str] = {}
+#: A time that was checked or made not long ago, as it is written here; None for everything else.
+known_time = _seen.get
+
+
+def _keep(text: str, time: str) -> str:
+    if len(_seen) >= _SEEN_MOST:
+        _seen.clear()
+    _seen[text] = time
+    return time
+
 
 @lru_cache(maxsize=1024)
 def _second(seconds: int) -> str:
@@ -30,10 +42,9 @@ def rfc3339(text: str) -> str:
     """
     if not isinstance(text, str):
         raise TypeError(f"a time is text, got {type(text).__name__}")
-    return _utc(text)
+    return _seen.get(text) or _keep(text, _utc(text))
 
 
-@lru_cache(maxsize=4096)
 def _utc(text: str) -> str:
     match = _rfc3339(text)
     if match is None:
@@ -59,30 +70,35 @@ def utc_text(text: str) -> str:
 def from_seconds(value: int | str) -> str:
     """Return Unix seconds, an int or decimal text (``"1618678163.309296"``), as RFC 3339 with the text's digits."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return f"{_second(value)}Z"
+        return _made(f"{_second(value)}Z")
     match = _seconds(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"not a number of seconds: {str(value)[:64]!r}")
     whole, fraction = match.groups()
-    return f"{_second(int(whole))}.{fraction}Z" if fraction else f"{_second(int(whole))}Z"
+    return _made(f"{_second(int(whole))}.{fraction}Z" if fraction else f"{_second(int(whole))}Z")
 
 
 def from_millis(value: int | str) -> str:
     """Return Unix milliseconds as RFC 3339 with three fraction digits."""
     seconds, rest = divmod(_integer(value), 1_000)
-    return f"{_second(seconds)}.{rest:03d}Z"
+    return _made(f"{_second(seconds)}.{rest:03d}Z")
 
 
 def from_micros(value: int | str) -> str:
     """Return Unix microseconds as RFC 3339 with six fraction digits."""
     seconds, rest = divmod(_integer(value), 1_000_000)
-    return f"{_second(seconds)}.{rest:06d}Z"
+    return _made(f"{_second(seconds)}.{rest:06d}Z")
 
 
 def from_nanos(value: int | str) -> str:
     """Return Unix nanoseconds as RFC 3339 with nine fraction digits."""
     seconds, rest = divmod(_integer(value), 1_000_000_000)
-    return f"{_second(seconds)}.{rest:09d}Z"
+    return _made(f"{_second(seconds)}.{rest:09d}Z")
+
+
+def _made(time: str) -> str:
+    """Times made here are right as they are: they are not to be checked when an event is made of them."""
+    return _keep(time, time)
 
 
 def to_ns(text: str) -> int:

@@ -54,7 +54,7 @@ class States:
     def changes(self, event: Order | Position | Account, account: str | None, now: float) -> bool:
         """Whether ``event`` says anything that was not last known; it is known from now on.
 
-        A list that leaves out the sender's id of an order says nothing about it: some providers know it on one connection only.
+        A list without the sender's id of an order says nothing about it: some providers know it on one connection only.
         """
         name = (event.kind, event.account or account, "" if isinstance(event, Account) else event.id)
         before = self._states.pop(name, None)

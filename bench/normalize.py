@@ -1,0 +1,161 @@
+"""Reading providers: each adapter on a recorded session, in microseconds per message and per event.
+
+`decode` is the adapter alone: text in, checked canonical events out. `encode` writes an event's canonical JSON, as the hub
+does once per event. The row `quote` is one provider message of about 250 bytes with best bid and offer, there and back, and
+the smallest thing a relay does.
+
+The sessions are the adapters' fixtures, and the recordings beside the project where they are (`TICKRELAY_RECORDINGS`).
+cryptofeed, from PyPI in an environment of its own, plays the same recordings where it can be installed (`--peer 1`).
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from relay.adapter import Adapter, Answer, Context, Fetch, Snapshot
+from relay.model.channels import Topic
+from relay.model.codec import encode
+from relay.model.events import Event, Stamp
+from relay.plugins import load_plugins
+from relay.testing.recording import Recording, RequestKey, read_recording, request_key
+from support import cryptofeed_peer
+from support.processes import CLIENT_CORE, Unavailable
+from support.report import arguments, median, report
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDINGS = Path(os.environ.get("TICKRELAY_RECORDINGS", ROOT.parent / "shared" / "recordings"))
+RECORDED = {"binance": "binance_us.jsonl", "bitstamp": "bitstamp.jsonl", "kraken": "kraken.jsonl"}
+STAMP = Stamp(provider="bench", received_at="2025-01-15T10:30:00.123456Z")
+QUOTE = (
+    '{"stream":"quote:BTC-USD","seq":4711,"ns":1736937000120000000,"bid":"97123.41","bid_size":"0.51230000",'
+    '"ask":"97123.99","ask_size":"1.20000000","last":"97123.50","volume":"1234.56780000","venue":"synthetic",'
+    '"conditions":["firm","lit"],"session":"continuous"}'
+)
+
+
+def new(adapter_class: type[Adapter]) -> Adapter:
+    """An adapter as a new connection has it."""
+    credentials = dict.fromkeys(adapter_class.credentials, "credential-of-the-bench")
+    context = Context(
+        provider=adapter_class.name, account="bench", options=dict(adapter_class.options), credentials=credentials
+    )
+    return adapter_class(context)
+
+
+def fetches(adapter: Adapter) -> dict[RequestKey, Fetch]:
+    """What the adapter would ask over HTTP, by the request."""
+    wanted = [*adapter.prepare()]
+    for _, symbol in adapter.symbols:
+        wanted += [
+            item for item in adapter.encode(Snapshot(Topic(kind="depth", symbol=symbol))) if isinstance(item, Fetch)
+        ]
+    return {
+        request_key(
+            fetch.method, f"{fetch.url}?{'&'.join(f'{name}={value}' for name, value in fetch.query.items())}"
+        ): fetch
+        for fetch in wanted
+    }
+
+
+def play(adapter: Adapter, recording: Recording) -> Iterator[tuple[float, list[Event]]]:
+    """Per received message: the seconds it took to decode, and its events. Answers are given in between, untimed."""
+    known: dict[RequestKey, Fetch] = {}
+    clock = time.perf_counter
+    for record in recording.records:
+        if record.dir == "in":
+            start = clock()
+            try:
+                items = list(adapter.decode(str(record.data)))
+            except Exception:  # noqa: BLE001 - it lacks the subscriptions a session would have told it of
+                continue
+            took = clock() - start
+            yield took, [item for item in items if isinstance(item, Event)]
+        elif record.dir == "http":
+            key = request_key(record.method, record.url)
+            known = known if key in known else fetches(adapter)
+            if key in known:
+                list(adapter.fetched(known[key].tag, Answer(status=record.status, text=str(record.data))))
+
+
+def written(events: list[Event]) -> float:
+    """Seconds to encode them all."""
+    start = time.perf_counter()
+    for event in events:
+        encode(event, STAMP, "5f3a-1")
+    return time.perf_counter() - start
+
+
+def measure(adapter_class: type[Adapter], source: str, path: Path, passes: int) -> dict[str, Any]:
+    """One row: medians of several passes over a session, each with an adapter that has learned nothing yet."""
+    recording = read_recording(path)
+    decodes, encodes, messages, events = [], [], 0, 0
+    for _ in range(passes):
+        played = list(play(new(adapter_class), recording))
+        found = [event for _, of_message in played for event in of_message]
+        decodes.append(sum(took for took, _ in played))
+        encodes.append(written(found))
+        messages, events = len(played), len(found)
+    decode_us, encode_us = median(decodes) * 1e6, median(encodes) * 1e6
+    return {
+        "adapter": adapter_class.name,
+        "session": source,
+        "messages": messages,
+        "events": events,
+        "decode us/message": decode_us / messages,
+        "decode us/event": decode_us / max(events, 1),
+        "encode us/event": encode_us / max(events, 1),
+        "events/s": round(events / (decode_us + encode_us) * 1e6),
+    }
+
+
+def one_quote(adapter_class: type[Adapter], rounds: int = 5000) -> dict[str, Any]:
+    """The row of a single quote, whose prices change with every message."""
+    adapter = new(adapter_class)
+    messages = [
+        QUOTE.replace("3.41", f"{number % 1000:03}.41").replace("4711", str(number)) for number in range(rounds)
+    ]
+    start = time.perf_counter()
+    quotes = [event for message in messages for event in adapter.decode(message)]
+    middle = time.perf_counter()
+    spent = written(quotes)  # type: ignore[arg-type]
+    decode_us, encode_us = (middle - start) / rounds * 1e6, spent / rounds * 1e6
+    return {
+        "adapter": adapter_class.name,
+        "session": "quote",
+        "messages": rounds,
+        "events": len(quotes),
+        "decode us/message": decode_us,
+        "decode us/event": decode_us,
+        "encode us/event": encode_us,
+        "events/s": round(1e6 / (decode_us + encode_us)),
+    }
+
+
+def main() -> None:
+    """Run the bench."""
+    options = arguments(__doc__, passes=5, peer=1)
+    os.sched_setaffinity(0, {CLIENT_CORE})
+    adapters = load_plugins().adapters()
+    rows, notes = [], []
+    for name, adapter_class in sorted(adapters.items()):
+        recorded = RECORDINGS / RECORDED.get(name, "-")
+        if recorded.is_file():
+            rows.append(measure(adapter_class, "recording", recorded, options.passes))
+        fixture = ROOT / "tests" / "fixtures" / f"{name}.jsonl"
+        if fixture.is_file():
+            rows.append(measure(adapter_class, "fixture", fixture, 20 * options.passes))
+    rows.append(
+        min((one_quote(adapters["synthetic"]) for _ in range(options.passes)), key=lambda row: row["decode us/event"])
+    )
+    if options.peer:
+        try:
+            rows += cryptofeed_peer.measure(RECORDINGS, options.passes)
+        except Unavailable as missing:
+            notes.append(f"cryptofeed: skipped, {missing}")
+    report(options, "normalize: provider messages to canonical events and their JSON", rows, notes)
+
+
+if __name__ == "__main__":
+    main()
