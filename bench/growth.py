@@ -1,10 +1,10 @@
 """Whether a delivery stays as cheap when the relay grows: from 10 to 10,000 channels, from 1 to 50 providers, and what
 subscribing costs at 100,000 subscriptions.
 
-Ten subscribers hold all channels between them, each channel one of them, so that every row writes to the same sockets in the
-same rhythm: 100 quotes per flush, taking turns over the channels. What differs is how many topics, rings and channels the
-relay goes through. `against` compares with the first row of as many channels on one provider, or with the first row: a median
-over turns that are interleaved.
+Ten subscribers hold all channels between them, each channel one of them, so that every row writes to the same sockets in
+the same rhythm: 100 quotes per flush, taking turns over the channels. What differs is how many topics, rings and channels
+the relay goes through. `against` compares with the row of as many channels on one provider, else with the first row: a
+median over turns that are interleaved.
 """
 
 import time
