@@ -12,10 +12,10 @@ BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
-# Advice that is none of ours: names of startable parameters (114), a successor of httpx (127).
-ASYNC_ADVICE := ASYNC114,ASYNC127
-# Tests poll what has no event (110), bound what is fast (100), and need not await (124, 128).
-ASYNC_IN_TESTS := ASYNC100,ASYNC110,ASYNC124,ASYNC128
+# Advice that is none of ours: names of startable parameters (114), a successor of httpx (127), checkpoints everywhere (9xx).
+ASYNC_ADVICE := ASYNC114,ASYNC127,ASYNC9
+# Tests and benches poll what has no event (110), bound what is fast (100), need not await (124, 128), and speak asyncio to peers (106, 120).
+ASYNC_IN_TESTS := ASYNC100,ASYNC106,ASYNC110,ASYNC120,ASYNC124,ASYNC128
 
 .PHONY: demo test check lint types docs bench wheel clean node
 

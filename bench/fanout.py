@@ -12,7 +12,7 @@ from support.processes import Load, Process, connected, floor, raise_limits, rel
 from support.report import arguments, median, report
 
 SIZE = 200
-PLANS = ((100, 1, 200, 7), (1000, 1, 40, 9), (5000, 1, 8, 5), (100, 16, 40, 5), (1000, 16, 8, 5), (5000, 16, 2, 3))
+PLANS = ((100, 1, 150, 5), (1000, 1, 30, 9), (5000, 1, 6, 3), (100, 16, 30, 5), (1000, 16, 6, 7), (5000, 16, 2, 3))
 """Subscribers, messages per flush, rounds per turn, pairs of turns."""
 
 

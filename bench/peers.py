@@ -13,10 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from support.environments import python_with
 from support.processes import (
     CLIENT_CORE,
     HERE,
@@ -93,31 +93,13 @@ class Contestant:
         self.process.end()
 
 
-@contextlib.contextmanager
-def python_peers() -> Iterator[Path]:
-    """The Python of an environment with the peers from PyPI, kept for the next run."""
-    home = Path(tempfile.gettempdir()) / f"tickrelay-bench-{os.getuid()}-peers"
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        try:
-            subprocess.run([sys.executable, "-m", "venv", home], check=True, timeout=60)
-            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, "websockets", "uvloop", "socketify"], check=True, timeout=180)
-        except (subprocess.SubprocessError, OSError) as error:
-            raise Unavailable(f"PyPI could not be installed from ({error})") from error
-        (home / "ready").touch()
-    yield python
-
-
 def start_websockets() -> Contestant:
-    with python_peers() as python:
-        process = Process([python, PEERS / "websockets_server.py"], SERVER_CORE)
+    process = Process([python_with("websockets", "uvloop"), PEERS / "websockets_server.py"], SERVER_CORE)
     return Contestant("websockets broadcast (Python, uvloop)", process, int(process.hear()[1]))
 
 
 def start_socketify() -> Contestant:
-    with python_peers() as python:
-        process = Process([python, PEERS / "socketify_server.py", str(free_port())], SERVER_CORE)
+    process = Process([python_with("socketify"), PEERS / "socketify_server.py", str(free_port())], SERVER_CORE)
     return Contestant("socketify (uWebSockets, C++)", process, int(process.hear()[1]))
 
 

@@ -1,10 +1,49 @@
-"""cryptofeed on the same recordings."""
+"""cryptofeed's own handlers on the same recordings."""
 
+import os
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from support.processes import Unavailable
+from support.environments import python_with
+from support.processes import CLIENT_CORE, HERE, Unavailable
+from support.report import median
+
+EXCHANGES = {"BINANCE_US": "binance_us", "BITSTAMP": "bitstamp", "KRAKEN": "kraken"}
+PLAYER = HERE / "peers" / "cryptofeed_player.py"
 
 
 def measure(recordings: Path, passes: int) -> list[dict[str, Any]]:
-    raise Unavailable("not yet")
+    """One row per exchange whose recording is there."""
+    found = {name: recordings / f"{file}.jsonl" for name, file in EXCHANGES.items()}
+    if not any(path.is_file() for path in found.values()):
+        raise Unavailable(f"there are no recordings in {recordings}")
+    python = python_with("cryptofeed")
+    return [_row(python, name, path, passes) for name, path in found.items() if path.is_file()]
+
+
+def _row(python: Path, exchange: str, path: Path, passes: int) -> dict[str, Any]:
+    played = subprocess.run(
+        [python, PLAYER, exchange, path.resolve(), str(passes)],
+        capture_output=True,
+        text=True,
+        cwd=tempfile.gettempdir(),  # it writes a log where it is run
+        preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE}),
+        timeout=120,
+        check=False,
+    )
+    if played.returncode:
+        raise Unavailable(f"{exchange}: {played.stderr.strip().splitlines()[-1:]}")
+    lines = [line.split() for line in played.stdout.splitlines()]
+    messages, events = int(lines[-1][0]), int(lines[-1][1])
+    took = median([float(line[2]) for line in lines]) * 1e6
+    return {
+        "adapter": f"cryptofeed {exchange}",
+        "session": "recording",
+        "messages": messages,
+        "events": events,
+        "decode us/message": took / messages,
+        "decode us/event": took / events,
+        "events/s": round(events / took * 1e6),
+    }
