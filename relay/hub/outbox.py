@@ -13,7 +13,7 @@ Invariants:
   closed;
 - after `close` nothing more is accepted, and the close frame is the last frame.
 
-The outbox touches no socket: the edge gives it a function that writes.
+The outbox touches no socket: the edge gives it a function that writes. `flush_all` (`flush.py`) flushes many outboxes.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +46,8 @@ class Outbox:
     __slots__ = (  # noqa: RUF023 (what every delivery touches stands together: one cache line)
         "append",
         "dirty",
-        "_pending",
+        "pending",
+        "place",
         "_backlog",
         "_write",
         "_open",
@@ -67,6 +68,10 @@ class Outbox:
     """Adds to this tick's deliveries; does nothing once the outbox is closed."""
     dirty: bool
     """Stands in the queue of outboxes to flush (or has no queue yet)."""
+    pending: list[Delivery]
+    """This tick's deliveries."""
+    place: int
+    """Names the socket for whoever writes to many at once; -1 where this outbox is always flushed by itself."""
     closing: tuple[int, str] | None
     """Close code and reason once `close` was called or the limits were exceeded (4100); None while open."""
     conflated: int
@@ -86,8 +91,8 @@ class Outbox:
         self._source = source
         self._limits = limits or _DEFAULT_LIMITS
         self._on_drop = on_drop
-        self._pending: list[Delivery] = []
-        self.append = self._pending.append
+        self.pending = []
+        self.append = self.pending.append
         self._backlog: Backlog | None = None
         self._rest = b""
         self._open = True
@@ -95,6 +100,7 @@ class Outbox:
         self._wake: Callable[[], object] = _nothing
         self._write: Callable[[bytes], int] = _refuse
         self.dirty = True
+        self.place = -1
         self.closing = None
         self._losses: dict[str, int] | None = None  # made when needed: most subscribers are never slow
         self.conflated = self.gapped = self.resnapshotted = 0
@@ -105,24 +111,30 @@ class Outbox:
         queue: list["Outbox"],
         wake: Callable[[], object] | None = None,
         first: bytes = b"",
+        place: int = -1,
     ) -> None:
         """Connect to a socket. Until then whatever is put waits.
 
         `write` takes bytes and returns how many were taken, or raises BlockingIOError. An outbox with something to
         send puts itself into `queue`, once; when that was empty before, it calls `wake` first. Whoever owns the queue
-        calls `flush` of each and empties it. `first` is what the socket gets before everything else.
+        calls `flush` of each and empties it. `first` is what the socket gets before everything else; for `place` see
+        there.
         """
         if first:
-            self._pending.insert(0, Delivery(first, "", Policy.CONTROL, 0))
-        self._write, self._queue, self._wake = write, queue, wake or _nothing
+            self.pending.insert(0, Delivery(first, "", Policy.CONTROL, 0))
+        self._write, self._queue, self._wake, self.place = write, queue, wake or _nothing, place
         self.dirty = False
-        if self._pending:
+        if self.pending:
             self._mark()
 
     def mark(self) -> None:
         """Stand in the queue of outboxes to flush. Not to be called when `dirty`."""
-        if self._open:
-            self._mark()
+        if self._open:  # `_mark`, written out: this is the hot path
+            self.dirty = True
+            queue = self._queue
+            if not queue:
+                self._wake()
+            queue.append(self)
 
     def _mark(self) -> None:
         self.dirty = True
@@ -143,7 +155,7 @@ class Outbox:
     @property
     def empty(self) -> bool:
         """Nothing waits."""
-        return self._backlog is None and not self._pending
+        return self._backlog is None and not self.pending
 
     def put(self, delivery: Delivery) -> None:
         """Send `delivery` at the end of this tick, or as its policy says once the subscriber is slow."""
@@ -158,7 +170,7 @@ class Outbox:
         if not self._open:
             return
         if not waiting:
-            self._pending.clear()
+            self.pending.clear()
             if self._backlog is not None:
                 self._backlog = self._new_backlog()
         self.put(_close_delivery(code, reason))
@@ -181,7 +193,7 @@ class Outbox:
         `joined` is shared by the outboxes that are flushed one after the other.
         """
         self.dirty = False
-        pending = self._pending
+        pending = self.pending
         if self._backlog is not None:
             return self._hold(pending)
         if not pending:
@@ -204,12 +216,16 @@ class Outbox:
         pending.clear()
         return self._open
 
+    def took(self, data: bytes, taken: int) -> None:
+        """Somebody else wrote `data`, this tick's deliveries joined, and the socket took `taken` bytes, not all."""
+        self._block(data, taken)
+
     def drain(self) -> bool:
         """Offer the backlog to the socket, joined; True when nothing of it is left and the outbox is no longer
         blocked.
         """
-        if self._backlog is not None and self._pending:
-            self._hold(self._pending)  # first, so that no snapshot fetched now overtakes what was put before it
+        if self._backlog is not None and self.pending:
+            self._hold(self.pending)  # first, so that no snapshot fetched now overtakes what was put before it
         while self._backlog is not None:
             pieces = self._pieces(self._backlog)
             if not pieces:
@@ -235,13 +251,13 @@ class Outbox:
         """The kernel took `taken` bytes of `data`: keep the started frame's rest, let policy decide about the others."""
         self._backlog = self._new_backlog()
         end = 0
-        for delivery in self._pending:
+        for delivery in self.pending:
             start, end = end, end + len(delivery)
             if start >= taken:
                 self._admit(delivery)
             elif end > taken:
                 self._rest = data[taken:end]
-        self._pending.clear()
+        self.pending.clear()
         return False
 
     def _admit(self, delivery: Delivery) -> None:

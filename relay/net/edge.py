@@ -23,10 +23,12 @@ import attrs
 import structlog
 import trio
 
-from relay.hub.outbox import Delivery, Joined, Outbox, Policy
+from relay.hub.flush import flush_all
+from relay.hub.outbox import Delivery, Outbox, Policy
 from relay.net.links import Link, SocketLink, StreamLink, taken_out, tune
 from relay.net.reactor import Reactor
 from relay.net.upgrade import UpgradeRequest
+from relay.net.uring import Ring, open_ring
 from relay.pusher.frames import (
     MAX_MESSAGE,
     BadHandshake,
@@ -97,7 +99,7 @@ class Connect(Protocol):
 
 @attrs.frozen(kw_only=True)
 class EdgeLimits:
-    """Deadlines in seconds and bounds of the subscribers' connections."""
+    """Deadlines in seconds and bounds of the subscribers' connections, and how they are written to."""
 
     message_bytes: int = attrs.field(default=MAX_MESSAGE, validator=attrs.validators.ge(128))
     """Largest message a client may send; then close 1009."""
@@ -109,6 +111,8 @@ class EdgeLimits:
     """From our close frame to the end of the connection; then it is dropped."""
     sweep: float = 1.0
     """How often deadlines of idle subscribers are looked at."""
+    io_uring: bool = True
+    """Write what many subscribers get at the same time with one system call, where the kernel lets us (Linux 5.18)."""
     notsent_lowat: int = attrs.field(default=128 * 1024, validator=attrs.validators.ge(4096))
     """TCP_NOTSENT_LOWAT: bytes the kernel may hold for a subscriber beyond what its receive window takes."""
 
@@ -172,6 +176,7 @@ class Edge:
         self._stopping = False
         self._gone = trio.Event()
         self._parked = 0
+        self._ring: Ring | None = None
         self.connections: dict[Outbox, Connection] = {}
         """Who is connected now."""
 
@@ -183,6 +188,8 @@ class Edge:
                 if Reactor.available:
                     self.reactor = Reactor()
                     nursery.start_soon(self.reactor.run)
+                    self._ring = open_ring() if self._limits.io_uring else None
+                    log.info("subscribers", io_uring=self._ring is not None)
                 nursery.start_soon(self._flush_ticks)
                 nursery.start_soon(self._sweep)
                 task_status.started()
@@ -190,6 +197,9 @@ class Edge:
             for connection in list(self.connections.values()):
                 self._abort(connection)
             self.reactor = None
+            if self._ring is not None:
+                self._ring.close()
+                self._ring = None
 
     def __len__(self) -> int:
         """Subscribers on plain sockets, which no front counts."""
@@ -295,7 +305,8 @@ class Edge:
             raise
         connection = Connection(link, session, self._limits)
         self.connections[connection.outbox] = connection
-        connection.outbox.attach(link.send, self._dirty, self._wake_flusher, first=answer)
+        place = self._ring.place(link.fd) if self._ring is not None and isinstance(link, SocketLink) else -1
+        connection.outbox.attach(link.send, self._dirty, self._wake_flusher, first=answer, place=place)
         if self._stopping:
             connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
         return connection
@@ -353,6 +364,9 @@ class Edge:
             self._parked -= 1
             if self.reactor is not None:
                 self.reactor.forget(connection.link.fd)
+        if self._ring is not None and connection.outbox.place >= 0:
+            self._ring.leave(connection.outbox.place)
+            connection.outbox.place = -1
         if abort:
             connection.link.abort()
         else:
@@ -384,27 +398,21 @@ class Edge:
             return trio.lowlevel.Abort.SUCCEEDED
 
         while True:
-            if self._dirty:
+            while self._dirty:  # whoever ends a connection may have something to tell the others
                 self._flush_dirty()
             self._flusher = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _flush_dirty(self) -> None:
-        joined = Joined()
-        for outbox in self._dirty:
-            try:
-                if not outbox.flush(joined):
-                    self._attend(outbox)
-            except OSError:
-                self._drop(outbox)
-            except Exception:
-                log.exception("flushing a subscriber failed")
-                self._drop(outbox)
+        outboxes = self._dirty.copy()
         self._dirty.clear()
-
-    def _drop(self, outbox: Outbox) -> None:
-        if (connection := self.connections.get(outbox)) is not None:
-            self._abort(connection)
+        for outbox, error in flush_all(outboxes, self._ring):
+            if error is None:
+                self._attend(outbox)
+            elif (connection := self.connections.get(outbox)) is not None:
+                if not isinstance(error, OSError):
+                    log.error("flushing a subscriber failed", exc_info=error)
+                self._abort(connection)
 
     def _flush(self, connection: Connection) -> bool:
         """Flush one connection out of turn; True when nothing waits."""

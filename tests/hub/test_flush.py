@@ -1,0 +1,164 @@
+"""relay.hub.flush: whoever writes, each subscriber gets the same bytes in the same order."""
+
+import errno
+import math
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.hub.flush import flush_all
+from relay.hub.outbox import Delivery, Outbox, OutboxLimits, Policy
+
+
+class Nothing:
+    def gap_frame(self, channel: str, first_seq: int, last_seq: int) -> bytes:
+        return b"<gap %d-%d>" % (first_seq, last_seq)
+
+    def snapshot_frame(self, channel: str) -> Delivery | None:
+        return None
+
+
+class Sockets:
+    """The kernel: each socket takes so many bytes in all, and is broken below none."""
+
+    def __init__(self, rooms: Sequence[float], *, together: bool = True) -> None:
+        self.rooms = list(rooms)
+        self.got = [b""] * len(rooms)
+        self.calls: list[tuple[list[int], bytes]] = []
+        self.queue: list[Outbox] = []
+        self.outboxes = [Outbox(Nothing(), OutboxLimits(messages=5)) for _ in rooms]
+        for number, outbox in enumerate(self.outboxes):
+            place = number if together else -1
+            outbox.attach(lambda data, number=number: self.write(number, data), self.queue, place=place)  # type: ignore[misc]
+
+    def write(self, number: int, data: bytes) -> int:
+        if self.rooms[number] < 0:
+            raise BrokenPipeError
+        if not self.rooms[number]:
+            raise BlockingIOError
+        part = data[: int(min(self.rooms[number], len(data)))]
+        self.rooms[number] -= len(part)
+        self.got[number] += part
+        return len(part)
+
+    def send(self, places: Sequence[int], data: bytes) -> Mapping[int, int]:
+        """As Together."""
+        self.calls.append((list(places), data))
+        short = {}
+        for place in places:
+            try:
+                taken = self.write(place, data)
+            except BlockingIOError:
+                taken = 0
+            except BrokenPipeError:
+                taken = -errno.EPIPE
+            if taken != len(data):
+                short[place] = taken
+        return short
+
+    def flush(self, together: "Sockets | None") -> list[tuple[int, type[Exception] | None]]:
+        outboxes = self.queue.copy()
+        self.queue.clear()
+        return [
+            (self.outboxes.index(outbox), None if error is None else type(error))
+            for outbox, error in flush_all(outboxes, together)
+        ]
+
+
+def delivery(text: str, seq: int = 0) -> Delivery:
+    return Delivery(text.encode(), "c", Policy.GAP if seq else Policy.CONTROL, seq)
+
+
+def test_the_same_deliveries_leave_in_one_call_joined() -> None:
+    sockets = Sockets([math.inf] * 6)
+    both = delivery("one."), delivery("two.")
+    for outbox in sockets.outboxes:
+        for one in both:
+            outbox.put(one)
+    assert sockets.flush(sockets) == []
+    assert sockets.calls == [([0, 1, 2, 3, 4, 5], b"one.two.")]
+    assert all(outbox.empty and not outbox.dirty for outbox in sockets.outboxes)
+
+
+def test_groups_are_found_wherever_their_outboxes_stand() -> None:
+    sockets = Sockets([math.inf] * 10)
+    odd, even = delivery("odd"), delivery("even")
+    for number, outbox in enumerate(sockets.outboxes):
+        outbox.put(odd if number % 2 else even)
+    sockets.flush(sockets)
+    assert sockets.calls == [([0, 2, 4, 6, 8], b"even"), ([1, 3, 5, 7, 9], b"odd")]
+
+
+def test_a_few_are_written_to_one_by_one() -> None:
+    sockets = Sockets([math.inf] * 3)
+    for outbox in sockets.outboxes:
+        outbox.put(delivery("x"))
+    sockets.flush(sockets)
+    assert (sockets.calls, sockets.got) == ([], [b"x"] * 3)
+
+
+def test_one_flushed_out_of_turn_and_marked_again_is_written_once() -> None:
+    sockets = Sockets([math.inf] * 5)
+    for outbox in sockets.outboxes:
+        outbox.put(delivery("early."))
+    sockets.outboxes[2].flush()
+    sockets.outboxes[2].put(delivery("late."))
+    for outbox in sockets.outboxes:
+        outbox.put(delivery("all."))
+    sockets.flush(sockets)
+    assert sockets.got == [b"early.all."] * 2 + [b"early.late.all."] + [b"early.all."] * 2
+
+
+def test_short_broken_and_closing_ones_are_named() -> None:
+    sockets = Sockets([math.inf, 3, -1, 0, math.inf, math.inf])
+    for outbox in sockets.outboxes:
+        outbox.put(delivery("12345", 1))
+    sockets.outboxes[4].close(4200)
+    assert sorted(sockets.flush(sockets), key=str) == [(1, None), (2, BrokenPipeError), (3, None), (4, None)]
+    assert [outbox.blocked for outbox in sockets.outboxes] == [False, True, False, True, False, False]
+    sockets.rooms[1] = sockets.rooms[3] = math.inf
+    assert sockets.outboxes[1].drain()
+    assert sockets.outboxes[3].drain()
+    assert [sockets.got[number] for number in (0, 1, 3, 5)] == [b"12345"] * 4
+    assert sockets.got[4].startswith(b"12345\x88")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_failing_write_harms_nobody_else(together: bool) -> None:
+    sockets = Sockets([math.inf] * 5, together=together)
+
+    def fail(data: bytes) -> int:
+        raise ValueError("a bug")
+
+    sockets.outboxes[1].attach(fail, sockets.queue)
+    for outbox in sockets.outboxes:
+        outbox.put(delivery("x"))
+    assert sockets.flush(sockets if together else None) == [(1, ValueError)]
+    assert sockets.got == [b"x", b"", b"x", b"x", b"x"]
+
+
+rooms = st.lists(st.sampled_from([0, 1, 7, 40, math.inf]), min_size=6, max_size=12)
+#: To which outboxes something is put, or how much room they all get and a flush.
+steps = st.lists(st.one_of(st.sets(st.integers(0, 11), min_size=1), st.integers(0, 60)), max_size=30)
+
+
+@given(rooms=rooms, steps=steps)
+def test_each_gets_the_same_whoever_writes(rooms: list[float], steps: list[set[int] | int]) -> None:
+    one, other = Sockets(rooms, together=False), Sockets(rooms)
+    for seq, step in enumerate(steps, 1):
+        for sockets, together in ((one, None), (other, other)):
+            if isinstance(step, set):
+                put = delivery(f"<{seq}>" + "." * (seq % 9), seq)
+                for number in step:
+                    if number < len(rooms):
+                        sockets.outboxes[number].put(put)
+            else:
+                sockets.flush(together)
+                sockets.rooms = [room + step for room in sockets.rooms]
+                for outbox in sockets.outboxes:
+                    outbox.drain()
+        assert one.got == other.got
+    for places, _ in other.calls:
+        assert len(set(places)) == len(places)
