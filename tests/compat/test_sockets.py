@@ -5,7 +5,7 @@ trio-websocket drives it in tests/net/test_edge.py.
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -125,19 +125,44 @@ async def test_the_relay_says_goodbye(library: str, offers: bool, browser_port: 
             assert (closed["code"], closed["reason"]) == (4200, "server is shutting down")
 
 
+LEVELS = [(f"1.08{number:02}", f"{number * 1000}") for number in range(1, 40)]
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("library", ["chromium"])
 async def test_pusher_js_sees_the_same_compressed_and_plain(library: str, browser_port: int) -> None:
     """pusher-js in Chromium and over `ws` compressed, and over its own socket in Node.js, which offers nothing."""
-    providers = {"venue": {"adapter": "synthetic"}}
+    providers = {"venue": {"adapter": "synthetic", "url": "ws://127.0.0.1:1/"}}
     channels = ["room", "quote.venue.EUR-USD", "depth.venue.EUR-USD"]
-    stamp = Stamp(provider="venue", received_at="2025-01-15T10:30:00.123456Z")
-    async with running_relay(providers, server=server(True)) as relay:
-        seen, said = [], []
+    async with running_relay(providers, server=server(True)) as relay, AsyncExitStack() as stack:
+        everybody = []
         for name in ("pusher-js", "pusher-js over ws", library):
-            async with cable(port_of(relay)) as tapped, client_of(name, browser_port) as client:
-                await client.connect(tapped.port, APP["key"])
-                await client.subscribe(*channels)
-                said.append((client, tapped))
-                seen.append(client)
-    assert seen
+            tapped = await stack.enter_async_context(cable(port_of(relay)))
+            client = await stack.enter_async_context(client_of(name, browser_port))
+            await client.connect(tapped.port, APP["key"])
+            await client.subscribe(*channels)
+            everybody.append((client, tapped))
+        for number in range(1, 30):
+            publish(relay, number)
+        seen = []
+        for client, _ in everybody:
+            await client.event("depth.venue.EUR-USD", "depth", skip=28)
+            seen.append({channel: client.events(channel) for channel in channels})
+        assert seen[0] == seen[1] == seen[2]
+        assert [len(seen[0][channel]) for channel in channels] == [30, 30, 30]
+        books = [(await client.ask("books"))["books"] for client, _ in everybody]
+        assert books[0] == books[1] == books[2]
+        assert len(books[0]["venue EUR/USD"]["bids"]) == len(LEVELS)
+        plain, *compressed = [[first for first, _ in frames(tapped.said)] for _, tapped in everybody]
+    assert plain.count(0xC1) == 0
+    assert [firsts.count(0xC1) for firsts in compressed] == [3 * 29, 3 * 29]
+    assert [len(tapped.said) < 0.6 * len(everybody[0][1].said) for _, tapped in everybody] == [False, True, True]
+
+
+def publish(relay: Relay, number: int) -> None:
+    """One event on each channel."""
+    relay.hub.trigger(APP["id"], ["room"], "news", json.dumps({"text": "Grüße " * number * 9}), now=trio.current_time())
+    stamp = Stamp(provider="venue", received_at="2025-01-15T10:30:00.123456Z")
+    relay.publish(Quote(symbol="EUR/USD", bid=f"1.08{number:02}", ask="1.09"), stamp)
+    levels = LEVELS if number == 1 else [(LEVELS[number][0], f"{number}.5")]
+    relay.publish(Depth(symbol="EUR/USD", bids=levels, asks=[], snapshot=number == 1), stamp)

@@ -52,9 +52,7 @@ class Cable:
         self._ends -= ends
 
 
-async def _copy(
-    source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope, record: bytearray
-) -> None:
+async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope, record: bytearray) -> None:
     try:
         while data := await source.receive_some(65536):
             record += data
