@@ -53,7 +53,8 @@ class Delivery(bytes):
     """The channel's sequence number of the event; 0 for CONTROL."""
     topic: str
     """What CONFLATE compares within the channel, where a channel carries several (a merged feed: the provider)."""
-    _compressed: "Delivery | None" = None
+    twin: "Delivery | None" = None
+    """What `compressed` has made."""
 
     def __new__(cls, frame: bytes, channel: str, policy: Policy, seq: int, topic: str = "") -> "Delivery":
         """`frame` is the whole WebSocket frame."""
@@ -68,9 +69,9 @@ class Delivery(bytes):
         """
         if not self.channel:
             return self
-        if self._compressed is None:
-            self._compressed = Delivery(compressed(self), self.channel, self.policy, self.seq, self.topic)
-        return self._compressed
+        if self.twin is None:
+            self.twin = Delivery(compressed(self), self.channel, self.policy, self.seq, self.topic)
+        return self.twin
 
 
 class OverflowSource(Protocol):

@@ -27,8 +27,13 @@ class CompressedOutbox(Outbox):
 
     def flush(self, joined: Joined | None = None) -> bool:
         """See Outbox."""
-        self._compress()
-        return super().flush(joined)
+        pending = self._pending
+        if len(pending) == 1:
+            (delivery,) = pending
+            pending[0] = delivery.twin or delivery.compressed()  # mostly there already: no call
+        else:
+            self._compress()
+        return Outbox.flush(self, joined)
 
     def drain(self) -> bool:
         """See Outbox."""
@@ -36,7 +41,7 @@ class CompressedOutbox(Outbox):
         return super().drain()
 
     def _compress(self) -> None:
-        self._pending[:] = [delivery.compressed() for delivery in self._pending]
+        self._pending[:] = [delivery.twin or delivery.compressed() for delivery in self._pending]
 
 
 class _CompressedSource:

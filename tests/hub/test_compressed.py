@@ -13,7 +13,7 @@ from relay.hub.outbox import Delivery, Outbox, OutboxLimits, Policy
 from relay.model.events import Depth, Order, PublicTrade, Quote
 from relay.pusher.frames import encode_close, encode_text
 from tests.hub.conftest import frames
-from tests.hub.test_outbox import CHANNELS, Books, Kernel, assert_nothing_lost_in_silence, steps
+from tests.hub.test_outbox import CHANNELS, Books, Kernel, assert_nothing_lost_in_silence, driven, steps
 
 QUOTE = Quote(symbol="A", bid="1.08423", ask="1.08425", bid_size="1000000", ask_size="2000000")
 
@@ -188,20 +188,7 @@ def test_whatever_the_kernel_takes(steps, messages, size, chunk):
     books, kernel = FramedBooks(), Kernel(0)
     outbox = CompressedOutbox(books, OutboxLimits(messages=messages, bytes=size, chunk=chunk))
     outbox.attach(kernel.write, [])
-    put = []
-    for step in steps:
-        match step:
-            case int(room):
-                kernel.room = room * 3
-                outbox.drain()
-            case (channel, policy) if outbox.closing is None:
-                put.append(books.event(channel, policy))
-                outbox.put(put[-1])
-            case _:
-                outbox.flush()
-    outbox.flush()
-    kernel.room = math.inf
-    outbox.drain()
+    put = driven(outbox, kernel, books, steps, scale=3)
     if outbox.closing is not None:
         assert kernel.taken.endswith(encode_close(*outbox.closing))
         lines(kernel.taken)
