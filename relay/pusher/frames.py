@@ -180,13 +180,14 @@ def unmask(payload: bytes | bytearray | memoryview, mask: bytes | bytearray | me
 class FrameParser:
     """Turns the bytes of one client into messages."""
 
-    __slots__ = ("_buffer", "_compression", "_finished", "_fragments", "_kind", "_max")
+    __slots__ = ("_buffer", "_compression", "_finished", "_fragments", "_kind", "_max", "_wanted")
 
     def __init__(self, max_message: int = MAX_MESSAGE, *, compression: bool = False) -> None:
         """`compression`: permessage-deflate was agreed, without context takeover."""
         self._max = max_message
         self._compression = compression
-        self._buffer = b""
+        self._buffer: bytes | bytearray = b""
+        self._wanted = 0  # bytes of the buffer without which there is no use in looking at it again
         self._fragments: bytearray | None = None
         self._kind: int = Opcode.TEXT
         self._finished = False
@@ -201,17 +202,20 @@ class FrameParser:
         if self._finished:
             return []
         if self._buffer:
-            data = self._buffer + data
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []
+            data = bytes(self._buffer)
         elif self._is_short_text(data):
             return [self._message(Opcode.TEXT, unmask(data[6:], data[2:6]))]
         received: list[Received] = []
-        start = 0
+        start = self._wanted = 0
         while not self._finished:
             end = self._frame(data, start, received)
             if end == start:
                 break
             start = end
-        self._buffer = b"" if self._finished else data[start:]
+        self._buffer = b"" if self._finished or start == len(data) else bytearray(data[start:])
         return received
 
     def _is_short_text(self, data: bytes) -> bool:
@@ -250,6 +254,7 @@ class FrameParser:
             return self._fail(error, received, start)
         end = body + size
         if len(data) < end:
+            self._wanted = end - start
             return start
         self._payload(first, unmask(data[body:end], data[body - 4 : body]), received)
         return end
