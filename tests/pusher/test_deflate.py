@@ -6,7 +6,7 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wsproto import events
+from wsproto import WSConnection, events
 from wsproto.connection import Connection, ConnectionType
 from wsproto.extensions import PerMessageDeflate
 
@@ -275,6 +275,21 @@ def agreed(side: ConnectionType, *, offered: PerMessageDeflate | None = None) ->
     else:
         extension.accept(got)
     return Connection(side, [extension])
+
+
+def test_wsproto_agrees_in_a_handshake() -> None:
+    extension = PerMessageDeflate()
+    client = WSConnection(ConnectionType.CLIENT)
+    request = client.send(events.Request(host="x", target="/app/key", extensions=[extension])).decode()
+    headers = [line.split(": ", 1) for line in request.strip().split("\r\n")[1:]]
+    asked = [(name.lower().encode(), value.encode()) for name, value in headers]
+    client.receive_data(frames.handshake_response(asked, deflate.accepted(asked)))
+    (accepted,) = client.events()
+    assert isinstance(accepted, events.AcceptConnection)
+    assert accepted.extensions == [extension]
+    assert extension.client_no_context_takeover
+    assert extension.server_no_context_takeover
+    assert extension.server_max_window_bits == deflate.WINDOW_BITS
 
 
 messages = st.one_of(st.text(max_size=400), st.binary(max_size=400), st.text('ab{}":,.0', max_size=5000))
