@@ -65,7 +65,7 @@ class Delivery(bytes):
     def compressed(self) -> "Delivery":
         """The same for subscribers whose connections are compressed; made when the first of them gets it, for all.
 
-        What belongs to no channel is short, or no frame at all (the answer to the handshake): it stays as it is.
+        What belongs to no channel is short: it stays as it is.
         """
         if not self.channel:
             return self

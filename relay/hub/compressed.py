@@ -1,13 +1,13 @@
 """The outbox of a subscriber whose connection is compressed (permessage-deflate).
 
-What is put is the plain delivery, as for everybody; what leaves, waits and is counted is its compressed twin, which the
-subscribers of a channel share. So nothing is compressed unless somebody gets it that way, and policies, order and limits are
-those of every outbox.
+It is given the plain delivery, as every outbox is, and keeps its compressed twin, which the subscribers of a channel share.
+So nothing is compressed unless somebody gets it that way, and what follows (order, joining, policies, limits) is every
+outbox' own.
 """
 
 from collections.abc import Callable
 
-from relay.hub.outbox import Delivery, Joined, Outbox, OutboxLimits, OverflowSource, Policy
+from relay.hub.outbox import Delivery, Outbox, OutboxLimits, OverflowSource, Policy
 from relay.pusher.frames import compressed
 
 
@@ -24,24 +24,12 @@ class CompressedOutbox(Outbox):
     ) -> None:
         """See Outbox; `source` gives plain frames."""
         super().__init__(_CompressedSource(source), limits, on_drop)
+        append = self.append
 
-    def flush(self, joined: Joined | None = None) -> bool:
-        """See Outbox."""
-        pending = self._pending
-        if len(pending) == 1:
-            (delivery,) = pending
-            pending[0] = delivery.twin or delivery.compressed()  # mostly there already: no call
-        else:
-            self._compress()
-        return Outbox.flush(self, joined)
+        def append_twin(delivery: Delivery) -> None:
+            append(delivery.twin or delivery.compressed())  # mostly there already: no call
 
-    def drain(self) -> bool:
-        """See Outbox."""
-        self._compress()
-        return super().drain()
-
-    def _compress(self) -> None:
-        self._pending[:] = [delivery.twin or delivery.compressed() for delivery in self._pending]
+        self.append = append_twin
 
 
 class _CompressedSource:
