@@ -100,7 +100,7 @@ class Connect(Protocol):
 
 @attrs.frozen(kw_only=True)
 class EdgeLimits:
-    """Deadlines in seconds and bounds of the subscribers' connections, and whether they may be compressed."""
+    """Deadlines in seconds and bounds of the subscribers' connections."""
 
     message_bytes: int = attrs.field(default=MAX_MESSAGE, validator=attrs.validators.ge(128))
     """Largest message a client may send, compressed or not; then close 1009."""
