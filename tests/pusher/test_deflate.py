@@ -4,7 +4,7 @@ import tracemalloc
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsproto import WSConnection, events
 from wsproto.connection import Connection, ConnectionType
@@ -19,6 +19,7 @@ PLAIN_ANSWER = NAME + b"; server_no_context_takeover; client_no_context_takeover
 RSV1 = 0x40
 LIMIT = 70_000
 TAIL = b"\x00\x00\xff\xff"
+unhurried = settings(deadline=None)
 
 
 def answer(*offers: bytes) -> bytes:
@@ -95,6 +96,7 @@ def test_nothing_is_agreed_without_an_offer() -> None:
     assert answer() == b""
 
 
+@unhurried
 @given(st.lists(st.sampled_from([NAME, b";", b"; ", b"=", b",", b'"', b"\\", b"12", b"8", b"client_max_window_bits"])))
 def test_any_offer_is_answered_by_one_the_peer_understands_or_not_at_all(parts: list[bytes]) -> None:
     got = answer(b"".join(parts))
@@ -244,6 +246,7 @@ def by_zlib(payload: bytes) -> bytes | None:
     return message if decompressor.eof and not decompressor.unused_data else None
 
 
+@unhurried
 @given(
     st.binary(max_size=300),
     st.integers(0, 9),
@@ -295,6 +298,7 @@ def test_wsproto_agrees_in_a_handshake() -> None:
 messages = st.one_of(st.text(max_size=400), st.binary(max_size=400), st.text('ab{}":,.0', max_size=5000))
 
 
+@unhurried
 @given(
     st.lists(
         st.lists(messages, min_size=1, max_size=4).filter(lambda parts: len({type(p) for p in parts}) == 1), max_size=4
@@ -314,6 +318,7 @@ def test_what_wsproto_sends_is_read(conversation: list[list[str | bytes]], bits:
     assert reads(data) == expected == reads(data, step=step)
 
 
+@unhurried
 @given(st.lists(st.one_of(st.text(max_size=300), st.text('ab{}":,.0', max_size=70_000)), max_size=5), st.integers(1, 9))
 def test_what_is_sent_is_read_by_wsproto(texts: list[str], step: int) -> None:
     plain = b"".join(frames.encode_text(text.encode()) + frames.encode_ping(b"between") for text in texts)
@@ -343,6 +348,7 @@ compressed_frames = st.builds(
 )
 
 
+@unhurried
 @given(st.lists(st.one_of(compressed_frames, wild_frames), max_size=6), st.integers(1, 9))
 def test_wild_frames_read_as_wsproto_reads_them(data: list[bytes], step: int) -> None:
     whole = b"".join(data)
