@@ -18,8 +18,8 @@ from collections.abc import Iterable
 LEVEL = 5
 WINDOW_BITS = 12
 MEMORY_LEVEL = 5
-"""Measured on quotes and books (docs/performance.md): the window is larger than nearly all messages; a larger one costs
-memory that has to be cleared for every message, and could not serve clients that ask for a smaller one.
+"""Measured on quotes and books (docs/performance.md): the window holds nearly all messages whole; a larger one costs time to
+set up for every message, and could not serve clients that ask for a smaller one.
 """
 WORTH_IT = 128
 """Bytes of a payload from which it is compressed; below, what is saved is less than the headers of the packet it is in."""
