@@ -8,7 +8,7 @@ itself; what joining is worth at best is in the column `floor joined`.
 
 from typing import Any
 
-from support.processes import Load, Process, connected, floor, raise_limits, relay
+from support.processes import Got, Load, Process, connected, floor, raise_limits, relay
 from support.report import arguments, median, report
 
 SIZE = 200
@@ -16,8 +16,8 @@ PLANS = ((100, 1, 150, 5), (1000, 1, 30, 9), (5000, 1, 6, 3), (100, 16, 30, 5), 
 """Subscribers, messages per flush, rounds per turn, pairs of turns."""
 
 
-def turn(server: Process, client: Load, command: str, rounds: int, deliveries: int) -> tuple[float, float]:
-    """One turn: the server's CPU us per delivery, and the share of the time the client was idle.
+def turn(server: Process, client: Load, command: str, rounds: int, deliveries: int) -> tuple[float, Got]:
+    """One turn: the server's CPU us per delivery, and what the client got.
 
     `command` has a place for the number of rounds; `deliveries` are those of one round.
     """
@@ -31,7 +31,7 @@ def turn(server: Process, client: Load, command: str, rounds: int, deliveries: i
         spent = server.cpu() - before
         if got.total != total or got.least != got.most:
             raise SystemExit(f"{server.name}: {total - got.total} of {total} deliveries were lost")
-    return spent / total * 1e6, got.idle
+    return spent / total * 1e6, got
 
 
 def compare(subscribers: int, batch: int, rounds: int, pairs: int) -> dict[str, Any]:
@@ -45,14 +45,14 @@ def compare(subscribers: int, batch: int, rounds: int, pairs: int) -> dict[str, 
     ):
         for _ in range(pairs):
             least, _ = turn(bare, bare_client, f"go {{}} {batch} {pause}", rounds, deliveries)
-            cost, idle = turn(server, client, f"tick {{}} {batch} {pause} {SIZE}", rounds, deliveries)
+            cost, got = turn(server, client, f"tick {{}} {batch} {pause} {SIZE}", rounds, deliveries)
             if batch > 1:
                 joined, _ = turn(bare, bare_client, f"joined {{}} {batch} {pause}", rounds, deliveries)
                 joins.append(joined / least)
             costs.append(cost)
             floors.append(least)
             ratios.append(cost / least)
-            idles.append(idle)
+            idles.append(got.idle)
     return {
         "subscribers": subscribers,
         "per flush": batch,

@@ -1,6 +1,7 @@
 /* The subscribers: one process, one epoll, as cheap as a client can be, so that the server is what is measured.
  *
- *   load PORT PATH PREFIX      then commands on stdin, one answer line on stdout for each:
+ *   load PORT PATH PREFIX [HEADER]   then commands on stdin, one answer line on stdout for each; HEADER goes out with each
+ *                              request:
  *
  *   connect N WINDOW CHANNELS  open N WebSockets, at most WINDOW of them on their way at once. CHANNELS is "-" (a connection
  *                              is ready once it has the 101), or a comma-separated list in which "%d" stands for the
@@ -14,7 +15,7 @@
  *   stall K                    read the first K connections no more                       -> stalled K
  *   close                      close all connections                                      -> closed N
  *
- * A delivery is a frame whose payload begins with PREFIX. One that contains "T=" and 19 digits (CLOCK_MONOTONIC, ns) is a
+ * A delivery is a frame whose payload begins with PREFIX, or a compressed one, which is not looked into. One that contains "T=" and 19 digits (CLOCK_MONOTONIC, ns) is a
  * latency too.
  */
 #define _GNU_SOURCE
@@ -38,7 +39,7 @@ struct peer { int fd, stage, acks, number; uint64_t got; char *rest; size_t have
 enum { MOST = 100000 };
 static struct peer peers[MOST];
 static int count, ready_count, wanted_acks, epoll_fd, port;
-static const char *path, *prefix;
+static const char *path, *prefix, *header = "";
 static size_t prefix_size;
 static char *channels;
 static uint64_t total, bytes;
@@ -64,7 +65,7 @@ static void open_peer(struct peer *p) {
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, p->fd, &event)) die("epoll_ctl");
     int size = snprintf(buffer, sizeof buffer,
         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", path, port);
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s%s\r\n", path, port, header, *header ? "\r\n" : "");
     if (write(p->fd, buffer, size) != size) die("request");
 }
 
@@ -126,7 +127,8 @@ static size_t frames(struct peer *p, char *data, size_t size) {
             head = 10;
         }
         if (size - at < head + length) return at;
-        if ((f[0] & 0xf) == 1) message(p, data + at + head, length);
+        if (f[0] == 0xc1) { total++; p->got++; }
+        else if ((f[0] & 0xf) == 1) message(p, data + at + head, length);
         else if ((f[0] & 0xf) == 8) { fprintf(stderr, "closed by the server: %.*s\n", (int)length, data + at + head); }
         else if ((f[0] & 0xf) == 9) { unsigned char pong[6] = {0x8a, 0x80}; if (write(p->fd, pong, 6) < 0) die("pong"); }
         at += head + length;
@@ -183,7 +185,8 @@ static void connect_all(int n, int window) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) { fprintf(stderr, "usage: load PORT PATH PREFIX\n"); return 2; }
+    if (argc < 4 || argc > 5) { fprintf(stderr, "usage: load PORT PATH PREFIX [HEADER]\n"); return 2; }
+    if (argc == 5) header = argv[4];
     port = atoi(argv[1]); path = argv[2]; prefix = argv[3]; prefix_size = strlen(prefix);
     epoll_fd = epoll_create1(0);
     static char line[131072], list[131072];

@@ -137,8 +137,11 @@ def relay(*arguments: str) -> tuple[Process, int]:
 class Load:
     """The load client (`load.c`)."""
 
-    def __init__(self, port: int, path: str = "/app/bench?protocol=7", prefix: str = '{"event":"tick"') -> None:
-        self.process = Process([compiled("load"), str(port), path, prefix], CLIENT_CORE)
+    def __init__(
+        self, port: int, path: str = "/app/bench?protocol=7", prefix: str = '{"event":"tick"', header: str = ""
+    ) -> None:
+        """`header` is one more line of its requests."""
+        self.process = Process([compiled("load"), str(port), path, prefix, header], CLIENT_CORE)
 
     def connect(self, count: int, channels: str = "-", window: int = 128) -> float:
         """Open the connections and subscribe each to `channels`; seconds until all are ready."""
@@ -161,7 +164,7 @@ class Load:
     def got(self) -> "Got":
         """The answer to an `expect` that has been said."""
         words = self.process.hear()
-        return Got(int(words[1]), int(words[2]), int(words[3]), float(words[4]), float(words[5]))
+        return Got(int(words[1]), int(words[2]), int(words[3]), float(words[4]), float(words[5]), int(words[6]))
 
     def end(self) -> None:
         """End the process and with it all connections."""
@@ -171,8 +174,8 @@ class Load:
 class Got:
     """What the load client has received."""
 
-    def __init__(self, total: int, least: int, most: int, seconds: float, cpu: float) -> None:
-        self.total, self.least, self.most, self.seconds = total, least, most, seconds
+    def __init__(self, total: int, least: int, most: int, seconds: float, cpu: float, size: int) -> None:
+        self.total, self.least, self.most, self.seconds, self.bytes = total, least, most, seconds, size
         self.idle = 1 - cpu / seconds if seconds else 0.0
         """Share of its time in which it had nothing to do: when it is near zero, the client was measured."""
 

@@ -1,5 +1,7 @@
 """A whole relay whose only source of events is inside it: what it is told on stdin it publishes.
 
+    python relay_under_test.py [PROVIDERS ["compression"]]
+
 The relay is built from settings as `tickrelay run` builds it; the source is a plugin's service, and the providers are of
 an adapter that never gets a connection. Commands, each answered by one line:
 
@@ -130,18 +132,18 @@ def _filling(size: int) -> str:
     return "." * (size - around - (2 if size < 128 else 4))
 
 
-def document(providers: int) -> dict[str, Any]:
+def document(providers: int, compression: bool) -> dict[str, Any]:
     """The configuration: limits as an operator of many connections would raise them."""
     return {
         "allow_inline_secrets": True,
-        "server": {"listen": "127.0.0.1:0", "status_public": True},
+        "server": {"listen": "127.0.0.1:0", "status_public": True, "subscribers": {"compression": compression}},
         "apps": {"bench": {"id": APP, "key": "bench", "secret": "a-secret-of-the-bench"}},
         "api_keys": {"bench": {"key": "an-api-key-of-the-bench", "accounts": ["*"]}},
         "providers": {f"p{j}": {"adapter": "bench"} for j in range(providers)},
     }
 
 
-async def main(providers: int) -> None:
+async def main(providers: int = 1, compression: bool = False) -> None:
     """Serve until stdin ends."""
     source = Source()
     manager = pluggy.PluginManager(hooks.PROJECT)
@@ -149,7 +151,7 @@ async def main(providers: int) -> None:
     manager.register(source, "bench")
     plugins = Plugins(manager)
     settings = settings_of(
-        document(providers), Path("bench"), {}, plugins.adapters(), Path.read_text,
+        document(providers, compression), Path("bench"), {}, plugins.adapters(), Path.read_text,
         plugin_tables=plugins.tables(), configure=plugins.configure,
     )  # fmt: skip
     async with HttpClient() as http, trio.open_nursery() as nursery:
@@ -165,4 +167,4 @@ if __name__ == "__main__":
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 1, sys.argv[2:] == ["compression"])

@@ -22,6 +22,8 @@ from typing import Protocol
 
 import attrs
 
+from relay.pusher.frames import compressed
+
 
 class Policy(enum.Enum):
     """What may happen to a delivery that a slow subscriber cannot take."""
@@ -51,12 +53,25 @@ class Delivery(bytes):
     """The channel's sequence number of the event; 0 for CONTROL."""
     topic: str
     """What CONFLATE compares within the channel, where a channel carries several (a merged feed: the provider)."""
+    twin: "Delivery | None" = None
+    """What `compressed` has made."""
 
     def __new__(cls, frame: bytes, channel: str, policy: Policy, seq: int, topic: str = "") -> "Delivery":
         """`frame` is the whole WebSocket frame."""
         delivery = super().__new__(cls, frame)
         delivery.channel, delivery.policy, delivery.seq, delivery.topic = channel, policy, seq, topic
         return delivery
+
+    def compressed(self) -> "Delivery":
+        """The same for subscribers whose connections are compressed; made when the first of them gets it, for all.
+
+        What belongs to no channel is short: it stays as it is.
+        """
+        if not self.channel:
+            return self
+        if self.twin is None:
+            self.twin = Delivery(compressed(self), self.channel, self.policy, self.seq, self.topic)
+        return self.twin
 
 
 class OverflowSource(Protocol):

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from relay.hooks import ChannelEvent
+from relay.hub.compressed import CompressedOutbox
 from relay.hub.history import HistoryLimits
 from relay.hub.names import Known
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits
@@ -149,18 +150,27 @@ class Hub:
     # Subscribers -----------------------------------------------------------------------------------------------------
 
     def connect(
-        self, app_key: str, query: str, origin: str | None, now: float, *, secure: bool = False
+        self,
+        app_key: str,
+        query: str,
+        origin: str | None,
+        now: float,
+        *,
+        secure: bool = False,
+        compressed: bool = False,
     ) -> HubSession | RefusedSession:
         """Begin a connection to `/app/<app_key>?<query>`: greeted in its outbox, or refused and closed there.
 
         `app_key` is empty where the path was another.
-        `origin` is the Origin header of a browser's page; `secure` whether the client came by TLS.
+        `origin` is the Origin header of a browser's page; `secure` whether the client came by TLS;
+        `compressed` whether permessage-deflate was agreed.
         """
         tenant = self._by_key.get(app_key)
         refusal = _NO_PATH if not app_key else self._refusal(tenant, origin, now, secure=secure)
         if tenant is None or refusal is not None:
             return RefusedSession(Outbox(_Nothing()), refusal or Close(CloseCode.APP_UNKNOWN))
-        outbox = Outbox(tenant.overflow, self._outbox_limits, tenant.overflow.on_drop)
+        make = CompressedOutbox if compressed else Outbox
+        outbox = make(tenant.overflow, self._outbox_limits, tenant.overflow.on_drop)
         session = HubSession(tenant, ServerConnection(tenant.app, self._socket_ids(), now), outbox)
         session.open(_parameters(query), now)
         return session

@@ -29,6 +29,7 @@ from relay.net.links import Link, SocketLink, StreamLink, taken_out, tune
 from relay.net.reactor import Reactor
 from relay.net.upgrade import UpgradeRequest
 from relay.net.uring import Ring, open_ring
+from relay.pusher.deflate import accepted
 from relay.pusher.frames import (
     MAX_MESSAGE,
     BadHandshake,
@@ -88,21 +89,25 @@ class Session(Protocol):
 class Connect(Protocol):
     """Opens the session of a new subscriber; the greeting, or the refusal and its close, is already in its outbox."""
 
-    def __call__(self, app_key: str, query: str, origin: str | None, now: float, /, *, secure: bool) -> Session:
+    def __call__(
+        self, app_key: str, query: str, origin: str | None, now: float, /, *, secure: bool, compressed: bool
+    ) -> Session:
         """`app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the
         Origin header.
 
-        `secure`: the subscriber came by TLS.
+        `secure`: the subscriber came by TLS. `compressed`: what is long may leave its outbox compressed.
         """
         ...
 
 
 @attrs.frozen(kw_only=True)
 class EdgeLimits:
-    """Deadlines in seconds and bounds of the subscribers' connections, and how they are written to."""
+    """Deadlines in seconds and bounds of the subscribers' connections, and how what they get is written."""
 
     message_bytes: int = attrs.field(default=MAX_MESSAGE, validator=attrs.validators.ge(128))
-    """Largest message a client may send; then close 1009."""
+    """Largest message a client may send, compressed or not; then close 1009."""
+    compression: bool = False
+    """Agree to compress (permessage-deflate) with clients that offer it, as all browsers do. For slow links."""
     handshake: float = 10.0
     """For the peer to take the refusal of a bad handshake."""
     write: float = 20.0
@@ -122,11 +127,11 @@ class Connection:
 
     __slots__ = ("die_by", "link", "on_ready", "outbox", "parser", "peer_closed", "session", "writing")
 
-    def __init__(self, link: Link, session: Session, limits: EdgeLimits) -> None:
+    def __init__(self, link: Link, session: Session, limits: EdgeLimits, *, compressed: bool) -> None:
         self.link = link
         self.session = session
         self.outbox = session.outbox
-        self.parser = FrameParser(limits.message_bytes)
+        self.parser = FrameParser(limits.message_bytes, compression=compressed)
         self.writing = False
         self.peer_closed = False
         self.die_by = math.inf
@@ -231,7 +236,7 @@ class Edge:
         A plain stream is emptied of its socket and left at once; otherwise this returns when the subscriber is gone.
         """
         try:
-            answer = handshake_response(request.headers)
+            answer, compressed = self._answer(request)
         except BadHandshake as refusal:
             with trio.move_on_after(self._limits.handshake):
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -240,9 +245,10 @@ class Edge:
         if isinstance(stream, trio.SocketStream) and self.reactor is not None:
             sock = taken_out(stream)
             self.tune(sock)
-            self._park(sock, answer, request, trailing)
+            self._park(sock, answer, request, trailing, compressed=compressed)
             return
-        connection = self._open(self._link(stream), answer, request, secure=isinstance(stream, trio.SSLStream))
+        secure = isinstance(stream, trio.SSLStream)
+        connection = self._open(self._link(stream), answer, request, secure=secure, compressed=compressed)
         del stream, request  # the headers are not needed for the days a subscriber may stay
         try:
             await self._read(connection, trailing)
@@ -263,7 +269,7 @@ class Edge:
     def adopt(self, sock: socket.socket, request: UpgradeRequest, trailing: bytes) -> None:
         """Serve a subscriber on a plain socket, non-blocking and tuned, whose peer said `request` and then `trailing`."""
         try:
-            answer = handshake_response(request.headers)
+            answer, compressed = self._answer(request)
         except BadHandshake as refusal:
             if self.reactor is not None:
                 self.reactor.forget(sock.fileno())
@@ -271,22 +277,31 @@ class Edge:
                 sock.send(refusal.response())
             return
         try:
-            self._park(sock, answer, request, trailing)
+            self._park(sock, answer, request, trailing, compressed=compressed)
         except Exception:
             log.exception("subscriber could not begin")
 
-    def _park(self, sock: socket.socket, answer: bytes, request: UpgradeRequest, trailing: bytes) -> None:
+    def _answer(self, request: UpgradeRequest) -> tuple[bytes, bool]:
+        """The answer to the handshake, and whether it agrees to compress. Raises BadHandshake."""
+        extensions = accepted(request.headers) if self._limits.compression else b""
+        return handshake_response(request.headers, extensions), bool(extensions)
+
+    def _park(
+        self, sock: socket.socket, answer: bytes, request: UpgradeRequest, trailing: bytes, *, compressed: bool
+    ) -> None:
         """Have the reactor tell when something comes."""
         assert self.reactor is not None, "Edge.run is not running"
         link = SocketLink(sock)
-        connection = self._open(link, answer, request, secure=False)
+        connection = self._open(link, answer, request, secure=False, compressed=compressed)
         connection.on_ready = self._on_ready
         self._parked += 1
         self.reactor.watch(link.fd, connection)
         if trailing:
             self._hear(connection, trailing)
 
-    def _open(self, link: Link, answer: bytes, request: UpgradeRequest, *, secure: bool) -> Connection:
+    def _open(
+        self, link: Link, answer: bytes, request: UpgradeRequest, *, secure: bool, compressed: bool
+    ) -> Connection:
         """Begin the session; the answer to the handshake leaves with its greeting, before it."""
         path, _, query = request.target.partition("?")
         origin = request.header(b"origin")
@@ -299,11 +314,12 @@ class Edge:
                 origin.decode("latin-1") if origin else None,
                 trio.current_time(),
                 secure=secure,
+                compressed=compressed,
             )
         except Exception:
             link.abort()
             raise
-        connection = Connection(link, session, self._limits)
+        connection = Connection(link, session, self._limits, compressed=compressed)
         self.connections[connection.outbox] = connection
         place = self._ring.place(link.fd) if self._ring is not None and isinstance(link, SocketLink) else -1
         connection.outbox.attach(link.send, self._dirty, self._wake_flusher, first=answer, place=place)

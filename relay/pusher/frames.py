@@ -1,16 +1,17 @@
 """WebSocket framing for the server's side of a connection (RFC 6455), sans-IO.
 
-Out: `encode_text` and its kin build unmasked frames; the same bytes serve every subscriber. In: `FrameParser.feed`
-takes bytes as they come and returns the messages they complete.
+Out: `encode_text` and its kin build unmasked frames; the same bytes serve every subscriber, `compressed` those of them that
+agreed to permessage-deflate. In: `FrameParser.feed` takes bytes as they come and returns the messages they complete.
 
 Rules of the parser:
 
-- every frame from a client is masked, carries no reserved bit (no extension is negotiated) and a known opcode, else
-  1002;
+- every frame from a client is masked and has a known opcode and no reserved bit, except RSV1 at the beginning of a text or
+  binary message where compression was agreed (RFC 7692, 6), else 1002;
 - control frames are at most 125 bytes, never fragmented, and may stand between the fragments of a message;
 - a message, all fragments together, is at most `max_message` bytes, else 1009, judged by the header before the payload
-  is kept;
+  is kept; a compressed one as it comes and as it is, of which never more is made;
 - text is UTF-8, close reasons too, else 1007; a message in fragments is judged when it is complete;
+- compressed data that are none: 1007;
 - after a Close or a FrameError the parser is finished: whatever follows is ignored.
 """
 
@@ -23,6 +24,8 @@ from collections.abc import Sequence
 
 import attrs
 
+from relay.pusher.deflate import WORTH_IT, Corrupt, TooLong, deflated, inflated
+
 MAX_MESSAGE = 64 * 1024
 """Default limit of a received message, in bytes. Clients of a feed send subscriptions and client events of 10 kB at
 most.
@@ -31,6 +34,8 @@ most.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CLOSE_CODES_RECEIVED = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 _CONTROL_LIMIT = 125
+_TEXT, _RSV1 = 0x81, 0x40
+_COMPRESSED = frozenset({_RSV1 | 0x1, _RSV1 | 0x2})
 
 
 class Opcode(enum.IntEnum):
@@ -114,7 +119,31 @@ def _encode(first: int, payload: bytes) -> bytes:
 
 def encode_text(payload: bytes) -> bytes:
     """A text message as one unmasked frame; `payload` is its UTF-8."""
-    return _encode(0x81, payload)
+    return _encode(_TEXT, payload)
+
+
+def compressed(frames: bytes) -> bytes:
+    """The same whole frames for subscribers that agreed to permessage-deflate: text is compressed where that makes it
+    shorter, everything else is as it was.
+    """
+    parts, start = [], 0
+    while start < len(frames):
+        body, end = _bounds(frames, start)
+        part = frames[start:end]
+        if frames[start] == _TEXT and end - body >= WORTH_IT:
+            part = min(part, _encode(_TEXT | _RSV1, deflated(frames[body:end])), key=len)
+        parts.append(part)
+        start = end
+    return b"".join(parts)
+
+
+def _bounds(frames: bytes, start: int) -> tuple[int, int]:
+    """Where the payload of the unmasked frame at `start` begins and ends."""
+    size = frames[start + 1]
+    body = start + {126: 4, 127: 10}.get(size, 2)
+    if size > 125:
+        size = int.from_bytes(frames[start + 2 : body], "big")
+    return body, body + size
 
 
 def encode_close(code: int, reason: str = "") -> bytes:
@@ -151,13 +180,16 @@ def unmask(payload: bytes | bytearray | memoryview, mask: bytes | bytearray | me
 class FrameParser:
     """Turns the bytes of one client into messages."""
 
-    __slots__ = ("_buffer", "_finished", "_fragments", "_kind", "_max")
+    __slots__ = ("_buffer", "_compression", "_finished", "_fragments", "_kind", "_max", "_wanted")
 
-    def __init__(self, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(self, max_message: int = MAX_MESSAGE, *, compression: bool = False) -> None:
+        """`compression`: permessage-deflate was agreed, without context takeover."""
         self._max = max_message
-        self._buffer = b""
+        self._compression = compression
+        self._buffer: bytes | bytearray = b""
+        self._wanted = 0  # bytes of the buffer without which there is no use in looking at it again
         self._fragments: bytearray | None = None
-        self._kind = Opcode.TEXT
+        self._kind: int = Opcode.TEXT
         self._finished = False
 
     @property
@@ -170,17 +202,20 @@ class FrameParser:
         if self._finished:
             return []
         if self._buffer:
-            data = self._buffer + data
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []
+            data = bytes(self._buffer)
         elif self._is_short_text(data):
             return [self._message(Opcode.TEXT, unmask(data[6:], data[2:6]))]
         received: list[Received] = []
-        start = 0
+        start = self._wanted = 0
         while not self._finished:
             end = self._frame(data, start, received)
             if end == start:
                 break
             start = end
-        self._buffer = b"" if self._finished else data[start:]
+        self._buffer = b"" if self._finished or start == len(data) else bytearray(data[start:])
         return received
 
     def _is_short_text(self, data: bytes) -> bool:
@@ -219,12 +254,13 @@ class FrameParser:
             return self._fail(error, received, start)
         end = body + size
         if len(data) < end:
+            self._wanted = end - start
             return start
         self._payload(first, unmask(data[body:end], data[body - 4 : body]), received)
         return end
 
     def _header_error(self, first: int, second: int) -> FrameError | None:
-        if first & 0x70:
+        if first & 0x70 and not (self._compression and first & 0x7F in _COMPRESSED):
             return FrameError(CloseCode.PROTOCOL_ERROR, "reserved bit set")
         if not second & 0x80:
             return FrameError(CloseCode.PROTOCOL_ERROR, "frame is not masked")
@@ -252,28 +288,34 @@ class FrameParser:
         if opcode >= Opcode.CLOSE:
             received.append(self._control_message(opcode, payload))
         elif first & 0x80 and self._fragments is None:
-            received.append(self._message(opcode, payload))
+            received.append(self._message(first & 0x7F, payload))
         else:
             self._fragment(first, payload, received)
 
     def _fragment(self, first: int, payload: bytes, received: list[Received]) -> None:
         if self._fragments is None:
             self._fragments = bytearray()
-            self._kind = Opcode(first & 0x0F)
+            self._kind = first & 0x7F
         self._fragments += payload
         if first & 0x80:
             whole = bytes(self._fragments)
             self._fragments = None
             received.append(self._message(self._kind, whole))
 
-    def _message(self, opcode: int, payload: bytes) -> Text | Binary | FrameError:
-        if opcode == Opcode.BINARY:
-            return Binary(payload)
+    def _message(self, kind: int, payload: bytes) -> Text | Binary | FrameError:
+        """A complete message; `kind` is its opcode, and RSV1 where it is compressed."""
         try:
-            return Text(payload.decode())
+            if kind & _RSV1:
+                payload = inflated(payload, self._max)
+            return Binary(payload) if kind & 0x0F == Opcode.BINARY else Text(payload.decode())
+        except TooLong:
+            error = FrameError(CloseCode.TOO_BIG, f"message is larger than {self._max} bytes")
+        except Corrupt:
+            error = FrameError(CloseCode.INVALID_DATA, "compressed data are corrupt")
         except UnicodeDecodeError:
-            self._finished = True
-            return FrameError(CloseCode.INVALID_DATA, "text is not UTF-8")
+            error = FrameError(CloseCode.INVALID_DATA, "text is not UTF-8")
+        self._finished = True
+        return error
 
     def _control_message(self, opcode: int, payload: bytes) -> Received:
         if opcode == Opcode.PING:
@@ -331,8 +373,8 @@ def handshake_response(headers: Sequence[tuple[bytes, bytes]], extensions: bytes
     """The 101 answer to an upgrade request.
 
     `headers` are the request's, names in lower case. `extensions`, when not empty, goes out as
-    Sec-WebSocket-Extensions; none is offered today. No subprotocol is ever chosen. Raises BadHandshake: 426 for
-    another version, 400 for a bad or repeated key.
+    Sec-WebSocket-Extensions; `relay.pusher.deflate.accepted` makes it. No subprotocol is ever chosen. Raises
+    BadHandshake: 426 for another version, 400 for a bad or repeated key.
     """
     versions = [value for name, value in headers if name == b"sec-websocket-version"]
     keys = [value for name, value in headers if name == b"sec-websocket-key"]

@@ -145,6 +145,9 @@ async def test_users(library: str) -> None:
         assert heard["data"] == {"to": "ada"}
         assert await app.call("terminate", user_id="bob") == {}
         await bob.error(4009)
+        with trio.fail_after(20):
+            while s.relay.hub.connections > 1:  # the relay sees the end of the connection after the client does
+                await trio.sleep(0.01)
         assert s.relay.hub.connections == 1
 
 

@@ -1,6 +1,7 @@
 """A hub without sockets: subscribers that sign what needs a signature and read the frames of their outbox."""
 
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -21,14 +22,15 @@ RECEIVED_AT = "2025-01-15T10:30:00.120Z"
 
 
 def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(opcode, payload) of each unmasked frame."""
+    """(opcode, payload) of each unmasked frame, inflated where it is compressed."""
     at = 0
     while at < len(data):
-        opcode, size, at = data[at] & 0xF, data[at + 1], at + 2
+        compressed, opcode, size, at = data[at] & 0x40, data[at] & 0xF, data[at + 1], at + 2
         if size > 125:
             wide = 2 if size == 126 else 8
             size, at = int.from_bytes(data[at : at + wide], "big"), at + wide
-        yield opcode, data[at : at + size]
+        payload = data[at : at + size]
+        yield opcode, zlib.decompress(payload + b"\x00\x00\xff\xff\x03\x00", -15) if compressed else payload
         at += size
 
 
@@ -64,6 +66,8 @@ class Client:
         self._relay, self.session, self._app = relay, session, app
         self.slow = False
         self._taken = b""
+        self.bytes = 0
+        """What it took so far."""
         self.close_code: int | None = None
         session.outbox.attach(self._write, [])
 
@@ -80,6 +84,7 @@ class Client:
         if self.slow:
             raise BlockingIOError
         self._taken += data
+        self.bytes += len(data)
         return len(data)
 
     def take(self) -> Messages:

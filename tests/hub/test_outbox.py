@@ -279,11 +279,21 @@ def test_whatever_happens(steps: list[object], messages: int, size: int, chunk: 
     """Any mix of events, ticks and kernel room: order holds, frames are whole, and every loss is announced."""
     books = Books()
     outbox, kernel = attached(books, 0, OutboxLimits(messages=messages, bytes=size, chunk=chunk))
+    put = driven(outbox, kernel, books, steps)
+    if outbox.closing is not None:
+        assert kernel.taken.endswith(encode_close(*outbox.closing))
+    else:
+        assert outbox.empty
+        assert_nothing_lost_in_silence(put, lines(kernel) if kernel.taken else [])
+
+
+def driven(outbox: Outbox, kernel: Kernel, books: Books, steps: list[object], scale: int = 1) -> list[Delivery]:
+    """What was put, in a mix of events, ticks and kernel room (times `scale`), after which the kernel takes everything."""
     put: list[Delivery] = []
     for step in steps:
         match step:
             case int(room):
-                kernel.room = room
+                kernel.room = room * scale
                 outbox.drain()
             case (str(channel), Policy() as policy) if outbox.closing is None:
                 put.append(books.event(channel, policy))
@@ -293,11 +303,7 @@ def test_whatever_happens(steps: list[object], messages: int, size: int, chunk: 
     outbox.flush()
     kernel.room = math.inf
     outbox.drain()
-    if outbox.closing is not None:
-        assert kernel.taken.endswith(encode_close(*outbox.closing))
-    else:
-        assert outbox.empty
-        assert_nothing_lost_in_silence(put, lines(kernel) if kernel.taken else [])
+    return put
 
 
 def assert_nothing_lost_in_silence(put: list[Delivery], got: list[str]) -> None:

@@ -11,6 +11,7 @@ import trio
 import wsproto.connection
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
+from relay.hub.compressed import CompressedOutbox
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits, Policy
 from relay.net.edge import Edge, EdgeLimits
 from relay.net.front import Front, open_listeners
@@ -34,10 +35,10 @@ def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 class EchoSession:
     """A session that answers what it is told to; stands for the hub."""
 
-    def __init__(self, hub: "FakeHub", app: str, query: str, origin: str | None) -> None:
+    def __init__(self, hub: "FakeHub", app: str, query: str, origin: str | None, *, compressed: bool) -> None:
         self.hub = hub
         self.opening = (app, query, origin)
-        self.outbox = Outbox(hub, hub.limits)
+        self.outbox = (CompressedOutbox if compressed else Outbox)(hub, hub.limits)
         self.due = math.inf
         self.log: list[str] = []
         self.end = trio.Event()
@@ -84,9 +85,11 @@ class FakeHub:
         self.seq = 0
         self.secure: bool | None = None
 
-    def connect(self, app: str, query: str, origin: str | None, now: float, /, *, secure: bool) -> EchoSession:
+    def connect(
+        self, app: str, query: str, origin: str | None, now: float, /, *, secure: bool, compressed: bool
+    ) -> EchoSession:
         self.secure = secure
-        session = EchoSession(self, app, query, origin)
+        session = EchoSession(self, app, query, origin, compressed=compressed)
         self.sessions.append(session)
         self.all.append(session)
         return session

@@ -129,7 +129,7 @@ class Served:
 
 @asynccontextmanager
 async def served(limits: FrontLimits | None = None, context: ssl.SSLContext | None = None) -> AsyncIterator[Served]:
-    site, edge = Site(), Edge(lambda *_, secure: Hello())  # type: ignore[arg-type,return-value]
+    site, edge = Site(), Edge(lambda *_, secure, compressed: Hello())  # type: ignore[arg-type,return-value]
     front = Front(site.app, edge.serve, limits, edge)
     listeners = await open_listeners("127.0.0.1", 0, ssl_context=context)
     listener: Any = listeners[0].transport_listener if context else listeners[0]  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """relay.pusher.frames: our framing beside wsproto's, fed whole and one byte at a time."""
 
 import struct
+from typing import Any
 
 import pytest
 import wsproto.events
@@ -77,19 +78,20 @@ def test_payload_sizes(size: int) -> None:
     ("data", "code"),
     [
         (client_frame(Opcode.TEXT, b"a", mask=None), 1002),
-        (client_frame(Opcode.TEXT, b"a", rsv=0x40), 1002),
-        (client_frame(3, b""), 1002),
-        (client_frame(0xB, b""), 1002),
+        *[(client_frame(Opcode.TEXT, b"a", rsv=rsv), 1002) for rsv in (0x10, 0x20, 0x40, 0x70)],
+        *[(client_frame(Opcode.PING, b"a", rsv=rsv), 1002) for rsv in (0x10, 0x20, 0x40)],
+        *[(client_frame(opcode, b""), 1002) for opcode in (3, 4, 5, 6, 7, 0xB, 0xC, 0xD, 0xE, 0xF)],
         (client_frame(Opcode.PING, b"a", fin=False), 1002),
+        (client_frame(Opcode.CLOSE, b"\x03\xe8", fin=False), 1002),
         (client_frame(Opcode.PING, b"a" * 126), 1002),
+        (client_frame(Opcode.CLOSE, b"\x03\xe8" + b"a" * 124), 1002),
+        (client_frame(Opcode.PING, b"", mask=None), 1002),
         (client_frame(Opcode.CONTINUATION, b"a"), 1002),
         (client_frame(Opcode.TEXT, b"a", fin=False) + client_frame(Opcode.TEXT, b"b"), 1002),
         (b"\x81\xfe\x00\x05" + MASK + b"aaaaa", 1002),
         (b"\x81\xff" + (500).to_bytes(8, "big") + MASK, 1002),
         (b"\x81\xff" + (1 << 63).to_bytes(8, "big") + MASK, 1002),
         (client_frame(Opcode.CLOSE, b"\x03"), 1002),
-        (client_frame(Opcode.CLOSE, struct.pack("!H", 1005)), 1002),
-        (client_frame(Opcode.CLOSE, struct.pack("!H", 5000)), 1002),
         (client_frame(Opcode.CLOSE, struct.pack("!H", 1000) + b"\xff"), 1007),
         (client_frame(Opcode.TEXT, b"\xed\xa0\x80"), 1007),
         (client_frame(Opcode.TEXT, b"\xe2\x82", fin=False) + client_frame(Opcode.CONTINUATION, b""), 1007),
@@ -101,6 +103,39 @@ def test_broken_framing(data: bytes, code: int) -> None:
     assert first == Text("before")
     assert isinstance(error, FrameError)
     assert error.code == code
+
+
+@pytest.mark.parametrize("code", [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535])
+def test_close_codes_that_must_not_be_sent(code: int) -> None:
+    read = both_ways(client_frame(Opcode.CLOSE, struct.pack("!H", code) + b"reason"))
+    assert read == [FrameError(1002, "close code is not valid")]
+
+
+@pytest.mark.parametrize("code", [*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999])
+def test_close_codes_that_may_be_sent(code: int) -> None:
+    longest = "ü" * 61 + "x"
+    assert both_ways(client_frame(Opcode.CLOSE, struct.pack("!H", code) + longest.encode())) == [Close(code, longest)]
+
+
+def test_a_close_without_a_code() -> None:
+    assert both_ways(client_frame(Opcode.CLOSE, b"")) == [Close(1005, "")]
+
+
+def test_a_close_between_fragments_ends_the_message_unread() -> None:
+    data = client_frame(Opcode.TEXT, b"half", fin=False) + client_frame(Opcode.CLOSE, struct.pack("!H", 1001))
+    assert both_ways(data + client_frame(Opcode.CONTINUATION, b"other half")) == [Close(1001, "")]
+
+
+def test_bytes_that_trickle_in_are_looked_at_when_they_may_be_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look(self: FrameParser, *place: Any, frame: Any = FrameParser._frame) -> Any:
+        looks.append(place)
+        return frame(self, *place)
+
+    monkeypatch.setattr(FrameParser, "_frame", look)
+    assert parse(client_frame(Opcode.BINARY, b"x" * 60_000), step=1) == [Binary(b"x" * 60_000)]
+    assert len(looks) < 10
 
 
 def test_too_big_is_known_from_the_header() -> None:
@@ -130,9 +165,9 @@ ok_messages = st.one_of(
 )
 
 
-def wsproto_reads(data: bytes) -> list[frames.Received]:
+def wsproto_reads(data: bytes, connection: WsConnection | None = None) -> list[frames.Received]:
     """What wsproto's server makes of the same bytes, in our terms; it reports broken framing as a close too."""
-    connection = WsConnection(ConnectionType.SERVER)
+    connection = connection or WsConnection(ConnectionType.SERVER)
     connection.receive_data(data)
     read: list[frames.Received] = []
     parts: list[str | bytes] = []

@@ -8,6 +8,7 @@ import pytest
 
 from relay.hub.access import hash_key
 from relay.model.channels import Topic
+from relay.net.edge import EdgeLimits
 from relay.pusher.apps import App
 from relay.settings import Account, SettingsError, Tls, load, parse_listen, settings_of
 from relay.settings.tables import AppTable
@@ -18,6 +19,7 @@ def test_defaults_are_safe(read: Any) -> None:
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 6001)
     assert settings.server.tls is None
     assert not settings.server.status_public
+    assert not settings.server.subscribers.compression
     assert settings.api_keys == ()
     (app,) = settings.apps
     assert not app.client_events
@@ -41,6 +43,11 @@ def test_app(read: Any) -> None:
     assert app.origin_allowed("https://a.example.com")
     assert not app.origin_allowed("https://evil.test")
     assert (app.activity_timeout, app.limits.batch, app.limits.events_per_second) == (30, 20, 5)
+
+
+def test_compression_is_switched_on_for_the_port(read: Any) -> None:
+    settings = read("[server.subscribers]\ncompression = true\nmessage_bytes = 20_000")
+    assert settings.server.subscribers == EdgeLimits(compression=True, message_bytes=20_000)
 
 
 def test_every_attribute_of_an_app_is_a_setting_with_the_same_default() -> None:

@@ -41,6 +41,8 @@ BAD: list[tuple[str, list[str]]] = [
     ("[server.limits]\ndrain = '5'", ["server.limits.drain: must be a number, not text"]),
     ("[server.limits]\ndrain = nan", ["server.limits.drain: must be a finite number, not nan"]),
     ("[server.limits]\ndrain = -1", ["server.limits.drain: must not be negative: -1"]),
+    ("[server.subscribers]\ncompression = 'on'", ["server.subscribers.compression: must be true or false, not text"]),
+    ("[server.subscribers]\ncompress = true", ["server.subscribers.compress: unknown key; did you mean compression?"]),
     ("[history]\nevents = -1", ["history.events: must not be negative: -1"]),
     ("[outbox]\nmessages = 0", ["outbox.messages: must be >= 1: 0"]),
     ("[log]\nformat = 'jsonl'", ["log.format: must be console or json; did you mean json?"]),

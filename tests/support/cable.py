@@ -16,6 +16,8 @@ class Cable:
         self.port = 0
         self.connections = 0
         """How often somebody has connected."""
+        self.said = bytearray()
+        """What the relay has said so far, of all connections."""
         self.mended = trio.Event()
         self.mended.set()
         self._ends: set[trio.SocketStream] = set()
@@ -45,14 +47,15 @@ class Cable:
         ends = {client, relay}
         self._ends |= ends
         async with client, relay, trio.open_nursery() as nursery:
-            nursery.start_soon(_copy, client, relay, nursery.cancel_scope)
-            nursery.start_soon(_copy, relay, client, nursery.cancel_scope)
+            nursery.start_soon(_copy, client, relay, nursery.cancel_scope, bytearray())
+            nursery.start_soon(_copy, relay, client, nursery.cancel_scope, self.said)
         self._ends -= ends
 
 
-async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope, record: bytearray) -> None:
     try:
         while data := await source.receive_some(65536):
+            record += data
             await sink.send_all(data)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass

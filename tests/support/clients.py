@@ -14,6 +14,13 @@ from support.pusherjs import driven
 __all__ = ["Client", "client_of"]
 
 DRIVERS = Path(__file__).parent / "drivers"
+SCRIPTS = {
+    "pusher-js": ["pusher_client.mjs"],
+    "pusher-js over ws": ["pusher_client.mjs", "ws"],
+    "echo": ["echo_client.mjs"],
+    "ws": ["socket_client.mjs"],
+}
+"""Those that run in Node.js."""
 
 
 @asynccontextmanager
@@ -22,9 +29,8 @@ async def client_of(library: str, browser_port: int = 0) -> AsyncIterator[Client
     if library == "chromium":
         async with _page(browser_port) as client:
             yield client
-    elif library in ("pusher-js", "echo"):
-        script = {"pusher-js": "pusher_client.mjs", "echo": "echo_client.mjs"}[library]
-        async with driven([tools.node(), script], tools.NODE_DIR) as client:
+    elif library in SCRIPTS:
+        async with driven([tools.node(), *SCRIPTS[library]], tools.NODE_DIR) as client:
             yield client
     else:
         async with driven([sys.executable, str(DRIVERS / f"{library}_client.py")]) as client:

@@ -27,6 +27,7 @@ FILES = {
     "pusher.js": ROOT / "tests/node/node_modules/pusher-js/dist/web/pusher-with-encryption.min.js",
     "resume.js": ROOT / "docs/clients/resume.js",
     "pusher_operations.mjs": ROOT / "tests/node/pusher_operations.mjs",
+    "socket_operations.mjs": ROOT / "tests/node/socket_operations.mjs",
 }
 PAGE = """<!doctype html><title>client</title><script src="pusher.js"></script><script src="resume.js"></script>
 <script type="module">

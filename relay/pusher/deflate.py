@@ -1,0 +1,106 @@
+"""permessage-deflate (RFC 7692) for the server's side of a connection, sans-IO and without context takeover.
+
+Every message is compressed by itself. So one compression serves every subscriber, and no connection holds a window, a
+compressor or a decompressor.
+
+- Offers are looked at in the client's order of preference, and the first that can be served is accepted. Both sides are held
+  to no context takeover: the server may say so whether the client offered it or not (7.1.1).
+- An offer that is malformed, or that wants a window smaller than the shared one, is declined. Where all are, the connection
+  is a plain one; it is never refused.
+- `client_max_window_bits` is not answered: a decompressor with the largest window reads them all, and lives for one message.
+- A received message must end where a block ends. What stands behind a final block is not understood, and not passed over.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable
+
+LEVEL = 5
+WINDOW_BITS = 12
+MEMORY_LEVEL = 5
+"""Measured on quotes and books (docs/performance.md): the window holds nearly all messages whole; a larger one costs time to
+set up for every message, and could not serve clients that ask for a smaller one.
+"""
+WORTH_IT = 128
+"""Bytes of a payload from which it is compressed; below, what is saved is less than the headers of the packet it is in."""
+
+_NAME = b"permessage-deflate"
+_ANSWER = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+_BITS = frozenset(b"%d" % bits for bits in range(8, 16))
+_VALUES: dict[bytes, frozenset[bytes | None]] = {
+    b"server_no_context_takeover": frozenset({None}),
+    b"client_no_context_takeover": frozenset({None}),
+    b"server_max_window_bits": _BITS,
+    b"client_max_window_bits": _BITS | {None},
+}
+"""RFC 7692, 7.1: the parameters of an offer, and the values each may have."""
+_offers = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*+"|")++').findall
+_parameter = re.compile(rb'[ \t]*+([a-z_]++)[ \t]*+(?:=[ \t]*+("?)([0-9]++)\2[ \t]*+)?').fullmatch
+
+_TAIL = b"\x00\x00\xff\xff"
+"""What every message ends with and the sender leaves out (7.2.1)."""
+_LAST_BLOCK = b"\x03\x00"
+"""An empty final block: a decompressor that ends with it was at the end of a block before."""
+_REST = frozenset({b"", _LAST_BLOCK, _TAIL + _LAST_BLOCK, b"\x00" + _TAIL + _LAST_BLOCK})
+"""What may be left over: nothing, or what stands behind a final block of the message's own (7.2.3.4)."""
+
+
+class Corrupt(Exception):
+    """What came is not one message as deflate."""
+
+
+class TooLong(Exception):
+    """The message is longer than the limit."""
+
+
+def accepted(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The Sec-WebSocket-Extensions of the answer to a request with these headers (names in lower case); b"" for a plain
+    connection.
+    """
+    for name, value in headers:
+        if name == b"sec-websocket-extensions":
+            for offer in _offers(value):
+                extension, *parameters = offer.split(b";")
+                answer = _answer(parameters) if extension.strip(b" \t") == _NAME else b""
+                if answer:
+                    return answer
+    return b""
+
+
+def _answer(parameters: list[bytes]) -> bytes:
+    """The answer to one offer; b"" declines it."""
+    asked: dict[bytes, bytes | None] = {}
+    for parameter in parameters:
+        match = _parameter(parameter)
+        if match is None or match[1] in asked or match[3] not in _VALUES.get(match[1], ()):
+            return b""
+        asked[match[1]] = match[3]
+    bits = asked.get(b"server_max_window_bits")
+    if bits is None:
+        return _ANSWER
+    return _ANSWER + b"; server_max_window_bits=%d" % WINDOW_BITS if int(bits) >= WINDOW_BITS else b""
+
+
+def deflated(payload: bytes) -> bytes:
+    """The payload of the one frame of a compressed message."""
+    compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -WINDOW_BITS, MEMORY_LEVEL)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]
+
+
+def inflated(payload: bytes, limit: int) -> bytes:
+    """The message in the joined payloads of its frames; at most `limit` bytes of it are ever made.
+
+    Raises Corrupt, TooLong.
+    """
+    if not payload:  # an empty message should be one byte, but the peers' libraries read nothing as nothing
+        return b""
+    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        message = decompressor.decompress(payload + _TAIL + _LAST_BLOCK, limit + 1)
+    except zlib.error as error:
+        raise Corrupt from error
+    if len(message) > limit:
+        raise TooLong
+    if not decompressor.eof or decompressor.unused_data not in _REST:
+        raise Corrupt
+    return message
