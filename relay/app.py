@@ -88,7 +88,7 @@ class Relay:
             pinned=self.providers.pinned(),
             now=trio.current_time(),
         )
-        self._edge = Edge(self.hub.connect, settings.server.subscribers)
+        self._edge = Edge(self.hub.connect, settings.server.subscribers, behind_proxy=settings.server.behind_proxy)
         self._stopped = trio.Event()
         self.addresses: list[tuple[str, int]] = []
         """Where it listens."""

@@ -15,153 +15,24 @@
 import contextlib
 import math
 import socket
-from collections.abc import Callable
-from typing import Protocol
 from urllib.parse import unquote
 
-import attrs
 import structlog
 import trio
 
-from relay.hub.flush import flush_all
-from relay.hub.outbox import Delivery, Outbox, Policy
+from relay.hub.outbox import Outbox
+from relay.net.connection import Connect, Connection, EdgeLimits
+from relay.net.flusher import Flusher
 from relay.net.links import Link, SocketLink, StreamLink, taken_out, tune
 from relay.net.reactor import Reactor
 from relay.net.upgrade import UpgradeRequest
-from relay.net.uring import Ring, open_ring
 from relay.pusher.deflate import accepted
-from relay.pusher.frames import (
-    MAX_MESSAGE,
-    BadHandshake,
-    Binary,
-    Close,
-    FrameError,
-    FrameParser,
-    Ping,
-    Pong,
-    Received,
-    Text,
-    encode_pong,
-    handshake_response,
-)
+from relay.pusher.frames import BadHandshake, handshake_response
 
 log = structlog.get_logger()
 
 SHUTDOWN_CODE = 4200
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
-
-
-class Session(Protocol):
-    """One subscriber as the hub knows it. All calls are synchronous; `now` is trio's clock in seconds."""
-
-    @property
-    def outbox(self) -> Outbox:
-        """What is on its way to this subscriber; the same object for the session's whole life."""
-        ...
-
-    def receive(self, text: str, now: float) -> None:
-        """A text message came; answers go to the outbox."""
-        ...
-
-    def receive_binary(self, now: float) -> None:
-        """A binary message came (the Pusher protocol has none); the error goes to the outbox."""
-        ...
-
-    def alive(self, now: float) -> None:
-        """A WebSocket ping or pong came: the peer lives."""
-        ...
-
-    def deadline(self) -> float:
-        """When to call `timeout` if nothing is received until then; math.inf for never. Looked at about once a
-        second.
-        """
-        ...
-
-    def timeout(self, now: float) -> None:
-        """The deadline passed: ping the peer, or close it, through the outbox."""
-        ...
-
-    def closed(self, now: float) -> None:
-        """The connection is gone; called exactly once, and nothing after it."""
-        ...
-
-
-class Connect(Protocol):
-    """Opens the session of a new subscriber; the greeting, or the refusal and its close, is already in its outbox."""
-
-    def __call__(
-        self, app_key: str, query: str, origin: str | None, now: float, /, *, secure: bool, compressed: bool
-    ) -> Session:
-        """`app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the
-        Origin header.
-
-        `secure`: the subscriber came by TLS. `compressed`: what is long may leave its outbox compressed.
-        """
-        ...
-
-
-@attrs.frozen(kw_only=True)
-class EdgeLimits:
-    """Deadlines in seconds and bounds of the subscribers' connections, and how what they get is written."""
-
-    message_bytes: int = attrs.field(default=MAX_MESSAGE, validator=attrs.validators.ge(128))
-    """Largest message a client may send, compressed or not; then close 1009."""
-    compression: bool = False
-    """Agree to compress (permessage-deflate) with clients that offer it, as all browsers do. For slow links."""
-    handshake: float = 10.0
-    """For the peer to take the refusal of a bad handshake."""
-    write: float = 20.0
-    """For a slow subscriber's socket to take another byte; then the connection is dropped."""
-    close: float = 5.0
-    """From our close frame to the end of the connection; then it is dropped."""
-    sweep: float = 1.0
-    """How often deadlines of idle subscribers are looked at."""
-    io_uring: bool = True
-    """Write what many subscribers get at the same time with one system call, where the kernel lets us (Linux 5.18)."""
-    notsent_lowat: int = attrs.field(default=128 * 1024, validator=attrs.validators.ge(4096))
-    """TCP_NOTSENT_LOWAT: bytes the kernel may hold for a subscriber beyond what its receive window takes."""
-
-
-class Connection:
-    """One subscriber: its link, its session, and how far they have come."""
-
-    __slots__ = ("die_by", "link", "on_ready", "outbox", "parser", "peer_closed", "session", "writing")
-
-    def __init__(self, link: Link, session: Session, limits: EdgeLimits, *, compressed: bool) -> None:
-        self.link = link
-        self.session = session
-        self.outbox = session.outbox
-        self.parser = FrameParser(limits.message_bytes, compression=compressed)
-        self.writing = False
-        self.peer_closed = False
-        self.die_by = math.inf
-        self.on_ready: Callable[[Connection, SocketLink], None] | None = None
-        """What the reactor calls; None for a connection that has a task."""
-
-    def ready(self) -> None:
-        """See `relay.net.reactor.Watched`."""
-        if self.on_ready is not None and isinstance(self.link, SocketLink):
-            self.on_ready(self, self.link)
-
-    def received(self, frame: Received, now: float) -> None:
-        """Hand one message to the session, or answer it where it is WebSocket's own business."""
-        match frame:
-            case Text(data):
-                if self.outbox.closing is None:
-                    self.session.receive(data, now)
-            case Binary():
-                if self.outbox.closing is None:
-                    self.session.receive_binary(now)
-            case Ping(data):
-                self.outbox.put(Delivery(encode_pong(data), "", Policy.CONTROL, 0))
-                self.session.alive(now)
-            case Pong():
-                self.session.alive(now)
-            case Close(code):
-                self.peer_closed = True
-                self.outbox.close(code, waiting=not self.outbox.blocked)
-            case FrameError(code, reason):
-                self.outbox.close(code, reason, waiting=False)
 
 
 class Edge:
@@ -172,8 +43,7 @@ class Edge:
         self._connect = connect
         self._behind_proxy = behind_proxy
         self._limits = limits or EdgeLimits()
-        self._dirty: list[Outbox] = []
-        self._flusher: trio.lowlevel.Task | None = None
+        self._flusher = Flusher(self._unfinished)
         self._nursery: trio.Nursery | None = None
         self._on_ready = self._read_now  # one bound method for all connections
         self.reactor: Reactor | None = None
@@ -181,7 +51,6 @@ class Edge:
         self._stopping = False
         self._gone = trio.Event()
         self._parked = 0
-        self._ring: Ring | None = None
         self.connections: dict[Outbox, Connection] = {}
         """Who is connected now."""
 
@@ -193,18 +62,15 @@ class Edge:
                 if Reactor.available:
                     self.reactor = Reactor()
                     nursery.start_soon(self.reactor.run)
-                    self._ring = open_ring() if self._limits.io_uring else None
-                    log.info("subscribers", io_uring=self._ring is not None)
-                nursery.start_soon(self._flush_ticks)
+                    self._flusher.open(together=self._limits.io_uring)
+                nursery.start_soon(self._flusher.run)
                 nursery.start_soon(self._sweep)
                 task_status.started()
         finally:
             for connection in list(self.connections.values()):
                 self._abort(connection)
             self.reactor = None
-            if self._ring is not None:
-                self._ring.close()
-                self._ring = None
+            self._flusher.close()
 
     def __len__(self) -> int:
         """Subscribers on plain sockets, which no front counts."""
@@ -321,8 +187,7 @@ class Edge:
             raise
         connection = Connection(link, session, self._limits, compressed=compressed)
         self.connections[connection.outbox] = connection
-        place = self._ring.place(link.fd) if self._ring is not None and isinstance(link, SocketLink) else -1
-        connection.outbox.attach(link.send, self._dirty, self._wake_flusher, first=answer, place=place)
+        self._flusher.attach(connection.outbox, link, first=answer)
         if self._stopping:
             connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
         return connection
@@ -380,9 +245,7 @@ class Edge:
             self._parked -= 1
             if self.reactor is not None:
                 self.reactor.forget(connection.link.fd)
-        if self._ring is not None and connection.outbox.place >= 0:
-            self._ring.leave(connection.outbox.place)
-            connection.outbox.place = -1
+        self._flusher.detach(connection.outbox)
         if abort:
             connection.link.abort()
         else:
@@ -401,34 +264,15 @@ class Edge:
         else:
             self._end(connection, abort=True)
 
-    def _wake_flusher(self) -> None:
-        if self._flusher is not None:
-            trio.lowlevel.reschedule(self._flusher)
-            self._flusher = None
-
-    async def _flush_ticks(self) -> None:
-        """One flush for all that was put in a pass of the scheduler."""
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._flusher = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        while True:
-            while self._dirty:  # whoever ends a connection may have something to tell the others
-                self._flush_dirty()
-            self._flusher = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def _flush_dirty(self) -> None:
-        outboxes = self._dirty.copy()
-        self._dirty.clear()
-        for outbox, error in flush_all(outboxes, self._ring):
-            if error is None:
-                self._attend(outbox)
-            elif (connection := self.connections.get(outbox)) is not None:
-                if not isinstance(error, OSError):
-                    log.error("flushing a subscriber failed", exc_info=error)
-                self._abort(connection)
+    def _unfinished(self, outbox: Outbox, error: Exception | None) -> None:
+        """What was put did not all leave: the outbox is slow or closing, or its connection is broken."""
+        connection = self.connections.get(outbox)
+        if error is None or connection is None:
+            self._attend(outbox)
+            return
+        if not isinstance(error, OSError):
+            log.error("flushing a subscriber failed", exc_info=error)
+        self._abort(connection)
 
     def _flush(self, connection: Connection) -> bool:
         """Flush one connection out of turn; True when nothing waits."""

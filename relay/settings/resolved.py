@@ -12,7 +12,7 @@ from relay.hub.history import HistoryLimits
 from relay.hub.outbox import OutboxLimits
 from relay.model.channels import Topic
 from relay.net.asgi import FrontLimits
-from relay.net.edge import EdgeLimits
+from relay.net.connection import EdgeLimits
 from relay.pusher.apps import App
 from relay.settings.tables import LogTable
 
@@ -33,6 +33,7 @@ class Server:
     port: int
     tls: Tls | None = None
     public_url: str | None = None
+    behind_proxy: bool = False
     status_public: bool = False
     limits: FrontLimits = Factory(FrontLimits)
     subscribers: EdgeLimits = Factory(EdgeLimits)

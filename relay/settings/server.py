@@ -62,6 +62,7 @@ def resolve_server(check: Check) -> Server:
         port=port,
         tls=tls,
         public_url=table.public_url,
+        behind_proxy=table.behind_proxy,
         status_public=table.status_public,
         limits=table.limits,
         subscribers=table.subscribers,

@@ -12,7 +12,7 @@ from attrs import Attribute, Factory, field, frozen, validators
 from relay.hub.history import HistoryLimits
 from relay.hub.outbox import OutboxLimits
 from relay.net.asgi import FrontLimits
-from relay.net.edge import EdgeLimits
+from relay.net.connection import EdgeLimits
 from relay.pusher.apps import Limits
 from relay.settings.secret import SecretRef
 
@@ -40,6 +40,8 @@ class ServerTable:
     """Private key in PEM."""
     public_url: str | None = None
     """What subscribers reach the relay by where a proxy stands in front, e.g. `https://feed.example.com`."""
+    behind_proxy: bool = False
+    """Believe `X-Forwarded-Proto: https`, where nobody reaches the port but a TLS proxy of ours; see `require_tls`."""
     status_public: bool = False
     """Show the states of sessions and the metrics without an API key. Health checks are always public."""
     limits: FrontLimits = Factory(FrontLimits)

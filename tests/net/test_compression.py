@@ -8,7 +8,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from relay.hub.outbox import OutboxLimits, Policy
-from relay.net.edge import EdgeLimits
+from relay.net.connection import EdgeLimits
 from relay.net.upgrade import UpgradeRequest
 from support.wire import frames
 from tests.net.test_edge import Relay, relay, until

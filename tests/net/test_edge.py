@@ -13,7 +13,8 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_st
 
 from relay.hub.compressed import CompressedOutbox
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits, Policy
-from relay.net.edge import Edge, EdgeLimits
+from relay.net.connection import EdgeLimits
+from relay.net.edge import Edge
 from relay.net.front import Front, open_listeners
 from relay.net.uring import open_ring
 from relay.pusher.frames import encode_ping, encode_text
@@ -24,7 +25,7 @@ from support import tools
 def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test is run with both ways to write; together even where there is only one subscriber."""
     if request.param == "each by itself":
-        monkeypatch.setattr("relay.net.edge.open_ring", lambda: None)
+        monkeypatch.setattr("relay.net.flusher.open_ring", lambda: None)
     elif (ring := open_ring(8)) is None:
         tools.missing("io_uring")
     else:

@@ -8,7 +8,7 @@ import pytest
 
 from relay.hub.access import hash_key
 from relay.model.channels import Topic
-from relay.net.edge import EdgeLimits
+from relay.net.connection import EdgeLimits
 from relay.pusher.apps import App
 from relay.settings import Account, SettingsError, Tls, load, parse_listen, settings_of
 from relay.settings.tables import AppTable
