@@ -347,7 +347,7 @@ class Send:
     """Send this text frame: at once (a pong), or, where ``of`` names a budget, when that one allows it.
 
     What is of a budget is a question of the adapter's own: it waits behind commands and subscriptions, and until half of the
-    budget is left for them. An adapter has few of them under way; nothing else bounds how many wait.
+    budget is left for them. The same text waits once; otherwise an adapter sees to it that few are under way.
     """
 
     text: str

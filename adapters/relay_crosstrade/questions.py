@@ -151,10 +151,10 @@ class Questions:
 
     def failed(self, failed: Question, *, refused: bool) -> None:
         """It was not answered: refused, or to be asked again, far enough back, when the add-on may answer."""
-        if not refused:
+        if not refused and (failed.account or failed.what != "order"):
             self.resting = True
             self.want(
                 Question(failed.what, failed.about, failed.account, missed=failed.missed or failed.what == "fills")
             )
-        elif failed.what != "order":
+        elif refused and failed.what != "order":
             self.refused.add(failed.what)

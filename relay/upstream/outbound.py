@@ -93,7 +93,11 @@ class Outbound:
         return len(writings)
 
     def question(self, adapter: Adapter, text: str, of: RateOf) -> None:
-        """Queue a question of the adapter's own behind everything else; half of its budget is left to commands."""
+        """Queue a question of the adapter's own behind everything else; half of its budget is left to commands.
+
+        The same question waits once.
+        """
+        self.queue.discard(lambda job: job.writing == text)
         needs: Uses = {"frame": 1, of: 1 + self._budget.capacity(of) // 2}
         self.queue.put(Lane.FETCH, {"frame": 1, of: 1}, Job(text, adapter), needs)
 

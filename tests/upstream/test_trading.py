@@ -179,6 +179,15 @@ def test_questions_leave_half_of_the_budget_to_commands(rig):
     assert r.texts(r.tick(6)) == [4]
 
 
+def test_the_same_question_waits_once(rig):
+    r = rig(limits=(Rate(1, burst=2, of="call"),))
+    r.up(0)
+    r.do(ask(order()))
+    for question in ("1", "2", "1", "1"):
+        r.say(["question", question])
+    assert [r.texts(r.tick(at)) for at in (1, 2, 3, 9)] == [[2], [1], [], []]
+
+
 def test_a_question_ends_with_its_connection(rig):
     r = rig(limits=(Rate(1, burst=1, of="call"),))
     r.up(0)
