@@ -1,6 +1,7 @@
 """CrossTrade: what its page shows, what is asked for behind it, its limits, and a day with its simulator."""
 
 import time
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -699,6 +700,18 @@ class Relayed(support_relayed.Relayed):
         )
 
 
+@asynccontextmanager
+async def session_with(simulator, *wanted, **declared):
+    """A session with this simulator, started and left alone."""
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http, **declared)
+        for topic in wanted:
+            relay.session.want(topic)
+        nursery.start_soon(relay.session.run)
+        yield relay
+        nursery.cancel_scope.cancel()
+
+
 @pytest.fixture
 async def relayed(nursery):
     simulator = CrossTradeSimulator(interval=0.02, clock=hurried())
@@ -852,25 +865,18 @@ async def test_a_wrong_key_stops_the_session_and_is_not_shown():
 
 async def test_calls_are_paced_so_that_none_is_refused():
     simulator = CrossTradeSimulator(interval=0.02)
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        relay.session.want(ES)
-        nursery.start_soon(relay.session.run)
+    async with session_with(simulator, ES) as relay:
         await relay.until(Quote)
         for n in range(22):
             relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
         for n in range(22):
             assert (await relay.until(Reply, id=f"c{n}")).outcome is Outcome.ACCEPTED
-        nursery.cancel_scope.cancel()
 
 
 async def test_what_the_relay_asks_for_leaves_the_budget_to_commands():
     """With an order open the lists are asked for all the time; nine commands at once still go out at once."""
     simulator = CrossTradeSimulator(interval=0.02)
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        relay.session.want(ACCOUNT)
-        nursery.start_soon(relay.session.run)
+    async with session_with(simulator, ACCOUNT) as relay:
         await relay.until(Account)
         relay.session.command(place("far", order_type="LIMIT", limit_price="5000.00"))
         await relay.until(Order, status=OrderStatus.OPEN)
@@ -882,29 +888,21 @@ async def test_what_the_relay_asks_for_leaves_the_budget_to_commands():
         for n in range(9):
             assert (await relay.until(Reply, id=f"c{n}")).outcome is Outcome.ACCEPTED
         assert trio.current_time() - began < 1, "the budget alone would make the last of them wait for three seconds"
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_closes_for_the_limits_is_no_takeover():
     simulator = CrossTradeSimulator(interval=0.02)
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        relay.session.want(ES)
-        nursery.start_soon(relay.session.run)
+    async with session_with(simulator, ES) as relay:
         await relay.until(Quote)
         simulator.inject(Close(1008, "Rate limit abuse."))
         left = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         assert left.reason == "closed with 1008: Rate limit abuse."
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_client_that_shares_the_budget_makes_the_relay_wait_and_leave():
     """Somebody else's calls use the budget up: refused calls are rejected, and after ten the relay goes away by itself."""
     simulator = CrossTradeSimulator(interval=0.02, clock=lambda: 10**18)
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http, limits=())
-        relay.session.want(ES)
-        nursery.start_soon(relay.session.run)
+    async with session_with(simulator, ES, limits=()) as relay:
         await relay.until(Quote)
         while simulator._calls.take(10**18):
             pass
@@ -914,21 +912,16 @@ async def test_a_client_that_shares_the_budget_makes_the_relay_wait_and_leave():
         assert await relay.until(RateLimit)
         left = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         assert left.reason == "10 rate limit violations in a row"
-        nursery.cancel_scope.cancel()
 
 
 async def test_faults_are_come_back_from():
     simulator = CrossTradeSimulator(interval=0.02)
     simulator.next_connection(Refuse(503))
     simulator.next_connection(Garbage(), Drop(after=2))
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        relay.session.want(ES)
-        nursery.start_soon(relay.session.run)
+    async with session_with(simulator, ES) as relay:
         await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         await relay.until(Quote)
         assert relay.session.status()["counters"]["unknown"] == 1
         simulator.inject(Takeover())
         await relay.until(Connection, event=ConnectionEvent.FAILED)
-        nursery.cancel_scope.cancel()
