@@ -85,6 +85,9 @@ class Answers:
         """What follows from what was read."""
         for account in _taken(self.blotter.filled):
             self.questions.look(account)
+        for account in _taken(self.blotter.doubtful):
+            self.questions.want(Question("orders"))
+            self.questions.want(Question("fills", account))
         for id, account in _taken(self.blotter.strange).items():
             self.questions.order(id, account)
         yield from self.questions.next()

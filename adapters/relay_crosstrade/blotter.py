@@ -53,6 +53,8 @@ class Blotter:
         missing: open orders that the last whole list did not have.
         searched: those of them that were found open all the same.
         strange: accounts of orders that fills name and nothing is known of, until somebody takes them out.
+        doubtful: accounts of fills that were not told yet, until somebody takes them out.
+        doubted: orders of fills that were not told, because the name may be another one of an open order.
     """
 
     own: str
@@ -63,6 +65,8 @@ class Blotter:
     missing: list[str] = Factory(list)
     searched: set[str] = Factory(set)
     strange: dict[str, str] = Factory(dict)
+    doubtful: dict[str, None] = Factory(dict)
+    doubted: dict[str, None] = Factory(dict)
 
     @classmethod
     def of(cls, context: Context, own: str, symbol: Symbol, other: Other) -> "Blotter":
@@ -164,7 +168,11 @@ class Blotter:
             yield attrs.evolve(order, event=OrderEvent.ORDER_MODIFIED, vanished=True, reconciled=True, updated_at=None)
 
     def fills(self, raws: list[Any], *, missed: bool) -> Iterator[Trade | Unknown]:
-        """A list of executions, told in the order of their times. Orders behind those that were missed are not asked for."""
+        """A list of executions, told in the order of their times.
+
+        One of an order that is not known, while others are open, is told when it is heard of again: by then these have been
+        looked at, and are known by all their names. Orders behind fills that were missed are not asked for.
+        """
         for raw in sorted(raws, key=_epoch):
             yield from or_unknown(raw, self._fill(raw, missed=missed))
 
@@ -172,11 +180,16 @@ class Blotter:
         given = members(raw)
         order = self.canonical(text(given, "orderId"))
         trade = orders.fill(given, order, self.symbol, self.other, missed=missed)
+        account = text(given, "account")
         if order not in self.memory.open and order not in self.memory.ended:
             if missed:
                 _keep(self.memory.ended, order, None)
+            elif self.memory.open and order not in self.doubted:
+                _keep(self.doubted, order, None)
+                self.doubtful[account] = None
+                return
             else:
-                self.strange[order] = text(given, "account")
+                self.strange[order] = account
         yield trade
 
     def _remember(self, order: Order) -> None:

@@ -11,9 +11,9 @@ So they are asked for:
   subscribed to an account, so without a subscriber nothing is asked but what follows the session's start and a command.
 
 One question is under way at a time, and each waits until half of the budget is left to commands (`relay.adapter.Send`).
-An order by its id comes before lists of orders, these before fills and fills before positions, so that an order's other ids
-are known when a fill names it. What the add-on does not answer, or cannot now, is asked for again with the next pnlUpdate;
-what it refuses is not asked for again on this connection.
+Orders by their ids come first, because what else is read depends on knowing them; the lists take turns. What the add-on
+does not answer, or cannot now, is asked for again with the next pnlUpdate; what it refuses is not asked for again on this
+connection.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,8 +25,7 @@ from relay.adapter import Send
 from relay_crosstrade.calls import LOOKBACK, rpc
 
 What = Literal["order", "orders", "fills", "positions"]
-#: What is asked first.
-ORDER: tuple[What, ...] = ("order", "orders", "fills", "positions")
+WHAT: tuple[What, ...] = ("order", "orders", "fills", "positions")
 SWEEP = 30_000
 """Milliseconds between two looks at everything."""
 PATIENCE = 10
@@ -73,7 +72,7 @@ def question(id: str) -> Question | None:
     """The question with this id; None for the id of a command."""
     why, _, rest = id.partition(" ")
     what, _, about = rest.partition(" ")
-    if why not in ("ask", "missed") or what not in ORDER:
+    if why not in ("ask", "missed") or what not in WHAT:
         return None
     return Question(what, about, missed=why == "missed")
 
@@ -121,7 +120,7 @@ class Questions:
     def next(self) -> Iterator[Send]:
         """The next question, unless one is under way."""
         if self.asked is None and self.due and not self.resting:
-            key = min(self.due, key=lambda key: ORDER.index(key[0]))
+            key = next((key for key in self.due if key[0] == "order"), None) or next(iter(self.due))
             self.asked, self._silent = self.due.pop(key), 0
             yield Send(self.asked.text, of="call")
 

@@ -258,6 +258,30 @@ def test_an_order_keeps_the_id_it_was_placed_under(line):
     assert fill.order_id == "guid"
 
 
+def test_a_fill_under_a_name_nobody_knows_waits_until_the_open_orders_were_looked_at(line):
+    line.reply(place("c", **FAR), orderId="guid", success=True)
+    line.answer(**{**RAW, "orderId": "guid"})
+    line.profit(realized="1.0")
+    line.answer(orders=[{**RAW, "orderId": "guid"}])
+    renamed = {**RAW, "orderId": "4711", "orderState": "PartFilled", "filled": 1}
+    fills = [{**FILL, "orderId": "4711"}, {**FILL, "id": "e2", "orderId": "foreign"}]
+    assert line.answer(executions=fills) == []
+    told = {"GetAllPositions": [], "ListExecutions": []}
+    while line.asked is not None:
+        match line.question:
+            case "GetAllOrders":
+                told.setdefault("orders", []).extend(line.answer(orders=[renamed]))
+            case "GetOrder":
+                foreign = line.asked["args"]["orderId"] == "foreign"
+                line.answer(**({**RAW, "orderId": "foreign", "orderState": "Filled"} if foreign else renamed))
+            case "ListExecutions":
+                told["ListExecutions"] += line.answer(executions=fills)
+            case "GetAllPositions":
+                line.answer(positions=[])
+    first, second = [*{fill.id: fill for fill in told["ListExecutions"]}.values()]
+    assert (first.order_id, second.order_id) == ("guid", "foreign")
+
+
 def test_what_a_list_told_first_gets_its_sender_s_id_with_the_reply(line):
     line.hear(id="ask orders", data={"orders": [RAW]})
     _, order = line.reply(place("c", client_order_id="mine"), orderId="o1", success=True)
@@ -422,6 +446,18 @@ def test_one_question_is_under_way_at_a_time(line):
     assert line.asked["args"]["orderId"] == "o2"
 
 
+def test_lists_take_turns_however_much_there_is_to_be_asked(line):
+    """A trade a second, and an answer a second: everything is asked for again and again."""
+    line.hear(id="ask orders", data={"orders": [RAW]})
+    line.profit(realized="-1.0")
+    asked = []
+    for n in range(12):
+        asked.append(line.question)
+        line.answer(**{LISTS[line.question]: [RAW] if line.question == "GetAllOrders" else []})
+        line.profit(realized=f"{n}")
+    assert asked.count("GetAllOrders") == asked.count("ListExecutions") == asked.count("GetAllPositions") == 4
+
+
 def test_a_question_that_failed_is_asked_again_with_the_next_update(line):
     line.profit(realized="1.0")
     line.answer(orders=[], count=0)
@@ -429,6 +465,7 @@ def test_a_question_that_failed_is_asked_again_with_the_next_update(line):
     assert (error.code, error.message) == ("addon_not_connected", f"fills: {NO_ADDON}")
     assert line.question is None
     line.profit(realized="1.0")
+    line.answer(positions=[], count=0)
     assert line.asked["args"] == {"account": "Sim101", "lookbackTime": 900}, "as far back as can be"
     assert [fill.reconciled for fill in line.answer(executions=[FILL])] == [True]
 
@@ -460,4 +497,5 @@ def test_a_question_nobody_answers_is_asked_again(line):
     while line.asked is None:
         line.profit(realized="1.0")
         updates += 1
-    assert (line.asked, updates) == (first, 11)
+    assert updates == 11
+    assert sorted(line.empty()) == sorted(LOOK), f"{first['api']} among them"
