@@ -114,7 +114,8 @@ async def test_an_order_from_a_second_terminal_is_heard_as_order_trade_and_posit
             assert b"accepted" in placed.stdout
             await subscriber.until(lambda: ("position", "POSITION_OPENED") in heard)
             nursery.cancel_scope.cancel()
-    assert [event for event in heard if event[0] != "account"] == [
+    told = [event for event in heard if event[0] != "account"]
+    assert told[:5] == [
         ("reply", "accepted"), ("order", "ORDER_CREATED"), ("order", "ORDER_FILLED"), ("trade", "TRADE_FILLED"),
         ("position", "POSITION_OPENED"),
     ]  # fmt: skip
