@@ -344,9 +344,14 @@ class Alive:
 
 @frozen
 class Send:
-    """Answer with this text frame at once (a pong)."""
+    """Send this text frame: at once (a pong), or, where ``of`` names a budget, when that one allows it.
+
+    What is of a budget is a question of the adapter's own: it waits behind commands and subscriptions, and until half of the
+    budget is left for them. The same text waits once; otherwise an adapter sees to it that few are under way.
+    """
 
     text: str
+    of: RateOf | None = None
 
 
 @frozen
@@ -447,6 +452,7 @@ class Context:
         credentials: by name, as the adapter declares them; never in a repr.
         symbols: learned and configured symbols.
         learned: what `Learned` signals gave, for templates and `Fetch` headers; never in a repr.
+        kept: what an adapter leaves to the one of the next connection, by names of its own. It bounds what it keeps.
     """
 
     provider: str
@@ -455,6 +461,7 @@ class Context:
     credentials: Mapping[str, Secret] = field(factory=dict, repr=False)
     symbols: SymbolTable = Factory(SymbolTable)
     learned: dict[str, Secret] = field(factory=dict, repr=False)
+    kept: dict[str, Any] = field(factory=dict, repr=False)
 
 
 class Adapter(abc.ABC):
@@ -484,6 +491,14 @@ class Adapter(abc.ABC):
         Override where the provider sends one; as it stands here nothing is checked.
         """
         return None
+
+    @classmethod
+    def closed(cls, code: int, reason: str) -> CloseMeaning:
+        """What it means that the provider closed the connection.
+
+        As it stands here, what `Session.closes` declares for the code. Override where only the text tells two closes apart.
+        """
+        return cls.session.closes.get(code, CloseMeaning.RETRY)
 
     @classmethod
     def book_levels(cls, context: Context) -> int | None:

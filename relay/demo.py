@@ -19,6 +19,7 @@ from relay.net.http import HttpClient
 from relay.plugins import Plugins
 from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, Settings, settings_of
 
+USUAL = "http://127.0.0.1:6001"
 BANNER = """\
 tickrelay demo: simulated providers {providers}
 
@@ -115,11 +116,11 @@ def _banner(relay: Relay, providers: list[str]) -> str:
     entries = (entry for provider in relay.providers for entry in provider.catalog())
     quotes = [entry for entry in entries if entry.kind == "quote" and entry.complete(entry.example)]
     channel = channel_name(quotes[-1].stream(quotes[-1].example), "cache-") if quotes else ""
-    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     return BANNER.format(
-        trading=_trading(relay),
+        trading=_trading(relay, url),
         providers=", ".join(providers),
-        url=f"http://{shown}:{port}",
+        url=url,
         host=host,
         port=port,
         key=DEMO_KEY,
@@ -128,11 +129,12 @@ def _banner(relay: Relay, providers: list[str]) -> str:
     )
 
 
-def _trading(relay: Relay) -> str:
-    """A command to paste: the first pinned quote of a provider that takes orders."""
+def _trading(relay: Relay, url: str) -> str:
+    """A command to paste: the first pinned quote of a provider that takes orders. The command's own default is `USUAL`."""
     for provider in relay.providers:
         symbols = [topic.symbol for topic in provider.settings.pinned if topic.kind == "quote"]
         if symbols and PlaceOrder in provider.settings.adapter.commands:
             where = f"--provider {provider.name} --symbol '{symbols[0]}'"
-            return f"tickrelay order place {where} --side buy --quantity 1"
+            there = "" if url == USUAL else f" --url {url}"
+            return f"tickrelay order place {where} --side buy --quantity 1{there}"
     return "none of the simulated providers takes orders"

@@ -21,7 +21,6 @@ def relay_simulators() -> list[Simulated]:
             run=simulator.run,
             credentials={"key": simulator.KEY},
             account="Sim101",
-            options={"cancel_argument": "orderId"},
             pinned=("quote ES 09-26", "account Sim101"),
         )
     ]

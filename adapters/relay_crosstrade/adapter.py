@@ -1,9 +1,10 @@
 """CrossTrade, WebSocket API: https://docs.crosstrade.io/api/websocket-api
 
 One socket per user to the add-on in their NinjaTrader: quotes and the accounts' profit are streamed, everything else is a
-function called by rpc. Orders and positions are not streamed; `relay_crosstrade.positions` says when they are asked for.
+function called by rpc. `relay_crosstrade.questions` says when orders, fills and positions are asked for.
 """
 
+import re
 from collections.abc import Iterable
 
 from relay.adapter import (
@@ -12,6 +13,7 @@ from relay.adapter import (
     Backoff,
     CloseMeaning,
     Context,
+    GivenUp,
     Header,
     Heartbeat,
     Offer,
@@ -32,20 +34,23 @@ from relay.model.commands import Command
 from relay.model.events import Event
 from relay.model.times import from_millis
 from relay_crosstrade.answers import Answers
+from relay_crosstrade.blotter import Blotter
 from relay_crosstrade.calls import COMMANDS, Writing, rpc
-from relay_crosstrade.positions import OPEN, Positions
+from relay_crosstrade.positions import Positions
+from relay_crosstrade.questions import SWEEP, Questions
 from relay_crosstrade.reading import parts, quote
+
+_of_limits = re.compile(r"(?!.*(session|elsewhere)).*(rate|limit|violation|abuse)", re.IGNORECASE).match
 
 
 class CrossTrade(Adapter):
     name = "crosstrade"
     credentials = ("key",)
-    options = {"account": "", "pnl_interval": "1000", "time_in_force": "DAY", "cancel_argument": ""}
+    options = {"account": "", "pnl_interval": "1000", "time_in_force": "DAY"}
     about_options = {
         "account": "NinjaTrader's name of the configured account; empty: they have the same name",
         "pnl_interval": "milliseconds between two profit updates, 1000 to 60000",
         "time_in_force": "of an order without one, because CrossTrade requires one: DAY or GTC",
-        "cancel_argument": "argument by which CancelOrders is told the order (not documented); empty: no cancel_order",
     }
     offers = (Offer(kind="quote", example={"symbol": "ES 09-26"}), Offer(kind="account", visibility="presence"))
     commands = COMMANDS
@@ -57,10 +62,10 @@ class CrossTrade(Adapter):
         stale_after={"account": 90},  # the profit comes periodically; quiet quotes are normal
         topics_per_frame=500,
         single=True,
-        closes={1008: CloseMeaning.TAKEOVER},  # abuse of the limits is left before: `relay_crosstrade.answers`
+        closes={1008: CloseMeaning.TAKEOVER},  # or abuse of the limits: `closed`
         backoff=Backoff(first=1, cap=30, jitter=0, settle=60),
-        # The provider's are 20 at once, and 60 s. A frame that travels faster than the one before it meets a limit that is
-        # used to the last, and our own questions for positions are not charged: so two calls, and a second, to spare.
+        # The provider's are 20 at once, and 60 s: two calls, and a second, are left to spare, because a frame that travels
+        # faster than the one before it would meet a limit that is used to the last.
         limits=(Rate(3, burst=18, of="call"), Rate(20, per=61, of="interest"), Rate(5, per=61, of="dial")),
     )
 
@@ -71,36 +76,49 @@ class CrossTrade(Adapter):
         self.interval = int(chosen["pnl_interval"])
         if not 1000 <= self.interval <= 60_000:
             raise ValueError(f"pnl_interval: expected 1000 to 60000 milliseconds, got {self.interval}")
-        self.writing = Writing(native=self.native, account=self.own, time_in_force=chosen["time_in_force"],
-                               cancel_argument=chosen["cancel_argument"])  # fmt: skip
-        self.positions = Positions(self.symbol, self.other)
-        if self.own:
-            self.positions.accounts.add(self.other(self.own))
-        self.answers = Answers(self.positions)
-        self.accounts: set[Topic] = set()
+        self.writing = Writing(native=self.native, account=self.own, time_in_force=chosen["time_in_force"])
+        known = {self.other(self.own)} if self.own else set()
+        positions = Positions(self.own, self.symbol, self.other, accounts=known)
+        blotter = Blotter.of(context, self.own, self.symbol, self.other)
+        self.questions = Questions(every=max(1, SWEEP // self.interval))
+        self.answers = Answers(self.writing, positions, blotter, self.questions)
+        self.watch(set())
+
+    @classmethod
+    def closed(cls, code: int, reason: str) -> CloseMeaning:
+        """1008 takes a session over, or ends one that broke the limits; only the text tells them apart."""
+        return CloseMeaning.RATE_LIMITED if code == 1008 and _of_limits(reason) else super().closed(code, reason)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str]:
         match outgoing:
             case Subscribe(topics):
                 yield from self.instruments("subscribe", topics)
                 if accounts := {topic for topic in topics if topic.kind == "account"}:
-                    self.accounts |= accounts
-                    self.positions.owed = True
+                    self.watch(self.accounts | accounts)
+                    self.questions.look(*self.questions.accounts)
                     yield dumps({"action": "streamPnl", "enabled": True, "interval": self.interval})
             case Unsubscribe(topics):
                 yield from self.instruments("unsubscribe", topics)
                 left = self.accounts.difference(topics)
                 if self.accounts and not left:
                     yield dumps({"action": "streamPnl", "enabled": False})
-                self.accounts = left
+                self.watch(left)
             case Ping():
                 yield dumps({"action": "ping"})
             case Reconcile():
-                yield self.positions.ask(OPEN)
+                yield from (send.text for send in self.answers.reconcile())
+            case GivenUp(id):
+                self.answers.given_up(id)
             case Command():
                 api, args = self.writing.function(outgoing)
                 self.answers.awaited(outgoing)
                 yield rpc(outgoing.id, api, args)
+
+    def watch(self, accounts: set[Topic]) -> None:
+        """These are subscribed: their fills are asked for, and those of the session's own account."""
+        self.accounts = accounts
+        names = {self.own if topic.account == self.context.account else topic.account for topic in accounts}
+        self.questions.accounts = sorted(filter(None, {self.own} | names))
 
     def instruments(self, action: str, topics: Iterable[Topic]) -> Iterable[str]:
         natives = [self.native(topic.symbol or "") for topic in topics if topic.kind == "quote"]
@@ -109,7 +127,8 @@ class CrossTrade(Adapter):
 
     def other(self, account: str) -> str | None:
         """The account a message names, where it is not the session's own."""
-        return None if account == self.own and self.context.account is not None else account
+        own = self.context.account is not None and account.casefold() == self.own.casefold()
+        return None if own else account
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
@@ -117,7 +136,7 @@ class CrossTrade(Adapter):
                 yield from parts(lambda raw: quote(raw, self.symbol), quotes)
             case {"type": "pnlUpdate", "accounts": [*accounts]} as update:
                 epoch = update.get("epoch")
-                yield from self.positions.updated(accounts, None if epoch is None else from_millis(epoch))
+                yield from self.answers.updated(accounts, None if epoch is None else from_millis(epoch))
             case {"type": "pong"}:
                 yield Alive()
             case {"type": _} as other:

@@ -2,6 +2,8 @@
 
 An rpc is ``{"action": "rpc", "id", "api", "args"}``; its answer ``{"id", "data"}`` carries the id and no type. What failed
 has ``error`` in its data (https://docs.crosstrade.io/api/websocket-api). The id of a command's rpc is the command's own.
+The functions' names and arguments are those of the pages under https://crosstrade.io/docs/api, whose path and query
+parameters all stand in ``args``; the README says which page names which.
 """
 
 import re
@@ -14,33 +16,45 @@ from attrs import field, frozen
 
 from relay.adapter import dumps
 from relay.model.commands import (
+    AmendOrder,
     Call,
     CancelOrder,
     ClosePosition,
     Command,
     GetQuote,
     ListAccounts,
+    ListOrders,
     ListPositions,
+    OrderHistory,
     PlaceOrder,
+    TradeHistory,
 )
 from relay.model.enums import OrderType
 
 COMMANDS: tuple[type[Command], ...] = (
-    PlaceOrder, CancelOrder, ClosePosition, ListAccounts, ListPositions, GetQuote, Call,
+    PlaceOrder, CancelOrder, AmendOrder, ClosePosition, OrderHistory, TradeHistory, ListAccounts, ListPositions, ListOrders,
+    GetQuote, Call,
 )  # fmt: skip
-MAY_CHANGE_POSITIONS = (PlaceOrder, ClosePosition, Call)
-#: Commands whose answer names the order that came of them.
-MAKE_ORDERS = (PlaceOrder, ClosePosition)
 TIMES_IN_FORCE = ("DAY", "GTC")
 ORDER_TYPES = {
     OrderType.MARKET: "MARKET", OrderType.LIMIT: "LIMIT", OrderType.STOP: "STOPMARKET", OrderType.STOP_LIMIT: "STOPLIMIT",
 }  # fmt: skip
+#: How far ListExecutions looks back at most, in seconds (https://docs.crosstrade.io/api/executions/get-executions).
+LOOKBACK = 900
 #: Members of a canonical order that a CrossTrade order has not.
 _FOREIGN = ("stop_loss", "take_profit", "trailing_distance", "good_till", "reduce_only", "post_only")
+#: Members of an amendment that Change has no argument for.
+_UNCHANGEABLE = ("stop_loss", "take_profit", "time_in_force", "good_till")
+#: Functions that act on every account of the key, whatever they are told.
+_EVERYTHING = ("flatteneverything", "cancelallorders")
 _SENTENCES = {"add-on not connected": "addon_not_connected", "rate limit exceeded": "rate_limited"}
+
+#: The page calls the sentence stable: https://crosstrade.io/docs/api/orders/post-cancel-order
+_NOT_FOUND = "not found or already terminal"
 
 _is_code = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*").fullmatch
 _timed_out = re.compile(r"time[ds]?[ _-]?out", re.IGNORECASE).search
+_only_reads = re.compile(r"get|list", re.IGNORECASE).match
 
 Failure = dict[str, Any]
 
@@ -54,6 +68,13 @@ def number(decimal: str | None) -> msgspec.Raw | None:
     return None if decimal is None else msgspec.Raw(format(Decimal(decimal), "f").encode())
 
 
+def may_change(command: Command) -> bool:
+    """Whether ``command`` may make or change orders it does not name."""
+    return isinstance(command, PlaceOrder | ClosePosition) or (
+        isinstance(command, Call) and not _only_reads(command.function)
+    )
+
+
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -65,13 +86,11 @@ class Writing:
         native: the provider's text of a canonical symbol.
         account: NinjaTrader's name of the session's account; empty where commands say theirs.
         time_in_force: of an order without one: CrossTrade requires one.
-        cancel_argument: by which argument CancelOrders is told the order; empty refuses to cancel.
     """
 
     native: Callable[[str], str]
     account: str = ""
     time_in_force: str = field(default="DAY")
-    cancel_argument: str = ""
 
     @time_in_force.validator
     def _known(self, attribute: object, value: str) -> None:
@@ -83,38 +102,74 @@ class Writing:
         match command:
             case PlaceOrder():
                 return "PlaceOrder", self._order(command)
-            case CancelOrder(order_id=order_id):
-                if not self.cancel_argument:
-                    raise ValueError("CancelOrders' arguments are not documented, and without the right one it may cancel "
-                                     "every order: set the option cancel_argument")  # fmt: skip
-                return "CancelOrders", {"account": self._account(command), self.cancel_argument: order_id}
-            case ClosePosition(position_id=instrument, quantity=None):
-                return "ClosePosition", {"account": self._account(command), "instrument": instrument}
-            case ClosePosition():
-                raise ValueError("quantity: only whole positions can be closed; place an order for a part of one")
+            case CancelOrder():
+                return "Cancel", self._of_order(command)
+            case AmendOrder():
+                return "Change", self._of_order(command) | self._change(command)
+            case ClosePosition(position_id=instrument, quantity=quantity):
+                part = {} if quantity is None else {"quantity": number(quantity)}
+                return "ClosePosition", {"account": self.account_of(command), "instrument": instrument, **part}
+            case ListOrders():
+                return "ListOrders", {"account": self.account_of(command), "activeOnly": True}
+            case OrderHistory():
+                _timeless(command, "of orders has no times")
+                return "ListOrders", {"account": self.account_of(command)}
+            case TradeHistory():
+                _timeless(command, f"of fills reaches back {LOOKBACK} seconds and no further")
+                return "ListExecutions", {"account": self.account_of(command), "lookbackTime": LOOKBACK}
             case ListAccounts():
                 return "ListAccounts", {}
             case ListPositions():
                 return "GetAllPositions", {"includeFlat": False}
             case GetQuote(symbol=symbol):
-                return "GetQuote", {"account": self._account(command), "instrument": self.native(symbol)}
+                return "GetQuote", {"account": self.account_of(command), "instrument": self.native(symbol)}
             case Call(function=function, arguments=arguments):
-                self._check_accounts(command, arguments)
-                return function, dict(arguments)
+                return function, self._called(command, function, arguments)
         raise ValueError(f"CrossTrade has no {command.name}")
 
-    def _account(self, command: Command) -> str:
+    def account_of(self, command: Command) -> str:
+        """NinjaTrader's name of the account a command is for. Raises ValueError where nobody said it."""
         account = command.account or self.account
         if not account:
             raise ValueError("account: say which of NinjaTrader's accounts is meant")
         return account
 
-    def _check_accounts(self, command: Command, arguments: Mapping[str, Any]) -> None:
-        """A call that names an account must name the one it was allowed for."""
+    def _of_order(self, command: CancelOrder | AmendOrder) -> dict[str, Any]:
+        """Which order is meant; a function that is not told may take all of them."""
+        if not command.order_id.strip():
+            raise ValueError("order_id: say which order is meant")
+        return {"account": self.account_of(command), "orderId": command.order_id}
+
+    def _change(self, order: AmendOrder) -> dict[str, Any]:
+        for name in _UNCHANGEABLE:
+            if getattr(order, name) is not None:
+                raise ValueError(f"{name}: CrossTrade changes quantity, limit_price and stop_price")
+        asked = {
+            "quantity": number(order.quantity),
+            "limitPrice": number(order.limit_price),
+            "stopPrice": number(order.stop_price),
+        }
+        changed = {name: value for name, value in asked.items() if value is not None}
+        if not changed:
+            raise ValueError("quantity, limit_price, stop_price: nothing to change")
+        return changed
+
+    def _called(self, command: Command, function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call, which stays on the account it was allowed for.
+
+        Without an account some functions act on all of them (https://docs.crosstrade.io/api/positions/post-flatten-everything),
+        so one that may change something is told the command's own.
+        """
         allowed = command.account or self.account
-        for name, value in arguments.items():
-            if name.lower() == "account" and allowed and value != allowed:
+        if not allowed:
+            return dict(arguments)
+        if function.strip().lower() in _EVERYTHING:
+            raise ValueError(f"function: {function} acts on every account of the key, the command is for {allowed}")
+        named = {name: value for name, value in arguments.items() if name.lower().startswith("account")}
+        for name, value in named.items():
+            if value != allowed:
                 raise ValueError(f"arguments.{name}: the command is for account {allowed}")
+        return dict(arguments) if named or _only_reads(function) else {**arguments, "account": allowed}
 
     def _order(self, order: PlaceOrder) -> dict[str, Any]:
         for name in _FOREIGN:
@@ -126,7 +181,7 @@ class Writing:
         if time_in_force not in TIMES_IN_FORCE:
             raise ValueError(f"time_in_force: CrossTrade takes {', '.join(TIMES_IN_FORCE)}, not {time_in_force}")
         asked = {
-            "account": self._account(order),
+            "account": self.account_of(order),
             "instrument": self.native(order.symbol),
             "action": str(order.side),
             "orderType": ORDER_TYPES[order.order_type],
@@ -134,9 +189,16 @@ class Writing:
             "timeInForce": time_in_force,
             "limitPrice": number(order.limit_price),
             "stopPrice": number(order.stop_price),
+            "orderId": order.client_order_id,
         }
         own = order.with_extra(asked)
         return {name: value for name, value in own.items() if value is not None or name in order.extra}
+
+
+def _timeless(command: OrderHistory | TradeHistory, why: str) -> None:
+    for name in ("since", "until"):
+        if getattr(command, name) is not None:
+            raise ValueError(f"{name}: CrossTrade's list {why}")
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -149,6 +211,8 @@ def failure(data: Any) -> Failure | None:
     said = data.get("error")
     word = said if isinstance(said, str) and said else "refused"
     code = _SENTENCES.get(word.lower()) or (word if _is_code(word) else "refused")
+    if _NOT_FOUND in word:
+        code = "order_not_found"
     detail = data.get("detail")
     return {**data, "code": code, "message": detail if isinstance(detail, str) and detail else word}
 
@@ -156,3 +220,20 @@ def failure(data: Any) -> Failure | None:
 def is_timeout(failed: Failure | None) -> bool:
     """Whether something failed because no answer came in time: it may have been done all the same."""
     return failed is not None and _timed_out(f"{failed['code']} {failed['message']}") is not None
+
+
+def is_refusal(failed: Failure) -> bool:
+    """Whether asking again would be answered the same: it failed neither for a time-out, nor the limit, nor the add-on."""
+    return failed["code"] not in _SENTENCES.values() and not is_timeout(failed)
+
+
+def of_symbol(data: Any, native: str) -> Any:
+    """A history's answer with only what is of one instrument; the functions have no argument for it."""
+    if not isinstance(data, dict):
+        return data
+    return {
+        name: [each for each in value if isinstance(each, dict) and each.get("instrument") == native]
+        if isinstance(value, list)
+        else value
+        for name, value in data.items()
+    }

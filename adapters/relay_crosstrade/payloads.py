@@ -1,8 +1,9 @@
 """What the simulated CrossTrade says: its messages and the bodies of its functions, every number with its exact digits.
 
-marketData, positions, quotes and the snapshot are as CrossTrade's documentation has them (https://docs.crosstrade.io).
-Not documented are the element of a pnlUpdate, the answer of ListAccounts (here: the snapshot's accounts) and how the time
-of a quote is written.
+marketData, positions, orders, executions, quotes and the snapshot are as CrossTrade's documentation has them
+(https://docs.crosstrade.io). Not documented are the element of a pnlUpdate, the answer of ListAccounts (here: the snapshot's
+accounts), how the time of a quote is written, and what an order has behind ``limitPriceChanged`` and an execution behind
+``quantity``, where the pages are cut: here NinjaTrader's own names, spelled like the others.
 """
 
 from collections.abc import Iterable
@@ -12,12 +13,21 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
+from relay.model.enums import OrderStatus, OrderType, Side
 from relay.model.times import from_nanos
 from relay.testing.account import TradingAccount
-from relay.testing.market import Instrument, Market
-from relay.testing.trading import HeldPosition, money_text
+from relay.testing.market import Instrument, Market, Units
+from relay.testing.trading import Filled, HeldPosition, PlacedOrder, money_text
 
 Payload = dict[str, Any]
+
+STATES = {
+    OrderStatus.OPEN: "Working", OrderStatus.PARTIALLY_FILLED: "PartFilled", OrderStatus.FILLED: "Filled",
+    OrderStatus.CANCELLED: "Cancelled", OrderStatus.REJECTED: "Rejected",
+}  # fmt: skip
+TYPES = {
+    OrderType.MARKET: "Market", OrderType.LIMIT: "Limit", OrderType.STOP: "StopMarket", OrderType.STOP_LIMIT: "StopLimit",
+}  # fmt: skip
 
 
 @frozen
@@ -114,6 +124,63 @@ def positions(market: Market, accounts: Iterable[FuturesAccount], *, flat: bool)
         gone = {held.symbol for held in account.closed} - set(account.positions)
         found += [position(market, account, symbol, None) for symbol in sorted(gone) if flat]
     return found
+
+
+def order(market: Market, account: str, id: str, placed: PlacedOrder) -> Payload:
+    """The answer of GetOrder, and an element of a list of orders."""
+    ticket, instrument = placed.ticket, market.instrument(placed.ticket.symbol)
+
+    def price(units: Units | None) -> msgspec.Raw:
+        return exact("0.0" if units is None else instrument.price_text(units))
+
+    return {
+        "account": account,
+        "orderId": id,
+        "instrument": ticket.symbol,
+        "instrumentType": "Future",
+        "orderType": TYPES[ticket.order_type],
+        "orderState": STATES[placed.status],
+        "quantity": ticket.quantity,
+        "averageFillPrice": exact(money_text((placed.average or Fraction(0)) / 10**instrument.decimals, 9)),
+        "filled": placed.filled,
+        "fromEntrySignal": None,
+        "gtd": "2099-12-01T00:00:00.0000000",
+        "hasOverfill": False,
+        "isBacktestOrder": False,
+        "limitPrice": price(ticket.limit),
+        "limitPriceChanged": price(None),
+        "oco": "",
+        "orderAction": ticket.side.title(),
+        "stopPrice": price(ticket.stop),
+        "timeInForce": ticket.time_in_force.title(),
+        **times(placed.updated_ns),
+    }
+
+
+def execution(market: Market, account: str, id: str, order_id: str, filled: Filled) -> Payload:
+    """An element of a list of executions."""
+    return {
+        "id": id,
+        "type": "NinjaTrader.Cbi.Execution",
+        **times(filled.time_ns),
+        "name": "Entry",
+        "orderId": order_id,
+        "account": account,
+        "serverName": "SIMULATOR",
+        "instrument": filled.symbol,
+        "instrumentType": "Future",
+        "marketPosition": "Long" if filled.side is Side.BUY else "Short",
+        "positionStrategy": 0,
+        "price": exact(market.instrument(filled.symbol).price_text(filled.price)),
+        "quantity": filled.quantity,
+        "commission": exact("0.0"),
+    }
+
+
+def times(time_ns: int) -> Payload:
+    """The time on NinjaTrader's computer, which says no offset (here seven hours behind), and Unix milliseconds."""
+    local = from_nanos(time_ns - 7 * 3_600_000_000_000)
+    return {"time": local.removesuffix("Z")[:-2], "epoch": time_ns // 1_000_000}
 
 
 def profit(account: FuturesAccount) -> Payload:

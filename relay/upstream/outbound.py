@@ -13,7 +13,7 @@ from math import inf
 
 from attrs import evolve, frozen
 
-from relay.adapter import Adapter, Context, Fetch, Outgoing, Session, Subscribe, Unsubscribe
+from relay.adapter import Adapter, Context, Fetch, Outgoing, RateOf, Reconcile, Session, Subscribe, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.upstream.pacing import Budget, Lane, Queue, Uses
@@ -56,7 +56,7 @@ def uses(job: Job, outgoing: Outgoing | None) -> Uses:
         return {job.writing.of: job.writing.cost}
     if isinstance(outgoing, Subscribe | Unsubscribe):
         return {"frame": 1, "interest": 1}
-    return {"frame": 1, "call": 1} if isinstance(outgoing, Command) else {"frame": 1}
+    return {"frame": 1, "call": 1} if isinstance(outgoing, Command | Reconcile) else {"frame": 1}
 
 
 class Outbound:
@@ -91,6 +91,15 @@ class Outbound:
             job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else ())
             self.queue.put(lane, uses(job, outgoing), job)
         return len(writings)
+
+    def question(self, adapter: Adapter, text: str, of: RateOf) -> None:
+        """Queue a question of the adapter's own behind everything else; half of its budget is left to commands.
+
+        The same question waits once.
+        """
+        self.queue.discard(lambda job: job.writing == text)
+        needs: Uses = {"frame": 1, of: 1 + self._budget.capacity(of) // 2}
+        self.queue.put(Lane.FETCH, {"frame": 1, of: 1}, Job(text, adapter), needs)
 
     def now(self, adapter: Adapter, writings: Iterable[str | Fetch], purpose: Purpose, now: float) -> list[Output]:
         """Give out ``writings`` at once; the budget is charged, not asked.

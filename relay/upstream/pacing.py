@@ -127,6 +127,10 @@ class Budget:
         gauges = self._gauges.get(of)
         return None if not gauges else int(max(0.0, min(gauge.free(now) for gauge in gauges)))
 
+    def capacity(self, of: RateOf) -> int:
+        """How many tokens there can be of the tightest gauge, 0 when the provider declares no such limit."""
+        return int(min((gauge.capacity for gauge in self._gauges.get(of, ())), default=0))
+
     def window(self, of: RateOf) -> float:
         """The longest period of this limit's gauges, 0 when there is none."""
         return max((gauge.per for gauge in self._gauges.get(of, ())), default=0.0)
@@ -158,7 +162,7 @@ class Queue(Generic[Item]):
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._lanes: dict[Lane, deque[tuple[Uses, Item]]] = {lane: deque() for lane in Lane}
+        self._lanes: dict[Lane, deque[tuple[Uses, Uses, Item]]] = {lane: deque() for lane in Lane}
         self._next = inf
 
     def __len__(self) -> int:
@@ -168,9 +172,9 @@ class Queue(Generic[Item]):
         """Whether nothing of this lane waits."""
         return not self._lanes[lane]
 
-    def put(self, lane: Lane, uses: Uses, item: Item) -> None:
-        """Queue ``item``; `due` gives it back when it may go."""
-        self._lanes[lane].append((uses, item))
+    def put(self, lane: Lane, uses: Uses, item: Item, needs: Uses | None = None) -> None:
+        """Queue ``item``; `due` gives it back when it may go: when there is what it ``needs``, by default its ``uses``."""
+        self._lanes[lane].append((needs or uses, uses, item))
         self._next = -inf
 
     def due(self, now: float) -> Iterator[Item]:
@@ -179,8 +183,8 @@ class Queue(Generic[Item]):
         held: set[RateOf] = set()
         for lane in self._lanes.values():
             while lane:
-                uses, item = lane[0]
-                when = self._budget.at(uses, now)
+                needs, uses, item = lane[0]
+                when = self._budget.at(needs, now)
                 if when > now or not held.isdisjoint(uses):
                     self._next = min(self._next, when) if when > now else self._next
                     held.update(uses)
@@ -193,8 +197,8 @@ class Queue(Generic[Item]):
         """Take out, and return, what ``drop`` says."""
         gone = []
         for name, lane in self._lanes.items():
-            gone += [item for _, item in lane if drop(item)]
-            self._lanes[name] = deque(entry for entry in lane if not drop(entry[1]))
+            gone += [item for *_, item in lane if drop(item)]
+            self._lanes[name] = deque(entry for entry in lane if not drop(entry[-1]))
         return gone
 
     def deadline(self) -> float:

@@ -178,7 +178,7 @@ class SessionMachine:
                 self.heard(self.core.at.now)
             case turns.Closed(code, reason) if self._life in _CONNECTED:
                 text = f"closed with {code}" + (f": {reason}" if reason else "")
-                self._lose(text, self._declared.closes.get(code, CloseMeaning.RETRY), socket_open=False)
+                self._lose(text, self.core.adapter_class.closed(code, reason), socket_open=False)
             case turns.Refused(status, headers) if self._life is Life.DIALLING:
                 self._turned_away(f"the connection was refused with HTTP status {status}", status, headers)
             case turns.DialFailed(error) if self._life is Life.DIALLING:

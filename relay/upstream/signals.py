@@ -62,7 +62,12 @@ class Signals:
         """The transport's clock was set when the message arrived; nothing else follows from a heartbeat."""
 
     def _send(self, send: Send) -> None:
-        self._core.at_once([send.text])
+        core = self._core
+        if send.of is None:
+            core.at_once([send.text])
+        elif core.adapter is not None:
+            core.outbound.question(core.adapter, send.text, send.of)
+            core.rearm()
 
     def _processed(self, processed: Processed) -> None:
         now_ms = self._core.at.unix_ns // 1_000_000

@@ -1,6 +1,8 @@
 """CrossTrade: what its page shows, what is asked for behind it, its limits, and a day with its simulator."""
 
 import time
+from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,6 @@ from relay.adapter import (
     Limited,
     Ping,
     Rate,
-    Reconcile,
     Redial,
     Send,
     Subscribe,
@@ -29,19 +30,32 @@ from relay.adapter import (
 )
 from relay.model.channels import Topic
 from relay.model.commands import (
+    AmendOrder,
     Call,
     CancelOrder,
     ClosePosition,
     GetQuote,
     ListAccounts,
+    ListOrders,
     ListPositions,
+    OrderHistory,
+    TradeHistory,
 )
-from relay.model.enums import AccountEvent, ConnectionEvent, Outcome, PositionEvent, PositionSide
-from relay.model.events import Account, Connection, Error, Position, Quote, RateLimit, Reply
+from relay.model.enums import (
+    AccountEvent,
+    ConnectionEvent,
+    OrderEvent,
+    OrderStatus,
+    Outcome,
+    PositionEvent,
+    PositionSide,
+    Side,
+)
+from relay.model.events import Account, Connection, Error, Order, Position, Quote, RateLimit, Reply, Trade
 from relay.net.http import HttpClient
 from relay.testing import conformance
 from relay.testing.recording import read_recording
-from relay.testing.simulator import Drop, Garbage, Mute, Refuse, Takeover
+from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse, Takeover
 from relay_crosstrade.adapter import CrossTrade
 from relay_crosstrade.simulator import KEY, LIMITED, NO_ADDON, CrossTradeSimulator
 from support import relayed as support_relayed
@@ -55,10 +69,10 @@ from support.crosstrade_session import (
     SECOND,
     VERBATIM,
     Session,
+    carried_out,
     client,
     place,
     record,
-    whole_day,
 )
 from support.dialling import UPGRADE
 
@@ -72,7 +86,7 @@ POSITION = {
     "averagePrice": 5000.25,
 }
 
-test_crosstrade = conformance.tests(CrossTrade, FIXTURE, options={"cancel_argument": "orderId"})
+test_crosstrade = conformance.tests(CrossTrade, FIXTURE)
 
 
 def new_adapter(account="Sim101", name="", symbols=None, **options):
@@ -94,8 +108,9 @@ def decoded(adapter, **frame):
 
 
 def answered(adapter, command, **data):
+    """What is made of the answer to a command, but for what is asked next."""
     list(adapter.encode(command))
-    return decoded(adapter, id=command.id, data=data)
+    return [item for item in decoded(adapter, id=command.id, data=data) if not isinstance(item, Send)]
 
 
 def profit(realized="0.0", unrealized="0.0", name="Sim101"):
@@ -185,10 +200,16 @@ def test_the_page_s_messages_are_those_the_adapter_writes():
     adapter = new_adapter(symbols={"ES 03-26": "ES"})
     page = [loads(text) for direction, text in VERBATIM if direction == "out"]
     quotes = (Topic(kind="quote", symbol="ES"),)
-    assert written(adapter, Subscribe(quotes)) == [page[3]]
-    assert written(adapter, Unsubscribe(quotes)) == [page[4]]
-    assert written(adapter, Subscribe((ACCOUNT,))) == [page[5]]
-    assert written(adapter, Ping()) == [page[6]]
+    order = {"id": "my-request-id", "order_id": "492281fc515e431692da57d957cfebb6"}
+    assert written(adapter, CancelOrder(**order)) == [page[3]]
+    assert written(adapter, AmendOrder(**order, quantity="2", limit_price="5400.00")) == [page[4]]
+    assert written(adapter, ClosePosition(id="my-request-id", position_id="ES 09-26")) == [page[5]]
+    arguments = {"account": "Sim101", "instrument": "ES 09-26"}
+    assert written(adapter, Call(id="my-request-id", function="GetPosition", arguments=arguments)) == [page[6]]
+    assert written(adapter, Subscribe(quotes)) == [page[7]]
+    assert written(adapter, Unsubscribe(quotes)) == [page[8]]
+    assert written(adapter, Subscribe((ACCOUNT,))) == [page[9]]
+    assert written(adapter, Ping()) == [page[10]]
     assert written(adapter, GetQuote(id="my-request-id", symbol="ES 09-26")) == [page[1]]
     assert written(adapter, ListPositions(id="my-request-id")) == [page[2]]
     (order,) = written(adapter, place("req-1", quantity="1", time_in_force="GTC"))
@@ -247,6 +268,7 @@ def test_an_option_that_makes_no_sense_is_refused(option, value):
         ),
         ({"extra": {"ocoId": "a", "maxPositions": 2}}, {"ocoId": "a", "maxPositions": 2}),
         ({"account": "Sim110"}, {"account": "Sim110"}),
+        ({"client_order_id": "mine-1"}, {"orderId": "mine-1"}),
     ],
 )
 def test_orders_are_written_with_their_digits(members, expected):
@@ -264,8 +286,21 @@ def test_orders_are_written_with_their_digits(members, expected):
         (place("c", time_in_force="IOC"), "time_in_force"),
         (place("c", extra={"Account": "Live"}), "extra.Account"),
         (place("c", extra={"limitPrice": 1}), "extra.limitPrice"),
-        (ClosePosition(id="c", position_id="ES 09-26", quantity="1"), "quantity"),
-        (Call(id="c", function="FlattenAccount", arguments={"account": "Live"}), "arguments.account"),
+        (place("c", extra={"orderId": "o"}), "extra.orderId"),
+        (CancelOrder(id="c", order_id=" "), "order_id"),
+        (AmendOrder(id="c", order_id="", quantity="1"), "order_id"),
+        (AmendOrder(id="c", order_id="o"), "nothing to change"),
+        (AmendOrder(id="c", order_id="o", take_profit="1"), "take_profit"),
+        (AmendOrder(id="c", order_id="o", quantity="1", time_in_force="DAY"), "time_in_force"),
+        (OrderHistory(id="c", since="2026-06-01T12:00:00Z"), "since"),
+        (
+            TradeHistory(id="c", until="2026-06-01T12:00:00Z"),
+            "until: CrossTrade's list of fills reaches back 900 seconds",
+        ),
+        (Call(id="c", function="Flatten", arguments={"account": "Live"}), "arguments.account"),
+        (Call(id="c", function="Flatten", arguments={"account": "Sim101", "accounts": ["Live"]}), "arguments.accounts"),
+        (Call(id="c", function="FlattenEverything", arguments={"account": "Sim101"}), "function"),
+        (Call(id="c", function="cancelAllOrders"), "function"),
     ],
 )
 def test_what_cannot_be_said_is_refused_by_name(command, named):
@@ -273,11 +308,29 @@ def test_what_cannot_be_said_is_refused_by_name(command, named):
         list(new_adapter().encode(command))
 
 
-def test_without_the_argument_s_name_nothing_is_cancelled():
-    with pytest.raises(ValueError, match="cancel_argument"):
-        list(new_adapter(cancel_argument="").encode(CancelOrder(id="c", order_id="o")))
-    (frame,) = written(new_adapter(), CancelOrder(id="c", order_id="o"))
-    assert frame["args"] == {"account": "Sim101", "orderId": "o"}
+@pytest.mark.parametrize(
+    ("command", "api", "args"),
+    [
+        (CancelOrder(id="c", order_id="o"), "Cancel", {"orderId": "o"}),
+        (AmendOrder(id="c", order_id="o", stop_price="1.50"), "Change", {"orderId": "o", "stopPrice": "1.50"}),
+        (ClosePosition(id="c", position_id="ES 09-26", quantity="2"), "ClosePosition", {"instrument": "ES 09-26", "quantity": 2}),
+        (ListOrders(id="c"), "ListOrders", {"activeOnly": True}),
+        (OrderHistory(id="c", symbol="ES 09-26"), "ListOrders", {}),
+        (TradeHistory(id="c"), "ListExecutions", {"lookbackTime": 900}),
+        (Call(id="c", function="Flatten"), "Flatten", {}),
+        (Call(id="c", function="CancelOrders", arguments={"instrument": "ES"}), "CancelOrders", {"instrument": "ES"}),
+    ],
+)  # fmt: skip
+def test_commands_name_the_account_and_what_they_are_about(command, api, args):
+    (frame,) = written(new_adapter(), command)
+    assert (frame["api"], frame["args"]) == (api, {"account": "Sim101", **args})
+
+
+def test_a_call_that_only_reads_is_left_as_it_is():
+    (frame,) = written(new_adapter(), Call(id="c", function="GetAllPositions", arguments={"includeFlat": True}))
+    assert frame["args"] == {"includeFlat": True}
+    (frame,) = written(new_adapter(account=None), Call(id="c", function="FlattenEverything"))
+    assert frame["args"] == {}, "an operator who named no account said that all are meant"
 
 
 def test_a_session_without_a_named_account_must_be_told_which():
@@ -306,7 +359,7 @@ def test_any_function_can_be_called_by_its_name():
 
 
 def test_an_accepted_order_has_its_id():
-    (reply,) = answered(new_adapter(), place("c1"), orderId="cb1f", success=True)
+    reply, _ = answered(new_adapter(), place("c1"), orderId="cb1f", success=True)
     assert reply == CommandReply("c1", {"order_id": "cb1f", "orderId": "cb1f", "success": True})
 
 
@@ -318,6 +371,7 @@ def test_an_accepted_order_has_its_id():
         ({"success": False, "error": "invalid_account", "detail": "Account X not found"}, "invalid_account", "Account X not found"),
         ({"success": False}, "refused", "refused"),
         ({"error": {"why": 1}}, "refused", "refused"),
+        ({"error": "Order linked to 'o' not found or already terminal."}, "order_not_found", "Order linked to 'o' not found or already terminal."),
     ],
 )  # fmt: skip
 def test_a_failure_is_an_error_in_the_data(data, code, message):
@@ -362,15 +416,32 @@ def test_ten_violations_in_a_row_end_the_connection_before_the_server_does():
     assert redial == Redial("10 rate limit violations in a row", CloseMeaning.RATE_LIMITED)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "meaning"),
+    [
+        (1008, "Session active elsewhere.", CloseMeaning.TAKEOVER),
+        (1008, "Policy violation: session active elsewhere", CloseMeaning.TAKEOVER),
+        (1008, "", CloseMeaning.TAKEOVER),
+        (1008, "Too many rate limit violations", CloseMeaning.RATE_LIMITED),
+        (1008, "Rate limit abuse.", CloseMeaning.RATE_LIMITED),
+        (1011, "Rate limit", CloseMeaning.RETRY),
+        (1000, "", CloseMeaning.RETRY),
+    ],
+)
+def test_the_text_of_a_close_says_which_policy_was_violated(code, reason, meaning):
+    assert CrossTrade.closed(code, reason) is meaning
+
+
 # --- positions -------------------------------------------------------------------------------------------------------
 
 
 def listing(adapter, id, *positions):
-    return decoded(adapter, id=id, data={"positions": list(positions), "count": len(positions), "success": True})
+    items = decoded(adapter, id=id, data={"positions": list(positions), "count": len(positions), "success": True})
+    return [item for item in items if not isinstance(item, Send)]
 
 
 def test_the_documented_position():
-    (text,) = assembled("NinjaTrader.Cbi.Position")
+    (text,) = assembled("NinjaTrader.Cbi.Position", '"positions"')
     _, position = new_adapter().decode(text)
     assert position == Position(
         event=PositionEvent.POSITION_MODIFIED, id="MES 03-26", symbol="MES 03-26", native_symbol="MES 03-26", quantity="7",
@@ -378,22 +449,18 @@ def test_the_documented_position():
     )  # fmt: skip
 
 
-def test_reconciling_asks_for_all_open_positions_and_says_that_these_are_all():
+def test_a_whole_list_of_positions_says_that_these_are_all():
     adapter = new_adapter()
-    (frame,) = written(adapter, Reconcile("2026-06-01T12:00:00Z"))
-    assert (frame["api"], frame["args"], " " in frame["id"]) == ("GetAllPositions", {"includeFlat": False}, True)
     short = {**POSITION, "account": "Sim110", "marketPosition": "Short"}
-    own, other, *complete = listing(adapter, frame["id"], POSITION, short)
+    own, other, *complete = listing(adapter, "missed positions", POSITION, short)
     assert (own.account, own.side, own.reconciled) == (None, PositionSide.LONG, True)
     assert (other.account, other.side) == ("Sim110", PositionSide.SHORT)
     assert complete == [Complete("position"), Complete("position", "Sim110")]
 
 
 def test_a_list_that_lacks_some_is_not_called_complete():
-    adapter = new_adapter()
-    (frame,) = written(adapter, Reconcile())
-    items = decoded(adapter, id=frame["id"], data={"positions": [POSITION], "count": 2, "success": True})
-    assert [type(item) for item in items] == [Position]
+    data = {"positions": [POSITION], "count": 2, "success": True}
+    assert [type(item) for item in decoded(new_adapter(), id="missed positions", data=data)] == [Position]
 
 
 def test_a_list_an_application_asked_for_is_a_reply_and_positions():
@@ -405,66 +472,23 @@ def test_a_list_an_application_asked_for_is_a_reply_and_positions():
 
 def test_a_position_that_is_new_was_opened_and_a_flat_one_was_closed():
     adapter = new_adapter()
-    list(adapter.encode(Reconcile()))
-    listing(adapter, "open positions 1")
-    (opened, *_) = listing(adapter, "positions again 2", POSITION)
-    (same, *_) = listing(adapter, "positions again 3", POSITION)
+    listing(adapter, "missed positions")
+    (opened, *_) = listing(adapter, "ask positions", POSITION)
+    (same, *_) = listing(adapter, "ask positions", POSITION)
     assert (opened.event, same.event) == (PositionEvent.POSITION_OPENED, PositionEvent.POSITION_MODIFIED)
     flat = {**POSITION, "marketPosition": "Flat", "quantity": 0, "averagePrice": 0}
     _, closed = answered(
         adapter, Call(id="c", function="GetAllPositions"), positions=[flat, {**flat, "instrument": "CL"}]
     )
-    assert (closed.event, closed.side, closed.quantity, closed.average_entry_price) == (
-        "POSITION_CLOSED",
-        None,
-        "0",
-        None,
-    )
+    assert (closed.event, closed.side, closed.quantity) == ("POSITION_CLOSED", None, "0")
+    assert closed.average_entry_price is None
+    (again, *_) = listing(adapter, "ask positions", POSITION)
+    assert again.event is PositionEvent.POSITION_OPENED
 
 
 def test_a_side_that_is_not_known_is_not_guessed():
     _, unknown = answered(new_adapter(), ListPositions(id="c"), positions=[{**POSITION, "marketPosition": "Sideways"}])
     assert isinstance(unknown, Unknown)
-
-
-@pytest.fixture
-def calm():
-    """An adapter that has nothing to ask for."""
-    adapter = new_adapter()
-    decoded(adapter, type="pnlUpdate", accounts=[profit()])
-    return adapter
-
-
-def test_without_a_reason_positions_are_not_asked_for(calm):
-    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == []
-    answered(calm, GetQuote(id="q", symbol="ES 09-26"), success=True)
-    answered(calm, place("c"), error="Add-on not connected")
-    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == []
-
-
-@pytest.mark.parametrize("change", [{"realized": "12.5"}, {"unrealized": "-0.25"}])
-def test_profit_that_says_something_was_filled_is_a_reason(calm, change):
-    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit(**change)])) == ["GetAllPositions"]
-    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit(**change)])) == []
-
-
-def test_profit_that_moves_with_the_market_is_none(calm):
-    decoded(calm, type="pnlUpdate", accounts=[profit(unrealized="1.0")])
-    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit(unrealized="2.0")])) == []
-
-
-def test_an_accepted_order_is_a_reason_in_a_quiet_second(calm):
-    answered(calm, place("c1"), orderId="a", success=True)
-    answered(calm, place("c2"), orderId="b", success=True)
-    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == []
-    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == ["GetAllPositions"]
-
-
-def test_an_answer_that_failed_is_a_reason_and_an_error(calm):
-    (frame,) = written(calm, Reconcile())
-    (error,) = decoded(calm, id=frame["id"], data={"error": NO_ADDON})
-    assert error.message == f"GetAllPositions: {NO_ADDON}"
-    assert asks(decoded(calm, type="pnlUpdate", accounts=[profit()])) == ["GetAllPositions"]
 
 
 # --- the fixture -----------------------------------------------------------------------------------------------------
@@ -476,7 +500,7 @@ def test_the_fixture_is_what_the_simulator_says():
 
 def test_the_fixture_decodes_to_the_golden_events():
     golden = FIXTURE.with_name("crosstrade.golden.jsonl").read_text().splitlines()
-    subject = conformance.subject(CrossTrade, FIXTURE, options={"cancel_argument": "orderId"})
+    subject = conformance.subject(CrossTrade, FIXTURE)
     assert list(conformance.golden(subject)) == golden
 
 
@@ -484,23 +508,56 @@ def test_the_fixture_decodes_to_the_golden_events():
 
 
 def test_every_command_of_a_day_is_accepted_but_the_two_that_cannot_be():
-    session = Session()
-    outcomes = {}
-    for command in whole_day():
-        reply = next(item for item in session.say(command) if isinstance(item, CommandReply))
-        outcomes[reply.id] = None if reply.error is None else reply.error["code"]
-        session.tick(2)
+    outcomes = {reply.id: None if reply.error is None else reply.error["code"] for reply in carried_out(Session())}
     refused = {"c4": "order_rejected", "c5": "invalid_instrument"}
-    assert outcomes == {f"c{n}": refused.get(f"c{n}") for n in range(1, 10)}
+    assert outcomes == {f"c{n}": refused.get(f"c{n}") for n in range(1, 16)}
 
 
-def test_cancelling_without_the_right_argument_cancels_everything():
-    session = Session(options={**OPTIONS, "cancel_argument": "order"})
-    far = {"order_type": "LIMIT", "limit_price": "5000.00"}
-    first = session.say(place("c1", **far))[0].result["orderId"]
-    session.say(place("c2", **far))
-    session.say(CancelOrder(id="c3", order_id=first))
-    assert session.simulator.desk.accounts["Sim101"].open_orders() == []
+def test_a_history_is_that_of_the_symbol_it_was_asked_for():
+    *_, orders, fills, _ = carried_out(Session())
+    assert [order["instrument"] for order in orders.result["orders"]] == ["NQ 09-26"]
+    assert [fill["marketPosition"] for fill in fills.result["executions"]] == ["Long", "Short", "Short"]
+
+
+FAR = {"order_type": "LIMIT", "limit_price": "5000.00"}
+
+
+def test_cancelling_takes_the_one_order_that_is_meant():
+    session = Session()
+    ids = [session.say(place(f"c{n}", **FAR))[0].result["order_id"] for n in range(3)]
+    (reply, *_) = session.say(CancelOrder(id="cancel", order_id=ids[1]))
+    assert reply.result == {"order_id": ids[1], "orderId": ids[1], "success": True}
+    (again, *_) = session.say(CancelOrder(id="again", order_id=ids[1]))
+    assert again.error["code"] == "order_not_found"
+    assert len(session.simulator.desk.accounts["Sim101"].open_orders()) == 2
+
+
+def test_closing_a_whole_position_takes_its_instrument_s_orders_and_closing_a_part_does_not():
+    session = Session()
+    account = session.simulator.desk.accounts["Sim101"]
+    for id, members in (("c1", {}), ("c2", FAR), ("c3", {"symbol": "NQ 09-26", **FAR})):
+        session.say(place(id, **members))
+        session.now_ns += 3 * SECOND
+    session.say(ClosePosition(id="c4", position_id="ES 09-26", quantity="1"))
+    assert (account.positions["ES 09-26"].quantity, len(account.open_orders())) == (1, 2)
+    session.now_ns += 3 * SECOND
+    session.say(ClosePosition(id="c5", position_id="ES 09-26"))
+    assert account.positions == {}
+    assert [order.ticket.symbol for order in account.open_orders()] == ["NQ 09-26"]
+
+
+@pytest.mark.parametrize(
+    ("api", "args", "sentence"),
+    [
+        ("Dance", {}, "Unknown API command"),
+        ("ClosePosition", {"instrument": "CL"}, "No positions found for instrument 'CL'"),
+        ("GetOrder", {"orderId": "o"}, "Order linked to 'o' not found or already terminal."),
+        ("ListExecutions", {"lookbackTime": 901}, "Invalid request"),
+        ("Cancel", {}, "Invalid request"),
+    ],
+)
+def test_the_add_on_refuses_in_the_pages_words(api, args, sentence):
+    assert Session().simulator.desk.call(api, {"account": "Sim101", **args}) == {"error": sentence}
 
 
 @pytest.mark.parametrize("name", ["ES 09-26", "ES", "ES1!", "ESU26"])
@@ -563,7 +620,7 @@ def test_while_the_add_on_is_away_nothing_is_streamed_and_every_call_fails():
     session.say(Subscribe((ES, ACCOUNT)))
     session.simulator.addon = False
     assert session.tick(4) == []
-    (reply,) = session.say(place("c1"))
+    (reply, *_) = session.say(place("c1"))
     assert reply.error["code"] == "addon_not_connected"
 
 
@@ -643,6 +700,18 @@ class Relayed(support_relayed.Relayed):
         )
 
 
+@asynccontextmanager
+async def session_with(simulator, *wanted, **declared):
+    """A session with this simulator, started and left alone."""
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
+        relay = Relayed(at, http, **declared)
+        for topic in wanted:
+            relay.session.want(topic)
+        nursery.start_soon(relay.session.run)
+        yield relay
+        nursery.cancel_scope.cancel()
+
+
 @pytest.fixture
 async def relayed(nursery):
     simulator = CrossTradeSimulator(interval=0.02, clock=hurried())
@@ -659,9 +728,14 @@ async def relayed(nursery):
 async def test_buy_fill_close_and_lose_the_connection(relayed):
     simulator, relay = relayed
     await relay.until(Quote)
-    relay.session.command(place("buy"))
+    relay.session.command(place("buy", client_order_id="mine"))
     reply = await relay.until(Reply, id="buy")
     assert (reply.outcome, len(reply.result["order_id"])) == (Outcome.ACCEPTED, 32)
+    for status in (OrderStatus.PENDING, OrderStatus.FILLED):
+        order = await relay.until(Order)
+        assert (order.id, order.client_order_id, order.status) == (reply.result["order_id"], "mine", status)
+    fill = await relay.until(Trade)
+    assert (fill.order_id, fill.quantity, Decimal(fill.price)) == (order.id, "2", Decimal(order.average_fill_price))
     opened = await relay.until(Position, id="ES 09-26")
     assert (opened.event, opened.side, opened.quantity) == (PositionEvent.POSITION_OPENED, PositionSide.LONG, "2")
     assert (await relay.until(Account, account=None)).equity
@@ -669,6 +743,8 @@ async def test_buy_fill_close_and_lose_the_connection(relayed):
     assert (await relay.until(Position, quantity="3")).event is PositionEvent.POSITION_MODIFIED
     relay.session.command(ClosePosition(id="close", position_id=opened.id))
     assert (await relay.until(Reply, id="close")).outcome is Outcome.ACCEPTED
+    assert (await relay.until(Trade, side=Side.SELL)).quantity == "3"
+    assert (await relay.until(Order, side=Side.SELL)).event is OrderEvent.ORDER_FILLED
     closed = await relay.until(Position, id=opened.id, event=PositionEvent.POSITION_CLOSED)
     assert closed.quantity == "0"
     simulator.inject(Drop())
@@ -684,9 +760,38 @@ async def test_an_order_can_be_cancelled(relayed):
     relay.session.command(place("far", order_type="LIMIT", limit_price="5000.00"))
     order_id = (await relay.until(Reply, id="far")).result["order_id"]
     assert len(simulator.desk.accounts["Sim101"].open_orders()) == 1
+    assert (await relay.until(Order, status=OrderStatus.OPEN)).id == order_id
+    relay.session.command(AmendOrder(id="amend", order_id=order_id, limit_price="5100.00"))
+    assert (await relay.until(Order, event=OrderEvent.ORDER_MODIFIED, limit_price="5100.00")).id == order_id
     relay.session.command(CancelOrder(id="cancel", order_id=order_id))
     assert (await relay.until(Reply, id="cancel")).outcome is Outcome.ACCEPTED
+    assert (await relay.until(Order)).status is OrderStatus.CANCELLED
     assert simulator.desk.accounts["Sim101"].open_orders() == []
+
+
+async def test_what_became_of_an_order_meanwhile_is_told_once(relayed):
+    simulator, relay = relayed
+    await relay.until(Quote)
+    relay.session.command(place("far", client_order_id="mine", order_type="LIMIT", limit_price="5000.00"))
+    placed = await relay.until(Order, status=OrderStatus.OPEN)
+    simulator.inject(Drop())
+    simulator.desk.call("Cancel", {"account": "Sim101", "orderId": placed.id})
+    await relay.until(Connection, event=ConnectionEvent.CONNECTED)
+    ended = await relay.until(Order)
+    assert (ended.status, ended.client_order_id, ended.reconciled) == (OrderStatus.CANCELLED, "mine", True)
+    await relay.until(Account)
+    await relay.until(Account)
+    assert not [event for event in relay.events if isinstance(event, Order)]
+
+
+async def test_another_program_s_order_is_found_and_its_fill(relayed):
+    simulator, relay = relayed
+    await relay.until(Account)
+    simulator.desk.call("PlaceOrder", {"account": "Sim101", "instrument": "CL", "action": "Sell", "orderType": "Market",
+                                       "quantity": 1, "timeInForce": "Day"})  # fmt: skip
+    fill = await relay.until(Trade, symbol="CL 09-26")
+    order = await relay.until(Order, id=fill.order_id)
+    assert (order.status, order.side, order.client_order_id) == (OrderStatus.FILLED, Side.SELL, None)
 
 
 async def test_a_position_that_was_closed_meanwhile_is_told(relayed):
@@ -760,25 +865,44 @@ async def test_a_wrong_key_stops_the_session_and_is_not_shown():
 
 async def test_calls_are_paced_so_that_none_is_refused():
     simulator = CrossTradeSimulator(interval=0.02)
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        relay.session.want(ES)
-        nursery.start_soon(relay.session.run)
+    async with session_with(simulator, ES) as relay:
         await relay.until(Quote)
         for n in range(22):
             relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
         for n in range(22):
             assert (await relay.until(Reply, id=f"c{n}")).outcome is Outcome.ACCEPTED
-        nursery.cancel_scope.cancel()
+
+
+async def test_what_the_relay_asks_for_leaves_the_budget_to_commands():
+    """With an order open the lists are asked for all the time; nine commands at once still go out at once."""
+    simulator = CrossTradeSimulator(interval=0.02)
+    async with session_with(simulator, ACCOUNT) as relay:
+        await relay.until(Account)
+        relay.session.command(place("far", order_type="LIMIT", limit_price="5000.00"))
+        await relay.until(Order, status=OrderStatus.OPEN)
+        for _ in range(2):
+            await relay.until(Account)
+        began = trio.current_time()
+        for n in range(9):
+            relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
+        for n in range(9):
+            assert (await relay.until(Reply, id=f"c{n}")).outcome is Outcome.ACCEPTED
+        assert trio.current_time() - began < 1, "the budget alone would make the last of them wait for three seconds"
+
+
+async def test_a_server_that_closes_for_the_limits_is_no_takeover():
+    simulator = CrossTradeSimulator(interval=0.02)
+    async with session_with(simulator, ES) as relay:
+        await relay.until(Quote)
+        simulator.inject(Close(1008, "Rate limit abuse."))
+        left = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+        assert left.reason == "closed with 1008: Rate limit abuse."
 
 
 async def test_a_client_that_shares_the_budget_makes_the_relay_wait_and_leave():
     """Somebody else's calls use the budget up: refused calls are rejected, and after ten the relay goes away by itself."""
     simulator = CrossTradeSimulator(interval=0.02, clock=lambda: 10**18)
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http, limits=())
-        relay.session.want(ES)
-        nursery.start_soon(relay.session.run)
+    async with session_with(simulator, ES, limits=()) as relay:
         await relay.until(Quote)
         while simulator._calls.take(10**18):
             pass
@@ -788,21 +912,16 @@ async def test_a_client_that_shares_the_budget_makes_the_relay_wait_and_leave():
         assert await relay.until(RateLimit)
         left = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         assert left.reason == "10 rate limit violations in a row"
-        nursery.cancel_scope.cancel()
 
 
 async def test_faults_are_come_back_from():
     simulator = CrossTradeSimulator(interval=0.02)
     simulator.next_connection(Refuse(503))
     simulator.next_connection(Garbage(), Drop(after=2))
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        relay.session.want(ES)
-        nursery.start_soon(relay.session.run)
+    async with session_with(simulator, ES) as relay:
         await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         await relay.until(Quote)
         assert relay.session.status()["counters"]["unknown"] == 1
         simulator.inject(Takeover())
         await relay.until(Connection, event=ConnectionEvent.FAILED)
-        nursery.cancel_scope.cancel()

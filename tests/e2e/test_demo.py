@@ -1,6 +1,7 @@
 """`tickrelay demo` as a newcomer runs it: the page in a real browser, the pasted snippet, Ctrl-C."""
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,7 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import trio
 
+from relay.pusher.apps import App
+from relay.settings import DEMO_APP_ID, DEMO_KEY, DEMO_SECRET
+from relay.testing.subscriber import Subscriber
 from support import tools
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -88,6 +93,32 @@ def test_the_printed_snippet_works_as_it_is_and_the_demo_ends_by_itself() -> Non
             client.kill()
         assert all(re.fullmatch(r"[a-z]+ \S+ [0-9.]+ [0-9.]+", " ".join(line)) for line in lines), lines
         assert process.wait(20) == 0
+
+
+async def test_an_order_from_a_second_terminal_is_heard_as_order_trade_and_position() -> None:
+    """The command the demo prints, as it is; CrossTrade streams none of the three, so the relay asks for them."""
+    heard: list[tuple[str, str]] = []
+    with demo("--for", "60") as (_, printed):
+        pasted = shlex.split(printed[printed.index("tickrelay order place") :].splitlines()[0])
+        assert "crosstrade" in pasted
+        port = int(pasted[-1].rpartition(":")[2])
+        app = App(id=DEMO_APP_ID, key=DEMO_KEY, secrets=(DEMO_SECRET,))
+        subscriber = Subscriber(
+            lambda: port, app, ["private-account.crosstrade.Sim101"],
+            heard=lambda _, event: heard.append((event["type"], event.get("event") or event.get("outcome"))),
+        )  # fmt: skip
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscriber.run)
+            await subscriber.until(lambda: any(kind == "account" for kind, _ in heard))
+            placed = await trio.run_process([sys.executable, "-m", "relay", *pasted[1:]], capture_stdout=True)
+            assert b"accepted" in placed.stdout
+            await subscriber.until(lambda: ("position", "POSITION_OPENED") in heard)
+            nursery.cancel_scope.cancel()
+    told = [event for event in heard if event[0] != "account"]
+    assert told[:5] == [
+        ("reply", "accepted"), ("order", "ORDER_CREATED"), ("order", "ORDER_FILLED"), ("trade", "TRADE_FILLED"),
+        ("position", "POSITION_OPENED"),
+    ]  # fmt: skip
 
 
 def test_the_demo_refuses_a_port_in_use_in_one_line() -> None:

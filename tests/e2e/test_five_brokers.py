@@ -70,7 +70,8 @@ _NO_FILL = "A record names no fill, so there is no `trade` event."
 _ONE_TICKET = "One ticket (`order`) is first an order and then a position of the same id."
 _WHOLE = "So is told, beside the event, what an event has no field for"
 _NOTICE = "| `n` | data, then code | notification | `notification` with data |"
-_NO_ORDERS = "**there are no `order` and no `trade` events.**"
+_TAKEN = "An order of yours is told as `ORDER_CREATED` with status PENDING as soon as `PlaceOrder` was accepted"
+_CLOSING = "`ClosePosition` does not name the order it makes, so this one is told when its fill names it, as filled."
 _STREAMS_ONLY = "It has no quotes and takes no commands."
 DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
     "helio": {},
@@ -97,14 +98,9 @@ DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
         "lose the connection": Differs((*LOST, "gap public_trade none", "gap account replay", "public_trade"), _STREAMS_ONLY),
     },
     "crosstrade": {
-        "buy": Differs((ACCEPTED, "position POSITION_OPENED", MONEY), _NO_ORDERS),
-        "bid below the market": Differs((ACCEPTED,), _NO_ORDERS),
-        "amend": Differs((REFUSED,), "There is no function to change an order on the page"),
-        "cancel": Differs((ACCEPTED,), _NO_ORDERS),
-        "close": Differs(
-            (ACCEPTED, "position POSITION_CLOSED reconciled", MONEY),
-            _NO_ORDERS, "closed: the list is taken to be whole | `position` POSITION_CLOSED, reconciled",
-        ),
+        "buy": Differs((ACCEPTED, "order ORDER_CREATED PENDING", FILLED, FILL, "position POSITION_OPENED", MONEY), _TAKEN),
+        "bid below the market": Differs((ACCEPTED, "order ORDER_CREATED PENDING", "order ORDER_MODIFIED OPEN"), _TAKEN),
+        "close": Differs((ACCEPTED, FILLED, FILL, "position POSITION_CLOSED", MONEY), _CLOSING),
     },
 }  # fmt: skip
 

@@ -1,22 +1,28 @@
 """A session with the simulated CrossTrade without sockets: what its documentation shows, and all the simulator can say."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import attrs
 import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
-from relay.adapter import Context, Reconcile, Redial, Send, Subscribe, Unsubscribe
+from relay.adapter import CommandReply, Context, Reconcile, Redial, Send, Subscribe, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.commands import (
+    AmendOrder,
     Call,
     CancelOrder,
     ClosePosition,
     Command,
     GetQuote,
     ListAccounts,
+    ListOrders,
     ListPositions,
+    OrderHistory,
     PlaceOrder,
+    TradeHistory,
 )
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
@@ -28,14 +34,19 @@ BEGAN_NS = 1_780_315_200 * SECOND  # 2026-06-01T12:00:00Z
 ES = Topic(kind="quote", symbol="ES 09-26")
 NQ = Topic(kind="quote", symbol="NQ 09-26")
 ACCOUNT = Topic(kind="account", account="Sim101")
-OPTIONS = {**CrossTrade.options, "cancel_argument": "orderId"}
+OPTIONS = CrossTrade.options
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
-#: Frames that https://docs.crosstrade.io/api/websocket-api and the OpenAPI description give in full, verbatim.
+#: Frames that the pages give in full, verbatim: https://docs.crosstrade.io/api/websocket-api, the OpenAPI description, and the
+#: samples of xt-docs.pages.dev/api/orders/{post-cancel-order,put-change-order}, .../positions/{post-close-position,get-position}.
 VERBATIM = (
     ("out", '{"action":"rpc","id":"req-1","api":"PlaceOrder","args":{"account":"Sim101","instrument":"ES 09-26","action":"Buy","orderType":"Market","quantity":1,"timeInForce":"Gtc"}}'),
     ("out", '{"action":"rpc","id":"my-request-id","api":"GetQuote","args":{"account":"Sim101","instrument":"ES 09-26"}}'),
     ("out", '{"action":"rpc","id":"my-request-id","api":"GetAllPositions","args":{"includeFlat":false}}'),
+    ("out", '{"action":"rpc","id":"my-request-id","api":"Cancel","args":{"account":"Sim101","orderId":"492281fc515e431692da57d957cfebb6"}}'),
+    ("out", '{"action":"rpc","id":"my-request-id","api":"Change","args":{"account":"Sim101","orderId":"492281fc515e431692da57d957cfebb6","quantity":2,"limitPrice":5400.00}}'),
+    ("out", '{"action":"rpc","id":"my-request-id","api":"ClosePosition","args":{"account":"Sim101","instrument":"ES 09-26"}}'),
+    ("out", '{"action":"rpc","id":"my-request-id","api":"GetPosition","args":{"account":"Sim101","instrument":"ES 09-26"}}'),
     ("out", '{"action":"subscribe","instruments":["ES 03-26"]}'),
     ("out", '{"action":"unsubscribe","instruments":["ES 03-26"]}'),
     ("out", '{"action":"streamPnl","enabled":true,"interval":1000}'),
@@ -52,6 +63,14 @@ ASSEMBLED = (
     ("in", '{"id":"req-1","data":{"success":false,"error":"invalid_account","detail":".."}}'),
     ("in", '{"id":"my-request-id","data":{"instrument":"ES 09-26","type":"Future","bid":5781.75,"ask":5782.25,"last":5782.0,"volume":574915,"tickSize":0.25,"pointValue":50.0,"success":true}}'),
     ("in", '{"id":"my-request-id","data":{"positions":[{"type":"NinjaTrader.Cbi.Position","account":"Sim101","instrument":"MES 03-26","instrumentType":"Future","marketPosition":"Long","quantity":7,"averagePrice":6615.178571428572,"marketPrice":6614.25,"unrealizedProfitLoss":-32.5,"tag":null}],"count":2,"success":true}}'),
+    ("in", '{"id":"my-request-id","data":{"orderId":"ce0a8e5002ea463e856eb6384f5cee7e","success":true}}'),
+    ("in", '{"id":"my-request-id","data":{"error":"Order linked to \'ce0a8e5002ea463e856eb6384f5cee7e\' not found or already terminal."}}'),
+    ("in", '{"id":"my-request-id","data":{"status":"Filled","success":true}}'),
+    ("in", '{"id":"my-request-id","data":{"closedPositions":[{"type":"NinjaTrader.Cbi.Position","account":"Sim101","instrument":"ES 12-25","instrumentType":"Future","marketPosition":"Long","quantity":4,"averagePrice":5779.8125,"marketPrice":5797.0,"unrealizedProfitLoss":3437.5}],"success":true}}'),
+    # the bodies of GET Order and GET Executions as far as the pages show them, then as assumed; and the order's end, assumed
+    ("in", '{"id":"ask order 50cca7b8051146c684087db511107983","data":{"account":"Sim101","orderId":"50cca7b8051146c684087db511107983","instrument":"ES 12-25","instrumentType":"Future","orderType":"Market","orderState":"CancelPending","quantity":1,"averageFillPrice":0.0,"filled":0,"fromEntrySignal":null,"gtd":"2099-12-01T00:00:00.0000000","hasOverfill":false,"isBacktestOrder":false,"limitPrice":0.0,"limitPriceChanged":0.0,"oco":"","orderAction":"SellShort","stopPrice":0.0,"timeInForce":"Gtc","success":true}}'),
+    ("in", '{"id":"ask order 50cca7b8051146c684087db511107983","data":{"account":"Sim101","orderId":"50cca7b8051146c684087db511107983","instrument":"ES 12-25","orderType":"Market","orderState":"Cancelled","quantity":1,"filled":0,"orderAction":"SellShort","success":true}}'),
+    ("in", '{"id":"ask fills Sim101","data":{"executions":[{"id":"550837ff9e784c2895ef6dab22d06be0","type":"NinjaTrader.Cbi.Execution","time":"2025-09-26T18:09:38.3736787","epoch":1727399378373,"name":"Exit","orderId":"d99b2043460849ddae409d1b15cb92ff","account":"Sim101","serverName":"DESKTOP-200Q1V3","instrument":"ES 12-25","instrumentType":"Future","position":0,"marketPosition":"Short","positionStrategy":0,"price":5804.5,"quantity":1,"commission":2.09}],"success":true}}'),
     # assumed: the element of a pnlUpdate (twice), the pong, both shapes of a refusal by the rate limit
     ("in", '{"type":"pnlUpdate","epoch":1741618393090,"accounts":[{"name":"Sim101","realizedPnl":0.0,"unrealizedPnl":412.99,"netLiquidation":154185.375}]}'),
     ("in", '{"type":"pnlUpdate","epoch":1741618393090,"accounts":[{"account":{"id":15,"name":"Sim110","denomination":"UsDollar","status":"Enabled","isAccountFlat":false,"connectionStatus":"Connected","item":{"cashValue":153772.375,"netLiquidation":154185.375,"realizedProfitLoss":0.0,"unrealizedProfitLoss":412.99}},"positions":[]}]}'),
@@ -146,18 +165,42 @@ def place(id: str, **members) -> PlaceOrder:
 
 
 def whole_day() -> list[Command]:
-    """One command of each kind, in an order that makes each succeed but the two that are refused."""
+    """One command of each kind, in an order that makes each succeed but the two that are refused.
+
+    ``@`` stands for the id of the order that c3 placed.
+    """
     return [
-        place("c1"),
+        place("c1", client_order_id="mine-1"),
         GetQuote(id="c2", symbol="ES 09-26"),
         place("c3", symbol="NQ 09-26", order_type="LIMIT", limit_price="20000.00", time_in_force="GTC"),
         place("c4", quantity="100000"),
         place("c5", symbol="XX 09-26"),
-        ListPositions(id="c6"),
-        Call(id="c7", function="GetPosition", arguments={"account": "Sim101", "instrument": "ES 09-26"}),
-        ClosePosition(id="c8", position_id="ES 09-26"),
-        ListAccounts(id="c9"),
+        ListOrders(id="c6"),
+        AmendOrder(id="c7", order_id="@", limit_price="20001.25"),
+        CancelOrder(id="c8", order_id="@"),
+        ListPositions(id="c9"),
+        Call(id="c10", function="GetPosition", arguments={"account": "Sim101", "instrument": "ES 09-26"}),
+        ClosePosition(id="c11", position_id="ES 09-26", quantity="1"),
+        ClosePosition(id="c12", position_id="ES 09-26"),
+        OrderHistory(id="c13", symbol="NQ 09-26"),
+        TradeHistory(id="c14"),
+        ListAccounts(id="c15"),
     ]
+
+
+def carried_out(session: Session) -> Iterator[CommandReply]:
+    """The replies to a whole day's commands, with time enough between them that none meets the limits."""
+    resting = ""
+    for command in whole_day():
+        if command.id == "c11":
+            session.now_ns += 400 * SECOND  # the fill of the first order is no longer looked back at
+        if getattr(command, "order_id", "") == "@":
+            command = attrs.evolve(command, order_id=resting)
+        reply = next(item for item in session.say(command) if isinstance(item, CommandReply))
+        resting = reply.result["order_id"] if command.id == "c3" else resting
+        yield reply
+        session.now_ns += 3 * SECOND
+        session.tick(2)
 
 
 def record() -> list[Record]:
@@ -166,13 +209,9 @@ def record() -> list[Record]:
     session.say(Reconcile())
     session.say(Subscribe((ES, NQ, ACCOUNT)))
     session.tick(2)
-    for command in whole_day():
-        answers = session.say(command)
-        if command.id == "c3":
-            session.say(CancelOrder(id="c3-cancel", order_id=answers[0].result["orderId"]))
-        session.tick(2)
+    deque(carried_out(session), maxlen=0)
     session.simulator.addon = False
-    session.say(ListPositions(id="c10"))
+    session.say(ListPositions(id="c16"))
     session.simulator.addon = True
     session.send('{"action":"makeCoffee"}')
     session.send('{"action":"ping"}')

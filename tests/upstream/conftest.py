@@ -79,6 +79,8 @@ class Venue(Adapter):
                 yield Fetch(tag=("book", topic.symbol), url=f"/book/{topic.symbol}")
             case Reconcile() if "key" in self.context.credentials:
                 yield Fetch(tag="open", url="/open")
+            case Reconcile() if "lists" in self.context.options:
+                yield '"open?"'
             case PlaceOrder(id=id):
                 yield dumps({"order": id})
             case CancelOrder(id=id):
@@ -141,6 +143,8 @@ class Venue(Adapter):
                 yield CommandReply(id, result, error)
             case ["send", text]:
                 yield Send(text)
+            case ["question", text]:
+                yield Send(text, of="call")
             case ["processed", *ids]:
                 yield Processed(tuple(ids))
             case ["learned", values, expires_at]:

@@ -97,6 +97,18 @@ def test_what_waits_for_an_order_is_not_overtaken():
     assert list(queue.due(10)) == ["order 2", "sub"]
 
 
+def test_what_needs_more_than_it_uses_leaves_the_rest():
+    budget = Budget([Rate(1, burst=10, of="call")])
+    queue = Queue(budget)
+    for n in range(4):
+        queue.put(Lane.FETCH, {"call": 1}, n, {"call": 8})
+    assert list(queue.due(0)) == [0, 1, 2]
+    queue.put(Lane.CALL, {"call": 7}, "orders")
+    assert list(queue.due(0)) == ["orders"]
+    assert (budget.remaining("call", 0), queue.deadline()) == (0, 8)
+    assert list(queue.due(8)) == [3]
+
+
 def test_discard_takes_out_what_it_is_told():
     queue = Queue(Budget([]))
     for item in "abc":

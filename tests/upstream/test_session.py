@@ -112,6 +112,37 @@ def test_close_codes_mean_what_the_adapter_declares(rig):
     assert isinstance(r.do(turns.Resume(), 1001)[0], turns.Dial)
 
 
+def test_an_adapter_may_tell_two_closes_of_one_code_apart_by_their_text(rig):
+    class Reads(rig.Venue):
+        @classmethod
+        def closed(cls, code, reason):
+            return CloseMeaning.RATE_LIMITED if reason == "too many calls" else super().closed(code, reason)
+
+    r = rig(adapter=Reads, closes={1008: CloseMeaning.TAKEOVER}, backoff=ONCE)
+    r.up(0)
+    r.kinds()
+    r.do(turns.Closed(1008, "too many calls"), 1)
+    assert r.kinds() == ["rate_limit RATE_LIMIT_HIT", "connection RECONNECTING"]
+    r.tick(9)
+    r.do(turns.Opened(), 9)
+    r.kinds()
+    r.do(turns.Closed(1008, "Session active elsewhere."), 10)
+    assert r.kinds() == ["connection FAILED"]
+
+
+def test_what_an_adapter_keeps_is_there_on_the_next_connection(rig):
+    class Keeps(rig.Venue):
+        def __init__(self, context):
+            super().__init__(context)
+            context.kept["connections"] = context.kept.get("connections", 0) + 1
+
+    r = rig(adapter=Keeps)
+    r.up(0)
+    r.do(turns.Closed(1006), 1)
+    r.up(40)
+    assert r.context.kept == {"connections": 2}
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_credentials_stop_the_session(rig, status):
     r = rig()
