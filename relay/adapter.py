@@ -278,6 +278,9 @@ Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconc
 class Fetch:
     """An HTTP request the relay makes for the adapter; the answer comes back through ``fetched(tag, answer)``.
 
+    ``encode`` and ``prepare`` yield it. So may ``fetched`` and ``decode`` where an answer or a message leads to a further
+    request, which is then made for the same reason as the one before it: a list's next page, the second step of a login.
+
     Attributes:
         tag: any hashable, given back with the answer.
         url: absolute, or relative to `Session.http`.
@@ -422,9 +425,16 @@ class Unknown:
     why: str = ""
 
 
+@frozen
+class Waits:
+    """The provider recommends these waits before its first attempts to come back, in place of `Session.backoff`."""
+
+    seconds: tuple[float, ...]
+
+
 Signal = (
-    Ready | Ack | Nack | Alive | Send | Processed | CommandReply | Complete | Learned | Counted | Redial | Limited
-    | Unknown
+    Ready | Ack | Nack | Alive | Send | Fetch | Processed | CommandReply | Complete | Learned | Counted | Redial | Limited
+    | Waits | Unknown
 )  # fmt: skip
 
 
@@ -447,6 +457,8 @@ class Context:
         credentials: by name, as the adapter declares them; never in a repr.
         symbols: learned and configured symbols.
         learned: what `Learned` signals gave, for templates and `Fetch` headers; never in a repr.
+        placed: the client order ids of the orders asked for so far, the newest last; bounded. For a provider that gives
+            back a text of ours which others may have written too.
     """
 
     provider: str
@@ -455,6 +467,7 @@ class Context:
     credentials: Mapping[str, Secret] = field(factory=dict, repr=False)
     symbols: SymbolTable = Factory(SymbolTable)
     learned: dict[str, Secret] = field(factory=dict, repr=False)
+    placed: dict[str, None] = field(factory=dict, repr=False)
 
 
 class Adapter(abc.ABC):

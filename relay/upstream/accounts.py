@@ -17,8 +17,8 @@ import attrs
 from relay.model.enums import OrderEvent, OrderStatus, PositionEvent
 from relay.model.events import Account, AccountScoped, Order, Position, Trade
 
-#: Attributes that say what happened or when it was told, not what is.
-_NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id")
+#: Attributes that say what happened or when it was told, not what is; a list's ``data`` has other members than the stream's.
+_NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id", "data")
 _ENDED = (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED)
 
 _State = tuple[object, ...]

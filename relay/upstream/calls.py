@@ -2,8 +2,8 @@
 
 A call is WAITING while it waits for its budget and SENT afterwards. One that was never sent is REJECTED: nothing can have
 come of it. One that was sent ends ACCEPTED or REJECTED by the provider's answer, and UNKNOWN when the deadline passes, the
-connection it was sent on is lost, or the HTTP request got no answer that says anything of the order (none, 408, any 5xx):
-the order may be live. What the provider answers after that changes nothing here; its order events tell the rest.
+connection it was sent on is lost, or the HTTP request got no answer that says anything of the order (none, 408, any 5xx
+but 501): the order may be live. What the provider answers after that changes nothing here; its order events tell the rest.
 """
 
 from math import inf
@@ -66,7 +66,8 @@ class Calls:
         call = self._open.pop(id, None)
         if call is None:
             return None
-        message = f"no usable answer: {answer.text[:200]}" if answer.status == 0 else f"HTTP status {answer.status}"
+        what = f"HTTP status {answer.status}" if answer.status else "no usable answer"
+        message = f"{what}: {answer.text[:500]}" if answer.text else what
         return _reply(call.command, Outcome.UNKNOWN, error={"code": "no_answer", "message": message})
 
     def disconnected(self) -> list[Reply]:
@@ -100,8 +101,8 @@ def refusal(command: Command, code: str, message: str, **details: Any) -> Reply:
 
 
 def nothing_known(answer: Answer) -> bool:
-    """Whether an HTTP answer leaves open if the order was carried out."""
-    return answer.status in (0, 408) or answer.status >= 500
+    """Whether an HTTP answer leaves open if the order was carried out. 501 does not: there is no such function there."""
+    return answer.status in (0, 408) or (answer.status >= 500 and answer.status != 501)
 
 
 def _reply(command: Command, outcome: Outcome, *, result: Any = None, error: Any = None) -> Reply:

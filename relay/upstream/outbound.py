@@ -13,7 +13,7 @@ from math import inf
 
 from attrs import evolve, frozen
 
-from relay.adapter import Adapter, Context, Fetch, Outgoing, Session, Subscribe, Unsubscribe
+from relay.adapter import Adapter, Context, Fetch, Outgoing, Reconcile, Session, Subscribe, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.upstream.pacing import Budget, Lane, Queue, Uses
@@ -56,7 +56,7 @@ def uses(job: Job, outgoing: Outgoing | None) -> Uses:
         return {job.writing.of: job.writing.cost}
     if isinstance(outgoing, Subscribe | Unsubscribe):
         return {"frame": 1, "interest": 1}
-    return {"frame": 1, "call": 1} if isinstance(outgoing, Command) else {"frame": 1}
+    return {"frame": 1, "call": 1} if isinstance(outgoing, Command | Reconcile) else {"frame": 1}
 
 
 class Outbound:
@@ -91,6 +91,12 @@ class Outbound:
             job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else ())
             self.queue.put(lane, uses(job, outgoing), job)
         return len(writings)
+
+    def follow(self, fetch: Fetch, adapter: Adapter, job: Job | None) -> None:
+        """Queue a further request, made for the same reason as ``job``; None for one that a message led to."""
+        purpose, subject = (Purpose.OTHER, "") if job is None else (job.purpose, job.subject)
+        following = Job(fetch, adapter, purpose, subject)
+        self.queue.put(Lane.CALL if purpose is Purpose.CALL else Lane.FETCH, uses(following, None), following)
 
     def now(self, adapter: Adapter, writings: Iterable[str | Fetch], purpose: Purpose, now: float) -> list[Output]:
         """Give out ``writings`` at once; the budget is charged, not asked.

@@ -1,12 +1,15 @@
 """Trading commands: refused with the reason, or written, paced, and answered once."""
 
 from relay.adapter import Answer, Fetch, GivenUp
-from relay.model.commands import Command
+from relay.model.commands import Command, PlaceOrder
 from relay.upstream.calls import nothing_known, refusal
 from relay.upstream.core import Core
 from relay.upstream.inbound import Inbound
 from relay.upstream.outbound import Job, Purpose
 from relay.upstream.pacing import Lane
+
+#: How many client order ids are remembered.
+PLACED = 10_000
 
 
 class Trading:
@@ -31,6 +34,7 @@ class Trading:
             message = f"the session with {core.context.provider} is not up"
             core.publish(refusal(command, "not_connected", message))
             return
+        self._remember(command)
         core.calls.begin(command, core.at.now + (core.settings.command_within if within is None else within))
         try:
             written = core.outbound.write(core.adapter, command, Lane.CALL, Purpose.CALL, command.id)
@@ -39,6 +43,14 @@ class Trading:
             return
         if not written:
             self._refuse(command.id, "unsupported_command", "the adapter writes nothing for this command")
+
+    def _remember(self, command: Command) -> None:
+        """The order's own name, for whatever connection will hear of it."""
+        placed = self._core.context.placed
+        if isinstance(command, PlaceOrder) and command.client_order_id is not None:
+            placed[command.client_order_id] = None
+            if len(placed) > PLACED:
+                del placed[next(iter(placed))]
 
     def _refuse(self, id: str, code: str, message: str) -> None:
         reply = self._core.calls.refused(id, code, message)

@@ -35,6 +35,7 @@ from relay.adapter import (
     Subscribe,
     Unknown,
     Unsubscribe,
+    Waits,
     dumps,
     loads,
 )
@@ -149,6 +150,10 @@ class Venue(Adapter):
                 yield Counted(number)
             case ["redial", reason]:
                 yield Redial(reason)
+            case ["waits", *seconds]:
+                yield Waits(tuple(seconds))
+            case ["fetch", url]:
+                yield Fetch(tag=url, url=url, of="call")
             case ["limited", seconds]:
                 yield Limited(seconds)
             case "raise":

@@ -59,6 +59,26 @@ def test_no_answer_within_the_deadline_is_unknown(rig):
     assert reply(r) == ("c1", "unknown", False, "deadline")
 
 
+def test_a_server_s_error_is_unknown_with_what_it_said_and_no_such_function_is_a_rejection(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    for status, outcome in ((500, "unknown"), (501, "rejected"), (503, "unknown")):
+        (request,) = r.requests(r.do(ask(CancelOrder(id=f"c{status}", order_id="1")), 1))
+        r.do(turns.Fetched(request.id, Answer(status=status, text="BROKER SAYS")), 2)
+        (event,) = [event for event in r.fresh() if event.kind == "reply"]
+        assert event.outcome == outcome
+        assert "BROKER SAYS" in str(event.error)
+
+
+def test_the_sender_s_names_of_orders_outlive_connections(rig):
+    r = rig()
+    r.up(0)
+    r.do(ask(PlaceOrder(id="c1", symbol="S", side="BUY", order_type="MARKET", quantity="1", client_order_id="mine")), 1)
+    r.do(turns.Closed(1006), 2)
+    assert list(r.context.placed) == ["mine"]
+
+
 def test_a_lost_connection_leaves_what_was_sent_unknown(rig):
     r = rig()
     r.up(0)
