@@ -66,7 +66,7 @@ class ScaleTrade(Adapter):
         super().__init__(context)
         self.channels = Channels()
         self.channels.know(native for native, _ in self.symbols)
-        self.account = AccountReader(self.symbol)
+        self.account = AccountReader(self.symbol, context.placed)
         self.ready = False
 
     def prepare(self) -> Iterable[Fetch]:
@@ -85,11 +85,11 @@ class ScaleTrade(Adapter):
             case Unsubscribe(topics):
                 yield from self.channels.unsubscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
             case Reconcile(since):
-                yield from (self.fetch(tag, asked) for tag, asked in requests.what_is_open(since))
+                yield self.fetch("account", requests.ACCOUNT)
+                yield self.fetch(first := requests.Page(since), first.request())
             case Command():
                 native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
                 asked = requests.request(outgoing, self.account.login, native, self.context.options["pending_path"])
-                self.account.trades.send(getattr(outgoing, "client_order_id", None))
                 yield self.fetch(("command", outgoing.id), asked)
 
     def fetch(self, tag: Hashable, asked: requests.Request) -> Fetch:
@@ -105,8 +105,8 @@ class ScaleTrade(Adapter):
                 yield requests.reply(id, answer)
             case "account":
                 yield from self.account.profile(answer)
-            case "trades":
-                yield from self.account.listed(answer)
+            case requests.Page():
+                yield from self.account.listed(tag, answer, self.fetch)
 
     def decode(self, text: str) -> Iterable[Event | Signal]:
         match text if text in ("ping", "pong") else loads(text):
@@ -117,7 +117,7 @@ class ScaleTrade(Adapter):
             case ["t", str(name), bid, ask, ctm, *_]:
                 yield Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, ask=ask, time=moment(ctm))
             case ["b", *values]:
-                yield from self.account.balance(values)
+                yield self.account.balance(values)
             case ["o", *values]:
                 yield from self.account.trade(values)
             case ["n", *values]:

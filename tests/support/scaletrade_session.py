@@ -89,6 +89,8 @@ class Session:
     async def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers."""
         items = []
+        if isinstance(outgoing, PlaceOrder) and outgoing.client_order_id is not None:
+            self.context.placed[outgoing.client_order_id] = None  # as the session does
         for written in self.adapter.encode(outgoing):
             items += await self.fetch(written) if isinstance(written, Fetch) else self.send(written)
         return items
@@ -101,7 +103,9 @@ class Session:
         )
         url = f"http://127.0.0.1{fetch.url}"
         self._record("http", answer.body, url=url, method=fetch.method, status=answer.status)
-        items = list(self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)))
+        items: list = []
+        for item in self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)):
+            items += await self.fetch(item) if isinstance(item, Fetch) else [item]
         return items + (self.hear() if hasattr(self, "line") else [])
 
     def send(self, text: str) -> list:
