@@ -35,6 +35,29 @@ PAGE = (
 )  # fmt: skip
 
 
+#: The answers of https://docs.helio.trade/trader/api/trading/get-portfolio and /trader/api/history/order-history.
+REST_ORDER = {
+    "id": "ord_123456", "account_id": "acc_123456", "symbol_id": "EURUSD", "symbol_name": "EURUSD", "position_id": "pos_123456",
+    "client_order_id": "client_123", "parent_order_id": "ord_parent_123", "cancels_order_id": "ord_cancel_123",
+    "created_at": "2025-01-01T12:00:00Z", "updated_at": "2025-01-01T12:30:00Z", "expiration_date": "2025-01-02T12:00:00Z",
+    "qty_original": 1, "qty_filled": "0.5", "qty_remaining": "0.5", "limit_price": "1.085", "stop_price": "1.084",
+    "fill_price": "1.0851", "side": "TRADE_SIDE_BUY", "type": "ORDER_TYPE_LIMIT", "status": "ORDER_STATUS_WORKING",
+    "time_in_force": "TIF_GTC", "comment": "Manual order",
+}  # fmt: skip
+REST_PORTFOLIO = {
+    "account_id": "acc_123456", "currency": "USD", "balance": 10000, "unrealized_pnl": "150.5", "used_margin": 2500,
+    "in_margin_call": False, "in_stop_out": False, "status": "TRADE_STATUS_FULL",
+    "positions": [{
+        "id": "pos_123456", "symbol_id": "EURUSD", "account_id": "acc_123456", "order_id": "ord_123456", "symbol_name": "EURUSD",
+        "open_price": "1.085", "close_price": "1.086", "side": "TRADE_SIDE_BUY", "status": "POSITION_STATUS_OPEN",
+        "is_closing": False, "commission": "2.5", "swap": "-0.15", "profit": 100, "units": 100000, "qty": 1, "qty_closed": 0,
+        "comment": "Manual trade", "created_at": "2025-01-01T12:00:00Z", "updated_at": "2025-01-01T12:30:00Z",
+        "funding_accrued": "-1.25",
+    }],
+    "orders": [REST_ORDER],
+}  # fmt: skip
+
+
 class Line:
     """A link that remembers what was sent, in the place of one with a socket."""
 
@@ -88,7 +111,18 @@ class Session:
 
     def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers."""
-        return [item for text in self.adapter.encode(outgoing) for item in self.send(text)]
+        return [item for text in self.adapter.encode(outgoing) if isinstance(text, str) for item in self.send(text)]
+
+    async def ask(self, outgoing) -> list:
+        """The same of what the adapter asks over HTTP."""
+        items = []
+        for fetch in self.adapter.encode(outgoing):
+            query = f"?{urlencode(fetch.query)}" if fetch.query else ""
+            headers = {name.lower(): value for name, value in fetch.headers.items()}
+            request = HttpRequest(method=fetch.method, target=f"/api/v1{fetch.url}{query}", headers=headers)
+            answer = await self.simulator.answer(request)
+            items += self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body))
+        return items
 
     def send(self, text: str) -> list:
         self._record("out", text)
@@ -134,9 +168,9 @@ def whole_day() -> list[Command]:
         AmendPosition(id="c6", position_id="pos_1", stop_loss="1.01000", take_profit="1.20000"),
         ClosePosition(id="c7", position_id="pos_1", quantity="50000"),
         ClosePosition(id="c8", position_id="pos_1"),
-        OrderHistory(id="c9"),
-        PositionHistory(id="c10"),
-        TradeHistory(id="c11"),
+        OrderHistory(id="c9", until="2026-06-02T00:00:00Z"),
+        PositionHistory(id="c10", since="2026-06-01T00:00:00Z", until="2026-06-02T00:00:00Z"),
+        TradeHistory(id="c11", until="2026-06-02T00:00:00Z"),
     ]
 
 
