@@ -17,7 +17,7 @@ from relay.model.channels import channel_name
 from relay.model.commands import PlaceOrder
 from relay.net.http import HttpClient
 from relay.plugins import Plugins
-from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, Settings, settings_of
+from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, DEMO_URL, Settings, settings_of
 
 BANNER = """\
 tickrelay demo: simulated providers {providers}
@@ -115,11 +115,11 @@ def _banner(relay: Relay, providers: list[str]) -> str:
     entries = (entry for provider in relay.providers for entry in provider.catalog())
     quotes = [entry for entry in entries if entry.kind == "quote" and entry.complete(entry.example)]
     channel = channel_name(quotes[-1].stream(quotes[-1].example), "cache-") if quotes else ""
-    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     return BANNER.format(
-        trading=_trading(relay),
+        trading=_trading(relay, url),
         providers=", ".join(providers),
-        url=f"http://{shown}:{port}",
+        url=url,
         host=host,
         port=port,
         key=DEMO_KEY,
@@ -128,11 +128,12 @@ def _banner(relay: Relay, providers: list[str]) -> str:
     )
 
 
-def _trading(relay: Relay) -> str:
+def _trading(relay: Relay, url: str) -> str:
     """A command to paste: the first pinned quote of a provider that takes orders."""
+    elsewhere = "" if url == DEMO_URL else f" --url {url}"
     for provider in relay.providers:
         symbols = [topic.symbol for topic in provider.settings.pinned if topic.kind == "quote"]
         if symbols and PlaceOrder in provider.settings.adapter.commands:
-            where = f"--provider {provider.name} --symbol '{symbols[0]}'"
+            where = f"--provider {provider.name} --symbol '{symbols[0]}'{elsewhere}"
             return f"tickrelay order place {where} --side buy --quantity 1"
     return "none of the simulated providers takes orders"

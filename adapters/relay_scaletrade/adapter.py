@@ -90,7 +90,7 @@ class ScaleTrade(Adapter):
             case Command():
                 native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
                 asked = requests.request(outgoing, self.account.login, native, self.context.options["pending_path"])
-                yield self.fetch(("command", outgoing.id), asked)
+                yield self.fetch(("command", outgoing.id, outgoing.name), asked)
 
     def fetch(self, tag: Hashable, asked: requests.Request) -> Fetch:
         headers = {"Authorization": self.context.learned["token"]}
@@ -101,8 +101,8 @@ class ScaleTrade(Adapter):
             case "login":
                 self.account.signed_in(profile := requests.profile(answer))
                 yield Learned({"token": profile["__token"]}, requests.expiry(profile["__token"]))
-            case ("command", str(id)):
-                yield requests.reply(id, answer)
+            case ("command", str(id), str(name)):
+                yield requests.reply(id, name, answer)
             case "account":
                 yield from self.account.profile(answer)
             case requests.Page():

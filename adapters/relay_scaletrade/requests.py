@@ -220,8 +220,8 @@ def table(body: Any) -> dict[str, Any]:
     return {**{name: value for name, value in body.items() if name != "structure"}, "rows": rows}
 
 
-def reply(id: str, answer: Answer) -> CommandReply:
-    """The answer to a command. Raises what `loads` does where an answer that reports success is no JSON."""
+def reply(id: str, name: str, answer: Answer) -> CommandReply:
+    """The answer to the command of this id and name. Raises what `loads` does where one that reports success is no JSON."""
     try:
         body = loads(answer.text)
     except (msgspec.DecodeError, RecursionError):
@@ -239,7 +239,7 @@ def reply(id: str, answer: Answer) -> CommandReply:
             return CommandReply(id, error={"code": f"http_{answer.status}", "message": answer.text[:200]})
         case {"structure": [*_], "rows": [*_]}:
             return CommandReply(id, result=table(body))
-    return CommandReply(id, result=body)
+    return CommandReply(id, result=[body] if name == ListAccounts.name else body)
 
 
 def profile(answer: Answer) -> dict[str, Any]:

@@ -4,12 +4,14 @@ A call is WAITING while it waits for its budget and SENT afterwards. One that wa
 come of it. One that was sent ends ACCEPTED or REJECTED by the provider's answer, and UNKNOWN when the deadline passes, the
 connection it was sent on is lost, or the HTTP request got no answer that says anything of the order (none, 408, any 5xx
 but 501): the order may be live. What the provider answers after that changes nothing here; its order events tell the rest.
+
+An error that names no command answers none. What was sent on the same connection before it says so when it ends unknown.
 """
 
 from math import inf
 from typing import Any
 
-from attrs import define
+from attrs import Factory, define
 
 from relay.adapter import Answer
 from relay.model.commands import Command
@@ -23,6 +25,11 @@ class _Call:
     due_at: float
     sent: bool = False
     over_http: bool = False
+    errors: list[dict[str, str]] = Factory(list)
+
+
+#: Errors that are kept for one command.
+_ERRORS = 3
 
 
 class Calls:
@@ -47,6 +54,12 @@ class Calls:
         if call is not None:
             call.sent = True
             call.over_http = over_http
+
+    def heard(self, code: str, message: str) -> None:
+        """The provider said that something failed, and not what."""
+        for call in self._open.values():
+            if call.sent and not call.over_http and len(call.errors) < _ERRORS:
+                call.errors.append({"code": code, "message": message})
 
     def answered(self, id: str, result: Any, error: Any) -> Reply | None:
         """The provider answered; None when no reply is owed for this id (late, or never asked)."""
@@ -87,7 +100,8 @@ class Calls:
     def _given_up(self, id: str, code: str, message: str) -> Reply:
         call = self._open.pop(id)
         if call.sent:
-            return _reply(call.command, Outcome.UNKNOWN, error={"code": code, "message": message})
+            heard = {"heard": call.errors} if call.errors else {}
+            return _reply(call.command, Outcome.UNKNOWN, error={"code": code, "message": message, **heard})
         return refusal(call.command, f"{code}_before_sent", f"{message}, and the command had not been sent")
 
     def deadline(self) -> float:

@@ -12,7 +12,7 @@ import attrs
 
 from relay.adapter import Adapter, Answer, Complete, Fetch, Unknown
 from relay.model.enums import StalenessEvent
-from relay.model.events import KINDS, Account, AccountScoped, Depth, Event, Order, Position, Trade
+from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
 from relay.upstream.core import Core
 from relay.upstream.ledger import Key, Standing, event_key
 from relay.upstream.outbound import Job, Purpose
@@ -38,7 +38,7 @@ class Inbound:
         self._items: Iterable[object] = ()
         self._handlers: Handlers = dict.fromkeys(KINDS.values(), self._event)
         self._handlers |= {Depth: self._depth, Trade: self._fill, Unknown: self._unknown, Complete: self._complete,
-                           Fetch: self._fetch}  # fmt: skip
+                           Fetch: self._fetch, Error: self._error}  # fmt: skip
         self._handlers |= dict.fromkeys((Order, Position, Account), self._state)
 
     def handle(self, handlers: Handlers) -> None:
@@ -104,6 +104,10 @@ class Inbound:
         watch = self._watch_of(key)
         if watch is not None and self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.FRESH))
+
+    def _error(self, error: Error) -> None:
+        self._core.calls.heard(error.code, error.message)
+        self._event(error)
 
     def _depth(self, depth: Depth) -> None:
         self._tally.received += 1

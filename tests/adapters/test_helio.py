@@ -484,7 +484,8 @@ async def test_what_cannot_be_matched_is_unknown_by_its_deadline(relayed):
     await relay.until(Quote)
     relay.session.command(place("odd", quantity="0.5"), within=0.3)
     await relay.until(Error, code="INVALID_PAYLOAD")
-    assert (await relay.until(Reply, id="odd")).outcome is Outcome.UNKNOWN
+    reply = await relay.until(Reply, id="odd")
+    assert (reply.outcome, reply.error["heard"][0]["code"]) == (Outcome.UNKNOWN, "INVALID_PAYLOAD")
 
 
 async def test_a_wrong_password_stops_the_session():

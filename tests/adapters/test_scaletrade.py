@@ -531,13 +531,13 @@ def test_what_scaletrade_has_no_member_for_is_refused_by_name(command, field):
     ],
 )  # fmt: skip
 def test_replies_of_both_versions(status, body, result, error):
-    (reply,) = new_adapter().fetched(("command", "c1"), Answer(status=status, text=body))
+    (reply,) = new_adapter().fetched(("command", "c1", "call"), Answer(status=status, text=body))
     assert reply == CommandReply("c1", result=result, error=error)
 
 
 def test_an_answer_that_says_nothing_is_no_reply():
     with pytest.raises(ValueError, match="JSON"):
-        list(new_adapter().fetched(("command", "c1"), Answer(status=200, text="<html>")))
+        list(new_adapter().fetched(("command", "c1", "call"), Answer(status=200, text="<html>")))
 
 
 async def test_every_command_of_a_day_is_accepted_and_has_its_consequences():

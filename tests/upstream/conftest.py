@@ -41,7 +41,7 @@ from relay.adapter import (
 )
 from relay.model.channels import Topic
 from relay.model.commands import CancelOrder, PlaceOrder
-from relay.model.events import Candle, Depth, Event, Order, Position, Quote, Stamp, Trade
+from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quote, Stamp, Trade
 from relay.upstream import turns
 from relay.upstream.session import SessionMachine, SessionSettings
 from relay.upstream.turns import Moment
@@ -140,6 +140,8 @@ class Venue(Adapter):
                 yield Complete(kind)
             case ["reply", id, result, error]:
                 yield CommandReply(id, result, error)
+            case ["error", code, message]:
+                yield Error(code=code, message=message)
             case ["send", text]:
                 yield Send(text)
             case ["processed", *ids]:

@@ -79,6 +79,21 @@ def test_the_sender_s_names_of_orders_outlive_connections(rig):
     assert list(r.context.placed) == ["mine"]
 
 
+def test_an_unknown_reply_says_what_failed_meanwhile(rig):
+    r = rig()
+    r.up(0)
+    r.say(["error", "EARLIER", "not about it"], at=1)
+    r.do(ask(order("c1"), 3), 1)
+    r.do(ask(CancelOrder(id="by http", order_id="1"), 3), 1)
+    r.say(*[["error", f"E{n}", "no such symbol"] for n in range(5)], at=2)
+    r.fresh()
+    r.tick(4)
+    by_frame, by_http = r.fresh()
+    assert by_frame.outcome == by_http.outcome == "unknown"
+    assert [each["code"] for each in by_frame.error["heard"]] == ["E0", "E1", "E2"]
+    assert "heard" not in by_http.error
+
+
 def test_a_lost_connection_leaves_what_was_sent_unknown(rig):
     r = rig()
     r.up(0)
