@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
-from relay.adapter import Answer, Context, Fetch, Learned, Subscribe, Unsubscribe, dumps
+from relay.adapter import Answer, Context, Fetch, Learned, Reconcile, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -115,13 +115,16 @@ class Session:
 
     async def ask(self, outgoing) -> list:
         """The same of what the adapter asks over HTTP."""
-        items = []
-        for fetch in self.adapter.encode(outgoing):
-            query = f"?{urlencode(fetch.query)}" if fetch.query else ""
+        items, waiting = [], list(self.adapter.encode(outgoing))
+        while waiting:
+            fetch = waiting.pop(0)
+            target = f"/api/v1{fetch.url}{f'?{urlencode(fetch.query)}' if fetch.query else ''}"
             headers = {name.lower(): value for name, value in fetch.headers.items()}
-            request = HttpRequest(method=fetch.method, target=f"/api/v1{fetch.url}{query}", headers=headers)
-            answer = await self.simulator.answer(request)
-            items += self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body))
+            answer = await self.simulator.answer(HttpRequest(method=fetch.method, target=target, headers=headers))
+            self._record("http", answer.body, url=f"http://127.0.0.1{target}", status=answer.status)
+            found = list(self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)))
+            items += found
+            waiting += [item for item in found if isinstance(item, Fetch)]
         return items
 
     def send(self, text: str) -> list:
@@ -183,6 +186,8 @@ async def record() -> list[Record]:
     session.tick(2)
     for command in whole_day():
         session.say(command)
+        if command.id == "c2":
+            await session.ask(Reconcile("2026-06-01T12:00:00Z"))
         session.tick()
     session.send('{"type":"makeCoffee","payload":{}}')
     session.send("{")
