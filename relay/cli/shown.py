@@ -28,11 +28,11 @@ def _tables(found: Any, console: Console) -> Iterator[Table]:
     """A list of objects row by row, also where it is the one list there is in an object; any other object by its members."""
     if isinstance(found, dict):
         lists = [name for name, value in found.items() if _is_list(value)]
-        if len(lists) == 1:
-            yield from _records(found[lists[0]], console)
-            found = {name: value for name, value in found.items() if name not in lists}
-        if found:
-            yield _members(found)
+        one = lists[0] if len(lists) == 1 else None
+        if rest := {name: value for name, value in found.items() if name != one}:
+            yield _members(rest)
+        if one is not None:
+            yield from _records(found[one], console)
     elif _is_list(found):
         yield from _records(found, console)
     else:

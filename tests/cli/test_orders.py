@@ -58,7 +58,7 @@ async def test_an_order_is_placed_and_the_reply_shown(desk: Desk, plugins: Plugi
     ("result", "lines"),
     [
         ([{"id": "1", "qty": 2}, {"id": "3", "more": True}], ["id  qty  more", "1   2        ", "3        true"]),
-        ({"rows": [{"id": "1"}], "count": 1}, ["id", "1 ", "count  1"]),
+        ({"rows": [{"id": "1"}], "count": 1}, ["count  1", "id", "1 "]),
         (
             {"success": True, "order": {"id": "1", "legs": []}},
             ["success     true", "order.id    1   ", "order.legs  []  "],
