@@ -278,6 +278,9 @@ Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconc
 class Fetch:
     """An HTTP request the relay makes for the adapter; the answer comes back through ``fetched(tag, answer)``.
 
+    ``encode`` and ``prepare`` yield it. So may ``fetched`` and ``decode`` where an answer or a message leads to a further
+    request, which is then made for the same reason as the one before it: a list's next page, the second step of a login.
+
     Attributes:
         tag: any hashable, given back with the answer.
         url: absolute, or relative to `Session.http`.
@@ -427,9 +430,16 @@ class Unknown:
     why: str = ""
 
 
+@frozen
+class Waits:
+    """The provider recommends these waits before its first attempts to come back, in place of `Session.backoff`."""
+
+    seconds: tuple[float, ...]
+
+
 Signal = (
-    Ready | Ack | Nack | Alive | Send | Processed | CommandReply | Complete | Learned | Counted | Redial | Limited
-    | Unknown
+    Ready | Ack | Nack | Alive | Send | Fetch | Processed | CommandReply | Complete | Learned | Counted | Redial | Limited
+    | Waits | Unknown
 )  # fmt: skip
 
 

@@ -17,9 +17,8 @@ from relay.model.channels import channel_name
 from relay.model.commands import PlaceOrder
 from relay.net.http import HttpClient
 from relay.plugins import Plugins
-from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, Settings, settings_of
+from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, DEMO_URL, Settings, settings_of
 
-USUAL = "http://127.0.0.1:6001"
 BANNER = """\
 tickrelay demo: simulated providers {providers}
 
@@ -130,11 +129,11 @@ def _banner(relay: Relay, providers: list[str]) -> str:
 
 
 def _trading(relay: Relay, url: str) -> str:
-    """A command to paste: the first pinned quote of a provider that takes orders. The command's own default is `USUAL`."""
+    """A command to paste: the first pinned quote of a provider that takes orders."""
+    elsewhere = "" if url == DEMO_URL else f" --url {url}"
     for provider in relay.providers:
         symbols = [topic.symbol for topic in provider.settings.pinned if topic.kind == "quote"]
         if symbols and PlaceOrder in provider.settings.adapter.commands:
-            where = f"--provider {provider.name} --symbol '{symbols[0]}'"
-            there = "" if url == USUAL else f" --url {url}"
-            return f"tickrelay order place {where} --side buy --quantity 1{there}"
+            where = f"--provider {provider.name} --symbol '{symbols[0]}'{elsewhere}"
+            return f"tickrelay order place {where} --side buy --quantity 1"
     return "none of the simulated providers takes orders"

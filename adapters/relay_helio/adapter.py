@@ -1,26 +1,25 @@
 """Helio, Trader WebSocket API: https://docs.helio.trade/trader/websocket.
 
 Every message is ``{"type", "payload"}``. A JWT from the login goes into the URL. The page names the messages of an account
-without their members; `relay_helio.reports` says what is read of them, `relay_helio.orders` how answers are told apart.
+without their members; `relay_helio.reports` says what is read of them, `relay_helio.orders` how answers are told apart,
+`relay_helio.rest` what is asked over HTTP.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterable
 
 from relay.adapter import (
     Ack,
     Adapter,
     Answer,
     Book,
-    Complete,
     Context,
     Fetch,
     GivenUp,
     Heartbeat,
-    Learned,
     Offer,
     Outgoing,
     Query,
+    Reconcile,
     Session,
     Signal,
     Subscribe,
@@ -31,9 +30,10 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.commands import Command, PlaceOrder
 from relay.model.events import Depth, Error, Event, Quote
+from relay_helio import rest
 from relay_helio.interest import ACCOUNT_EVENTS, QUOTE, Interest, message
-from relay_helio.orders import TYPE_NAMES, TYPES, Waiting, body, login, rest_body
-from relay_helio.reports import Reports, level, members, metrics, native
+from relay_helio.orders import TYPE_NAMES, TYPES, Waiting, body, rest_body
+from relay_helio.reports import Reports, level
 
 EURUSD = {"symbol": "EURUSD"}
 
@@ -49,11 +49,11 @@ class Helio(Adapter):
         "account_symbols": "provider's symbols, comma-separated, to watch the account on beside those configured or quoted",
         "depth": "levels a side of the book",
         "orders": "spelling of trading messages: `page` as the WebSocket page has it, `rest` as the REST bodies",
-        "portfolio": "what a portfolioEvent names: `whole` all open positions, so that one it lacks is closed; `part` some",
+        "portfolio": "what a portfolioEvent names: `whole` all that is open, so that what it lacks is not; `part` some",
     }
     offers = (Offer(kind="quote", example=EURUSD), Offer(kind="depth", example=EURUSD),
               Offer(kind="account", visibility="presence"))  # fmt: skip
-    commands = tuple(TYPES)
+    commands = (*TYPES, *rest.LISTS)
     session = Session(
         url="wss://{host}/api/v1/ws",
         http="https://{host}/api/v1",
@@ -67,28 +67,29 @@ class Helio(Adapter):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         chosen = {**self.options, **context.options}
-        self.account_id, self.rest = chosen["account_id"], chosen["orders"] == "rest"
-        self.whole = chosen["portfolio"] == "whole"
+        self.rest, self.whole = chosen["orders"] == "rest", chosen["portfolio"] == "whole"
         listed = {name.strip() for name in chosen["account_symbols"].split(",") if name.strip()}
         known = listed | {native for native, _ in self.symbols}
         self.interest = Interest(self.native, int(chosen["depth"]), known)
         self.waiting = Waiting()
-        self.reports = Reports()
+        self.reports = Reports(self.symbol, chosen["account_id"])
 
     def prepare(self) -> Iterable[Fetch]:
         credentials = {name: self.context.credentials[name] for name in self.credentials}
         yield Fetch(tag="login", method="POST", url="/login", json=credentials)
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
-        if not answer.ok:
-            yield Error(code=f"http_{answer.status}", message=f"login refused: {answer.text[:200]}")
-            return
-        token, expires_at, accounts = login(loads(answer.text))
-        if not self.account_id and len(accounts) == 1:
-            self.account_id = accounts[0]
-        elif self.account_id not in accounts:
-            yield Error(code="account_id", message=f"set the option account_id to one of: {', '.join(accounts)}")
-        yield Learned({"token": token}, expires_at)
+        match tag:
+            case "login":
+                self.reports.account, learned = rest.signed_in(answer, self.reports.account)
+                yield from learned
+            case rest.PORTFOLIO:
+                yield from self.reports.portfolio(loads(answer.text), whole=True)
+            case rest.Missed(since):
+                yield from self.reports.listed(rest.changed_since(loads(answer.text), since))
+                yield rest.portfolio(self.account(), self.token, rest.PORTFOLIO)
+            case rest.Listing():
+                yield rest.listed(tag, answer)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -98,6 +99,10 @@ class Helio(Adapter):
                 yield from self.interest.unsubscribe(topics)
             case GivenUp(command_id):
                 self.waiting.forget(command_id)
+            case Reconcile(since) if self.reports.account:
+                yield rest.reconcile(self.account(), self.token, since)
+            case Command() if isinstance(outgoing, rest.LISTS):
+                yield rest.portfolio(self.account(), self.token, rest.Listing(outgoing.id, outgoing.name))
             case Command():
                 traded = getattr(outgoing, "symbol", None)
                 payload = body(outgoing, self.account(), None if traded is None else self.native(traded))
@@ -106,11 +111,15 @@ class Helio(Adapter):
                 self.waiting.add(outgoing)
                 yield message(TYPES[type(outgoing)], rest_body(payload) if self.rest else payload)
 
+    @property
+    def token(self) -> str:
+        return self.context.learned["token"]
+
     def account(self) -> str:
         """The provider's id of the session's account. Raises ValueError when nobody said which it is."""
-        if not self.account_id:
+        if not self.reports.account:
             raise ValueError("the login has no account, or several: set the option account_id")
-        return self.account_id
+        return self.reports.account
 
     def decode(self, text: str) -> Iterable[Event | Signal]:
         match loads(text):
@@ -121,18 +130,13 @@ class Helio(Adapter):
                 yield Depth(symbol=self.symbol(name), native_symbol=name, bids=map(level, bids), asks=map(level, asks),
                             snapshot=True, timestamp=book.get("ts"))  # fmt: skip
             case {"type": "executionEvent", "payload": payload}:
-                given = members(payload)
-                execution = self.reports.execution(given, self.symbol(native(given)), self.other(given))
+                execution = self.reports.execution(payload)
                 yield execution.order
                 yield from filter(None, (execution.trade, self.waiting.executed(execution)))
             case {"type": "portfolioEvent", "payload": payload}:
-                given = members(payload)
-                yield from self.reports.portfolio(given, self.symbol, self.other)
-                if self.whole and "positions" in given:
-                    yield Complete("position", self.other(given))
+                yield from self.reports.portfolio(payload, whole=self.whole)
             case {"type": "metricsEvent", "payload": payload}:
-                given = members(payload)
-                yield metrics(given, self.other(given))
+                yield self.reports.metrics(payload)
             case {"type": "subscribed" | "unsubscribed" as word, "payload": {"symbols": [*names], "events": [*events]}}:
                 quotes = [Topic(kind="quote", symbol=self.symbol(name)) for name in names if QUOTE in events]
                 own = [Topic(kind="account", account=self.context.account)] if set(ACCOUNT_EVENTS) & set(events) else []
@@ -143,8 +147,3 @@ class Helio(Adapter):
                 yield self.waiting.answered(word, payload)
             case other:
                 yield Unknown(other)
-
-    def other(self, given: Mapping[str, Any]) -> str | None:
-        """The account a message names, where it is not the session's own."""
-        named: str | None = given.get("accountId")
-        return None if named == self.account_id else named

@@ -37,7 +37,7 @@ from relay.model.commands import (
 )
 from relay.model.enums import OrderEvent, OrderStatus
 from relay.model.events import Order
-from relay_helio.reports import Execution, members
+from relay_helio.reports import Execution
 
 WAITING = 1000
 TYPES: dict[type[Command], str] = {
@@ -106,7 +106,11 @@ def body(command: Command, account_id: str, native: str | None) -> dict[str, Any
                 "tpLevels": levels(command.take_profit),
             }
         case OrderHistory() | PositionHistory() | TradeHistory():
-            asked = {"symbol": native, "from": command.since, "to": command.until}
+            if command.until is None:
+                raise ValueError("until: Helio's history needs to be told up to when")
+            if native is not None:
+                raise ValueError("symbol: Helio's history has no such member")
+            asked = {"from": command.since, "to": command.until}
         case _:
             raise ValueError(f"Helio has no {command.name}")
     return {"accountId": account_id, **{name: value for name, value in asked.items() if value is not None}}
@@ -178,13 +182,3 @@ def _is_answer(command: PlaceOrder, order: Order, *, known: bool) -> bool:
         return order.client_order_id == command.client_order_id
     same = order.symbol == command.symbol and order.side is command.side and order.quantity is not None
     return same and not known and Decimal(order.quantity or 0) == Decimal(command.quantity)
-
-
-def login(answer: Any) -> tuple[str, int | None, list[str]]:
-    """Token, expiry in Unix seconds and account ids of a login's answer."""
-    given = members(answer)
-    token, expires = given["accessToken"], given.get("expiresAt")
-    if not isinstance(token, str) or not token:
-        raise ValueError("the login's answer has no access_token")
-    ids = [account["id"] for account in given.get("accounts", ()) if isinstance(account["id"], str)]
-    return token, None if expires is None else int(expires), ids

@@ -1,9 +1,10 @@
 """What the simulated Helio says: payloads of its messages, every number with its exact digits.
 
 quoteEvent is as the page has it. The page names the others without their members: those of depth, executions and metrics are
-this simulator's own choice, those of the portfolio are of the admin API's portfolio object.
+this simulator's own choice, those of the portfolio are of the REST API's portfolio in camelCase.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,9 @@ Payload = dict[str, Any]
 
 #: Order status as executionEvent writes it; an open order, amended or not, is ACCEPTED.
 STATUS = {status: "ACCEPTED" if status is OrderStatus.OPEN else str(status) for status in OrderStatus}
+
+
+_camel = re.compile(r"[A-Z]")
 
 
 def exact(text: str) -> msgspec.Raw:
@@ -66,10 +70,13 @@ def execution(market: Market, account: TradingAccount, order: PlacedOrder, fill:
         "status": STATUS[order.status],
         "quantity": exact(size(ticket.quantity)),
         "filledQuantity": exact(size(order.filled)),
+        "remainingQuantity": exact(size(order.remaining)),
+        "averagePrice": None if order.average is None else exact(price(round(order.average))),
         "limitPrice": None if ticket.limit is None else exact(price(ticket.limit)),
         "stopPrice": None if ticket.stop is None else exact(price(ticket.stop)),
         "positionId": ticket.closes or order.position_id,
         "reason": order.reason,
+        "createdAt": ts(order.created_ns),
         "ts": ts(order.updated_ns),
     }
     if fill is not None:
@@ -88,6 +95,7 @@ def position(market: Market, account: TradingAccount, held: HeldPosition) -> Pay
         "side": "TRADE_SIDE_BUY" if held.side == "LONG" else "TRADE_SIDE_SELL",
         "status": "POSITION_STATUS_OPEN" if is_open else "POSITION_STATUS_CLOSED",
         "units": exact(instrument.size_text(held.quantity)),
+        "qty": exact(instrument.size_text(held.quantity)),
         "openPrice": exact(instrument.price_text(round(held.entry))),
         "profit": exact(money_text(account.unrealized(held))),
         "realizedPnl": exact(money_text(held.realized)),
@@ -105,6 +113,62 @@ def portfolio(market: Market, account: TradingAccount, closed: Iterable[HeldPosi
         "unrealizedPnl": exact(money_text(money.unrealized)),
         "usedMargin": exact(money_text(money.margin)),
         "positions": [position(market, account, held) for held in (*closed, *account.positions.values())],
+    }
+
+
+def rest_order(market: Market, account: TradingAccount, order: PlacedOrder) -> Payload:
+    """An order as the REST pages have it."""
+    ticket, instrument = order.ticket, market.instrument(order.ticket.symbol)
+    price, size = instrument.price_text, instrument.size_text
+    payload = {
+        "id": order.id,
+        "account_id": account.id,
+        "symbol_id": ticket.symbol,
+        "symbol_name": ticket.symbol,
+        "position_id": ticket.closes or order.position_id,
+        "client_order_id": ticket.client_order_id,
+        "created_at": ts(order.created_ns),
+        "updated_at": ts(order.updated_ns),
+        "qty_original": exact(size(ticket.quantity)),
+        "qty_filled": exact(size(order.filled)),
+        "qty_remaining": exact(size(order.remaining)),
+        "limit_price": exact(price(ticket.limit or 0)),
+        "stop_price": exact(price(ticket.stop or 0)),
+        "fill_price": exact(price(round(order.average or 0))),
+        "side": f"TRADE_SIDE_{ticket.side}",
+        "type": f"ORDER_TYPE_{ticket.order_type}",
+        "status": "ORDER_STATUS_WORKING" if order.status is OrderStatus.OPEN else f"ORDER_STATUS_{order.status}",
+        "time_in_force": f"TIF_{ticket.time_in_force}",
+        "comment": "",
+    }
+    return {name: value for name, value in payload.items() if value is not None}
+
+
+def rest_position(market: Market, account: TradingAccount, held: HeldPosition) -> Payload:
+    """A position as the REST pages have it."""
+    quote = market.quote(held.symbol)
+    at = quote.bid if held.side == "LONG" else quote.ask
+    said = {
+        _camel.sub(lambda m: f"_{m[0].lower()}", name): value for name, value in position(market, account, held).items()
+    }
+    closed = exact(market.instrument(held.symbol).price_text(at))
+    return {**said, "symbol_id": held.symbol, "close_price": closed, "is_closing": False, "swap": exact("0.00")}
+
+
+def rest_portfolio(market: Market, account: TradingAccount) -> Payload:
+    """The portfolio as the REST page has it."""
+    money = account.money()
+    return {
+        "account_id": account.id,
+        "currency": account.currency,
+        "balance": exact(money_text(money.balance)),
+        "unrealized_pnl": exact(money_text(money.unrealized)),
+        "used_margin": exact(money_text(money.margin)),
+        "in_margin_call": False,
+        "in_stop_out": False,
+        "status": "TRADE_STATUS_FULL",
+        "positions": [rest_position(market, account, held) for held in account.positions.values()],
+        "orders": [rest_order(market, account, order) for order in account.open_orders()],
     }
 
 

@@ -1,16 +1,20 @@
-"""Reading what Helio says of an account: executions, portfolio, metrics.
+"""What Helio reports of an account: executions, portfolio, metrics.
 
 The Trader WebSocket API names these messages (https://docs.helio.trade/trader/websocket) without their members. The names
-read here are those of the objects of Helio's REST and admin APIs, in camelCase or snake_case, with or without the prefixes
-of their enums (``TRADE_SIDE_BUY`` or ``BUY``). Where a member is absent nothing is put in its place.
+read here are those of the objects of Helio's REST API (https://docs.helio.trade/trader/api/trading/get-portfolio,
+/trader/api/history/order-history), in snake_case or camelCase, with or without the prefixes of their enums
+(``TRADE_SIDE_BUY`` or ``BUY``). Null, empty text, UNSPECIFIED and a price of zero are how such an API writes that there is
+none. Where a member is absent nothing is put in its place; one that no field has is in the event's ``data``, under its
+camelCase name.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from attrs import Factory, frozen
+from attrs import Factory, define, frozen
 
+from relay.adapter import Complete
 from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, PositionEvent, PositionSide, Side
 from relay.model.events import Account, Order, Position, Trade
 
@@ -22,6 +26,7 @@ STATUS = {
     "NEW": (CREATED, OrderStatus.OPEN),
     "ACCEPTED": (CREATED, OrderStatus.OPEN),
     "OPEN": (CREATED, OrderStatus.OPEN),
+    "WORKING": (CREATED, OrderStatus.OPEN),
     "PARTIALLY_FILLED": (OrderEvent.ORDER_PARTIALLY_FILLED, OrderStatus.PARTIALLY_FILLED),
     "FILLED": (OrderEvent.ORDER_FILLED, OrderStatus.FILLED),
     "CANCELLED": (OrderEvent.ORDER_CANCELLED, OrderStatus.CANCELLED),
@@ -31,6 +36,12 @@ STATUS = {
 }
 LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
 POSITION_SIDE = {"BUY": LONG, "SELL": SHORT, "LONG": LONG, "SHORT": SHORT}
+POSITION = {
+    "OPEN": PositionEvent.POSITION_MODIFIED,
+    "CLOSED": PositionEvent.POSITION_CLOSED,
+    "CANCELLED": PositionEvent.POSITION_CLOSED,
+}
+SYMBOL = ("symbol", "symbolName", "symbolId")
 _REMEMBERED = 10_000
 
 _prefix = re.compile(r"^(?:TRADE_SIDE|ORDER_STATUS|ORDER_TYPE|ORDER_TIF|TIF|POSITION_STATUS)_")
@@ -38,10 +49,10 @@ _snake = re.compile(r"_([a-z])")
 
 
 def members(raw: Any) -> dict[str, Any]:
-    """The members of one object with camelCase names; null is the same as absent. TypeError when it is no object."""
+    """The members of one object with camelCase names, null and empty ones left out. TypeError when it is no object."""
     if not isinstance(raw, dict):
         raise TypeError(f"expected an object, got {raw!r:.64}")
-    return {_snake.sub(lambda m: m[1].upper(), name): value for name, value in raw.items() if value is not None}
+    return {_snake.sub(lambda m: m[1].upper(), name): value for name, value in raw.items() if value not in (None, "")}
 
 
 def first(given: Members, *names: str) -> Any:
@@ -49,9 +60,31 @@ def first(given: Members, *names: str) -> Any:
     return next((given[name] for name in names if name in given), None)
 
 
+def take(left: dict[str, Any], *names: str) -> Any:
+    """The first member there is; it is not left any more."""
+    return next((left.pop(name) for name in names if name in left), None)
+
+
 def word(value: Any) -> Any:
-    """A word of an enum without its prefix; what is no text stays, for the strict enums to refuse."""
-    return _prefix.sub("", value) if isinstance(value, str) else value
+    """A word of an enum without its prefix, None where it is UNSPECIFIED; what is no text stays, for the enums to refuse."""
+    if not isinstance(value, str):
+        return value
+    plain = _prefix.sub("", value)
+    return None if plain == "UNSPECIFIED" else plain
+
+
+def price(value: Any) -> Any:
+    """A price; None for zero."""
+    return value if str(value).strip("-0.") else None
+
+
+def rest(left: dict[str, Any], symbol: str | None = None) -> dict[str, Any] | None:
+    """What is left of an object when its account and its symbol are known."""
+    left.pop("accountId", None)
+    for name in SYMBOL:
+        if left.get(name) == symbol:
+            left.pop(name, None)
+    return left or None
 
 
 def level(raw: Any) -> tuple[Any, Any]:
@@ -61,7 +94,7 @@ def level(raw: Any) -> tuple[Any, Any]:
             return price, size
         case dict():
             given = members(raw)
-            return given["price"], first(given, "size", "quantity")
+            return given["price"], first(given, "size", "quantity", "volume", "qty")
     raise TypeError(f"expected a level, got {raw!r:.64}")
 
 
@@ -75,30 +108,42 @@ class Execution:
     """An earlier message of this connection named the order."""
 
 
-@frozen
+@define(eq=False)
 class Reports:
-    """What this connection was told: by order the filled quantity it last had, and the positions it named."""
+    """What one connection is told of accounts.
 
+    Attributes:
+        symbol: canonical text of the provider's symbol.
+        account: the provider's id of the session's own account; empty when nobody said which it is.
+        filled: by order the filled quantity it last had.
+        positions: the positions that were named.
+    """
+
+    symbol: Callable[[str], str]
+    account: str
     filled: dict[str, Any] = Factory(dict)
     positions: set[str] = Factory(set)
 
-    def execution(self, payload: Any, symbol: str, account: str | None) -> Execution:
+    def other(self, given: Members) -> str | None:
+        """The account an object names, where it is not the session's own."""
+        named: str | None = given.get("accountId")
+        return None if named == self.account else named
+
+    def execution(self, payload: Any) -> Execution:
         """Read one executionEvent; a report of a known order that fills nothing more is a modification."""
         given = members(payload)
-        order_id = first(given, "orderId", "id")
+        order_id, filled = first(given, "orderId", "id"), first(given, "filledQuantity", "qtyFilled")
         event, status = STATUS[word(given["status"])]
-        filled = first(given, "filledQuantity", "qtyFilled")
         known = order_id in self.filled
         if known and (event is CREATED or (status is OrderStatus.PARTIALLY_FILLED and self.filled[order_id] == filled)):
             event = MODIFIED
-        order = self.order(given, symbol, account, event, status)
-        trade = None
-        if "executionId" in given and "lastQuantity" in given:
-            trade = Trade(account=account, id=given["executionId"], order_id=order.id, symbol=symbol, side=order.side,
-                          native_symbol=order.native_symbol, quantity=given["lastQuantity"], price=given["price"],
-                          commission=given.get("commission"), time=given.get("ts"))  # fmt: skip
+        fill = {name: given.pop(name) for name in FILL if name in given} if given.keys() >= set(FILL[:2]) else None
+        said = self.order(given, event=event, status=status)
         self.remember(order_id, filled)
-        return Execution(order, trade, known)
+        return Execution(said, None if fill is None else _trade(fill, said), known)
+
+    def order(self, given: dict[str, Any], **more: Any) -> Order:
+        return order(given, self.symbol(native(given)), self.other(given), **more)
 
     def remember(self, order_id: str, filled: Any) -> None:
         """Keep what the order last had; the oldest orders are forgotten first."""
@@ -107,105 +152,146 @@ class Reports:
         if len(self.filled) > _REMEMBERED:
             del self.filled[next(iter(self.filled))]
 
-    def order(self, given: Members, symbol: str, account: str | None, event: OrderEvent, status: OrderStatus) -> Order:
-        return Order(
-            event=event,
-            status=status,
-            account=account,
-            id=first(given, "orderId", "id"),
-            client_order_id=given.get("clientOrderId"),
-            symbol=symbol,
-            native_symbol=native(given),
-            side=Side(word(given["side"])),
-            order_type=word(given.get("type")),
-            quantity=first(given, "quantity", "qtyOriginal", "volume"),
-            filled_quantity=first(given, "filledQuantity", "qtyFilled"),
-            time_in_force=word(given.get("timeInForce")),
-            limit_price=given.get("limitPrice"),
-            stop_price=given.get("stopPrice"),
-            stop_loss=given.get("stopLossPrice"),
-            take_profit=given.get("takeProfitPrice"),
-            average_fill_price=given.get("averagePrice"),
-            reject_reason=first(given, "reason", "rejectReason"),
-            position_id=given.get("positionId"),
-            parent_order_id=given.get("parentOrderId"),
-            created_at=given.get("createdAt"),
-            updated_at=given.get("updatedAt"),
-            timestamp=first(given, "ts", "updatedAt"),
-        )
-
-    def portfolio(
-        self, given: Members, symbol: Callable[[str], str], account: Callable[[Members], str | None]
-    ) -> Iterable[Account | Position]:
-        """Read one portfolioEvent: the money, then every position it names."""
-        yield portfolio(given, account(given))
+    def portfolio(self, payload: Any, *, whole: bool) -> Iterator[Account | Position | Order | Complete]:
+        """Read a portfolio: the money, then the positions and orders it names; ``whole``: these are all there are."""
+        given = members(payload)
+        account = self.other(given)
+        yield money(given, account)
         held = [members(each) for each in given.get("positions", ())]
         new = self.new_positions([each["id"] for each in held])
         for each in held:
-            yield position(each, symbol(native(each)), account(given), new=each["id"] in new)
+            yield position(each, self.symbol(native(each)), account, new=each["id"] in new)
+        yield from self.listed(given.get("orders", ()))
+        if whole and "positions" in given:
+            yield Complete("position", account)
+        if whole and "orders" in given:
+            yield Complete("order", account)
+
+    def listed(self, orders: Iterable[Any]) -> Iterator[Order]:
+        """Orders of a list: published where they are not as they last were, for their changes come as executions."""
+        for given in map(members, orders):
+            event, status = STATUS[word(given["status"])]
+            self.remember(given["id"], first(given, "qtyFilled", "filledQuantity"))
+            yield self.order(given, event=event, status=status, reconciled=True)
 
     def new_positions(self, ids: Iterable[str]) -> set[str]:
-        """Which of these positions no earlier portfolioEvent of this connection named; none for the first of them."""
+        """Which of these positions no earlier portfolio of this connection named; none for the first of them."""
         ids = set(ids)
         new = ids - self.positions if self.positions else set()
         self.positions.update(ids or {""})
         return new
 
+    def metrics(self, payload: Any) -> Account:
+        """Read one metricsEvent. ``pnl`` stands beside balance and equity and is taken to be their difference."""
+        left = members(payload)
+        return Account(
+            event=AccountEvent.METRICS_UPDATED,
+            account=self.other(left),
+            balance=take(left, "balance"),
+            equity=take(left, "equity"),
+            margin_used=take(left, "margin", "usedMargin"),
+            margin_available=take(left, "freeMargin"),
+            unrealized_pnl=take(left, "unrealizedPnl", "pnl"),
+            currency=take(left, "currency"),
+            timestamp=take(left, "ts"),
+            data=rest(left),
+        )
+
+
+#: Members of a fill in an execution.
+FILL = ("executionId", "lastQuantity", "price", "commission")
+
+
+def _trade(fill: Members, of: Order) -> Trade:
+    return Trade(account=of.account, id=fill["executionId"], order_id=of.id, symbol=of.symbol, side=of.side,
+                 native_symbol=of.native_symbol, quantity=fill["lastQuantity"], price=fill["price"],
+                 commission=fill.get("commission"), time=of.timestamp)  # fmt: skip
+
 
 def native(given: Members) -> str:
     """The provider's text of the symbol an object is about."""
-    symbol = first(given, "symbol", "symbolName", "symbolId")
+    symbol = first(given, *SYMBOL)
     if not isinstance(symbol, str):
         raise TypeError(f"symbol: expected text, got {symbol!r:.64}")
     return symbol
 
 
+def order(left: dict[str, Any], symbol: str, account: str | None, **more: Any) -> Order:
+    """An order; what its fields take is taken from ``left``."""
+    name, updated_at = native(left), take(left, "updatedAt")
+    left.pop("status")
+    return Order(
+        account=account,
+        symbol=symbol,
+        native_symbol=name,
+        id=take(left, "orderId", "id"),
+        client_order_id=take(left, "clientOrderId"),
+        side=Side(word(take(left, "side"))),
+        order_type=word(take(left, "type")),
+        quantity=take(left, "quantity", "qtyOriginal", "volume"),
+        filled_quantity=take(left, "filledQuantity", "qtyFilled"),
+        remaining_quantity=take(left, "remainingQuantity", "qtyRemaining"),
+        time_in_force=word(take(left, "timeInForce")),
+        limit_price=price(take(left, "limitPrice")),
+        stop_price=price(take(left, "stopPrice")),
+        stop_loss=price(take(left, "stopLossPrice")),
+        take_profit=price(take(left, "takeProfitPrice")),
+        average_fill_price=price(take(left, "averagePrice", "fillPrice")),
+        reject_reason=take(left, "reason", "rejectReason"),
+        position_id=take(left, "positionId"),
+        parent_order_id=take(left, "parentOrderId"),
+        created_at=take(left, "createdAt"),
+        updated_at=updated_at,
+        timestamp=take(left, "ts") or updated_at,
+        data=rest(left, name),
+        **more,
+    )
+
+
 def position(given: Members, symbol: str, account: str | None, *, new: bool) -> Position:
-    """One position of a portfolio; ``new`` says that it was not in the portfolio before."""
+    """One position of a portfolio; ``new`` says that it was not in the portfolio before.
+
+    Its quantity is ``qty`` before ``units``: that is what orders have, and what is closed by.
+    """
+    left, name = dict(given), native(given)
     status = word(given["status"])
-    event = {"OPEN": PositionEvent.POSITION_OPENED if new else PositionEvent.POSITION_MODIFIED,
-             "CLOSED": PositionEvent.POSITION_CLOSED}[status]  # fmt: skip
+    event = POSITION[status]
+    if event is PositionEvent.POSITION_MODIFIED and new:
+        event = PositionEvent.POSITION_OPENED
+    if status != "CANCELLED":  # of which no field says more than that it is no longer open
+        left.pop("status")
+    updated_at = take(left, "updatedAt")
     return Position(
         event=event,
         account=account,
-        id=given["id"],
+        id=take(left, "id"),
         symbol=symbol,
-        native_symbol=native(given),
-        side=POSITION_SIDE[word(given["side"])] if "side" in given else None,
-        quantity=first(given, "quantity", "units", "qty"),
-        average_entry_price=given.get("openPrice"),
-        current_price=given.get("currentPrice"),
-        unrealized_pnl=given.get("profit"),
-        realized_pnl=given.get("realizedPnl"),
-        opened_at=given.get("createdAt"),
-        updated_at=given.get("updatedAt"),
-        timestamp=given.get("updatedAt"),
+        native_symbol=name,
+        side=POSITION_SIDE[word(take(left, "side"))] if "side" in left else None,
+        quantity=take(left, "quantity", "qty", "units"),
+        average_entry_price=take(left, "openPrice"),
+        current_price=price(take(left, "currentPrice")),
+        unrealized_pnl=take(left, "profit"),
+        realized_pnl=take(left, "realizedPnl"),
+        opened_at=take(left, "createdAt"),
+        updated_at=updated_at,
+        timestamp=updated_at,
+        data=rest(left, name),
     )
 
 
-def portfolio(given: Members, account: str | None) -> Account:
-    """The money of a portfolioEvent."""
+def money(given: Members, account: str | None) -> Account:
+    """The money of a portfolio. A stop out is the worse of two margin calls, and says so in ``data``."""
+    left = {name: value for name, value in given.items() if name not in ("positions", "orders")}
+    called = take(left, "inMarginCall") is True or left.get("inStopOut") is True
     return Account(
-        event=AccountEvent.MARGIN_CALL if given.get("inMarginCall") is True else AccountEvent.BALANCE_UPDATED,
+        event=AccountEvent.MARGIN_CALL if called else AccountEvent.BALANCE_UPDATED,
         account=account,
-        balance=given.get("balance"),
-        margin_used=given.get("usedMargin"),
-        unrealized_pnl=given.get("unrealizedPnl"),
-        currency=given.get("currency"),
-        timestamp=given.get("ts"),
-    )
-
-
-def metrics(given: Members, account: str | None) -> Account:
-    """A metricsEvent. ``pnl`` stands beside balance and equity and is taken to be their difference: the unrealized one."""
-    return Account(
-        event=AccountEvent.METRICS_UPDATED,
-        account=account,
-        balance=given.get("balance"),
-        equity=given.get("equity"),
-        margin_used=given.get("margin"),
-        margin_available=given.get("freeMargin"),
-        unrealized_pnl=first(given, "unrealizedPnl", "pnl"),
-        currency=given.get("currency"),
-        timestamp=given.get("ts"),
+        balance=take(left, "balance"),
+        equity=take(left, "equity"),
+        margin_used=take(left, "usedMargin"),
+        unrealized_pnl=take(left, "unrealizedPnl"),
+        currency=take(left, "currency"),
+        timestamp=take(left, "ts"),
+        data=rest(left),
     )

@@ -5,6 +5,7 @@ Faithful to https://docs.helio.trade/trader/websocket where it speaks. Where it 
 - members of the account's messages as `relay_helio.payloads` writes them;
 - a bad token is closed with 1008 (``bad_token="refuse"`` answers the upgrade with 401 instead);
 - history (all there is, whatever ``from`` and ``to`` say) and amendPosition are answered by a message of the request's type;
+- quantities are one measure everywhere, so that ``qty`` and ``units`` of a position are the same number;
 - depth and metrics are not acknowledged but sent at once, and a subscription to the portfolio is followed by the portfolio.
 """
 
@@ -18,13 +19,14 @@ import trio
 from attrs import Factory, define
 
 from relay.adapter import dumps, loads
-from relay.model.enums import OrderType, PositionEvent, Side, TimeInForce
+from relay.model.enums import PositionEvent
 from relay.testing.account import TradingAccount
-from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved, units
+from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
-from relay.testing.trading import Change, Filled, HeldPosition, OrderMoved, PlacedOrder, PositionMoved, Refusal, Ticket
+from relay.testing.trading import Change, Filled, OrderMoved, PlacedOrder, PositionMoved, Refusal, Ticket
 from relay_helio import payloads
-from relay_helio.reports import members, word
+from relay_helio.desk import Desk
+from relay_helio.reports import members
 
 INSTRUMENTS = (
     Instrument(symbol="EURUSD", price=108_430, decimals=5),
@@ -74,6 +76,7 @@ class HelioSimulator(Simulator):
         super().__init__()
         self.market = Market(instruments, seed=seed, start_ns=clock())
         self.account = TradingAccount(self.market, ACCOUNT)
+        self.desk = Desk(self.market, self.account, clock)
         self.tokens: dict[str, int] = {}
         self._interval = interval
         self._token_lifetime = token_lifetime
@@ -85,21 +88,20 @@ class HelioSimulator(Simulator):
             "depthSubscribe": self._depth_subscribe,
             "depthUnsubscribe": lambda link, asked: link.state.depth.pop(asked["symbol"], None),
             "metricsSubscribe": self._metrics_subscribe,
-            "createOrder": self._create_order,
-            "cancelOrder": self._cancel_order,
-            "amendOrder": self._amend_order,
-            "closePosition": self._close_position,
-            "amendPosition": self._amend_position,
-            "orderHistory": self._history,
-            "positionHistory": self._history,
-            "dealHistory": self._history,
         }
 
     # --- login and sessions ------------------------------------------------------------------------------------------
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
-        if (request.method, request.target) != ("POST", "/api/v1/login"):
-            return _failed(404, 5, "Not Found")
+        if (request.method, request.target) == ("POST", "/api/v1/login"):
+            return self._login(request)
+        if not self._is_valid(request.headers.get("authorization", "").removeprefix("Bearer ")):
+            return _failed(401, 16, "invalid token")
+        path = request.target.partition("?")[0].removeprefix(f"/api/v1/accounts/{ACCOUNT}/")
+        found = self.desk.rest(path) if request.method == "GET" else None
+        return _failed(404, 5, "Not Found") if found is None else HttpResponse(body=dumps(found))
+
+    def _login(self, request: HttpRequest) -> HttpResponse:
         try:
             given = members(loads(request.body))
         except (msgspec.DecodeError, TypeError, RecursionError):
@@ -131,8 +133,13 @@ class HelioSimulator(Simulator):
         try:
             match loads(message):
                 case {"type": str(kind), "payload": dict(payload)} if kind in self._handlers:
-                    self._handlers[kind](link, {"_type": kind, **members(payload)})
-                case {"type": str(kind)} if kind not in self._handlers:
+                    self._handlers[kind](link, members(payload))
+                case {"type": str(kind), "payload": dict(payload)} if kind in self.desk:
+                    changes, answer = self.desk.take(kind, members(payload))
+                    if answer is not None:
+                        _send(link, kind, answer)
+                    self._changed(changes, by=link)
+                case {"type": str(kind)} if kind not in self._handlers and kind not in self.desk:
                     raise Refusal("UNKNOWN_TYPE", f"no such message: {kind[:64]}")
                 case _:
                     raise Refusal("INVALID_MESSAGE", "expected an object with type and payload")
@@ -148,7 +155,7 @@ class HelioSimulator(Simulator):
     def _subscribe(self, link: Link, asked: dict[str, Any], *, on: bool) -> None:
         symbols, events = _texts(asked, "symbols"), _texts(asked, "events")
         for symbol in symbols:
-            self._listed(symbol)
+            self.desk.listed(symbol)
         for event in events:
             if event not in EVENTS:
                 raise Refusal("UNKNOWN_EVENT", f"no such event: {event}")
@@ -161,96 +168,17 @@ class HelioSimulator(Simulator):
             _send(link, "portfolioEvent", payloads.portfolio(self.market, self.account, ()))
 
     def _depth_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
-        symbol, depth = self._listed(asked["symbol"]), asked.get("depth")
+        symbol, depth = self.desk.listed(asked["symbol"]), asked.get("depth")
         if depth is not None and (not isinstance(depth, int) or depth < 1):
             raise Refusal("INVALID_PAYLOAD", "depth: expected a positive integer")
         link.state.depth[symbol] = depth
         self._send_depth(link, symbol)
 
     def _metrics_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
-        self._own(asked)
-        link.state.metrics = True
-        _send(link, "metricsEvent", payloads.metrics(self.market, self.account))
-
-    def _listed(self, symbol: Any) -> str:
-        if not isinstance(symbol, str) or symbol not in self.market:
-            raise Refusal("UNKNOWN_SYMBOL", f"no such symbol: {symbol!r:.64}")
-        return symbol
-
-    def _own(self, asked: dict[str, Any]) -> None:
         if asked.get("accountId") != ACCOUNT:
             raise Refusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
-
-    # --- trading -----------------------------------------------------------------------------------------------------
-
-    def _create_order(self, link: Link, asked: dict[str, Any]) -> None:
-        self._own(asked)
-        symbol = self._listed(asked.get("symbol", asked.get("symbolId")))
-        instrument = self.market.instrument(symbol)
-        prices = {name: self._price(instrument, asked.get(name)) for name in
-                  ("limitPrice", "stopPrice", "stopLossPrice", "takeProfitPrice")}  # fmt: skip
-        ticket = Ticket(
-            symbol=symbol,
-            side=Side(word(asked["side"])),
-            quantity=units(str(asked.get("quantity", asked.get("volume"))), instrument.size_decimals),
-            order_type=OrderType(word(asked["type"])),
-            time_in_force=TimeInForce(word(asked.get("timeInForce", "GTC"))),
-            limit=prices["limitPrice"],
-            stop=prices["stopPrice"],
-            stop_loss=prices["stopLossPrice"],
-            take_profit=prices["takeProfitPrice"],
-            client_order_id=asked.get("clientOrderId"),
-        )
-        self._changed(self.account.place(ticket, self._clock()), by=link)
-
-    def _cancel_order(self, link: Link, asked: dict[str, Any]) -> None:
-        self._own(asked)
-        self._changed(self.account.cancel(asked["orderId"], self._clock()), by=link)
-
-    def _amend_order(self, link: Link, asked: dict[str, Any]) -> None:
-        self._own(asked)
-        order = self.account.orders.get(asked["orderId"])
-        if order is None:
-            raise Refusal("UNKNOWN_ORDER", f"no open order {asked['orderId']!r:.64}")
-        instrument = self.market.instrument(order.ticket.symbol)
-        size = asked.get("quantity", asked.get("volume"))
-        changes = self.account.amend(
-            order.id,
-            self._clock(),
-            quantity=None if size is None else units(str(size), instrument.size_decimals),
-            limit=self._price(instrument, asked.get("limitPrice")),
-            stop=self._price(instrument, asked.get("stopPrice")),
-        )
-        self._changed(changes, by=link)
-
-    def _close_position(self, link: Link, asked: dict[str, Any]) -> None:
-        self._own(asked)
-        position, size = self._held(asked), asked.get("qty")
-        instrument = self.market.instrument(position.symbol)
-        quantity = None if size is None else units(str(size), instrument.size_decimals)
-        self._changed(self.account.close(position.id, self._clock(), quantity), by=link)
-
-    def _amend_position(self, link: Link, asked: dict[str, Any]) -> None:
-        self._own(asked)
-        position = self._held(asked)
-        instrument = self.market.instrument(position.symbol)
-        loss, profit = (self._price(instrument, _first_price(asked.get(name))) for name in ("slLevels", "tpLevels"))
-        changes = self.account.protect(position.id, self._clock(), stop_loss=loss, take_profit=profit)
-        _send(link, "amendPosition", {"message": "position was amended", "operation_id": position.id})
-        self._changed(changes, by=link)
-
-    def _held(self, asked: dict[str, Any]) -> HeldPosition:
-        for position in self.account.positions.values():
-            if position.id == asked["positionId"]:
-                return position
-        raise Refusal("UNKNOWN_POSITION", f"no open position {asked['positionId']!r:.64}")
-
-    def _price(self, instrument: Instrument, value: Any) -> int | None:
-        return None if value is None else units(str(value), instrument.decimals)
-
-    def _history(self, link: Link, asked: dict[str, Any]) -> None:
-        self._own(asked)
-        _send(link, asked["_type"], payloads.history(self.market, self.account, asked["_type"]))
+        link.state.metrics = True
+        _send(link, "metricsEvent", payloads.metrics(self.market, self.account))
 
     # --- what is told ------------------------------------------------------------------------------------------------
 
@@ -330,11 +258,6 @@ def _texts(asked: dict[str, Any], name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise Refusal("INVALID_PAYLOAD", f"{name}: expected an array of text")
     return value
-
-
-def _first_price(levels: Any) -> Any:
-    """The price of the first level of ``[{"price": ..., "qty": ...}]``; None where there is none."""
-    return levels[0]["price"] if levels else None
 
 
 def _failed(status: int, code: int, message: str) -> HttpResponse:

@@ -5,10 +5,15 @@ from typing import Any
 
 from attrs import Factory, define
 
-from relay.adapter import Answer, loads
-from relay.model.events import Alert, Error, Event, Notification
-from relay_scaletrade import requests, wire
-from relay_scaletrade.trades import ADDED, UPDATED, Trades
+from relay.adapter import Answer, Complete, Fetch, Signal, loads
+from relay.model.commands import Command, PlaceOrder
+from relay.model.events import Alert, Event, Notification
+from relay_scaletrade import wire
+from relay_scaletrade.requests import CLOSED_TRADES, OPEN_TRADES, PENDING_TRADES, Page, Request, table
+from relay_scaletrade.trades import Trades
+
+#: How many client order ids are remembered.
+PLACED = 10_000
 
 
 @define(eq=False)
@@ -17,16 +22,18 @@ class AccountReader:
 
     Attributes:
         symbol: the canonical text of the provider's symbol.
-        login, currency: of the session's own account, from the sign-in.
+        placed: the client order ids of our orders, the newest last, also of earlier connections.
         trades: what was said of each ticket.
-        rest: what was said of an account's credit and margin alarm.
+        login, currency: of the session's own account, from the sign-in.
+        rows: the trades that were listed so far, by the kind of list.
     """
 
     symbol: Callable[[str], str]
+    placed: dict[str, None]
+    trades: Trades = Factory(lambda self: Trades(self.placed), takes_self=True)
     login: int | None = None
     currency: str | None = None
-    trades: Trades = Factory(Trades)
-    rest: wire.Rest = Factory(wire.Rest)
+    rows: dict[int, list[wire.Members]] = Factory(dict)
 
     def signed_in(self, profile: wire.Members) -> None:
         """Take over what the sign-in's answer says of the account."""
@@ -34,22 +41,28 @@ class AccountReader:
         self.login = wire.whole(profile["login"])
         self.currency = currency if isinstance(currency, str) and currency else None
 
+    def asked(self, command: Command) -> None:
+        """Remember an order's own name, for whatever connection will hear of it."""
+        if isinstance(command, PlaceOrder) and command.client_order_id is not None:
+            self.placed[command.client_order_id] = None
+            if len(self.placed) > PLACED:
+                del self.placed[next(iter(self.placed))]
+
     def other(self, login: Any) -> str | None:
         """The account a message names, where it is not the session's own."""
         return None if wire.whole(login) == self.login else str(login)
 
-    def balance(self, values: Sequence[Any]) -> Iterator[Event]:
-        """A ``b`` array: the account, and the whole message where its credit, its alarm or an unusual code changed."""
+    def balance(self, values: Sequence[Any]) -> Event:
+        """A ``b`` array."""
         given = wire.named(wire.BALANCE, values)
         account = self.other(given["login"])
-        yield wire.balance(given, account, None if account else self.currency)
-        code = 0 if given["code"] in (ADDED, UPDATED) else given["code"]
-        if self.rest.changed(account, {"credit": given["credit"], "level_type": given["level_type"], "code": code}):
-            yield wire.notification("balance", wire.named_code(wire.LEVEL_TYPES, given["level_type"]), given, account)
+        return wire.balance(given, account, None if account else self.currency)
 
     def trade(self, values: Sequence[Any]) -> Iterator[Event]:
         """An ``o`` array."""
-        given = wire.named(wire.TRADE, values)
+        return self._trade(wire.named(wire.TRADE, values))
+
+    def _trade(self, given: wire.Members) -> Iterator[Event]:
         return self.trades.read(given, self.symbol(given["symbol"]), self.other(given["login"]))
 
     def notice(self, values: Sequence[Any]) -> Notification:
@@ -65,10 +78,16 @@ class AccountReader:
         """The answer of GET /account/me."""
         yield wire.balance(loads(answer.text), None, self.currency)
 
-    def listed(self, answer: Answer) -> Iterator[Event]:
-        """The answer of GET /trades."""
-        table = requests.table(loads(answer.text))
-        for row in table["rows"]:
-            yield from self.trades.read(row, self.symbol(row["symbol"]), self.other(row["login"]), told=False)
-        if missing := requests.left_out(table):
-            yield Error(code="reconcile_incomplete", message=f"{missing} trades were not listed")
+    def listed(self, page: Page, answer: Answer, fetch: Callable[[Page, Request], Fetch]) -> Iterator[Event | Signal]:
+        """One page of GET /trades leads to the next. Behind the last one all are told, and are all that is open."""
+        if page.is_first:
+            self.rows.clear()
+        body = table(loads(answer.text))
+        self.rows.setdefault(page.kind, []).extend(body["rows"])
+        if (after := page.after(body)) is not None:
+            yield fetch(after, after.request())
+            return
+        for kind in (CLOSED_TRADES, PENDING_TRADES, OPEN_TRADES):
+            for row in self.rows.pop(kind, ()):
+                yield from self._trade(row)
+        yield from (Complete("order"), Complete("position"))

@@ -1,8 +1,7 @@
 """ScaleTrade, Client API: https://scaletrade.com/client-api/.
 
-Sign-in over REST gives a token; the first frame of the WebSocket carries it. A server of the newer documentation answers
-that frame and wants an account chosen before it pushes anything of it; one of the older documentation says nothing. A plain
-"ping" behind the first frame is answered by both, so whichever answer comes first opens the session.
+Sign-in over REST gives a token for the first frame of the WebSocket. Newer servers answer that frame and want an account
+chosen before they push anything of it, older ones say nothing. All answer "ping": the first answer opens the session.
 """
 
 from collections.abc import Hashable, Iterable
@@ -66,7 +65,7 @@ class ScaleTrade(Adapter):
         super().__init__(context)
         self.channels = Channels()
         self.channels.know(native for native, _ in self.symbols)
-        self.account = AccountReader(self.symbol)
+        self.account = AccountReader(self.symbol, context.kept.setdefault("placed", {}))
         self.ready = False
 
     def prepare(self) -> Iterable[Fetch]:
@@ -85,12 +84,13 @@ class ScaleTrade(Adapter):
             case Unsubscribe(topics):
                 yield from self.channels.unsubscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
             case Reconcile(since):
-                yield from (self.fetch(tag, asked) for tag, asked in requests.what_is_open(since))
+                yield self.fetch("account", requests.ACCOUNT)
+                yield self.fetch(first := requests.Page(since), first.request())
             case Command():
+                self.account.asked(outgoing)
                 native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
                 asked = requests.request(outgoing, self.account.login, native, self.context.options["pending_path"])
-                self.account.trades.send(getattr(outgoing, "client_order_id", None))
-                yield self.fetch(("command", outgoing.id), asked)
+                yield self.fetch(("command", outgoing.id, outgoing.name), asked)
 
     def fetch(self, tag: Hashable, asked: requests.Request) -> Fetch:
         headers = {"Authorization": self.context.learned["token"]}
@@ -101,12 +101,12 @@ class ScaleTrade(Adapter):
             case "login":
                 self.account.signed_in(profile := requests.profile(answer))
                 yield Learned({"token": profile["__token"]}, requests.expiry(profile["__token"]))
-            case ("command", str(id)):
-                yield requests.reply(id, answer)
+            case ("command", str(id), str(name)):
+                yield requests.reply(id, name, answer)
             case "account":
                 yield from self.account.profile(answer)
-            case "trades":
-                yield from self.account.listed(answer)
+            case requests.Page():
+                yield from self.account.listed(tag, answer, self.fetch)
 
     def decode(self, text: str) -> Iterable[Event | Signal]:
         match text if text in ("ping", "pong") else loads(text):
@@ -117,7 +117,7 @@ class ScaleTrade(Adapter):
             case ["t", str(name), bid, ask, ctm, *_]:
                 yield Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, ask=ask, time=moment(ctm))
             case ["b", *values]:
-                yield from self.account.balance(values)
+                yield self.account.balance(values)
             case ["o", *values]:
                 yield from self.account.trade(values)
             case ["n", *values]:

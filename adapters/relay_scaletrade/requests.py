@@ -7,7 +7,7 @@ GET included. An acknowledgement means that the request was accepted for process
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -42,7 +42,7 @@ CMD = {
 }  # fmt: skip
 #: ``tradeType`` of GET /trades.
 OPEN_TRADES, CLOSED_TRADES, PENDING_TRADES = 1, 2, 3
-#: Rows of one list. The page names no limit; what is left out is said (`left_out`).
+#: Rows of one page of a list. The provider names no limit.
 ROWS = 1000
 #: The relay's clock and the provider's may differ by as much; what comes twice is noticed.
 _CLOCKS_DIFFER = 60
@@ -56,6 +56,10 @@ class Request:
     method: str
     path: str
     body: Mapping[str, Any] | None = None
+
+
+#: The account's profile and money.
+ACCOUNT = Request("GET", "/account/me")
 
 
 def number(value: str | None) -> msgspec.Raw | None:
@@ -99,7 +103,7 @@ def request(command: Command, login: int | None, native: str | None, pending_pat
         case PositionHistory():
             raise ValueError("since, until: ScaleTrade's history needs both")
         case ListAccounts():
-            return Request("GET", "/account/me")
+            return ACCOUNT
         case ListPositions():
             return trades(OPEN_TRADES)
         case ListOrders():
@@ -111,21 +115,42 @@ def request(command: Command, login: int | None, native: str | None, pending_pat
     raise ValueError(f"ScaleTrade has no {command.name}")
 
 
-def trades(kind: int, since: str | None = None) -> Request:
-    """A list of trades; of closed ones, those closed from a while before ``since`` on."""
-    body: dict[str, Any] = {"limit": ROWS, "offset": 0, "tradeType": kind}
-    if (start := seconds(since)) is not None:
+def trades(kind: int, offset: int = 0, since: str | None = None) -> Request:
+    """A page of a list of trades; of closed ones, those closed from a while before ``since`` on."""
+    body: dict[str, Any] = {"limit": ROWS, "offset": offset, "tradeType": kind}
+    if kind == CLOSED_TRADES and (start := seconds(since)) is not None:
         body["whereBetween"] = [["close_time", [start - _CLOCKS_DIFFER, _END_OF_TIME]]]
     return Request("GET", "/trades", body)
 
 
-def what_is_open(since: str | None) -> Iterator[tuple[str, Request]]:
-    """What to fetch after an absence: the account, its open and pending trades, and those closed since."""
-    yield "account", Request("GET", "/account/me")
-    yield "trades", trades(OPEN_TRADES)
-    yield "trades", trades(PENDING_TRADES)
-    if since is not None:
-        yield "trades", trades(CLOSED_TRADES, since)
+@frozen
+class Page:
+    """One page of the lists that say what an absence left unknown: open and pending trades, and those closed since.
+
+    Attributes:
+        since: when the absence began; None where there was none, and nothing closed is asked for.
+    """
+
+    since: str | None
+    kind: int = OPEN_TRADES
+    offset: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.kind == OPEN_TRADES and self.offset == 0
+
+    def request(self) -> Request:
+        return trades(self.kind, self.offset, self.since)
+
+    def after(self, body: Mapping[str, Any]) -> "Page | None":
+        """The page behind this one, whose answer is ``body``, or the first one of the next list; None behind the last."""
+        rows, count = len(body["rows"]), body.get("count")
+        end = self.offset + rows
+        if rows and (count > end if isinstance(count, int) else rows >= ROWS):
+            return Page(self.since, self.kind, end)
+        lists = (OPEN_TRADES, PENDING_TRADES, CLOSED_TRADES)[: 2 if self.since is None else 3]
+        behind = lists[lists.index(self.kind) + 1 :]
+        return Page(self.since, behind[0]) if behind else None
 
 
 def _place(command: PlaceOrder, login: int | None, native: str | None, pending_path: str) -> Request:
@@ -195,14 +220,8 @@ def table(body: Any) -> dict[str, Any]:
     return {**{name: value for name, value in body.items() if name != "structure"}, "rows": rows}
 
 
-def left_out(body: Mapping[str, Any]) -> int:
-    """How many rows of a list did not come, as far as it says."""
-    count = body.get("count")
-    return count - len(body["rows"]) if isinstance(count, int) and count > len(body["rows"]) else 0
-
-
-def reply(id: str, answer: Answer) -> CommandReply:
-    """The answer to a command. Raises what `loads` does where an answer that reports success is no JSON."""
+def reply(id: str, name: str, answer: Answer) -> CommandReply:
+    """The answer to the command of this id and name. Raises what `loads` does where one that reports success is no JSON."""
     try:
         body = loads(answer.text)
     except (msgspec.DecodeError, RecursionError):
@@ -220,7 +239,7 @@ def reply(id: str, answer: Answer) -> CommandReply:
             return CommandReply(id, error={"code": f"http_{answer.status}", "message": answer.text[:200]})
         case {"structure": [*_], "rows": [*_]}:
             return CommandReply(id, result=table(body))
-    return CommandReply(id, result=body)
+    return CommandReply(id, result=[body] if name == ListAccounts.name else body)
 
 
 def profile(answer: Answer) -> dict[str, Any]:

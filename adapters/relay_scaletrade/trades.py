@@ -12,28 +12,30 @@ stands, and what happened is the way from where it stood before on this connecti
   nothing of this ticket: neither is guessed at;
 - no record names a fill, so there is never a Trade.
 
-A record that has no event is told whole, and so is one whose members without a canonical field have changed.
+A record that has no event is told whole. Members without a canonical field are in the ``data`` of the events there are.
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from attrs import Factory, field, frozen
 
 from relay.model.enums import OrderEvent, OrderStatus, OrderType, PositionEvent, PositionSide, Side
-from relay.model.events import Event, Order, Position
-from relay_scaletrade.wire import Members, Rest, forget, moment, named_code, notification, price, text, whole
+from relay.model.events import Event, Notification, Order, Position
+from relay_scaletrade.wire import Members, besides, forget, moment, named_code, price, text, whole
 
 CMDS = ("BUY", "SELL", "BUY_LIMIT", "SELL_LIMIT", "BUY_STOP", "SELL_STOP", "BALANCE_IN", "CREDIT_IN", "BALANCE_OUT",
         "CREDIT_OUT", "BUY_STOP_LIMIT", "SELL_STOP_LIMIT")  # fmt: skip
 STATES = ("OPEN_NORMAL", "OPEN_REQUEST", "OPEN_RESTORED", "CLOSED_NORMAL", "CLOSED_PART", "CLOSED_BY", "DELETED",
           "CLOSE_REQUEST", "DELETE_REQUEST", "CANCEL_REQUEST", "10", "11", "12", "RESTORE_REQUEST", "OPEN_UPDATE_REQUEST",
           "CLOSED_UPDATE_REQUEST", "PENDING_UPDATE_REQUEST", "17", "18", "PARTIAL_CLOSE_REQUEST")  # fmt: skip
-RESTORED, CLOSED_PART, DELETED = 2, 4, 6
-#: Codes of a record: those that its events express. That it was archived (4) is told whole, as any other.
-ADDED, UPDATED, REMOVED, RESTORE, ACTIVATED, CLOSED = 0, 1, 2, 3, 5, 6
-EXPRESSED = (None, ADDED, UPDATED, REMOVED, RESTORE, ACTIVATED, CLOSED)
+RESTORED, CLOSED_NORMAL, CLOSED_PART, CLOSED_BY, DELETED = 2, 3, 4, 5, 6
+#: Codes of a record that tell a ticket which is new, or back, from one that is told again.
+ADDED, RESTORE, ACTIVATED = 0, 3, 5
+#: Members that the fields of an order and of a position have as they are.
+ORDER = ("order", "login", "symbol", "volume", "sl", "tp")
+POSITION = (*ORDER, "open_price", "open_time")
 
 MARKET = {0: Side.BUY, 1: Side.SELL}
 PENDING = {2: (Side.BUY, OrderType.LIMIT), 3: (Side.SELL, OrderType.LIMIT), 4: (Side.BUY, OrderType.STOP),
@@ -119,16 +121,6 @@ class Record:
         is_market = before.standing is None and (self.code == ADDED or self.standing is Standing.REQUESTED)
         return OrderType.MARKET if is_market else before.order_type
 
-    def rest(self) -> dict[str, Any]:
-        """The members that none of its events has a field for."""
-        names = ["storage", "commission"] if self.client_order_id is not None else ["storage", "commission", "comment"]
-        if self.cmd not in PENDING and self.standing is not Standing.REQUESTED:
-            names += ["tp", "sl", "close_time"]
-        if self.standing is Standing.ENDED:
-            names.append("close_price")
-        code = None if self.code in EXPRESSED else self.code
-        return {**{name: self.given[name] for name in names}, "code": code}
-
     def order(self, event: OrderEvent, status: OrderStatus, order_type: OrderType | None, **more: Any) -> Order:
         given = self.given
         if order_type in PRICE_OF and self.cmd in PENDING:
@@ -136,14 +128,31 @@ class Record:
         return Order(event=event, status=status, id=self.id, symbol=self.symbol, native_symbol=given["symbol"],
                      side=MARKET[self.cmd] if self.cmd in MARKET else PENDING[self.cmd][0], order_type=order_type,
                      account=self.account, client_order_id=self.client_order_id, quantity=given["volume"],
-                     stop_loss=price(given["sl"]), take_profit=price(given["tp"]), **more)  # fmt: skip
+                     stop_loss=price(given["sl"]), take_profit=price(given["tp"]), data=besides(given, ORDER),
+                     **more)  # fmt: skip
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is of a list, of an order of ours: what became of it while nobody listened."""
+        return self.code is None and self.client_order_id is not None
+
+    def filled(self, order_type: OrderType | None) -> Order:
+        """The order that this ticket was, filled."""
+        given = self.given
+        return self.order(OrderEvent.ORDER_FILLED, OrderStatus.FILLED, order_type, filled_quantity=given["volume"],
+                          average_fill_price=given["open_price"], position_id=self.id,
+                          timestamp=moment(given["open_time"]))  # fmt: skip
 
     def position(self, event: PositionEvent, **more: Any) -> Position:
         given = self.given
+        rest = besides(
+            given, POSITION if more.keys().isdisjoint(("unrealized_pnl", "realized_pnl")) else (*POSITION, "profit")
+        )
         side = PositionSide.LONG if MARKET[self.cmd] is Side.BUY else PositionSide.SHORT
         return Position(event=event, id=self.id, symbol=self.symbol, native_symbol=given["symbol"], side=side,
                         account=self.account, quantity=given["volume"], average_entry_price=given["open_price"],
-                        opened_at=moment(given["open_time"]), **more)  # fmt: skip
+                        stop_loss=price(given["sl"]), take_profit=price(given["tp"]),
+                        opened_at=moment(given["open_time"]), data=rest, **more)  # fmt: skip
 
 
 @frozen
@@ -151,24 +160,17 @@ class Trades:
     """The tickets of one connection.
 
     Attributes:
-        sent: comments that are client order ids of ours.
+        placed: the client order ids of our orders; a comment that is none of them is somebody else's.
     """
 
+    placed: Container[str]
     tickets: dict[str, Ticket] = Factory(dict)
-    sent: dict[str, None] = Factory(dict)
-    rest: Rest = Factory(Rest)
 
-    def send(self, client_order_id: str | None) -> None:
-        """An order leaves with this comment."""
-        if client_order_id is not None:
-            self.sent[client_order_id] = None
-            forget(self.sent)
-
-    def read(self, given: Members, symbol: str, account: str | None, *, told: bool = True) -> Iterator[Event]:
-        """Events of one record. With ``told`` False it is of a list, and told whole only if it has no other event."""
+    def read(self, given: Members, symbol: str, account: str | None) -> Iterator[Event]:
+        """Events of one record; one that has none is told whole."""
         comment = text(given["comment"])
         record = Record(given=given, symbol=symbol, account=account,
-                        client_order_id=comment if comment in self.sent else None)  # fmt: skip
+                        client_order_id=comment if comment in self.placed else None)  # fmt: skip
         before = self.tickets.get(record.id, Ticket())
         events = list(_events(record, before))
         yield from events
@@ -176,9 +178,11 @@ class Trades:
             self.tickets.pop(record.id, None)
             self.tickets[record.id] = Ticket(record.standing, record.order_type(before))
             forget(self.tickets)
-        if (self.rest.changed((account, record.id), record.rest()) and told) or not events:
+        else:
             word = f"{named_code(CMDS, record.cmd)} {named_code(STATES, record.state)}"
-            yield notification("trade", word, given, account, record.closed_at)
+            yield Notification(
+                title="trade", message=word, data=dict(given), account=account, timestamp=record.closed_at
+            )
 
 
 def _events(record: Record, before: Ticket) -> Iterator[Event]:
@@ -198,24 +202,27 @@ def _events(record: Record, before: Ticket) -> Iterator[Event]:
                 yield record.order(OrderEvent.ORDER_CANCELLED, OrderStatus.CANCELLED, order_type,
                                    updated_at=record.closed_at, timestamp=record.closed_at)  # fmt: skip
             else:
-                realized = None if record.state == DELETED else record.given["profit"]
-                yield record.position(PositionEvent.POSITION_CLOSED, realized_pnl=realized, updated_at=record.closed_at,
-                                      timestamp=record.closed_at)  # fmt: skip
+                if was is None and record.is_ours and record.state in (CLOSED_NORMAL, CLOSED_BY):
+                    yield record.filled(order_type)
+                profit = {} if record.state == DELETED else {"realized_pnl": record.given["profit"]}
+                yield record.position(PositionEvent.POSITION_CLOSED, updated_at=record.closed_at, timestamp=record.closed_at,
+                                      **profit)  # fmt: skip
 
 
 def _opened(record: Record, was: Standing | None, order_type: OrderType | None) -> Iterator[Event]:
     """The ticket is a position: newly filled, restored, or told again."""
-    given = record.given
+    profit = record.given["profit"]
     waited = was in (Standing.REQUESTED, Standing.WORKING, Standing.CANCELLING)
     restored = record.state == RESTORED and (was is Standing.ENDED or record.code == RESTORE)
     if waited or (was is None and record.state != RESTORED and record.code in (ADDED, ACTIVATED)):
-        time = moment(given["open_time"])
-        yield record.order(OrderEvent.ORDER_FILLED, OrderStatus.FILLED, order_type, filled_quantity=given["volume"],
-                           average_fill_price=given["open_price"], position_id=record.id, timestamp=time)  # fmt: skip
-        yield record.position(PositionEvent.POSITION_OPENED, unrealized_pnl=given["profit"], timestamp=time)
+        filled = record.filled(order_type)
+        yield filled
+        yield record.position(PositionEvent.POSITION_OPENED, unrealized_pnl=profit, timestamp=filled.timestamp)
     else:
+        if was is None and record.is_ours:
+            yield record.filled(order_type)
         event = PositionEvent.POSITION_OPENED if restored else PositionEvent.POSITION_MODIFIED
-        yield record.position(event, unrealized_pnl=given["profit"])
+        yield record.position(event, unrealized_pnl=profit)
 
 
 def _order_event(*, new: bool) -> OrderEvent:

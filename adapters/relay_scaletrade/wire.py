@@ -4,10 +4,8 @@ Shapes: https://scaletrade.com/client-api/ws/quotes, /balance, /trade, /notify a
 documented ones are ignored; an array with fewer is not understood.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from attrs import Factory, frozen
 
 from relay.model.decimals import decimal_text
 from relay.model.enums import AccountEvent
@@ -35,7 +33,8 @@ ALERT = ("id", "login", "symbol", "indicator_name", "message", "side", "conditio
          "channel_high", "move_threshold", "status", "repeat_mode", "expires_at", "triggered_price", "triggered_at",
          "code")  # fmt: skip
 
-LEVEL_TYPES = ("OK", "MARGINCALL", "STOPOUT")
+#: Members of an account that are about money and have no field of their own.
+MONEY = ("margin_level", "credit", "level_type", "code", "storage", "commission", "prevbalance", "leverage")
 LEVELS = {10: "INFO", 20: "WARNING", 30: "ERROR", 40: "PROMO", 50: "MARKETING", 60: "NEWS"}
 CONDITIONS = ("CrossUp", "CrossDown", ">", "<", "EnterChannel", "ExitChannel", "InsideChannel", "OutsideChannel", "MoveUp",
               "MoveDown", "MoveUp%", "MoveDown%")  # fmt: skip
@@ -100,30 +99,13 @@ def forget(memory: dict[Any, Any]) -> None:
         del memory[next(iter(memory))]
 
 
-@frozen
-class Rest:
-    """What of a record has no field in its canonical event, as last said on this connection, by record."""
-
-    last: dict[Hashable, Members] = Factory(dict)
-
-    def changed(self, record: Hashable, members: Members) -> bool:
-        """Whether any of these members is not as it last was; a zero is as good as none."""
-        now = {name: value for name, value in members.items() if not is_zero(value)}
-        before = self.last.pop(record, {})
-        self.last[record] = now
-        forget(self.last)
-        return now != before
-
-
-def notification(
-    title: str, message: str, given: Members, account: str | None, time: str | None = None
-) -> Notification:
-    """A whole record, told as it is."""
-    return Notification(title=title, message=message, data=dict(given), account=account, timestamp=time)
+def besides(given: Members, fields: Sequence[str]) -> dict[str, Any]:
+    """What a record has that is in none of its event's ``fields``."""
+    return {name: value for name, value in given.items() if name not in fields}
 
 
 def balance(given: Members, account: str | None, currency: str | None) -> Account:
-    """A ``b`` array, or the answer of ``/account/me``."""
+    """A ``b`` array, or the answer of ``/account/me``, whose personal members are left out."""
     alarmed = whole(given.get("level_type", 0)) in (1, 2)
     return Account(
         event=AccountEvent.MARGIN_CALL if alarmed else AccountEvent.BALANCE_UPDATED,
@@ -134,6 +116,7 @@ def balance(given: Members, account: str | None, currency: str | None) -> Accoun
         margin_available=given["margin_free"],
         unrealized_pnl=given.get("profit"),
         currency=currency,
+        data={name: given[name] for name in MONEY if name in given},
     )
 
 

@@ -2,8 +2,7 @@
 
 Nothing has an address of its own: a POST to the bootstrap answers where the Pusher server is, and on which channel each
 stream travels. A stream that is wanted later needs another bootstrap, of everything wanted, before its channel can be
-joined. A presence channel needs an authorization for this very connection besides, a request that can only be made when the
-topic is asked for; so once its channel is known, an ``Ack`` with ``done=False`` has the topic asked for again.
+joined, and a presence channel an authorization for this very connection besides.
 
 The Pusher protocol is read and written by `relay.pusher`; time is the session's.
 """
@@ -70,7 +69,7 @@ class Shuriken(Adapter):
         ack_within=10,
         topics_per_frame=50,
         closes=CLOSES,
-        backoff=Backoff(first=1, factor=2, cap=30, jitter=0.2),  # 1, 2, 4 s as recommended, and on from there
+        backoff=Backoff(first=1, factor=2, cap=30, jitter=0.2),  # until the bootstrap recommends waits of its own
     )
 
     def __init__(self, context: Context) -> None:

@@ -5,8 +5,8 @@ A stream is wanted, then resolved (the bootstrap named its channel), then joined
 - Every bootstrap repeats what is resolved and still wanted, as the published SDKs do.
 - Its answer names streams without their filters; of several with one name the channels come in the order they were asked for
   (not documented). So a channel tells the stream, and only the payload itself tells the symbol.
-- One refused filter refuses the whole bootstrap. Those asked for in it are doubted from then on and asked for one by one, so
-  that only the one at fault is refused.
+- One refused filter refuses the whole bootstrap. What was new in it is then asked for one by one, so that only the one at
+  fault is refused.
 - ``private-`` and ``presence-`` channels need an authorization for this very connection, by a form (JSON is refused).
 - A topic of several streams holds as long as one of them does.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
-from relay.adapter import Ack, Answer, Fetch, Learned, Nack, Send, Signal, Unknown, loads
+from relay.adapter import Ack, Answer, Fetch, Learned, Nack, Send, Signal, Unknown, Waits, loads
 from relay.model.channels import Topic
 from relay.model.events import Error, Event
 from relay.pusher import ClientConnection, channel_type
@@ -57,7 +57,6 @@ class Channels:
         self._auth_url = AUTH
         self._wanted: dict[Want, Topic] = {}
         self._resolved: dict[Want, str] = {}
-        self._doubted: set[Want] = set()
         self._joined: set[str] = set()
         #: The stream of every channel that was ever named on this connection.
         self.streams: dict[str, Want] = {}
@@ -75,10 +74,8 @@ class Channels:
         self._wanted.update(asked)
         held = [want for want in self._wanted if want in self._resolved]
         unresolved = [want for want in asked if want not in self._resolved]
-        together = [want for want in unresolved if want not in self._doubted]
-        if together:
-            yield self.resolve(together, held)
-        yield from (self.resolve([want]) for want in unresolved if want in self._doubted)
+        if unresolved:
+            yield self.resolve(unresolved, held)
         resolved = (want for want in asked if want in self._resolved)
         yield from (self._join(want) for want in resolved if self._resolved[want] not in self._joined)
 
@@ -113,6 +110,7 @@ class Channels:
             body = body.get("data", body)
             if self._pusher.socket_id is None:
                 yield self._located(body["connection"])
+                yield from _recommended(body)
             yield from self._named(tag.wants, body["subscriptions"])
             yield from self._resolved_now(asked)
 
@@ -138,16 +136,12 @@ class Channels:
                     yield Unknown(entry, "a subscription without stream and channel")
 
     def _resolved_now(self, asked: Iterable[Want]) -> Items:
-        again: dict[Topic, None] = {}
         for want in asked:
             if want not in self._resolved:
                 yield from self._refused(want, "the bootstrap names no channel for it")
-            elif isinstance(joining := self._join(want), str):
-                yield Send(joining)
-            else:  # a request, which is made when the topic is asked for again
-                again[self._wanted[want]] = None
-        if again:
-            yield Ack(tuple(again), done=False)
+            else:
+                joining = self._join(want)
+                yield Send(joining) if isinstance(joining, str) else joining
 
     def _authorized(self, asked: Iterable[Want], given: Any) -> Items:
         for want in asked:
@@ -167,8 +161,7 @@ class Channels:
             for want in asked:
                 yield from self._refused(want, reason)
         else:
-            self._doubted.update(asked)
-            yield Ack(tuple(dict.fromkeys(self._wanted[want] for want in asked)), done=False)
+            yield from (self.resolve([want]) for want in asked)
 
     def joined(self, channel: str) -> Items:
         """The Pusher server confirmed a channel."""
@@ -187,6 +180,12 @@ class Channels:
             yield Error(code="stream_refused", message=f"{want.stream}: {reason}")
         else:
             yield Nack((topic,), f"{want.stream}: {reason}")
+
+
+def _recommended(body: Mapping[str, Any]) -> Items:
+    match body:
+        case {"session": {"recommendedReconnectBackoffMs": [*waits]}} if all(type(wait) is int for wait in waits):
+            yield Waits(tuple(wait / 1000 for wait in waits))
 
 
 def _said(text: str) -> str:

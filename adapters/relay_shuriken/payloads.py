@@ -1,4 +1,4 @@
-"""What the payloads of Shuriken's streams mean: swaps are public trades, everything else is handed on whole.
+"""What the payloads of Shuriken's streams mean: swaps are public trades with the rest of them, all else is handed on whole.
 
 Members as the provider's published SDK types them (https://github.com/ShurikenTrade/shuriken-sdk-ts, ``src/streams``).
 """
@@ -14,6 +14,8 @@ from relay_shuriken.streams import FEEDS, TOKENS
 
 _FEED_OF = {stream: symbol for symbol, stream in FEEDS.items()}
 _FACTS = frozenset((*TOKENS["reference", "svm"], *TOKENS["reference", "evm"]))
+#: Members of a swap that fields of a public trade have.
+_OF_TRADE = ("signature", "txHash", "priceUsd", "isBuy")
 _FIRST_MILLISECOND = 100_000_000_000
 """Unix seconds beyond the year 5000, milliseconds of 1973: smaller numbers are seconds, larger ones milliseconds."""
 
@@ -42,8 +44,10 @@ def public(stream: str, data: Any, symbol: str, native: str) -> Event:
     if stream.endswith(".token.swaps"):
         quantity = tokens_swapped(data)
         if quantity is not None:
+            rest = {name: value for name, value in data.items() if name not in _OF_TRADE}
             return PublicTrade(id=data.get("signature", data.get("txHash")), price=data["priceUsd"], quantity=quantity,
-                               side=Side.BUY if data["isBuy"] else Side.SELL, time=time_of(data), **about)  # fmt: skip
+                               side=Side.BUY if data["isBuy"] else Side.SELL, time=time_of(data), data=rest,
+                               **about)  # fmt: skip
     kind = Reference if stream in _FACTS else ProviderSignal
     return kind(name=stream, data=data, timestamp=time_of(data), **about)
 

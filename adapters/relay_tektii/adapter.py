@@ -32,7 +32,7 @@ from relay.adapter import (
 )
 from relay.model.channels import Topic
 from relay.model.commands import Command
-from relay.model.events import Event, Notification, RateLimit, Staleness
+from relay.model.events import Event, Notification, RateLimit
 from relay_tektii import answers, reading, rest
 from relay_tektii.reading import OVER, PONG, TIMEFRAMES, members
 
@@ -134,9 +134,8 @@ class Tektii(Adapter):
                 yield reading.connection(frame, **time)
             case {"type": "rate_limit", "event": event, "requests_remaining": left, "reset_at": reset_at}:
                 yield RateLimit(event=event, requests_remaining=left, reset_at=reset_at, **time)
-            case {"type": "data_staleness", "event": event, "symbols": [*natives]}:
-                yield Staleness(event=event, symbols=map(self.symbol, natives), stale_since=frame.get("stale_since"),
-                                **time)  # fmt: skip
+            case {"type": "data_staleness", "event": _, "symbols": [*natives]}:
+                yield reading.staleness(frame, self.symbol, natives, **time)
             case {"type": "financing"}:
                 yield reading.financing(frame, self.symbol, **time)
             case {"type": "error", "code": _}:

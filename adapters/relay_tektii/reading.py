@@ -6,12 +6,23 @@ the field of its name. A member that is null is one that was left out. Behind th
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from relay.adapter import CloseMeaning, Redial, Send, loads
 from relay.model.enums import AccountEvent, ConnectionEvent, OrderEvent, OrderStatus, PositionEvent
-from relay.model.events import Account, Candle, Connection, Error, Notification, Order, Position, Quote, Trade
+from relay.model.events import (
+    Account,
+    Candle,
+    Connection,
+    Error,
+    Notification,
+    Order,
+    Position,
+    Quote,
+    Staleness,
+    Trade,
+)
 
 Given = dict[str, Any]
 Symbol = Callable[[str], str]
@@ -21,6 +32,7 @@ PONG = Send('{"type":"pong"}')
 #: The gateway closes behind a finished backtest, and there is nothing more to come back for.
 OVER = Redial("the backtest is complete", CloseMeaning.REFUSED)
 
+#: Members that go to the fields of their names, besides ``symbol``; any other member of an object stays in ``data``.
 QUOTE = ("bid", "ask", "bid_size", "ask_size", "last", "volume")
 BAR = ("timeframe", "open", "high", "low", "close", "volume")
 ORDER = (
@@ -31,7 +43,7 @@ ORDER = (
 )  # fmt: skip
 POSITION = (
     "id", "side", "quantity", "average_entry_price", "current_price", "unrealized_pnl", "realized_pnl", "margin_mode",
-    "leverage", "liquidation_price", "opened_at", "updated_at",
+    "leverage", "liquidation_price", "stop_loss", "take_profit", "opened_at", "updated_at",
 )  # fmt: skip
 ACCOUNT = ("balance", "equity", "margin_used", "margin_available", "unrealized_pnl", "currency")
 TRADE = ("id", "order_id", "side", "quantity", "price", "commission", "commission_currency", "is_maker")
@@ -97,21 +109,28 @@ def _about(given: Given, symbol: Symbol) -> Given:
     return {"symbol": symbol(native), "native_symbol": native}
 
 
-def _picked(given: Mapping[str, Any], names: tuple[str, ...]) -> Given:
-    return {name: given[name] for name in names if name in given}
+def _picked(given: Mapping[str, Any], names: tuple[str, ...], *read: str) -> Given:
+    """The members of these names, and whatever is neither among them nor ``read`` otherwise as ``data``."""
+    fields = {name: given[name] for name in names if name in given}
+    if len(given) > len(fields):
+        rest = {name: value for name, value in given.items() if name not in fields and name not in read}
+        return {**fields, "data": rest} if rest else fields
+    return fields
 
 
 def quote(given: Given, symbol: Symbol, **time: Any) -> Quote:
-    return Quote(time=given.get("timestamp"), **_about(given, symbol), **_picked(given, QUOTE), **time)
+    about, picked = _about(given, symbol), _picked(given, QUOTE, "symbol", "timestamp")
+    return Quote(time=given.get("timestamp"), **about, **picked, **time)
 
 
 def candle(given: Given, symbol: Symbol, **time: Any) -> Candle:
     """A bar. Nothing says whether it can still change."""
-    return Candle(start=given["timestamp"], **_about(given, symbol), **_picked(given, BAR), **time)
+    about, picked = _about(given, symbol), _picked(given, BAR, "symbol", "timestamp")
+    return Candle(start=given["timestamp"], **about, **picked, **time)
 
 
 def order(given: Given, symbol: Symbol, event: Any, **more: Any) -> Order:
-    return Order(**{"event": event, **_about(given, symbol), **_picked(given, ORDER), **more})
+    return Order(**{"event": event, **_about(given, symbol), **_picked(given, ORDER, "symbol"), **more})
 
 
 def listed_order(given: Given, symbol: Symbol) -> Order:
@@ -120,7 +139,7 @@ def listed_order(given: Given, symbol: Symbol) -> Order:
 
 
 def position(given: Given, symbol: Symbol, event: Any, **time: Any) -> Position:
-    return Position(event=event, **_about(given, symbol), **_picked(given, POSITION), **time)
+    return Position(event=event, **_about(given, symbol), **_picked(given, POSITION, "symbol"), **time)
 
 
 def listed_position(given: Given, symbol: Symbol) -> Position:
@@ -138,17 +157,26 @@ def account(given: Given, event: Any = AccountEvent.BALANCE_UPDATED, **time: Any
 
 
 def trade(given: Given, symbol: Symbol, **more: Any) -> Trade:
-    return Trade(time=given.get("timestamp"), **_about(given, symbol), **_picked(given, TRADE), **more)
+    about, picked = _about(given, symbol), _picked(given, TRADE, "symbol", "timestamp")
+    return Trade(time=given.get("timestamp"), **about, **picked, **more)
+
+
+def _says(given: Given) -> str:
+    """That it is the gateway who says so, its word, and the broker's name where it gives one."""
+    return " ".join(["the gateway says", *(text(given, name) for name in ("event", "broker") if name in given)])
 
 
 def connection(given: Given, **time: Any) -> Connection:
-    """The gateway's own connection to its broker; the reason says so, with its word and the broker's name."""
-    word = text(given, "event")
-    reason = " ".join(["the gateway says", word, *(text(given, name) for name in ("broker",) if name in given)])
+    """The gateway's own connection to its broker; the reason says so."""
     failure = text(given, "error") if "error" in given else None
-    return Connection(
-        event=CONNECTIONS[word], reason=reason, error=failure, gap_ms=given.get("gap_duration_ms"), **time
-    )
+    return Connection(event=CONNECTIONS[text(given, "event")], reason=_says(given), error=failure,
+                      gap_ms=given.get("gap_duration_ms"), **time)  # fmt: skip
+
+
+def staleness(given: Given, symbol: Symbol, natives: Iterable[str], **time: Any) -> Staleness:
+    """The gateway has no live data of these symbols, or has it again."""
+    return Staleness(event=text(given, "event"), symbols=map(symbol, natives), stale_since=given.get("stale_since"),
+                     reason=_says(given), **time)  # fmt: skip
 
 
 def error(given: Given, **time: Any) -> Error | Notification:

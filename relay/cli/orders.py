@@ -4,7 +4,6 @@ The exit code says what is known: 0 accepted, 1 rejected or refused, 3 unknown. 
 repeat the same command with the key that was printed, which never places it twice.
 """
 
-import json
 import sys
 import uuid
 from typing import Annotated, Any
@@ -12,18 +11,16 @@ from typing import Annotated, Any
 import msgspec
 from attrs import field, frozen
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.table import Table
 
 from relay.adapter import Answer, Fetch
+from relay.cli.shown import show
 from relay.model.command_values import CommandError, free_object, read
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.net.http import HttpClient
 from relay.problems import OperatorError, one_line
-from relay.settings import DEMO_API_KEY
+from relay.settings import DEMO_API_KEY, DEMO_URL
 
 UNKNOWN = 3
-DEMO_URL = "http://127.0.0.1:6001"
 #: Failures of a request that happen before anything of it is sent.
 _NOT_SENT = ("ConnectError", "ConnectTimeout", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError")
 
@@ -345,34 +342,3 @@ def _object(text: str) -> dict[str, Any]:
     except CommandError:
         return {}
     return value
-
-
-def show(body: dict[str, Any]) -> None:
-    """Print a reply for people."""
-    console = Console(width=None if sys.stdout.isatty() else 250)
-    head = Table("outcome", "command", "provider", "account", box=None, pad_edge=False)
-    head.add_row(*(str(body.get(name, "")) for name in ("outcome", "command_id", "provider", "account")))
-    console.print(head)
-    found = body.get("error") if body.get("error") is not None else body.get("result")
-    if found is not None:
-        console.print(_table(found))
-
-
-def _table(found: Any) -> Table:
-    """A list of objects row by row, also where it is all there is in an object; any other object member by member."""
-    if isinstance(found, dict) and len(found) == 1 and isinstance(next(iter(found.values())), list):
-        return _table(next(iter(found.values())))
-    if isinstance(found, list) and found and all(isinstance(each, dict) for each in found):
-        columns = list(dict.fromkeys(name for each in found for name in each))
-        table = Table(*columns, box=None, pad_edge=False)
-        for each in found:
-            table.add_row(*(_cell(each.get(name)) for name in columns))
-        return table
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in found.items() if isinstance(found, dict) else [("", found)]:
-        table.add_row(name, _cell(value))
-    return table
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)

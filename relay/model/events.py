@@ -6,7 +6,9 @@ codec writes the wire form. The rules every field obeys:
 - decimals are plain text with the provider's own digits (`relay.model.decimals`), never floats;
 - times are RFC 3339 UTC text with the provider's own precision (`relay.model.times`);
 - optional means absent: None is left out of the JSON, and nothing is defaulted, derived or guessed;
-- states are strict enums (`relay.model.enums`), descriptions are open text.
+- states are strict enums (`relay.model.enums`), descriptions are open text;
+- ``data`` beside other fields holds the members of the provider's message that none of these has, under the provider's own
+  names; where it is the only field of substance it holds the whole payload.
 
 Names of fields and enums follow Tektii's published event reference (https://docs.tektii.com), extended. ``body`` names
 the JSON member that holds the fields; kinds without one are flat.
@@ -171,6 +173,7 @@ class Quote(MarketEvent):
     ask_size: str | None = field(default=None, converter=optional_decimal)
     last: str | None = field(default=None, converter=optional_decimal)
     volume: str | None = field(default=None, converter=optional_decimal)
+    data: Any = None
     time: str | None = field(default=None, converter=optional_time)
     timestamp: str | None = field(default=Factory(lambda self: self.time, takes_self=True), converter=optional_time)
 
@@ -191,6 +194,7 @@ class Candle(MarketEvent):
     close: str = field(converter=decimal_text)
     volume: str = field(converter=decimal_text)
     closed: bool | None = field(default=None, converter=_optional_flag)
+    data: Any = None
 
 
 @frozen(kw_only=True)
@@ -224,6 +228,7 @@ class PublicTrade(MarketEvent):
     price: str = field(converter=decimal_text)
     quantity: str = field(converter=decimal_text)
     side: Side | None = field(default=None, converter=optional(Side))
+    data: Any = None
     time: str | None = field(default=None, converter=optional_time)
     timestamp: str | None = field(default=Factory(lambda self: self.time, takes_self=True), converter=optional_time)
 
@@ -272,6 +277,7 @@ class Trade(AccountScoped):
     commission: str | None = field(default=None, converter=optional_decimal)
     commission_currency: str | None = field(default=None, converter=_optional_text)
     is_maker: bool | None = field(default=None, converter=_optional_flag)
+    data: Any = None
     time: str | None = field(default=None, converter=optional_time)
     timestamp: str | None = field(default=Factory(lambda self: self.time, takes_self=True), converter=optional_time)
 
@@ -320,11 +326,12 @@ class Order(AccountScoped):
     vanished: bool | None = field(default=None, converter=_optional_flag)
     created_at: str | None = field(default=None, converter=optional_time)
     updated_at: str | None = field(default=None, converter=optional_time)
+    data: Any = None
 
 
 @frozen(kw_only=True)
 class Position(AccountScoped):
-    """State of one position and what happened to it."""
+    """State of one position and what happened to it. ``stop_loss`` and ``take_profit`` are prices that close it."""
 
     kind = "position"
     body = "position"
@@ -342,8 +349,11 @@ class Position(AccountScoped):
     margin_mode: str | None = field(default=None, converter=_optional_text)
     leverage: str | None = field(default=None, converter=optional_decimal)
     liquidation_price: str | None = field(default=None, converter=optional_decimal)
+    stop_loss: str | None = field(default=None, converter=optional_decimal)
+    take_profit: str | None = field(default=None, converter=optional_decimal)
     opened_at: str | None = field(default=None, converter=optional_time)
     updated_at: str | None = field(default=None, converter=optional_time)
+    data: Any = None
 
 
 @frozen(kw_only=True)
@@ -362,6 +372,7 @@ class Account(AccountScoped):
     unrealized_pnl: str | None = field(default=None, converter=optional_decimal)
     realized_pnl: str | None = field(default=None, converter=optional_decimal)
     currency: str | None = field(default=None, converter=_optional_text)
+    data: Any = None
 
 
 @frozen(kw_only=True)
@@ -436,7 +447,8 @@ class RateLimit(Event):
 class Staleness(Event):
     """Data of the named symbols stopped coming (STALE) or came back (FRESH) while the session itself is up.
 
-    ``of`` and ``timeframe`` say which streams. ``reason`` is there when the provider said why: it refused them.
+    ``of`` and ``timeframe`` say which streams. ``reason`` is there when it is the provider who said so: it refused them, or
+    tells of its own sources.
     """
 
     kind = "staleness"

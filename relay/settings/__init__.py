@@ -1,6 +1,6 @@
 """Configuration: ``tickrelay.toml`` in, complete and checked `Settings` out, or every problem at once."""
 
-from relay.settings.check import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET
+from relay.settings.check import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, DEMO_URL
 from relay.settings.load import SettingsError, load, settings_of
 from relay.settings.reference import Setting, describe_settings, reference
 from relay.settings.resolved import Account, Provider, Server, Settings, Tls
@@ -12,6 +12,7 @@ __all__ = [
     "DEMO_APP_ID",
     "DEMO_KEY",
     "DEMO_SECRET",
+    "DEMO_URL",
     "Account",
     "LogTable",
     "Provider",

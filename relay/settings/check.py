@@ -10,6 +10,7 @@ DEMO_APP_ID = "1"
 DEMO_KEY = "demo-key"
 DEMO_SECRET = "demo-secret"
 DEMO_API_KEY = "demo-api-key"
+DEMO_URL = "http://127.0.0.1:6001"
 
 DEMO_VALUES = frozenset({DEMO_KEY, DEMO_SECRET, DEMO_API_KEY})
 """Known to everybody: refused outside the demo."""

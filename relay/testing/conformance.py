@@ -13,6 +13,8 @@ read the frame broken in every way `relay.testing.mutations` knows. The checks:
 - ``wire``: every event survives the canonical JSON;
 - ``mutations``: a broken message raises nothing a session does not survive, invents no price, no time and no side or
   state, and whatever is yielded is an event or a signal;
+- ``answers``: the same for the HTTP answers the recording has to the adapter's own requests; and an error status never
+  becomes a command's acceptance;
 - ``arbitrary``: the same for JSON that has nothing to do with the provider (hypothesis, where it is installed);
 - ``symbols``: every symbol survives the way to canonical and back;
 - ``offers``: a subscription of everything offered can be written;
@@ -31,10 +33,11 @@ from typing import Any
 import attrs
 import msgspec
 
-from relay.adapter import Adapter, Fetch, Hello, Signal, Subscribe, Unknown, Unsubscribe
+from relay.adapter import Adapter, CommandReply, Fetch, Hello, Signal, Subscribe, Unknown, Unsubscribe
 from relay.model import codec
 from relay.model.commands import Command
 from relay.model.events import Event, Stamp
+from relay.testing.answers import Exchange, exchanges
 from relay.testing.evidence import Evidence, enums, fields
 from relay.testing.mutations import mutants, shape, strangers
 from relay.testing.recording import Recording, Source
@@ -113,10 +116,37 @@ def check_mutations(subject: Subject) -> None:
             result = _survived(subject, clone(adapter), mutant.text, where)
             if mutant.of_word:
                 _check_guesses(subject, where, original, result)
-            for event in result.events:
-                _check_wire(where, event)
     for stranger in strangers():
         _survived(subject, subject.prepared(), stranger.text, stranger.what)
+
+
+def check_answers(subject: Subject) -> None:
+    """A broken HTTP answer costs at most itself, and an error is no acceptance."""
+    seen: set[tuple[str, Hashable]] = set()
+    for exchange in exchanges(subject):
+        original = exchange.read()
+        if original.error is not None:
+            raise Broken(f"{exchange.where}: fetched raised {original.error!r} over {exchange.answer.text[:300]}")
+        _check_read(subject, exchange.where, exchange.answer.text, original)
+        if exchange.of_command:
+            _check_refusals(exchange)
+        form = (str(type(exchange.fetch.tag)), shape(exchange.answer.text))
+        if form in seen:
+            continue
+        seen.add(form)
+        for mutant in mutants(exchange.answer.text):
+            where = f"{exchange.where}, {mutant.what}"
+            result = exchange.read(mutant.text)
+            _check_read(subject, where, mutant.text, result)
+            if mutant.of_word:
+                _check_guesses(subject, where, original, result)
+
+
+def _check_refusals(exchange: Exchange) -> None:
+    for status in (400, 422):
+        for item in exchange.read(status=status).items:
+            if isinstance(item, CommandReply) and item.error is None:
+                raise Broken(f"{exchange.where}: with status {status} it accepts the command: {item!r:.300}")
 
 
 def check_arbitrary(subject: Subject) -> None:
@@ -143,11 +173,17 @@ def survive(subject: Subject, adapter: Adapter, text: str) -> Read:
 
 def _survived(subject: Subject, adapter: Adapter, text: str, where: str) -> Read:
     result = read(adapter, text)
+    _check_read(subject, where, text, result)
+    return result
+
+
+def _check_read(subject: Subject, where: str, text: str, result: Read) -> None:
     for item in result.items:
         _check_type(where, item)
     _check_decimals(subject, where, text, result)
     _check_moments(subject, where, text, result)
-    return result
+    for event in result.events:
+        _check_wire(where, event)
 
 
 def check_symbols(subject: Subject) -> None:
@@ -220,7 +256,8 @@ def check_secrets(subject: Subject) -> None:
 
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
-    check_examples, check_floats, check_prices, check_times, check_wire, check_mutations, check_arbitrary, check_symbols,
+    check_examples, check_floats, check_prices, check_times, check_wire, check_mutations, check_answers, check_arbitrary,
+    check_symbols,
     check_offers, check_commands, check_frames, check_secrets,
 )  # fmt: skip
 

@@ -10,7 +10,10 @@ from relay.model.commands import (
     ClosePosition,
     Command,
     GetQuote,
+    OrderHistory,
     PlaceOrder,
+    PositionHistory,
+    TradeHistory,
 )
 from relay.model.enums import OrderType, Side
 
@@ -18,6 +21,7 @@ from relay.model.enums import OrderType, Side
 QUANTITY = "1234567.123456789012"
 PRICE = "65432.10"
 
+_PERIOD = {"since": "2025-01-15T00:00:00Z", "until": "2025-01-16T00:00:00Z"}
 _MEMBERS: dict[type[Command], dict[str, Any]] = {
     PlaceOrder: {
         "side": Side.BUY,
@@ -31,6 +35,7 @@ _MEMBERS: dict[type[Command], dict[str, Any]] = {
     ClosePosition: {"position_id": "position-1"},
     AmendPosition: {"position_id": "position-1", "stop_loss": PRICE},
     Call: {"function": "Ping"},
+    **dict.fromkeys((OrderHistory, PositionHistory, TradeHistory), _PERIOD),
 }
 _OF_A_SYMBOL = (PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, GetQuote)
 

@@ -11,17 +11,18 @@ Both memories outlive connections, and both are bounded: the longest unused is f
 
 from collections import OrderedDict
 from collections.abc import Container
+from typing import Any
 
 import attrs
 
 from relay.model.enums import OrderEvent, OrderStatus, PositionEvent
 from relay.model.events import Account, AccountScoped, Order, Position, Trade
 
-#: Attributes that say what happened or when it was told, not what is.
-_NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id")
+#: Attributes that say what happened or when it was told, not what is; a list's ``data`` has other members than the stream's.
+_NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id", "data")
 _ENDED = (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED)
 
-_State = tuple[object, ...]
+_ABSENT = object()
 _Name = tuple[str, str | None, str]
 
 
@@ -54,16 +55,20 @@ class States:
     def changes(self, event: Order | Position | Account, account: str | None, now: float) -> bool:
         """Whether ``event`` says anything that was not last known; it is known from now on.
 
-        A list without the sender's id of an order says nothing about it: some providers know it on one connection only.
+        What an event leaves out it says nothing about: lists have fewer members than the stream, or other ones. Only that it
+        has vanished is the relay's own word, and is no longer so when the provider tells of it again.
         """
         name = (event.kind, event.account or account, "" if isinstance(event, Account) else event.id)
         before = self._states.pop(name, None)
-        if isinstance(event, Order) and event.client_order_id is None and before is not None:
-            event = attrs.evolve(event, client_order_id=getattr(before[0], "client_order_id", None))
+        said = _said(event)
+        if before is not None:
+            had = _said(before[0])
+            is_new = any(had.get(field, _ABSENT) != value for field, value in said.items())
+            event = attrs.evolve(event, **{field: value for field, value in had.items() if field not in said})
         self._states[name] = event, now
         if len(self._states) > self._size:
             self._states.popitem(last=False)
-        return before is None or _state(before[0]) != _state(event)
+        return before is None or is_new
 
     def vanished(
         self, kind: str, account: str | None, listed: Container[str], asked_at: float
@@ -103,5 +108,6 @@ def _closed_unseen(position: Position) -> Position:
     )
 
 
-def _state(event: AccountScoped) -> _State:
-    return tuple(getattr(event, a.name) for a in attrs.fields(type(event)) if a.name not in _NOT_STATE)
+def _said(event: AccountScoped) -> dict[str, Any]:
+    fields = {a.name: getattr(event, a.name) for a in attrs.fields(type(event)) if a.name not in _NOT_STATE}
+    return {name: value for name, value in fields.items() if value is not None or name == "vanished"}

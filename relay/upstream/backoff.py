@@ -5,10 +5,13 @@ relays cut off together do not come back together. A connection that stays up on
 a provider that accepts and at once drops us must not be hammered. What the provider asks for (Retry-After) is a minimum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 from relay.adapter import Backoff
+
+#: Seconds; the longest wait that is taken from a provider's recommendation.
+LONGEST = 3600.0
 
 
 class Retry:
@@ -16,6 +19,7 @@ class Retry:
 
     def __init__(self, plan: Backoff) -> None:
         self._plan = plan
+        self._recommended: tuple[float, ...] = ()
         self._opened_at: float | None = None
         #: Attempts since the last connection that settled.
         self.attempts = 0
@@ -39,10 +43,22 @@ class Retry:
             longest: wait the whole cap, as after a rate limit.
         """
         plan = self._plan
-        ceiling = plan.cap if longest else min(plan.cap, plan.first * plan.factor ** min(self.attempts, 64))
+        ceiling = plan.cap if longest else self._ceiling(self.attempts)
         self.attempts += 1
         share = 1.0 if longest else 1.0 - plan.jitter * (1.0 - uniform)
         return max(ceiling * share, at_least)
+
+    def recommend(self, seconds: Sequence[float]) -> None:
+        """The provider names the waits of the first attempts. What is beyond an hour, or no wait at all, is not taken."""
+        self._recommended = tuple(each for each in seconds if 0 < each <= LONGEST)
+
+    def _ceiling(self, attempt: int) -> float:
+        """The wait of an attempt before chance takes its share; behind what is recommended it grows on from there."""
+        plan, named = self._plan, self._recommended
+        if attempt < len(named):
+            return named[attempt]
+        first, more = (named[-1] * plan.factor, attempt - len(named)) if named else (plan.first, attempt)
+        return max(min(plan.cap, first * plan.factor ** min(more, 64)), named[-1] if named else 0.0)
 
 
 def retry_after(headers: Mapping[str, str], unix_ns: int) -> float | None:

@@ -2,14 +2,16 @@
 
 A call is WAITING while it waits for its budget and SENT afterwards. One that was never sent is REJECTED: nothing can have
 come of it. One that was sent ends ACCEPTED or REJECTED by the provider's answer, and UNKNOWN when the deadline passes, the
-connection it was sent on is lost, or the HTTP request got no answer that says anything of the order (none, 408, any 5xx):
-the order may be live. What the provider answers after that changes nothing here; its order events tell the rest.
+connection it was sent on is lost, or the HTTP request got no answer that says anything of the order (none, 408, any 5xx
+but 501): the order may be live. What the provider answers after that changes nothing here; its order events tell the rest.
+
+An error that names no command answers none. What was sent on the same connection before it says so when it ends unknown.
 """
 
 from math import inf
 from typing import Any
 
-from attrs import define
+from attrs import Factory, define
 
 from relay.adapter import Answer
 from relay.model.commands import Command
@@ -23,6 +25,11 @@ class _Call:
     due_at: float
     sent: bool = False
     over_http: bool = False
+    errors: list[dict[str, str]] = Factory(list)
+
+
+#: Errors that are kept for one command.
+_ERRORS = 3
 
 
 class Calls:
@@ -48,6 +55,12 @@ class Calls:
             call.sent = True
             call.over_http = over_http
 
+    def heard(self, code: str, message: str) -> None:
+        """The provider said that something failed, and not what."""
+        for call in self._open.values():
+            if call.sent and not call.over_http and len(call.errors) < _ERRORS:
+                call.errors.append({"code": code, "message": message})
+
     def answered(self, id: str, result: Any, error: Any) -> Reply | None:
         """The provider answered; None when no reply is owed for this id (late, or never asked)."""
         call = self._open.pop(id, None)
@@ -66,7 +79,8 @@ class Calls:
         call = self._open.pop(id, None)
         if call is None:
             return None
-        message = f"no usable answer: {answer.text[:200]}" if answer.status == 0 else f"HTTP status {answer.status}"
+        what = f"HTTP status {answer.status}" if answer.status else "no usable answer"
+        message = f"{what}: {answer.text[:500]}" if answer.text else what
         return _reply(call.command, Outcome.UNKNOWN, error={"code": "no_answer", "message": message})
 
     def disconnected(self) -> list[Reply]:
@@ -86,7 +100,8 @@ class Calls:
     def _given_up(self, id: str, code: str, message: str) -> Reply:
         call = self._open.pop(id)
         if call.sent:
-            return _reply(call.command, Outcome.UNKNOWN, error={"code": code, "message": message})
+            heard = {"heard": call.errors} if call.errors else {}
+            return _reply(call.command, Outcome.UNKNOWN, error={"code": code, "message": message, **heard})
         return refusal(call.command, f"{code}_before_sent", f"{message}, and the command had not been sent")
 
     def deadline(self) -> float:
@@ -100,8 +115,8 @@ def refusal(command: Command, code: str, message: str, **details: Any) -> Reply:
 
 
 def nothing_known(answer: Answer) -> bool:
-    """Whether an HTTP answer leaves open if the order was carried out."""
-    return answer.status in (0, 408) or answer.status >= 500
+    """Whether an HTTP answer leaves open if the order was carried out. 501 does not: there is no such function there."""
+    return answer.status in (0, 408) or (answer.status >= 500 and answer.status != 501)
 
 
 def _reply(command: Command, outcome: Outcome, *, result: Any = None, error: Any = None) -> Reply:

@@ -12,10 +12,10 @@ import attrs
 
 from relay.adapter import Adapter, Answer, Complete, Fetch, Unknown
 from relay.model.enums import StalenessEvent
-from relay.model.events import KINDS, Account, AccountScoped, Depth, Event, Order, Position, Trade
+from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
 from relay.upstream.core import Core
 from relay.upstream.ledger import Key, Standing, event_key
-from relay.upstream.outbound import Job
+from relay.upstream.outbound import Job, Purpose
 from relay.upstream.signals import Handlers
 from relay.upstream.subscriptions import Subscriptions, staleness
 from relay.upstream.tally import SAMPLE_SIZE, Sample
@@ -33,11 +33,12 @@ class Inbound:
         self._entry_of = core.ledger.find
         self._watch_of = core.topics.find
         self._reconciling = False
-        #: When what is being read was asked for; None for a message of the stream, which comes in its place.
-        self._asked_at: float | None = None
+        #: The request whose answer is being read; None for a message of the stream, which comes in its place.
+        self._answering: Job | None = None
         self._items: Iterable[object] = ()
         self._handlers: Handlers = dict.fromkeys(KINDS.values(), self._event)
-        self._handlers |= {Depth: self._depth, Trade: self._fill, Unknown: self._unknown, Complete: self._complete}
+        self._handlers |= {Depth: self._depth, Trade: self._fill, Unknown: self._unknown, Complete: self._complete,
+                           Fetch: self._fetch, Error: self._error}  # fmt: skip
         self._handlers |= dict.fromkeys((Order, Position, Account), self._state)
 
     def handle(self, handlers: Handlers) -> None:
@@ -68,11 +69,11 @@ class Inbound:
         except Exception as error:  # noqa: BLE001 - as in decode
             self.unknown(answer.text, f"answer to {tag!r}: {type(error).__name__}: {error}")
             return
-        self._reconciling, self._asked_at = reconciling, job.sent_at
+        self._reconciling, self._answering = reconciling, job
         try:
             self._take(items)
         finally:
-            self._reconciling, self._asked_at = False, None
+            self._reconciling, self._answering = False, None
 
     def _take(self, items: Iterable[object]) -> None:
         self._items = items
@@ -103,6 +104,10 @@ class Inbound:
         watch = self._watch_of(key)
         if watch is not None and self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.FRESH))
+
+    def _error(self, error: Error) -> None:
+        self._core.calls.heard(error.code, error.message)
+        self._event(error)
 
     def _depth(self, depth: Depth) -> None:
         self._tally.received += 1
@@ -145,9 +150,18 @@ class Inbound:
             and item.kind == complete.kind
             and (item.account or self._account) == account
         }
-        asked_at = core.at.now if self._asked_at is None else self._asked_at
+        asked_at = core.at.now if self._answering is None else self._answering.sent_at
         for event in core.states.vanished(complete.kind, account, listed, asked_at):
             core.publish(event)
+
+    def _fetch(self, fetch: Fetch) -> None:
+        """A further request: at once where the connection waits for it, else when the budget allows."""
+        core, job = self._core, self._answering
+        if job is not None and job.purpose in (Purpose.PREPARE, Purpose.RENEW):
+            core.at_once([fetch], job.purpose)
+        elif (adapter := core.adapter if job is None else job.adapter) is not None:
+            core.outbound.follow(fetch, adapter, job)
+            core.rearm()
 
     def _marked(self, event: AccountScoped) -> AccountScoped:
         return attrs.evolve(event, reconciled=True) if self._reconciling else event

@@ -101,6 +101,12 @@ class Outbound:
         needs: Uses = {"frame": 1, of: 1 + self._budget.capacity(of) // 2}
         self.queue.put(Lane.FETCH, {"frame": 1, of: 1}, Job(text, adapter), needs)
 
+    def follow(self, fetch: Fetch, adapter: Adapter, job: Job | None) -> None:
+        """Queue a further request, made for the same reason as ``job``; None for one that a message led to."""
+        purpose, subject = (Purpose.OTHER, "") if job is None else (job.purpose, job.subject)
+        following = Job(fetch, adapter, purpose, subject)
+        self.queue.put(Lane.CALL if purpose is Purpose.CALL else Lane.FETCH, uses(following, None), following)
+
     def now(self, adapter: Adapter, writings: Iterable[str | Fetch], purpose: Purpose, now: float) -> list[Output]:
         """Give out ``writings`` at once; the budget is charged, not asked.
 

@@ -70,16 +70,21 @@ class _Hiding:
         if fetch.headers:
             written["headers"] = {name: self(value) for name, value in fetch.headers.items()}
         if fetch.json is not None:
-            written["body"] = _json(self(dumps(fetch.json)))
+            written["body"] = self._json(fetch.json)
         elif fetch.form is not None:
             written["body"] = {name: self(value) for name, value in fetch.form.items()}
         return written
 
-
-def _json(text: str) -> msgspec.Raw | str:
-    """``text`` as the JSON it is, its numbers untouched; as text where taking a secret out has left none."""
-    try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-    return msgspec.Raw(text.encode())
+    def _json(self, value: Any) -> Any:
+        """JSON without secrets; every number has its own digits, one that is a secret is hidden whole."""
+        match value:
+            case dict():
+                return {self(name): self._json(item) for name, item in value.items()}
+            case list() | tuple():
+                return [self._json(item) for item in value]
+            case str():
+                return self(value)
+            case bool() | None:
+                return value
+        text = bytes(value).decode() if isinstance(value, msgspec.Raw) else str(value)
+        return value if self(text) == text else HIDDEN

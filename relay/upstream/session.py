@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from relay.adapter import Adapter, Answer, CloseMeaning, Context, Hello, Ping, Ready, Redial, Unsubscribe
+from relay.adapter import Adapter, Answer, CloseMeaning, Context, Hello, Ping, Ready, Redial, Unsubscribe, Waits
 from relay.model.enums import ConnectionEvent, RateLimitEvent
 from relay.model.events import Connection, RateLimit
 from relay.upstream import turns
@@ -103,7 +103,8 @@ class SessionMachine:
         self._inbound = Inbound(core, self._subscriptions)
         self._trading = Trading(core, self._inbound)
         self._inbound.handle(Signals(core, self._subscriptions, correlation).handlers())
-        self._inbound.handle({Ready: lambda _: self._ready(), Redial: lambda redial: self._lose(*_told(redial))})
+        self._inbound.handle({Ready: lambda _: self._ready(), Redial: lambda redial: self._lose(*_told(redial)),
+                              Waits: lambda waits: self._retry.recommend(waits.seconds)})  # fmt: skip
         core.outbound.on_sent = self._sent
         self._life = Life.NEW
         self._wake_at = inf

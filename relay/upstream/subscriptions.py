@@ -23,7 +23,8 @@ from relay.upstream.snapshots import ANSWER_WITHIN, Snapshots
 #: Seconds from a subscription's acknowledgement until its snapshot is asked for. A fetched one is asked for at the first
 #: delta, because it has to be newer than that; only a quiet book is fetched without.
 _FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
-RECONCILE_AGAIN = 5.0
+#: Seconds until what is open is asked for again when it did not come, doubling up to the second number.
+RECONCILE_AGAIN, RECONCILE_RARELY = 5.0, 300.0
 _AWAY = "the session was away"
 
 
@@ -39,6 +40,7 @@ class Subscriptions:
         self._offers = {offer.kind: offer for offer in core.adapter_class.offers}
         self._snapshots = Snapshots()
         self._reconcile_at = inf
+        self._reconcile_again = RECONCILE_AGAIN
         self._away_since: str | None = None
         self._counted: int | None = None
 
@@ -161,7 +163,7 @@ class Subscriptions:
             for entry in self._ledger:
                 if entry.flowed:
                     core.publish(self._gap(entry.topic, _AWAY, since=self._away_since))
-        self._reconcile_at = core.at.now
+        self._reconcile_again = RECONCILE_AGAIN
         self._reconcile()
 
     def lost(self) -> None:
@@ -230,7 +232,9 @@ class Subscriptions:
         """A list of what is open did not come."""
         text = f"what is open on the account could not be fetched: HTTP status {answer.status}"
         self._core.error("reconcile_failed", text)
-        self._reconcile_at = min(self._reconcile_at, self._core.at.now + RECONCILE_AGAIN)
+        if self._reconcile_at == inf:  # of several lists one is enough
+            self._reconcile_at = self._core.at.now + self._reconcile_again
+            self._reconcile_again = min(2 * self._reconcile_again, RECONCILE_RARELY)
 
     # --- books -------------------------------------------------------------------------------------------------------
 

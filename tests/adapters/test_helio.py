@@ -1,7 +1,9 @@
 """Helio: what its page shows, what a day with its simulator looks like, and what is and is not known of a command."""
 
+import time
 from pathlib import Path
 
+import attrs
 import httpx
 import pytest
 import trio
@@ -16,22 +18,34 @@ from relay.adapter import (
     Fetch,
     GivenUp,
     Learned,
+    Reconcile,
     Subscribe,
+    dumps,
     loads,
 )
 from relay.model.channels import Topic
-from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, OrderHistory
+from relay.model.commands import (
+    AmendOrder,
+    CancelOrder,
+    ClosePosition,
+    ListAccounts,
+    ListOrders,
+    ListPositions,
+    OrderHistory,
+)
 from relay.model.enums import ConnectionEvent, OrderEvent, OrderStatus, Outcome
 from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply, Trade
 from relay.net.http import HttpClient
 from relay.testing import conformance
+from relay.testing.lost import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Refuse
 from relay_helio.adapter import Helio
+from relay_helio.rest import PORTFOLIO
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from support import relayed as support_relayed
 from support.dialling import UPGRADE, close_code, dialled
-from support.helio_session import PAGE, Session, place, record, whole_day
+from support.helio_session import PAGE, REST_ORDER, REST_PORTFOLIO, Session, place, record, whole_day
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "helio.jsonl"
 ACCOUNT = Topic(kind="account", account="main")
@@ -52,7 +66,7 @@ def new_adapter(**options):
     context = Context(provider="helio", account="main", options={**Helio.options, **options},
                       credentials={"email": EMAIL, "password": PASSWORD})  # fmt: skip
     adapter = Helio(context)
-    adapter.account_id = options.get("account_id", "acc_123456")
+    adapter.reports.account = options.get("account_id", "acc_123456")
     return adapter
 
 
@@ -114,6 +128,109 @@ def test_another_account_is_named():
     assert order.account == "acc_9"
 
 
+# --- what is open, and what was missed -------------------------------------------------------------------------------
+
+
+def test_the_rest_pages_examples_are_read_to_the_last_member():
+    account, position, order, *complete = new_adapter().fetched(
+        PORTFOLIO, Answer(status=200, text=dumps(REST_PORTFOLIO))
+    )
+    assert account == Account(event="BALANCE_UPDATED", balance="10000", margin_used="2500", unrealized_pnl="150.5", currency="USD",
+                              data={"inStopOut": False, "status": "TRADE_STATUS_FULL"})  # fmt: skip
+    times = {"updated_at": "2025-01-01T12:30:00Z", "timestamp": "2025-01-01T12:30:00Z"}
+    assert position == Position(
+        event="POSITION_MODIFIED", id="pos_123456", symbol="EURUSD", native_symbol="EURUSD", side="LONG", quantity="1",
+        average_entry_price="1.085", unrealized_pnl="100", opened_at="2025-01-01T12:00:00Z", **times,
+        data={"orderId": "ord_123456", "closePrice": "1.086", "isClosing": False, "commission": "2.5", "swap": "-0.15", "units": 100000,
+              "qtyClosed": 0, "comment": "Manual trade", "fundingAccrued": "-1.25"},
+    )  # fmt: skip
+    assert order == Order(
+        event="ORDER_CREATED", status="OPEN", id="ord_123456", client_order_id="client_123", symbol="EURUSD", native_symbol="EURUSD",
+        side="BUY", order_type="LIMIT", quantity="1", filled_quantity="0.5", remaining_quantity="0.5", time_in_force="GTC",
+        limit_price="1.085", stop_price="1.084", average_fill_price="1.0851", position_id="pos_123456", parent_order_id="ord_parent_123",
+        created_at="2025-01-01T12:00:00Z", reconciled=True, **times,
+        data={"cancelsOrderId": "ord_cancel_123", "expirationDate": "2025-01-02T12:00:00Z", "comment": "Manual order"},
+    )  # fmt: skip
+    assert complete == [Complete("position"), Complete("order")]
+
+
+def test_empty_text_unspecified_words_and_zero_prices_are_nothing():
+    (order,) = new_adapter().decode(execution(clientOrderId="", positionId="", limitPrice=0, stopPrice="0.00", timeInForce="TIF_UNSPECIFIED",
+                                              type="ORDER_TYPE_UNSPECIFIED", comment="x"))  # fmt: skip
+    assert (order.client_order_id, order.position_id, order.limit_price, order.stop_price) == (None, None, None, None)
+    assert (order.time_in_force, order.order_type, order.data) == (None, None, {"comment": "x"})
+    with pytest.raises(ValueError, match="Side"):
+        list(new_adapter().decode(execution(side="TRADE_SIDE_UNSPECIFIED")))
+
+
+@pytest.mark.parametrize(
+    ("members", "event"),
+    [
+        ({"inMarginCall": True}, "MARGIN_CALL"),
+        ({"inStopOut": True}, "MARGIN_CALL"),
+        ({"inMarginCall": False}, "BALANCE_UPDATED"),
+    ],
+)
+def test_a_stop_out_is_a_margin_call(members, event):
+    payload = {"type": "portfolioEvent", "payload": {"accountId": "acc_123456", "balance": 1, **members}}
+    (account,) = new_adapter().decode(dumps(payload))
+    assert account.event == event
+
+
+def test_a_cancelled_position_is_closed_and_says_so():
+    held = {**REST_PORTFOLIO["positions"][0], "status": "POSITION_STATUS_CANCELLED"}
+    _, position, *_ = new_adapter().fetched(
+        PORTFOLIO, Answer(status=200, text=dumps({**REST_PORTFOLIO, "positions": [held]}))
+    )
+    assert (position.event, position.data["status"]) == ("POSITION_CLOSED", "POSITION_STATUS_CANCELLED")
+
+
+def test_what_is_asked_for_after_an_absence_and_what_of_it_is_told():
+    adapter = new_adapter()
+    adapter.context.learned["token"] = "t0"
+    assert [fetch.url for fetch in adapter.encode(Reconcile())] == ["/accounts/acc_123456/portfolio"]
+    (missed,) = adapter.encode(Reconcile("2025-01-01T12:30:30Z"))
+    assert (missed.url, missed.query) == (
+        "/accounts/acc_123456/history/orders",
+        {"from": "2024-12-31", "to": "2026-01-01"},
+    )
+    assert missed.headers == {"Authorization": "Bearer t0"}
+    orders = [
+        REST_ORDER,
+        {**REST_ORDER, "id": "o2", "updated_at": "2025-01-01T12:29:29Z"},
+        {**REST_ORDER, "id": "o3", "updated_at": None},
+    ]
+    *told, then = adapter.fetched(missed.tag, Answer(status=200, text=dumps({"orders": orders})))
+    assert [order.id for order in told] == ["ord_123456", "o3"]
+    assert then.url == "/accounts/acc_123456/portfolio"
+    (reply,) = replies([*adapter.encode(place("c1")), *adapter.decode(execution(orderId="o9"))])
+    assert reply.id == "c1"  # what was listed is known, and is no new order that would answer one
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [(ListPositions(id="c"), REST_PORTFOLIO["positions"]), (ListOrders(id="c"), [REST_ORDER]),
+     (ListAccounts(id="c"), [{name: value for name, value in REST_PORTFOLIO.items() if name not in ("positions", "orders")}])],
+)  # fmt: skip
+def test_lists_are_parts_of_the_portfolio(command, result):
+    adapter = new_adapter()
+    adapter.context.learned["token"] = "t0"
+    (fetch,) = adapter.encode(command)
+    assert list(adapter.fetched(fetch.tag, Answer(status=200, text=dumps(REST_PORTFOLIO)))) == [
+        CommandReply("c", result)
+    ]
+    (refused,) = adapter.fetched(fetch.tag, Answer(status=403, text="no"))
+    assert refused.error == {"code": "http_403", "message": "no"}
+
+
+@pytest.mark.parametrize(
+    ("members", "field"), [({}, "until"), ({"until": "2025-01-02T00:00:00Z", "symbol": "EURUSD"}, "symbol")]
+)
+def test_a_history_is_asked_for_as_its_page_has_it(members, field):
+    with pytest.raises(ValueError, match=field):
+        list(new_adapter().encode(OrderHistory(id="c", **members)))
+
+
 # --- login -----------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +245,7 @@ def test_login_teaches_token_expiry_and_account():
     assert isinstance(login, Fetch)
     assert (login.method, login.url, login.json) == ("POST", "/login", {"email": "e", "password": "p"})
     assert fetched(adapter) == [Learned({"token": "t0"}, 1735689600)]
-    assert adapter.account_id == "a"
+    assert adapter.reports.account == "a"
 
 
 def test_an_ambiguous_account_is_an_error_and_not_a_guess():
@@ -230,6 +347,22 @@ async def test_the_fixture_is_what_the_simulator_says():
     assert tuple(await record()) == read_recording(FIXTURE).records
 
 
+def test_nothing_of_a_frame_is_lost():
+    """But words that became others, the session's own account, and what a subscription's acknowledgement repeats."""
+    places = {
+        place for place in lost(conformance.subject(Helio, FIXTURE)) if not place.endswith((".type", ".accountId"))
+    }
+    acknowledged = {
+        f"{word}.payload.{name}[{n}]"
+        for word in ("subscribed", "unsubscribed")
+        for name in ("events", "symbols")
+        for n in (0, 1)
+    }
+    assert places - acknowledged == {
+        "executionEvent.payload.status", "portfolioEvent.payload.positions[].side", "portfolioEvent.payload.positions[].status",
+    }  # fmt: skip
+
+
 def test_the_fixture_decodes_to_the_golden_events():
     golden = FIXTURE.with_name("helio.golden.jsonl").read_text().splitlines()
     assert list(conformance.golden(conformance.subject(Helio, FIXTURE))) == golden
@@ -327,13 +460,32 @@ async def test_buy_fill_close_and_lose_the_connection(relayed):
     assert len(simulator.tokens) == 2
 
 
+async def test_what_happened_in_an_absence_is_found(relayed):
+    simulator, relay = relayed
+    await relay.until(Quote)
+    for id in ("stays", "goes"):
+        relay.session.command(place(id, order_type="LIMIT", limit_price="1.05", client_order_id=id))
+        await relay.until(Reply, id=id)
+    simulator.inject(Drop())
+    await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
+    gone = next(order for order in simulator.account.orders.values() if order.ticket.client_order_id == "goes")
+    simulator.account.cancel(gone.id, time.time_ns())
+    simulator.trade(attrs.evolve(gone.ticket, client_order_id="new"))
+    cancelled = await relay.until(Order, id=gone.id, status=OrderStatus.CANCELLED)
+    assert (cancelled.reconciled, cancelled.client_order_id, cancelled.vanished) == (True, "goes", None)
+    assert (await relay.until(Order, client_order_id="new")).reconciled
+    relay.session.command(ListOrders(id="list"))
+    listed = (await relay.until(Reply, id="list")).result
+    assert [order["client_order_id"] for order in listed] == ["stays", "new"]
+
+
 async def test_what_cannot_be_matched_is_unknown_by_its_deadline(relayed):
     _, relay = relayed
     await relay.until(Quote)
     relay.session.command(place("odd", quantity="0.5"), within=0.3)
-    error = await relay.until(Error)
-    assert error.code == "INVALID_PAYLOAD"
-    assert (await relay.until(Reply, id="odd")).outcome is Outcome.UNKNOWN
+    await relay.until(Error, code="INVALID_PAYLOAD")
+    reply = await relay.until(Reply, id="odd")
+    assert (reply.outcome, reply.error["heard"][0]["code"]) == (Outcome.UNKNOWN, "INVALID_PAYLOAD")
 
 
 async def test_a_wrong_password_stops_the_session():
@@ -366,7 +518,7 @@ async def test_a_refused_upgrade_and_a_close_are_come_back_from():
 def test_a_command_that_was_given_up_takes_no_answer_of_the_next():
     adapter = new_adapter()
     for id in ("first", "second"):
-        list(adapter.encode(OrderHistory(id=id, account="main")))
+        list(adapter.encode(OrderHistory(id=id, account="main", until="2026-06-02T00:00:00Z")))
     assert list(adapter.encode(GivenUp("first"))) == []
     assert replies(adapter.decode('{"type":"orderHistory","payload":{"orders":[]}}')) == [
         CommandReply("second", {"orders": []}, None)

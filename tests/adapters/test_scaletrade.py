@@ -14,6 +14,7 @@ from relay.adapter import (
     Backoff,
     CloseMeaning,
     CommandReply,
+    Complete,
     Fetch,
     Hello,
     Learned,
@@ -44,6 +45,7 @@ from relay.model.events import Account, Alert, Connection, Error, Notification, 
 from relay.model.symbols import SymbolTable
 from relay.net.http import HttpClient
 from relay.testing import conformance
+from relay.testing.lost import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
 from relay.upstream.templates import dial_target, fetch_target
@@ -113,16 +115,15 @@ def test_the_pages_frames_decode_to_what_they_say():
     assert server_quote[0].time == "2024-12-16T01:25:45.678Z"
     assert balance == [
         Account(event=AccountEvent.BALANCE_UPDATED, balance="12500.0", equity="12610.3", margin_used="850.0", currency="USD",
-                margin_available="11650.0", unrealized_pnl="110.3"),
+                margin_available="11650.0", unrealized_pnl="110.3",
+                data={"margin_level": "1470.58", "credit": "0.0", "level_type": 0, "code": 1}),
     ]  # fmt: skip
-    position, whole = trade
-    assert position == Position(
+    assert trade == [Position(
         event=PositionEvent.POSITION_MODIFIED, id="100739", symbol="EURUSD", native_symbol="EURUSD", side="LONG", quantity="100",
         average_entry_price="1.1001", unrealized_pnl="15.8", opened_at="2026-04-06T13:10:00Z",
-    )  # fmt: skip
-    assert (whole.title, whole.message, whole.data["comment"], whole.data["commission"]) == (
-        "trade", "BUY OPEN_NORMAL", "manual trade", "-1.2",
-    )  # fmt: skip
+        data={"cmd": 0, "close_price": "0.0", "close_time": 0, "state": 0, "storage": "0.0", "commission": "-1.2",
+              "comment": "manual trade", "code": 1},
+    )]  # fmt: skip
     assert (notice[0].title, notice[0].message, notice[0].level) == (
         "Order opened", "Your order was opened successfully", "0",
     )  # fmt: skip
@@ -291,13 +292,13 @@ def test_a_market_order_is_an_order_and_then_a_position():
     assert (order.position_id, order.timestamp) == ("7", "2026-04-06T13:10:00Z")
     assert (position.event, position.unrealized_pnl) == (PositionEvent.POSITION_OPENED, "1.5")
     assert said(decoded(adapter, trade_frame(sl="1.05", profit="2.0"))) == [("POSITION_MODIFIED", None)]
-    closed, whole = decoded(
+    (closed,) = decoded(
         adapter, trade_frame(state=3, code=6, close_time=1775481600, close_price="1.2", profit="9.0", sl="1.05")
     )
     assert (closed.event, closed.realized_pnl, closed.unrealized_pnl, closed.quantity) == (
         PositionEvent.POSITION_CLOSED, "9.0", None, "100",
     )  # fmt: skip
-    assert (whole.message, whole.data["close_price"]) == ("BUY CLOSED_NORMAL", "1.2")
+    assert (closed.data["close_price"], closed.stop_loss, closed.take_profit) == ("1.2", "1.05", None)
     assert said(decoded(adapter, trade_frame(state=3, code=4, close_time=1775481600, close_price="1.2"))) == [
         "BUY CLOSED_NORMAL"
     ]
@@ -366,7 +367,7 @@ def test_what_contradicts_itself_or_is_not_said_is_told_whole_and_not_guessed():
 
 def test_a_part_that_was_closed_is_closed_and_the_rest_stays():
     adapter = new_adapter()
-    closed, _ = decoded(adapter, trade_frame(order=8, state=4, code=6, volume=40, close_time=1775481600))
+    (closed,) = decoded(adapter, trade_frame(order=8, state=4, code=6, volume=40, close_time=1775481600))
     assert (closed.id, closed.event, closed.quantity) == ("8", PositionEvent.POSITION_CLOSED, "40")
     (rest,) = decoded(adapter, trade_frame(volume=60))
     assert (rest.id, rest.event, rest.quantity) == ("7", PositionEvent.POSITION_MODIFIED, "60")
@@ -387,25 +388,33 @@ def test_whether_a_position_is_new_is_not_guessed():
     assert said(decoded(adapter, trade_frame(state=3), trade_frame(state=2)))[-1] == ("POSITION_OPENED", None)
 
 
-def test_members_without_a_field_are_told_once_until_they_change():
-    adapter = new_adapter()
-    frames = [
-        trade_frame(comment="x"),
-        trade_frame(comment="x", profit="3.0"),
-        trade_frame(comment="x", storage="-0.4"),
-        trade_frame(),
-    ]
-    told = [len(of(decoded(adapter, frame), Notification)) for frame in frames]
-    assert told == [1, 0, 1, 1]
-    balance = '["b",100020,1.0,2.0,3.0,4.0,5.0,{credit},{level},6.0,{code}]'
-    balances = [
-        balance.format(credit=c, level=n, code=k)
-        for c, n, k in [("0.0", 0, 1), ("50.0", 0, 1), ("50.0", 0, 1), ("50.0", 1, 1), ("0", 2, 9)]
-    ]
-    events = [decoded(adapter, frame) for frame in balances]
-    assert [len(of(each, Notification)) for each in events] == [0, 1, 0, 1, 1]
-    assert [each[0].event.value for each in events] == ["BALANCE_UPDATED"] * 3 + ["MARGIN_CALL"] * 2
-    assert [each[-1].message for each in events[3:]] == ["MARGINCALL", "STOPOUT"]
+@pytest.mark.parametrize(
+    ("level", "event"), [(0, "BALANCE_UPDATED"), (1, "MARGIN_CALL"), (2, "MARGIN_CALL"), (7, "BALANCE_UPDATED")]
+)
+def test_members_without_a_field_of_their_own_are_in_data(level, event):
+    (account,) = decoded(new_adapter(), f'["b",100020,1.0,2.0,3.0,4.5,5.0,50.0,{level},6.0,9,"more"]')
+    assert (account.event, account.data) == (
+        event,
+        {"margin_level": "4.5", "credit": "50.0", "level_type": level, "code": 9},
+    )
+    (order,) = decoded(new_adapter(), trade_frame(cmd=10, storage="-0.4", comment="x"))
+    assert (order.data["storage"], order.data["comment"], order.data["open_price"]) == ("-0.4", "x", "1.1")
+    (order, position) = decoded(new_adapter(), trade_frame(code=0, commission="-1.2"))
+    assert order.data["commission"] == position.data["commission"] == "-1.2"
+
+
+def test_the_profile_s_personal_members_are_nobody_s_business():
+    profile = {
+        "email": "user@example.com",
+        "phone": "+1",
+        "balance": 1,
+        "equity": 1,
+        "margin": 1,
+        "margin_free": 1,
+        "leverage": 100,
+    }
+    (account,) = new_adapter().fetched("account", Answer(status=200, text=dumps(profile)))
+    assert account.data == {"leverage": 100}
 
 
 def test_another_login_is_named():
@@ -417,7 +426,7 @@ def test_another_login_is_named():
 
 def test_a_comment_is_a_client_order_id_only_if_it_was_ours():
     adapter = new_adapter()
-    list(adapter.encode(place("c1", client_order_id="mine")))
+    adapter.account.placed["mine"] = None
     mine, theirs = decoded(
         adapter, trade_frame(state=1, code=0, comment="mine"), trade_frame(order=8, state=1, code=0, comment="other")
     )[:2]
@@ -522,13 +531,13 @@ def test_what_scaletrade_has_no_member_for_is_refused_by_name(command, field):
     ],
 )  # fmt: skip
 def test_replies_of_both_versions(status, body, result, error):
-    (reply,) = new_adapter().fetched(("command", "c1"), Answer(status=status, text=body))
+    (reply,) = new_adapter().fetched(("command", "c1", "call"), Answer(status=status, text=body))
     assert reply == CommandReply("c1", result=result, error=error)
 
 
 def test_an_answer_that_says_nothing_is_no_reply():
     with pytest.raises(ValueError, match="JSON"):
-        list(new_adapter().fetched(("command", "c1"), Answer(status=200, text="<html>")))
+        list(new_adapter().fetched(("command", "c1", "call"), Answer(status=200, text="<html>")))
 
 
 async def test_every_command_of_a_day_is_accepted_and_has_its_consequences():
@@ -563,7 +572,8 @@ async def test_reconciling_reads_the_account_and_its_trades():
     (login,) = session.adapter.prepare()
     await session.fetch(login)
     events = await session.say(Reconcile("2026-06-01T12:00:01.500000Z"))
-    account, opened, pending, closed = [event for event in events if not isinstance(event, Learned)]
+    account, closed, pending, opened, *complete = [event for event in events if not isinstance(event, Learned)]
+    assert complete == [Complete("order"), Complete("position")]
     assert (account.kind, account.currency, account.unrealized_pnl) == ("account", "USD", None)
     assert (opened.id, opened.event) == ("1001234", PositionEvent.POSITION_MODIFIED)
     assert (pending.id, pending.status, pending.limit_price, pending.stop_loss) == (
@@ -573,13 +583,62 @@ async def test_reconciling_reads_the_account_and_its_trades():
         "1.01000",
     )
     assert (closed.id, closed.event) == ("1001235", PositionEvent.POSITION_CLOSED)
-    assert [fetch.json.get("tradeType") for fetch in session.adapter.encode(Reconcile()) if fetch.json] == [1, 3]
 
 
-def test_a_list_that_left_something_out_says_so():
-    body = '{"structure":["order"],"rows":[],"count":3}'
-    (error,) = new_adapter().fetched("trades", Answer(status=200, text=body))
-    assert (error.code, error.message) == ("reconcile_incomplete", "3 trades were not listed")
+def listing(adapter, first, *pages):
+    """What comes of the lists whose pages are given, and what was asked for after the first: (kind, offset)."""
+    fetch, asked = first, []
+    columns = ("order", "login", "symbol", "cmd", "volume", "open_price", "close_price", "open_time", "close_time", "tp", "sl",
+               "state", "storage", "commission", "profit", "comment")  # fmt: skip
+    for rows, more in pages:
+        body = {"structure": columns, "rows": [loads(row)[1:-1] for row in rows], **more}
+        items = list(adapter.fetched(fetch.tag, Answer(status=200, text=dumps(body))))
+        if isinstance(items[0], Fetch):
+            (fetch,) = items
+            asked.append((fetch.json["tradeType"], fetch.json["offset"]))
+    return items, asked
+
+
+def test_lists_are_read_to_their_end_and_are_complete_then():
+    adapter = new_adapter()
+    _, first = adapter.encode(Reconcile())
+    pages = (
+        ([trade_frame(order=1), trade_frame(order=2)], {"count": 3}),
+        ([trade_frame(order=3)], {"count": 3}),
+        ([trade_frame(order=4, cmd=2)], {}),
+    )
+    items, asked = listing(adapter, first, *pages)
+    assert asked == [(1, 2), (3, 0)]
+    assert [item.id for item in items[:-2]] == ["4", "1", "2", "3"]
+    assert items[-2:] == [Complete("order"), Complete("position")]
+
+
+def test_a_list_that_claims_more_than_it_gives_is_not_asked_for_without_end():
+    adapter = new_adapter()
+    _, first = adapter.encode(Reconcile())
+    _, asked = listing(adapter, first, ([trade_frame()], {"count": 9}), ([], {"count": 9}), ([], {}))
+    assert asked == [(1, 1), (3, 0)]
+
+
+@pytest.mark.parametrize(
+    ("members", "events"),
+    [
+        ({}, [("ORDER_FILLED", "FILLED"), ("POSITION_MODIFIED", None)]),
+        ({"state": 3, "close_time": 1775481600}, [("ORDER_FILLED", "FILLED"), ("POSITION_CLOSED", None)]),
+        ({"state": 4, "close_time": 1775481600}, [("POSITION_CLOSED", None)]),
+        ({"cmd": 2}, [("ORDER_MODIFIED", "OPEN")]),
+        ({"cmd": 2, "state": 6}, [("ORDER_CANCELLED", "CANCELLED")]),
+    ],
+)
+def test_what_became_of_an_order_of_ours_is_told_after_an_absence(members, events):
+    for comment in ("mine", "somebody's"):
+        adapter = new_adapter()
+        adapter.account.placed["mine"] = None
+        _, first = adapter.encode(Reconcile())
+        items, _ = listing(adapter, first, ([trade_frame(comment=comment, **members)], {}), ([], {}))
+        ours = comment == "mine"
+        assert said(items[:-2]) == (events if ours else [each for each in events if each[0] != "ORDER_FILLED"])
+        assert [order.client_order_id for order in of(items, Order)][:1] in ([comment if ours else None], [])
 
 
 # --- the fixture -----------------------------------------------------------------------------------------------------
@@ -587,6 +646,13 @@ def test_a_list_that_left_something_out_says_so():
 
 async def test_the_fixture_is_what_the_simulator_says():
     assert tuple(await record()) == read_recording(FIXTURE).records
+
+
+def test_nothing_of_the_pages_frames_is_lost():
+    """But the names of messages of the session, and the session's own login."""
+    places = set(lost(conformance.subject(ScaleTrade, FIXTURE, commands=())))
+    assert places == {"account.switch.active_login", "account.switch.event", "authorization.event", "authorization.protocol",
+                      "b[1]", "o[2]"}  # fmt: skip
 
 
 def test_the_fixture_decodes_to_the_golden_events():
@@ -750,7 +816,7 @@ async def test_buy_fill_amend_close_and_lose_the_connection(relayed):
     relay.session.command(
         AmendPosition(id="amend", position_id=position.id, stop_loss="1.00000", take_profit="1.50000")
     )
-    assert (await relay.until(Notification, title="trade", message="BUY OPEN_NORMAL")).data["order"] == int(position.id)
+    assert (await relay.until(Position, id=position.id, stop_loss="1.00000")).take_profit == "1.50000"
     relay.session.command(ClosePosition(id="close", position_id=position.id))
     closed = await relay.until(Position, id=position.id, event=PositionEvent.POSITION_CLOSED)
     assert closed.realized_pnl is not None

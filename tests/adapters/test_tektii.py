@@ -51,6 +51,7 @@ from relay.model.events import (
 from relay.net.dial import ProviderSession
 from relay.net.http import HttpClient
 from relay.testing import conformance
+from relay.testing.lost import lost
 from relay.testing.recording import read_recording
 from relay.testing.samples import sample
 from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
@@ -146,7 +147,7 @@ def test_what_concerns_the_account_is_told_on_the_account_only(code):
 def test_staleness_financing_and_unknown_errors():
     stale, *_ = decode(BESIDE[0])
     assert stale == Staleness(event="STALE", symbols=("AAPL",), stale_since="2025-01-15T10:29:30Z",
-                              timestamp="2025-01-15T10:30:00Z")  # fmt: skip
+                              reason="the gateway says STALE alpaca-paper", timestamp="2025-01-15T10:30:00Z")  # fmt: skip
     (financing,) = decode(BESIDE[2])
     assert (financing.message, financing.data["amount"]) == ("-1.23 on EUR_USD", "-1.23")
     assert decode('{"type":"error","code":"NEW_ONE","message":"m"}') == [Error(code="NEW_ONE", message="m")]
@@ -416,6 +417,22 @@ def test_open_orders_are_complete_only_behind_those_that_ended():
     assert listed(adapter, "orders", later) + listed(adapter, "ended", later, "FILLED") == [Complete("order")]
     list(adapter.encode(Reconcile(away)))
     assert listed(adapter, "ended", away) == []
+
+
+def test_nothing_of_a_frame_is_lost():
+    """Beside the words that became kinds of events, and a ping's time: it proves nothing but the transport."""
+    places = {place for place in lost(conformance.subject(Tektii, FIXTURE)) if not place.endswith((".type", ".trace"))}
+    assert places == {"ping.timestamp"}
+
+
+def test_whose_price_it_is_and_members_of_a_later_version_stay_in_data():
+    quote, *_ = decode(
+        dumps({"type": "quote", "quote": {"symbol": "AAPL", "provider": "alpaca", "bid": "1", "venue": {"id": 7}}})
+    )
+    assert quote.data == {"provider": "alpaca", "venue": {"id": 7}}
+    order, *_ = decode(dumps({"type": "order", "event": "ORDER_CREATED", "order": {"id": "o1", "symbol": "AAPL", "side": "BUY",
+                              "status": "OPEN", "leverage": "5"}}))  # fmt: skip
+    assert order.data == {"leverage": "5"}
 
 
 # --- the fixture -----------------------------------------------------------------------------------------------------

@@ -55,6 +55,26 @@ async def test_an_order_is_placed_and_the_reply_shown(desk: Desk, plugins: Plugi
 
 
 @pytest.mark.parametrize(
+    ("result", "lines"),
+    [
+        ([{"id": "1", "qty": 2}, {"id": "3", "more": True}], ["id  qty  more", "1   2        ", "3        true"]),
+        ({"rows": [{"id": "1"}], "count": 1}, ["count  1", "id", "1 "]),
+        (
+            {"success": True, "order": {"id": "1", "legs": []}},
+            ["success     true", "order.id    1   ", "order.legs  []  "],
+        ),
+        ([{"long": "x" * 200, "more": "y" * 60}], [f"long  {'x' * 200}", f"more  {'y' * 60}{' ' * 140}"]),
+        ([], ["  []"]),
+        ("OK", ["  OK"]),
+    ],
+)
+def test_what_a_reply_says_is_shown_whole(result: Any, lines: list[str], capsys: Any) -> None:
+    orders.show({"outcome": "accepted", "command_id": "c", "provider": "p", "account": "a", "result": result})
+    shown = capsys.readouterr().out.splitlines()[2:]
+    assert shown == lines
+
+
+@pytest.mark.parametrize(
     ("tokens", "code", "says"),
     [
         (("place", "--symbol", "POOR", "--side", "sell", "--quantity", "1"), 1, "margin"),

@@ -101,7 +101,7 @@ async def test_an_order_from_a_second_terminal_is_heard_as_order_trade_and_posit
     with demo("--for", "60") as (_, printed):
         pasted = shlex.split(printed[printed.index("tickrelay order place") :].splitlines()[0])
         assert "crosstrade" in pasted
-        port = int(pasted[-1].rpartition(":")[2])
+        port = int(pasted[pasted.index("--url") + 1].rpartition(":")[2])
         app = App(id=DEMO_APP_ID, key=DEMO_KEY, secrets=(DEMO_SECRET,))
         subscriber = Subscriber(
             lambda: port, app, ["private-account.crosstrade.Sim101"],

@@ -68,7 +68,6 @@ class Differs:
 _PENDING = "| 1 OPEN_REQUEST | order PENDING | order PENDING |"
 _NO_FILL = "A record names no fill, so there is no `trade` event."
 _ONE_TICKET = "One ticket (`order`) is first an order and then a position of the same id."
-_WHOLE = "So is told, beside the event, what an event has no field for"
 _NOTICE = "| `n` | data, then code | notification | `notification` with data |"
 _TAKEN = "An order of yours is told as `ORDER_CREATED` with status PENDING as soon as `PlaceOrder` was accepted"
 _CLOSING = "`ClosePosition` does not name the order it makes, so this one is told when its fill names it, as filled."
@@ -78,8 +77,8 @@ DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
     "tektii": {},
     "scaletrade": {
         "buy": Differs(
-            (ACCEPTED, "order ORDER_CREATED PENDING", FILLED, "position POSITION_OPENED", "notification", "notification", MONEY),
-            _PENDING, _NO_FILL, _WHOLE, _NOTICE,
+            (ACCEPTED, "order ORDER_CREATED PENDING", FILLED, "position POSITION_OPENED", "notification", MONEY),
+            _PENDING, _NO_FILL, _NOTICE,
         ),
         "bid below the market": Differs((ACCEPTED, "order ORDER_CREATED PENDING", "order ORDER_MODIFIED OPEN"), _PENDING),
         "amend": Differs((ACCEPTED, "notification", "order ORDER_MODIFIED OPEN"), "| 7, 10 to 16, 19 and any other | whole |"),
@@ -88,8 +87,8 @@ DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
             "| 8 DELETE_REQUEST, 9 CANCEL_REQUEST | whole | order PENDING_CANCEL |",
         ),
         "close": Differs(  # no other order: the position's own ticket is closed
-            (ACCEPTED, "notification", "position POSITION_CLOSED", "notification", "notification", MONEY),
-            _ONE_TICKET, _NO_FILL, _WHOLE, _NOTICE,
+            (ACCEPTED, "notification", "position POSITION_CLOSED", "notification", MONEY),
+            _ONE_TICKET, _NO_FILL, _NOTICE,
         ),
     },
     "shuriken": {

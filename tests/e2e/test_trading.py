@@ -10,6 +10,7 @@ import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
 from relay.app import Relay
+from relay.testing.simulator import Drop, Mute
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from support.running import API_KEY, APP, port_of, running_relay
 
@@ -20,8 +21,10 @@ CHANNEL = "private-account.helio.main"
 class Trader:
     """An application: one subscriber of the account's channel, and the HTTP interface."""
 
-    def __init__(self, relay: Relay, socket: WebSocketConnection, http: httpx.AsyncClient) -> None:
-        self.relay, self.socket, self.http = relay, socket, http
+    def __init__(
+        self, simulator: HelioSimulator, relay: Relay, socket: WebSocketConnection, http: httpx.AsyncClient
+    ) -> None:
+        self.simulator, self.relay, self.socket, self.http = simulator, relay, socket, http
         self.heard: list[tuple[str, Any]] = []
 
     async def until(self, *events: str) -> list[Any]:
@@ -57,7 +60,8 @@ class Trader:
 
 @pytest.fixture
 async def trader() -> AsyncIterator[Trader]:
-    async with HelioSimulator(seed=1).serve() as address:
+    simulator = HelioSimulator(seed=1)
+    async with simulator.serve() as address:
         provider = {
             "adapter": "helio",
             "url": address.ws,
@@ -77,7 +81,7 @@ async def trader() -> AsyncIterator[Trader]:
                 httpx.AsyncClient(base_url=f"http://{base}", headers=BEARER, timeout=20) as http,
                 open_websocket_url(f"ws://{base}/app/{APP['key']}?protocol=7") as socket,
             ):
-                trader = Trader(relay, socket, http)
+                trader = Trader(simulator, relay, socket, http)
                 await trader.join()
                 yield trader
 
@@ -113,6 +117,22 @@ async def test_a_resting_order_is_amended_and_cancelled_by_client_events(trader:
     await trader.send(command="cancel_order", id="c3", order_id=id)
     _, reply = await trader.until("ORDER_CANCELLED", "reply")
     assert (reply["command_id"], reply["outcome"]) == ("c3", "accepted")
+
+
+async def test_an_order_whose_answer_was_lost_is_found_and_never_placed_twice(trader: Trader) -> None:
+    order = {"command": "place_order", "symbol": "EUR/USD", "side": "BUY", "order_type": "LIMIT", "limit_price": "1.05",
+             "quantity": "10000", "client_order_id": "mine-1"}  # fmt: skip
+    trader.simulator.inject(Mute())
+    answer = await trader.post(**order, within=1)
+    assert (answer.status_code, answer.json()["outcome"]) == (202, "unknown")
+    trader.simulator.inject(Drop())
+    (found,) = await trader.until("order")
+    assert (found["reconciled"], found["order"]["client_order_id"]) == (True, "mine-1")
+    again = await trader.post(**order, within=1)
+    reply = again.json()
+    assert (again.status_code, reply["outcome"], reply["reconciled"]) == (200, "accepted", True)
+    assert reply["result"]["order_id"] == found["order"]["id"]
+    assert len(trader.simulator.account.orders) == 1
 
 
 async def test_what_the_simulator_refuses_without_naming_it_is_unknown(trader: Trader) -> None:

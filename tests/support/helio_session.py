@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
-from relay.adapter import Answer, Context, Fetch, Learned, Subscribe, Unsubscribe, dumps
+from relay.adapter import Answer, Context, Fetch, Learned, Reconcile, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -33,6 +33,29 @@ PAGE = (
     ("out", '{\n"type": "createOrder",\n"payload": {\n"accountId": "acc_123",\n"symbol": "EURUSD",\n"side": "BUY",\n'
             '"quantity": 10000,\n"type": "MARKET"\n}\n}'),
 )  # fmt: skip
+
+
+#: The answers of https://docs.helio.trade/trader/api/trading/get-portfolio and /trader/api/history/order-history.
+REST_ORDER = {
+    "id": "ord_123456", "account_id": "acc_123456", "symbol_id": "EURUSD", "symbol_name": "EURUSD", "position_id": "pos_123456",
+    "client_order_id": "client_123", "parent_order_id": "ord_parent_123", "cancels_order_id": "ord_cancel_123",
+    "created_at": "2025-01-01T12:00:00Z", "updated_at": "2025-01-01T12:30:00Z", "expiration_date": "2025-01-02T12:00:00Z",
+    "qty_original": 1, "qty_filled": "0.5", "qty_remaining": "0.5", "limit_price": "1.085", "stop_price": "1.084",
+    "fill_price": "1.0851", "side": "TRADE_SIDE_BUY", "type": "ORDER_TYPE_LIMIT", "status": "ORDER_STATUS_WORKING",
+    "time_in_force": "TIF_GTC", "comment": "Manual order",
+}  # fmt: skip
+REST_PORTFOLIO = {
+    "account_id": "acc_123456", "currency": "USD", "balance": 10000, "unrealized_pnl": "150.5", "used_margin": 2500,
+    "in_margin_call": False, "in_stop_out": False, "status": "TRADE_STATUS_FULL",
+    "positions": [{
+        "id": "pos_123456", "symbol_id": "EURUSD", "account_id": "acc_123456", "order_id": "ord_123456", "symbol_name": "EURUSD",
+        "open_price": "1.085", "close_price": "1.086", "side": "TRADE_SIDE_BUY", "status": "POSITION_STATUS_OPEN",
+        "is_closing": False, "commission": "2.5", "swap": "-0.15", "profit": 100, "units": 100000, "qty": 1, "qty_closed": 0,
+        "comment": "Manual trade", "created_at": "2025-01-01T12:00:00Z", "updated_at": "2025-01-01T12:30:00Z",
+        "funding_accrued": "-1.25",
+    }],
+    "orders": [REST_ORDER],
+}  # fmt: skip
 
 
 class Line:
@@ -88,7 +111,21 @@ class Session:
 
     def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers."""
-        return [item for text in self.adapter.encode(outgoing) for item in self.send(text)]
+        return [item for text in self.adapter.encode(outgoing) if isinstance(text, str) for item in self.send(text)]
+
+    async def ask(self, outgoing) -> list:
+        """The same of what the adapter asks over HTTP."""
+        items, waiting = [], list(self.adapter.encode(outgoing))
+        while waiting:
+            fetch = waiting.pop(0)
+            target = f"/api/v1{fetch.url}{f'?{urlencode(fetch.query)}' if fetch.query else ''}"
+            headers = {name.lower(): value for name, value in fetch.headers.items()}
+            answer = await self.simulator.answer(HttpRequest(method=fetch.method, target=target, headers=headers))
+            self._record("http", answer.body, url=f"http://127.0.0.1{target}", status=answer.status)
+            found = list(self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)))
+            items += found
+            waiting += [item for item in found if isinstance(item, Fetch)]
+        return items
 
     def send(self, text: str) -> list:
         self._record("out", text)
@@ -134,9 +171,9 @@ def whole_day() -> list[Command]:
         AmendPosition(id="c6", position_id="pos_1", stop_loss="1.01000", take_profit="1.20000"),
         ClosePosition(id="c7", position_id="pos_1", quantity="50000"),
         ClosePosition(id="c8", position_id="pos_1"),
-        OrderHistory(id="c9"),
-        PositionHistory(id="c10"),
-        TradeHistory(id="c11"),
+        OrderHistory(id="c9", until="2026-06-02T00:00:00Z"),
+        PositionHistory(id="c10", since="2026-06-01T00:00:00Z", until="2026-06-02T00:00:00Z"),
+        TradeHistory(id="c11", until="2026-06-02T00:00:00Z"),
     ]
 
 
@@ -149,6 +186,8 @@ async def record() -> list[Record]:
     session.tick(2)
     for command in whole_day():
         session.say(command)
+        if command.id == "c2":
+            await session.ask(Reconcile("2026-06-01T12:00:00Z"))
         session.tick()
     session.send('{"type":"makeCoffee","payload":{}}')
     session.send("{")

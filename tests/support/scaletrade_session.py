@@ -101,7 +101,9 @@ class Session:
         )
         url = f"http://127.0.0.1{fetch.url}"
         self._record("http", answer.body, url=url, method=fetch.method, status=answer.status)
-        items = list(self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)))
+        items: list = []
+        for item in self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)):
+            items += await self.fetch(item) if isinstance(item, Fetch) else [item]
         return items + (self.hear() if hasattr(self, "line") else [])
 
     def send(self, text: str) -> list:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlencode, urlsplit
 
-from relay.adapter import Ack, Answer, Context, Fetch, Learned, Ping, Send, Subscribe, Unsubscribe, dumps
+from relay.adapter import Answer, Context, Fetch, Learned, Ping, Send, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record, Recording
@@ -106,8 +106,8 @@ class Session:
             match item:
                 case Send(text):
                     done += await self.send(text)
-                case Ack(topics, done=False):
-                    done += await self.say(Subscribe(topics))
+                case Fetch():
+                    done += await self.follow(await self.fetch(item))
         return done
 
     async def send(self, text: str) -> list:

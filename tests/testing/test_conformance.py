@@ -5,10 +5,12 @@ import pytest
 from relay.adapter import (
     Ack,
     Adapter,
+    CommandReply,
     Context,
     Fetch,
     Learned,
     Offer,
+    Reconcile,
     Session,
     Subscribe,
     Unknown,
@@ -17,7 +19,7 @@ from relay.adapter import (
     loads,
 )
 from relay.model.channels import Topic
-from relay.model.commands import PlaceOrder
+from relay.model.commands import ListOrders, PlaceOrder
 from relay.model.enums import Side
 from relay.model.events import ProviderSignal, PublicTrade, Quote
 from relay.testing import conformance
@@ -33,7 +35,9 @@ FRAMES = (
     '{"op":"subscribed","symbols":["btcusd"]}',
 )
 LOGIN = Record(t=0.5, dir="http", url="https://x.example/v1/login", method="POST", data='{"token":"learned-token-1"}')
-FIXTURE = Recording((LOGIN, *(Record(t=1.0 + n, dir="in", data=text) for n, text in enumerate(FRAMES))))
+OPEN = Record(t=90, dir="http", url="https://x.example/v1/open", data=f'{{"quotes":[{FRAMES[0]}],"next":"/more"}}')
+MORE = Record(t=91, dir="http", url="https://x.example/v1/more", data='{"quotes":[]}')
+FIXTURE = Recording((LOGIN, *(Record(t=1.0 + n, dir="in", data=text) for n, text in enumerate(FRAMES)), OPEN, MORE))
 
 
 class Good(Adapter):
@@ -45,7 +49,7 @@ class Good(Adapter):
         Offer(kind="quote", example={"symbol": "BTC/USD"}),
         Offer(kind="public_trade", example={"symbol": "BTC/USD"}),
     )
-    commands = (PlaceOrder,)
+    commands = (PlaceOrder, ListOrders)
     credentials = ("password",)
 
     def __init__(self, context):
@@ -56,12 +60,28 @@ class Good(Adapter):
         yield Fetch(tag="login", method="POST", url="/login", json={"password": self.context.credentials["password"]})
 
     def fetched(self, tag, answer):
-        yield Learned(loads(answer.text))
+        body = loads(answer.text)
+        match tag:
+            case "login":
+                yield Learned(body)
+            case ("call", id):
+                yield self.reply(id, answer, body)
+            case "open":
+                yield from (self.quote(each["symbol"], each) for each in body["quotes"])
+                if "next" in body:
+                    yield Fetch(tag="open", url=body["next"])
+
+    def reply(self, id, answer, body):
+        return CommandReply(id, body) if answer.ok else CommandReply(id, error=body)
 
     def encode(self, outgoing):
         match outgoing:
             case Subscribe(topics) | Unsubscribe(topics):
                 yield dumps({"op": "subscribe", "symbols": [self.native(topic.symbol) for topic in topics]})
+            case Reconcile():
+                yield Fetch(tag="open", url="/open")
+            case ListOrders(id=id):
+                yield Fetch(tag=("call", id), url="/open")
             case PlaceOrder():
                 yield dumps({"op": "order", "side": outgoing.side, "size": self.size(outgoing.quantity)})
 
@@ -113,6 +133,18 @@ class DefaultsToZero(Good):
         return Quote(
             symbol=self.symbol(name), bid=quote.get("bid") or "0", ask=quote.get("ask"), time=self.time(quote["ts"])
         )
+
+
+class AcceptsErrors(Good):
+    def reply(self, id, answer, body):
+        return CommandReply(id, body)
+
+
+class CannotReadLists(Good):
+    def fetched(self, tag, answer):
+        if tag == "open" and "next" not in answer.text:
+            raise KeyError("next")
+        yield from super().fetched(tag, answer)
 
 
 class MakesUpTime(Good):
@@ -225,6 +257,21 @@ def checked(adapter, check):
             MakesUpTime,
             conformance.check_mutations,
             r"record 2, .*ts.*: quote.time = 2026-06-01T12:13:19.999Z stands nowhere",
+        ),
+        (
+            DefaultsToZero,
+            conformance.check_answers,
+            r"Reconcile, answer to GET /open, .*bid.*: quote.bid = 0 stands nowhere",
+        ),
+        (
+            AcceptsErrors,
+            conformance.check_answers,
+            r"command list_orders, answer to GET /open: with status 400 it accepts",
+        ),
+        (
+            CannotReadLists,
+            conformance.check_answers,
+            r"Reconcile, answer to GET /more: fetched raised KeyError\('next'\)",
         ),
         (GuessesSides, conformance.check_mutations, r"record 3, side is .*: public_trade.side became SELL.*guessed"),
         (KeepsFloats, conformance.check_floats, r"record 5: signal.data.weight\[0\] is the float 0.5"),

@@ -35,12 +35,13 @@ from relay.adapter import (
     Subscribe,
     Unknown,
     Unsubscribe,
+    Waits,
     dumps,
     loads,
 )
 from relay.model.channels import Topic
 from relay.model.commands import CancelOrder, PlaceOrder
-from relay.model.events import Candle, Depth, Event, Order, Position, Quote, Stamp, Trade
+from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quote, Stamp, Trade
 from relay.upstream import turns
 from relay.upstream.session import SessionMachine, SessionSettings
 from relay.upstream.turns import Moment
@@ -141,6 +142,8 @@ class Venue(Adapter):
                 yield Complete(kind)
             case ["reply", id, result, error]:
                 yield CommandReply(id, result, error)
+            case ["error", code, message]:
+                yield Error(code=code, message=message)
             case ["send", text]:
                 yield Send(text)
             case ["question", text]:
@@ -153,6 +156,10 @@ class Venue(Adapter):
                 yield Counted(number)
             case ["redial", reason]:
                 yield Redial(reason)
+            case ["waits", *seconds]:
+                yield Waits(tuple(seconds))
+            case ["fetch", url]:
+                yield Fetch(tag=url, url=url, of="call")
             case ["limited", seconds]:
                 yield Limited(seconds)
             case "raise":

@@ -47,6 +47,16 @@ def test_what_vanished_is_said_once_and_what_is_not_known_is_not_said(away):
     assert away.add_up()
 
 
+def test_lists_that_do_not_come_are_asked_for_ever_more_rarely(away):
+    request, now = away.request, 5.0
+    for wait in (5, 10, 20, 40):
+        away.do(turns.Fetched(request.id, Answer(status=404, text="")), now)
+        assert away.requests(away.tick(now + wait - 0.1)) == []
+        now += wait
+        (request,) = away.requests(away.tick(now))
+        away.do(turns.Heard(), now)
+
+
 def test_an_order_that_shows_up_again_is_published(away):
     away.do(turns.Fetched(away.request.id, answer(["complete", "order"])), 5)
     away.fresh()

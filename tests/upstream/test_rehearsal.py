@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from msgspec import Raw
+from msgspec.json import encode
 
 from relay.adapter import Adapter, Context, Fetch, Outgoing, Session, dumps
 from relay.model.commands import Call, Command
@@ -52,6 +54,22 @@ def test_a_copy_of_the_connected_one_writes() -> None:
         frame, _ = rehearse(Counting, connected, CONTEXT, CALL)
         assert frame == {"frame": '{"number":7,"password":"[redacted]","empty":"","token":"[redacted]"}'}
     assert connected.number == 6
+
+
+def test_a_body_is_shown_with_its_own_digits_and_a_number_that_is_a_secret_is_hidden() -> None:
+    context = Context(provider="x", credentials={"login": "100020"})
+    body = {"login": 100020, "price": Raw(b"1.10"), "more": [{"of": "100020", "volume": 10, "all": True, "none": None}]}
+
+    class Rest(Counting):
+        def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+            yield Fetch(tag=1, url="orders", json=body)
+
+        session = Session(url="ws://x", http="https://x")
+
+    (request,) = rehearse(Rest, None, context, CALL)
+    assert encode(request["body"]) == (
+        b'{"login":"[redacted]","price":1.10,"more":[{"of":"[redacted]","volume":10,"all":true,"none":null}]}'
+    )
 
 
 @pytest.mark.parametrize("connected", [None, Stubborn(CONTEXT)])

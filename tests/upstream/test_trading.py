@@ -59,6 +59,33 @@ def test_no_answer_within_the_deadline_is_unknown(rig):
     assert reply(r) == ("c1", "unknown", False, "deadline")
 
 
+def test_a_server_s_error_is_unknown_with_what_it_said_and_no_such_function_is_a_rejection(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    for status, outcome in ((500, "unknown"), (501, "rejected"), (503, "unknown")):
+        (request,) = r.requests(r.do(ask(CancelOrder(id=f"c{status}", order_id="1")), 1))
+        r.do(turns.Fetched(request.id, Answer(status=status, text="BROKER SAYS")), 2)
+        (event,) = [event for event in r.fresh() if event.kind == "reply"]
+        assert event.outcome == outcome
+        assert "BROKER SAYS" in str(event.error)
+
+
+def test_an_unknown_reply_says_what_failed_meanwhile(rig):
+    r = rig()
+    r.up(0)
+    r.say(["error", "EARLIER", "not about it"], at=1)
+    r.do(ask(order("c1"), 3), 1)
+    r.do(ask(CancelOrder(id="by http", order_id="1"), 3), 1)
+    r.say(*[["error", f"E{n}", "no such symbol"] for n in range(5)], at=2)
+    r.fresh()
+    r.tick(4)
+    by_frame, by_http = r.fresh()
+    assert by_frame.outcome == by_http.outcome == "unknown"
+    assert [each["code"] for each in by_frame.error["heard"]] == ["E0", "E1", "E2"]
+    assert "heard" not in by_http.error
+
+
 def test_a_lost_connection_leaves_what_was_sent_unknown(rig):
     r = rig()
     r.up(0)
