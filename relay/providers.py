@@ -32,7 +32,7 @@ class ConfiguredProvider:
         self.name = settings.name
         self.symbols = SymbolTable(settings.symbols)
         self.kinds = {topic_kind(offer.kind) for offer in settings.adapter.offers}
-        adapter = _pointed_at(settings)
+        adapter = _as_configured(settings)
         self.sessions: dict[str | None, ProviderSession] = {
             account.name: ProviderSession(
                 adapter,
@@ -45,7 +45,9 @@ class ConfiguredProvider:
                 ),
                 publish=publish,
                 http=http,
-                settings=SessionSettings(linger=settings.linger),
+                settings=SessionSettings(
+                    linger=settings.linger, stale_after=settings.stale_after, hours=settings.hours
+                ),
                 log=log,
             )
             for account in settings.accounts
@@ -199,12 +201,11 @@ class Providers:
         return [status for provider in self for status in provider.statuses()]
 
 
-def _pointed_at(settings: Provider) -> type[Adapter]:
-    """The adapter, at the configured URLs where there are some."""
+def _as_configured(settings: Provider) -> type[Adapter]:
+    """The adapter, with what is configured in place of its own declaration."""
     adapter = settings.adapter
-    changes: dict[str, Any] = {
-        name: url for name, url in (("url", settings.url), ("http", settings.http_url)) if url is not None
-    }
+    configured = {"url": settings.url, "http": settings.http_url, "first_data_within": settings.first_data_within}
+    changes: dict[str, Any] = {name: value for name, value in configured.items() if value is not None}
     if not changes:
         return adapter
     return type(adapter.__name__, (adapter,), {"session": attrs.evolve(adapter.session, **changes)})
