@@ -33,7 +33,7 @@ from relay.model.commands import Command, PlaceOrder
 from relay.model.events import Depth, Error, Event, Quote
 from relay_helio.interest import ACCOUNT_EVENTS, QUOTE, Interest, message
 from relay_helio.orders import TYPE_NAMES, TYPES, Waiting, body, login, rest_body
-from relay_helio.reports import Reports, level, members, metrics, native
+from relay_helio.reports import Reports, level, members, native
 
 EURUSD = {"symbol": "EURUSD"}
 
@@ -132,7 +132,7 @@ class Helio(Adapter):
                     yield Complete("position", self.other(given))
             case {"type": "metricsEvent", "payload": payload}:
                 given = members(payload)
-                yield metrics(given, self.other(given))
+                yield self.reports.metrics(given, self.other(given))
             case {"type": "subscribed" | "unsubscribed" as word, "payload": {"symbols": [*names], "events": [*events]}}:
                 quotes = [Topic(kind="quote", symbol=self.symbol(name)) for name in names if QUOTE in events]
                 own = [Topic(kind="account", account=self.context.account)] if set(ACCOUNT_EVENTS) & set(events) else []

@@ -77,10 +77,11 @@ class Execution:
 
 @frozen
 class Reports:
-    """What this connection was told: by order the filled quantity it last had, and the positions it named."""
+    """What this connection was told: by order the filled quantity it last had, the positions, and which events came."""
 
     filled: dict[str, Any] = Factory(dict)
     positions: set[str] = Factory(set)
+    came: set[tuple[str, str | None]] = Factory(set)
 
     def execution(self, payload: Any, symbol: str, account: str | None) -> Execution:
         """Read one executionEvent; a report of a known order that fills nothing more is a modification."""
@@ -137,12 +138,26 @@ class Reports:
     def portfolio(
         self, given: Members, symbol: Callable[[str], str], account: Callable[[Members], str | None]
     ) -> Iterable[Account | Position]:
-        """Read one portfolioEvent: the money, then every position it names."""
-        yield portfolio(given, account(given))
+        """Read one portfolioEvent: the money, then every position it names.
+
+        The first one of a connection is what stands, and what it has of earlier connections is no news.
+        """
+        known = self.stands("portfolio", account(given))
+        yield portfolio(given, account(given), known)
         held = [members(each) for each in given.get("positions", ())]
         new = self.new_positions([each["id"] for each in held])
         for each in held:
-            yield position(each, symbol(native(each)), account(given), new=each["id"] in new)
+            yield position(each, symbol(native(each)), account(given), known, new=each["id"] in new)
+
+    def metrics(self, given: Members, account: str | None) -> Account:
+        """Read one metricsEvent; of the first one of a connection the same is true."""
+        return metrics(given, account, self.stands("metrics", account))
+
+    def stands(self, what: str, account: str | None) -> bool | None:
+        """True for the first event of its kind, None for all others: `reconciled` of what is read of it."""
+        first = (what, account) not in self.came
+        self.came.add((what, account))
+        return first or None
 
     def new_positions(self, ids: Iterable[str]) -> set[str]:
         """Which of these positions no earlier portfolioEvent of this connection named; none for the first of them."""
@@ -160,7 +175,7 @@ def native(given: Members) -> str:
     return symbol
 
 
-def position(given: Members, symbol: str, account: str | None, *, new: bool) -> Position:
+def position(given: Members, symbol: str, account: str | None, known: bool | None, *, new: bool) -> Position:
     """One position of a portfolio; ``new`` says that it was not in the portfolio before."""
     status = word(given["status"])
     event = {"OPEN": PositionEvent.POSITION_OPENED if new else PositionEvent.POSITION_MODIFIED,
@@ -180,10 +195,11 @@ def position(given: Members, symbol: str, account: str | None, *, new: bool) -> 
         opened_at=given.get("createdAt"),
         updated_at=given.get("updatedAt"),
         timestamp=given.get("updatedAt"),
+        reconciled=known,
     )
 
 
-def portfolio(given: Members, account: str | None) -> Account:
+def portfolio(given: Members, account: str | None, known: bool | None) -> Account:
     """The money of a portfolioEvent."""
     return Account(
         event=AccountEvent.MARGIN_CALL if given.get("inMarginCall") is True else AccountEvent.BALANCE_UPDATED,
@@ -193,10 +209,11 @@ def portfolio(given: Members, account: str | None) -> Account:
         unrealized_pnl=given.get("unrealizedPnl"),
         currency=given.get("currency"),
         timestamp=given.get("ts"),
+        reconciled=known,
     )
 
 
-def metrics(given: Members, account: str | None) -> Account:
+def metrics(given: Members, account: str | None, known: bool | None) -> Account:
     """A metricsEvent. ``pnl`` stands beside balance and equity and is taken to be their difference: the unrealized one."""
     return Account(
         event=AccountEvent.METRICS_UPDATED,
@@ -208,4 +225,5 @@ def metrics(given: Members, account: str | None) -> Account:
         unrealized_pnl=first(given, "unrealizedPnl", "pnl"),
         currency=given.get("currency"),
         timestamp=given.get("ts"),
+        reconciled=known,
     )

@@ -219,9 +219,7 @@ def _stale_after(
             elif " " in text or "." in text:
                 found[_stream(text, name, table, adapter, symbols)] = seconds
             else:
-                check.wrong(
-                    f"adapter {adapter.name} has no {text}; {suggestion(text, kinds)}", "providers", name, "stale_after", text
-                )
+                raise ChannelError(f"adapter {adapter.name} has no {text}; {suggestion(text, kinds)}")
         except (ChannelError, SymbolError) as error:
             check.wrong(str(error), "providers", name, "stale_after", text)
     return found

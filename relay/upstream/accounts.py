@@ -10,7 +10,7 @@ Both memories outlive connections, and both are bounded: the longest unused is f
 """
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import attrs
 
@@ -20,6 +20,13 @@ from relay.model.events import Account, AccountScoped, Order, Position, Trade
 #: Attributes that say what happened or when it was told, not what is.
 _NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id")
 _ENDED = (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED)
+
+#: What a message may leave out without saying that it is not so.
+_LEFT_OUT: Mapping[type[AccountScoped], tuple[str, ...]] = {
+    Order: ("client_order_id",),
+    Position: (),
+    Account: tuple(a.name for a in attrs.fields(Account) if a.name not in (*_NOT_STATE, "account")),
+}
 
 _State = tuple[object, ...]
 _Name = tuple[str, str | None, str]
@@ -54,16 +61,23 @@ class States:
     def changes(self, event: Order | Position | Account, account: str | None, now: float) -> bool:
         """Whether ``event`` says anything that was not last known; it is known from now on.
 
-        A list without the sender's id of an order says nothing about it: some providers know it on one connection only.
+        What it leaves out is not said to be otherwise where a provider may just not tell it here: the sender's id of an
+        order, which some know on one connection only, and each figure of an account's money, which no two messages have all.
         """
-        name = (event.kind, event.account or account, "" if isinstance(event, Account) else event.id)
-        before = self._states.pop(name, None)
-        if isinstance(event, Order) and event.client_order_id is None and before is not None:
-            event = attrs.evolve(event, client_order_id=getattr(before[0], "client_order_id", None))
+        name = _name(event, account)
+        before, _ = self._states.pop(name, (None, 0.0))
+        if before is not None:
+            left_out = [each for each in _LEFT_OUT[type(event)] if getattr(event, each) is None]
+            event = attrs.evolve(event, **{each: getattr(before, each) for each in left_out})
         self._states[name] = event, now
         if len(self._states) > self._size:
             self._states.popitem(last=False)
-        return before is None or _state(before[0]) != _state(event)
+        return before is None or _state(before) != _state(event)
+
+    def is_open(self, event: Order | Position | Account, account: str | None) -> bool:
+        """Whether the order or position was last known to be open."""
+        known, _ = self._states.get(_name(event, account), (None, 0.0))
+        return known is not None and _is_open(known)
 
     def vanished(
         self, kind: str, account: str | None, listed: Container[str], asked_at: float
@@ -74,15 +88,36 @@ class States:
         """
         gone: list[Order | Position] = []
         for name, (event, told_at) in self._states.items():
-            if name[:2] == (kind, account) and name[2] not in listed and told_at < asked_at:
-                match event:
-                    case Order(vanished=None) if event.status not in _ENDED:
-                        gone.append(_ended_unseen(event))
-                    case Position() if event.event is not PositionEvent.POSITION_CLOSED and event.quantity.strip("0."):
-                        gone.append(_closed_unseen(event))
+            if name[:2] != (kind, account) or name[2] in listed or told_at >= asked_at:
+                continue
+            if isinstance(event, Order | Position) and _is_open(event):
+                gone.append(_ended_unseen(event) if isinstance(event, Order) else _closed_unseen(event))
         for event in gone:
             self.changes(event, account, asked_at)
         return gone
+
+
+def still(event: Order | Position | Account) -> Order | Position | Account:
+    """A difference found in what was open already: it was changed, not opened."""
+    match event:
+        case Order(event=OrderEvent.ORDER_CREATED):
+            return attrs.evolve(event, event=OrderEvent.ORDER_MODIFIED)
+        case Position(event=PositionEvent.POSITION_OPENED):
+            return attrs.evolve(event, event=PositionEvent.POSITION_MODIFIED)
+    return event
+
+
+def _name(event: Order | Position | Account, account: str | None) -> _Name:
+    return event.kind, event.account or account, "" if isinstance(event, Account) else event.id
+
+
+def _is_open(event: Order | Position | Account) -> bool:
+    match event:
+        case Order(vanished=None):
+            return event.status not in _ENDED
+        case Position():
+            return event.event is not PositionEvent.POSITION_CLOSED and bool(event.quantity.strip("0."))
+    return False
 
 
 def _ended_unseen(order: Order) -> Order:

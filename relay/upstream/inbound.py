@@ -13,6 +13,7 @@ import attrs
 from relay.adapter import Adapter, Answer, Complete, Fetch, Unknown
 from relay.model.enums import StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Event, Order, Position, Trade
+from relay.upstream.accounts import still
 from relay.upstream.core import Core
 from relay.upstream.ledger import Key, Standing, event_key
 from relay.upstream.outbound import Job
@@ -125,9 +126,11 @@ class Inbound:
 
     def _state(self, event: Order | Position | Account) -> None:
         self._tally.received += 1
-        changed = self._core.states.changes(event, self._account, self._core.at.now)
-        if changed or not (self._reconciling or event.reconciled):
-            self._send(self._marked(event), ("account", event.account or self._account))
+        states, compared = self._core.states, self._reconciling or event.reconciled
+        was_open = compared and states.is_open(event, self._account)
+        changed = states.changes(event, self._account, self._core.at.now)
+        if changed or not compared:
+            self._send(self._marked(still(event) if was_open else event), ("account", event.account or self._account))
         else:
             self._tally.deduped += 1
 

@@ -123,7 +123,7 @@ class Topics:
         after: Mapping[str | Topic, float] = MappingProxyType({}),
     ) -> None:
         self._first: float | None = session.first_data_within
-        self._after: Mapping[str | Topic, float] = {**session.stale_after, **after}
+        self._after: dict[str | Topic, float] = {**dict[str | Topic, float](session.stale_after.items()), **after}
         self._hours = hours
         self._rearm = rearm
         self._watches: dict[Key, Watch] = {}

@@ -73,7 +73,9 @@ _NOTICE = "| `n` | data, then code | notification | `notification` with data |"
 _NO_ORDERS = "**there are no `order` and no `trade` events.**"
 _STREAMS_ONLY = "It has no quotes and takes no commands."
 DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
-    "helio": {},
+    "helio": {
+        "lose the connection": Differs((*LOST, "gap quote none", "gap account none", "quote"), "After an absence there is nothing to ask for"),
+    },
     "tektii": {},
     "scaletrade": {
         "buy": Differs(
@@ -94,7 +96,7 @@ DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
     "shuriken": {
         "log in and stream": Differs(("connection CONNECTED", "public_trade"), _STREAMS_ONLY),
         **{phase: Differs((REFUSED,), _STREAMS_ONLY) for phase in list(SEQUENCE)[1:-1]},
-        "lose the connection": Differs((*LOST, "gap public_trade none", "gap account replay", "public_trade"), _STREAMS_ONLY),
+        "lose the connection": Differs((*LOST, "gap public_trade none", "gap account none", "public_trade"), _STREAMS_ONLY),
     },
     "crosstrade": {
         "buy": Differs((ACCEPTED, "position POSITION_OPENED", MONEY), _NO_ORDERS),

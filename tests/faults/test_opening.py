@@ -1,5 +1,6 @@
 """Connections that do not come about: a handshake that takes for ever, one that is slow, a reset at every stage."""
 
+import itertools
 import ssl
 from contextlib import AsyncExitStack
 
@@ -127,7 +128,7 @@ async def test_a_certificate_that_proves_nothing_is_named_and_tried_again_ever_m
     )  # fmt: skip
     assert {state for state, _ in told} == {"RECONNECTING"}
     assert all(why is not None and why.startswith("no connection: ") and reason in why for _, why in told)
-    waits = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+    waits = [later - sooner for sooner, later in itertools.pairwise(times)]
     assert all(wait >= least for wait, least in zip(waits, (0.02, 0.06, 0.18), strict=True))
 
 

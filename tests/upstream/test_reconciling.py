@@ -175,3 +175,31 @@ def test_no_request_shows_its_headers_or_form():
         )
     )
     assert "s3cret" not in shown
+
+
+# --- what a gap promises, and what is called new -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("credentials", "refill"), [({"key": "k"}, "replay"), ({}, "none")])
+def test_the_gap_of_an_account_promises_a_replay_only_where_one_is_asked_for(rig, credentials, refill):
+    r = rig(credentials=credentials, backoff=ONCE)
+    r.up(0)
+    r.want("account:main", at=0)
+    r.say(["fill", "f1"], at=1)
+    r.do(turns.Closed(1006), 2)
+    r.tick(3)
+    r.fresh()
+    r.do(turns.Opened(), 4)
+    assert [(event.kind, getattr(event, "refill", None)) for event in r.fresh()] == [
+        ("connection", None),
+        ("gap", refill),
+    ]
+
+
+def test_what_was_known_to_be_open_and_differs_was_changed_not_opened(away):
+    listed = (["position", "p", "POSITION_OPENED", "3"], ["position", "q", "POSITION_OPENED", "1"])
+    away.do(turns.Fetched(away.request.id, answer(*listed)), 5)
+    assert said(away) == [
+        ("position", "p", "POSITION_MODIFIED", True),
+        ("position", "q", "POSITION_OPENED", True),
+    ]
