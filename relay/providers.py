@@ -33,6 +33,7 @@ class ConfiguredProvider:
         self.symbols = SymbolTable(settings.symbols)
         self.kinds = {topic_kind(offer.kind) for offer in settings.adapter.offers}
         adapter = _as_configured(settings)
+        self._credentials = {account.name: dict(account.credentials) for account in settings.accounts}
         self.sessions: dict[str | None, ProviderSession] = {
             account.name: ProviderSession(
                 adapter,
@@ -40,7 +41,7 @@ class ConfiguredProvider:
                     provider=settings.name,
                     account=account.name,
                     options=settings.options,
-                    credentials=account.credentials,
+                    credentials=self._credentials[account.name],
                     symbols=self.symbols,
                 ),
                 publish=publish,
@@ -54,6 +55,15 @@ class ConfiguredProvider:
         }
         for topic in settings.pinned:
             self.session(topic).want(topic)
+
+    def reload(self, settings: Provider) -> None:
+        """Use these credentials from the next connection on, and try again where a session has stopped."""
+        for account in settings.accounts:
+            if account.name in self._credentials:
+                self._credentials[account.name].clear()
+                self._credentials[account.name].update(account.credentials)
+        for session in self.sessions.values():
+            session.resume()
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -133,6 +143,12 @@ class Providers:
     def find(self, name: str) -> ConfiguredProvider | None:
         """The provider of that name."""
         return self._providers.get(name)
+
+    def reload(self, settings: Iterable[Provider]) -> None:
+        """Take over what may change of the providers there are; see `ConfiguredProvider.reload`."""
+        for each in settings:
+            if each.name in self._providers:
+                self._providers[each.name].reload(each)
 
     def sessions(self) -> Iterator[tuple[str, ProviderSession]]:
         """Every session with a name for logs."""

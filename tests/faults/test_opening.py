@@ -1,6 +1,7 @@
 """Connections that do not come about: a handshake that takes for ever, one that is slow, a reset at every stage."""
 
 import itertools
+import socket
 import ssl
 from contextlib import AsyncExitStack
 
@@ -82,6 +83,47 @@ async def test_tls_that_never_answers_is_given_up_in_time():
 
 async def test_a_slow_handshake_within_its_deadline_is_waited_for():
     assert (await first_words(Throttle(400), deadlines=Deadlines()))[0] == [("CONNECTED", None)]
+
+
+class Names(trio.abc.HostnameResolver):
+    """A resolver that does not find anything, or does not answer at all."""
+
+    def __init__(self, *, answers):
+        self.answers = answers
+
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
+        if not self.answers:
+            await trio.sleep_forever()
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def getnameinfo(self, sockaddr, flags):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        (True, "no connection: [Errno -2] Name or service not known"),
+        (False, "no connection: no TCP connection within 0.3 s"),
+    ],
+)
+async def test_a_name_that_is_not_found_or_not_answered_for(answers, reason):
+    told, done = [], trio.Event()
+
+    def publish(event, stamp):
+        told.append((event.event, event.reason))
+        done.set()
+
+    trio.socket.set_custom_hostname_resolver(Names(answers=answers))
+    adapter = adapted(url="ws://venue.example/v1", backoff=Backoff(first=60, jitter=0))(Synthetic)
+    context = Context(provider="venue", options=dict(Synthetic.options))
+    async with HttpClient() as http, trio.open_nursery() as nursery:
+        session = ProviderSession(adapter, context, publish=publish, http=http, deadlines=Deadlines(connect=0.3))
+        await nursery.start(session.run)
+        with trio.fail_after(10):
+            await done.wait()
+        nursery.cancel_scope.cancel()
+    assert told == [("RECONNECTING", reason)]
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
