@@ -45,6 +45,8 @@ CHANNELS = (QUOTE, DEPTH, PRINTS, BROKER_QUOTE, BROKER_DEPTH, ACCOUNT)
 LINES = 10
 EVERY = 2.0
 """Seconds between two faults, on average: at the default of 600 s, some 300, which is more than a day of a bad line has."""
+BACK = 10.0
+"""Seconds within which everybody is back once all lines are healed."""
 FLAT = 0.5
 """MB a minute the relay may grow by in the second half. What is measured is resident memory, kernel and allocator included."""
 BREAKS = (Cut(), Reset(), HalfOpen(), Corrupt("text"), Corrupt("utf8"), Corrupt("frame"))
@@ -167,8 +169,15 @@ def wrong(stage: Stage, views: Mapping[str, View]) -> Iterator[str]:
 
 
 async def converge(stage: Stage, within: float) -> Counter[str]:
-    """Wait until every view is right; return what is wrong, by channel."""
+    """Wait until every view is right; return what is wrong, by channel.
+
+    Whoever was away longer than the history reaches has no quote before the next one: then the markets move once more.
+    """
     left: Counter[str] = Counter()
+    if lost(stage):
+        await trio.sleep(BACK)
+        stage.venue.tick()
+        stage.broker.tick()
     with trio.move_on_after(within):
         while True:
             left = Counter(channel for subscriber in stage.subscribers for channel in wrong(stage, subscriber.views))
@@ -176,6 +185,11 @@ async def converge(stage: Stage, within: float) -> Counter[str]:
                 break
             await trio.sleep(0.25)
     return left
+
+
+def lost(stage: Stage) -> int:
+    """How many resumes could not be given."""
+    return sum(view.lost for subscriber in stage.subscribers for view in subscriber.views.values())
 
 
 def sums(status: Any) -> Iterator[str]:
@@ -209,7 +223,7 @@ def document(venue: FaultProxy, broker: FaultProxy) -> Mapping[str, Any]:
     return {
         "allow_inline_secrets": True,
         "server": {"listen": "127.0.0.1:0", "status_public": True},
-        "history": {"events": 50, "age": 30},
+        "history": {"events": 200, "age": 60},
         "apps": {
             "soak": {"id": APP.id, "key": APP.key, "secret": APP.secret, "activity_timeout": 5, "pong_timeout": 5}
         },
@@ -274,7 +288,7 @@ async def soak(count: int, seconds: float, seed: int) -> tuple[dict[str, Any], l
     async with running(count, seed) as stage:
         samples: list[tuple[float, float]] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(market, stage, max(0.5, min(5.0, 500 / count)), Random(seed))
+            nursery.start_soon(market, stage, max(0.5, min(5.0, 1000 / count)), Random(seed))
             nursery.start_soon(faults, stage, Random(seed + 1))
             until = trio.current_time() + seconds
             while trio.current_time() < until:
@@ -305,6 +319,7 @@ async def soak(count: int, seconds: float, seed: int) -> tuple[dict[str, Any], l
             "subscriber reconnects": sum(subscriber.connections - 1 for subscriber in stage.subscribers),
             "events": sum(status["hub"]["published"].values()),
             "delivered": delivered,
+            "resumes refused": lost(stage),
             "given way": sum(status["hub"]["dropped"].values()),
             "wrong views": sum(left.values()),
             "broken rules": len(problems),

@@ -67,7 +67,8 @@ async def serve_port(
         try:
             await _serve_connection(stream, answer, talk, admit)
         except* (
-            trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, HangUp, ConnectionClosed, LocalProtocolError
+            trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError,
+            HangUp, ConnectionClosed, LocalProtocolError,
         ):  # fmt: skip
             # trio-websocket lets the last two out when the peer is gone within the handshake, and when a ping comes while
             # the connection is being closed
