@@ -183,10 +183,12 @@ class Core:
             return []
 
     def limited(self, retry_after: float | None) -> None:
-        """The provider says that a limit was hit: nothing is asked for a while."""
-        wait = max(self.budget.window("call"), 1.0) if retry_after is None else retry_after
-        self.budget.pause(("frame", "interest", "call", "http"), self.at.now + wait)
-        self.publish(RateLimit(event=RateLimitEvent.RATE_LIMIT_HIT, reset_at=self.later(wait)))
+        """The provider says that a limit was hit: nothing is asked for a while. When it ends is told where it is known."""
+        declared = self.budget.window("call") or None
+        known = declared if retry_after is None else retry_after
+        self.budget.pause(("frame", "interest", "call", "http"), self.at.now + (known or 1.0))
+        reset = None if known is None else self.later(known)
+        self.publish(RateLimit(event=RateLimitEvent.RATE_LIMIT_HIT, reset_at=reset))
         self.rearm()
 
     def later(self, seconds: float) -> str:
