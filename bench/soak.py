@@ -225,7 +225,7 @@ def document(venue: FaultProxy, broker: FaultProxy) -> Mapping[str, Any]:
         "server": {"listen": "127.0.0.1:0", "status_public": True},
         "history": {"events": 200, "age": 60},
         "apps": {
-            "soak": {"id": APP.id, "key": APP.key, "secret": APP.secret, "activity_timeout": 5, "pong_timeout": 5}
+            "soak": {"id": APP.id, "key": APP.key, "secret": APP.secret, "activity_timeout": 10, "pong_timeout": 10}
         },
         "providers": {
             "venue": {"adapter": "synthetic", "url": f"ws://127.0.0.1:{venue.port}/v1"},
@@ -298,7 +298,7 @@ async def soak(count: int, seconds: float, seed: int) -> tuple[dict[str, Any], l
         for proxy in (*stage.upstream, *stage.downstream):
             proxy.up()
             proxy.heal()
-        left = await converge(stage, 60)
+        left = await converge(stage, 120)
         status = await stage.status()
         views = [view for subscriber in stage.subscribers for view in subscriber.views.values()]
         problems = [problem for view in views for problem in view.problems]
