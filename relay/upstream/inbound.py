@@ -91,19 +91,27 @@ class Inbound:
         self._send(event, event_key(event, self._account))
 
     def _send(self, event: Event, key: Key) -> None:
-        self._seen(key)
-        self._core.provided(event)
+        if self._is_news(event, key):
+            self._core.provided(event)
+        else:
+            self._tally.deduped += 1
 
-    def _seen(self, key: Key) -> None:
-        """Data of this topic came and is about to be published."""
+    def _is_news(self, event: Event, key: Key) -> bool:
+        """Data of this topic came and is about to be published, unless a topic that fell silent only repeats itself."""
         entry = self._entry_of(key)
         if entry is not None:
             entry.flowed = True
             if entry.standing is not Standing.CONFIRMED and entry.standing is not Standing.WANTED:
                 self._subscriptions.confirmed_by_data(entry)
         watch = self._watch_of(key)
-        if watch is not None and self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):
+        if watch is None:
+            return True
+        if watch.stale and watch.said == event:
+            return False
+        watch.said = event
+        if self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.FRESH))
+        return True
 
     def _depth(self, depth: Depth) -> None:
         self._tally.received += 1

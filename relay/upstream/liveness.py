@@ -3,7 +3,7 @@
 The transport's clock is reset by anything at all that arrives, heartbeats included; when it runs out the connection is
 presumed dead and is dialled anew. A topic's clock is reset only by that topic's own events: a heartbeat proves the
 transport and nothing else. When it runs out the topic is STALE and is subscribed once more; the first new event makes it
-FRESH. Only kinds the provider declared, or the operator set, have a topic clock: for all others quiet is normal.
+FRESH. A provider that repeats its last word to whoever subscribes says nothing new by it. Only kinds the provider declared, or the operator set, have a topic clock: for all others quiet is normal.
 
 A closed market is not dead. Where a topic's hours are known, silence counts from the opening of its market on, never while
 it is closed. And where the markets of all topics are closed and the provider needs no heartbeat of ours, a transport that
@@ -24,6 +24,7 @@ from attrs import define
 
 from relay.adapter import Session
 from relay.model.channels import Topic
+from relay.model.events import Event
 from relay.model.hours import Hours
 from relay.upstream.ledger import Key, topic_key
 
@@ -93,6 +94,7 @@ class Watch:
         since_ns: Unix nanoseconds of its last event, None when there was none.
         stale: whether it has been called stale.
         reason: why, when the provider refused it.
+        said: its last event.
     """
 
     topic: Topic
@@ -102,6 +104,7 @@ class Watch:
     since_ns: int | None = None
     stale: bool = False
     reason: str | None = None
+    said: Event | None = None
 
 
 class Topics:

@@ -139,11 +139,13 @@ def adapted(**changes: Any) -> Callable[[type[Adapter]], type[Adapter]]:
 
 @asynccontextmanager
 async def rig(
-    name: str, *, every: float = 0.03, buffer: int | None = None, tls: ssl.SSLContext | None = None, **session: Any
-) -> AsyncIterator[Rig]:
+    name: str, *, every: float = 0.03, buffer: int | None = None, tls: ssl.SSLContext | None = None,
+    configured: Mapping[str, Any] | None = None, **session: Any
+) -> AsyncIterator[Rig]:  # fmt: skip
     """Everything, connected, with data flowing. ``session`` are changes of the adapter's declaration.
 
-    With ``tls`` the provider's WebSocket is behind TLS of this context, and the proxy before it.
+    With ``tls`` the provider's WebSocket is behind TLS of this context, and the proxy before it. ``configured`` are more keys of
+    the provider's table.
     """
     venue = VENUES[name]
     simulator, simulated = venue.simulator(every), venue.simulated
@@ -160,6 +162,7 @@ async def rig(
             "options": dict(simulated.options),
             "symbols": dict(simulated.symbols),
             "pinned": list(venue.pinned),
+            **(configured or {}),
         }
         if simulated.account is None:
             table["credentials"] = dict(simulated.credentials)

@@ -125,6 +125,25 @@ def test_the_clock_that_starts_with_the_first_event_is_told_to_the_shell(market)
     assert r.machine.deadline() == 22
 
 
+def test_a_provider_that_repeats_its_last_word_says_nothing_new(rig):
+    r = rig(stale_after={"quote": 20}, silent_after=9999, ack_within=5)
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["ack", "quote:A"], ["quote", "A", "1"], at=0)
+    outputs = r.tick(20)
+    assert r.texts(outputs) == [{"unsub": ["quote:A"]}, {"sub": ["quote:A"]}]
+    r.fresh()
+    r.say(["ack", "quote:A"], ["quote", "A", "1"], at=21)
+    assert r.fresh() == []
+    assert r.texts(r.tick(60)) == []  # once
+    r.say(["quote", "A", "2"], at=61)
+    assert r.kinds() == ["staleness FRESH", "quote"]
+    r.say(["quote", "A", "2"], at=62)  # while it flows a provider may repeat itself
+    assert r.kinds() == ["quote"]
+    assert r.counters()["deduped"] == 1
+    assert r.add_up()
+
+
 # --- as configured ---------------------------------------------------------------------------------------------------
 
 
