@@ -155,6 +155,32 @@ def test_a_lost_connection_leaves_nothing_of_its_requests_in_the_ledger(rig):
     assert ledger.deadline() == 105  # the first request of a new connection waits the declared time, not longer
 
 
+def test_topics_that_wait_for_nothing_are_not_looked_at(rig, monkeypatch):
+    """A session of thousands is asked after every message what is due: it must not go through them all."""
+    ledger = Ledger(per_frame=1000, linger=30, ack_within=5)
+    topics = [rig.topic(f"quote:S{number}") for number in range(1000)]
+    for topic in topics:
+        ledger.want(topic)
+    ledger.sent(ledger.to_subscribe(), 0)
+    ledger.confirmed(topics)
+    ledger.unwant(topics[7], 1)
+    monkeypatch.setattr(ledger, "_entries", None)  # whoever goes through all of them fails
+    assert ledger.overdue(10) == ([], [])
+    assert (ledger.to_subscribe(), ledger.to_unsubscribe(), ledger.deadline()) == ((), (), 31)
+    assert ledger.expire(30) == []
+
+
+def test_a_successor_lets_go_of_what_lingered(rig):
+    before, after = (Ledger(per_frame=10, linger=30, ack_within=5) for _ in range(2))
+    topic = rig.topic("quote:A")
+    before.want(topic)
+    before.unwant(topic, 1)
+    after.adopt(before)
+    assert after.deadline() == 31
+    assert after.expire(31) == [topic]
+    assert (len(after), after.to_subscribe()) == (0, ())
+
+
 def test_a_session_that_must_be_alone_says_so_when_it_dials(rig):
     (dial,) = rig(single=True).do(turns.Start(), 0)
     assert dial.alone
