@@ -106,7 +106,8 @@ class Inbound:
         watch = self._watch_of(key)
         if watch is None:
             return True
-        if watch.stale and watch.said == event:
+        if watch.stale and watch.said == event:  # the answer to the new request; what comes again and again is alive
+            watch.said = None
             return False
         watch.said = event
         if self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):

@@ -3,8 +3,8 @@
 The transport's clock is reset by anything at all that arrives, heartbeats included; when it runs out the connection is
 presumed dead and is dialled anew. A topic's clock is reset only by that topic's own events: a heartbeat proves the
 transport and nothing else. When it runs out the topic is STALE and is subscribed once more; the first new event makes it
-FRESH. A provider that repeats its last word to whoever subscribes says nothing new by it. Only kinds the provider declared,
-or the operator set, have a topic clock: for all others quiet is normal.
+FRESH. A provider that repeats its last word to whoever subscribes says nothing new by it, once. Only kinds the provider
+declared, or the operator set, have a topic clock: for all others quiet is normal.
 
 A closed market is not dead. Where a topic's hours are known, silence counts from the opening of its market on, never while
 it is closed. And where the markets of all topics are closed and the provider needs no heartbeat of ours, a transport that
@@ -95,7 +95,7 @@ class Watch:
         since_ns: Unix nanoseconds of its last event, None when there was none.
         stale: whether it has been called stale.
         reason: why, when the provider refused it.
-        said: its last event.
+        said: its last event; None where a repetition of it has been let pass already.
     """
 
     topic: Topic

@@ -144,6 +144,19 @@ def test_a_provider_that_repeats_its_last_word_says_nothing_new(rig):
     assert r.add_up()
 
 
+def test_a_provider_that_goes_on_repeating_itself_is_alive(rig):
+    r = rig(stale_after={"quote": 20}, silent_after=9999)
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["quote", "A", "1"], at=0)
+    r.tick(20)
+    r.fresh()
+    r.say(["quote", "A", "1"], at=21)
+    assert r.kinds() == []
+    r.say(["quote", "A", "1"], at=22)
+    assert r.kinds() == ["staleness FRESH", "quote"]
+
+
 # --- as configured ---------------------------------------------------------------------------------------------------
 
 
