@@ -124,9 +124,10 @@ class Relay:
         self._stopped.set()
 
     def reload(self, settings: Settings) -> None:
-        """Take over what may change while running: apps and API keys."""
+        """Take over what may change while running: apps, API keys, and providers' credentials (see `Providers.reload`)."""
         self.hub.replace_apps(settings.apps, trio.current_time())
         self._keys.replace(settings.api_keys)
+        self.providers.reload(settings.providers)
 
     async def run(self, *, task_status: trio.TaskStatus["Relay"] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until `stop`.

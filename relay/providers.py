@@ -32,7 +32,8 @@ class ConfiguredProvider:
         self.name = settings.name
         self.symbols = SymbolTable(settings.symbols)
         self.kinds = {topic_kind(offer.kind) for offer in settings.adapter.offers}
-        adapter = _pointed_at(settings)
+        adapter = _as_configured(settings)
+        self._credentials = {account.name: dict(account.credentials) for account in settings.accounts}
         self.sessions: dict[str | None, ProviderSession] = {
             account.name: ProviderSession(
                 adapter,
@@ -40,18 +41,29 @@ class ConfiguredProvider:
                     provider=settings.name,
                     account=account.name,
                     options=settings.options,
-                    credentials=account.credentials,
+                    credentials=self._credentials[account.name],
                     symbols=self.symbols,
                 ),
                 publish=publish,
                 http=http,
-                settings=SessionSettings(linger=settings.linger),
+                settings=SessionSettings(
+                    linger=settings.linger, stale_after=settings.stale_after, hours=settings.hours
+                ),
                 log=log,
             )
             for account in settings.accounts
         }
         for topic in settings.pinned:
             self.session(topic).want(topic)
+
+    def reload(self, settings: Provider) -> None:
+        """Use these credentials from the next connection on, and try again where a session has stopped."""
+        for account in settings.accounts:
+            if account.name in self._credentials:
+                self._credentials[account.name].clear()
+                self._credentials[account.name].update(account.credentials)
+        for session in self.sessions.values():
+            session.resume()
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -132,6 +144,12 @@ class Providers:
         """The provider of that name."""
         return self._providers.get(name)
 
+    def reload(self, settings: Iterable[Provider]) -> None:
+        """Take over what may change of the providers there are; see `ConfiguredProvider.reload`."""
+        for each in settings:
+            if each.name in self._providers:
+                self._providers[each.name].reload(each)
+
     def sessions(self) -> Iterator[tuple[str, ProviderSession]]:
         """Every session with a name for logs."""
         for provider in self:
@@ -199,12 +217,11 @@ class Providers:
         return [status for provider in self for status in provider.statuses()]
 
 
-def _pointed_at(settings: Provider) -> type[Adapter]:
-    """The adapter, at the configured URLs where there are some."""
+def _as_configured(settings: Provider) -> type[Adapter]:
+    """The adapter, with what is configured in place of its own declaration."""
     adapter = settings.adapter
-    changes: dict[str, Any] = {
-        name: url for name, url in (("url", settings.url), ("http", settings.http_url)) if url is not None
-    }
+    configured = {"url": settings.url, "http": settings.http_url, "first_data_within": settings.first_data_within}
+    changes: dict[str, Any] = {name: value for name, value in configured.items() if value is not None}
     if not changes:
         return adapter
     return type(adapter.__name__, (adapter,), {"session": attrs.evolve(adapter.session, **changes)})

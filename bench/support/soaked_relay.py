@@ -20,6 +20,9 @@ import trio
 
 from relay.adapter import Adapter, Backoff, Heartbeat
 from relay.app import Relay, serve
+from relay.hub.depth import Book
+from relay.model.events import Depth, Stamp
+from relay.model.times import from_micros
 from relay.plugins import load_plugins
 from relay.settings import settings_of
 
@@ -36,8 +39,18 @@ def compressed(adapter: type[Adapter]) -> type[Adapter]:
     return type(adapter.__name__, (adapter,), {"session": session})
 
 
+def fill_memories() -> None:
+    """Fill what the relay remembers of numbers and times up to its bounds, as an hour of prices would."""
+    levels = [(f"{number}.25", f"{number}.5") for number in range(20_000)]
+    stamp = Stamp(provider="venue", account=None, received_at=from_micros(0))
+    Book().apply(Depth(symbol="BTC/USD", bids=levels, asks=(), snapshot=True), stamp)
+    for micros in range(5_000):
+        from_micros(micros)
+
+
 async def main(path: Path, document: Mapping[str, Any]) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    fill_memories()
     plugins = load_plugins()
     adapters = {name: compressed(adapter) for name, adapter in plugins.adapters().items()}
     settings = settings_of(

@@ -2,7 +2,8 @@
 
 Written as people write it, spans separated by commas: ``Sun 17:00-Fri 17:00`` (one span over days), ``Mon-Fri 09:30-16:00``
 (the same span on each of these days), ``Sat 10:00-14:00``. A time up to ``24:00``; a span ends before the minute it names,
-and may run over the end of the week. Holidays are not in a timetable.
+and may run over the end of the week. Spans that touch are one: trading that goes on at midnight did not begin there.
+Holidays are not in a timetable.
 """
 
 import re
@@ -17,6 +18,7 @@ _DAY = "|".join(_DAYS)
 _TIME = r"(\d\d):(\d\d)"
 _over_days = re.compile(rf"({_DAY}) {_TIME}-({_DAY}) {_TIME}").fullmatch
 _each_day = re.compile(rf"({_DAY})(?:-({_DAY}))? {_TIME}-{_TIME}").fullmatch
+_ends_in_a_time = re.compile(rf".*{_TIME}").fullmatch
 _WEEK = 7 * 24 * 60
 _SECOND = 1_000_000_000
 
@@ -49,21 +51,44 @@ class Hours:
         except (KeyError, ValueError) as error:
             raise ValueError(f"no such time zone: {self.zone!r}") from error
 
+    @classmethod
+    def parse(cls, text: str) -> "Hours":
+        """Read a timetable with its zone at the end, ``Sun 17:00-Fri 17:00 America/New_York`` (UTC where there is none).
+
+        ``always`` is the timetable of a market that never closes.
+
+        Raises:
+            ValueError: it is none.
+        """
+        text = text.strip()
+        if text == "always":
+            return cls("Mon-Sun 00:00-24:00")
+        spans, _, zone = text.rpartition(" ")
+        return cls(spans, zone) if spans and not _ends_in_a_time(text) else cls(text)
+
     def opened(self, unix_ns: int) -> int | None:
-        """When the trading that is on at ``unix_ns`` began; None while the market is closed."""
-        return min((start for start, end in self._around(unix_ns) if start <= unix_ns < end), default=None)
+        """When the trading that is on at ``unix_ns`` began, a week or two ago at most; None while the market is closed."""
+        return next((start for start, end in self._around(unix_ns) if start <= unix_ns < end), None)
 
     def opens(self, unix_ns: int) -> int:
-        """The first opening at or behind ``unix_ns``."""
-        return min(start for start, _ in self._around(unix_ns) if start >= unix_ns)
+        """The first opening at or behind ``unix_ns``; that moment itself where the market never closes."""
+        return next((start for start, _ in self._around(unix_ns) if start >= unix_ns), unix_ns)
 
-    def _around(self, unix_ns: int) -> Iterator[Span]:
-        """The spans of the week before, of this one and of the next, as instants."""
+    def _around(self, unix_ns: int) -> list[Span]:
+        """The spans of the week before, of this one and of the next, as instants in order; what touches is one."""
         local = datetime.fromtimestamp(unix_ns // _SECOND, self._zone).replace(tzinfo=None)
         monday = local.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=local.weekday())
-        for week in (-7, 0, 7):
-            for start, end in self._spans:
-                yield self._instant(monday, week, start), self._instant(monday, week, end)
+        joined: list[Span] = []
+        for start, end in sorted(
+            (self._instant(monday, week, start), self._instant(monday, week, end))
+            for week in (-7, 0, 7)
+            for start, end in self._spans
+        ):
+            if joined and start <= joined[-1][1]:
+                joined[-1] = joined[-1][0], max(joined[-1][1], end)
+            else:
+                joined.append((start, end))
+        return joined
 
     def _instant(self, monday: datetime, days: int, minutes: int) -> int:
         """A time of the local clock, so that a week with a change to summer time keeps its hours."""

@@ -137,7 +137,7 @@ class ProviderSession:
         return rehearse(self._adapter, core.adapter, self._context, command)
 
     def resume(self) -> None:
-        """Try again although the session stopped as FAILED."""
+        """Try again although the session stopped as FAILED; nothing where it did not."""
         self._enqueue(turns.Resume())
 
     def shutdown(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from relay.adapter import Adapter, Context
 from relay.model.channels import ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind, valid_provider
+from relay.model.hours import Hours
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.problems import suggestion
 from relay.settings.check import Check
@@ -51,6 +52,9 @@ def _provider(
         pinned=_pinned(check, name, table, adapter, symbols),
         required=table.required,
         linger=table.linger,
+        first_data_within=table.first_data_within,
+        stale_after=_stale_after(check, name, table, adapter, symbols),
+        hours=_hours(check, name, table, adapter, symbols),
         visibility=table.visibility,
         accounts=accounts,
     )
@@ -142,7 +146,7 @@ def _missing(
             check.wrong(f"missing; adapter {adapter.name} needs it", *path, name)
 
 
-# --- pinned streams --------------------------------------------------------------------------------------------------
+# --- streams ---------------------------------------------------------------------------------------------------------
 
 
 def _pinned(
@@ -151,16 +155,20 @@ def _pinned(
     topics: dict[Topic, None] = {}
     for text in table.pinned:
         try:
-            topic = _topic(text, name)
-            _offered(topic, adapter, tuple(table.accounts))
-            if topic.symbol is not None:
-                symbols.native(topic.symbol)
-            channel_name(Stream(name, topic))
+            topics[_stream(text, name, table, adapter, symbols)] = None
         except (ChannelError, SymbolError) as error:
             check.wrong_item(f'"{text}": {error}', "providers", name, "pinned")
-        else:
-            topics[topic] = None
     return tuple(topics)
+
+
+def _stream(text: str, name: str, table: ProviderTable, adapter: type[Adapter], symbols: SymbolTable) -> Topic:
+    """Read the stream that is meant by ``text``, one the adapter has. ChannelError or SymbolError when it is none."""
+    topic = _topic(text, name)
+    _offered(topic, adapter, tuple(table.accounts))
+    if topic.symbol is not None:
+        symbols.native(topic.symbol)
+    channel_name(Stream(name, topic))
+    return topic
 
 
 def _topic(text: str, provider: str) -> Topic:
@@ -193,3 +201,43 @@ def _offered(topic: Topic, adapter: type[Adapter], accounts: tuple[str, ...]) ->
             raise ChannelError(
                 f"adapter {adapter.name} has no candles of {topic.timeframe}; there are: {', '.join(known)}"
             )
+
+
+# --- silence ---------------------------------------------------------------------------------------------------------
+
+
+def _stale_after(
+    check: Check, name: str, table: ProviderTable, adapter: type[Adapter], symbols: SymbolTable
+) -> Mapping[str | Topic, float]:
+    """Seconds by kind, or by stream, each of them one the adapter has."""
+    kinds = {topic_kind(offer.kind) for offer in adapter.offers}
+    found: dict[str | Topic, float] = {}
+    for text, seconds in table.stale_after.items():
+        try:
+            if text in kinds:
+                found[text] = seconds
+            elif " " in text or "." in text:
+                found[_stream(text, name, table, adapter, symbols)] = seconds
+            else:
+                raise ChannelError(f"adapter {adapter.name} has no {text}; {suggestion(text, kinds)}")
+        except (ChannelError, SymbolError) as error:
+            check.wrong(str(error), "providers", name, "stale_after", text)
+    return found
+
+
+def _hours(
+    check: Check, name: str, table: ProviderTable, adapter: type[Adapter], symbols: SymbolTable
+) -> Mapping[str | None, Hours]:
+    """A timetable by symbol; None is for all others."""
+    kinds = {topic_kind(offer.kind) for offer in adapter.offers}
+    found: dict[str | None, Hours] = {}
+    for symbol, text in table.hours.items():
+        try:
+            if symbol in kinds:
+                raise ValueError(f"hours are a market's: write default, or a symbol, not {symbol}")
+            if symbol != "default":
+                symbols.native(symbol)
+            found[None if symbol == "default" else symbol] = Hours.parse(text)
+        except ValueError as error:
+            check.wrong(str(error), "providers", name, "hours", symbol)
+    return found

@@ -11,6 +11,7 @@ from relay.hub.access import ApiKey
 from relay.hub.history import HistoryLimits
 from relay.hub.outbox import OutboxLimits
 from relay.model.channels import Topic
+from relay.model.hours import Hours
 from relay.net.asgi import FrontLimits
 from relay.net.connection import EdgeLimits
 from relay.pusher.apps import App
@@ -59,6 +60,8 @@ class Provider:
         pinned: topics that are always wanted, each once.
         required: the relay is not ready while this provider is not.
         linger: seconds a topic stays subscribed without a subscriber.
+        first_data_within: in place of `Session.first_data_within`; None keeps the adapter's own.
+        stale_after, hours: as `relay.upstream.core.SessionSettings` has them.
         visibility: whether its market streams need authorization.
         accounts: its sessions, at least one.
     """
@@ -72,6 +75,9 @@ class Provider:
     pinned: tuple[Topic, ...] = ()
     required: bool = False
     linger: float = 30.0
+    first_data_within: float | None = None
+    stale_after: Mapping[str | Topic, float] = Factory(dict)
+    hours: Mapping[str | None, Hours] = Factory(dict)
     visibility: Literal["public", "private"] = "public"
     accounts: tuple[Account, ...] = (Account(),)
 

@@ -133,6 +133,15 @@ class ProviderTable:
     """The relay is not ready (`/readyz`) while this provider is not."""
     linger: float = 30.0
     """Seconds a stream stays subscribed after its last subscriber left."""
+    first_data_within: float | None = field(default=None, validator=_positive_or_none)
+    """Seconds from a subscription to its first event before the stream is called stale; the adapter's own when absent."""
+    stale_after: Mapping[str, float] = Factory(dict)
+    """Seconds of silence after which a stream is called stale, by kind (`quote = 30`) or by stream (`"quote EUR/USD" = 5`),
+    before what the adapter declares; 0: quiet is normal."""
+    hours: Mapping[str, str] = Factory(dict)
+    """When a market trades, by symbol or for all others (`default = "Sun 17:00-Fri 17:00 America/New_York"`), before what
+    the adapter knows: while it is closed, silence is normal. Spans are separated by commas (`Mon-Fri 09:30-12:00, Mon-Fri
+    13:00-16:00 Asia/Tokyo`), times are UTC where no zone is named, and `always` never closes."""
     visibility: Literal["public", "private"] = "public"
     """`private`: its market streams need an authorized subscription (`private-` channels)."""
     credentials: Mapping[str, SecretRef] = Factory(dict)

@@ -66,8 +66,12 @@ async def serve_port(
     async def connection(stream: trio.SocketStream) -> None:
         try:
             await _serve_connection(stream, answer, talk, admit)
-        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, HangUp, LocalProtocolError):
-            # trio-websocket lets the last one out when a ping comes while the connection is being closed
+        except* (
+            trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError,
+            HangUp, ConnectionClosed, LocalProtocolError,
+        ):  # fmt: skip
+            # trio-websocket lets the last two out when the peer is gone within the handshake, and when a ping comes while
+            # the connection is being closed
             await trio.aclose_forcefully(stream)
 
     listeners = await trio.open_tcp_listeners(port, host=host)

@@ -58,7 +58,7 @@ class States:
         What an event leaves out it says nothing about: lists have fewer members than the stream, or other ones. Only that it
         has vanished is the relay's own word, and is no longer so when the provider tells of it again.
         """
-        name = (event.kind, event.account or account, "" if isinstance(event, Account) else event.id)
+        name = _name(event, account)
         before = self._states.pop(name, None)
         said = _said(event)
         if before is not None:
@@ -70,6 +70,11 @@ class States:
             self._states.popitem(last=False)
         return before is None or is_new
 
+    def is_open(self, event: Order | Position | Account, account: str | None) -> bool:
+        """Whether the order or position was last known to be open."""
+        known, _ = self._states.get(_name(event, account), (None, 0.0))
+        return known is not None and _is_open(known)
+
     def vanished(
         self, kind: str, account: str | None, listed: Container[str], asked_at: float
     ) -> list[Order | Position]:
@@ -79,15 +84,36 @@ class States:
         """
         gone: list[Order | Position] = []
         for name, (event, told_at) in self._states.items():
-            if name[:2] == (kind, account) and name[2] not in listed and told_at < asked_at:
-                match event:
-                    case Order(vanished=None) if event.status not in _ENDED:
-                        gone.append(_ended_unseen(event))
-                    case Position() if event.event is not PositionEvent.POSITION_CLOSED and event.quantity.strip("0."):
-                        gone.append(_closed_unseen(event))
+            if name[:2] != (kind, account) or name[2] in listed or told_at >= asked_at:
+                continue
+            if isinstance(event, Order | Position) and _is_open(event):
+                gone.append(_ended_unseen(event) if isinstance(event, Order) else _closed_unseen(event))
         for event in gone:
             self.changes(event, account, asked_at)
         return gone
+
+
+def still(event: Order | Position | Account) -> Order | Position | Account:
+    """A difference found in what was open already: it was changed, not opened."""
+    match event:
+        case Order(event=OrderEvent.ORDER_CREATED):
+            return attrs.evolve(event, event=OrderEvent.ORDER_MODIFIED)
+        case Position(event=PositionEvent.POSITION_OPENED):
+            return attrs.evolve(event, event=PositionEvent.POSITION_MODIFIED)
+    return event
+
+
+def _name(event: Order | Position | Account, account: str | None) -> _Name:
+    return event.kind, event.account or account, "" if isinstance(event, Account) else event.id
+
+
+def _is_open(event: Order | Position | Account) -> bool:
+    match event:
+        case Order(vanished=None):
+            return event.status not in _ENDED
+        case Position():
+            return event.event is not PositionEvent.POSITION_CLOSED and bool(event.quantity.strip("0."))
+    return False
 
 
 def _ended_unseen(order: Order) -> Order:

@@ -4,14 +4,16 @@ The parts (`inbound`, `subscriptions`, `trading`, `signals`) know this and not e
 together and owns the life of the connection.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from relay.adapter import Adapter, Context, Fetch, Outgoing
+from relay.model.channels import Topic
 from relay.model.enums import RateLimitEvent
 from relay.model.events import Error, Event, RateLimit, Stamp
+from relay.model.hours import Hours
 from relay.model.times import from_micros
 from relay.upstream.accounts import Fills, States
 from relay.upstream.books import Books
@@ -36,11 +38,19 @@ class SessionSettings:
         linger: how long a topic nobody needs stays subscribed.
         command_within: deadline of a command that names none.
         book_buffer: how many deltas may wait for one book's snapshot.
+        stale_after: seconds of silence by kind, or by topic, in place of what the adapter declares; 0: quiet is normal.
+        hours: when the market of a symbol trades, in place of what the adapter knows; None is for all other symbols.
     """
 
     linger: float = 30.0
     command_within: float = 10.0
     book_buffer: int = 5000
+    stale_after: Mapping[str | Topic, float] = Factory(dict)
+    hours: Mapping[str | None, Hours] = Factory(dict)
+
+    def hours_of(self, topic: Topic) -> Hours | None:
+        """When the operator says that the market of ``topic`` trades; None when nothing is said."""
+        return self.hours.get(topic.symbol, self.hours.get(None))
 
 
 class Core:
@@ -77,7 +87,12 @@ class Core:
         )
         if after is not None:
             self.ledger.adopt(after.ledger)
-        self.topics = Topics(declared, lambda topic: adapter_class.hours(topic, context), self.rearm)
+        self.topics = Topics(
+            declared,
+            lambda topic: settings.hours_of(topic) or adapter_class.hours(topic, context),
+            self.rearm,
+            settings.stale_after,
+        )
         if after is not None:
             self.topics.adopt(after.topics)
         self.books = Books(
@@ -168,10 +183,12 @@ class Core:
             return []
 
     def limited(self, retry_after: float | None) -> None:
-        """The provider says that a limit was hit: nothing is asked for a while."""
-        wait = max(self.budget.window("call"), 1.0) if retry_after is None else retry_after
-        self.budget.pause(("frame", "interest", "call", "http"), self.at.now + wait)
-        self.publish(RateLimit(event=RateLimitEvent.RATE_LIMIT_HIT, reset_at=self.later(wait)))
+        """The provider says that a limit was hit: nothing is asked for a while. When it ends is told where it is known."""
+        declared = self.budget.window("call") or None
+        known = declared if retry_after is None else retry_after
+        self.budget.pause(("frame", "interest", "call", "http"), self.at.now + (known or 1.0))
+        reset = None if known is None else self.later(known)
+        self.publish(RateLimit(event=RateLimitEvent.RATE_LIMIT_HIT, reset_at=reset))
         self.rearm()
 
     def later(self, seconds: float) -> str:

@@ -13,6 +13,7 @@ import attrs
 from relay.adapter import Adapter, Answer, Complete, Fetch, Unknown
 from relay.model.enums import StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
+from relay.upstream.accounts import still
 from relay.upstream.core import Core
 from relay.upstream.ledger import Key, Standing, event_key
 from relay.upstream.outbound import Job, Purpose
@@ -91,19 +92,28 @@ class Inbound:
         self._send(event, event_key(event, self._account))
 
     def _send(self, event: Event, key: Key) -> None:
-        self._seen(key)
-        self._core.provided(event)
+        if self._is_news(event, key):
+            self._core.provided(event)
+        else:
+            self._tally.deduped += 1
 
-    def _seen(self, key: Key) -> None:
-        """Data of this topic came and is about to be published."""
+    def _is_news(self, event: Event, key: Key) -> bool:
+        """Data of this topic came and is about to be published, unless a topic that fell silent only repeats itself."""
         entry = self._entry_of(key)
         if entry is not None:
             entry.flowed = True
             if entry.standing is not Standing.CONFIRMED and entry.standing is not Standing.WANTED:
                 self._subscriptions.confirmed_by_data(entry)
         watch = self._watch_of(key)
-        if watch is not None and self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):
+        if watch is None:
+            return True
+        if watch.stale and watch.said == event:  # the answer to the new request; what comes again and again is alive
+            watch.said = None
+            return False
+        watch.said = event
+        if self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.FRESH))
+        return True
 
     def _error(self, error: Error) -> None:
         self._core.calls.heard(error.code, error.message)
@@ -130,9 +140,11 @@ class Inbound:
 
     def _state(self, event: Order | Position | Account) -> None:
         self._tally.received += 1
-        changed = self._core.states.changes(event, self._account, self._core.at.now)
-        if changed or not (self._reconciling or event.reconciled):
-            self._send(self._marked(event), ("account", event.account or self._account))
+        states, compared = self._core.states, self._reconciling or event.reconciled
+        was_open = compared and states.is_open(event, self._account)
+        changed = states.changes(event, self._account, self._core.at.now)
+        if changed or not compared:
+            self._send(self._marked(still(event) if was_open else event), ("account", event.account or self._account))
         else:
             self._tally.deduped += 1
 

@@ -5,10 +5,14 @@ sent, CONFIRMED by the provider's acknowledgement or by the first data (provider
 REFUSED with the provider's reason, which stays visible. When nobody needs a topic it lingers, so that a page being
 reloaded costs the provider nothing, and is then unsubscribed. When the connection is lost everything still wanted,
 refused topics included, is WANTED again: the next connection replays the original requests, in their order.
+
+A session may have thousands of topics, and is asked after every message what is to be done. So the topics that wait for
+something are found without looking at all of them.
 """
 
 import enum
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from math import inf
 from typing import Any
 
@@ -88,6 +92,10 @@ class Ledger:
         self._entries: dict[Key, Entry] = {}
         self._leaving: dict[Key, Topic] = {}
         self._left: set[Key] = set()
+        self._standing: dict[Standing, dict[Key, Entry]] = {standing: {} for standing in Standing}
+        self._lingering: dict[Key, Entry] = {}
+        #: No acknowledgement is overdue before this; it is looked for anew when it comes.
+        self._ack_at = inf
         #: The entry of a key, None when its topic is not wanted.
         self.find: Callable[[Key], Entry | None] = self._entries.get
 
@@ -103,41 +111,44 @@ class Ledger:
         entry = self._entries.get(key)
         if entry is None:
             still_subscribed = self._leaving.pop(key, None) is not None
-            entry = Entry(topic, Standing.CONFIRMED if still_subscribed else Standing.WANTED)
-            self._entries[key] = entry
+            entry = self._entries[key] = Entry(topic)
+            self._stand(key, entry, Standing.CONFIRMED if still_subscribed else Standing.WANTED)
         elif entry.standing is Standing.REFUSED and entry.leave_at is not None:
-            entry.standing = Standing.WANTED
+            self._stand(key, entry, Standing.WANTED)
         entry.leave_at = None
+        self._lingering.pop(key, None)
         if refused is not None:
-            entry.standing, entry.reason = Standing.REFUSED, refused
+            self._stand(key, entry, Standing.REFUSED)
+            entry.reason = refused
+
+    def _stand(self, key: Key, entry: Entry, standing: Standing) -> None:
+        self._standing[entry.standing].pop(key, None)
+        self._standing[standing][key] = entry
+        entry.standing = standing
 
     def unwant(self, topic: Topic, now: float) -> None:
         """Nobody needs ``topic``; it is kept for the linger."""
-        entry = self._entries.get(topic_key(topic))
+        key = topic_key(topic)
+        entry = self._entries.get(key)
         if entry is not None:
             entry.leave_at = now + self._linger
+            self._lingering[key] = entry
 
     def expire(self, now: float) -> list[Topic]:
         """Let go of what has lingered long enough; return those topics."""
-        gone = [
-            (key, entry) for key, entry in self._entries.items() if entry.leave_at is not None and entry.leave_at <= now
-        ]
+        gone = [(key, entry) for key, entry in self._lingering.items() if _leave_at(entry) <= now]
         for key, entry in gone:
-            del self._entries[key]
+            del self._entries[key], self._lingering[key], self._standing[entry.standing][key]
             if entry.standing in (Standing.QUEUED, Standing.PENDING, Standing.CONFIRMED):
                 self._leaving[key] = entry.topic
         return [entry.topic for _, entry in gone]
 
     def to_subscribe(self) -> tuple[Topic, ...]:
         """The next batch to ask for, in the order they were wanted; they are QUEUED from now on."""
-        batch = []
-        for entry in self._entries.values():
-            if entry.standing is Standing.WANTED:
-                entry.standing = Standing.QUEUED
-                batch.append(entry.topic)
-                if len(batch) == self._per_frame:
-                    break
-        return tuple(batch)
+        batch = list(islice(self._standing[Standing.WANTED].items(), self._per_frame))
+        for key, entry in batch:
+            self._stand(key, entry, Standing.QUEUED)
+        return tuple(entry.topic for _, entry in batch)
 
     def to_unsubscribe(self) -> tuple[Topic, ...]:
         """The next batch to be let go."""
@@ -147,25 +158,28 @@ class Ledger:
 
     def sent(self, topics: Iterable[Topic], now: float) -> None:
         """The request for these topics was sent."""
-        for entry in self._found(topics):
+        for key, entry in self._found(topics):
             if entry.standing in (Standing.QUEUED, Standing.WANTED):
-                entry.standing = Standing.PENDING
+                self._stand(key, entry, Standing.PENDING)
                 entry.asked_at = now
                 entry.asks += 1
+                self._ack_at = min(self._ack_at, self._ack_due(entry))
 
     def confirmed(self, topics: Iterable[Topic]) -> list[Entry]:
         """The provider acknowledged these topics; return those that were not confirmed before."""
-        fresh = [entry for entry in self._found(topics) if entry.standing is not Standing.CONFIRMED]
-        for entry in fresh:
-            entry.standing, entry.reason = Standing.CONFIRMED, None
-        return fresh
+        fresh = [(key, entry) for key, entry in self._found(topics) if entry.standing is not Standing.CONFIRMED]
+        for key, entry in fresh:
+            self._stand(key, entry, Standing.CONFIRMED)
+            entry.reason = None
+        return [entry for _, entry in fresh]
 
     def refused(self, topics: Iterable[Topic], reason: str) -> list[Entry]:
         """The provider refused these topics; they are not asked for again on this connection."""
-        refused = list(self._found(topics))
-        for entry in refused:
-            entry.standing, entry.reason = Standing.REFUSED, reason
-        return refused
+        refused = self._found(topics)
+        for key, entry in refused:
+            self._stand(key, entry, Standing.REFUSED)
+            entry.reason = reason
+        return [entry for _, entry in refused]
 
     def ended(self, topics: Iterable[Topic]) -> None:
         """The provider says that these are no longer subscribed: our own doing, or else they are asked for again."""
@@ -175,7 +189,7 @@ class Ledger:
             if key in self._left:
                 self._left.discard(key)
             elif entry is not None and entry.standing in (Standing.PENDING, Standing.CONFIRMED):
-                entry.standing = Standing.WANTED
+                self._stand(key, entry, Standing.WANTED)
 
     def again(self, topic: Topic) -> None:
         """Ask for ``topic`` anew on this connection: unsubscribe, then subscribe."""
@@ -183,20 +197,23 @@ class Ledger:
         entry = self._entries.get(key)
         if entry is not None and entry.standing in (Standing.PENDING, Standing.CONFIRMED):
             self._leaving[key] = topic
-            entry.standing = Standing.WANTED
+            self._stand(key, entry, Standing.WANTED)
 
     def overdue(self, now: float) -> tuple[list[Entry], list[Entry]]:
         """Requests without acknowledgement: those to be repeated (they are WANTED again), and those given up just now."""
-        repeat, given_up = [], []
-        for entry in self._entries.values():
-            if self._ack_due(entry) > now:
-                continue
+        repeat: list[Entry] = []
+        given_up: list[Entry] = []
+        if now < self._ack_at:
+            return repeat, given_up
+        pending = self._standing[Standing.PENDING]
+        for key, entry in [each for each in pending.items() if self._ack_due(each[1]) <= now]:
             if entry.asks < MAX_ASKS:
-                entry.standing = Standing.WANTED
+                self._stand(key, entry, Standing.WANTED)
                 repeat.append(entry)
             else:
                 entry.asked_at, entry.reason = None, f"no acknowledgement after {entry.asks} requests"
                 given_up.append(entry)
+        self._ack_at = min(map(self._ack_due, pending.values()), default=inf)
         return repeat, given_up
 
     def _ack_due(self, entry: Entry) -> float:
@@ -208,27 +225,27 @@ class Ledger:
         """The connection is lost: everything wanted is to be asked for again, nothing is to be unsubscribed."""
         self._leaving.clear()
         self._left.clear()
-        for entry in self._entries.values():
-            entry.standing = Standing.WANTED
+        self._ack_at = inf
+        for found in self._standing.values():
+            found.clear()
+        for key, entry in self._entries.items():
+            self._stand(key, entry, Standing.WANTED)
             entry.asked_at, entry.asks = None, 0
 
     def adopt(self, other: "Ledger") -> None:
         """Take over the topics of a session that is being replaced, all to be asked for again."""
         self._entries.update(other._entries)
+        self._lingering.update(other._lingering)
         self.disconnected()
 
     def deadline(self) -> float:
         """When `expire` or `overdue` has something to do."""
-        return min(
-            (min(self._ack_due(entry), inf if entry.leave_at is None else entry.leave_at) for entry in self),
-            default=inf,
-        )
+        acknowledged = self._ack_at if self._standing[Standing.PENDING] else inf
+        return min(acknowledged, min(map(_leave_at, self._lingering.values()), default=inf))
 
     def status(self) -> dict[str, Any]:
         """Counts by standing, and every topic that is refused or unanswered with its reason."""
-        counts = dict.fromkeys((standing.value for standing in Standing), 0)
-        for entry in self:
-            counts[entry.standing.value] += 1
+        counts = {standing.value: len(found) for standing, found in self._standing.items()}
         troubled = [
             {
                 "kind": entry.topic.kind,
@@ -241,8 +258,10 @@ class Ledger:
         ]
         return counts | {"troubled": troubled}
 
-    def _found(self, topics: Iterable[Topic]) -> Iterator[Entry]:
-        for topic in topics:
-            entry = self._entries.get(topic_key(topic))
-            if entry is not None:
-                yield entry
+    def _found(self, topics: Iterable[Topic]) -> list[tuple[Key, Entry]]:
+        keys = map(topic_key, topics)
+        return [(key, self._entries[key]) for key in keys if key in self._entries]
+
+
+def _leave_at(entry: Entry) -> float:
+    return inf if entry.leave_at is None else entry.leave_at

@@ -3,7 +3,8 @@
 The transport's clock is reset by anything at all that arrives, heartbeats included; when it runs out the connection is
 presumed dead and is dialled anew. A topic's clock is reset only by that topic's own events: a heartbeat proves the
 transport and nothing else. When it runs out the topic is STALE and is subscribed once more; the first new event makes it
-FRESH. Only kinds the provider declared have a topic clock: for all others quiet is normal.
+FRESH. A provider that repeats its last word to whoever subscribes says nothing new by it, once. Only kinds the provider
+declared, or the operator set, have a topic clock: for all others quiet is normal.
 
 A closed market is not dead. Where a topic's hours are known, silence counts from the opening of its market on, never while
 it is closed. And where the markets of all topics are closed and the provider needs no heartbeat of ours, a transport that
@@ -18,11 +19,13 @@ message writes one attribute and never looks for the minimum.
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from math import inf
+from types import MappingProxyType
 
 from attrs import define
 
 from relay.adapter import Session
 from relay.model.channels import Topic
+from relay.model.events import Event
 from relay.model.hours import Hours
 from relay.upstream.ledger import Key, topic_key
 
@@ -87,18 +90,22 @@ class Watch:
 
     Attributes:
         last: monotonic time from which on its silence counts: its last event, its subscription, its market's opening.
-        allowed: seconds of silence from ``last``, infinite when quiet is normal.
+        after: seconds without an event after which it is called stale, infinite when quiet is normal.
+        allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after`` once data have come.
         since_ns: Unix nanoseconds of its last event, None when there was none.
         stale: whether it has been called stale.
         reason: why, when the provider refused it.
+        said: its last event; None where a repetition of it has been let pass already.
     """
 
     topic: Topic
     last: float
-    allowed: float
+    after: float
+    allowed: float = inf
     since_ns: int | None = None
     stale: bool = False
     reason: str | None = None
+    said: Event | None = None
 
 
 class Topics:
@@ -109,6 +116,7 @@ class Topics:
     Args:
         hours: when the market of a topic trades.
         rearm: called when a clock may run out earlier than was known.
+        after: seconds of silence by kind or by topic, in place of the declared ones; 0: quiet is normal.
     """
 
     def __init__(
@@ -116,9 +124,10 @@ class Topics:
         session: Session,
         hours: Callable[[Topic], Hours | None] = lambda topic: None,
         rearm: Callable[[], object] = lambda: None,
+        after: Mapping[str | Topic, float] = MappingProxyType({}),
     ) -> None:
         self._first: float | None = session.first_data_within
-        self._after: Mapping[str, float] = session.stale_after
+        self._after: dict[str | Topic, float] = {**dict[str | Topic, float](session.stale_after.items()), **after}
         self._hours = hours
         self._rearm = rearm
         self._watches: dict[Key, Watch] = {}
@@ -143,7 +152,8 @@ class Topics:
         if watch is None:
             stale = key in self._left_stale
             self._left_stale.pop(key, None)
-            watch = self._watches[key] = Watch(topic, now, inf, stale=stale)
+            after = self._after.get(topic, self._after.get(topic.kind, inf)) or inf
+            watch = self._watches[key] = Watch(topic, now, after, stale=stale)
         return watch
 
     def refused(self, topic: Topic, reason: str, now: float) -> Watch | None:
@@ -155,7 +165,7 @@ class Topics:
 
     def event(self, watch: Watch, now: float, unix_ns: int) -> bool:
         """An event came; True when the topic had been stale and is fresh now."""
-        allowed = self._after.get(watch.topic.kind, inf)
+        allowed = watch.after
         if watch.allowed != allowed or watch.stale or watch.last > now:
             watch.allowed, watch.reason = allowed, None
             self._check_at = min(self._check_at, now + allowed)

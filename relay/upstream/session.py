@@ -171,8 +171,11 @@ class SessionMachine:
 
     def _handle(self, turn: turns.Input) -> None:
         match turn:
-            case turns.Start() | turns.Resume():
+            case turns.Start():
                 self._start()
+            case turns.Resume():
+                if self._life is Life.FAILED:  # a wait that is under way is the provider's wish, or kind to it
+                    self._start()
             case turns.Opened() if self._life is Life.DIALLING:
                 self._opened()
             case turns.Heard():

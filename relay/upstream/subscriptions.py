@@ -42,6 +42,8 @@ class Subscriptions:
         self._reconcile_at = inf
         self._reconcile_again = RECONCILE_AGAIN
         self._away_since: str | None = None
+        #: Whether the adapter can ask for what an account missed.
+        self._replays = False
         self._counted: int | None = None
 
     # --- what is wanted ----------------------------------------------------------------------------------------------
@@ -159,12 +161,12 @@ class Subscriptions:
         """The session is up. ``lost_ns`` is since when it had been away, None when this is the first connection."""
         core = self._core
         self._away_since = None if lost_ns is None else from_micros(lost_ns // 1000)
+        self._reconcile_again = RECONCILE_AGAIN
+        self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
         if self._away_since is not None:
             for entry in self._ledger:
                 if entry.flowed:
                     core.publish(self._gap(entry.topic, _AWAY, since=self._away_since))
-        self._reconcile_again = RECONCILE_AGAIN
-        self._reconcile()
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -184,7 +186,8 @@ class Subscriptions:
         from_seq: int | None = None,
         to_seq: int | None = None,
     ) -> Gap:
-        refill = {"depth": Refill.SNAPSHOT, "account": Refill.REPLAY}.get(topic.kind, Refill.NONE)
+        account = Refill.REPLAY if self._replays else Refill.NONE
+        refill = {"depth": Refill.SNAPSHOT, "account": account}.get(topic.kind, Refill.NONE)
         return Gap(
             of=topic.kind,
             symbol=topic.symbol,
@@ -224,7 +227,8 @@ class Subscriptions:
         if core.adapter is None:
             return
         try:
-            core.outbound.write(core.adapter, Reconcile(self._away_since), Lane.FETCH, Purpose.RECONCILE)
+            written = core.outbound.write(core.adapter, Reconcile(self._away_since), Lane.FETCH, Purpose.RECONCILE)
+            self._replays = written > 0
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
             core.error("encode_failed", f"reconcile: {type(error).__name__}: {error}")
 

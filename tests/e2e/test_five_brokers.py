@@ -73,7 +73,9 @@ _TAKEN = "An order of yours is told as `ORDER_CREATED` with status PENDING as so
 _CLOSING = "`ClosePosition` does not name the order it makes, so this one is told when its fill names it, as filled."
 _STREAMS_ONLY = "It has no quotes and takes no commands."
 DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
-    "helio": {},
+    "helio": {
+        "lose the connection": Differs((*LOST, "gap quote none", "gap account none", "quote"), "After an absence there is nothing to ask for"),
+    },
     "tektii": {},
     "scaletrade": {
         "buy": Differs(
@@ -94,7 +96,7 @@ DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
     "shuriken": {
         "log in and stream": Differs(("connection CONNECTED", "public_trade"), _STREAMS_ONLY),
         **{phase: Differs((REFUSED,), _STREAMS_ONLY) for phase in list(SEQUENCE)[1:-1]},
-        "lose the connection": Differs((*LOST, "gap public_trade none", "gap account replay", "public_trade"), _STREAMS_ONLY),
+        "lose the connection": Differs((*LOST, "gap public_trade none", "gap account none", "public_trade"), _STREAMS_ONLY),
     },
     "crosstrade": {
         "buy": Differs((ACCEPTED, "order ORDER_CREATED PENDING", FILLED, FILL, "position POSITION_OPENED", MONEY), _TAKEN),

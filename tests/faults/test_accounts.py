@@ -1,91 +1,155 @@
 """What happened on an account while nobody listened: reconciled once, no fill twice, and what is held is the truth."""
 
 import pytest
+import trio
+from attrs import frozen
 
 from relay.model.commands import PlaceOrder
-from relay.model.enums import OrderType, Side
 from relay.testing.faults import Cut, Reset
-from relay.testing.trading import Ticket
-from support.faulty import VENUES, rig
-
-#: name -> (canonical symbol, quantity, far-away limit, whether its open orders and missed fills can be asked for)
-TRADED = {"helio": ("EUR/USD", "10000", "0.50000", False), "tektii": ("AAPL", "10", "50.00", True)}
+from support.faulty import rig
+from support.terminal import terminal_of
 
 
-def market(id, name):
-    symbol, quantity, *_ = TRADED[name]
-    return PlaceOrder(id=id, symbol=symbol, side="BUY", order_type="MARKET", quantity=quantity)
+@frozen
+class Traded:
+    """How to trade at a provider, and of which kinds an absence leaves nothing unknown.
+
+    Attributes:
+        limit: a price far away from the market's.
+        refill: what the gap of the account promises: nothing where the adapter has nothing to ask for.
+    """
+
+    symbol: str
+    quantity: str
+    limit: str
+    lists: frozenset[str]
+    refill: str = "replay"
+
+
+TRADED = {
+    "crosstrade": Traded("ES 09-26", "1", "100.00", frozenset({"position"})),
+    "helio": Traded("EUR/USD", "10000", "0.50000", frozenset({"position"}), refill="none"),
+    "scaletrade": Traded("EUR/USD", "10", "0.50000", frozenset({"position", "order"})),
+    "tektii": Traded("AAPL", "10", "50.00", frozenset({"position", "order", "trade"})),
+}
+
+
+def order(id, name, order_type="MARKET"):
+    traded = TRADED[name]
+    limit = traded.limit if order_type == "LIMIT" else None
+    return PlaceOrder(
+        id=id, symbol=traded.symbol, side="BUY", order_type=order_type, quantity=traded.quantity, limit_price=limit
+    )
+
+
+def told(events, kind):
+    """(id, what happened, status, whether it was found by reconciling) of the events of one kind."""
+    return [
+        (event[kind]["id"], event.get("event"), event[kind].get("status"), event.get("reconciled", False))
+        for event in events
+        if event["type"] == kind
+    ]
+
+
+async def traded(r):
+    """Open a position and have an order rest, both as far as the subscriber can see them."""
+    there, view = terminal_of(r.simulator), r.subscriber.views[r.account]
+    r.session.command(order("c1", r.name))
+    await r.subscriber.until(lambda: view.open("position"))
+    r.session.command(order("c2", r.name, "LIMIT"))
+    await r.subscriber.until(
+        lambda: replied(r, "c2") == "accepted" and ("order" not in TRADED[r.name].lists or view.open("order"))
+    )
+    return there, view
+
+
+def replied(r, id):
+    """The outcome of a command; None before there is one."""
+    found = [event for event in r.on(r.account) if event["type"] == "reply" and event["command_id"] == id]
+    return found[0]["outcome"] if found else None
+
+
+async def calm(r):
+    """Wait until nothing comes from the provider any more, and what came was read."""
+    before = None
+    while before != (before := r.counters()["messages"]):
+        await trio.sleep(0.3)
 
 
 @pytest.mark.parametrize("name", TRADED)
 async def test_an_absence_is_reconciled(name):
-    symbol, quantity, limit, has_lists = TRADED[name]
+    lists = TRADED[name].lists
     async with rig(name, every=0.1) as r:
-        account, view = r.simulator.account, r.subscriber.views[r.account]
-        r.session.command(market("c1", name))
-        r.session.command(
-            PlaceOrder(id="c2", symbol=symbol, side="BUY", order_type="LIMIT", quantity=quantity, limit_price=limit)
-        )
-        await r.subscriber.until(lambda: len(view.fills) == 1 and view.open("position") and view.open("order"))
-
+        there, view = await traded(r)
+        (resting,), (held,) = there.orders(), there.positions()
         since = len(r.heard)
         r.upstream.down()
         await r.state("RECONNECTING", since=since)
-        now_ns = r.simulator.market.now_ns
-        (resting,) = account.open_orders()
-        (held,) = account.positions.values()
-        account.cancel(resting.id, now_ns)
-        account.close(held.id, now_ns)
-        other = r.simulator.market.instruments[1]
-        account.place(
-            Ticket(
-                symbol=other.symbol, side=Side.SELL, quantity=10**other.size_decimals * 10, order_type=OrderType.MARKET
-            ),
-            now_ns,
-        )
+        there.act()
+        await trio.sleep(0.2)  # the market's next step carries out what was asked for
         r.upstream.up()
 
         def truth():
-            held = {position.id for position in account.positions.values()}
-            orders = {order.id for order in account.open_orders()}
-            fills = {fill.id for fill in account.fills}
-            told = {
-                event["order"]["id"]: event["order"]["status"] for event in r.on(r.account) if event["type"] == "order"
-            }
-            if view.open("position") != held or not set(view.fills) <= fills:
-                return False
-            status = {order.id: order.status for order in account.orders.values()}
-            return not has_lists or (set(view.fills) == fills and view.open("order") == orders and told == status)
+            return view.open("position") == there.positions() and (
+                ("order" not in lists or view.open("order") == there.orders())
+                and ("trade" not in lists or set(view.fills) == there.fills())
+            )
 
         await r.subscriber.until(truth)
+        await trio.sleep(0.5)  # nothing is corrected afterwards
+        assert truth()
         assert r.problems() == []
-        found = [
-            event
-            for event in r.on(r.account, since=since)
-            if event["type"] in ("trade", "position") and event.get("reconciled")
-        ]
-        assert found or not has_lists
-        if has_lists:  # and once is enough: nothing changed, so a second absence finds nothing
+        events = r.on(r.account, since=since)
+        (gap,) = [event for event in events if event["type"] == "gap"]
+        assert gap["refill"] == TRADED[name].refill
+        assert events.index(gap) < min(number for number, event in enumerate(events) if event.get("reconciled"))
+        closed = [position for position in told(events, "position") if position[0] == held]
+        assert closed == [(held, "POSITION_CLOSED", None, True)]
+        if "order" in lists:
+            (ended,) = [placed for placed in told(events, "order") if placed[0] == resting]
+            assert ended == (resting, "ORDER_CANCELLED", "CANCELLED", True)
+        assert len(view.fills) == len(set(view.fills))
+
+
+@pytest.mark.parametrize("name", TRADED)
+async def test_an_absence_in_which_nothing_happened_is_told_as_nothing(name):
+    async with rig(name, every=0.1) as r:
+        there, view = await traded(r)
+        r.simulator._interval = 0  # the market stands still
+        await calm(r)
+        held, deduped = view.open("position"), r.counters()["deduped"]
+        for _ in ("prices may have moved since a list was read", "nothing has"):
             since = len(r.heard)
             r.upstream.inject(Cut())
             await r.state("CONNECTED", since=since)
-            await r.flowing(since=len(r.heard))
-            assert [event for event in r.on(r.account, since=since) if event["type"] in ("trade", "order")] == []
+            await calm(r)
+        assert [event["type"] for event in r.on(r.account, since=since)] == ["gap"]
+        assert view.open("position") == held == there.positions()
+        assert r.counters()["deduped"] > deduped
+        assert r.problems() == []
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, venue in VENUES.items() if venue.simulated.account and name != "shuriken"]
-)
+async def test_a_provider_with_neither_lists_nor_a_replay_leaves_a_gap_that_promises_nothing():
+    async with rig("shuriken") as r:
+        await r.subscriber.until(lambda: r.on(r.account))
+        since = len(r.heard)
+        r.upstream.inject(Cut())
+        await r.state("CONNECTED", since=since)
+        await r.subscriber.until(
+            lambda: [event["type"] for event in r.on(r.account, since=since)][-1:] not in ([], ["gap"])
+        )
+        events = r.on(r.account, since=since)
+        assert [event["refill"] for event in events if event["type"] == "gap"] == ["none"]
+        assert [event for event in events if event.get("reconciled")] == []
+
+
+@pytest.mark.parametrize("name", TRADED)
 async def test_no_fill_is_published_twice_however_often_the_line_breaks(name):
-    symbol = {"helio": "EUR/USD", "tektii": "AAPL", "scaletrade": "EUR/USD", "crosstrade": "ES 09-26"}[name]
-    quantity = {"helio": "10000", "tektii": "10", "scaletrade": "10", "crosstrade": "1"}[name]
     async with rig(name, every=0.05) as r:
         view = r.subscriber.views[r.account]
         for number in range(3):
             since = len(r.heard)
-            r.session.command(
-                PlaceOrder(id=f"c{number}", symbol=symbol, side="BUY", order_type="MARKET", quantity=quantity)
-            )
+            r.session.command(order(f"c{number}", name))
             await r.subscriber.until(
                 lambda since=since: any(event["type"] == "reply" for event in r.on(r.account, since=since))
             )
@@ -103,7 +167,7 @@ async def test_a_command_whose_line_breaks_before_the_answer_is_unknown_never_re
     async with rig("helio", every=0.05) as r:
         since = len(r.heard)
         r.upstream.inject(Cut())  # not noticed yet: the command goes out on a line that is dead already
-        r.session.command(market("c1", "helio"))
+        r.session.command(order("c1", "helio"))
         await r.subscriber.until(lambda: any(event["type"] == "reply" for event in r.on(r.account, since=since)))
         (reply,) = [event for event in r.on(r.account, since=since) if event["type"] == "reply"]
         assert (reply["outcome"], reply["error"]["code"]) in [

@@ -10,12 +10,19 @@ import pytest
 import trio
 
 from relay.adapter import CloseMeaning, Heartbeat
+from relay.plugins import load_plugins
 from relay.testing.faults import Corrupt, Cut, HalfOpen, Reset, Stall, Throttle
 from relay.testing.simulator import Close, Drop, Mute, Refuse, Takeover
 from support.faulty import VENUES, rig
 
 SILENT = {"silent_after": 1.0, "heartbeat": Heartbeat(every=0.2)}
+ADAPTERS = load_plugins().adapters()
 venues = pytest.mark.parametrize("name", VENUES)
+
+
+def declared(name):
+    return ADAPTERS[VENUES[name].simulated.adapter].session
+
 
 #: fault -> (how, changes of the declaration, the reason that is told)
 LINE = {
@@ -110,7 +117,7 @@ async def test_an_upgrade_that_is_refused_means_what_the_adapter_declares(name, 
         since = len(r.heard)
         r.simulator.next_connection(Refuse(status, headers={"retry-after": "0"}))
         r.upstream.inject(Cut())
-        meaning = VENUE_SESSION(name).refusals.get(status, CloseMeaning.RETRY)
+        meaning = declared(name).refusals.get(status, CloseMeaning.RETRY)
         ends = "FAILED" if meaning is CloseMeaning.REFUSED else "CONNECTED"
         await r.state(ends, since=since)
         states = r.states(since=since)
@@ -129,12 +136,33 @@ async def test_an_upgrade_that_is_refused_means_what_the_adapter_declares(name, 
         assert r.problems() == []
 
 
+DECLARED = [(name, code) for name in VENUES for code in declared(name).closes]
+
+
+@pytest.mark.parametrize(("name", "code"), [*DECLARED, *((name, 1013) for name in VENUES)])
+async def test_a_close_code_means_what_the_adapter_declares(name, code):
+    async with rig(name) as r:
+        since = len(r.heard)
+        r.simulator.inject(Close(code, "because"))
+        meaning = declared(name).closes.get(code, CloseMeaning.RETRY)
+        stops = meaning in (CloseMeaning.TAKEOVER, CloseMeaning.REFUSED)
+        await r.state("FAILED" if stops else "RECONNECTING", since=since)
+        assert r.states(since=since)[0][1] == f"closed with {code}: because"
+        if stops:
+            r.session.resume()
+        await r.state("CONNECTED", since=since)
+        await r.flowing(since=len(r.heard))
+        hit = [event for event in r.on(r.status, since=since) if event["type"] == "rate_limit"]
+        assert bool(hit) == (meaning is CloseMeaning.RATE_LIMITED)
+        assert r.problems() == []
+
+
 @venues
 async def test_another_session_that_takes_this_one_s_place(name):
     async with rig(name) as r:
         since = len(r.heard)
         r.simulator.inject(Takeover())
-        meaning = VENUE_SESSION(name).closes.get(r.simulator.takeover.code, CloseMeaning.RETRY)
+        meaning = declared(name).closes.get(r.simulator.takeover.code, CloseMeaning.RETRY)
         if meaning in (CloseMeaning.TAKEOVER, CloseMeaning.REFUSED):
             await r.state("FAILED", since=since)
             accepted = r.upstream.accepted
@@ -147,9 +175,3 @@ async def test_another_session_that_takes_this_one_s_place(name):
         await r.state("CONNECTED", since=since)
         await r.flowing(since=len(r.heard))
         assert r.problems() == []
-
-
-def VENUE_SESSION(name):  # noqa: N802
-    from relay.plugins import load_plugins
-
-    return load_plugins().adapters()[VENUES[name].simulated.adapter].session

@@ -1,52 +1,66 @@
 """Connections that do not come about: a handshake that takes for ever, one that is slow, a reset at every stage."""
 
+import itertools
+import socket
+import ssl
+from contextlib import AsyncExitStack
+
 import pytest
 import trio
 
-from relay.adapter import Context
+from relay.adapter import Backoff, Context
 from relay.net.dial import ProviderSession
 from relay.net.http import HttpClient
 from relay.net.line import Deadlines
 from relay.testing.faults import Cut, FaultProxy, Reset, Stall, Throttle
 from relay_synthetic.adapter import Synthetic
 from relay_synthetic.simulator import SyntheticSimulator
-from support.faulty import adapted
+from support.faulty import QUICK as QUICKLY
+from support.faulty import VENUES, adapted, rig
+from support.tls import TlsFront, self_signed, server_context
 
 QUICK = Deadlines(tls=0.3, handshake=0.3, close=0.1)
 
 
-async def first_words(*faults, scheme="ws", deadlines=QUICK):
-    """The first two connection events of a session whose first connection has these faults, and its second none."""
+async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=None, enough=2, backoff=QUICKLY):
+    """The first connection events, up to ``enough`` or CONNECTED, of a session whose first connection has these faults.
+
+    ``tls`` is what the provider speaks, ``trusted`` the certificate its clients trust. Beside the events: when each came.
+    """
     told: list[tuple[str, str | None]] = []
-    enough = trio.Event()
+    times: list[float] = []
+    done = trio.Event()
+    client = None if trusted is None else ssl.create_default_context(cafile=str(trusted))
 
     def publish(event, stamp):
         if event.kind == "connection":
             told.append((event.event, event.reason))
-            if len(told) == 2 or event.event == "CONNECTED":
-                enough.set()
+            times.append(trio.current_time())
+            if len(told) == enough or event.event == "CONNECTED":
+                done.set()
 
     simulator = SyntheticSimulator(rate=0)
-    async with (
-        simulator.serve() as at,
-        FaultProxy(at.port).serve() as line,
-        HttpClient() as http,
-        trio.open_nursery() as nursery,
-    ):
+    async with AsyncExitStack() as stack:
+        at = await stack.enter_async_context(simulator.serve())
+        front = None if tls is None else await stack.enter_async_context(TlsFront(at.port, tls).serve())
+        line = await stack.enter_async_context(FaultProxy(at.port if front is None else front.port).serve())
+        http = await stack.enter_async_context(HttpClient())
+        nursery = await stack.enter_async_context(trio.open_nursery())
         line.next_connection(*faults)
-        adapter = adapted(url=f"{scheme}://127.0.0.1:{line.port}/v1")(Synthetic)
+        adapter = adapted(url=f"{scheme}://127.0.0.1:{line.port}/v1", backoff=backoff)(Synthetic)
         session = ProviderSession(
             adapter,
             Context(provider="venue", options=dict(Synthetic.options)),
             publish=publish,
             http=http,
             deadlines=deadlines,
+            ssl_context=client,
         )
         await nursery.start(session.run)
         with trio.fail_after(10):
-            await enough.wait()
+            await done.wait()
         nursery.cancel_scope.cancel()
-    return told[:2]
+    return told, times
 
 
 @pytest.mark.parametrize(
@@ -59,13 +73,127 @@ async def first_words(*faults, scheme="ws", deadlines=QUICK):
     ],
 )
 async def test_a_handshake_that_does_not_end_is_given_up_in_time_and_tried_again(fault, reason):
-    assert await first_words(fault) == [("RECONNECTING", reason), ("CONNECTED", None)]
+    assert (await first_words(fault))[0] == [("RECONNECTING", reason), ("CONNECTED", None)]
 
 
 async def test_tls_that_never_answers_is_given_up_in_time():
-    (lost, reason), _ = await first_words(Stall(), scheme="wss")
+    ((lost, reason), _), _ = await first_words(Stall(), scheme="wss")
     assert (lost, reason) == ("RECONNECTING", "no connection: no TLS handshake within 0.3 s")
 
 
 async def test_a_slow_handshake_within_its_deadline_is_waited_for():
-    assert (await first_words(Throttle(400), deadlines=Deadlines()))[0] == ("CONNECTED", None)
+    assert (await first_words(Throttle(400), deadlines=Deadlines()))[0] == [("CONNECTED", None)]
+
+
+class Names(trio.abc.HostnameResolver):
+    """A resolver that does not find anything, or does not answer at all."""
+
+    def __init__(self, *, answers):
+        self.answers = answers
+
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
+        if not self.answers:
+            await trio.sleep_forever()
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def getnameinfo(self, sockaddr, flags):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        (True, "no connection: [Errno -2] Name or service not known"),
+        (False, "no connection: no TCP connection within 0.3 s"),
+    ],
+)
+async def test_a_name_that_is_not_found_or_not_answered_for(answers, reason):
+    told, done = [], trio.Event()
+
+    def publish(event, stamp):
+        told.append((event.event, event.reason))
+        done.set()
+
+    trio.socket.set_custom_hostname_resolver(Names(answers=answers))
+    adapter = adapted(url="ws://venue.example/v1", backoff=Backoff(first=60, jitter=0))(Synthetic)
+    context = Context(provider="venue", options=dict(Synthetic.options))
+    async with HttpClient() as http, trio.open_nursery() as nursery:
+        session = ProviderSession(adapter, context, publish=publish, http=http, deadlines=Deadlines(connect=0.3))
+        await nursery.start(session.run)
+        with trio.fail_after(10):
+            await done.wait()
+        nursery.cancel_scope.cancel()
+    assert told == [("RECONNECTING", reason)]
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ours(tmp_path):
+    """A certificate for the address the simulators are at, and what a server that has it speaks."""
+    certificate, key = self_signed(tmp_path, "IP:127.0.0.1")
+    return certificate, server_context(certificate, key)
+
+
+async def test_a_slow_tls_handshake_within_its_deadline_is_waited_for(ours):
+    certificate, speaks = ours
+    began = trio.current_time()
+    told, (opened,) = await first_words(
+        Throttle(2000), scheme="wss", deadlines=Deadlines(), tls=speaks, trusted=certificate
+    )
+    assert told == [("CONNECTED", None)]
+    assert opened - began > 0.3  # the line was slow indeed: it takes QUICK's deadline to be too much
+
+
+async def test_a_tls_handshake_that_is_too_slow_is_given_up_and_tried_again(ours):
+    certificate, speaks = ours
+    told, _ = await first_words(Throttle(1000), scheme="wss", tls=speaks, trusted=certificate)
+    assert told == [("RECONNECTING", "no connection: no TLS handshake within 0.3 s"), ("CONNECTED", None)]
+
+
+@pytest.mark.parametrize(
+    ("names", "is_trusted", "reason"),
+    [
+        ("IP:127.0.0.1", False, "certificate verify failed: self-signed certificate"),
+        ("DNS:elsewhere.example", True, "certificate verify failed: IP address mismatch"),
+    ],
+)
+async def test_a_certificate_that_proves_nothing_is_named_and_tried_again_ever_more_seldom(
+    names, is_trusted, reason, ours, tmp_path
+):
+    certificate, key = self_signed(tmp_path, names, file="theirs")
+    growing = Backoff(first=0.02, factor=3, cap=10, jitter=0, settle=60)
+    told, times = await first_words(
+        scheme="wss", deadlines=Deadlines(), tls=server_context(certificate, key),
+        trusted=certificate if is_trusted else ours[0], enough=4, backoff=growing,
+    )  # fmt: skip
+    assert {state for state, _ in told} == {"RECONNECTING"}
+    assert all(why is not None and why.startswith("no connection: ") and reason in why for _, why in told)
+    waits = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert all(wait >= least for wait, least in zip(waits, (0.02, 0.06, 0.18), strict=True))
+
+
+@pytest.mark.parametrize("name", VENUES)
+async def test_tls_to_every_provider_slow_and_then_with_a_certificate_of_somebody_else(
+    name, ours, tmp_path, monkeypatch
+):
+    """An operator's own authority is trusted by SSL_CERT_FILE, as OpenSSL has it."""
+    certificate, speaks = ours
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with rig(name, tls=speaks) as r:
+        since = len(r.heard)
+        r.upstream.next_connection(Throttle(4000))
+        r.upstream.inject(Cut())
+        await r.state("CONNECTED", since=since)
+        r.upstream.heal()
+        await r.flowing(since=len(r.heard))
+        assert [state for state, _ in r.states(since=since)] == ["RECONNECTING", "CONNECTED"]
+
+        since = len(r.heard)
+        speaks.load_cert_chain(*self_signed(tmp_path, "IP:127.0.0.1", file="theirs"))
+        r.upstream.inject(Cut())
+        await r.subscriber.until(lambda: len(r.states(since=since)) >= 3)
+        (_, *refused) = [why for _, why in r.states(since=since)]
+        assert all("certificate verify failed: self-signed certificate" in why for why in refused)
+        assert r.problems() == []

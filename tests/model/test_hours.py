@@ -30,11 +30,42 @@ def ns(text: str) -> int:
         (STOCKS, "2026-06-05T20:00Z", None, "2026-06-08T13:30Z"),
         (Hours("Sat-Sun 22:00-02:00"), "2026-06-08T01:00Z", "2026-06-07T22:00Z", "2026-06-13T22:00Z"),
         (Hours("Sat 10:00-12:00, Mon 00:00-24:00"), "2026-06-08T23:59Z", "2026-06-08T00:00Z", "2026-06-13T10:00Z"),
+        (Hours("Mon-Fri 00:00-24:00"), "2026-06-10T12:00Z", "2026-06-08T00:00Z", "2026-06-15T00:00Z"),  # since Monday
+        (Hours("Sun 22:00-24:00, Mon 00:00-10:00"), "2026-06-08T01:00Z", "2026-06-07T22:00Z", "2026-06-14T22:00Z"),
     ],
 )
 def test_when_it_trades(hours: Hours, at: str, opened: str | None, opens: str) -> None:
     assert hours.opened(ns(at)) == (None if opened is None else ns(opened))
     assert hours.opens(ns(at)) == ns(opens)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [
+        ("Sun 17:00-Fri 17:00 America/New_York", FOREX),
+        (" Mon-Fri 09:30-16:00 ", Hours("Mon-Fri 09:30-16:00")),
+        (
+            "Mon-Fri 09:30-12:00, Mon-Fri 13:00-16:00 Asia/Tokyo",
+            Hours("Mon-Fri 09:30-12:00, Mon-Fri 13:00-16:00", "Asia/Tokyo"),
+        ),
+    ],
+)
+def test_as_it_is_written_in_a_configuration(text: str, hours: Hours) -> None:
+    assert Hours.parse(text) == hours
+
+
+def test_always_is_open_since_long_ago() -> None:
+    always = Hours.parse("always")
+    for at in ("2026-06-08T00:00Z", "2026-06-10T12:00Z", "2026-06-14T23:59:59Z"):
+        opened = always.opened(ns(at))
+        assert opened is not None
+        assert ns(at) - opened >= 7 * 86_400 * 1_000_000_000
+
+
+@pytest.mark.parametrize("text", ["", "always or never", "Mon-Fri", "New_York", "Mon-Fri 09:30-16:00 Nowhere"])
+def test_what_a_configuration_cannot_mean_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="timetable|no such time zone"):
+        Hours.parse(text)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ beside it.
 
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from relay.hub.outbox import Delivery, Outbox, Policy
 from relay.net.edge import Edge
 from relay.net.front import Front, FrontLimits, open_listeners
 from relay.pusher.frames import encode_text
+from support.tls import self_signed, server_context
 
 HANDSHAKE = (
     b"GET /app/key HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
@@ -389,20 +389,10 @@ async def test_stopping_is_bounded() -> None:
 @pytest.fixture
 def contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     certificate, key = self_signed(tmp_path)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
+    server = server_context(certificate, key)
     client = ssl.create_default_context(cafile=str(certificate))
     client.set_alpn_protocols(["h2", "http/1.1"])
     return server, client
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    command = ["openssl", "req", "-x509", *ec, "-keyout", str(key), "-out", str(certificate), *subject]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from relay.hub.access import hash_key
 from relay.model.channels import Topic
+from relay.model.hours import Hours
 from relay.net.connection import EdgeLimits
 from relay.pusher.apps import App
 from relay.settings import Account, SettingsError, Tls, load, parse_listen, settings_of
@@ -97,6 +98,28 @@ def test_provider(read: Any) -> None:
         Topic(kind="quote", symbol="ES 09-26"),
     )
     assert (provider.visibility, provider.linger, provider.required) == ("private", 30.0, False)
+
+
+def test_silence_and_hours_of_a_provider(read: Any) -> None:
+    settings = read("""
+        [providers.venue]
+        first_data_within = 20
+        stale_after = { quote = 30, candle = 0, "quote BTC/USDT" = 5, "candle BTC/USDT 1h" = 4000 }
+        hours = { default = "Sun 17:00-Fri 17:00 America/New_York", "BTC/USDT" = "always", ES = "Mon-Fri 09:30-16:00" }
+    """)
+    (provider,) = settings.providers
+    assert provider.first_data_within == 20
+    assert provider.stale_after == {
+        "quote": 30,
+        "candle": 0,
+        Topic(kind="quote", symbol="BTC/USDT"): 5,
+        Topic(kind="candle", symbol="BTC/USDT", timeframe="1h"): 4000,
+    }
+    assert provider.hours == {
+        None: Hours("Sun 17:00-Fri 17:00", "America/New_York"),
+        "BTC/USDT": Hours("Mon-Sun 00:00-24:00"),
+        "ES": Hours("Mon-Fri 09:30-16:00", "UTC"),
+    }
 
 
 def test_accounts_share_the_providers_credentials(read: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.problems import path_text
@@ -110,6 +110,16 @@ BAD: list[tuple[str, list[str]]] = [
     (VENUE + "pinned = ['quote.kraken.BTC']", ['providers.venue.pinned: "quote.kraken.BTC": is a stream of kraken']),
     (VENUE + "pinned = ['quote.venue']", ['providers.venue.pinned: "quote.venue": not a stream\'s channel: quote.venue']),
     (VENUE + "symbols = { BTCUSD = 'BTC/USD' }\npinned = ['quote BTCUSD']", ['providers.venue.pinned: "quote BTCUSD": BTCUSD is written BTC/USD here']),
+    (VENUE + "stale_after = { qoute = 5 }", ["providers.venue.stale_after.qoute: adapter venue has no qoute; did you mean quote?"]),
+    (VENUE + "stale_after = { quote = -1 }", ["providers.venue.stale_after.quote: must not be negative: -1"]),
+    (VENUE + "stale_after = { 'candle BTC 5m' = 5 }", ['providers.venue.stale_after."candle BTC 5m": adapter venue has no candles of 5m; there are: 1m, 1h']),
+    (VENUE + "symbols = { X = 'BTC/USD' }\nstale_after = { 'quote X' = 5 }", ['providers.venue.stale_after."quote X": X is written BTC/USD here']),
+    (VENUE + "first_data_within = 0", ["providers.venue.first_data_within: must be > 0: 0"]),
+    (VENUE + "hours = 'Mon-Fri 09:30-16:00'", ["providers.venue.hours: must be a table of names, like [providers.NAME], not text"]),
+    (VENUE + "hours = { default = 'nights' }", ["providers.venue.hours.default: not a timetable such as 'Sun 17:00-Fri 17:00' or 'Mon-Fri 09:30-16:00': 'nights'"]),
+    (VENUE + "hours = { default = 'Mon-Fri 09:30-16:00 New_York' }", ["providers.venue.hours.default: no such time zone: 'New_York'"]),
+    (VENUE + "hours = { quote = 'always' }", ["providers.venue.hours.quote: hours are a market's: write default, or a symbol, not quote"]),
+    (VENUE + "symbols = { X = 'BTC/USD' }\nhours = { X = 'always' }", ["providers.venue.hours.X: X is written BTC/USD here"]),
     (BROKER + "pinned = ['account live']\n" + KEYS, ['providers.acme.pinned: "account live": no such account; there are none']),
     # plugins
     ("[plugins.recorder]", ["plugins.recorder: no plugin reads this table; there are none"]),
@@ -224,9 +234,10 @@ TOML = st.recursive(
     max_leaves=8,
 )
 KNOWN = st.sampled_from(["server", "apps", "api_keys", "providers", "history", "log", "plugins", "web", "limits", "secret",
-                         "pinned", "credentials", "accounts", "options", "symbols", "key", "id", "listen"])  # fmt: skip
+                         "pinned", "credentials", "accounts", "options", "symbols", "key", "id", "listen", "hours", "stale_after"])  # fmt: skip
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(KNOWN, st.dictionaries(KNOWN, st.dictionaries(KNOWN, TOML, max_size=3) | TOML, max_size=3) | TOML)
 )

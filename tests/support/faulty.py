@@ -1,7 +1,8 @@
 """A relay between a simulator and a subscriber, with a fault proxy on either side."""
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -30,6 +31,7 @@ from relay.testing.faults import FaultProxy
 from relay.testing.simulator import Simulator
 from relay.testing.subscriber import Subscriber
 from support.running import APP, port_of, running_relay
+from support.tls import TlsFront
 
 OUR_APP = PusherApp(id=APP["id"], key=APP["key"], secrets=(APP["secret"],))
 QUICK = Backoff(first=0.01, cap=0.05)
@@ -136,18 +138,31 @@ def adapted(**changes: Any) -> Callable[[type[Adapter]], type[Adapter]]:
 
 
 @asynccontextmanager
-async def rig(name: str, *, every: float = 0.03, buffer: int | None = None, **session: Any) -> AsyncIterator[Rig]:
-    """Everything, connected, with data flowing. ``session`` are changes of the adapter's declaration."""
+async def rig(
+    name: str, *, every: float = 0.03, buffer: int | None = None, tls: ssl.SSLContext | None = None,
+    configured: Mapping[str, Any] | None = None, **session: Any
+) -> AsyncIterator[Rig]:  # fmt: skip
+    """Everything, connected, with data flowing. ``session`` are changes of the adapter's declaration.
+
+    With ``tls`` the provider's WebSocket is behind TLS of this context, and the proxy before it. ``configured`` are more keys of
+    the provider's table.
+    """
     venue = VENUES[name]
     simulator, simulated = venue.simulator(every), venue.simulated
-    async with simulator.serve() as address, FaultProxy(address.port).serve() as upstream:
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(simulator.serve())
+        behind, scheme = address.port, "ws"
+        if tls is not None:
+            behind, scheme = (await stack.enter_async_context(TlsFront(address.port, tls).serve())).port, "wss"
+        upstream = await stack.enter_async_context(FaultProxy(behind).serve())
         table: dict[str, Any] = {
             "adapter": simulated.adapter,
-            "url": address.ws.replace(str(address.port), str(upstream.port)),
-            "http_url": address.http.replace(str(address.port), str(upstream.port)),
+            "url": address.ws.replace(str(address.port), str(upstream.port)).replace("ws", scheme, 1),
+            "http_url": address.http if tls else address.http.replace(str(address.port), str(upstream.port)),
             "options": dict(simulated.options),
             "symbols": dict(simulated.symbols),
             "pinned": list(venue.pinned),
+            **(configured or {}),
         }
         if simulated.account is None:
             table["credentials"] = dict(simulated.credentials)

@@ -1,6 +1,8 @@
 """The simulator base over real sockets: sessions, HTTP beside them, and every fault."""
 
 import contextlib
+import socket
+import struct
 
 import httpx
 import pytest
@@ -203,3 +205,15 @@ async def test_the_server_s_own_pings_end_a_dead_client():
         for _ in range(5):
             await socket.ping()
         assert simulator.links
+
+
+async def test_a_client_that_resets_within_the_handshake_ends_only_its_own_connection(echo):
+    _, at = echo
+    asked = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+    for _ in range(20):
+        stream = await trio.open_tcp_stream("127.0.0.1", at.port)
+        await stream.send_all(f"GET /ws HTTP/1.1\r\nHost: x\r\n{asked}\r\n".encode())
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.socket.close()
+    async with dialled(at.ws) as other:
+        assert await heard(other) == "hello you"

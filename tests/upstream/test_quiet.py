@@ -10,6 +10,7 @@ from relay.model.enums import StalenessEvent
 from relay.model.events import Staleness
 from relay.model.hours import Hours
 from relay.upstream import turns
+from relay.upstream.session import SessionSettings
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
 #: Closes at second 400 and opens 10 minutes later, at second 1000.
@@ -122,6 +123,80 @@ def test_the_clock_that_starts_with_the_first_event_is_told_to_the_shell(market)
     outputs = r.machine.receive('[["quote", "A", "1"]]', r.moment(2))
     assert turns.Rearm() in outputs
     assert r.machine.deadline() == 22
+
+
+def test_a_provider_that_repeats_its_last_word_says_nothing_new(rig):
+    r = rig(stale_after={"quote": 20}, silent_after=9999, ack_within=5)
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["ack", "quote:A"], ["quote", "A", "1"], at=0)
+    outputs = r.tick(20)
+    assert r.texts(outputs) == [{"unsub": ["quote:A"]}, {"sub": ["quote:A"]}]
+    r.fresh()
+    r.say(["ack", "quote:A"], ["quote", "A", "1"], at=21)
+    assert r.fresh() == []
+    assert r.texts(r.tick(60)) == []  # once
+    r.say(["quote", "A", "2"], at=61)
+    assert r.kinds() == ["staleness FRESH", "quote"]
+    r.say(["quote", "A", "2"], at=62)  # while it flows a provider may repeat itself
+    assert r.kinds() == ["quote"]
+    assert r.counters()["deduped"] == 1
+    assert r.add_up()
+
+
+def test_a_provider_that_goes_on_repeating_itself_is_alive(rig):
+    r = rig(stale_after={"quote": 20}, silent_after=9999)
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["quote", "A", "1"], at=0)
+    r.tick(20)
+    r.fresh()
+    r.say(["quote", "A", "1"], at=21)
+    assert r.kinds() == []
+    r.say(["quote", "A", "1"], at=22)
+    assert r.kinds() == ["staleness FRESH", "quote"]
+
+
+# --- as configured ---------------------------------------------------------------------------------------------------
+
+
+def configured(rig, **settings):
+    return rig(stale_after={"quote": 20}, silent_after=9999, settings=SessionSettings(**settings))
+
+
+def test_the_operator_says_how_long_a_stream_may_be_silent(rig):
+    own = {"quote": 40, rig.topic("quote:B"): 10, rig.topic("quote:C"): 0, "candle": 30}
+    r = configured(rig, stale_after=own)
+    r.up(0)
+    r.want("quote:A", "quote:B", "quote:C", "candle:A:1m", at=0)
+    r.say(*(["quote", symbol, "1"] for symbol in "ABC"), ["candle", "A", "1m"], at=0)
+    r.fresh()
+    told = []
+    for at in range(1, 100):
+        r.tick(at)
+        told += [(at, event.of, *event.symbols) for event in r.fresh() if event.kind == "staleness"]
+    assert told == [(10, "quote", "B"), (30, "candle", "A"), (40, "quote", "A")]
+
+
+def test_the_operator_says_when_a_market_trades(rig):
+    r = configured(rig, hours={None: BREAK, "B": Hours.parse("always")})
+    r.up(0)
+    r.want("quote:A", "quote:B", at=395)
+    r.say(["quote", "A", "1"], ["quote", "B", "1"], at=395)
+    r.tick(415)
+    assert stale(r.fresh())[-1:] == [("STALE", ("B",), None)]
+    r.tick(1020)
+    assert stale(r.fresh()) == [("STALE", ("A",), None)]
+
+
+def test_what_the_operator_says_of_hours_goes_before_the_adapter(market):
+    r = market(settings=SessionSettings(hours={"A": Hours.parse("always")}))
+    r.up(0)
+    r.want("quote:A", at=395)
+    r.say(["quote", "A", "1"], at=395)
+    r.fresh()
+    r.tick(415)
+    assert stale(r.fresh()) == [("STALE", ("A",), None)]
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------

@@ -165,6 +165,32 @@ def test_a_lost_connection_leaves_nothing_of_its_requests_in_the_ledger(rig):
     assert ledger.deadline() == 105  # the first request of a new connection waits the declared time, not longer
 
 
+def test_topics_that_wait_for_nothing_are_not_looked_at(rig, monkeypatch):
+    """A session of thousands is asked after every message what is due: it must not go through them all."""
+    ledger = Ledger(per_frame=1000, linger=30, ack_within=5)
+    topics = [rig.topic(f"quote:S{number}") for number in range(1000)]
+    for topic in topics:
+        ledger.want(topic)
+    ledger.sent(ledger.to_subscribe(), 0)
+    ledger.confirmed(topics)
+    ledger.unwant(topics[7], 1)
+    monkeypatch.setattr(ledger, "_entries", None)  # whoever goes through all of them fails
+    assert ledger.overdue(10) == ([], [])
+    assert (ledger.to_subscribe(), ledger.to_unsubscribe(), ledger.deadline()) == ((), (), 31)
+    assert ledger.expire(30) == []
+
+
+def test_a_successor_lets_go_of_what_lingered(rig):
+    before, after = (Ledger(per_frame=10, linger=30, ack_within=5) for _ in range(2))
+    topic = rig.topic("quote:A")
+    before.want(topic)
+    before.unwant(topic, 1)
+    after.adopt(before)
+    assert after.deadline() == 31
+    assert after.expire(31) == [topic]
+    assert (len(after), after.to_subscribe()) == (0, ())
+
+
 def test_a_session_that_must_be_alone_says_so_when_it_dials(rig):
     (dial,) = rig(single=True).do(turns.Start(), 0)
     assert dial.alone
@@ -185,3 +211,31 @@ def test_no_request_shows_its_headers_or_form():
         )
     )
     assert "s3cret" not in shown
+
+
+# --- what a gap promises, and what is called new -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("credentials", "refill"), [({"key": "k"}, "replay"), ({}, "none")])
+def test_the_gap_of_an_account_promises_a_replay_only_where_one_is_asked_for(rig, credentials, refill):
+    r = rig(credentials=credentials, backoff=ONCE)
+    r.up(0)
+    r.want("account:main", at=0)
+    r.say(["fill", "f1"], at=1)
+    r.do(turns.Closed(1006), 2)
+    r.tick(3)
+    r.fresh()
+    r.do(turns.Opened(), 4)
+    assert [(event.kind, getattr(event, "refill", None)) for event in r.fresh()] == [
+        ("connection", None),
+        ("gap", refill),
+    ]
+
+
+def test_what_was_known_to_be_open_and_differs_was_changed_not_opened(away):
+    listed = (["position", "p", "POSITION_OPENED", "3"], ["position", "q", "POSITION_OPENED", "1"])
+    away.do(turns.Fetched(away.request.id, answer(*listed)), 5)
+    assert said(away) == [
+        ("position", "p", "POSITION_MODIFIED", True),
+        ("position", "q", "POSITION_OPENED", True),
+    ]

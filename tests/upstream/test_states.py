@@ -1,11 +1,11 @@
 """What is known of an account, and what counts as news of it."""
 
-from relay.model.events import Order
-from relay.upstream.accounts import States
+from relay.model.events import Account, Order, Position
+from relay.upstream.accounts import States, still
 
 
 def order(**members):
-    return Order(event="ORDER_CREATED", id="o1", symbol="A", side="BUY", **{"status": "OPEN", **members})
+    return Order(id="o1", symbol="A", side="BUY", **{"event": "ORDER_CREATED", "status": "OPEN", **members})
 
 
 def test_a_list_that_leaves_out_the_senders_id_says_nothing_new():
@@ -15,3 +15,36 @@ def test_a_list_that_leaves_out_the_senders_id_says_nothing_new():
     assert not states.changes(order(client_order_id="mine"), "main", 2.0)
     assert states.changes(order(client_order_id="another"), "main", 3.0)
     assert states.changes(order(status="CANCELLED"), "main", 4.0)
+
+
+def money(**members):
+    return Account(event="BALANCE_UPDATED", **members)
+
+
+def test_a_figure_of_the_money_that_is_left_out_is_not_said_to_have_changed():
+    states = States()
+    assert states.changes(money(balance="100", equity="99", unrealized_pnl="-1"), "main", 0.0)
+    assert not states.changes(money(balance="100"), "main", 1.0)
+    assert not states.changes(money(equity="99", unrealized_pnl="-1"), "main", 2.0)
+    assert states.changes(money(balance="100", currency="USD"), "main", 3.0)
+    assert states.changes(money(unrealized_pnl="-2"), "main", 4.0)
+
+
+def test_what_an_order_or_position_has_no_more_is_a_difference():
+    states = States()
+    assert states.changes(order(stop_loss="1"), "main", 0.0)
+    assert states.changes(order(), "main", 1.0)
+
+
+def test_what_is_open_is_known_until_it_ends():
+    states = States()
+    position = Position(event="POSITION_OPENED", id="p", symbol="A", side="LONG", quantity="1")
+    for event in (order(), position):
+        assert not states.is_open(event, "main")
+        states.changes(event, "main", 0.0)
+        assert states.is_open(event, "main")
+        assert not states.is_open(event, "another")
+    states.changes(order(status="FILLED"), "main", 1.0)
+    assert not states.is_open(order(), "main")
+    assert (still(order()).event, still(position).event) == ("ORDER_MODIFIED", "POSITION_MODIFIED")
+    assert still(order(event="ORDER_CANCELLED")).event == "ORDER_CANCELLED"

@@ -1,0 +1,107 @@
+"""Connections that come and go leave nothing behind: counted in objects, after so many reconnects as after none."""
+
+import gc
+from collections import Counter
+
+import pytest
+import trio
+
+from relay.net.supervise import supervise
+from relay.testing.faults import Corrupt, Cut, Reset
+from relay.testing.simulator import Close, Refuse
+from support.faulty import QUICK, VENUES, rig
+
+#: Whose objects are counted: the relay's own, trio's, and the libraries' for WebSockets and HTTP.
+OURS = ("relay", "trio", "wsproto", "h11", "httpx", "httpcore", "socket", "ssl")
+PLAIN = ("builtins.coroutine", "builtins.async_generator", "builtins.function", "builtins.method", "builtins.cell")
+#: Events and what holds them up to its own bound; and trio's queue of deadlines, which forgets those that are over a thousand
+#: at a time.
+BOUNDED = ("relay.model", "relay.hub.history", "relay.hub.topics", "relay.hub.backlog", "relay.upstream.tally", "relay.testing",
+           "trio.CancelScope", "trio._core._run.CancelReason", "trio.CancelReason")  # fmt: skip
+ROUNDS = 4
+
+
+def machinery() -> Counter[str]:
+    """Live objects of whatever keeps a connection, by type."""
+    gc.collect()
+    kinds = (type(found) for found in gc.get_objects())
+    names = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+    counted = (name for name in names if (name.startswith(OURS) or name in PLAIN) and not name.startswith(BOUNDED))
+    return Counter({name: names[name] for name in counted})
+
+
+async def left(before: Counter[str]) -> dict[str, int]:
+    """What there is one more of per round, or more, and stays: closing handshakes and requests under way come to their end."""
+    found: dict[str, int] = {}
+    for _ in range(20):
+        found = {name: count for name, count in (machinery() - before).items() if count >= ROUNDS}
+        if not found:
+            break
+        await trio.sleep(0.2)
+    return found
+
+
+def crash(raw, at):
+    raise RuntimeError("a bug of the relay")
+
+
+async def settled(r, since):
+    await r.state("CONNECTED", since=since)
+    await r.flowing(since=len(r.heard))
+
+
+@pytest.mark.parametrize("name", VENUES)
+async def test_a_session_that_reconnects_leaves_nothing(name):
+    async with rig(name, every=0.02) as r:
+
+        async def one_round():
+            for break_it in (
+                lambda: r.upstream.inject(Cut()),
+                lambda: r.upstream.inject(Reset()),
+                lambda: r.upstream.inject(Corrupt("frame")),
+                lambda: r.simulator.inject(Close(1012, "restart")),
+                lambda: (r.simulator.next_connection(Refuse(503)), r.upstream.inject(Cut())),
+            ):
+                since = len(r.heard)
+                break_it()
+                await settled(r, since)
+
+        await one_round()
+        before = machinery()
+        for _ in range(ROUNDS):
+            await one_round()
+        assert await left(before) == {}
+
+
+async def test_a_session_that_crashes_and_is_replaced_leaves_nothing(monkeypatch):
+    """The machine that takes over keeps the memories of the one before, and not the machine itself."""
+    monkeypatch.setitem(supervise.__kwdefaults__, "backoff", QUICK)
+    async with rig("synthetic", every=0.02) as r:
+
+        async def one_round():
+            since = len(r.heard)
+            r.session._machine.receive = crash
+            await settled(r, since)
+
+        await one_round()
+        before = machinery()
+        for _ in range(ROUNDS):
+            await one_round()
+        assert await left(before) == {}
+
+
+async def test_subscribers_that_reconnect_leave_nothing():
+    async with rig("synthetic", every=0.02) as r:
+
+        async def one_round():
+            for fault in (Cut(), Reset(), Corrupt("frame")):
+                connections = r.subscriber.connections
+                r.downstream.inject(fault)
+                await r.subscriber.until(lambda n=connections: r.subscriber.connections > n)
+                await r.flowing(since=len(r.heard))
+
+        await one_round()
+        before = machinery()
+        for _ in range(ROUNDS):
+            await one_round()
+        assert await left(before) == {}
