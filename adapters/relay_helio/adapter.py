@@ -84,7 +84,7 @@ class Helio(Adapter):
                 self.reports.account, learned = rest.signed_in(answer, self.reports.account)
                 yield from learned
             case rest.PORTFOLIO:
-                yield from self.reports.portfolio(loads(answer.text), whole=True)
+                yield from self.reports.portfolio(loads(answer.text), whole=True, streamed=False)
             case rest.Missed(since):
                 yield from self.reports.listed(rest.changed_since(loads(answer.text), since))
                 yield rest.portfolio(self.account(), self.token, rest.PORTFOLIO)

@@ -117,12 +117,14 @@ class Reports:
         account: the provider's id of the session's own account; empty when nobody said which it is.
         filled: by order the filled quantity it last had.
         positions: the positions that were named.
+        came: which messages came, and of which account.
     """
 
     symbol: Callable[[str], str]
     account: str
     filled: dict[str, Any] = Factory(dict)
     positions: set[str] = Factory(set)
+    came: set[tuple[str, str | None]] = Factory(set)
 
     def other(self, given: Members) -> str | None:
         """The account an object names, where it is not the session's own."""
@@ -152,15 +154,21 @@ class Reports:
         if len(self.filled) > _REMEMBERED:
             del self.filled[next(iter(self.filled))]
 
-    def portfolio(self, payload: Any, *, whole: bool) -> Iterator[Account | Position | Order | Complete]:
-        """Read a portfolio: the money, then the positions and orders it names; ``whole``: these are all there are."""
+    def portfolio(
+        self, payload: Any, *, whole: bool, streamed: bool = True
+    ) -> Iterator[Account | Position | Order | Complete]:
+        """Read a portfolio: the money, then the positions and orders it names; ``whole``: these are all there are.
+
+        The first one ``streamed`` on a connection is what stands, and what it has of earlier connections is no news.
+        """
         given = members(payload)
         account = self.other(given)
-        yield money(given, account)
+        stands = self.stands("portfolio", account) if streamed else None
+        yield money(given, account, stands)
         held = [members(each) for each in given.get("positions", ())]
         new = self.new_positions([each["id"] for each in held])
         for each in held:
-            yield position(each, self.symbol(native(each)), account, new=each["id"] in new)
+            yield position(each, self.symbol(native(each)), account, stands, new=each["id"] in new)
         yield from self.listed(given.get("orders", ()))
         if whole and "positions" in given:
             yield Complete("position", account)
@@ -181,12 +189,20 @@ class Reports:
         self.positions.update(ids or {""})
         return new
 
+    def stands(self, what: str, account: str | None) -> bool | None:
+        """True for the first message of its kind, None for all others: `reconciled` of what is read of it."""
+        first = (what, account) not in self.came
+        self.came.add((what, account))
+        return first or None
+
     def metrics(self, payload: Any) -> Account:
         """Read one metricsEvent. ``pnl`` stands beside balance and equity and is taken to be their difference."""
         left = members(payload)
+        account = self.other(left)
         return Account(
             event=AccountEvent.METRICS_UPDATED,
-            account=self.other(left),
+            account=account,
+            reconciled=self.stands("metrics", account),
             balance=take(left, "balance"),
             equity=take(left, "equity"),
             margin_used=take(left, "margin", "usedMargin"),
@@ -248,7 +264,7 @@ def order(left: dict[str, Any], symbol: str, account: str | None, **more: Any) -
     )
 
 
-def position(given: Members, symbol: str, account: str | None, *, new: bool) -> Position:
+def position(given: Members, symbol: str, account: str | None, stands: bool | None, *, new: bool) -> Position:
     """One position of a portfolio; ``new`` says that it was not in the portfolio before.
 
     Its quantity is ``qty`` before ``units``: that is what orders have, and what is closed by.
@@ -276,17 +292,19 @@ def position(given: Members, symbol: str, account: str | None, *, new: bool) -> 
         opened_at=take(left, "createdAt"),
         updated_at=updated_at,
         timestamp=updated_at,
+        reconciled=stands,
         data=rest(left, name),
     )
 
 
-def money(given: Members, account: str | None) -> Account:
+def money(given: Members, account: str | None, stands: bool | None) -> Account:
     """The money of a portfolio. A stop out is the worse of two margin calls, and says so in ``data``."""
     left = {name: value for name, value in given.items() if name not in ("positions", "orders")}
     called = take(left, "inMarginCall") is True or left.get("inStopOut") is True
     return Account(
         event=AccountEvent.MARGIN_CALL if called else AccountEvent.BALANCE_UPDATED,
         account=account,
+        reconciled=stands,
         balance=take(left, "balance"),
         equity=take(left, "equity"),
         margin_used=take(left, "usedMargin"),

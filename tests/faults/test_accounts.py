@@ -16,19 +16,17 @@ class Traded:
 
     Attributes:
         limit: a price far away from the market's.
-        refill: what the gap of the account promises: nothing where the adapter has nothing to ask for.
     """
 
     symbol: str
     quantity: str
     limit: str
     lists: frozenset[str]
-    refill: str = "replay"
 
 
 TRADED = {
-    "crosstrade": Traded("ES 09-26", "1", "100.00", frozenset({"position"})),
-    "helio": Traded("EUR/USD", "10000", "0.50000", frozenset({"position"}), refill="none"),
+    "crosstrade": Traded("ES 09-26", "1", "100.00", frozenset({"position", "order", "trade"})),
+    "helio": Traded("EUR/USD", "10000", "0.50000", frozenset({"position", "order"})),
     "scaletrade": Traded("EUR/USD", "10", "0.50000", frozenset({"position", "order"})),
     "tektii": Traded("AAPL", "10", "50.00", frozenset({"position", "order", "trade"})),
 }
@@ -101,7 +99,7 @@ async def test_an_absence_is_reconciled(name):
         assert r.problems() == []
         events = r.on(r.account, since=since)
         (gap,) = [event for event in events if event["type"] == "gap"]
-        assert gap["refill"] == TRADED[name].refill
+        assert gap["refill"] == "replay"
         assert events.index(gap) < min(number for number, event in enumerate(events) if event.get("reconciled"))
         closed = [position for position in told(events, "position") if position[0] == held]
         assert closed == [(held, "POSITION_CLOSED", None, True)]

@@ -1,6 +1,7 @@
 """An account at its provider, as somebody at another terminal sees and moves it. Ids are the provider's."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -10,6 +11,7 @@ from relay.testing.account import TradingAccount
 from relay.testing.market import Market
 from relay.testing.simulator import Simulator
 from relay.testing.trading import Ticket
+from relay_crosstrade import desk
 from relay_crosstrade.simulator import CrossTradeSimulator
 from relay_scaletrade import tickets
 from relay_scaletrade.simulator import ScaleTradeSimulator
@@ -17,11 +19,17 @@ from relay_scaletrade.simulator import ScaleTradeSimulator
 
 @frozen
 class Terminal:
-    """A simulator's account of netted positions. ``by_symbol``: a position is named by its instrument."""
+    """A simulator's account of netted positions.
+
+    Attributes:
+        by_symbol: a position is named by its instrument.
+        named: an order's or a fill's id as the provider writes it.
+    """
 
     account: TradingAccount
     market: Market
     by_symbol: bool = False
+    named: Callable[[str], str] = str
 
     def act(self) -> None:
         """Cancel the order that rests, close the position, and open another one."""
@@ -38,10 +46,10 @@ class Terminal:
         return {held.symbol if self.by_symbol else held.id for held in self.account.positions.values()}
 
     def orders(self) -> set[str]:
-        return {order.id for order in self.account.open_orders()}
+        return {self.named(order.id) for order in self.account.open_orders()}
 
     def fills(self) -> set[str]:
-        return {fill.id for fill in self.account.fills}
+        return {self.named(fill.id) for fill in self.account.fills}
 
 
 @frozen
@@ -78,6 +86,7 @@ def terminal_of(simulator: Simulator) -> Terminal | Tickets:
         case ScaleTradeSimulator():
             return Tickets(simulator.account)
         case CrossTradeSimulator():
-            return Terminal(simulator.desk.accounts["Sim101"], simulator.desk.market, by_symbol=True)
+            account = simulator.desk.accounts["Sim101"]
+            return Terminal(account, simulator.desk.market, by_symbol=True, named=partial(desk.named, account.id))
     other: Any = simulator
     return Terminal(other.account, other.market)

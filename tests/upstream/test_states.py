@@ -30,10 +30,12 @@ def test_a_figure_of_the_money_that_is_left_out_is_not_said_to_have_changed():
     assert states.changes(money(unrealized_pnl="-2"), "main", 4.0)
 
 
-def test_what_an_order_or_position_has_no_more_is_a_difference():
+def test_what_a_list_does_not_tell_of_an_order_is_still_known():
     states = States()
     assert states.changes(order(stop_loss="1"), "main", 0.0)
-    assert states.changes(order(), "main", 1.0)
+    assert not states.changes(order(), "main", 1.0)
+    assert not states.changes(order(stop_loss="1"), "main", 2.0)
+    assert states.changes(order(stop_loss="2"), "main", 3.0)
 
 
 def test_what_is_open_is_known_until_it_ends():
