@@ -153,6 +153,7 @@ class Relay:
                 task_status.started(self)
                 await self._stopped.wait()
                 await self._shut_down(front, sessions)
+            await front.drained()
             nursery.cancel_scope.cancel()
 
     async def _shut_down(self, front: Front, sessions: trio.Nursery) -> None:

@@ -84,7 +84,11 @@ def _each(outboxes: Iterable[Outbox], unfinished: Unfinished) -> None:
 def _as_one(group: _Group, together: Together, unfinished: Unfinished) -> None:
     first, *more = group.deliveries
     data: bytes = b"".join(group.deliveries) if more else first
-    short = together.send(group.places, data)
+    try:
+        short = together.send(group.places, data)
+    except Exception as error:  # noqa: BLE001 - who got it is not known: nobody is given it twice, all come back and resume
+        unfinished += [(outbox, error) for outbox in group.outboxes]
+        return
     for outbox in group.outboxes:
         if not short or (taken := short.get(outbox.place)) is None:
             outbox.pending.clear()

@@ -51,6 +51,7 @@ class Outbox:
         "_backlog",
         "_write",
         "_open",
+        "_full",
         "_queue",
         "_limits",
         "_on_drop",
@@ -95,7 +96,7 @@ class Outbox:
         self.append = self.pending.append
         self._backlog: Backlog | None = None
         self._rest = b""
-        self._open = True
+        self._open, self._full = True, False
         self._queue: list[Outbox] = []
         self._wake: Callable[[], object] = _nothing
         self._write: Callable[[bytes], int] = _refuse
@@ -121,7 +122,7 @@ class Outbox:
         there.
         """
         if first:
-            self.pending.insert(0, Delivery(first, "", Policy.CONTROL, 0))
+            self.pending.insert(0, Delivery(first, "", Policy.CONTROL, _FIRST))
         self._write, self._queue, self._wake, self.place = write, queue, wake or _nothing, place
         self.dirty = False
         if self.pending:
@@ -165,12 +166,12 @@ class Outbox:
 
     def close(self, code: int, reason: str = "", *, waiting: bool = True) -> None:
         """Send what waits (or drop it, when not `waiting`), then a close frame, then nothing more. The first call
-        counts.
+        counts. What `attach` was given as `first` is not dropped: a close frame makes no sense before it.
         """
         if not self._open:
             return
         if not waiting:
-            self.pending.clear()
+            del self.pending[1 if self.pending and self.pending[0].seq == _FIRST else 0 :]
             if self._backlog is not None:
                 self._backlog = self._new_backlog()
         self.put(_close_delivery(code, reason))
@@ -262,12 +263,13 @@ class Outbox:
 
     def _admit(self, delivery: Delivery) -> None:
         assert self._backlog is not None
-        if self.closing is not None and self.closing[0] == OVERFLOW_CODE:
+        if self._full:
             return
         if not self._backlog.admit(delivery):
             self._overflow()
 
     def _overflow(self) -> None:
+        self._full = True
         self._shut(OVERFLOW_CODE, "too slow: outbox is full")
         self._backlog = self._new_backlog()
         self._backlog.admit(_close_delivery(OVERFLOW_CODE, "too slow: outbox is full"))
@@ -328,6 +330,8 @@ class _Piece:
 
 
 _DEFAULT_LIMITS = OutboxLimits()
+_FIRST = -1
+"""Number of what stands before everything else."""
 
 
 def _close_delivery(code: int, reason: str) -> Delivery:

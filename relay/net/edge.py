@@ -157,8 +157,12 @@ class Edge:
     ) -> None:
         """Have the reactor tell when something comes."""
         assert self.reactor is not None, "Edge.run is not running"
-        link = SocketLink(sock)
-        connection = self._open(link, answer, request, secure=False, compressed=compressed)
+        link, fd = SocketLink(sock), sock.fileno()
+        try:
+            connection = self._open(link, answer, request, secure=False, compressed=compressed)
+        except Exception:
+            self.reactor.forget(fd)
+            raise
         connection.on_ready = self._on_ready
         self._parked += 1
         self.reactor.watch(link.fd, connection)

@@ -98,6 +98,7 @@ class Front:
         self._idle: set[trio.CancelScope] = set()
         self._stopping = False
         self._served = 0
+        self._ended = trio.Event()
 
     @property
     def connections(self) -> int:
@@ -111,16 +112,23 @@ class Front:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept and serve; returns when `stop` was called and everything is drained. Closes the listeners."""
-        with self._all:
-            async with trio.open_nursery() as connections:
-                try:
-                    with self._accepting:
-                        task_status.started()
-                        await self._accept(list(listeners), connections)
-                finally:
-                    with trio.CancelScope(shield=True):  # forcefully: it waits for nothing
-                        for listener in listeners:
-                            await trio.aclose_forcefully(listener)
+        try:
+            with self._all:
+                async with trio.open_nursery() as connections:
+                    try:
+                        with self._accepting:
+                            task_status.started()
+                            await self._accept(list(listeners), connections)
+                    finally:
+                        with trio.CancelScope(shield=True):  # forcefully: it waits for nothing
+                            for listener in listeners:
+                                await trio.aclose_forcefully(listener)
+        finally:
+            self._ended.set()
+
+    async def drained(self) -> None:
+        """Return when nobody is served any more: after `stop`, within `limits.drain`."""
+        await self._ended.wait()
 
     def stop(self) -> None:
         """Stop accepting and drain, within `limits.drain`."""

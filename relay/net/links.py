@@ -1,8 +1,7 @@
 """The two ways to write to a subscriber without waiting: a kernel socket, or a stream (TLS) with a task per write.
 
 A link is the seam under the edge: bytes in, bytes out, no meaning. `send` takes what it can now and raises
-BlockingIOError when that is nothing; another way of writing (a batch submitted to the kernel at once) would be another
-link.
+BlockingIOError when that is nothing. Writing to many kernel sockets at once goes beside it (`relay.net.uring`).
 """
 
 import contextlib

@@ -11,6 +11,7 @@ costs one entry in a dictionary, and what comes is handled by a plain call.
 epoll is Linux's; elsewhere `Reactor.available` is False, and subscribers have a task each.
 """
 
+import contextlib
 import select
 from typing import Protocol
 
@@ -52,7 +53,10 @@ class Reactor:
     def forget(self, fd: int) -> None:
         """Nobody is told any more."""
         if self._watched.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(
+                OSError
+            ):  # closed already, which it should not be: the kernel has forgotten it then
+                self._epoll.unregister(fd)
 
     async def run(self) -> None:
         """Tell them, until cancelled; then everybody is forgotten."""

@@ -139,6 +139,21 @@ def test_a_failing_write_harms_nobody_else(together: bool) -> None:
     assert sockets.got == [b"x", b"", b"x", b"x", b"x"]
 
 
+def test_where_the_kernel_cannot_be_asked_nobody_is_given_anything_twice() -> None:
+    sockets = Sockets([math.inf] * 5)
+
+    class Refusing:
+        def send(self, places: Sequence[int], data: bytes) -> Mapping[int, int]:
+            raise MemoryError
+
+    for outbox in sockets.outboxes:
+        outbox.put(delivery("x"))
+    assert [(type(error), outbox) for outbox, error in flush_all(sockets.queue.copy(), Refusing())] == [
+        (MemoryError, outbox) for outbox in sockets.outboxes
+    ]
+    assert sockets.got == [b""] * 5
+
+
 rooms = st.lists(st.sampled_from([0, 1, 7, 40, math.inf]), min_size=6, max_size=12)
 #: To which outboxes something is put, or how much room they all get and a flush.
 steps = st.lists(st.one_of(st.sets(st.integers(0, 11), min_size=1), st.integers(0, 60)), max_size=30)

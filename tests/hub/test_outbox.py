@@ -325,3 +325,15 @@ def assert_nothing_lost_in_silence(put: list[Delivery], got: list[str]) -> None:
             assert f"never_drop {delivery.channel} {delivery.seq}" in got
         else:
             assert (delivery.channel, delivery.seq) in covered
+
+
+def test_a_close_with_4100_while_slow_is_sent_behind_what_waits(books: Books) -> None:
+    kernel, outbox = Kernel(room=4), Outbox(books)
+    outbox.attach(kernel.write, [])
+    outbox.put(books.event("c", Policy.NEVER_DROP))
+    outbox.flush()
+    outbox.close(OVERFLOW_CODE, "enough")
+    outbox.flush()
+    kernel.room = math.inf
+    assert outbox.drain()
+    assert kernel.taken == b"never_drop c 1|" + encode_close(OVERFLOW_CODE, "enough")

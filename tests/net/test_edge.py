@@ -447,3 +447,43 @@ async def test_cancelling_the_front_tells_every_session() -> None:
         await until(lambda: bool(r.hub.sessions))
     await client.aclose()
     assert r.hub.all[0].log == ["closed"]
+
+
+async def test_a_session_that_cannot_begin_harms_nobody_who_comes_after() -> None:
+    """Neither does its descriptor, which the next one gets."""
+    async with relay() as r:
+        connect = r.hub.connect
+        r.edge._connect = fails
+        async with await trio.open_tcp_stream("127.0.0.1", r.port) as waiting:
+            await trio.testing.wait_all_tasks_blocked(0.01)  # it is watched before it says anything
+            await waiting.send_all(UPGRADE)
+            with contextlib.suppress(trio.BrokenResourceError):
+                assert await waiting.receive_some() == b""
+        assert r.edge.reactor is not None
+        assert len(r.edge.reactor) == 0
+        r.edge._connect = connect
+        for _ in range(3):
+            async with r.client() as ws:
+                assert await ws.get_message() == "hello key protocol=7"
+                await ws.send_message("?")
+                assert await ws.get_message() == "echo ?"
+
+
+def fails(*_: object, secure: bool, compressed: bool) -> EchoSession:
+    raise RuntimeError("a bug in the hub")
+
+
+UPGRADE = (
+    b"GET /app/key HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def test_a_bad_frame_behind_the_upgrade_is_refused_after_the_handshake() -> None:
+    async with relay() as r, await trio.open_tcp_stream("127.0.0.1", r.port) as client:
+        await client.send_all(UPGRADE + b"\xff\xff")
+        await client.send_eof()
+        head, _, frames = (await read_all(client)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert frames[0] == 0x88
+        assert frames[2:4] == (1002).to_bytes(2, "big")
