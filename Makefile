@@ -9,6 +9,8 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := .uv/bin/uv
 BIN := .venv/bin
+# Many tests wait for real sockets, so two at a time are no hurry even for one core.
+PROCESSES ?= 2
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
@@ -23,7 +25,7 @@ demo: .venv/.runtime
 	$(BIN)/tickrelay demo $(ARGS)
 
 test: .venv/.developer
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(PROCESSES) $(ARGS)
 
 check: lint types docs
 

@@ -94,6 +94,7 @@ class ShurikenSimulator(Simulator):
         max_connections: the app's quota.
         enabled: whether the app is.
         forbidden: streams the key may not have.
+        backoff_ms: the waits it recommends for coming back.
         clock: Unix nanoseconds.
     """
 
@@ -109,11 +110,13 @@ class ShurikenSimulator(Simulator):
         max_connections: int = 100,
         enabled: bool = True,
         forbidden: tuple[str, ...] = (),
+        backoff_ms: tuple[int, ...] = (1000, 2000, 4000),
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         super().__init__()
         self.chain = Chain(seed=seed, start_ns=clock())
         self.app_key = APP_KEY
+        self._backoff_ms = backoff_ms
         self.enabled = enabled
         self._interval = interval
         self._envelope = envelope
@@ -169,7 +172,7 @@ class ShurikenSimulator(Simulator):
                 "forceTls": False,
                 "authEndpoint": f"http://{request.headers.get('host', '127.0.0.1')}/api/v2/ws/auth",
             },
-            "session": {"recommendedReconnectBackoffMs": [1000, 2000, 4000]},
+            "session": {"recommendedReconnectBackoffMs": list(self._backoff_ms)},
             "subscriptions": subscriptions,
         }
         return answer if self._envelope == "bare" else {"data": answer, "requestId": self._request_id()}

@@ -62,7 +62,9 @@ VENUES: Mapping[str, Venue] = {
         relay_helio, lambda every: relay_helio.simulator.HelioSimulator(interval=every), "quote EUR/USD", "depth EUR/USD", "account main"
     ),
     "scaletrade": _venue(relay_scaletrade, lambda every: relay_scaletrade.simulator.ScaleTradeSimulator(interval=every)),
-    "shuriken": _venue(relay_shuriken, lambda every: relay_shuriken.simulator.ShurikenSimulator(interval=every)),
+    "shuriken": _venue(
+        relay_shuriken, lambda every: relay_shuriken.simulator.ShurikenSimulator(interval=every, backoff_ms=(50, 100, 200))
+    ),
     "synthetic": _venue(
         relay_synthetic,
         lambda every: relay_synthetic.simulator.SyntheticSimulator(rate=1 / every if every else 0),
