@@ -35,7 +35,7 @@ def compare(subscribers: int, batch: int, rounds: int, pairs: int) -> dict[str, 
     quote = '{"event":"quote"'
     with (
         connected(relay(), subscribers, CHANNEL, prefix=quote) as plain,
-        connected(relay("1", "compression"), subscribers, CHANNEL, prefix=quote, header=OFFER) as packed,
+        connected(relay("1", "compression=true"), subscribers, CHANNEL, prefix=quote, header=OFFER) as packed,
     ):
         for _ in range(pairs):
             for number, (server, client) in enumerate((plain, packed)):

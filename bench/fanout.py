@@ -3,7 +3,8 @@
 Both send messages of the same size to the same load client, turn by turn. A turn begins with rounds that are not measured
 (caches, and connections that have been idle while the other had its turn); its cost is the server's CPU time over the
 deliveries. The ratio is taken within each pair of turns, and its median is reported. The floor sends every message by
-itself; what joining is worth at best is in the column `floor joined`.
+itself; what joining is worth at best is in the column `floor joined`. `without io_uring` is a relay that writes to one
+socket at a time.
 """
 
 from typing import Any
@@ -38,14 +39,17 @@ def compare(subscribers: int, batch: int, rounds: int, pairs: int) -> dict[str, 
     """One row."""
     pause = max(2000, min(20_000, subscribers * batch))
     deliveries = subscribers * batch
-    costs, floors, joins, ratios, idles = [], [], [], [], []
+    costs, floors, joins, ratios, singly, idles = [], [], [], [], [], []
     with (
         connected(floor(SIZE), subscribers) as (bare, bare_client),
         connected(relay(), subscribers, "ticks") as (server, client),
+        connected(relay("1", "io_uring=false"), subscribers, "ticks") as (single, single_client),
     ):
         for _ in range(pairs):
             least, _ = turn(bare, bare_client, f"go {{}} {batch} {pause}", rounds, deliveries)
             cost, got = turn(server, client, f"tick {{}} {batch} {pause} {SIZE}", rounds, deliveries)
+            alone, _ = turn(single, single_client, f"tick {{}} {batch} {pause} {SIZE}", rounds, deliveries)
+            singly.append(alone / least)
             if batch > 1:
                 joined, _ = turn(bare, bare_client, f"joined {{}} {batch} {pause}", rounds, deliveries)
                 joins.append(joined / least)
@@ -59,6 +63,7 @@ def compare(subscribers: int, batch: int, rounds: int, pairs: int) -> dict[str, 
         "floor us": median(floors),
         "relay us": median(costs),
         "ratio": round(median(ratios), 3),
+        "without io_uring": round(median(singly), 3),
         "floor joined": round(median(joins), 3) if joins else None,
         "deliveries per CPU second": round(1e6 / median(costs)),
         "client idle": f"{median(idles):.0%}",
@@ -70,7 +75,7 @@ def main() -> None:
     """Run the bench."""
     options = arguments(__doc__, subscribers=0)
     limit = raise_limits()
-    plans = [plan for plan in PLANS if plan[0] * 2 + 100 < limit and options.subscribers in (0, plan[0])]
+    plans = [plan for plan in PLANS if plan[0] * 3 + 100 < limit and options.subscribers in (0, plan[0])]
     report(options, f"fan-out: server CPU per delivery, {SIZE}-byte frames", [compare(*plan) for plan in plans])
 
 

@@ -1,6 +1,6 @@
 """A whole relay whose only source of events is inside it: what it is told on stdin it publishes.
 
-    python relay_under_test.py [PROVIDERS ["compression"]]
+    python relay_under_test.py [PROVIDERS [SETTING=true|false ...]]    settings of [server.subscribers]
 
 The relay is built from settings as `tickrelay run` builds it; the source is a plugin's service, and the providers are of
 an adapter that never gets a connection. Commands, each answered by one line:
@@ -132,18 +132,23 @@ def _filling(size: int) -> str:
     return "." * (size - around - (2 if size < 128 else 4))
 
 
-def document(providers: int, compression: bool) -> dict[str, Any]:
+def document(providers: int, subscribers: dict[str, bool]) -> dict[str, Any]:
     """The configuration: limits as an operator of many connections would raise them."""
     return {
         "allow_inline_secrets": True,
-        "server": {"listen": "127.0.0.1:0", "status_public": True, "subscribers": {"compression": compression}},
+        "server": {"listen": "127.0.0.1:0", "status_public": True, "subscribers": subscribers},
         "apps": {"bench": {"id": APP, "key": "bench", "secret": "a-secret-of-the-bench"}},
         "api_keys": {"bench": {"key": "an-api-key-of-the-bench", "accounts": ["*"]}},
         "providers": {f"p{j}": {"adapter": "bench"} for j in range(providers)},
     }
 
 
-async def main(providers: int = 1, compression: bool = False) -> None:
+def _switch(text: str) -> tuple[str, bool]:
+    name, _, value = text.partition("=")
+    return name, value == "true"
+
+
+async def main(providers: int = 1, *switches: str) -> None:
     """Serve until stdin ends."""
     source = Source()
     manager = pluggy.PluginManager(hooks.PROJECT)
@@ -151,7 +156,7 @@ async def main(providers: int = 1, compression: bool = False) -> None:
     manager.register(source, "bench")
     plugins = Plugins(manager)
     settings = settings_of(
-        document(providers, compression), Path("bench"), {}, plugins.adapters(), Path.read_text,
+        document(providers, dict(map(_switch, switches))), Path("bench"), {}, plugins.adapters(), Path.read_text,
         plugin_tables=plugins.tables(), configure=plugins.configure,
     )  # fmt: skip
     async with HttpClient() as http, trio.open_nursery() as nursery:
@@ -167,4 +172,4 @@ if __name__ == "__main__":
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 1, sys.argv[2:] == ["compression"])
+    trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 1, *sys.argv[2:])
