@@ -1,8 +1,7 @@
 """Kraken spot market data: WebSocket API v1 and, of the REST API, ``AssetPairs``.
 
 https://docs.kraken.com/api/docs/websocket-v1/ticker (trade, ohlc, book). Data are arrays, ``[channel id, data, (more
-data,) "<channel>-<option>", "<pair>"]``; everything else is an object with an ``event``. Pairs are written as ``wsname`` has
-them, with Kraken's own XBT and XDG for what all others call BTC and DOGE.
+data,) "<channel>-<option>", "<pair>"]``; all else is an object with an ``event``. Pairs are spelled as in ``wsname``.
 """
 
 from collections.abc import Hashable, Iterable
