@@ -73,9 +73,7 @@ _TAKEN = "An order of yours is told as `ORDER_CREATED` with status PENDING as so
 _CLOSING = "`ClosePosition` does not name the order it makes, so this one is told when its fill names it, as filled."
 _STREAMS_ONLY = "It has no quotes and takes no commands."
 DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
-    "helio": {
-        "lose the connection": Differs((*LOST, "gap quote none", "gap account none", "quote"), "After an absence there is nothing to ask for"),
-    },
+    "helio": {},
     "tektii": {},
     "scaletrade": {
         "buy": Differs(
