@@ -51,7 +51,7 @@ def levels(price: str | None) -> list[dict[str, Any]] | None:
 
 
 def keyed(command: Command, token: str) -> Command:
-    """The command as it is sent: an order whose sender gave it no ``client_order_id`` gets one, so that its executions name it.
+    """The command as it is sent: an order without a ``client_order_id`` gets one, so that its executions name it.
 
     It is made of the command's id and the login's token: an id that is used again after a restart names no order of before.
     A UUID is a name that any server takes; how long one may be is not documented.
