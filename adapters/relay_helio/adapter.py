@@ -1,7 +1,7 @@
 """Helio, Trader WebSocket API: https://docs.helio.trade/trader/websocket.
 
 Every message is ``{"type", "payload"}``. A JWT from the login goes into the URL. The page names the messages of an account
-without their members; `relay_helio.reports` says what is read of them, `relay_helio.orders` how answers are told apart,
+without their members; `relay_helio.reports` says what is read of them, `relay_helio.matching` how answers are told apart,
 `relay_helio.rest` what is asked over HTTP.
 """
 
@@ -29,11 +29,12 @@ from relay.adapter import (
 )
 from relay.model.channels import Topic
 from relay.model.commands import Command, PlaceOrder
-from relay.model.events import Depth, Error, Event, Quote
-from relay_helio import rest
+from relay.model.events import Error, Event
+from relay_helio import prices, rest
 from relay_helio.interest import ACCOUNT_EVENTS, QUOTE, Interest, message
-from relay_helio.orders import TYPE_NAMES, TYPES, Waiting, body, rest_body
-from relay_helio.reports import Reports, level
+from relay_helio.matching import Waiting
+from relay_helio.orders import TYPE_NAMES, TYPES, body, keyed
+from relay_helio.reports import Reports
 
 EURUSD = {"symbol": "EURUSD"}
 
@@ -69,10 +70,9 @@ class Helio(Adapter):
         chosen = {**self.options, **context.options}
         self.rest, self.whole = chosen["orders"] == "rest", chosen["portfolio"] == "whole"
         listed = {name.strip() for name in chosen["account_symbols"].split(",") if name.strip()}
-        known = listed | {native for native, _ in self.symbols}
-        self.interest = Interest(self.native, int(chosen["depth"]), known)
-        self.waiting = Waiting()
-        self.reports = Reports(self.symbol, chosen["account_id"])
+        self.waiting, self.reports = Waiting(), Reports(self.symbol, chosen["account_id"])
+        configured = listed | {native for native, _ in self.symbols}
+        self.interest = Interest(self.native, int(chosen["depth"]), configured, self.reports.traded)
 
     def prepare(self) -> Iterable[Fetch]:
         credentials = {name: self.context.credentials[name] for name in self.credentials}
@@ -104,12 +104,13 @@ class Helio(Adapter):
             case Command() if isinstance(outgoing, rest.LISTS):
                 yield rest.portfolio(self.account(), self.token, rest.Listing(outgoing.id, outgoing.name))
             case Command():
-                traded = getattr(outgoing, "symbol", None)
-                payload = body(outgoing, self.account(), None if traded is None else self.native(traded))
-                if isinstance(outgoing, PlaceOrder):  # its executions must be heard of
-                    yield from self.interest.watch([self.native(outgoing.symbol)])
-                self.waiting.add(outgoing)
-                yield message(TYPES[type(outgoing)], rest_body(payload) if self.rest else payload)
+                native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
+                command = keyed(outgoing, self.context.learned.get("token", ""))
+                frame = message(TYPES[type(command)], body(command, self.account(), native, rest=self.rest))
+                if isinstance(command, PlaceOrder):  # its executions must be heard of
+                    yield from self.interest.trade(self.native(command.symbol))
+                self.waiting.add(command)
+                yield frame
 
     @property
     def token(self) -> str:
@@ -124,23 +125,22 @@ class Helio(Adapter):
     def decode(self, text: str) -> Iterable[Event | Signal]:
         match loads(text):
             case {"type": "quoteEvent", "payload": {"symbol": str(name)} as quote}:
-                yield Quote(symbol=self.symbol(name), native_symbol=name, bid=quote.get("bid"), ask=quote.get("ask"),
-                            time=quote.get("ts"))  # fmt: skip
-            case {"type": "depthEvent", "payload": {"symbol": str(name), "bids": [*bids], "asks": [*asks]} as book}:
-                yield Depth(symbol=self.symbol(name), native_symbol=name, bids=map(level, bids), asks=map(level, asks),
-                            snapshot=True, timestamp=book.get("ts"))  # fmt: skip
+                yield prices.quote(quote, name, self.symbol(name))
+            case {"type": "depthEvent", "payload": {"symbol": str(name), "bids": [*_], "asks": [*_]} as book}:
+                yield prices.depth(book, name, self.symbol(name))
             case {"type": "executionEvent", "payload": payload}:
                 execution = self.reports.execution(payload)
-                yield execution.order
-                yield from filter(None, (execution.trade, self.waiting.executed(execution)))
+                yield from filter(None, (execution.order, execution.trade))
+                yield from self.waiting.executed(execution, self.reports.held)
             case {"type": "portfolioEvent", "payload": payload}:
                 yield from self.reports.portfolio(payload, whole=self.whole)
             case {"type": "metricsEvent", "payload": payload}:
                 yield self.reports.metrics(payload)
             case {"type": "subscribed" | "unsubscribed" as word, "payload": {"symbols": [*names], "events": [*events]}}:
                 quotes = [Topic(kind="quote", symbol=self.symbol(name)) for name in names if QUOTE in events]
-                own = [Topic(kind="account", account=self.context.account)] if set(ACCOUNT_EVENTS) & set(events) else []
-                yield Ack((*quotes, *own), done=word == "subscribed")
+                done, own = word == "subscribed", [Topic(kind="account", account=self.context.account)]
+                whole = done or not self.interest.account  # or the account's events of some symbols only are given up
+                yield Ack((*quotes, *(own if whole and set(ACCOUNT_EVENTS) & set(events) else ())), done=done)
             case {"type": "error", "payload": {"code": str() | int() as code, "message": str(reason), **rest}}:
                 yield Error(code=str(code), message=reason, details=rest or None)
             case {"type": str(word), "payload": payload} if word in TYPE_NAMES:

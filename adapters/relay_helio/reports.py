@@ -87,15 +87,12 @@ def rest(left: dict[str, Any], symbol: str | None = None) -> dict[str, Any] | No
     return left or None
 
 
-def level(raw: Any) -> tuple[Any, Any]:
-    """A level of the book, an object or an array of price and size."""
-    match raw:
-        case [price, size, *_]:
-            return price, size
-        case dict():
-            given = members(raw)
-            return given["price"], first(given, "size", "quantity", "volume", "qty")
-    raise TypeError(f"expected a level, got {raw!r:.64}")
+def keep(memory: dict[str, Any], id: str, value: Any) -> None:
+    """Remember what ``id`` last was; what was longest not named is forgotten first."""
+    memory.pop(id, None)
+    memory[id] = value
+    if len(memory) > _REMEMBERED:
+        del memory[next(iter(memory))]
 
 
 @frozen
@@ -117,13 +114,17 @@ class Reports:
         account: the provider's id of the session's own account; empty when nobody said which it is.
         filled: by order the filled quantity it last had.
         positions: the positions that were named.
+        held: those of the session's own account as they last were open, by id.
+        traded: provider's symbols of orders and positions.
         came: which messages came, and of which account.
     """
 
     symbol: Callable[[str], str]
     account: str
     filled: dict[str, Any] = Factory(dict)
-    positions: set[str] = Factory(set)
+    positions: dict[str, None] = Factory(dict)
+    held: dict[str, Position] = Factory(dict)
+    traded: set[str] = Factory(set)
     came: set[tuple[str, str | None]] = Factory(set)
 
     def other(self, given: Members) -> str | None:
@@ -145,14 +146,18 @@ class Reports:
         return Execution(said, None if fill is None else _trade(fill, said), known)
 
     def order(self, given: dict[str, Any], **more: Any) -> Order:
-        return order(given, self.symbol(native(given)), self.other(given), **more)
+        return order(given, self.traded_symbol(given), self.other(given), **more)
+
+    def traded_symbol(self, given: Members) -> str:
+        """The canonical symbol of an order or position."""
+        name = native(given)
+        if len(self.traded) < _REMEMBERED:
+            self.traded.add(name)
+        return self.symbol(name)
 
     def remember(self, order_id: str, filled: Any) -> None:
-        """Keep what the order last had; the oldest orders are forgotten first."""
-        self.filled.pop(order_id, None)
-        self.filled[order_id] = filled
-        if len(self.filled) > _REMEMBERED:
-            del self.filled[next(iter(self.filled))]
+        """Keep what the order last had."""
+        keep(self.filled, order_id, filled)
 
     def portfolio(
         self, payload: Any, *, whole: bool, streamed: bool = True
@@ -168,7 +173,10 @@ class Reports:
         held = [members(each) for each in given.get("positions", ())]
         new = self.new_positions([each["id"] for each in held])
         for each in held:
-            yield position(each, self.symbol(native(each)), account, stands, new=each["id"] in new)
+            told = position(each, self.traded_symbol(each), account, stands, new=each["id"] in new)
+            if account is None and told.event is not PositionEvent.POSITION_CLOSED:
+                keep(self.held, told.id, told)
+            yield told
         yield from self.listed(given.get("orders", ()))
         if whole and "positions" in given:
             yield Complete("position", account)
@@ -184,9 +192,10 @@ class Reports:
 
     def new_positions(self, ids: Iterable[str]) -> set[str]:
         """Which of these positions no earlier portfolio of this connection named; none for the first of them."""
-        ids = set(ids)
-        new = ids - self.positions if self.positions else set()
-        self.positions.update(ids or {""})
+        ids = list(ids)
+        new = set(ids) - self.positions.keys() if self.positions else set()
+        for id in ids or [""]:
+            keep(self.positions, id, None)
         return new
 
     def stands(self, what: str, account: str | None) -> bool | None:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from relay.adapter import Answer, Complete, Fetch, Signal, loads
-from relay.model.commands import Command, PlaceOrder
+from relay.model.commands import AmendPosition, Command, PlaceOrder
 from relay.model.events import Alert, Event, Notification
 from relay_scaletrade import wire
-from relay_scaletrade.requests import CLOSED_TRADES, OPEN_TRADES, PENDING_TRADES, Page, Request, table
+from relay_scaletrade.answers import table
+from relay_scaletrade.requests import CLOSED_TRADES, OPEN_TRADES, PENDING_TRADES, Page, Request
 from relay_scaletrade.trades import Trades
 
 #: How many client order ids are remembered.
@@ -25,6 +26,7 @@ class AccountReader:
         placed: the client order ids of our orders, the newest last, also of earlier connections.
         trades: what was said of each ticket.
         login, currency: of the session's own account, from the sign-in.
+        newer: the server is of the newer version, which leaves a level alone that it is not told.
         rows: the trades that were listed so far, by the kind of list.
     """
 
@@ -33,6 +35,7 @@ class AccountReader:
     trades: Trades = Factory(lambda self: Trades(self.placed), takes_self=True)
     login: int | None = None
     currency: str | None = None
+    newer: bool = False
     rows: dict[int, list[wire.Members]] = Factory(dict)
 
     def signed_in(self, profile: wire.Members) -> None:
@@ -41,12 +44,22 @@ class AccountReader:
         self.login = wire.whole(profile["login"])
         self.currency = currency if isinstance(currency, str) and currency else None
 
-    def asked(self, command: Command) -> None:
-        """Remember an order's own name, for whatever connection will hear of it."""
+    def asked(self, command: Command) -> Command:
+        """The command as it is sent. An order's own name is remembered, for whatever connection will hear of it.
+
+        Older servers want both levels of a position (https://scaletrade.com/client-api/rest/trade/ModifyTrade): the one that
+        is to stay goes along as it last was, where that is known.
+        """
         if isinstance(command, PlaceOrder) and command.client_order_id is not None:
             self.placed[command.client_order_id] = None
             if len(self.placed) > PLACED:
                 del self.placed[next(iter(self.placed))]
+        if isinstance(command, AmendPosition) and not self.newer:
+            stop_loss, take_profit = self.trades.take_levels(command.position_id)
+            if command.stop_loss is not None or command.take_profit is not None:
+                return evolve(command, stop_loss=command.stop_loss or stop_loss,
+                              take_profit=command.take_profit or take_profit)  # fmt: skip
+        return command
 
     def other(self, login: Any) -> str | None:
         """The account a message names, where it is not the session's own."""

@@ -35,7 +35,7 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Error, Event, Quote
-from relay_scaletrade import requests
+from relay_scaletrade import answers, requests
 from relay_scaletrade.account import AccountReader
 from relay_scaletrade.channels import Channels
 from relay_scaletrade.wire import moment
@@ -63,15 +63,13 @@ class ScaleTrade(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.channels = Channels()
-        self.channels.know(native for native, _ in self.symbols)
-        self.account = AccountReader(self.symbol, context.kept.setdefault("placed", {}))
+        self.channels = Channels.of(native for native, _ in self.symbols)
+        placed = context.kept.setdefault("placed", {})
+        self.account = AccountReader(lambda native: self.symbol(self.channels.hold(native)), placed)
         self.ready = False
 
     def prepare(self) -> Iterable[Fetch]:
-        login, password = (self.context.credentials[name] for name in self.credentials)
-        body = {"login": int(login) if login.isdecimal() else login, "password": password}
-        yield Fetch(tag="login", method="POST", url="/sign/in", json=body)
+        yield Fetch(tag="login", method="POST", url="/sign/in", json=requests.sign_in(self.context.credentials))
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -87,10 +85,10 @@ class ScaleTrade(Adapter):
                 yield self.fetch("account", requests.ACCOUNT)
                 yield self.fetch(first := requests.Page(since), first.request())
             case Command():
-                self.account.asked(outgoing)
-                native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
-                asked = requests.request(outgoing, self.account.login, native, self.context.options["pending_path"])
-                yield self.fetch(("command", outgoing.id, outgoing.name), asked)
+                command = self.account.asked(outgoing)
+                native = None if (symbol := getattr(command, "symbol", None)) is None else self.native(symbol)
+                asked = requests.request(command, self.account.login, native, self.context.options["pending_path"])
+                yield self.fetch(("command", command.id, answers.kind(command, asked)), asked)
 
     def fetch(self, tag: Hashable, asked: requests.Request) -> Fetch:
         headers = {"Authorization": self.context.learned["token"]}
@@ -99,10 +97,10 @@ class ScaleTrade(Adapter):
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
             case "login":
-                self.account.signed_in(profile := requests.profile(answer))
-                yield Learned({"token": profile["__token"]}, requests.expiry(profile["__token"]))
-            case ("command", str(id), str(name)):
-                yield requests.reply(id, name, answer)
+                self.account.signed_in(profile := answers.profile(answer))
+                yield Learned({"token": profile["__token"]}, answers.expiry(profile["__token"]))
+            case ("command", str(id), str(kind)):
+                yield answers.reply(id, kind, answer)
             case "account":
                 yield from self.account.profile(answer)
             case requests.Page():
@@ -125,6 +123,7 @@ class ScaleTrade(Adapter):
             case ["a", *values]:
                 yield self.account.alert(values)
             case {"event": "authorization", "success": True}:
+                self.account.newer = True
                 yield Send(dumps({"event": "account.switch", "active_login": self.account.login}))
                 # where the pong was quicker, what was subscribed before this answer may not have counted
                 yield from map(Send, self.channels.again())
@@ -147,4 +146,4 @@ class ScaleTrade(Adapter):
         return Ready()
 
     def symbol(self, native: str) -> str:
-        return super().symbol(self.channels.spelled.get(native.lower(), native))
+        return super().symbol(self.channels.spelled(native))

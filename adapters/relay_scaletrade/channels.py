@@ -10,30 +10,48 @@ from attrs import Factory, define
 
 from relay.adapter import dumps
 
+#: Symbols of the account whose spelling is remembered.
+HELD = 10_000
+
 
 @define(eq=False)
 class Channels:
     """The quote channels of one connection.
 
     Attributes:
-        spelled: symbols as they were configured or asked for, by their lower case.
-        subscribed: the channels that are wanted, in lower case.
+        configured: symbols as they were configured, by their lower case.
+        subscribed: those that are wanted, as they were asked for.
+        held: those that were asked for once, and that the account has orders, positions or alerts of.
     """
 
-    spelled: dict[str, str] = Factory(dict)
-    subscribed: dict[str, None] = Factory(dict)
+    configured: dict[str, str]
+    subscribed: dict[str, str] = Factory(dict)
+    held: dict[str, str] = Factory(dict)
 
-    def know(self, natives: Iterable[str]) -> None:
-        """Learn how symbols are spelled; the first spelling stays."""
-        for native in natives:
-            self.spelled.setdefault(native.lower(), native)
+    @classmethod
+    def of(cls, natives: Iterable[str]) -> "Channels":
+        """Channels of these configured symbols."""
+        return cls({native.lower(): native for native in natives})
+
+    def spelled(self, native: str) -> str:
+        """The symbol as it was configured, or else as it was asked for."""
+        name = native.lower()
+        return next((names[name] for names in (self.configured, self.held, self.subscribed) if name in names), native)
+
+    def hold(self, native: str) -> str:
+        """The same of a symbol that the account is told of: it keeps that name when nobody subscribes it any more."""
+        name, spelled = native.lower(), self.spelled(native)
+        if name in self.subscribed:
+            self.held[name] = spelled
+            if len(self.held) > HELD:
+                del self.held[next(iter(self.held))]
+        return spelled
 
     def subscribe(self, natives: Iterable[str]) -> Iterable[str]:
         """The frame that subscribes these symbols, if there are any."""
-        natives = list(natives)
-        self.know(natives)
-        self.subscribed |= dict.fromkeys(native.lower() for native in natives)
-        yield from _frame("subscribe", [native.lower() for native in natives])
+        names = {native.lower(): native for native in natives}
+        self.subscribed = {**names, **self.subscribed}
+        yield from _frame("subscribe", list(names))
 
     def unsubscribe(self, natives: Iterable[str]) -> Iterable[str]:
         """The frame that unsubscribes these symbols, if there are any."""

@@ -1,11 +1,9 @@
-"""What is asked of ScaleTrade over HTTP, and what its answers say.
+"""What is asked of ScaleTrade over HTTP; `relay_scaletrade.answers` reads what comes of it.
 
 Bodies: https://scaletrade.com/client-api/rest/trade/OpenTrade/ and its neighbours. Reading requests have a body too,
-GET included. An acknowledgement means that the request was accepted for processing; the trade stream tells the rest.
+GET included.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
-from relay.adapter import Answer, CommandReply, loads
 from relay.model.commands import (
     AmendOrder,
     AmendPosition,
@@ -48,6 +45,11 @@ ROWS = 1000
 _CLOCKS_DIFFER = 60
 _END_OF_TIME = 4_102_444_800  # 2100-01-01T00:00:00Z
 
+#: How a request may name the account it is about, in lower case without underscores.
+_LOGINS = ("login", "activelogin", "logins", "account", "accountid", "user", "userid")
+#: Segments of paths that open a session.
+_SIGNING = {"sign", "signin", "signup", "auth", "login"}
+
 _function = re.compile(r"(?:([A-Za-z]+) +)?/?([A-Za-z0-9_][A-Za-z0-9_./-]*)").fullmatch
 
 
@@ -76,6 +78,12 @@ def ticket(field: str, value: str) -> int:
 
 def seconds(time: str | None) -> int | None:
     return None if time is None else to_ns(time) // 1_000_000_000
+
+
+def sign_in(credentials: Mapping[str, str]) -> dict[str, Any]:
+    """The body of the sign-in, whose login is a number."""
+    login = credentials["login"]
+    return {"login": int(login) if login.isdecimal() else login, "password": credentials["password"]}
 
 
 def request(command: Command, login: int | None, native: str | None, pending_path: str) -> Request:
@@ -109,9 +117,7 @@ def request(command: Command, login: int | None, native: str | None, pending_pat
         case ListOrders():
             return trades(PENDING_TRADES)
         case Call(function=function, arguments=arguments):
-            if (found := _function(function)) is None:
-                raise ValueError("function: expected a method and a path, such as `GET /market`")
-            return Request((found[1] or "POST").upper(), f"/{found[2]}", arguments)
+            return _called(function, arguments, login)
     raise ValueError(f"ScaleTrade has no {command.name}")
 
 
@@ -167,8 +173,52 @@ def _place(command: PlaceOrder, login: int | None, native: str | None, pending_p
         "login": login, "cmd": cmd, "volume": number(command.quantity), "symbol": native,
         "sl": number(command.stop_loss or "0"), "tp": number(command.take_profit or "0"),
         **_given(open_price=number(at), expiration=_expiration(command), comment=command.client_order_id),
-    })  # fmt: skip
+    }, *_LOGINS)  # fmt: skip
     return Request("POST", "/trade/open" if command.order_type is OrderType.MARKET else pending_path, body)
+
+
+def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> Request:
+    """A request of the user's own, on the session's account.
+
+    Raises:
+        ValueError: it is no function, signs somebody in, or names another account.
+    """
+    found = _function(function)
+    segments = set() if found is None else {*found[2].lower().split("/")}
+    if found is None or segments & {"", ".", ".."}:
+        raise ValueError("function: expected a method and a path, such as `GET /market`")
+    if segments & _SIGNING:
+        raise ValueError(
+            "function: the relay signs in itself; the answer to another sign-in would be everybody's to read"
+        )
+    _check_logins(arguments, login)
+    return Request((found[1] or "POST").upper(), f"/{found[2]}", arguments)
+
+
+def _check_logins(given: Any, login: int | None) -> None:
+    """Refuse arguments, at any depth, that are about another account than the session's."""
+    match given:
+        case Mapping():
+            for name, value in given.items():
+                if _names_account(name) and not _is_login(value, login):
+                    raise ValueError(f"arguments.{name}: the session is of account {login}")
+                _check_logins(value, login)
+        case list() | tuple():
+            if given and isinstance(given[0], str) and _names_account(given[0]):  # a condition, as of whereBetween
+                raise ValueError(f"arguments: a condition on {given[0]}; the session is of account {login}")
+            for value in given:
+                _check_logins(value, login)
+
+
+def _names_account(name: str) -> bool:
+    return "".join(filter(str.isalnum, name)).lower() in _LOGINS
+
+
+def _is_login(value: Any, login: int | None) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_login(each, login) for each in value)
+    text = bytes(value).decode() if isinstance(value, msgspec.Raw) else str(value)
+    return not isinstance(value, bool) and login is not None and text == str(login)
 
 
 def _expiration(command: PlaceOrder | AmendOrder) -> int | None:
@@ -209,53 +259,3 @@ def _some(members: dict[str, Any]) -> dict[str, Any]:
     if not members:
         raise ValueError("nothing is changed")
     return members
-
-
-# --- answers ---------------------------------------------------------------------------------------------------------
-
-
-def table(body: Any) -> dict[str, Any]:
-    """``{"structure", "rows", ...}`` with each row as an object. KeyError or TypeError where it is no table."""
-    rows = [dict(zip(body["structure"], row, strict=True)) for row in body["rows"]]
-    return {**{name: value for name, value in body.items() if name != "structure"}, "rows": rows}
-
-
-def reply(id: str, name: str, answer: Answer) -> CommandReply:
-    """The answer to the command of this id and name. Raises what `loads` does where one that reports success is no JSON."""
-    try:
-        body = loads(answer.text)
-    except (msgspec.DecodeError, RecursionError):
-        if answer.ok:
-            raise
-        body = None
-    match body:
-        case {"error": error, **rest}:
-            return CommandReply(id, error={"code": error, "status": answer.status, **rest})
-        case {"accepted": False}:
-            return CommandReply(id, error={"code": "not_accepted", **body})
-        case {"accepted": True, "order": int(order)} if answer.ok:
-            return CommandReply(id, result={"order_id": str(order), **body})
-        case _ if not answer.ok:
-            return CommandReply(id, error={"code": f"http_{answer.status}", "message": answer.text[:200]})
-        case {"structure": [*_], "rows": [*_]}:
-            return CommandReply(id, result=table(body))
-    return CommandReply(id, result=[body] if name == ListAccounts.name else body)
-
-
-def profile(answer: Answer) -> dict[str, Any]:
-    """The account in a sign-in's answer. KeyError or ValueError where it has no token."""
-    given: dict[str, Any] = loads(answer.text)
-    if not isinstance(given["__token"], str) or not given["__token"]:
-        raise ValueError("the answer to the sign-in has no __token")
-    return given
-
-
-def expiry(token: str) -> int | None:
-    """When a JWT says that it expires (RFC 7519, ``exp``), Unix seconds; None where it does not say."""
-    payload = token.split(".")[1] if token.count(".") == 2 else ""
-    try:
-        claims = loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    at = claims.get("exp") if isinstance(claims, dict) else None
-    return at if isinstance(at, int) and not isinstance(at, bool) else None

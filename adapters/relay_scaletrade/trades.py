@@ -19,8 +19,9 @@ import enum
 from collections.abc import Container, Iterator
 from typing import Any
 
-from attrs import Factory, field, frozen
+from attrs import Factory, evolve, field, frozen
 
+from relay.model.decimals import decimal_text
 from relay.model.enums import OrderEvent, OrderStatus, OrderType, PositionEvent, PositionSide, Side
 from relay.model.events import Event, Notification, Order, Position
 from relay_scaletrade.wire import Members, besides, forget, moment, named_code, price, text, whole
@@ -64,10 +65,12 @@ PENDING_STANDINGS = {0: Standing.WORKING, 1: Standing.REQUESTED, 2: Standing.WOR
 
 @frozen
 class Ticket:
-    """A ticket as this connection last heard of it; ``order_type`` is of the order it is or was."""
+    """A ticket as this connection last heard of it; ``order_type`` is of the order it is or was, levels are decimal text."""
 
     standing: Standing | None = None
     order_type: OrderType | None = None
+    stop_loss: str | None = None
+    take_profit: str | None = None
 
 
 @frozen(kw_only=True)
@@ -176,13 +179,25 @@ class Trades:
         yield from events
         if events:
             self.tickets.pop(record.id, None)
-            self.tickets[record.id] = Ticket(record.standing, record.order_type(before))
+            levels = decimal_text(given["sl"]), decimal_text(given["tp"])
+            self.tickets[record.id] = Ticket(record.standing, record.order_type(before), *levels)
             forget(self.tickets)
         else:
             word = f"{named_code(CMDS, record.cmd)} {named_code(STATES, record.state)}"
             yield Notification(
                 title="trade", message=word, data=dict(given), account=account, timestamp=record.closed_at
             )
+
+    def take_levels(self, id: str) -> tuple[str | None, str | None]:
+        """Stop loss and take profit of an open position, 0 where it has none; None where they are not known.
+
+        Nor are they known from now on, until the ticket is told again: what they are taken for changes them.
+        """
+        ticket = self.tickets.get(id, Ticket())
+        if ticket.standing is not Standing.OPEN:
+            return None, None
+        self.tickets[id] = evolve(ticket, stop_loss=None, take_profit=None)
+        return ticket.stop_loss, ticket.take_profit
 
 
 def _events(record: Record, before: Ticket) -> Iterator[Event]:

@@ -80,7 +80,6 @@ class Shuriken(Adapter):
         )
         self.pusher = pusher.ClientConnection("", 0)  # never asked what time it is for: the session keeps the time
         self.channels = Channels(self.pusher, {"authorization": f"Bearer {context.credentials.get('key', '')}"})
-        self.spelled: dict[str, str] = {}
 
     def prepare(self) -> Iterable[Fetch]:
         yield self.channels.resolve([Want(PROBE)])
@@ -96,8 +95,6 @@ class Shuriken(Adapter):
                 for topic in topics:
                     native = self.native(topic.symbol or "")
                     asked |= dict.fromkeys(wants(topic, native, self.profiles, self.feeds), topic)
-                    if "0x" in native:  # whose letters have no case of their own
-                        self.spelled[native.lower()] = native
                 yield from self.channels.want(asked)
             case Unsubscribe(topics):
                 yield from self.channels.leave(topics)
@@ -141,7 +138,7 @@ class Shuriken(Adapter):
         if stream in ACCOUNT:
             return own(stream, data)
         native = native_symbol(stream, data)
-        native = self.spelled.get(native.lower(), native)
+        native = self.channels.spelled.get(native.lower(), native)
         return public(stream, data, self.symbol(native), native)
 
     def presence(self, channel: str, what: str, data: dict[str, Any]) -> Notification:

@@ -9,6 +9,7 @@ A stream is wanted, then resolved (the bootstrap named its channel), then joined
   fault is refused.
 - ``private-`` and ``presence-`` channels need an authorization for this very connection, by a form (JSON is refused).
 - A topic of several streams holds as long as one of them does.
+- What was let go is known for a while: messages may be under way, and who wants it again needs no other bootstrap.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,8 @@ from relay.pusher import ClientConnection, channel_type
 from relay_shuriken.streams import Want, canonical
 
 SESSION, AUTH = "/api/v2/ws/session", "/api/v2/ws/auth"
+LEFT = 1000
+"""Streams that are remembered although nobody wants them."""
 
 Items = Iterator[Event | Signal]
 
@@ -58,8 +61,11 @@ class Channels:
         self._wanted: dict[Want, Topic] = {}
         self._resolved: dict[Want, str] = {}
         self._joined: set[str] = set()
-        #: The stream of every channel that was ever named on this connection.
+        self._left: dict[Want, None] = {}
+        #: The stream of every channel that is known.
         self.streams: dict[str, Want] = {}
+        #: Addresses whose letters have no case of their own, as they were asked for, by their lower case.
+        self.spelled: dict[str, str] = {}
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -72,6 +78,10 @@ class Channels:
     def want(self, asked: Mapping[Want, Topic]) -> Iterator[str | Fetch]:
         """Ask for streams on behalf of their topics: resolve those that are not, join those that are."""
         self._wanted.update(asked)
+        for want in asked:
+            self._left.pop(want, None)
+            if "0x" in want.native:
+                self.spelled[want.native.lower()] = want.native
         held = [want for want in self._wanted if want in self._resolved]
         unresolved = [want for want in asked if want not in self._resolved]
         if unresolved:
@@ -94,6 +104,21 @@ class Channels:
             if want in self._resolved:
                 self._joined.discard(self._resolved[want])
                 yield self._pusher.unsubscribe(self._resolved[want])
+            self._let_go(want)
+
+    def _let_go(self, want: Want) -> None:
+        """Nobody wants the stream; what was let go longest ago is forgotten."""
+        self._left.pop(want, None)
+        self._left[want] = None
+        if len(self._left) <= LEFT:
+            return
+        want = next(iter(self._left))
+        del self._left[want]
+        channel = self._resolved.pop(want, "")
+        if self.streams.get(channel) == want:
+            del self.streams[channel]
+        if all(other.native != want.native for other in self._wanted):
+            self.spelled.pop(want.native.lower(), None)
 
     # --- what comes of it --------------------------------------------------------------------------------------------
 
@@ -131,6 +156,8 @@ class Channels:
                     if want is not None:
                         waiting.remove(want)
                         self._resolved[want] = channel
+                        if want not in self._wanted:
+                            self._let_go(want)
                     self.streams[channel] = want or self.streams.get(channel) or Want(name)
                 case _:
                     yield Unknown(entry, "a subscription without stream and channel")
@@ -176,6 +203,7 @@ class Channels:
 
     def _refused(self, want: Want, reason: str) -> Items:
         topic = self._wanted.pop(want, None)
+        self._let_go(want)
         if topic is None or topic in self._wanted.values():
             yield Error(code="stream_refused", message=f"{want.stream}: {reason}")
         else:

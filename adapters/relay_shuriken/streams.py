@@ -48,6 +48,15 @@ class Want:
         """As the bootstrap's body has it."""
         return {"stream": self.stream, "filter": dict(self.filter)}
 
+    @property
+    def native(self) -> str:
+        """The symbol of its topic, as it was asked for; empty where it is of none."""
+        filters = dict(self.filter)
+        if "walletAddress" in filters:
+            return f"wallet:{filters['walletAddress']}"
+        chain = f"{filters['chainId']}:" if "chainId" in filters else ""
+        return f"{chain}{filters.get('tokenAddress', '')}"
+
 
 def canonical(stream: str) -> str:
     """The SDKs' spelling of a stream's name, ``alpha.signalFeedGlobal``; the page writes ``alpha.signalFeed.global``."""

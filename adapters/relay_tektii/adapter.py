@@ -84,7 +84,7 @@ class Tektii(Adapter):
                     yield self.fetch((what, since), asked)
             case Command():
                 asked = rest.request(outgoing, self.native)
-                yield self.fetch(("call", outgoing.id, outgoing.name), asked, of="call")
+                yield self.fetch(("call", outgoing.id, answers.kind(outgoing)), asked, of="call")
 
     def fetch(self, tag: Hashable, asked: rest.Request, of: RateOf = "http") -> Fetch:
         bearer = {"Authorization": f"Bearer {self.context.credentials['api_key']}"}

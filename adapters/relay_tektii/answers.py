@@ -10,6 +10,8 @@ from attrs import Factory, define
 
 from relay.adapter import Ack, Answer, CommandReply, Complete, Limited, Nack, Signal, loads
 from relay.model.channels import Topic
+from relay.model.commands import Call, Command
+from relay.model.enums import OrderStatus
 from relay.model.events import Error, Event
 from relay.model.times import to_ns
 from relay_tektii import reading
@@ -20,8 +22,19 @@ from relay_tektii.rest import earlier
 _NOTHING_THERE = (400, 404, 422)
 _UNSUPPORTED = 501
 _TOO_MANY = 429
-#: Commands answered by an order's handle, whose ``id`` is the order's.
-_HANDLES = ("place_order", "close_position")
+#: Functions of `Call` that trade, and whose answer theirs is.
+_TRADING = {
+    "modify_order": "amend_order",
+    "close_position": "close_position",
+    "cancel_all_orders": "cancel_all_orders",
+    "close_all_positions": "close_all_positions",
+}
+_LISTS = ("order_history", "trade_history", "list_positions", "list_orders")
+
+
+def kind(command: Command) -> str:
+    """What its answer is read as: that of the command or function of this name, or whatever a ``call`` gives."""
+    return _TRADING.get(command.function, "call") if isinstance(command, Call) else command.name
 
 
 def failure(answer: Answer) -> dict[str, Any]:
@@ -45,15 +58,40 @@ def called(id: str, name: str, answer: Answer) -> Iterable[Signal]:
             yield Limited(after)
         yield CommandReply(id, error=refused)
         return
-    result = loads(answer.text)
-    if name == "cancel_order" and result["success"] is False:
-        yield CommandReply(id, error={"code": "NOT_CANCELLED", "message": "the order was not cancelled", **result})
-        return
-    if name in _HANDLES:
-        result = {"order_id": result["id"], **result}
-    elif name == "list_accounts":
-        result = [result]
-    yield CommandReply(id, result)
+    yield _taken(id, name, loads(answer.text))
+
+
+def _taken(id: str, name: str, body: Any) -> CommandReply:
+    """What an answer with a good status says.
+
+    Raises:
+        ValueError: it is not what the SDK has for a success, so the command's fate is unknown.
+    """
+    match name, body:
+        case "place_order" | "close_position", {"id": str(order_id), "status": "REJECTED"}:
+            reason = body.get("reject_reason") or body.get("message") or "the order is REJECTED"
+            return CommandReply(id, error={"code": "REJECTED", "message": reason, "order_id": order_id, **body})
+        case "place_order" | "close_position", {"id": str(order_id), "status": status} if status in list(OrderStatus):
+            return CommandReply(id, {"order_id": order_id, **body})
+        case "cancel_order", {"success": False}:
+            return CommandReply(id, error={"code": "NOT_CANCELLED", "message": "the order was not cancelled", **body})
+        case "cancel_order", {"success": True}:
+            return CommandReply(id, body)
+        case "amend_order", {"order": {"id": str(order_id), "status": "REJECTED"}}:
+            raise ValueError(f"order {order_id} is REJECTED, which does not say what it is amended to")
+        case "amend_order", {"order": {"id": str()}}:
+            return CommandReply(id, body)
+        case ("cancel_all_orders", {"cancelled_count": int()}) | ("close_all_positions", list()):
+            return CommandReply(id, body)
+        case "list_accounts", {"balance": _}:
+            return CommandReply(id, [body])
+        case "get_quote", {"symbol": str()}:
+            return CommandReply(id, body)
+        case ("call", dict() | list()) | ("amend_position", dict()) if body or name == "call":
+            return CommandReply(id, body)
+        case list_name, list() if list_name in _LISTS:
+            return CommandReply(id, body)
+    raise ValueError("the answer does not say what became of the command")
 
 
 def stands(topic: Topic, answer: Answer, symbol: Symbol) -> Iterable[Event | Signal]:

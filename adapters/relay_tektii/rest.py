@@ -40,21 +40,23 @@ PLACED = (
     "trailing_distance", "client_order_id", "reduce_only", "post_only",
 )  # fmt: skip
 AMENDED = ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit")
-#: Functions for `Call`: method and path. Arguments the path does not name are the query, or the body of those in `_BODIES`.
-FUNCTIONS: Mapping[str, tuple[str, str]] = {
-    "get_order": ("GET", "/v1/orders/{order_id}"),
-    "get_position": ("GET", "/v1/positions/{position_id}"),
-    "get_bars": ("GET", "/v1/bars/{symbol}"),
-    "get_capabilities": ("GET", "/v1/capabilities"),
-    "get_status": ("GET", "/v1/status"),
-    "get_health": ("GET", "/health"),
-    "get_circuit_breakers": ("GET", "/v1/circuit-breakers"),
-    "reset_circuit_breakers": ("POST", "/v1/circuit-breakers/reset"),
-    "cancel_all_orders": ("DELETE", "/v1/orders"),
-    "close_all_positions": ("DELETE", "/v1/positions"),
-    "modify_order": ("PATCH", "/v1/orders/{order_id}"),
-    "close_position": ("DELETE", "/v1/positions/{position_id}"),
-}
+#: Functions for `Call`: method, path, and the arguments that the path does not name, as the SDK has them: the body of those
+#: in `_BODIES`, the query of the others. A misspelt one would be ignored, and all be cancelled in the place of one symbol.
+FUNCTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "get_order": ("GET", "/v1/orders/{order_id}", ()),
+    "get_position": ("GET", "/v1/positions/{position_id}", ()),
+    "get_bars": ("GET", "/v1/bars/{symbol}", ("timeframe", "start", "end", "limit")),
+    "get_capabilities": ("GET", "/v1/capabilities", ()),
+    "get_status": ("GET", "/v1/status", ()),
+    "get_health": ("GET", "/health", ()),
+    "get_circuit_breakers": ("GET", "/v1/circuit-breakers", ()),
+    "reset_circuit_breakers": ("POST", "/v1/circuit-breakers/reset", ()),
+    "cancel_all_orders": ("DELETE", "/v1/orders", ("symbol",)),
+    "close_all_positions": ("DELETE", "/v1/positions", ("symbol",)),
+    "modify_order": ("PATCH", "/v1/orders/{order_id}", (*AMENDED, "trailing_distance")),
+    "close_position": ("DELETE", "/v1/positions/{position_id}",
+                       ("quantity", "order_type", "limit_price", "cancel_associated_orders")),
+}  # fmt: skip
 _BODIES = ("modify_order", "close_position")
 
 
@@ -121,7 +123,7 @@ def request(command: Command, written: Callable[[str], str]) -> Request:
         case AmendOrder(order_id=order_id):
             _refuse(command, "time_in_force", "good_till")
             return Request("PATCH", f"/v1/orders/{segment(order_id)}", json=_some(command, AMENDED))
-        case ClosePosition(position_id=position_id):
+        case ClosePosition(position_id=position_id):  # a part of it by a body of the DELETE, as the SDK does
             body = _given(command, ("quantity",)) or None
             return Request("DELETE", f"/v1/positions/{segment(position_id)}", json=body)
         case AmendPosition(position_id=position_id):
@@ -178,7 +180,12 @@ def _period(command: OrderHistory | TradeHistory, native: str | None) -> dict[st
 def _called(function: str, arguments: dict[str, Any]) -> Request:
     if function not in FUNCTIONS:
         raise ValueError(f"function: the gateway has no {function}; there are {', '.join(FUNCTIONS)}")
-    method, path = FUNCTIONS[function]
+    method, path, others = FUNCTIONS[function]
+    for name, value in arguments.items():
+        if f"{{{name}}}" not in path and name not in others:
+            raise ValueError(f"arguments: {function} has no {name}")
+        if isinstance(value, dict | list) or _text(value) in ("", "null", "None"):
+            raise ValueError(f"arguments.{name}: expected text, a number, true or false, got {value!r:.64}")
     for name in [name for name in arguments if f"{{{name}}}" in path]:
         path = path.replace(f"{{{name}}}", segment(_text(arguments.pop(name))))
     if "{" in path:

@@ -20,12 +20,14 @@ from relay.adapter import (
     Learned,
     Reconcile,
     Subscribe,
+    Unsubscribe,
     dumps,
     loads,
 )
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
+    AmendPosition,
     CancelOrder,
     ClosePosition,
     ListAccounts,
@@ -41,6 +43,8 @@ from relay.testing.lost import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Refuse
 from relay_helio.adapter import Helio
+from relay_helio.interest import MOST_TRADED
+from relay_helio.matching import WAITING
 from relay_helio.rest import PORTFOLIO
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from support import relayed as support_relayed
@@ -88,10 +92,17 @@ def test_the_page_s_frames_decode_to_what_they_say():
     ]
 
 
-def test_orders_are_written_as_on_the_page():
+def test_orders_are_written_as_on_the_page_with_a_name_of_their_own():
     adapter = new_adapter(account_id="acc_123")
     *_, written = adapter.encode(place("c1"))
-    assert loads(written) == loads(PAGE[-1][1])
+    frame = loads(written)
+    key = frame["payload"].pop("clientOrderId")
+    assert frame == loads(PAGE[-1][1])
+    *_, written = adapter.encode(place("c1", client_order_id="mine"))
+    assert loads(written)["payload"]["clientOrderId"] == "mine"
+    adapter.context.learned["token"] = "of another login"
+    *_, written = adapter.encode(place("c1"))
+    assert loads(written)["payload"]["clientOrderId"] != key
 
 
 def test_orders_can_be_written_as_the_rest_bodies():
@@ -100,7 +111,9 @@ def test_orders_can_be_written_as_the_rest_bodies():
         place("c1", quantity="0.010", order_type="LIMIT", limit_price="1.0800", time_in_force="IOC")
     )
     assert '"volume":0.010,' in written
-    assert loads(written)["payload"] == {
+    payload = loads(written)["payload"]
+    assert payload.pop("client_order_id")
+    assert payload == {
         "account_id": "acc_123456", "symbol_id": "EURUSD", "side": "TRADE_SIDE_BUY", "volume": "0.010", "type": "ORDER_TYPE_LIMIT",
         "time_in_force": "TIF_IOC", "limit_price": "1.0800",
     }  # fmt: skip
@@ -280,8 +293,7 @@ def test_a_client_order_id_decides():
     (reply,) = replies(adapter.decode(execution(clientOrderId="mine")))
     assert reply.id == "c2"
     assert not replies(adapter.decode(execution(orderId="o2", clientOrderId="somebody's")))
-    (reply,) = replies(adapter.decode(execution(orderId="o3")))
-    assert reply.id == "c1"
+    assert not replies(adapter.decode(execution(orderId="o3")))  # where our names come back, one without is not ours
 
 
 @pytest.mark.parametrize("other", [{"side": "SELL"}, {"quantity": 10001}, {"symbol": "GBPUSD"}])
@@ -320,7 +332,7 @@ def test_an_amendment_is_answered_by_the_order_reported_again():
     adapter = new_adapter()
     list(adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=5)))
     list(adapter.encode(AmendOrder(id="c1", order_id="o1", limit_price="1.1")))
-    order, reply = adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=5))
+    order, reply = adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=5, limitPrice=1.1))
     assert (order.event, order.status) == (OrderEvent.ORDER_MODIFIED, OrderStatus.PARTIALLY_FILLED)
     assert (reply.id, reply.error) == ("c1", None)
 
@@ -338,6 +350,197 @@ def test_a_fill_without_an_id_is_no_trade():
 def test_a_guess_at_a_state_is_not_made():
     with pytest.raises(KeyError):
         list(new_adapter().decode(execution(status="HALF_DONE")))
+
+
+# --- what cannot be told apart ---------------------------------------------------------------------------------------
+
+LONG = {"id": "P1", "symbol_name": "EURUSD", "side": "TRADE_SIDE_BUY", "status": "POSITION_STATUS_OPEN", "qty": 10}
+
+
+def asking(*commands, **options):
+    """An adapter that knows a position of 10, bought, and has sent these."""
+    adapter = new_adapter(**options)
+    list(adapter.fetched(PORTFOLIO, Answer(status=200, text=dumps({"account_id": "acc_123456", "positions": [LONG]}))))
+    for command in commands:
+        list(adapter.encode(command))
+    return adapter
+
+
+def answered(adapter, **members):
+    return [(reply.id, reply.error is None) for reply in replies(adapter.decode(execution(**members)))]
+
+
+CLOSE = ClosePosition(id="close", position_id="P1")
+MINE = place("place", client_order_id="mine")
+CLOSED = {"positionId": "P1", "side": "SELL", "quantity": 10}
+
+
+def test_an_order_s_own_name_goes_before_the_position_that_is_closed():
+    adapter = asking(CLOSE, MINE)
+    assert answered(adapter, clientOrderId="mine", **CLOSED) == [("place", True)]
+    assert answered(adapter, orderId="o2", **CLOSED) == [("close", True)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"side": "BUY"}, {"quantity": 5}, {"positionId": "P2"}, {"clientOrderId": "somebody's"}, {"accountId": "acc_9"},
+     {"status": "REJECTED"}, {"side": "BUY", "quantity": 5, "filledQuantity": 3, "status": "PARTIALLY_FILLED"}],
+)  # fmt: skip
+def test_only_an_order_that_takes_from_the_position_what_was_asked_for_closes_it(other):
+    assert answered(asking(CLOSE), **{**CLOSED, **other}) == []
+    part = asking(ClosePosition(id="close", position_id="P1", quantity="4"))
+    assert answered(part, **{**CLOSED, "quantity": 4, **other}) == []
+
+
+def test_a_position_that_nobody_told_of_is_not_known_to_be_closed():
+    adapter = new_adapter()
+    list(adapter.encode(CLOSE))
+    assert answered(adapter, **CLOSED) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [CLOSED, {"side": "SELL", "quantity": 10, "status": "FILLED"}, {"side": "SELL", "quantity": 10, "type": "MARKET"},
+     {"side": "SELL", "quantity": 10, "limitPrice": 1.1}, {"side": "SELL", "quantity": 10, "accountId": "acc_9"},
+     {"side": "SELL", "quantity": 10, "status": "REJECTED"}],
+)  # fmt: skip
+def test_without_a_name_only_a_new_order_that_is_in_all_as_asked_for_is_ours(other):
+    limit = {"side": "SELL", "order_type": "LIMIT", "limit_price": "1.2", "quantity": "10"}
+    adapter = asking(place("place", **limit))
+    assert answered(adapter, **other) == []
+    fits = {"orderId": "o2", "side": "SELL", "quantity": 10, "type": "LIMIT", "limitPrice": 1.2}
+    assert answered(adapter, **fits) == [("place", True)]
+
+
+@pytest.mark.parametrize(
+    ("one", "again", "late"),
+    [(place("A"), place("B"), {}), (CLOSE, attrs.evolve(CLOSE, id="B"), CLOSED)],
+)
+def test_a_late_execution_of_what_was_given_up_is_not_the_next_one_s(one, again, late):
+    adapter = asking(one)
+    list(adapter.encode(GivenUp(one.id)))
+    list(adapter.encode(again))
+    assert answered(adapter, **late) == []
+    assert answered(adapter, orderId="o2", **late) == []  # which of the two this is cannot be told either
+
+
+def test_two_that_one_execution_fits_are_both_left_open():
+    assert answered(asking(place("A"), place("B"))) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        ({"kind": AmendPosition, "position_id": "P1"}, {"kind": AmendPosition, "position_id": "P2"},
+         '{"type":"amendPosition","payload":{"message":"ok","operation_id":"op"}}'),
+        ({"kind": OrderHistory, "until": "2026-06-02T00:00:00Z"}, {"kind": OrderHistory, "until": "2026-06-01T00:00:00Z"},
+         '{"type":"orderHistory","payload":{"orders":[]}}'),
+    ],
+)  # fmt: skip
+def test_an_answer_that_may_be_of_what_was_given_up_answers_nothing(first, second, text):
+    one, two, three = (members.pop("kind")(id=id, **members) for id, members in
+                       (("1", dict(first)), ("2", dict(second)), ("3", dict(second))))  # fmt: skip
+    adapter = asking(one)
+    list(adapter.encode(GivenUp("1")))
+    list(adapter.encode(two))
+    assert [reply.id for reply in replies(adapter.decode(text))] == [""]
+    list(adapter.encode(GivenUp("2")))
+    assert [reply.id for reply in replies(adapter.decode(text))] == [""]  # now both have had theirs
+    list(adapter.encode(three))
+    assert [reply.id for reply in replies(adapter.decode(text))] == ["3"]
+
+
+@pytest.mark.parametrize("payload", [None, {}, [], {"message": "queued"}])
+def test_an_amendment_of_a_position_is_done_when_the_answer_names_an_operation(payload):
+    adapter = asking(AmendPosition(id="c1", position_id="P1", stop_loss="1"))
+    assert [reply.id for reply in replies(adapter.decode(dumps({"type": "amendPosition", "payload": payload})))] == [""]
+
+
+def test_when_more_are_given_up_than_are_remembered_nothing_without_a_key_is_told_apart():
+    adapter = asking()
+    for n in range(WAITING):
+        list(adapter.encode(place(f"c{n}", quantity=f"{n + 1}")))
+        list(adapter.encode(GivenUp(f"c{n}")))
+    list(adapter.encode(place("mine", client_order_id="mine")))
+    assert answered(adapter) == []
+    assert answered(adapter, orderId="o2", clientOrderId="mine") == [("mine", True)]
+
+
+AMEND = AmendOrder(id="amend", order_id="o1", limit_price="1.20")
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"status": "WORKING", "limitPrice": 1.1}, []),
+        ({"status": "PENDING", "limitPrice": 1.2}, []),
+        ({"status": "REJECTED", "limitPrice": 1.2}, []),
+        ({"status": "FILLED", "filledQuantity": 10000}, []),
+        ({"status": "WORKING", "limitPrice": 1.2, "accountId": "acc_9"}, []),
+        ({"status": "WORKING", "limitPrice": 1.2}, [("amend", True)]),
+        ({"status": "FILLED", "limitPrice": 1.2, "filledQuantity": 10000}, [("amend", True)]),
+        ({"status": "CANCELLED", "limitPrice": 1.2}, [("amend", True)]),
+    ],
+)
+def test_an_amendment_took_effect_when_the_order_has_what_was_asked_for(members, expected):
+    adapter = asking()
+    list(adapter.decode(execution(status="PENDING", limitPrice=1.1)))
+    list(adapter.encode(AMEND))
+    assert answered(adapter, **members) == expected
+
+
+def test_an_amendment_of_what_no_execution_tells_is_left_open():
+    adapter = asking(AmendOrder(id="amend", order_id="o1", limit_price="1.2", good_till="2026-06-02T00:00:00Z"))
+    assert answered(adapter, status="WORKING", limitPrice=1.2) == []
+
+
+def test_one_execution_can_end_two_commands():
+    adapter = asking(AMEND, CancelOrder(id="cancel", order_id="o1"))
+    assert answered(adapter, status="CANCELLED", limitPrice=1.2) == [("amend", True), ("cancel", True)]
+
+
+# --- what is subscribed ----------------------------------------------------------------------------------------------
+
+
+def test_what_subscribers_name_is_forgotten_with_them():
+    adapter = new_adapter(account_symbols="GBPUSD")
+    list(adapter.encode(Subscribe((ACCOUNT,))))
+    list(adapter.encode(place("c1", symbol="USDJPY")))
+    list(adapter.decode(execution(symbol="XAUUSD")))
+    for symbol in ("EURUSD", "USDJPY", "XAUUSD"):
+        topics = (Topic(kind="quote", symbol=symbol), Topic(kind="depth", symbol=symbol))
+        list(adapter.encode(Subscribe(topics)))
+        list(adapter.encode(Unsubscribe(topics[:1])))
+        assert symbol in adapter.interest.watched
+        *_, last = adapter.encode(Unsubscribe(topics[1:]))
+    assert loads(last)["type"] == "depthUnsubscribe"  # what was traded stays watched
+    assert adapter.interest.known == adapter.interest.watched == {"GBPUSD", "USDJPY", "XAUUSD"}
+    for n in range(3000):
+        topics = (Topic(kind="quote", symbol=f"S{n}"),)
+        list(adapter.encode(Subscribe(topics)))
+        list(adapter.encode(Unsubscribe(topics)))
+    assert len(adapter.interest.known) == len(adapter.interest.watched) == 3
+
+
+def test_no_longer_watching_one_symbol_is_not_leaving_the_account():
+    adapter = new_adapter()
+    list(adapter.encode(Subscribe((ACCOUNT, QUOTES))))
+    *_, frame = adapter.encode(Unsubscribe((QUOTES,)))
+    told = {**loads(frame)["payload"]}
+    assert told == {"symbols": ["EURUSD"], "events": ["executionEvent", "portfolioEvent"]}
+    unsubscribed = dumps({"type": "unsubscribed", "payload": told})
+    assert list(adapter.decode(unsubscribed)) == [Ack((), done=False)]
+    list(adapter.encode(Unsubscribe((ACCOUNT,))))
+    assert list(adapter.decode(unsubscribed)) == [Ack((ACCOUNT,), done=False)]
+
+
+def test_an_order_whose_executions_could_not_be_heard_of_is_refused():
+    adapter = new_adapter()
+    for n in range(MOST_TRADED):
+        list(adapter.encode(place(f"c{n}", symbol=f"S{n}")))
+    list(adapter.encode(place("again", symbol="S0")))
+    with pytest.raises(ValueError, match="account_symbols"):
+        list(adapter.encode(place("more", symbol="more")))
 
 
 # --- the fixture -----------------------------------------------------------------------------------------------------
@@ -512,17 +715,7 @@ async def test_a_refused_upgrade_and_a_close_are_come_back_from():
         nursery.cancel_scope.cancel()
 
 
-# --- what was given up, and what is whole ----------------------------------------------------------------------------
-
-
-def test_a_command_that_was_given_up_takes_no_answer_of_the_next():
-    adapter = new_adapter()
-    for id in ("first", "second"):
-        list(adapter.encode(OrderHistory(id=id, account="main", until="2026-06-02T00:00:00Z")))
-    assert list(adapter.encode(GivenUp("first"))) == []
-    assert replies(adapter.decode('{"type":"orderHistory","payload":{"orders":[]}}')) == [
-        CommandReply("second", {"orders": []}, None)
-    ]
+# --- what is whole ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("portfolio", "expected"), [("whole", [Complete("position")]), ("part", [])])

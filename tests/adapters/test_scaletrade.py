@@ -36,6 +36,7 @@ from relay.model.commands import (
     Call,
     CancelOrder,
     ClosePosition,
+    ListAccounts,
     ListPositions,
     OrderHistory,
     PositionHistory,
@@ -50,13 +51,24 @@ from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
 from relay.upstream.templates import dial_target, fetch_target
 from relay_scaletrade.adapter import ScaleTrade
-from relay_scaletrade.requests import expiry
+from relay_scaletrade.answers import expiry
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
 from relay_scaletrade.trades import CMDS, STATES
 from support import relayed as support_relayed
 from support.dialling import close_code, dialled
 from support.recordings import decode
-from support.scaletrade_session import PAGE, TOPICS, Session, codes, new_context, place, record, trade_frame, whole_day
+from support.scaletrade_session import (
+    PAGE,
+    REST_PAGE,
+    TOPICS,
+    Session,
+    codes,
+    new_context,
+    place,
+    record,
+    trade_frame,
+    whole_day,
+)
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "scaletrade.jsonl"
 QUOTES, _, ACCOUNT = TOPICS
@@ -472,10 +484,10 @@ def test_commands_are_written_as_on_the_pages():
         "/trade/modify/pending",
         {"order": 12, "open_price": "1.3", "expiration": 0},
     )
-    assert written(adapter, Call(id="c", function="get market", arguments={"login": 1})) == (
+    assert written(adapter, Call(id="c", function="get market", arguments={"login": LOGIN})) == (
         "GET",
         "/market",
-        {"login": 1},
+        {"login": LOGIN},
     )
     (fetch,) = adapter.encode(CancelOrder(id="c", order_id="12"))
     assert (fetch.headers, fetch.of) == ({"Authorization": "a.b.c"}, "call")
@@ -515,29 +527,129 @@ def test_what_scaletrade_has_no_member_for_is_refused_by_name(command, field):
         list(new_adapter().encode(command))
 
 
+SIGNED_IN, INVALID, OPENED, CLOSED = (text for *_, text in REST_PAGE)
+
+
 @pytest.mark.parametrize(
-    ("status", "body", "result", "error"),
+    ("kind", "status", "body", "result", "error"),
     [
-        (200, '{"data":"OK"}', {"data": "OK"}, None),
-        (200, '{"accepted":true,"order":1001234,"state":1}', {"order_id": "1001234", "accepted": True, "order": 1001234, "state": 1}, None),
-        (200, '{"accepted":false,"order":1}', None, {"code": "not_accepted", "accepted": False, "order": 1}),
-        (200, '{"structure":["id","symbol","price"],"rows":[[101,"EURUSD",1.1]]}',
+        ("trade", 200, OPENED, {"order_id": "1001234", **loads(OPENED)}, None),
+        ("trade", 200, CLOSED, {"order_id": "123456", **loads(CLOSED)}, None),
+        ("trade", 200, '{"data":"OK"}', {"data": "OK"}, None),
+        ("trade", 200, '{"accepted":true,"state":9}', {"accepted": True, "state": 9}, None),
+        ("trade", 200, '{"accepted":false,"order":1}', None, {"code": "not_accepted", "accepted": False, "order": 1}),
+        ("table", 200, '{"structure":["id","symbol","price"],"rows":[[101,"EURUSD",1.1]]}',
          {"rows": [{"id": 101, "symbol": "EURUSD", "price": "1.1"}]}, None),
-        (400, '{"error":"INVALID_DATA","message":"Validation failed"}', None,
-         {"code": "INVALID_DATA", "status": 400, "message": "Validation failed"}),
-        (409, '{"error":"RET_TRADE_INCORRECT_CMD"}', None, {"code": "RET_TRADE_INCORRECT_CMD", "status": 409}),
-        (200, '{"error":"RET_ERROR"}', None, {"code": "RET_ERROR", "status": 200}),
-        (403, "<html>", None, {"code": "http_403", "message": "<html>"}),
+        ("call", 200, '{"symbols":["EURUSD"]}', {"symbols": ["EURUSD"]}, None),
+        ("call", 200, "[1]", [1], None),
+        ("trade", 400, INVALID, None, {"code": "INVALID_DATA", "status": 400, "message": "Validation failed"}),
+        ("trade", 409, '{"error":"RET_TRADE_INCORRECT_CMD"}', None, {"code": "RET_TRADE_INCORRECT_CMD", "status": 409}),
+        ("table", 200, '{"error":"RET_ERROR"}', None, {"code": "RET_ERROR", "status": 200}),
+        ("call", 403, "<html>", None, {"code": "http_403", "message": "<html>"}),
     ],
 )  # fmt: skip
-def test_replies_of_both_versions(status, body, result, error):
-    (reply,) = new_adapter().fetched(("command", "c1", "call"), Answer(status=status, text=body))
+def test_replies_of_both_versions(kind, status, body, result, error):
+    (reply,) = new_adapter().fetched(("command", "c1", kind), Answer(status=status, text=body))
     assert reply == CommandReply("c1", result=result, error=error)
 
 
-def test_an_answer_that_says_nothing_is_no_reply():
-    with pytest.raises(ValueError, match="JSON"):
-        list(new_adapter().fetched(("command", "c1", "call"), Answer(status=200, text="<html>")))
+@pytest.mark.parametrize("kind", ["trade", "table", "account", "call"])
+@pytest.mark.parametrize(
+    "body", ["<html>", "{}", "null", "[]", '{"accepted":null,"order":5}', '{"accepted":"false"}', '"OK"', "true"]
+)
+def test_an_answer_that_says_nothing_is_no_reply(kind, body):
+    with pytest.raises(ValueError, match=r"JSON|does not say"):
+        list(new_adapter().fetched(("command", "c1", kind), Answer(status=200, text=body)))
+
+
+@pytest.mark.parametrize(
+    "body", ['{"data":"QUEUED"}', '[{"data":"OK"}]', '{"structure":["a"],"rows":[]}', '{"status":"x"}']
+)
+def test_a_trading_request_is_taken_only_as_the_pages_say(body):
+    adapter = new_adapter()
+    for command in (
+        CancelOrder(id="c", order_id="1"),
+        Call(id="c", function="Delete /Trade/close", arguments={"order": 1}),
+    ):
+        (asked,) = adapter.encode(command)
+        with pytest.raises(ValueError, match="does not say"):
+            list(adapter.fetched(asked.tag, Answer(status=200, text=body)))
+
+
+def test_the_sign_in_page_s_answer_is_read():
+    adapter = ScaleTrade(new_context())
+    assert list(adapter.fetched("login", Answer(status=200, text=SIGNED_IN))) == [Learned({"token": "<JWT>"}, None)]
+    assert (adapter.account.login, adapter.account.currency) == (100001, "USD")
+
+
+def test_replies_have_no_more_of_a_person_than_events():
+    adapter = new_adapter()
+    profile = {**loads(SIGNED_IN), "server": "s1", "balance": "1.5"}
+    shown = {"id": 100001, "login": 100001, "leverage": 100, "group": "standard", "currency": "USD", "balance": "1.5"}
+    for command, body, result in (
+        (ListAccounts(id="c"), profile, [shown]),
+        (Call(id="c", function="GET /account/me"), profile, shown),
+        (Call(id="c", function="GET /market"), {"accounts": [profile], "name": "x", "state": 1, "__t": 1, "Password": 2},
+         {"accounts": [shown], "name": "x", "state": 1}),
+        (Call(id="c", function="GET /x"), {"structure": ["login", "email"], "rows": [[1, "a"]]}, {"rows": [{"login": 1}]}),
+    ):  # fmt: skip
+        (asked,) = adapter.encode(command)
+        assert list(adapter.fetched(asked.tag, Answer(status=200, text=dumps(body)))) == [CommandReply("c", result)]
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("POST /trade/open", {"login": 999}), ("POST /trade/open", {"login": "999"}), ("GET /trades", {"Active_Login": None}),
+        ("GET /trades", {"login": True}), ("GET /trades", {"logins": [LOGIN, 999]}), ("GET /trades", {"data": [{"login": 999}]}),
+        ("GET /trades", {"whereBetween": [["login", [1, 999]]]}), ("GET /trades", {"accountId": {"is": LOGIN}}),
+        ("POST /sign/in", {}), ("sign/up", {}), ("POST /customer/AUTH", {}), ("POST /x/../sign/in", {}), ("POST /./trade/open", {}),
+    ],
+)  # fmt: skip
+def test_a_call_stays_on_the_session_s_own_account(function, arguments):
+    with pytest.raises(ValueError, match=r"arguments|function"):
+        list(new_adapter().encode(Call(id="c", function=function, arguments=arguments)))
+
+
+def test_a_call_may_name_the_session_s_own_account():
+    arguments = {"login": str(LOGIN), "logins": [LOGIN], "whereBetween": [["close_time", [1, 2]]]}
+    assert written(new_adapter(), Call(id="c", function="GET /trades", arguments=arguments))[2] == arguments
+
+
+def test_no_member_of_an_order_s_own_names_another_account():
+    with pytest.raises(ValueError, match="active_login"):
+        list(new_adapter().encode(place("c", extra={"active_login": 999})))
+
+
+def test_older_servers_are_told_both_levels_where_the_other_one_is_known():
+    adapter = new_adapter()
+    protect = AmendPosition(id="c", position_id="7", stop_loss="1.10")
+    assert written(adapter, protect)[2] == {"order": 7, "sl": "1.10"}
+    decoded(adapter, trade_frame(tp="1.3"))
+    assert written(adapter, protect)[2] == {"order": 7, "sl": "1.10", "tp": "1.3"}
+    assert written(adapter, protect)[2] == {"order": 7, "sl": "1.10"}  # what the first one makes of it is not told yet
+    decoded(adapter, trade_frame(tp="0.0", sl="1.10"))
+    assert written(adapter, attrs.evolve(protect, stop_loss="1.2"))[2] == {"order": 7, "sl": "1.2", "tp": "0.0"}
+    decoded(adapter, trade_frame(tp="1.3"), '{"event":"authorization","success":true}')
+    assert written(adapter, protect)[2] == {"order": 7, "sl": "1.10"}
+    decoded(adapter, trade_frame(order=9, cmd=2, tp="1.3"))
+    adapter.account.newer = False
+    assert written(adapter, attrs.evolve(protect, position_id="9"))[2] == {"order": 9, "sl": "1.10"}
+
+
+def test_what_subscribers_name_is_forgotten_with_them():
+    adapter = new_adapter({"XAUUSD": "XAU/USD"})
+    for n in range(3000):
+        topics = (Topic(kind="quote", symbol=f"s{n}"),)
+        list(adapter.encode(Subscribe(topics)))
+        list(adapter.encode(Unsubscribe(topics)))
+    assert (adapter.channels.subscribed, adapter.channels.held) == ({}, {})
+    topics = (Topic(kind="quote", symbol="eurusd"), Topic(kind="quote", symbol="gbpusd"))
+    list(adapter.encode(Subscribe(topics)))
+    decoded(adapter, trade_frame())
+    list(adapter.encode(Unsubscribe(topics)))
+    names = [decoded(adapter, f'["t","{name}",1,2,1775481000]')[0].symbol for name in ("EURUSD", "GBPUSD", "xauusd")]
+    assert names == ["eurusd", "GBPUSD", "XAU/USD"]  # what the account has a position of keeps its name
 
 
 async def test_every_command_of_a_day_is_accepted_and_has_its_consequences():

@@ -44,7 +44,7 @@ from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
 from relay.upstream.templates import dial_target
 from relay_shuriken.adapter import CLOSES, Shuriken
 from relay_shuriken.chain import BASE, BONK, EVM_WALLET, FEED, PROFILE, SOL, USER, WALLET, WETH
-from relay_shuriken.channels import Authorize, Resolve
+from relay_shuriken.channels import LEFT, Authorize, Resolve
 from relay_shuriken.payloads import tokens_swapped
 from relay_shuriken.simulator import KEY, STREAMS, ShurikenSimulator, channel_of
 from relay_shuriken.streams import Want, canonical, wants
@@ -545,6 +545,28 @@ def test_an_authorization_without_auth_is_a_refusal():
     adapter.channels._wanted[Want("alpha.personal")] = ACCOUNT
     (nack,) = adapter.fetched(Authorize(Want("alpha.personal")), Answer(status=200, text="{}"))
     assert nack == Nack((ACCOUNT,), "alpha.personal: the authorization has no auth")
+
+
+@pytest.mark.parametrize("answered_first", [True, False])
+def test_what_subscribers_name_is_forgotten_after_a_while(answered_first):
+    adapter = established(new_adapter())
+    held = Topic(kind="signal", symbol="8453:0xAbCdEf")
+    (fetch,) = adapter.encode(Subscribe((held,)))
+    answered(adapter, fetch, "held")
+    for n in range(2 * LEFT):
+        topic = Topic(kind="public_trade", symbol=f"1:0x{n}A")
+        (fetch,) = adapter.encode(Subscribe((topic,)))
+        if answered_first:
+            answered(adapter, fetch, "held", f"c{n}")
+        list(adapter.encode(Unsubscribe((topic,))))
+        if not answered_first:
+            answered(adapter, fetch, "held", f"c{n}")
+    channels = adapter.channels
+    sizes = {len(channels._left), len(channels.streams) - 1, len(channels._resolved) - 1, len(channels.spelled) - 1}
+    assert sizes == {LEFT}
+    assert channels.spelled["8453:0xabcdef"] == "8453:0xAbCdEf"
+    assert channels.streams["held"] == Want("evm.token.balances", (("chainId", "8453"), ("tokenAddress", "0xAbCdEf")))
+    assert list(adapter.encode(Subscribe((topic,)))) == ['{"event":"pusher:subscribe","data":{"channel":"c1999"}}']
 
 
 # --- a session without sockets ---------------------------------------------------------------------------------------

@@ -31,7 +31,16 @@ from relay.adapter import (
     loads,
 )
 from relay.model.channels import Topic
-from relay.model.commands import AmendOrder, AmendPosition, Call, CancelOrder, ClosePosition
+from relay.model.commands import (
+    AmendOrder,
+    AmendPosition,
+    Call,
+    CancelOrder,
+    ClosePosition,
+    GetQuote,
+    ListAccounts,
+    ListOrders,
+)
 from relay.model.enums import ConnectionEvent, OrderEvent, Outcome
 from relay.model.events import (
     Account,
@@ -312,6 +321,15 @@ def test_numbers_of_the_sender_s_own_json_leave_as_text():
         (place("c", extra={"side": "SELL"}), "have no side"),
         (Call(id="c", function="drop_tables"), "get_order, "),
         (Call(id="c", function="get_bars"), "get_bars needs symbol"),
+        (Call(id="c", function="cancel_all_orders", arguments={"sym": "AAPL"}), "cancel_all_orders has no sym"),
+        (Call(id="c", function="cancel_all_orders", arguments={"symbol": ""}), "arguments.symbol"),
+        (Call(id="c", function="cancel_all_orders", arguments={"symbol": None}), "arguments.symbol"),
+        (Call(id="c", function="close_all_positions", arguments={"symbol": ["AAPL"]}), "arguments.symbol"),
+        (
+            Call(id="c", function="close_position", arguments={"position_id": "p", "qty": 1}),
+            "close_position has no qty",
+        ),
+        (Call(id="c", function="get_status", arguments={"symbol": "AAPL"}), "get_status has no symbol"),
     ],
 )
 def test_what_the_gateway_cannot_be_asked_is_refused_by_name(command, named):
@@ -335,6 +353,35 @@ def test_answers_to_commands():
     ]
     (not_done,) = reply(CancelOrder(id="c", order_id="o"), 200, {"success": False, "order": {}})
     assert not_done.error["code"] == "NOT_CANCELLED"
+    rejected = {"id": "ord_1", "status": "REJECTED", "reject_reason": "MARKET_CLOSED"}
+    close = Call(id="c", function="close_position", arguments={"position_id": "p"})
+    for command in (place("c"), ClosePosition(id="c", position_id="p"), close):
+        (refused,) = reply(command, 201, rejected)
+        assert (refused.error["code"], refused.error["message"]) == ("REJECTED", "MARKET_CLOSED")
+    cancelled = {"cancelled_count": 1, "failed_count": 1, "failed_order_ids": ["o"]}
+    assert reply(Call(id="c", function="cancel_all_orders"), 200, cancelled) == [CommandReply("c", cancelled)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [place("c"), CancelOrder(id="c", order_id="o"), AmendOrder(id="c", order_id="o", quantity="1"), ListAccounts(id="c"),
+     ClosePosition(id="c", position_id="p"), ListOrders(id="c"), GetQuote(id="c", symbol="AAPL"),
+     Call(id="c", function="modify_order", arguments={"order_id": "o"}), Call(id="c", function="cancel_all_orders"),
+     Call(id="c", function="close_all_positions")],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "body", ["null", "{}", '"OK"', '{"id":"o"}', '{"id":"o","status":"QUEUED"}', '{"success":null}', '{"success":"true"}',
+             '{"order":null}', '{"order":{"id":"o","status":"REJECTED"}}', "true"]
+)  # fmt: skip
+def test_an_answer_that_does_not_say_success_is_no_reply(command, body):
+    with pytest.raises(ValueError, match=r"REJECTED|does not say"):
+        reply(command, 200, body)
+
+
+@pytest.mark.parametrize("body", ["null", "{}", "[]", '"OK"'])
+def test_an_answer_that_is_not_documented_must_say_something(body):
+    with pytest.raises(ValueError, match="does not say"):
+        reply(AmendPosition(id="c", position_id="p", stop_loss="1"), 200, body)
 
 
 def test_a_rate_limit_says_for_how_long():
@@ -363,7 +410,7 @@ async def test_every_function_is_one_of_the_gateway_s(function):
     session.tick(3)
     await session.say(place("p"))
     arguments = {"order_id": "ord_1", "position_id": "pos_1", "symbol": "BTC/USD", "timeframe": "1m"}
-    _, path = FUNCTIONS[function]
+    _, path, _ = FUNCTIONS[function]
     named = {
         name: value
         for name, value in arguments.items()

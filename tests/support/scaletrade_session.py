@@ -47,6 +47,19 @@ PAGE = (
            '{"order":58123,"symbol":"EURUSD"},201]'),
     ("in", '["a",101,100020,"EURUSD","Price Alert","EUR breakout",0,0,1.1000,0,0,0,1,0,0,1.1002,1775401200,1]'),
 )  # fmt: skip
+#: The answers of https://scaletrade.com/client-api/rest/ and of its pages signin, OpenTrade and CloseTrade, verbatim but for the
+#: line breaks and for what the pages leave out of the profile themselves.
+REST_PAGE = (
+    ("POST", "/sign/in", 200,
+     '{"id":100001,"login":100001,"regdate":1700000000,"leverage":100,"email":"..","avatar":"","name":"John Doe","phone":"..",'
+     '"address":"..","city":"..","state":"..","country":"US","zipcode":"10001","group":"standard","currency":"USD",'
+     '"__token":"<JWT>"}'),
+    ("POST", "/trade/open", 400, '{"error":"INVALID_DATA","message":"Validation failed"}'),
+    ("POST", "/trade/open", 200,
+     '{"accepted":true,"order":1001234,"state":1,"login":1001,"symbol":"EURUSD","cmd":0,"volume":100}'),
+    ("DELETE", "/trade/close", 200,
+     '{"accepted":true,"order":123456,"state":7,"login":1001,"symbol":"EURUSD","cmd":0,"close_volume":100}'),
+)  # fmt: skip
 TOPICS = (
     Topic(kind="quote", symbol="EURUSD"),
     Topic(kind="quote", symbol="GBPUSD"),
@@ -139,6 +152,9 @@ class Session:
 def page_records() -> Iterator[Record]:
     for dir, text in PAGE:
         yield Record(t=BEGAN_NS / SECOND, dir=dir, data=text)
+    for method, path, status, text in REST_PAGE:
+        url = f"http://127.0.0.1{path}"
+        yield Record(t=BEGAN_NS / SECOND, dir="http", data=text, url=url, method=method, status=status)
 
 
 def place(id: str, **members) -> PlaceOrder:
