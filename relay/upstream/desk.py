@@ -234,7 +234,7 @@ class Desk:
         self.forget(now)
 
     def _watch(self, event: Order | Position, stamp: Stamp) -> None:
-        if not self._watched:
+        if not self._watched or event.is_foreign(stamp):
             return
         scope = Scope(stamp.provider, stamp.account or event.account)
         subjects = [("position" if isinstance(event, Position) else "order", event.id)]
