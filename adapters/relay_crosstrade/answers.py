@@ -16,6 +16,7 @@ from relay_crosstrade.blotter import Blotter, or_unknown
 from relay_crosstrade.calls import Failure, Writing, failure, is_refusal, is_timeout, may_change, of_symbol
 from relay_crosstrade.positions import Positions
 from relay_crosstrade.questions import Question, Questions, What, question
+from relay_crosstrade.reading import of_account
 
 VIOLATIONS = 10
 #: The member of an answer that is the list.
@@ -28,6 +29,7 @@ WAITING = 1000
 class Answers:
     """
     Attributes:
+        only: the account the session acts for, of which alone it tells; empty: all of the key.
         waiting: the commands of this connection that have no answer yet, oldest first.
         violations: of the rate limit, without a success between.
     """
@@ -36,6 +38,7 @@ class Answers:
     positions: Positions
     blotter: Blotter
     questions: Questions
+    only: str = ""
     waiting: dict[str, Command] = Factory(dict)
     violations: int = 0
 
@@ -55,6 +58,7 @@ class Answers:
 
     def read(self, id: str, data: Any) -> Iterable[Event | Signal]:
         """The answer to ``id``."""
+        data = self._own(data)
         failed, read = failure(data), question(id)
         if read is None:
             yield from self._command(id, data, failed)
@@ -75,7 +79,7 @@ class Answers:
 
     def updated(self, accounts: list[Any], time: str | None) -> Iterable[Event | Signal]:
         """Read a pnlUpdate; it also is the clock of what is asked for again and again."""
-        yield from self.positions.updated(accounts, time)
+        yield from self.positions.updated(self._own({"accounts": accounts})["accounts"], time)
         self.questions.updated({id: self.blotter.account(id) for id in self.blotter.memory.open})
         for account in _taken(self.positions.noticed):
             self.questions.look(account)
@@ -91,6 +95,9 @@ class Answers:
         for id, account in _taken(self.blotter.strange).items():
             self.questions.order(id, account)
         yield from self.questions.next()
+
+    def _own(self, data: Any) -> Any:
+        return of_account(data, self.only) if self.only else data
 
     # --- commands ----------------------------------------------------------------------------------------------------
 

@@ -158,8 +158,8 @@ class AccountScoped(Event):
     def is_foreign(self, stamp: "Stamp") -> bool:
         """Whether it is of another account than the one the session with this stamp acts for.
 
-        The login of one account may reach others. What it says of these is nobody's: not the session's own account's, and not
-        that of a configured account which happens to have the same name, because that one may belong to another login.
+        The login of one account may reach others. What it says of these is nobody's: not the session's own account's, and
+        not that of a configured account which happens to have the same name, because that may be another login's.
         """
         return None not in (self.account, stamp.account) and self.account != stamp.account
 

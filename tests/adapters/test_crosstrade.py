@@ -86,13 +86,14 @@ POSITION = {
     "quantity": 1,
     "averagePrice": 5000.25,
 }
-
+ELSEWHERE = {**POSITION, "account": "Sim110", "marketPosition": "Short"}
+CONFIGURED = {"account": "Sim101"}
 # CrossTrade's lists take no period.
 WRITTEN = [
     attrs.evolve(command, since=None, until=None) if isinstance(command, OrderHistory | TradeHistory) else command
     for command in conformance.subject(CrossTrade, FIXTURE).commands
 ]
-test_crosstrade = conformance.tests(CrossTrade, FIXTURE, commands=WRITTEN)
+test_crosstrade = conformance.tests(CrossTrade, FIXTURE, commands=WRITTEN, options=CONFIGURED)
 
 
 def new_adapter(account="Sim101", name="", symbols=None, **options):
@@ -163,11 +164,11 @@ def test_a_quote_that_is_none_costs_the_others_nothing(broken):
 @pytest.mark.parametrize("flat", [True, False])
 def test_the_money_of_accounts_in_both_spellings(flat):
     short, long = assembled("pnlUpdate")
-    (account,) = new_adapter().decode(short if flat else long)
+    (account,) = new_adapter(account=None).decode(short if flat else long)
     common = {"event": AccountEvent.METRICS_UPDATED, "equity": "154185.375", "realized_pnl": "0.0", "unrealized_pnl": "412.99",
               "timestamp": "2025-03-10T14:53:13.090Z"}  # fmt: skip
     if flat:
-        assert account == Account(**common)
+        assert account == Account(account="Sim101", **common)
     else:
         assert account == Account(account="Sim110", balance="153772.375", currency="USD", **common)
 
@@ -350,8 +351,8 @@ def test_a_session_without_a_named_account_must_be_told_which():
 
 def test_a_configured_account_may_have_another_name():
     adapter = new_adapter(account="main", name="Sim101")
-    own, other = decoded(adapter, type="pnlUpdate", accounts=[profit(), profit(name="main")])
-    assert (own.account, other.account) == (None, "main")
+    (own,) = decoded(adapter, type="pnlUpdate", accounts=[profit(name="main"), profit(name="SIM101")])
+    assert own.account is None
     assert written(adapter, ClosePosition(id="c", position_id="ES 09-26"))[0]["args"]["account"] == "Sim101"
 
 
@@ -456,17 +457,56 @@ def test_the_documented_position():
 
 
 def test_a_whole_list_of_positions_says_that_these_are_all():
-    adapter = new_adapter()
-    short = {**POSITION, "account": "Sim110", "marketPosition": "Short"}
-    own, other, *complete = listing(adapter, "missed positions", POSITION, short)
-    assert (own.account, own.side, own.reconciled) == (None, PositionSide.LONG, True)
+    adapter = new_adapter(account=None)
+    one, other, *complete = listing(adapter, "missed positions", POSITION, ELSEWHERE)
+    assert (one.account, one.side, one.reconciled) == ("Sim101", PositionSide.LONG, True)
     assert (other.account, other.side) == ("Sim110", PositionSide.SHORT)
-    assert complete == [Complete("position"), Complete("position", "Sim110")]
+    assert complete == [Complete("position", "Sim101"), Complete("position", "Sim110")]
+
+
+def test_a_session_of_one_account_tells_of_no_other():
+    adapter = new_adapter()
+    own, complete = listing(adapter, "missed positions", ELSEWHERE, POSITION)
+    assert (own.account, own.side, complete) == (None, PositionSide.LONG, Complete("position"))
+    nested = {"account": {"name": "Sim110", "item": {"cashValue": 1}}, "positions": [ELSEWHERE]}
+    (money,) = decoded(adapter, type="pnlUpdate", accounts=[nested, profit(name="Sim110"), profit()])
+    assert (money.account, money.equity) == (None, "100000.0")
+    order = {"account": "Sim110", "orderId": "o", "instrument": "ES 09-26", "orderState": "Working"}
+    assert not [item for item in decoded(adapter, id="ask orders", data={"orders": [order]}) if isinstance(item, Order)]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (ListPositions(id="c1"), "positions"),
+        (ListOrders(id="c1"), "orders"),
+        (TradeHistory(id="c1"), "executions"),
+        (Call(id="c1", function="GetAllPositions"), "positions"),
+    ],
+)
+def test_the_reply_to_a_session_of_one_account_has_no_other_s(command, name):
+    own = {"account": "sim101", "instrument": "ES 09-26"}
+    data = {name: [{**own, "account": "Sim110"}, own], "count": 2, "success": True}
+    (reply,) = (item for item in answered(new_adapter(), command, **data) if isinstance(item, CommandReply))
+    assert reply.result == {name: [own], "count": 1, "success": True}
+    (reply,) = (
+        item
+        for item in answered(new_adapter(account=None, name="Sim101"), command, **data)
+        if isinstance(item, CommandReply)
+    )
+    assert reply.result == data
+
+
+def test_the_accounts_of_a_session_of_one_account_are_that_one():
+    data = {"accounts": [{"name": "Sim110", "cashValue": 1}, {"name": "Sim101", "cashValue": 2}]}
+    reply, money = answered(new_adapter(), ListAccounts(id="c1"), **data)
+    assert ([each["name"] for each in reply.result["accounts"]], money.balance) == (["Sim101"], "2")
 
 
 def test_a_list_that_lacks_some_is_not_called_complete():
-    data = {"positions": [POSITION], "count": 2, "success": True}
-    assert [type(item) for item in decoded(new_adapter(), id="missed positions", data=data)] == [Position]
+    for positions in ([POSITION], [POSITION, ELSEWHERE]):
+        data = {"positions": positions, "count": len(positions) + 1, "success": True}
+        assert [type(item) for item in decoded(new_adapter(), id="missed positions", data=data)] == [Position]
 
 
 def test_a_list_an_application_asked_for_is_a_reply_and_positions():
@@ -506,7 +546,7 @@ def test_the_fixture_is_what_the_simulator_says():
 
 def test_the_fixture_decodes_to_the_golden_events():
     golden = FIXTURE.with_name("crosstrade.golden.jsonl").read_text().splitlines()
-    subject = conformance.subject(CrossTrade, FIXTURE)
+    subject = conformance.subject(CrossTrade, FIXTURE, options=CONFIGURED)
     assert list(conformance.golden(subject)) == golden
 
 

@@ -403,7 +403,8 @@ def test_profit_that_moves_with_the_market_is_none(line):
     assert line.question is None
 
 
-def test_the_profit_of_another_account_asks_for_its_fills(line):
+def test_the_profit_of_any_account_asks_for_its_fills():
+    line = Line(configured=None)
     line.profit(name="Sim110")
     line.profit(name="Sim110", realized="1.0")
     line.answer(orders=[], count=0)
@@ -421,9 +422,9 @@ def test_everything_is_looked_at_every_30_seconds_while_somebody_listens():
 
 
 def test_fills_are_asked_for_of_the_session_s_account_and_of_those_subscribed():
-    """The configured account is ``main`` here, and NinjaTrader's name of it Sim101."""
-    own, other = (attrs.evolve(ACCOUNT, account=name) for name in ("main", "Sim110"))
-    line = Line(configured="main", account="Sim101")
+    """No account is configured here, and Sim101 is the one of commands that name none."""
+    own, other = (attrs.evolve(ACCOUNT, account=name) for name in ("Sim101", "Sim110"))
+    line = Line(configured=None, account="Sim101")
     line.write(Subscribe((own, other)))
     line.profit()
     assert line.empty() == ["GetAllOrders", "ListExecutions", "ListExecutions", "GetAllPositions"]

@@ -147,7 +147,9 @@ def test_what_a_session_says_of_another_account_reaches_nobody(relay, also_confi
         relay.publish(foreign, account="A")
     assert (own.take(), other.take()) == ([], [])
     assert relay.hub.snapshot()["unrouted"] == 2
-    assert [m["event"] for m in relay.client().subscribe("private-account.x.A")] == ["pusher_internal:subscription_succeeded"]
+    assert [m["event"] for m in relay.client().subscribe("private-account.x.A")] == [
+        "pusher_internal:subscription_succeeded"
+    ]
 
 
 def test_an_account_event_of_no_account_is_counted_not_guessed(relay):
