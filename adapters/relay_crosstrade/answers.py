@@ -13,7 +13,7 @@ from relay.adapter import CloseMeaning, CommandReply, Limited, Redial, Send, Sig
 from relay.model.commands import AmendOrder, CancelOrder, Command, ListOrders, OrderHistory, PlaceOrder, TradeHistory
 from relay.model.events import Error, Event
 from relay_crosstrade.blotter import Blotter, or_unknown
-from relay_crosstrade.calls import Failure, Writing, failure, is_refusal, is_timeout, may_change, of_symbol
+from relay_crosstrade.calls import Failure, Writing, failure, is_final, is_refusal, may_change, of_symbol, succeeded
 from relay_crosstrade.positions import Positions
 from relay_crosstrade.questions import Question, Questions, What, question
 from relay_crosstrade.reading import of_account
@@ -104,15 +104,15 @@ class Answers:
     def _command(self, id: str, data: Any, failed: Failure | None) -> Iterator[Event | Signal]:
         """The reply to a command and what it tells, or an error where a failure answers none.
 
-        A command stays open, and becomes unknown at its deadline, when the answer does not say whether it was carried
-        out: a time-out, or a placed order without success.
+        A command that may change something stays open, and becomes unknown at its deadline, when the answer does not say
+        whether it was carried out: it has no ``success``, or fails with what is no refusal that is documented.
         """
         command = self.waiting.pop(id, None)
         if failed is not None and command is None:
             yield _error(failed["code"], failed["message"], id, data)
             return
-        placed = isinstance(command, PlaceOrder)
-        if is_timeout(failed) or (failed is None and placed and not _succeeded(data)):
+        decided = succeeded(data) if failed is None else is_refusal(failed)
+        if not decided and (command is None or may_change(command)):
             yield _error("undecided", f"the answer to command {id} does not say what became of it", id, data)
             if command is not None:
                 self.waiting[id] = command
@@ -162,7 +162,7 @@ class Answers:
         if failed is None:
             yield from self._told(asked, data)
             return
-        refused = is_refusal(failed)
+        refused = is_final(failed)
         self.questions.failed(asked, refused=refused)
         if asked.what == "order" and refused:
             yield from self._not_found(asked, data, failed)
@@ -224,10 +224,6 @@ def _taken(noted: dict[str, Any]) -> dict[str, Any]:
 def _order_id(data: Any) -> str | None:
     id = data.get("orderId") if isinstance(data, dict) else None
     return id if isinstance(id, str) and id else None
-
-
-def _succeeded(data: Any) -> bool:
-    return isinstance(data, dict) and data.get("success") is True
 
 
 def _list(data: Any, name: str) -> list[Any] | None:

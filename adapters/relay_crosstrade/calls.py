@@ -51,9 +51,15 @@ _SENTENCES = {"add-on not connected": "addon_not_connected", "rate limit exceede
 
 #: The page calls the sentence stable: https://crosstrade.io/docs/api/orders/post-cancel-order
 _NOT_FOUND = "not found or already terminal"
+#: Sentences that say that nothing was done: of the pages the README names, and that there is no such function.
+_SAY_NO = (f".*{_NOT_FOUND}", "no positions? found for instrument", r"invalid request\b", "unknown api command")
+_refuses = re.compile("|".join(_SAY_NO), re.IGNORECASE | re.DOTALL).match
+#: Words of what fails on the way to the broker or back, so that the order may be live.
+_OPEN = ("time[ds]?[ _-]?out", "deadline", "no[ _-]?(response|answer|reply)", "disconnect", "unavailable", "internal",
+         "gateway", "(server|unknown)[ _-]?error", "unexpected")  # fmt: skip
+_leaves_open = re.compile("|".join(_OPEN), re.IGNORECASE).search
 
-_is_code = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*").fullmatch
-_timed_out = re.compile(r"time[ds]?[ _-]?out", re.IGNORECASE).search
+is_code = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*").fullmatch
 _only_reads = re.compile(r"get|list", re.IGNORECASE).match
 
 Failure = dict[str, Any]
@@ -69,10 +75,10 @@ def number(decimal: str | None) -> msgspec.Raw | None:
 
 
 def may_change(command: Command) -> bool:
-    """Whether ``command`` may make or change orders it does not name."""
-    return isinstance(command, PlaceOrder | ClosePosition) or (
-        isinstance(command, Call) and not _only_reads(command.function)
-    )
+    """Whether ``command`` does more than read."""
+    if isinstance(command, Call):
+        return _only_reads(command.function) is None
+    return isinstance(command, PlaceOrder | CancelOrder | AmendOrder | ClosePosition)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -210,21 +216,37 @@ def failure(data: Any) -> Failure | None:
         return None
     said = data.get("error")
     word = said if isinstance(said, str) and said else "refused"
-    code = _SENTENCES.get(word.lower()) or (word if _is_code(word) else "refused")
+    code = _SENTENCES.get(word.lower()) or (word if is_code(word) else "refused")
     if _NOT_FOUND in word:
         code = "order_not_found"
     detail = data.get("detail")
     return {**data, "code": code, "message": detail if isinstance(detail, str) and detail else word}
 
 
-def is_timeout(failed: Failure | None) -> bool:
-    """Whether something failed because no answer came in time: it may have been done all the same."""
-    return failed is not None and _timed_out(f"{failed['code']} {failed['message']}") is not None
-
-
 def is_refusal(failed: Failure) -> bool:
-    """Whether asking again would be answered the same: it failed neither for a time-out, nor the limit, nor the add-on."""
-    return failed["code"] not in _SENTENCES.values() and not is_timeout(failed)
+    """Whether it is certain that what failed was not done.
+
+    Only what is documented says so: a code beside ``success: false``, or one of the sentences, and that the add-on is not
+    there or the limit was exceeded. Every other failure may have come after the order was sent.
+    """
+    if failed["code"] in _SENTENCES.values():
+        return True
+    said = failed.get("error")
+    if not isinstance(said, str):
+        return False
+    if _refuses(said):
+        return True
+    return failed.get("success") is False and is_code(said) and not _leaves_open(f"{said} {failed['message']}")
+
+
+def is_final(failed: Failure) -> bool:
+    """Whether asking again would be answered the same: it was refused, and neither for the limit nor for the add-on."""
+    return is_refusal(failed) and failed["code"] not in _SENTENCES.values()
+
+
+def succeeded(data: Any) -> bool:
+    """Whether an answer says that it was done, as every page of a function that does something shows it."""
+    return isinstance(data, dict) and data.get("success") is True
 
 
 def of_symbol(data: Any, native: str) -> Any:

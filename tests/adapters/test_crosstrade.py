@@ -376,8 +376,9 @@ def test_an_accepted_order_has_its_id():
         ({"error": "Add-on not connected"}, "addon_not_connected", "Add-on not connected"),
         ({"error": "Invalid request"}, "refused", "Invalid request"),
         ({"success": False, "error": "invalid_account", "detail": "Account X not found"}, "invalid_account", "Account X not found"),
-        ({"success": False}, "refused", "refused"),
-        ({"error": {"why": 1}}, "refused", "refused"),
+        ({"success": False, "error": "invalid_account"}, "invalid_account", "invalid_account"),
+        ({"error": "No positions found for instrument 'ES 09-26'"}, "refused", "No positions found for instrument 'ES 09-26'"),
+        ({"error": "Unknown API command"}, "refused", "Unknown API command"),
         ({"error": "Order linked to 'o' not found or already terminal."}, "order_not_found", "Order linked to 'o' not found or already terminal."),
     ],
 )  # fmt: skip
@@ -387,15 +388,49 @@ def test_a_failure_is_an_error_in_the_data(data, code, message):
     assert reply.error == {**data, "code": code, "message": message}
 
 
-@pytest.mark.parametrize(
-    "data", [{"error": "Request timed out"}, {"success": False, "error": "timeout"}, {"queued": True}]
-)
-def test_an_answer_that_decides_nothing_leaves_the_command_open(data):
-    """It becomes unknown at its deadline; a rejection would be a lie if the order is live."""
+CHANGING = [
+    place("c1", client_order_id="mine"),
+    CancelOrder(id="c1", order_id="o"),
+    AmendOrder(id="c1", order_id="o", quantity="2"),
+    ClosePosition(id="c1", position_id="ES 09-26"),
+    Call(id="c1", function="Flatten"),
+]
+SAYING_NOTHING = [
+    {}, {"queued": True}, {"status": "pending"}, {"success": "true"}, {"success": None, "orderId": "o"}, [], [1],
+    {"success": False}, {"error": {"why": 1}}, {"error": "Request timed out"}, {"success": False, "error": "timeout"},
+    {"error": "Internal server error"}, {"error": "No response from add-on"}, {"error": "Add-on disconnected"},
+    {"error": "Bad gateway"}, {"error": "internal_error"}, {"error": "service_unavailable"}, {"error": "Deadline exceeded"},
+    {"success": False, "error": "service_unavailable"}, {"success": False, "error": "Something went wrong"},
+    {"success": False, "error": "order_failed", "detail": "No response from the broker"}, {"error": "any_code"},
+    {"success": True, "error": "warning"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", CHANGING, ids=lambda command: command.name)
+@pytest.mark.parametrize("data", SAYING_NOTHING, ids=dumps)
+def test_an_answer_that_decides_nothing_leaves_the_command_open(command, data):
+    """It becomes unknown at its deadline; a rejection would be a lie if the order is live, an acceptance if it is not."""
     adapter = new_adapter()
-    (error,) = answered(adapter, place("c1"), **data)
+    list(adapter.encode(command))
+    (error,) = (item for item in decoded(adapter, id="c1", data=data) if not isinstance(item, Send))
     assert error == Error(code="undecided", message=error.message, details={"id": "c1", "data": data})
     assert "c1" in error.message
+    if command.name == "place_order":
+        assert adapter.answers.blotter.memory.unanswered == {"mine": "Sim101"}, "it is looked for, on any connection"
+
+
+@pytest.mark.parametrize(
+    "data", [{"error": "Internal server error"}, {"error": "Request timed out"}, {"success": False}]
+)
+def test_what_only_reads_has_failed_whatever_the_failure(data):
+    (reply,) = answered(new_adapter(), ListOrders(id="c1"), **data)
+    assert reply.error["code"] == "refused"
+
+
+def test_the_answer_to_a_command_that_is_not_known_any_more_must_say_that_it_was_done():
+    adapter = new_adapter()
+    assert [type(item) for item in decoded(adapter, id="c1", data={"orderId": "o"})] == [Error]
+    assert [type(item) for item in decoded(adapter, id="c1", data={"orderId": "o", "success": True})] == [CommandReply]
 
 
 def test_a_failure_that_answers_no_command_is_seen_all_the_same():
