@@ -185,6 +185,22 @@ def test_a_known_reply_is_not_changed_by_the_stream(r: Rig) -> None:
         (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order(event="ORDER_MODIFIED"), None),
         (AmendOrder(id="c", order_id="o1", time_in_force="GTC"), order(event="ORDER_MODIFIED"), None),
         (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order("EXPIRED", "ORDER_EXPIRED"), "rejected"),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("EXPIRED", "ORDER_EXPIRED", limit_price="1.5"),
+            "accepted",
+        ),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("FILLED", "ORDER_FILLED", limit_price="1.5"),
+            "accepted",
+        ),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("FILLED", "ORDER_FILLED", limit_price="1.6"),
+            None,
+        ),
+        (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order("FILLED", "ORDER_FILLED"), None),
     ],
 )
 def test_what_an_order_says_of_a_command(command: Command, event: Order, outcome: str | None) -> None:
