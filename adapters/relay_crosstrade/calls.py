@@ -253,7 +253,9 @@ def is_refusal(failed: Failure) -> bool:
         return False
     if _refuses(said):
         return True
-    return failed.get("success") is False and is_code(said) and not _leaves_open(f"{said} {failed['message']}")
+    if failed.get("success") is not False or is_code(said) is None:
+        return False
+    return _leaves_open(f"{said} {failed['message']}") is None
 
 
 def is_final(failed: Failure) -> bool:
