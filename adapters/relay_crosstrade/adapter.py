@@ -81,7 +81,7 @@ class CrossTrade(Adapter):
         positions = Positions(self.own, self.symbol, self.other, accounts=known)
         blotter = Blotter.of(context, self.own, self.symbol, self.other)
         self.questions = Questions(every=max(1, SWEEP // self.interval))
-        self.answers = Answers(self.writing, positions, blotter, self.questions)
+        self.answers = Answers(self.writing, positions, blotter, self.questions, self.own if context.account else "")
         self.watch(set())
 
     @classmethod

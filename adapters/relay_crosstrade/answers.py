@@ -13,9 +13,10 @@ from relay.adapter import CloseMeaning, CommandReply, Limited, Redial, Send, Sig
 from relay.model.commands import AmendOrder, CancelOrder, Command, ListOrders, OrderHistory, PlaceOrder, TradeHistory
 from relay.model.events import Error, Event
 from relay_crosstrade.blotter import Blotter, or_unknown
-from relay_crosstrade.calls import Failure, Writing, failure, is_refusal, is_timeout, may_change, of_symbol
+from relay_crosstrade.calls import Failure, Writing, failure, is_final, is_refusal, may_change, of_symbol, succeeded
 from relay_crosstrade.positions import Positions
 from relay_crosstrade.questions import Question, Questions, What, question
+from relay_crosstrade.reading import of_account
 
 VIOLATIONS = 10
 #: The member of an answer that is the list.
@@ -28,6 +29,7 @@ WAITING = 1000
 class Answers:
     """
     Attributes:
+        only: the account the session acts for, of which alone it tells; empty: all of the key.
         waiting: the commands of this connection that have no answer yet, oldest first.
         violations: of the rate limit, without a success between.
     """
@@ -36,6 +38,7 @@ class Answers:
     positions: Positions
     blotter: Blotter
     questions: Questions
+    only: str = ""
     waiting: dict[str, Command] = Factory(dict)
     violations: int = 0
 
@@ -55,6 +58,7 @@ class Answers:
 
     def read(self, id: str, data: Any) -> Iterable[Event | Signal]:
         """The answer to ``id``."""
+        data = self._own(data)
         failed, read = failure(data), question(id)
         if read is None:
             yield from self._command(id, data, failed)
@@ -75,7 +79,7 @@ class Answers:
 
     def updated(self, accounts: list[Any], time: str | None) -> Iterable[Event | Signal]:
         """Read a pnlUpdate; it also is the clock of what is asked for again and again."""
-        yield from self.positions.updated(accounts, time)
+        yield from self.positions.updated(self._own({"accounts": accounts})["accounts"], time)
         self.questions.updated({id: self.blotter.account(id) for id in self.blotter.memory.open})
         for account in _taken(self.positions.noticed):
             self.questions.look(account)
@@ -92,20 +96,23 @@ class Answers:
             self.questions.order(id, account)
         yield from self.questions.next()
 
+    def _own(self, data: Any) -> Any:
+        return of_account(data, self.only) if self.only else data
+
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def _command(self, id: str, data: Any, failed: Failure | None) -> Iterator[Event | Signal]:
         """The reply to a command and what it tells, or an error where a failure answers none.
 
-        A command stays open, and becomes unknown at its deadline, when the answer does not say whether it was carried
-        out: a time-out, or a placed order without success.
+        A command that may change something stays open, and becomes unknown at its deadline, when the answer does not say
+        whether it was carried out: it has no ``success``, or fails with what is no refusal that is documented.
         """
         command = self.waiting.pop(id, None)
         if failed is not None and command is None:
             yield _error(failed["code"], failed["message"], id, data)
             return
-        placed = isinstance(command, PlaceOrder)
-        if is_timeout(failed) or (failed is None and placed and not _succeeded(data)):
+        decided = succeeded(data) if failed is None else is_refusal(failed)
+        if not decided and (command is None or may_change(command)):
             yield _error("undecided", f"the answer to command {id} does not say what became of it", id, data)
             if command is not None:
                 self.waiting[id] = command
@@ -155,7 +162,7 @@ class Answers:
         if failed is None:
             yield from self._told(asked, data)
             return
-        refused = is_refusal(failed)
+        refused = is_final(failed)
         self.questions.failed(asked, refused=refused)
         if asked.what == "order" and refused:
             yield from self._not_found(asked, data, failed)
@@ -217,10 +224,6 @@ def _taken(noted: dict[str, Any]) -> dict[str, Any]:
 def _order_id(data: Any) -> str | None:
     id = data.get("orderId") if isinstance(data, dict) else None
     return id if isinstance(id, str) and id else None
-
-
-def _succeeded(data: Any) -> bool:
-    return isinstance(data, dict) and data.get("success") is True
 
 
 def _list(data: Any, name: str) -> list[Any] | None:

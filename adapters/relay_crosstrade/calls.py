@@ -45,15 +45,24 @@ LOOKBACK = 900
 _FOREIGN = ("stop_loss", "take_profit", "trailing_distance", "good_till", "reduce_only", "post_only")
 #: Members of an amendment that Change has no argument for.
 _UNCHANGEABLE = ("stop_loss", "take_profit", "time_in_force", "good_till")
-#: Functions that act on every account of the key, whatever they are told.
-_EVERYTHING = ("flatteneverything", "cancelallorders")
+#: Functions whose pages give them no account.
+_OF_NO_ACCOUNT = frozenset({"listaccounts", "getallpositions", "getallorders", "getbars"})
 _SENTENCES = {"add-on not connected": "addon_not_connected", "rate limit exceeded": "rate_limited"}
 
 #: The page calls the sentence stable: https://crosstrade.io/docs/api/orders/post-cancel-order
 _NOT_FOUND = "not found or already terminal"
+#: Sentences that say that nothing was done: of the pages the README names, and that there is no such function.
+_SAY_NO = (f".*{_NOT_FOUND}", "no positions? found for instrument", r"invalid request\b", "unknown api command")
+_refuses = re.compile("|".join(_SAY_NO), re.IGNORECASE | re.DOTALL).match
+#: Words of what fails on the way to the broker or back, so that the order may be live.
+_OPEN = ("time[ds]?[ _-]?out", "deadline", "no[ _-]?(response|answer|reply)", "disconnect", "unavailable", "internal",
+         "gateway", "(server|unknown)[ _-]?error", "unexpected")  # fmt: skip
+_leaves_open = re.compile("|".join(_OPEN), re.IGNORECASE).search
 
-_is_code = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*").fullmatch
-_timed_out = re.compile(r"time[ds]?[ _-]?out", re.IGNORECASE).search
+is_code = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*").fullmatch
+#: Functions that act on every account of the key, whatever they are told, FlattenEverything and CancelAllOrders among them.
+_takes_all = re.compile(r"everything|(?:flatten|cancel|close|reverse)_?all", re.IGNORECASE).search
+_letters = re.compile(r"[^A-Za-z]").sub
 _only_reads = re.compile(r"get|list", re.IGNORECASE).match
 
 Failure = dict[str, Any]
@@ -69,10 +78,10 @@ def number(decimal: str | None) -> msgspec.Raw | None:
 
 
 def may_change(command: Command) -> bool:
-    """Whether ``command`` may make or change orders it does not name."""
-    return isinstance(command, PlaceOrder | ClosePosition) or (
-        isinstance(command, Call) and not _only_reads(command.function)
-    )
+    """Whether ``command`` does more than read."""
+    if isinstance(command, Call):
+        return _only_reads(command.function) is None
+    return isinstance(command, PlaceOrder | CancelOrder | AmendOrder | ClosePosition)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -107,6 +116,8 @@ class Writing:
             case AmendOrder():
                 return "Change", self._of_order(command) | self._change(command)
             case ClosePosition(position_id=instrument, quantity=quantity):
+                if not instrument.strip():
+                    raise ValueError("position_id: say which instrument's position is meant")
                 part = {} if quantity is None else {"quantity": number(quantity)}
                 return "ClosePosition", {"account": self.account_of(command), "instrument": instrument, **part}
             case ListOrders():
@@ -158,18 +169,17 @@ class Writing:
         """The arguments of a call, which stays on the account it was allowed for.
 
         Without an account some functions act on all of them (https://docs.crosstrade.io/api/positions/post-flatten-everything),
-        so one that may change something is told the command's own.
+        so every one that has an account is told the command's own, and no argument may look as if it named another.
         """
         allowed = command.account or self.account
         if not allowed:
             return dict(arguments)
-        if function.strip().lower() in _EVERYTHING:
+        if _takes_all(function) and not _only_reads(function):
             raise ValueError(f"function: {function} acts on every account of the key, the command is for {allowed}")
-        named = {name: value for name, value in arguments.items() if name.lower().startswith("account")}
-        for name, value in named.items():
-            if value != allowed:
-                raise ValueError(f"arguments.{name}: the command is for account {allowed}")
-        return dict(arguments) if named or _only_reads(function) else {**arguments, "account": allowed}
+        _stay_on(allowed, arguments, "arguments")
+        if function.strip().casefold() in _OF_NO_ACCOUNT:
+            return dict(arguments)
+        return {**arguments, "account": allowed}
 
     def _order(self, order: PlaceOrder) -> dict[str, Any]:
         for name in _FOREIGN:
@@ -191,8 +201,21 @@ class Writing:
             "stopPrice": number(order.stop_price),
             "orderId": order.client_order_id,
         }
+        _stay_on(str(asked["account"]), order.extra, "extra")
         own = order.with_extra(asked)
         return {name: value for name, value in own.items() if value is not None or name in order.extra}
+
+
+def _stay_on(account: str, value: Any, where: str) -> None:
+    """Raise ValueError where a member, at any depth, is named like an account and is not ``account`` with this one."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if "account" in _letters("", name).casefold() and (name, item) != ("account", account):
+                raise ValueError(f"{where}.{name}: the command is for account {account}, which is written account")
+            _stay_on(account, item, f"{where}.{name}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _stay_on(account, item, f"{where}[{number}]")
 
 
 def _timeless(command: OrderHistory | TradeHistory, why: str) -> None:
@@ -210,21 +233,39 @@ def failure(data: Any) -> Failure | None:
         return None
     said = data.get("error")
     word = said if isinstance(said, str) and said else "refused"
-    code = _SENTENCES.get(word.lower()) or (word if _is_code(word) else "refused")
+    code = _SENTENCES.get(word.lower()) or (word if is_code(word) else "refused")
     if _NOT_FOUND in word:
         code = "order_not_found"
     detail = data.get("detail")
     return {**data, "code": code, "message": detail if isinstance(detail, str) and detail else word}
 
 
-def is_timeout(failed: Failure | None) -> bool:
-    """Whether something failed because no answer came in time: it may have been done all the same."""
-    return failed is not None and _timed_out(f"{failed['code']} {failed['message']}") is not None
-
-
 def is_refusal(failed: Failure) -> bool:
-    """Whether asking again would be answered the same: it failed neither for a time-out, nor the limit, nor the add-on."""
-    return failed["code"] not in _SENTENCES.values() and not is_timeout(failed)
+    """Whether it is certain that what failed was not done.
+
+    Only what is documented says so: a code beside ``success: false``, or one of the sentences, and that the add-on is not
+    there or the limit was exceeded. Every other failure may have come after the order was sent.
+    """
+    if failed["code"] in _SENTENCES.values():
+        return True
+    said = failed.get("error")
+    if not isinstance(said, str):
+        return False
+    if _refuses(said):
+        return True
+    if failed.get("success") is not False or is_code(said) is None:
+        return False
+    return _leaves_open(f"{said} {failed['message']}") is None
+
+
+def is_final(failed: Failure) -> bool:
+    """Whether asking again would be answered the same: it was refused, and neither for the limit nor for the add-on."""
+    return is_refusal(failed) and failed["code"] not in _SENTENCES.values()
+
+
+def succeeded(data: Any) -> bool:
+    """Whether an answer says that it was done, as every page of a function that does something shows it."""
+    return isinstance(data, dict) and data.get("success") is True
 
 
 def of_symbol(data: Any, native: str) -> Any:

@@ -12,8 +12,8 @@ So they are asked for:
 
 One question is under way at a time, and each waits until half of the budget is left to commands (`relay.adapter.Send`).
 Orders by their ids come first, because what else is read depends on knowing them; the lists take turns. What the add-on
-does not answer, or cannot now, is asked for again with the next pnlUpdate; what it refuses is not asked for again on this
-connection.
+does not answer, or cannot now, is asked for again with the next pnlUpdate, an order then behind a list; what it refuses is
+not asked for again on this connection.
 """
 
 from collections.abc import Iterator, Mapping
@@ -97,6 +97,7 @@ class Questions:
     resting: bool = False
     _updates: int = 0
     _silent: int = 0
+    _failed: What | None = None
 
     def want(self, wanted: Question) -> None:
         key = wanted.what, wanted.about
@@ -120,7 +121,7 @@ class Questions:
     def next(self) -> Iterator[Send]:
         """The next question, unless one is under way."""
         if self.asked is None and self.due and not self.resting:
-            key = next((key for key in self.due if key[0] == "order"), None) or next(iter(self.due))
+            key = min(self.due, key=lambda key: (key[0] == "order") is (self._failed == "order"))
             self.asked, self._silent = self.due.pop(key), 0
             yield Send(self.asked.text, of="call")
 
@@ -145,13 +146,13 @@ class Questions:
         asked = self.asked
         if asked is None or asked.id != read.id:
             return read
-        self.asked = None
+        self.asked, self._failed = None, None
         return asked
 
     def failed(self, failed: Question, *, refused: bool) -> None:
         """It was not answered: refused, or to be asked again, far enough back, when the add-on may answer."""
         if not refused and (failed.account or failed.what != "order"):
-            self.resting = True
+            self.resting, self._failed = True, failed.what
             self.want(
                 Question(failed.what, failed.about, failed.account, missed=failed.missed or failed.what == "fills")
             )

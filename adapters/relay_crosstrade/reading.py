@@ -82,6 +82,36 @@ def account_name(given: Members) -> str:
     return text(given, "name" if "name" in given else "account")
 
 
+def of_account(data: Any, own: str) -> Any:
+    """What was read without the elements of lists, at any depth, that name another account; ``count`` goes down with them.
+
+    Some functions answer for every account of the key, whatever they are told.
+    """
+    if isinstance(data, list):
+        return [of_account(each, own) for each in data if not _names_another(each, own, "account")]
+    if not isinstance(data, dict):
+        return data
+    kept: dict[str, Any] = {}
+    missing = 0
+    for name, value in data.items():
+        if isinstance(value, list):
+            by = "name" if name == "accounts" else "account"
+            kept[name] = [of_account(each, own) for each in value if not _names_another(each, own, by)]
+            missing += len(value) - len(kept[name])
+        else:
+            kept[name] = of_account(value, own)
+    if missing and isinstance(kept.get("count"), int):
+        kept["count"] -= missing
+    return kept
+
+
+def _names_another(raw: Any, own: str, by: str) -> bool:
+    named = raw.get("account", raw.get(by)) if isinstance(raw, dict) else None
+    if isinstance(named, dict):
+        named = named.get("name")
+    return isinstance(named, str) and named.casefold() != own.casefold()
+
+
 def money(raw: Any, other: Other, timestamp: str | None = None) -> Account | None:
     """The money of one account; None for an account of which nothing is said but its name."""
     given = flattened(raw)

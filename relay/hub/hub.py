@@ -109,7 +109,7 @@ class Hub:
         self.published: Counter[str] = Counter()
         """Events published, by kind."""
         self.unrouted = 0
-        """Events that belonged to no topic: of no account, or a gap on nothing anybody had."""
+        """Events that belonged to no topic: of no account or of one not the session's, or a gap on nothing there was."""
         self.replace_apps(apps, now)
 
     # Events ----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ Topics of streams begin with their first event or their first subscriber and are
 (provider `all`) exists only from its first subscriber on and, like every topic, until it has been idle.
 
 - A market event goes to its provider's stream, and to the merged one of its symbol where that exists.
-- An event of an account goes to the stream of the session's configured account, whatever the provider calls it; where no
-  account is configured, to that of the account the event names.
+- An event of an account goes to the stream of the session's configured account; where no account is configured, to that of
+  the account the event names. One that names another account than the session's configured one goes nowhere.
 - A gap goes, in order, to the data streams it qualifies, and begins none. Staleness goes to these and to the status.
 - Everything else about a session goes to its provider's status.
 """
@@ -53,7 +53,7 @@ class Streams:
         return self._subjects.get(subject_of(stream.topic), {}).get(stream.provider)
 
     def of(self, event: Event, stamp: Stamp, now: float) -> Sequence[TopicState]:
-        """The topics the event is to be published on; none where it names no account or qualifies nothing."""
+        """The topics the event is to be published on; none where it is of no account or another's, or qualifies nothing."""
         provider = stamp.provider
         if isinstance(event, MarketEvent):
             subject = (event.kind, event.symbol, getattr(event, "timeframe", None))
@@ -64,7 +64,7 @@ class Streams:
             merged = of_subject.get(ALL) if of_subject is not None else None
             return (own,) if merged is None else (own, merged)
         if isinstance(event, AccountScoped):
-            account = stamp.account or event.account
+            account = None if event.is_foreign(stamp) else stamp.account or event.account
             return (self._topic(("account", account, None), provider, now),) if account else ()
         if isinstance(event, Gap):
             return list(self._qualified(event.of, (event.symbol,) if event.symbol else (), event.timeframe, stamp))

@@ -155,6 +155,14 @@ class AccountScoped(Event):
     account: str | None = field(default=None, converter=_optional_text)
     reconciled: bool | None = field(default=None, converter=_optional_flag)
 
+    def is_foreign(self, stamp: "Stamp") -> bool:
+        """Whether it is of another account than the one the session with this stamp acts for.
+
+        The login of one account may reach others. What it says of these is nobody's: not the session's own account's, and
+        not that of a configured account which happens to have the same name, because that may be another login's.
+        """
+        return None not in (self.account, stamp.account) and self.account != stamp.account
+
 
 @frozen(kw_only=True)
 class Quote(MarketEvent):

@@ -5,7 +5,8 @@
 
 The fixture is a recording (`relay.testing.recording`) whose received frames are examples of every message the provider has.
 They are read in order by one adapter, as a session would read them; after each new kind of frame, copies of that adapter
-read the frame broken in every way `relay.testing.mutations` knows. The checks:
+read the frame broken in every way `relay.testing.mutations` knows, and with some of its values huge or nested deep. The
+checks:
 
 - ``examples``: every example is understood: no `Unknown`, no exception;
 - ``floats``: no float in any event;
@@ -27,7 +28,7 @@ A check that fails raises `AssertionError` with what is wrong, and the fixture's
 
 from collections.abc import Callable, Hashable, Iterator
 from decimal import Decimal
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import attrs
@@ -39,7 +40,7 @@ from relay.model.commands import Command
 from relay.model.events import Event, Stamp
 from relay.testing.answers import Exchange, exchanges
 from relay.testing.evidence import Evidence, enums, fields
-from relay.testing.mutations import mutants, shape, strangers
+from relay.testing.mutations import mutants, shape, strangers, swollen
 from relay.testing.recording import Recording, Source
 from relay.testing.samples import QUANTITY
 from relay.testing.subject import ACCOUNT, Read, Subject, clone, is_json, read, recorded_answer, subject
@@ -111,7 +112,8 @@ def check_mutations(subject: Subject) -> None:
         times[form] = times.get(form, 0) + 1
         if times[form] > _SHAPES:
             continue
-        for mutant in mutants(example.text):
+        swelled = swollen(example.text, len(times)) if times[form] == 1 else ()
+        for mutant in chain(mutants(example.text), swelled):
             where = f"{example.where}, {mutant.what}"
             result = _survived(subject, clone(adapter), mutant.text, where)
             if mutant.of_word:
@@ -143,7 +145,7 @@ def check_answers(subject: Subject) -> None:
 
 
 def _check_refusals(exchange: Exchange) -> None:
-    for status in (400, 422):
+    for status in (400, 422, 500, 501, 502, 503):
         for item in exchange.read(status=status).items:
             if isinstance(item, CommandReply) and item.error is None:
                 raise Broken(f"{exchange.where}: with status {status} it accepts the command: {item!r:.300}")

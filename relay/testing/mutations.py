@@ -13,6 +13,8 @@ from relay.adapter import loads
 _MAX_PATHS = 150
 _BIG = 1024 * 1024
 _NEST = 100_000
+_DEEP = 300
+"""A depth that is still read as JSON, and too much for what calls itself a few times per level."""
 _OTHERS: tuple[tuple[str, Any], ...] = (
     ("null", None), ("an unknown word", "~unknown~"), ("empty text", ""), ("text NaN", "NaN"), ("text 1e400", "1e400"),
     ("other digits as text", "987654"), ("true", True), ("-1", -1), ("an empty object", {}), ("an empty array", []),
@@ -20,6 +22,15 @@ _OTHERS: tuple[tuple[str, Any], ...] = (
 )  # fmt: skip
 #: Words that JSON encoders never write, put in after encoding.
 _LITERALS = (("the number NaN", "NaN"), ("the number 1e400", "1e400"), ("the number -Infinity", "-Infinity"))
+_SWELLING = 3
+"""Values of a message that are made huge: reading a megabyte again and again takes its time."""
+_SWOLLEN = (
+    ("1 MiB of text", '"' + "x" * _BIG + '"'),
+    ("1 MiB of digits", f'"{"1" * _BIG}"'),
+    ("arrays nested deep", "[" * _DEEP + "]" * _DEEP),
+    ("objects nested deep", '{"a":' * _DEEP + "1" + "}" * _DEEP),
+    ("nested deeper than JSON is read", "[" * _NEST + "]" * _NEST),
+)
 _MARK = "\u00abmark\u00bb"
 _GONE = object()
 _MORE = {"~more~": {"price": "1", "side": "BUY"}}
@@ -110,6 +121,20 @@ def _frames(text: str) -> Iterator[Mutant]:
     yield Mutant(text + text, "twice in one frame")
     yield Mutant(f"{text}\x00", "with a NUL behind")
     yield Mutant("\ufeff" + text, "with a byte order mark")
+
+
+def swollen(text: str, first: int) -> Iterator[Mutant]:
+    """Yield ``text`` with one of its values huge, or nested deep; a few of them, from the ``first`` on, round and round."""
+    try:
+        message = _parse(msgspec.json.decode(text, type=msgspec.Raw))
+    except (msgspec.DecodeError, RecursionError):
+        return
+    paths = list(islice(_paths(message, ()), 1, _MAX_PATHS))
+    for nth in range(min(_SWELLING, len(paths))):
+        path = paths[(first + nth) % len(paths)]
+        where, marked = ".".join(map(str, path)), _text(_replaced(message, path, _MARK))
+        for what, value in _SWOLLEN:
+            yield Mutant(marked.replace(f'"{_MARK}"', value), f"{where} is {what}")
 
 
 def strangers() -> Iterator[Mutant]:

@@ -234,7 +234,7 @@ class Desk:
         self.forget(now)
 
     def _watch(self, event: Order | Position, stamp: Stamp) -> None:
-        if not self._watched:
+        if not self._watched or event.is_foreign(stamp):
             return
         scope = Scope(stamp.provider, stamp.account or event.account)
         subjects = [("position" if isinstance(event, Position) else "order", event.id)]
@@ -318,6 +318,10 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
             return _done(command, order_id=event.id, status=event.status)
         case AmendOrder(), Order(event=OrderEvent.ORDER_MODIFIED) if _has_all(event, command):
             return _done(command, order_id=event.id, status=event.status)
+        case AmendOrder(), Order(status=OrderStatus.FILLED | OrderStatus.EXPIRED) if _has_all(event, command):
+            return _done(command, order_id=event.id, status=event.status)
+        case AmendOrder(), Order(status=OrderStatus.FILLED):  # before the amendment, or because of it
+            return None
         case CancelOrder() | AmendOrder(), Order(status=status) if status in _ENDED:
             return _refused(command, event)
         case ClosePosition(), Position(event=PositionEvent.POSITION_CLOSED):

@@ -127,6 +127,10 @@ class Budget:
         gauges = self._gauges.get(of)
         return None if not gauges else int(max(0.0, min(gauge.free(now) for gauge in gauges)))
 
+    def is_limited(self, of: RateOf) -> bool:
+        """Whether the provider declares a limit of these."""
+        return of in self._gauges
+
     def capacity(self, of: RateOf) -> int:
         """How many tokens there can be of the tightest gauge, 0 when the provider declares no such limit."""
         return int(min((gauge.capacity for gauge in self._gauges.get(of, ())), default=0))
@@ -187,7 +191,7 @@ class Queue(Generic[Item]):
                 when = self._budget.at(needs, now)
                 if when > now or not held.isdisjoint(uses):
                     self._next = min(self._next, when) if when > now else self._next
-                    held.update(uses)
+                    held.update(of for of in uses if self._budget.is_limited(of))
                     break
                 lane.popleft()
                 self._budget.take(uses, now)

@@ -1,13 +1,15 @@
 """What a command would send, without sending it: the adapter writes, and the secrets are taken out.
 
-Writing changes what an adapter remembers of its connection (request numbers, what waits for an answer), so a copy of the
-connected one writes; where there is none, or it cannot be copied, a fresh one.
+Writing changes what an adapter remembers (request numbers, what waits for an answer, what it keeps for its next connection),
+so a copy of the connected one writes; where there is none, or it cannot be copied, a fresh one. Both have their own copy of
+what the context keeps and learned.
 """
 
 import copy
 import warnings
 from typing import Any
 
+import attrs
 import msgspec
 
 from relay.adapter import Adapter, Context, Fetch, dumps
@@ -29,7 +31,7 @@ def rehearse(
     """
     hide = _Hiding(context)
     try:
-        writer = _copied(connected) or adapter(context)
+        writer = _copied(connected, context) or adapter(_apart(context, {}))
         return [
             hide.request(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": hide(writing)}
             for writing in writer.encode(command)
@@ -38,16 +40,22 @@ def rehearse(
         raise Unwritable(hide(f"{error}" or type(error).__name__)) from None
 
 
-def _copied(adapter: Adapter | None) -> Adapter | None:
+def _copied(adapter: Adapter | None, context: Context) -> Adapter | None:
     if adapter is None:
         return None
-    shared = {id(each): each for each in (adapter.context, adapter.symbols)}
+    copies: dict[int, Any] = {id(adapter.symbols): adapter.symbols}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            return copy.deepcopy(adapter, shared)
+            copies[id(adapter.context)] = _apart(context, copies)
+            return copy.deepcopy(adapter, copies)
         except Exception:  # noqa: BLE001 - what an adapter remembers is its own; a fresh one does instead
             return None
+
+
+def _apart(context: Context, copies: dict[int, Any]) -> Context:
+    """The context with its own ``kept`` and ``learned``; ``copies`` is the memory of `copy.deepcopy`."""
+    return attrs.evolve(context, kept=copy.deepcopy(context.kept, copies), learned=dict(context.learned))
 
 
 class _Hiding:

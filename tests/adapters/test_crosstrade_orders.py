@@ -85,9 +85,10 @@ class Line:
 
 
 def nothing(api):
-    return {"error": "gone"} if api == "GetOrder" else {LISTS[api]: [], "success": True}
+    return {"error": GONE} if api == "GetOrder" else {LISTS[api]: [], "success": True}
 
 
+GONE = "Order linked to 'o1' not found or already terminal."
 LISTS = {"GetAllOrders": "orders", "ListExecutions": "executions", "GetAllPositions": "positions"}
 LOOK = ["GetAllOrders", "ListExecutions", "GetAllPositions"]
 
@@ -403,7 +404,8 @@ def test_profit_that_moves_with_the_market_is_none(line):
     assert line.question is None
 
 
-def test_the_profit_of_another_account_asks_for_its_fills(line):
+def test_the_profit_of_any_account_asks_for_its_fills():
+    line = Line(configured=None)
     line.profit(name="Sim110")
     line.profit(name="Sim110", realized="1.0")
     line.answer(orders=[], count=0)
@@ -421,9 +423,9 @@ def test_everything_is_looked_at_every_30_seconds_while_somebody_listens():
 
 
 def test_fills_are_asked_for_of_the_session_s_account_and_of_those_subscribed():
-    """The configured account is ``main`` here, and NinjaTrader's name of it Sim101."""
-    own, other = (attrs.evolve(ACCOUNT, account=name) for name in ("main", "Sim110"))
-    line = Line(configured="main", account="Sim101")
+    """No account is configured here, and Sim101 is the one of commands that name none."""
+    own, other = (attrs.evolve(ACCOUNT, account=name) for name in ("Sim101", "Sim110"))
+    line = Line(configured=None, account="Sim101")
     line.write(Subscribe((own, other)))
     line.profit()
     assert line.empty() == ["GetAllOrders", "ListExecutions", "ListExecutions", "GetAllPositions"]
@@ -468,6 +470,25 @@ def test_a_question_that_failed_is_asked_again_with_the_next_update(line):
     line.answer(positions=[], count=0)
     assert line.asked["args"] == {"account": "Sim101", "lookbackTime": 900}, "as far back as can be"
     assert [fill.reconciled for fill in line.answer(executions=[FILL])] == [True]
+
+
+def test_a_failure_that_is_no_refusal_says_nothing_of_an_order(line):
+    """It is asked for again, and meanwhile the lists are not kept waiting."""
+    line.hear(id="ask orders", data={"orders": [RAW]})
+    line.empty()
+    line.profit()
+    line.answer(orders=[], count=0)
+    asked = []
+    for _ in range(4):
+        asked.append(line.question)
+        if line.question == "GetOrder":
+            (error,) = line.answer(error="Internal server error")
+            assert (error.code, error.message) == ("refused", "order: Internal server error")
+            line.profit()
+        else:
+            line.answer(orders=[], count=0)
+    assert asked == ["GetOrder", "GetAllOrders", "GetOrder", "GetAllOrders"]
+    assert "o1" in line.kept["blotter"].open
 
 
 def test_a_function_the_add_on_has_not_is_not_asked_for_again(line):

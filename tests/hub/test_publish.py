@@ -127,11 +127,29 @@ def test_account_events_go_to_the_sessions_account_else_to_the_one_they_name(rel
     one, two = relay.client(), relay.client()
     one.subscribe("private-account.x.A")
     two.subscribe("presence-account.x.B", "u")
-    relay.publish(order(account="the-providers-own-id"), account="A")
+    relay.publish(order(account="A"), account="A")
     relay.publish(order(), account="A")
     relay.publish(order(account="B"))
     (named, unnamed), (other,) = one.take(), two.take()
-    assert [event["data"]["account"] for event in (named, unnamed, other)] == ["the-providers-own-id", "A", "B"]
+    assert [event["data"]["account"] for event in (named, unnamed, other)] == ["A", "A", "B"]
+
+
+@pytest.mark.parametrize("also_configured", [True, False])
+def test_what_a_session_says_of_another_account_reaches_nobody(relay, also_configured):
+    """Neither its own account's channel, nor that of a configured account of the same name, which may be another login's."""
+    own, other = relay.client(), relay.client()
+    own.subscribe("private-account.x.A")
+    other.subscribe("private-account.x.B")
+    if also_configured:
+        relay.publish(order(), account="B")
+        other.take()
+    for foreign in (order(account="B"), Account(event="METRICS_UPDATED", equity="9", account="B")):
+        relay.publish(foreign, account="A")
+    assert (own.take(), other.take()) == ([], [])
+    assert relay.hub.snapshot()["unrouted"] == 2
+    assert [m["event"] for m in relay.client().subscribe("private-account.x.A")] == [
+        "pusher_internal:subscription_succeeded"
+    ]
 
 
 def test_an_account_event_of_no_account_is_counted_not_guessed(relay):

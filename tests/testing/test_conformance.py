@@ -24,7 +24,7 @@ from relay.model.enums import Side
 from relay.model.events import ProviderSignal, PublicTrade, Quote
 from relay.testing import conformance
 from relay.testing.conformance import Broken
-from relay.testing.mutations import mutants, shape
+from relay.testing.mutations import mutants, shape, swollen
 from relay.testing.recording import Record, Recording
 
 FRAMES = (
@@ -138,6 +138,28 @@ class DefaultsToZero(Good):
 class AcceptsErrors(Good):
     def reply(self, id, answer, body):
         return CommandReply(id, body)
+
+
+class AcceptsFailures(Good):
+    def reply(self, id, answer, body):
+        return CommandReply(id, body) if answer.status >= 500 else super().reply(id, answer, body)
+
+
+class Shortens(Good):
+    def quote(self, name, quote):
+        given = {side: f"{quote[side]}"[:20] for side in ("bid", "ask") if quote.get(side) is not None}
+        return super().quote(name, {**quote, **given})
+
+
+class Digs(Good):
+    def decode(self, message):
+        if self.depth(loads(message)) > 200:
+            raise SystemExit(1)
+        return super().decode(message)
+
+    def depth(self, value):
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return 1 + max(map(self.depth, items), default=0)
 
 
 class CannotReadLists(Good):
@@ -268,6 +290,12 @@ def checked(adapter, check):
             conformance.check_answers,
             r"command list_orders, answer to GET /open: with status 400 it accepts",
         ),
+        (AcceptsFailures, conformance.check_answers, r"answer to GET /open: with status 500 it accepts"),
+        (
+            Shortens,
+            conformance.check_mutations,
+            r"(bid|ask) is 1 MiB of digits: quote.(bid|ask) = 1{20} stands nowhere",
+        ),
         (
             CannotReadLists,
             conformance.check_answers,
@@ -294,9 +322,10 @@ def test_every_fault_is_caught_and_named(adapter, check, message):
         checked(adapter, check)
 
 
-def test_what_a_session_does_not_survive_is_not_swallowed():
+@pytest.mark.parametrize("adapter", [Exits, Digs])
+def test_what_a_session_does_not_survive_is_not_swallowed(adapter):
     with pytest.raises(SystemExit):
-        checked(Exits, conformance.check_mutations)
+        checked(adapter, conformance.check_mutations)
 
 
 def test_a_fixture_without_frames_proves_nothing():
@@ -334,6 +363,18 @@ def test_a_frame_is_broken_in_every_way():
     assert ways["truncated after 28 characters"] == '{"a":[1.50,"x"],"side":"buy"'
     assert {mutant.what for mutant in mutants('{"a":1,"side":"buy"}') if mutant.of_word} >= {"without side"}
     assert not any(mutant.of_word for mutant in mutants('{"a":1,"id":"order-1"}'))
+
+
+def test_some_values_of_a_frame_swell_others_the_next_time():
+    text = '{"a":[1.50],"side":"buy","b":2}'
+    ways = {mutant.what: mutant.text for mutant in swollen(text, 1)}
+    assert [what for what in ways if "text" in what] == [f"{where} is 1 MiB of text" for where in ("a.0", "side", "b")]
+    assert next(swollen(text, 3)).what == "b is 1 MiB of text"
+    assert len(ways["b is 1 MiB of digits"]) == len(text) - len("2") + len('""') + 1024 * 1024
+    assert loads(ways["a.0 is arrays nested deep"])["side"] == "buy"
+    with pytest.raises(RecursionError):
+        loads(ways["a.0 is nested deeper than JSON is read"])
+    assert not [*swollen("hello", 0), *swollen("{}", 0), *swollen("1", 0)]
 
 
 def test_frames_of_one_kind_have_one_shape():

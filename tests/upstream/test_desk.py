@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import attrs
 import pytest
 
 from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, Command, ListOrders, PlaceOrder
@@ -184,6 +185,22 @@ def test_a_known_reply_is_not_changed_by_the_stream(r: Rig) -> None:
         (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order(event="ORDER_MODIFIED"), None),
         (AmendOrder(id="c", order_id="o1", time_in_force="GTC"), order(event="ORDER_MODIFIED"), None),
         (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order("EXPIRED", "ORDER_EXPIRED"), "rejected"),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("EXPIRED", "ORDER_EXPIRED", limit_price="1.5"),
+            "accepted",
+        ),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("FILLED", "ORDER_FILLED", limit_price="1.5"),
+            "accepted",
+        ),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("FILLED", "ORDER_FILLED", limit_price="1.6"),
+            None,
+        ),
+        (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order("FILLED", "ORDER_FILLED"), None),
     ],
 )
 def test_what_an_order_says_of_a_command(command: Command, event: Order, outcome: str | None) -> None:
@@ -214,11 +231,21 @@ def test_another_accounts_order_says_nothing(r: Rig) -> None:
     assert ticket.outcome is Outcome.ACCEPTED
 
 
-def test_a_configured_accounts_session_speaks_of_that_account(r: Rig) -> None:
-    ticket, _ = r.take(place())
-    r.hear(reply(outcome="unknown"))
-    r.hear(order(account="the provider's own name of it"))
-    assert ticket.outcome is Outcome.ACCEPTED
+def test_what_a_session_says_of_another_account_decides_nothing(r: Rig) -> None:
+    """One login reaches both; positions of one instrument have the same id in each."""
+    ordered, _ = r.take(place())
+    closing, _ = r.take(ClosePosition(id="c2", position_id="ES 09-26"))
+    elsewhere, _ = r.take(ClosePosition(id="c3", position_id="ES 09-26"), scope=Scope("helio", "Sim110"))
+    closed = Position(event=PositionEvent.POSITION_CLOSED, id="ES 09-26", symbol="S", quantity="0")
+    r.hear(attrs.evolve(closed, account="Sim110"))
+    for id in ("c1", "c2"):
+        r.hear(reply(id, "unknown"))
+    r.hear(order(account="Sim110"))
+    r.hear(attrs.evolve(closed, account="Sim110"))
+    assert (ordered.outcome, closing.outcome, elsewhere.outcome) == (Outcome.UNKNOWN, Outcome.UNKNOWN, None)
+    r.hear(order(account="main"))
+    r.hear(closed)
+    assert (ordered.outcome, closing.outcome, elsewhere.outcome) == (Outcome.ACCEPTED, Outcome.ACCEPTED, None)
 
 
 def test_other_events_pass_untouched(r: Rig) -> None:

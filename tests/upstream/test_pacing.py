@@ -97,6 +97,18 @@ def test_what_waits_for_an_order_is_not_overtaken():
     assert list(queue.due(10)) == ["order 2", "sub"]
 
 
+def test_what_waits_holds_back_only_what_draws_from_the_same_limits():
+    """Frames are counted and not limited here, so subscriptions and calls, which both are frames, do not wait for each other."""
+    queue = Queue(Budget([Rate(1, per=60, of="interest"), Rate(1, per=10, of="call")]))
+    for lane, of, count in ((Lane.INTEREST, "interest", 2), (Lane.CALL, "call", 3), (Lane.FETCH, "call", 1)):
+        for number in range(count):
+            queue.put(lane, {"frame": 1, of: 1}, f"{lane.name} {number}")
+    went = {now: list(queue.due(now)) for now in (0, 5, 10, 20, 30, 59, 60)}
+    assert went == {
+        0: ["CALL 0", "INTEREST 0"], 5: [], 10: ["CALL 1"], 20: ["CALL 2"], 30: ["FETCH 0"], 59: [], 60: ["INTEREST 1"],
+    }  # fmt: skip
+
+
 def test_what_needs_more_than_it_uses_leaves_the_rest():
     budget = Budget([Rate(1, burst=10, of="call")])
     queue = Queue(budget)

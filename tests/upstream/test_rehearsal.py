@@ -72,6 +72,25 @@ def test_a_body_is_shown_with_its_own_digits_and_a_number_that_is_a_secret_is_hi
     )
 
 
+class Keeping(Counting):
+    """Remembers what it writes beyond its connection."""
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        assert isinstance(outgoing, Command)
+        self.context.kept["written"].append(outgoing.id)
+        self.context.learned["token"] = "another"
+        yield dumps(self.context.kept["written"])
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_what_is_only_shown_is_not_remembered(is_connected: bool) -> None:
+    """The next connection would ask for an order that was never placed."""
+    context = Context(provider="x", learned={"token": "t0ken"}, kept={"written": ["before"]})
+    connected = Keeping(context) if is_connected else None
+    assert rehearse(Keeping, connected, context, CALL) == [{"frame": '["before","c"]'}]
+    assert (context.kept, context.learned) == ({"written": ["before"]}, {"token": "t0ken"})
+
+
 @pytest.mark.parametrize("connected", [None, Stubborn(CONTEXT)])
 def test_a_fresh_one_writes_where_none_is_connected_or_it_cannot_be_copied(connected: Adapter | None) -> None:
     frame, request = rehearse(Stubborn, connected, CONTEXT, CALL)
