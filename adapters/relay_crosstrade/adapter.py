@@ -127,8 +127,7 @@ class CrossTrade(Adapter):
 
     def other(self, account: str) -> str | None:
         """The account a message names, where it is not the session's own."""
-        own = self.context.account is not None and account.casefold() == self.own.casefold()
-        return None if own else account
+        return None if self.context.account and account.casefold() == self.own.casefold() else account
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):

@@ -21,7 +21,7 @@ def test_there_are_adapters() -> None:
 @per_adapter
 def test_it_fits_on_a_page(adapter: Path) -> None:
     lines = len((adapter / "adapter.py").read_text().splitlines())
-    assert lines <= 150, f"{lines} lines"
+    assert lines < 150, f"{lines} lines"
 
 
 @per_adapter
