@@ -171,7 +171,7 @@ class Ledger:
     def confirmed(self, topics: Iterable[Topic]) -> list[Entry]:
         """The provider acknowledged these topics; return those that were not confirmed before.
 
-        A topic that was not asked for yet had been subscribed before, and is unsubscribed first: it is still to be asked for.
+        A topic that was not asked for yet had been subscribed before: that is to end first, and it is still to be asked for.
         """
         fresh = [
             (key, entry)

@@ -91,7 +91,7 @@ class Watch:
     Attributes:
         last: monotonic time from which on its silence counts: its last event, its subscription, its market's opening.
         after: seconds without an event after which it is called stale, infinite when quiet is normal.
-        allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after`` once data have come.
+        allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after``, or what the first event has.
         since_ns: Unix nanoseconds of its last event, None when there was none.
         stale: whether it has been called stale.
         reason: why, when the provider refused it.
@@ -137,14 +137,14 @@ class Topics:
         self.find: Callable[[Key], Watch | None] = self._watches.get
 
     def subscribed(self, topic: Topic, now: float) -> None:
-        """The subscription of ``topic`` was confirmed: its first event is due within the declared time.
+        """The subscription of ``topic`` was confirmed: its clock runs from now on.
 
-        An account's topic has no such deadline: nothing happening on an account is normal.
+        Where the first event has a deadline of its own that one counts, except for an account: nothing has to happen there.
         """
-        allowed = self._first if self._first is not None and topic.kind != "account" else inf
         watch = self._watched(topic, now)
-        watch.last, watch.allowed = now, allowed
-        self._check_at = min(self._check_at, now + allowed)
+        first = None if topic.kind == "account" else self._first
+        watch.last, watch.allowed = now, watch.after if first is None else first
+        self._check_at = min(self._check_at, now + watch.allowed)
 
     def _watched(self, topic: Topic, now: float) -> Watch:
         key = topic_key(topic)
