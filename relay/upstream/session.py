@@ -79,7 +79,8 @@ class SessionMachine:
         uniform: random numbers in [0, 1).
         correlation: fresh UUIDs for `EventAck`.
         settings: the operator's choices.
-        after: the machine this one replaces, after a crash; its budgets, memories, topics and open gap are taken over.
+        after: the machine this one replaces, after a crash; its budgets, memories, topics, open gap and waits are
+            taken over, and that it stopped as FAILED.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class SessionMachine:
         self._declared = core.declared
         self._uniform = uniform
         self._transport = Transport(core.declared.silent_after, core.declared.heartbeat.every)
-        self._retry = Retry(core.declared.backoff)
+        self._retry = Retry(core.declared.backoff) if after is None else after._retry
         self._subscriptions = Subscriptions(core)
         self._inbound = Inbound(core, self._subscriptions)
         self._trading = Trading(core, self._inbound)
@@ -106,10 +107,12 @@ class SessionMachine:
         self._inbound.handle({Ready: lambda _: self._ready(), Redial: lambda redial: self._lose(*_told(redial)),
                               Waits: lambda waits: self._retry.recommend(waits.seconds)})  # fmt: skip
         core.outbound.on_sent = self._sent
-        self._life = Life.NEW
+        failed = after is not None and after._life is Life.FAILED
+        self._life = Life.FAILED if failed else Life.NEW
         self._wake_at = inf
+        self._not_before: float = -inf if after is None else after._not_before
         self._lost_ns: int | None = None if after is None else after._lost_ns
-        self._reason = ""
+        self._reason: str = after._reason if after is not None and failed else ""
 
     # --- the two ways in ---------------------------------------------------------------------------------------------
 
@@ -172,10 +175,13 @@ class SessionMachine:
     def _handle(self, turn: turns.Input) -> None:
         match turn:
             case turns.Start():
-                self._start()
+                if self._life is Life.NEW:  # what had FAILED before a crash goes on only by Resume
+                    self._start()
             case turns.Resume():
                 if self._life is Life.FAILED:  # a wait that is under way is the provider's wish, or kind to it
                     self._start()
+                    self._reason = "told to try again"
+                    self._announce(ConnectionEvent.RECONNECTING)
             case turns.Opened() if self._life is Life.DIALLING:
                 self._opened()
             case turns.Heard():
@@ -205,8 +211,8 @@ class SessionMachine:
     # --- the life of a connection ------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if self._life in (Life.NEW, Life.FAILED, Life.WAITING):
-            self._life, self._wake_at = Life.WAITING, self.core.budget.at({"dial": 1}, self.core.at.now)
+        self._life = Life.WAITING
+        self._wake_at = max(self._not_before, self.core.budget.at({"dial": 1}, self.core.at.now))
 
     def _prepare(self) -> None:
         core = self.core
@@ -337,10 +343,12 @@ class SessionMachine:
     def abandon(self, reason: str, at: Moment) -> None:
         """The shell or this machine failed: say so, and what is not known of open commands. A successor takes over."""
         self.core.begin(at)
-        self._let_go(reason)
-        self._announce(ConnectionEvent.RECONNECTING)
+        if self._life is not Life.FAILED:
+            self._not_before = self._wake_at if self._life is Life.WAITING else -inf
+            self._let_go(reason)
+            self._announce(ConnectionEvent.RECONNECTING)
+            self._life, self._wake_at = Life.ENDED, inf
         self._trading.ended()
-        self._life, self._wake_at = Life.ENDED, inf
 
     # --- HTTP answers ------------------------------------------------------------------------------------------------
 

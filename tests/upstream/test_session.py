@@ -15,7 +15,7 @@ from relay.adapter import (
 from relay.model.enums import ConnectionEvent, Refill
 from relay.model.events import Connection, Gap
 from relay.upstream import turns
-from relay.upstream.session import Life
+from relay.upstream.session import Life, SessionMachine
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
 
@@ -110,6 +110,8 @@ def test_close_codes_mean_what_the_adapter_declares(rig):
     assert r.machine.deadline() == float("inf")
     assert r.tick(1000) == []
     assert isinstance(r.do(turns.Resume(), 1001)[0], turns.Dial)
+    (resumed,) = r.fresh()
+    assert (resumed.event, resumed.reason, resumed.gap_ms) == ("RECONNECTING", "told to try again", 992_000)
 
 
 def test_an_adapter_may_tell_two_closes_of_one_code_apart_by_their_text(rig):
@@ -323,19 +325,53 @@ def test_an_answer_to_a_connection_that_is_gone_is_not_used(rig, login):
     assert len(r.do(turns.Fetched(second.id, learned("good")), 4)) == 1
 
 
-def test_a_successor_takes_over_budgets_topics_and_the_gap(rig):
-    from relay.upstream.session import SessionMachine
+def succeeded(r, at):
+    """The machine crashed, and its successor is started."""
+    r.machine.abandon("a fault of the relay", r.moment(at))
+    r.machine = SessionMachine(
+        r.adapter, r.context, publish=r._publish, uniform=lambda: 1.0, correlation=str, after=r.machine
+    )
+    return r.do(turns.Start(), at)
 
+
+def test_a_crash_does_not_make_a_failed_session_try_again(rig):
+    r = rig(closes={1008: CloseMeaning.TAKEOVER})
+    r.up(0)
+    r.do(turns.Closed(1008, "taken"), 1)
+    r.fresh()
+    for at in (2, 3):
+        assert succeeded(r, at) == []
+        assert (r.machine.life, r.machine.status()["reason"]) == (Life.FAILED, "closed with 1008: taken")
+    assert r.tick(1000) == []
+    assert r.kinds() == []
+    assert isinstance(r.do(turns.Resume(), 1001)[0], turns.Dial)
+    assert r.kinds() == ["connection RECONNECTING"]
+
+
+def test_a_crash_shortens_no_wait(rig):
+    r = rig(backoff=ONCE)
+    r.do(turns.Start(), 0)
+    r.do(turns.DialFailed("no route"), 0)
+    r.tick(1)
+    r.do(turns.Refused(429, {"retry-after": "120"}), 1)
+    for at in (5, 6):
+        assert succeeded(r, at) == []
+        assert r.machine.deadline() == 121
+    assert isinstance(r.tick(121)[0], turns.Dial)
+    r.do(turns.DialFailed("no route"), 121)
+    assert r.machine.deadline() == 125  # the third attempt, not the first
+    r.up(130)
+    (dial,) = succeeded(r, 131)  # what crashed while it was up had nothing to wait for
+    assert isinstance(dial, turns.Dial)
+
+
+def test_a_successor_takes_over_budgets_topics_and_the_gap(rig):
     r = rig(limits=(Rate(1, per=60, of="dial"),))
     r.up(0)
     r.want("quote:A", at=1)
     r.say(["quote", "A", "1"], ["fill", "f1"], at=2)
-    r.machine.abandon("a fault of the relay", r.moment(3))
-    r.kinds()
-    r.machine = SessionMachine(
-        r.adapter, r.context, publish=r._publish, uniform=lambda: 1.0, correlation=str, after=r.machine
-    )
-    assert r.do(turns.Start(), 4) == []
+    assert succeeded(r, 3) == []
+    assert r.kinds()[-1] == "connection RECONNECTING"
     assert r.machine.deadline() == 60
     r.tick(60)
     assert r.texts(r.do(turns.Opened(), 61)) == [{"sub": ["quote:A"]}]
