@@ -106,6 +106,8 @@ class Inbound:
                 self._subscriptions.confirmed_by_data(entry)
         watch = self._watch_of(key)
         if watch is None:
+            if (left := self._core.topics.left(key, self._core.at.now)) is not None:
+                self._core.publish(staleness(left, StalenessEvent.FRESH))
             return True
         if watch.stale and watch.said == event:  # the answer to the new request; what comes again and again is alive
             watch.said = None

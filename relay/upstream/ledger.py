@@ -169,15 +169,8 @@ class Ledger:
                 self._ack_at = min(self._ack_at, self._ack_due(entry))
 
     def confirmed(self, topics: Iterable[Topic]) -> list[Entry]:
-        """The provider acknowledged these topics; return those that were not confirmed before.
-
-        A topic that was not asked for yet had been subscribed before: that is to end first, and it is still to be asked for.
-        """
-        fresh = [
-            (key, entry)
-            for key, entry in self._found(topics)
-            if entry.standing is not Standing.CONFIRMED and (entry.asks or entry.standing is not Standing.WANTED)
-        ]
+        """The provider acknowledged these topics; return those that were not confirmed before."""
+        fresh = [(key, entry) for key, entry in self._asked_for(topics) if entry.standing is not Standing.CONFIRMED]
         for key, entry in fresh:
             self._stand(key, entry, Standing.CONFIRMED)
             entry.reason = None
@@ -185,11 +178,17 @@ class Ledger:
 
     def refused(self, topics: Iterable[Topic], reason: str) -> list[Entry]:
         """The provider refused these topics; they are not asked for again on this connection."""
-        refused = self._found(topics)
+        refused = self._asked_for(topics)
         for key, entry in refused:
             self._stand(key, entry, Standing.REFUSED)
             entry.reason = reason
         return [entry for _, entry in refused]
+
+    def _asked_for(self, topics: Iterable[Topic]) -> list[tuple[Key, Entry]]:
+        """Those an answer can concern: what was not asked for yet had been before, and that subscription is to end first."""
+        return [
+            (key, entry) for key, entry in self._found(topics) if entry.asks or entry.standing is not Standing.WANTED
+        ]
 
     def ended(self, topics: Iterable[Topic]) -> None:
         """The provider says that these are no longer subscribed: our own doing, or else they are asked for again."""

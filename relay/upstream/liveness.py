@@ -131,7 +131,7 @@ class Topics:
         self._hours = hours
         self._rearm = rearm
         self._watches: dict[Key, Watch] = {}
-        self._left_stale: OrderedDict[Key, None] = OrderedDict()
+        self._left_stale: OrderedDict[Key, Topic] = OrderedDict()
         self._check_at = inf
         #: The watch of a key, None when it is not watched.
         self.find: Callable[[Key], Watch | None] = self._watches.get
@@ -150,8 +150,7 @@ class Topics:
         key = topic_key(topic)
         watch = self._watches.get(key)
         if watch is None:
-            stale = key in self._left_stale
-            self._left_stale.pop(key, None)
+            stale = self._left_stale.pop(key, None) is not None
             after = self._after.get(topic, self._after.get(topic.kind, inf)) or inf
             watch = self._watches[key] = Watch(topic, now, after, stale=stale)
         return watch
@@ -173,6 +172,11 @@ class Topics:
         watch.last, watch.since_ns = now, unix_ns
         was_stale, watch.stale = watch.stale, False
         return was_stale
+
+    def left(self, key: Key, now: float) -> Watch | None:
+        """An event came of a topic that is not subscribed, not any more or not yet: its watch if it was stale till now."""
+        topic = self._left_stale.pop(key, None)
+        return None if topic is None else Watch(topic, now, inf)
 
     def check(self, now: float, unix_ns: int) -> list[Watch]:
         """The topics whose clock has run out just now; they are STALE until their next event."""
@@ -206,14 +210,14 @@ class Topics:
         key = topic_key(topic)
         watch = self._watches.pop(key, None)
         if watch is not None and watch.stale:
-            self._left_stale[key] = None
+            self._left_stale[key] = topic
             if len(self._left_stale) > _LEFT:
                 self._left_stale.popitem(last=False)
 
     def adopt(self, other: "Topics") -> None:
         """Take over which topics of a session that is being replaced are stale."""
         self._left_stale = other._left_stale
-        self._left_stale.update(dict.fromkeys(key for key, watch in other._watches.items() if watch.stale))
+        self._left_stale.update((key, watch.topic) for key, watch in other._watches.items() if watch.stale)
 
     def closed(self) -> None:
         """The connection is gone: no topic can be called silent until it is subscribed again."""

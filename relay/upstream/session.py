@@ -67,6 +67,8 @@ class Life(enum.Enum):
 
 
 _CONNECTED = (Life.OPENING, Life.UP)
+#: What another attempt would not change.
+_FINAL = (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER)
 
 
 class SessionMachine:
@@ -99,7 +101,7 @@ class SessionMachine:
         self._declared = core.declared
         self._uniform = uniform
         self._transport = Transport(core.declared.silent_after, core.declared.heartbeat.every)
-        self._retry = Retry(core.declared.backoff) if after is None else after._retry
+        self._retry: Retry = Retry(core.declared.backoff) if after is None else after._retry
         self._subscriptions = Subscriptions(core)
         self._inbound = Inbound(core, self._subscriptions)
         self._trading = Trading(core, self._inbound)
@@ -108,7 +110,7 @@ class SessionMachine:
                               Waits: lambda waits: self._retry.recommend(waits.seconds)})  # fmt: skip
         core.outbound.on_sent = self._sent
         failed = after is not None and after._life is Life.FAILED
-        self._life = Life.FAILED if failed else Life.NEW
+        self._life: Life = Life.FAILED if failed else Life.NEW
         self._wake_at = inf
         self._not_before: float = -inf if after is None else after._not_before
         self._lost_ns: int | None = None if after is None else after._lost_ns
@@ -277,7 +279,7 @@ class SessionMachine:
             self.core.put(CloseSocket(1000))
         self._let_go(reason)
         self.core.rearm()  # a message may have said it, and what is waited for now is nearer than the silence of a line
-        if meaning in (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER):
+        if meaning in _FINAL:
             self._life, self._wake_at = Life.FAILED, inf
             self._announce(ConnectionEvent.FAILED)
             self._trading.ended()
@@ -366,9 +368,8 @@ class SessionMachine:
                 self._prepared(job, answer)
             case Purpose.CALL:
                 self._trading.answered(job, answer)
-            case Purpose.RENEW if not answer.ok:
-                core.renewal.failed(core.at.now)
-                core.error("renewal_failed", f"the login could not be renewed: {_status(answer)}")
+            case Purpose.RENEW:
+                self._renewed(job, answer, wait)
             case Purpose.RECONCILE if not answer.ok:
                 self._subscriptions.not_reconciled(answer)
             case Purpose.SNAPSHOT:
@@ -392,6 +393,21 @@ class SessionMachine:
             self._lose(f"preparing failed: {core.tally.samples[-1].why or 'an answer was not understood'}")
         elif not core.outbound.under_way(Purpose.PREPARE):
             self._dial()
+
+    def _renewed(self, job: Job, answer: Answer, wait: float | None) -> None:
+        """Whatever an answer looks like, a login is renewed only when one was learned."""
+        core, why = self.core, "the answer has no login"
+        if not answer.ok:
+            why = _status(answer)
+        else:
+            self._inbound.answer(job, answer)
+            if not core.renewal.pending or core.outbound.under_way(Purpose.RENEW):
+                return
+        if not answer.ok and self._declared.refusals.get(answer.status) in _FINAL:
+            core.renewal.refused()
+            why += ", which another attempt would not change: it is asked for by the next connection"
+        core.renewal.failed(core.at.now, wait or 0.0)
+        core.error("renewal_failed", f"the login could not be renewed: {why}")
 
     # --- sending, and the clocks -------------------------------------------------------------------------------------
 

@@ -263,6 +263,18 @@ def test_a_stale_topic_that_was_left_is_fresh_when_it_is_wanted_again_and_flows(
     assert r.kinds() == ["staleness FRESH", "quote"]
 
 
+def test_or_when_it_flows_before_that(rig):
+    r = rig(backoff=ONCE, settings=SessionSettings(linger=1))
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["nack", "no permission", "quote:A"], at=1)
+    r.unwant("quote:A", at=2)
+    r.tick(4)
+    r.fresh()
+    r.say(["quote", "A", "1"], ["quote", "A", "2"], at=5)
+    assert r.kinds() == ["staleness FRESH", "quote", "quote"]
+
+
 def test_what_is_remembered_of_topics_that_were_left_is_bounded(monkeypatch):
     from relay.adapter import Session
     from relay.model.channels import Topic

@@ -289,6 +289,56 @@ def test_a_login_is_renewed_before_it_expires_and_before_every_dial(rig, login):
     assert dial.url.endswith("token=three")
 
 
+def renewed(r, *, until, answer):
+    """When a login that holds 100 seconds was asked for again, each time answered with ``answer``."""
+    (request,) = r.do(turns.Start(), 0)
+    r.do(turns.Fetched(request.id, learned("one", 1_700_000_000 + 100)), 0)
+    r.do(turns.Opened(), 0)
+    asked = []
+    while (at := r.machine.deadline()) < until:
+        for request in r.requests(r.tick(at)):
+            asked.append(at)
+            r.do(turns.Fetched(request.id, answer), at)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [
+        (Answer(status=200, text="<html>"), [80, 95, 125, 185, 305, 545, 845]),
+        (Answer(status=200, text='[["error", "busy", "later"]]'), [80, 95, 125, 185, 305, 545, 845]),
+        (Answer(status=429, text="", headers={"retry-after": "120"}), [80, 200, 320, 440, 560, 800]),
+        (Answer(status=401, text=""), [80]),
+    ],
+)
+def test_a_login_that_is_not_renewed_is_asked_for_ever_more_rarely(rig, login, answer, asked):
+    r = rig(adapter=login, credentials={"key": "k"}, silent_after=9999)
+    assert renewed(r, until=1000, answer=answer) == asked
+    errors = [event for event in r.fresh() if event.kind == "error" and event.code == "renewal_failed"]
+    assert len(errors) == len(asked)
+    assert ("next connection" in errors[-1].message) == (answer.status == 401)
+
+
+def test_a_login_of_two_steps_is_renewed_by_the_second(rig, login):
+    r = rig(adapter=login, credentials={"key": "k"}, silent_after=9999)
+    (request,) = r.do(turns.Start(), 0)
+    r.do(turns.Fetched(request.id, learned("one", 1_700_000_000 + 100)), 0)
+    r.do(turns.Opened(), 0)
+    (first,) = r.requests(r.tick(80))
+    (second,) = r.requests(r.do(turns.Fetched(first.id, Answer(status=200, text='[["fetch", "/second"]]')), 80))
+    r.do(turns.Fetched(second.id, learned("two")), 81)
+    assert r.kinds() == ["connection CONNECTED"]
+    assert (r.context.learned["token"], r.machine.core.renewal.deadline()) == ("two", float("inf"))
+
+
+def test_a_token_nobody_ever_showed_is_kept_out_of_texts_when_it_was_replaced(rig):
+    r = rig()
+    r.up(0)
+    r.say(*(["learned", {"token": f"token{number}"}, None] for number in range(3)), at=1)
+    r.do(turns.Closed(1008, "token1 is not token2"), 2)
+    assert r.fresh()[-1].reason == "closed with 1008: [redacted] is not [redacted]"
+
+
 @pytest.mark.parametrize(
     ("status", "state"), [(401, "FAILED"), (500, "RECONNECTING"), (0, "RECONNECTING"), (200, "RECONNECTING")]
 )
