@@ -105,8 +105,8 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def want(self, topic: Topic, refused: str | None = None) -> None:
-        """Somebody needs ``topic``. ``refused`` is the reason when the relay itself knows that it cannot be had."""
+    def want(self, topic: Topic) -> None:
+        """Somebody needs ``topic``."""
         key = topic_key(topic)
         entry = self._entries.get(key)
         if entry is None:
@@ -116,9 +116,6 @@ class Ledger:
             self._stand(key, entry, Standing.WANTED)
         entry.leave_at = None
         self._lingering.pop(key, None)
-        if refused is not None:
-            self._stand(key, entry, Standing.REFUSED)
-            entry.reason = refused
 
     def _stand(self, key: Key, entry: Entry, standing: Standing) -> None:
         self._standing[entry.standing].pop(key, None)

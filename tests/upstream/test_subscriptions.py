@@ -68,14 +68,22 @@ def test_refused_topics_stay_visible_and_are_tried_on_the_next_connection(rig):
     assert r.texts(r.do(turns.Opened(), 5)) == [{"sub": ["quote:A", "quote:B"]}]
 
 
-def test_what_the_provider_does_not_offer_is_refused_at_once(rig):
-    r = rig()
+def test_what_the_provider_does_not_offer_is_refused_at_once_on_every_connection(rig):
+    r = rig(backoff=ONCE)
     r.up(0)
+    r.fresh()
     assert r.want("reference:A", "candle:A:7m") == []
-    assert [t["reason"] for t in troubled(r)] == [
-        "acme offers no reference, only account, candle, depth, quote",
-        "no timeframe 7m, only 1m",
-    ]
+    reasons = ["acme offers no reference, only account, candle, depth, quote", "no timeframe 7m, only 1m"]
+    assert [t["reason"] for t in troubled(r)] == reasons
+    events = r.fresh()
+    assert [event.reason for event in events if event.kind == "staleness"] == reasons
+    assert [event.code for event in events if event.kind == "error"] == ["subscription_refused"] * 2
+    r.want("quote:A", at=1)
+    r.do(turns.Closed(1006), 2)
+    r.tick(3)
+    assert r.texts(r.do(turns.Opened(), 4)) == [{"sub": ["quote:A"]}]
+    assert [t["reason"] for t in troubled(r)] == reasons
+    assert [event.kind for event in r.fresh() if event.kind == "staleness"] == []  # said once
 
 
 def test_a_topic_the_adapter_cannot_write_does_not_take_the_batch_with_it(rig):
