@@ -147,7 +147,7 @@ class Session:
         ready_within: deadline from open to ready.
         heartbeat: who pings, and how.
         silent_after: seconds without any message after which the transport is presumed dead and redialled.
-        first_data_within: seconds from a subscription to its first event before it is called stale; None: quiet is normal.
+        first_data_within: seconds from a subscription to its first event before it is called stale; None: ``stale_after``.
         stale_after: seconds without an event after which a topic is called stale, by kind; kinds not named are never.
         ack_within: seconds for a subscription's acknowledgement; None when the provider sends none.
         topics_per_frame: how many topics one `Subscribe` may carry.

@@ -3,15 +3,18 @@
 A fill is published once, whoever repeats it: the stream, a replay, or a list fetched after a reconnect. The last states
 are what a fetched list is compared with, so that after an absence only differences are published, marked ``reconciled``.
 What was open and is missing from a list the provider calls complete has vanished: a position of which nothing is left is
-closed; of an order only that it is not open any more is known, and nothing else is said. What was told after the list had
-been asked for is not judged by it.
+closed; of an order only that it is not open any more is known, and nothing else is said.
+
+A list is as old as the moment it was asked for, however long its answer and its further pages take. What was told after
+that is newer: it is not judged by the list, nor overwritten by what the list has of it.
 
 Both memories outlive connections, and both are bounded: the longest unused is forgotten.
 """
 
 from collections import OrderedDict
-from collections.abc import Container
-from typing import Any
+from collections.abc import Container, Mapping
+from math import inf
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -24,6 +27,14 @@ _ENDED = (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, Order
 
 _ABSENT = object()
 _Name = tuple[str, str | None, str]
+
+
+class _Known(NamedTuple):
+    """A state, when it was last told, and of money, of which messages tell different members, when each of them was."""
+
+    event: Order | Position | Account
+    told_at: float
+    members: Mapping[str, float]
 
 
 class Fills:
@@ -50,9 +61,9 @@ class States:
 
     def __init__(self, size: int = 20_000) -> None:
         self._size = size
-        self._states: OrderedDict[_Name, tuple[Order | Position | Account, float]] = OrderedDict()
+        self._states: OrderedDict[_Name, _Known] = OrderedDict()
 
-    def changes(self, event: Order | Position | Account, account: str | None, now: float) -> bool:
+    def changes(self, event: Order | Position | Account, account: str | None, told_at: float) -> bool:
         """Whether ``event`` says anything that was not last known; it is known from now on.
 
         What an event leaves out it says nothing about: lists have fewer members than the stream, or other ones. Only that it
@@ -61,19 +72,37 @@ class States:
         name = _name(event, account)
         before = self._states.pop(name, None)
         said = _said(event)
+        members = dict.fromkeys(said, told_at) if isinstance(event, Account) else {}
         if before is not None:
-            had = _said(before[0])
+            had = _said(before.event)
             is_new = any(had.get(field, _ABSENT) != value for field, value in said.items())
             event = attrs.evolve(event, **{field: value for field, value in had.items() if field not in said})
-        self._states[name] = event, now
+            told_at, members = max(told_at, before.told_at), {**before.members, **members}
+        self._states[name] = _Known(event, told_at, members)
         if len(self._states) > self._size:
             self._states.popitem(last=False)
         return before is None or is_new
 
+    def not_overtaken(
+        self, event: Order | Position | Account, account: str | None, asked_at: float
+    ) -> Order | Position | Account | None:
+        """What an item of a list asked for at ``asked_at`` has that was not told since; None when that is nothing.
+
+        An order or position that was told since is newer as a whole, of money only the members that were.
+        """
+        known = self._states.get(_name(event, account))
+        if known is None or known.told_at <= asked_at:
+            return event
+        if not isinstance(event, Account):
+            return None
+        said = _said(event)
+        newer: dict[str, Any] = {field: None for field in said if known.members.get(field, -inf) > asked_at}
+        return attrs.evolve(event, **newer) if len(newer) < len(said) else None
+
     def is_open(self, event: Order | Position | Account, account: str | None) -> bool:
         """Whether the order or position was last known to be open."""
-        known, _ = self._states.get(_name(event, account), (None, 0.0))
-        return known is not None and _is_open(known)
+        known = self._states.get(_name(event, account))
+        return known is not None and _is_open(known.event)
 
     def vanished(
         self, kind: str, account: str | None, listed: Container[str], asked_at: float
@@ -83,7 +112,7 @@ class States:
         ``asked_at``: when the list was asked for. What was told at that moment or later is newer than the list.
         """
         gone: list[Order | Position] = []
-        for name, (event, told_at) in self._states.items():
+        for name, (event, told_at, _) in self._states.items():
             if name[:2] != (kind, account) or name[2] in listed or told_at >= asked_at:
                 continue
             if isinstance(event, Order | Position) and _is_open(event):

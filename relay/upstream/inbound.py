@@ -106,6 +106,8 @@ class Inbound:
                 self._subscriptions.confirmed_by_data(entry)
         watch = self._watch_of(key)
         if watch is None:
+            if (left := self._core.topics.left(key, self._core.at.now)) is not None:
+                self._core.publish(staleness(left, StalenessEvent.FRESH))
             return True
         if watch.stale and watch.said == event:  # the answer to the new request; what comes again and again is alive
             watch.said = None
@@ -140,13 +142,19 @@ class Inbound:
 
     def _state(self, event: Order | Position | Account) -> None:
         self._tally.received += 1
-        states, compared = self._core.states, self._reconciling or event.reconciled
-        was_open = compared and states.is_open(event, self._account)
-        changed = states.changes(event, self._account, self._core.at.now)
-        if changed or not compared:
-            self._send(self._marked(still(event) if was_open else event), ("account", event.account or self._account))
+        states, account, asked_at = self._core.states, self._account, self._asked_at()
+        item = states.not_overtaken(event, account, asked_at)
+        compared = self._reconciling or event.reconciled
+        was_open = compared and states.is_open(event, account)
+        if item is not None and (states.changes(item, account, asked_at) or not compared):
+            self._send(self._marked(still(item) if was_open else item), ("account", item.account or account))
         else:
             self._tally.deduped += 1
+
+    def _asked_at(self) -> float:
+        """As of when what is being read is: a message comes in its place, and so does what a command brought about."""
+        job = self._answering
+        return self._core.at.now if job is None or job.purpose is Purpose.CALL else job.chain.asked_at
 
     def _complete(self, complete: Complete) -> None:
         """Say what is missing from a complete list. With a part that was not understood it is none."""
@@ -162,8 +170,7 @@ class Inbound:
             and item.kind == complete.kind
             and (item.account or self._account) == account
         }
-        asked_at = core.at.now if self._answering is None else self._answering.sent_at
-        for event in core.states.vanished(complete.kind, account, listed, asked_at):
+        for event in core.states.vanished(complete.kind, account, listed, self._asked_at()):
             core.publish(event)
 
     def _fetch(self, fetch: Fetch) -> None:

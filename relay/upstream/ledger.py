@@ -60,7 +60,7 @@ class Entry:
     """One wanted topic. Times are monotonic seconds.
 
     Attributes:
-        asks: requests sent on this connection.
+        asks: requests sent for this subscription, on this connection.
         asked_at: when the last of them was sent.
         leave_at: when it is to be unsubscribed; None while somebody needs it.
         reason: why it was refused, or why it is still not confirmed.
@@ -105,21 +105,17 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def want(self, topic: Topic, refused: str | None = None) -> None:
-        """Somebody needs ``topic``. ``refused`` is the reason when the relay itself knows that it cannot be had."""
+    def want(self, topic: Topic) -> None:
+        """Somebody needs ``topic``."""
         key = topic_key(topic)
         entry = self._entries.get(key)
         if entry is None:
-            still_subscribed = self._leaving.pop(key, None) is not None
             entry = self._entries[key] = Entry(topic)
-            self._stand(key, entry, Standing.CONFIRMED if still_subscribed else Standing.WANTED)
+            self._stand(key, entry, Standing.WANTED)
         elif entry.standing is Standing.REFUSED and entry.leave_at is not None:
             self._stand(key, entry, Standing.WANTED)
         entry.leave_at = None
         self._lingering.pop(key, None)
-        if refused is not None:
-            self._stand(key, entry, Standing.REFUSED)
-            entry.reason = refused
 
     def _stand(self, key: Key, entry: Entry, standing: Standing) -> None:
         self._standing[entry.standing].pop(key, None)
@@ -144,8 +140,12 @@ class Ledger:
         return [entry.topic for _, entry in gone]
 
     def to_subscribe(self) -> tuple[Topic, ...]:
-        """The next batch to ask for, in the order they were wanted; they are QUEUED from now on."""
-        batch = list(islice(self._standing[Standing.WANTED].items(), self._per_frame))
+        """The next batch to ask for, in the order they were wanted; they are QUEUED from now on.
+
+        What is yet to be unsubscribed waits for that, or the unsubscribe would end the new subscription.
+        """
+        wanted = self._standing[Standing.WANTED].items()
+        batch = list(islice((each for each in wanted if each[0] not in self._leaving), self._per_frame))
         for key, entry in batch:
             self._stand(key, entry, Standing.QUEUED)
         return tuple(entry.topic for _, entry in batch)
@@ -159,7 +159,7 @@ class Ledger:
     def sent(self, topics: Iterable[Topic], now: float) -> None:
         """The request for these topics was sent."""
         for key, entry in self._found(topics):
-            if entry.standing in (Standing.QUEUED, Standing.WANTED):
+            if entry.standing is Standing.QUEUED:
                 self._stand(key, entry, Standing.PENDING)
                 entry.asked_at = now
                 entry.asks += 1
@@ -167,7 +167,7 @@ class Ledger:
 
     def confirmed(self, topics: Iterable[Topic]) -> list[Entry]:
         """The provider acknowledged these topics; return those that were not confirmed before."""
-        fresh = [(key, entry) for key, entry in self._found(topics) if entry.standing is not Standing.CONFIRMED]
+        fresh = [(key, entry) for key, entry in self._asked_for(topics) if entry.standing is not Standing.CONFIRMED]
         for key, entry in fresh:
             self._stand(key, entry, Standing.CONFIRMED)
             entry.reason = None
@@ -175,11 +175,17 @@ class Ledger:
 
     def refused(self, topics: Iterable[Topic], reason: str) -> list[Entry]:
         """The provider refused these topics; they are not asked for again on this connection."""
-        refused = self._found(topics)
+        refused = self._asked_for(topics)
         for key, entry in refused:
             self._stand(key, entry, Standing.REFUSED)
             entry.reason = reason
         return [entry for _, entry in refused]
+
+    def _asked_for(self, topics: Iterable[Topic]) -> list[tuple[Key, Entry]]:
+        """Those an answer can concern: what was not asked for yet had been before, and that subscription is to end first."""
+        return [
+            (key, entry) for key, entry in self._found(topics) if entry.asks or entry.standing is not Standing.WANTED
+        ]
 
     def ended(self, topics: Iterable[Topic]) -> None:
         """The provider says that these are no longer subscribed: our own doing, or else they are asked for again."""
@@ -198,6 +204,7 @@ class Ledger:
         if entry is not None and entry.standing in (Standing.PENDING, Standing.CONFIRMED):
             self._leaving[key] = topic
             self._stand(key, entry, Standing.WANTED)
+            entry.asks = 0
 
     def overdue(self, now: float) -> tuple[list[Entry], list[Entry]]:
         """Requests without acknowledgement: those to be repeated (they are WANTED again), and those given up just now."""

@@ -91,7 +91,7 @@ class Watch:
     Attributes:
         last: monotonic time from which on its silence counts: its last event, its subscription, its market's opening.
         after: seconds without an event after which it is called stale, infinite when quiet is normal.
-        allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after`` once data have come.
+        allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after``, or what the first event has.
         since_ns: Unix nanoseconds of its last event, None when there was none.
         stale: whether it has been called stale.
         reason: why, when the provider refused it.
@@ -131,27 +131,26 @@ class Topics:
         self._hours = hours
         self._rearm = rearm
         self._watches: dict[Key, Watch] = {}
-        self._left_stale: OrderedDict[Key, None] = OrderedDict()
+        self._left_stale: OrderedDict[Key, Topic] = OrderedDict()
         self._check_at = inf
         #: The watch of a key, None when it is not watched.
         self.find: Callable[[Key], Watch | None] = self._watches.get
 
     def subscribed(self, topic: Topic, now: float) -> None:
-        """The subscription of ``topic`` was confirmed: its first event is due within the declared time.
+        """The subscription of ``topic`` was confirmed: its clock runs from now on.
 
-        An account's topic has no such deadline: nothing happening on an account is normal.
+        Where the first event has a deadline of its own that one counts, except for an account: nothing has to happen there.
         """
-        allowed = self._first if self._first is not None and topic.kind != "account" else inf
         watch = self._watched(topic, now)
-        watch.last, watch.allowed = now, allowed
-        self._check_at = min(self._check_at, now + allowed)
+        first = None if topic.kind == "account" else self._first
+        watch.last, watch.allowed = now, watch.after if first is None else first
+        self._check_at = min(self._check_at, now + watch.allowed)
 
     def _watched(self, topic: Topic, now: float) -> Watch:
         key = topic_key(topic)
         watch = self._watches.get(key)
         if watch is None:
-            stale = key in self._left_stale
-            self._left_stale.pop(key, None)
+            stale = self._left_stale.pop(key, None) is not None
             after = self._after.get(topic, self._after.get(topic.kind, inf)) or inf
             watch = self._watches[key] = Watch(topic, now, after, stale=stale)
         return watch
@@ -173,6 +172,11 @@ class Topics:
         watch.last, watch.since_ns = now, unix_ns
         was_stale, watch.stale = watch.stale, False
         return was_stale
+
+    def left(self, key: Key, now: float) -> Watch | None:
+        """An event came of a topic that is not subscribed, not any more or not yet: its watch if it was stale till now."""
+        topic = self._left_stale.pop(key, None)
+        return None if topic is None else Watch(topic, now, inf)
 
     def check(self, now: float, unix_ns: int) -> list[Watch]:
         """The topics whose clock has run out just now; they are STALE until their next event."""
@@ -206,14 +210,14 @@ class Topics:
         key = topic_key(topic)
         watch = self._watches.pop(key, None)
         if watch is not None and watch.stale:
-            self._left_stale[key] = None
+            self._left_stale[key] = topic
             if len(self._left_stale) > _LEFT:
                 self._left_stale.popitem(last=False)
 
     def adopt(self, other: "Topics") -> None:
         """Take over which topics of a session that is being replaced are stale."""
         self._left_stale = other._left_stale
-        self._left_stale.update(dict.fromkeys(key for key, watch in other._watches.items() if watch.stale))
+        self._left_stale.update((key, watch.topic) for key, watch in other._watches.items() if watch.stale)
 
     def closed(self) -> None:
         """The connection is gone: no topic can be called silent until it is subscribed again."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from math import inf
 
-from attrs import evolve, frozen
+from attrs import Factory, define, evolve, frozen
 
 from relay.adapter import Adapter, Context, Fetch, Outgoing, RateOf, Reconcile, Session, Subscribe, Unsubscribe
 from relay.model.channels import Topic
@@ -32,6 +32,17 @@ class Purpose(enum.Enum):
     OTHER = "other"
 
 
+@define(eq=False)
+class Chain:
+    """What is asked for together, and whatever its answers lead to.
+
+    Attributes:
+        asked_at: when the first request of it was made, monotonic seconds: the answers tell nothing newer for certain.
+    """
+
+    asked_at: float = inf
+
+
 @frozen
 class Job:
     """A frame or a request.
@@ -39,7 +50,7 @@ class Job:
     Attributes:
         subject: the symbol of a snapshot, the id of a command.
         topics: what is asked for once this, the last frame or request of its batch, was sent.
-        sent_at: when a request was made, monotonic seconds.
+        chain: what it is a part of.
     """
 
     writing: str | Fetch
@@ -47,7 +58,7 @@ class Job:
     purpose: Purpose = Purpose.OTHER
     subject: str = ""
     topics: tuple[Topic, ...] = ()
-    sent_at: float = -inf
+    chain: Chain = Factory(Chain)
 
 
 def uses(job: Job, outgoing: Outgoing | None) -> Uses:
@@ -86,9 +97,9 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        writings = list(adapter.encode(outgoing))
+        writings, chain = list(adapter.encode(outgoing)), Chain()
         for position, writing in enumerate(writings, start=1):
-            job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else ())
+            job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else (), chain)
             self.queue.put(lane, uses(job, outgoing), job)
         return len(writings)
 
@@ -103,9 +114,8 @@ class Outbound:
 
     def follow(self, fetch: Fetch, adapter: Adapter, job: Job | None) -> None:
         """Queue a further request, made for the same reason as ``job``; None for one that a message led to."""
-        purpose, subject = (Purpose.OTHER, "") if job is None else (job.purpose, job.subject)
-        following = Job(fetch, adapter, purpose, subject)
-        self.queue.put(Lane.CALL if purpose is Purpose.CALL else Lane.FETCH, uses(following, None), following)
+        following = Job(fetch, adapter) if job is None else evolve(job, writing=fetch, topics=())
+        self.queue.put(Lane.CALL if following.purpose is Purpose.CALL else Lane.FETCH, uses(following, None), following)
 
     def now(self, adapter: Adapter, writings: Iterable[str | Fetch], purpose: Purpose, now: float) -> list[Output]:
         """Give out ``writings`` at once; the budget is charged, not asked.
@@ -134,7 +144,8 @@ class Outbound:
             return SendText(job.writing)
         url, shown = fetch_target(job.writing, self._session, self._context)
         number = next(self._ids)
-        self._requests[number] = evolve(job, sent_at=now)
+        self._requests[number] = job
+        job.chain.asked_at = min(job.chain.asked_at, now)
         self.on_sent(job)
         return FetchRequest(number, job.writing, url, shown)
 

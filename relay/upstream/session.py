@@ -67,6 +67,8 @@ class Life(enum.Enum):
 
 
 _CONNECTED = (Life.OPENING, Life.UP)
+#: What another attempt would not change.
+_FINAL = (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER)
 
 
 class SessionMachine:
@@ -79,7 +81,8 @@ class SessionMachine:
         uniform: random numbers in [0, 1).
         correlation: fresh UUIDs for `EventAck`.
         settings: the operator's choices.
-        after: the machine this one replaces, after a crash; its budgets, memories, topics and open gap are taken over.
+        after: the machine this one replaces, after a crash; its budgets, memories, topics, open gap and waits are
+            taken over, and that it stopped as FAILED.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class SessionMachine:
         self._declared = core.declared
         self._uniform = uniform
         self._transport = Transport(core.declared.silent_after, core.declared.heartbeat.every)
-        self._retry = Retry(core.declared.backoff)
+        self._retry: Retry = Retry(core.declared.backoff) if after is None else after._retry
         self._subscriptions = Subscriptions(core)
         self._inbound = Inbound(core, self._subscriptions)
         self._trading = Trading(core, self._inbound)
@@ -106,10 +109,12 @@ class SessionMachine:
         self._inbound.handle({Ready: lambda _: self._ready(), Redial: lambda redial: self._lose(*_told(redial)),
                               Waits: lambda waits: self._retry.recommend(waits.seconds)})  # fmt: skip
         core.outbound.on_sent = self._sent
-        self._life = Life.NEW
+        failed = after is not None and after._life is Life.FAILED
+        self._life: Life = Life.FAILED if failed else Life.NEW
         self._wake_at = inf
+        self._not_before: float = -inf if after is None else after._not_before
         self._lost_ns: int | None = None if after is None else after._lost_ns
-        self._reason = ""
+        self._reason: str = after._reason if after is not None and failed else ""
 
     # --- the two ways in ---------------------------------------------------------------------------------------------
 
@@ -172,10 +177,13 @@ class SessionMachine:
     def _handle(self, turn: turns.Input) -> None:
         match turn:
             case turns.Start():
-                self._start()
+                if self._life is Life.NEW:  # what had FAILED before a crash goes on only by Resume
+                    self._start()
             case turns.Resume():
                 if self._life is Life.FAILED:  # a wait that is under way is the provider's wish, or kind to it
                     self._start()
+                    self._reason = "told to try again"
+                    self._announce(ConnectionEvent.RECONNECTING)
             case turns.Opened() if self._life is Life.DIALLING:
                 self._opened()
             case turns.Heard():
@@ -205,8 +213,8 @@ class SessionMachine:
     # --- the life of a connection ------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if self._life in (Life.NEW, Life.FAILED, Life.WAITING):
-            self._life, self._wake_at = Life.WAITING, self.core.budget.at({"dial": 1}, self.core.at.now)
+        self._life = Life.WAITING
+        self._wake_at = max(self._not_before, self.core.budget.at({"dial": 1}, self.core.at.now))
 
     def _prepare(self) -> None:
         core = self.core
@@ -271,7 +279,7 @@ class SessionMachine:
             self.core.put(CloseSocket(1000))
         self._let_go(reason)
         self.core.rearm()  # a message may have said it, and what is waited for now is nearer than the silence of a line
-        if meaning in (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER):
+        if meaning in _FINAL:
             self._life, self._wake_at = Life.FAILED, inf
             self._announce(ConnectionEvent.FAILED)
             self._trading.ended()
@@ -337,10 +345,12 @@ class SessionMachine:
     def abandon(self, reason: str, at: Moment) -> None:
         """The shell or this machine failed: say so, and what is not known of open commands. A successor takes over."""
         self.core.begin(at)
-        self._let_go(reason)
-        self._announce(ConnectionEvent.RECONNECTING)
+        if self._life is not Life.FAILED:
+            self._not_before = self._wake_at if self._life is Life.WAITING else -inf
+            self._let_go(reason)
+            self._announce(ConnectionEvent.RECONNECTING)
+            self._life, self._wake_at = Life.ENDED, inf
         self._trading.ended()
-        self._life, self._wake_at = Life.ENDED, inf
 
     # --- HTTP answers ------------------------------------------------------------------------------------------------
 
@@ -358,9 +368,8 @@ class SessionMachine:
                 self._prepared(job, answer)
             case Purpose.CALL:
                 self._trading.answered(job, answer)
-            case Purpose.RENEW if not answer.ok:
-                core.renewal.failed(core.at.now)
-                core.error("renewal_failed", f"the login could not be renewed: {_status(answer)}")
+            case Purpose.RENEW:
+                self._renewed(job, answer, wait)
             case Purpose.RECONCILE if not answer.ok:
                 self._subscriptions.not_reconciled(answer)
             case Purpose.SNAPSHOT:
@@ -384,6 +393,21 @@ class SessionMachine:
             self._lose(f"preparing failed: {core.tally.samples[-1].why or 'an answer was not understood'}")
         elif not core.outbound.under_way(Purpose.PREPARE):
             self._dial()
+
+    def _renewed(self, job: Job, answer: Answer, wait: float | None) -> None:
+        """Whatever an answer looks like, a login is renewed only when one was learned."""
+        core, why = self.core, "the answer has no login"
+        if not answer.ok:
+            why = _status(answer)
+        else:
+            self._inbound.answer(job, answer)
+            if not core.renewal.pending or core.outbound.under_way(Purpose.RENEW):
+                return
+        if not answer.ok and self._declared.refusals.get(answer.status) in _FINAL:
+            core.renewal.refused()
+            why += ", which another attempt would not change: it is asked for by the next connection"
+        core.renewal.failed(core.at.now, wait or 0.0)
+        core.error("renewal_failed", f"the login could not be renewed: {why}")
 
     # --- sending, and the clocks -------------------------------------------------------------------------------------
 

@@ -83,6 +83,7 @@ class Signals:
     def _learned(self, learned: Learned) -> None:
         core = self._core
         core.context.learned.update(learned.values)
+        core.redact.notice()
         core.renewal.learned(core.at.now, core.at.unix_ns, learned.expires_at)
         core.rearm()
 

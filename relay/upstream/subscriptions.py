@@ -49,8 +49,8 @@ class Subscriptions:
     # --- what is wanted ----------------------------------------------------------------------------------------------
 
     def want(self, topic: Topic) -> None:
-        """Somebody needs ``topic``; what the provider does not have is refused here."""
-        self._ledger.want(topic, self._not_offered(topic))
+        """Somebody needs ``topic``."""
+        self._ledger.want(topic)
         self._core.rearm()
 
     def _not_offered(self, topic: Topic) -> str | None:
@@ -84,10 +84,17 @@ class Subscriptions:
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
             core.error("encode_failed", f"unsubscribe: {type(error).__name__}: {error}")
 
-    def _subscribe(self, topics: tuple[Topic, ...]) -> None:
-        """Queue the request; when the adapter cannot write it, find the topics it cannot write and refuse those."""
+    def _subscribe(self, batch: tuple[Topic, ...]) -> None:
+        """Queue the request for what the provider offers; when the adapter cannot write it, refuse the topics at fault."""
         core = self._core
         assert core.adapter is not None
+        reasons = {topic: self._not_offered(topic) for topic in batch}
+        for topic, reason in reasons.items():
+            if reason is not None:
+                self.refused((topic,), reason)
+        topics = tuple(topic for topic in batch if reasons[topic] is None)
+        if not topics:
+            return
         for topic in topics:
             if topic.kind == "depth" and topic.symbol is not None:
                 self._books.open(topic.symbol)

@@ -1,12 +1,15 @@
 """URLs and headers from templates, and keeping secrets out of every text a person reads."""
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, quote_plus, urlencode, urljoin, urlsplit, urlunsplit
 
 from relay.adapter import Context, Fetch, Header, Query, Session
 
 HIDDEN = "[redacted]"
+#: Values of one name that are kept out of texts: the present one and those before it.
+KEPT = 4
 _name = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -73,22 +76,36 @@ def fetch_target(fetch: Fetch, session: Session, context: Context) -> tuple[str,
 
 
 class Redactor:
-    """Takes secrets out of text: their values as they are, and as they stand in a URL."""
+    """Takes secrets out of text: their values as they are, and as they stand in a URL.
+
+    A value that was replaced is still secret for as long as a provider may repeat it: the last `KEPT` of each name are kept.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._known: tuple[str, ...] = ()
-        self._past: set[str] = set()
+        self._values: dict[tuple[str, str], deque[str]] = {}
         self._pattern: re.Pattern[str] | None = None
 
     def __call__(self, text: str) -> str:
-        """Return ``text`` without any credential or learned value, earlier ones included."""
+        """Return ``text`` without any credential or learned value, the last ones included."""
+        self.notice()
+        return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+
+    def notice(self) -> None:
+        """Remember what is secret now, before anything of it is replaced."""
         known = (*self._context.credentials.values(), *self._context.learned.values())
         if known != self._known:
             self._known = known
-            self._past.update(filter(None, known))
-            self._pattern = _any_of(self._past)
-        return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+            self._remember("credential", self._context.credentials)
+            self._remember("learned", self._context.learned)
+            self._pattern = _any_of(value for values in self._values.values() for value in values)
+
+    def _remember(self, what: str, secrets: Mapping[str, str]) -> None:
+        for name, value in secrets.items():
+            values = self._values.setdefault((what, name), deque(maxlen=KEPT))
+            if value and value not in values:
+                values.append(value)
 
 
 def _any_of(secrets: Iterable[str]) -> re.Pattern[str] | None:

@@ -185,7 +185,7 @@ async def test_refused_upgrade_fails_the_session_and_resume_tries_again():
         assert (failed.event, failed.reason) == ("FAILED", "the connection was refused with HTTP status 401")
         assert session.status()["state"] == "failed"
         session.resume()
-        assert (await events.next("connection")).event == "CONNECTED"
+        assert [(await events.next("connection")).event for _ in range(2)] == ["RECONNECTING", "CONNECTED"]
 
 
 async def test_retry_after_of_a_refusal_reaches_the_machine():

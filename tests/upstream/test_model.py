@@ -4,7 +4,7 @@ The provider numbers its deltas and writes the number as the size of one price l
 when that level is the provider's last number. What must hold at every step: no delta before its snapshot or across an
 unannounced hole, no quote sent on a live connection lost or published twice, none while its topic is said to be stale, every
 state reported, the counters add up.
-At the end, left in peace, every wanted book converges to the provider's.
+At the end, left in peace, every wanted topic is subscribed, or refused and said to be stale, and every wanted book converges to the provider's.
 """
 
 from typing import Any
@@ -74,7 +74,7 @@ class Consumer:
         ((_, self.level[event.symbol]),) = event.bids
 
 
-def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
+def provider_model(rig: Any, book: Book, interest: Rate, linger: float) -> type[RuleBasedStateMachine]:
     class Provider(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
@@ -84,10 +84,10 @@ def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
                 backoff=Backoff(first=1, cap=4, settle=5),
                 ack_within=5,
                 topics_per_frame=2,
-                limits=(Rate(3, per=2, of="interest"), Rate(5, per=10, of="dial"), Rate(2, per=1, of="http")),
+                limits=(interest, Rate(5, per=10, of="dial"), Rate(2, per=1, of="http")),
                 silent_after=1e9,
                 stale_after={"quote": 20, "depth": 40},
-                settings=SessionSettings(linger=3, book_buffer=4),
+                settings=SessionSettings(linger=linger, book_buffer=4),
             )
             self.consumer = Consumer()
             self.seq = {"A": 0, "B": 0}
@@ -99,6 +99,7 @@ def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
             self.sent_quotes: list[str] = []
             self.sent_fills: set[str] = set()
             self.wanted: set[str] = set()
+            self.refused: set[str] = set()
 
         # --- plumbing
 
@@ -119,6 +120,7 @@ def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
                 self.consumer.take(event)
 
         def subscribe(self, name: str) -> None:
+            self.refused.discard(name)
             self.subscribed.add(name)
             self.unacked.append(name)
             if name.startswith("depth") and book is Book.DELTAS:
@@ -173,6 +175,16 @@ def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
             self.wanted.discard(name)
             self.done(self.r.unwant(name))
 
+        @rule(name=TOPICS, away=st.sampled_from([0.1, 1, 3]), late=st.booleans())
+        def unwant_and_want_again(self, name: str, away: float, late: bool) -> None:
+            """Behind others who use the budget up, so that the unsubscribe has to wait."""
+            self.unwant(name)
+            self.time_passes(linger)
+            self.time_passes(away)
+            self.want(name)
+            if late and self.connected and self.unacked:
+                self.acknowledge()
+
         @precondition(lambda self: self.dialling)
         @rule()
         def the_dial_succeeds(self) -> None:
@@ -206,9 +218,8 @@ def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
             name = next(name for name in self.unacked if name.startswith("quote"))
             self.unacked.remove(name)
             self.subscribed.discard(name)
+            self.refused.add(name)
             self.say(["nack", reason, name])
-            if name in self.wanted:
-                assert name in self.consumer.stale
 
         @precondition(lambda self: self.connected)
         @rule(symbol=SYMBOLS)
@@ -283,6 +294,7 @@ def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
                 self.settle()
                 self.time_passes(10)
             for name in self.wanted:
+                assert name in self.subscribed or name in self.refused & self.consumer.stale, name
                 if name.startswith("depth"):
                     assert self.consumer.level.get(name[-1]) == str(self.seq[name[-1]]), name
 
@@ -290,9 +302,12 @@ def provider_model(rig: Any, book: Book) -> type[RuleBasedStateMachine]:
 
 
 @pytest.mark.parametrize("book", [Book.FETCHED, Book.DELTAS])
-def test_whatever_happens(rig: Any, book: Book) -> None:
+@pytest.mark.parametrize(
+    ("interest", "linger"), [(Rate(3, per=2, of="interest"), 3), (Rate(1, per=5, of="interest"), 0.1)]
+)
+def test_whatever_happens(rig: Any, book: Book, interest: Rate, linger: float) -> None:
     run_state_machine_as_test(
-        provider_model(rig, book),
+        provider_model(rig, book, interest, linger),
         settings=settings(
             max_examples=100,
             stateful_step_count=40,

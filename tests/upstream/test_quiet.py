@@ -82,7 +82,7 @@ def test_topics_without_hours_are_judged_as_ever(market):
     r.want("candle:A:1m", "candle:A:5m", at=500)
     r.say(["candle", "A", "1m"], at=500)
     r.tick(520)
-    assert stale(r.fresh()) == [("STALE", ("A",), "1m")]
+    assert stale(r.fresh()) == [("STALE", ("A",), "1m"), ("STALE", ("A",), "5m")]
 
 
 def test_a_closed_market_is_asked_for_a_pong_before_it_is_redialled(market):
@@ -115,8 +115,8 @@ def test_where_our_heartbeats_are_answered_silence_is_no_excuse(market):
     assert turns.CloseSocket(1000) in r.tick(460)
 
 
-def test_the_clock_that_starts_with_the_first_event_is_told_to_the_shell(market):
-    r = market(ack_within=5)
+def test_a_clock_that_is_nearer_with_the_first_event_is_told_to_the_shell(market):
+    r = market(ack_within=5, first_data_within=50)
     r.up(0)
     r.want("quote:A", at=0)
     r.say(["ack", "quote:A"], at=1)
@@ -155,6 +155,30 @@ def test_a_provider_that_goes_on_repeating_itself_is_alive(rig):
     assert r.kinds() == []
     r.say(["quote", "A", "1"], at=22)
     assert r.kinds() == ["staleness FRESH", "quote"]
+
+
+def test_a_stream_that_stays_silent_behind_a_subscription_is_stale(rig):
+    """Data that came on an earlier connection prove nothing, and heartbeats prove the transport only."""
+    r = rig(stale_after={"quote": 30, "account": 90}, ack_within=5, backoff=ONCE)
+    r.up(0)
+    r.want("quote:A", "account:main", "candle:A:1m", at=0)
+    r.say(["ack", "quote:A", "account:main", "candle:A:1m"], ["quote", "A", "1"], ["fill", "1"], at=1)
+    r.do(turns.Closed(1006), 2)
+    r.tick(3)
+    r.do(turns.Opened(), 4)
+    r.say(["ack", "quote:A", "account:main", "candle:A:1m"], at=5)
+    r.fresh()
+    told, frames = [], []
+    for at in range(6, 500):
+        frames += r.texts(r.say("alive", ["ack", "quote:A", "account:main"], at=at) + r.tick(at))
+        told += [(at, event.of) for event in r.fresh() if event.kind == "staleness"]
+    assert told == [(35, "quote"), (95, "account")]
+    assert frames == [
+        {"unsub": ["quote:A"]},
+        {"sub": ["quote:A"]},
+        {"unsub": ["account:main"]},
+        {"sub": ["account:main"]},
+    ]
 
 
 # --- as configured ---------------------------------------------------------------------------------------------------
@@ -237,6 +261,18 @@ def test_a_stale_topic_that_was_left_is_fresh_when_it_is_wanted_again_and_flows(
     r.fresh()
     r.say(["quote", "A", "2"], at=101)
     assert r.kinds() == ["staleness FRESH", "quote"]
+
+
+def test_or_when_it_flows_before_that(rig):
+    r = rig(backoff=ONCE, settings=SessionSettings(linger=1))
+    r.up(0)
+    r.want("quote:A", at=0)
+    r.say(["nack", "no permission", "quote:A"], at=1)
+    r.unwant("quote:A", at=2)
+    r.tick(4)
+    r.fresh()
+    r.say(["quote", "A", "1"], ["quote", "A", "2"], at=5)
+    assert r.kinds() == ["staleness FRESH", "quote", "quote"]
 
 
 def test_what_is_remembered_of_topics_that_were_left_is_bounded(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.adapter import Answer, Backoff, dumps
+from relay.adapter import Answer, Backoff, Rate, Reconcile, dumps
 from relay.model.commands import CancelOrder, PlaceOrder
 from relay.upstream import turns
 from relay.upstream.ledger import Ledger, Standing
@@ -73,6 +73,50 @@ def test_what_was_told_after_the_list_was_asked_for_is_not_judged_by_it(away):
     away.fresh()
     away.do(turns.Fetched(away.request.id, answer(["complete", "order"])), 5)
     assert [name for _, name, *_ in said(away)] == ["2"]
+
+
+def test_what_was_told_while_earlier_pages_were_under_way_is_not_judged_by_the_last(away):
+    away.say(["order", "4", "OPEN"], ["position", "r", "POSITION_OPENED", "1"], at=4.5)
+    away.fresh()
+    (page,) = away.requests(away.do(turns.Fetched(away.request.id, answer(["fetch", "/page/2"])), 5))
+    away.do(turns.Fetched(page.id, answer(["complete", "order"], ["complete", "position"])), 6)
+    assert [name for _, name, *_ in said(away)] == ["1", "2", "p"]
+
+
+def test_nor_by_a_list_that_was_asked_for_together_with_an_earlier_one(rig):
+    class Twice(rig.Venue):
+        def encode(self, outgoing):
+            for fetch in super().encode(outgoing):
+                yield from (fetch, fetch) if isinstance(outgoing, Reconcile) else (fetch,)
+
+    r = rig(adapter=Twice, credentials={"key": "k"}, limits=(Rate(1, per=10, of="http"),))
+    r.up(0)
+    r.say(["order", "1", "OPEN"], at=1)
+    (second,) = r.requests(r.tick(10))
+    r.fresh()
+    r.do(turns.Fetched(second.id, answer(["complete", "order"])), 11)
+    assert said(r) == []
+
+
+def test_a_list_does_not_overwrite_what_the_stream_told_since_it_was_asked_for(away):
+    away.say(["order", "1", "FILLED"], ["position", "p", "POSITION_CLOSED", "0"], at=4.5)
+    away.fresh()
+    old = (["order", "1", "OPEN"], ["position", "p", "POSITION_MODIFIED", "2"], ["order", "2", "CANCELLED"])
+    away.do(turns.Fetched(away.request.id, answer(*old, ["complete", "order"], ["complete", "position"])), 5)
+    assert said(away) == [("order", "2", "ORDER_MODIFIED", True)]
+    assert away.counters()["deduped"] == 2
+    away.do(turns.Closed(1006), 6)
+    away.tick(9)
+    (request,) = away.requests(away.do(turns.Opened(), 9))
+    away.fresh()
+    away.do(turns.Fetched(request.id, answer(["order", "1", "FILLED"], ["complete", "position"])), 10)
+    assert said(away) == []  # what is remembered is what the stream told
+    assert away.add_up()
+
+
+def test_of_two_lists_of_one_answer_the_later_stands(away):
+    away.do(turns.Fetched(away.request.id, answer(["order", "1", "CANCELLED"], ["order", "1", "OPEN"])), 5)
+    assert len(said(away)) == 2
 
 
 def test_a_list_of_the_stream_stands_in_its_place(away):

@@ -15,7 +15,7 @@ from relay.adapter import (
 from relay.model.enums import ConnectionEvent, Refill
 from relay.model.events import Connection, Gap
 from relay.upstream import turns
-from relay.upstream.session import Life
+from relay.upstream.session import Life, SessionMachine
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
 
@@ -110,6 +110,8 @@ def test_close_codes_mean_what_the_adapter_declares(rig):
     assert r.machine.deadline() == float("inf")
     assert r.tick(1000) == []
     assert isinstance(r.do(turns.Resume(), 1001)[0], turns.Dial)
+    (resumed,) = r.fresh()
+    assert (resumed.event, resumed.reason, resumed.gap_ms) == ("RECONNECTING", "told to try again", 992_000)
 
 
 def test_an_adapter_may_tell_two_closes_of_one_code_apart_by_their_text(rig):
@@ -287,6 +289,56 @@ def test_a_login_is_renewed_before_it_expires_and_before_every_dial(rig, login):
     assert dial.url.endswith("token=three")
 
 
+def renewed(r, *, until, answer):
+    """When a login that holds 100 seconds was asked for again, each time answered with ``answer``."""
+    (request,) = r.do(turns.Start(), 0)
+    r.do(turns.Fetched(request.id, learned("one", 1_700_000_000 + 100)), 0)
+    r.do(turns.Opened(), 0)
+    asked = []
+    while (at := r.machine.deadline()) < until:
+        for request in r.requests(r.tick(at)):
+            asked.append(at)
+            r.do(turns.Fetched(request.id, answer), at)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [
+        (Answer(status=200, text="<html>"), [80, 95, 125, 185, 305, 545, 845]),
+        (Answer(status=200, text='[["error", "busy", "later"]]'), [80, 95, 125, 185, 305, 545, 845]),
+        (Answer(status=429, text="", headers={"retry-after": "120"}), [80, 200, 320, 440, 560, 800]),
+        (Answer(status=401, text=""), [80]),
+    ],
+)
+def test_a_login_that_is_not_renewed_is_asked_for_ever_more_rarely(rig, login, answer, asked):
+    r = rig(adapter=login, credentials={"key": "k"}, silent_after=9999)
+    assert renewed(r, until=1000, answer=answer) == asked
+    errors = [event for event in r.fresh() if event.kind == "error" and event.code == "renewal_failed"]
+    assert len(errors) == len(asked)
+    assert ("next connection" in errors[-1].message) == (answer.status == 401)
+
+
+def test_a_login_of_two_steps_is_renewed_by_the_second(rig, login):
+    r = rig(adapter=login, credentials={"key": "k"}, silent_after=9999)
+    (request,) = r.do(turns.Start(), 0)
+    r.do(turns.Fetched(request.id, learned("one", 1_700_000_000 + 100)), 0)
+    r.do(turns.Opened(), 0)
+    (first,) = r.requests(r.tick(80))
+    (second,) = r.requests(r.do(turns.Fetched(first.id, Answer(status=200, text='[["fetch", "/second"]]')), 80))
+    r.do(turns.Fetched(second.id, learned("two")), 81)
+    assert r.kinds() == ["connection CONNECTED"]
+    assert (r.context.learned["token"], r.machine.core.renewal.deadline()) == ("two", float("inf"))
+
+
+def test_a_token_nobody_ever_showed_is_kept_out_of_texts_when_it_was_replaced(rig):
+    r = rig()
+    r.up(0)
+    r.say(*(["learned", {"token": f"token{number}"}, None] for number in range(3)), at=1)
+    r.do(turns.Closed(1008, "token1 is not token2"), 2)
+    assert r.fresh()[-1].reason == "closed with 1008: [redacted] is not [redacted]"
+
+
 @pytest.mark.parametrize(
     ("status", "state"), [(401, "FAILED"), (500, "RECONNECTING"), (0, "RECONNECTING"), (200, "RECONNECTING")]
 )
@@ -323,19 +375,53 @@ def test_an_answer_to_a_connection_that_is_gone_is_not_used(rig, login):
     assert len(r.do(turns.Fetched(second.id, learned("good")), 4)) == 1
 
 
-def test_a_successor_takes_over_budgets_topics_and_the_gap(rig):
-    from relay.upstream.session import SessionMachine
+def succeeded(r, at):
+    """The machine crashed, and its successor is started."""
+    r.machine.abandon("a fault of the relay", r.moment(at))
+    r.machine = SessionMachine(
+        r.adapter, r.context, publish=r._publish, uniform=lambda: 1.0, correlation=str, after=r.machine
+    )
+    return r.do(turns.Start(), at)
 
+
+def test_a_crash_does_not_make_a_failed_session_try_again(rig):
+    r = rig(closes={1008: CloseMeaning.TAKEOVER})
+    r.up(0)
+    r.do(turns.Closed(1008, "taken"), 1)
+    r.fresh()
+    for at in (2, 3):
+        assert succeeded(r, at) == []
+        assert (r.machine.life, r.machine.status()["reason"]) == (Life.FAILED, "closed with 1008: taken")
+    assert r.tick(1000) == []
+    assert r.kinds() == []
+    assert isinstance(r.do(turns.Resume(), 1001)[0], turns.Dial)
+    assert r.kinds() == ["connection RECONNECTING"]
+
+
+def test_a_crash_shortens_no_wait(rig):
+    r = rig(backoff=ONCE)
+    r.do(turns.Start(), 0)
+    r.do(turns.DialFailed("no route"), 0)
+    r.tick(1)
+    r.do(turns.Refused(429, {"retry-after": "120"}), 1)
+    for at in (5, 6):
+        assert succeeded(r, at) == []
+        assert r.machine.deadline() == 121
+    assert isinstance(r.tick(121)[0], turns.Dial)
+    r.do(turns.DialFailed("no route"), 121)
+    assert r.machine.deadline() == 125  # the third attempt, not the first
+    r.up(130)
+    (dial,) = succeeded(r, 131)  # what crashed while it was up had nothing to wait for
+    assert isinstance(dial, turns.Dial)
+
+
+def test_a_successor_takes_over_budgets_topics_and_the_gap(rig):
     r = rig(limits=(Rate(1, per=60, of="dial"),))
     r.up(0)
     r.want("quote:A", at=1)
     r.say(["quote", "A", "1"], ["fill", "f1"], at=2)
-    r.machine.abandon("a fault of the relay", r.moment(3))
-    r.kinds()
-    r.machine = SessionMachine(
-        r.adapter, r.context, publish=r._publish, uniform=lambda: 1.0, correlation=str, after=r.machine
-    )
-    assert r.do(turns.Start(), 4) == []
+    assert succeeded(r, 3) == []
+    assert r.kinds()[-1] == "connection RECONNECTING"
     assert r.machine.deadline() == 60
     r.tick(60)
     assert r.texts(r.do(turns.Opened(), 61)) == [{"sub": ["quote:A"]}]

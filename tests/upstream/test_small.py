@@ -10,7 +10,7 @@ from relay.upstream.accounts import Fills
 from relay.upstream.backoff import Retry, retry_after
 from relay.upstream.renewal import Renewal
 from relay.upstream.snapshots import Snapshots
-from relay.upstream.templates import HIDDEN, Redactor, TemplateError, fetch_target, fill
+from relay.upstream.templates import HIDDEN, KEPT, Redactor, TemplateError, fetch_target, fill
 
 
 def test_full_jitter_is_a_share_of_a_growing_ceiling():
@@ -83,6 +83,16 @@ def test_a_secret_that_was_replaced_is_still_secret():
     assert redact("old") == HIDDEN
     context.learned["token"] = "new"
     assert redact("old new") == f"{HIDDEN} {HIDDEN}"
+
+
+def test_the_memory_of_replaced_secrets_is_bounded():
+    context = Context(provider="x", credentials={"key": "abc"}, learned={"token": "0"})
+    redact = Redactor(context)
+    for number in range(1, 100):
+        context.learned["token"] = f"token{number}"
+        assert redact(f"abc token{number}") == f"{HIDDEN} {HIDDEN}"
+    assert redact("token96 token97 token98 token99") == " ".join([HIDDEN] * KEPT)
+    assert len(redact._pattern.pattern.split("|")) == KEPT + 1
 
 
 def test_renewal_by_the_declared_lifetime_or_the_told_one():

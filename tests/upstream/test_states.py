@@ -50,3 +50,14 @@ def test_what_is_open_is_known_until_it_ends():
     assert not states.is_open(order(), "main")
     assert (still(order()).event, still(position).event) == ("ORDER_MODIFIED", "POSITION_MODIFIED")
     assert still(order(event="ORDER_CANCELLED")).event == "ORDER_CANCELLED"
+
+
+def test_of_money_only_the_members_told_since_overtake_a_list():
+    states = States()
+    states.changes(money(balance="100", equity="99"), "main", 0.0)
+    states.changes(money(equity="95"), "main", 2.0)
+    listed = states.not_overtaken(money(balance="90", equity="99", currency="USD"), "main", 1.0)
+    assert listed == money(balance="90", currency="USD")
+    assert states.changes(listed, "main", 1.0)
+    assert states.not_overtaken(money(equity="99"), "main", 1.0) is None
+    assert states.not_overtaken(money(equity="99"), "main", 2.0) == money(equity="99")

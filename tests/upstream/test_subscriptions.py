@@ -68,14 +68,22 @@ def test_refused_topics_stay_visible_and_are_tried_on_the_next_connection(rig):
     assert r.texts(r.do(turns.Opened(), 5)) == [{"sub": ["quote:A", "quote:B"]}]
 
 
-def test_what_the_provider_does_not_offer_is_refused_at_once(rig):
-    r = rig()
+def test_what_the_provider_does_not_offer_is_refused_at_once_on_every_connection(rig):
+    r = rig(backoff=ONCE)
     r.up(0)
+    r.fresh()
     assert r.want("reference:A", "candle:A:7m") == []
-    assert [t["reason"] for t in troubled(r)] == [
-        "acme offers no reference, only account, candle, depth, quote",
-        "no timeframe 7m, only 1m",
-    ]
+    reasons = ["acme offers no reference, only account, candle, depth, quote", "no timeframe 7m, only 1m"]
+    assert [t["reason"] for t in troubled(r)] == reasons
+    events = r.fresh()
+    assert [event.reason for event in events if event.kind == "staleness"] == reasons
+    assert [event.code for event in events if event.kind == "error"] == ["subscription_refused"] * 2
+    r.want("quote:A", at=1)
+    r.do(turns.Closed(1006), 2)
+    r.tick(3)
+    assert r.texts(r.do(turns.Opened(), 4)) == [{"sub": ["quote:A"]}]
+    assert [t["reason"] for t in troubled(r)] == reasons
+    assert [event.kind for event in r.fresh() if event.kind == "staleness"] == []  # said once
 
 
 def test_a_topic_the_adapter_cannot_write_does_not_take_the_batch_with_it(rig):
@@ -102,6 +110,63 @@ def test_a_topic_lingers_before_it_is_unsubscribed(rig):
     assert r.texts(r.say(["unack", "quote:A"], at=72)) == []
     assert r.texts(r.tick(73)) == []
     assert r.texts(r.say(["unack", "quote:A"], at=74)) == [{"sub": ["quote:A"]}]
+
+
+@pytest.fixture
+def slow(rig):
+    """One request in ten seconds; depth of A was subscribed, has a book, and is no longer wanted; the budget is used up."""
+    r = rig(
+        book=Book.DELTAS,
+        ack_within=500,
+        silent_after=9999,
+        limits=(Rate(1, per=10, of="interest"),),
+        topics_per_frame=1,
+        settings=SessionSettings(linger=1),
+    )
+    r.up(0)
+    r.want("depth:A", at=0)
+    r.say(["ack", "depth:A"], ["snapshot", "A", None], at=1)
+    r.unwant("depth:A", at=9.5)
+    r.want("quote:Q", at=10)
+    return r
+
+
+def test_a_topic_wanted_again_while_its_unsubscribe_waits_is_subscribed_anew(slow):
+    r = slow
+    assert r.texts(r.tick(10.5)) == []
+    r.want("depth:A", at=11)
+    r.say(["ack", "depth:A"], ["delta", "A", None, None], at=12)  # of the subscription that is to end
+    assert r.texts(r.tick(20)) == [{"unsub": ["depth:A"]}]
+    r.say(["ack", "depth:A"], at=21)
+    assert r.texts(r.tick(30)) == [{"sub": ["depth:A"]}]
+    r.fresh()
+    r.say(["unack", "depth:A"], ["ack", "depth:A"], ["snapshot", "A", None], ["delta", "A", None, None], at=31)
+    assert [event.snapshot for event in r.fresh()] == [True, False]
+    assert r.texts(r.tick(60)) == []
+
+
+def test_it_is_not_subscribed_before_what_leaves_in_front_of_it(slow):
+    r = slow
+    r.unwant("quote:Q", at=10.1)
+    r.tick(10.5)
+    r.tick(11.2)  # A and Q wait to be unsubscribed, one by one
+    r.want("quote:Q", at=12)
+    frames = [frame for at in range(13, 60) for frame in r.texts(r.tick(at))]
+    assert frames == [{"unsub": ["depth:A"]}, {"unsub": ["quote:Q"]}, {"sub": ["quote:Q"]}]
+
+
+def test_a_request_that_still_waits_does_not_stand_for_a_later_one(slow):
+    r = slow
+    r.want("quote:R", at=10.1)
+    r.unwant("quote:R", at=10.2)
+    r.tick(11.3)  # its request waits, and would be taken back
+    r.want("quote:R", at=12)
+    frames = [frame for at in range(13, 90) for frame in r.texts(r.tick(at))]
+    assert [frame for frame in frames if "depth:A" not in str(frame)] == [
+        {"sub": ["quote:R"]},
+        {"unsub": ["quote:R"]},
+        {"sub": ["quote:R"]},
+    ]
 
 
 # --- silence ---------------------------------------------------------------------------------------------------------
