@@ -159,6 +159,7 @@ class Relay:
     async def _shut_down(self, front: Front, sessions: trio.Nursery) -> None:
         log.info("shutting down", subscribers=self.hub.connections)
         front.stop()
+        self._dealing.close()
         self.hub.shutdown(trio.current_time())
         await self._edge.shutdown(GOODBYE)
         for _, session in self.providers.sessions():

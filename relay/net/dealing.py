@@ -4,6 +4,7 @@ HTTP (`commands`) and client events end here. Everything is checked before anyth
 reply, because no command came of it. What was begun is the desk's, and ends in exactly one `reply`.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -18,13 +19,14 @@ from relay.model import command_codec as codec
 from relay.model import command_values as values
 from relay.model.command_values import CommandError
 from relay.model.commands import Command
-from relay.model.events import Event, Stamp
+from relay.model.events import Event, Reply, Stamp
 from relay.model.times import from_micros
 from relay.net.answers import Refusal
 from relay.net.dial import CommandRefused
 from relay.upstream.desk import GRACE, Conflict, Desk, Full, Scope, Ticket
 from relay.upstream.rehearsal import Unwritable
 
+SHUTTING_DOWN = {"code": "shutting_down", "message": "the relay is shutting down"}
 LONGEST = 60
 """Seconds a command may ask for; 0.1 at least."""
 
@@ -107,6 +109,7 @@ class Dealing:
         self._within = within
         self._clock = clock
         self._unix_ns = unix_ns
+        self._closed = False
 
     # --- what is asked -----------------------------------------------------------------------------------------------
 
@@ -193,8 +196,11 @@ class Dealing:
         """The ticket of what was asked, and whether it is new: repeated, it is not sent again.
 
         Raises:
-            Refusal: 409 where a name of the command belongs to another one, 429 where too many are open.
+            Refusal: 409 where a name of the command belongs to another one, 429 where too many are open, 503 when the relay
+                is about to stop.
         """
+        if self._closed:
+            raise Refusal(503, SHUTTING_DOWN["message"], headers={"Retry-After": "5"})
         now, scope = self._clock(), Scope(asked.provider.name, asked.account)
         try:
             ticket, new = self.desk.take(scope, asked.command, asked.idempotency_key, now + asked.within, now)
@@ -232,7 +238,15 @@ class Dealing:
 
     def end_overdue(self) -> None:
         """End the commands whose session said nothing in time. To be called about once a second."""
-        for ticket, reply in list(self.desk.overdue(self._clock())):
+        self._end(self.desk.overdue(self._clock()))
+
+    def close(self) -> None:
+        """The relay is about to stop: no more commands, and those without an answer get theirs while somebody hears it."""
+        self._closed = True
+        self._end(self.desk.overdue(math.inf, SHUTTING_DOWN))
+
+    def _end(self, overdue: Iterable[tuple[Ticket, Reply]]) -> None:
+        for ticket, reply in list(overdue):
             received_at = from_micros(self._unix_ns() // 1000)
             self._publish(
                 reply, Stamp(provider=ticket.scope.provider, account=ticket.scope.account, received_at=received_at)

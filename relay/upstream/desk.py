@@ -17,7 +17,7 @@ A command taken here is a ticket until it has its one reply. What holds:
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from math import inf
 from typing import Any
@@ -57,6 +57,7 @@ READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositi
 #: The kinds of events the desk wants to see.
 SEEN = frozenset({Reply, Order, Position})
 
+_SILENT = {"code": "deadline", "message": "the session with the provider said nothing in time"}
 _ENDED = frozenset({OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.EXPIRED})
 
 
@@ -252,10 +253,9 @@ class Desk:
 
     # --- time --------------------------------------------------------------------------------------------------------
 
-    def overdue(self, now: float) -> Iterator[tuple[Ticket, Reply]]:
+    def overdue(self, now: float, error: Mapping[str, str] = _SILENT) -> Iterator[tuple[Ticket, Reply]]:
         """The commands whose session has said nothing in time, with the unknown reply that is to be published."""
         for ticket in [ticket for ticket in self._open.values() if ticket.due_at + GRACE <= now]:
-            error = {"code": "deadline", "message": "the session with the provider said nothing in time"}
             command = ticket.command
             yield ticket, Reply(id=command.id, account=command.account, ok=False, outcome=Outcome.UNKNOWN, error=error)
 

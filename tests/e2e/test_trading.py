@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
 from relay.app import Relay
 from relay.testing.simulator import Drop, Mute
@@ -138,3 +138,19 @@ async def test_an_order_whose_answer_was_lost_is_found_and_never_placed_twice(tr
 async def test_what_the_simulator_refuses_without_naming_it_is_unknown(trader: Trader) -> None:
     answer = await trader.post(command="cancel_order", order_id="nothing", within=0.3)
     assert (answer.status_code, answer.json()["outcome"]) == (202, "unknown")
+
+
+async def test_a_command_without_an_answer_is_unknown_before_the_relay_stops(trader: Trader) -> None:
+    trader.simulator.inject(Mute())
+    await trader.send(
+        command="place_order", id="c1", symbol="EUR/USD", side="BUY", order_type="MARKET", quantity="10000"
+    )
+    while not trader.relay.hub.snapshot()["published"].get("reply") and not trader.relay._desk.open:
+        await trio.sleep(0.01)
+    trader.relay.stop()
+    (reply,) = await trader.until("reply")
+    assert (reply["command_id"], reply["outcome"], reply["error"]["code"]) == ("c1", "unknown", "shutting_down")
+    with pytest.raises(ConnectionClosed) as closed:
+        await trader.until("a message that does not come")
+    assert closed.value.reason.code == 4200
+    await trader.socket._stream.aclose()  # trio-websocket does not, where the server closes first
