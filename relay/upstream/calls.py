@@ -115,8 +115,11 @@ def refusal(command: Command, code: str, message: str, **details: Any) -> Reply:
 
 
 def nothing_known(answer: Answer) -> bool:
-    """Whether an HTTP answer leaves open if the order was carried out. 501 does not: there is no such function there."""
-    return answer.status in (0, 408) or (answer.status >= 500 and answer.status != 501)
+    """Whether an HTTP answer leaves open if the order was carried out. 501 does not: there is no such function there.
+
+    499 is a proxy's word (nginx) for a connection that ended before its server had answered.
+    """
+    return answer.status in (0, 408, 499) or (answer.status >= 500 and answer.status != 501)
 
 
 def _reply(command: Command, outcome: Outcome, *, result: Any = None, error: Any = None) -> Reply:

@@ -156,6 +156,7 @@ def test_a_repeated_id_is_not_answered_twice(rig):
         (Answer(status=400, text="no such order"), "rejected"),
         (Answer(status=0, text="timeout"), "unknown"),
         (Answer(status=408, text=""), "unknown"),
+        (Answer(status=499, text=""), "unknown"),
         (Answer(status=503, text=""), "unknown"),
     ],
 )
