@@ -86,7 +86,7 @@ class Window:
 
 @frozen
 class Low:
-    """A budget is nearly used: ``remaining`` of ``of``, all of it back ``reset_in`` seconds later at the latest."""
+    """A budget is nearly used: ``remaining`` of ``of``, all of it is back in ``reset_in`` seconds."""
 
     of: RateOf
     remaining: int
@@ -145,7 +145,7 @@ class Budget:
             free = gauge.free(now)
             if free < share * gauge.capacity and now >= self._warned.get(of, -inf):
                 self._warned[of] = now + gauge.per
-                return Low(of, int(max(0.0, free)), gauge.per)
+                return Low(of, int(max(0.0, free)), gauge.at(int(gauge.capacity), now) - now)
         return None
 
     def status(self, now: float) -> dict[str, Any]:

@@ -62,6 +62,13 @@ def test_a_pause_holds_everything_named():
     assert budget.at({"http": 1}, 5) == 5
 
 
+def test_low_tells_when_all_of_it_is_back():
+    budget = Budget([Rate(3, burst=18, of="call")])
+    budget.take({"call": 15}, 10)
+    low = budget.low("call", 0.2, 10)
+    assert (low.remaining, low.reset_in) == (3, 5)
+
+
 def test_low_is_said_once_per_window():
     budget = Budget([Rate(10, per=60, of="call")])
     budget.take({"call": 8}, 0)
