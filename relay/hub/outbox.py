@@ -213,13 +213,25 @@ class Outbox:
         except BlockingIOError:
             taken = 0
         if taken != len(data):
-            return self._block(data, taken)
+            return self.took(data, taken)
         pending.clear()
         return self._open
 
-    def took(self, data: bytes, taken: int) -> None:
-        """Somebody else wrote `data`, this tick's deliveries joined, and the socket took `taken` bytes, not all."""
-        self._block(data, taken)
+    def took(self, data: bytes, taken: int) -> bool:
+        """The kernel took `taken` bytes, not all, of `data`, this tick's deliveries joined; False, as `flush`.
+
+        The started frame's rest is kept; about the others policy decides.
+        """
+        self._backlog = self._new_backlog()
+        end = 0
+        for delivery in self.pending:
+            start, end = end, end + len(delivery)
+            if start >= taken:
+                self._admit(delivery)
+            elif end > taken:
+                self._rest = data[taken:end]
+        self.pending.clear()
+        return False
 
     def drain(self) -> bool:
         """Offer the backlog to the socket, joined; True when nothing of it is left and the outbox is no longer
@@ -246,19 +258,6 @@ class Outbox:
         for delivery in pending:
             self._admit(delivery)
         pending.clear()
-        return False
-
-    def _block(self, data: bytes, taken: int) -> bool:
-        """The kernel took `taken` bytes of `data`: keep the started frame's rest, let policy decide about the others."""
-        self._backlog = self._new_backlog()
-        end = 0
-        for delivery in self.pending:
-            start, end = end, end + len(delivery)
-            if start >= taken:
-                self._admit(delivery)
-            elif end > taken:
-                self._rest = data[taken:end]
-        self.pending.clear()
         return False
 
     def _admit(self, delivery: Delivery) -> None:

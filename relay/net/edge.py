@@ -270,13 +270,12 @@ class Edge:
 
     def _unfinished(self, outbox: Outbox, error: Exception | None) -> None:
         """What was put did not all leave: the outbox is slow or closing, or its connection is broken."""
-        connection = self.connections.get(outbox)
-        if error is None or connection is None:
+        if error is None:
             self._attend(outbox)
-            return
-        if not isinstance(error, OSError):
-            log.error("flushing a subscriber failed", exc_info=error)
-        self._abort(connection)
+        elif (connection := self.connections.get(outbox)) is not None:
+            if not isinstance(error, OSError):
+                log.error("flushing a subscriber failed", exc_info=error)
+            self._abort(connection)
 
     def _flush(self, connection: Connection) -> bool:
         """Flush one connection out of turn; True when nothing waits."""

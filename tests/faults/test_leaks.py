@@ -48,6 +48,15 @@ async def left(before: Counter[str]) -> dict[str, int]:
     return found
 
 
+async def leaves_nothing(one_round):
+    """After so many rounds there is what there was after the first."""
+    await one_round()
+    before = await usual()
+    for _ in range(ROUNDS):
+        await one_round()
+    assert await left(before) == {}
+
+
 def crash(raw, at):
     raise RuntimeError("a bug of the relay")
 
@@ -73,11 +82,7 @@ async def test_a_session_that_reconnects_leaves_nothing(name):
                 break_it()
                 await settled(r, since)
 
-        await one_round()
-        before = await usual()
-        for _ in range(ROUNDS):
-            await one_round()
-        assert await left(before) == {}
+        await leaves_nothing(one_round)
 
 
 async def test_a_session_that_crashes_and_is_replaced_leaves_nothing(monkeypatch):
@@ -90,11 +95,7 @@ async def test_a_session_that_crashes_and_is_replaced_leaves_nothing(monkeypatch
             r.session._machine.receive = crash
             await settled(r, since)
 
-        await one_round()
-        before = await usual()
-        for _ in range(ROUNDS):
-            await one_round()
-        assert await left(before) == {}
+        await leaves_nothing(one_round)
 
 
 async def test_subscribers_that_reconnect_leave_nothing():
@@ -107,8 +108,4 @@ async def test_subscribers_that_reconnect_leave_nothing():
                 await r.subscriber.until(lambda n=connections: r.subscriber.connections > n)
                 await r.flowing(since=len(r.heard))
 
-        await one_round()
-        before = await usual()
-        for _ in range(ROUNDS):
-            await one_round()
-        assert await left(before) == {}
+        await leaves_nothing(one_round)
