@@ -12,18 +12,18 @@ from typing import Any
 
 from fanout import turn
 
-from relay.hub import wire
-from relay.hub.topics import News
+from relay.hub import encoding as wire
+from relay.hub.topic import News
 from relay.model.events import Depth, Event, Quote, Stamp
-from relay.pusher import deflate
-from relay.pusher.frames import compressed
+from relay.websocket import deflate
+from relay.websocket.frames import compressed
 from support.processes import connected, relay
 from support.report import arguments, median, report
 
 CHANNEL = "quote.p0.S0"
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 PLANS = ((10, 1, 300, 5), (100, 1, 100, 5), (1000, 1, 30, 7), (1000, 16, 6, 5))
-"""Subscribers, quotes per flush, rounds per turn, pairs of turns."""
+"""Subscribers, quotes per flush, rounds per turn, pairs of session_events."""
 LEVELS = (1, deflate.LEVEL, 6, 9)
 
 

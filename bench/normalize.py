@@ -20,7 +20,7 @@ from relay.adapter import Adapter, Answer, Context, Fetch, Snapshot
 from relay.model.channels import Topic
 from relay.model.codec import encode
 from relay.model.events import Event, Quote, Stamp
-from relay.plugins import load_plugins
+from relay.plugins.manager import load_plugins
 from relay.testing.recording import Recording, RequestKey, read_recording, request_key
 from support import cryptofeed_peer
 from support.processes import CLIENT_CORE, Unavailable

@@ -17,25 +17,25 @@ import structlog
 import trio
 
 import relay
+from relay.auth import KeyRing
+from relay.errors import OperatorError
 from relay.garbage import settle
-from relay.hooks import ChannelEvent, Grant, Service, Watcher
-from relay.hub.access import KeyRing
 from relay.hub.hub import Hub
 from relay.model.events import Event, Reply, Stamp
-from relay.net.api import build_api
-from relay.net.api_settings import ApiSettings
-from relay.net.dealing import Dealing
-from relay.net.edge import Edge
-from relay.net.front import Front, open_listeners, serve_front
-from relay.net.http import HttpClient
-from relay.net.supervise import supervise
 from relay.pipeline import Pipeline
-from relay.plugins import FromPlugin, Plugins
-from relay.problems import OperatorError
+from relay.plugins.hookspecs import ChannelEvent, Grant, Service, Watcher
+from relay.plugins.manager import FromPlugin, Plugins
+from relay.provider.http import HttpClient
 from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
+from relay.server.api.routes import build_api
+from relay.server.api.settings import ApiSettings
+from relay.server.http import HttpServer, open_listeners, serve_front
+from relay.server.subscribers import SubscriberServer
 from relay.settings import Server, Settings
-from relay.upstream.desk import SEEN, Desk
+from relay.supervise import supervise
+from relay.trading.registry import SEEN, CommandRegistry
+from relay.trading.service import CommandService
 
 log = structlog.get_logger()
 
@@ -65,9 +65,9 @@ class Relay:
         self.providers = Providers(
             ConfiguredProvider(provider, http, self._from_session, _session_log) for provider in settings.providers
         )
-        self._desk = Desk()
-        self._dealing = Dealing(
-            desk=self._desk,
+        self._desk = CommandRegistry()
+        self._command_service = CommandService(
+            registry=self._desk,
             providers=self.providers,
             keys=self._keys,
             publish=self._from_session,
@@ -82,18 +82,20 @@ class Relay:
             known=self.providers.wrong_with,
             is_private=self.providers.is_private,
             on_channel_event=self._watched,
-            on_command=self._dealing.client_command,
+            on_command=self._command_service.client_command,
             history=settings.history,
             outbox=settings.outbox,
             pinned=self.providers.pinned(),
             now=trio.current_time(),
         )
-        self._edge = Edge(self.hub.connect, settings.server.subscribers, behind_proxy=settings.server.behind_proxy)
+        self._edge = SubscriberServer(
+            self.hub.connect, settings.server.subscribers, behind_proxy=settings.server.behind_proxy
+        )
         self._stopped = trio.Event()
         self.addresses: list[tuple[str, int]] = []
         """Where it listens."""
 
-    # --- what plugins' services may do: relay.hooks.Feed ---
+    # --- what plugins' services may do: relay.plugins.hookspecs.RelayApi ---
 
     def publish(self, event: Event, stamp: Stamp) -> None:
         """Publish an event as if a provider had sent it."""
@@ -140,7 +142,7 @@ class Relay:
         self.addresses = [listener.socket.getsockname()[:2] for listener in map(_tcp, listeners)]
         async with trio.open_nursery() as nursery:
             await nursery.start(self._edge.run)
-            front: Front = await nursery.start(
+            front: HttpServer = await nursery.start(
                 partial(serve_front, listeners, self._api(), self._edge.serve, limits=server.limits, adopter=self._edge)
             )
             nursery.start_soon(self._tick)
@@ -156,10 +158,10 @@ class Relay:
             await front.drained()
             nursery.cancel_scope.cancel()
 
-    async def _shut_down(self, front: Front, sessions: trio.Nursery) -> None:
+    async def _shut_down(self, front: HttpServer, sessions: trio.Nursery) -> None:
         log.info("shutting down", subscribers=self.hub.connections)
         front.stop()
-        self._dealing.close()
+        self._command_service.close()
         self.hub.shutdown(trio.current_time())
         await self._edge.shutdown(GOODBYE)
         for _, session in self.providers.sessions():
@@ -170,7 +172,7 @@ class Relay:
         while True:
             await trio.sleep(1)
             self.hub.tick(trio.current_time())
-            self._dealing.end_overdue()
+            self._command_service.end_overdue()
 
     async def _serve(self, service: FromPlugin[Service]) -> None:
         name = f"{service.plugin}: {service.value.name}"
@@ -191,13 +193,13 @@ class Relay:
             catalog=self.providers.catalog,
             sessions=self.providers.statuses,
             authorize=self._authorize,
-            dealing=self._dealing,
+            command_service=self._command_service,
         )
 
     # --- the path of an event ---
 
     def _from_session(self, event: Event, stamp: Stamp) -> None:
-        """Publish what a session says; the desk sees what concerns commands, and lets each reply through once."""
+        """Publish what a session says; the registry sees what concerns commands, and lets each reply through once."""
         if type(event) not in SEEN:
             self._pipeline.publish(event, stamp)
             return

@@ -12,11 +12,11 @@ import trio
 from attrs import evolve
 
 from relay.app import Relay
-from relay.hooks import Simulated
 from relay.model.channels import channel_name
 from relay.model.commands import PlaceOrder
-from relay.net.http import HttpClient
-from relay.plugins import Plugins
+from relay.plugins.hookspecs import Simulated
+from relay.plugins.manager import Plugins
+from relay.provider.http import HttpClient
 from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, DEMO_URL, Settings, settings_of
 
 BANNER = """\

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from relay.hooks import Tap, Transform
 from relay.model.events import Event, Stamp
-from relay.plugins import FromPlugin
+from relay.plugins.hookspecs import Tap, Transform
+from relay.plugins.manager import FromPlugin
 
 log = structlog.get_logger()
 

@@ -12,16 +12,16 @@ from typing import Any
 import attrs
 
 from relay.adapter import Adapter, Context
-from relay.hub.catalog import CatalogEntry, merged_entries, provider_entries
+from relay.errors import suggestion
 from relay.model.channels import ALL, Stream, Topic, topic_kind
 from relay.model.commands import Command
 from relay.model.events import MARKET_KINDS, Event, Stamp
 from relay.model.symbols import SymbolError, SymbolTable
-from relay.net.dial import Log, ProviderSession
-from relay.net.http import HttpClient
-from relay.problems import suggestion
+from relay.provider.catalog import CatalogEntry, merged_entries, provider_entries
+from relay.provider.driver import Log, ProviderSession
+from relay.provider.http import HttpClient
+from relay.provider.session import SessionSettings
 from relay.settings import Provider
-from relay.upstream.session import SessionSettings
 
 
 class ConfiguredProvider:

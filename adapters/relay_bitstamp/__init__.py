@@ -1,7 +1,7 @@
 """Bitstamp for tickrelay."""
 
 from relay.adapter import Adapter
-from relay.hooks import hookimpl
+from relay.plugins.hookspecs import hookimpl
 from relay_bitstamp.adapter import Bitstamp
 
 

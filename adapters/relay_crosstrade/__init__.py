@@ -1,7 +1,7 @@
 """CrossTrade for tickrelay."""
 
 from relay.adapter import Adapter
-from relay.hooks import Simulated, hookimpl
+from relay.plugins.hookspecs import Simulated, hookimpl
 from relay_crosstrade.adapter import CrossTrade
 
 

@@ -26,7 +26,7 @@ from relay.adapter import dumps, loads
 from relay.testing.market import SECOND, Instrument
 from relay.testing.simulator import Address, Close, HttpRequest, HttpResponse, Link, Simulator
 from relay_crosstrade import payloads
-from relay_crosstrade.desk import Desk
+from relay_crosstrade.exchange import SimulatedExchange
 from relay_crosstrade.payloads import Contract
 
 KEY = "demo-key-of-crosstrade"
@@ -97,7 +97,7 @@ class CrossTradeSimulator(Simulator):
         clock: Unix nanoseconds.
 
     Attributes:
-        desk: the add-on's functions, market and accounts.
+        exchange: the add-on's functions, market and accounts.
         addon: whether the add-on is connected.
     """
 
@@ -114,7 +114,7 @@ class CrossTradeSimulator(Simulator):
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         super().__init__()
-        self.desk = Desk(contracts, ACCOUNTS, seed=seed, clock=clock)
+        self.exchange = SimulatedExchange(contracts, ACCOUNTS, seed=seed, clock=clock)
         self.addon = True
         self._interval = interval
         self._clock = clock
@@ -133,7 +133,9 @@ class CrossTradeSimulator(Simulator):
             return _failed(404, "Not found")
         if not self.addon:
             return _failed(408, NO_ADDON)
-        return HttpResponse(body=dumps(payloads.snapshot(self.desk.market, self.desk.accounts.values(), self._clock())))
+        return HttpResponse(
+            body=dumps(payloads.snapshot(self.exchange.market, self.exchange.accounts.values(), self._clock()))
+        )
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
         if request.target.partition("?")[0] != self.ws_path:
@@ -160,7 +162,7 @@ class CrossTradeSimulator(Simulator):
                 self._rpc(link, asked, api)
             case {"action": "subscribe" | "unsubscribe" as action, "instruments": [*names]}:
                 if self._may_subscribe(link):
-                    symbols = {symbol for name in names if (symbol := self.desk.symbol(name)) is not None}
+                    symbols = {symbol for name in names if (symbol := self.exchange.symbol(name)) is not None}
                     if action == "subscribe":
                         link.state.instruments |= symbols
                     else:
@@ -182,7 +184,7 @@ class CrossTradeSimulator(Simulator):
         if not self.addon:
             self._say(link, asked, {"error": NO_ADDON})
         else:
-            self._say(link, asked, self.desk.call(api, args) if isinstance(args, dict) else {"error": INVALID})
+            self._say(link, asked, self.exchange.call(api, args) if isinstance(args, dict) else {"error": INVALID})
 
     def _may_subscribe(self, link: Link) -> bool:
         if link.state.interest.take(self._clock()):
@@ -218,18 +220,18 @@ class CrossTradeSimulator(Simulator):
 
     def tick(self) -> None:
         """Move the market once and stream what was asked for; messages carry a little more than is documented."""
-        self.desk.step()
+        self.exchange.step()
         now_ns = self._clock()
         if not self.addon:
             return
         for link in self.links:
             state: _Session = link.state
             if state.instruments:
-                quotes = [payloads.quote(self.desk.market, symbol) for symbol in sorted(state.instruments)]
+                quotes = [payloads.quote(self.exchange.market, symbol) for symbol in sorted(state.instruments)]
                 link.send(dumps({"type": "marketData", "quotes": quotes, "source": "NinjaTrader"}))
             if state.pnl_every and now_ns >= state.pnl_at:
                 state.pnl_at = now_ns + state.pnl_every
-                accounts = [payloads.profit(account) for account in self.desk.accounts.values()]
+                accounts = [payloads.profit(account) for account in self.exchange.accounts.values()]
                 link.send(dumps({"type": "pnlUpdate", "epoch": now_ns // 1_000_000, "accounts": accounts, "count": 2}))
 
 

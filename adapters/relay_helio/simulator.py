@@ -25,7 +25,7 @@ from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 from relay.testing.trading import Change, Filled, OrderMoved, PlacedOrder, PositionMoved, Refusal, Ticket
 from relay_helio import payloads
-from relay_helio.desk import Desk
+from relay_helio.exchange import SimulatedExchange
 from relay_helio.reports import members
 
 INSTRUMENTS = (
@@ -76,7 +76,7 @@ class HelioSimulator(Simulator):
         super().__init__()
         self.market = Market(instruments, seed=seed, start_ns=clock())
         self.account = TradingAccount(self.market, ACCOUNT)
-        self.desk = Desk(self.market, self.account, clock)
+        self.exchange = SimulatedExchange(self.market, self.account, clock)
         self.tokens: dict[str, int] = {}
         self._interval = interval
         self._token_lifetime = token_lifetime
@@ -98,7 +98,7 @@ class HelioSimulator(Simulator):
         if not self._is_valid(request.headers.get("authorization", "").removeprefix("Bearer ")):
             return _failed(401, 16, "invalid token")
         path = request.target.partition("?")[0].removeprefix(f"/api/v1/accounts/{ACCOUNT}/")
-        found = self.desk.rest(path) if request.method == "GET" else None
+        found = self.exchange.rest(path) if request.method == "GET" else None
         return _failed(404, 5, "Not Found") if found is None else HttpResponse(body=dumps(found))
 
     def _login(self, request: HttpRequest) -> HttpResponse:
@@ -134,12 +134,12 @@ class HelioSimulator(Simulator):
             match loads(message):
                 case {"type": str(kind), "payload": dict(payload)} if kind in self._handlers:
                     self._handlers[kind](link, members(payload))
-                case {"type": str(kind), "payload": dict(payload)} if kind in self.desk:
-                    changes, answer = self.desk.take(kind, members(payload))
+                case {"type": str(kind), "payload": dict(payload)} if kind in self.exchange:
+                    changes, answer = self.exchange.take(kind, members(payload))
                     if answer is not None:
                         _send(link, kind, answer)
                     self._changed(changes, by=link)
-                case {"type": str(kind)} if kind not in self._handlers and kind not in self.desk:
+                case {"type": str(kind)} if kind not in self._handlers and kind not in self.exchange:
                     raise Refusal("UNKNOWN_TYPE", f"no such message: {kind[:64]}")
                 case _:
                     raise Refusal("INVALID_MESSAGE", "expected an object with type and payload")
@@ -155,7 +155,7 @@ class HelioSimulator(Simulator):
     def _subscribe(self, link: Link, asked: dict[str, Any], *, on: bool) -> None:
         symbols, events = _texts(asked, "symbols"), _texts(asked, "events")
         for symbol in symbols:
-            self.desk.listed(symbol)
+            self.exchange.listed(symbol)
         for event in events:
             if event not in EVENTS:
                 raise Refusal("UNKNOWN_EVENT", f"no such event: {event}")
@@ -168,7 +168,7 @@ class HelioSimulator(Simulator):
             _send(link, "portfolioEvent", payloads.portfolio(self.market, self.account, ()))
 
     def _depth_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
-        symbol, depth = self.desk.listed(asked["symbol"]), asked.get("depth")
+        symbol, depth = self.exchange.listed(asked["symbol"]), asked.get("depth")
         if depth is not None and (not isinstance(depth, int) or depth < 1):
             raise Refusal("INVALID_PAYLOAD", "depth: expected a positive integer")
         link.state.depth[symbol] = depth

@@ -1,7 +1,7 @@
 """ScaleTrade for tickrelay."""
 
 from relay.adapter import Adapter
-from relay.hooks import Simulated, hookimpl
+from relay.plugins.hookspecs import Simulated, hookimpl
 from relay_scaletrade.adapter import ScaleTrade
 
 

@@ -1,7 +1,7 @@
 """Shuriken for tickrelay."""
 
 from relay.adapter import Adapter
-from relay.hooks import Simulated, hookimpl
+from relay.plugins.hookspecs import Simulated, hookimpl
 from relay_shuriken.adapter import Shuriken
 
 

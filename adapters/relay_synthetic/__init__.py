@@ -1,7 +1,7 @@
 """A synthetic venue for tickrelay: a market that never closes, for demos, load and trying things out."""
 
 from relay.adapter import Adapter
-from relay.hooks import Simulated, hookimpl
+from relay.plugins.hookspecs import Simulated, hookimpl
 from relay_synthetic.adapter import Synthetic
 
 

@@ -1,7 +1,7 @@
 """Tektii for tickrelay."""
 
 from relay.adapter import Adapter
-from relay.hooks import Simulated, hookimpl
+from relay.plugins.hookspecs import Simulated, hookimpl
 from relay_tektii.adapter import Tektii
 
 

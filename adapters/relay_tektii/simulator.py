@@ -26,7 +26,7 @@ from relay.testing.market import SECOND, Bar, Instrument, Market, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 from relay.testing.trading import Change, Filled, OrderMoved, PlacedOrder, PositionMoved
 from relay_tektii import payloads
-from relay_tektii.desk import ApiError, Desk
+from relay_tektii.exchange import ApiError, SimulatedExchange
 
 #: A gateway's key has at least 32 characters.
 KEY = "tk_simulated_0123456789abcdef0123456789abcdef"
@@ -133,7 +133,9 @@ class TektiiSimulator(Simulator):
         self._limit, self._window, self._used = requests_per_minute, 0, 0
         listed = tuple(subscriptions) or [Subscription(instrument=each.symbol) for each in self.market.instruments]
         self._events: Mapping[str, frozenset[str]] = {each.instrument: frozenset(each.events) for each in listed}
-        self._desk = Desk(self.market, self.account, self._now, self._changed, self.platform, requests_per_minute)
+        self._exchange = SimulatedExchange(
+            self.market, self.account, self._now, self._changed, self.platform, requests_per_minute
+        )
 
     def _now(self) -> int:
         """The gateway's time: a backtest's own, which only its steps advance."""
@@ -170,7 +172,7 @@ class TektiiSimulator(Simulator):
         try:
             self._authorize(request)
             self._charge()
-            return _json(*self._desk.answer(request))
+            return _json(*self._exchange.answer(request))
         except ApiError as error:
             return _failed(error)
 

@@ -8,7 +8,7 @@ an adapter that never gets a connection. Commands, each answered by one line:
     tick ROUNDS BATCH PAUSE_US SIZE    BATCH application events on channel `ticks` in one pass of the scheduler, then a
                                        pause, ROUNDS times; the whole frame of each is SIZE bytes
     quotes ROUNDS BATCH PAUSE_US CHANNELS PROVIDERS
-                                       the same with quotes, taking turns over the channels quote.p<j>.S<i>
+                                       the same with quotes, taking session_events over the channels quote.p<j>.S<i>
     stamped RATE SECONDS               ticks at RATE per second, each with the time it was published at
     collect                            a full garbage collection, and the milliseconds it took
     snapshot                           connections and drops
@@ -25,14 +25,14 @@ from typing import Any
 import pluggy
 import trio
 
-from relay import hooks
 from relay.adapter import Adapter, Backoff, Offer, Outgoing, Session
 from relay.app import Relay
 from relay.garbage import settle
-from relay.hooks import Service, hookimpl
 from relay.model.events import Event, Quote, Stamp
-from relay.net.http import HttpClient
-from relay.plugins import Plugins
+from relay.plugins import hookspecs as hooks
+from relay.plugins.hookspecs import Service, hookimpl
+from relay.plugins.manager import Plugins
+from relay.provider.http import HttpClient
 from relay.settings import settings_of
 
 APP = "1"
@@ -68,7 +68,7 @@ class Source:
     def relay_services(self) -> Iterable[Service]:
         return [Service("commands", self.run)]
 
-    async def run(self, feed: hooks.Feed) -> None:
+    async def run(self, feed: hooks.RelayApi) -> None:
         """Obey stdin until it ends. A thread waits for the lines, so that the relay's own thread waits for nothing."""
         lines, heard = trio.open_memory_channel[str](8)
         token = trio.lowlevel.current_trio_token()

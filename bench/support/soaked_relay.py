@@ -23,7 +23,7 @@ from relay.app import Relay, serve
 from relay.hub.depth import Book
 from relay.model.events import Depth, Stamp
 from relay.model.times import from_micros
-from relay.plugins import load_plugins
+from relay.plugins.manager import load_plugins
 from relay.settings import settings_of
 
 

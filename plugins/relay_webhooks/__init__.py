@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relay.hooks import Service, Watcher, hookimpl
+from relay.plugins.hookspecs import Service, Watcher, hookimpl
 from relay_webhooks.delivery import Webhooks
 from relay_webhooks.endpoints import endpoints_of
 from relay_webhooks.settings import WebhooksTable

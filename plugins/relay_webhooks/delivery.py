@@ -18,7 +18,7 @@ import httpx
 import structlog
 import trio
 
-from relay.hooks import ChannelEvent, Feed
+from relay.plugins.hookspecs import ChannelEvent, RelayApi
 from relay_webhooks.departures import Departures
 from relay_webhooks.endpoints import Endpoint
 from relay_webhooks.payload import encode_event
@@ -66,7 +66,7 @@ class Sender:
         self._stopping = True
         self._woken.set()
 
-    async def run(self, client: httpx.AsyncClient, feed: Feed) -> None:
+    async def run(self, client: httpx.AsyncClient, feed: RelayApi) -> None:
         """Send until stopped."""
         while True:
             self._woken = trio.Event()
@@ -84,7 +84,7 @@ class Sender:
         if lost := self.queue.losses.report(now, at_once=last):
             log.error("webhook_events_lost", endpoint=self.endpoint.name, problem=self._problem, **lost)
 
-    async def _send(self, client: httpx.AsyncClient, feed: Feed, batch: Batch) -> None:
+    async def _send(self, client: httpx.AsyncClient, feed: RelayApi, batch: Batch) -> None:
         try:
             signed = feed.webhook_headers(self.endpoint.app_id, batch.body)  # every time: the secret may have changed
         except KeyError:
@@ -180,7 +180,7 @@ class Webhooks:
             self._tell(told, now)
         self._held.set()
 
-    async def run(self, feed: Feed) -> None:
+    async def run(self, feed: RelayApi) -> None:
         """Send until cancelled, then what is left, within the drain deadline."""
         self._start()
         self._warn_of_unknown_apps(feed)
@@ -193,7 +193,7 @@ class Webhooks:
                 self._stop()
                 scope.deadline = trio.current_time() + self._drain
 
-    async def _work(self, feed: Feed, scope: trio.CancelScope) -> None:
+    async def _work(self, feed: RelayApi, scope: trio.CancelScope) -> None:
         with scope:
             async with self._client() as client, trio.open_nursery() as nursery:
                 nursery.start_soon(self._release)
@@ -239,7 +239,7 @@ class Webhooks:
             else:
                 sender.put(encoded, now, time_ms)
 
-    def _warn_of_unknown_apps(self, feed: Feed) -> None:
+    def _warn_of_unknown_apps(self, feed: RelayApi) -> None:
         for sender in self.senders:
             try:
                 feed.webhook_headers(sender.endpoint.app_id, b"")

@@ -8,7 +8,7 @@ Rules (Pusher Channels protocol, webhooks):
 - when too many are held the oldest is told early. It is true, it only cannot be taken back any more.
 """
 
-from relay.hooks import ChannelEvent
+from relay.plugins.hookspecs import ChannelEvent
 
 UNDOES = {"channel_occupied": "channel_vacated", "member_added": "member_removed"}
 DEPARTURES = frozenset(UNDOES.values())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from relay.hooks import ChannelEvent
+from relay.plugins.hookspecs import ChannelEvent
 from relay_webhooks.queue import Limits
 from relay_webhooks.settings import EndpointTable, SecretHeader, WebhooksTable, check_value
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 
-from relay.hooks import ChannelEvent
+from relay.plugins.hookspecs import ChannelEvent
 
 #: In the order the protocol's documentation shows them; only what an event has is there.
 _FIELDS = ("name", "channel", "event", "data", "socket_id", "user_id", "subscription_count")

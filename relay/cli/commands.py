@@ -19,10 +19,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from relay.auth import hash_key
 from relay.cli.logs import configure_logs
-from relay.hub.access import hash_key
-from relay.plugins import Plugins
-from relay.problems import OperatorError, path_text
+from relay.errors import OperatorError, path_text
+from relay.plugins.manager import Plugins
 from relay.settings import LogTable, Settings, is_loopback, load, parse_listen, reference
 
 _BIND_ERRORS = {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}

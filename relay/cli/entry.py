@@ -13,8 +13,8 @@ from rich.console import Console
 from relay import __version__
 from relay.cli.commands import Commands
 from relay.cli.orders import order_app
-from relay.plugins import PluginError, Plugins, load_plugins
-from relay.problems import OperatorError
+from relay.errors import OperatorError
+from relay.plugins.manager import PluginError, Plugins, load_plugins
 
 
 def main() -> None:

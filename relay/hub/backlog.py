@@ -22,7 +22,7 @@ from typing import Protocol
 
 import attrs
 
-from relay.pusher.frames import compressed
+from relay.websocket.frames import compressed
 
 
 class Policy(enum.Enum):
@@ -96,7 +96,7 @@ class OutboxLimits:
     messages: int = attrs.field(default=4096, validator=attrs.validators.ge(1))
     """Waiting deliveries."""
     bytes: int = attrs.field(default=256 * 1024, validator=attrs.validators.ge(1))
-    """Waiting frame bytes (the kernel's own send buffer comes on top; see EdgeLimits.notsent_lowat)."""
+    """Waiting frame bytes (the kernel's own send buffer comes on top; see SubscriberLimits.notsent_lowat)."""
     chunk: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(1))
     """Bytes joined into one write while draining."""
 

@@ -8,7 +8,7 @@ outbox' own.
 from collections.abc import Callable
 
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits, OverflowSource, Policy
-from relay.pusher.frames import compressed
+from relay.websocket.frames import compressed
 
 
 class CompressedOutbox(Outbox):

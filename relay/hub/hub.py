@@ -15,27 +15,27 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
-from relay.hooks import ChannelEvent
+from relay.hub.app import AppState, HistoryPage, Shared
 from relay.hub.compressed import CompressedOutbox
 from relay.hub.history import HistoryLimits
 from relay.hub.names import Known
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits
 from relay.hub.sequence import Interest, LocalInterest, LocalSequencer, Sequencer
-from relay.hub.session import HubSession, RefusedSession
 from relay.hub.streams import Streams
-from relay.hub.tenants import HistoryPage, Shared, Tenant
-from relay.hub.topics import News
-from relay.hub.trading import OnCommand, off
+from relay.hub.subscriber import RefusedSession, SubscriberSession
+from relay.hub.topic import News
 from relay.model.channels import Stream
 from relay.model.events import Event, Stamp
+from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.actions import Close, Position
 from relay.pusher.api import ChannelState
 from relay.pusher.apps import App
+from relay.pusher.connection import ServerConnection, admit
 from relay.pusher.errors import CloseCode
 from relay.pusher.names import server_to_user_channel
-from relay.pusher.server import ServerConnection, admit
+from relay.trading.client_events import OnCommand, off
 
-__all__ = ["ChannelEvent", "HistoryLimits", "HistoryPage", "Hub", "HubSession", "RefusedSession", "UnknownApp"]
+__all__ = ["ChannelEvent", "HistoryLimits", "HistoryPage", "Hub", "RefusedSession", "SubscriberSession", "UnknownApp"]
 
 _NO_PATH = Close(CloseCode.PATH_NOT_FOUND, f"{CloseCode.PATH_NOT_FOUND.meaning}: subscribers connect to /app/KEY")
 _SWEEP = 1000
@@ -104,8 +104,8 @@ class Hub:
         self._outbox_limits = outbox or OutboxLimits()
         self._max_connections = max_connections
         self._closing = False
-        self._by_id: dict[str, Tenant] = {}
-        self._by_key: dict[str, Tenant] = {}
+        self._by_id: dict[str, AppState] = {}
+        self._by_key: dict[str, AppState] = {}
         self.published: Counter[str] = Counter()
         """Events published, by kind."""
         self.unrouted = 0
@@ -141,7 +141,7 @@ class Hub:
         Names and sizes are checked by whoever parsed the request. ProtocolError 403, and nothing is published, where a
         channel is a stream's.
         """
-        self._tenant(app_id).trigger(channels, name, data, socket_id=socket_id, user_id=user_id, now=now)
+        self._app_state(app_id).trigger(channels, name, data, socket_id=socket_id, user_id=user_id, now=now)
 
     def send_to_user(self, app_id: str, user_id: str, name: str, data: str, now: float) -> None:
         """Publish an app's event to one user: the connections that hold the user's server-to-user channel."""
@@ -158,55 +158,55 @@ class Hub:
         *,
         secure: bool = False,
         compressed: bool = False,
-    ) -> HubSession | RefusedSession:
+    ) -> SubscriberSession | RefusedSession:
         """Begin a connection to `/app/<app_key>?<query>`: greeted in its outbox, or refused and closed there.
 
         `app_key` is empty where the path was another.
         `origin` is the Origin header of a browser's page; `secure` whether the client came by TLS;
         `compressed` whether permessage-deflate was agreed.
         """
-        tenant = self._by_key.get(app_key)
-        refusal = _NO_PATH if not app_key else self._refusal(tenant, origin, now, secure=secure)
-        if tenant is None or refusal is not None:
+        app_state = self._by_key.get(app_key)
+        refusal = _NO_PATH if not app_key else self._refusal(app_state, origin, now, secure=secure)
+        if app_state is None or refusal is not None:
             return RefusedSession(Outbox(_Nothing()), refusal or Close(CloseCode.APP_UNKNOWN))
         make = CompressedOutbox if compressed else Outbox
-        outbox = make(tenant.overflow, self._outbox_limits, tenant.overflow.on_drop)
-        session = HubSession(tenant, ServerConnection(tenant.app, self._socket_ids(), now), outbox)
+        outbox = make(app_state.overflow, self._outbox_limits, app_state.overflow.on_drop)
+        session = SubscriberSession(app_state, ServerConnection(app_state.app, self._socket_ids(), now), outbox)
         session.open(_parameters(query), now)
         return session
 
-    def _refusal(self, tenant: Tenant | None, origin: str | None, now: float, *, secure: bool) -> Close | None:
+    def _refusal(self, app_state: AppState | None, origin: str | None, now: float, *, secure: bool) -> Close | None:
         if self._closing:
             return Close(CloseCode.RECONNECT, "server is shutting down")
-        app, connections = (None, 0) if tenant is None else (tenant.app, len(tenant.sessions))
+        app, connections = (None, 0) if app_state is None else (app_state.app, len(app_state.sessions))
         refusal = admit(app, secure=secure, origin=origin, connections=connections)
-        if refusal is not None or tenant is None:
+        if refusal is not None or app_state is None:
             return refusal
         if self._max_connections is not None and self.connections >= self._max_connections:
             return Close(
                 CloseCode.OVER_CAPACITY, f"Over capacity: {self._max_connections} connections (max_connections)"
             )
-        if not tenant.newcomers.take(1, now):
+        if not app_state.newcomers.take(1, now):
             return Close(CloseCode.OVER_CAPACITY, "Too many new connections per second (limit connections_per_second)")
         return None
 
     @property
     def connections(self) -> int:
         """Open connections of all apps."""
-        return sum(len(tenant.sessions) for tenant in self._by_id.values())
+        return sum(len(app_state.sessions) for app_state in self._by_id.values())
 
     def tick(self, now: float) -> None:
         """Do what has become due: subscription counts that were withheld, idle topics."""
         self._streams.forget_idle(now, _SWEEP)
-        for tenant in self._by_id.values():
-            tenant.tell_counts(now)
-            tenant.forget_idle(now, _SWEEP)
+        for app_state in self._by_id.values():
+            app_state.tell_counts(now)
+            app_state.forget_idle(now, _SWEEP)
 
     def shutdown(self, now: float) -> None:
         """Close everyone with 4200, newcomers too."""
         self._closing = True
-        for tenant in self._by_id.values():
-            _end_all(tenant, CloseCode.RECONNECT, "server is shutting down", now)
+        for app_state in self._by_id.values():
+            _end_all(app_state, CloseCode.RECONNECT, "server is shutting down", now)
 
     # Apps ------------------------------------------------------------------------------------------------------------
 
@@ -219,38 +219,38 @@ class Hub:
         for app_id in self._by_id.keys() - fresh.keys():
             _end_all(self._by_id.pop(app_id), CloseCode.APP_UNKNOWN, CloseCode.APP_UNKNOWN.meaning, now)
         for app_id, app in fresh.items():
-            if (tenant := self._by_id.get(app_id)) is None:
-                self._by_id[app_id] = Tenant(app, self._shared, now)
+            if (app_state := self._by_id.get(app_id)) is None:
+                self._by_id[app_id] = AppState(app, self._shared, now)
                 continue
-            tenant.replace(app)
+            app_state.replace(app)
             if not app.enabled:
-                _end_all(tenant, CloseCode.APP_DISABLED, CloseCode.APP_DISABLED.meaning, now)
-        self._by_key = {tenant.app.key: tenant for tenant in self._by_id.values()}
+                _end_all(app_state, CloseCode.APP_DISABLED, CloseCode.APP_DISABLED.meaning, now)
+        self._by_key = {app_state.app.key: app_state for app_state in self._by_id.values()}
 
     def app(self, app_id: str) -> App | None:
         """The app of that id."""
-        tenant = self._by_id.get(app_id)
-        return None if tenant is None else tenant.app
+        app_state = self._by_id.get(app_id)
+        return None if app_state is None else app_state.app
 
     def app_by_key(self, key: str) -> App | None:
         """The app of that key."""
-        tenant = self._by_key.get(key)
-        return None if tenant is None else tenant.app
+        app_state = self._by_key.get(key)
+        return None if app_state is None else app_state.app
 
     # Questions of an app's server; all but `app` raise UnknownApp ----------------------------------------------------
 
     def channels(self, app_id: str, prefix: str, now: float) -> Mapping[str, ChannelState]:
         """The occupied channels whose names begin with `prefix`, without their cached events."""
-        tenant = self._tenant(app_id)
-        return {name: tenant.state(name, now, cache=False) for name in tenant.channels if name.startswith(prefix)}
+        app_state = self._app_state(app_id)
+        return {name: app_state.state(name, now, cache=False) for name in app_state.channels if name.startswith(prefix)}
 
     def channel_info(self, app_id: str, name: str, now: float) -> ChannelState:
         """What can be told of one channel, occupied or not."""
-        return self._tenant(app_id).state(name, now)
+        return self._app_state(app_id).state(name, now)
 
     def users(self, app_id: str, channel: str) -> list[str]:
         """The users on a presence channel; none on any other."""
-        there = self._tenant(app_id).channels.get(channel)
+        there = self._app_state(app_id).channels.get(channel)
         return [] if there is None or there.presence is None else [member.user_id for member in there.presence]
 
     def history(self, app_id: str, name: str, after: Position | None, limit: int, now: float) -> HistoryPage:
@@ -258,11 +258,11 @@ class Hub:
 
         Raises `relay.hub.history.Missed` where what is behind `after` is not there any more.
         """
-        return self._tenant(app_id).history(name, after, limit, now)
+        return self._app_state(app_id).history(name, after, limit, now)
 
     def terminate_user(self, app_id: str, user_id: str, now: float) -> None:
         """Close all connections that are signed in as the user, with 4009."""
-        for session in self._tenant(app_id).users.connections(user_id):
+        for session in self._app_state(app_id).users.connections(user_id):
             session.end(CloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
 
     def snapshot(self) -> dict[str, Any]:
@@ -273,10 +273,10 @@ class Hub:
             "unrouted": self.unrouted,
             "dropped": {policy.value: dropped for policy, dropped in self._shared.dropped.items()},
             "streams": [topic.snapshot() for topic in self._streams],
-            "apps": {app_id: tenant.snapshot() for app_id, tenant in self._by_id.items()},
+            "apps": {app_id: app_state.snapshot() for app_id, app_state in self._by_id.items()},
         }
 
-    def _tenant(self, app_id: str) -> Tenant:
+    def _app_state(self, app_id: str) -> AppState:
         try:
             return self._by_id[app_id]
         except KeyError:
@@ -299,8 +299,8 @@ class _Nothing:
         return None
 
 
-def _end_all(tenant: Tenant, code: int, reason: str, now: float) -> None:
-    for session in list(tenant.sessions.values()):
+def _end_all(app_state: AppState, code: int, reason: str, now: float) -> None:
+    for session in list(app_state.sessions.values()):
         session.end(code, reason, now)
 
 

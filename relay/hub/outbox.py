@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from relay.hub.backlog import Backlog, Delivery, Mark, OutboxLimits, OverflowSource, Policy
-from relay.pusher.frames import encode_close
+from relay.websocket.frames import encode_close
 
 __all__ = ["OVERFLOW_CODE", "Delivery", "Joined", "Outbox", "OutboxLimits", "OverflowSource", "Policy"]
 

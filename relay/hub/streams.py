@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from relay.hub.depth import Book
 from relay.hub.history import HistoryLimits
-from relay.hub.rounds import Round
 from relay.hub.sequence import Sequencer
-from relay.hub.topics import TopicState, seed
+from relay.hub.sweep import Sweep
+from relay.hub.topic import TopicState, seed
 from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, topic_kind
 from relay.model.events import MARKET_KINDS, AccountScoped, Event, Gap, MarketEvent, Staleness, Stamp
 
@@ -39,7 +39,7 @@ class Streams:
         self._limits = limits
         self._pinned = frozenset(pinned)
         self._subjects: dict[Subject, dict[str, TopicState]] = {}
-        self._round: Round[Subject] = Round()
+        self._round: Sweep[Subject] = Sweep()
 
     def __iter__(self) -> Iterator[TopicState]:
         return (topic for of_subject in self._subjects.values() for topic in of_subject.values())

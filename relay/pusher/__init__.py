@@ -1,6 +1,6 @@
 """The Pusher Channels protocol 7, without a socket or a clock: both halves of a connection, signatures, the HTTP API.
 
-- `App`, `Limits`: a tenant and what it may do. `ServerConnection`, `admit`: the relay's half of a connection.
+- `App`, `Limits`: a app_state and what it may do. `ServerConnection`, `admit`: the relay's half of a connection.
 - `ClientConnection`, `reconnect_action`: a client's half. `messages`: every message of the protocol, both ways.
 - `signatures`: what is signed and how it is verified. `api`: requests and answers of the HTTP API. `names`: names.
 
@@ -12,9 +12,9 @@ from .actions import Action, ClientEvent, Close, Member, Ping, Position, Send, S
 from .api import ApiError
 from .apps import App, Limits
 from .client import ClientConnection, Reconnect, reconnect_action
+from .connection import PROTOCOLS, ServerConnection, admit
 from .errors import CloseCode, ProtocolError
 from .names import ChannelType, channel_type, check_channel_name
-from .server import PROTOCOLS, ServerConnection, admit
 from .signals import ClientSignal
 
 __all__ = [

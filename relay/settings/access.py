@@ -6,10 +6,10 @@ from typing import Any
 
 from attrs import asdict
 
-from relay.hub.access import ApiKey, hash_key
+from relay.auth import ApiKey, hash_key
+from relay.errors import suggestion
 from relay.model.channels import ALL, split_prefix
 from relay.model.events import MARKET_KINDS
-from relay.problems import suggestion
 from relay.pusher.apps import App
 from relay.settings.check import DEMO_API_KEY, Check
 from relay.settings.tables import ApiKeyTable, AppTable

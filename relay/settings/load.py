@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.adapter import Adapter
-from relay.problems import OperatorError, suggestion
+from relay.errors import OperatorError, suggestion
 from relay.settings.access import resolve_api_keys, resolve_apps
 from relay.settings.check import Check
 from relay.settings.providers import Credential, resolve_providers

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from relay.adapter import Adapter, Context
+from relay.errors import suggestion
 from relay.model.channels import ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind, valid_provider
 from relay.model.hours import Hours
 from relay.model.symbols import SymbolError, SymbolTable
-from relay.problems import suggestion
 from relay.settings.check import Check
 from relay.settings.resolved import Account, Provider
 from relay.settings.secret import SecretRef

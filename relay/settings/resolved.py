@@ -7,14 +7,14 @@ from typing import Any, Literal
 from attrs import Factory, field, frozen
 
 from relay.adapter import Adapter
-from relay.hub.access import ApiKey
+from relay.auth import ApiKey
 from relay.hub.history import HistoryLimits
 from relay.hub.outbox import OutboxLimits
 from relay.model.channels import Topic
 from relay.model.hours import Hours
-from relay.net.asgi import FrontLimits
-from relay.net.connection import EdgeLimits
 from relay.pusher.apps import App
+from relay.server.asgi import HttpLimits
+from relay.server.connection import SubscriberLimits
 from relay.settings.tables import LogTable
 
 
@@ -36,8 +36,8 @@ class Server:
     public_url: str | None = None
     behind_proxy: bool = False
     status_public: bool = False
-    limits: FrontLimits = Factory(FrontLimits)
-    subscribers: EdgeLimits = Factory(EdgeLimits)
+    limits: HttpLimits = Factory(HttpLimits)
+    subscribers: SubscriberLimits = Factory(SubscriberLimits)
 
 
 @frozen(kw_only=True)
@@ -61,7 +61,7 @@ class Provider:
         required: the relay is not ready while this provider is not.
         linger: seconds a topic stays subscribed without a subscriber.
         first_data_within: in place of `Session.first_data_within`; None keeps the adapter's own.
-        stale_after, hours: as `relay.upstream.core.SessionSettings` has them.
+        stale_after, hours: as `relay.provider.session_state.SessionSettings` has them.
         visibility: whether its market streams need authorization.
         accounts: its sessions, at least one.
     """

@@ -22,7 +22,7 @@ from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
-from relay.problems import Path, nearest, one_line, path_text, suggestion
+from relay.errors import Path, nearest, one_line, path_text, suggestion
 from relay.settings.secret import SecretRef
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from attrs import Attribute, Factory, field, frozen, validators
 
 from relay.hub.history import HistoryLimits
 from relay.hub.outbox import OutboxLimits
-from relay.net.asgi import FrontLimits
-from relay.net.connection import EdgeLimits
 from relay.pusher.apps import Limits
+from relay.server.asgi import HttpLimits
+from relay.server.connection import SubscriberLimits
 from relay.settings.secret import SecretRef
 
 _positive: Any = validators.gt(0)
@@ -44,8 +44,8 @@ class ServerTable:
     """Believe `X-Forwarded-Proto: https`, where nobody reaches the port but a TLS proxy of ours; see `require_tls`."""
     status_public: bool = False
     """Show the states of sessions and the metrics without an API key. Health checks are always public."""
-    limits: FrontLimits = Factory(FrontLimits)
-    subscribers: EdgeLimits = Factory(EdgeLimits)
+    limits: HttpLimits = Factory(HttpLimits)
+    subscribers: SubscriberLimits = Factory(SubscriberLimits)
 
 
 @frozen(kw_only=True)

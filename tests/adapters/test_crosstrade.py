@@ -54,7 +54,7 @@ from relay.model.enums import (
     Side,
 )
 from relay.model.events import Account, Connection, Error, Order, Position, Quote, RateLimit, Reply, Trade
-from relay.net.http import HttpClient
+from relay.provider.http import HttpClient
 from relay.testing import conformance
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse, Takeover
@@ -625,12 +625,12 @@ def test_cancelling_takes_the_one_order_that_is_meant():
     assert reply.result == {"order_id": ids[1], "orderId": ids[1], "success": True}
     (again, *_) = session.say(CancelOrder(id="again", order_id=ids[1]))
     assert again.error["code"] == "order_not_found"
-    assert len(session.simulator.desk.accounts["Sim101"].open_orders()) == 2
+    assert len(session.simulator.exchange.accounts["Sim101"].open_orders()) == 2
 
 
 def test_closing_a_whole_position_takes_its_instrument_s_orders_and_closing_a_part_does_not():
     session = Session()
-    account = session.simulator.desk.accounts["Sim101"]
+    account = session.simulator.exchange.accounts["Sim101"]
     for id, members in (("c1", {}), ("c2", FAR), ("c3", {"symbol": "NQ 09-26", **FAR})):
         session.say(place(id, **members))
         session.now_ns += 3 * SECOND
@@ -653,7 +653,7 @@ def test_closing_a_whole_position_takes_its_instrument_s_orders_and_closing_a_pa
     ],
 )
 def test_the_add_on_refuses_in_the_pages_words(api, args, sentence):
-    assert Session().simulator.desk.call(api, {"account": "Sim101", **args}) == {"error": sentence}
+    assert Session().simulator.exchange.call(api, {"account": "Sim101", **args}) == {"error": sentence}
 
 
 @pytest.mark.parametrize("name", ["ES 09-26", "ES", "ES1!", "ESU26"])
@@ -665,7 +665,7 @@ def test_an_instrument_has_many_names(name):
 def test_a_contract_s_point_has_its_value():
     session = Session()
     session.say(place("c1"))
-    account = session.simulator.desk.accounts["Sim101"]
+    account = session.simulator.exchange.accounts["Sim101"]
     assert account.money().unrealized == -2 * 50 * 25 / 100  # two contracts, one tick of spread
 
 
@@ -855,14 +855,14 @@ async def test_an_order_can_be_cancelled(relayed):
     await relay.until(Quote)
     relay.session.command(place("far", order_type="LIMIT", limit_price="5000.00"))
     order_id = (await relay.until(Reply, id="far")).result["order_id"]
-    assert len(simulator.desk.accounts["Sim101"].open_orders()) == 1
+    assert len(simulator.exchange.accounts["Sim101"].open_orders()) == 1
     assert (await relay.until(Order, status=OrderStatus.OPEN)).id == order_id
     relay.session.command(AmendOrder(id="amend", order_id=order_id, limit_price="5100.00"))
     assert (await relay.until(Order, event=OrderEvent.ORDER_MODIFIED, limit_price="5100.00")).id == order_id
     relay.session.command(CancelOrder(id="cancel", order_id=order_id))
     assert (await relay.until(Reply, id="cancel")).outcome is Outcome.ACCEPTED
     assert (await relay.until(Order)).status is OrderStatus.CANCELLED
-    assert simulator.desk.accounts["Sim101"].open_orders() == []
+    assert simulator.exchange.accounts["Sim101"].open_orders() == []
 
 
 async def test_what_became_of_an_order_meanwhile_is_told_once(relayed):
@@ -871,7 +871,7 @@ async def test_what_became_of_an_order_meanwhile_is_told_once(relayed):
     relay.session.command(place("far", client_order_id="mine", order_type="LIMIT", limit_price="5000.00"))
     placed = await relay.until(Order, status=OrderStatus.OPEN)
     simulator.inject(Drop())
-    simulator.desk.call("Cancel", {"account": "Sim101", "orderId": placed.id})
+    simulator.exchange.call("Cancel", {"account": "Sim101", "orderId": placed.id})
     await relay.until(Connection, event=ConnectionEvent.CONNECTED)
     ended = await relay.until(Order)
     assert (ended.status, ended.client_order_id, ended.reconciled) == (OrderStatus.CANCELLED, "mine", True)
@@ -883,7 +883,7 @@ async def test_what_became_of_an_order_meanwhile_is_told_once(relayed):
 async def test_another_program_s_order_is_found_and_its_fill(relayed):
     simulator, relay = relayed
     await relay.until(Account)
-    simulator.desk.call("PlaceOrder", {"account": "Sim101", "instrument": "CL", "action": "Sell", "orderType": "Market",
+    simulator.exchange.call("PlaceOrder", {"account": "Sim101", "instrument": "CL", "action": "Sell", "orderType": "Market",
                                        "quantity": 1, "timeInForce": "Day"})  # fmt: skip
     fill = await relay.until(Trade, symbol="CL 09-26")
     order = await relay.until(Order, id=fill.order_id)
@@ -895,7 +895,7 @@ async def test_a_position_that_was_closed_meanwhile_is_told(relayed):
     await relay.until(Quote)
     relay.session.command(place("buy"))
     await relay.until(Position, event=PositionEvent.POSITION_OPENED)
-    account = simulator.desk.accounts["Sim101"]
+    account = simulator.exchange.accounts["Sim101"]
     simulator.inject(Drop())
     account.close(account.positions["ES 09-26"].id, 0)
     await relay.until(Connection, event=ConnectionEvent.CONNECTED)
@@ -906,7 +906,7 @@ async def test_a_position_that_was_closed_meanwhile_is_told(relayed):
 async def test_a_position_another_program_opened_is_found_by_the_profit(relayed):
     simulator, relay = relayed
     await relay.until(Account)
-    simulator.desk.call("PlaceOrder", {"account": "Sim101", "instrument": "CL", "action": "Sell", "orderType": "Market",
+    simulator.exchange.call("PlaceOrder", {"account": "Sim101", "instrument": "CL", "action": "Sell", "orderType": "Market",
                                        "quantity": 1, "timeInForce": "Day"})  # fmt: skip
     opened = await relay.until(Position, id="CL 09-26")
     assert opened.side is PositionSide.SHORT
@@ -915,7 +915,7 @@ async def test_a_position_another_program_opened_is_found_by_the_profit(relayed)
 async def test_an_add_on_that_comes_back_is_asked_again(nursery):
     simulator = CrossTradeSimulator(interval=0.02, clock=hurried())
     simulator.addon = False
-    simulator.desk.call("PlaceOrder", {"account": "Sim101", "instrument": "ES", "action": "Buy", "orderType": "Market",
+    simulator.exchange.call("PlaceOrder", {"account": "Sim101", "instrument": "ES", "action": "Buy", "orderType": "Market",
                                        "quantity": 1, "timeInForce": "Day"})  # fmt: skip
     async with simulator.serve() as at, HttpClient() as http:
         relay = Relayed(at, http)

@@ -291,7 +291,7 @@ def test_what_a_list_told_first_gets_its_sender_s_id_with_the_reply(line):
 
 def test_the_simulator_renames_orders_as_brokers_do():
     session = Session()
-    session.simulator.desk.renames = True
+    session.simulator.exchange.renames = True
     items = session.say(place("c1", client_order_id="mine"))
     orders = [item for item in items if isinstance(item, Order)]
     (fill,) = [item for item in items if isinstance(item, Trade)]

@@ -13,8 +13,8 @@ from relay.adapter import Ack, Alive, Unknown
 from relay.model.codec import decode, encode
 from relay.model.events import Depth, Event, Stamp
 from relay.model.times import from_micros
+from relay.provider.books import Books
 from relay.testing.recording import read_recording
-from relay.upstream.books import Books
 from relay_binance.adapter import Binance
 from relay_bitstamp.adapter import Bitstamp
 from relay_kraken.adapter import Kraken

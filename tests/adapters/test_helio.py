@@ -37,7 +37,7 @@ from relay.model.commands import (
 )
 from relay.model.enums import ConnectionEvent, OrderEvent, OrderStatus, Outcome
 from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply, Trade
-from relay.net.http import HttpClient
+from relay.provider.http import HttpClient
 from relay.testing import conformance
 from relay.testing.lost import lost
 from relay.testing.recording import read_recording

@@ -13,8 +13,8 @@ import pytest
 
 from relay.adapter import Ack, Adapter, Alive, Unknown
 from relay.model.events import Depth, Event, Quote
+from relay.provider.books import Books
 from relay.testing.recording import Recording
-from relay.upstream.books import Books
 from relay_binance.adapter import Binance
 from relay_bitstamp.adapter import Bitstamp
 from relay_kraken.adapter import Kraken

@@ -44,12 +44,12 @@ from relay.model.commands import (
 from relay.model.enums import AccountEvent, ConnectionEvent, OrderEvent, OrderStatus, OrderType, Outcome, PositionEvent
 from relay.model.events import Account, Alert, Connection, Error, Notification, Order, Position, Quote, Reply, Trade
 from relay.model.symbols import SymbolTable
-from relay.net.http import HttpClient
+from relay.provider.http import HttpClient
+from relay.provider.templates import dial_target, fetch_target
 from relay.testing import conformance
 from relay.testing.lost import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
-from relay.upstream.templates import dial_target, fetch_target
 from relay_scaletrade.adapter import ScaleTrade
 from relay_scaletrade.answers import expiry
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator

@@ -10,8 +10,8 @@ import trio
 from relay.adapter import Context
 from relay.model.channels import Topic, topic_kind
 from relay.model.events import MARKET_KINDS, Candle, MarketEvent
-from relay.net.dial import ProviderSession
-from relay.net.http import HttpClient
+from relay.provider.driver import ProviderSession
+from relay.provider.http import HttpClient
 from relay.testing.player import play
 from relay_binance.adapter import Binance
 from relay_bitstamp.adapter import Bitstamp

@@ -35,13 +35,13 @@ from relay.model.channels import Topic
 from relay.model.commands import PlaceOrder
 from relay.model.enums import ConnectionEvent, Outcome, Side
 from relay.model.events import Connection, Error, Gap, Notification, ProviderSignal, PublicTrade, Reference, Reply
-from relay.net.http import HttpClient
+from relay.provider.http import HttpClient
+from relay.provider.templates import dial_target
 from relay.pusher import Reconnect, reconnect_action
 from relay.testing import conformance
 from relay.testing.lost import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
-from relay.upstream.templates import dial_target
 from relay_shuriken.adapter import CLOSES, Shuriken
 from relay_shuriken.chain import BASE, BONK, EVM_WALLET, FEED, PROFILE, SOL, USER, WALLET, WETH
 from relay_shuriken.channels import LEFT, Authorize, Resolve
@@ -436,7 +436,7 @@ def test_two_tokens_of_one_stream_are_told_apart_by_order_and_their_events_by_th
 def test_a_stream_is_found_under_either_spelling_of_its_name():
     adapter = established(new_adapter())
     (fetch,) = adapter.encode(Subscribe((ACCOUNT,)))
-    spelled = [{"stream": each["stream"].replace("FeedP", "Feed.p").replace("FeedN", "Feed.n"), "channel": f"presence-{n}"}
+    spelled = [{"stream": each["stream"].replace("FeedP", "RelayApi.p").replace("FeedN", "RelayApi.n"), "channel": f"presence-{n}"}
                for n, each in enumerate(fetch.json["subscriptions"])]  # fmt: skip
     assert "alpha.signalFeed.named" in [each["stream"] for each in spelled]
     authorizations = answered(adapter, fetch, subscriptions=spelled)

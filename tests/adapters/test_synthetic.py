@@ -9,8 +9,8 @@ import trio
 from relay.adapter import Ack, Alive, Context, Nack, Ready, Subscribe, loads
 from relay.model.channels import Topic
 from relay.model.events import Candle, Depth, PublicTrade, Quote
-from relay.net.dial import ProviderSession
-from relay.net.http import HttpClient
+from relay.provider.driver import ProviderSession
+from relay.provider.http import HttpClient
 from relay.testing import conformance
 from relay.testing.recording import Record, Recording, read_recording
 from relay_synthetic.adapter import Synthetic

@@ -57,8 +57,8 @@ from relay.model.events import (
     Staleness,
     Trade,
 )
-from relay.net.dial import ProviderSession
-from relay.net.http import HttpClient
+from relay.provider.driver import ProviderSession
+from relay.provider.http import HttpClient
 from relay.testing import conformance
 from relay.testing.lost import lost
 from relay.testing.recording import read_recording
@@ -686,7 +686,7 @@ class Relayed:
                 await self._changed.wait()
 
 
-class Asked(TektiiSimulator):
+class Submission(TektiiSimulator):
     """A gateway that says when a session has asked all it asks at its beginning: three lists and what stands of three topics."""
 
     def __init__(self, **settings):
@@ -701,7 +701,7 @@ class Asked(TektiiSimulator):
 
 @pytest.fixture
 async def relayed(nursery):
-    simulator = Asked(interval=0.02)
+    simulator = Submission(interval=0.02)
     async with simulator.serve() as at, HttpClient() as http:
         running = Relayed(at, http)
         await nursery.start(running.session.run)

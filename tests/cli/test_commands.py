@@ -14,11 +14,12 @@ import pytest
 import structlog
 import trio
 
-from relay import __version__, hooks
+from relay import __version__
 from relay.cli import run
-from relay.hooks import hookimpl
-from relay.plugins import Broken, Plugins, load_plugins
-from relay.problems import OperatorError
+from relay.errors import OperatorError
+from relay.plugins import hookspecs as hooks
+from relay.plugins.hookspecs import hookimpl
+from relay.plugins.manager import Broken, Plugins, load_plugins
 from relay.settings import Settings, reference
 
 GOOD = """

@@ -10,9 +10,9 @@ import trio
 
 from relay.adapter import Answer
 from relay.cli import orders, run
-from relay.net.http import HttpClient
-from relay.plugins import Plugins
-from support.venue import KEYS, Desk, toy_plugins, trading
+from relay.plugins.manager import Plugins
+from relay.provider.http import HttpClient
+from support.simulated_venue import KEYS, Desk, toy_plugins, trading
 
 ORDER = ("place", "--symbol", "FINE", "--side", "buy", "--quantity", "1.10")
 

@@ -11,10 +11,10 @@ import trio
 
 from relay.pusher.apps import App
 from relay.pusher.signatures import channel_auth, md5_hex, sign, signed_query, user_auth
+from support.harness import Stage, stage
 from support.http_api import OURS, ask, send
 from support.raw import Raw, raw
 from support.running import APP
-from support.stage import Stage, stage
 
 THEIRS = App(id="8", key="their-key", secrets=("their-secret",))
 APPS = {

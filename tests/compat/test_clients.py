@@ -3,9 +3,9 @@
 import trio
 
 from support.client import Client
+from support.harness import stage
 from support.matrix import judged_by
 from support.server_library import server_library
-from support.stage import stage
 
 NO_CHANNEL_DATA = "signs nothing but the names of private channels"
 NO_ENCRYPTION = "cannot decrypt"

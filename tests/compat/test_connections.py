@@ -12,12 +12,12 @@ from relay.pusher.apps import Limits
 from support.app_server import app_server
 from support.cable import cable
 from support.clients import client_of
+from support.harness import stage
 from support.http_api import publish
 from support.matrix import judged_by
 from support.process import serving
 from support.raw import raw
 from support.running import APP, port_of, running_relay
-from support.stage import stage
 
 NO_CODES = "takes codes from pusher:error alone, which since protocol 6 is not sent before a close"
 CONFIGURATION = """

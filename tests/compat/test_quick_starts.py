@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from support import tools
+from support.harness import stage
 from support.matrix import ROOT
 from support.process import serving, started
 from support.recordings import load_recording, recording_path
-from support.stage import stage
 
 CONFIGURATION = """
 allow_inline_secrets = true

@@ -8,10 +8,10 @@ import trio
 from relay.model.events import Quote, Stamp
 from support.cable import Cable
 from support.client import Client
+from support.harness import Stage, stage
 from support.http_api import ask
 from support.matrix import ROOT, judged_by
 from support.running import port_of, running_relay
-from support.stage import Stage, stage
 
 OTHERS = {
     "pysher": "resume.js is for what is built upon pusher-js",

@@ -7,10 +7,10 @@ import pytest
 import trio
 
 from support.client import Client
+from support.harness import Stage, stage
 from support.matrix import SERVERS, judged_by
 from support.raw import raw
 from support.server_library import Refused, ServerLibrary, server_library
-from support.stage import Stage, stage
 
 NO_INFO = "has no parameter for it"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import relay.hooks
+import relay.plugins.hookspecs
 
 ROOT = Path(__file__).parents[2]
-HOOKS = {name: function for name, function in vars(relay.hooks).items() if name.startswith("relay_")}
+HOOKS = {name: function for name, function in vars(relay.plugins.hookspecs).items() if name.startswith("relay_")}
 DOCUMENT = (ROOT / "docs" / "hooks.md").read_text()
 
 

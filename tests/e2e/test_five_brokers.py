@@ -25,10 +25,10 @@ import trio
 from relay.adapter import Adapter, Backoff
 from relay.app import Relay
 from relay.demo import demo
-from relay.hooks import Tap, hookimpl
 from relay.model.channels import Stream, Topic, channel_name
 from relay.model.events import Event, Stamp
-from relay.plugins import load_plugins
+from relay.plugins.hookspecs import Tap, hookimpl
+from relay.plugins.manager import load_plugins
 from relay.settings import DEMO_API_KEY
 from relay.testing.simulator import Drop, Simulator
 from relay.testing.subscriber import Subscriber

@@ -11,16 +11,16 @@ import pluggy
 import pytest
 import trio
 
-from relay import hooks
 from relay.adapter import Adapter, Offer, Outgoing, Session, Subscribe, Unknown, dumps, loads
 from relay.app import Relay
 from relay.cli import run as command_line
 from relay.demo import demo
-from relay.hooks import ChannelEvent, Feed, Grant, Service, Simulated, hookimpl
 from relay.hub.outbox import Outbox
 from relay.model.events import Event, Quote, Stamp
-from relay.net.http import HttpClient
-from relay.plugins import PluginError, Plugins
+from relay.plugins import hookspecs as hooks
+from relay.plugins.hookspecs import ChannelEvent, Grant, RelayApi, Service, Simulated, hookimpl
+from relay.plugins.manager import PluginError, Plugins
+from relay.provider.http import HttpClient
 from relay.pusher.signatures import verify_webhook
 from relay.settings import SettingsError, settings_of
 from relay.testing.player import play
@@ -277,9 +277,9 @@ async def test_hook_watchers() -> None:
 
 async def test_hook_services(autojump_clock: trio.testing.MockClock) -> None:
     runs: list[int] = []
-    feeds: list[Feed] = []
+    feeds: list[RelayApi] = []
 
-    async def failing_once(feed: Feed) -> None:
+    async def failing_once(feed: RelayApi) -> None:
         runs.append(1)
         feeds.append(feed)
         await trio.lowlevel.checkpoint()

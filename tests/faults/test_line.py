@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from relay.adapter import CloseMeaning, Heartbeat
-from relay.plugins import load_plugins
+from relay.plugins.manager import load_plugins
 from relay.testing.faults import Corrupt, Cut, HalfOpen, Reset, Stall, Throttle
 from relay.testing.simulator import Close, Drop, Mute, Refuse, Takeover
 from support.faulty import VENUES, rig

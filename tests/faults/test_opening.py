@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from relay.adapter import Backoff, Context
-from relay.net.dial import ProviderSession
-from relay.net.http import HttpClient
-from relay.net.line import Deadlines
+from relay.provider.connection import Deadlines
+from relay.provider.driver import ProviderSession
+from relay.provider.http import HttpClient
 from relay.testing.faults import Cut, FaultProxy, Reset, Stall, Throttle
 from relay_synthetic.adapter import Synthetic
 from relay_synthetic.simulator import SyntheticSimulator

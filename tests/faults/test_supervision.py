@@ -10,11 +10,11 @@ import trio
 from attrs import define
 
 import relay.app
-import relay.net.supervise
+import relay.supervise
 from relay.adapter import Backoff
 from relay.app import GOODBYE, Relay
-from relay.hooks import Feed, Service, Tap, hookimpl
 from relay.model.events import Event, Stamp
+from relay.plugins.hookspecs import RelayApi, Service, Tap, hookimpl
 from relay.testing.faults import FaultProxy, Stall
 from relay.testing.subscriber import Subscriber
 from relay_synthetic.simulator import SyntheticSimulator
@@ -73,8 +73,8 @@ async def house(stranger: object | None = None) -> AsyncIterator[House]:
 @pytest.fixture
 def crashes(monkeypatch):
     """What is logged of tasks that crashed, which are restarted at once."""
-    monkeypatch.setattr(relay.net.supervise, "_BACKOFF", Backoff(first=0.01, cap=0.01))
-    monkeypatch.setitem(relay.net.supervise.supervise.__kwdefaults__, "backoff", Backoff(first=0.01, cap=0.01))
+    monkeypatch.setattr(relay.supervise, "_BACKOFF", Backoff(first=0.01, cap=0.01))
+    monkeypatch.setitem(relay.supervise.supervise.__kwdefaults__, "backoff", Backoff(first=0.01, cap=0.01))
     with structlog.testing.capture_logs() as logs:
         monkeypatch.setattr(relay.app, "log", structlog.get_logger())
         yield lambda: [entry for entry in logs if entry["event"] == "task crashed"]
@@ -143,7 +143,7 @@ class Serving:
     def relay_services(self) -> Iterable[Service]:
         return [Service("fragile", self.run)]
 
-    async def run(self, feed: Feed) -> None:
+    async def run(self, feed: RelayApi) -> None:
         self.runs += 1
         if self.runs < 3:
             raise RuntimeError(f"crash {self.runs}")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from relay.hooks import ChannelEvent
-from relay.hub.hub import Hub, HubSession, RefusedSession
+from relay.hub.hub import Hub, RefusedSession, SubscriberSession
 from relay.hub.outbox import Outbox
 from relay.model.channels import Stream
 from relay.model.events import Event, Stamp
+from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.apps import App
 from relay.pusher.names import channel_type
 from relay.pusher.signatures import channel_auth, user_auth
@@ -62,7 +62,7 @@ def decoded(message: dict[str, Any]) -> dict[str, Any]:
 class Client:
     """A subscriber with a socket that takes everything, unless told to be `slow`."""
 
-    def __init__(self, relay: "Relay", session: HubSession | RefusedSession, app: App) -> None:
+    def __init__(self, relay: "Relay", session: SubscriberSession | RefusedSession, app: App) -> None:
         self._relay, self.session, self._app = relay, session, app
         self.slow = False
         self._taken = b""
@@ -77,7 +77,7 @@ class Client:
 
     @property
     def socket_id(self) -> str:
-        assert isinstance(self.session, HubSession)
+        assert isinstance(self.session, SubscriberSession)
         return self.session.socket_id
 
     def _write(self, data: bytes) -> int:

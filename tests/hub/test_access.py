@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.hub.access import ApiKey, KeyRing, hash_key
+from relay.auth import ApiKey, KeyRing, hash_key
 from relay.model.channels import Stream, Topic, parse_channel
 
 ALPHA = "k-alpha-0123456789"
@@ -31,7 +31,7 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
         compared.append(kept)
         return kept == presented
 
-    monkeypatch.setattr("relay.hub.access.hmac.compare_digest", compare)
+    monkeypatch.setattr("relay.auth.hmac.compare_digest", compare)
     ring = KeyRing([key(), key("beta", BETA)])
     ring.find(ALPHA)
     ring.find("nobody's")

@@ -3,9 +3,9 @@
 import pytest
 
 from relay.adapter import Offer
-from relay.hub.catalog import CatalogEntry, UnknownStream, find, merged_entries, nearest, provider_entries
 from relay.model.channels import channel_name
 from relay.model.events import ACCOUNT_KINDS
+from relay.provider.catalog import CatalogEntry, UnknownStream, find, merged_entries, nearest, provider_entries
 
 OFFERS = (
     Offer(kind="quote"),

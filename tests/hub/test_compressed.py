@@ -11,7 +11,7 @@ from relay.hub import backlog
 from relay.hub.compressed import CompressedOutbox
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits, Policy
 from relay.model.events import Depth, Order, PublicTrade, Quote
-from relay.pusher.frames import encode_close, encode_text
+from relay.websocket.frames import encode_close, encode_text
 from tests.hub.conftest import frames
 from tests.hub.test_outbox import CHANNELS, Books, Kernel, assert_nothing_lost_in_silence, driven, steps
 

@@ -281,11 +281,11 @@ def test_nothing_is_left_when_everybody_has_gone(relay_of, app_of, script):
         party(*step)
     for client in party.seats:
         client.gone()
-    tenant = relay.hub._by_id["1"]
-    assert not tenant.channels
-    assert not tenant.sessions
-    assert not tenant.users
-    assert not len(tenant.counts)
+    app_state = relay.hub._by_id["1"]
+    assert not app_state.channels
+    assert not app_state.sessions
+    assert not app_state.users
+    assert not len(app_state.counts)
     assert relay.wanted == []
     occupied = [event.name for event in relay.told if event.name in ("channel_occupied", "channel_vacated")]
     assert occupied.count("channel_occupied") == occupied.count("channel_vacated")
@@ -293,5 +293,5 @@ def test_nothing_is_left_when_everybody_has_gone(relay_of, app_of, script):
     assert members.count("member_added") == members.count("member_removed")
     relay.tick(2000)
     relay.tick(2000)
-    assert not tenant.topics
+    assert not app_state.topics
     assert {stream["kind"] for stream in relay.hub.snapshot()["streams"]} <= {"account", "status"}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from relay.hub.counts import Counts
 from relay.hub.presence import Presence
+from relay.hub.subscription_count import Counts
 from relay.hub.users import Users
 from relay.pusher.actions import Member
 from relay.pusher.apps import Limits

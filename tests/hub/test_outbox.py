@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.hub.outbox import OVERFLOW_CODE, Delivery, Outbox, OutboxLimits, Policy
-from relay.pusher.frames import encode_close
+from relay.websocket.frames import encode_close
 
 
 class Kernel:

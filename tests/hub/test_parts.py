@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from relay.hub.names import claims_stream, stream_of
 from relay.hub.rates import TokenBucket
-from relay.hub.rounds import Round
 from relay.hub.sequence import LocalInterest, LocalSequencer
+from relay.hub.sweep import Sweep
 from relay.model.channels import PREFIXES, Stream, Topic
 from relay.model.events import Quote
 from relay.pusher.errors import ProtocolError
@@ -97,7 +97,7 @@ def test_a_bucket_allows_a_seconds_worth_at_once_and_its_rate_after():
 
 
 def test_a_round_comes_to_everything_in_bounded_parts():
-    keys, going = set(range(10)), Round()
+    keys, going = set(range(10)), Sweep()
     parts = [going.next(keys, 4) for _ in range(3)]
     assert [len(part) for part in parts] == [4, 4, 2]
     assert {key for part in parts for key in part} == keys

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from relay.hub.outbox import OutboxLimits, Policy
-from relay.hub.topics import conflation_key, policy_of
+from relay.hub.topic import conflation_key, policy_of
 from relay.model.channels import Stream, Topic
 from relay.model.events import (
     Account,

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from relay.hub.access import ApiKey, hash_key
-from relay.hub.trading import ClientCommand, Rejected, Repeated
+from relay.auth import ApiKey, hash_key
 from relay.model.channels import Stream, Topic
+from relay.trading.client_events import ClientCommand, Rejected, Repeated
 
 CHANNEL = "presence-account.x.A"
 KEY = ApiKey(name="desk", digest=hash_key("k"), trade=("x.A", "cross*", "*.main"))

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from relay.hooks import ChannelEvent
+from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.apps import App
 from relay.pusher.signatures import verify_webhook, webhook_headers
 from relay_webhooks.delivery import MAX_ANSWER, Webhooks, post

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from relay.hooks import ChannelEvent
+from relay.plugins.hookspecs import ChannelEvent
 from relay_webhooks.departures import Departures
 
 

@@ -14,8 +14,8 @@ import pytest
 import trio
 
 import relay_webhooks
-from relay.hooks import ChannelEvent
-from relay.plugins import PluginError, Plugins, load_plugins
+from relay.plugins.hookspecs import ChannelEvent
+from relay.plugins.manager import PluginError, Plugins, load_plugins
 from relay.pusher.apps import App
 from relay.pusher.signatures import webhook_headers
 from relay.settings.reference import describe_settings

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.hooks import ChannelEvent
+from relay.plugins.hookspecs import ChannelEvent
 from relay_webhooks.payload import encode_body, encode_event
 from relay_webhooks.queue import EXPIRED, OVERFLOW, Batch, Limits, Losses, Queue
 

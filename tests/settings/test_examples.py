@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.plugins import load_plugins
+from relay.plugins.manager import load_plugins
 from relay.settings import Settings, load
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "docs/examples").glob("*.toml"))

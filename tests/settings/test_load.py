@@ -6,11 +6,11 @@ from typing import Any
 import attrs
 import pytest
 
-from relay.hub.access import hash_key
+from relay.auth import hash_key
 from relay.model.channels import Topic
 from relay.model.hours import Hours
-from relay.net.connection import EdgeLimits
 from relay.pusher.apps import App
+from relay.server.connection import SubscriberLimits
 from relay.settings import Account, SettingsError, Tls, load, parse_listen, settings_of
 from relay.settings.tables import AppTable
 
@@ -48,7 +48,7 @@ def test_app(read: Any) -> None:
 
 def test_compression_is_switched_on_for_the_port(read: Any) -> None:
     settings = read("[server.subscribers]\ncompression = true\nmessage_bytes = 20_000")
-    assert settings.server.subscribers == EdgeLimits(compression=True, message_bytes=20_000)
+    assert settings.server.subscribers == SubscriberLimits(compression=True, message_bytes=20_000)
 
 
 def test_every_attribute_of_an_app_is_a_setting_with_the_same_default() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.problems import path_text
+from relay.errors import path_text
 from relay.settings import SettingsError, settings_of
 from relay.settings.structure import structure
 from relay.settings.tables import Document

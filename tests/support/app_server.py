@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from relay.net.front import Front, open_listeners, serve_front
+from relay.server.http import HttpServer, open_listeners, serve_front
 from support.running import APP
 from support.server_library import MASTER_KEY
 
@@ -96,7 +96,9 @@ async def app_server(sign_channel: Sign | None = None, sign_user: Sign | None = 
     listeners = await open_listeners("127.0.0.1", 0)
     server.port = listeners[0].socket.getsockname()[1]  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:
-        front: Front = await nursery.start(partial(serve_front, listeners, Starlette(routes=routes), _no_websocket))
+        front: HttpServer = await nursery.start(
+            partial(serve_front, listeners, Starlette(routes=routes), _no_websocket)
+        )
         yield server
         front.stop()
         nursery.cancel_scope.cancel()

@@ -23,9 +23,9 @@ import relay_tektii
 import relay_tektii.simulator
 from relay.adapter import Adapter, Backoff, Session
 from relay.app import Relay
-from relay.hooks import Simulated
 from relay.model.channels import Stream, channel_name
-from relay.net.dial import ProviderSession
+from relay.plugins.hookspecs import Simulated
+from relay.provider.driver import ProviderSession
 from relay.pusher.apps import App as PusherApp
 from relay.testing.faults import FaultProxy
 from relay.testing.simulator import Simulator

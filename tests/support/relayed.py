@@ -7,8 +7,8 @@ import trio
 
 from relay.adapter import Adapter, Context
 from relay.model.events import Event, Stamp
-from relay.net.dial import ProviderSession
-from relay.net.http import HttpClient
+from relay.provider.driver import ProviderSession
+from relay.provider.http import HttpClient
 
 E = TypeVar("E", bound=Event)
 

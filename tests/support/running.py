@@ -11,8 +11,8 @@ import trio
 
 from relay.adapter import Adapter
 from relay.app import Relay
-from relay.net.http import HttpClient
-from relay.plugins import load_plugins
+from relay.plugins.manager import load_plugins
+from relay.provider.http import HttpClient
 from relay.settings import settings_of
 
 APP = {"id": "7", "key": "app-key", "secret": "app-secret-of-the-test"}

@@ -17,9 +17,9 @@ from relay.model.commands import (
     PlaceOrder,
     TradeHistory,
 )
+from relay.provider.templates import with_query
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
-from relay.upstream.templates import with_query
 from relay_tektii.adapter import Tektii
 from relay_tektii.simulator import KEY, TektiiSimulator
 from support.helio_session import BEGAN_NS, SECOND, Line

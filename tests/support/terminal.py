@@ -11,7 +11,7 @@ from relay.testing.account import TradingAccount
 from relay.testing.market import Market
 from relay.testing.simulator import Simulator
 from relay.testing.trading import Ticket
-from relay_crosstrade import desk
+from relay_crosstrade import exchange
 from relay_crosstrade.simulator import CrossTradeSimulator
 from relay_scaletrade import tickets
 from relay_scaletrade.simulator import ScaleTradeSimulator
@@ -86,7 +86,9 @@ def terminal_of(simulator: Simulator) -> Terminal | Tickets:
         case ScaleTradeSimulator():
             return Tickets(simulator.account)
         case CrossTradeSimulator():
-            account = simulator.desk.accounts["Sim101"]
-            return Terminal(account, simulator.desk.market, by_symbol=True, named=partial(desk.named, account.id))
+            account = simulator.exchange.accounts["Sim101"]
+            return Terminal(
+                account, simulator.exchange.market, by_symbol=True, named=partial(exchange.named, account.id)
+            )
     other: Any = simulator
     return Terminal(other.account, other.market)

@@ -1,0 +1,1 @@
+"""Hooks, and the manager that finds and calls plugins."""

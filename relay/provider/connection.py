@@ -1,0 +1,330 @@
+"""One WebSocket connection to a provider, over trio-websocket.
+
+The reader always drains the library's queue: what a message leads to is synchronous. Everything waited for has a
+deadline, and closing is bounded whatever the peer does. The stream is wrapped, for two things the library does not tell:
+that bytes arrived at all (it answers pings itself), and that the peer hung up, or answered with a status and an endless
+body, in the middle of the handshake.
+"""
+
+import ssl
+from collections.abc import Callable
+from math import inf
+from urllib.parse import urlsplit
+
+import trio
+import trio_websocket
+from attrs import frozen
+from wsproto.utilities import LocalProtocolError
+
+from relay.provider.session_events import Closed, Dial, DialFailed, Refused
+
+_LARGEST_HEAD = 16 * 1024
+
+
+@frozen(kw_only=True)
+class Deadlines:
+    """Seconds for each thing a provider's socket is waited for, and the bounds of what is kept meanwhile.
+
+    Attributes:
+        connect: name resolution and TCP.
+        tls: the TLS handshake.
+        handshake: the WebSocket handshake.
+        send: one frame to be taken by the kernel.
+        close: the closing handshake.
+        max_message: bytes of the largest message taken; a longer one closes the connection with 1009.
+        queue: frames that may wait to be written; more means that the provider does not read, and closes the connection.
+    """
+
+    connect: float = 10.0
+    tls: float = 10.0
+    handshake: float = 10.0
+    send: float = 10.0
+    close: float = 3.0
+    max_message: int = 16 * 1024 * 1024
+    queue: int = 1000
+
+
+@frozen
+class _Ping:
+    pass
+
+
+@frozen
+class _Close:
+    code: int
+    reason: str
+
+
+class _Stream(trio.abc.Stream):
+    """The provider's stream, watched."""
+
+    def __init__(self, stream: trio.abc.Stream, on_bytes: Callable[[], None]) -> None:
+        self._stream = stream
+        self._on_bytes = on_bytes
+        self.head = b""
+        self.in_handshake = True
+        self.ended = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.ended.set()
+            raise
+        if data:
+            self._on_bytes()
+            if self.in_handshake and len(self.head) < _LARGEST_HEAD:
+                self.head += data
+        else:
+            self.ended.set()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.ended.set()  # a reset that came before the handshake's first byte is met here, not by the reader
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        self.ended.set()
+        await self._stream.aclose()
+
+
+class Line:
+    """A connection being dialled, open, or closing.
+
+    Args:
+        on_open: called when frames may be sent.
+        on_text: called with every message.
+        on_bytes: called whenever anything arrives.
+    """
+
+    def __init__(
+        self,
+        deadlines: Deadlines,
+        ssl_context: ssl.SSLContext | None,
+        *,
+        on_open: Callable[[], None],
+        on_text: Callable[[str], None],
+        on_bytes: Callable[[], None],
+    ) -> None:
+        self._deadlines = deadlines
+        self._ssl_context = ssl_context
+        self._on_open = on_open
+        self._on_text = on_text
+        self._on_bytes = on_bytes
+        self._scope = trio.CancelScope()
+        self._open = False
+        self._put, self._items = trio.open_memory_channel[str | _Ping | _Close](inf)
+        #: Whether the session still listens to this line; False once it was told to close.
+        self.live = True
+
+    def send(self, text: str) -> bool:
+        """Have ``text`` sent; False when too much waits already."""
+        return self._enqueue(text)
+
+    def ping(self) -> bool:
+        """Have a ping frame sent; False when too much waits already."""
+        return self._enqueue(_Ping())
+
+    def close(self, code: int, reason: str) -> None:
+        """Close after what was sent before, or give up the dial; nothing more is reported."""
+        self.live = False
+        if self._open:
+            self._scope.deadline = trio.current_time() + self._deadlines.close + self._deadlines.send
+            self._put.send_nowait(_Close(code, reason))
+        else:
+            self._scope.cancel()
+
+    def _enqueue(self, item: str | _Ping) -> bool:
+        if self._items.statistics().current_buffer_used >= self._deadlines.queue:
+            return False
+        self._put.send_nowait(item)
+        return True
+
+    async def run(self, dial: Dial) -> Closed | Refused | DialFailed:
+        """Dial, read and write until the connection is over; return how it ended."""
+        ending: Closed | Refused | DialFailed = Closed(1006, "the connection was given up")
+        with self._scope:
+            try:
+                stream = _Stream(await self._connected(dial.url), self._on_bytes_if_live)
+            except (OSError, ValueError, trio.TooSlowError, trio.BrokenResourceError) as error:
+                return DialFailed(_explained(error))
+            try:
+                ending = await self._talk(dial, stream)
+            finally:
+                await trio.aclose_forcefully(stream)
+        return ending
+
+    async def _connected(self, url: str) -> trio.abc.Stream:
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or parts.hostname is None:
+            raise ValueError("the session's url is not a ws:// or wss:// URL")
+        port = parts.port or (443 if parts.scheme == "wss" else 80)
+        with _within(self._deadlines.connect, "no TCP connection"):
+            stream = await trio.open_tcp_stream(parts.hostname, port)
+        if parts.scheme == "ws":
+            return stream
+        context = ssl.create_default_context() if self._ssl_context is None else self._ssl_context
+        secure = trio.SSLStream(stream, context, server_hostname=parts.hostname, https_compatible=True)
+        try:
+            with _within(self._deadlines.tls, "no TLS handshake"):
+                await secure.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return secure
+
+    async def _talk(self, dial: Dial, stream: _Stream) -> Closed | Refused | DialFailed:
+        ending: list[Closed | Refused | DialFailed] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hung_up, stream, nursery.cancel_scope)
+                ws = await self._handshake(dial, stream, nursery)
+                if ws is None:
+                    ending.append(_unfinished(stream))
+                else:
+                    stream.in_handshake = False
+                    nursery.start_soon(self._write, ws, nursery, ending)
+                    self._open = True
+                    if self.live:
+                        self._on_open()
+                    ending.append(await self._read(ws))
+                    with trio.move_on_after(self._deadlines.close):
+                        await ws.aclose()
+                nursery.cancel_scope.cancel()
+        except* (
+            trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError
+        ):  # fmt: skip
+            # The library's reader lets these out when it cannot even say that the peer broke the protocol, and the last
+            # one when it would answer a ping that came while the connection is being closed.
+            ending.append(Closed(1006, "the connection broke") if self._open else _unfinished(stream))
+        except* trio_websocket.ConnectionRejected as rejected:
+            ending[:0] = [_refused(error) for error in _leaves(rejected)]
+        return ending[0] if ending else _unfinished(stream)
+
+    async def _hung_up(self, stream: _Stream, scope: trio.CancelScope) -> None:
+        """End a handshake the peer has hung up on; afterwards the library tells."""
+        await stream.ended.wait()
+        if stream.in_handshake:
+            scope.cancel()
+
+    async def _handshake(
+        self, dial: Dial, stream: _Stream, nursery: trio.Nursery
+    ) -> trio_websocket.WebSocketConnection | None:
+        parts = urlsplit(dial.url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with trio.move_on_after(self._deadlines.handshake):
+            return await trio_websocket.wrap_client_stream(
+                nursery,
+                stream,  # type: ignore[arg-type, unused-ignore]
+                parts.netloc.rpartition("@")[2],
+                target,
+                extra_headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in dial.headers.items()],
+                message_queue_size=64,
+                max_message_size=self._deadlines.max_message,
+                receive_buffer_size=65536,
+            )
+        return None
+
+    async def _read(self, ws: trio_websocket.WebSocketConnection) -> Closed:
+        while True:
+            try:
+                message = await ws.get_message()
+            except trio_websocket.ConnectionClosed as closed:
+                reason = closed.reason
+                return Closed(1006) if reason is None else Closed(reason.code, reason.reason or "")
+            if self.live:
+                # Not text by the protocol: kept recognisable, so that it ends as an Unknown and not in silence.
+                self._on_text(message if isinstance(message, str) else message.decode("utf-8", "backslashreplace"))
+
+    async def _write(
+        self,
+        ws: trio_websocket.WebSocketConnection,
+        nursery: trio.Nursery,
+        ending: list[Closed | Refused | DialFailed],
+    ) -> None:
+        try:
+            async for item in self._items:
+                if isinstance(item, _Close):
+                    with trio.move_on_after(self._deadlines.close):
+                        await ws.aclose(item.code, item.reason)
+                    nursery.cancel_scope.cancel()
+                elif isinstance(item, _Ping):
+                    nursery.start_soon(self._ping, ws)
+                else:
+                    with trio.fail_after(self._deadlines.send):
+                        await ws.send_message(item)
+        except trio_websocket.ConnectionClosed:
+            return  # the reader reports it
+        except trio.TooSlowError:
+            ending.append(Closed(1006, f"a frame was not taken within {self._deadlines.send:g} s"))
+            nursery.cancel_scope.cancel()
+
+    async def _ping(self, ws: trio_websocket.WebSocketConnection) -> None:
+        with trio.move_on_after(self._deadlines.send):
+            try:
+                await ws.ping()
+            except trio_websocket.ConnectionClosed:
+                return  # the reader reports it
+
+    def _on_bytes_if_live(self) -> None:
+        if self.live:
+            self._on_bytes()
+
+
+class _within:  # noqa: N801 - reads as the statement it is
+    """A deadline whose TooSlowError says what was too slow."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self._scope = trio.CancelScope()
+        self._seconds = seconds
+        self._what = what
+
+    def __enter__(self) -> None:
+        self._scope.deadline = trio.current_time() + self._seconds
+        self._scope.__enter__()
+
+    def __exit__(self, *exception: object) -> bool | None:
+        swallowed = self._scope.__exit__(*exception)  # type: ignore[arg-type]
+        if self._scope.cancelled_caught:
+            raise trio.TooSlowError(f"{self._what} within {self._seconds:g} s")
+        return swallowed
+
+
+def _explained(error: BaseException) -> str:
+    """The error, and what caused it: trio hides the TLS alert, and the reasons of each address, behind general words."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    leaves = [
+        leaf for cause in causes for leaf in (_leaves(cause) if isinstance(cause, BaseExceptionGroup) else [cause])
+    ]
+    return "; ".join(dict.fromkeys(str(leaf) or type(leaf).__name__ for leaf in leaves))
+
+
+def _leaves(group: BaseException) -> list[BaseException]:
+    if isinstance(group, BaseExceptionGroup):
+        return [leaf for member in group.exceptions for leaf in _leaves(member)]
+    return [group]
+
+
+def _refused(rejected: BaseException) -> Refused:
+    assert isinstance(rejected, trio_websocket.ConnectionRejected)
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in rejected.headers or ()}
+    return Refused(rejected.status_code, headers)
+
+
+def _unfinished(stream: _Stream) -> Refused | DialFailed:
+    """What the peer said before it hung up, or stopped talking, within the handshake."""
+    first, *lines = stream.head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    match first.split(" ", 2):
+        case [version, status, *_] if version.startswith("HTTP/") and status.isdigit() and status != "101":
+            pairs = (line.partition(":") for line in lines)
+            return Refused(int(status), {name.strip().lower(): value.strip() for name, _, value in pairs})
+    what = "the peer hung up during" if stream.ended.is_set() else "no end of"
+    return DialFailed(f"{what} the WebSocket handshake")

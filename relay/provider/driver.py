@@ -1,0 +1,282 @@
+"""A provider's session on real sockets: the shell around `relay.provider.session.SessionMachine`.
+
+The machine decides, the shell does. Everything here that touches the machine is synchronous, so its inputs never overlap:
+a line's reader hands messages over as they come, one loop hands over what others asked for (`want`, `unwant`, `command`)
+and the ticking of the clock. Those calls only enqueue, so they are safe from within ``publish``, where the machine is at
+work.
+"""
+
+import random
+import ssl
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from relay.adapter import Adapter, Context
+from relay.model.channels import Topic
+from relay.model.commands import Command
+from relay.model.events import Event, Stamp
+from relay.provider import session_events as session_events
+from relay.provider.connection import Deadlines, Line
+from relay.provider.dry_run import dry_run
+from relay.provider.http import HttpClient
+from relay.provider.session import SessionMachine, SessionSettings
+from relay.provider.session_events import Input, Now, Output
+
+#: Commands that may wait to be handed to the machine, or for their reply.
+MAX_COMMANDS = 1000
+#: A deadline in the past may not make the loop spin.
+_LEAST_SLEEP = 0.001
+
+_SETTINGS = SessionSettings()
+_DEADLINES = Deadlines()
+
+Log = Callable[..., None]
+
+
+class CommandRefused(ValueError):
+    """The command was not taken at all, so no reply will come: its id is in use, or too many are waiting."""
+
+
+def moment() -> Now:
+    """This instant."""
+    return Now(trio.current_time(), time.time_ns())
+
+
+def _no_log(event: str, **fields: object) -> None:
+    """Log nothing."""
+
+
+class ProviderSession:
+    """One session with a provider account.
+
+    Args:
+        adapter, context: what to speak, and as whom.
+        publish: takes every event with its stamp; synchronous, and must not raise.
+        http: makes the adapter's requests.
+        settings, deadlines: the operator's choices.
+        ssl_context: for ``wss``; by default the system's certificates.
+        log: called with an event name and fields; nothing in them is secret.
+    """
+
+    def __init__(
+        self,
+        adapter: type[Adapter],
+        context: Context,
+        *,
+        publish: Callable[[Event, Stamp], None],
+        http: HttpClient,
+        settings: SessionSettings = _SETTINGS,
+        deadlines: Deadlines = _DEADLINES,
+        ssl_context: ssl.SSLContext | None = None,
+        log: Log = _no_log,
+    ) -> None:
+        self._adapter = adapter
+        self._context = context
+        self._publish = publish
+        self._http = http
+        self._settings = settings
+        self._deadlines = deadlines
+        self._ssl_context = ssl_context
+        self._log = log
+        self._machine = self._new_machine(None)
+        self._inbox: deque[Input] = deque()
+        self._asked: set[str] = set()
+        self._wake = trio.Event()
+        self._line: Line | None = None
+        self._lines = 0
+        self._no_line = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._over = False
+
+    def _new_machine(self, after: SessionMachine | None) -> SessionMachine:
+        return SessionMachine(
+            self._adapter,
+            self._context,
+            publish=self._publish,
+            uniform=random.random,
+            correlation=lambda: str(uuid.uuid4()),
+            settings=self._settings,
+            after=after,
+        )
+
+    # --- from outside; synchronous -----------------------------------------------------------------------------------
+
+    def want(self, topic: Topic) -> None:
+        """Somebody needs ``topic``."""
+        self._enqueue(session_events.Want(topic))
+
+    def unwant(self, topic: Topic) -> None:
+        """Nobody needs ``topic`` any more; it is kept for the linger."""
+        self._enqueue(session_events.Unwant(topic))
+
+    def command(self, command: Command, within: float | None = None) -> None:
+        """Carry out ``command``; its one `Reply` is published within ``within`` seconds.
+
+        Raises:
+            CommandRefused: a command of this id is still open, or too many are. No reply is published then.
+        """
+        if command.id in self._asked or self._machine.is_open(command.id):
+            raise CommandRefused(f"a command with id {command.id} is still waiting for its reply")
+        if len(self._asked) + self._machine.open_commands >= MAX_COMMANDS:
+            raise CommandRefused(f"{MAX_COMMANDS} commands are waiting for their replies")
+        self._asked.add(command.id)
+        self._enqueue(session_events.Ask(command, within))
+
+    def dry_run(self, command: Command) -> list[dict[str, Any]]:
+        """What would be sent for ``command``, as it may be shown; nothing is sent.
+
+        Raises:
+            Unwritable: the adapter cannot write the command.
+        """
+        core = self._machine.core
+        return dry_run(self._adapter, core.adapter, self._context, command)
+
+    def resume(self) -> None:
+        """Try again although the session stopped as FAILED; nothing where it did not."""
+        self._enqueue(session_events.Resume())
+
+    def shutdown(self) -> None:
+        """Unsubscribe, close, and end `run`."""
+        self._enqueue(session_events.Shutdown())
+
+    def status(self) -> dict[str, Any]:
+        """What the status page shows of this session."""
+        return self._machine.status()
+
+    def _enqueue(self, turn: Input) -> None:
+        self._inbox.append(turn)
+        self._wake.set()
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the session until it is shut down. After a crash it may be run again, and goes on where it was.
+
+        Raises:
+            Exception: a fault of the relay; open commands have been answered as unknown by then.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                self._step(session_events.Start())
+                await self._session_events()
+                self._wait_for_close(nursery)
+        except Exception as error:
+            self._line = None
+            self._machine.abandon(f"a fault of the relay: {type(_first(error)).__name__}", moment())
+            self._machine = self._new_machine(self._machine)
+            raise
+        finally:
+            self._nursery = None
+
+    async def _session_events(self) -> None:
+        """Hand over what was asked for, and the time, until the session is over."""
+        while True:
+            while self._inbox:
+                turn = self._inbox.popleft()
+                if isinstance(turn, session_events.Ask):
+                    self._asked.discard(turn.command.id)
+                self._step(turn)
+            if self._over:
+                return
+            at = max(self._machine.deadline(), trio.current_time() + _LEAST_SLEEP)
+            with trio.move_on_at(at):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            self._step(session_events.Tick())
+
+    def _wait_for_close(self, nursery: trio.Nursery) -> None:
+        """Give the closing handshake its time; requests and pings under way are of no use any more."""
+        nursery.cancel_scope.deadline = trio.current_time() + self._deadlines.close
+
+    def _step(self, turn: Input) -> None:
+        self._do(self._machine.step(turn, moment()))
+
+    def _do(self, outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            match output:
+                case session_events.SendText(text):
+                    self._send(text)
+                case session_events.DeadlineChanged():
+                    self._wake.set()
+                case session_events.Sampled(raw, why):
+                    self._log("unknown_message", provider=self._context.provider, raw=raw, why=why)
+                case session_events.SendPing():
+                    if self._line is not None:
+                        self._line.ping()
+                case session_events.FetchRequest():
+                    self._start(self._fetch, output)
+                case session_events.Dial():
+                    self._start(self._dial, output)
+                case session_events.CloseSocket(code, reason):
+                    self._close(code, reason)
+                case session_events.Finished(reason, failed):
+                    self._log("session_finished", provider=self._context.provider, reason=reason, failed=failed)
+                    self._over = not failed
+
+    def _start(self, task: Callable[..., Any], *args: object) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(task, *args)
+
+    def _send(self, text: str) -> None:
+        if self._line is not None and not self._line.send(text):
+            self._close(1008, "")
+            self._enqueue(
+                session_events.Closed(1006, f"the provider does not read: {self._deadlines.queue} frames waiting")
+            )
+
+    def _close(self, code: int, reason: str) -> None:
+        if self._line is not None:
+            self._line.close(code, reason)
+            self._line = None
+
+    async def _dial(self, dial: session_events.Dial) -> None:
+        self._log("dial", provider=self._context.provider, url=dial.shown)
+        line = Line(
+            self._deadlines,
+            self._ssl_context,
+            on_open=lambda: self._turn(session_events.Opened()),
+            on_text=self._received,
+            on_bytes=lambda: self._machine.heard(trio.current_time()),
+        )
+        self._line = line
+        if dial.alone:
+            while self._lines and line.live:
+                await self._no_line.wait()
+        self._lines += 1
+        try:
+            ending = await line.run(dial)
+        finally:
+            self._lines -= 1
+            self._no_line.set()
+            self._no_line = trio.Event()
+        if line.live:
+            self._line = None
+            self._turn(ending)
+
+    async def _fetch(self, request: session_events.FetchRequest) -> None:
+        answer = await self._http.fetch(request.fetch, request.url)
+        if answer.status == 0:
+            self._log("fetch_failed", provider=self._context.provider, url=request.shown, tag=str(request.fetch.tag))
+        self._turn(session_events.Fetched(request.id, answer))
+
+    def _received(self, raw: str) -> None:
+        outputs = self._machine.receive(raw, moment())
+        if outputs:
+            self._do(outputs)
+
+    def _turn(self, turn: Input) -> None:
+        self._step(turn)
+        self._wake.set()
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

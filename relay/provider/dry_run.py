@@ -1,0 +1,98 @@
+"""What a command would send, without sending it: the adapter writes, and the secrets are taken out.
+
+Writing changes what an adapter remembers (request numbers, what waits for an answer, what it keeps for its next connection),
+so a copy of the connected one writes; where there is none, or it cannot be copied, a fresh one. Both have their own copy of
+what the context keeps and learned.
+"""
+
+import copy
+import warnings
+from typing import Any
+
+import attrs
+import msgspec
+
+from relay.adapter import Adapter, Context, Fetch, dumps
+from relay.model.commands import Command
+from relay.provider.templates import HIDDEN, Redactor, fetch_target
+
+
+class Unwritable(ValueError):
+    """The adapter cannot write the command; the text says why, without secrets."""
+
+
+def dry_run(
+    adapter: type[Adapter], connected: Adapter | None, context: Context, command: Command
+) -> list[dict[str, Any]]:
+    """Return what ``command`` would send, in order: ``{"frame": text}``, or ``{"method", "url", "headers", "body"}``.
+
+    Raises:
+        Unwritable: the adapter cannot write it, or a value it needs is not there yet.
+    """
+    hide = _Hiding(context)
+    try:
+        writer = _copied(connected, context) or adapter(_apart(context, {}))
+        return [
+            hide.request(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": hide(writing)}
+            for writing in writer.encode(command)
+        ]
+    except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a command is its reason
+        raise Unwritable(hide(f"{error}" or type(error).__name__)) from None
+
+
+def _copied(adapter: Adapter | None, context: Context) -> Adapter | None:
+    if adapter is None:
+        return None
+    copies: dict[int, Any] = {id(adapter.symbols): adapter.symbols}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            copies[id(adapter.context)] = _apart(context, copies)
+            return copy.deepcopy(adapter, copies)
+        except Exception:  # noqa: BLE001 - what an adapter remembers is its own; a fresh one does instead
+            return None
+
+
+def _apart(context: Context, copies: dict[int, Any]) -> Context:
+    """The context with its own ``kept`` and ``learned``; ``copies`` is the memory of `copy.deepcopy`."""
+    return attrs.evolve(context, kept=copy.deepcopy(context.kept, copies), learned=dict(context.learned))
+
+
+class _Hiding:
+    """Takes secrets out of what is shown, as they are, in URLs and in JSON."""
+
+    def __init__(self, context: Context) -> None:
+        self._redact = Redactor(context)
+        secrets = filter(None, (*context.credentials.values(), *context.learned.values()))
+        self._escaped = [escaped for secret in secrets if (escaped := dumps(secret)[1:-1]) != secret]
+
+    def __call__(self, text: str) -> str:
+        text = self._redact(text)
+        for escaped in self._escaped:
+            text = text.replace(escaped, HIDDEN)
+        return text
+
+    def request(self, fetch: Fetch, adapter: type[Adapter], context: Context) -> dict[str, Any]:
+        _, url = fetch_target(fetch, adapter.session, context)
+        written: dict[str, Any] = {"method": fetch.method, "url": self(url)}
+        if fetch.headers:
+            written["headers"] = {name: self(value) for name, value in fetch.headers.items()}
+        if fetch.json is not None:
+            written["body"] = self._json(fetch.json)
+        elif fetch.form is not None:
+            written["body"] = {name: self(value) for name, value in fetch.form.items()}
+        return written
+
+    def _json(self, value: Any) -> Any:
+        """JSON without secrets; every number has its own digits, one that is a secret is hidden whole."""
+        match value:
+            case dict():
+                return {self(name): self._json(item) for name, item in value.items()}
+            case list() | tuple():
+                return [self._json(item) for item in value]
+            case str():
+                return self(value)
+            case bool() | None:
+                return value
+        text = bytes(value).decode() if isinstance(value, msgspec.Raw) else str(value)
+        return value if self(text) == text else HIDDEN

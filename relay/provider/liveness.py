@@ -1,0 +1,230 @@
+"""Two clocks that tell a silent feed from a quiet one.
+
+The transport's clock is reset by anything at all that arrives, heartbeats included; when it runs out the connection is
+presumed dead and is dialled anew. A topic's clock is reset only by that topic's own events: a heartbeat proves the
+transport and nothing else. When it runs out the topic is STALE and is subscribed once more; the first new event makes it
+FRESH. A provider that repeats its last word to whoever subscribes says nothing new by it, once. Only kinds the provider
+declared, or the operator set, have a topic clock: for all others quiet is normal.
+
+A closed market is not dead. Where a topic's hours are known, silence counts from the opening of its market on, never while
+it is closed. And where the markets of all topics are closed and the provider needs no heartbeat of ours, a transport that
+fell silent is asked with a WebSocket ping, which every server answers, before it is presumed dead.
+
+A topic the provider refused is STALE with the provider's reason, and FRESH like any other at its first event.
+
+Topic clocks are checked when the earliest of them could run out. Events only push that time back, so the path of a
+message writes one attribute and never looks for the minimum.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from math import inf
+from types import MappingProxyType
+
+from attrs import define
+
+from relay.adapter import Session
+from relay.model.channels import Topic
+from relay.model.events import Event
+from relay.model.hours import Hours
+from relay.provider.subscription_table import Key, topic_key
+
+#: Stale topics that nobody wants any more are remembered, at most so many.
+_LEFT = 10_000
+
+
+class Transport:
+    """The clock of one connection, and our own heartbeats on it.
+
+    Args:
+        silent_after: seconds without anything received after which the connection is dead.
+        every: seconds between our heartbeats, None when we send none.
+    """
+
+    def __init__(self, silent_after: float, every: float | None) -> None:
+        self._silent_after = silent_after
+        self._every = every
+        #: When something last arrived; written directly on the path of a message.
+        self.heard = -inf
+        self._excused_at = -inf
+        self._beat_at = inf
+        self._open = False
+
+    def opened(self, now: float) -> None:
+        """The connection is open."""
+        self._open = True
+        self.heard = now
+        self._beat_at = now + self._every if self._every is not None else inf
+
+    def closed(self) -> None:
+        """The connection is gone."""
+        self._open = False
+
+    def silent(self, now: float) -> bool:
+        """Whether the connection must be presumed dead."""
+        return self._open and now - max(self.heard, self._excused_at) >= self._silent_after
+
+    def excuse(self, now: float) -> bool:
+        """Quiet is normal now: be patient once more, if something came since this was last asked and we send no beats."""
+        if self._every is not None or self.heard <= self._excused_at:
+            return False
+        self._excused_at = now
+        return True
+
+    def beat(self, now: float) -> bool:
+        """Whether a heartbeat of ours is due; asking takes it."""
+        if not self._open or self._every is None or now < self._beat_at:
+            return False
+        self._beat_at = now + self._every
+        return True
+
+    def deadline(self) -> float:
+        """When `silent` or `beat` may say yes."""
+        heard = max(self.heard, self._excused_at)
+        return min(heard + self._silent_after, self._beat_at) if self._open else inf
+
+
+@define(eq=False)
+class Watch:
+    """The clock of one topic.
+
+    Attributes:
+        last: monotonic time from which on its silence counts: its last event, its subscription, its market's opening.
+        after: seconds without an event after which it is called stale, infinite when quiet is normal.
+        allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after``, or what the first event has.
+        since_ns: Unix nanoseconds of its last event, None when there was none.
+        stale: whether it has been called stale.
+        reason: why, when the provider refused it.
+        said: its last event; None where a repetition of it has been let pass already.
+    """
+
+    topic: Topic
+    last: float
+    after: float
+    allowed: float = inf
+    since_ns: int | None = None
+    stale: bool = False
+    reason: str | None = None
+    said: Event | None = None
+
+
+class Topics:
+    """The clocks of the topics of one session.
+
+    Staleness outlives a connection, and a while without anybody who wants the topic; the running clocks do not.
+
+    Args:
+        hours: when the market of a topic trades.
+        rearm: called when a clock may run out earlier than was known.
+        after: seconds of silence by kind or by topic, in place of the declared ones; 0: quiet is normal.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        hours: Callable[[Topic], Hours | None] = lambda topic: None,
+        rearm: Callable[[], object] = lambda: None,
+        after: Mapping[str | Topic, float] = MappingProxyType({}),
+    ) -> None:
+        self._first: float | None = session.first_data_within
+        self._after: dict[str | Topic, float] = {**dict[str | Topic, float](session.stale_after.items()), **after}
+        self._hours = hours
+        self._rearm = rearm
+        self._watches: dict[Key, Watch] = {}
+        self._left_stale: OrderedDict[Key, Topic] = OrderedDict()
+        self._check_at = inf
+        #: The watch of a key, None when it is not watched.
+        self.find: Callable[[Key], Watch | None] = self._watches.get
+
+    def subscribed(self, topic: Topic, now: float) -> None:
+        """The subscription of ``topic`` was confirmed: its clock runs from now on.
+
+        Where the first event has a deadline of its own that one counts, except for an account: nothing has to happen there.
+        """
+        watch = self._watched(topic, now)
+        first = None if topic.kind == "account" else self._first
+        watch.last, watch.allowed = now, watch.after if first is None else first
+        self._check_at = min(self._check_at, now + watch.allowed)
+
+    def _watched(self, topic: Topic, now: float) -> Watch:
+        key = topic_key(topic)
+        watch = self._watches.get(key)
+        if watch is None:
+            stale = self._left_stale.pop(key, None) is not None
+            after = self._after.get(topic, self._after.get(topic.kind, inf)) or inf
+            watch = self._watches[key] = Watch(topic, now, after, stale=stale)
+        return watch
+
+    def refused(self, topic: Topic, reason: str, now: float) -> Watch | None:
+        """The provider refused the topic; the watch of it if that is news."""
+        watch = self._watched(topic, now)
+        news = not watch.stale or watch.reason != reason
+        watch.stale, watch.reason, watch.allowed = True, reason, inf
+        return watch if news else None
+
+    def event(self, watch: Watch, now: float, unix_ns: int) -> bool:
+        """An event came; True when the topic had been stale and is fresh now."""
+        allowed = watch.after
+        if watch.allowed != allowed or watch.stale or watch.last > now:
+            watch.allowed, watch.reason = allowed, None
+            self._check_at = min(self._check_at, now + allowed)
+            self._rearm()
+        watch.last, watch.since_ns = now, unix_ns
+        was_stale, watch.stale = watch.stale, False
+        return was_stale
+
+    def left(self, key: Key, now: float) -> Watch | None:
+        """An event came of a topic that is not subscribed, not any more or not yet: its watch if it was stale till now."""
+        topic = self._left_stale.pop(key, None)
+        return None if topic is None else Watch(topic, now, inf)
+
+    def check(self, now: float, unix_ns: int) -> list[Watch]:
+        """The topics whose clock has run out just now; they are STALE until their next event."""
+        if now < self._check_at:
+            return []
+        due = [watch for watch in self._watches.values() if not watch.stale and watch.last + watch.allowed <= now]
+        gone = [watch for watch in due if not self._is_quiet(watch, now, unix_ns)]
+        for watch in gone:
+            watch.stale = True
+        running = (watch.last + watch.allowed for watch in self._watches.values() if not watch.stale)
+        self._check_at = min(running, default=inf)
+        return gone
+
+    def _is_quiet(self, watch: Watch, now: float, unix_ns: int) -> bool:
+        """Whether the silence was no longer than allowed while the market was open; it counts anew from the opening."""
+        hours = self._hours(watch.topic)
+        if hours is None:
+            return False
+        opened = hours.opened(unix_ns)
+        since = hours.opens(unix_ns) if opened is None else opened
+        watch.last = max(watch.last, now + (since - unix_ns) / 1e9)
+        return watch.last + watch.allowed > now
+
+    def closed_market(self, unix_ns: int) -> bool:
+        """Whether there are topics and the markets of all of them are closed."""
+        hours = [self._hours(watch.topic) for watch in self._watches.values() if watch.topic.kind != "account"]
+        return bool(hours) and all(each is not None and each.opened(unix_ns) is None for each in hours)
+
+    def forget(self, topic: Topic) -> None:
+        """The topic is no longer subscribed. That it was stale is remembered, for whoever wants it again."""
+        key = topic_key(topic)
+        watch = self._watches.pop(key, None)
+        if watch is not None and watch.stale:
+            self._left_stale[key] = topic
+            if len(self._left_stale) > _LEFT:
+                self._left_stale.popitem(last=False)
+
+    def adopt(self, other: "Topics") -> None:
+        """Take over which topics of a session that is being replaced are stale."""
+        self._left_stale = other._left_stale
+        self._left_stale.update((key, watch.topic) for key, watch in other._watches.items() if watch.stale)
+
+    def closed(self) -> None:
+        """The connection is gone: no topic can be called silent until it is subscribed again."""
+        for watch in self._watches.values():
+            watch.allowed = inf
+        self._check_at = inf
+
+    def deadline(self) -> float:
+        """When `check` may find something."""
+        return self._check_at

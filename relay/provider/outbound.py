@@ -1,0 +1,167 @@
+"""What goes out: the adapter writes it, the budget paces it, and every HTTP answer finds its way back.
+
+Frames and requests wait in one queue by lane (trading calls, then subscriptions, then other requests). Answers that
+cannot wait (a pong, an acknowledgement, a heartbeat, the first words on a connection) are sent at once and charged all
+the same. A request remembers the adapter instance that wrote it: the answer to an order placed over HTTP is read by that
+one even when the WebSocket connection has been replaced meanwhile.
+"""
+
+import enum
+from collections.abc import Callable, Iterable
+from itertools import count
+from math import inf
+
+from attrs import Factory, define, evolve, frozen
+
+from relay.adapter import Adapter, Context, Fetch, Outgoing, RateOf, Reconcile, Session, Subscribe, Unsubscribe
+from relay.model.channels import Topic
+from relay.model.commands import Command
+from relay.provider.pacing import Budget, Lane, Queue, Uses
+from relay.provider.session_events import FetchRequest, Output, SendText
+from relay.provider.templates import fetch_target
+
+
+class Purpose(enum.Enum):
+    """Why something is sent."""
+
+    PREPARE = "prepare"
+    RENEW = "renew"
+    SNAPSHOT = "snapshot"
+    CALL = "call"
+    RECONCILE = "reconcile"
+    OTHER = "other"
+
+
+@define(eq=False)
+class Chain:
+    """What is asked for together, and whatever its answers lead to.
+
+    Attributes:
+        asked_at: when the first request of it was made, monotonic seconds: the answers tell nothing newer for certain.
+    """
+
+    asked_at: float = inf
+
+
+@frozen
+class Job:
+    """A frame or a request.
+
+    Attributes:
+        subject: the symbol of a snapshot, the id of a command.
+        topics: what is asked for once this, the last frame or request of its batch, was sent.
+        chain: what it is a part of.
+    """
+
+    writing: str | Fetch
+    adapter: Adapter
+    purpose: Purpose = Purpose.OTHER
+    subject: str = ""
+    topics: tuple[Topic, ...] = ()
+    chain: Chain = Factory(Chain)
+
+
+def uses(job: Job, outgoing: Outgoing | None) -> Uses:
+    """What sending ``job`` draws from the budget."""
+    if isinstance(job.writing, Fetch):
+        return {job.writing.of: job.writing.cost}
+    if isinstance(outgoing, Subscribe | Unsubscribe):
+        return {"frame": 1, "interest": 1}
+    return {"frame": 1, "call": 1} if isinstance(outgoing, Command | Reconcile) else {"frame": 1}
+
+
+class Outbound:
+    """The writing half of a session."""
+
+    def __init__(self, session: Session, context: Context, budget: Budget) -> None:
+        self._session = session
+        self._context = context
+        self._budget = budget
+        #: Called with every job when it has been given out.
+        self.on_sent: Callable[[Job], None] = lambda job: None
+        self._ids = count(1)
+        self._requests: dict[int, Job] = {}
+        self.queue: Queue[Job] = Queue(budget)
+
+    def write(
+        self,
+        adapter: Adapter,
+        outgoing: Outgoing,
+        lane: Lane,
+        purpose: Purpose = Purpose.OTHER,
+        subject: str = "",
+        topics: tuple[Topic, ...] = (),
+    ) -> int:
+        """Queue what the adapter writes for ``outgoing``; return how many frames and requests that is.
+
+        Raises:
+            Exception: whatever ``encode`` raises; nothing is queued then.
+        """
+        writings, chain = list(adapter.encode(outgoing)), Chain()
+        for position, writing in enumerate(writings, start=1):
+            job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else (), chain)
+            self.queue.put(lane, uses(job, outgoing), job)
+        return len(writings)
+
+    def question(self, adapter: Adapter, text: str, of: RateOf) -> None:
+        """Queue a question of the adapter's own behind everything else; half of its budget is left to commands.
+
+        The same question waits once.
+        """
+        self.queue.discard(lambda job: job.writing == text)
+        needs: Uses = {"frame": 1, of: 1 + self._budget.capacity(of) // 2}
+        self.queue.put(Lane.FETCH, {"frame": 1, of: 1}, Job(text, adapter), needs)
+
+    def follow(self, fetch: Fetch, adapter: Adapter, job: Job | None) -> None:
+        """Queue a further request, made for the same reason as ``job``; None for one that a message led to."""
+        following = Job(fetch, adapter) if job is None else evolve(job, writing=fetch, topics=())
+        self.queue.put(Lane.CALL if following.purpose is Purpose.CALL else Lane.FETCH, uses(following, None), following)
+
+    def now(self, adapter: Adapter, writings: Iterable[str | Fetch], purpose: Purpose, now: float) -> list[Output]:
+        """Give out ``writings`` at once; the budget is charged, not asked.
+
+        Raises:
+            TemplateError: the URL of a request needs a value there is none of.
+        """
+        outputs = []
+        for writing in writings:
+            job = Job(writing, adapter, purpose)
+            self._budget.take(uses(job, None), now)
+            outputs.append(self._given_out(job, now))
+        return outputs
+
+    def flush(self, now: float) -> list[Output]:
+        """Give out what the budget allows.
+
+        Raises:
+            TemplateError: the URL of a request needs a value there is none of.
+        """
+        return [self._given_out(job, now) for job in list(self.queue.due(now))]
+
+    def _given_out(self, job: Job, now: float) -> Output:
+        if isinstance(job.writing, str):
+            self.on_sent(job)
+            return SendText(job.writing)
+        url, shown = fetch_target(job.writing, self._session, self._context)
+        number = next(self._ids)
+        self._requests[number] = job
+        job.chain.asked_at = min(job.chain.asked_at, now)
+        self.on_sent(job)
+        return FetchRequest(number, job.writing, url, shown)
+
+    def answered(self, number: int) -> Job | None:
+        """The job the request was made for; None when its connection is gone and the answer is of no use."""
+        return self._requests.pop(number, None)
+
+    def under_way(self, purpose: Purpose) -> int:
+        """How many requests of this purpose have no answer yet."""
+        return sum(job.purpose is purpose for job in self._requests.values())
+
+    def disconnected(self) -> None:
+        """The connection is gone: nothing queued is sent, and only the answers to trading calls still matter."""
+        self.queue.discard(lambda job: True)
+        self._requests = {number: job for number, job in self._requests.items() if job.purpose is Purpose.CALL}
+
+    def forget_call(self, id: str) -> None:
+        """Do not send the command of this id any more."""
+        self.queue.discard(lambda job: job.purpose is Purpose.CALL and job.subject == id)

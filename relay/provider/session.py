@@ -1,0 +1,509 @@
+"""The session machine: one provider account, from the first fetch to the last frame, over every connection it takes.
+
+The life of a session::
+
+    NEW -> PREPARING -> DIALLING -> OPENING -> UP
+              ^            |           |        |
+              +- WAITING <-+-----------+--------+      FAILED: stopped, until Resume      ENDED: shut down
+
+PREPARING makes the adapter's fetches (a login, symbols), all of which must succeed. DIALLING waits for the socket. OPENING
+has said hello and waits for the provider to be ready. UP subscribes, decodes and trades. Whatever goes wrong leads to
+WAITING and a new attempt with a new adapter instance, unless the provider's answer is declared to mean that the same
+attempt would be refused again, or that another session took this one's place.
+
+What holds:
+
+- Every change of state is published as a `connection` event with its reason, and the length of an open gap.
+- After a gap every topic that had carried data gets a `gap` event, before anything new, and is subscribed again.
+- Nothing is sent beyond the declared budgets, except an answer that cannot wait. Orders go before subscriptions.
+- A message that is not understood never ends the session.
+- No text that leaves here (reasons, samples, shown URLs) contains a credential or a learned secret.
+
+The machine has no clock and no random source: inputs come with their `Now`, randomness through a callable. Outputs are
+what the shell is to do; events leave through ``publish``.
+"""
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import Any
+
+from relay.adapter import Adapter, Answer, CloseMeaning, Context, Hello, Ping, Ready, Redial, Unsubscribe, Waits
+from relay.model.enums import ConnectionEvent, RateLimitEvent
+from relay.model.events import Connection, RateLimit
+from relay.provider import session_events as session_events
+from relay.provider.inbound import Inbound
+from relay.provider.liveness import Transport
+from relay.provider.outbound import Job, Purpose
+from relay.provider.pacing import Lane
+from relay.provider.retry import Retry, retry_after
+from relay.provider.session_events import CloseSocket, Dial, Finished, Now, Output, SendPing
+from relay.provider.session_state import Core, Publish, SessionSettings
+from relay.provider.signals import Signals
+from relay.provider.subscription_table import SubscriptionState
+from relay.provider.subscriptions import Subscriptions
+from relay.provider.templates import TemplateError, dial_target
+from relay.provider.trading import Trading
+
+__all__ = ["Life", "SessionMachine", "SessionSettings"]
+
+#: Less than this share of a request budget left is worth a warning.
+LOW = 0.2
+_TOO_MANY_REQUESTS = 429
+_SETTINGS = SessionSettings()
+
+
+class Life(enum.Enum):
+    """Where a session stands."""
+
+    NEW = "new"
+    PREPARING = "preparing"
+    DIALLING = "dialling"
+    OPENING = "opening"
+    UP = "up"
+    WAITING = "waiting"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+_CONNECTED = (Life.OPENING, Life.UP)
+#: What another attempt would not change.
+_FINAL = (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER)
+
+
+class SessionMachine:
+    """One session with a provider account.
+
+    Args:
+        adapter: the provider's adapter class; every connection gets an instance of its own.
+        context: what outlives connections.
+        publish: takes every event with its stamp, in order, while an input is being handled.
+        uniform: random numbers in [0, 1).
+        correlation: fresh UUIDs for `EventAck`.
+        settings: the operator's choices.
+        after: the machine this one replaces, after a crash; its budgets, memories, topics, open gap and waits are
+            taken over, and that it stopped as FAILED.
+    """
+
+    def __init__(
+        self,
+        adapter: type[Adapter],
+        context: Context,
+        *,
+        publish: Publish,
+        uniform: Callable[[], float],
+        correlation: Callable[[], str],
+        settings: SessionSettings = _SETTINGS,
+        after: "SessionMachine | None" = None,
+    ) -> None:
+        self.core: Core = Core(adapter, context, publish, settings, None if after is None else after.core)
+        core = self.core
+        self._declared = core.declared
+        self._uniform = uniform
+        self._transport = Transport(core.declared.silent_after, core.declared.heartbeat.every)
+        self._retry: Retry = Retry(core.declared.backoff) if after is None else after._retry
+        self._subscriptions = Subscriptions(core)
+        self._inbound = Inbound(core, self._subscriptions)
+        self._trading = Trading(core, self._inbound)
+        self._inbound.handle(Signals(core, self._subscriptions, correlation).handlers())
+        self._inbound.handle({Ready: lambda _: self._ready(), Redial: lambda redial: self._lose(*_told(redial)),
+                              Waits: lambda waits: self._retry.recommend(waits.seconds)})  # fmt: skip
+        core.outbound.on_sent = self._sent
+        failed = after is not None and after._life is Life.FAILED
+        self._life: Life = Life.FAILED if failed else Life.NEW
+        self._wake_at = inf
+        self._not_before: float = -inf if after is None else after._not_before
+        self._lost_ns: int | None = None if after is None else after._lost_ns
+        self._reason: str = after._reason if after is not None and failed else ""
+
+    # --- the two ways in ---------------------------------------------------------------------------------------------
+
+    def step(self, turn: session_events.Input, at: Now) -> list[Output]:
+        """Take one input; return what is to be done, in order."""
+        if isinstance(turn, session_events.Received):
+            return list(self.receive(turn.raw, at))
+        self.core.begin(at)
+        if self._life is not Life.ENDED:
+            self._handle(turn)
+            self._clocks()
+            self._flush()
+        return self.core.taken()
+
+    def receive(self, raw: str, at: Now) -> Sequence[Output]:
+        """Take one message. Empty when nothing is to be done, not even to ask `deadline` again."""
+        core = self.core
+        if core.adapter is None or self._life not in _CONNECTED:
+            core.tally.notes["message_without_connection"] += 1
+            return ()
+        core.begin(at)
+        self._transport.heard = at.now
+        self._inbound.decode(core.adapter, raw)
+        if core.rearmed:
+            self._clocks()
+            self._flush()
+            return core.taken(rearm=True)
+        return core.taken() if core.restless else ()
+
+    def heard(self, now: float) -> None:
+        """Something arrived on the open connection: it is alive."""
+        self._transport.heard = now
+
+    @property
+    def life(self) -> Life:
+        """Where the session stands."""
+        return self._life
+
+    def is_open(self, command_id: str) -> bool:
+        """Whether the command of this id still waits for its reply."""
+        return command_id in self.core.calls
+
+    @property
+    def open_commands(self) -> int:
+        """How many commands wait for their reply."""
+        return len(self.core.calls)
+
+    def deadline(self) -> float:
+        """When `Tick` is due, monotonic seconds; infinite when nothing is waited for."""
+        core = self.core
+        if self._life is Life.ENDED:
+            return inf
+        deadline = min(self._wake_at, core.ledger.deadline(), core.calls.deadline())
+        if self._life in _CONNECTED:
+            deadline = min(deadline, self._transport.deadline(), core.outbound.queue.deadline())
+        if self._life is Life.UP:
+            deadline = min(deadline, core.topics.deadline(), core.renewal.deadline(), self._subscriptions.deadline())
+        return deadline
+
+    def _handle(self, turn: session_events.Input) -> None:
+        match turn:
+            case session_events.Start():
+                if self._life is Life.NEW:  # what had FAILED before a crash goes on only by Resume
+                    self._start()
+            case session_events.Resume():
+                if self._life is Life.FAILED:  # a wait that is under way is the provider's wish, or kind to it
+                    self._start()
+                    self._reason = "told to try again"
+                    self._announce(ConnectionEvent.RECONNECTING)
+            case session_events.Opened() if self._life is Life.DIALLING:
+                self._opened()
+            case session_events.Heard():
+                self.heard(self.core.at.now)
+            case session_events.Closed(code, reason) if self._life in _CONNECTED:
+                text = f"closed with {code}" + (f": {reason}" if reason else "")
+                self._lose(text, self.core.adapter_class.closed(code, reason), socket_open=False)
+            case session_events.Refused(status, headers) if self._life is Life.DIALLING:
+                self._turned_away(f"the connection was refused with HTTP status {status}", status, headers)
+            case session_events.DialFailed(error) if self._life is Life.DIALLING:
+                self._lose(f"no connection: {error}")
+            case session_events.Fetched(number, answer):
+                self._fetched(number, answer)
+            case session_events.Want(topic):
+                self._subscriptions.want(topic)
+            case session_events.Unwant(topic):
+                self.core.ledger.unwant(topic, self.core.at.now)
+            case session_events.Ask(command, within):
+                self._trading.ask(command, within)
+            case session_events.Shutdown():
+                self._shut_down()
+            case session_events.Tick():
+                pass
+            case _:
+                self.core.tally.notes[f"late_{type(turn).__name__.lower()}"] += 1
+
+    # --- the life of a connection ------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._life = Life.WAITING
+        self._wake_at = max(self._not_before, self.core.budget.at({"dial": 1}, self.core.at.now))
+
+    def _prepare(self) -> None:
+        core = self.core
+        self._life, self._wake_at = Life.PREPARING, inf
+        try:
+            core.adapter = core.adapter_class(core.context)
+            fetches = list(core.adapter.prepare())
+        except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
+            self._lose(f"the adapter cannot prepare: {type(error).__name__}: {error}")
+            return
+        try:
+            core.put(*core.outbound.now(core.adapter, fetches, Purpose.PREPARE, core.at.now))
+        except TemplateError as error:
+            self._lose(str(error), CloseMeaning.REFUSED)
+            return
+        if not fetches:
+            self._dial()
+
+    def _dial(self) -> None:
+        try:
+            url, headers = dial_target(self._declared, self.core.context)
+        except TemplateError as error:
+            self._lose(str(error), CloseMeaning.REFUSED)
+            return
+        self._life = Life.DIALLING
+        self.core.budget.take({"dial": 1}, self.core.at.now)
+        self.core.put(Dial(url, headers, self.core.redact(url), alone=self._declared.single))
+
+    def _opened(self) -> None:
+        self._life, self._wake_at = Life.OPENING, self.core.at.now + self._declared.ready_within
+        self._transport.opened(self.core.at.now)
+        self.core.at_once(self.core.encode(Hello()))
+        if self._declared.ready == "open":
+            self._ready()
+
+    def _ready(self) -> None:
+        if self._life is not Life.OPENING:
+            return
+        self._life, self._wake_at = Life.UP, inf
+        self.core.up = True
+        self._retry.opened(self.core.at.now)
+        self.core.tally.connections += 1
+        self._reason = ""
+        gap, since = self._gap_ms(), self._lost_ns
+        self._lost_ns = None
+        self.core.publish(Connection(event=ConnectionEvent.CONNECTED, gap_ms=gap))
+        self._subscriptions.begin(since)
+        self.core.rearm()
+
+    def _lose(
+        self,
+        reason: str,
+        meaning: CloseMeaning = CloseMeaning.RETRY,
+        wait: float | None = None,
+        *,
+        socket_open: bool = True,
+    ) -> None:
+        """This connection, or this attempt, is over: say why, and come back or stop as ``meaning`` has it."""
+        if self._life in (Life.WAITING, Life.FAILED, Life.ENDED):
+            return
+        if socket_open and self._life in _CONNECTED:
+            self.core.put(CloseSocket(1000))
+        self._let_go(reason)
+        self.core.rearm()  # a message may have said it, and what is waited for now is nearer than the silence of a line
+        if meaning in _FINAL:
+            self._life, self._wake_at = Life.FAILED, inf
+            self._announce(ConnectionEvent.FAILED)
+            self._trading.ended()
+            self.core.put(Finished(self._reason, failed=True))
+            return
+        limited = meaning is CloseMeaning.RATE_LIMITED
+        if limited:
+            self.core.limited(wait)
+        now = self.core.at.now
+        pause = self._retry.wait(self._uniform(), at_least=wait or 0.0, longest=limited and wait is None)
+        self._life = Life.WAITING
+        self._wake_at = max(now + pause, self.core.budget.at({"dial": 1}, now))
+        self._announce(ConnectionEvent.RECONNECTING)
+
+    def _let_go(self, reason: str) -> None:
+        """Forget everything that was true of the connection only."""
+        core = self.core
+        if core.up:
+            silent = core.at.now - self._transport.heard
+            self._lost_ns = core.at.unix_ns - int(silent * 1e9)
+        core.up = False
+        self._reason = core.redact(reason)
+        self._retry.lost(core.at.now)
+        self._transport.closed()
+        core.outbound.disconnected()
+        self._subscriptions.lost()
+        self._trading.disconnected()
+        core.adapter = None
+
+    def _gap_ms(self) -> int | None:
+        return None if self._lost_ns is None else max(0, self.core.at.unix_ns - self._lost_ns) // 1_000_000
+
+    def _announce(self, event: ConnectionEvent) -> None:
+        self.core.publish(Connection(event=event, reason=self._reason, gap_ms=self._gap_ms()))
+
+    def _turned_away(self, what: str, status: int, headers: Mapping[str, str]) -> None:
+        meaning = self._declared.refusals.get(status, CloseMeaning.RETRY)
+        self._lose(what, meaning, retry_after(headers, self.core.at.unix_ns))
+
+    def _shut_down(self) -> None:
+        self._reason = "shutdown"
+        self._announce(ConnectionEvent.DISCONNECTING)
+        if self._life is Life.UP:
+            self._say_goodbye()
+        if self._life in (*_CONNECTED, Life.DIALLING):
+            self.core.put(CloseSocket(1000, "shutdown"))
+        self._let_go("shutdown")
+        self._trading.ended()
+        self._life, self._wake_at = Life.ENDED, inf
+        self.core.put(Finished("shutdown", failed=False))
+
+    def _say_goodbye(self) -> None:
+        """Unsubscribe as far as the budget lets it be said now; closing the socket ends the rest."""
+        core = self.core
+        topics = [
+            e.topic for e in core.ledger if e.standing in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
+        ]
+        size = self._declared.topics_per_frame
+        for start in range(0, len(topics), size):
+            for writing in core.encode(Unsubscribe(tuple(topics[start : start + size]))):
+                if core.adapter is not None:
+                    core.outbound.queue.put(Lane.INTEREST, {"frame": 1, "interest": 1}, Job(writing, core.adapter))
+        self._send_due()
+
+    def abandon(self, reason: str, at: Now) -> None:
+        """The shell or this machine failed: say so, and what is not known of open commands. A successor takes over."""
+        self.core.begin(at)
+        if self._life is not Life.FAILED:
+            self._not_before = self._wake_at if self._life is Life.WAITING else -inf
+            self._let_go(reason)
+            self._announce(ConnectionEvent.RECONNECTING)
+            self._life, self._wake_at = Life.ENDED, inf
+        self._trading.ended()
+
+    # --- HTTP answers ------------------------------------------------------------------------------------------------
+
+    def _fetched(self, number: int, answer: Answer) -> None:
+        core = self.core
+        job = core.outbound.answered(number)
+        if job is None:
+            core.tally.notes["late_answer"] += 1
+            return
+        wait = retry_after(answer.headers, core.at.unix_ns)
+        if answer.status == _TOO_MANY_REQUESTS and job.purpose is not Purpose.PREPARE:
+            core.limited(wait)
+        match job.purpose:
+            case Purpose.PREPARE:
+                self._prepared(job, answer)
+            case Purpose.CALL:
+                self._trading.answered(job, answer)
+            case Purpose.RENEW:
+                self._renewed(job, answer, wait)
+            case Purpose.RECONCILE if not answer.ok:
+                self._subscriptions.not_reconciled(answer)
+            case Purpose.SNAPSHOT:
+                if answer.ok:
+                    self._inbound.answer(job, answer)
+                self._subscriptions.snapshot_answered(job, answer, wait)
+            case purpose:
+                self._inbound.answer(job, answer, reconciling=purpose is Purpose.RECONCILE)
+
+    def _prepared(self, job: Job, answer: Answer) -> None:
+        core = self.core
+        if not answer.ok:
+            text = f"preparing failed, {_status(answer)}: {answer.text[:200]}"
+            self._turned_away(text, answer.status, answer.headers)
+            return
+        unknown = core.tally.unknown
+        self._inbound.answer(job, answer)
+        if self._life is not Life.PREPARING:
+            return
+        if core.tally.unknown > unknown:
+            self._lose(f"preparing failed: {core.tally.samples[-1].why or 'an answer was not understood'}")
+        elif not core.outbound.under_way(Purpose.PREPARE):
+            self._dial()
+
+    def _renewed(self, job: Job, answer: Answer, wait: float | None) -> None:
+        """Whatever an answer looks like, a login is renewed only when one was learned."""
+        core, why = self.core, "the answer has no login"
+        if not answer.ok:
+            why = _status(answer)
+        else:
+            self._inbound.answer(job, answer)
+            if not core.renewal.pending or core.outbound.under_way(Purpose.RENEW):
+                return
+        if not answer.ok and self._declared.refusals.get(answer.status) in _FINAL:
+            core.renewal.refused()
+            why += ", which another attempt would not change: it is asked for by the next connection"
+        core.renewal.failed(core.at.now, wait or 0.0)
+        core.error("renewal_failed", f"the login could not be renewed: {why}")
+
+    # --- sending, and the clocks -------------------------------------------------------------------------------------
+
+    def _sent(self, job: Job) -> None:
+        if job.purpose is Purpose.CALL:
+            self._trading.sent(job)
+        if job.topics:
+            self._subscriptions.sent(job.topics)
+
+    def _flush(self) -> None:
+        """Send what the budget allows; write further subscriptions while it does."""
+        if self._life not in _CONNECTED:
+            return
+        self._send_due()
+        while self._subscriptions.write():
+            self._send_due()
+        self._warn()
+
+    def _send_due(self) -> None:
+        try:
+            self.core.put(*self.core.outbound.flush(self.core.at.now))
+        except TemplateError as error:
+            self.core.error("template", str(error))
+
+    def _warn(self) -> None:
+        core = self.core
+        for of in ("call", "http"):
+            low = core.budget.low(of, LOW, core.at.now)
+            if low is not None:
+                kind, left, reset = RateLimitEvent.RATE_LIMIT_WARNING, low.remaining, core.later(low.reset_in)
+                core.publish(RateLimit(event=kind, requests_remaining=left, reset_at=reset))
+
+    def _clocks(self) -> None:
+        now = self.core.at.now
+        self._trading.clocks(now)
+        if self._life is Life.WAITING and now >= self._wake_at:
+            self._prepare()
+        elif self._life is Life.OPENING and now >= self._wake_at:
+            self._lose(f"not ready within {self._declared.ready_within:g} s")
+        if self._life in _CONNECTED:
+            self._transport_clock(now)
+        self._subscriptions.clocks(now)
+        if self._life is Life.UP and self.core.renewal.due(now):
+            self._renew()
+
+    def _transport_clock(self, now: float) -> None:
+        if self._transport.silent(now) and self._is_quiet(now):
+            self.core.put(SendPing())
+        elif self._transport.silent(now):
+            self._lose(f"nothing received for {self._declared.silent_after:g} s")
+        elif self._transport.beat(now):
+            if self._declared.heartbeat.frame:
+                self.core.put(SendPing())
+            else:
+                self.core.at_once(self.core.encode(Ping()))
+
+    def _is_quiet(self, now: float) -> bool:
+        """Whether all markets are closed and no ping of ours has gone unanswered: silence is normal, but is to be proved."""
+        return self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.excuse(now)
+
+    def _renew(self) -> None:
+        core = self.core
+        if core.adapter is None:
+            return
+        try:
+            fetches = list(core.adapter.prepare())
+        except Exception as error:  # noqa: BLE001 - an adapter's fault must not end a session that is up
+            core.error("renewal_failed", f"{type(error).__name__}: {error}")
+            core.renewal.failed(core.at.now)
+            return
+        core.at_once(fetches, Purpose.RENEW)
+
+    def status(self) -> dict[str, Any]:
+        """What the status page shows of this session."""
+        core = self.core
+        return {
+            "provider": core.context.provider,
+            "account": core.context.account,
+            "adapter": core.adapter_class.name,
+            "state": self._life.value,
+            "reason": self._reason,
+            "attempts": self._retry.attempts,
+            "topics": core.ledger.status(),
+            "books": core.books.status(),
+            "counters": core.tally.status(core.books.held, core.books.dropped),
+            "commands": len(core.calls),
+            "queued": len(core.outbound.queue),
+            "budget": core.budget.status(core.at.now),
+        }
+
+
+def _told(redial: Redial) -> tuple[str, CloseMeaning]:
+    return redial.reason, redial.meaning
+
+
+def _status(answer: Answer) -> str:
+    return f"HTTP status {answer.status}" if answer.status else f"no answer ({answer.text[:200]})"

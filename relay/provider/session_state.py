@@ -1,0 +1,196 @@
+"""What the parts of one session share: the moment, the state machines, and the ways to publish, write and wake.
+
+The parts (`inbound`, `subscriptions`, `trading`, `signals`) know this and not each other; the session machine puts them
+together and owns the life of the connection.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from attrs import Factory, frozen
+
+from relay.adapter import Adapter, Context, Fetch, Outgoing
+from relay.model.channels import Topic
+from relay.model.enums import RateLimitEvent
+from relay.model.events import Error, Event, RateLimit, Stamp
+from relay.model.hours import Hours
+from relay.model.times import from_micros
+from relay.provider.accounts import Fills, States
+from relay.provider.books import Books
+from relay.provider.calls import Calls
+from relay.provider.counters import Counters
+from relay.provider.liveness import Topics
+from relay.provider.outbound import Outbound, Purpose
+from relay.provider.pacing import Budget
+from relay.provider.renewal import Renewal
+from relay.provider.session_events import DeadlineChanged, Now, Output
+from relay.provider.subscription_table import SubscriptionTable
+from relay.provider.templates import Redactor, TemplateError
+
+Publish = Callable[[Event, Stamp], None]
+
+
+@frozen(kw_only=True)
+class SessionSettings:
+    """What an operator may set for a session. Durations are seconds.
+
+    Attributes:
+        linger: how long a topic nobody needs stays subscribed.
+        command_within: deadline of a command that names none.
+        book_buffer: how many deltas may wait for one book's snapshot.
+        stale_after: seconds of silence by kind, or by topic, in place of what the adapter declares; 0: quiet is normal.
+        hours: when the market of a symbol trades, in place of what the adapter knows; None is for all other symbols.
+    """
+
+    linger: float = 30.0
+    command_within: float = 10.0
+    book_buffer: int = 5000
+    stale_after: Mapping[str | Topic, float] = Factory(dict)
+    hours: Mapping[str | None, Hours] = Factory(dict)
+
+    def hours_of(self, topic: Topic) -> Hours | None:
+        """When the operator says that the market of ``topic`` trades; None when nothing is said."""
+        return self.hours.get(topic.symbol, self.hours.get(None))
+
+
+class Core:
+    """The shared parts of one session.
+
+    Args:
+        after: the session this one replaces; its budgets, memories, counters and topics are taken over.
+
+    Attributes:
+        adapter: the instance of the present connection, None between connections.
+        at: the moment of the input being handled.
+        stamp: the stamp of everything published at that moment.
+        up: whether the provider takes subscriptions and commands now.
+    """
+
+    def __init__(
+        self,
+        adapter_class: type[Adapter],
+        context: Context,
+        publish: Publish,
+        settings: SessionSettings,
+        after: "Core | None" = None,
+    ) -> None:
+        declared = adapter_class.session
+        self.adapter_class = adapter_class
+        self.declared = declared
+        self.context = context
+        self.settings = settings
+        self.budget: Budget = Budget(declared.limits) if after is None else after.budget
+        self.fills: Fills = Fills() if after is None else after.fills
+        self.states: States = States() if after is None else after.states
+        self.ledger = SubscriptionTable(
+            per_frame=declared.topics_per_frame, linger=settings.linger, ack_within=declared.ack_within
+        )
+        if after is not None:
+            self.ledger.adopt(after.ledger)
+        self.topics = Topics(
+            declared,
+            lambda topic: settings.hours_of(topic) or adapter_class.hours(topic, context),
+            self.rearm,
+            settings.stale_after,
+        )
+        if after is not None:
+            self.topics.adopt(after.topics)
+        self.books = Books(
+            declared,
+            buffer=settings.book_buffer,
+            checksum=None if adapter_class.checksum is Adapter.checksum else adapter_class.checksum,
+            levels=adapter_class.book_levels(context),
+        )
+        self.calls = Calls()
+        self.renewal = Renewal(declared.token_lifetime)
+        self.tally: Counters = Counters() if after is None else after.tally
+        if after is not None:
+            self.books.dropped = after.books.dropped
+        self.redact = Redactor(context)
+        self.outbound = Outbound(declared, context, self.budget)
+        self.adapter: Adapter | None = None
+        self.up = False
+        self.begin(Now(0.0, 0))
+        self._publish = publish
+        self._out: list[Output] = []
+        #: Whether the input being handled may have brought a deadline nearer, or made something ready to be sent.
+        self.rearmed = False
+
+    def begin(self, at: Now) -> None:
+        """What happens from here on happens at this moment."""
+        self.at = at
+        self.stamp = Stamp(
+            provider=self.context.provider,
+            account=self.context.account,
+            received_at=from_micros(at.unix_ns // 1000),
+        )
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+
+    def provided(self, event: Event) -> None:
+        """Publish an event of the provider's."""
+        self.tally.published += 1
+        self._publish(event, self.stamp)
+
+    def publish(self, event: Event) -> None:
+        """Publish an event of the relay's own."""
+        self.tally.raised += 1
+        self._publish(event, self.stamp)
+
+    def error(self, code: str, message: str, **details: Any) -> None:
+        """Publish an `error` event, redacted."""
+        self.publish(Error(code=code, message=self.redact(message), details=details or None))
+
+    def put(self, *outputs: Output) -> None:
+        """Have the shell do this."""
+        self._out += outputs
+
+    def rearm(self) -> None:
+        """A deadline may have come nearer, or something may be ready to be sent."""
+        self.rearmed = True
+
+    @property
+    def restless(self) -> bool:
+        """Whether there is something for the shell to do."""
+        return bool(self._out)
+
+    def taken(self, *, rearm: bool = False) -> list[Output]:
+        """The outputs so far, handed over; with ``rearm``, and the news that there may be a nearer deadline."""
+        out, self._out, self.rearmed = self._out, [], False
+        if rearm:
+            out.append(DeadlineChanged())
+        return out
+
+    # --- what several parts do ---------------------------------------------------------------------------------------
+
+    def at_once(self, writings: Iterable[str | Fetch], purpose: Purpose = Purpose.OTHER) -> None:
+        """Send what cannot wait; the budget is charged, not asked."""
+        if self.adapter is None:
+            return
+        try:
+            self.put(*self.outbound.now(self.adapter, writings, purpose, self.at.now))
+        except TemplateError as error:
+            self.error("template", str(error))
+
+    def encode(self, outgoing: Outgoing) -> list[str | Fetch]:
+        """What the adapter writes for ``outgoing``; nothing, and an `error` event, when it raises."""
+        if self.adapter is None:
+            return []
+        try:
+            return list(self.adapter.encode(outgoing))
+        except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
+            self.error("encode_failed", f"{type(outgoing).__name__}: {type(error).__name__}: {error}")
+            return []
+
+    def limited(self, retry_after: float | None) -> None:
+        """The provider says that a limit was hit: nothing is asked for a while. When it ends is told where it is known."""
+        declared = self.budget.window("call") or None
+        known = declared if retry_after is None else retry_after
+        self.budget.pause(("frame", "interest", "call", "http"), self.at.now + (known or 1.0))
+        reset = None if known is None else self.later(known)
+        self.publish(RateLimit(event=RateLimitEvent.RATE_LIMIT_HIT, reset_at=reset))
+        self.rearm()
+
+    def later(self, seconds: float) -> str:
+        """The wall time ``seconds`` from now, as text."""
+        return from_micros((self.at.unix_ns + int(seconds * 1e9)) // 1000)

@@ -1,0 +1,334 @@
+"""What a session does for its topics: ask, ask again, notice silence, mend holes, and reconcile accounts.
+
+The ledger knows how far each subscription has come, the clocks when one falls silent, the keeper which book needs a
+snapshot; here they meet, and become frames and events.
+"""
+
+from collections.abc import Iterable
+from math import inf
+
+from relay.adapter import Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
+from relay.model.channels import Topic
+from relay.model.enums import Refill, StalenessEvent
+from relay.model.events import Gap, Staleness
+from relay.model.times import from_micros
+from relay.provider.books import Kept
+from relay.provider.liveness import Watch
+from relay.provider.outbound import Job, Purpose
+from relay.provider.pacing import Lane
+from relay.provider.session_state import Core
+from relay.provider.snapshots import ANSWER_WITHIN, Snapshots
+from relay.provider.subscription_table import Entry, SubscriptionState
+
+#: Seconds from a subscription's acknowledgement until its snapshot is asked for. A fetched one is asked for at the first
+#: delta, because it has to be newer than that; only a quiet book is fetched without.
+_FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
+#: Seconds until what is open is asked for again when it did not come, doubling up to the second number.
+RECONCILE_AGAIN, RECONCILE_RARELY = 5.0, 300.0
+_AWAY = "the session was away"
+
+
+class Subscriptions:
+    """The topics of one session, from wanting to mending."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._ledger = core.ledger
+        self._books = core.books
+        self._topics = core.topics
+        self._declared = core.declared
+        self._offers = {offer.kind: offer for offer in core.adapter_class.offers}
+        self._snapshots = Snapshots()
+        self._reconcile_at = inf
+        self._reconcile_again = RECONCILE_AGAIN
+        self._away_since: str | None = None
+        #: Whether the adapter can ask for what an account missed.
+        self._replays = False
+        self._counted: int | None = None
+
+    # --- what is wanted ----------------------------------------------------------------------------------------------
+
+    def want(self, topic: Topic) -> None:
+        """Somebody needs ``topic``."""
+        self._ledger.want(topic)
+        self._core.rearm()
+
+    def _not_offered(self, topic: Topic) -> str | None:
+        if not self._offers or topic.kind == "status":
+            return None
+        offer = self._offers.get(topic.kind)
+        if offer is None:
+            return f"{self._core.context.provider} offers no {topic.kind}, only {', '.join(sorted(self._offers))}"
+        if offer.timeframes and topic.timeframe not in offer.timeframes:
+            return f"no timeframe {topic.timeframe}, only {', '.join(offer.timeframes)}"
+        return None
+
+    def write(self) -> bool:
+        """Queue the next requests unless earlier ones still wait for their budget; False when there was nothing."""
+        core = self._core
+        if not core.up or core.adapter is None or not core.outbound.queue.idle(Lane.INTEREST):
+            return False
+        leaving = self._ledger.to_unsubscribe()
+        if leaving:
+            self._unsubscribe(leaving)
+        wanted = self._ledger.to_subscribe()
+        if wanted:
+            self._subscribe(wanted)
+        return bool(leaving or wanted)
+
+    def _unsubscribe(self, topics: tuple[Topic, ...]) -> None:
+        core = self._core
+        assert core.adapter is not None
+        try:
+            core.outbound.write(core.adapter, Unsubscribe(topics), Lane.INTEREST)
+        except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
+            core.error("encode_failed", f"unsubscribe: {type(error).__name__}: {error}")
+
+    def _subscribe(self, batch: tuple[Topic, ...]) -> None:
+        """Queue the request for what the provider offers; when the adapter cannot write it, refuse the topics at fault."""
+        core = self._core
+        assert core.adapter is not None
+        reasons = {topic: self._not_offered(topic) for topic in batch}
+        for topic, reason in reasons.items():
+            if reason is not None:
+                self.refused((topic,), reason)
+        topics = tuple(topic for topic in batch if reasons[topic] is None)
+        if not topics:
+            return
+        for topic in topics:
+            if topic.kind == "depth" and topic.symbol is not None:
+                self._books.open(topic.symbol)
+        try:
+            written = core.outbound.write(core.adapter, Subscribe(topics), Lane.INTEREST, topics=topics)
+        except Exception as error:  # noqa: BLE001 - as above; the topics at fault are refused with the reason
+            if len(topics) == 1:
+                self.refused(topics, f"{error}" or type(error).__name__)
+            else:
+                for topic in topics:
+                    self._subscribe((topic,))
+            return
+        if not written:
+            self.sent(topics)
+            self.confirmed(topics)
+
+    def sent(self, topics: Iterable[Topic]) -> None:
+        """The request was sent."""
+        topics, now = tuple(topics), self._core.at.now
+        self._ledger.sent(topics, now)
+        if self._declared.ack_within is None:
+            for topic in topics:
+                self._topics.subscribed(topic, now)
+
+    # --- what the provider makes of it -------------------------------------------------------------------------------
+
+    def confirmed(self, topics: Iterable[Topic]) -> None:
+        """The provider acknowledged these topics."""
+        for entry in self._ledger.confirmed(topics):
+            self._topics.subscribed(entry.topic, self._core.at.now)
+            symbol = entry.topic.symbol
+            wait = _FIRST_SNAPSHOT.get(self._declared.book)
+            if (
+                entry.topic.kind == "depth"
+                and symbol is not None
+                and wait is not None
+                and self._books.collecting(symbol)
+            ):
+                self._snapshots.need(symbol, self._core.at.now + wait)
+
+    def confirmed_by_data(self, entry: Entry) -> None:
+        """Data came before, or instead of, an acknowledgement."""
+        self.confirmed((entry.topic,))
+        self._core.rearm()
+
+    def refused(self, topics: Iterable[Topic], reason: str) -> None:
+        """The provider, or the adapter, refused these topics."""
+        core = self._core
+        shown = core.redact(reason)
+        for entry in self._ledger.refused(topics, shown):
+            topic = entry.topic
+            self._close_book(topic)
+            watch = self._topics.refused(topic, shown, core.at.now)
+            if watch is not None:
+                core.publish(staleness(watch, StalenessEvent.STALE))
+            name = topic.symbol or topic.account or ""
+            core.error("subscription_refused", f"{topic.kind} {name}: {shown}", kind=topic.kind, symbol=name)
+
+    def _let_go(self, topic: Topic) -> None:
+        self._topics.forget(topic)
+        self._close_book(topic)
+
+    def _close_book(self, topic: Topic) -> None:
+        if topic.kind == "depth" and topic.symbol is not None:
+            self._books.close(topic.symbol)
+            self._snapshots.done(topic.symbol)
+
+    # --- connections come and go -------------------------------------------------------------------------------------
+
+    def begin(self, lost_ns: int | None) -> None:
+        """The session is up. ``lost_ns`` is since when it had been away, None when this is the first connection."""
+        core = self._core
+        self._away_since = None if lost_ns is None else from_micros(lost_ns // 1000)
+        self._reconcile_again = RECONCILE_AGAIN
+        self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
+        if self._away_since is not None:
+            for entry in self._ledger:
+                if entry.flowed:
+                    core.publish(self._gap(entry.topic, _AWAY, since=self._away_since))
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._ledger.disconnected()
+        self._topics.closed()
+        self._books.close_all()
+        self._snapshots.clear()
+        self._reconcile_at = inf
+        self._counted = None
+
+    def _gap(
+        self,
+        topic: Topic,
+        reason: str,
+        *,
+        since: str | None = None,
+        from_seq: int | None = None,
+        to_seq: int | None = None,
+    ) -> Gap:
+        account = Refill.REPLAY if self._replays else Refill.NONE
+        refill = {"depth": Refill.SNAPSHOT, "account": account}.get(topic.kind, Refill.NONE)
+        return Gap(
+            of=topic.kind,
+            symbol=topic.symbol,
+            timeframe=topic.timeframe,
+            from_seq=from_seq,
+            to_seq=to_seq,
+            since=since,
+            until=None if since is None else self._core.at.text,
+            refill=refill,
+            reason=reason,
+        )
+
+    def counted(self, number: int) -> None:
+        """The connection's message number; a hole concerns every topic, because nobody can say which message is missing."""
+        before, self._counted = self._counted, number if self._counted is None else max(self._counted, number)
+        sequence = self._declared.sequence
+        if sequence.scope != "connection" or not sequence.contiguous or before is None or number <= before + 1:
+            return
+        reason = "a message of the connection is missing"
+        for entry in list(self._ledger):
+            topic = entry.topic
+            if entry.standing is not SubscriptionState.CONFIRMED:
+                continue
+            if topic.kind == "depth" and topic.symbol is not None:
+                self.break_book(topic.symbol, reason, before + 1, number - 1)
+            else:
+                self._core.publish(self._gap(topic, reason, from_seq=before + 1, to_seq=number - 1))
+        self._reconcile_at = self._core.at.now
+        self._core.rearm()
+
+    # --- accounts ----------------------------------------------------------------------------------------------------
+
+    def _reconcile(self) -> None:
+        """Fetch what is open on the account, if the provider lets it be fetched."""
+        self._reconcile_at = inf
+        core = self._core
+        if core.adapter is None:
+            return
+        try:
+            written = core.outbound.write(core.adapter, Reconcile(self._away_since), Lane.FETCH, Purpose.RECONCILE)
+            self._replays = written > 0
+        except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
+            core.error("encode_failed", f"reconcile: {type(error).__name__}: {error}")
+
+    def not_reconciled(self, answer: Answer) -> None:
+        """A list of what is open did not come."""
+        text = f"what is open on the account could not be fetched: HTTP status {answer.status}"
+        self._core.error("reconcile_failed", text)
+        if self._reconcile_at == inf:  # of several lists one is enough
+            self._reconcile_at = self._core.at.now + self._reconcile_again
+            self._reconcile_again = min(2 * self._reconcile_again, RECONCILE_RARELY)
+
+    # --- books -------------------------------------------------------------------------------------------------------
+
+    def kept(self, symbol: str, kept: Kept) -> None:
+        """The keeper let a snapshot out, or needs one."""
+        now = self._core.at.now
+        self._core.rearm()
+        if kept.snapshot_of is None:
+            self._snapshots.done(symbol)
+        elif kept.out:
+            self._snapshots.done(symbol)
+            self._snapshots.need(symbol, now)
+        else:
+            urgent = self._declared.book is Book.FETCHED
+            self._snapshots.need(symbol, now if urgent else now + ANSWER_WITHIN)
+
+    def break_book(self, symbol: str, reason: str, from_seq: int, to_seq: int) -> None:
+        """Something of this book is missing: say so in its place, and have it mended."""
+        kept = self._books.lost(symbol, reason, from_seq, to_seq)
+        for event in kept.out:
+            self._core.publish(event)
+        if kept.snapshot_of is not None:
+            self.kept(symbol, kept)
+
+    def snapshot_answered(self, job: Job, answer: Answer, retry_after: float | None) -> None:
+        """A fetched snapshot was read: it joined, was too old, or was an error."""
+        if not answer.ok:
+            text = f"no snapshot of {job.subject}: HTTP status {answer.status} {answer.text[:200]}"
+            self._core.error("snapshot_failed", text, symbol=job.subject)
+        if self._books.collecting(job.subject):
+            self._snapshots.failed(job.subject, self._core.at.now, retry_after or 0.0)
+
+    def _ask_for_snapshot(self, symbol: str) -> None:
+        """Ask for one book; a provider that has no request for it sends one when it is subscribed anew."""
+        core = self._core
+        entry = self._ledger.find(("depth", symbol))
+        if entry is None or core.adapter is None or not self._books.collecting(symbol):
+            self._snapshots.done(symbol)
+            return
+        try:
+            written = core.outbound.write(core.adapter, Snapshot(entry.topic), Lane.FETCH, Purpose.SNAPSHOT, symbol)
+        except Exception as error:  # noqa: BLE001 - as above
+            core.error("encode_failed", f"snapshot of {symbol}: {type(error).__name__}: {error}")
+            return
+        if not written:
+            self._ledger.again(entry.topic)
+
+    # --- clocks ------------------------------------------------------------------------------------------------------
+
+    def clocks(self, now: float) -> None:
+        """Do what is due: let lingering topics go; while up, repeat, renew, and say what is silent."""
+        for topic in self._ledger.expire(now):
+            self._let_go(topic)
+        if not self._core.up:
+            return
+        _, given_up = self._ledger.overdue(now)
+        for entry in given_up:
+            name = entry.topic.symbol or entry.topic.account or ""
+            self._core.error("subscription_unanswered", f"{entry.topic.kind} {name}: {entry.reason}")
+        for watch in self._topics.check(now, self._core.at.unix_ns):
+            self._core.publish(staleness(watch, StalenessEvent.STALE))
+            self._ledger.again(watch.topic)
+        for symbol in self._snapshots.due(now):
+            self._ask_for_snapshot(symbol)
+        if now >= self._reconcile_at:
+            self._reconcile()
+
+    def deadline(self) -> float:
+        """When `clocks` has something to do that the ledger's and the topics' own deadlines do not say."""
+        return min(self._snapshots.deadline(), self._reconcile_at)
+
+
+def staleness(watch: Watch, event: StalenessEvent) -> Staleness:
+    """The event that says a topic is silent, or speaks again."""
+    topic = watch.topic
+    since = None
+    if event is StalenessEvent.STALE and watch.since_ns is not None:
+        since = from_micros(watch.since_ns // 1000)
+    return Staleness(
+        event=event,
+        symbols=(topic.symbol,) if topic.symbol else (),
+        of=topic.kind,
+        timeframe=topic.timeframe,
+        reason=watch.reason,
+        stale_since=since,
+    )

@@ -1,0 +1,344 @@
+"""The server's half of one connection, as a state machine: messages and time in, actions out.
+
+A connection is opened once with the query of its URL; the first action is then `pusher:connection_established`, or a
+Close. From there on:
+
+- Anything received proves that the client is alive. After `activity_timeout` seconds of silence it is asked with
+  `pusher:ping` and with a WebSocket ping, since some libraries know but one of the two; `pong_timeout` seconds later it
+  is closed with 4201. Clients of protocol 4 know no ping; they are closed
+  with 4202 after `inactivity_timeout` seconds of silence. So is, whatever its protocol, a connection that for so long has
+  held no channel, signed in no user and sent nothing but heartbeats.
+- Where the app demands it (authorized connections), a connection that has neither signed in nor joined a channel that
+  needs a signature is closed with 4009 in time.
+- What a client may not do is answered and has no effect: with `pusher:subscription_error` where a subscription is
+  refused, else with `pusher:error`, whose code is null unless the protocol documents one. Only a sign-in with a wrong
+  signature closes (4009).
+- A channel is held from the moment its Subscribe is returned until Unsubscribe, `forget` or `lost`. Whoever owns the
+  connection calls `lost` once when the socket has ended; every channel is then given back and nothing is left.
+
+After a Close nothing more comes out but what `lost` gives back.
+"""
+
+import re
+from collections.abc import Mapping
+from math import inf
+from types import MappingProxyType
+
+from . import messages
+from .actions import Action, ClientEvent, Close, Member, Ping, Send, SignIn, Subscribe, Unsubscribe
+from .apps import App
+from .auth_data import ids_of, member_of, resume_of, rewind_of, size_of, user_of
+from .errors import CloseCode, ProtocolError
+from .names import (
+    ChannelType,
+    channel_type,
+    check_channel_name,
+    check_event_name,
+    is_client_event,
+    server_to_user_id,
+)
+from .signatures import verify_channel_auth, verify_user_auth
+
+__all__ = ["PROTOCOLS", "ServerConnection", "admit"]
+
+PROTOCOLS = range(4, 8)
+"""Versions of the protocol that are spoken: 1 to 3 differ in their messages and are long retired."""
+
+
+def admit(app: App | None, *, secure: bool, origin: str | None, connections: int) -> Close | None:
+    """None where a connection to this app may begin, or the Close that refuses it (4000, 4001, 4003, 4004, 4009).
+
+    Submission before `ServerConnection.open`; `connections` counts the app's other open ones. The caller itself knows an
+    unknown path (4005) and the relay's own capacity (4100).
+    """
+    if app is None:
+        return _closing(CloseCode.APP_UNKNOWN)
+    if not app.enabled:
+        return _closing(CloseCode.APP_DISABLED)
+    if app.require_tls and not secure:
+        return _closing(CloseCode.TLS_REQUIRED)
+    if not app.origin_allowed(origin):
+        return Close(CloseCode.UNAUTHORIZED, "Origin not allowed")
+    if app.max_connections is not None and connections >= app.max_connections:
+        return _closing(CloseCode.OVER_QUOTA)
+    return None
+
+
+def _closing(code: CloseCode) -> Close:
+    return Close(code, code.meaning)
+
+
+class ServerConnection:
+    """One client's connection to one app, as the relay sees it. Times are monotonic seconds."""
+
+    __slots__ = (
+        "_authorized",
+        "_bucket",
+        "_bucket_at",
+        "_channels",
+        "_opened",
+        "_pinged",
+        "_seen",
+        "_used",
+        "app",
+        "closed",
+        "protocol",
+        "socket_id",
+        "user_id",
+    )
+
+    def __init__(self, app: App, socket_id: str, now: float) -> None:
+        self.app = app
+        """May be replaced while the connection is open; what it says counts from then on."""
+        self.socket_id = socket_id
+        self.protocol = PROTOCOLS[-1]
+        self.user_id: str | None = None
+        """The signed-in user."""
+        self.closed = False
+        self._channels: dict[str, Member | None] = {}
+        self._opened = self._seen = self._used = self._bucket_at = now
+        self._pinged: float | None = None
+        self._authorized = False
+        self._bucket = inf
+
+    @property
+    def channels(self) -> Mapping[str, Member | None]:
+        """The channels held, each with the member it was joined as (None where there is none)."""
+        return MappingProxyType(self._channels)
+
+    # Verbs -----------------------------------------------------------------------------------------------------------
+
+    def open(self, query: Mapping[str, str]) -> list[Action]:
+        """Begin, with the query of `/app/<key>?protocol=7&...`: connection_established, or 4006, 4007, 4008."""
+        version = query.get("protocol")
+        if not version:
+            return self._close(CloseCode.NO_PROTOCOL)
+        if not re.fullmatch(r"[0-9]{1,9}", version):
+            return self._close(CloseCode.INVALID_VERSION)
+        if int(version) not in PROTOCOLS:
+            return self._close(CloseCode.UNSUPPORTED_PROTOCOL)
+        self.protocol = int(version)
+        return [Send(messages.connection_established(self.socket_id, self.app.activity_timeout))]
+
+    def receive(self, text: str, now: float) -> list[Action]:
+        """One text message came in."""
+        if self.closed:
+            return []
+        self.alive(now)
+        try:
+            if size_of(text) > (limit := self.app.limits.message_size):
+                raise ProtocolError(f"message is larger than {limit} bytes (limit message_size)")
+            return self._handle(messages.read(text), now)
+        except ProtocolError as exc:
+            return [Send(messages.error(exc.message, exc.code))]
+
+    def receive_binary(self, now: float) -> list[Action]:
+        """One binary message came in; the protocol has none."""
+        if self.closed:
+            return []
+        self.alive(now)
+        return [Send(messages.error("binary messages are not supported"))]
+
+    def alive(self, now: float) -> None:
+        """Anything else came in: a WebSocket ping or pong, a part of a message."""
+        self._seen = now
+        self._pinged = None
+
+    def deadline(self) -> float:
+        """When `timeout` has something to do, unless something comes in before; infinity once closed."""
+        if self.closed:
+            return inf
+        return min(self._unauthorized_at(), self._inactive_at(), self._pong_due_at(), self._ping_at())
+
+    def timeout(self, now: float) -> list[Action]:
+        """What the clock demands; nothing before the deadline."""
+        if self.closed:
+            return []
+        if now >= self._unauthorized_at():
+            return self._close(CloseCode.UNAUTHORIZED, "Connection not authorized within the time allowed")
+        if now >= self._inactive_at():
+            return self._close(CloseCode.INACTIVE)
+        if now >= self._pong_due_at():
+            return self._close(CloseCode.PONG_NOT_RECEIVED)
+        if now >= self._ping_at():
+            self._pinged = now
+            return [Send(messages.ping()), Ping()]
+        return []
+
+    def forget(self, channel: str) -> None:
+        """The hub has refused or ended this subscription, and told the client."""
+        self._channels.pop(channel, None)
+
+    def close(self, code: int, reason: str = "") -> list[Action]:
+        """The relay's own wish to close: shutdown 4200, terminated 4009, too slow 4100. Nothing if already closed."""
+        return [] if self.closed else self._close(code, reason)
+
+    def lost(self) -> list[Action]:
+        """The socket has ended, from whichever side: an Unsubscribe for every channel still held."""
+        left: list[Action] = [Unsubscribe(channel) for channel in self._channels]
+        self._channels.clear()
+        self.closed = True
+        self.user_id = None
+        return left
+
+    # Clocks ----------------------------------------------------------------------------------------------------------
+
+    def _unauthorized_at(self) -> float:
+        allowed = self.app.authorization_timeout
+        return inf if allowed is None or self._authorized else self._opened + allowed
+
+    def _inactive_at(self) -> float:
+        if self.protocol < 5:
+            return self._seen + self.app.inactivity_timeout
+        in_use = self._channels or self.user_id is not None
+        return inf if in_use else self._used + self.app.inactivity_timeout
+
+    def _pong_due_at(self) -> float:
+        return inf if self._pinged is None else self._pinged + self.app.pong_timeout
+
+    def _ping_at(self) -> float:
+        return inf if self.protocol < 5 or self._pinged is not None else self._seen + self.app.activity_timeout
+
+    def _close(self, code: int, reason: str = "") -> list[Action]:
+        if not reason and isinstance(code, CloseCode):
+            reason = code.meaning
+        self.closed = True
+        # Before protocol 6 clients learn the cause from an error event, since then from the close frame alone.
+        told: list[Action] = [Send(messages.error(reason, code))] if self.protocol < 6 else []
+        return [*told, Close(code, reason)]
+
+    # Messages --------------------------------------------------------------------------------------------------------
+
+    def _handle(self, frame: messages.Frame, now: float) -> list[Action]:
+        match frame.event:
+            case "pusher:ping":
+                return [Send(messages.pong())]
+            case "pusher:pong":
+                return []
+        self._used = now
+        match frame.event:
+            case "pusher:subscribe":
+                return self._subscribe(messages.read_json(frame.data, "data of pusher:subscribe"))
+            case "pusher:unsubscribe":
+                return self._unsubscribe(messages.read_json(frame.data, "data of pusher:unsubscribe"))
+            case "pusher:signin":
+                return self._sign_in(messages.read_json(frame.data, "data of pusher:signin"))
+            case name if is_client_event(name):
+                return self._client_event(frame, now)
+        raise ProtocolError(f"event {frame.event[:100]!r} is not one that clients may send")
+
+    def _subscribe(self, data: Mapping[str, object]) -> list[Action]:
+        channel = data.get("channel")
+        if not isinstance(channel, str):
+            raise ProtocolError("pusher:subscribe: channel must be a string")
+        if channel in self._channels:
+            raise ProtocolError(f"Existing subscription to channel {channel}")
+        try:
+            subscribe = self._checked(channel, data)
+        except ProtocolError as exc:
+            kind = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}.get(exc.status, "InvalidRequest")
+            return [Send(messages.subscription_error(channel, kind, exc.message, exc.status))]
+        self._channels[channel] = subscribe.member
+        return [subscribe]
+
+    def _checked(self, channel: str, data: Mapping[str, object]) -> Subscribe:
+        limits = self.app.limits
+        kind = check_channel_name(channel, limits.channel_name)
+        if len(self._channels) >= limits.subscriptions:
+            raise ProtocolError(
+                f"connection holds {limits.subscriptions} channels, the most allowed (limit subscriptions)", status=403
+            )
+        member = self._authorize(channel, kind, data)
+        subscribe = Subscribe(
+            channel=channel,
+            member=member,
+            resume=resume_of(data.get("resume")),
+            rewind=rewind_of(data.get("rewind"), limits.rewind),
+            ids=ids_of(data.get("ids")),
+        )
+        self._authorized = self._authorized or kind.authorized
+        return subscribe
+
+    def _authorize(self, channel: str, kind: ChannelType, data: Mapping[str, object]) -> Member | None:
+        if kind is ChannelType.SERVER_TO_USER:
+            if self.user_id is None or server_to_user_id(channel) != self.user_id:
+                raise ProtocolError("channel belongs to a user this connection is not signed in as", status=401)
+            return None
+        if not kind.authorized:
+            return None
+        auth, channel_data = data.get("auth"), data.get("channel_data")
+        if not isinstance(auth, str) or not auth:
+            raise ProtocolError("auth is missing: this channel needs a signature", status=401)
+        if channel_data is not None and not isinstance(channel_data, str):
+            raise ProtocolError("channel_data must be a string of JSON, exactly as it was signed")
+        if not verify_channel_auth(self.app, auth, self.socket_id, channel, channel_data):
+            raise ProtocolError(
+                "auth is not this app's signature for this socket, channel and channel_data", status=401
+            )
+        return self._member(kind, channel_data)
+
+    def _member(self, kind: ChannelType, channel_data: str | None) -> Member | None:
+        try:
+            return member_of(channel_data or "", self.app.limits)
+        except ProtocolError:
+            if kind.presence:
+                raise
+            return None  # on private channels it is the app's own affair what it signed
+
+    def _unsubscribe(self, data: Mapping[str, object]) -> list[Action]:
+        channel = data.get("channel")
+        if not isinstance(channel, str):
+            raise ProtocolError("pusher:unsubscribe: channel must be a string")
+        if channel not in self._channels:
+            raise ProtocolError(f"No current subscription to channel {channel[:200]}")
+        del self._channels[channel]
+        return [Unsubscribe(channel)]
+
+    def _sign_in(self, data: Mapping[str, object]) -> list[Action]:
+        auth, user_data = data.get("auth"), data.get("user_data")
+        if not isinstance(auth, str) or not isinstance(user_data, str):
+            raise ProtocolError("pusher:signin: auth and user_data must be strings")
+        if not verify_user_auth(self.app, auth, self.socket_id, user_data):
+            return self._close(CloseCode.UNAUTHORIZED, "Sign-in is not signed for this app, socket and user_data")
+        limit = self.app.limits.watchlist
+        user = user_of(user_data, self.app.limits)
+        if self.user_id not in (None, user.id):
+            raise ProtocolError("connection is already signed in as another user")
+        self.user_id, self._authorized = user.id, True
+        actions: list[Action] = [Send(messages.signin_success(user_data))]
+        if len(user.watchlist) > limit:
+            text = f"watchlist is longer than {limit} users (limit watchlist): the first ones are watched"
+            actions.append(Send(messages.error(text, CloseCode.WATCHLIST_LIMIT)))
+        return [*actions, SignIn(user.id, user.user_info, user.watchlist[:limit])]
+
+    def _client_event(self, frame: messages.Frame, now: float) -> list[Action]:
+        channel, limits = frame.channel, self.app.limits
+        if not self.app.client_events:
+            raise ProtocolError("Client event rejected: client events are not enabled for this app")
+        if channel is None or not channel_type(channel).authorized:
+            raise ProtocolError("Client event rejected: only supported on private and presence channels")
+        if channel not in self._channels:
+            raise ProtocolError(f"Client event rejected: no current subscription to channel {channel[:200]}")
+        check_event_name(frame.event, limits.event_name)
+        data = "null" if frame.data is None else frame.data
+        if size_of(data) > limits.event_payload:
+            raise ProtocolError(f"data is larger than {limits.event_payload} bytes (limit event_payload)")
+        if not self._take_client_event(now):
+            raise ProtocolError(
+                f"Client event rejected: more than {limits.client_events_per_second:g} per second "
+                "(limit client_events_per_second)",
+                code=CloseCode.RATE_LIMITED,
+            )
+        member = self._channels[channel]
+        presence = channel_type(channel).presence
+        return [ClientEvent(channel, frame.event, data, member.user_id if presence and member else None)]
+
+    def _take_client_event(self, now: float) -> bool:
+        rate = self.app.limits.client_events_per_second
+        full = max(1.0, rate)
+        self._bucket = min(full, self._bucket + (now - self._bucket_at) * rate)
+        self._bucket_at = now
+        if self._bucket < 1:
+            return False
+        self._bucket -= 1
+        return True

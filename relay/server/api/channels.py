@@ -1,0 +1,293 @@
+"""The session bootstrap: from an API key to channels of the Pusher protocol (https://docs.shuriken.trade).
+
+A client presents its API key as a Bearer token, says which streams it wants, and is told where to connect and which channels
+they are; channels that need authorization are signed for it on request. The shapes are those of Shuriken's stream API, whose
+published SDK works against the relay unchanged.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from attrs import evolve
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay.auth import ApiKey, KeyRing
+from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel
+from relay.model.events import ACCOUNT_KINDS, KINDS
+from relay.model.schemas import event_schema
+from relay.plugins.hookspecs import Grant
+from relay.provider.catalog import CatalogEntry, UnknownStream, find
+from relay.pusher.apps import App
+from relay.pusher.errors import ProtocolError
+from relay.pusher.names import channel_type, check_channel_name, check_socket_id
+from relay.pusher.signatures import channel_auth
+from relay.server.api.answers import Refusal, json_answer, read_body, unauthorized
+from relay.server.api.origin import Address, address_of
+from relay.server.api.settings import ApiSettings
+
+Catalog = Callable[[], Iterable[CatalogEntry]]
+Authorize = Callable[[str, str], Grant | None]
+
+#: What Shuriken's SDK asks for when it connects, whatever is wanted later. Here it is the merged feed of that name, which
+#: is silent where no provider has one.
+PROBE = CatalogEntry(provider="alpha", kind="signalFeedGlobal")
+_PROBE_STREAM = Stream(ALL, Topic(kind="signal", symbol=PROBE.id))
+
+
+def bearer(request: Request, keys: KeyRing) -> ApiKey:
+    """Whose API key the request presents; 401 when it presents none, or none of ours."""
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not presented.strip():
+        raise unauthorized("an API key is needed: Authorization: Bearer <key>")
+    key = keys.find(presented.strip())
+    if key is None:
+        raise unauthorized("the API key is not valid")
+    return key
+
+
+class Bootstrap:
+    """The endpoints. ``app`` finds the app by its id now: it may be replaced while the relay runs."""
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        *,
+        app: Callable[[str], App | None],
+        keys: KeyRing,
+        catalog: Catalog,
+        authorize: Authorize,
+    ) -> None:
+        self._settings = settings
+        self._find_app = app
+        self._keys = keys
+        self._catalog = catalog
+        self._authorize = authorize
+
+    def origin_allowed(self, origin: str) -> bool:
+        """Whether pages of this origin may use the endpoints."""
+        app = self._find_app(self._settings.app_id)
+        return app is not None and app.origin_allowed(origin)
+
+    async def streams(self, request: Request) -> Response:
+        """GET /api/v2/ws/streams: the streams this key may read."""
+        key = bearer(request, self._keys)
+        return json_answer({"streams": [_described(entry) for entry in readable(self._catalog(), key)]})
+
+    async def session(self, request: Request) -> Response:
+        """POST /api/v2/ws/session: where to connect, and which channels the streams asked for are."""
+        key, app = bearer(request, self._keys), self._app()
+        wanted = self._wanted(await self._body(request))
+        address = address_of(request, self._settings.public)
+        entries = [*self._catalog(), PROBE]
+        resolved = [self._resolved(f"subscriptions[{n}]", item, entries, key, address) for n, item in enumerate(wanted)]
+        return json_answer(
+            {
+                "connection": _connection(app, address),
+                "session": {"recommendedReconnectBackoffMs": self._settings.reconnect_backoff_ms},
+                "subscriptions": resolved,
+            }
+        )
+
+    async def auth(self, request: Request) -> Response:
+        """POST /api/v2/ws/auth: the signature for one channel and socket, as pusher-js asks for it (form or JSON)."""
+        key, app = bearer(request, self._keys), self._app()
+        fields = _auth_fields(request.headers.get("content-type", ""), await self._body(request))
+        socket_id, channel = _checked(fields, app)
+        grant = self._authorize(key.name, channel) or self._configured(key, channel)
+        if not grant.allowed:
+            raise Refusal(403, grant.reason or f"not allowed to subscribe to {channel}", field="channel_name")
+        data = _member(key, socket_id, channel)
+        answer = {"auth": channel_auth(app, socket_id, channel, data)}
+        return json_answer(answer if data is None else {**answer, "channel_data": data})
+
+    async def schema(self, request: Request) -> Response:
+        """GET /schemas/KIND.json: what an event of that kind looks like; nobody needs a key to read it."""
+        kind = request.path_params["kind"]
+        if kind not in KINDS:
+            raise Refusal(404, f"there is no kind {kind!r:.64}; there are {', '.join(KINDS)}")
+        id = _schema_url(address_of(request, self._settings.public), kind)
+        return json_answer({"$id": id, **event_schema(kind)}, headers={"Content-Type": "application/schema+json"})
+
+    def _app(self) -> App:
+        app = self._find_app(self._settings.app_id)
+        if app is None:
+            raise Refusal(503, "the relay has no app for sessions now")
+        if not app.enabled:
+            raise Refusal(403, "the app for sessions is disabled")
+        return app
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self._settings.body, self._settings.body_within)
+
+    def _wanted(self, body: bytes) -> list[Any]:
+        wanted = _json_object(body).get("subscriptions")
+        if not isinstance(wanted, list):
+            raise Refusal(400, "subscriptions must be a list", field="subscriptions")
+        if len(wanted) > self._settings.subscriptions:
+            limit = self._settings.subscriptions
+            raise Refusal(400, f"subscriptions: more than {limit}", field="subscriptions")
+        return wanted
+
+    def _resolved(
+        self, where: str, item: Any, entries: Iterable[CatalogEntry], key: ApiKey, address: Address
+    ) -> dict[str, Any]:
+        id, filters = _subscription(where, item)
+        try:
+            entry = find(entries, id)
+            if entry is PROBE:
+                return _subscribed(PROBE, _PROBE_STREAM, "signal", address)
+            stream, own = entry.stream(filters), _readable(entry, key)
+            if own is None or not key.may_read(stream):
+                raise Refusal(403, f"API key {key.name} may not read {channel_name(stream)}", field=where)
+            own.check_account(filters)
+        except UnknownStream as unknown:
+            raise Refusal(400, unknown.message, field=f"{where}.{unknown.field}") from None
+        return _subscribed(entry, stream, entry.event, address)
+
+    def _configured(self, key: ApiKey, channel: str) -> Grant:
+        try:
+            allowed = key.may_read(parse_channel(channel))
+        except ChannelError:
+            return Grant(False, f"{channel} is an application's own: its own server authorizes it")
+        return Grant(allowed, "" if allowed else f"API key {key.name} may not read {channel}")
+
+
+def readable(entries: Iterable[CatalogEntry], key: ApiKey) -> list[CatalogEntry]:
+    """The entries this key may read something of; of accounts only those it may read are told."""
+    return [own for entry in entries if (own := _readable(entry, key)) is not None]
+
+
+def _readable(entry: CatalogEntry, key: ApiKey) -> CatalogEntry | None:
+    if entry.kind not in ACCOUNT_KINDS:
+        return entry if key.may_read(Stream(entry.provider, Topic(kind=entry.topic_kind))) else None
+    accounts = [account for account in entry.accounts if key.may_read(_account(entry.provider, account))]
+    return evolve(entry, accounts=accounts, example={"account": accounts[0]}) if accounts else None
+
+
+def _account(provider: str, account: str) -> Stream:
+    return Stream(provider, Topic(kind="account", account=account))
+
+
+def _described(entry: CatalogEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "provider": entry.provider,
+        "kind": entry.kind,
+        "visibility": entry.visibility,
+        "filters": [
+            {"name": wanted.name, "required": wanted.required, "description": wanted.description}
+            for wanted in entry.filters
+        ],
+        "event": entry.event,
+        "payloadFormat": "json",
+        "payloadSchemaId": entry.event,
+        "example": entry.example if entry.complete(entry.example) else None,
+    }
+
+
+def _connection(app: App, address: Address) -> dict[str, Any]:
+    return {
+        "provider": "pusher",
+        "appKey": app.key,
+        "wsHost": address.host,
+        "wsPort": address.port,
+        "forceTls": address.tls,
+        "authEndpoint": f"{address.url}/api/v2/ws/auth",
+    }
+
+
+def _subscribed(entry: CatalogEntry, stream: Stream, event: str, address: Address) -> dict[str, Any]:
+    return {
+        "stream": entry.id,
+        "channel": channel_name(stream, entry.prefix),
+        "event": event,
+        "visibility": entry.visibility,
+        "payloadFormat": "json",
+        "payloadSchemaId": event,
+        "payloadSchemaUrl": _schema_url(address, event),
+    }
+
+
+def _schema_url(address: Address, kind: str) -> str:
+    return f"{address.url}/schemas/{kind}.json"
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Refusal(400, f"the body is not JSON: {error}", field="body") from None
+    if not isinstance(value, dict):
+        raise Refusal(400, "the body must be a JSON object", field="body")
+    return value
+
+
+def _subscription(where: str, item: Any) -> tuple[str, Mapping[str, str]]:
+    if not isinstance(item, dict):
+        raise Refusal(400, f"{where} must be an object", field=where)
+    id, filters = item.get("stream"), item.get("filter")
+    if not isinstance(id, str):
+        raise Refusal(400, f"{where}.stream must be text", field=f"{where}.stream")
+    filters = {} if filters is None else filters
+    if not isinstance(filters, dict):
+        raise Refusal(400, f"{where}.filter must be an object", field=f"{where}.filter")
+    for name, value in filters.items():
+        if value is not None and not isinstance(value, str):
+            raise Refusal(400, f"{where}.filter.{name} must be text", field=f"{where}.filter.{name}")
+    return id, {name: value for name, value in filters.items() if value is not None}
+
+
+def _auth_fields(content_type: str, body: bytes) -> Mapping[str, Any]:
+    if content_type.partition(";")[0].strip().lower() == "application/json":
+        return _json_object(body)
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=16)
+    except ValueError as error:
+        raise Refusal(400, f"the body is not a form: {error}", field="body") from None
+    fields = dict(pairs)
+    for name in ("socket_id", "channel_name"):
+        if sum(other == name for other, _ in pairs) > 1:
+            raise Refusal(400, f"{name} occurs twice", field=name)
+    return fields
+
+
+def _checked(fields: Mapping[str, Any], app: App) -> tuple[str, str]:
+    for name in ("socket_id", "channel_name"):
+        if not isinstance(fields.get(name), str):
+            raise Refusal(400, f"{name} is missing", field=name)
+    socket_id, channel = fields["socket_id"], fields["channel_name"]
+    try:
+        check_socket_id(socket_id)
+    except ProtocolError as error:
+        raise Refusal(400, error.message, field="socket_id") from None
+    try:
+        kind = check_channel_name(channel, app.limits.channel_name)
+    except ProtocolError as error:
+        raise Refusal(400, error.message, field="channel_name") from None
+    if not kind.authorized:
+        raise Refusal(400, f"{channel} needs no authorization", field="channel_name")
+    return socket_id, channel
+
+
+def _member(key: ApiKey, socket_id: str, channel: str) -> str | None:
+    """Who the connection joins the channel as: told on presence channels, and wherever the key may send commands."""
+    info = {"trade": key.trade_proof(socket_id, channel)} if _may_trade(key, channel) else {}
+    if not info and not channel_type(channel).presence:
+        return None
+    return json.dumps({"user_id": key.name, "user_info": info}, separators=(",", ":"))
+
+
+def _may_trade(key: ApiKey, channel: str) -> bool:
+    try:
+        stream = parse_channel(channel)
+    except ChannelError:
+        return False
+    account = stream.topic.account
+    return account is not None and key.may_trade(stream.provider, account)

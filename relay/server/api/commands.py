@@ -1,0 +1,89 @@
+"""Trading over HTTP: ``POST /api/v2/commands`` carries one command out, ``GET`` says which commands there are.
+
+The status says what is known: 200 accepted, 422 rejected, 202 unknown, each with the canonical `reply` as the body.
+Unknown is not an error status on purpose: clients, proxies and libraries repeat requests that failed, and an order of
+unknown fate may be live. Repeated under the same `Idempotency-Key`, ``id`` or ``client_order_id`` a command is not sent
+again; the answer is the first one's, or what the account's stream has shown of it since.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay.auth import KeyRing
+from relay.model import command_codec as codec
+from relay.model.command_codec import MEMBERS
+from relay.model.command_values import CommandError, read
+from relay.model.commands import COMMANDS
+from relay.model.enums import Outcome
+from relay.server.api.answers import Refusal, json_answer, read_body
+from relay.server.api.channels import bearer
+from relay.server.api.settings import ApiSettings
+from relay.trading.service import CommandService, Submission
+
+STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED: 422, Outcome.UNKNOWN: 202}
+
+
+class Commands:
+    """The endpoints."""
+
+    def __init__(self, settings: ApiSettings, *, keys: KeyRing, command_service: CommandService) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._command_service = command_service
+
+    async def endpoint(self, request: Request) -> Response:
+        """GET and POST /api/v2/commands."""
+        return await (self._post if request.method == "POST" else self._get)(request)
+
+    async def _post(self, request: Request) -> Response:
+        key = bearer(request, self._keys)
+        body = await read_body(request, self._settings.body, self._settings.body_within)
+        try:
+            wire = read(body)
+        except CommandError as error:
+            raise Refusal(400, str(error), field=error.field) from None
+        asked = self._command_service.asked(key, wire, _idempotency_key(request))
+        if asked.dry_run:
+            return json_answer(_rehearsed(asked, self._command_service.dry_run(asked)))
+        ticket, new = self._command_service.submit(asked)
+        await self._command_service.answered(ticket)
+        headers = None if new else {"Idempotent-Replayed": "true"}
+        return json_answer(ticket.answer, STATUS[ticket.outcome], headers)
+
+    async def _get(self, request: Request) -> Response:
+        key = bearer(request, self._keys)
+        providers = [
+            {
+                "provider": provider.name,
+                "accounts": accounts,
+                "commands": [described(command.name) for command in provider.commands],
+            }
+            for provider, accounts in self._command_service.offered(key)
+        ]
+        return json_answer({"providers": providers})
+
+
+def described(name: str) -> dict[str, Any]:
+    """A command as the list shows it, without what all of them share (``id``, ``account``)."""
+    members = [
+        {"name": member.name, "type": member.type, "required": member.required}
+        | ({"values": list(member.values)} if member.values else {})
+        for member in MEMBERS[name]
+        if member.name not in ("id", "account")
+    ]
+    return {"command": name, "description": (COMMANDS[name].__doc__ or "").split("\n\n")[0], "members": members}
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1:
+        raise Refusal(400, "Idempotency-Key: occurs twice", field="Idempotency-Key")
+    return keys[0] if keys else None
+
+
+def _rehearsed(asked: Submission, sends: list[dict[str, Any]]) -> dict[str, Any]:
+    answer = {"dry_run": True, "provider": asked.provider.name, "account": asked.account}
+    return {**answer, "command": codec.unstructure(asked.command), "sends": sends}

@@ -1,0 +1,1 @@
+"""Commands from request to reply."""

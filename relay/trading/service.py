@@ -1,0 +1,304 @@
+"""From an API key's request to a command on its way: who may trade where, and what is asked of which session.
+
+HTTP (`commands`) and client events end here. Everything is checked before anything is begun; what is refused here has no
+reply, because no command came of it. What was begun is the registry's, and ends in exactly one `reply`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+import trio
+from attrs import frozen
+
+from relay.auth import ApiKey, KeyRing
+from relay.model import command_codec as codec
+from relay.model import command_values as values
+from relay.model.command_values import CommandError
+from relay.model.commands import Command
+from relay.model.events import Event, Reply, Stamp
+from relay.model.times import from_micros
+from relay.provider.driver import CommandRefused
+from relay.provider.dry_run import Unwritable
+from relay.server.api.answers import Refusal
+from relay.trading.client_events import ClientCommand, Rejected, Repeated
+from relay.trading.registry import GRACE, CommandRegistry, Conflict, Full, PendingCommand, Scope
+
+SHUTTING_DOWN = {"code": "shutting_down", "message": "the relay is shutting down"}
+LONGEST = 60
+"""Seconds a command may ask for; 0.1 at least."""
+
+
+class Session(Protocol):
+    """The session that carries commands out; `relay.provider.driver.ProviderSession` is one."""
+
+    def command(self, command: Command, within: float | None = None) -> None:
+        """Carry out the command; its reply is published within so many seconds. Raises CommandRefused."""
+
+    def dry_run(self, command: Command) -> list[dict[str, Any]]:
+        """What would be sent for it. Raises Unwritable."""
+
+
+class Provider(Protocol):
+    """What is to be known of a configured provider."""
+
+    name: str
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The configured accounts' names."""
+
+    @property
+    def commands(self) -> Sequence[type[Command]]:
+        """What it takes."""
+
+    def trading_session(self, account: str | None) -> Session:
+        """The session that trades on the account."""
+
+
+class Providers(Protocol):
+    """The configured providers."""
+
+    def find(self, name: str) -> Provider | None:
+        """The one of that name."""
+
+    def __iter__(self) -> Any:
+        """All of them."""
+
+
+@frozen(kw_only=True)
+class Submission:
+    """A command that may be begun."""
+
+    provider: Provider
+    account: str | None
+    command: Command
+    within: float
+    dry_run: bool = False
+    idempotency_key: str | None = None
+
+
+class CommandService:
+    """Takes commands for the providers.
+
+    Args:
+        publish: publishes a reply of the relay's own; it comes back through the registry as every reply does.
+        ids: names commands whose sender gave no name; unique over restarts.
+        within: seconds for a command that does not say.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: CommandRegistry,
+        providers: Providers,
+        keys: KeyRing,
+        publish: Callable[[Event, Stamp], object],
+        ids: Callable[[], str],
+        within: float = 10.0,
+        clock: Callable[[], float] = trio.current_time,
+        unix_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.registry = registry
+        self._providers = providers
+        self._keys = keys
+        self._publish = publish
+        self._ids = ids
+        self._within = within
+        self._clock = clock
+        self._unix_ns = unix_ns
+        self._closed = False
+
+    # --- what is asked -----------------------------------------------------------------------------------------------
+
+    def asked(self, key: ApiKey, wire: Mapping[str, Any], idempotency_key: str | None = None) -> Submission:
+        """What ``wire``, an object as `command_values.read` gives it, asks for by this API key.
+
+        Raises:
+            Refusal: 400 naming the member, 403 naming the account, 404 for a provider or account there is not.
+        """
+        members = dict(wire)
+        try:
+            provider, account = self._where(key, members.pop("provider", None), members.pop("account", None))
+            within = self._seconds(members.pop("within", None))
+            dry_run = values.flag("dry_run", members.pop("dry_run", False))
+            if idempotency_key is not None:
+                values.name_text("Idempotency-Key", idempotency_key)
+            if members.get("id") is None:
+                members["id"] = self._ids()
+            command = codec.structure(members)
+        except CommandError as error:
+            raise Refusal(400, str(error), field=error.field) from None
+        if type(command) not in provider.commands:
+            takes = ", ".join(each.name for each in provider.commands) or "no commands"
+            raise Refusal(
+                400, f"provider {provider.name} does not take {command.name}; it takes {takes}", field="command"
+            )
+        # A session of one account is told nothing it knows; one that tells accounts apart is told which one is meant.
+        command = attrs.evolve(command, account=None if provider.accounts else account)
+        return Submission(
+            provider=provider, account=account, command=command, within=within, dry_run=dry_run,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
+
+    def _where(self, key: ApiKey, name: Any, account: Any) -> tuple[Provider, str | None]:
+        if name is None:
+            raise CommandError("provider", "is missing")
+        values.text("provider", name)
+        if account is not None:
+            values.text("account", account)
+        may = key.may_trade_some(name) if account is None else key.may_trade(name, account)
+        if not may:
+            raise _may_not(key, name, account)
+        provider = self._providers.find(name)
+        if provider is None:
+            known = [each.name for each in self._providers if key.may_trade_some(each.name)]
+            message = f"no provider is named {values.shown(name)}; {values.suggestion(name, known)}"
+            raise Refusal(404, message, field="provider")
+        return provider, self._account(key, provider, account)
+
+    def _account(self, key: ApiKey, provider: Provider, account: str | None) -> str | None:
+        """The account that is meant: the one named, or the only one."""
+        own = [each for each in provider.accounts if key.may_trade(provider.name, each)]
+        if account is None and len(provider.accounts) > 1:
+            raise CommandError("account", f"must be named: provider {provider.name} has {', '.join(own)}")
+        if account is not None and provider.accounts and account not in provider.accounts:
+            message = (
+                f"provider {provider.name} has no account {values.shown(account)}; {values.suggestion(account, own)}"
+            )
+            raise Refusal(404, message, field="account")
+        if account is None and provider.accounts:
+            account = provider.accounts[0]
+        if not key.may_trade(provider.name, account or ""):
+            raise _may_not(key, provider.name, account)
+        return account
+
+    def _seconds(self, value: Any) -> float:
+        if value is None:
+            return self._within
+        seconds = float(values.decimal("within", value))
+        if not 0.1 <= seconds <= LONGEST:
+            raise CommandError("within", f"must be 0.1 to {LONGEST} seconds, not {value}")
+        return seconds
+
+    def offered(self, key: ApiKey) -> Iterable[tuple[Provider, list[str]]]:
+        """The providers this key may trade on, each with the configured accounts it may trade on."""
+        for provider in self._providers:
+            own = [each for each in provider.accounts if key.may_trade(provider.name, each)]
+            if own or (not provider.accounts and key.may_trade_some(provider.name)):
+                yield provider, own
+
+    # --- what is done ------------------------------------------------------------------------------------------------
+
+    def submit(self, asked: Submission) -> tuple[PendingCommand, bool]:
+        """The ticket of what was asked, and whether it is new: repeated, it is not sent again.
+
+        Raises:
+            Refusal: 409 where a name of the command belongs to another one, 429 where too many are open, 503 when the relay
+                is about to stop.
+        """
+        if self._closed:
+            raise Refusal(503, SHUTTING_DOWN["message"], headers={"Retry-After": "5"})
+        now, scope = self._clock(), Scope(asked.provider.name, asked.account)
+        try:
+            ticket, new = self.registry.take(scope, asked.command, asked.idempotency_key, now + asked.within, now)
+        except Conflict as conflict:
+            raise Refusal(409, conflict.message, field=conflict.field) from None
+        except Full as full:
+            raise Refusal(429, str(full), headers={"Retry-After": "1"}) from None
+        if new:
+            try:
+                asked.provider.trading_session(asked.account).command(asked.command, asked.within)
+            except CommandRefused as refused:
+                self.registry.drop(ticket)
+                raise Refusal(429, str(refused), headers={"Retry-After": "1"}) from None
+        return ticket, new
+
+    def dry_run(self, asked: Submission) -> list[dict[str, Any]]:
+        """What would be sent for what was asked.
+
+        Raises:
+            Refusal: 400, the provider has no way to write it.
+        """
+        try:
+            return asked.provider.trading_session(asked.account).dry_run(asked.command)
+        except Unwritable as error:
+            raise Refusal(400, str(error), field="command") from None
+
+    async def answered(self, ticket: PendingCommand) -> None:
+        """Wait for the ticket's reply: its deadline at most, and what it takes to say that nothing came."""
+        answered = trio.Event()
+        ticket.when_answered(answered.set)
+        with trio.move_on_at(ticket.due_at + GRACE):
+            await answered.wait()
+        if ticket.reply is None:
+            self.end_overdue()
+
+    def end_overdue(self) -> None:
+        """End the commands whose session said nothing in time. To be called about once a second."""
+        self._end(self.registry.overdue(self._clock()))
+
+    def close(self) -> None:
+        """The relay is about to stop: no more commands, and those without an answer get theirs while somebody hears it."""
+        self._closed = True
+        self._end(self.registry.overdue(math.inf, SHUTTING_DOWN))
+
+    def _end(self, overdue: Iterable[tuple[PendingCommand, Reply]]) -> None:
+        for ticket, reply in list(overdue):
+            received_at = from_micros(self._unix_ns() // 1000)
+            self._publish(
+                reply, Stamp(provider=ticket.scope.provider, account=ticket.scope.account, received_at=received_at)
+            )
+
+    # --- client events -----------------------------------------------------------------------------------------------
+
+    def client_command(self, sent: ClientCommand) -> Rejected | Repeated | None:
+        """Take a command that came as a client event: `relay.trading.client_events.OnCommand`."""
+        try:
+            asked = self._asked_by_event(sent)
+            ticket, _ = self.submit(asked)
+        except Refusal as refusal:
+            return Rejected(refusal.message)
+        return Repeated(ticket.answer.decode()) if ticket.answer else None
+
+    def _asked_by_event(self, sent: ClientCommand) -> Submission:
+        key = self._trader(sent)
+        try:
+            members = values.read(sent.data)
+        except CommandError as error:
+            raise Refusal(400, str(error), field=error.field) from None
+        own = {"provider": sent.stream.provider, "account": sent.stream.topic.account}
+        for name, value in own.items():
+            if members.get(name, value) != value:
+                raise Refusal(400, f"{name}: this channel is {sent.channel}", field=name)
+        asked = self.asked(key, {**members, **own})
+        if asked.dry_run:
+            raise Refusal(400, "dry_run: only POST /api/v2/commands shows what would be sent", field="dry_run")
+        return asked
+
+    def _trader(self, sent: ClientCommand) -> ApiKey:
+        """The API key by which the connection joined the channel."""
+        key = self._keys.named(sent.user_id) if sent.user_id is not None else None
+        if key is None or not key.proves_trade(_proof(sent.user_info), sent.socket_id, sent.channel):
+            message = f"{sent.channel} was not joined by an API key that may trade; /api/v2/ws/auth signs it for one"
+            raise Refusal(403, message)
+        return key
+
+
+def _proof(user_info: str | None) -> str:
+    """The proof in what the bootstrap signed of a member."""
+    try:
+        info = values.read(user_info or "{}")
+    except CommandError:
+        return ""
+    proof = info.get("trade")
+    return proof if isinstance(proof, str) else ""
+
+
+def _may_not(key: ApiKey, provider: str, account: str | None) -> Refusal:
+    where = values.shown(provider) if account is None else f"{values.shown(provider)}.{values.shown(account)}"
+    return Refusal(
+        403, f"API key {key.name} may not trade on {where}", field="provider" if account is None else "account"
+    )

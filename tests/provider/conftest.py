@@ -1,0 +1,264 @@
+"""A tiny provider and a rig that drives the session machine along a written-out timeline."""
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import pytest
+
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Alive,
+    Answer,
+    Book,
+    CommandReply,
+    Complete,
+    Context,
+    Counted,
+    EventAck,
+    Fetch,
+    GivenUp,
+    Hello,
+    Learned,
+    Limited,
+    Nack,
+    Offer,
+    Outgoing,
+    Ping,
+    Processed,
+    Ready,
+    Reconcile,
+    Redial,
+    Send,
+    Session,
+    Snapshot,
+    Subscribe,
+    Unknown,
+    Unsubscribe,
+    Waits,
+    dumps,
+    loads,
+)
+from relay.model.channels import Topic
+from relay.model.commands import CancelOrder, PlaceOrder
+from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quote, Stamp, Trade
+from relay.provider import session_events as session_events
+from relay.provider.session import SessionMachine, SessionSettings
+from relay.provider.session_events import Now
+
+UNIX = 1_700_000_000_000_000_000
+
+
+def named(topic: Topic) -> str:
+    return ":".join(filter(None, (topic.kind, topic.symbol or topic.account, topic.timeframe)))
+
+
+def topic_of(name: str) -> Topic:
+    kind, symbol, *timeframe = name.split(":")
+    if kind == "account":
+        return Topic(kind=kind, account=symbol)
+    return Topic(kind=kind, symbol=symbol, timeframe=timeframe[0] if timeframe else None)
+
+
+class Venue(Adapter):
+    """A provider with one frame for everything."""
+
+    name = "venue"
+    session = Session(url="wss://venue.test/ws", http="https://venue.test/api")
+    offers = (Offer(kind="quote"), Offer(kind="depth"), Offer(kind="account"), Offer(kind="candle", timeframes=("1m",)))
+    commands = (PlaceOrder, CancelOrder)
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        match outgoing:
+            case Subscribe(topics):
+                if any(topic.symbol == "UNWRITABLE" for topic in topics):
+                    raise ValueError("UNWRITABLE cannot be written")
+                yield dumps({"sub": [named(topic) for topic in topics]})
+            case Unsubscribe(topics):
+                yield dumps({"unsub": [named(topic) for topic in topics]})
+            case Snapshot(topic) if self.session.book is Book.FETCHED:
+                yield Fetch(tag=("book", topic.symbol), url=f"/book/{topic.symbol}")
+            case Reconcile() if "key" in self.context.credentials:
+                yield Fetch(tag="open", url="/open")
+            case Reconcile() if "lists" in self.context.options:
+                yield '"open?"'
+            case PlaceOrder(id=id):
+                yield dumps({"order": id})
+            case CancelOrder(id=id):
+                yield Fetch(tag=("cancel", id), url="/cancel", method="POST", of="call")
+            case EventAck(ids, now_ms, correlation):
+                yield dumps({"ids": ids, "ms": now_ms, "correlation": correlation})
+            case Ping():
+                yield '"ping"'
+            case GivenUp(id):
+                yield dumps({"given_up": id})
+            case Hello() if self.session.ready == "signal":
+                yield '"hello"'
+
+    def decode(self, message: str) -> Iterable[Event | Any]:
+        for item in loads(message):
+            yield from self._item(item)
+
+    def _item(self, item: Any) -> Iterable[Event | Any]:
+        match item:
+            case "ready":
+                yield Ready()
+            case "alive":
+                yield Alive()
+            case ["ack", *names]:
+                yield Ack(tuple(map(topic_of, names)))
+            case ["unack", *names]:
+                yield Ack(tuple(map(topic_of, names)), done=False)
+            case ["nack", reason, *names]:
+                yield Nack(tuple(map(topic_of, names)), reason)
+            case ["quote", symbol, bid]:
+                yield Quote(symbol=symbol, bid=bid)
+            case ["candle", symbol, timeframe]:
+                yield Candle(
+                    symbol=symbol, timeframe=timeframe, start="2025-01-15T10:30:00Z",
+                    open="1", high="1", low="1", close="1", volume="1",
+                )  # fmt: skip
+            case ["snapshot", symbol, last]:
+                yield Depth(symbol=symbol, bids=[("1", str(last or 0))], asks=(), snapshot=True, last_seq=last)
+            case ["delta", symbol, first, last]:
+                yield Depth(
+                    symbol=symbol, bids=[("1", str(last or 0))], asks=(), snapshot=False, first_seq=first, last_seq=last
+                )
+            case ["fill", id]:
+                yield Trade(id=id, order_id="o", symbol="S", side="BUY", quantity="1", price="1")
+            case ["order", id, status]:
+                yield Order(
+                    event="ORDER_MODIFIED",
+                    id=id,
+                    symbol="S",
+                    side="BUY",
+                    order_type="LIMIT",
+                    quantity="1",
+                    status=status,
+                )
+            case ["position", id, event, quantity]:
+                yield Position(event=event, id=id, symbol="S", side="LONG", quantity=quantity, unrealized_pnl="5")
+            case ["complete", kind]:
+                yield Complete(kind)
+            case ["reply", id, result, error]:
+                yield CommandReply(id, result, error)
+            case ["error", code, message]:
+                yield Error(code=code, message=message)
+            case ["send", text]:
+                yield Send(text)
+            case ["question", text]:
+                yield Send(text, of="call")
+            case ["processed", *ids]:
+                yield Processed(tuple(ids))
+            case ["learned", values, expires_at]:
+                yield Learned(values, expires_at)
+            case ["count", number]:
+                yield Counted(number)
+            case ["redial", reason]:
+                yield Redial(reason)
+            case ["waits", *seconds]:
+                yield Waits(tuple(seconds))
+            case ["fetch", url]:
+                yield Fetch(tag=url, url=url, of="call")
+            case ["limited", seconds]:
+                yield Limited(seconds)
+            case "raise":
+                raise KeyError("no such member")
+            case other:
+                yield Unknown(other, "not known")
+
+    def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Any]:
+        if answer.ok:
+            return self.decode(answer.text)
+        match tag:
+            case ("cancel", id):
+                return [CommandReply(str(id), error=answer.text)]
+        return [Unknown(answer.text, f"status {answer.status}")]
+
+
+class Rig:
+    """A session machine, its time in seconds from 0, and everything that came out of it."""
+
+    def __init__(self, *, credentials: dict[str, str] | None = None, options: dict[str, str] | None = None,
+                 uniform: float = 1.0, settings: SessionSettings | None = None, adapter: type[Adapter] = Venue,
+                 **session: Any) -> None:  # fmt: skip
+        declared = Session(**({"url": "wss://venue.test/ws", "http": "https://venue.test/api"} | session))
+        self.adapter: type[Adapter] = type("Declared", (adapter,), {"session": declared})
+        self.context = Context(provider="acme", account="main", credentials=credentials or {}, options=options or {})
+        self.events: list[Event] = []
+        self.stamps: list[Stamp] = []
+        self.seen = 0
+        self.now = 0.0
+        self.machine = SessionMachine(
+            self.adapter, self.context, publish=self._publish, uniform=lambda: uniform,
+            correlation=lambda: "uuid", settings=settings or SessionSettings(),
+        )  # fmt: skip
+
+    def _publish(self, event: Event, stamp: Stamp) -> None:
+        self.events.append(event)
+        self.stamps.append(stamp)
+
+    def moment(self, at: float | None = None) -> Now:
+        self.now = self.now if at is None else at
+        return Now(self.now, UNIX + int(self.now * 1e9))
+
+    def do(self, turn: session_events.Input, at: float | None = None) -> list[Any]:
+        return self.machine.step(turn, self.moment(at))
+
+    def say(self, *items: Any, at: float | None = None) -> list[Any]:
+        """The provider says this; what is to be done, without the news that deadlines may have changed."""
+        outputs = self.machine.receive(dumps(items), self.moment(at))
+        return [output for output in outputs if not isinstance(output, session_events.DeadlineChanged)]
+
+    def tick(self, at: float | None = None) -> list[Any]:
+        return self.do(session_events.Tick(), at)
+
+    def want(self, *names: str, at: float | None = None) -> list[Any]:
+        return [output for name in names for output in self.do(session_events.Want(topic_of(name)), at)]
+
+    def unwant(self, name: str, at: float | None = None) -> list[Any]:
+        return self.do(session_events.Unwant(topic_of(name)), at)
+
+    def up(self, at: float | None = None) -> list[Any]:
+        """Start, or wait for the next attempt, and let the dial succeed."""
+        if self.machine.life.value == "new":
+            self.do(session_events.Start(), at)
+        outputs = self.do(session_events.Opened(), at)
+        if self.machine.life.value == "opening":
+            outputs += self.say("ready")
+        return outputs
+
+    def fresh(self) -> list[Event]:
+        """Events published since the last call."""
+        events, self.seen = self.events[self.seen :], len(self.events)
+        return events
+
+    def kinds(self) -> list[str]:
+        """Events since the last call, as ``kind`` or ``kind EVENT``."""
+        return [" ".join(filter(None, (event.kind, getattr(event, "event", None)))) for event in self.fresh()]
+
+    def counters(self) -> dict[str, Any]:
+        return self.machine.status()["counters"]
+
+    def add_up(self) -> bool:
+        c = self.counters()
+        return c["received"] == c["published"] + c["deduped"] + c["unknown"] + sum(c["dropped"].values()) + c["held"]
+
+
+def texts(outputs: list[Any]) -> list[Any]:
+    """The frames among outputs, decoded."""
+    return [loads(output.text) for output in outputs if isinstance(output, session_events.SendText)]
+
+
+def requests(outputs: list[Any]) -> list[session_events.FetchRequest]:
+    return [output for output in outputs if isinstance(output, session_events.FetchRequest)]
+
+
+@pytest.fixture
+def rig() -> type[Rig]:
+    """The class of rigs, with the reading of outputs beside it."""
+    Rig.texts = staticmethod(texts)  # type: ignore[attr-defined]
+    Rig.requests = staticmethod(requests)  # type: ignore[attr-defined]
+    Rig.topic = staticmethod(topic_of)  # type: ignore[attr-defined]
+    Rig.Venue = Venue  # type: ignore[attr-defined]
+    return Rig

@@ -1,0 +1,231 @@
+"""Every command ends in exactly one reply, and an unknown fate is never called a rejection."""
+
+import pytest
+
+from relay.adapter import Answer, Rate, dumps
+from relay.model.commands import CancelOrder, GetQuote, PlaceOrder
+from relay.provider import session_events as session_events
+
+
+def order(id="c1"):
+    return PlaceOrder(id=id, symbol="S", side="BUY", order_type="MARKET", quantity="1")
+
+
+def ask(command, within=None):
+    return session_events.Ask(command, within)
+
+
+def reply(r):
+    """The one event since the last call."""
+    (event,) = r.fresh()
+    return event.id, str(event.outcome), event.ok, (event.error or {}).get("code")
+
+
+@pytest.fixture
+def r(rig):
+    r = rig(limits=(Rate(1, per=10, of="call"),), settings=None)
+    r.up(0)
+    r.fresh()
+    return r
+
+
+def quiet(r):
+    """The replies since the last call, warnings about budgets left out."""
+    return [event for event in r.fresh() if event.kind == "reply"]
+
+
+def test_accepted_and_rejected_by_the_provider(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    assert r.texts(r.do(ask(order("c1")), 1)) == [{"order": "c1"}]
+    r.say(["reply", "c1", {"order_id": "9"}, None], at=2)
+    assert reply(r) == ("c1", "accepted", True, None)
+    r.do(ask(order("c2")), 3)
+    r.say(["reply", "c2", None, {"code": "margin"}], at=4)
+    assert reply(r) == ("c2", "rejected", False, "margin")
+    r.say(["reply", "c2", {}, None], at=5)
+    assert r.fresh() == []
+    assert r.counters()["notes"] == {"unasked_reply": 1}
+
+
+def test_no_answer_within_the_deadline_is_unknown(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.do(ask(order(), 3), 1)
+    assert r.machine.deadline() == 4
+    r.tick(4)
+    assert reply(r) == ("c1", "unknown", False, "deadline")
+
+
+def test_a_server_s_error_is_unknown_with_what_it_said_and_no_such_function_is_a_rejection(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    for status, outcome in ((500, "unknown"), (501, "rejected"), (503, "unknown")):
+        (request,) = r.requests(r.do(ask(CancelOrder(id=f"c{status}", order_id="1")), 1))
+        r.do(session_events.Fetched(request.id, Answer(status=status, text="BROKER SAYS")), 2)
+        (event,) = [event for event in r.fresh() if event.kind == "reply"]
+        assert event.outcome == outcome
+        assert "BROKER SAYS" in str(event.error)
+
+
+def test_an_unknown_reply_says_what_failed_meanwhile(rig):
+    r = rig()
+    r.up(0)
+    r.say(["error", "EARLIER", "not about it"], at=1)
+    r.do(ask(order("c1"), 3), 1)
+    r.do(ask(CancelOrder(id="by http", order_id="1"), 3), 1)
+    r.say(*[["error", f"E{n}", "no such symbol"] for n in range(5)], at=2)
+    r.fresh()
+    r.tick(4)
+    by_frame, by_http = r.fresh()
+    assert by_frame.outcome == by_http.outcome == "unknown"
+    assert [each["code"] for each in by_frame.error["heard"]] == ["E0", "E1", "E2"]
+    assert "heard" not in by_http.error
+
+
+def test_a_lost_connection_leaves_what_was_sent_unknown(rig):
+    r = rig()
+    r.up(0)
+    r.do(ask(order()), 1)
+    r.fresh()
+    r.do(session_events.Closed(1006), 2)
+    (first, second) = r.fresh()
+    assert (first.kind, first.outcome) == ("reply", "unknown")
+    assert second.kind == "connection"
+
+
+def test_what_never_was_sent_is_rejected(r):
+    assert r.texts(r.do(ask(order("c1")), 1)) == [{"order": "c1"}]
+    assert r.do(ask(order("c2"), 5), 1) == []  # waits for the budget until 11, its own deadline is 6
+    r.fresh()
+    assert r.texts(r.tick(6)) == [{"given_up": "c2"}]
+    (late,) = quiet(r)
+    assert (late.id, late.outcome, late.error["code"]) == ("c2", "rejected", "deadline_before_sent")
+    assert r.texts(r.tick(12)) == [{"given_up": "c1"}]  # which was sent; c2 is not sent any more
+
+
+def test_orders_wait_for_their_budget_and_go_before_subscriptions(rig):
+    r = rig(limits=(Rate(1, per=10, of="frame"),))
+    r.up(0)
+    r.want("quote:A", at=1)
+    assert r.texts(r.want("quote:B", at=1)) == []
+    assert r.do(ask(order(), 60), 2) == []
+    assert r.texts(r.tick(11)) == [{"order": "c1"}]
+    assert r.texts(r.tick(21)) == [{"sub": ["quote:B"]}]
+
+
+def test_a_nearly_used_budget_is_announced_once_per_window(r):
+    r.do(ask(order("c1")), 1)
+    r.do(ask(order("c2")), 2)
+    warnings = [event for event in r.fresh() if event.kind == "rate_limit"]
+    assert [(w.event, w.requests_remaining) for w in warnings] == [("RATE_LIMIT_WARNING", 0)]
+
+
+def test_commands_the_adapter_lacks_are_refused_with_those_it_has(r):
+    r.do(ask(GetQuote(id="q", symbol="S")), 1)
+    (event,) = r.fresh()
+    assert event.outcome == "rejected"
+    assert event.error["supported"] == ["place_order", "cancel_order"]
+
+
+def test_a_session_that_is_not_up_refuses(rig):
+    r = rig()
+    r.do(session_events.Start(), 0)
+    r.do(ask(order()), 1)
+    assert reply(r) == ("c1", "rejected", False, "not_connected")
+
+
+def test_a_repeated_id_is_not_answered_twice(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.do(ask(order()), 1)
+    assert r.do(ask(order()), 1) == []
+    assert r.fresh() == []
+    r.say(["reply", "c1", {}, None], at=2)
+    assert reply(r) == ("c1", "accepted", True, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (Answer(status=200, text=dumps([["reply", "x", {}, None]])), "accepted"),
+        (Answer(status=400, text="no such order"), "rejected"),
+        (Answer(status=0, text="timeout"), "unknown"),
+        (Answer(status=408, text=""), "unknown"),
+        (Answer(status=499, text=""), "unknown"),
+        (Answer(status=503, text=""), "unknown"),
+    ],
+)
+def test_commands_over_http(rig, answer, outcome):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    (request,) = r.do(ask(CancelOrder(id="x", order_id="9")), 1)
+    r.do(session_events.Fetched(request.id, answer), 2)
+    (event,) = [event for event in r.fresh() if event.kind == "reply"]
+    assert (event.id, event.outcome) == ("x", outcome)
+
+
+def test_an_http_command_outlives_the_websocket(rig):
+    r = rig()
+    r.up(0)
+    (request,) = r.do(ask(CancelOrder(id="x", order_id="9")), 1)
+    r.do(session_events.Closed(1006), 2)
+    assert quiet(r) == []
+    r.do(session_events.Fetched(request.id, Answer(status=200, text=dumps([["reply", "x", {}, None]]))), 3)
+    (event,) = quiet(r)
+    assert event.outcome == "accepted"
+
+
+def test_shutdown_answers_what_is_open(rig):
+    r = rig()
+    r.up(0)
+    r.do(ask(order()), 1)
+    r.fresh()
+    r.do(session_events.Shutdown(), 2)
+    (event,) = quiet(r)
+    assert event.outcome == "unknown"
+
+
+# --- an adapter's own questions --------------------------------------------------------------------------------------
+
+
+def test_questions_leave_half_of_the_budget_to_commands(rig):
+    r = rig(limits=(Rate(1, burst=8, of="call"),))
+    r.up(0)
+    asked = [r.texts(r.say(["question", f"{n}"])) for n in range(6)]
+    assert [len(texts) for texts in asked] == [1, 1, 1, 1, 0, 0]
+    sent = [r.texts(r.do(ask(order(f"c{n}")))) for n in range(4)]
+    assert sent == [[{"order": f"c{n}"}] for n in range(4)], "none of them waits"
+    r.do(ask(order("late")))
+    assert r.texts(r.tick(1)) == [{"order": "late"}], "and the first to wait is a command"
+    assert r.texts(r.tick(5)) == []
+    assert r.texts(r.tick(6)) == [4]
+
+
+def test_the_same_question_waits_once(rig):
+    r = rig(limits=(Rate(1, burst=2, of="call"),))
+    r.up(0)
+    r.do(ask(order()))
+    for question in ("1", "2", "1", "1"):
+        r.say(["question", question])
+    assert [r.texts(r.tick(at)) for at in (1, 2, 3, 9)] == [[2], [1], [], []]
+
+
+def test_a_question_ends_with_its_connection(rig):
+    r = rig(limits=(Rate(1, burst=1, of="call"),))
+    r.up(0)
+    r.do(ask(order()))
+    r.say(["question", "1"])
+    r.do(session_events.Closed(1006), 2)
+    assert r.texts(r.up(40)) == []
+
+
+def test_asking_for_what_is_open_is_charged_as_a_call(rig):
+    r = rig(options={"lists": "yes"}, limits=(Rate(1, burst=4, of="call"),))
+    assert r.texts(r.up(0)) == ["open?"]
+    assert r.machine.status()["budget"] == {"call": 3}

@@ -1,0 +1,315 @@
+"""The registry: one reply for every command, one command for every name."""
+
+import json
+from typing import Any
+
+import attrs
+import pytest
+
+from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, Command, ListOrders, PlaceOrder
+from relay.model.enums import OrderEvent, OrderStatus, Outcome, PositionEvent
+from relay.model.events import Event, Order, Position, Quote, Reply, Stamp
+from relay.trading.registry import GRACE, CommandRegistry, Conflict, Full, PendingCommand, Scope, fate
+
+MAIN = Scope("helio", "main")
+STAMP = Stamp(provider="helio", account="main", received_at="2025-01-15T10:30:00Z")
+
+
+def place(id: str = "c1", client_order_id: str | None = "mine", **more: Any) -> PlaceOrder:
+    order = {"symbol": "S", "side": "BUY", "order_type": "MARKET", "quantity": "1", **more}
+    return PlaceOrder(id=id, client_order_id=client_order_id, **order)
+
+
+def order(status: str = "OPEN", event: str = "ORDER_CREATED", **more: Any) -> Order:
+    about = {"id": "o1", "client_order_id": "mine", "symbol": "S", "side": "BUY", **more}
+    return Order(event=OrderEvent(event), status=OrderStatus(status), **about)
+
+
+def reply(id: str = "c1", outcome: str = "accepted", **more: Any) -> Reply:
+    return Reply(id=id, ok=outcome == "accepted", outcome=Outcome(outcome), **more)
+
+
+class Rig:
+    """A registry whose events are published as the relay does."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.registry = CommandRegistry(**settings)
+        self.published: list[Event] = []
+        self.now = 0.0
+
+    def take(
+        self, command: Command, key: str | None = None, scope: Scope = MAIN, within: float = 10
+    ) -> tuple[PendingCommand, bool]:
+        return self.registry.take(scope, command, key, self.now + within, self.now)
+
+    def hear(self, event: Event, stamp: Stamp = STAMP) -> None:
+        told = self.registry.seen(event, stamp)
+        if told is None:
+            return
+        self.published.append(told)
+        if isinstance(told, Reply):
+            self.registry.published(told, stamp, f"e{len(self.published)}", self.now)
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [event.outcome for event in self.published if isinstance(event, Reply)]
+
+
+@pytest.fixture
+def r() -> Rig:
+    return Rig()
+
+
+def test_a_reply_ends_a_ticket_and_wakes_who_waits(r: Rig) -> None:
+    ticket, new = r.take(place())
+    woken: list[str] = []
+    ticket.when_answered(lambda: woken.append("before"))
+    assert (new, ticket.outcome, r.registry.open) == (True, None, 1)
+    r.hear(reply(result={"order_id": "o1"}))
+    ticket.when_answered(lambda: woken.append("after"))
+    assert woken == ["before", "after"]
+    assert ticket.outcome is Outcome.ACCEPTED
+    answer = json.loads(ticket.answer)
+    assert (answer["type"], answer["command_id"], answer["id"], answer["account"]) == ("reply", "c1", "e1", "main")
+    assert (r.registry.open, len(r.registry)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("again", "key"),
+    [
+        (place("c1", client_order_id=None), None),
+        (place("c2", client_order_id=None), "k"),
+        (place("c2", client_order_id="mine"), None),
+        (place("c2", client_order_id="mine"), "other"),
+    ],
+)
+def test_a_command_under_any_of_its_names_is_the_same_one(r: Rig, again: PlaceOrder, key: str | None) -> None:
+    first, _ = r.take(place("c1", again.client_order_id), "k")
+    open_one, new = r.take(again, key)
+    assert (open_one, new) == (first, False)
+    r.hear(reply())
+    late, new = r.take(again, key)
+    assert (late, new, late.answer) == (first, False, first.answer)
+    assert r.outcomes == ["accepted"]
+
+
+@pytest.mark.parametrize(
+    ("other", "key", "field"),
+    [
+        (place("c1", "other"), None, "id"),
+        (place("c2", "other"), "k", "Idempotency-Key"),
+        (place("c2", "mine", quantity="2"), None, "client_order_id"),
+        (CancelOrder(id="c2", order_id="o"), "k", "Idempotency-Key"),
+    ],
+)
+def test_another_command_under_a_name_in_use_is_a_conflict(r: Rig, other: Command, key: str | None, field: str) -> None:
+    r.take(place(), "k")
+    with pytest.raises(Conflict) as raised:
+        r.take(other, key)
+    assert raised.value.field == field
+    assert "place_order" in raised.value.message
+
+
+def test_names_belong_to_one_account(r: Rig) -> None:
+    r.take(place(), "k")
+    for scope in (Scope("helio", "other"), Scope("tektii", "main"), Scope("helio", None)):
+        assert r.take(place(quantity="7"), "k", scope)[1]
+
+
+def test_a_second_reply_goes_nowhere_and_a_strangers_passes(r: Rig) -> None:
+    r.take(place())
+    r.hear(reply(outcome="unknown"))
+    r.hear(reply(outcome="accepted"))
+    r.hear(reply("not-ours"))
+    assert [event.id for event in r.published if isinstance(event, Reply)] == ["c1", "not-ours"]
+    assert r.registry.notes["late_reply"] == 1
+
+
+def test_a_session_that_says_nothing_is_overruled(r: Rig) -> None:
+    ticket, _ = r.take(place(), within=5)
+    assert list(r.registry.overdue(5 + GRACE - 0.1)) == []
+    ((late, said),) = list(r.registry.overdue(5 + GRACE))
+    assert (late, said.outcome) == (ticket, Outcome.UNKNOWN)
+    r.hear(said)
+    assert list(r.registry.overdue(100)) == []
+    r.hear(reply())
+    assert r.outcomes == ["unknown"]
+
+
+def test_what_the_stream_showed_before_makes_unknown_known(r: Rig) -> None:
+    ticket, _ = r.take(place())
+    r.hear(order())
+    r.hear(reply(outcome="unknown", error={"code": "deadline"}))
+    said = r.published[-1]
+    assert isinstance(said, Reply)
+    assert (said.outcome, said.reconciled, said.result) == ("accepted", True, {"order_id": "o1", "status": "OPEN"})
+    assert ticket.outcome is Outcome.ACCEPTED
+
+
+def test_what_the_stream_shows_later_answers_a_repetition(r: Rig) -> None:
+    ticket, _ = r.take(place(), "k")
+    r.hear(reply(outcome="unknown", error={"code": "disconnected"}))
+    r.hear(order(client_order_id="not mine"))
+    assert ticket.outcome is Outcome.UNKNOWN
+    r.hear(order("REJECTED", "ORDER_REJECTED", reject_reason="margin"))
+    again, new = r.take(place("c9"), "k")
+    assert (again, new, again.outcome) == (ticket, False, Outcome.REJECTED)
+    answer = json.loads(again.answer)
+    assert (answer["error"]["message"], answer["reconciled"]) == ("margin", True)
+    assert r.outcomes == ["unknown"]  # once, and once only
+    r.hear(order("FILLED", "ORDER_FILLED"))
+    assert again.outcome is Outcome.REJECTED
+
+
+def test_a_known_reply_is_not_changed_by_the_stream(r: Rig) -> None:
+    ticket, _ = r.take(place())
+    r.hear(reply(outcome="rejected", error={"code": "margin"}))
+    r.hear(order())
+    assert ticket.outcome is Outcome.REJECTED
+
+
+@pytest.mark.parametrize(
+    ("command", "event", "outcome"),
+    [
+        (place(), order("FILLED", "ORDER_FILLED"), "accepted"),
+        (place(), order("REJECTED", "ORDER_REJECTED"), "rejected"),
+        (CancelOrder(id="c", order_id="o1"), order("CANCELLED", "ORDER_CANCELLED"), "accepted"),
+        (CancelOrder(id="c", order_id="o1"), order("FILLED", "ORDER_FILLED"), "rejected"),
+        (CancelOrder(id="c", order_id="o1"), order("PENDING_CANCEL", "ORDER_MODIFIED"), None),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order(event="ORDER_MODIFIED", limit_price="1.5"),
+            "accepted",
+        ),
+        (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order(event="ORDER_MODIFIED", limit_price="1.6"), None),
+        (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order(event="ORDER_MODIFIED"), None),
+        (AmendOrder(id="c", order_id="o1", time_in_force="GTC"), order(event="ORDER_MODIFIED"), None),
+        (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order("EXPIRED", "ORDER_EXPIRED"), "rejected"),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("EXPIRED", "ORDER_EXPIRED", limit_price="1.5"),
+            "accepted",
+        ),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("FILLED", "ORDER_FILLED", limit_price="1.5"),
+            "accepted",
+        ),
+        (
+            AmendOrder(id="c", order_id="o1", limit_price="1.50"),
+            order("FILLED", "ORDER_FILLED", limit_price="1.6"),
+            None,
+        ),
+        (AmendOrder(id="c", order_id="o1", limit_price="1.50"), order("FILLED", "ORDER_FILLED"), None),
+    ],
+)
+def test_what_an_order_says_of_a_command(command: Command, event: Order, outcome: str | None) -> None:
+    found = fate(command, event)
+    assert (found and found.outcome) == outcome
+
+
+def test_a_closed_position_answers_its_closing(r: Rig) -> None:
+    whole, _ = r.take(ClosePosition(id="c1", position_id="p1"))
+    part, _ = r.take(ClosePosition(id="c2", position_id="p1", quantity="1"))
+    for id in ("c1", "c2"):
+        r.hear(reply(id, "unknown"))
+    r.hear(Position(event=PositionEvent.POSITION_MODIFIED, id="p1", symbol="S", quantity="1"))
+    assert whole.outcome is Outcome.UNKNOWN
+    r.hear(Position(event=PositionEvent.POSITION_CLOSED, id="p1", symbol="S", quantity="0"))
+    assert (whole.outcome, part.outcome) == (Outcome.ACCEPTED, Outcome.UNKNOWN)
+
+
+def test_another_accounts_order_says_nothing(r: Rig) -> None:
+    unnamed = Stamp(provider="helio", received_at=STAMP.received_at)
+    ticket, _ = r.take(place(account="A"), scope=Scope("helio", "A"))
+    r.hear(reply(outcome="unknown", account="A"), unnamed)
+    r.hear(order(account="B"), unnamed)
+    r.hear(order(), STAMP)
+    r.hear(order(account="A"), Stamp(provider="tektii", received_at=STAMP.received_at))
+    assert ticket.outcome is Outcome.UNKNOWN
+    r.hear(order(account="A"), unnamed)
+    assert ticket.outcome is Outcome.ACCEPTED
+
+
+def test_what_a_session_says_of_another_account_decides_nothing(r: Rig) -> None:
+    """One login reaches both; positions of one instrument have the same id in each."""
+    ordered, _ = r.take(place())
+    closing, _ = r.take(ClosePosition(id="c2", position_id="ES 09-26"))
+    elsewhere, _ = r.take(ClosePosition(id="c3", position_id="ES 09-26"), scope=Scope("helio", "Sim110"))
+    closed = Position(event=PositionEvent.POSITION_CLOSED, id="ES 09-26", symbol="S", quantity="0")
+    r.hear(attrs.evolve(closed, account="Sim110"))
+    for id in ("c1", "c2"):
+        r.hear(reply(id, "unknown"))
+    r.hear(order(account="Sim110"))
+    r.hear(attrs.evolve(closed, account="Sim110"))
+    assert (ordered.outcome, closing.outcome, elsewhere.outcome) == (Outcome.UNKNOWN, Outcome.UNKNOWN, None)
+    r.hear(order(account="main"))
+    r.hear(closed)
+    assert (ordered.outcome, closing.outcome, elsewhere.outcome) == (Outcome.ACCEPTED, Outcome.ACCEPTED, None)
+
+
+def test_other_events_pass_untouched(r: Rig) -> None:
+    for event in (Quote(symbol="S", bid="1"), order()):
+        assert r.registry.seen(event, STAMP) is event
+
+
+def test_a_command_that_was_not_sent_never_was(r: Rig) -> None:
+    ticket, _ = r.take(place(), "k")
+    r.registry.drop(ticket)
+    assert len(r.registry) == 0
+    assert r.take(place("c2", quantity="5"), "k")[1]
+
+
+def test_replies_are_forgotten_by_age() -> None:
+    r = Rig(age=100)
+    r.take(place(), "k")
+    r.hear(reply())
+    r.now = 99
+    assert not r.take(place("c2"), "k")[1]
+    r.now = 100
+    assert r.take(place("c2", quantity="9"), "k")[1]
+
+
+def test_what_is_kept_is_bounded_in_number_and_bytes() -> None:
+    r = Rig(most=3)
+    for n in range(10):
+        r.take(place(f"c{n}", f"o{n}"))
+        r.hear(reply(f"c{n}"))
+        assert len(r.registry) <= 3
+    assert not r.take(place("x", "o9"))[1]
+    assert r.take(place("y", "o0"))[1]
+    small = Rig(most_bytes=1000)
+    for n in range(10):
+        small.take(place(f"c{n}", f"o{n}"))
+        small.hear(reply(f"c{n}", result="x" * 300))
+    assert len(small.registry) <= 2
+
+
+def test_too_many_open_commands_are_refused() -> None:
+    r = Rig(most=2)
+    r.take(place("c1", "a"))
+    r.take(place("c2", "b"))
+    with pytest.raises(Full, match="2 commands are waiting"):
+        r.take(place("c3", "c"))
+    assert not r.take(place("c9", "a"))[1]
+    r.hear(reply("c1"))
+    assert r.take(place("c3", "c"))[1]
+
+
+def test_answers_to_questions_are_shared_while_open_and_not_kept(r: Rig) -> None:
+    first, _ = r.take(ListOrders(id="q1"), "k")
+    assert r.take(ListOrders(id="q2"), "k") == (first, False)
+    r.hear(reply("q1", result=[]))
+    assert (first.outcome, len(r.registry)) == (Outcome.ACCEPTED, 0)
+    assert r.take(ListOrders(id="q2"), "k")[1]
+
+
+def test_nothing_is_left_of_what_was_forgotten() -> None:
+    r = Rig(age=1)
+    for n in range(20):
+        r.take(place(f"c{n}", f"o{n}"), f"k{n}")
+        r.hear(reply(f"c{n}", "unknown"))
+    r.registry.forget(r.now + 1)
+    assert len(r.registry) == 0
+    assert not any(vars(r.registry)[name] for name in ("_open", "_kept", "_names", "_watched", "_bytes"))
+    assert r.registry.snapshot() == {"open": 0, "remembered": 0, "unknown": 20}
