@@ -436,7 +436,7 @@ def test_two_tokens_of_one_stream_are_told_apart_by_order_and_their_events_by_th
 def test_a_stream_is_found_under_either_spelling_of_its_name():
     adapter = established(new_adapter())
     (fetch,) = adapter.encode(Subscribe((ACCOUNT,)))
-    spelled = [{"stream": each["stream"].replace("FeedP", "RelayApi.p").replace("FeedN", "RelayApi.n"), "channel": f"presence-{n}"}
+    spelled = [{"stream": each["stream"].replace("FeedP", "Feed.p").replace("FeedN", "Feed.n"), "channel": f"presence-{n}"}
                for n, each in enumerate(fetch.json["subscriptions"])]  # fmt: skip
     assert "alpha.signalFeed.named" in [each["stream"] for each in spelled]
     authorizations = answered(adapter, fetch, subscriptions=spelled)

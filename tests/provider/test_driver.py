@@ -44,7 +44,7 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 QUICK = Backoff(first=0.01, cap=0.01)
 
 
-class RelayApi(Adapter):
+class Feed(Adapter):
     name = "feed"
     session = Session(url="ws://127.0.0.1:{port}/ws?token={token}", backoff=QUICK)
     offers = (Offer(kind="quote"),)
@@ -68,8 +68,8 @@ class RelayApi(Adapter):
 
 
 def declared(**changes: Any) -> type[Adapter]:
-    session = Session(**({"url": RelayApi.session.url, "backoff": QUICK} | changes))
-    return type("Declared", (RelayApi,), {"session": session})
+    session = Session(**({"url": Feed.session.url, "backoff": QUICK} | changes))
+    return type("Declared", (Feed,), {"session": session})
 
 
 class Events:
@@ -122,7 +122,7 @@ class Provider:
 
 @asynccontextmanager
 async def running(
-    provider: Provider, adapter: type[Adapter] = RelayApi, *, credentials: Any = None, **options: Any
+    provider: Provider, adapter: type[Adapter] = Feed, *, credentials: Any = None, **options: Any
 ) -> AsyncIterator[tuple[ProviderSession, Events]]:
     """The provider's server and a session with it; both end with the block."""
     events = Events()
@@ -232,8 +232,8 @@ async def test_a_session_that_must_be_alone_waits_for_its_predecessor_to_end(sin
             await ended.wait()
             return ending
 
-    class Again(RelayApi):
-        session = Session(url=RelayApi.session.url, backoff=QUICK, single=single)
+    class Again(Feed):
+        session = Session(url=Feed.session.url, backoff=QUICK, single=single)
 
         def decode(self, message):
             yield Redial("asked to")
@@ -270,8 +270,8 @@ async def test_a_ping_that_comes_when_the_connection_is_being_closed_harms_nothi
 
     monkeypatch.setattr(trio_websocket.WebSocketConnection, "get_message", patient)
 
-    class Again(RelayApi):
-        session = Session(url=RelayApi.session.url, backoff=QUICK)
+    class Again(Feed):
+        session = Session(url=Feed.session.url, backoff=QUICK)
 
         def decode(self, message):
             yield Redial("asked to")
@@ -419,7 +419,7 @@ async def test_shutdown_unsubscribes_and_ends_run():
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
         context = Context(provider="acme", options={"port": str(server.port)}, credentials={"token": "t"})
-        session = ProviderSession(RelayApi, context, publish=events, http=HttpClient())
+        session = ProviderSession(Feed, context, publish=events, http=HttpClient())
         with trio.fail_after(5):
             async with trio.open_nursery() as inner:
                 await inner.start(session.run)
@@ -449,7 +449,7 @@ async def test_a_crash_is_contained_reported_and_the_session_goes_on():
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
         context = Context(provider="acme", options={"port": str(server.port)}, credentials={"token": "t"})
-        session = ProviderSession(RelayApi, context, publish=events, http=HttpClient())
+        session = ProviderSession(Feed, context, publish=events, http=HttpClient())
         session.want(A)
         nursery.start_soon(
             lambda: supervise("acme", session.run, report=lambda *crash: crashes.append(crash), backoff=QUICK)
@@ -496,7 +496,7 @@ async def test_a_provider_that_stops_reading_is_dialled_again():
             )
             await trio.sleep_forever()
 
-    class Shouting(RelayApi):
+    class Shouting(Feed):
         session = Session(url="ws://127.0.0.1:{port}/", backoff=Backoff(first=60, cap=60))
 
         def encode(self, outgoing: Any) -> Any:
@@ -537,7 +537,7 @@ async def test_want_and_unwant_are_safe_from_within_publish():
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
         context = Context(provider="acme", options={"port": str(server.port)}, credentials={"token": "t"})
-        session = ProviderSession(RelayApi, context, publish=events, http=HttpClient())
+        session = ProviderSession(Feed, context, publish=events, http=HttpClient())
         session.want(A)
         await nursery.start(session.run)
         with trio.fail_after(5):
@@ -549,7 +549,7 @@ async def test_want_and_unwant_are_safe_from_within_publish():
 
 
 async def test_a_login_is_fetched_before_the_dial():
-    class Login(RelayApi):
+    class Login(Feed):
         def prepare(self):
             yield Fetch(tag="login", url="http://venue.test/login", method="POST", form={"a": "b"})
 
