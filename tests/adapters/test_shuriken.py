@@ -934,7 +934,7 @@ class Sdk:
 async def sdk(at, *streams, key=KEY):
     binary = node()
     if not (NODE_DIR / "node_modules" / "@shuriken").is_dir():
-        missing("@shuriken/sdk-ts in tests/node (run `make node`)")
+        missing("@shuriken/sdk-ts in tests/node", "run `make node`")
     wanted = json.dumps([{"stream": stream, "filter": filters} for stream, filters in streams])
     command = [binary, str(NODE_DIR / "sdk_client.mjs"), at.http, key, wanted]
     async with trio.open_nursery() as nursery:

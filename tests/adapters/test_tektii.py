@@ -854,7 +854,7 @@ async def test_a_gateway_that_falls_silent_is_left():
 async def sdk(story: str, simulator: TektiiSimulator, key: str = KEY) -> Client:
     """Let the SDK live through a story with the simulator; return what it reported."""
     if importlib.util.find_spec("tektii") is None:
-        missing("the PyPI package tektii")
+        missing("PyPI package tektii")
     async with simulator.serve() as at, driven([sys.executable, str(DRIVER), story, at.http, key]) as client:
         await client.wait(lambda line: line["on"] == "done", within=60)
         return client

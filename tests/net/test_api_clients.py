@@ -124,7 +124,7 @@ class Sdk:
 async def sdk(relay: Relay, *streams: tuple[str, dict[str, str]], key: str = KEY) -> AsyncIterator[Sdk]:
     binary = node()
     if not (NODE_DIR / "node_modules" / "@shuriken").is_dir():
-        missing("@shuriken/sdk-ts in tests/node (run `make node`)")
+        missing("@shuriken/sdk-ts in tests/node", "run `make node`")
     wanted = json.dumps([{"stream": stream, "filter": filters} for stream, filters in streams])
     command = [binary, str(NODE_DIR / "sdk_client.mjs"), f"http://127.0.0.1:{relay.port}", key, wanted]
     async with trio.open_nursery() as nursery:

@@ -27,7 +27,7 @@ def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "each by itself":
         monkeypatch.setattr("relay.net.flusher.open_ring", lambda: None)
     elif (ring := open_ring(8)) is None:
-        tools.missing("io_uring")
+        tools.missing("io_uring", "the kernel refuses it, or the configuration of this machine")
     else:
         ring.close()
         monkeypatch.setattr("relay.hub.flush._FEW", 1)

@@ -193,7 +193,13 @@ def test_rsv1_means_nothing_that_was_not_agreed() -> None:
         packed(b"\xe2\x82"),
     ],
     ids=[
-        "no block", "not compressed", "cut off", "behind the final block", "more behind it", "the tail opens a block", "not UTF-8",
+        "no block",
+        "not compressed",
+        "cut off",
+        "behind the final block",
+        "more behind it",
+        "the tail opens a block",
+        "not UTF-8",
     ],
 )
 def test_corrupt_data_are_1007(payload: bytes) -> None:
