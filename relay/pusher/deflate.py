@@ -41,8 +41,8 @@ _TAIL = b"\x00\x00\xff\xff"
 """What every message ends with and the sender leaves out (7.2.1)."""
 _MARK = b"\xa5end\x5a\x00\xff\x3c"
 _LAST_BLOCK = b"\x01" + len(_MARK).to_bytes(2, "little") + (0xFFFF - len(_MARK)).to_bytes(2, "little") + _MARK
-"""A final block that stores the mark. A decompressor at the end of a block reads it and returns exactly the mark. Within an open
-block the same bits mean something else; an empty block would not do, as its bits may end the open block.
+"""A final block that stores the mark. A decompressor at the end of a block reads it and returns exactly the mark. Within an
+open block its bits are data. An empty block would not do, because its bits may just end the open block.
 """
 _REST = frozenset({b"", _TAIL, b"\x00" + _TAIL})
 """What may be left over behind a final block of the message's own (7.2.3.4)."""

@@ -405,7 +405,7 @@ def text_frames(data: bytes) -> list[str]:
 
 
 async def test_orders_are_not_dropped_a_slow_subscriber_is_closed_with_4100() -> None:
-    async with relay(EdgeLimits(sweep=0.01, close=0.2), OutboxLimits(bytes=20_000)) as r:
+    async with relay(EdgeLimits(sweep=0.01, close=60, write=1000), OutboxLimits(bytes=20_000)) as r:
         client = await raw_client(r, SO_RCVBUF=8192)
         await until(lambda: bool(r.hub.sessions))
         slow = r.hub.sessions[0]

@@ -100,7 +100,7 @@ async def door(limits: FrontLimits | None = None) -> AsyncIterator[Door]:
         nursery.start_soon(it.reactor.run)
         nursery.start_soon(it.doorstep.sweep)
         nursery.start_soon(it.doorstep.accept, listener)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             yield it
         nursery.cancel_scope.cancel()
     for sock, _ in it.arrived:
