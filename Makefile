@@ -1,7 +1,9 @@
 # Everything sets itself up: a machine with Python 3.11+ and make needs nothing else.
 #
 #   make demo    the relay on simulated providers, with a dashboard at http://127.0.0.1:6001/
-#   make test    all tests (what needs Node, Chromium or Redis is skipped by name where they are missing)
+#   make test    all tests, with the same examples every time; fetches the Node.js packages if npm is there, and says at the end
+#                how many tests were skipped and why
+#   make fuzz    the property tests with many random examples; write one that fails into its test, with @example
 #   make check   ruff, flake8-async, mypy --strict, docs build
 #   make bench   the benches
 
@@ -19,13 +21,18 @@ ASYNC_ADVICE := ASYNC114,ASYNC127,ASYNC9
 # Tests and benches poll what has no event (110), bound what is fast (100), need not await (124, 128), and speak asyncio to peers (106, 120).
 ASYNC_IN_TESTS := ASYNC100,ASYNC106,ASYNC110,ASYNC120,ASYNC124,ASYNC128
 
-.PHONY: demo test check lint types docs bench wheel clean node
+.PHONY: demo test fuzz check lint types docs bench wheel clean node
 
 demo: .venv/.runtime
 	$(BIN)/tickrelay demo $(ARGS)
 
 test: .venv/.developer
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node || echo "npm could not fetch the packages of tests/node: their tests are skipped"; \
+	else echo "npm is missing: the tests that need its packages are skipped"; fi
 	$(BIN)/pytest --numprocesses $(PROCESSES) $(ARGS)
+
+fuzz: .venv/.developer
+	$(BIN)/pytest --numprocesses $(PROCESSES) --hypothesis-profile fuzz --timeout 0 -m hypothesis $(ARGS)
 
 check: lint types docs
 
@@ -47,7 +54,7 @@ bench: .venv/.developer
 # The JavaScript client libraries that judge the protocol.
 node: tests/node/node_modules/.ready
 tests/node/node_modules/.ready: tests/node/package.json tests/node/package-lock.json
-	cd tests/node && npm ci --no-audit --no-fund --ignore-scripts
+	cd tests/node && npm ci --fetch-retries 1 --no-audit --no-fund --ignore-scripts
 	touch $@
 
 wheel: $(UV)

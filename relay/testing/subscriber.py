@@ -19,7 +19,7 @@ from relay.pusher.signals import Established, Message, ResumeFailed, Subscribed,
 from relay.pusher.signatures import channel_auth
 from relay.testing.view import View
 
-_WITHIN = 10.0
+_WITHIN = 30.0
 _BACK_OFF = 0.2
 
 

@@ -39,10 +39,13 @@ _parameter = re.compile(rb'[ \t]*+([a-z_]++)[ \t]*+(?:=[ \t]*+("?)([0-9]++)\2[ \
 
 _TAIL = b"\x00\x00\xff\xff"
 """What every message ends with and the sender leaves out (7.2.1)."""
-_LAST_BLOCK = b"\x03\x00"
-"""An empty final block: a decompressor that ends with it was at the end of a block before."""
-_REST = frozenset({b"", _LAST_BLOCK, _TAIL + _LAST_BLOCK, b"\x00" + _TAIL + _LAST_BLOCK})
-"""What may be left over: nothing, or what stands behind a final block of the message's own (7.2.3.4)."""
+_MARK = b"\xa5end\x5a\x00\xff\x3c"
+_LAST_BLOCK = b"\x01" + len(_MARK).to_bytes(2, "little") + (0xFFFF - len(_MARK)).to_bytes(2, "little") + _MARK
+"""A final block that stores the mark. A decompressor at the end of a block reads it and returns exactly the mark. Within an
+open block its bits are data. An empty block would not do, because its bits may just end the open block.
+"""
+_REST = frozenset({b"", _TAIL, b"\x00" + _TAIL})
+"""What may be left over behind a final block of the message's own (7.2.3.4)."""
 
 
 class Corrupt(Exception):
@@ -96,11 +99,15 @@ def inflated(payload: bytes, limit: int) -> bytes:
         return b""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        message = decompressor.decompress(payload + _TAIL + _LAST_BLOCK, limit + 1)
+        message = decompressor.decompress(payload + _TAIL, limit + 1)
+        if len(message) > limit:
+            raise TooLong
+        if decompressor.eof:
+            whole = decompressor.unused_data in _REST
+        else:
+            whole = decompressor.decompress(_LAST_BLOCK) == _MARK and decompressor.eof
     except zlib.error as error:
         raise Corrupt from error
-    if len(message) > limit:
-        raise TooLong
-    if not decompressor.eof or decompressor.unused_data not in _REST:
+    if not whole:
         raise Corrupt
     return message

@@ -730,7 +730,7 @@ def test_the_same_seed_says_the_same():
 async def test_a_client_that_does_what_the_page_says():
     async with CrossTradeSimulator(interval=0.01).serve() as at, client(at.ws) as socket:
         await socket.send_message(dumps({"action": "subscribe", "instruments": ["ES 09-26"]}))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             data = loads(await socket.get_message())
             assert (data["type"], data["quotes"][0]["instrument"]) == ("marketData", "ES 09-26")
             await socket.send_message(VERBATIM[0][1])
@@ -770,7 +770,7 @@ async def test_the_snapshot_is_as_documented():
 
 async def test_a_second_connection_takes_the_first_one_s_place():
     async with CrossTradeSimulator(interval=0).serve() as at, client(at.ws) as first, client(at.ws) as second:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             with pytest.raises(ConnectionClosed) as closed:
                 await first.get_message()
             await second.send_message('{"action":"ping"}')
@@ -983,7 +983,7 @@ async def test_what_the_relay_asks_for_leaves_the_budget_to_commands():
             relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
         for n in range(9):
             assert (await relay.until(Reply, id=f"c{n}")).outcome is Outcome.ACCEPTED
-        assert trio.current_time() - began < 1, "the budget alone would make the last of them wait for three seconds"
+        assert trio.current_time() - began < 2.5, "the budget alone would make the last of them wait for three seconds"
 
 
 async def test_a_server_that_closes_for_the_limits_is_no_takeover():

@@ -781,7 +781,7 @@ async def sign_in(http, at, **members):
 
 async def heard(socket, marker):
     """The next array with this marker."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while True:
             message = await socket.get_message()
             if message.startswith(f'["{marker}"'):

@@ -639,7 +639,7 @@ def url_of(session, key=None):
 
 
 async def message(socket):
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         return loads(await socket.get_message())
 
 
@@ -905,7 +905,7 @@ async def test_a_whole_relay_finds_the_server_and_streams(configured):
         if configured:
             provider["url"] = at.ws
         async with running_relay({"shuriken": provider}) as relay:
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while {"public_trade", "signal", "notification"} - relay.hub.snapshot()["published"].keys():
                     await trio.sleep(0.01)
 
@@ -921,7 +921,7 @@ class Sdk:
         self._text = b""
 
     async def says(self):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while b"\n" not in self._text:
                 data = await self._process.stdout.receive_some()
                 assert data, "the SDK ended"
@@ -934,7 +934,7 @@ class Sdk:
 async def sdk(at, *streams, key=KEY):
     binary = node()
     if not (NODE_DIR / "node_modules" / "@shuriken").is_dir():
-        missing("@shuriken/sdk-ts in tests/node (run `make node`)")
+        missing("@shuriken/sdk-ts in tests/node", "run `make node`")
     wanted = json.dumps([{"stream": stream, "filter": filters} for stream, filters in streams])
     command = [binary, str(NODE_DIR / "sdk_client.mjs"), at.http, key, wanted]
     async with trio.open_nursery() as nursery:

@@ -66,10 +66,14 @@ async def test_over_capacity(library: str, browser_port: int) -> None:
 
 @judged_by("idle connections are kept alive by heartbeats")
 async def test_idle_connections(library: str, browser_port: int) -> None:
-    async with stage(browser_port, tables=QUICK, activity_timeout=1, pong_timeout=0.3) as s:
+    async with stage(browser_port, tables=QUICK, activity_timeout=1, pong_timeout=60) as s:
         client = await s.connected(library)
         await client.subscribe("room")
-        await trio.sleep(1.7)  # a client that said nothing would have been closed with 4201 by now
+        (session,) = s.relay.hub._by_id[APP["id"]].sessions.values()
+        quiet_since = session.connection._seen
+        with trio.fail_after(60):  # until it has answered the relay's ping, or sent its own
+            while session.connection._seen < quiet_since + 1:
+                await trio.sleep(0.01)
         s.publish("room", "still there")
         assert await client.event("room", "greeting") == "still there"
         assert sum(line.get("current") == "connected" for line in client.lines) == 1

@@ -266,7 +266,7 @@ async def scenario(name: str) -> AsyncIterator[tuple[Scenario, Simulator]]:
         async with running_relay({name: provider}, adapt=_comes_back_at_once, api_keys=keys) as relay:
             at, bearer = f"http://127.0.0.1:{port_of(relay)}", {"Authorization": f"Bearer {API_KEY}"}
             async with (
-                httpx.AsyncClient(base_url=at, headers=bearer, timeout=20) as http,
+                httpx.AsyncClient(base_url=at, headers=bearer, timeout=60) as http,
                 trio.open_nursery() as nursery,
             ):
                 application = Scenario(name, relay, http)
@@ -340,7 +340,7 @@ class Tapped:
 
 async def _status(relay: Relay) -> list[Mapping[str, Any]]:
     """The sessions, as the demo's own status page tells them."""
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {DEMO_API_KEY}"}, timeout=20) as http:
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {DEMO_API_KEY}"}, timeout=60) as http:
         answer = await http.get(f"http://127.0.0.1:{port_of(relay)}/api/v2/status")
     sessions: list[Mapping[str, Any]] = answer.json()["sessions"]
     return sessions
@@ -353,7 +353,7 @@ async def test_the_demo_runs_every_provider_and_understands_all_they_say() -> No
     assert providers >= TRADED.keys()
     async with trio.open_nursery() as nursery:
         relay: Relay = await nursery.start(partial(demo, ("127.0.0.1", 0), None, plugins))
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await tapped.all_said(providers, 20)
         statuses = await _status(relay)
         nursery.cancel_scope.cancel()

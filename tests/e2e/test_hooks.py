@@ -137,7 +137,7 @@ async def test_hook_adapters() -> None:
         provider = {"adapter": "toy", "url": player.ws_url, "pinned": ["quote A/B"], "credentials": {"token": "t"}}
 
         async def use(relay: Relay) -> None:
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while sum(isinstance(event, Quote) for event in seen) < 3:
                     await trio.sleep(0.01)
 
@@ -193,7 +193,7 @@ async def test_hook_authorize() -> None:
             return Grant(False, f"not for {api_key}") if "B" in channel else None
 
     async def use(relay: Relay) -> None:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(relay)}", timeout=5) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(relay)}", timeout=60) as client:
             statuses = {}
             for symbol in ("A", "B"):
                 form = {"socket_id": "1.2", "channel_name": f"private-quote.mine.{symbol}"}
@@ -327,7 +327,7 @@ async def test_hook_simulators(capsys: pytest.CaptureFixture[str]) -> None:
 
     async with trio.open_nursery() as nursery:
         relay: Relay = await nursery.start(partial(demo, ("127.0.0.1", 0), None, plugins_of(mine=Simulators())))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while "quote" not in relay.hub.snapshot()["published"]:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()

@@ -133,7 +133,7 @@ def texts_of(event: dict[str, Any]) -> Iterator[str]:
         yield from level
 
 
-async def until(condition: Any, within: float = 30) -> None:
+async def until(condition: Any, within: float = 60) -> None:
     with trio.fail_after(within):
         while not condition():
             await trio.sleep(0.02)
@@ -142,7 +142,7 @@ async def until(condition: Any, within: float = 30) -> None:
 async def subscribe_to_all(client: PusherJs, channels: list[str]) -> None:
     for channel in channels:
         await client.do("subscribe", channel=channel)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while len(client.events(None, "pusher:subscription_succeeded")) < len(channels):
             await trio.sleep(0.02)
 

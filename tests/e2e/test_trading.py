@@ -30,7 +30,7 @@ class Trader:
     async def until(self, *events: str) -> list[Any]:
         """Hear until each of these events has come; return the data of those."""
         found: dict[str, Any] = {}
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(found) < len(events):
                 message = json.loads(await self.socket.get_message())
                 data = json.loads(message["data"])
@@ -73,12 +73,12 @@ async def trader() -> AsyncIterator[Trader]:
         keys = {"desk": {"key": API_KEY, "trade": ["helio.main"]}}
         apps = {"main": {**APP, "client_events": True}}
         async with running_relay({"helio": provider}, api_keys=keys, apps=apps) as relay:
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while relay.providers.statuses()[0]["state"] != "up":
                     await trio.sleep(0.01)
             base = f"127.0.0.1:{port_of(relay)}"
             async with (
-                httpx.AsyncClient(base_url=f"http://{base}", headers=BEARER, timeout=20) as http,
+                httpx.AsyncClient(base_url=f"http://{base}", headers=BEARER, timeout=60) as http,
                 open_websocket_url(f"ws://{base}/app/{APP['key']}?protocol=7") as socket,
             ):
                 trader = Trader(simulator, relay, socket, http)

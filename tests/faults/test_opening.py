@@ -19,7 +19,8 @@ from support.faulty import QUICK as QUICKLY
 from support.faulty import VENUES, adapted, rig
 from support.tls import TlsFront, self_signed, server_context
 
-QUICK = Deadlines(tls=0.3, handshake=0.3, close=0.1)
+QUICK = Deadlines(tls=1, handshake=1, close=0.1)
+"""Short enough to wait for in a test, long enough for a good handshake on a busy machine."""
 
 
 async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=None, enough=2, backoff=QUICKLY):
@@ -57,7 +58,7 @@ async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=N
             ssl_context=client,
         )
         await nursery.start(session.run)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await done.wait()
         nursery.cancel_scope.cancel()
     return told, times
@@ -78,7 +79,7 @@ async def test_a_handshake_that_does_not_end_is_given_up_in_time_and_tried_again
 
 async def test_tls_that_never_answers_is_given_up_in_time():
     ((lost, reason), _), _ = await first_words(Stall(), scheme="wss")
-    assert (lost, reason) == ("RECONNECTING", "no connection: no TLS handshake within 0.3 s")
+    assert (lost, reason) == ("RECONNECTING", "no connection: no TLS handshake within 1 s")
 
 
 async def test_a_slow_handshake_within_its_deadline_is_waited_for():
@@ -120,7 +121,7 @@ async def test_a_name_that_is_not_found_or_not_answered_for(answers, reason):
     async with HttpClient() as http, trio.open_nursery() as nursery:
         session = ProviderSession(adapter, context, publish=publish, http=http, deadlines=Deadlines(connect=0.3))
         await nursery.start(session.run)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await done.wait()
         nursery.cancel_scope.cancel()
     assert told == [("RECONNECTING", reason)]
@@ -140,16 +141,16 @@ async def test_a_slow_tls_handshake_within_its_deadline_is_waited_for(ours):
     certificate, speaks = ours
     began = trio.current_time()
     told, (opened,) = await first_words(
-        Throttle(2000), scheme="wss", deadlines=Deadlines(), tls=speaks, trusted=certificate
+        Throttle(800), scheme="wss", deadlines=Deadlines(), tls=speaks, trusted=certificate
     )
     assert told == [("CONNECTED", None)]
-    assert opened - began > 0.3  # the line was slow indeed: it takes QUICK's deadline to be too much
+    assert opened - began > 1  # the line was slow indeed: it takes QUICK's deadline to be too much
 
 
 async def test_a_tls_handshake_that_is_too_slow_is_given_up_and_tried_again(ours):
     certificate, speaks = ours
-    told, _ = await first_words(Throttle(1000), scheme="wss", tls=speaks, trusted=certificate)
-    assert told == [("RECONNECTING", "no connection: no TLS handshake within 0.3 s"), ("CONNECTED", None)]
+    told, _ = await first_words(Throttle(300), scheme="wss", tls=speaks, trusted=certificate)
+    assert told == [("RECONNECTING", "no connection: no TLS handshake within 1 s"), ("CONNECTED", None)]
 
 
 @pytest.mark.parametrize(

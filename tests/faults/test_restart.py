@@ -76,7 +76,7 @@ def true_book(venue):
 async def agrees(client, venue, broker, since):
     """Wait until the page's book and positions are the simulators'."""
     book = account = None
-    with trio.move_on_after(30):
+    with trio.move_on_after(60):
         while True:
             books = (await client.ask("books"))["books"].get("venue BTC/USD")
             book = books and (levels(books["bids"]), levels(books["asks"]))

@@ -8,7 +8,7 @@ import trio
 
 from support.faulty import rig
 
-SILENCE = 0.3
+SILENCE = 1.0
 
 
 def told(r, since):

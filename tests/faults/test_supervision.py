@@ -21,7 +21,7 @@ from relay_synthetic.simulator import SyntheticSimulator
 from support.faulty import OUR_APP, adapted
 from support.running import port_of, running_relay
 
-WITHIN = 10
+WITHIN = 60
 
 
 @define

@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.hub import backlog
@@ -15,7 +15,6 @@ from relay.websocket.frames import encode_close, encode_text
 from tests.hub.conftest import frames
 from tests.hub.test_outbox import CHANNELS, Books, Kernel, assert_nothing_lost_in_silence, driven, steps
 
-unhurried = settings(deadline=None)
 QUOTE = Quote(symbol="A", bid="1.08423", ask="1.08425", bid_size="1000000", ask_size="2000000")
 
 
@@ -118,7 +117,6 @@ def comparable(messages):
     ]
 
 
-@unhurried
 @given(script, st.integers(2, 8))
 def test_a_compressed_subscriber_sees_what_a_plain_one_sees(relay_of, script, room):
     relay = relay_of(outbox=OutboxLimits(messages=room))
@@ -184,7 +182,6 @@ def test_what_stands_for_the_lost_is_compressed_too():
     assert len(kernel.taken) < 150
 
 
-@unhurried
 @given(steps, st.integers(1, 12), st.integers(60, 1200), st.integers(1, 200))
 def test_whatever_the_kernel_takes(steps, messages, size, chunk):
     """The property of every outbox: order holds, frames are whole, and every loss is announced."""

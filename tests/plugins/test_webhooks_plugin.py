@@ -240,7 +240,7 @@ class Server:
         self._arrived = trio.Event()
 
     async def wait_for(self, count: int) -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while len(self.requests) < count:
                 self._arrived = trio.Event()
                 await self._arrived.wait()

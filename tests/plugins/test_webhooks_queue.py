@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.plugins.hookspecs import ChannelEvent
@@ -94,7 +94,6 @@ def test_the_waits_double_up_to_the_cap_and_the_last_attempt_ends_the_time() -> 
     assert waits[-1] <= 30.0
 
 
-@settings(deadline=None)
 @given(uniform=st.floats(0, 1, exclude_max=True))
 def test_at_most_half_of_a_wait_is_taken_off(uniform: float) -> None:
     times = attempts(filled(Limits(batch_wait=0.0, retry_for=20.0), 1), 0.0, uniform)
@@ -163,7 +162,6 @@ def test_too_many_bytes_drop_the_oldest() -> None:
     assert queue.losses.total == {OVERFLOW: 1}
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.binary(min_size=1, max_size=8), st.booleans(), st.just(None)), max_size=60),
     st.integers(1, 5),

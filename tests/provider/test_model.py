@@ -303,6 +303,7 @@ def provider_model(rig: Any, book: Book, interest: Rate, linger: float) -> type[
     return Provider
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("book", [Book.FETCHED, Book.DELTAS])
 @pytest.mark.parametrize(
     ("interest", "linger"), [(Rate(3, per=2, of="interest"), 3), (Rate(1, per=5, of="interest"), 0.1)]
@@ -311,9 +312,7 @@ def test_whatever_happens(rig: Any, book: Book, interest: Rate, linger: float) -
     run_state_machine_as_test(
         provider_model(rig, book, interest, linger),
         settings=settings(
-            max_examples=100,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

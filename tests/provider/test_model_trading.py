@@ -6,6 +6,7 @@ not sent afterwards; what was sent is accepted or rejected by the provider's wor
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -155,10 +156,13 @@ def trading_model(rig: Any) -> type[RuleBasedStateMachine]:
     return Trading
 
 
+@pytest.mark.hypothesis
 def test_whatever_happens_to_commands(rig: Any) -> None:
     run_state_machine_as_test(
         trading_model(rig),
         settings=settings(
-            max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            max_examples=settings().max_examples * 3 // 2,
+            stateful_step_count=40,
+            suppress_health_check=[HealthCheck.too_slow],
         ),
     )

@@ -25,9 +25,7 @@ from relay.pusher.signals import ClientSignal
 from tests.pusher.talking import SOCKET_ID, make_app
 
 APP = make_app(limits=Limits(subscriptions=5, message_size=2000, watchlist=2), authorization_timeout=300)
-bounded = settings(
-    max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+bounded = settings(max_examples=3 * settings().max_examples, suppress_health_check=[HealthCheck.too_slow])
 
 channels = st.sampled_from(
     [

@@ -52,7 +52,7 @@ def library(relay: Relay) -> pusher.Pusher:
 
 
 async def call(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         return await trio.to_thread.run_sync(partial(function, *args, **named))
 
 
@@ -110,7 +110,7 @@ class Sdk:
 
     async def says(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while b"\n" not in self._text:
                 data = await self._process.stdout.receive_some()
                 assert data, "the SDK ended"
@@ -124,7 +124,7 @@ class Sdk:
 async def sdk(relay: Relay, *streams: tuple[str, dict[str, str]], key: str = KEY) -> AsyncIterator[Sdk]:
     binary = node()
     if not (NODE_DIR / "node_modules" / "@shuriken").is_dir():
-        missing("@shuriken/sdk-ts in tests/node (run `make node`)")
+        missing("@shuriken/sdk-ts in tests/node", "run `make node`")
     wanted = json.dumps([{"stream": stream, "filter": filters} for stream, filters in streams])
     command = [binary, str(NODE_DIR / "sdk_client.mjs"), f"http://127.0.0.1:{relay.port}", key, wanted]
     async with trio.open_nursery() as nursery:
@@ -139,7 +139,7 @@ async def sdk(relay: Relay, *streams: tuple[str, dict[str, str]], key: str = KEY
 
 async def subscribed(relay: Relay, *channels: str) -> None:
     waiting = set(channels)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while waiting:
             event = await relay.channel_events.receive()
             if event.name == "channel_occupied":

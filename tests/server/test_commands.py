@@ -71,7 +71,7 @@ async def test_a_lost_connection_is_unknown_and_resolved_by_the_stream(desk: Des
     lost = await desk.post("k1", symbol="DROP", client_order_id="mine-1")
     assert (lost.status_code, lost.json()["error"]["code"]) == (202, "disconnected")
     await desk.connected()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while (again := await desk.post("k1", symbol="DROP", client_order_id="mine-1")).status_code == 202:
             await trio.sleep(0.005)
     assert again.status_code == 200
@@ -82,7 +82,7 @@ async def test_a_lost_connection_is_unknown_and_resolved_by_the_stream(desk: Des
 
 
 async def test_what_the_stream_shows_in_time_makes_the_reply_a_known_one(desk: Desk) -> None:
-    answer = await desk.post(symbol="SHOWN", client_order_id="mine-2", within=0.1)
+    answer = await desk.post(symbol="SHOWN", client_order_id="mine-2", within=2)
     assert (answer.status_code, answer.json()["reconciled"]) == (200, True)
 
 
@@ -90,7 +90,7 @@ async def test_a_session_that_is_not_up_rejects(desk: Desk) -> None:
     for link in list(desk.venue.links):
         desk.venue.next_connection()
         link.close(1000)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while (answer := await desk.post()).status_code == 200:
             pass
     assert answer.json()["error"]["code"] in ("not_connected", "disconnected", "disconnected_before_sent")
@@ -261,7 +261,7 @@ class Line:
 
     async def hear(self, *events: str) -> Any:
         """The next message whose event is one of these, its data decoded."""
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while True:
                 message = json.loads(await self.socket.get_message())
                 if message["event"].rpartition(":")[2] in events:

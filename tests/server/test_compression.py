@@ -1,17 +1,19 @@
 """permessage-deflate on the subscribers' sockets: agreed where it is on and asked for, bounded, and under the same policies."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from attrs import evolve
 from trio.testing import memory_stream_pair
 
 from relay.hub.outbox import OutboxLimits, Policy
 from relay.server.connection import SubscriberLimits
 from relay.server.fastpath.upgrade import UpgradeRequest
 from support.wire import frames
-from tests.server.test_edge import Relay, relay, until
+from tests.server.test_edge import PATIENT, Relay, relay, until
 from tests.websocket.test_frames import client_frame
 
 ON = SubscriberLimits(compression=True, message_bytes=4096)
@@ -70,23 +72,24 @@ class Client:
         return int.from_bytes(payload[:2], "big")
 
 
-async def client_of(r: Relay, offer: bytes = OFFER, *, room: int = 0, halves: bool = False) -> Client:
+@asynccontextmanager
+async def client_of(r: Relay, offer: bytes = OFFER, *, room: int = 0, halves: bool = False) -> AsyncIterator[Client]:
     """A client that has sent its request; in `halves`, it is not one for the quick reader."""
     sock = trio.socket.socket()
     if room:
         sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, room)
     await sock.connect(("127.0.0.1", r.port))
-    client = Client(trio.SocketStream(sock))
     key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     request = (
         b"GET /app/key HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + key + offer + b"\r\n"
     )
-    await client.stream.send_all(request[:30])
-    if halves:
-        for _ in range(50):
-            await trio.lowlevel.checkpoint()
-    await client.stream.send_all(request[30:])
-    return client
+    async with trio.SocketStream(sock) as stream:
+        await stream.send_all(request[:30])
+        if halves:
+            for _ in range(50):
+                await trio.lowlevel.checkpoint()
+        await stream.send_all(request[30:])
+        yield Client(stream)
 
 
 async def echoes(client: Client, *, compressed: bool) -> None:
@@ -99,31 +102,25 @@ async def echoes(client: Client, *, compressed: bool) -> None:
 
 @pytest.mark.parametrize("halves", [False, True])
 async def test_it_is_agreed_where_it_is_on_and_offered(halves: bool) -> None:
-    async with relay(ON) as r:
-        async with (await client_of(r, halves=halves)).stream as stream:
-            await echoes(Client(stream), compressed=True)
+    async with relay(ON) as r, client_of(r, halves=halves) as client:
+        await echoes(client, compressed=True)
 
 
 async def test_a_plain_and_a_compressed_subscriber_side_by_side() -> None:
-    async with relay(ON) as r:
-        plain, declined, compressed = [
-            await client_of(r, offer)
-            for offer in (b"", OFFER.replace(b"client_max_window_bits", b"server_max_window_bits=9"), OFFER)
-        ]
+    too_small = OFFER.replace(b"client_max_window_bits", b"server_max_window_bits=9")
+    async with (
+        relay(ON) as r, client_of(r, b"") as plain, client_of(r, too_small) as declined, client_of(r) as compressed
+    ):  # fmt: skip
         for client in (plain, declined):
             await echoes(client, compressed=False)
         await echoes(compressed, compressed=True)
-        for client in (plain, declined, compressed):
-            await client.stream.aclose()
 
 
 async def test_it_is_off_unless_it_is_on() -> None:
-    async with relay() as r:
-        client = await client_of(r)
+    async with relay() as r, client_of(r) as client:
         await echoes(client, compressed=False)
         await client.say(1, packed(b"compressed all the same"), rsv=RSV1)
         assert await client.close_code() == 1002
-        await client.stream.aclose()
 
 
 async def test_over_a_stream_that_has_a_task() -> None:
@@ -151,44 +148,47 @@ async def test_over_a_stream_that_has_a_task() -> None:
     ids=["bomb", "one byte too long", "corrupt", "not UTF-8"],
 )
 async def test_what_cannot_be_read_ends_that_subscriber_only(payload: bytes, code: int) -> None:
-    async with relay(ON) as r:
-        good, bad = await client_of(r), await client_of(r)
+    async with relay(ON) as r, client_of(r) as good, client_of(r) as bad:
         await bad.say(1, packed(b"x" * 4096), rsv=RSV1)
         await bad.hears("echo " + "x" * 4096)
         await bad.say(1, payload, rsv=RSV1)
         assert await bad.close_code() == code
-        await bad.stream.aclose()
         await echoes(good, compressed=True)
-        await good.stream.aclose()
 
 
 async def test_a_slow_compressed_subscriber_is_held_to_its_policy() -> None:
     """It gets what fits, a gap for each run of the rest, everything in order and no frame split; nobody else waits."""
-    count, size = 3000, 2000
+    size = 2000
     limits = OutboxLimits(bytes=8_000, messages=200)
-    async with relay(ON, limits) as r:
-        stalled, healthy = await client_of(r, room=2048), await client_of(r)
-        await until(lambda: len(r.hub.sessions) == 2)
-        slow, quick = (session.outbox for session in r.hub.all)
-        published = 0
-        while slow.gapped < count // 2:
-            r.hub.publish(Policy.GAP, size)
-            published += 1
-            await trio.lowlevel.checkpoint()
-            if published % 20 == 0:
-                await healthy.hears(f"{published} ".ljust(size, "."))
-                healthy.said = healthy.said[:0] + b"\r\n\r\n"
-        assert slow.blocked
-        assert slow.closing is None
-        assert quick.gapped == 0
-        last = f"{published} ".ljust(size, ".")
-        await stalled.hears(last)
-        expected = 1
-        for text in texts(stalled.said):
-            if text[0].isdigit() or text.startswith("gap"):
-                numbers = [int(word) for word in text.rstrip(".").split() if word.isdigit()]
-                assert numbers[0] == expected
-                expected = numbers[-1] + 1
-        assert expected == published + 1
-        await stalled.stream.aclose()
-        await healthy.stream.aclose()
+    async with (
+        relay(evolve(PATIENT, compression=True), limits, room=4096) as r,
+        client_of(r, room=2048) as stalled,
+    ):
+        await until(lambda: len(r.hub.sessions) == 1)  # so that the stalled one is the first of all
+        async with client_of(r) as healthy:
+            await until(lambda: len(r.hub.sessions) == 2)
+            await held_to_its_policy(r, stalled, healthy, size)
+
+
+async def held_to_its_policy(r: Relay, stalled: Client, healthy: Client, size: int) -> None:
+    slow, quick = (session.outbox for session in r.hub.all)
+    published = 0
+    while slow.gapped < 1000:
+        r.hub.publish(Policy.GAP, size)
+        published += 1
+        await trio.lowlevel.checkpoint()
+        if published % 20 == 0:
+            await healthy.hears(f"{published} ".ljust(size, "."))
+            healthy.said = healthy.said[:0] + b"\r\n\r\n"
+    assert slow.blocked
+    assert slow.closing is None
+    assert quick.gapped == 0
+    last = f"{published} ".ljust(size, ".")
+    await stalled.hears(last)
+    expected = 1
+    for text in texts(stalled.said):
+        if text[0].isdigit() or text.startswith("gap"):
+            numbers = [int(word) for word in text.rstrip(".").split() if word.isdigit()]
+            assert numbers[0] == expected
+            expected = numbers[-1] + 1
+    assert expected == published + 1

@@ -27,7 +27,7 @@ def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "each by itself":
         monkeypatch.setattr("relay.server.fastpath.writer.open_ring", lambda: None)
     elif (ring := open_ring(8)) is None:
-        tools.missing("io_uring")
+        tools.missing("io_uring", "the kernel refuses it, or the configuration of this machine")
     else:
         ring.close()
         monkeypatch.setattr("relay.hub.flush._FEW", 1)
@@ -131,17 +131,24 @@ class Relay:
 
 @asynccontextmanager
 async def relay(
-    limits: SubscriberLimits | None = None, outbox: OutboxLimits | None = None, *, behind_proxy: bool = False
+    limits: SubscriberLimits | None = None,
+    outbox: OutboxLimits | None = None,
+    *,
+    behind_proxy: bool = False,
+    room: int = 0,
 ) -> AsyncIterator[Relay]:
+    """An edge with a hub. ``room`` is the size of the kernel's buffer for what each subscriber gets, where it is given."""
     hub = FakeHub(outbox)
     edge = SubscriberServer(hub.connect, limits, behind_proxy=behind_proxy)
     front = HttpServer(no_http, edge.serve, adopter=edge)  # type: ignore[arg-type]
     listeners = await open_listeners("127.0.0.1", 0)
     port = listeners[0].socket.getsockname()[1]  # type: ignore[attr-defined]
+    if room:
+        listeners[0].socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, room)  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:
         await nursery.start(edge.run)
         await nursery.start(front.serve, listeners)
-        with trio.fail_after(60):
+        with trio.fail_after(100):
             yield Relay(hub, edge, port)
         nursery.cancel_scope.cancel()
 
@@ -339,6 +346,10 @@ async def test_shutdown_says_4200_to_everyone() -> None:
                 await late.get_message()
 
 
+PATIENT = SubscriberLimits(write=1000)
+"""Waits for a stalled subscriber for longer than any test takes on a busy machine."""
+
+
 async def healthy(r: Relay, count: int, got: list[int]) -> None:
     async with r.client() as ws:
         while len(got) < count:
@@ -350,8 +361,9 @@ async def healthy(r: Relay, count: int, got: list[int]) -> None:
 async def test_a_stalled_subscriber_costs_the_others_nothing() -> None:
     count, size = 3000, 2000
     limits = OutboxLimits(bytes=100_000)
-    async with relay(outbox=limits) as r:
+    async with relay(PATIENT, limits) as r:
         stalled = await raw_client(r, SO_RCVBUF=8192)
+        await until(lambda: len(r.hub.sessions) == 1)  # so that it is the first of all
         got: list[list[int]] = [[], [], []]
         async with trio.open_nursery() as nursery:
             for one in got:
@@ -397,7 +409,7 @@ def text_frames(data: bytes) -> list[str]:
 
 
 async def test_orders_are_not_dropped_a_slow_subscriber_is_closed_with_4100() -> None:
-    async with relay(SubscriberLimits(sweep=0.01, close=0.2), OutboxLimits(bytes=20_000)) as r:
+    async with relay(SubscriberLimits(sweep=0.01, close=60, write=1000), OutboxLimits(bytes=20_000)) as r:
         client = await raw_client(r, SO_RCVBUF=8192)
         await until(lambda: bool(r.hub.sessions))
         slow = r.hub.sessions[0]

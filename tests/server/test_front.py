@@ -320,7 +320,7 @@ async def test_a_head_that_is_too_large() -> None:
 
 
 async def test_slow_heads_and_idle_connections_end() -> None:
-    async with served(HttpLimits(head=0.05, idle=0.05)) as server:
+    async with served(HttpLimits(head=0.5, idle=0.5)) as server:
         assert (await server.ask(b"GET /hel")).startswith(b"HTTP/1.1 408 ")
         assert await server.ask() == b""
         assert (await server.ask(get("/hello"))).endswith(b"hello")
@@ -425,7 +425,7 @@ async def test_tls_http_and_websocket(contexts: tuple[ssl.SSLContext, ssl.SSLCon
 
 
 async def test_tls_handshake_has_a_deadline(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    async with served(HttpLimits(tls_handshake=0.05), contexts[0]) as server:
+    async with served(HttpLimits(tls_handshake=0.5), contexts[0]) as server:
         async with server.client() as silent:
             assert await rest(silent) == b""
         assert (await server.ask(b"GET / HTTP/1.1\r\n\r\n"))[:9] != b"HTTP/1.1 "

@@ -16,7 +16,7 @@ from support import tools
 @pytest.fixture
 def ring() -> Iterator[Ring]:
     if (made := open_ring(8)) is None:
-        tools.missing("io_uring (the kernel, or whoever set up this machine, refuses it)")
+        tools.missing("io_uring", "the kernel refuses it, or the configuration of this machine")
     else:
         yield made
         made.close()

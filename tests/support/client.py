@@ -7,7 +7,7 @@ from typing import Any
 import trio
 
 Line = dict[str, Any]
-WITHIN = 20
+WITHIN = 60
 """Seconds a library has for anything."""
 
 

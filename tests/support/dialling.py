@@ -24,7 +24,7 @@ async def dialled(url: str) -> AsyncIterator[WebSocketConnection]:
 
 async def close_code(socket: WebSocketConnection) -> int | None:
     """Read until the peer closes; return the code, None when the connection ended without one."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         try:
             while True:
                 await socket.get_message()

@@ -179,7 +179,7 @@ async def rig(
             channels = [_channel(Stream(name, topic)) for topic in provider.settings.pinned]
             heard: list[tuple[str, Mapping[str, Any]]] = []
             subscriber = Subscriber(
-                lambda: downstream.port, OUR_APP, [*channels, f"status.{name}"], activity_timeout=0.5, pong_timeout=0.5,
+                lambda: downstream.port, OUR_APP, [*channels, f"status.{name}"], activity_timeout=0.5, pong_timeout=2,
                 heard=lambda channel, event: heard.append((channel, event)),
             )  # fmt: skip
             nursery.start_soon(subscriber.run)

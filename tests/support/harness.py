@@ -64,7 +64,7 @@ class Stage:
 
     async def until_empty(self) -> None:
         """Wait until the relay holds no connection, and see that nothing else is left of them."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while self.relay.hub.connections:
                 await trio.sleep(0.01)
         for app in self.relay.hub.snapshot()["apps"].values():

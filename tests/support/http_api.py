@@ -25,7 +25,7 @@ async def ask(
 
 async def send(port: int, method: str, target: str, content: bytes = b"") -> httpx.Response:
     """Send a request as it stands."""
-    async with httpx.AsyncClient(timeout=20, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
+    async with httpx.AsyncClient(timeout=60, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
         return await client.request(method, f"http://127.0.0.1:{port}{target}", content=content or None)
 
 

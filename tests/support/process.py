@@ -35,7 +35,7 @@ async def _line(
     """Find the line, and drain what comes after it."""
     text, found = "", False
     with trio.CancelScope() as late:
-        late.deadline = trio.current_time() + 30
+        late.deadline = trio.current_time() + 60
         async for chunk in output:
             if found:
                 continue

@@ -22,7 +22,7 @@ from relay.pusher.signatures import channel_auth
 from support.http_api import OURS
 from support.running import APP
 
-WITHIN = 10
+WITHIN = 60
 
 
 class Closed(Exception):

@@ -22,7 +22,7 @@ def recording_path(name: str) -> Path:
     """Return the path of a recording; skip the running test where it is absent, fail it where tools are required."""
     path = Path(os.environ.get("TICKRELAY_RECORDINGS", BESIDE_THE_PROJECT)) / name
     if not path.is_file():
-        missing(f"the recording {path} (say where recordings are with TICKRELAY_RECORDINGS)")
+        missing("recordings of real sessions", "set TICKRELAY_RECORDINGS to their directory")
     return path
 
 

@@ -28,7 +28,7 @@ class Relayed:
 
     async def until(self, kind: type[E], **members: Any) -> E:
         """Wait for an event not yet waited for, dropping those before it."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while True:
                 while self.events:
                     event = self.events.pop(0)

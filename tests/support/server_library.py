@@ -42,7 +42,7 @@ class ServerLibrary:
         async with self._lock:
             await process.stdin.send_all(json.dumps({"call": call, "arguments": arguments}).encode() + b"\n")
             line = b""
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while not line.endswith(b"\n"):
                     chunk = await process.stdout.receive_some()
                     assert chunk, f"the library's process has ended, after {line!r}"

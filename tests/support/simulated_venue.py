@@ -199,7 +199,7 @@ class Desk:
 
     async def connected(self) -> None:
         """Wait until every session is up."""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while any(status["state"] != "up" for status in self.relay.providers.statuses()):
                 await trio.sleep(0.005)
 
@@ -218,7 +218,7 @@ async def trading(**tables: Any) -> AsyncIterator[Desk]:
         relay = Relay(settings, plugins, http)
         await nursery.start(relay.run)
         host, port = relay.addresses[0]
-        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=60) as client:
             desk = Desk(relay, venue, client)
             await desk.connected()
             yield desk

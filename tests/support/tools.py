@@ -12,9 +12,9 @@ import pytest
 NODE_DIR = Path(__file__).parents[1] / "node"
 
 
-def missing(what: str) -> None:
-    """Skip the running test because ``what`` is not there; fail it where tools are required."""
-    message = f"{what} is missing"
+def missing(what: str, remedy: str = "") -> None:
+    """Skip the running test because ``what`` is not there, and say what helps; fail it where tools are required."""
+    message = f"{what} missing ({remedy})" if remedy else f"{what} missing"
     if os.environ.get("TICKRELAY_REQUIRE_TOOLS") == "1":
         pytest.fail(f"{message}, and TICKRELAY_REQUIRE_TOOLS is set")
     pytest.skip(message)
@@ -24,9 +24,9 @@ def node() -> str:
     """Return the path of Node.js with the client libraries beside the tests installed."""
     binary = shutil.which("node")
     if binary is None:
-        missing("node")
+        missing("Node.js")
     elif not (NODE_DIR / "node_modules" / "pusher-js").is_dir():
-        missing("the npm packages of tests/node (run `make node`)")
+        missing("npm packages of tests/node", "run `make node`")
     return binary or ""
 
 
@@ -34,5 +34,5 @@ def chromium() -> str:
     """Return the path of Debian's Chromium."""
     binary = shutil.which("chromium") or shutil.which("chromium-browser")
     if binary is None:
-        missing("chromium")
+        missing("Chromium")
     return binary or ""
