@@ -8,15 +8,14 @@ from itertools import count
 
 import pytest
 import trio
-from relay.server.edge import Edge
-from relay.server.front import Front, open_listeners
 
 from relay.hub.hub import Hub
 from relay.hub.outbox import OutboxLimits
 from relay.model.events import PublicTrade, Stamp
 from relay.pusher.apps import App
 from relay.server.connection import SubscriberLimits
-from relay.server.http import open_listeners
+from relay.server.http import HttpServer, open_listeners
+from relay.server.subscribers import SubscriberServer
 
 SUBSCRIBERS, TRADES, ROOM = 1000, 80, 4096
 CHANNEL = "public_trade.x.A"
@@ -69,8 +68,8 @@ async def test_one_stalled_and_999_healthy(descriptors: None) -> None:
         unwant=lambda stream: None,
         outbox=limits,
     )
-    edge = Edge(hub.connect, SubscriberLimits(write=1000))  # longer than the test takes on any machine
-    front = Front(no_http, edge.serve, adopter=edge)  # type: ignore[arg-type]
+    edge = SubscriberServer(hub.connect, SubscriberLimits(write=1000))  # longer than the test takes on any machine
+    front = HttpServer(no_http, edge.serve, adopter=edge)  # type: ignore[arg-type]
     (listener,) = await open_listeners("127.0.0.1", 0)
     assert isinstance(listener, trio.SocketListener)
     listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
