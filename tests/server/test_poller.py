@@ -97,9 +97,9 @@ async def door(limits: HttpLimits | None = None) -> AsyncIterator[Door]:
     assert isinstance(listener, trio.SocketListener)
     it = Door(limits or HttpLimits(), listener.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(it.reactor.run)
-        nursery.start_soon(it.doorstep.sweep)
-        nursery.start_soon(it.doorstep.accept, listener)
+        nursery.start_soon(it.poller.run)
+        nursery.start_soon(it.acceptor.sweep)
+        nursery.start_soon(it.acceptor.accept, listener)
         with trio.fail_after(60):
             yield it
         nursery.cancel_scope.cancel()
