@@ -57,7 +57,7 @@ from relay.model.events import Account, Connection, Error, Order, Position, Quot
 from relay.provider.http import HttpClient
 from relay.testing import conformance
 from relay.testing.recording import read_recording
-from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse, Takeover
+from relay.testing.simulator import Close, Drop, Mute
 from relay_crosstrade.adapter import CrossTrade
 from relay_crosstrade.simulator import KEY, LIMITED, NO_ADDON, CrossTradeSimulator
 from support import relayed as support_relayed
@@ -949,16 +949,6 @@ async def test_a_takeover_is_not_fought():
         nursery.cancel_scope.cancel()
 
 
-async def test_a_wrong_key_stops_the_session_and_is_not_shown():
-    async with CrossTradeSimulator(interval=0).serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http, key="not-the-key-of-anyone")
-        nursery.start_soon(relay.session.run)
-        failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
-        assert "401" in failed.reason
-        assert "not-the-key" not in repr(failed)
-        nursery.cancel_scope.cancel()
-
-
 async def test_calls_are_paced_so_that_none_is_refused():
     simulator = CrossTradeSimulator(interval=0.02)
     async with session_with(simulator, ES) as relay:
@@ -1008,16 +998,3 @@ async def test_a_client_that_shares_the_budget_makes_the_relay_wait_and_leave():
         assert await relay.until(RateLimit)
         left = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
         assert left.reason == "10 rate limit violations in a row"
-
-
-async def test_faults_are_come_back_from():
-    simulator = CrossTradeSimulator(interval=0.02)
-    simulator.next_connection(Refuse(503))
-    simulator.next_connection(Garbage(), Drop(after=2))
-    async with session_with(simulator, ES) as relay:
-        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-        await relay.until(Quote)
-        assert relay.session.status()["counters"]["unknown"] == 1
-        simulator.inject(Takeover())
-        await relay.until(Connection, event=ConnectionEvent.FAILED)

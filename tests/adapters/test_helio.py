@@ -41,7 +41,7 @@ from relay.provider.http import HttpClient
 from relay.testing import conformance
 from relay.testing.lost import lost
 from relay.testing.recording import read_recording
-from relay.testing.simulator import Close, Drop, Refuse
+from relay.testing.simulator import Drop
 from relay_helio.adapter import Helio
 from relay_helio.interest import MOST_TRADED
 from relay_helio.matching import WAITING
@@ -689,30 +689,6 @@ async def test_what_cannot_be_matched_is_unknown_by_its_deadline(relayed):
     await relay.until(Error, code="INVALID_PAYLOAD")
     reply = await relay.until(Reply, id="odd")
     assert (reply.outcome, reply.error["heard"][0]["code"]) == (Outcome.UNKNOWN, "INVALID_PAYLOAD")
-
-
-async def test_a_wrong_password_stops_the_session():
-    async with HelioSimulator(interval=0).serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http, password="wrong")
-        nursery.start_soon(relay.session.run)
-        failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
-        assert "401" in failed.reason
-        assert "wrong" not in failed.reason
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_refused_upgrade_and_a_close_are_come_back_from():
-    simulator = HelioSimulator(interval=0.02)
-    simulator.next_connection(Refuse(503))
-    simulator.next_connection(Close(1013, "try again later"))
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        relay.session.want(QUOTES)
-        nursery.start_soon(relay.session.run)
-        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-        await relay.until(Quote)
-        nursery.cancel_scope.cancel()
 
 
 # --- what is whole ----------------------------------------------------------------------------

@@ -49,7 +49,7 @@ from relay.provider.templates import dial_target, fetch_target
 from relay.testing import conformance
 from relay.testing.lost import lost
 from relay.testing.recording import read_recording
-from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
+from relay.testing.simulator import Close, Drop, Mute, Refuse
 from relay_scaletrade.adapter import ScaleTrade
 from relay_scaletrade.answers import expiry
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
@@ -965,17 +965,6 @@ async def test_replies_and_refusals(relayed):
     simulator.next_request(Refuse(503, "busy"))
     relay.session.command(ListPositions(id="busy"))
     assert (await relay.until(Reply, id="busy")).outcome is Outcome.UNKNOWN
-
-
-async def test_garbage_is_counted_and_ends_nothing(relayed):
-    simulator, relay = relayed
-    await relay.until(Quote)
-    for text in ("\x00 this is no message", "[", '["o"]'):
-        simulator.inject(Garbage(text))
-    await relay.until(Quote)
-    await relay.until(Quote)
-    assert relay.session.status()["counters"]["unknown"] == 3
-    assert relay.session.status()["state"] == "up"
 
 
 @pytest.mark.parametrize(

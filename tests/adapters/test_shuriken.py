@@ -41,7 +41,7 @@ from relay.pusher import Reconnect, reconnect_action
 from relay.testing import conformance
 from relay.testing.lost import lost
 from relay.testing.recording import read_recording
-from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
+from relay.testing.simulator import Drop, Refuse
 from relay_shuriken.adapter import CLOSES, Shuriken
 from relay_shuriken.chain import BASE, BONK, EVM_WALLET, FEED, PROFILE, SOL, USER, WALLET, WETH
 from relay_shuriken.channels import LEFT, Authorize, Resolve
@@ -838,13 +838,6 @@ async def test_one_forbidden_stream_leaves_the_account_its_others():
         assert relay.refused == 0
 
 
-async def test_a_wrong_key_stops_the_session():
-    async with relayed(ShurikenSimulator(interval=0), key="sk_wrong") as relay:
-        failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
-        assert "401" in failed.reason
-        assert "sk_wrong" not in failed.reason
-
-
 async def test_an_app_that_is_disabled_is_not_asked_again():
     async with relayed(ShurikenSimulator(interval=0, enabled=False)) as relay:
         assert (await relay.until(Connection, event=ConnectionEvent.FAILED)).reason == "4003: The app is not enabled."
@@ -858,17 +851,6 @@ async def test_a_bootstrap_that_fails_is_repeated():
         await relay.until(Connection, event=ConnectionEvent.CONNECTED)
 
 
-@pytest.mark.parametrize(
-    "fault", [Close(4200, "Server closed."), Close(4100), Close(1001), Drop(), Refuse(503)], ids=str
-)
-async def test_what_a_connection_can_end_of_is_come_back_from(fault):
-    simulator = ShurikenSimulator(interval=0.01)
-    simulator.next_connection(fault)
-    async with relayed(simulator, SWAPS) as relay:
-        await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-        await relay.until(PublicTrade)
-
-
 async def test_a_server_that_restarts_is_come_back_to():
     simulator = ShurikenSimulator(interval=0.01)
     async with relayed(simulator, SWAPS) as relay:
@@ -876,25 +858,6 @@ async def test_a_server_that_restarts_is_come_back_to():
         simulator.restart()
         assert "4200" in (await relay.until(Connection, event=ConnectionEvent.RECONNECTING)).reason
         await relay.until(PublicTrade)
-
-
-async def test_a_silent_connection_is_given_up():
-    simulator = ShurikenSimulator(interval=0.01)
-    async with relayed(simulator, SWAPS, silent_after=0.5) as relay:
-        await relay.until(PublicTrade)
-        simulator.inject(Mute())
-        assert "nothing received" in (await relay.until(Connection, event=ConnectionEvent.RECONNECTING)).reason
-        await relay.until(PublicTrade)
-
-
-async def test_garbage_in_between_is_counted_and_nothing_else():
-    simulator = ShurikenSimulator(interval=0.01)
-    async with relayed(simulator, SWAPS) as relay:
-        await relay.until(PublicTrade)
-        simulator.inject(Garbage())
-        await relay.until(PublicTrade)
-        await relay.until(PublicTrade)
-        assert relay.session.status()["counters"]["unknown"] == 1
 
 
 @pytest.mark.parametrize("configured", [False, True], ids=["discovered", "as the demo configures it"])

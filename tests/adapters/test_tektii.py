@@ -17,7 +17,6 @@ from relay.adapter import (
     CommandReply,
     Complete,
     EventAck,
-    Heartbeat,
     Limited,
     Nack,
     Processed,
@@ -63,7 +62,7 @@ from relay.testing import conformance
 from relay.testing.lost import lost
 from relay.testing.recording import read_recording
 from relay.testing.samples import sample
-from relay.testing.simulator import Close, Drop, Garbage, Mute, Refuse
+from relay.testing.simulator import Drop, Garbage, Refuse
 from relay_tektii import relay_simulators
 from relay_tektii.adapter import Tektii
 from relay_tektii.reading import TIMEFRAMES
@@ -790,16 +789,6 @@ async def test_a_backtest_runs_through_the_relay_to_its_end():
         nursery.cancel_scope.cancel()
 
 
-async def test_a_wrong_key_stops_the_session():
-    async with TektiiSimulator(interval=0).serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http, key="wrong-key")
-        nursery.start_soon(relay.session.run)
-        failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
-        assert "401" in failed.reason
-        assert "wrong-key" not in failed.reason
-        nursery.cancel_scope.cancel()
-
-
 async def test_a_command_whose_answer_is_a_fault_is_unknown_and_the_stream_tells(relayed):
     simulator, relay = relayed
     await relay.until(Quote, symbol="AAPL")
@@ -821,31 +810,6 @@ async def test_a_gateway_that_shuts_down_is_come_back_to(relayed):
     lost = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
     assert lost.reason == "closed with 1001: Gateway shutting down"
     await relay.until(Quote)
-
-
-async def test_a_refused_upgrade_and_a_close_are_come_back_from():
-    simulator = TektiiSimulator(interval=0.02)
-    simulator.next_connection(Refuse(503))
-    simulator.next_connection(Close(1011, "oops"))
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        nursery.start_soon(relay.session.run)
-        for _ in range(2):
-            await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-        await relay.until(Quote)
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_gateway_that_falls_silent_is_left():
-    simulator = TektiiSimulator(interval=0.02)
-    simulator.next_connection(Mute())
-    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http, silent_after=0.3, heartbeat=Heartbeat(every=0.1))
-        nursery.start_soon(relay.session.run)
-        lost = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-        assert "0.3 s" in lost.reason
-        await relay.until(Quote)
-        nursery.cancel_scope.cancel()
 
 
 # --- the provider's own SDK ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 
 import pytest
 import trio
+import trio.testing
 
 from relay.adapter import CloseMeaning, Heartbeat
 from relay.plugins.manager import load_plugins
@@ -16,6 +17,7 @@ from relay.testing.simulator import Close, Drop, Mute, Refuse, Takeover
 from support.faulty import VENUES, rig
 
 SILENT = {"silent_after": 1.0, "heartbeat": Heartbeat(every=0.2)}
+WRONG = "not-the-one-of-anyone"
 ADAPTERS = load_plugins().adapters()
 venues = pytest.mark.parametrize("name", VENUES)
 
@@ -175,3 +177,15 @@ async def test_another_session_that_takes_this_one_s_place(name):
         await r.state("CONNECTED", since=since)
         await r.flowing(since=len(r.heard))
         assert r.problems() == []
+
+
+@pytest.mark.parametrize("name", [name for name, venue in VENUES.items() if venue.simulated.credentials])
+async def test_a_wrong_credential_stops_the_session_and_is_not_shown(name):
+    async with rig(name, connected=False, credentials=dict.fromkeys(VENUES[name].simulated.credentials, WRONG)) as r:
+        await r.subscriber.until(lambda: r.session.status()["state"] == "failed")
+        status = r.session.status()
+        assert re.search(r"HTTP status 40[0-9]|1008", status["reason"]), status["reason"]
+        assert WRONG not in repr(status)
+        accepted = r.upstream.accepted
+        await trio.testing.wait_all_tasks_blocked()
+        assert r.upstream.accepted == accepted

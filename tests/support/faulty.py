@@ -142,12 +142,13 @@ def adapted(**changes: Any) -> Callable[[type[Adapter]], type[Adapter]]:
 @asynccontextmanager
 async def rig(
     name: str, *, every: float = 0.03, buffer: int | None = None, tls: ssl.SSLContext | None = None,
-    configured: Mapping[str, Any] | None = None, **session: Any
+    configured: Mapping[str, Any] | None = None, credentials: Mapping[str, str] | None = None, connected: bool = True,
+    **session: Any,
 ) -> AsyncIterator[Rig]:  # fmt: skip
     """Everything, connected, with data flowing. ``session`` are changes of the adapter's declaration.
 
     With ``tls`` the provider's WebSocket is behind TLS of this context, and the proxy before it. ``configured`` are more keys of
-    the provider's table.
+    the provider's table, ``credentials`` others than the simulator's. Without ``connected`` nothing is waited for.
     """
     venue = VENUES[name]
     simulator, simulated = venue.simulator(every), venue.simulated
@@ -167,9 +168,9 @@ async def rig(
             **(configured or {}),
         }
         if simulated.account is None:
-            table["credentials"] = dict(simulated.credentials)
+            table["credentials"] = dict(credentials or simulated.credentials)
         else:
-            table["accounts"] = {simulated.account: {"credentials": dict(simulated.credentials)}}
+            table["accounts"] = {simulated.account: {"credentials": dict(credentials or simulated.credentials)}}
         async with (
             running_relay({name: table}, adapt=adapted(**session)) as relay,
             FaultProxy(port_of(relay), buffer=buffer).serve() as downstream,
@@ -184,7 +185,8 @@ async def rig(
             )  # fmt: skip
             nursery.start_soon(subscriber.run)
             made = Rig(name, relay, simulator, upstream, downstream, subscriber, heard)
-            await made.flowing()
+            if connected:
+                await made.flowing()
             yield made
             nursery.cancel_scope.cancel()
 
