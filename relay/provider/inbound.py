@@ -1,12 +1,12 @@
-"""What came in: an adapter's events are checked, kept in order, counted and published; its signals go to the session.
+"""Incoming data: an adapter's events are checked, kept in order, counted and published.
 
-A message is decoded whole before any of it is used: what raises is one Unknown and publishes nothing. Each event then
-takes the shortest way its kind allows. A market event costs two dictionary look-ups (its subscription, its clock) before
-it is published; depth passes the book keeper, fills and account states their memories. Events go out through the
-``publish`` callable, in order, instead of as output objects: this is the path every message takes.
+A message is decoded whole before any of it is used: if the adapter raises, the message is one Unknown and nothing of it
+is published. `SessionMachine.handle` passes each event to the method for its kind. A market event costs two dictionary
+look-ups (its subscription, its clock) before it is published; depth passes the book keeper, fills and account states pass
+their memories. Events are published in order, by a call and not as output objects: every message takes this path.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import attrs
 
@@ -18,9 +18,11 @@ from relay.provider.counters import SAMPLE_SIZE, Sample
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
 from relay.provider.session_state import Core
-from relay.provider.signals import Handlers
 from relay.provider.subscription_table import Key, SubscriptionState, event_key
 from relay.provider.subscriptions import Subscriptions, staleness
+
+#: Events that need no book and no memory: `Inbound.event` takes them.
+PLAIN = frozenset(KINDS.values()) - {Depth, Trade, Order, Position, Account, Error}
 
 
 class Inbound:
@@ -34,60 +36,47 @@ class Inbound:
         self._entry_of = core.ledger.find
         self._watch_of = core.topics.find
         self._reconciling = False
-        #: The request whose answer is being read; None for a message of the stream, which comes in its place.
+        #: The request whose answer is being handled; None for a message of the stream.
         self._answering: Job | None = None
-        self._items: Iterable[object] = ()
-        self._handlers: Handlers = dict.fromkeys(KINDS.values(), self._event)
-        self._handlers |= {Depth: self._depth, Trade: self._fill, Unknown: self._unknown, Complete: self._complete,
-                           Fetch: self._fetch, Error: self._error}  # fmt: skip
-        self._handlers |= dict.fromkeys((Order, Position, Account), self._state)
+        self._items: Sequence[object] = ()
 
-    def handle(self, handlers: Handlers) -> None:
-        """Have signals handled so."""
-        self._handlers |= handlers
-
-    def decode(self, adapter: Adapter, raw: str) -> None:
-        """Take one message."""
+    def decode(self, adapter: Adapter, raw: str) -> Sequence[object]:
+        """Return the events and signals of one message; nothing when the adapter cannot read it."""
         self._tally.messages += 1
         try:
             items = list(adapter.decode(raw))
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a message concerns that message alone
             self.unknown(raw, f"{type(error).__name__}: {error}")
-            return
-        self._take(items)
+            return ()
+        self._items = items
+        return items
 
-    def answer(self, job: Job, answer: Answer, *, reconciling: bool = False) -> None:
-        """Take one HTTP answer, read by the adapter that made the request.
+    def begin_answer(self, job: Job, answer: Answer, *, reconciling: bool = False) -> Sequence[object]:
+        """Return the events and signals of one HTTP answer, read by the adapter that made the request.
 
-        When ``reconciling``, only what differs from the last known state is published.
+        Until `end_answer` what is handled counts as part of this answer. When ``reconciling``, only what differs from the
+        last known state is published.
         """
         if not isinstance(job.writing, Fetch):
-            return
+            return ()
         tag = job.writing.tag
         self._tally.messages += 1
         try:
             items = list(job.adapter.fetched(tag, answer))
         except Exception as error:  # noqa: BLE001 - as in decode
             self.unknown(answer.text, f"answer to {tag!r}: {type(error).__name__}: {error}")
-            return
-        self._reconciling, self._answering = reconciling, job
-        try:
-            self._take(items)
-        finally:
-            self._reconciling, self._answering = False, None
+            return ()
+        self._items, self._reconciling, self._answering = items, reconciling, job
+        return items
 
-    def _take(self, items: Iterable[object]) -> None:
-        self._items = items
-        for item in items:
-            handler = self._handlers.get(type(item))
-            if handler is None:
-                self.unknown(repr(item), f"the adapter yielded a {type(item).__name__}")
-            else:
-                handler(item)
+    def end_answer(self) -> None:
+        """Treat what follows as messages of the stream again."""
+        self._reconciling, self._answering = False, None
 
     # --- events ------------------------------------------------------------------------------------------------------
 
-    def _event(self, event: Event) -> None:
+    def event(self, event: Event) -> None:
+        """Publish an event of one of the `PLAIN` types, or an `error` event."""
         self._tally.received += 1
         self._send(event, event_key(event, self._account))
 
@@ -117,11 +106,8 @@ class Inbound:
             self._core.publish(staleness(watch, StalenessEvent.FRESH))
         return True
 
-    def _error(self, error: Error) -> None:
-        self._core.calls.heard(error.code, error.message)
-        self._event(error)
-
-    def _depth(self, depth: Depth) -> None:
+    def depth(self, depth: Depth) -> None:
+        """Pass ``depth`` through its book; publish what the book lets out."""
         self._tally.received += 1
         symbol = depth.symbol
         kept = self._core.books.offer(depth)
@@ -133,14 +119,16 @@ class Inbound:
         if kept.snapshot_of is not None or (kept.out and isinstance(kept.out[0], Depth) and kept.out[0].snapshot):
             self._subscriptions.kept(symbol, kept)
 
-    def _fill(self, fill: Trade) -> None:
+    def fill(self, fill: Trade) -> None:
+        """Publish a fill that was not published before."""
         self._tally.received += 1
         if self._core.fills.is_new(fill, self._account):
             self._send(self._marked(fill), ("account", fill.account or self._account))
         else:
             self._tally.deduped += 1
 
-    def _state(self, event: Order | Position | Account) -> None:
+    def state(self, event: Order | Position | Account) -> None:
+        """Publish the state of an order, a position or an account; of a list only what differs from the last known state."""
         self._tally.received += 1
         states, account, asked_at = self._core.states, self._account, self._asked_at()
         item = states.not_overtaken(event, account, asked_at)
@@ -152,12 +140,12 @@ class Inbound:
             self._tally.deduped += 1
 
     def _asked_at(self) -> float:
-        """As of when what is being read is: a message comes in its place, and so does what a command brought about."""
+        """Return the time the data being handled is valid for: that of the request for a REST list, otherwise now."""
         job = self._answering
         return self._core.at.now if job is None or job.purpose is Purpose.CALL else job.chain.asked_at
 
-    def _complete(self, complete: Complete) -> None:
-        """Say what is missing from a complete list. With a part that was not understood it is none."""
+    def complete(self, complete: Complete) -> None:
+        """Publish the end of what a complete list leaves out. A list with a part that was not understood is not complete."""
         core = self._core
         if any(isinstance(item, Unknown) for item in self._items):
             core.tally.notes["incomplete_list"] += 1
@@ -173,8 +161,8 @@ class Inbound:
         for event in core.states.vanished(complete.kind, account, listed, self._asked_at()):
             core.publish(event)
 
-    def _fetch(self, fetch: Fetch) -> None:
-        """A further request: at once where the connection waits for it, else when the budget allows."""
+    def fetch(self, fetch: Fetch) -> None:
+        """Make a further request: at once where the connection waits for it, else when the budget allows."""
         core, job = self._core, self._answering
         if job is not None and job.purpose in (Purpose.PREPARE, Purpose.RENEW):
             core.at_once([fetch], job.purpose)
@@ -187,11 +175,8 @@ class Inbound:
 
     # --- what was not understood -------------------------------------------------------------------------------------
 
-    def _unknown(self, unknown: Unknown) -> None:
-        self.unknown(unknown.raw if isinstance(unknown.raw, str) else repr(unknown.raw), unknown.why)
-
     def unknown(self, raw: str, why: str) -> None:
-        """Count and keep one message, or a part of one, that was not understood."""
+        """Count one message, or a part of one, that was not understood, and keep a sample of it."""
         sample = Sample(
             self._core.redact(raw[: 2 * SAMPLE_SIZE])[:SAMPLE_SIZE],
             self._core.redact(why)[:500],

@@ -7,7 +7,7 @@ one even when the WebSocket connection has been replaced meanwhile.
 """
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import count
 from math import inf
 
@@ -77,8 +77,6 @@ class Outbound:
         self._session = session
         self._context = context
         self._budget = budget
-        #: Called with every job when it has been given out.
-        self.on_sent: Callable[[Job], None] = lambda job: None
         self._ids = count(1)
         self._requests: dict[int, Job] = {}
         self.queue: Queue[Job] = Queue(budget)
@@ -127,26 +125,25 @@ class Outbound:
         for writing in writings:
             job = Job(writing, adapter, purpose)
             self._budget.take(uses(job, None), now)
-            outputs.append(self._given_out(job, now))
+            outputs.append(self.output(job, now))
         return outputs
 
-    def flush(self, now: float) -> list[Output]:
-        """Give out what the budget allows.
+    def take_due(self, now: float) -> list[Job]:
+        """Take from the queue what the budget allows now."""
+        return list(self.queue.due(now))
+
+    def output(self, job: Job, now: float) -> Output:
+        """Return the frame or the request of ``job`` as the driver sends it.
 
         Raises:
             TemplateError: the URL of a request needs a value there is none of.
         """
-        return [self._given_out(job, now) for job in list(self.queue.due(now))]
-
-    def _given_out(self, job: Job, now: float) -> Output:
         if isinstance(job.writing, str):
-            self.on_sent(job)
             return SendText(job.writing)
         url, shown = fetch_target(job.writing, self._session, self._context)
         number = next(self._ids)
         self._requests[number] = job
         job.chain.asked_at = min(job.chain.asked_at, now)
-        self.on_sent(job)
         return FetchRequest(number, job.writing, url, shown)
 
     def answered(self, number: int) -> Job | None:

@@ -28,18 +28,42 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from relay.adapter import Adapter, Answer, CloseMeaning, Context, Hello, Ping, Ready, Redial, Unsubscribe, Waits
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Alive,
+    Answer,
+    CloseMeaning,
+    CommandReply,
+    Complete,
+    Context,
+    Counted,
+    EventAck,
+    Fetch,
+    Hello,
+    Learned,
+    Limited,
+    Nack,
+    Ping,
+    Processed,
+    Ready,
+    Redial,
+    Send,
+    Unknown,
+    Unsubscribe,
+    Waits,
+)
 from relay.model.enums import ConnectionEvent, RateLimitEvent
-from relay.model.events import Connection, RateLimit
+from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Trade
 from relay.provider import session_events as session_events
-from relay.provider.inbound import Inbound
+from relay.provider.calls import nothing_known
+from relay.provider.inbound import PLAIN, Inbound
 from relay.provider.liveness import Transport
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
 from relay.provider.session_events import CloseSocket, Dial, Finished, Now, Output, SendPing
 from relay.provider.session_state import Core, Publish, SessionSettings
-from relay.provider.signals import Signals
 from relay.provider.subscription_table import SubscriptionState
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
@@ -104,11 +128,8 @@ class SessionMachine:
         self._retry: Retry = Retry(core.declared.backoff) if after is None else after._retry
         self._subscriptions = Subscriptions(core)
         self._inbound = Inbound(core, self._subscriptions)
-        self._trading = Trading(core, self._inbound)
-        self._inbound.handle(Signals(core, self._subscriptions, correlation).handlers())
-        self._inbound.handle({Ready: lambda _: self._ready(), Redial: lambda redial: self._lose(*_told(redial)),
-                              Waits: lambda waits: self._retry.recommend(waits.seconds)})  # fmt: skip
-        core.outbound.on_sent = self._sent
+        self._trading = Trading(core)
+        self._correlation = correlation
         failed = after is not None and after._life is Life.FAILED
         self._life: Life = Life.FAILED if failed else Life.NEW
         self._wake_at = inf
@@ -137,7 +158,8 @@ class SessionMachine:
             return ()
         core.begin(at)
         self._transport.heard = at.now
-        self._inbound.decode(core.adapter, raw)
+        for item in self._inbound.decode(core.adapter, raw):
+            self.handle(item)
         if core.rearmed:
             self._clocks()
             self._flush()
@@ -209,6 +231,87 @@ class SessionMachine:
                 pass
             case _:
                 self.core.tally.notes[f"late_{type(turn).__name__.lower()}"] += 1
+
+    # --- what an adapter decoded --------------------------------------------------------------------------------------
+
+    def handle(self, item: object) -> None:
+        """Handle one event or signal of the adapter's."""
+        # Market events are most of what arrives: one set look-up and they are on their way.
+        kind = type(item)
+        if kind in PLAIN:
+            self._inbound.event(item)  # type: ignore[arg-type]
+        elif kind is Depth:
+            self._inbound.depth(item)  # type: ignore[arg-type]
+        else:
+            self._handle_other(item)
+
+    def _handle_other(self, item: object) -> None:
+        core = self.core
+        match item:
+            case Trade():
+                self._inbound.fill(item)
+            case Order() | Position() | Account():
+                self._inbound.state(item)
+            case Error():
+                core.calls.heard(item.code, item.message)
+                self._inbound.event(item)
+            case Complete():
+                self._inbound.complete(item)
+            case Fetch():
+                self._inbound.fetch(item)
+            case Unknown():
+                self._inbound.unknown(item.raw if isinstance(item.raw, str) else repr(item.raw), item.why)
+            case Ack():
+                self._subscriptions.acknowledged(item)
+            case Nack():
+                self._subscriptions.refused(item.topics, item.reason)
+                core.rearm()
+            case Counted():
+                self._subscriptions.counted(item.number)
+            case CommandReply():
+                self._trading.replied(item)
+            case Send():
+                self._send_for_adapter(item)
+            case Processed():
+                ack = EventAck(item.ids, core.at.unix_ns // 1_000_000, self._correlation())
+                core.at_once(core.encode(ack))
+            case Learned():
+                self._learned(item)
+            case Limited():
+                core.limited(item.retry_after)
+            case Ready():
+                self._ready()
+            case Redial():
+                self._lose(item.reason, item.meaning)
+            case Waits():
+                self._retry.recommend(item.seconds)
+            case Alive():
+                pass  # any message restarts the clock of the transport, see `receive`
+            case _:
+                self._inbound.unknown(repr(item), f"the adapter yielded a {type(item).__name__}")
+
+    def _send_for_adapter(self, send: Send) -> None:
+        core = self.core
+        if send.of is None:
+            core.at_once([send.text])
+        elif core.adapter is not None:
+            core.outbound.question(core.adapter, send.text, send.of)
+            core.rearm()
+
+    def _learned(self, learned: Learned) -> None:
+        core = self.core
+        core.context.learned.update(learned.values)
+        core.redact.notice()
+        core.renewal.learned(core.at.now, core.at.unix_ns, learned.expires_at)
+        core.rearm()
+
+    def _handle_answer(self, job: Job, answer: Answer, *, reconciling: bool = False) -> None:
+        """Handle what an HTTP answer brings."""
+        try:
+            for item in self._inbound.begin_answer(job, answer, reconciling=reconciling):
+                self.handle(item)
+        finally:
+            self._inbound.end_answer()
 
     # --- the life of a connection ------------------------------------------------------------------------------------
 
@@ -368,18 +471,20 @@ class SessionMachine:
         match job.purpose:
             case Purpose.PREPARE:
                 self._prepared(job, answer)
+            case Purpose.CALL if not nothing_known(answer):
+                self._handle_answer(job, answer)
             case Purpose.CALL:
-                self._trading.answered(job, answer)
+                self._trading.unanswered(job, answer)
             case Purpose.RENEW:
                 self._renewed(job, answer, wait)
             case Purpose.RECONCILE if not answer.ok:
                 self._subscriptions.not_reconciled(answer)
             case Purpose.SNAPSHOT:
                 if answer.ok:
-                    self._inbound.answer(job, answer)
+                    self._handle_answer(job, answer)
                 self._subscriptions.snapshot_answered(job, answer, wait)
             case purpose:
-                self._inbound.answer(job, answer, reconciling=purpose is Purpose.RECONCILE)
+                self._handle_answer(job, answer, reconciling=purpose is Purpose.RECONCILE)
 
     def _prepared(self, job: Job, answer: Answer) -> None:
         core = self.core
@@ -388,7 +493,7 @@ class SessionMachine:
             self._turned_away(text, answer.status, answer.headers)
             return
         unknown = core.tally.unknown
-        self._inbound.answer(job, answer)
+        self._handle_answer(job, answer)
         if self._life is not Life.PREPARING:
             return
         if core.tally.unknown > unknown:
@@ -402,7 +507,7 @@ class SessionMachine:
         if not answer.ok:
             why = _status(answer)
         else:
-            self._inbound.answer(job, answer)
+            self._handle_answer(job, answer)
             if not core.renewal.pending or core.outbound.under_way(Purpose.RENEW):
                 return
         if not answer.ok and self._declared.refusals.get(answer.status) in _FINAL:
@@ -412,12 +517,6 @@ class SessionMachine:
         core.error("renewal_failed", f"the login could not be renewed: {why}")
 
     # --- sending, and the clocks -------------------------------------------------------------------------------------
-
-    def _sent(self, job: Job) -> None:
-        if job.purpose is Purpose.CALL:
-            self._trading.sent(job)
-        if job.topics:
-            self._subscriptions.sent(job.topics)
 
     def _flush(self) -> None:
         """Send what the budget allows; write further subscriptions while it does."""
@@ -429,10 +528,17 @@ class SessionMachine:
         self._warn()
 
     def _send_due(self) -> None:
-        try:
-            self.core.put(*self.core.outbound.flush(self.core.at.now))
-        except TemplateError as error:
-            self.core.error("template", str(error))
+        core = self.core
+        for job in core.outbound.take_due(core.at.now):
+            try:
+                core.put(core.outbound.output(job, core.at.now))
+            except TemplateError as error:
+                core.error("template", str(error))
+                continue
+            if job.purpose is Purpose.CALL:
+                self._trading.sent(job)
+            if job.topics:
+                self._subscriptions.sent(job.topics)
 
     def _warn(self) -> None:
         core = self.core
@@ -499,10 +605,6 @@ class SessionMachine:
             "queued": len(core.outbound.queue),
             "budget": core.budget.status(core.at.now),
         }
-
-
-def _told(redial: Redial) -> tuple[str, CloseMeaning]:
-    return redial.reason, redial.meaning
 
 
 def _status(answer: Answer) -> str:

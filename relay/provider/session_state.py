@@ -1,6 +1,6 @@
 """What the parts of one session share: the moment, the state machines, and the ways to publish, write and wake.
 
-The parts (`inbound`, `subscriptions`, `trading`, `signals`) know this and not each other; the session machine puts them
+The parts (`inbound`, `subscriptions`, `trading`) share this; the session machine puts them
 together and owns the life of the connection.
 """
 

@@ -7,7 +7,7 @@ snapshot; here they meet, and become frames and events.
 from collections.abc import Iterable
 from math import inf
 
-from relay.adapter import Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
+from relay.adapter import Ack, Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.enums import Refill, StalenessEvent
 from relay.model.events import Gap, Staleness
@@ -120,6 +120,14 @@ class Subscriptions:
                 self._topics.subscribed(topic, now)
 
     # --- what the provider makes of it -------------------------------------------------------------------------------
+
+    def acknowledged(self, ack: Ack) -> None:
+        """Handle the provider's answer to a subscription or to its end."""
+        if ack.done:
+            self.confirmed(ack.topics)
+        else:
+            self._ledger.ended(ack.topics)
+        self._core.rearm()
 
     def confirmed(self, topics: Iterable[Topic]) -> None:
         """The provider acknowledged these topics."""

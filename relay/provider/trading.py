@@ -1,9 +1,8 @@
 """Trading commands: refused with the reason, or written, paced, and answered once."""
 
-from relay.adapter import Answer, Fetch, GivenUp
+from relay.adapter import Answer, CommandReply, Fetch, GivenUp
 from relay.model.commands import Command
-from relay.provider.calls import nothing_known, refusal
-from relay.provider.inbound import Inbound
+from relay.provider.calls import refusal
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.session_state import Core
@@ -12,9 +11,8 @@ from relay.provider.session_state import Core
 class Trading:
     """The commands of one session."""
 
-    def __init__(self, core: Core, inbound: Inbound) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._inbound = inbound
 
     def ask(self, command: Command, within: float | None) -> None:
         """Carry out ``command``. One whose id is still open is ignored: its reply would be taken for the other's."""
@@ -49,11 +47,16 @@ class Trading:
         """A frame or request of a command was sent."""
         self._core.calls.sent(job.subject, over_http=isinstance(job.writing, Fetch))
 
-    def answered(self, job: Job, answer: Answer) -> None:
-        """The HTTP answer to a command."""
-        if not nothing_known(answer):
-            self._inbound.answer(job, answer)
-            return
+    def replied(self, reply: CommandReply) -> None:
+        """Publish the provider's reply to a command."""
+        answer = self._core.calls.answered(reply.id, reply.result, reply.error)
+        if answer is None:
+            self._core.tally.notes["unasked_reply"] += 1
+        else:
+            self._core.publish(answer)
+
+    def unanswered(self, job: Job, answer: Answer) -> None:
+        """End a command as unknown: its HTTP answer does not tell whether it was carried out."""
         shown = Answer(status=answer.status, text=self._core.redact(answer.text))
         reply = self._core.calls.unanswered(job.subject, shown)
         if reply is not None:
