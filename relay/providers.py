@@ -47,7 +47,10 @@ class ConfiguredProvider:
                 publish=publish,
                 http=http,
                 settings=SessionSettings(
-                    linger=settings.linger, stale_after=settings.stale_after, hours=settings.hours
+                    linger=settings.linger,
+                    first_data_within=settings.first_data_within,
+                    stale_after=settings.stale_after,
+                    hours=settings.hours,
                 ),
                 log=log,
             )
@@ -220,7 +223,7 @@ class Providers:
 def _as_configured(settings: Provider) -> type[Adapter]:
     """The adapter, with what is configured in place of its own declaration."""
     adapter = settings.adapter
-    configured = {"url": settings.url, "http": settings.http_url, "first_data_within": settings.first_data_within}
+    configured = {"url": settings.url, "http": settings.http_url}
     changes: dict[str, Any] = {name: value for name, value in configured.items() if value is not None}
     if not changes:
         return adapter

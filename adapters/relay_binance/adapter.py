@@ -19,6 +19,7 @@ from relay.adapter import (
     Limited,
     Nack,
     Offer,
+    Option,
     Outgoing,
     Rate,
     Redial,
@@ -27,6 +28,7 @@ from relay.adapter import (
     Signal,
     Snapshot,
     Subscribe,
+    Symbols,
     Unknown,
     Unsubscribe,
     dumps,
@@ -47,8 +49,7 @@ BTC = {"symbol": "BTC/USDT"}
 
 class Binance(Adapter):
     name = "binance"
-    options = {"venue": "com"}
-    about_options = {"venue": "com for binance.com, us for binance.us"}
+    options = (Option("venue", "com", choices=("com", "us"), about="com for binance.com, us for binance.us"),)
     offers = (
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
@@ -77,8 +78,6 @@ class Binance(Adapter):
     )
 
     def __init__(self, context: Context) -> None:
-        if (venue := context.options.get("venue", "com")) not in ("com", "us"):
-            raise ValueError(f"venue: expected com or us, got {venue!r}")
         super().__init__(context)
         self.requests: dict[int, Subscribe | Unsubscribe] = {}
         self.last_id = 0
@@ -145,4 +144,4 @@ class Binance(Adapter):
         elif answer.ok:
             listed = loads(answer.text)["symbols"]
             pairs = [(item["symbol"], f"{item['baseAsset']}/{item['quoteAsset']}") for item in listed]
-            yield from (Error(code="symbol", message=str(error)) for error in self.symbols.learn(pairs))
+            yield Symbols(pairs)

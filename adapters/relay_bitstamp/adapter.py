@@ -27,6 +27,7 @@ from relay.adapter import (
     Signal,
     Snapshot,
     Subscribe,
+    Symbols,
     Unknown,
     Unsubscribe,
     dumps,
@@ -120,4 +121,4 @@ class Bitstamp(Adapter):
             yield self.book(self.native(tag.topic.symbol or ""), loads(answer.text), snapshot=True)
         elif answer.ok:
             pairs = [(pair["url_symbol"], pair["name"]) for pair in loads(answer.text)]
-            yield from (Error(code="symbol", message=str(error)) for error in self.symbols.learn(pairs))
+            yield Symbols(pairs)

@@ -17,6 +17,7 @@ from relay.adapter import (
     Header,
     Heartbeat,
     Offer,
+    Option,
     Outgoing,
     Ping,
     Rate,
@@ -35,7 +36,7 @@ from relay.model.events import Event
 from relay.model.times import from_millis
 from relay_crosstrade.answers import Answers
 from relay_crosstrade.blotter import Blotter
-from relay_crosstrade.calls import COMMANDS, Writing, rpc
+from relay_crosstrade.calls import COMMANDS, ORDERS, TIMES_IN_FORCE, Writing, rpc
 from relay_crosstrade.positions import Positions
 from relay_crosstrade.questions import SWEEP, Questions
 from relay_crosstrade.reading import parts, quote
@@ -46,14 +47,15 @@ _of_limits = re.compile(r"(?!.*(session|elsewhere)).*(rate|limit|violation|abuse
 class CrossTrade(Adapter):
     name = "crosstrade"
     credentials = ("key",)
-    options = {"account": "", "pnl_interval": "1000", "time_in_force": "DAY"}
-    about_options = {
-        "account": "NinjaTrader's name of the configured account; empty: they have the same name",
-        "pnl_interval": "milliseconds between two profit updates, 1000 to 60000",
-        "time_in_force": "of an order without one, because CrossTrade requires one: DAY or GTC",
-    }
+    options = (
+        Option("account", about="NinjaTrader's name of the configured account; empty: they have the same name"),
+        Option("pnl_interval", "1000", about="milliseconds between two profit updates, 1000 to 60000"),
+        Option("time_in_force", "DAY", choices=TIMES_IN_FORCE,
+               about="of an order without one, because CrossTrade requires one"),
+    )  # fmt: skip
     offers = (Offer(kind="quote", example={"symbol": "ES 09-26"}), Offer(kind="account", visibility="presence"))
     commands = COMMANDS
+    orders = ORDERS
     session = Session(
         url="wss://app.crosstrade.io/ws/stream",
         auth=Header("Authorization", "Bearer {key}"),
@@ -71,12 +73,11 @@ class CrossTrade(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        chosen = {**self.options, **context.options}
-        self.own = chosen["account"] or context.account or ""
-        self.interval = int(chosen["pnl_interval"])
+        self.own = self.option("account") or context.account or ""
+        self.interval = int(self.option("pnl_interval"))
         if not 1000 <= self.interval <= 60_000:
             raise ValueError(f"pnl_interval: expected 1000 to 60000 milliseconds, got {self.interval}")
-        self.writing = Writing(native=self.native, account=self.own, time_in_force=chosen["time_in_force"])
+        self.writing = Writing(native=self.native, account=self.own, time_in_force=self.option("time_in_force"))
         known = {self.other(self.own)} if self.own else set()
         positions = Positions(self.own, self.symbol, self.other, accounts=known)
         blotter = Blotter.of(context, self.own, self.symbol, self.other)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from attrs import field, frozen
 
-from relay.adapter import dumps
+from relay.adapter import Orders, dumps
 from relay.model.commands import (
     AmendOrder,
     Call,
@@ -29,7 +29,7 @@ from relay.model.commands import (
     PlaceOrder,
     TradeHistory,
 )
-from relay.model.enums import OrderType
+from relay.model.enums import OrderType, TimeInForce
 
 COMMANDS: tuple[type[Command], ...] = (
     PlaceOrder, CancelOrder, AmendOrder, ClosePosition, OrderHistory, TradeHistory, ListAccounts, ListPositions, ListOrders,
@@ -39,6 +39,12 @@ TIMES_IN_FORCE = ("DAY", "GTC")
 ORDER_TYPES = {
     OrderType.MARKET: "MARKET", OrderType.LIMIT: "LIMIT", OrderType.STOP: "STOPMARKET", OrderType.STOP_LIMIT: "STOPLIMIT",
 }  # fmt: skip
+ORDERS = Orders(
+    types=tuple(ORDER_TYPES),
+    times_in_force=(TimeInForce.DAY, TimeInForce.GTC),
+    members=("client_order_id",),
+    amends=("quantity", "limit_price", "stop_price"),
+)
 #: How far ListExecutions looks back at most, in seconds (https://docs.crosstrade.io/api/executions/get-executions).
 LOOKBACK = 900
 #: Members of a canonical order that a CrossTrade order has not.

@@ -17,6 +17,7 @@ from relay.adapter import (
     GivenUp,
     Heartbeat,
     Offer,
+    Option,
     Outgoing,
     Query,
     Reconcile,
@@ -33,28 +34,31 @@ from relay.model.events import Error, Event
 from relay_helio import prices, rest
 from relay_helio.interest import ACCOUNT_EVENTS, QUOTE, Interest, message
 from relay_helio.matching import Waiting
-from relay_helio.orders import TYPE_NAMES, TYPES, body, keyed
+from relay_helio.orders import ORDERS, TYPE_NAMES, TYPES, body, keyed
 from relay_helio.reports import Reports
 
 EURUSD = {"symbol": "EURUSD"}
+OPTIONS = (
+    Option("host", "localhost:8081", about="the broker's trader host, HOST in wss://HOST/api/v1/ws"),
+    Option("account_id", about="the provider's id of the account; may be left out where the login has exactly one"),
+    Option("account_symbols",
+           about="provider's symbols, comma-separated, to watch the account on beside those configured or quoted"),
+    Option("depth", "10", about="levels a side of the book"),
+    Option("orders", "page", choices=("page", "rest"),
+           about="spelling of trading messages: `page` as the WebSocket page has it, `rest` as the REST bodies"),
+    Option("portfolio", "part", choices=("part", "whole"),
+           about="what a portfolioEvent names: `whole` all that is open, so that what it lacks is not; `part` some"),
+)  # fmt: skip
 
 
 class Helio(Adapter):
     name = "helio"
     credentials = ("email", "password")
-    options = {"host": "localhost:8081", "account_id": "", "account_symbols": "", "depth": "10", "orders": "page",
-               "portfolio": "part"}  # fmt: skip
-    about_options = {
-        "host": "the broker's trader host, HOST in wss://HOST/api/v1/ws",
-        "account_id": "the provider's id of the account; may be left out where the login has exactly one",
-        "account_symbols": "provider's symbols, comma-separated, to watch the account on beside those configured or quoted",
-        "depth": "levels a side of the book",
-        "orders": "spelling of trading messages: `page` as the WebSocket page has it, `rest` as the REST bodies",
-        "portfolio": "what a portfolioEvent names: `whole` all that is open, so that what it lacks is not; `part` some",
-    }
+    options = OPTIONS
     offers = (Offer(kind="quote", example=EURUSD), Offer(kind="depth", example=EURUSD),
               Offer(kind="account", visibility="presence"))  # fmt: skip
     commands = (*TYPES, *rest.LISTS)
+    orders = ORDERS
     session = Session(
         url="wss://{host}/api/v1/ws",
         http="https://{host}/api/v1",
@@ -67,12 +71,11 @@ class Helio(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        chosen = {**self.options, **context.options}
-        self.rest, self.whole = chosen["orders"] == "rest", chosen["portfolio"] == "whole"
-        listed = {name.strip() for name in chosen["account_symbols"].split(",") if name.strip()}
-        self.waiting, self.reports = Waiting(), Reports(self.symbol, chosen["account_id"])
+        self.rest, self.whole = self.option("orders") == "rest", self.option("portfolio") == "whole"
+        listed = {name.strip() for name in self.option("account_symbols").split(",") if name.strip()}
+        self.waiting, self.reports = Waiting(), Reports(self.symbol, self.option("account_id"))
         configured = listed | {native for native, _ in self.symbols}
-        self.interest = Interest(self.native, int(chosen["depth"]), configured, self.reports.traded)
+        self.interest = Interest(self.native, int(self.option("depth")), configured, self.reports.traded)
 
     def prepare(self) -> Iterable[Fetch]:
         credentials = {name: self.context.credentials[name] for name in self.credentials}

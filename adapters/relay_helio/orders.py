@@ -10,6 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 import attrs
 import msgspec
 
+from relay.adapter import Orders
 from relay.model.commands import (
     AmendOrder,
     AmendPosition,
@@ -21,6 +22,7 @@ from relay.model.commands import (
     PositionHistory,
     TradeHistory,
 )
+from relay.model.enums import OrderType
 
 TYPES: dict[type[Command], str] = {
     PlaceOrder: "createOrder",
@@ -32,6 +34,10 @@ TYPES: dict[type[Command], str] = {
     PositionHistory: "positionHistory",
     TradeHistory: "dealHistory",
 }
+ORDERS = Orders(
+    types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT),
+    members=("client_order_id", "stop_loss", "take_profit"),
+)
 TYPE_NAMES = frozenset(TYPES.values())
 #: Names of the REST bodies that are not the page's in snake_case.
 REST_NAMES = {"symbol": "symbol_id", "quantity": "volume"}

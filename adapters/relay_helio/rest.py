@@ -20,8 +20,6 @@ from relay_helio.reports import members
 LISTS: tuple[type[Command], ...] = (ListAccounts, ListPositions, ListOrders)
 PORTFOLIO = "portfolio"
 _DAY = 24 * 3600 * 1_000_000_000
-#: The two clocks may differ by as much; what is told twice is noticed.
-_CLOCKS_DIFFER = 60 * 1_000_000_000
 
 
 @frozen
@@ -59,7 +57,7 @@ def reconcile(account_id: str, token: str, since: str | None) -> Fetch:
 
 def changed_since(answer: Any, since: str) -> Iterable[Any]:
     """Those of the answer's orders that changed in the absence; one that does not say when is among them."""
-    start = to_ns(since) - _CLOCKS_DIFFER
+    start = to_ns(since)
     for raw in answer["orders"]:
         at = members(raw).get("updatedAt")
         if at is None or to_ns(rfc3339(at)) >= start:

@@ -18,12 +18,14 @@ from relay.adapter import (
     Heartbeat,
     Nack,
     Offer,
+    Option,
     Outgoing,
     Ping,
     Rate,
     Session,
     Signal,
     Subscribe,
+    Symbols,
     Unknown,
     Unsubscribe,
     dumps,
@@ -48,8 +50,7 @@ BTC = {"symbol": "BTC/USD"}
 
 class Kraken(Adapter):
     name = "kraken"
-    options = {"depth": "1000"}
-    about_options = {"depth": "levels a side of the book: 10, 25, 100, 500 or 1000"}
+    options = (Option("depth", "1000", choices=DEPTHS, about="levels a side of the book"),)
     offers = (
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
@@ -66,11 +67,6 @@ class Kraken(Adapter):
         limits=(Rate(150, per=600, of="dial"),),
     )
     checksum = staticmethod(checksum)
-
-    def __init__(self, context: Context) -> None:
-        if (depth := context.options["depth"]) not in DEPTHS:
-            raise ValueError(f"depth: expected one of {', '.join(DEPTHS)}, got {depth!r}")
-        super().__init__(context)
 
     @classmethod
     def book_levels(cls, context: Context) -> int:
@@ -97,7 +93,7 @@ class Kraken(Adapter):
         for (kind, timeframe), names in pairs.items():
             subscription: dict[str, Any] = {"name": NAMES[kind]}
             if kind == "depth":
-                subscription["depth"] = int(self.context.options["depth"])
+                subscription["depth"] = int(self.option("depth"))
             elif kind == "candle":
                 subscription["interval"] = MINUTES[timeframe or ""]
             yield dumps({"event": event, "pair": names, "subscription": subscription})
@@ -146,4 +142,4 @@ class Kraken(Adapter):
                 return
             names = [pair["wsname"] for pair in listed["result"].values() if pair.get("wsname")]
             pairs = [(name, "/".join(ALIASES.get(asset, asset) for asset in name.split("/"))) for name in names]
-            yield from (Error(code="symbol", message=str(error)) for error in self.symbols.learn(pairs))
+            yield Symbols(pairs)

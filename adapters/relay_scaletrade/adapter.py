@@ -18,6 +18,7 @@ from relay.adapter import (
     Hello,
     Learned,
     Offer,
+    Option,
     Outgoing,
     Ping,
     Ready,
@@ -44,14 +45,15 @@ from relay_scaletrade.wire import moment
 class ScaleTrade(Adapter):
     name = "scaletrade"
     credentials = ("login", "password")
-    options = {"host": "localhost", "ws_port": "443", "pending_path": requests.PENDING_PATH}
-    about_options = {
-        "host": "the broker's domain",
-        "ws_port": "the broker's port of the WebSocket stream",
-        "pending_path": "where pending orders go; older servers take them at /trade/open",
-    }
+    options = (
+        Option("host", "localhost", about="the broker's domain"),
+        Option("ws_port", "443", about="the broker's port of the WebSocket stream"),
+        Option("pending_path", requests.PENDING_PATH,
+               about="where pending orders go; older servers take them at /trade/open"),
+    )  # fmt: skip
     offers = (Offer(kind="quote", example={"symbol": "EURUSD"}), Offer(kind="account", visibility="presence"))
     commands = requests.COMMANDS
+    orders = requests.ORDERS
     session = Session(
         url="wss://{host}:{ws_port}",
         http="https://{host}",
@@ -87,7 +89,7 @@ class ScaleTrade(Adapter):
             case Command():
                 command = self.account.asked(outgoing)
                 native = None if (symbol := getattr(command, "symbol", None)) is None else self.native(symbol)
-                asked = requests.request(command, self.account.login, native, self.context.options["pending_path"])
+                asked = requests.request(command, self.account.login, native, self.option("pending_path"))
                 yield self.fetch(("command", command.id, answers.kind(command, asked)), asked)
 
     def fetch(self, tag: Hashable, asked: requests.Request) -> Fetch:

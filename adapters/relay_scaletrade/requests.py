@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
+from relay.adapter import Orders
 from relay.model.commands import (
     AmendOrder,
     AmendPosition,
@@ -31,6 +32,12 @@ COMMANDS: tuple[type[Command], ...] = (
     PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, PositionHistory, ListAccounts, ListPositions,
     ListOrders, Call,
 )  # fmt: skip
+ORDERS = Orders(
+    types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP),
+    times_in_force=(TimeInForce.GTC, TimeInForce.GTD),
+    members=("client_order_id", "stop_loss", "take_profit"),
+    amends=("limit_price", "stop_price", "stop_loss", "take_profit", "time_in_force", "good_till"),
+)
 #: Where the newer documentation takes pending orders.
 PENDING_PATH = "/trade/open/pending"
 CMD = {
@@ -41,8 +48,6 @@ CMD = {
 OPEN_TRADES, CLOSED_TRADES, PENDING_TRADES = 1, 2, 3
 #: Rows of one page of a list. The provider names no limit.
 ROWS = 1000
-#: The relay's clock and the provider's may differ by as much; what comes twice is noticed.
-_CLOCKS_DIFFER = 60
 _END_OF_TIME = 4_102_444_800  # 2100-01-01T00:00:00Z
 
 #: How a request may name the account it is about, in lower case without underscores.
@@ -122,10 +127,10 @@ def request(command: Command, login: int | None, native: str | None, pending_pat
 
 
 def trades(kind: int, offset: int = 0, since: str | None = None) -> Request:
-    """A page of a list of trades; of closed ones, those closed from a while before ``since`` on."""
+    """A page of a list of trades; of closed ones, those closed from ``since`` on."""
     body: dict[str, Any] = {"limit": ROWS, "offset": offset, "tradeType": kind}
     if kind == CLOSED_TRADES and (start := seconds(since)) is not None:
-        body["whereBetween"] = [["close_time", [start - _CLOCKS_DIFFER, _END_OF_TIME]]]
+        body["whereBetween"] = [["close_time", [start, _END_OF_TIME]]]
     return Request("GET", "/trades", body)
 
 

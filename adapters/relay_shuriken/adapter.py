@@ -21,6 +21,7 @@ from relay.adapter import (
     Fetch,
     Heartbeat,
     Offer,
+    Option,
     Outgoing,
     Ping,
     Ready,
@@ -49,11 +50,10 @@ SOL = {"symbol": "So11111111111111111111111111111111111111112"}
 class Shuriken(Adapter):
     name = "shuriken"
     credentials = ("key",)
-    options = {"profiles": "", "feeds": ""}
-    about_options = {
-        "profiles": "ids of the profiles whose signal feeds belong to the account, comma-separated",
-        "feeds": "ids of the named signal feeds that belong to the account, comma-separated",
-    }
+    options = (
+        Option("profiles", about="ids of the profiles whose signal feeds belong to the account, comma-separated"),
+        Option("feeds", about="ids of the named signal feeds that belong to the account, comma-separated"),
+    )
     offers = (
         Offer(kind="public_trade", example=SOL),
         Offer(kind="reference", example=SOL),
@@ -74,9 +74,8 @@ class Shuriken(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        chosen = {**self.options, **context.options}
         self.profiles, self.feeds = (
-            [id for each in chosen[name].split(",") if (id := each.strip())] for name in ("profiles", "feeds")
+            [id for each in self.option(name).split(",") if (id := each.strip())] for name in ("profiles", "feeds")
         )
         self.pusher = pusher.ClientConnection("", 0)  # never asked what time it is for: the session keeps the time
         self.channels = Channels(self.pusher, {"authorization": f"Bearer {context.credentials.get('key', '')}"})

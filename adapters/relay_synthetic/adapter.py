@@ -16,6 +16,7 @@ from relay.adapter import (
     Heartbeat,
     Nack,
     Offer,
+    Option,
     Outgoing,
     Ping,
     Ready,
@@ -47,8 +48,7 @@ class Synthetic(Adapter):
         Offer(kind="depth", example=BTC),
         Offer(kind="candle", timeframes=("1m", "5m", "15m", "1h", "4h", "1d"), example=BTC),
     )
-    options = {"host": "127.0.0.1:6002"}
-    about_options = {"host": "HOST:PORT of the simulator"}
+    options = (Option("host", "127.0.0.1:6002", about="HOST:PORT of the simulator"),)
     session = Session(
         url="ws://{host}/v1",
         ready="signal",

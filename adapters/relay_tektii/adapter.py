@@ -18,6 +18,7 @@ from relay.adapter import (
     Header,
     Heartbeat,
     Offer,
+    Option,
     Outgoing,
     Processed,
     Rate,
@@ -42,14 +43,15 @@ AAPL = {"symbol": "AAPL"}
 class Tektii(Adapter):
     name = "tektii"
     credentials = ("api_key",)
-    options = {"host": "127.0.0.1:8080", "acknowledge": "paced"}
-    about_options = {
-        "host": "HOST:PORT of the gateway",
-        "acknowledge": "`paced`: frames that have an id, which is all that advances a backtest; `all`: every frame",
-    }
+    options = (
+        Option("host", "127.0.0.1:8080", about="HOST:PORT of the gateway"),
+        Option("acknowledge", "paced", choices=("paced", "all"),
+               about="`paced`: frames that have an id, which is all that advances a backtest; `all`: every frame"),
+    )  # fmt: skip
     offers = (Offer(kind="quote", example=AAPL), Offer(kind="candle", timeframes=TIMEFRAMES, example=AAPL),
               Offer(kind="account", visibility="presence"))  # fmt: skip
     commands = rest.COMMANDS
+    orders = rest.ORDERS
     session = Session(
         url="ws://{host}/v1/ws",
         http="http://{host}",
@@ -65,9 +67,7 @@ class Tektii(Adapter):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.lists = answers.Lists()
-        self.acknowledges = context.options.get("acknowledge", "paced")
-        if self.acknowledges not in ("paced", "all"):
-            raise ValueError(f"acknowledge: expected paced or all, got {self.acknowledges!r}")
+        self.acknowledges = self.option("acknowledge")
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:

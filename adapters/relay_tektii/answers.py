@@ -16,7 +16,6 @@ from relay.model.events import Error, Event
 from relay.model.times import to_ns
 from relay_tektii import reading
 from relay_tektii.reading import Symbol
-from relay_tektii.rest import earlier
 
 #: Statuses that say that there is no such thing, and not only that it cannot be told now.
 _NOTHING_THERE = (400, 404, 422)
@@ -146,7 +145,7 @@ def _told(what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[E
                 yield reading.listed_position(given, symbol)
             case "orders":
                 yield reading.listed_order(given, symbol)
-            case "ended" if since is not None and to_ns(given["updated_at"]) >= to_ns(earlier(since)):
+            case "ended" if since is not None and to_ns(given["updated_at"]) >= to_ns(since):
                 yield reading.listed_order(given, symbol)
             case "trades":
                 yield reading.trade(given, symbol, timestamp=given.get("timestamp"))

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from attrs import Factory, frozen
 from msgspec import Raw
 
+from relay.adapter import Orders
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -26,7 +27,7 @@ from relay.model.commands import (
     PlaceOrder,
     TradeHistory,
 )
-from relay.model.times import from_nanos, to_ns
+from relay.model.enums import TimeInForce
 
 #: The commands there are.
 COMMANDS: tuple[type[Command], ...] = (
@@ -35,6 +36,11 @@ COMMANDS: tuple[type[Command], ...] = (
 )  # fmt: skip
 #: Members of an order that only this provider has, for `PlaceOrder.extra`.
 EXTRA = ("trailing_type", "oco_group_id", "position_id", "hidden", "display_quantity", "leverage", "margin_mode")
+ORDERS = Orders(
+    times_in_force=(TimeInForce.GTC, TimeInForce.DAY, TimeInForce.IOC, TimeInForce.FOK),
+    amends=("quantity", "limit_price", "stop_price", "stop_loss", "take_profit"),
+    extra=EXTRA,
+)
 PLACED = (
     "side", "order_type", "quantity", "time_in_force", "limit_price", "stop_price", "stop_loss", "take_profit",
     "trailing_distance", "client_order_id", "reduce_only", "post_only",
@@ -58,10 +64,6 @@ FUNCTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
                        ("quantity", "order_type", "limit_price", "cancel_associated_orders")),
 }  # fmt: skip
 _BODIES = ("modify_order", "close_position")
-
-
-#: Seconds by which the relay's clock may be ahead of the gateway's when it asks for what it missed.
-_CLOCKS_APART = 60
 
 
 @frozen
@@ -99,12 +101,7 @@ def open_or_missed(since: str | None) -> Iterable[tuple[str, Request]]:
     yield "orders", Request("GET", "/v1/orders")
     if since is not None:  # the history's own ``since`` is about when an order was created, so it is no use here
         yield "ended", Request("GET", "/v1/orders/history")
-        yield "trades", Request("GET", "/v1/trades", {"since": earlier(since)})
-
-
-def earlier(since: str) -> str:
-    """The time from which on to ask for what was missed; fills and states known already are told apart by the session."""
-    return from_nanos(to_ns(since) - _CLOCKS_APART * 1_000_000_000)
+        yield "trades", Request("GET", "/v1/trades", {"since": since})
 
 
 def request(command: Command, written: Callable[[str], str]) -> Request:

@@ -16,6 +16,8 @@ SAMPLE_SIZE = 2000
 WINDOW = 1000
 #: A share is not taken of fewer messages than this.
 AT_LEAST = 100
+#: The share of messages that may be unknown before an `error` event reports it.
+UNKNOWN_SHARE = 0.01
 
 
 @frozen
@@ -57,8 +59,8 @@ class Counters:
     _window_unknown: int = 0
     _told: bool = False
 
-    def not_understood(self, sample: Sample, allowed_share: float) -> float | None:
-        """Count one Unknown; return the share of unknown messages when it is, once per window, above the allowed one."""
+    def not_understood(self, sample: Sample) -> float | None:
+        """Count one Unknown; return the share of unknown messages when it is, once per window, above `UNKNOWN_SHARE`."""
         self.unknown += 1
         self.received += 1
         self.samples.append(sample)
@@ -66,7 +68,7 @@ class Counters:
             self._window_start, self._window_unknown, self._told = self.messages - 1, 0, False
         self._window_unknown += 1
         share = self._window_unknown / max(self.messages - self._window_start, AT_LEAST)
-        if self._told or share <= allowed_share:
+        if self._told or share <= UNKNOWN_SHARE:
             return None
         self._told = True
         return share

@@ -182,7 +182,7 @@ class Inbound:
             self._core.redact(why)[:500],
             self._core.stamp.received_at,
         )
-        share = self._tally.not_understood(sample, self._core.declared.unknown_share)
+        share = self._tally.not_understood(sample)
         self._core.put(Sampled(sample.raw, sample.why))
         if share is not None:
             message = (

@@ -117,6 +117,7 @@ class Topics:
         hours: when the market of a topic trades.
         rearm: called when a clock may run out earlier than was known.
         after: seconds of silence by kind or by topic, in place of the declared ones; 0: quiet is normal.
+        first: seconds from a subscription to its first event; None: as after any other event.
     """
 
     def __init__(
@@ -125,8 +126,9 @@ class Topics:
         hours: Callable[[Topic], Hours | None] = lambda topic: None,
         rearm: Callable[[], object] = lambda: None,
         after: Mapping[str | Topic, float] = MappingProxyType({}),
+        first: float | None = None,
     ) -> None:
-        self._first: float | None = session.first_data_within
+        self._first: float | None = first
         self._after: dict[str | Topic, float] = {**dict[str | Topic, float](session.stale_after.items()), **after}
         self._hours = hours
         self._rearm = rearm

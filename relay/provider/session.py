@@ -37,7 +37,6 @@ from relay.adapter import (
     CommandReply,
     Complete,
     Context,
-    Counted,
     EventAck,
     Fetch,
     Hello,
@@ -49,6 +48,7 @@ from relay.adapter import (
     Ready,
     Redial,
     Send,
+    Symbols,
     Unknown,
     Unsubscribe,
     Waits,
@@ -73,6 +73,8 @@ __all__ = ["Life", "SessionMachine", "SessionSettings"]
 
 #: Less than this share of a request budget left is worth a warning.
 LOW = 0.2
+#: Seconds from the open socket until the provider must be ready.
+READY_WITHIN = 10.0
 _TOO_MANY_REQUESTS = 429
 _SETTINGS = SessionSettings()
 
@@ -266,8 +268,6 @@ class SessionMachine:
             case Nack():
                 self._subscriptions.refused(item.topics, item.reason)
                 core.rearm()
-            case Counted():
-                self._subscriptions.counted(item.number)
             case CommandReply():
                 self._trading.replied(item)
             case Send():
@@ -277,6 +277,9 @@ class SessionMachine:
                 core.at_once(core.encode(ack))
             case Learned():
                 self._learned(item)
+            case Symbols():
+                for error in core.context.symbols.learn(item.pairs):
+                    core.error("symbol", str(error))
             case Limited():
                 core.limited(item.retry_after)
             case Ready():
@@ -347,7 +350,7 @@ class SessionMachine:
         self.core.put(Dial(url, headers, self.core.redact(url), alone=self._declared.single))
 
     def _opened(self) -> None:
-        self._life, self._wake_at = Life.OPENING, self.core.at.now + self._declared.ready_within
+        self._life, self._wake_at = Life.OPENING, self.core.at.now + READY_WITHIN
         self._transport.opened(self.core.at.now)
         self.core.at_once(self.core.encode(Hello()))
         if self._declared.ready == "open":
@@ -554,7 +557,7 @@ class SessionMachine:
         if self._life is Life.WAITING and now >= self._wake_at:
             self._prepare()
         elif self._life is Life.OPENING and now >= self._wake_at:
-            self._lose(f"not ready within {self._declared.ready_within:g} s")
+            self._lose(f"not ready within {READY_WITHIN:g} s")
         if self._life in _CONNECTED:
             self._transport_clock(now)
         self._subscriptions.clocks(now)

@@ -38,6 +38,7 @@ class SessionSettings:
         linger: how long a topic nobody needs stays subscribed.
         command_within: deadline of a command that names none.
         book_buffer: how many deltas may wait for one book's snapshot.
+        first_data_within: seconds from a subscription to its first event before it is called stale; None: ``stale_after``.
         stale_after: seconds of silence by kind, or by topic, in place of what the adapter declares; 0: quiet is normal.
         hours: when the market of a symbol trades, in place of what the adapter knows; None is for all other symbols.
     """
@@ -45,6 +46,7 @@ class SessionSettings:
     linger: float = 30.0
     command_within: float = 10.0
     book_buffer: int = 5000
+    first_data_within: float | None = None
     stale_after: Mapping[str | Topic, float] = Factory(dict)
     hours: Mapping[str | None, Hours] = Factory(dict)
 
@@ -92,6 +94,7 @@ class Core:
             lambda topic: settings.hours_of(topic) or adapter_class.hours(topic, context),
             self.rearm,
             settings.stale_after,
+            settings.first_data_within,
         )
         if after is not None:
             self.topics.adopt(after.topics)

@@ -18,13 +18,15 @@ from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.session_state import Core
 from relay.provider.snapshots import ANSWER_WITHIN, Snapshots
-from relay.provider.subscription_table import Entry, SubscriptionState
+from relay.provider.subscription_table import Entry
 
 #: Seconds from a subscription's acknowledgement until its snapshot is asked for. A fetched one is asked for at the first
 #: delta, because it has to be newer than that; only a quiet book is fetched without.
 _FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
 #: Seconds until what is open is asked for again when it did not come, doubling up to the second number.
 RECONCILE_AGAIN, RECONCILE_RARELY = 5.0, 300.0
+#: Seconds by which the provider's clock may differ from the relay's: what was missed is asked for from so much earlier on.
+CLOCKS_DIFFER = 60
 _AWAY = "the session was away"
 
 
@@ -41,10 +43,9 @@ class Subscriptions:
         self._snapshots = Snapshots()
         self._reconcile_at = inf
         self._reconcile_again = RECONCILE_AGAIN
-        self._away_since: str | None = None
+        self._missed_since: str | None = None
         #: Whether the adapter can ask for what an account missed.
         self._replays = False
-        self._counted: int | None = None
 
     # --- what is wanted ----------------------------------------------------------------------------------------------
 
@@ -175,13 +176,14 @@ class Subscriptions:
     def begin(self, lost_ns: int | None) -> None:
         """The session is up. ``lost_ns`` is since when it had been away, None when this is the first connection."""
         core = self._core
-        self._away_since = None if lost_ns is None else from_micros(lost_ns // 1000)
+        away_since = None if lost_ns is None else from_micros(lost_ns // 1000)
+        self._missed_since = None if lost_ns is None else from_micros(lost_ns // 1000 - CLOCKS_DIFFER * 1_000_000)
         self._reconcile_again = RECONCILE_AGAIN
         self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
-        if self._away_since is not None:
+        if away_since is not None:
             for entry in self._ledger:
                 if entry.flowed:
-                    core.publish(self._gap(entry.topic, _AWAY, since=self._away_since))
+                    core.publish(self._gap(entry.topic, _AWAY, since=away_since))
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -190,7 +192,6 @@ class Subscriptions:
         self._books.close_all()
         self._snapshots.clear()
         self._reconcile_at = inf
-        self._counted = None
 
     def _gap(
         self,
@@ -215,24 +216,6 @@ class Subscriptions:
             reason=reason,
         )
 
-    def counted(self, number: int) -> None:
-        """The connection's message number; a hole concerns every topic, because nobody can say which message is missing."""
-        before, self._counted = self._counted, number if self._counted is None else max(self._counted, number)
-        sequence = self._declared.sequence
-        if sequence.scope != "connection" or not sequence.contiguous or before is None or number <= before + 1:
-            return
-        reason = "a message of the connection is missing"
-        for entry in list(self._ledger):
-            topic = entry.topic
-            if entry.standing is not SubscriptionState.CONFIRMED:
-                continue
-            if topic.kind == "depth" and topic.symbol is not None:
-                self.break_book(topic.symbol, reason, before + 1, number - 1)
-            else:
-                self._core.publish(self._gap(topic, reason, from_seq=before + 1, to_seq=number - 1))
-        self._reconcile_at = self._core.at.now
-        self._core.rearm()
-
     # --- accounts ----------------------------------------------------------------------------------------------------
 
     def _reconcile(self) -> None:
@@ -242,7 +225,7 @@ class Subscriptions:
         if core.adapter is None:
             return
         try:
-            written = core.outbound.write(core.adapter, Reconcile(self._away_since), Lane.FETCH, Purpose.RECONCILE)
+            written = core.outbound.write(core.adapter, Reconcile(self._missed_since), Lane.FETCH, Purpose.RECONCILE)
             self._replays = written > 0
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
             core.error("encode_failed", f"reconcile: {type(error).__name__}: {error}")

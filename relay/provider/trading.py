@@ -29,6 +29,9 @@ class Trading:
             message = f"the session with {core.context.provider} is not up"
             core.publish(refusal(command, "not_connected", message))
             return
+        if (reason := core.adapter_class.orders.refusal(command)) is not None:
+            core.publish(refusal(command, "invalid_command", reason))
+            return
         core.calls.begin(command, core.at.now + (core.settings.command_within if within is None else within))
         try:
             written = core.outbound.write(core.adapter, command, Lane.CALL, Purpose.CALL, command.id)

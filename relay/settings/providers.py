@@ -80,11 +80,15 @@ def _symbols(check: Check, name: str, table: ProviderTable) -> SymbolTable:
 
 
 def _options(check: Check, name: str, table: ProviderTable, adapter: type[Adapter]) -> Mapping[str, str]:
-    for option in table.options:
-        if option not in adapter.options:
-            unknown = f"adapter {adapter.name} has no such option; {suggestion(option, adapter.options)}"
+    declared = {option.name: option for option in adapter.options}
+    given = {option: _option_text(value) for option, value in table.options.items()}
+    for option, value in given.items():
+        if option not in declared:
+            unknown = f"adapter {adapter.name} has no such option; {suggestion(option, declared)}"
             check.wrong(unknown, "providers", name, "options", option)
-    return {**adapter.options, **{option: _option_text(value) for option, value in table.options.items()}}
+        elif (reason := declared[option].refusal(value)) is not None:
+            check.wrong(reason, "providers", name, "options", option)
+    return {**adapter.defaults(), **given}
 
 
 def _try_adapter(check: Check, adapter: type[Adapter], options: Mapping[str, str], name: str, account: Account) -> None:

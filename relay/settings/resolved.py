@@ -60,7 +60,7 @@ class Provider:
         pinned: topics that are always wanted, each once.
         required: the relay is not ready while this provider is not.
         linger: seconds a topic stays subscribed without a subscriber.
-        first_data_within: in place of `Session.first_data_within`; None keeps the adapter's own.
+        first_data_within: seconds from a subscription to its first event; None: ``stale_after``.
         stale_after, hours: as `relay.provider.session_state.SessionSettings` has them.
         visibility: whether its market streams need authorization.
         accounts: its sessions, at least one.

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from attrs import define, frozen
 
-from relay.adapter import Adapter, Answer, Context, Fetch, Hello, Learned, Subscribe, loads
+from relay.adapter import Adapter, Answer, Context, Fetch, Hello, Learned, Subscribe, Symbols, loads
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Event
@@ -57,7 +57,7 @@ class Subject:
         return Context(
             provider=self.adapter.name,
             account=ACCOUNT,
-            options={**self.adapter.options, **self.options},
+            options={**self.adapter.defaults(), **self.options},
             credentials={name: f"secret-{name}-6f3a91" for name in self.adapter.credentials},
             symbols=SymbolTable(self.symbols),
         )
@@ -75,11 +75,13 @@ class Subject:
         return adapter
 
     def learn(self, adapter: Adapter, items: Iterable[Any]) -> list[Any]:
-        """Do with `Learned` what a session does."""
+        """Do with `Learned` and `Symbols` what a session does."""
         found = list(items)
         for item in found:
             if isinstance(item, Learned):
                 adapter.context.learned.update(item.values)
+            elif isinstance(item, Symbols):
+                adapter.symbols.learn(item.pairs)
         return found
 
     def topics(self) -> list[Topic]:

@@ -43,7 +43,8 @@ BOOK = {"lastUpdateId": 1027024, "bids": [["4.00000000", "431.00000000"]], "asks
 @pytest.fixture
 def adapter():
     adapter = new_adapter(Binance)
-    assert list(adapter.fetched("symbols", Answer(status=200, text=json.dumps(LISTED)))) == []
+    (symbols,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(LISTED)))
+    assert adapter.symbols.learn(symbols.pairs) == []
     return adapter
 
 
@@ -173,9 +174,9 @@ def test_symbols_go_both_ways_and_the_native_one_is_refused_as_canonical(adapter
 
 def test_metadata_that_contradicts_itself_is_told(adapter):
     twice = {"symbols": [{"symbol": "BNBBTC2", "baseAsset": "BNB", "quoteAsset": "BTC"}]}
-    (error,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(twice)))
-    assert isinstance(error, Error)
-    assert "BNB/BTC is BNBBTC" in error.message
+    (symbols,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(twice)))
+    (error,) = adapter.symbols.learn(symbols.pairs)
+    assert "BNB/BTC is BNBBTC" in str(error)
 
 
 def test_an_answer_that_is_none_gives_nothing_and_a_ban_says_how_long(adapter):

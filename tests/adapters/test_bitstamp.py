@@ -39,7 +39,8 @@ TRADES, DEPTH = Topic(kind="public_trade", symbol="BTC/USD"), Topic(kind="depth"
 @pytest.fixture
 def adapter():
     adapter = new_adapter(Bitstamp)
-    assert list(adapter.fetched("symbols", Answer(status=200, text=json.dumps(PAIRS)))) == []
+    (symbols,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(PAIRS)))
+    assert adapter.symbols.learn(symbols.pairs) == []
     return adapter
 
 

@@ -30,7 +30,7 @@ class Line:
     def __init__(self, kept=None, *, configured="Sim101", **options):
         self.kept = {} if kept is None else kept
         context = Context(
-            provider="crosstrade", account=configured, options={**CrossTrade.options, **options}, credentials={"key": KEY},
+            provider="crosstrade", account=configured, options={**CrossTrade.defaults(), **options}, credentials={"key": KEY},
             kept=self.kept,
         )  # fmt: skip
         self.adapter = CrossTrade(context)

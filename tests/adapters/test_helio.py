@@ -67,7 +67,7 @@ def of(items, kind):
 
 
 def new_adapter(**options):
-    context = Context(provider="helio", account="main", options={**Helio.options, **options},
+    context = Context(provider="helio", account="main", options={**Helio.defaults(), **options},
                       credentials={"email": EMAIL, "password": PASSWORD})  # fmt: skip
     adapter = Helio(context)
     adapter.reports.account = options.get("account_id", "acc_123456")
@@ -202,7 +202,7 @@ def test_what_is_asked_for_after_an_absence_and_what_of_it_is_told():
     adapter = new_adapter()
     adapter.context.learned["token"] = "t0"
     assert [fetch.url for fetch in adapter.encode(Reconcile())] == ["/accounts/acc_123456/portfolio"]
-    (missed,) = adapter.encode(Reconcile("2025-01-01T12:30:30Z"))
+    (missed,) = adapter.encode(Reconcile("2025-01-01T12:29:30Z"))
     assert (missed.url, missed.query) == (
         "/accounts/acc_123456/history/orders",
         {"from": "2024-12-31", "to": "2026-01-01"},
@@ -210,7 +210,7 @@ def test_what_is_asked_for_after_an_absence_and_what_of_it_is_told():
     assert missed.headers == {"Authorization": "Bearer t0"}
     orders = [
         REST_ORDER,
-        {**REST_ORDER, "id": "o2", "updated_at": "2025-01-01T12:29:29Z"},
+        {**REST_ORDER, "id": "o2", "updated_at": "2025-01-01T12:28:29Z"},
         {**REST_ORDER, "id": "o3", "updated_at": None},
     ]
     *told, then = adapter.fetched(missed.tag, Answer(status=200, text=dumps({"orders": orders})))
@@ -624,7 +624,7 @@ class Relayed(support_relayed.Relayed):
     """The session with Helio's simulator."""
 
     def __init__(self, at, http, password=PASSWORD):
-        context = Context(provider="helio", account="main", options=dict(Helio.options),
+        context = Context(provider="helio", account="main", options=Helio.defaults(),
                           credentials={"email": EMAIL, "password": password})  # fmt: skip
         super().__init__(Helio, context, http, url=at.ws, http=at.http, backoff=Backoff(first=0.01))
 

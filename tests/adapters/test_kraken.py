@@ -76,7 +76,8 @@ CANDLE = [
 @pytest.fixture
 def adapter():
     adapter = new_adapter(Kraken)
-    assert list(adapter.fetched("symbols", Answer(status=200, text=json.dumps(PAIRS)))) == []
+    (symbols,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(PAIRS)))
+    assert adapter.symbols.learn(symbols.pairs) == []
     return adapter
 
 
@@ -236,7 +237,7 @@ def test_the_depth_is_an_option(chosen):
 
 
 def test_another_depth_is_refused():
-    with pytest.raises(ValueError, match="depth: expected one of 10, 25, 100, 500, 1000, got '50'"):
+    with pytest.raises(ValueError, match="depth: expected 10, 25, 100, 500 or 1000, got '50'"):
         new_adapter(Kraken, depth="50")
 
 

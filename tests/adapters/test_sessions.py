@@ -70,7 +70,7 @@ async def test_a_session_with_the_player_publishes_every_event(adapter_class, op
             (adapter_class,),
             {"session": attrs.evolve(adapter_class.session, url=f"{player.ws_url}/stream", http=player.http_url)},
         )
-        context = Context(provider=name, options={**adapter_class.options, **options})
+        context = Context(provider=name, options={**adapter_class.defaults(), **options})
         async with HttpClient() as http, trio.open_nursery() as nursery:
             session = ProviderSession(played, context, publish=publish, http=http)
             await nursery.start(session.run)

@@ -763,7 +763,7 @@ class Relayed(support_relayed.Relayed):
 
     def __init__(self, at, http, key=KEY, **session):
         context = Context(
-            provider="shuriken", account="main", options={**Shuriken.options, **OPTIONS}, credentials={"key": key}
+            provider="shuriken", account="main", options={**Shuriken.defaults(), **OPTIONS}, credentials={"key": key}
         )
         super().__init__(Shuriken, context, http, http=at.http, backoff=Backoff(first=0.01, cap=0.01), **session)
 

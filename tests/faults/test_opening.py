@@ -51,7 +51,7 @@ async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=N
         adapter = adapted(url=f"{scheme}://127.0.0.1:{line.port}/v1", backoff=backoff)(Synthetic)
         session = ProviderSession(
             adapter,
-            Context(provider="venue", options=dict(Synthetic.options)),
+            Context(provider="venue", options=Synthetic.defaults()),
             publish=publish,
             http=http,
             deadlines=deadlines,
@@ -117,7 +117,7 @@ async def test_a_name_that_is_not_found_or_not_answered_for(answers, reason):
 
     trio.socket.set_custom_hostname_resolver(Names(answers=answers))
     adapter = adapted(url="ws://venue.example/v1", backoff=Backoff(first=60, jitter=0))(Synthetic)
-    context = Context(provider="venue", options=dict(Synthetic.options))
+    context = Context(provider="venue", options=Synthetic.defaults())
     async with HttpClient() as http, trio.open_nursery() as nursery:
         session = ProviderSession(adapter, context, publish=publish, http=http, deadlines=Deadlines(connect=0.3))
         await nursery.start(session.run)

@@ -14,7 +14,6 @@ from relay.adapter import (
     CommandReply,
     Complete,
     Context,
-    Counted,
     EventAck,
     Fetch,
     GivenUp,
@@ -152,8 +151,6 @@ class Venue(Adapter):
                 yield Processed(tuple(ids))
             case ["learned", values, expires_at]:
                 yield Learned(values, expires_at)
-            case ["count", number]:
-                yield Counted(number)
             case ["redial", reason]:
                 yield Redial(reason)
             case ["waits", *seconds]:

@@ -8,7 +8,7 @@ from relay.provider.counters import SAMPLE_SIZE, SAMPLES
 
 @pytest.fixture
 def r(rig):
-    r = rig(credentials={}, unknown_share=0.01)
+    r = rig(credentials={})
     r.up(0)
     r.want("quote:A")
     r.fresh()

@@ -66,7 +66,7 @@ def test_a_quote_before_the_opening_sets_the_clock_again(market):
 
 
 def test_first_data_are_due_from_the_opening_too(market):
-    r = market(first_data_within=10)
+    r = market(settings=SessionSettings(first_data_within=10))
     r.up(0)
     r.want("quote:A", at=500)
     r.tick(510)
@@ -116,7 +116,7 @@ def test_where_our_heartbeats_are_answered_silence_is_no_excuse(market):
 
 
 def test_a_clock_that_is_nearer_with_the_first_event_is_told_to_the_shell(market):
-    r = market(ack_within=5, first_data_within=50)
+    r = market(ack_within=5, settings=SessionSettings(first_data_within=50))
     r.up(0)
     r.want("quote:A", at=0)
     r.say(["ack", "quote:A"], at=1)

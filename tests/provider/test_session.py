@@ -34,7 +34,7 @@ def test_comes_up_and_says_so(rig):
 
 
 def test_waits_for_the_provider_to_be_ready(rig):
-    r = rig(ready="signal", ready_within=10)
+    r = rig(ready="signal")
     r.do(session_events.Start(), 0)
     r.want("quote:S")
     assert r.texts(r.do(session_events.Opened(), 1)) == ["hello"]
@@ -45,7 +45,7 @@ def test_waits_for_the_provider_to_be_ready(rig):
 
 
 def test_a_provider_that_is_never_ready_is_dialled_again(rig):
-    r = rig(ready="signal", ready_within=10, backoff=ONCE)
+    r = rig(ready="signal", backoff=ONCE)
     r.do(session_events.Start(), 0)
     r.do(session_events.Opened(), 1)
     assert r.tick(11) == [session_events.CloseSocket(1000)]

@@ -234,7 +234,7 @@ def test_a_topic_not_yet_subscribed_again_is_not_called_silent(rig):
 
 
 def test_first_data_has_its_own_deadline_from_the_acknowledgement(rig):
-    r = rig(first_data_within=10, ack_within=60, silent_after=9999)
+    r = rig(settings=SessionSettings(first_data_within=10), ack_within=60, silent_after=9999)
     r.up(0)
     r.want("quote:A", at=0)
     r.say(["ack", "quote:A"], at=5)
@@ -251,7 +251,7 @@ def test_first_data_has_its_own_deadline_from_the_acknowledgement(rig):
 
 
 def test_quiet_accounts_are_normal(rig):
-    r = rig(first_data_within=10, silent_after=9999)
+    r = rig(settings=SessionSettings(first_data_within=10), silent_after=9999)
     r.up(0)
     r.want("account:main", at=0)
     r.kinds()
@@ -389,21 +389,7 @@ def test_late_deltas_of_a_topic_nobody_wants_are_counted(rig):
     assert r.counters()["dropped"] == {"unwanted": 1}
 
 
-# --- numbers of the connection, budgets, accounts --------------------------------------------------------------------
-
-
-def test_a_hole_in_the_numbers_of_the_connection_concerns_every_topic(rig):
-    r = rig(book=Book.DELTAS, sequence=Sequence(scope="connection", contiguous=True))
-    r.up(0)
-    r.want("quote:A", "depth:A", at=0)
-    r.say(["count", 1], ["quote", "A", "1"], ["count", 2], ["snapshot", "A", None], at=1)
-    r.fresh()
-    outputs = r.say(["count", 4], ["quote", "A", "2"], ["delta", "A", None, None], at=2)
-    gap, book_gap, quote = r.fresh()
-    assert (gap.of, gap.from_seq, gap.to_seq, gap.refill) == ("quote", 3, 3, "none")
-    assert (book_gap.of, book_gap.refill) == ("depth", "snapshot")
-    assert quote.bid == "2"
-    assert r.texts(outputs) == [{"unsub": ["depth:A"]}, {"sub": ["depth:A"]}]
+# --- budgets, accounts ----------------------------------------------------------------------------------------------
 
 
 def test_limited_is_published_and_pauses_everything(rig):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay.adapter import Adapter, Context, Offer, Session
+from relay.adapter import Adapter, Context, Offer, Option, Session
 from relay.settings import Settings, load
 
 BASE = Path("/etc/tickrelay")
@@ -19,7 +19,11 @@ class Venue(Adapter):
     name = "venue"
     session = Session(url="wss://venue.example/ws")
     offers = (Offer(kind="quote"), Offer(kind="candle", timeframes=("1m", "1h")))
-    options = {"depth": "100", "region": "eu"}
+    options = (
+        Option("depth", "100"),
+        Option("region", "eu"),
+        Option("speed", "slow", choices=("slow", "fast", "faster")),
+    )
 
     def __init__(self, context: Context) -> None:
         if context.options["depth"] not in ("10", "100"):

@@ -90,7 +90,7 @@ def test_provider(read: Any) -> None:
     """)
     (provider,) = settings.providers
     assert provider.adapter.name == "venue"
-    assert provider.options == {"depth": "10", "region": "eu"}
+    assert provider.options == {"depth": "10", "region": "eu", "speed": "slow"}
     assert provider.accounts == (Account(),)
     assert provider.pinned == (
         Topic(kind="quote", symbol="BTC/USDT"),

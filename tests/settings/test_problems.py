@@ -100,6 +100,7 @@ BAD: list[tuple[str, list[str]]] = [
     (VENUE + "visibility = 'secret'", ["providers.venue.visibility: must be public or private"]),
     (VENUE + "options = { dept = 5 }", ["providers.venue.options.dept: adapter venue has no such option; did you mean depth?"]),
     (VENUE + "options = { depth = 5 }", ["providers.venue.options: depth: expected 10 or 100, got '5'"]),
+    (VENUE + "options = { speed = 'fst' }", ["providers.venue.options.speed: expected slow, fast or faster, got 'fst'"]),
     (VENUE + "options = { depth = 1.5 }", ["providers.venue.options.depth: must be text, an integer, true or false, not 1.5"]),
     (VENUE + "symbols = { XBT = 'BTC/USD', BTC = 'BTC/USD' }", ["providers.venue.symbols.BTC: ambiguous: BTC/USD is XBT at this provider, it cannot also be BTC"]),
     (VENUE + "symbols = { XBT = '' }", ["providers.venue.symbols.XBT: is empty"]),

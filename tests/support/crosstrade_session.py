@@ -34,7 +34,7 @@ BEGAN_NS = 1_780_315_200 * SECOND  # 2026-06-01T12:00:00Z
 ES = Topic(kind="quote", symbol="ES 09-26")
 NQ = Topic(kind="quote", symbol="NQ 09-26")
 ACCOUNT = Topic(kind="account", account="Sim101")
-OPTIONS = CrossTrade.options
+OPTIONS = CrossTrade.defaults()
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
 #: Frames that the pages give in full, verbatim: https://docs.crosstrade.io/api/websocket-api, the OpenAPI description, and the

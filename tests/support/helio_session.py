@@ -88,7 +88,7 @@ class Session:
         self.context = Context(
             provider="helio",
             account="main",
-            options=dict(Helio.options),
+            options=Helio.defaults(),
             credentials={"email": EMAIL, "password": PASSWORD},
         )
         self.adapter = Helio(self.context)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from relay.adapter import Adapter, Answer, Context, Fetch, Signal, Snapshot, Unknown
+from relay.adapter import Adapter, Answer, Context, Fetch, Signal, Snapshot, Symbols, Unknown
 from relay.model.channels import Topic
 from relay.model.events import Event
 from relay.testing.recording import Record, Recording, RequestKey, read_recording, request_key
@@ -41,7 +41,7 @@ class Decoded:
 
 def new_adapter(adapter_class: type[Adapter], **options: str) -> Adapter:
     """Return an adapter as a new connection has it: a context of its own, options defaulted."""
-    context = Context(provider=adapter_class.name, options={**adapter_class.options, **options})
+    context = Context(provider=adapter_class.name, options={**adapter_class.defaults(), **options})
     return adapter_class(context)
 
 
@@ -68,7 +68,11 @@ def run_through(adapter: Adapter, recording: Recording) -> Iterator[Decoded]:
             if key not in fetches:
                 fetches.update(_by_request(adapter))
             answer = Answer(status=record.status, text=str(record.data))
-            yield Decoded(record, tuple(adapter.fetched(fetches[key].tag, answer)))
+            items = tuple(adapter.fetched(fetches[key].tag, answer))
+            for item in items:
+                if isinstance(item, Symbols):
+                    adapter.symbols.learn(item.pairs)
+            yield Decoded(record, tuple(item for item in items if not isinstance(item, Symbols)))
 
 
 def _by_request(adapter: Adapter) -> dict[RequestKey, Fetch]:

@@ -71,7 +71,7 @@ def new_context(**options: str) -> Context:
     return Context(
         provider="scaletrade",
         account="main",
-        options={**ScaleTrade.options, **options},
+        options={**ScaleTrade.defaults(), **options},
         credentials={"login": str(LOGIN), "password": PASSWORD},
     )
 

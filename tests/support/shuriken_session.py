@@ -45,7 +45,7 @@ PAGE = (
 
 
 def new_adapter(**options: str) -> Shuriken:
-    context = Context(provider="shuriken", account="main", options={**Shuriken.options, **OPTIONS, **options},
+    context = Context(provider="shuriken", account="main", options={**Shuriken.defaults(), **OPTIONS, **options},
                       credentials={"key": KEY})  # fmt: skip
     return Shuriken(context)
 

@@ -32,7 +32,7 @@ TOPICS = (Topic(kind="quote", symbol="AAPL"), Topic(kind="quote", symbol="NO/SUC
 
 def new_adapter(**options: str) -> Tektii:
     context = Context(
-        provider="tektii", account="paper", options={**Tektii.options, **options}, credentials={"api_key": KEY}
+        provider="tektii", account="paper", options={**Tektii.defaults(), **options}, credentials={"api_key": KEY}
     )
     return Tektii(context)
 
@@ -140,7 +140,7 @@ async def record() -> list[Record]:
     live.simulator.tell("ping")
     live.hear()
     live.send("{")
-    await live.say(Reconcile("2026-06-01T12:02:00Z"))
+    await live.say(Reconcile("2026-06-01T12:01:00.000000000Z"))
     paced = Session(backtest=1)
     paced.now_ns = live.now_ns
     paced.tick()

@@ -1,0 +1,141 @@
+"""The base class of adapters, and what outlives a connection."""
+
+import abc
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from attrs import Factory, field, frozen
+
+from relay.adapter.declaration import CloseMeaning, Offer, Option, Orders, Session
+from relay.adapter.messages import Answer, Fetch, Outgoing, Secret, Signal
+from relay.model.channels import Topic
+from relay.model.commands import Command
+from relay.model.events import Event, Level
+from relay.model.hours import Hours
+from relay.model.symbols import SymbolTable
+
+#: See `Adapter.checksum`.
+Checksum = Callable[[Sequence[Level], Sequence[Level]], str | None]
+#: How many levels a side a checksum is given; no provider known sums up more.
+CHECKSUM_LEVELS = 25
+
+
+@frozen(kw_only=True)
+class Context:
+    """What outlives a connection: one per configured provider account.
+
+    Attributes:
+        provider: the configured name.
+        account: the configured account's name, None where there is none.
+        options: the adapter's options, defaults filled in.
+        credentials: by name, as the adapter declares them; never in a repr.
+        symbols: learned and configured symbols.
+        learned: what `Learned` signals gave, for templates and `Fetch` headers; never in a repr.
+        kept: what an adapter leaves to the one of the next connection, by names of its own. It bounds what it keeps.
+    """
+
+    provider: str
+    account: str | None = None
+    options: Mapping[str, str] = Factory(dict)
+    credentials: Mapping[str, Secret] = field(factory=dict, repr=False)
+    symbols: SymbolTable = Factory(SymbolTable)
+    learned: dict[str, Secret] = field(factory=dict, repr=False)
+    kept: dict[str, Any] = field(factory=dict, repr=False)
+
+
+class Adapter(abc.ABC):
+    """One provider's protocol on one connection. Subclasses declare the class attributes and write the functions.
+
+    Class attributes:
+        name: the adapter's name in configuration.
+        session: the declaration.
+        offers: the streams it has.
+        commands: the trading commands it encodes.
+        orders: the orders it takes; the core refuses any other.
+        options: the options an operator may set.
+        credentials: names of the credentials it needs.
+    """
+
+    name: ClassVar[str]
+    session: ClassVar[Session]
+    offers: ClassVar[tuple[Offer, ...]] = ()
+    commands: ClassVar[tuple[type[Command], ...]] = ()
+    orders: ClassVar[Orders] = Orders()
+    options: ClassVar[tuple[Option, ...]] = ()
+    credentials: ClassVar[tuple[str, ...]] = ()
+
+    @staticmethod
+    def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> str | None:
+        """What `Depth.checksum` must be for a book with these best `CHECKSUM_LEVELS` levels, best first.
+
+        Override where the provider sends one; as it stands here nothing is checked.
+        """
+        return None
+
+    @classmethod
+    def closed(cls, code: int, reason: str) -> CloseMeaning:
+        """What it means that the provider closed the connection.
+
+        As it stands here, what `Session.closes` declares for the code. Override where only the text tells two closes apart.
+        """
+        return cls.session.closes.get(code, CloseMeaning.RETRY)
+
+    @classmethod
+    def book_levels(cls, context: Context) -> int | None:
+        """How many levels a side the provider keeps of a book when it does not say which fall out; None: it says so."""
+        return None
+
+    @classmethod
+    def hours(cls, topic: Topic, context: Context) -> Hours | None:
+        """When the market of ``topic`` trades; None: always, or nobody knows.
+
+        As it stands here, what the topic's `Offer` declares. Override where the provider's metadata says it by symbol. It is
+        asked only when a clock has run out, never on the path of a message.
+        """
+        return next((offer.hours for offer in cls.offers if offer.kind == topic.kind), None)
+
+    def __init__(self, context: Context) -> None:
+        """Override to refuse values of options that no list of choices can say, with a ValueError that names the option."""
+        self.context = context
+        self.symbols = context.symbols
+        for option in self.options:
+            if (reason := option.refusal(context.options.get(option.name, option.default))) is not None:
+                raise ValueError(f"{option.name}: {reason}")
+
+    @classmethod
+    def defaults(cls) -> dict[str, str]:
+        """Return the default of every option by its name."""
+        return {option.name: option.default for option in cls.options}
+
+    def option(self, name: str) -> str:
+        """Return the configured value of the option ``name``, or its default."""
+        value = self.context.options.get(name)
+        return self.defaults()[name] if value is None else value
+
+    def prepare(self) -> Iterable[Fetch]:
+        """Fetches that must be answered before each dial: a login, symbol metadata not yet known."""
+        return ()
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        """Frames and fetches that carry out ``outgoing``. Nothing for what the provider has no message for.
+
+        Raises:
+            relay.model.symbols.SymbolError: a symbol that cannot be written for this provider.
+        """
+        return ()
+
+    @abc.abstractmethod
+    def decode(self, message: str) -> Iterable[Event | Signal]:
+        """Events and signals of one message. What raises here becomes one `Unknown`, and nothing of the message is used."""
+
+    def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
+        """Events and signals of an HTTP answer."""
+        return ()
+
+    def symbol(self, native: str) -> str:
+        """Canonical text of the provider's symbol."""
+        return self.symbols.canonical(native)
+
+    def native(self, symbol: str) -> str:
+        """The provider's text of a canonical symbol."""
+        return self.symbols.native(symbol)

@@ -1,0 +1,318 @@
+"""The declarations of an adapter: its session, its streams, its options and the orders it takes.
+
+Every declaration is checked when it is made, which is when the adapter's module is imported. A wrong type or value raises
+`TypeError` or `ValueError` and names the field.
+"""
+
+import enum
+from collections.abc import Mapping
+from collections.abc import Sequence as Sequence_
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import attrs
+from attrs import field, frozen
+from attrs.validators import and_, deep_iterable, deep_mapping, ge, gt, in_, instance_of, le, min_len, optional
+
+from relay.model.commands import AmendOrder, AmendPosition, Command, PlaceOrder
+from relay.model.enums import OrderType, TimeInForce
+from relay.model.events import KINDS
+from relay.model.hours import Hours
+
+_is_text: Any = instance_of(str)
+_is_name: Any = and_(_is_text, min_len(1))
+_is_flag: Any = instance_of(bool)
+_is_number: Any = instance_of((int, float))
+_is_seconds: Any = and_(_is_number, gt(0))
+_are_texts: Any = deep_iterable(_is_text, instance_of(tuple))
+
+
+def _is_mapping(of: Any, to: Any) -> Any:
+    return deep_mapping(of, to, instance_of(Mapping))  # type: ignore[type-abstract]
+
+
+def _is_optional(validator: Any) -> Any:
+    return optional(validator)
+
+
+class CloseMeaning(enum.Enum):
+    """The meaning of a close code, or of a refused upgrade, for the session."""
+
+    RETRY = "retry"
+    """Connect again with backoff."""
+    REFUSED = "refused"
+    """Do not connect again: the same attempt would be refused again (bad credentials, disabled account)."""
+    TAKEOVER = "takeover"
+    """Another session replaced this one. Report it and do not connect again."""
+    RATE_LIMITED = "rate_limited"
+    """Wait the longest backoff, or as long as the provider said."""
+
+
+class Book(enum.Enum):
+    """How the provider sends depth."""
+
+    NONE = "none"
+    SNAPSHOTS = "snapshots"
+    """Every depth message is a whole book."""
+    DELTAS = "deltas"
+    """A snapshot on the stream, then deltas."""
+    FETCHED = "fetched"
+    """Deltas on the stream; the snapshot is fetched (``encode(Snapshot(topic))``) and joined by sequence."""
+
+
+@frozen(kw_only=True)
+class Backoff:
+    """Seconds between attempts: ``first * factor**n`` up to ``cap``, times a random share (``jitter`` 1: full).
+
+    The count starts over only after a connection stayed up ``settle`` seconds.
+    """
+
+    first: float = field(default=1.0, validator=[_is_number, ge(0)])
+    factor: float = field(default=2.0, validator=[_is_number, ge(1)])
+    cap: float = field(default=30.0, validator=[_is_number, ge(0)])
+    jitter: float = field(default=1.0, validator=[_is_number, ge(0), le(1)])
+    settle: float = field(default=60.0, validator=[_is_number, ge(0)])
+
+
+@frozen(kw_only=True)
+class Heartbeat:
+    """Who keeps the connection alive, and how.
+
+    Attributes:
+        every: seconds between the heartbeats that we send; None when only the provider sends any.
+        frame: True to send WebSocket ping frames, False to send what ``encode(Ping())`` yields.
+    """
+
+    every: float | None = field(default=None, validator=_is_optional(_is_seconds))
+    frame: bool = field(default=True, validator=_is_flag)
+
+
+#: The kinds of budget: WebSocket text frames, subscribe/unsubscribe frames, trading calls (HTTP and WebSocket), HTTP
+#: requests, or attempts to connect.
+RateOf = Literal["frame", "interest", "call", "http", "dial"]
+
+
+@frozen
+class Rate:
+    """A token bucket the provider enforces: ``count`` per ``per`` seconds, at most ``burst`` at once."""
+
+    count: float = field(validator=_is_seconds)
+    per: float = field(kw_only=True, default=1.0, validator=_is_seconds)
+    burst: int | None = field(kw_only=True, default=None, validator=_is_optional(and_(instance_of(int), ge(1))))
+    of: RateOf = field(kw_only=True, default="frame", validator=in_(get_args(RateOf)))
+
+
+@frozen(kw_only=True)
+class Sequence:
+    """Where a provider numbers its messages, and whether the numbers have no holes.
+
+    ``topic``: `Depth.first_seq`/`last_seq` number each symbol's deltas. With ``contiguous`` a hole is a loss; otherwise the
+    numbers only give the order.
+    """
+
+    scope: Literal["none", "topic"] = field(default="none", validator=in_(("none", "topic")))
+    contiguous: bool = field(default=False, validator=_is_flag)
+
+
+@frozen
+class Query:
+    """Authenticate by a query parameter of the WebSocket URL. ``value`` is a template as `Session.url`."""
+
+    name: str = field(validator=_is_name)
+    value: str = field(validator=_is_name)
+
+
+@frozen
+class Header:
+    """Authenticate by a header of the upgrade request. ``value`` is a template as `Session.url`."""
+
+    name: str = field(validator=_is_name)
+    value: str = field(validator=_is_name)
+
+
+@frozen(kw_only=True)
+class Session:
+    """How a session with the provider is opened, kept and limited. All durations are seconds.
+
+    Attributes:
+        url: the WebSocket endpoint. ``{name}`` stands for an option, a credential, or a value learned by `Learned`.
+        http: base of the provider's HTTP API, a template like ``url``; relative `Fetch` URLs are joined to it.
+        auth: what authenticates the upgrade; None when a first frame (`Hello`) does, or nothing does.
+        ready: ``open`` when subscriptions may be sent at once, ``signal`` when `Ready` must be decoded first.
+        heartbeat: who pings, and how.
+        silent_after: seconds without any message after which the transport is presumed dead and redialled.
+        stale_after: seconds without an event after which a topic is called stale, by kind; kinds not named are never.
+        ack_within: seconds for a subscription's acknowledgement; None when the provider sends none.
+        topics_per_frame: how many topics one `Subscribe` may carry.
+        single: the provider allows one session per account, and a second one takes it over. A new connection is then
+            dialled only when the old one has ended on our side, so that a redial does not meet its own predecessor.
+        closes: the meanings of close codes; a code not named means RETRY.
+        refusals: the meanings of HTTP statuses of a refused upgrade, or of ``prepare``.
+        book, sequence: how depth comes and is numbered.
+        limits: the provider's budgets.
+        token_lifetime: seconds a login holds where the provider's answer does not say.
+    """
+
+    url: str = field(validator=_is_name)
+    http: str = field(default="", validator=_is_text)
+    auth: Query | Header | None = field(default=None, validator=_is_optional(instance_of((Query, Header))))
+    ready: Literal["open", "signal"] = field(default="open", validator=in_(("open", "signal")))
+    heartbeat: Heartbeat = field(default=Heartbeat(), validator=instance_of(Heartbeat))
+    silent_after: float = field(default=60.0, validator=_is_seconds)
+    stale_after: Mapping[str, float] = field(factory=dict, validator=_is_mapping(in_(tuple(KINDS)), _is_number))
+    ack_within: float | None = field(default=None, validator=_is_optional(_is_seconds))
+    topics_per_frame: int = field(default=100, validator=[instance_of(int), ge(1)])
+    single: bool = field(default=False, validator=_is_flag)
+    closes: Mapping[int, CloseMeaning] = field(
+        factory=dict, validator=_is_mapping(instance_of(int), instance_of(CloseMeaning))
+    )
+    refusals: Mapping[int, CloseMeaning] = field(
+        default=MappingProxyType(
+            {401: CloseMeaning.REFUSED, 403: CloseMeaning.REFUSED, 429: CloseMeaning.RATE_LIMITED}
+        ),
+        validator=_is_mapping(instance_of(int), instance_of(CloseMeaning)),
+    )
+    backoff: Backoff = field(default=Backoff(), validator=instance_of(Backoff))
+    book: Book = field(default=Book.NONE, validator=instance_of(Book))
+    sequence: Sequence = field(default=Sequence(), validator=instance_of(Sequence))
+    limits: tuple[Rate, ...] = field(default=(), validator=deep_iterable(instance_of(Rate), instance_of(tuple)))
+    token_lifetime: float | None = field(default=None, validator=_is_optional(_is_seconds))
+
+
+@frozen(kw_only=True)
+class Offer:
+    """One kind of stream a provider offers, for the catalog.
+
+    Attributes:
+        kind: the topic's kind (``quote``, ``candle``, ``account``, ...).
+        visibility: ``public``, or ``presence`` for what belongs to an account.
+        timeframes: for candles, the ones the provider has.
+        example: a filter that works where neither configuration nor metadata gives a symbol, e.g. ``{"symbol": "BTC/USD"}``.
+        hours: when its market trades, where that is the same for all symbols (`Adapter.hours` may say it for each): while
+            it is closed quiet is normal. None: always.
+    """
+
+    kind: str = field(validator=in_(tuple(KINDS)))
+    visibility: Literal["public", "presence"] = field(default="public", validator=in_(("public", "presence")))
+    timeframes: tuple[str, ...] = field(default=(), validator=_are_texts)
+    example: Mapping[str, str] = field(factory=dict, validator=_is_mapping(_is_text, _is_text))
+    hours: Hours | None = field(default=None, validator=_is_optional(instance_of(Hours)))
+
+
+@frozen
+class Option:
+    """One option an operator may set for a provider, read with `Adapter.option`.
+
+    A name that is not declared, and a value that is not among the choices, are refused when the configuration is read.
+
+    Attributes:
+        name: the key under ``[providers.NAME.options]``.
+        default: the value of an operator who sets none.
+        choices: the values there are; empty where any text is one. An adapter refuses other values in ``__init__``.
+        about: the meaning, in one line, for the operator.
+    """
+
+    name: str = field(validator=_is_name)
+    default: str = field(default="", validator=_is_text)
+    choices: tuple[str, ...] = field(default=(), validator=_are_texts)
+    about: str = field(default="", validator=_is_text)
+
+    def __attrs_post_init__(self) -> None:
+        if self.choices and self.default not in self.choices:
+            raise ValueError(f"'default' of option {self.name} must be one of its 'choices', got {self.default!r}")
+
+    def refusal(self, value: str) -> str | None:
+        """Return why ``value`` is refused; None when it is not."""
+        if not self.choices or value in self.choices:
+            return None
+        return f"expected {listed(self.choices)}, got {value!r}"
+
+
+def listed(names: Sequence_[str]) -> str:
+    """Return ``names`` as ``a, b or c``."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+# --- orders ----------------------------------------------------------------------------------------------------------
+
+#: Members of an order that a broker may lack; the prices follow from its type, and `good_till` from GTD.
+_MEMBERS = ("client_order_id", "stop_loss", "take_profit", "reduce_only", "post_only")
+_AMENDS = tuple(
+    each.name for each in attrs.fields(AmendOrder) if each.name not in ("id", "account", "order_id", "symbol")
+)
+
+
+@frozen(kw_only=True)
+class Orders:
+    """The orders a broker takes. The core refuses any other before `Adapter.encode` sees it, and names the member.
+
+    The defaults take everything, so name what there is::
+
+        orders = Orders(
+            types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP),
+            times_in_force=(TimeInForce.DAY, TimeInForce.GTC),
+            members=("client_order_id",),
+            amends=("quantity", "limit_price", "stop_price"),
+            extra=(),
+        )
+
+    The prices of an order need no naming: an order has those of its type (`relay.model.command_codec`), and a time of
+    expiry when its time in force is GTD.
+
+    Attributes:
+        types: the order types.
+        times_in_force: the times in force, of new orders and of amendments; an order without one is always taken.
+        members: which of `client_order_id`, `stop_loss`, `take_profit`, `reduce_only` and `post_only` its orders have.
+        amends: the members of `AmendOrder` that can be changed.
+        extra: the names `PlaceOrder.extra` may have; None when the provider's list is not known here.
+    """
+
+    types: tuple[OrderType, ...] = field(
+        default=tuple(OrderType), validator=deep_iterable(instance_of(OrderType), instance_of(tuple))
+    )
+    times_in_force: tuple[TimeInForce, ...] = field(
+        default=tuple(TimeInForce), validator=deep_iterable(instance_of(TimeInForce), instance_of(tuple))
+    )
+    members: tuple[str, ...] = field(default=_MEMBERS, validator=deep_iterable(in_(_MEMBERS), instance_of(tuple)))
+    amends: tuple[str, ...] = field(default=_AMENDS, validator=deep_iterable(in_(_AMENDS), instance_of(tuple)))
+    extra: tuple[str, ...] | None = field(default=None, validator=_is_optional(_are_texts))
+
+    def refusal(self, command: Command) -> str | None:
+        """Return why ``command`` is refused, beginning with the member; None when the broker takes it."""
+        match command:
+            case PlaceOrder():
+                return self._of_order(command)
+            case AmendOrder() | AmendPosition():
+                return self._of_amendment(command)
+        return None
+
+    def _of_order(self, order: PlaceOrder) -> str | None:
+        if order.order_type not in self.types:
+            return f"order_type: there is {listed(self.types)}, not {order.order_type}"
+        if (refused := self._of_time_in_force(order)) is not None:
+            return refused
+        for name in _MEMBERS:
+            if name not in self.members and getattr(order, name) is not None:
+                return f"{name}: orders have no such member; there are: {', '.join(self.members) or 'none'}"
+        if self.extra is not None and (strangers := sorted(order.extra.keys() - set(self.extra))):
+            return f"extra.{strangers[0]}: orders have no such member; there are: {', '.join(self.extra) or 'none'}"
+        return None
+
+    def _of_time_in_force(self, order: PlaceOrder | AmendOrder) -> str | None:
+        wanted = TimeInForce.GTD if order.time_in_force is None and order.good_till else order.time_in_force
+        if wanted is None or wanted in self.times_in_force:
+            return None
+        member = "time_in_force" if order.time_in_force is not None else "good_till"
+        return f"{member}: there is {listed(self.times_in_force) if self.times_in_force else 'none'}, not {wanted}"
+
+    def _of_amendment(self, command: AmendOrder | AmendPosition) -> str | None:
+        changes = self.amends if isinstance(command, AmendOrder) else ("stop_loss", "take_profit")
+        if isinstance(command, AmendOrder):
+            for name in _AMENDS:
+                if name not in self.amends and getattr(command, name) is not None:
+                    return f"{name}: cannot be changed; there is {', '.join(self.amends) or 'nothing'}"
+            if (refused := self._of_time_in_force(command)) is not None:
+                return refused
+        if all(getattr(command, name) is None for name in changes):
+            return f"{command.name} changes nothing; give one of {', '.join(changes)}"
+        return None

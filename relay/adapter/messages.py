@@ -1,0 +1,253 @@
+"""The messages between an adapter and the session: outgoing intents, HTTP requests and answers, and signals."""
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, Literal
+
+from attrs import Factory, field, frozen
+
+from relay.adapter.declaration import CloseMeaning, RateOf
+from relay.model.channels import Topic
+from relay.model.commands import Command
+
+Secret = str
+
+# --- what is to be sent ----------------------------------------------------------------------------------------------
+
+
+@frozen
+class Hello:
+    """The socket is open: what must be said first."""
+
+
+@frozen
+class Subscribe:
+    topics: tuple[Topic, ...]
+
+
+@frozen
+class Unsubscribe:
+    topics: tuple[Topic, ...]
+
+
+@frozen
+class Ping:
+    """A heartbeat of ours that is not a WebSocket ping frame."""
+
+
+@frozen
+class EventAck:
+    """Events with these provider ids were processed. ``now_ms`` is Unix time, ``correlation_id`` a fresh UUID."""
+
+    ids: tuple[str, ...]
+    now_ms: int
+    correlation_id: str
+
+
+@frozen
+class Snapshot:
+    """A whole book of this topic is needed now (`Book.FETCHED`)."""
+
+    topic: Topic
+
+
+@frozen
+class Reconcile:
+    """Fetch what is open on the account (orders, positions, balance): the session was away.
+
+    ``since``, RFC 3339: ask for fills and ended orders from then on too. It is a minute before the last message, because the
+    provider's clock may differ from the relay's; what is received twice is noticed. None on the first connection.
+    """
+
+    since: str | None = None
+
+
+@frozen
+class GivenUp:
+    """The command of this id has had its reply without the provider's answer, and no answer is taken for it any more.
+
+    An adapter that matches answers by their order or by what they say forgets the command, so that it does not take the
+    answer of the next one. Usually nothing is written.
+    """
+
+    command_id: str
+
+
+#: Everything an adapter may be asked to write.
+Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconcile | GivenUp | Command
+
+
+@frozen(kw_only=True)
+class Fetch:
+    """An HTTP request the relay makes for the adapter; the answer comes back through ``fetched(tag, answer)``.
+
+    ``encode`` and ``prepare`` yield it. So may ``fetched`` and ``decode`` where an answer or a message leads to a further
+    request, which is then made for the same reason as the one before it: a list's next page, the second step of a login.
+
+    Attributes:
+        tag: any hashable, given back with the answer.
+        url: absolute, or relative to `Session.http`.
+        json, form: the body, at most one of them.
+        secret_query: query parameters that must not appear in a log.
+        of: which budget it counts against.
+        cost: how many tokens of that budget.
+    """
+
+    tag: Hashable
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
+    query: Mapping[str, str] = Factory(dict)
+    secret_query: Mapping[str, str] = field(factory=dict, repr=False)
+    json: Any = field(default=None, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    of: RateOf = "http"
+    cost: int = 1
+    within: float = 10.0
+
+
+@frozen(kw_only=True)
+class Answer:
+    """The HTTP answer to a `Fetch`; ``status`` 0 means none came, ``text`` then says why."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str] = Factory(dict)
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+# --- what came, beside events ----------------------------------------------------------------------------------------
+
+
+@frozen
+class Ready:
+    """The session is open for subscriptions."""
+
+
+@frozen
+class Ack:
+    """These topics are subscribed; ``done`` is False when they are unsubscribed instead."""
+
+    topics: tuple[Topic, ...]
+    done: bool = True
+
+
+@frozen
+class Nack:
+    """These topics were refused; the reason is shown to whoever asks for them."""
+
+    topics: tuple[Topic, ...]
+    reason: str
+
+
+@frozen
+class Alive:
+    """A heartbeat: it proves the transport, and nothing else."""
+
+
+@frozen
+class Send:
+    """Send this text frame: at once (a pong), or, where ``of`` names a budget, when that one allows it.
+
+    What is of a budget is a question of the adapter's own: it waits behind commands and subscriptions, and until half of the
+    budget is left for them. The same text waits once; otherwise an adapter sees to it that few are under way.
+    """
+
+    text: str
+    of: RateOf | None = None
+
+
+@frozen
+class Processed:
+    """The provider wants an `EventAck` of these ids; the session encodes it."""
+
+    ids: tuple[str, ...] = ()
+
+
+@frozen
+class CommandReply:
+    """The provider's answer to the command with this ``id``: a result, or an error."""
+
+    id: str
+    result: Any = None
+    error: Any = None
+
+
+@frozen
+class Complete:
+    """The message, or the HTTP answer, named everything of this kind that is open on the account.
+
+    What was open before and is not among the events of the same message or answer has ended unseen; the relay says so
+    once. To be yielded behind those events. It counts for nothing where a part of the message was `Unknown`.
+
+    Attributes:
+        kind: ``order`` or ``position``.
+        account: the account's id where it is not the session's own.
+    """
+
+    kind: Literal["order", "position"]
+    account: str | None = None
+
+
+@frozen
+class Learned:
+    """Values for the templates of `Session` (a token), kept for the session's life and never logged.
+
+    ``expires_at`` is Unix seconds after which they must be renewed.
+    """
+
+    values: Mapping[str, Secret] = field(repr=False)
+    expires_at: float | None = None
+
+
+def _pairs(raw: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple(raw)
+
+
+@frozen
+class Symbols:
+    """Symbols of the provider's metadata, as pairs of the provider's text and the canonical one.
+
+    The relay adds them to the session's table before it goes on to the next item. A pair that contradicts another one is
+    reported as an `error` event of code ``symbol``, and its native text stays its canonical name.
+    """
+
+    pairs: tuple[tuple[str, str], ...] = field(converter=_pairs)
+
+
+@frozen
+class Redial:
+    """The connection is of no more use; ``meaning`` says whether to come back."""
+
+    reason: str
+    meaning: CloseMeaning = CloseMeaning.RETRY
+
+
+@frozen
+class Limited:
+    """The provider says that its rate limit was hit; ``retry_after`` seconds when it says for how long."""
+
+    retry_after: float | None = None
+
+
+@frozen
+class Unknown:
+    """A message, or a part of one, that was not understood: counted and sampled, never dropped in silence."""
+
+    raw: Any
+    why: str = ""
+
+
+@frozen
+class Waits:
+    """The provider recommends these waits before its first attempts to come back, in place of `Session.backoff`."""
+
+    seconds: tuple[float, ...]
+
+
+Signal = (
+    Ready | Ack | Nack | Alive | Send | Fetch | Processed | CommandReply | Complete | Learned | Symbols | Redial
+    | Limited | Waits | Unknown
+)  # fmt: skip

@@ -1,0 +1,187 @@
+"""Readers of a provider's JSON: tolerant of what is missing, strict about what a value is, and exact about its digits.
+
+``null`` is the same as absent. A value of another type than expected raises `KeyError`, `TypeError` or `ValueError` and
+names the member; `each` turns that into one `Unknown` for one element. No number ever becomes a float.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from relay.adapter.messages import Answer, CommandReply, Unknown
+
+Members = dict[str, Any]
+_T = TypeVar("_T")
+_W = TypeVar("_W")
+
+#: Decode a provider's JSON with every number that has a point or an exponent kept as its text. Integers stay ints.
+loads: Callable[[str | bytes], Any] = msgspec.json.Decoder(float_hook=str).decode
+
+
+def dumps(value: object) -> str:
+    """Encode a frame as compact JSON text."""
+    return msgspec.json.encode(value).decode()
+
+
+# --- objects and their members ---------------------------------------------------------------------------------------
+
+
+def members(raw: Any) -> Members:
+    """Return the members of an object without those that are null. Raises TypeError when it is no object."""
+    if not isinstance(raw, dict):
+        raise TypeError(f"expected an object, got {raw!r:.64}")
+    return {name: value for name, value in raw.items() if value is not None}
+
+
+def named(names: Iterable[str], values: Iterable[Any]) -> Members:
+    """Return the elements of an array by name; more elements than names are left out.
+
+    Raises:
+        ValueError: there are fewer elements than names.
+    """
+    names, values = tuple(names), tuple(values)
+    if len(values) < len(names):
+        raise ValueError(f"expected {len(names)} elements, got {len(values)}")
+    return dict(zip(names, values, strict=False))
+
+
+def first(given: Mapping[str, Any], *names: str) -> Any:
+    """Return the first of these members that there is, None when there is none."""
+    return next((given[name] for name in names if given.get(name) is not None), None)
+
+
+def take(given: Members, *names: str) -> Any:
+    """Remove and return the first of these members that there is, None when there is none.
+
+    What is left when everything known was taken is the event's ``data``.
+    """
+    return next((given.pop(name) for name in names if name in given), None)
+
+
+def besides(given: Mapping[str, Any], *names: str) -> Members | None:
+    """Return the members that are not among ``names``, for an event's ``data``; None when there are none."""
+    return {name: value for name, value in given.items() if name not in names} or None
+
+
+def text(given: Mapping[str, Any], name: str) -> str:
+    """Return a member that must be text and not empty."""
+    value = given[name]
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name}: expected text, got {value!r:.64}")
+    return value
+
+
+def whole(value: object) -> int:
+    """Return a whole number. Raises TypeError for anything else, true and false among it."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"expected a whole number, got {value!r:.64}")
+    return value
+
+
+def word(words: Mapping[str, _W], value: object) -> _W:
+    """Return what a word of the provider's means. Upper and lower case are the same; ``words`` has the upper case.
+
+    Raises:
+        TypeError: the value is no text.
+        ValueError: the word is not known.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"expected a word, got {value!r:.64}")
+    try:
+        return words[value.upper()]
+    except KeyError:
+        raise ValueError(f"expected one of {', '.join(words)}, got {value!r:.64}") from None
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def is_zero(value: object) -> bool:
+    """Return whether a member is empty: null, no text, or a zero of any digits."""
+    return value is None or (isinstance(value, str | int) and not str(value).strip("-0."))
+
+
+def unless_zero(value: Any) -> Any:
+    """Return a price or a time as it came; None for zero or empty text, where that means that there is none."""
+    return None if is_zero(value) else value
+
+
+def json_number(decimal: str | None) -> msgspec.Raw | None:
+    """Return decimal text as a JSON number of the same digits, for a frame or a body; None for None."""
+    return None if decimal is None else msgspec.Raw(format(Decimal(decimal), "f").encode())
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+def each(raws: Iterable[Any], read: Callable[[Any], Any]) -> Iterator[Any]:
+    """Yield what ``read`` makes of every element; one that cannot be read is one `Unknown` and costs the others nothing.
+
+    ``read`` returns an event, None for nothing, or an iterator of events and signals.
+    """
+    for raw in raws:
+        try:
+            found = read(raw)
+            items = [found] if not isinstance(found, Iterator) else list(found)
+        except (KeyError, TypeError, ValueError) as error:
+            yield Unknown(raw, f"{type(error).__name__}: {error}")
+        else:
+            yield from (item for item in items if item is not None)
+
+
+# --- requests and their answers --------------------------------------------------------------------------------------
+
+
+def segment(name: str) -> str:
+    """Return text as one segment of a URL's path: ``EUR/USD`` is ``EUR%2FUSD``.
+
+    Raises:
+        ValueError: the segment would be gone from the path; deleting ``/orders/`` is not deleting one order.
+    """
+    if name in ("", ".", ".."):
+        raise ValueError(f"not an id or symbol: {name!r}")
+    return quote(name, safe="")
+
+
+def body(answer: Answer) -> Any:
+    """Return the JSON of an answer; None when it is none."""
+    try:
+        return loads(answer.text)
+    except (ValueError, RecursionError):
+        return None
+
+
+_CODES = ("code", "error_code", "errorCode", "error")
+_MESSAGES = ("message", "error_message", "errorMessage", "detail", "msg", "reason", "error")
+
+
+def failure(answer: Answer) -> dict[str, Any]:
+    """Return what an answer that is no success says: a ``code``, a ``message`` and the ``status``, besides its members.
+
+    Code and message are looked for under their usual names, in the answer or in its ``error``. Where it has none they are
+    the status and the beginning of the text.
+    """
+    given = body(answer)
+    said = given if isinstance(given, dict) else {}
+    inner = said["error"] if isinstance(said.get("error"), dict) else said
+    code = next((inner[name] for name in _CODES if isinstance(inner.get(name), str | int)), f"http_{answer.status}")
+    message = next((inner[name] for name in _MESSAGES if isinstance(inner.get(name), str)), answer.text[:200])
+    return {**inner, "code": str(code), "message": message, "status": answer.status}
+
+
+def reply(id: str, answer: Answer) -> CommandReply:
+    """Return the reply to the command ``id`` by the status of the HTTP answer.
+
+    2xx accepts it with the JSON as the result, any other status rejects it with `failure`. The core never hands over an
+    answer that leaves the order's fate open (none, 408, 499, 5xx but 501). Override by looking at the answer first where the
+    provider says more: a refusal with status 200, an acceptance only some members prove.
+
+    Raises:
+        ValueError: a success that is not JSON; the command's fate is unknown.
+    """
+    if not answer.ok:
+        return CommandReply(id, error=failure(answer))
+    return CommandReply(id, loads(answer.text) if answer.text else None)
