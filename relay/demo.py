@@ -104,7 +104,7 @@ def _settings(tables: Mapping[str, Any], plugins: Plugins) -> Settings:
         plugins.adapters(),
         Path.read_text,
         plugin_tables=plugins.tables(),
-        configure=plugins.configure,
+        check_plugins=plugins.check_settings,
         demo=True,
     )
     return evolve(settings, notes=())

@@ -26,8 +26,7 @@ import pluggy
 import trio
 
 from relay.adapter import Adapter, Backoff, Offer, Outgoing, Session
-from relay.app import Relay
-from relay.garbage import settle
+from relay.app import Relay, freeze_gc
 from relay.model.events import Event, Quote, Stamp
 from relay.plugins import hookspecs as hooks
 from relay.plugins.hookspecs import Service, hookimpl
@@ -157,12 +156,12 @@ async def main(providers: int = 1, *switches: str) -> None:
     plugins = Plugins(manager)
     settings = settings_of(
         document(providers, dict(map(_switch, switches))), Path("bench"), {}, plugins.adapters(), Path.read_text,
-        plugin_tables=plugins.tables(), configure=plugins.configure,
+        plugin_tables=plugins.tables(), check_plugins=plugins.check_settings,
     )  # fmt: skip
     async with HttpClient() as http, trio.open_nursery() as nursery:
         source.relay = relay = Relay(settings, plugins, http)
         await nursery.start(relay.run)
-        settle()
+        freeze_gc()
         print(f"listening {relay.addresses[0][1]}", flush=True)
 
 

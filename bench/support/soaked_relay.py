@@ -54,7 +54,13 @@ async def main(path: Path, document: Mapping[str, Any]) -> None:
     plugins = load_plugins()
     adapters = {name: compressed(adapter) for name, adapter in plugins.adapters().items()}
     settings = settings_of(
-        document, path, {}, adapters, Path.read_text, plugin_tables=plugins.tables(), configure=plugins.configure
+        document,
+        path,
+        {},
+        adapters,
+        Path.read_text,
+        plugin_tables=plugins.tables(),
+        check_plugins=plugins.check_settings,
     )
     async with trio.open_nursery() as nursery:
         relay: Relay = await nursery.start(serve, settings, plugins)

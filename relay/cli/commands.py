@@ -168,7 +168,7 @@ def read_settings(config: Path, plugins: Plugins) -> Settings:
         plugins.adapters(),
         lambda path: path.read_text("utf-8"),
         plugin_tables=plugins.tables(),
-        configure=plugins.configure,
+        check_plugins=plugins.check_settings,
         credential=plugins.credential,
     )
 

@@ -1,7 +1,15 @@
-"""The hooks a plugin may implement: few, typed, called when the relay is wired and never on the path of a message.
+"""The hooks a plugin may implement.
 
 A plugin is a module (or object) found through the entry-point group ``tickrelay`` that has functions marked with
-`hookimpl`. The manager is built by `relay.app` and passed; there is no global one.
+`hookimpl`. The relay calls the hooks while it is built, never while it handles a message.
+
+Everything a hook needs is an argument, and an implementation names only the arguments it uses. Two arguments are common:
+
+- ``relay``: the `RelayApi` of the relay that is being built. Store it if you need it later; its methods work once the relay
+  runs.
+- ``settings``: the configuration tables that this plugin declared with `relay_settings`, as table name -> attrs instance.
+
+Build objects inside the hook and return them. A module global would be shared by all relays of the process.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -18,35 +26,35 @@ PROJECT = "tickrelay"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-#: Sees every published event: (event, stamp, id). Synchronous and quick; what it raises is counted against its plugin.
+#: Receive every published event as (event, stamp, id). Must return quickly; exceptions are counted against the plugin.
 Tap = Callable[[Event, Stamp, str], None]
-#: Changes or drops an event before it is published: returns the event, another one, or None.
+#: Return the event to publish in place of the given one, or None to drop it.
 Transform = Callable[[Event, Stamp], Event | None]
 
 
 class RelayApi(Protocol):
-    """What a service may do with the running relay."""
+    """The relay, as plugins use it."""
 
     def publish(self, event: Event, stamp: Stamp) -> None:
         """Publish an event as if a provider had sent it."""
 
     def snapshot(self) -> Mapping[str, Any]:
-        """State of sessions, channels and counters, as the status page shows it."""
+        """Return the state of sessions, channels and counters, as the status page shows it."""
 
     def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
-        """Headers that prove to an application's server that ``body`` is from its app; the secret stays here.
+        """Return the headers that prove to an application's server that ``body`` comes from its app.
 
         Raises:
-            KeyError: there is no app of that id (any more).
+            KeyError: no app has that id (any more).
         """
 
 
 @frozen(kw_only=True)
 class ChannelEvent:
-    """Something an app's server may want to know (Pusher Channels protocol, webhooks).
+    """A change of a channel that an app's server may want to know about (Pusher Channels protocol, webhooks).
 
     ``name`` is channel_occupied, channel_vacated, member_added, member_removed, client_event, cache_miss or
-    subscription_count. It is told when it happens; delaying and taking back is left to whoever listens.
+    subscription_count. Watchers receive it as soon as it happens; delaying or withdrawing an event is their own task.
 
     Attributes:
         user_id: the member that came or went, or sent the client event on a presence channel.
@@ -63,20 +71,20 @@ class ChannelEvent:
     subscription_count: int | None = None
 
 
-#: Sees what happens on applications' channels. Synchronous and quick, as a tap.
+#: Receive what happens on applications' channels. Must return quickly; exceptions are counted against the plugin.
 Watcher = Callable[[ChannelEvent], None]
 
 
 @frozen(kw_only=True)
 class Simulated:
-    """A simulated provider that ``tickrelay demo`` starts: a provider's server on a port of its own, with made-up data.
+    """A simulated provider for ``tickrelay demo``: a server on a port of its own, with invented data.
 
     Attributes:
-        provider: the name it gets in the demo's configuration.
+        provider: the provider's name in the demo's configuration.
         adapter: the adapter's name.
-        run: serves until cancelled on a loopback port the kernel chooses, and reports (WebSocket URL, HTTP base URL).
-        credentials: what the simulator lets in.
-        account: the account's name, None where it has none.
+        run: serves on a free loopback port until cancelled, and reports (WebSocket URL, HTTP base URL) when it is ready.
+        credentials: the credentials that the simulator accepts.
+        account: the account's name; None for a provider without accounts.
         pinned: channels kept subscribed, as in the configuration.
     """
 
@@ -92,15 +100,21 @@ class Simulated:
 
 @frozen
 class Service:
-    """A supervised background task: restarted with backoff when it fails, cancelled at shutdown."""
+    """A supervised background task: restarted with backoff when it fails, cancelled at shutdown.
+
+    Attributes:
+        run: the task.
+        watch: receives channel events, as the result of `relay_watchers` does; also while the task does not run.
+    """
 
     name: str
     run: Callable[[RelayApi], Awaitable[None]]
+    watch: Watcher | None = None
 
 
 @frozen
 class Grant:
-    """A decision of `relay_authorize`: whether, and why not."""
+    """A decision of `relay_authorize`, with the reason of a refusal."""
 
     allowed: bool
     reason: str = ""
@@ -108,45 +122,51 @@ class Grant:
 
 @hookspec
 def relay_adapters() -> Iterable[type[Adapter]]:  # type: ignore[empty-body]
-    """Return the adapters this plugin brings."""
+    """Return the plugin's adapters."""
 
 
 @hookspec
 def relay_settings() -> Mapping[str, type]:  # type: ignore[empty-body]
-    """Return configuration tables this plugin reads: table name -> attrs class; the values reach `relay_configure`."""
+    """Return the configuration tables of this plugin, as table name -> attrs class."""
 
 
 @hookspec
-def relay_configure(settings: Mapping[str, Any]) -> None:
-    """Receive the plugin tables of the configuration, structured, before any other hook is called."""
+def relay_check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for what the types of the plugin's tables cannot refuse, a secret that is missing for instance.
 
-
-@hookspec(firstresult=True)
-def relay_credentials(provider: str, name: str) -> str | None:
-    """Return the credential ``name`` of the configured ``provider``, or None to let the next plugin try.
-
-    For a named account of the provider it is asked as ``ACCOUNT.NAME``.
+    Called each time the configuration is read, also by ``tickrelay check``.
     """
 
 
 @hookspec(firstresult=True)
-def relay_authorize(api_key: str, channel: str) -> Grant | None:
-    """Decide whether the API key of that name may subscribe to ``channel``; None leaves it to the configuration."""
+def relay_credentials(settings: Mapping[str, Any], provider: str, name: str) -> str | None:
+    """Return the credential ``name`` of the configured ``provider``, or None to let the next plugin try.
+
+    The name of a credential of a named account is ``ACCOUNT.NAME``.
+    """
+
+
+@hookspec(firstresult=True)
+def relay_authorize(relay: RelayApi, settings: Mapping[str, Any], api_key: str, channel: str) -> Grant | None:
+    """Decide if the API key named ``api_key`` may subscribe to ``channel``.
+
+    Return None to let the next plugin decide, and the configuration after the last. Called for every authorization.
+    """
 
 
 @hookspec
-def relay_transforms() -> Iterable[Transform]:  # type: ignore[empty-body]
+def relay_transforms(relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[Transform]:  # type: ignore[empty-body]
     """Return transforms, applied in plugin order to every event before it is published."""
 
 
 @hookspec
-def relay_taps() -> Iterable[Tap]:  # type: ignore[empty-body]
+def relay_taps(relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[Tap]:  # type: ignore[empty-body]
     """Return taps, called with every published event."""
 
 
 @hookspec
-def relay_watchers() -> Iterable[Watcher]:  # type: ignore[empty-body]
-    """Return watchers, called with everything that happens on applications' channels."""
+def relay_watchers(relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[Watcher]:  # type: ignore[empty-body]
+    """Return watchers, called with every channel event of the apps."""
 
 
 @hookspec
@@ -155,7 +175,7 @@ def relay_simulators() -> Iterable[Simulated]:  # type: ignore[empty-body]
 
 
 @hookspec
-def relay_services() -> Iterable[Service]:  # type: ignore[empty-body]
+def relay_services(relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[Service]:  # type: ignore[empty-body]
     """Return supervised background tasks."""
 
 

@@ -1,18 +1,19 @@
-"""Plugins: found by entry points, loaded one by one, asked for what they bring.
+"""Load plugins from entry points and call their hooks.
 
 Rules:
 
 - the manager is built here and passed on; nothing is global;
-- a plugin that cannot be imported or registered is skipped and named in the report, the others serve;
-- a plugin that is loaded but would not do what its author meant (a misspelt hook, an adapter whose name is taken) is an
-  error: silence would be worse than not starting;
-- hooks are called in the order of the plugins' names (pluggy's ``tryfirst`` and ``trylast`` apply), and what a hook raises
-  is reported with the name of its plugin.
+- a plugin that cannot be imported or registered is skipped and reported by name, the others are used;
+- a plugin that is loaded but has a mistake (a misspelt hook, an adapter whose name is taken) is an error: otherwise the
+  relay would start without something its operator relies on;
+- hooks are called in the order of the plugins' names (pluggy's ``tryfirst`` and ``trylast`` apply), and an exception of a
+  hook is reported with the name of its plugin.
 """
 
 import importlib.metadata
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -29,12 +30,12 @@ GROUP = hooks.PROJECT
 
 
 class PluginError(OperatorError):
-    """Plugins that would not do what they were meant to do; every line names the plugin."""
+    """Raised when plugins have mistakes; every line names the plugin."""
 
 
 @attrs.frozen
 class Loaded:
-    """A plugin that is registered, and the hooks it implements."""
+    """A registered plugin and the hooks it implements."""
 
     name: str
     distribution: str
@@ -44,7 +45,7 @@ class Loaded:
 
 @attrs.frozen
 class Broken:
-    """A plugin that was skipped, and why."""
+    """A plugin that was skipped, with the reason."""
 
     name: str
     distribution: str
@@ -54,7 +55,7 @@ class Broken:
 
 @attrs.frozen
 class FromPlugin(Generic[T]):
-    """Something a plugin brought, with the plugin's name for error reports."""
+    """A value from a plugin, with the plugin's name for error reports."""
 
     plugin: str
     value: T
@@ -62,14 +63,14 @@ class FromPlugin(Generic[T]):
 
 @attrs.frozen
 class Plugins:
-    """The registered plugins, and the report on all that were found."""
+    """The registered plugins, and a report on all that were found."""
 
     manager: pluggy.PluginManager
     loaded: tuple[Loaded, ...] = ()
     broken: tuple[Broken, ...] = ()
 
     def problems(self) -> list[str]:
-        """Return what must stop the relay: misspelt or unmarked hooks, bad or colliding adapters, failing hooks."""
+        """Return the mistakes that must stop the relay: misspelt hooks, bad or colliding adapters, failing hooks."""
         problems = [line for name, plugin in self.manager.list_name_plugin() for line in _misspelt(self, name, plugin)]
         for find in (self.adapters, self.tables):
             try:
@@ -79,7 +80,7 @@ class Plugins:
         return problems
 
     def check(self) -> None:
-        """Demand that there are no `problems`.
+        """Raise an error if there are `problems`.
 
         Raises:
             PluginError: with all of them.
@@ -87,18 +88,45 @@ class Plugins:
         if problems := self.problems():
             raise PluginError(problems)
 
-    def collect(self, hook: str) -> list[FromPlugin[Any]]:
+    def calls(
+        self, hook: str, *, relay: hooks.RelayApi | None = None, settings: Mapping[str, Any] | None = None
+    ) -> list[FromPlugin[Callable[..., list[Any]]]]:
+        """Return a function per plugin that calls its implementation of ``hook``, in the order of calling.
+
+        The arguments ``relay`` and ``settings`` of the hook are bound, the settings to the plugin's own tables. A function
+        returns a list of the result, which is empty for None.
+        """
+        tables: dict[str, dict[str, Any]] = {}
+        if settings:
+            for table, owner in self._table_owners().items():
+                if table in settings:
+                    tables.setdefault(owner.plugin, {})[table] = settings[table]
+        caller = getattr(self.manager.hook, hook)
+        takes = caller.spec.argnames
+        implementations = [each for each in caller.get_hookimpls() if not (each.hookwrapper or each.wrapper)]
+        everyone = {each.plugin for each in implementations}
+        found: list[FromPlugin[Callable[..., list[Any]]]] = []
+        for each in reversed(implementations):  # pluggy calls the last one first
+            bound = {"relay": relay, "settings": tables.get(each.plugin_name, {})}
+            only = self.manager.subset_hook_caller(hook, everyone - {each.plugin})
+            arguments = {name: value for name, value in bound.items() if name in takes}
+            found.append(FromPlugin(each.plugin_name, partial(_results, only, **arguments)))
+        return found
+
+    def collect(
+        self, hook: str, *, relay: hooks.RelayApi | None = None, settings: Mapping[str, Any] | None = None
+    ) -> list[FromPlugin[Any]]:
         """Call a hook that returns an iterable in every plugin; return the items with their plugins.
 
         Raises:
-            PluginError: the hooks that raised, or returned no iterable.
+            PluginError: a hook raised, or returned no iterable.
         """
         found, problems = [], []
-        for name, call in self._callers(hook):
+        for each in self.calls(hook, relay=relay, settings=settings):
             try:
-                found += [FromPlugin(name, item) for result in call() for item in result]
-            except Exception as error:  # noqa: BLE001 - a stranger's code: whatever it raises is reported as its own
-                problems.append(f"plugin {name}: {hook} raised {_raised(error)}")
+                found += [FromPlugin(each.plugin, item) for result in each.value() for item in result]
+            except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported by name
+                problems.append(f"plugin {each.plugin}: {hook} raised {_raised(error)}")
         if problems:
             raise PluginError(problems)
         return found
@@ -107,7 +135,7 @@ class Plugins:
         """Return the adapters by name.
 
         Raises:
-            PluginError: something that is no adapter, or two adapters of one name.
+            PluginError: a value that is no adapter, or two adapters of one name.
         """
         found: dict[str, FromPlugin[type[Adapter]]] = {}
         problems = []
@@ -127,17 +155,21 @@ class Plugins:
         return {name: item.value for name, item in found.items()}
 
     def tables(self) -> dict[str, type]:
-        """Return the configuration tables plugins read: name -> attrs class.
+        """Return the configuration tables that plugins read: name -> attrs class.
 
         Raises:
             PluginError: a hook raised, a table that is no attrs class, or two tables of one name.
         """
+        return {table: owner.value for table, owner in self._table_owners().items()}
+
+    def _table_owners(self) -> dict[str, FromPlugin[type]]:
         owners: dict[str, FromPlugin[type]] = {}
         problems = []
-        for name, call in self._callers("relay_settings"):
+        for each in self.calls("relay_settings"):
+            name = each.plugin
             try:
-                tables = [(table, cls) for result in call() for table, cls in dict(result).items()]
-            except Exception as error:  # noqa: BLE001 - a stranger's code: whatever it raises is reported as its own
+                tables = [(table, cls) for result in each.value() for table, cls in dict(result).items()]
+            except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported by name
                 problems.append(f"plugin {name}: relay_settings raised {_raised(error)}")
                 continue
             for table, cls in tables:
@@ -149,54 +181,50 @@ class Plugins:
                     owners[table] = FromPlugin(name, cls)
         if problems:
             raise PluginError(problems)
-        return {table: owner.value for table, owner in owners.items()}
+        return owners
 
-    def configure(self, settings: Mapping[str, Any]) -> None:
-        """Hand the structured plugin tables to every plugin.
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Let every plugin check its tables of ``settings``.
 
         Raises:
-            PluginError: naming each plugin that does not accept them.
+            PluginError: naming each plugin that refuses them.
         """
         problems = []
-        for name, call in self._callers("relay_configure"):
+        for each in self.calls("relay_check_settings", settings=settings):
             try:
-                call(settings=settings)
-            except Exception as error:  # noqa: BLE001 - a stranger's code: whatever it raises is reported as its own
-                problems.append(f"plugin {name}: relay_configure raised {_raised(error)}")
+                each.value()
+            except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported by name
+                problems.append(f"plugin {each.plugin}: relay_check_settings raised {_raised(error)}")
         if problems:
             raise PluginError(problems)
 
-    def credential(self, provider: str, name: str) -> str | None:
-        """Return a credential that a plugin knows, None when none does.
+    def credential(self, settings: Mapping[str, Any], provider: str, name: str) -> str | None:
+        """Return the credential from the first plugin that has it, else None.
 
         Raises:
             PluginError: the plugin that failed.
         """
-        for plugin, call in self._callers("relay_credentials"):
+        for each in self.calls("relay_credentials", settings=settings):
             try:
-                value = call(provider=provider, name=name)
+                results = each.value(provider=provider, name=name)
             except Exception as error:
-                raise PluginError(f"plugin {plugin}: relay_credentials raised {_raised(error)}") from error
-            if value is not None:
-                return str(value)
+                raise PluginError(f"plugin {each.plugin}: relay_credentials raised {_raised(error)}") from error
+            if results:
+                return str(results[0])
         return None
 
-    def _callers(self, hook: str) -> Iterator[tuple[str, pluggy.HookCaller]]:
-        """Yield (plugin's name, the hook of this plugin only) in the order of calling."""
-        implementations = [each for each in getattr(self.manager.hook, hook).get_hookimpls() if not _wraps(each)]
-        everyone = {each.plugin for each in implementations}
-        for each in reversed(implementations):
-            yield each.plugin_name, self.manager.subset_hook_caller(hook, everyone - {each.plugin})
+
+def _results(call: pluggy.HookCaller, **arguments: Any) -> list[Any]:
+    result = call(**arguments)
+    if isinstance(result, list):
+        return result
+    return [] if result is None else [result]  # a hook of which the first result wins
 
 
 def _is_adapter(value: object) -> bool:
     if not inspect.isclass(value) or not issubclass(value, Adapter) or inspect.isabstract(value):
         return False
     return hasattr(value, "name") and hasattr(value, "session")
-
-
-def _wraps(implementation: pluggy.HookImpl) -> bool:
-    return implementation.hookwrapper or implementation.wrapper
 
 
 def _raised(error: Exception) -> str:
@@ -217,7 +245,7 @@ def load_plugins(entry_points: Iterable[importlib.metadata.EntryPoint] | None = 
         try:
             plugin = entry_point.load()
             _register(manager, plugin, entry_point.name)
-        except Exception as error:  # noqa: BLE001 - importing a stranger's code: whatever it raises is its own failure
+        except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported by name
             broken.append(Broken(entry_point.name, distribution, version, _raised(error)))
         else:
             loaded.append(Loaded(entry_point.name, distribution, version, tuple(_hooks_of(manager, plugin))))
@@ -230,7 +258,7 @@ def _origin(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
-    """Register all of a plugin or nothing of it."""
+    """Register a plugin, undoing a registration that fails halfway."""
     if manager.has_plugin(name):
         raise ValueError("another plugin has this name")
     try:

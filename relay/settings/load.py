@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def settings_of(
     read_file: Callable[[Path], str],
     *,
     plugin_tables: Mapping[str, type] | None = None,
-    configure: Callable[[Mapping[str, Any]], object] | None = None,
-    credential: Credential | None = None,
+    check_plugins: Callable[[Mapping[str, Any]], object] | None = None,
+    credential: Callable[[Mapping[str, Any], str, str], str | None] | None = None,
     demo: bool = False,
 ) -> Settings:
     """Return the settings of a parsed ``document``.
@@ -67,8 +68,9 @@ def settings_of(
         adapters: by name.
         read_file: as for `load`.
         plugin_tables: ``[plugins.NAME]`` -> attrs class.
-        configure: called with those tables before any credential is asked for.
-        credential: asked for every credential an adapter needs; what the configuration says wins.
+        check_plugins: called with those tables; raises what plugins refuse.
+        credential: called with those tables, the provider and the credential's name for every credential that an adapter
+            needs and the configuration does not have.
         demo: allow the demo's well-known values.
 
     Raises:
@@ -79,12 +81,13 @@ def settings_of(
     secrets = SecretReader(environ, read_file, path.parent, allow_inline=tables.value.allow_inline_secrets)
     check = Check(tables, secrets, demo, problems=list(tables.problems))
     plugins = _plugin_tables(check, plugin_tables or {})
+    find: Credential = _nowhere if credential is None else partial(credential, plugins)
     if any(problem.path[:1] == ("plugins",) for problem in check.problems):
-        credential = _unknown
-    elif configure is not None:
-        configure(plugins)
+        find = _unknown
+    elif check_plugins is not None:
+        check_plugins(plugins)
     server, apps, api_keys = resolve_server(check), resolve_apps(check), resolve_api_keys(check)
-    providers = resolve_providers(check, adapters, credential or _nowhere)
+    providers = resolve_providers(check, adapters, find)
     if check.problems:
         raise SettingsError(map(str, sorted(check.problems, key=_place)))
     if not providers:
@@ -109,7 +112,7 @@ def _nowhere(provider: str, name: str) -> None:
 
 
 def _unknown(provider: str, name: str) -> str:
-    """Stands for plugins that could not be configured: nobody knows whether they have the credential."""
+    """Stand in for plugins whose own settings are wrong, so that their credentials are not reported as missing."""
     return ""
 
 

@@ -34,12 +34,9 @@ FLOORS = {
     "relay.settings": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.server"},
     "relay.server": GROUND | {"relay.trading", "relay.hub", "relay.provider"},
     "relay.providers": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.settings"},
-    "relay.supervise": {"relay.adapter", "relay.provider"},
-    "relay.pipeline": GROUND,
-    "relay.garbage": set(),
-    "relay.app": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.settings", "relay.server", "relay.supervise", "relay.pipeline", "relay.garbage", "relay.providers"},
+    "relay.app": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.settings", "relay.server", "relay.providers"},
     "relay.testing": GROUND | {"relay.provider"},
-    "relay.demo": GROUND | {"relay.settings", "relay.provider", "relay.app", "relay.supervise", "relay.providers"},
+    "relay.demo": GROUND | {"relay.settings", "relay.provider", "relay.app", "relay.providers"},
     "relay.cli": GROUND | {"relay.trading", "relay.settings", "relay.provider", "relay.server", "relay.app", "relay.demo", "relay.testing"},
     "relay.__main__": {"relay.cli"},
 }  # fmt: skip
@@ -64,7 +61,6 @@ IMPURE_MODULES = {
 #: Who may import the network libraries.
 NETWORK_ROOMS = (
     "relay.server",
-    "relay.supervise",
     "relay.app",
     "relay.demo",
     "relay.cli",

@@ -9,6 +9,7 @@ import attrs
 import httpx
 import pluggy
 import pytest
+import structlog
 import trio
 
 from relay.adapter import Adapter, Offer, Outgoing, Session, Subscribe, Unknown, dumps, loads
@@ -16,7 +17,8 @@ from relay.app import Relay
 from relay.cli import run as command_line
 from relay.demo import demo
 from relay.hub.outbox import Outbox
-from relay.model.events import Event, Quote, Stamp
+from relay.model.enums import Outcome
+from relay.model.events import Event, Quote, Reply, Stamp
 from relay.plugins import hookspecs as hooks
 from relay.plugins.hookspecs import ChannelEvent, Grant, RelayApi, Service, Simulated, hookimpl
 from relay.plugins.manager import PluginError, Plugins
@@ -26,6 +28,7 @@ from relay.settings import SettingsError, settings_of
 from relay.testing.player import play
 from relay.testing.recording import Record, Recording
 from support.running import API_KEY, APP, port_of
+from support.simulated_venue import trading
 
 STAMP = Stamp(provider="toy", received_at="2025-01-15T10:30:00Z")
 
@@ -90,7 +93,7 @@ def settings_with(plugins: Plugins, /, **tables: Any) -> Any:
         plugins.adapters(),
         Path.read_text,
         plugin_tables=plugins.tables(),
-        configure=plugins.configure,
+        check_plugins=plugins.check_settings,
         credential=plugins.credential,
     )
 
@@ -157,7 +160,7 @@ def test_hook_settings() -> None:
         settings_with(plugins, plugins={"toy": {"sise": 5}})
 
 
-def test_hook_configure() -> None:
+def test_hook_check_settings() -> None:
     given: list[Mapping[str, Any]] = []
 
     class Configured:
@@ -166,7 +169,7 @@ def test_hook_configure() -> None:
             return {"toy": ToySettings}
 
         @hookimpl
-        def relay_configure(self, settings: Mapping[str, Any]) -> None:
+        def relay_check_settings(self, settings: Mapping[str, Any]) -> None:
             given.append(settings)
 
     settings_with(plugins_of(toy=Configured()), plugins={"toy": {"size": 7}})
@@ -346,6 +349,95 @@ def test_hook_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert command_line(["greet", "you"], plugins_of(mine=Commands())) == 0
     assert capsys.readouterr().out == "hello you\n"
+
+
+async def test_two_relays_of_one_process_share_nothing_of_a_plugin() -> None:
+    """Both are built before either runs: each service gets what the watchers of its own relay see, and its own settings."""
+    received: list[tuple[int, RelayApi, str]] = []
+
+    class Watching:
+        @hookimpl
+        def relay_settings(self) -> Mapping[str, type]:
+            return {"toy": ToySettings}
+
+        @hookimpl
+        def relay_services(self, relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[Service]:
+            events: list[ChannelEvent] = []
+
+            async def run(running: RelayApi) -> None:
+                assert running is relay
+                while True:
+                    await trio.sleep(0.01)
+                    while events:
+                        received.append((settings["toy"].size, running, events.pop().channel))
+
+            return [Service("watching", run, watch=events.append)]
+
+    plugins = plugins_of(mine=Watching())
+    async with HttpClient() as http, trio.open_nursery() as nursery:
+        relays = [Relay(settings_with(plugins, plugins={"toy": {"size": size}}), plugins, http) for size in (1, 2)]
+        for relay in relays:
+            await nursery.start(relay.run)
+        for relay, channel in zip(relays, ("first", "second"), strict=True):
+            Subscriber(relay, channel)
+        with trio.fail_after(60):
+            while len(received) < 2:
+                await trio.sleep(0.01)
+        for relay in relays:
+            relay.stop()
+    assert sorted(received, key=lambda each: each[0]) == [(1, relays[0], "first"), (2, relays[1], "second")]
+
+
+async def test_transforms_taps_and_watchers_that_raise_are_logged_at_powers_of_ten() -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no")
+
+    class Failing:
+        @hookimpl
+        def relay_watchers(self) -> Iterable[hooks.Watcher]:
+            return [fail]
+
+    class Tapping:
+        @hookimpl
+        def relay_taps(self) -> Iterable[hooks.Tap]:
+            return [fail]
+
+    class Transforming:
+        @hookimpl
+        def relay_transforms(self) -> Iterable[Any]:
+            return [fail]
+
+    async def use(relay: Relay) -> None:
+        with structlog.testing.capture_logs() as logs:
+            for number in range(12):
+                relay.publish(Quote(symbol="A", bid="1"), STAMP)
+                Subscriber(relay, f"room-{number}")
+        failures = [(each["what"], each["count"]) for each in logs if each["event"] == "plugin failed"]
+        assert sorted(failures) == [(what, count) for what in ("tap", "transform", "watcher") for count in (1, 10)]
+        assert relay.snapshot()["plugins"]["failures"] == {"a": 12, "b": 12, "c": 12}
+
+    await with_relay(plugins_of(a=Failing(), b=Tapping(), c=Transforming()), use)
+
+
+async def test_a_reply_that_a_plugin_publishes_completes_the_command() -> None:
+    async with trading() as desk, trio.open_nursery() as nursery:
+        answers: list[httpx.Response] = []
+
+        async def place() -> None:
+            answers.append(await desk.post("first", symbol="SILENT"))
+
+        nursery.start_soon(place)
+        with trio.fail_after(60):
+            await desk.venue.came.wait()
+        reply = Reply(
+            id=desk.venue.placed[0]["place"],
+            account="main",
+            ok=True,
+            outcome=Outcome.ACCEPTED,
+            result={"by": "plugin"},
+        )
+        desk.relay.publish(reply, attrs.evolve(STAMP, provider="one", account="main"))
+    assert answers[0].json()["result"] == {"by": "plugin"}
 
 
 def test_a_hook_that_raises_is_named() -> None:

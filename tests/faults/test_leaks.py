@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import trio
 
-from relay.supervise import supervise
+from relay.app import supervise
 from relay.testing.faults import Corrupt, Cut, Reset
 from relay.testing.simulator import Close, Refuse
 from support.faulty import QUICK, VENUES, rig

@@ -10,7 +10,6 @@ import trio
 from attrs import define
 
 import relay.app
-import relay.supervise
 from relay.adapter import Backoff
 from relay.app import GOODBYE, Relay
 from relay.model.events import Event, Stamp
@@ -73,8 +72,7 @@ async def house(stranger: object | None = None) -> AsyncIterator[House]:
 @pytest.fixture
 def crashes(monkeypatch):
     """What is logged of tasks that crashed, which are restarted at once."""
-    monkeypatch.setattr(relay.supervise, "_BACKOFF", Backoff(first=0.01, cap=0.01))
-    monkeypatch.setitem(relay.supervise.supervise.__kwdefaults__, "backoff", Backoff(first=0.01, cap=0.01))
+    monkeypatch.setitem(relay.app.supervise.__kwdefaults__, "backoff", Backoff(first=0.01, cap=0.01))
     with structlog.testing.capture_logs() as logs:
         monkeypatch.setattr(relay.app, "log", structlog.get_logger())
         yield lambda: [entry for entry in logs if entry["event"] == "task crashed"]

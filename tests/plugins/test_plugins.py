@@ -5,6 +5,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_a_hook_with_a_wrong_argument_leaves_nothing_of_its_plugin_behind(instal
     assert broken.name == "bad"
     assert "{'nam'}" in broken.reason
     assert [*plugins.adapters()] == ["venue"]
-    assert plugins.credential("acme", "key") is None
+    assert plugins.credential({}, "acme", "key") is None
 
 
 def test_two_plugins_of_one_name(install: Install) -> None:
@@ -134,7 +135,7 @@ def test_results_come_with_their_plugin_in_the_order_of_names(install: Install) 
         ("beta", "b1"),
         ("beta", "b2"),
     ]
-    assert plugins.manager.hook.relay_taps() == [["a1", "a2"], ["b1", "b2"]]
+    assert plugins.manager.hook.relay_taps(relay=None, settings={}) == [["a1", "a2"], ["b1", "b2"]]
 
 
 def test_tryfirst_is_respected(install: Install) -> None:
@@ -167,13 +168,41 @@ def test_tables(install: Install) -> None:
     ]
 
 
-def test_configure(install: Install) -> None:
-    source = "@hookimpl\ndef relay_configure(settings):\n    {}\n"
-    plugins = install(alpha=source.format("settings['got'].append(1)"), beta=source.format("raise ValueError('bad')"))
-    got: list[int] = []
-    with pytest.raises(PluginError, match="^plugin beta: relay_configure raised ValueError: bad$"):
-        plugins.configure({"got": got})
-    assert got == [1]
+OWN_TABLE = """
+@attrs.frozen
+class Table:
+    got: list
+
+@hookimpl
+def relay_settings():
+    return {{"{0}": Table}}
+"""
+
+
+def test_check_settings_passes_each_plugin_its_own_tables(install: Install) -> None:
+    source = OWN_TABLE + "@hookimpl\ndef relay_check_settings(settings):\n    {1}\n"
+    record = "[table.append(name) for name, table in settings.items()]"
+    plugins = install(
+        alpha=source.format("a", record),
+        beta=source.format("b", "raise ValueError('bad')"),
+        gamma=source.format("c", record),
+    )
+    given: dict[str, list[str]] = {"a": [], "b": [], "c": []}
+    with pytest.raises(PluginError, match="^plugin beta: relay_check_settings raised ValueError: bad$"):
+        plugins.check_settings(given)
+    assert given == {"a": ["a"], "b": [], "c": ["c"]}
+
+
+def test_hooks_receive_the_relay_and_their_settings_if_they_name_them(install: Install) -> None:
+    plugins = install(
+        alpha=OWN_TABLE.format("a", "")
+        + "@hookimpl\ndef relay_taps(settings, relay):\n    return [(relay, settings)]\n",
+        beta="@hookimpl\ndef relay_taps(relay):\n    return [relay]\n",
+        gamma="@hookimpl\ndef relay_taps():\n    return [None]\n",
+    )
+    relay: Any = object()
+    collected = plugins.collect("relay_taps", relay=relay, settings={"a": 1, "b": 2})
+    assert [each.value for each in collected] == [(relay, {"a": 1}), relay, None]
 
 
 def test_credentials_come_from_the_first_plugin_that_knows(install: Install) -> None:
@@ -183,14 +212,14 @@ def test_credentials_come_from_the_first_plugin_that_knows(install: Install) -> 
         beta=source.format("return provider + name"),
         gamma=source.format("return 'c'"),
     )
-    assert plugins.credential("acme", "key") == "acmekey"
+    assert plugins.credential({}, "acme", "key") == "acmekey"
     assert install(aaa=source.format("1 / 0")).manager is not plugins.manager
 
 
 def test_a_failing_vault_is_named(install: Install) -> None:
     plugins = install(vault="@hookimpl\ndef relay_credentials(provider, name):\n    raise OSError('sealed')\n")
     with pytest.raises(PluginError, match="^plugin vault: relay_credentials raised OSError: sealed$"):
-        plugins.credential("acme", "key")
+        plugins.credential({}, "acme", "key")
 
 
 def test_the_installed_plugins_load() -> None:

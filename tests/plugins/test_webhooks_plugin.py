@@ -13,7 +13,6 @@ import pusher
 import pytest
 import trio
 
-import relay_webhooks
 from relay.plugins.hookspecs import ChannelEvent
 from relay.plugins.manager import PluginError, Plugins, load_plugins
 from relay.pusher.apps import App
@@ -57,8 +56,7 @@ def problems(**endpoint: Any) -> list[str]:
 
 
 @pytest.fixture
-def plugins(monkeypatch: pytest.MonkeyPatch) -> Plugins:
-    monkeypatch.setattr(relay_webhooks, "_webhooks", None)
+def plugins() -> Plugins:
     plugins = load_plugins([EntryPoint("webhooks", "relay_webhooks", "tickrelay")])
     assert plugins.broken == ()
     plugins.check()
@@ -69,11 +67,11 @@ def test_hook_settings_brings_the_table(plugins: Plugins) -> None:
     assert plugins.tables() == {"webhooks": WebhooksTable}
 
 
-def test_hook_configure_names_the_secret_it_cannot_have(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hook_check_settings_names_the_secret_it_cannot_have(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_TOKEN", raising=False)
     missing = table(secret_headers={"Authorization": {"env": "NO_SUCH_TOKEN"}})
     with pytest.raises(PluginError) as caught:
-        plugins.configure({"webhooks": missing})
+        plugins.check_settings({"webhooks": missing})
     assert "plugin webhooks" in str(caught.value)
     assert "endpoints.main.secret_headers.Authorization: environment variable NO_SUCH_TOKEN is not set" in str(
         caught.value
@@ -82,28 +80,35 @@ def test_hook_configure_names_the_secret_it_cannot_have(plugins: Plugins, monkey
 
 @pytest.mark.parametrize("settings", [{}, {"webhooks": WebhooksTable()}])
 def test_without_an_endpoint_it_brings_nothing(plugins: Plugins, settings: dict[str, Any]) -> None:
-    plugins.configure({"webhooks": table()})
-    plugins.configure(settings)
-    assert plugins.collect("relay_watchers") == plugins.collect("relay_services") == []
+    assert plugins.collect("relay_services", relay=Relay(), settings=settings) == []
 
 
-def test_hook_watchers_brings_one_for_all_endpoints(plugins: Plugins) -> None:
-    plugins.configure({"webhooks": table()})
-    (first,) = plugins.collect("relay_watchers")
-    plugins.configure({"webhooks": table()})
-    (second,) = plugins.collect("relay_watchers")
-    assert first.plugin == "webhooks"
-    assert first.value != second.value  # what was handed out stays with whom it was configured for
+async def test_webhooks_of_two_relays_leave_by_the_relay_that_saw_the_event(
+    plugins: Plugins, endpoint_server: "Server"
+) -> None:
+    """Both are built before either runs, as two relays of one process may be."""
+    table_ = table(url=endpoint_server.url, batch=False)
+    first, second = (
+        plugins.collect("relay_services", relay=Relay(), settings={"webhooks": table_})[0].value for _ in range(2)
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.run, Relay())
+        nursery.start_soon(second.run, Relay())
+        for service, channel in ((first, "one"), (second, "two")):
+            service.watch(ChannelEvent(app_id="3", name="channel_occupied", channel=channel))
+        await endpoint_server.wait_for(2)
+        nursery.cancel_scope.cancel()
+    assert sorted(json.loads(body)["events"][0]["channel"] for _, body in endpoint_server.requests) == ["one", "two"]
 
 
 async def test_hook_services_sends_what_the_watcher_sees(plugins: Plugins, endpoint_server: "Server") -> None:
-    plugins.configure({"webhooks": table(url=endpoint_server.url, batch=False)})
-    (watcher,) = plugins.collect("relay_watchers")
-    (service,) = plugins.collect("relay_services")
+    settings = {"webhooks": table(url=endpoint_server.url, batch=False)}
+    (service,) = plugins.collect("relay_services", relay=Relay(), settings=settings)
+    assert service.plugin == "webhooks"
     assert service.value.name == "webhooks"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.value.run, Relay())
-        watcher.value(ChannelEvent(app_id="3", name="channel_occupied", channel="room"))
+        service.value.watch(ChannelEvent(app_id="3", name="channel_occupied", channel="room"))
         await endpoint_server.wait_for(1)
         nursery.cancel_scope.cancel()
     assert b"channel_occupied" in endpoint_server.requests[0][1]

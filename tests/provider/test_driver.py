@@ -31,13 +31,13 @@ from relay.adapter import (
     dumps,
     loads,
 )
+from relay.app import supervise
 from relay.model.channels import Topic
 from relay.model.commands import PlaceOrder
 from relay.model.events import Quote
 from relay.provider.connection import Deadlines, Line
 from relay.provider.driver import CommandRefused, ProviderSession
 from relay.provider.http import HttpClient
-from relay.supervise import supervise
 
 A = Topic(kind="quote", symbol="A")
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

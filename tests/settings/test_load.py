@@ -1,5 +1,6 @@
 """A good configuration becomes settings, with safe defaults."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_no_secret_is_in_the_repr(read: Any) -> None:
 def test_credentials_from_a_plugin(read: Any) -> None:
     asked: list[tuple[str, str]] = []
 
-    def credential(provider: str, name: str) -> str | None:
+    def credential(settings: Mapping[str, Any], provider: str, name: str) -> str | None:
         asked.append((provider, name))
         return {"key": "plugin-key", "live.secret": "plugin-secret"}.get(name)
 
@@ -181,7 +182,7 @@ def test_plugin_tables(read: Any) -> None:
 
     got: list[Any] = []
     text = '[plugins.recorder]\ndirectory = "/var"\noffset = -3\n'
-    settings = read(text, plugin_tables={"recorder": Recorder}, configure=got.append)
+    settings = read(text, plugin_tables={"recorder": Recorder}, check_plugins=got.append)
     assert settings.plugins == {"recorder": Recorder("/var", -3)}
     assert got == [settings.plugins]
 

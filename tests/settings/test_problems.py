@@ -191,7 +191,7 @@ def test_problems_of_plugin_tables(read: Any) -> None:
         read(
             "[plugins.recorder]\nkeep = 3\ndirectry = 1\n",
             plugin_tables={"recorder": Recorder},
-            configure=configured.append,
+            check_plugins=configured.append,
         )
     assert refused.value.lines == (
         "plugins.recorder.directory: missing",

@@ -51,7 +51,7 @@ async def running_relay(
         {name: adapter if adapt is None else adapt(adapter) for name, adapter in plugins.adapters().items()},
         Path.read_text,
         plugin_tables=plugins.tables(),
-        configure=plugins.configure,
+        check_plugins=plugins.check_settings,
     )
     # No https leaves a test; a context that trusts nobody saves the time to read the machine's certificates.
     untrusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
