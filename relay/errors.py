@@ -1,17 +1,24 @@
-"""Problems that are the operator's to solve: said in one line each, without a traceback."""
+"""Errors as people read them: an operator's problems in one line each, without a traceback and without secrets."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
+from urllib.parse import quote, quote_plus
 
 _bare = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 
-#: Where something stands in a configuration: table names, keys, and indexes of lists.
+#: A place in a configuration: table names, keys, and indexes of lists.
 Path = tuple[str | int, ...]
+
+#: The text that takes the place of a secret.
+HIDDEN = "[redacted]"
+#: Longer names, which strangers may send, are cut before they are compared with known ones.
+_COMPARED = 128
 
 
 class OperatorError(Exception):
-    """Something outside the program must be put right first. ``lines`` says what, one problem a line."""
+    """Raised when the operator must change something first; ``lines`` names the problems, one a line."""
 
     def __init__(self, lines: str | Iterable[str]) -> None:
         self.lines: tuple[str, ...] = (lines,) if isinstance(lines, str) else tuple(lines)
@@ -34,10 +41,10 @@ def path_text(path: Path) -> str:
     return text
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the name of ``known`` that ``name`` most likely was meant to be, None when none is near."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the name of ``known`` most like ``name``, None when none reaches the likeness ``cutoff`` (0 to 1)."""
     by_lower = {other.lower(): other for other in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name[:_COMPARED].lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
 
 
@@ -48,3 +55,23 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near is not None:
         return f"did you mean {near}?"
     return f"there are: {', '.join(names)}" if names else "there are none"
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors inside a group, those of nested groups too; an error that is no group alone."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for member in error.exceptions for leaf in leaves(member)]
+    return [error]
+
+
+def secrets_pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
+    """Return a pattern that finds each of ``secrets`` as it is, in a URL, in JSON and in a ``repr``; None without any."""
+    spellings = {spelling for secret in secrets if secret for spelling in _spellings(secret)}
+    # The longest first: a secret that begins with another one must not leave its end behind.
+    ordered = sorted(spellings, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+
+def _spellings(secret: str) -> set[str]:
+    written = {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]}
+    return written | {json.dumps(secret, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}

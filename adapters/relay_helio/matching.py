@@ -37,7 +37,6 @@ from relay_helio.reports import Execution, members
 
 WAITING = 1000
 """Commands that wait, and commands given up, that are remembered. Beyond that no answer without a key is matched."""
-_ENDED = (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED)
 _CLOSING = {PositionSide.LONG: Side.SELL, PositionSide.SHORT: Side.BUY}
 
 Held = Mapping[str, Position]
@@ -150,7 +149,7 @@ def _verdict(order: Order, command: Command) -> bool | None:
     """Whether ``command``, which the order's state is about, was carried out; None where that is not said."""
     match command:
         case CancelOrder():
-            return order.status is OrderStatus.CANCELLED if order.status in _ENDED else None
+            return order.status is OrderStatus.CANCELLED if order.status.is_final else None
         case AmendOrder():
             return True if _has_all(order, command) else None
     return order.status is not OrderStatus.REJECTED

@@ -17,6 +17,7 @@ from math import inf
 
 from attrs import field, frozen
 
+from relay.limits import backoff
 from relay_webhooks.payload import encode_body
 
 OVERFLOW = "queue_full"
@@ -134,7 +135,7 @@ class Queue:
     def failed(self, now: float, uniform: float) -> None:
         """The batch did not arrive: wait, or give it up. ``uniform`` is a random number in [0, 1)."""
         limits = self._limits
-        wait = min(limits.retry_cap, limits.retry_first * 2.0 ** min(self.failures, 32)) * (1.0 - uniform / 2)
+        wait = backoff(limits.retry_first, limits.retry_cap, self.failures, jitter=0.5, uniform=1.0 - uniform)
         self.failures += 1
         self._not_before = now + wait
         last = self._first_try + limits.retry_for

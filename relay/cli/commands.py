@@ -21,7 +21,7 @@ from rich.table import Table
 
 from relay.auth import hash_key
 from relay.cli.logs import configure_logs
-from relay.errors import OperatorError, path_text
+from relay.errors import OperatorError, leaves, path_text
 from relay.plugins.manager import Plugins
 from relay.settings import LogTable, Settings, is_loopback, load, parse_listen, reference
 
@@ -229,8 +229,9 @@ def listening_on(host: str, port: int) -> Iterator[None]:
 
 def _bind_error(error: BaseException) -> str | None:
     """Return why an address could not be bound, when that is all the error says."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error, *others = leaves(error)
+    if others:
+        return None
     if isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _BIND_ERRORS):
         return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
     return None

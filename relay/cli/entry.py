@@ -13,7 +13,7 @@ from rich.console import Console
 from relay import __version__
 from relay.cli.commands import Commands
 from relay.cli.orders import order_app
-from relay.errors import OperatorError
+from relay.errors import OperatorError, leaves
 from relay.plugins.manager import PluginError, Plugins, load_plugins
 
 
@@ -56,15 +56,7 @@ def _stated(group: BaseExceptionGroup[BaseException]) -> list[str] | None:
     stated, others = group.split(OperatorError)
     if others is not None or stated is None:
         return None
-    return [line for error in _leaves(stated) if isinstance(error, OperatorError) for line in error.lines]
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
+    return [line for error in leaves(stated) if isinstance(error, OperatorError) for line in error.lines]
 
 
 def build_app(plugins: Plugins) -> cyclopts.App:

@@ -5,19 +5,16 @@ configuration gave, as it is, as it stands in a URL and as it stands in JSON; an
 it is one (``token=...``, ``Authorization: ...``).
 """
 
-import json
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, TextIO
-from urllib.parse import quote, quote_plus
 
 import structlog
 
+from relay.errors import HIDDEN, secrets_pattern
 from relay.settings import LogTable
-
-HIDDEN = "[redacted]"
 
 _SHORTEST = 4
 """Masking shorter secrets would make a log unreadable, and show where they are."""
@@ -85,9 +82,7 @@ class Redaction:
     """The last processor: takes secrets out of the finished line."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        spellings = {spelling for secret in secrets if len(secret) >= _SHORTEST for spelling in _spellings(secret)}
-        ordered = sorted(spellings, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        self._known = secrets_pattern(secret for secret in secrets if len(secret) >= _SHORTEST)
 
     def __call__(self, logger: Any, method: str, line: str) -> str:
         return self.mask(line)
@@ -99,11 +94,6 @@ class Redaction:
         text = _in_header.sub(rf"\g<1>{HIDDEN}", text)
         text = _scheme.sub(rf"\g<1> {HIDDEN}", text)
         return _in_query.sub(rf"\g<1>{HIDDEN}", text)
-
-
-def _spellings(secret: str) -> set[str]:
-    written = {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]}
-    return written | {json.dumps(secret, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
 
 
 class LibraryLogs(logging.Handler):

@@ -24,7 +24,6 @@ from relay.hub.channel import Channel
 from relay.hub.history import Entry, HistoryLimits
 from relay.hub.names import Known, claims_stream, stream_of
 from relay.hub.outbox import Outbox, Policy
-from relay.hub.rates import TokenBucket
 from relay.hub.sequence import Interest, Sequencer
 from relay.hub.slow_consumer import Overflow
 from relay.hub.streams import Streams
@@ -32,6 +31,7 @@ from relay.hub.subscription_count import Counts
 from relay.hub.sweep import Sweep
 from relay.hub.topic import TopicState
 from relay.hub.users import Users
+from relay.limits import TokenBucket
 from relay.model.channels import Stream
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher import messages
@@ -111,7 +111,7 @@ class AppState:
         """Occupied channels by name."""
         self.users: Users[Subscriber] = Users()
         self.counts: Counts[Channel] = Counts()
-        self.newcomers = TokenBucket(app.limits.connections_per_second, now)
+        self.newcomers = TokenBucket(app.limits.connections_per_second)
         self.overflow = Overflow(self.channels, shared.streams, shared.ids, shared.dropped)
         """Where its subscribers' outboxes get what stands for what they dropped."""
         self.topics: dict[str, TopicState] = {}

@@ -21,7 +21,7 @@ from relay.hub.depth import Book
 from relay.hub.history import Entry, HistoryLimits, Ring
 from relay.hub.outbox import Policy
 from relay.model.channels import ALL, Stream
-from relay.model.enums import AccountEvent, OrderStatus, PositionEvent, Refill, StalenessEvent
+from relay.model.enums import AccountEvent, PositionEvent, Refill, StalenessEvent
 from relay.model.events import Account, Candle, Depth, Event, Gap, Order, Position, Reference, Staleness, Stamp
 from relay.pusher import actions
 
@@ -50,7 +50,6 @@ def policy_of(event: Event) -> Policy:
 
 #: Of one account, so many open orders and positions are remembered for newcomers; beyond that the oldest are forgotten.
 MAX_HELD = 10_000
-_OVER = frozenset({OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED})
 
 
 def holding(event: Event) -> tuple[str, bool] | None:
@@ -61,7 +60,7 @@ def holding(event: Event) -> tuple[str, bool] | None:
         case Position():
             return f"position {event.account} {event.id}", event.event is not PositionEvent.POSITION_CLOSED
         case Order():
-            return f"order {event.account} {event.id}", event.status not in _OVER
+            return f"order {event.account} {event.id}", not event.status.is_final
     return None
 
 

@@ -29,6 +29,7 @@ from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.preconf.msgspec import make_converter
 
+from relay.errors import suggestion
 from relay.model.command_values import (
     CommandError,
     choice,
@@ -38,7 +39,6 @@ from relay.model.command_values import (
     name_text,
     read,
     shown,
-    suggestion,
     text,
     time,
 )

@@ -3,7 +3,6 @@
 Numbers keep their digits: `read` gives those with a point or an exponent as `Digits`, which no text member takes for text.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Iterable
@@ -180,10 +179,3 @@ _KINDS = (
 
 def _kind(value: Any) -> str:
     return next((name for cls, name in _KINDS if isinstance(value, cls)), type(value).__name__)
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """The nearest of ``known``, or all of them."""
-    names = list(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"

@@ -39,6 +39,14 @@ class OrderStatus(StrEnum):
     REJECTED = "REJECTED"
     EXPIRED = "EXPIRED"
 
+    @property
+    def is_final(self) -> bool:
+        """True when nothing more can happen to the order."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED})
+
 
 class TimeInForce(StrEnum):
     GTC = "GTC"

@@ -11,19 +11,18 @@ that is newer: it is not judged by the list, nor overwritten by what the list ha
 Both memories outlive connections, and both are bounded: the longest unused is forgotten.
 """
 
-from collections import OrderedDict
 from collections.abc import Container, Mapping
 from math import inf
 from typing import Any, NamedTuple
 
 import attrs
 
-from relay.model.enums import OrderEvent, OrderStatus, PositionEvent
+from relay.limits import BoundedDict
+from relay.model.enums import OrderEvent, PositionEvent
 from relay.model.events import Account, AccountScoped, Order, Position, Trade
 
 #: Attributes that say what happened or when it was told, not what is; a list's ``data`` has other members than the stream's.
 _NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id", "data")
-_ENDED = (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED)
 
 _ABSENT = object()
 _Name = tuple[str, str | None, str]
@@ -41,27 +40,21 @@ class Fills:
     """The fills seen, by (account, id); one memory belongs to one provider."""
 
     def __init__(self, size: int = 20_000) -> None:
-        self._size = size
-        self._seen: OrderedDict[tuple[str | None, str], None] = OrderedDict()
+        self._seen: BoundedDict[tuple[str | None, str], None] = BoundedDict(size)
 
     def is_new(self, fill: Trade, account: str | None) -> bool:
         """Whether ``fill`` was not seen before; it is from now on. ``account`` is the session's own."""
         name = (fill.account or account, fill.id)
-        if name in self._seen:
-            self._seen.move_to_end(name)
-            return False
+        is_new = name not in self._seen
         self._seen[name] = None
-        if len(self._seen) > self._size:
-            self._seen.popitem(last=False)
-        return True
+        return is_new
 
 
 class States:
     """The last published state of every order, position and account."""
 
     def __init__(self, size: int = 20_000) -> None:
-        self._size = size
-        self._states: OrderedDict[_Name, _Known] = OrderedDict()
+        self._states: BoundedDict[_Name, _Known] = BoundedDict(size)
 
     def changes(self, event: Order | Position | Account, account: str | None, told_at: float) -> bool:
         """Whether ``event`` says anything that was not last known; it is known from now on.
@@ -79,8 +72,6 @@ class States:
             event = attrs.evolve(event, **{field: value for field, value in had.items() if field not in said})
             told_at, members = max(told_at, before.told_at), {**before.members, **members}
         self._states[name] = _Known(event, told_at, members)
-        if len(self._states) > self._size:
-            self._states.popitem(last=False)
         return before is None or is_new
 
     def not_overtaken(
@@ -139,7 +130,7 @@ def _name(event: Order | Position | Account, account: str | None) -> _Name:
 def _is_open(event: Order | Position | Account) -> bool:
     match event:
         case Order(vanished=None):
-            return event.status not in _ENDED
+            return not event.status.is_final
         case Position():
             return event.event is not PositionEvent.POSITION_CLOSED and bool(event.quantity.strip("0."))
     return False

@@ -6,7 +6,6 @@ all kinds of a session's state on the provider's status channel; there the kind 
 ``helio.account`` and ``helio.order`` are one channel, two events. ``<provider>.status`` binds to ``connection``.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from relay.adapter import Offer
+from relay.errors import nearest
 from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind
 from relay.model.events import ACCOUNT_KINDS, KINDS, MARKET_KINDS
 
@@ -138,7 +138,7 @@ class CatalogEntry:
 
     def _check_choice(self, name: str, choices: Sequence[str], filters: Mapping[str, str]) -> None:
         if choices and name in filters and filters[name] not in choices:
-            close = nearest(filters[name], choices)
+            close = nearest(filters[name], choices, cutoff=0.0)
             raise UnknownStream(
                 f"filter.{name}", f"{self.id} has no {name} {filters[name]!r:.64}; the nearest is {close}"
             )
@@ -152,19 +152,12 @@ class CatalogEntry:
         return _PREFIX[self.visibility]
 
 
-def nearest(text: str, choices: Iterable[str]) -> str | None:
-    """The choice that is most like ``text``, None where there is no choice."""
-    choices = list(choices)
-    close = difflib.get_close_matches(text[:128], choices, n=1, cutoff=0.0)
-    return close[0] if close else None
-
-
 def find(entries: Iterable[CatalogEntry], id: str) -> CatalogEntry:
     """The entry of that id, or UnknownStream naming the nearest."""
     ids = {entry.id: entry for entry in entries}
     if id in ids:
         return ids[id]
-    close = nearest(id, ids)
+    close = nearest(id, ids, cutoff=0.0)
     hint = f"the nearest is {close}" if close else "there are none: no provider is configured"
     raise UnknownStream("stream", f"there is no stream {id!r:.128}; {hint}")
 

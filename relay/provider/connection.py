@@ -16,6 +16,7 @@ import trio_websocket
 from attrs import frozen
 from wsproto.utilities import LocalProtocolError
 
+from relay.errors import leaves
 from relay.provider.session_events import Closed, Dial, DialFailed, Refused
 
 _LARGEST_HEAD = 16 * 1024
@@ -204,7 +205,7 @@ class Line:
             # one when it would answer a ping that came while the connection is being closed.
             ending.append(Closed(1006, "the connection broke") if self._open else _unfinished(stream))
         except* trio_websocket.ConnectionRejected as rejected:
-            ending[:0] = [_refused(error) for error in _leaves(rejected)]
+            ending[:0] = [_refused(error) for error in leaves(rejected)]
         return ending[0] if ending else _unfinished(stream)
 
     async def _hung_up(self, stream: _Stream, scope: trio.CancelScope) -> None:
@@ -301,16 +302,8 @@ def _explained(error: BaseException) -> str:
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
-    leaves = [
-        leaf for cause in causes for leaf in (_leaves(cause) if isinstance(cause, BaseExceptionGroup) else [cause])
-    ]
-    return "; ".join(dict.fromkeys(str(leaf) or type(leaf).__name__ for leaf in leaves))
-
-
-def _leaves(group: BaseException) -> list[BaseException]:
-    if isinstance(group, BaseExceptionGroup):
-        return [leaf for member in group.exceptions for leaf in _leaves(member)]
-    return [group]
+    found = (leaf for cause in causes for leaf in leaves(cause))
+    return "; ".join(dict.fromkeys(str(leaf) or type(leaf).__name__ for leaf in found))
 
 
 def _refused(rejected: BaseException) -> Refused:

@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from relay.adapter import Adapter, Context
+from relay.errors import leaves
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Event, Stamp
@@ -169,7 +170,7 @@ class ProviderSession:
                 self._wait_for_close(nursery)
         except Exception as error:
             self._line = None
-            self._machine.abandon(f"a fault of the relay: {type(_first(error)).__name__}", moment())
+            self._machine.abandon(f"a fault of the relay: {type(leaves(error)[0]).__name__}", moment())
             self._machine = self._new_machine(self._machine)
             raise
         finally:
@@ -274,9 +275,3 @@ class ProviderSession:
     def _turn(self, turn: Input) -> None:
         self._step(turn)
         self._wake.set()
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

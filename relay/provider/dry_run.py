@@ -12,9 +12,10 @@ from typing import Any
 import attrs
 import msgspec
 
-from relay.adapter import Adapter, Context, Fetch, dumps
+from relay.adapter import Adapter, Context, Fetch
+from relay.errors import HIDDEN
 from relay.model.commands import Command
-from relay.provider.templates import HIDDEN, Redactor, fetch_target
+from relay.provider.templates import Redactor, fetch_target
 
 
 class Unwritable(ValueError):
@@ -29,15 +30,16 @@ def dry_run(
     Raises:
         Unwritable: the adapter cannot write it, or a value it needs is not there yet.
     """
-    hide = _Hiding(context)
+    redact = Redactor(context)
+    shown = _Request(redact)
     try:
         writer = _copied(connected, context) or adapter(_apart(context, {}))
         return [
-            hide.request(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": hide(writing)}
+            shown.show(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": redact(writing)}
             for writing in writer.encode(command)
         ]
     except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a command is its reason
-        raise Unwritable(hide(f"{error}" or type(error).__name__)) from None
+        raise Unwritable(redact(f"{error}" or type(error).__name__)) from None
 
 
 def _copied(adapter: Adapter | None, context: Context) -> Adapter | None:
@@ -58,41 +60,33 @@ def _apart(context: Context, copies: dict[int, Any]) -> Context:
     return attrs.evolve(context, kept=copy.deepcopy(context.kept, copies), learned=dict(context.learned))
 
 
-class _Hiding:
-    """Takes secrets out of what is shown, as they are, in URLs and in JSON."""
+class _Request:
+    """Shows requests without the secrets of `redact`."""
 
-    def __init__(self, context: Context) -> None:
-        self._redact = Redactor(context)
-        secrets = filter(None, (*context.credentials.values(), *context.learned.values()))
-        self._escaped = [escaped for secret in secrets if (escaped := dumps(secret)[1:-1]) != secret]
+    def __init__(self, redact: Redactor) -> None:
+        self._redact = redact
 
-    def __call__(self, text: str) -> str:
-        text = self._redact(text)
-        for escaped in self._escaped:
-            text = text.replace(escaped, HIDDEN)
-        return text
-
-    def request(self, fetch: Fetch, adapter: type[Adapter], context: Context) -> dict[str, Any]:
+    def show(self, fetch: Fetch, adapter: type[Adapter], context: Context) -> dict[str, Any]:
         _, url = fetch_target(fetch, adapter.session, context)
-        written: dict[str, Any] = {"method": fetch.method, "url": self(url)}
+        written: dict[str, Any] = {"method": fetch.method, "url": self._redact(url)}
         if fetch.headers:
-            written["headers"] = {name: self(value) for name, value in fetch.headers.items()}
+            written["headers"] = {name: self._redact(value) for name, value in fetch.headers.items()}
         if fetch.json is not None:
             written["body"] = self._json(fetch.json)
         elif fetch.form is not None:
-            written["body"] = {name: self(value) for name, value in fetch.form.items()}
+            written["body"] = {name: self._redact(value) for name, value in fetch.form.items()}
         return written
 
     def _json(self, value: Any) -> Any:
         """JSON without secrets; every number has its own digits, one that is a secret is hidden whole."""
         match value:
             case dict():
-                return {self(name): self._json(item) for name, item in value.items()}
+                return {self._redact(name): self._json(item) for name, item in value.items()}
             case list() | tuple():
                 return [self._json(item) for item in value]
             case str():
-                return self(value)
+                return self._redact(value)
             case bool() | None:
                 return value
         text = bytes(value).decode() if isinstance(value, msgspec.Raw) else str(value)
-        return value if self(text) == text else HIDDEN
+        return value if self._redact(text) == text else HIDDEN

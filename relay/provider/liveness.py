@@ -16,7 +16,6 @@ Topic clocks are checked when the earliest of them could run out. Events only pu
 message writes one attribute and never looks for the minimum.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from math import inf
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from types import MappingProxyType
 from attrs import define
 
 from relay.adapter import Session
+from relay.limits import BoundedDict
 from relay.model.channels import Topic
 from relay.model.events import Event
 from relay.model.hours import Hours
@@ -133,7 +133,7 @@ class Topics:
         self._hours = hours
         self._rearm = rearm
         self._watches: dict[Key, Watch] = {}
-        self._left_stale: OrderedDict[Key, Topic] = OrderedDict()
+        self._left_stale: BoundedDict[Key, Topic] = BoundedDict(_LEFT)
         self._check_at = inf
         #: The watch of a key, None when it is not watched.
         self.find: Callable[[Key], Watch | None] = self._watches.get
@@ -213,8 +213,6 @@ class Topics:
         watch = self._watches.pop(key, None)
         if watch is not None and watch.stale:
             self._left_stale[key] = topic
-            if len(self._left_stale) > _LEFT:
-                self._left_stale.popitem(last=False)
 
     def adopt(self, other: "Topics") -> None:
         """Take over which topics of a session that is being replaced are stale."""

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from attrs import frozen
 
 from relay.adapter import Rate, RateOf
+from relay.limits import TokenBucket
 
 Item = TypeVar("Item")
 #: What one item draws: how many tokens of which rates.
@@ -24,29 +25,12 @@ Uses = Mapping[RateOf, int]
 _EPSILON = 1e-9
 
 
-class Bucket:
-    """A token bucket: full at ``burst``, refilled evenly."""
+class Bucket(TokenBucket):
+    """The gauge of a rate with a ``burst``: full at first, refilled evenly."""
 
     def __init__(self, rate: Rate) -> None:
+        super().__init__(rate.count / rate.per, float(rate.burst or max(1.0, rate.count)))
         self.per = rate.per
-        self.capacity = float(rate.burst or max(1.0, rate.count))
-        self._rate = rate.count / rate.per
-        self._tokens = self.capacity
-        self._at = -inf
-
-    def free(self, now: float) -> float:
-        """Tokens there are at ``now``."""
-        return min(self.capacity, self._tokens + (now - self._at) * self._rate) if now > self._at else self._tokens
-
-    def at(self, cost: int, now: float) -> float:
-        """When ``cost`` tokens can be taken; a cost above the capacity needs a full bucket."""
-        missing = min(cost, self.capacity) - self.free(now)
-        return now if missing <= _EPSILON else now + missing / self._rate
-
-    def take(self, cost: int, now: float) -> None:
-        """Take tokens; below zero when what could not wait was sent all the same."""
-        self._tokens = self.free(now) - cost
-        self._at = max(now, self._at)
 
 
 class Window:
@@ -68,8 +52,8 @@ class Window:
         self._forget(now)
         return self.capacity - self._sum
 
-    def at(self, cost: int, now: float) -> float:
-        """When ``cost`` tokens can be taken; a cost above the capacity needs an empty window."""
+    def ready_at(self, cost: int, now: float) -> float:
+        """Return when ``cost`` tokens can be taken; a cost above the capacity needs an empty window."""
         missing = min(cost, self.capacity) - self.free(now)
         for taken_at, taken in self._taken:
             if missing <= 0:
@@ -78,7 +62,7 @@ class Window:
             now = taken_at + self.per
         return now
 
-    def take(self, cost: int, now: float) -> None:
+    def draw(self, cost: int, now: float) -> None:
         """Take tokens, also more than there are."""
         self._taken.append((now, cost))
         self._sum += cost
@@ -108,14 +92,16 @@ class Budget:
         """When all of ``uses`` can be drawn; ``now`` when they can be at once."""
         when = now
         for of, cost in uses.items():
-            when = max(when, self._paused.get(of, now), *(gauge.at(cost, now) for gauge in self._gauges.get(of, ())))
+            when = max(
+                when, self._paused.get(of, now), *(gauge.ready_at(cost, now) for gauge in self._gauges.get(of, ()))
+            )
         return when
 
     def take(self, uses: Uses, now: float) -> None:
         """Draw ``uses``."""
         for of, cost in uses.items():
             for gauge in self._gauges.get(of, ()):
-                gauge.take(cost, now)
+                gauge.draw(cost, now)
 
     def pause(self, ofs: Iterable[RateOf], until: float) -> None:
         """Nothing of these is to be drawn before ``until``: the provider said that its limit was hit."""
@@ -145,7 +131,7 @@ class Budget:
             free = gauge.free(now)
             if free < share * gauge.capacity and now >= self._warned.get(of, -inf):
                 self._warned[of] = now + gauge.per
-                return Low(of, int(max(0.0, free)), gauge.at(int(gauge.capacity), now) - now)
+                return Low(of, int(max(0.0, free)), gauge.ready_at(int(gauge.capacity), now) - now)
         return None
 
     def status(self, now: float) -> dict[str, Any]:

@@ -6,6 +6,8 @@ by more of them.
 
 from math import inf
 
+from relay.limits import backoff
+
 SHARE = 0.8
 #: A life that is over already means that the clocks disagree; trying more often than this would not change it.
 LEAST = 5.0
@@ -44,8 +46,7 @@ class Renewal:
     def failed(self, now: float, at_least: float = 0.0) -> None:
         """A renewal without a login: try again later, after ``at_least`` seconds where the provider asks for that."""
         if self.pending:
-            wait = min(RARELY, AGAIN * 2.0 ** min(self._attempts - 1, 16))
-            self._at = now + max(wait, at_least)
+            self._at = now + max(backoff(AGAIN, RARELY, self._attempts - 1), at_least)
 
     def refused(self) -> None:
         """The login was refused: the next connection has to ask for it."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 from relay.adapter import Backoff
+from relay.limits import backoff
 
 #: Seconds; the longest wait that is taken from a provider's recommendation.
 LONGEST = 3600.0
@@ -43,10 +44,9 @@ class Retry:
             longest: wait the whole cap, as after a rate limit.
         """
         plan = self._plan
-        ceiling = plan.cap if longest else self._ceiling(self.attempts)
+        wait = plan.cap if longest else self._ceiling(self.attempts) * (1.0 - plan.jitter * (1.0 - uniform))
         self.attempts += 1
-        share = 1.0 if longest else 1.0 - plan.jitter * (1.0 - uniform)
-        return max(ceiling * share, at_least)
+        return max(wait, at_least)
 
     def recommend(self, seconds: Sequence[float]) -> None:
         """The provider names the waits of the first attempts. What is beyond an hour, or no wait at all, is not taken."""
@@ -58,7 +58,7 @@ class Retry:
         if attempt < len(named):
             return named[attempt]
         first, more = (named[-1] * plan.factor, attempt - len(named)) if named else (plan.first, attempt)
-        return max(min(plan.cap, first * plan.factor ** min(more, 64)), named[-1] if named else 0.0)
+        return max(backoff(first, plan.cap, more, factor=plan.factor), named[-1] if named else 0.0)
 
 
 def retry_after(headers: Mapping[str, str], unix_ns: int) -> float | None:

@@ -9,6 +9,8 @@ from math import inf
 
 from attrs import define
 
+from relay.limits import backoff
+
 FIRST = 0.5
 LONGEST = 30.0
 ANSWER_WITHIN = 15.0
@@ -42,7 +44,7 @@ class Snapshots:
         symbols = [symbol for symbol, plan in self._plans.items() if plan.due_at <= now]
         for symbol in symbols:
             plan = self._plans[symbol]
-            plan.due_at, plan.under_way = now + min(ANSWER_WITHIN * 2.0**plan.attempts, LONGEST_ANSWER), True
+            plan.due_at, plan.under_way = now + backoff(ANSWER_WITHIN, LONGEST_ANSWER, plan.attempts), True
             plan.attempts += 1
         return symbols
 
@@ -51,7 +53,7 @@ class Snapshots:
         plan = self._plans.get(symbol)
         if plan is not None and plan.under_way:
             plan.under_way = False
-            plan.due_at = now + max(at_least, min(LONGEST, FIRST * 2.0 ** min(plan.attempts - 1, 16)))
+            plan.due_at = now + max(at_least, backoff(FIRST, LONGEST, plan.attempts - 1))
 
     def done(self, symbol: str) -> None:
         """The book is live, or nobody needs it."""

@@ -2,12 +2,12 @@
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
-from urllib.parse import quote, quote_plus, urlencode, urljoin, urlsplit, urlunsplit
+from collections.abc import Mapping
+from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 from relay.adapter import Context, Fetch, Header, Query, Session
+from relay.errors import HIDDEN, secrets_pattern
 
-HIDDEN = "[redacted]"
 #: Values of one name that are kept out of texts: the present one and those before it.
 KEPT = 4
 _name = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -76,7 +76,7 @@ def fetch_target(fetch: Fetch, session: Session, context: Context) -> tuple[str,
 
 
 class Redactor:
-    """Takes secrets out of text: their values as they are, and as they stand in a URL.
+    """Takes secrets out of text: their values as they are, in URLs and in JSON.
 
     A value that was replaced is still secret for as long as a provider may repeat it: the last `KEPT` of each name are kept.
     """
@@ -99,16 +99,10 @@ class Redactor:
             self._known = known
             self._remember("credential", self._context.credentials)
             self._remember("learned", self._context.learned)
-            self._pattern = _any_of(value for values in self._values.values() for value in values)
+            self._pattern = secrets_pattern(value for values in self._values.values() for value in values)
 
     def _remember(self, what: str, secrets: Mapping[str, str]) -> None:
         for name, value in secrets.items():
             values = self._values.setdefault((what, name), deque(maxlen=KEPT))
             if value and value not in values:
                 values.append(value)
-
-
-def _any_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
-    spellings = {spelling for secret in secrets for spelling in (secret, quote(secret, safe=""), quote_plus(secret))}
-    ordered = sorted(spellings, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, ordered))) if ordered else None

@@ -24,6 +24,8 @@ from collections.abc import Mapping
 from math import inf
 from types import MappingProxyType
 
+from relay.limits import TokenBucket
+
 from . import messages
 from .actions import Action, ClientEvent, Close, Member, Ping, Send, SignIn, Subscribe, Unsubscribe
 from .apps import App
@@ -73,9 +75,8 @@ class ServerConnection:
 
     __slots__ = (
         "_authorized",
-        "_bucket",
-        "_bucket_at",
         "_channels",
+        "_client_events",
         "_opened",
         "_pinged",
         "_seen",
@@ -96,10 +97,11 @@ class ServerConnection:
         """The signed-in user."""
         self.closed = False
         self._channels: dict[str, Member | None] = {}
-        self._opened = self._seen = self._used = self._bucket_at = now
+        self._opened = self._seen = self._used = now
         self._pinged: float | None = None
         self._authorized = False
-        self._bucket = inf
+        self._client_events: TokenBucket | None = None
+        """Made with the first client event: most connections never send one."""
 
     @property
     def channels(self) -> Mapping[str, Member | None]:
@@ -335,10 +337,7 @@ class ServerConnection:
 
     def _take_client_event(self, now: float) -> bool:
         rate = self.app.limits.client_events_per_second
-        full = max(1.0, rate)
-        self._bucket = min(full, self._bucket + (now - self._bucket_at) * rate)
-        self._bucket_at = now
-        if self._bucket < 1:
-            return False
-        self._bucket -= 1
-        return True
+        if self._client_events is None:
+            self._client_events = TokenBucket(rate)
+        self._client_events.rate = rate
+        return self._client_events.take(1, now)

@@ -58,7 +58,6 @@ READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositi
 SEEN = frozenset({Reply, Order, Position})
 
 _SILENT = {"code": "deadline", "message": "the session with the provider said nothing in time"}
-_ENDED = frozenset({OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.EXPIRED})
 
 
 @frozen
@@ -324,7 +323,10 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
             return _done(command, order_id=event.id, status=event.status)
         case AmendOrder(), Order(status=OrderStatus.FILLED):  # before the amendment, or because of it
             return None
-        case CancelOrder() | AmendOrder(), Order(status=status) if status in _ENDED:
+        # CANCELLED is final too, but no refusal of an amendment: a broker may amend by cancelling and placing anew.
+        case CancelOrder() | AmendOrder(), Order(status=status) if (
+            status.is_final and status is not OrderStatus.CANCELLED
+        ):
             return _refused(command, event)
         case ClosePosition(), Position(event=PositionEvent.POSITION_CLOSED):
             return _done(command, position_id=event.id)

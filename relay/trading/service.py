@@ -14,6 +14,7 @@ import trio
 from attrs import frozen
 
 from relay.auth import ApiKey, KeyRing
+from relay.errors import suggestion
 from relay.model import command_codec as codec
 from relay.model import command_values as values
 from relay.model.command_values import CommandError
@@ -155,7 +156,7 @@ class CommandService:
         provider = self._providers.find(name)
         if provider is None:
             known = [each.name for each in self._providers if key.may_trade_some(each.name)]
-            message = f"no provider is named {values.shown(name)}; {values.suggestion(name, known)}"
+            message = f"no provider is named {values.shown(name)}; {suggestion(name, known)}"
             raise Refusal(404, message, field="provider")
         return provider, self._account(key, provider, account)
 
@@ -165,9 +166,7 @@ class CommandService:
         if account is None and len(provider.accounts) > 1:
             raise CommandError("account", f"must be named: provider {provider.name} has {', '.join(own)}")
         if account is not None and provider.accounts and account not in provider.accounts:
-            message = (
-                f"provider {provider.name} has no account {values.shown(account)}; {values.suggestion(account, own)}"
-            )
+            message = f"provider {provider.name} has no account {values.shown(account)}; {suggestion(account, own)}"
             raise Refusal(404, message, field="account")
         if account is None and provider.accounts:
             account = provider.accounts[0]

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 #: Rooms from the ground up; a room imports only the rooms named here (and itself).
 GROUND = {
     "relay.errors",
+    "relay.limits",
     "relay.model",
     "relay.adapter",
     "relay.websocket",
@@ -21,10 +22,11 @@ GROUND = {
 }
 FLOORS = {
     "relay.errors": set(),
-    "relay.model": set(),
+    "relay.limits": set(),
+    "relay.model": {"relay.errors"},
     "relay.websocket": set(),
     "relay.adapter": {"relay.model"},
-    "relay.pusher": {"relay.model", "relay.websocket"},
+    "relay.pusher": {"relay.limits", "relay.model", "relay.websocket"},
     "relay.plugins": {"relay.errors", "relay.model", "relay.adapter"},
     "relay.auth": {"relay.errors", "relay.model", "relay.pusher"},
     # The service still knows the sessions' own refusals; they become its own when the registries are one.
@@ -41,9 +43,11 @@ FLOORS = {
     "relay.__main__": {"relay.cli"},
 }  # fmt: skip
 #: What adapters may import of the relay.
-FOR_ADAPTERS = {"relay.model", "relay.adapter", "relay.plugins", "relay.pusher", "relay.testing"}
+FOR_ADAPTERS = {"relay.limits", "relay.model", "relay.adapter", "relay.plugins", "relay.pusher", "relay.testing"}
 #: Rooms without IO, clock, random source or log, and the modules of them that are shells all the same.
 PURE = (
+    "relay.errors",
+    "relay.limits",
     "relay.model",
     "relay.adapter",
     "relay.plugins.hookspecs",

@@ -5,7 +5,7 @@ import pytest
 from relay.adapter import Offer
 from relay.model.channels import channel_name
 from relay.model.events import ACCOUNT_KINDS
-from relay.provider.catalog import CatalogEntry, UnknownStream, find, merged_entries, nearest, provider_entries
+from relay.provider.catalog import CatalogEntry, UnknownStream, find, merged_entries, provider_entries
 
 OFFERS = (
     Offer(kind="quote"),
@@ -89,7 +89,6 @@ def test_an_unknown_stream_gets_the_nearest() -> None:
     assert raised.value.field == "stream"
     with pytest.raises(UnknownStream, match="no provider"):
         find([], "helio.quote")
-    assert nearest("x", []) is None
 
 
 def test_every_example_of_a_provider_with_a_symbol_and_an_account_chooses_a_stream() -> None:

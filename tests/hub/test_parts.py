@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.hub.names import claims_stream, stream_of
-from relay.hub.rates import TokenBucket
 from relay.hub.sequence import LocalInterest, LocalSequencer
 from relay.hub.sweep import Sweep
 from relay.model.channels import PREFIXES, Stream, Topic
@@ -86,14 +85,6 @@ def test_interest_is_wanted_exactly_while_somebody_has_it(names):
         interest.leave(stream)
     assert not wanted
     assert not len(interest)
-
-
-def test_a_bucket_allows_a_seconds_worth_at_once_and_its_rate_after():
-    bucket = TokenBucket(2, 0.0)
-    assert [bucket.take(1, 0.0) for _ in range(3)] == [True, True, False]
-    assert [bucket.take(1, 0.5), bucket.take(1, 0.5)] == [True, False]
-    bucket.rate = None
-    assert bucket.take(1000, 0.5)
 
 
 def test_a_round_comes_to_everything_in_bounded_parts():

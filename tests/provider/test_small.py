@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapter import Backoff, Context, Fetch, Session
+from relay.errors import HIDDEN
 from relay.model.events import Trade
 from relay.provider.accounts import Fills
 from relay.provider.renewal import Renewal
 from relay.provider.retry import Retry, retry_after
 from relay.provider.snapshots import Snapshots
-from relay.provider.templates import HIDDEN, KEPT, Redactor, TemplateError, fetch_target, fill
+from relay.provider.templates import KEPT, Redactor, TemplateError, fetch_target, fill
 
 
 def test_full_jitter_is_a_share_of_a_growing_ceiling():

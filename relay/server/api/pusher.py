@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import unquote
 
-from attrs import define
 from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.hub.app import HistoryPage
 from relay.hub.history import Missed
 from relay.hub.names import claims_stream
+from relay.limits import TokenBucket
 from relay.pusher import api
 from relay.pusher.actions import Position
 from relay.pusher.api import ApiError, ChannelState, Trigger
@@ -65,12 +65,6 @@ class Channels(Protocol):
     def send_to_user(self, app_id: str, user_id: str, name: str, data: str, now: float) -> None: ...
 
 
-@define
-class _Bucket:
-    tokens: float
-    at: float
-
-
 class PusherApi:
     """The endpoints of one hub. ``clock`` is the hub's, ``unix_time`` is compared with the requests' timestamps."""
 
@@ -81,7 +75,7 @@ class PusherApi:
         self._clock = clock
         self._unix_time = unix_time
         self._body_within = body_within
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     async def endpoint(self, request: Request) -> Response:
         """Answer one request, whatever its path below ``/apps`` or ``/users``."""
@@ -182,13 +176,10 @@ class PusherApi:
         rate = app.limits.events_per_second
         if rate is None:
             return
-        now, full = self._clock(), max(1.0, rate)
-        bucket = self._buckets.setdefault(app.id, _Bucket(full, now))
-        bucket.tokens = min(full, bucket.tokens + (now - bucket.at) * rate)
-        bucket.at = now
-        if bucket.tokens < min(events, full):
+        bucket = self._buckets.setdefault(app.id, TokenBucket(rate))
+        bucket.rate = rate
+        if not bucket.take(events, self._clock()):
             raise ApiError(429, f"more than {rate:g} events per second (limit events_per_second)")
-        bucket.tokens -= events
 
 
 def _parts(raw_path: str) -> list[str]:

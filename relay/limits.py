@@ -1,0 +1,94 @@
+"""Bounds for memory, rates and retries, each written once. Pure: times are monotonic seconds that the caller passes."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from math import inf
+from typing import Any, TypeVar
+
+__all__ = ["BoundedDict", "TokenBucket", "backoff"]
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+#: Float rounding must not make tokens that are due look as if they were missing.
+_EPSILON = 1e-9
+
+
+class BoundedDict(OrderedDict[Key, Value]):
+    """A dict of at most `most` items that forgets the one which was set the longest ago; setting a key again renews it.
+
+    An `OrderedDict`, since a plain dict finds its first key only by scanning all that were deleted before it.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        if len(self) > self.most:
+            self.popitem(last=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OrderedDict would rebuild a copy without its size.
+        items: Iterator[tuple[Key, Value]] = iter(self.items())
+        return type(self), (self.most,), None, None, items
+
+
+class TokenBucket:
+    """A rate limit that starts full: `rate` tokens a second on average, `burst` of them at once.
+
+    Without a `burst` that is a second's worth, at least 1. A cost above the capacity needs a full bucket and leaves it in
+    debt. Without a rate everything is allowed.
+    """
+
+    __slots__ = ("_at", "_burst", "_tokens", "rate")
+
+    def __init__(self, rate: float | None, burst: float | None = None) -> None:
+        self.rate = rate
+        """May be changed at any time."""
+        self._burst = burst
+        self._at = -inf
+        self._tokens = 0.0
+
+    @property
+    def capacity(self) -> float:
+        """The most tokens there can be."""
+        return inf if self.rate is None else self._burst or max(1.0, self.rate)
+
+    def free(self, now: float) -> float:
+        """Return how many tokens there are at `now`."""
+        if self.rate is None:
+            return inf
+        gained = (now - self._at) * self.rate if now > self._at else 0.0
+        return min(self.capacity, self._tokens + gained)
+
+    def ready_at(self, cost: float, now: float) -> float:
+        """Return when `cost` tokens can be taken; `now` if they can be at once."""
+        missing = min(cost, self.capacity) - self.free(now)
+        return now if self.rate is None or missing <= _EPSILON else now + missing / self.rate
+
+    def draw(self, cost: float, now: float) -> None:
+        """Take `cost` tokens even if there are fewer: the bucket is then in debt."""
+        if self.rate is not None:
+            self._tokens = self.free(now) - cost
+            self._at = max(now, self._at)
+
+    def take(self, cost: float, now: float) -> bool:
+        """Take `cost` tokens and return True if there are enough, else leave the bucket alone and return False."""
+        if self.ready_at(cost, now) > now:
+            return False
+        self.draw(cost, now)
+        return True
+
+
+def backoff(
+    first: float, cap: float, attempt: int, *, factor: float = 2.0, jitter: float = 0.0, uniform: float = 1.0
+) -> float:
+    """Return the seconds to wait before retry number `attempt`, counted from 0.
+
+    The wait is ``first * factor**attempt``, at most `cap`. Of it, a share of up to `jitter` is left to chance: `uniform` is
+    a random number in [0, 1), and 1.0 gives the whole wait.
+    """
+    return min(cap, first * factor ** min(attempt, 64)) * (1.0 - jitter * (1.0 - uniform))
