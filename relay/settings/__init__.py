@@ -1,11 +1,17 @@
-"""Configuration: ``tickrelay.toml`` in, complete and checked `Settings` out, or every problem at once."""
+"""Read ``tickrelay.toml`` into checked `Settings`, or report all of its problems at once."""
 
-from relay.settings.check import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, DEMO_URL
+from relay.settings.check import (
+    DEMO_API_KEY,
+    DEMO_APP_ID,
+    DEMO_KEY,
+    DEMO_SECRET,
+    DEMO_URL,
+    is_loopback,
+    parse_listen,
+)
 from relay.settings.load import SettingsError, load, settings_of
 from relay.settings.reference import Setting, describe_settings, reference
-from relay.settings.resolved import Account, Provider, Server, Settings, Tls
-from relay.settings.server import is_loopback, parse_listen
-from relay.settings.tables import LogTable
+from relay.settings.tables import Account, LogTable, Provider, Server, Settings, Tls
 
 __all__ = [
     "DEMO_API_KEY",

@@ -1,4 +1,4 @@
-"""Read a configuration file whole: `Settings`, or every problem it has at once."""
+"""Read a configuration file into `Settings`, or report all of its problems at once."""
 
 import tomllib
 from collections.abc import Callable, Mapping
@@ -8,18 +8,14 @@ from typing import Any
 
 from relay.adapter import Adapter
 from relay.errors import OperatorError, suggestion
-from relay.settings.access import resolve_api_keys, resolve_apps
-from relay.settings.check import Check
+from relay.settings.check import Check, SecretReader, resolve_api_keys, resolve_apps, resolve_server
 from relay.settings.providers import Credential, resolve_providers
-from relay.settings.resolved import Settings
-from relay.settings.secret import SecretReader
-from relay.settings.server import resolve_server
 from relay.settings.structure import Problem, Reading, structure
-from relay.settings.tables import Document
+from relay.settings.tables import Document, Settings
 
 
 class SettingsError(OperatorError):
-    """The configuration cannot be used; ``lines`` are all the reasons."""
+    """Raised when the configuration cannot be used; ``lines`` are all the reasons."""
 
 
 def load(
@@ -63,7 +59,7 @@ def settings_of(
 
     Args:
         document: as TOML gives it.
-        path: where it stands; relative files are relative to its directory.
+        path: its file; relative file names are relative to its directory.
         environ: the environment.
         adapters: by name.
         read_file: as for `load`.
@@ -130,5 +126,5 @@ def _plugin_tables(check: Check, classes: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _place(problem: Problem) -> tuple[str, ...]:
-    """Problems of one table stand together, in the order they were found."""
+    """Return the sort key that keeps the problems of one table together, in the order they were found."""
     return tuple(map(str, problem.path[:2]))

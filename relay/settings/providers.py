@@ -1,4 +1,4 @@
-"""Providers: each configured connection against what its adapter declares."""
+"""Check the configured providers against the declarations of their adapters."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -8,11 +8,8 @@ from relay.errors import suggestion
 from relay.model.channels import ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind, valid_provider
 from relay.model.hours import Hours
 from relay.model.symbols import SymbolError, SymbolTable
-from relay.settings.check import Check
-from relay.settings.resolved import Account, Provider
-from relay.settings.secret import SecretRef
-from relay.settings.server import check_url
-from relay.settings.tables import ProviderTable
+from relay.settings.check import Check, check_url
+from relay.settings.tables import Account, Provider, ProviderTable, SecretRef
 
 #: A credential from elsewhere (a plugin): (provider, name) -> value or None. For a named account, name is ``ACCOUNT.NAME``.
 Credential = Callable[[str, str], str | None]
@@ -21,7 +18,7 @@ Credential = Callable[[str, str], str | None]
 def resolve_providers(
     check: Check, adapters: Mapping[str, type[Adapter]], credential: Credential
 ) -> tuple[Provider, ...]:
-    """Return the enabled providers; what is wrong with them is reported."""
+    """Return the enabled providers and report their problems."""
     tables = check.reading.value.providers
     found = [_provider(check, name, table, adapters, credential) for name, table in tables.items()]
     return tuple(provider for provider in found if provider is not None)
@@ -92,7 +89,7 @@ def _options(check: Check, name: str, table: ProviderTable, adapter: type[Adapte
 
 
 def _try_adapter(check: Check, adapter: type[Adapter], options: Mapping[str, str], name: str, account: Account) -> None:
-    """An adapter refuses the values of options when it is made: better now than at the first connection."""
+    """Build the adapter once, so that a value it refuses is reported now and not at the first connection."""
     context = Context(provider=name, account=account.name, options=options, credentials=account.credentials)
     try:
         adapter(context)
@@ -166,7 +163,7 @@ def _pinned(
 
 
 def _stream(text: str, name: str, table: ProviderTable, adapter: type[Adapter], symbols: SymbolTable) -> Topic:
-    """Read the stream that is meant by ``text``, one the adapter has. ChannelError or SymbolError when it is none."""
+    """Return the stream that ``text`` names. ChannelError or SymbolError if the adapter has no such stream."""
     topic = _topic(text, name)
     _offered(topic, adapter, tuple(table.accounts))
     if topic.symbol is not None:
@@ -176,7 +173,7 @@ def _stream(text: str, name: str, table: ProviderTable, adapter: type[Adapter], 
 
 
 def _topic(text: str, provider: str) -> Topic:
-    """Read `KIND SYMBOL`, `candle SYMBOL TIMEFRAME`, `account ACCOUNT`, or a channel's name."""
+    """Parse `KIND SYMBOL`, `candle SYMBOL TIMEFRAME`, `account ACCOUNT`, or a channel's name."""
     match text.split(" ", 1):
         case ["candle", rest] if " " in rest:
             symbol, _, timeframe = rest.rpartition(" ")
@@ -213,7 +210,7 @@ def _offered(topic: Topic, adapter: type[Adapter], accounts: tuple[str, ...]) ->
 def _stale_after(
     check: Check, name: str, table: ProviderTable, adapter: type[Adapter], symbols: SymbolTable
 ) -> Mapping[str | Topic, float]:
-    """Seconds by kind, or by stream, each of them one the adapter has."""
+    """Return seconds by kind or by stream, of the kinds and streams that the adapter has."""
     kinds = {topic_kind(offer.kind) for offer in adapter.offers}
     found: dict[str | Topic, float] = {}
     for text, seconds in table.stale_after.items():
@@ -232,7 +229,7 @@ def _stale_after(
 def _hours(
     check: Check, name: str, table: ProviderTable, adapter: type[Adapter], symbols: SymbolTable
 ) -> Mapping[str | None, Hours]:
-    """A timetable by symbol; None is for all others."""
+    """Return the market hours by symbol; None is for all others."""
     kinds = {topic_kind(offer.kind) for offer in adapter.offers}
     found: dict[str | None, Hours] = {}
     for symbol, text in table.hours.items():

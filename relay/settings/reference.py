@@ -1,4 +1,4 @@
-"""The settings, described from the classes themselves: every key with its type, its default and its documentation."""
+"""Describe every key of the configuration, with type, default and documentation, from the classes of the tables."""
 
 import ast
 import inspect
@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from relay.settings.secret import SecretRef
-from relay.settings.tables import Document, is_needed
+from relay.settings.tables import Document, SecretRef, is_needed
 
 _TYPES = {str: "text", bool: "true or false", int: "integer", float: "number", SecretRef: "secret", Any: "anything"}
 
@@ -80,7 +79,7 @@ def _of_class(path: str, cls: type, doc: str = "") -> Iterator[Section]:
 
 
 def _table_of(kind: Any) -> tuple[Any, bool]:
-    """Return (class, whether there are several by name) when ``kind`` is a table of its own."""
+    """Return (class, True if there are several by name) if ``kind`` is a table of its own, else (None, False)."""
     if attrs.has(kind) and kind is not SecretRef:
         return kind, False
     if _is_mapping(kind) and attrs.has(inner := typing.get_args(kind)[1]) and inner is not SecretRef:

@@ -1,11 +1,11 @@
-"""From parsed TOML to attrs classes by cattrs: strict, and with every problem at its path instead of the first one.
+"""Convert parsed TOML to attrs classes with cattrs, strictly, and report every problem with its path.
 
 Rules:
 
 - types are exact: no text for a number, no number for a flag; an integer may stand for a decimal number;
 - an unknown key is an error that names the nearest valid key;
-- what is wrong is cut out and the rest is read again, so that one wrong key never hides the meaning of the others.
-  `Reading.spoiled` tells whether a value is missing only because it was cut out.
+- wrong values are cut out and the rest is read again, so that one wrong key never hides the others. `Reading.spoiled`
+  returns True if a value is missing only because it was cut out.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, Iterabl
 from cattrs.gen import make_dict_structure_fn, override
 
 from relay.errors import Path, nearest, one_line, path_text, suggestion
-from relay.settings.secret import SecretRef
+from relay.settings.tables import SecretRef
 
 T = TypeVar("T")
 
 
 @attrs.frozen
 class Problem:
-    """One thing that is wrong, and where."""
+    """One mistake in the configuration, with its path."""
 
     path: Path
     message: str
@@ -42,19 +42,19 @@ class Problem:
 
 @attrs.frozen
 class Reading(Generic[T]):
-    """What could be read, what is wrong, and where something was cut out."""
+    """The readable part of a document, its problems, and the paths of the values that were cut out."""
 
     value: T
     problems: list[Problem]
     cut: frozenset[Path]
 
     def spoiled(self, *path: str | int) -> bool:
-        """Whether the value at ``path``, a part of it, or what contains it, was cut out."""
+        """Return True if the value at ``path``, a part of it or a table around it was cut out."""
         return any(all(a == b for a, b in zip(path, cut, strict=False)) for cut in self.cut)
 
 
 def structure(raw: Mapping[str, Any], cls: type[T], at: Path = (), *, negative: bool = False) -> Reading[T | None]:
-    """Read ``raw`` as ``cls``; the value is None when it cannot be made even from what is right.
+    """Read ``raw`` as ``cls``. The value is None if even the correct parts do not make one.
 
     Paths of the problems start with ``at``. Unless ``negative``, numbers must not be negative.
     """
@@ -123,7 +123,7 @@ def _walk(error: Exception, path: Path) -> typing.Iterator[_Found]:
 
 
 def _message(error: Exception, name: str) -> str:
-    """The text of an error; attrs' validators put more than their text into it, and the name in front."""
+    """Return the text of an error without the name and the other arguments that validators of attrs add."""
     text = str(error.args[0]) if error.args else str(error)
     return text.removeprefix(f"'{name}' ")
 
@@ -132,7 +132,7 @@ def _message(error: Exception, name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value of the wrong type, for its error: never its text, which may be a secret in the wrong place."""
+    """Describe a value of the wrong type for an error message, without its text: it may be a misplaced secret."""
     match value:
         case bool():
             return "true" if value else "false"

@@ -1,20 +1,25 @@
-"""The tables of ``tickrelay.toml`` as they are written. `relay.settings.load` makes a `Settings` of them.
+"""The configuration: the tables of ``tickrelay.toml`` as written, and the checked `Settings` that are made from them.
 
-Every key has a default here, so that one wrong key never hides what else is wrong; the keys marked as needed are
-demanded when the tables are read. The text under each key is its documentation: `relay.settings.reference` prints it.
+Every key of a table has a default, so that one wrong key never hides the other problems; keys that an operator must write
+are marked as needed and demanded when the tables are read. The text under a key is its documentation, which
+`relay.settings.reference` prints.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from attrs import Attribute, Factory, field, frozen, validators
 
+from relay.adapter import Adapter
+from relay.auth import ApiKey
 from relay.hub.history import HistoryLimits
 from relay.hub.outbox import OutboxLimits
-from relay.pusher.apps import Limits
+from relay.model.channels import Topic
+from relay.model.hours import Hours
+from relay.pusher.apps import App, Limits
 from relay.server.asgi import HttpLimits
 from relay.server.connection import SubscriberLimits
-from relay.settings.secret import SecretRef
 
 _positive: Any = validators.gt(0)
 _positive_or_none: Any = validators.optional(_positive)
@@ -24,8 +29,40 @@ _NEEDED = {"needed": True}
 
 
 def is_needed(attribute: "Attribute[Any]") -> bool:
-    """Whether the key must be written although it has a default here."""
+    """Return True if an operator must write the key although it has a default here."""
     return "needed" in attribute.metadata
+
+
+#: How to write a secret.
+HOW_TO_WRITE = 'write { env = "NAME" } or { file = "/path" }'
+
+
+@frozen
+class SecretRef:
+    """The place of a secret: exactly one of an environment variable, a file, or (if allowed) the text itself."""
+
+    env: str | None = None
+    file: str | None = None
+    inline: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def structure(cls, value: Any) -> "SecretRef":
+        """Return the reference that the configuration holds.
+
+        Raises:
+            ValueError: neither text nor a table of `env` or `file`. The message does not contain the value.
+        """
+        match value:
+            case str():
+                return cls(inline=value)
+            case {"env": str(name), **rest} if name and not rest:
+                return cls(env=name)
+            case {"file": str(path), **rest} if path and not rest:
+                return cls(file=path)
+        raise ValueError(f"not a secret; {HOW_TO_WRITE}")
+
+
+# --- as written ---
 
 
 @frozen(kw_only=True)
@@ -174,3 +211,94 @@ class Document:
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)
     """One table per plugin, as the plugin declares it."""
+
+
+# --- checked ---
+
+
+@frozen
+class Tls:
+    """PEM files of the port."""
+
+    cert: Path
+    key: Path
+
+
+@frozen(kw_only=True)
+class Server:
+    """The port. ``port`` 0 lets the kernel choose; ``tls`` None speaks plain."""
+
+    host: str
+    port: int
+    tls: Tls | None = None
+    public_url: str | None = None
+    behind_proxy: bool = False
+    status_public: bool = False
+    limits: HttpLimits = Factory(HttpLimits)
+    subscribers: SubscriberLimits = Factory(SubscriberLimits)
+
+
+@frozen(kw_only=True)
+class Account:
+    """One session with a provider. ``name`` is None where the provider has no named accounts."""
+
+    name: str | None = None
+    credentials: Mapping[str, str] = field(factory=dict, repr=False)
+
+
+@frozen(kw_only=True)
+class Provider:
+    """One configured provider.
+
+    Attributes:
+        adapter: the adapter's class.
+        url, http_url: replace `Session.url` and `Session.http`; None keeps those of the adapter.
+        options: the adapter's options with its defaults filled in.
+        symbols: native -> canonical, free of ambiguity.
+        pinned: topics that are always wanted, each once.
+        required: True if the relay is ready only while this provider is.
+        linger: seconds a topic stays subscribed without a subscriber.
+        first_data_within: seconds from a subscription to its first event; None: ``stale_after``.
+        stale_after, hours: see `SessionSettings` of `relay.provider`.
+        visibility: `private` if its market streams need authorization.
+        accounts: its sessions, at least one.
+    """
+
+    name: str
+    adapter: type[Adapter]
+    url: str | None = None
+    http_url: str | None = None
+    options: Mapping[str, str] = Factory(dict)
+    symbols: Mapping[str, str] = Factory(dict)
+    pinned: tuple[Topic, ...] = ()
+    required: bool = False
+    linger: float = 30.0
+    first_data_within: float | None = None
+    stale_after: Mapping[str | Topic, float] = Factory(dict)
+    hours: Mapping[str | None, Hours] = Factory(dict)
+    visibility: Literal["public", "private"] = "public"
+    accounts: tuple[Account, ...] = (Account(),)
+
+
+@frozen(kw_only=True)
+class Settings:
+    """The whole configuration, checked.
+
+    Attributes:
+        path: the configuration file.
+        plugins: every table that a plugin declared, by name; absent tables have their defaults.
+        secret_values: every secret that was read, for masking in logs.
+        notes: warnings, one line each.
+    """
+
+    path: Path
+    server: Server
+    apps: tuple[App, ...]
+    api_keys: tuple[ApiKey, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    history: HistoryLimits = Factory(HistoryLimits)
+    outbox: OutboxLimits = Factory(OutboxLimits)
+    log: LogTable = Factory(LogTable)
+    plugins: Mapping[str, Any] = Factory(dict)
+    secret_values: frozenset[str] = field(default=frozenset(), repr=False)
+    notes: tuple[str, ...] = ()
