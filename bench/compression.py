@@ -23,7 +23,7 @@ from support.report import arguments, median, report
 CHANNEL = "quote.p0.S0"
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 PLANS = ((10, 1, 300, 5), (100, 1, 100, 5), (1000, 1, 30, 7), (1000, 16, 6, 5))
-"""Subscribers, quotes per flush, rounds per turn, pairs of session_events."""
+"""Subscribers, quotes per flush, rounds per turn, pairs of turns."""
 LEVELS = (1, deflate.LEVEL, 6, 9)
 
 

@@ -2,7 +2,7 @@
 
 Both send messages of the same size to the same load client, turn by turn. A turn begins with rounds that are not measured
 (caches, and connections that have been idle while the other had its turn); its cost is the server's CPU time over the
-deliveries. The ratio is taken within each pair of session_events, and its median is reported. The floor sends every message by
+deliveries. The ratio is taken within each pair of turns, and its median is reported. The floor sends every message by
 itself; what joining is worth at best is in the column `floor joined`. `without io_uring` is a relay that writes to one
 socket at a time.
 """
@@ -14,7 +14,7 @@ from support.report import arguments, median, report
 
 SIZE = 200
 PLANS = ((100, 1, 150, 5), (1000, 1, 30, 9), (5000, 1, 6, 3), (100, 16, 30, 5), (1000, 16, 6, 7), (5000, 16, 2, 3))
-"""Subscribers, messages per flush, rounds per turn, pairs of session_events."""
+"""Subscribers, messages per flush, rounds per turn, pairs of turns."""
 
 
 def turn(server: Process, client: Load, command: str, rounds: int, deliveries: int) -> tuple[float, Got]:

@@ -2,9 +2,9 @@
 subscribing costs at 100,000 subscriptions.
 
 Ten subscribers hold all channels between them, each channel one of them, so that every row writes to the same sockets in
-the same rhythm: 100 quotes per flush, taking session_events over the channels. What differs is how many topics, rings and channels
+the same rhythm: 100 quotes per flush, taking turns over the channels. What differs is how many topics, rings and channels
 the relay goes through. `against` compares with the row of as many channels on one provider, else with the first row: a
-median over session_events that are interleaved.
+median over turns that are interleaved.
 """
 
 import time
@@ -52,11 +52,11 @@ class Grown:
         self.process.end()
 
 
-def grow(session_events: int) -> list[dict[str, Any]]:
+def grow(turns: int) -> list[dict[str, Any]]:
     """The rows of deliveries."""
     grown = [Grown(*plan) for plan in PLANS]
     try:
-        for _ in range(session_events):
+        for _ in range(turns):
             for one in grown:
                 one.turn()
     finally:
@@ -135,9 +135,9 @@ def subscriptions(total: int, channels: int = 10_000, sample: int = 2000) -> lis
 
 def main() -> None:
     """Run the bench."""
-    options = arguments(__doc__, session_events=7, subscriptions=100_000)
+    options = arguments(__doc__, turns=7, subscriptions=100_000)
     raise_limits()
-    report(options, "growth", [*grow(options.session_events), *subscriptions(options.subscriptions)])
+    report(options, "growth", [*grow(options.turns), *subscriptions(options.subscriptions)])
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def compete(contestants: list[Contestant], subscribers: int, pairs: int, seconds
 
 
 def rows(contestants: list[Contestant]) -> list[dict[str, Any]]:
-    """One row each; ratios are medians over the rounds of session_events."""
+    """One row each; ratios are medians over the rounds of turns."""
     least = contestants[0].costs
     found = []
     for contestant in contestants:

@@ -8,7 +8,7 @@ an adapter that never gets a connection. Commands, each answered by one line:
     tick ROUNDS BATCH PAUSE_US SIZE    BATCH application events on channel `ticks` in one pass of the scheduler, then a
                                        pause, ROUNDS times; the whole frame of each is SIZE bytes
     quotes ROUNDS BATCH PAUSE_US CHANNELS PROVIDERS
-                                       the same with quotes, taking session_events over the channels quote.p<j>.S<i>
+                                       the same with quotes, taking turns over the channels quote.p<j>.S<i>
     stamped RATE SECONDS               ticks at RATE per second, each with the time it was published at
     collect                            a full garbage collection, and the milliseconds it took
     snapshot                           connections and drops
