@@ -1,4 +1,4 @@
-"""Whether a delivery stays as cheap when the relay grows: from 10 to 10,000 channels, from 1 to 50 providers, and what
+"""Measure whether a delivery stays as cheap when the relay grows: from 10 to 10,000 channels, from 1 to 50 providers, and what
 subscribing costs at 100,000 subscriptions.
 
 Ten subscribers hold all channels between them, each channel one of them, so that every row writes to the same sockets in

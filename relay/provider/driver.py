@@ -166,7 +166,7 @@ class ProviderSession:
                 self._nursery = nursery
                 task_status.started()
                 self._step(session_events.Start())
-                await self._session_events()
+                await self._run_inputs()
                 self._wait_for_close(nursery)
         except Exception as error:
             self._line = None
@@ -176,7 +176,7 @@ class ProviderSession:
         finally:
             self._nursery = None
 
-    async def _session_events(self) -> None:
+    async def _run_inputs(self) -> None:
         """Hand over what was asked for, and the time, until the session is over."""
         while True:
             while self._inbox:

@@ -1,6 +1,6 @@
 """The Pusher Channels protocol 7, without a socket or a clock: both halves of a connection, signatures, the HTTP API.
 
-- `App`, `Limits`: a app_state and what it may do. `ServerConnection`, `admit`: the relay's half of a connection.
+- `App`, `Limits`: one application and what it may do. `ServerConnection`, `admit`: the relay's half of a connection.
 - `ClientConnection`, `reconnect_action`: a client's half. `messages`: every message of the protocol, both ways.
 - `signatures`: what is signed and how it is verified. `api`: requests and answers of the HTTP API. `names`: names.
 

@@ -1,6 +1,6 @@
 """Tools a test needs beyond Python: skipped by name where they are missing, failed where they are required.
 
-``TICKRELAY_REQUIRE_TOOLS=1`` (set by CI) session_events every such skip into a failure, so that nothing goes untested unseen.
+``TICKRELAY_REQUIRE_TOOLS=1`` (set by CI) turns every such skip into a failure, so that nothing goes untested unseen.
 """
 
 import os
