@@ -12,8 +12,8 @@ from typing import Any
 
 from fanout import turn
 
-from relay.hub import encoding as wire
-from relay.hub.topic import News
+from relay.hub import encoding
+from relay.hub.topic import PublishedEvent
 from relay.model.events import Depth, Event, Quote, Stamp
 from relay.websocket import deflate
 from relay.websocket.frames import compressed
@@ -56,8 +56,8 @@ def compare(subscribers: int, batch: int, rounds: int, pairs: int) -> dict[str, 
 def frame(event: Event, channel: str) -> bytes:
     """The event as subscribers get it."""
     stamp = Stamp(provider="binance", received_at="2025-01-15T10:30:00.123456Z")
-    entry = News(event, stamp, "k3j2-1f").entry(12345, 0.0)
-    return wire.frame(entry.head, wire.middle(channel), entry.tail)
+    entry = PublishedEvent(event, stamp, "k3j2-1f").entry(12345, 0.0)
+    return encoding.frame(entry.head, encoding.encode_middle(channel), entry.tail)
 
 
 def samples() -> dict[str, bytes]:

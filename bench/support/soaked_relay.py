@@ -20,7 +20,7 @@ import trio
 
 from relay.adapter import Adapter, Backoff, Heartbeat
 from relay.app import Relay, serve
-from relay.hub.depth import Book
+from relay.hub.history import DepthBook
 from relay.model.events import Depth, Stamp
 from relay.model.times import from_micros
 from relay.plugins.manager import load_plugins
@@ -43,7 +43,7 @@ def fill_memories() -> None:
     """Fill what the relay remembers of numbers and times up to its bounds, as an hour of prices would."""
     levels = [(f"{number}.25", f"{number}.5") for number in range(20_000)]
     stamp = Stamp(provider="venue", account=None, received_at=from_micros(0))
-    Book().apply(Depth(symbol="BTC/USD", bids=levels, asks=(), snapshot=True), stamp)
+    DepthBook().apply(Depth(symbol="BTC/USD", bids=levels, asks=(), snapshot=True), stamp)
     for micros in range(5_000):
         from_micros(micros)
 

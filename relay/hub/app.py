@@ -1,63 +1,75 @@
-"""One app in the hub: its connections, channels and users, and what happens when one of them comes, speaks or goes.
+"""One app in the hub: its connections, channels and users, and the effects of joining, publishing and leaving.
 
-The order in which a new subscriber and the others learn of it:
+A new subscription has its effects in this order:
 
-1. `subscription_succeeded` to the new one, then what `openings` gives it; from here on it is live;
-2. `member_added` to the others, where it brings a new user to a presence channel; the app's server is told;
+1. `subscription_succeeded` and the result of `catch_up` to the new subscriber; from here on it is live;
+2. `member_added` to the others, if it brings a new user to a presence channel; the app's server is notified;
 3. `subscription_count` to all;
-4. interest in the stream, for its first channel: last, so that what this brings at once finds the subscriber live.
+4. interest in the stream, for its first channel: last, so that events this brings at once find the subscriber live.
 
-Leaving is the same backwards, and leaves nothing: a channel without subscribers does not exist, only its topic does, for as
-long as somebody could come back to it.
+Leaving is the same backwards and leaves nothing: a channel without subscribers does not exist, only its topic does, for as
+long as a subscriber could resume on it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from typing import Protocol
+from typing import Literal
 
 from attrs import field, frozen
 
-from relay.hub import encoding as wire
-from relay.hub.catch_up import control, opening
-from relay.hub.channel import Channel
-from relay.hub.history import Entry, HistoryLimits
-from relay.hub.names import Known, claims_stream, stream_of
-from relay.hub.outbox import Outbox, Policy
-from relay.hub.sequence import Interest, Sequencer
-from relay.hub.slow_consumer import Overflow
-from relay.hub.streams import Streams
-from relay.hub.subscription_count import Counts
-from relay.hub.sweep import Sweep
-from relay.hub.topic import TopicState
-from relay.hub.users import Users
+from relay.hub.encoding import decode_data, decode_name, encode_head, plain_tail
+from relay.hub.history import HistoryEntry, HistoryLimits
+from relay.hub.members import SubscriptionCounts, Users
+from relay.hub.outbox import Delivery, Outbox, Policy, control
+from relay.hub.streams import Known, Streams, Sweep, claims_stream, stream_of
+from relay.hub.topic import Channel, PublishedEvent, TopicState, catch_up
 from relay.limits import TokenBucket
 from relay.model.channels import Stream
+from relay.model.enums import Refill
+from relay.model.events import Gap, Stamp
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher import messages
-from relay.pusher.actions import ClientEvent, Member, Position, SignIn, Subscribe
+from relay.pusher.actions import (
+    Action,
+    ClientEvent,
+    Close,
+    Member,
+    Ping,
+    Position,
+    Send,
+    SignIn,
+    Subscribe,
+    Unsubscribe,
+)
 from relay.pusher.api import ChannelState
 from relay.pusher.apps import App
+from relay.pusher.connection import ServerConnection
 from relay.pusher.errors import ProtocolError
 from relay.pusher.names import channel_type
-from relay.trading.client_events import COMMAND, ClientCommand, OnCommand, Rejected, Repeated, off
+from relay.trading.client_events import COMMAND, ClientCommand, OnCommand, Rejected, Repeated
+from relay.websocket.frames import encode_ping
+
+_PING = Delivery(encode_ping(), "", Policy.CONTROL, 0)
+_ERROR_TYPES = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}
 
 
 @frozen(kw_only=True)
 class Shared:
-    """What all apps of one hub have in common."""
+    """The parts that all apps of one hub share."""
 
     streams: Streams
-    interest: Interest
-    sequencer: Sequencer
     history: HistoryLimits
     ids: Callable[[], str]
+    """Names events."""
+    epochs: Callable[[], str]
+    """Names epochs of topics."""
     known: Known
     is_private: Callable[[Stream], bool]
     on_channel_event: Callable[[ChannelEvent], object]
-    on_command: OnCommand = off
+    on_command: OnCommand
     dropped: Counter[Policy] = field(factory=Counter)
-    """Deliveries that slow subscribers did not get as they were, over all channels."""
+    """Deliveries that slow subscribers did not get unchanged, over all channels."""
 
 
 @frozen
@@ -67,74 +79,171 @@ class HistoryPage:
     position: Position
     events: Sequence[Mapping[str, object]]
     more: bool
-    """The limit cut off newer ones: ask again after the last one's `seq`."""
+    """True when the limit cut off newer events: ask again after the last one's `seq`."""
 
 
-class Subscriber(Protocol):
-    """One connection; `relay.hub.subscriber.SubscriberSession` is one."""
+class SubscriberSession:
+    """One connection to an app: the protocol's state machine, and the outbox for all that is sent.
+
+    Once a close was decided the subscriber holds no channels any more, however long its socket takes to end. Times are
+    monotonic seconds.
+    """
+
+    __slots__ = ("_app_state", "connection", "outbox")
+
+    def __init__(self, app_state: "AppState", connection: ServerConnection, outbox: Outbox) -> None:
+        self._app_state = app_state
+        self.connection = connection
+        self.outbox = outbox
+        app_state.sessions[connection.socket_id] = self
 
     @property
     def socket_id(self) -> str:
-        """Its name in the protocol."""
-        ...
+        """The connection's name in the protocol."""
+        return self.connection.socket_id
 
-    @property
-    def outbox(self) -> Outbox:
-        """Where everything for it goes."""
-        ...
+    def open(self, query: Mapping[str, str], now: float) -> None:
+        """Greet the subscriber, or refuse its version of the protocol. To be called once, first."""
+        self._act(self.connection.open(query), now)
 
-    def tell(self, text: str) -> None:
-        """Send a message of the protocol's own."""
-        ...
+    def receive(self, text: str, now: float) -> None:
+        """Process a text message."""
+        self._act(self.connection.receive(text, now), now)
 
-    def refuse(self, channel: str, refusal: ProtocolError) -> None:
-        """It may not join the channel."""
-        ...
+    def receive_binary(self, now: float) -> None:
+        """Refuse a binary message, of which the protocol has none."""
+        self._act(self.connection.receive_binary(now), now)
 
-    def live_by(self, app: App) -> None:
-        """The app's settings have changed."""
-        ...
+    def alive(self, now: float) -> None:
+        """Note that the peer sent a ping or pong of WebSocket."""
+        self.connection.alive(now)
+
+    def deadline(self) -> float:
+        """Return the time to call `timeout` unless something is received before; infinity for never."""
+        return self.connection.deadline()
+
+    def timeout(self, now: float) -> None:
+        """Ping the subscriber, or close the connection, since the deadline has passed."""
+        self._act(self.connection.timeout(now), now)
 
     def end(self, code: int, reason: str, now: float) -> None:
-        """Close it."""
-        ...
+        """Close the connection on the relay's own decision."""
+        self._act(self.connection.close(code, reason), now)
+
+    def closed(self, now: float) -> None:
+        """Remove the session after its socket has closed."""
+        self._leave(now)
+        self._app_state.sessions.pop(self.socket_id, None)
+
+    def send(self, text: str) -> None:
+        """Send one of the protocol's own messages."""
+        self.outbox.put(control(text))
+
+    def refuse(self, channel: str, refusal: ProtocolError) -> None:
+        """Answer a subscription with `subscription_error`."""
+        self.connection.forget(channel)
+        kind = _ERROR_TYPES.get(refusal.status, "InvalidRequest")
+        self.send(messages.subscription_error(channel, kind, refusal.message, refusal.status))
+
+    def _act(self, actions: list[Action], now: float) -> None:
+        for action in actions:
+            match action:
+                case Send(text):
+                    self.send(text)
+                case Ping():
+                    self.outbox.put(_PING)
+                case Subscribe():
+                    self._app_state.subscribe(self, action, now)
+                case Unsubscribe(channel):
+                    self._app_state.unsubscribe(self, channel, now)
+                case ClientEvent(channel):
+                    self._app_state.client_event(self, action, self.connection.channels.get(channel))
+                case SignIn():
+                    self._app_state.sign_in(self, action)
+                case Close(code, reason):
+                    self.outbox.close(code, reason)
+                    self._leave(now)
+
+    def _leave(self, now: float) -> None:
+        self._act(self.connection.lost(), now)
+        self._app_state.sign_out(self)
+
+
+class RefusedSession:
+    """A connection that was refused: its close frame is in its outbox, and all that it sends is ignored."""
+
+    __slots__ = ("outbox",)
+
+    def __init__(self, close: Close) -> None:
+        self.outbox = Outbox(_NoOverflow())
+        self.outbox.close(close.code, close.reason)
+
+    def receive(self, text: str, now: float) -> None:
+        """Ignore the message."""
+
+    def receive_binary(self, now: float) -> None:
+        """Ignore the message."""
+
+    def alive(self, now: float) -> None:
+        """Ignore the ping or pong."""
+
+    def deadline(self) -> float:
+        """Return infinity: the server bounds how long a close takes."""
+        return inf
+
+    def timeout(self, now: float) -> None:
+        """Do nothing; there is no deadline."""
+
+    def closed(self, now: float) -> None:
+        """Do nothing; the hub holds nothing of the connection."""
+
+
+class _NoOverflow:
+    """The OverflowSource of a refused connection, which has no channels."""
+
+    def gap_frame(self, channel: str, first_seq: int, last_seq: int) -> bytes:
+        return b""
+
+    def snapshot_frame(self, channel: str) -> Delivery | None:
+        return None
+
+    def count_drop(self, channel: str, policy: Policy) -> None:
+        pass
 
 
 class AppState:
-    """One app."""
+    """One app. It is the `OverflowSource` of its subscribers' outboxes."""
 
-    def __init__(self, app: App, shared: Shared, now: float) -> None:
+    def __init__(self, app: App, shared: Shared) -> None:
         self.app = app
-        self.sessions: dict[str, Subscriber] = {}
+        self.sessions: dict[str, SubscriberSession] = {}
         """Open connections by socket id."""
         self.channels: dict[str, Channel] = {}
         """Occupied channels by name."""
-        self.users: Users[Subscriber] = Users()
-        self.counts: Counts[Channel] = Counts()
-        self.newcomers = TokenBucket(app.limits.connections_per_second)
-        self.overflow = Overflow(self.channels, shared.streams, shared.ids, shared.dropped)
-        """Where its subscribers' outboxes get what stands for what they dropped."""
+        self.users = Users()
+        self.counts = SubscriptionCounts()
+        self.new_connections = TokenBucket(app.limits.connections_per_second)
         self.topics: dict[str, TopicState] = {}
         """Topics of the app's own channels, occupied or not."""
         self._shared = shared
-        self._round: Sweep[str] = Sweep()
+        self._sweep: Sweep[str] = Sweep()
 
     def replace(self, app: App) -> None:
-        """The app's settings have changed; they count from now on, for open connections too."""
+        """Take over changed settings, for open connections too."""
         self.app = app
-        self.newcomers.rate = app.limits.connections_per_second
+        self.new_connections.rate = app.limits.connections_per_second
         for session in self.sessions.values():
-            session.live_by(app)
+            session.connection.app = app
 
     # Connections -----------------------------------------------------------------------------------------------------
 
-    def subscribe(self, session: Subscriber, request: Subscribe, now: float) -> None:
+    def subscribe(self, session: SubscriberSession, request: Subscribe, now: float) -> None:
         """Add the connection to a channel, or refuse it with `subscription_error`."""
         name, channel = request.channel, self.channels.get(request.channel)
         try:
             if channel is None:
                 channel = Channel(name, self._topic(name, now))
-            self._check_room(channel, request.member)
+            self._check_capacity(channel, request.member)
         except ProtocolError as refusal:
             session.refuse(name, refusal)
             return
@@ -142,40 +251,41 @@ class AppState:
         if first:
             self.channels[name] = channel
             channel.topic.attach(channel)
-            self._tell_server("channel_occupied", channel)
+            self._notify_server("channel_occupied", channel)
         member = request.member if channel.presence is not None else None
         added = member is not None and channel.presence is not None and channel.presence.join(session.socket_id, member)
-        self._open(session, channel, request, now)
+        self._greet(session, channel, request, now)
         if added and member is not None:
-            channel.tell(messages.member_added(name, member), but=session.socket_id)
-            self._tell_server("member_added", channel, user_id=member.user_id)
-        self._count(channel, now)
+            channel.send(messages.member_added(name, member), but=session.socket_id)
+            self._notify_server("member_added", channel, user_id=member.user_id)
+        self._update_count(channel, now)
         if first and channel.topic.stream is not None:
-            self._shared.interest.join(channel.topic.stream)
+            self._shared.streams.add_channel(channel.topic.stream)
 
-    def unsubscribe(self, session: Subscriber, name: str, now: float) -> None:
-        """Take the connection from a channel it holds."""
+    def unsubscribe(self, session: SubscriberSession, name: str, now: float) -> None:
+        """Remove the connection from a channel it is subscribed to."""
         channel = self.channels[name]
         channel.remove(session.socket_id)
         session.outbox.discard(name)
         user_id = channel.presence.leave(session.socket_id) if channel.presence is not None else None
         if user_id is not None:
-            channel.tell(messages.member_removed(name, user_id))
-            self._tell_server("member_removed", channel, user_id=user_id)
-        self._count(channel, now)
+            channel.send(messages.member_removed(name, user_id))
+            self._notify_server("member_removed", channel, user_id=user_id)
+        self._update_count(channel, now)
         if len(channel):
             return
         del self.channels[name]
-        self.counts.forget(channel)
+        self.counts.forget(name)
         channel.topic.detach(channel, now)
-        self._tell_server("channel_vacated", channel)
+        self._notify_server("channel_vacated", channel)
         if channel.topic.stream is not None:
-            self._shared.interest.leave(channel.topic.stream)
+            self._shared.streams.remove_channel(channel.topic.stream)
 
-    def client_event(self, session: Subscriber, event: ClientEvent, member: Member | None) -> None:
-        """Pass a client's event to the channel's other subscribers. It has no number and is not kept.
+    def client_event(self, session: SubscriberSession, event: ClientEvent, member: Member | None) -> None:
+        """Send a client's event to the channel's other subscribers. It has no number and is not kept.
 
-        A command on an account's channel is for the relay alone. ``member`` is who the connection joined the channel as.
+        A command on an account's channel is executed and not sent on. `member` is the one the connection joined the channel
+        as.
         """
         channel = self.channels[event.channel]
         stream = channel.topic.stream
@@ -183,8 +293,8 @@ class AppState:
             self._command(session, event, stream, member)
             return
         text = messages.event(event.channel, event.event, event.data, user_id=event.user_id)
-        channel.tell(text, Policy.NEVER_DROP, but=session.socket_id)
-        self._tell_server(
+        channel.send(text, Policy.NEVER_DROP, but=session.socket_id)
+        self._notify_server(
             "client_event",
             channel,
             event=event.event,
@@ -193,7 +303,7 @@ class AppState:
             user_id=event.user_id,
         )
 
-    def _command(self, session: Subscriber, event: ClientEvent, stream: Stream, member: Member | None) -> None:
+    def _command(self, session: SubscriberSession, event: ClientEvent, stream: Stream, member: Member | None) -> None:
         answer = self._shared.on_command(
             ClientCommand(
                 stream=stream,
@@ -206,87 +316,86 @@ class AppState:
         )
         match answer:
             case Rejected(message):
-                session.tell(messages.error(f"{COMMAND}: {message}"))
+                session.send(messages.error(f"{COMMAND}: {message}"))
             case Repeated(reply):
-                session.tell(messages.event(event.channel, "reply", reply))
+                session.send(messages.event(event.channel, "reply", reply))
 
-    def sign_in(self, session: Subscriber, user: SignIn) -> None:
-        """The connection belongs to a user from now on."""
-        came = self.users.sign_in(session, user.user_id, user.watchlist)
+    def sign_in(self, session: SubscriberSession, user: SignIn) -> None:
+        """Assign the connection to a user, and notify it and the user's watchers of who is online."""
+        came_online = self.users.sign_in(session.socket_id, user.user_id, user.watchlist)
         if online := self.users.online(user.watchlist):
-            session.tell(messages.watchlist_events([("online", online)]))
-        if came:
-            text = messages.watchlist_events([("online", [user.user_id])])
-            for watcher in self.users.watchers(user.user_id):
-                if watcher is not session:
-                    watcher.tell(text)
+            session.send(messages.watchlist_events([("online", online)]))
+        if came_online:
+            self._notify_watchers("online", user.user_id, but=session)
 
-    def sign_out(self, session: Subscriber) -> None:
-        """The connection ends; it need not have been signed in."""
-        gone = self.users.sign_out(session)
-        if gone is not None:
-            text = messages.watchlist_events([("offline", [gone])])
-            for watcher in self.users.watchers(gone):
-                watcher.tell(text)
+    def sign_out(self, session: SubscriberSession) -> None:
+        """Remove an ending connection from its user, if it was signed in."""
+        offline = self.users.sign_out(session.socket_id)
+        if offline is not None:
+            self._notify_watchers("offline", offline, but=session)
+
+    def _notify_watchers(self, name: Literal["online", "offline"], user_id: str, but: SubscriberSession) -> None:
+        text = messages.watchlist_events([(name, [user_id])])
+        for socket_id in self.users.watchers(user_id):
+            if socket_id != but.socket_id:
+                self.sessions[socket_id].send(text)
 
     # The app's own events --------------------------------------------------------------------------------------------
 
     def trigger(
         self, channels: Iterable[str], name: str, data: str, *, socket_id: str | None, user_id: str | None, now: float
     ) -> None:
-        """Publish an event of the app's. ProtocolError 403, and nothing is sent, where a channel is a stream's."""
+        """Publish an event of the app's. ProtocolError 403, and nothing is sent, if a channel is a stream's."""
         channels = tuple(channels)
         for channel in channels:
             if claims_stream(channel):
                 raise ProtocolError(
                     f"channel {channel} carries a stream of the relay: apps cannot publish on it", status=403
                 )
-        id, head, tail = self._shared.ids(), wire.head(name), wire.plain_tail(data, user_id)
+        id, head, tail = self._shared.ids(), encode_head(name), plain_tail(data, user_id)
         for channel in channels:
             cached = channel_type(channel).cache
-            self._topic(channel, now).post(
-                lambda seq: Entry(seq, id, now, head, tail, Policy.NEVER_DROP), cached=cached, but=socket_id
-            )
+            self._topic(channel, now).trigger(head, tail, id, now, cached=cached, but=socket_id)
             if cached and channel in self.channels:
-                self.channels[channel].told_miss = False
+                self.channels[channel].miss_reported = False
 
-    # Questions -------------------------------------------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------------------------------
 
     def state(self, name: str, now: float, *, cache: bool = True) -> ChannelState:
-        """What can be told of a channel, occupied or not; the cached event only where `cache`."""
+        """Return the state of a channel, occupied or not; the cached event only with `cache`."""
         channel = self.channels.get(name)
         cached, ttl = self._cached(name, channel, now) if cache and channel_type(name).cache else (None, inf)
         return ChannelState(
             occupied=channel is not None,
             user_count=len(channel.presence) if channel is not None and channel.presence is not None else 0,
             subscription_count=len(channel) if channel is not None else 0,
-            cache=None if cached is None else wire.data_of(cached.tail),
+            cache=None if cached is None else decode_data(cached.tail),
             cache_ttl=None if cached is None or ttl == inf else cached.at + ttl - now,
         )
 
-    def _cached(self, name: str, channel: Channel | None, now: float) -> tuple[Entry | None, float]:
+    def _cached(self, name: str, channel: Channel | None, now: float) -> tuple[HistoryEntry | None, float]:
         topic = self._find_topic(name) if channel is None else channel.topic
         if topic is None:
             return None, inf
         ttl = self._ttl(topic)
-        values = topic.values(now, ttl)
+        values = topic.last_values(now, ttl)
         return (values[-1] if values else None), ttl
 
     def history(self, name: str, after: Position | None, limit: int, now: float) -> HistoryPage:
-        """Past events of a channel: those behind `after`, or the newest.
+        """Return past events of a channel: those behind `after`, or the newest.
 
         Raises Missed, and ProtocolError as subscribing does.
         """
-        topic = self._topic(name, now)
-        entries = topic.ring.newest(limit, now) if after is None else topic.ring.after(after, now)
+        history = self._topic(name, now).history
+        entries = history.newest(limit, now) if after is None else history.after(after, now)
         events = [
-            {"event": wire.name_of(entry.head), "data": wire.data_of(entry.tail), "id": entry.id, "seq": entry.seq}
+            {"event": decode_name(entry.head), "data": decode_data(entry.tail), "id": entry.id, "seq": entry.seq}
             for entry in entries[:limit]
         ]
-        return HistoryPage(topic.position, events, more=len(entries) > limit)
+        return HistoryPage(history.position, events, more=len(entries) > limit)
 
-    def snapshot(self) -> Mapping[str, object]:
-        """Counters of this app, per channel where somebody listens."""
+    def status(self) -> Mapping[str, object]:
+        """Return the counters of this app, and of its occupied channels."""
         return {
             "connections": len(self.sessions),
             "users": len(self.users),
@@ -300,24 +409,59 @@ class AppState:
             },
         }
 
-    def _find_topic(self, name: str) -> TopicState | None:
-        """The topic behind a channel's name, if there is one now."""
-        try:
-            stream = stream_of(name, self._shared.known, self._shared.is_private)
-        except ProtocolError:
+    # Slow subscribers (OverflowSource) -------------------------------------------------------------------------------
+
+    def gap_frame(self, channel: str, first_seq: int, last_seq: int) -> bytes:
+        """Return a gap event for one subscriber, with the time of the topic's last event.
+
+        `seq` is the last dropped event's; for depth (where the gap replaces a snapshot and comes last) the topic's newest.
+        """
+        occupied = self.channels.get(channel)
+        if occupied is None or (stream := occupied.topic.stream) is None:
+            return b""  # nothing to repair: an app's own events are never dropped, and a channel may have been left
+        topic = occupied.topic
+        gap = Gap(
+            of=topic.kind,
+            symbol=stream.topic.symbol,
+            timeframe=stream.topic.timeframe,
+            from_seq=first_seq,
+            to_seq=last_seq,
+            refill=Refill.NONE,
+            reason="slow_subscriber",
+        )
+        stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=topic.last_received_at)
+        seq = topic.seq if topic.kind == "depth" else last_seq
+        return occupied.delivery(PublishedEvent(gap, stamp, self._shared.ids()).entry(seq, topic.touched))
+
+    def snapshot_frame(self, channel: str) -> Delivery | None:
+        """Return the current book of a depth channel; of a merged one all books, several frames in one delivery."""
+        occupied = self.channels.get(channel)
+        if occupied is None or occupied.topic.stream is None:
             return None
-        return self.topics.get(name) if stream is None else self._shared.streams.find(stream)
+        topic = occupied.topic
+        entries = topic.snapshots(self._shared.streams.books(topic), self._shared.ids)
+        if not entries:
+            return None
+        frames = b"".join([occupied.delivery(entry) for entry in entries])
+        return Delivery(frames, channel, Policy.SNAPSHOT, topic.seq)
+
+    def count_drop(self, channel: str, policy: Policy) -> None:
+        """Count a delivery that a slow subscriber did not get unchanged."""
+        self._shared.dropped[policy] += 1
+        occupied = self.channels.get(channel)
+        if occupied is not None:
+            occupied.dropped[policy] += 1
 
     # Time ------------------------------------------------------------------------------------------------------------
 
-    def tell_counts(self, now: float) -> None:
-        """Tell the subscription counts that were withheld."""
-        for channel in self.counts.due(now):
-            self._tell_count(channel)
+    def send_due_counts(self, now: float) -> None:
+        """Send the subscription counts that were withheld."""
+        for name in self.counts.take_due(now):
+            self._send_count(self.channels[name])
 
     def forget_idle(self, now: float, at_most: int) -> None:
-        """Drop topics of own channels nobody could ask for any more, among the next `at_most`."""
-        for name in self._round.next(self.topics, at_most):
+        """Drop idle topics of own channels among the next `at_most`."""
+        for name in self._sweep.next(self.topics, at_most):
             topic = self.topics.get(name)
             if topic is not None and topic.is_idle(now, self.app.cache_ttl):
                 del self.topics[name]
@@ -325,52 +469,63 @@ class AppState:
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def _topic(self, name: str, now: float) -> TopicState:
+        """Return the topic behind a channel's name; begin it if it does not exist."""
         stream = stream_of(name, self._shared.known, self._shared.is_private)
         if stream is not None:
             return self._shared.streams.topic(stream, now)
         topic = self.topics.get(name)
         if topic is None:
-            numbering = self._shared.sequencer.open(f"{self.app.id}:{name}")
-            topic = self.topics[name] = TopicState(None, numbering, self._shared.history, now)
+            topic = self.topics[name] = TopicState(None, self._shared.epochs(), self._shared.history, now)
         return topic
+
+    def _find_topic(self, name: str) -> TopicState | None:
+        """Return the topic behind a channel's name, if there is one now."""
+        try:
+            stream = stream_of(name, self._shared.known, self._shared.is_private)
+        except ProtocolError:
+            return None
+        return self.topics.get(name) if stream is None else self._shared.streams.find(stream)
 
     def _ttl(self, topic: TopicState) -> float:
         return self.app.cache_ttl if topic.stream is None else inf
 
-    def _check_room(self, channel: Channel, member: Member | None) -> None:
+    def _check_capacity(self, channel: Channel, member: Member | None) -> None:
         presence, limit = channel.presence, self.app.limits.presence_members
         if presence is None or member is None or member.user_id in presence:
             return
         if len(presence) >= limit:
             raise ProtocolError(f"presence channel has {limit} members (limit presence_members)", status=403)
 
-    def _open(self, session: Subscriber, channel: Channel, request: Subscribe, now: float) -> None:
+    def _greet(self, session: SubscriberSession, channel: Channel, request: Subscribe, now: float) -> None:
+        """Send `subscription_succeeded` and the missed events or current values, and make the subscriber live."""
         topic, name = channel.topic, channel.name
-        # Who resumes learns the position behind what it missed; before that it would skip it if it were cut off again.
-        position = topic.position if request.ids and request.resume is None else None
+        # A resuming subscriber gets the position after the missed events: before them it would skip them if it were cut off.
+        position = topic.history.position if request.ids and request.resume is None else None
         put = session.outbox.put
         if channel.presence is None and position is None:
-            put(channel.welcome)
+            put(channel.succeeded)
         else:
             put(control(messages.subscription_succeeded(name, members=channel.presence, position=position), name))
-        told = opening(
+        caught_up = catch_up(
             channel, request, lambda: self._shared.streams.books(topic), self._shared.ids, self._ttl(topic), now
         )
-        for delivery in told.deliveries:
+        for delivery in caught_up.deliveries:
             put(delivery)
-        channel.add(session.socket_id, session.outbox, ids=request.ids, waits=told.waits)
-        if told.cache_missed and not channel.told_miss:
-            channel.told_miss = True
-            self._tell_server("cache_miss", channel)
+        channel.add(session.socket_id, session.outbox, ids=request.ids, waits=caught_up.waits)
+        if caught_up.cache_missed and not channel.miss_reported:
+            channel.miss_reported = True
+            self._notify_server("cache_miss", channel)
 
-    def _count(self, channel: Channel, now: float) -> None:
-        if self.app.subscription_count and channel.presence is None and self.counts.changed(channel, len(channel), now):
-            self._tell_count(channel)
+    def _update_count(self, channel: Channel, now: float) -> None:
+        if not self.app.subscription_count or channel.presence is not None:
+            return
+        if self.counts.changed(channel.name, len(channel), now):
+            self._send_count(channel)
 
-    def _tell_count(self, channel: Channel) -> None:
-        channel.tell(messages.subscription_count(channel.name, len(channel)))
-        self._tell_server("subscription_count", channel, subscription_count=len(channel))
+    def _send_count(self, channel: Channel) -> None:
+        channel.send(messages.subscription_count(channel.name, len(channel)))
+        self._notify_server("subscription_count", channel, subscription_count=len(channel))
 
-    def _tell_server(self, name: str, channel: Channel, **details: object) -> None:
+    def _notify_server(self, name: str, channel: Channel, **details: object) -> None:
         event = ChannelEvent(app_id=self.app.id, name=name, channel=channel.name, **details)  # type: ignore[arg-type]
         self._shared.on_channel_event(event)

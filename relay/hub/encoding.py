@@ -1,4 +1,4 @@
-"""From an event to the bytes of a frame, each step as rarely as it can be.
+"""Encoding of events into frames, each step as rarely as possible.
 
 A delivered message is `{"event":"quote","channel":"quote.x.EURUSD","data":"{\\"type\\":\\"quote\\",...,\\"seq\\":7}"}`.
 It is put together from three parts: the head is the event's name, the middle belongs to the channel and is made once per
@@ -16,50 +16,50 @@ _dumps = msgspec.json.Encoder().encode
 _loads = msgspec.json.Decoder().decode
 
 
-def head(name: str) -> bytes:
-    """The beginning of every message that brings the event `name`."""
+def encode_head(name: str) -> bytes:
+    """Return the beginning of every message of the event `name`."""
     return b'{"event":' + _dumps(name)
 
 
-def middle(channel: str) -> bytes:
-    """What every message on `channel` has behind its head."""
+def encode_middle(channel: str) -> bytes:
+    """Return the part behind the head that all messages on `channel` share."""
     return b',"channel":' + _dumps(channel)
 
 
-def canonical_body(event: Event, stamp: Stamp, id: str) -> bytes:
-    """The data of a canonical event, escaped, open at the end for `numbered`."""
+def encode_event(event: Event, stamp: Stamp, id: str) -> bytes:
+    """Return the data of a canonical event, escaped, without the end that `numbered_tail` adds."""
     text = encode(event, stamp, id)[:-1].decode()
     return b',"data":' + _dumps(text)[:-1]
 
 
-def numbered(body: bytes, seq: int) -> bytes:
-    """The tail of a canonical event as number `seq` of a topic."""
-    return b'%b,\\"seq\\":%d}"}' % (body, seq)
+def numbered_tail(encoded: bytes, seq: int) -> bytes:
+    """Return the tail of a canonical event as number `seq` of a topic."""
+    return b'%b,\\"seq\\":%d}"}' % (encoded, seq)
 
 
 def plain_tail(data: str, user_id: str | None = None) -> bytes:
-    """The tail of an application's event, whose data are any text; `user_id` names the member who sent it."""
+    """Return the tail of an application's event, whose data are any text; `user_id` names the member who sent it."""
     sender = b"" if user_id is None else b',"user_id":' + _dumps(user_id)
     return b',"data":' + _dumps(data) + sender + b"}"
 
 
 def with_position(tail: bytes, id: str, seq: int) -> bytes:
-    """The tail with the event's id and number beside the data, for those who asked and whose data have none inside."""
+    """Return the tail with the event's id and number beside the data, for an application's data, which have neither."""
     return b'%b,"id":%b,"seq":%d}' % (tail[:-1], _dumps(id), seq)
 
 
 def frame(head: bytes, middle: bytes, tail: bytes) -> bytes:
-    """One WebSocket frame."""
+    """Return the three parts as one WebSocket frame."""
     return encode_text(head + middle + tail)
 
 
-def data_of(tail: bytes) -> str:
-    """The text of the data in a tail."""
+def decode_data(tail: bytes) -> str:
+    """Return the text of the data in a tail."""
     data: str = _loads(b"{" + tail[1:])["data"]
     return data
 
 
-def name_of(head: bytes) -> str:
-    """The event's name in a head."""
+def decode_name(head: bytes) -> str:
+    """Return the event's name in a head."""
     name: str = _loads(head + b"}")["event"]
     return name

@@ -1,9 +1,9 @@
-"""A pass' writes: all outboxes that have something to send, those with the same to send together where that can be done.
+"""Flush many outboxes at the end of a pass; those with the same deliveries are written together where that is possible.
 
-Subscribers of the same channels got the same deliveries in this pass. Joined once, they are written to each socket, or
+Subscribers of the same channels got the same deliveries in this pass. They are joined once and written to each socket, or
 given to the kernel with the list of the sockets.
 
-Nobody is told of anything before all is written, so no outbox changes meanwhile.
+Outcomes are reported after all is written, so no outbox changes meanwhile.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +11,19 @@ from typing import Protocol
 
 import attrs
 
-from relay.hub.outbox import Delivery, Joined, Outbox
+from relay.hub.outbox import Delivery, Outbox
 
 _FEW = 4
-"""So many outboxes are not worth a call of their own kind."""
+"""Groups with fewer outboxes are written one by one: the batch call costs more than it saves."""
 
 
-class Together(Protocol):
-    """Writes to many sockets at once; each has a place (`Outbox.place`)."""
+class BatchSender(Protocol):
+    """Writes to many sockets at once; each has a slot (`Outbox.slot`)."""
 
-    def send(self, places: Sequence[int], data: bytes) -> Mapping[int, int]:
-        """Send `data` to the sockets at these places. Returns those that did not take all of it: how many bytes they took,
-        or what is wrong with them as -errno.
+    def send(self, slots: Sequence[int], data: bytes) -> Mapping[int, int]:
+        """Send `data` to the sockets in these slots.
+
+        Returns, by slot, those that did not accept all of it: the number of bytes they accepted, or their error as -errno.
         """
         ...
 
@@ -33,67 +34,80 @@ class _Group:
 
     deliveries: list[Delivery]
     outboxes: list[Outbox] = attrs.field(factory=list)
-    places: list[int] = attrs.field(factory=list)
+    slots: list[int] = attrs.field(factory=list)
 
 
-#: Outboxes to look at (`Outbox.blocked`, `closing`), and what was raised where the connection is broken.
+@attrs.define(eq=False)
+class _JoinLast:
+    """Joins deliveries and reuses the last result: subscribers of the same channels have equal ones."""
+
+    deliveries: list[Delivery] = attrs.field(factory=list)
+    data: bytes = b""
+
+    def __call__(self, deliveries: list[Delivery]) -> bytes:
+        if deliveries != self.deliveries:
+            self.deliveries, self.data = deliveries.copy(), b"".join(deliveries)
+        return self.data
+
+
+#: Outboxes to look at (`Outbox.blocked`, `closing`), and the exception of those whose connection is broken.
 Unfinished = list[tuple[Outbox, Exception | None]]
 
 
-def flush_all(outboxes: Iterable[Outbox], together: Together | None = None) -> Unfinished:
-    """Flush all of them."""
+def flush_all(outboxes: Iterable[Outbox], batch: BatchSender | None = None) -> Unfinished:
+    """Flush all of them; return those that are not done."""
     unfinished: Unfinished = []
-    if together is None:
-        _each(outboxes, unfinished)
+    if batch is None:
+        _flush_each(outboxes, unfinished)
         return unfinished
     groups: dict[tuple[Delivery, ...], _Group] = {}
     alone: list[Outbox] = []
     group = _Group([])
     for outbox in outboxes:
-        if not outbox.dirty:  # flushed out of turn, or named twice
+        if not outbox.dirty:  # flushed out of turn, or listed twice
             continue
         outbox.dirty = False
-        place, pending = outbox.place, outbox.pending
-        if place < 0 or not pending or outbox.blocked or outbox.closing is not None:
+        slot, pending = outbox.slot, outbox.pending
+        if slot < 0 or not pending or outbox.blocked or outbox.closing is not None:
             alone.append(outbox)
             continue
-        if pending != group.deliveries:  # seldom: a channel's subscribers stand one after the other
+        if pending != group.deliveries:  # seldom: a channel's subscribers follow one another
             key = tuple(pending)
             group = groups.get(key) or groups.setdefault(key, _Group(pending.copy()))
         group.outboxes.append(outbox)
-        group.places.append(place)
+        group.slots.append(slot)
     for group in groups.values():
         if len(group.outboxes) < _FEW:
             alone += group.outboxes
         else:
-            _as_one(group, together, unfinished)
-    _each(alone, unfinished)
+            _flush_group(group, batch, unfinished)
+    _flush_each(alone, unfinished)
     return unfinished
 
 
-def _each(outboxes: Iterable[Outbox], unfinished: Unfinished) -> None:
-    joined = Joined()
+def _flush_each(outboxes: Iterable[Outbox], unfinished: Unfinished) -> None:
+    join = _JoinLast()
     for outbox in outboxes:
         try:
-            if not outbox.flush(joined):
+            if not outbox.flush(join):
                 unfinished.append((outbox, None))
-        except Exception as error:  # noqa: BLE001 - one subscriber's failure is told, the others are served
+        except Exception as error:  # noqa: BLE001 - one subscriber's failure is reported, the others are served
             unfinished.append((outbox, error))
 
 
-def _as_one(group: _Group, together: Together, unfinished: Unfinished) -> None:
+def _flush_group(group: _Group, batch: BatchSender, unfinished: Unfinished) -> None:
     first, *more = group.deliveries
     data: bytes = b"".join(group.deliveries) if more else first
     try:
-        short = together.send(group.places, data)
-    except Exception as error:  # noqa: BLE001 - who got it is not known: nobody is given it twice, all come back and resume
+        short = batch.send(group.slots, data)
+    except Exception as error:  # noqa: BLE001 - who got it is unknown: none gets it twice, all reconnect and resume
         unfinished += [(outbox, error) for outbox in group.outboxes]
         return
     for outbox in group.outboxes:
-        if not short or (taken := short.get(outbox.place)) is None:
+        if not short or (sent := short.get(outbox.slot)) is None:
             outbox.pending.clear()
-        elif taken >= 0:
-            outbox.took(data, taken)
+        elif sent >= 0:
+            outbox.advance(data, sent)
             unfinished.append((outbox, None))
         else:
-            unfinished.append((outbox, OSError(-taken, "send")))
+            unfinished.append((outbox, OSError(-sent, "send")))

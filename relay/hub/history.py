@@ -1,28 +1,35 @@
-"""The last events of a topic, so that a subscriber that was away gets what it missed.
+"""The state of a topic that late joiners need: its last events, and for depth the order book.
 
-A ring holds consecutive events: each has the number after the one before. What is too many, too old or too large
-leaves at the old end, and `floor` is the number of the last event that has left. So a position is answered by comparing
+`EventHistory` holds consecutive events: each has the number after the one before. Events that are too many, too old or too
+large are removed at the old end, and `floor` is the number of the last one removed. So a position is answered by comparing
 numbers:
 
 - above the newest number: the subscriber is ahead of the topic, which can only be a mistake;
-- below `floor`: something it missed has left;
-- else everything behind it is here, possibly nothing.
+- below `floor`: an event it missed was removed;
+- else all events behind it are here, possibly none.
+
+`DepthBook` is the order book of one symbol at one provider. A late joiner, or a slow subscriber whose deltas were dropped,
+gets it as one snapshot with the number of the topic's last event; later deltas have larger numbers, so nothing is missing
+and nothing is applied twice.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 
 from attrs import define, field, frozen, validators
 
 from relay.hub.outbox import Policy
+from relay.model.events import Depth, Level, Stamp
 from relay.pusher.actions import Position
 from relay.pusher.messages import ResumeFailure
 
 
 @frozen(kw_only=True)
 class HistoryLimits:
-    """How much of each topic is kept for those who resume or rewind."""
+    """Bounds of the events kept per topic for subscribers that resume or rewind."""
 
     events: int = field(default=1000, validator=validators.ge(0))
     """Events per topic; 0 keeps none, and every resume fails."""
@@ -33,41 +40,40 @@ class HistoryLimits:
 
 
 @define(eq=False)
-class Entry:
+class HistoryEntry:
     """One event of one topic, encoded."""
 
     seq: int
     id: str
     at: float
-    """When it was published, monotonic seconds."""
+    """Time of publication, monotonic seconds."""
     head: bytes
     tail: bytes
     policy: Policy
     conflates: str = ""
-    """Which of the channel's events it replaces at a slow subscriber (see Delivery.topic)."""
+    """Key of the channel's events that it replaces at a slow subscriber (see Delivery.topic)."""
 
 
 class Missed(Exception):
-    """The events behind a position cannot be given; `reason` is one of the protocol's words for it."""
+    """Raised when the events behind a position cannot be given; `reason` is the protocol's word for the cause."""
 
     def __init__(self, reason: ResumeFailure, position: Position | None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.position = position
-        """Where the topic stands; None where it keeps no history."""
+        """The topic's newest position; None where it keeps no history."""
 
 
-class Ring:
+class EventHistory:
     """The newest events of one topic in one epoch."""
 
     __slots__ = ("_bytes", "_entries", "_limits", "epoch", "floor")
 
-    def __init__(self, epoch: str, limits: HistoryLimits, start: int = 0) -> None:
-        """`start` is the number of the last event before the first that is kept."""
+    def __init__(self, epoch: str, limits: HistoryLimits) -> None:
         self.epoch = epoch
-        self.floor = start
+        self.floor = 0
         self._limits = limits
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[HistoryEntry] = deque()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -75,11 +81,11 @@ class Ring:
 
     @property
     def position(self) -> Position:
-        """Where the topic stands."""
+        """The newest position of the topic."""
         return Position(self.epoch, self.floor + len(self._entries))
 
-    def append(self, entry: Entry) -> None:
-        """Keep the topic's next event. Where numbers are missing before it, nothing older can be given any more."""
+    def append(self, entry: HistoryEntry) -> None:
+        """Add the topic's next event. If numbers are missing before it, all older events are removed."""
         if entry.seq != self.floor + len(self._entries) + 1:
             self.skip(entry.seq - 1)
         self._entries.append(entry)
@@ -89,14 +95,14 @@ class Ring:
             self._shrink(entry.at)
 
     def skip(self, seq: int) -> None:
-        """The topic has come to `seq` without keeping anything."""
+        """Advance to `seq` and hold nothing."""
         if self._entries:
             self._entries.clear()
             self._bytes = 0
         self.floor = seq
 
-    def after(self, position: Position, now: float) -> Sequence[Entry]:
-        """The events behind `position`, in order. Raises Missed."""
+    def after(self, position: Position, now: float) -> Sequence[HistoryEntry]:
+        """Return the events behind `position`, in order. Raises Missed."""
         if not self._limits.events:
             raise Missed("history_disabled", None)
         if position.epoch != self.epoch:
@@ -108,8 +114,8 @@ class Ring:
             raise Missed("position_ahead", self.position)
         return list(islice(self._entries, position.seq - self.floor, None))
 
-    def newest(self, count: int, now: float) -> Sequence[Entry]:
-        """The last `count` events that are still here, oldest first."""
+    def newest(self, count: int, now: float) -> Sequence[HistoryEntry]:
+        """Return the last `count` events that are still here, oldest first."""
         self._shrink(now)
         return list(islice(self._entries, max(0, len(self._entries) - count), None))
 
@@ -122,3 +128,83 @@ class Ring:
             entry = entries.popleft()
             self._bytes -= len(entry.tail)
             self.floor = entry.seq
+
+
+class DepthBook:
+    """Current bids and asks, and the last message that was applied.
+
+    - A snapshot replaces the book; a delta sets the size of the levels it names, and size zero removes a level.
+    - Prices are the same level when they are the same number ("1.10" and "1.1"); the text sent is the provider's last.
+    - A delta without a book, or after a gap, means nothing: there is no book until the next snapshot.
+    """
+
+    __slots__ = ("_asks", "_bids", "_last", "stamp")
+
+    def __init__(self) -> None:
+        self._bids: dict[str, Level] = {}
+        self._asks: dict[str, Level] = {}
+        self._last: Depth | None = None
+        self.stamp: Stamp | None = None
+        """Stamp of the last message applied."""
+
+    @property
+    def ready(self) -> bool:
+        """True when there is a book: a snapshot was received, and no gap after it."""
+        return self._last is not None
+
+    def apply(self, event: Depth, stamp: Stamp) -> None:
+        """Apply one snapshot or delta."""
+        if event.snapshot:
+            self._bids.clear()
+            self._asks.clear()
+        elif self._last is None:
+            return
+        _apply_levels(self._bids, event.bids)
+        _apply_levels(self._asks, event.asks)
+        self._last, self.stamp = event, stamp
+
+    def invalidate(self) -> None:
+        """Drop the book after a gap, until the next snapshot."""
+        self._bids.clear()
+        self._asks.clear()
+        self._last = self.stamp = None
+
+    def snapshot(self) -> Depth | None:
+        """Return the whole book as one event, bids from the highest, asks from the lowest; None when there is none."""
+        last = self._last
+        if last is None:
+            return None
+        return Depth(
+            symbol=last.symbol,
+            native_symbol=last.native_symbol,
+            timestamp=last.timestamp,
+            bids=sorted(self._bids.values(), key=_price, reverse=True),
+            asks=sorted(self._asks.values(), key=_price),
+            snapshot=True,
+            last_seq=last.last_seq,
+            checksum=last.checksum,
+        )
+
+
+def _apply_levels(side: dict[str, Level], levels: Iterable[Level]) -> None:
+    for level in levels:
+        price, size = level
+        if size.strip("-0."):
+            side[_normalized(price)] = level
+        else:  # a zero, however it is written
+            side.pop(_normalized(price), None)
+
+
+def _price(level: Level) -> Decimal:
+    return Decimal(level[0])
+
+
+@lru_cache(maxsize=16_384)
+def _normalized(price: str) -> str:
+    """Return the same text for the same number, of however many digits.
+
+    A book's prices repeat: with this cache a lookup costs a tenth of hashing decimals.
+    """
+    whole, _, fraction = price.partition(".")
+    text = f"{whole.lstrip('-0')}.{fraction.rstrip('0')}"
+    return f"-{text}" if whole.startswith("-") and text != "." else text

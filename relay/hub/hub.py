@@ -1,8 +1,11 @@
-"""The hub: between the sessions with providers, which publish events, and the apps' subscribers, who get them.
+"""The hub: takes events from the sessions with providers and delivers them to the apps' subscribers.
 
-It is pure: it is given the time with every call and names at random when it is made, and what it has to say goes to outboxes
-and to the functions it was given. Publishing is synchronous and does not depend on how many channels there are; a channel's
-subscribers each cost one `put` of a frame made once.
+It does no IO and reads no clock: it is given the time with every call, and its output goes to outboxes and to the functions
+it was given. Publishing is synchronous and its cost does not depend on how many channels there are; each subscriber of a
+channel costs one `put` of a frame made once. A published event takes these calls:
+
+    Hub.publish -> Streams.topics_of -> TopicState.publish -> PublishedEvent.entry (encoded once)
+        -> Channel.deliver (framed once) -> Outbox.put
 
 `tick` is to be called about once a second.
 """
@@ -15,15 +18,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
-from relay.hub.app import AppState, HistoryPage, Shared
-from relay.hub.compressed import CompressedOutbox
+from relay.hub.app import AppState, HistoryPage, RefusedSession, Shared, SubscriberSession
 from relay.hub.history import HistoryLimits
-from relay.hub.names import Known
-from relay.hub.outbox import Delivery, Outbox, OutboxLimits
-from relay.hub.sequence import Interest, LocalInterest, LocalSequencer, Sequencer
-from relay.hub.streams import Streams
-from relay.hub.subscriber import RefusedSession, SubscriberSession
-from relay.hub.topic import News
+from relay.hub.outbox import CompressedOutbox, Outbox, OutboxLimits
+from relay.hub.streams import Known, Streams
+from relay.hub.topic import PublishedEvent
 from relay.model.channels import Stream
 from relay.model.events import Event, Stamp
 from relay.plugins.hookspecs import ChannelEvent
@@ -35,15 +34,13 @@ from relay.pusher.errors import CloseCode
 from relay.pusher.names import server_to_user_channel
 from relay.trading.client_events import OnCommand, off
 
-__all__ = ["ChannelEvent", "HistoryLimits", "HistoryPage", "Hub", "RefusedSession", "SubscriberSession", "UnknownApp"]
-
 _NO_PATH = Close(CloseCode.PATH_NOT_FOUND, f"{CloseCode.PATH_NOT_FOUND.meaning}: subscribers connect to /app/KEY")
 _SWEEP = 1000
-"""Topics looked at per tick, to drop those that are idle: some milliseconds, however many there are."""
+"""Topics checked per tick, to drop idle ones: some milliseconds, however many there are."""
 
 
 class UnknownApp(KeyError):
-    """There is no app of that id."""
+    """Raised when there is no app of that id."""
 
 
 class Hub:
@@ -61,38 +58,30 @@ class Hub:
         is_private: Callable[[Stream], bool] = lambda stream: False,
         on_channel_event: Callable[[ChannelEvent], object] = lambda event: None,
         on_command: OnCommand = off,
-        ids: Callable[[], str] | None = None,
         history: HistoryLimits | None = None,
         outbox: OutboxLimits | None = None,
         pinned: Iterable[Stream] = (),
-        max_connections: int | None = None,
-        sequencer: Sequencer | None = None,
-        interest: Interest | None = None,
         now: float = 0.0,
     ) -> None:
-        """A hub with these apps.
+        """Make a hub with these apps.
 
         Args:
             epoch: unique to this run of the relay, at most 40 of `A-Za-z0-9_-`; event ids and positions begin with it.
             socket_ids: names connections, `<digits>.<digits>`; unpredictable, since signatures are bound to them.
-            want, unwant: a stream's first channel got a subscriber; its last one lost it.
-            known: what is wrong with a stream a channel names (unknown provider, symbol, account), None for nothing.
-            is_private: whether a market stream's data may only go out behind `private-` or `presence-`.
-            on_channel_event: told what an app's server may want to know, as it happens; must return at once and not raise.
-            on_command: takes the commands that come as client events on accounts' channels.
-            ids: names events; `epoch` and a counter unless given.
-            pinned: streams whose events are kept whether somebody listens or not.
-            max_connections: of all apps together; more are refused with 4100.
-            sequencer, interest: where there are several relays; by default those of one alone.
+            want, unwant: called when a stream's first channel gets a subscriber, and when its last one loses its last.
+            known: returns the error of a stream a channel names (unknown provider, symbol, account), None when it is fine.
+            is_private: returns True if a market stream's data may only be sent on `private-` or `presence-` channels.
+            on_channel_event: called with what an app's server may want to know; must return at once and not raise.
+            on_command: executes the commands that clients send as events on accounts' channels.
+            pinned: streams whose events are kept with or without subscribers.
         """
         history = history or HistoryLimits()
-        sequencer = sequencer or LocalSequencer(epoch)
+        epochs = _counter(epoch)
         self._shared = Shared(
-            streams=Streams(sequencer, history, pinned),
-            interest=interest or LocalInterest(want, unwant),
-            sequencer=sequencer,
+            streams=Streams(epochs, history, pinned, want=want, unwant=unwant),
             history=history,
-            ids=ids or _counter(epoch),
+            ids=_counter(epoch),
+            epochs=epochs,
             known=known,
             is_private=is_private,
             on_channel_event=on_channel_event,
@@ -102,28 +91,27 @@ class Hub:
         self._ids = self._shared.ids
         self._socket_ids = socket_ids
         self._outbox_limits = outbox or OutboxLimits()
-        self._max_connections = max_connections
         self._closing = False
         self._by_id: dict[str, AppState] = {}
         self._by_key: dict[str, AppState] = {}
         self.published: Counter[str] = Counter()
         """Events published, by kind."""
         self.unrouted = 0
-        """Events that belonged to no topic: of no account or of one not the session's, or a gap on nothing there was."""
+        """Events of no topic: of no account or of one not the session's, or gaps that qualify no topic."""
         self.replace_apps(apps, now)
 
     # Events ----------------------------------------------------------------------------------------------------------
 
     def publish(self, event: Event, stamp: Stamp, now: float) -> str:
-        """Give a provider's event to everyone who subscribed to it; returns its id."""
-        news = News(event, stamp, self._ids())
-        self.published[news.kind] += 1
-        topics = self._streams.of(event, stamp, now)
+        """Deliver a provider's event to all its subscribers; returns its id."""
+        published = PublishedEvent(event, stamp, self._ids())
+        self.published[published.kind] += 1
+        topics = self._streams.topics_of(event, stamp, now)
         if not topics:
             self.unrouted += 1
         for topic in topics:
-            topic.publish(news, now)
-        return news.id
+            topic.publish(published, now)
+        return published.id
 
     def trigger(
         self,
@@ -136,10 +124,9 @@ class Hub:
         user_id: str | None = None,
         now: float,
     ) -> None:
-        """Publish an app's own event on its channels, not to the connection `socket_id`.
+        """Publish an app's own event on its channels, except to the connection `socket_id`.
 
-        Names and sizes are checked by whoever parsed the request. ProtocolError 403, and nothing is published, where a
-        channel is a stream's.
+        The caller has checked names and sizes. ProtocolError 403, and nothing is published, if a channel is a stream's.
         """
         self._app_state(app_id).trigger(channels, name, data, socket_id=socket_id, user_id=user_id, now=now)
 
@@ -159,18 +146,20 @@ class Hub:
         secure: bool = False,
         compressed: bool = False,
     ) -> SubscriberSession | RefusedSession:
-        """Begin a connection to `/app/<app_key>?<query>`: greeted in its outbox, or refused and closed there.
+        """Begin a connection to `/app/<app_key>?<query>`; the greeting, or the refusal and its close, is in its outbox.
 
-        `app_key` is empty where the path was another.
-        `origin` is the Origin header of a browser's page; `secure` whether the client came by TLS;
-        `compressed` whether permessage-deflate was agreed.
+        Args:
+            app_key: empty for any other path.
+            query: the raw query string.
+            origin: the Origin header of a browser's page.
+            secure: the client uses TLS.
+            compressed: permessage-deflate was agreed.
         """
         app_state = self._by_key.get(app_key)
         refusal = _NO_PATH if not app_key else self._refusal(app_state, origin, now, secure=secure)
         if app_state is None or refusal is not None:
-            return RefusedSession(Outbox(_Nothing()), refusal or Close(CloseCode.APP_UNKNOWN))
-        make = CompressedOutbox if compressed else Outbox
-        outbox = make(app_state.overflow, self._outbox_limits, app_state.overflow.on_drop)
+            return RefusedSession(refusal or Close(CloseCode.APP_UNKNOWN))
+        outbox = (CompressedOutbox if compressed else Outbox)(app_state, self._outbox_limits)
         session = SubscriberSession(app_state, ServerConnection(app_state.app, self._socket_ids(), now), outbox)
         session.open(_parameters(query), now)
         return session
@@ -182,28 +171,24 @@ class Hub:
         refusal = admit(app, secure=secure, origin=origin, connections=connections)
         if refusal is not None or app_state is None:
             return refusal
-        if self._max_connections is not None and self.connections >= self._max_connections:
-            return Close(
-                CloseCode.OVER_CAPACITY, f"Over capacity: {self._max_connections} connections (max_connections)"
-            )
-        if not app_state.newcomers.take(1, now):
+        if not app_state.new_connections.take(1, now):
             return Close(CloseCode.OVER_CAPACITY, "Too many new connections per second (limit connections_per_second)")
         return None
 
     @property
     def connections(self) -> int:
-        """Open connections of all apps."""
+        """Number of open connections of all apps."""
         return sum(len(app_state.sessions) for app_state in self._by_id.values())
 
     def tick(self, now: float) -> None:
-        """Do what has become due: subscription counts that were withheld, idle topics."""
+        """Send the subscription counts that are due and drop idle topics."""
         self._streams.forget_idle(now, _SWEEP)
         for app_state in self._by_id.values():
-            app_state.tell_counts(now)
+            app_state.send_due_counts(now)
             app_state.forget_idle(now, _SWEEP)
 
     def shutdown(self, now: float) -> None:
-        """Close everyone with 4200, newcomers too."""
+        """Close all connections with 4200, and every new one."""
         self._closing = True
         for app_state in self._by_id.values():
             _end_all(app_state, CloseCode.RECONNECT, "server is shutting down", now)
@@ -211,16 +196,16 @@ class Hub:
     # Apps ------------------------------------------------------------------------------------------------------------
 
     def replace_apps(self, apps: Iterable[App], now: float) -> None:
-        """The configuration has been read again: apps may be new, changed, disabled (4003) or gone (4001).
+        """Take over the apps of a reloaded configuration: new, changed, disabled (4003) or removed (4001) ones.
 
-        Connections of apps that are there before and after stay, and live by the new settings.
+        Connections of apps that remain stay open, under the new settings.
         """
         fresh = {app.id: app for app in apps}
         for app_id in self._by_id.keys() - fresh.keys():
             _end_all(self._by_id.pop(app_id), CloseCode.APP_UNKNOWN, CloseCode.APP_UNKNOWN.meaning, now)
         for app_id, app in fresh.items():
             if (app_state := self._by_id.get(app_id)) is None:
-                self._by_id[app_id] = AppState(app, self._shared, now)
+                self._by_id[app_id] = AppState(app, self._shared)
                 continue
             app_state.replace(app)
             if not app.enabled:
@@ -228,52 +213,53 @@ class Hub:
         self._by_key = {app_state.app.key: app_state for app_state in self._by_id.values()}
 
     def app(self, app_id: str) -> App | None:
-        """The app of that id."""
+        """Return the app of that id."""
         app_state = self._by_id.get(app_id)
         return None if app_state is None else app_state.app
 
     def app_by_key(self, key: str) -> App | None:
-        """The app of that key."""
+        """Return the app of that key."""
         app_state = self._by_key.get(key)
         return None if app_state is None else app_state.app
 
-    # Questions of an app's server; all but `app` raise UnknownApp ----------------------------------------------------
+    # Queries of an app's server; all raise UnknownApp -----------------------------------------------------------------
 
     def channels(self, app_id: str, prefix: str, now: float) -> Mapping[str, ChannelState]:
-        """The occupied channels whose names begin with `prefix`, without their cached events."""
+        """Return the occupied channels whose names begin with `prefix`, without their cached events."""
         app_state = self._app_state(app_id)
         return {name: app_state.state(name, now, cache=False) for name in app_state.channels if name.startswith(prefix)}
 
     def channel_info(self, app_id: str, name: str, now: float) -> ChannelState:
-        """What can be told of one channel, occupied or not."""
+        """Return the state of one channel, occupied or not."""
         return self._app_state(app_id).state(name, now)
 
     def users(self, app_id: str, channel: str) -> list[str]:
-        """The users on a presence channel; none on any other."""
-        there = self._app_state(app_id).channels.get(channel)
-        return [] if there is None or there.presence is None else [member.user_id for member in there.presence]
+        """Return the users on a presence channel; none on any other."""
+        occupied = self._app_state(app_id).channels.get(channel)
+        return [] if occupied is None or occupied.presence is None else [member.user_id for member in occupied.presence]
 
     def history(self, app_id: str, name: str, after: Position | None, limit: int, now: float) -> HistoryPage:
-        """Past events of a channel: at most `limit` behind `after`, or the newest.
+        """Return past events of a channel: at most `limit` behind `after`, or the newest.
 
-        Raises `relay.hub.history.Missed` where what is behind `after` is not there any more.
+        Raises `relay.hub.history.Missed` if the events behind `after` are not kept any more.
         """
         return self._app_state(app_id).history(name, after, limit, now)
 
     def terminate_user(self, app_id: str, user_id: str, now: float) -> None:
         """Close all connections that are signed in as the user, with 4009."""
-        for session in self._app_state(app_id).users.connections(user_id):
-            session.end(CloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
+        app_state = self._app_state(app_id)
+        for socket_id in app_state.users.connections(user_id):
+            app_state.sessions[socket_id].end(CloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
 
     def snapshot(self) -> dict[str, Any]:
-        """Counters for the status page and metrics."""
+        """Return the counters for the status page and metrics."""
         return {
             "connections": self.connections,
             "published": dict(self.published),
             "unrouted": self.unrouted,
             "dropped": {policy.value: dropped for policy, dropped in self._shared.dropped.items()},
-            "streams": [topic.snapshot() for topic in self._streams],
-            "apps": {app_id: app_state.snapshot() for app_id, app_state in self._by_id.items()},
+            "streams": [topic.status() for topic in self._streams],
+            "apps": {app_id: app_state.status() for app_id, app_state in self._by_id.items()},
         }
 
     def _app_state(self, app_id: str) -> AppState:
@@ -285,18 +271,8 @@ class Hub:
 
 @lru_cache(maxsize=256)
 def _parameters(query: str) -> Mapping[str, str]:
-    """The query's parameters. Clients of one library all send the same one."""
+    """Return the query's parameters. Cached, since clients of one library all send the same query."""
     return MappingProxyType(dict(parse_qsl(query, keep_blank_values=True)))
-
-
-class _Nothing:
-    """Where a refused connection's outbox gets what stands for dropped events: it has none."""
-
-    def gap_frame(self, channel: str, first_seq: int, last_seq: int) -> bytes:
-        return b""
-
-    def snapshot_frame(self, channel: str) -> Delivery | None:
-        return None
 
 
 def _end_all(app_state: AppState, code: int, reason: str, now: float) -> None:

@@ -1,110 +1,176 @@
-"""The bounded outbox of one subscriber: what waits to be sent, and what may happen to it when the subscriber is slow.
+"""The bounded outbox of one subscriber: the deliveries that wait to be sent, and the policy for a slow subscriber.
 
-While the socket keeps up, `put` appends to this tick's list and marks the outbox dirty once; `flush` joins the list
-and offers it to the socket in one write. No policy runs. A channel with many subscribers does what `put` does without
-the call: `append`, and `mark` where the outbox is not `dirty` yet. Only what the kernel refuses goes on to the backlog (see
-`backlog.py`), where it is bounded in messages and in bytes and each delivery's policy decides.
+While the socket keeps up, `put` appends to the pending deliveries and puts the outbox into the flush queue once; `flush`
+joins the deliveries and offers them to the socket in one write. No policy runs. `Channel.deliver` does what `put` does
+without the call. Only the bytes that the kernel refuses go to the `Backlog`, which is bounded in messages and in bytes, and
+where each delivery's policy decides.
 
 Invariants:
 
-- the rest of a partly sent frame always leaves first, so no frame is ever split by another;
-- within a channel a subscriber never sees an older seq after a newer one;
-- whatever was dropped is announced (a gap frame, or a snapshot that covers it) and counted, or the subscriber is
-  closed;
-- after `close` nothing more is accepted, and the close frame is the last frame.
+- The rest of a partly sent frame leaves first, so no frame is ever split by another.
+- Within a channel a subscriber never receives an older seq after a newer one.
+- Every dropped delivery is announced (by a gap frame, or by a snapshot that covers it) and counted, or the subscriber is
+  closed.
+- After `close` nothing more is accepted, and the close frame is the last frame.
 
-The outbox touches no socket: the edge gives it a function that writes. `flush_all` (`flush.py`) flushes many outboxes.
+The outbox touches no socket: the server attaches a function that writes.
 """
 
-from collections.abc import Callable, Mapping
+import enum
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import attrs
 
-from relay.hub.backlog import Backlog, Delivery, Mark, OutboxLimits, OverflowSource, Policy
-from relay.websocket.frames import encode_close
-
-__all__ = ["OVERFLOW_CODE", "Delivery", "Joined", "Outbox", "OutboxLimits", "OverflowSource", "Policy"]
+from relay.websocket.frames import compressed, encode_close, encode_text
 
 OVERFLOW_CODE = 4100
 """Pusher Channels protocol: 4100-4199, over capacity; reconnect after backing off one second or more."""
+_OVERFLOW_REASON = "too slow: outbox is full"
 
 
-@attrs.define(eq=False)
-class Joined:
-    """Deliveries that were joined last: subscribers of the same channels have the same ones, so it is done once for all."""
+class Policy(enum.Enum):
+    """How a delivery is treated that a slow subscriber cannot take."""
 
-    deliveries: list[Delivery] = attrs.field(factory=list)
-    data: bytes = b""
+    CONFLATE = "conflate"
+    """The newest of a topic replaces the waiting one."""
+    GAP = "gap"
+    """Dropped oldest first; a gap event is sent in its place."""
+    SNAPSHOT = "snapshot"
+    """The channel's waiting deliveries are replaced by one fresh snapshot."""
+    NEVER_DROP = "never_drop"
+    """Kept; a subscriber that cannot take it is closed with 4100."""
+    CONTROL = "control"
+    """The protocol's own answers; kept like NEVER_DROP."""
+
+
+class Delivery(bytes):
+    """One event on one channel, encoded and framed once and shared by all subscribers of the channel.
+
+    It is a bytes object, the frame itself, so that the deliveries of one write are joined without an attribute access each.
+    """
+
+    channel: str
+    """Channel name; "" for messages of the connection itself."""
+    policy: Policy
+    seq: int
+    """The channel's sequence number of the event; 0 for CONTROL."""
+    topic: str
+    """Key that CONFLATE compares within the channel, where a channel carries several (a merged feed: the provider)."""
+    twin: "Delivery | None" = None
+    """Result of `compressed`, once it was made."""
+
+    def __new__(cls, frame: bytes, channel: str, policy: Policy, seq: int, topic: str = "") -> "Delivery":
+        """Make a delivery of a whole WebSocket frame."""
+        delivery = super().__new__(cls, frame)
+        delivery.channel, delivery.policy, delivery.seq, delivery.topic = channel, policy, seq, topic
+        return delivery
+
+    def compressed(self) -> "Delivery":
+        """Return the delivery for compressed connections; it is made once and shared by all of them.
+
+        Messages that belong to no channel are short and stay as they are.
+        """
+        if not self.channel:
+            return self
+        if self.twin is None:
+            self.twin = Delivery(compressed(self), self.channel, self.policy, self.seq, self.topic)
+        return self.twin
+
+
+def control(text: str, channel: str = "") -> Delivery:
+    """Make a delivery of one of the protocol's own messages."""
+    return Delivery(encode_text(text.encode(errors="replace")), channel, Policy.CONTROL, 0)
+
+
+def _close_frame(code: int, reason: str) -> Delivery:
+    return Delivery(encode_close(code, reason), "", Policy.CONTROL, 0)
+
+
+class OverflowSource(Protocol):
+    """Makes the frames that an outbox sends in place of dropped deliveries; `relay.hub.app.AppState` implements it."""
+
+    def gap_frame(self, channel: str, first_seq: int, last_seq: int) -> bytes:
+        """Return the frame of a `gap` event: this subscriber did not get first_seq..last_seq of the channel."""
+        ...
+
+    def snapshot_frame(self, channel: str) -> Delivery | None:
+        """Return a fresh snapshot of the channel's book, or None when there is no book.
+
+        Its `seq` is that of the last event it contains; later deltas have larger ones.
+        """
+        ...
+
+    def count_drop(self, channel: str, policy: Policy) -> None:
+        """Count a delivery that was conflated, dropped or covered by a snapshot."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class OutboxLimits:
+    """Bounds of what may wait for one slow subscriber."""
+
+    messages: int = attrs.field(default=4096, validator=attrs.validators.ge(1))
+    """Waiting deliveries."""
+    bytes: int = attrs.field(default=256 * 1024, validator=attrs.validators.ge(1))
+    """Waiting frame bytes (the kernel's own send buffer comes on top; see SubscriberLimits.notsent_lowat)."""
+    chunk: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(1))
+    """Bytes joined into one write while draining."""
+
+
+_DEFAULT_LIMITS = OutboxLimits()
+_FIRST = -1
+"""The `seq` of the delivery that `Outbox.attach` puts before all others."""
 
 
 class Outbox:
-    """Everything on its way to one subscriber.
+    """All deliveries on their way to one subscriber.
 
-    The hub calls `put` (or `append` and `mark`), `close` and `discard`; the edge calls `attach`, `flush` and `drain`.
+    The hub calls `put` (or `append` and `mark_dirty`), `close` and `discard`; the server `attach`, `flush` and `drain`.
     """
 
-    __slots__ = (  # noqa: RUF023 (what every delivery touches stands together: one cache line)
+    __slots__ = (  # noqa: RUF023 (the slots every delivery touches come first: one cache line)
         "append",
         "dirty",
         "pending",
-        "place",
+        "slot",
         "_backlog",
         "_write",
         "_open",
         "_full",
         "_queue",
         "_limits",
-        "_on_drop",
         "_rest",
         "_source",
         "_wake",
         "closing",
-        "conflated",
-        "_losses",
-        "gapped",
-        "resnapshotted",
     )
 
     append: Callable[[Delivery], object]
-    """Adds to this tick's deliveries; does nothing once the outbox is closed."""
+    """Adds to `pending`; does nothing once the outbox is closed."""
     dirty: bool
-    """Stands in the queue of outboxes to flush (or has no queue yet)."""
+    """True while the outbox is in the flush queue (or has no queue yet)."""
     pending: list[Delivery]
-    """This tick's deliveries."""
-    place: int
-    """Names the socket for whoever writes to many at once; -1 where this outbox is always flushed by itself."""
+    """Deliveries put since the last flush."""
+    slot: int
+    """Index of the socket in a batch writer; -1 if it is written individually."""
     closing: tuple[int, str] | None
     """Close code and reason once `close` was called or the limits were exceeded (4100); None while open."""
-    conflated: int
-    """Deliveries replaced by a newer one of their topic."""
-    gapped: int
-    """Deliveries dropped and announced by a gap event."""
-    resnapshotted: int
-    """Deliveries replaced by a fresh snapshot."""
 
-    def __init__(
-        self,
-        source: OverflowSource,
-        limits: OutboxLimits | None = None,
-        on_drop: Callable[[str, Policy], object] | None = None,
-    ) -> None:
-        """`on_drop(channel, policy)` is called for each delivery that gave way, for the relay-wide counters."""
+    def __init__(self, source: OverflowSource, limits: OutboxLimits | None = None) -> None:
         self._source = source
         self._limits = limits or _DEFAULT_LIMITS
-        self._on_drop = on_drop
         self.pending = []
         self.append = self.pending.append
         self._backlog: Backlog | None = None
         self._rest = b""
         self._open, self._full = True, False
         self._queue: list[Outbox] = []
-        self._wake: Callable[[], object] = _nothing
-        self._write: Callable[[bytes], int] = _refuse
+        self._wake: Callable[[], object] = _no_wake
+        self._write: Callable[[bytes], int] = _blocked_write
         self.dirty = True
-        self.place = -1
+        self.slot = -1
         self.closing = None
-        self._losses: dict[str, int] | None = None  # made when needed: most subscribers are never slow
-        self.conflated = self.gapped = self.resnapshotted = 0
 
     def attach(
         self,
@@ -112,61 +178,60 @@ class Outbox:
         queue: list["Outbox"],
         wake: Callable[[], object] | None = None,
         first: bytes = b"",
-        place: int = -1,
+        slot: int = -1,
     ) -> None:
-        """Connect to a socket. Until then whatever is put waits.
+        """Connect to a socket. Deliveries put before are sent now.
 
-        `write` takes bytes and returns how many were taken, or raises BlockingIOError. An outbox with something to
-        send puts itself into `queue`, once; when that was empty before, it calls `wake` first. Whoever owns the queue
-        calls `flush` of each and empties it. `first` is what the socket gets before everything else; for `place` see
-        there.
+        Args:
+            write: sends bytes and returns how many were accepted, or raises BlockingIOError.
+            queue: the outboxes to flush. An outbox with something to send appends itself once; the queue's owner calls
+                `flush` of each and empties the queue.
+            wake: called when an outbox is about to be appended to the empty queue.
+            first: bytes that are sent before everything else.
+            slot: see the attribute.
         """
         if first:
             self.pending.insert(0, Delivery(first, "", Policy.CONTROL, _FIRST))
-        self._write, self._queue, self._wake, self.place = write, queue, wake or _nothing, place
+        self._write, self._queue, self._wake, self.slot = write, queue, wake or _no_wake, slot
         self.dirty = False
         if self.pending:
-            self._mark()
+            self._enqueue()
 
-    def mark(self) -> None:
-        """Stand in the queue of outboxes to flush. Not to be called when `dirty`."""
-        if self._open:  # `_mark`, written out: this is the hot path
+    def mark_dirty(self) -> None:
+        """Append the outbox to the flush queue, unless it is closed. Not to be called while `dirty`."""
+        if self._open:  # `_enqueue`, written out: this is the hot path
             self.dirty = True
             queue = self._queue
             if not queue:
                 self._wake()
             queue.append(self)
 
-    def _mark(self) -> None:
+    def _enqueue(self) -> None:
         self.dirty = True
         if not self._queue:
             self._wake()
         self._queue.append(self)
 
     @property
-    def dropped(self) -> Mapping[str, int]:
-        """Per channel: deliveries this subscriber did not get as they were (conflated, gapped, covered by a snapshot)."""
-        return self._losses or {}
-
-    @property
     def blocked(self) -> bool:
-        """The kernel refused bytes and not all of them have left since: `drain` is to be called when it takes more."""
+        """True while bytes wait that the kernel refused; call `drain` when the socket becomes writable."""
         return self._backlog is not None
 
     @property
     def empty(self) -> bool:
-        """Nothing waits."""
+        """True when nothing waits to be sent."""
         return self._backlog is None and not self.pending
 
     def put(self, delivery: Delivery) -> None:
-        """Send `delivery` at the end of this tick, or as its policy says once the subscriber is slow."""
+        """Send `delivery` with the next flush, or as its policy says once the subscriber is slow."""
         self.append(delivery)
         if not self.dirty:
-            self.mark()
+            self.mark_dirty()
 
     def close(self, code: int, reason: str = "", *, waiting: bool = True) -> None:
-        """Send what waits (or drop it, when not `waiting`), then a close frame, then nothing more. The first call
-        counts. What `attach` was given as `first` is not dropped: a close frame makes no sense before it.
+        """Send what waits (or drop it, when not `waiting`), then a close frame, then nothing more.
+
+        Only the first call counts. The `first` bytes of `attach` are not dropped: a close frame makes no sense before them.
         """
         if not self._open:
             return
@@ -174,24 +239,25 @@ class Outbox:
             del self.pending[1 if self.pending and self.pending[0].seq == _FIRST else 0 :]
             if self._backlog is not None:
                 self._backlog = self._new_backlog()
-        self.put(_close_delivery(code, reason))
-        self._shut(code, reason)
+        self.put(_close_frame(code, reason))
+        self._stop_accepting(code, reason)
 
-    def _shut(self, code: int, reason: str) -> None:
+    def _stop_accepting(self, code: int, reason: str) -> None:
         self._open = False
         self.append = _ignore
         self.closing = (code, reason)
 
     def discard(self, channel: str) -> None:
-        """Forget what waits for a channel the subscriber has left, except what is never dropped."""
+        """Drop the waiting deliveries of a channel the subscriber has left, except those that are never dropped."""
         if self._backlog is not None:
             self._backlog.discard(channel)
 
-    def flush(self, joined: Joined | None = None) -> bool:
-        """Offer this tick's deliveries to the socket in one write; raises what `write` raises.
+    def flush(self, join: Callable[[list[Delivery]], bytes] = b"".join) -> bool:
+        """Offer the pending deliveries to the socket in one write; raises what `write` raises.
 
-        True when all left and the outbox is open: nothing else is to be done. False: look at `blocked` and `closing`.
-        `joined` is shared by the outboxes that are flushed one after the other.
+        `join` concatenates them; a caller that flushes many outboxes may reuse the result for equal deliveries.
+        Returns True when all were sent and the outbox is open: nothing else is to be done. Otherwise look at `blocked` and
+        `closing`.
         """
         self.dirty = False
         pending = self.pending
@@ -199,58 +265,49 @@ class Outbox:
             return self._hold(pending)
         if not pending:
             return self._open
-        if len(pending) == 1:
-            data: bytes = pending[0]
-        elif joined is None:
-            data = b"".join(pending)
-        else:
-            if pending != joined.deliveries:
-                joined.deliveries, joined.data = pending.copy(), b"".join(pending)
-            data = joined.data
+        data = pending[0] if len(pending) == 1 else join(pending)
         write = self._write
         try:
-            taken = write(data)
+            sent = write(data)
         except BlockingIOError:
-            taken = 0
-        if taken != len(data):
-            return self.took(data, taken)
+            sent = 0
+        if sent != len(data):
+            return self.advance(data, sent)
         pending.clear()
         return self._open
 
-    def took(self, data: bytes, taken: int) -> bool:
-        """The kernel took `taken` bytes, not all, of `data`, this tick's deliveries joined; False, as `flush`.
+    def advance(self, data: bytes, sent: int) -> bool:
+        """Account for a partial write: only `sent` bytes of `data`, the joined pending deliveries, were accepted.
 
-        The started frame's rest is kept; about the others policy decides.
+        The rest of a started frame is kept; the policies decide about the other deliveries. Returns False, as `flush` does.
         """
         self._backlog = self._new_backlog()
         end = 0
         for delivery in self.pending:
             start, end = end, end + len(delivery)
-            if start >= taken:
+            if start >= sent:
                 self._admit(delivery)
-            elif end > taken:
-                self._rest = data[taken:end]
+            elif end > sent:
+                self._rest = data[sent:end]
         self.pending.clear()
         return False
 
     def drain(self) -> bool:
-        """Offer the backlog to the socket, joined; True when nothing of it is left and the outbox is no longer
-        blocked.
-        """
+        """Offer the backlog to the socket, joined. Returns True when all of it was sent and the outbox is not blocked."""
         if self._backlog is not None and self.pending:
             self._hold(self.pending)  # first, so that no snapshot fetched now overtakes what was put before it
         while self._backlog is not None:
-            pieces = self._pieces(self._backlog)
+            pieces = self._next_pieces(self._backlog)
             if not pieces:
                 self._backlog = None
                 break
-            data = b"".join([piece.frame for piece in pieces])
+            data = b"".join([frame for frame, _ in pieces])
             try:
-                taken = self._write(data)
+                sent = self._write(data)
             except BlockingIOError:
                 return False
-            self._account(self._backlog, pieces, taken)
-            if taken < len(data):
+            self._remove_sent(self._backlog, pieces, sent)
+            if sent < len(data):
                 return False
         return True
 
@@ -262,88 +319,275 @@ class Outbox:
 
     def _admit(self, delivery: Delivery) -> None:
         assert self._backlog is not None
-        if self._full:
-            return
-        if not self._backlog.admit(delivery):
-            self._overflow()
+        if not self._full and not self._backlog.admit(delivery):
+            self._full = True
+            self._stop_accepting(OVERFLOW_CODE, _OVERFLOW_REASON)
+            self._backlog = self._new_backlog()
+            self._backlog.admit(_close_frame(OVERFLOW_CODE, _OVERFLOW_REASON))
 
-    def _overflow(self) -> None:
-        self._full = True
-        self._shut(OVERFLOW_CODE, "too slow: outbox is full")
-        self._backlog = self._new_backlog()
-        self._backlog.admit(_close_delivery(OVERFLOW_CODE, "too slow: outbox is full"))
+    def _new_backlog(self) -> "Backlog":
+        return Backlog(self._limits, self._source.count_drop)
 
-    def _new_backlog(self) -> Backlog:
-        return Backlog(self._limits, self._dropped)
-
-    def _pieces(self, backlog: Backlog) -> list["_Piece"]:
-        """What to offer next: the started frame's rest, then entries up to one chunk, marks turned into frames."""
-        pieces = [_Piece(self._rest, None)] if self._rest else []
+    def _next_pieces(self, backlog: "Backlog") -> "list[_Piece]":
+        """Return the next frames to offer: the started frame's rest, then entries up to one chunk, marks as frames."""
+        pieces: list[_Piece] = [(self._rest, None)] if self._rest else []
         size = len(self._rest)
         for key, entry in backlog.head():
             if size >= self._limits.chunk:
                 break
-            piece = _Piece(entry, key) if isinstance(entry, Delivery) else self._resolve(key, entry)
-            pieces.append(piece)
-            size += len(piece.frame)
+            frame = entry if isinstance(entry, Delivery) else self._replacement(entry)
+            pieces.append((frame, key))
+            size += len(frame)
         return pieces
 
-    def _resolve(self, key: int, mark: Mark) -> "_Piece":
-        if mark.policy is Policy.SNAPSHOT:
-            snapshot = self._source.snapshot_frame(mark.channel)
-            if snapshot is not None:
-                return _Piece(snapshot, key)
-        return _Piece(self._source.gap_frame(mark.channel, mark.first, mark.last), key)
+    def _replacement(self, mark: "DropMark") -> bytes:
+        """Return the frame that is sent in place of the dropped deliveries."""
+        snapshot = self._source.snapshot_frame(mark.channel) if mark.policy is Policy.SNAPSHOT else None
+        return self._source.gap_frame(mark.channel, mark.first, mark.last) if snapshot is None else snapshot
 
-    def _account(self, backlog: Backlog, pieces: list["_Piece"], taken: int) -> None:
+    def _remove_sent(self, backlog: "Backlog", pieces: "list[_Piece]", sent: int) -> None:
         end = 0
         self._rest = b""
-        for piece in pieces:
-            start, end = end, end + len(piece.frame)
-            if start >= taken:
+        for frame, key in pieces:
+            start, end = end, end + len(frame)
+            if start >= sent:
                 break
-            if piece.key is not None:
-                backlog.sent(piece.key)
-            if end > taken:
-                self._rest = piece.frame[taken - start :]
-
-    def _dropped(self, channel: str, policy: Policy) -> None:
-        if self._losses is None:
-            self._losses = {}
-        self._losses[channel] = self._losses.get(channel, 0) + 1
-        match policy:
-            case Policy.CONFLATE:
-                self.conflated += 1
-            case Policy.GAP:
-                self.gapped += 1
-            case _:
-                self.resnapshotted += 1
-        if self._on_drop is not None:
-            self._on_drop(channel, policy)
+            if key is not None:
+                backlog.remove(key)
+            if end > sent:
+                self._rest = frame[sent - start :]
 
 
-@attrs.frozen
-class _Piece:
-    frame: bytes
-    key: int | None
-
-
-_DEFAULT_LIMITS = OutboxLimits()
-_FIRST = -1
-"""Number of what stands before everything else."""
-
-
-def _close_delivery(code: int, reason: str) -> Delivery:
-    return Delivery(encode_close(code, reason), "", Policy.CONTROL, 0)
+_Piece = tuple[bytes, int | None]
+"""A frame to offer and its key in the backlog; None for the rest of a started frame."""
 
 
 def _ignore(_: Delivery) -> None:
-    """A closed outbox accepts nothing more."""
+    """Accept nothing: the outbox is closed."""
 
 
-def _nothing() -> None:
-    """Nobody is to be woken."""
+def _no_wake() -> None:
+    """Wake nobody: no socket is attached yet, or its owner looks at the queue by itself."""
 
 
-def _refuse(_: bytes) -> int:
+def _blocked_write(_: bytes) -> int:
     raise BlockingIOError
+
+
+class CompressedOutbox(Outbox):
+    """The outbox of a subscriber whose connection is compressed (permessage-deflate).
+
+    It is given the plain delivery, as every outbox is, and stores its compressed twin, which the subscribers of a channel
+    share. So nothing is compressed unless a subscriber gets it that way. Order, policies and limits are as in `Outbox`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, source: OverflowSource, limits: OutboxLimits | None = None) -> None:
+        super().__init__(_CompressedSource(source), limits)
+        append = self.append
+
+        def append_twin(delivery: Delivery) -> None:
+            append(delivery.twin or delivery.compressed())  # `twin` is usually there: no call per delivery
+
+        self.append = append_twin
+
+
+class _CompressedSource:
+    """Compresses the frames of another source."""
+
+    __slots__ = ("_source", "count_drop")
+
+    def __init__(self, source: OverflowSource) -> None:
+        self._source = source
+        self.count_drop = source.count_drop
+
+    def gap_frame(self, channel: str, first_seq: int, last_seq: int) -> bytes:
+        return compressed(self._source.gap_frame(channel, first_seq, last_seq))
+
+    def snapshot_frame(self, channel: str) -> Delivery | None:
+        snapshot = self._source.snapshot_frame(channel)
+        return None if snapshot is None else snapshot.compressed()
+
+
+@attrs.define(eq=False)
+class DropMark:
+    """Stands in the backlog for dropped deliveries, first..last by seq."""
+
+    channel: str
+    policy: Policy
+    first: int
+    last: int
+
+
+Waiting = Delivery | DropMark
+_DROPPABLE = frozenset({Policy.CONFLATE, Policy.GAP, Policy.SNAPSHOT})
+
+
+class Backlog:
+    """The waiting deliveries of one slow subscriber, in order and within bounds.
+
+    Made when the kernel first refuses bytes, dropped when all is sent. Entries leave in the order they came in, except where
+    a policy says otherwise:
+
+    - CONFLATE: one entry per (channel, topic). A newer one replaces it in place, unless something of the same channel is
+      behind it; then it moves to the end, since a seq never runs backwards within a channel.
+    - SNAPSHOT: when there is no room, all entries of that policy on the channel are replaced by one mark. When the mark is
+      sent, a fresh snapshot is fetched, which covers all deliveries of that policy that arrived until then. Other deliveries
+      of the channel (a gap, staleness) are sent before the mark, because the snapshot is newer.
+    - GAP: when there is still no room, the oldest are dropped; a mark in their place becomes one gap frame that names their
+      seqs.
+    - NEVER_DROP and CONTROL stay. When nothing else can be dropped, the backlog is over its limits and the subscriber must
+      be closed.
+
+    Books are dropped first (a snapshot repairs them completely), then public trades. Marks are not counted against the
+    limits: there is at most one per channel and run of dropped entries.
+    """
+
+    def __init__(self, limits: OutboxLimits, on_drop: Callable[[str, Policy], object]) -> None:
+        """Make an empty backlog; `on_drop(channel, policy)` is called for each delivery that is dropped or replaced."""
+        self._limits = limits
+        self._on_drop = on_drop
+        self._entries: dict[int, Waiting] = {}
+        self._channels: dict[str, dict[int, Waiting]] = {}
+        self._latest: dict[tuple[str, str], int] = {}
+        self._gaps: dict[int, Delivery] = {}
+        self._books: dict[str, int] = {}
+        self._marked: dict[str, int] = {}
+        self._next = 0
+        self.messages = 0
+        self.bytes = 0
+
+    def admit(self, delivery: Delivery) -> bool:
+        """Add `delivery` as its policy says. Returns False when the limits are exceeded and nothing can be dropped."""
+        if delivery.policy is Policy.SNAPSHOT and delivery.channel in self._marked:
+            mark = self._entries[self._marked[delivery.channel]]
+            assert isinstance(mark, DropMark)
+            self._cover(delivery, mark)
+            return True
+        if delivery.policy is Policy.CONFLATE and self._replace(delivery):
+            return self._fits()
+        self._append(delivery)
+        if delivery.channel in self._marked:
+            self._insert_mark(self.remove(self._marked[delivery.channel]))
+        return self._fits()
+
+    def discard(self, channel: str) -> None:
+        """Drop the channel's droppable deliveries and its marks."""
+        for key, entry in list(self._channels.get(channel, {}).items()):
+            if entry.policy in _DROPPABLE:
+                self.remove(key)
+
+    def head(self) -> Iterator[tuple[int, Waiting]]:
+        """Return the entries in the order they are to be sent, by key; `remove` each once it was sent."""
+        return iter(self._entries.items())
+
+    def _replace(self, delivery: Delivery) -> bool:
+        """Replace the waiting delivery of the topic; returns False when there is none or `delivery` must go to the end."""
+        key = self._latest.get((delivery.channel, delivery.topic))
+        if key is None:
+            return False
+        self._on_drop(delivery.channel, Policy.CONFLATE)
+        if next(reversed(self._channels[delivery.channel])) != key:
+            self.remove(key)
+            return False
+        old = self._entries[key]
+        self.bytes += len(delivery) - (len(old) if isinstance(old, Delivery) else 0)
+        self._entries[key] = self._channels[delivery.channel][key] = delivery
+        return True
+
+    def _append(self, delivery: Delivery) -> None:
+        key = self._insert_last(delivery)
+        self.messages += 1
+        self.bytes += len(delivery)
+        match delivery.policy:
+            case Policy.CONFLATE:
+                self._latest[delivery.channel, delivery.topic] = key
+            case Policy.GAP:
+                self._gaps[key] = delivery
+            case Policy.SNAPSHOT:
+                self._books[delivery.channel] = self._books.get(delivery.channel, 0) + 1
+
+    def _insert_mark(self, mark: Waiting) -> None:
+        self._marked[mark.channel] = self._insert_last(mark)
+
+    def _insert_last(self, entry: Waiting) -> int:
+        key = self._next
+        self._next += 1
+        self._insert(key, entry)
+        return key
+
+    def _insert(self, key: int, entry: Waiting) -> None:
+        self._entries[key] = entry
+        self._channels.setdefault(entry.channel, {})[key] = entry
+
+    def remove(self, key: int) -> Waiting:
+        """Remove an entry and return it."""
+        entry = self._entries.pop(key)
+        of_channel = self._channels[entry.channel]
+        del of_channel[key]
+        if not of_channel:
+            del self._channels[entry.channel]
+        if isinstance(entry, Delivery):
+            self._uncount(key, entry)
+        elif entry.policy is Policy.SNAPSHOT:
+            del self._marked[entry.channel]
+        return entry
+
+    def _uncount(self, key: int, delivery: Delivery) -> None:
+        self.messages -= 1
+        self.bytes -= len(delivery)
+        match delivery.policy:
+            case Policy.CONFLATE:
+                del self._latest[delivery.channel, delivery.topic]
+            case Policy.GAP:
+                del self._gaps[key]
+            case Policy.SNAPSHOT:
+                self._books[delivery.channel] -= 1
+                if not self._books[delivery.channel]:
+                    del self._books[delivery.channel]
+
+    def _fits(self) -> bool:
+        while self.messages > self._limits.messages or self.bytes > self._limits.bytes:
+            if self._books:
+                self._drop_book_entries(next(iter(self._books)))
+            elif self._gaps:
+                self._drop_oldest_gap()
+            else:
+                return False
+        return True
+
+    def _drop_book_entries(self, channel: str) -> None:
+        keys = [key for key, entry in self._channels[channel].items() if entry.policy is Policy.SNAPSHOT]
+        first = self._entries[keys[0]]
+        assert isinstance(first, Delivery)
+        mark = DropMark(channel, Policy.SNAPSHOT, first.seq, first.seq)
+        for key in keys:
+            entry = self.remove(key)
+            assert isinstance(entry, Delivery)
+            self._cover(entry, mark)
+        self._insert_mark(mark)
+
+    def _cover(self, delivery: Delivery, mark: DropMark) -> None:
+        mark.last = max(mark.last, delivery.seq)
+        self._on_drop(delivery.channel, Policy.SNAPSHOT)
+
+    def _drop_oldest_gap(self) -> None:
+        key, delivery = next(iter(self._gaps.items()))
+        self._on_drop(delivery.channel, Policy.GAP)
+        before = self._before(delivery.channel, key)
+        if isinstance(before, DropMark) and before.policy is Policy.GAP:
+            before.last = delivery.seq
+            self.remove(key)
+        else:
+            self._uncount(key, delivery)
+            self._insert(key, DropMark(delivery.channel, Policy.GAP, delivery.seq, delivery.seq))
+
+    def _before(self, channel: str, key: int) -> Waiting | None:
+        """Return the entry before `key` on its channel. The oldest of a policy is near the front, so the walk is short."""
+        before = None
+        for other, entry in self._channels[channel].items():
+            if other == key:
+                break
+            before = entry
+        return before

@@ -1,29 +1,31 @@
-"""The state of a topic: one numbered sequence of events, whoever listens and under whichever channel name.
+"""A topic, which is one numbered sequence of events, and the channels that deliver it.
 
 A stream has one topic however many apps and variants of its channel (plain, `cache-`, `private-`, ...) there are; a channel
-of an application's own has one to itself. Publishing gives the event the topic's next number, keeps it (the ring, the last
-value, the book), encodes it once, and hands one frame per channel to that channel's subscribers.
+of an application's own has one to itself. `TopicState.publish` gives the event the topic's next number, stores it (history,
+last value, book), encodes it once, and hands it to each `Channel`, which frames it once and delivers it to its subscribers.
 
-A topic nobody has listened to for as long as the ring reaches back keeps the number, the last value and the book only: what
-the ring held would have left it anyway. `kept_until` says until when it keeps more; infinity while it has a channel, is
-pinned, or belongs to an account or a status, whose events are kept whether somebody listens or not.
+A topic without subscribers for as long as the history's age keeps only its number, last value and book: all events in the
+history would be too old anyway. Until `keep_until` it keeps the events too. That is infinity while it has a channel, is
+pinned, or belongs to an account or a status, whose events are kept with or without subscribers.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from math import inf
-from typing import Protocol
 
-from attrs import define
+from attrs import define, field
 
-from relay.hub import encoding as wire
-from relay.hub import sequence
-from relay.hub.depth import Book
-from relay.hub.history import Entry, HistoryLimits, Ring
-from relay.hub.outbox import Policy
+from relay.hub.encoding import encode_event, encode_head, encode_middle, frame, numbered_tail, with_position
+from relay.hub.history import DepthBook, EventHistory, HistoryEntry, HistoryLimits, Missed
+from relay.hub.members import Presence
+from relay.hub.outbox import Delivery, Outbox, Policy, control
 from relay.model.channels import ALL, Stream
 from relay.model.enums import AccountEvent, PositionEvent, Refill, StalenessEvent
 from relay.model.events import Account, Candle, Depth, Event, Gap, Order, Position, Reference, Staleness, Stamp
-from relay.pusher import actions
+from relay.pusher import actions, messages
+from relay.pusher.names import channel_type
+from relay.websocket.frames import encode_text
 
 _POLICIES = {
     "quote": Policy.CONFLATE,
@@ -36,36 +38,22 @@ _POLICIES = {
     "alert": Policy.GAP,
     "depth": Policy.SNAPSHOT,
 }
-#: Kinds that are no value themselves but say something about one (a book is folded, not remembered).
-_QUALIFIERS = frozenset({"depth", "gap", "staleness"})
+#: Kinds that are no last value: depth updates the book, gap and staleness qualify other events.
+_WITHOUT_VALUE = frozenset({"depth", "gap", "staleness"})
 _MARGIN = (AccountEvent.MARGIN_WARNING, AccountEvent.MARGIN_CALL)
+MAX_ACCOUNT_STATE = 10_000
+"""Open orders, positions and other facts remembered of one account for newcomers; the oldest beyond that are dropped."""
 
 
 def policy_of(event: Event) -> Policy:
-    """What may happen to the event at a slow subscriber. A margin call is never dropped, whatever follows it."""
+    """Return the policy for the event at a slow subscriber. A margin call is never dropped, whatever follows it."""
     if isinstance(event, Account) and event.event in _MARGIN:
         return Policy.NEVER_DROP
     return _POLICIES.get(event.kind, Policy.NEVER_DROP)
 
 
-#: Of one account, so many open orders and positions are remembered for newcomers; beyond that the oldest are forgotten.
-MAX_HELD = 10_000
-
-
-def holding(event: Event) -> tuple[str, bool] | None:
-    """What an account's event says about its state: the key of the fact, and whether it still is one; None for news only."""
-    match event:
-        case Account():
-            return f"account {event.account} {event.event}", True
-        case Position():
-            return f"position {event.account} {event.id}", event.event is not PositionEvent.POSITION_CLOSED
-        case Order():
-            return f"order {event.account} {event.id}", not event.status.is_final
-    return None
-
-
 def conflation_key(event: Event) -> str:
-    """Which events of a channel replace each other: updates of one bar but not two bars, one fact but not two facts."""
+    """Return the key under which events of a channel replace each other: two candles or two facts have different keys."""
     match event:
         case Candle():
             return event.start
@@ -76,81 +64,69 @@ def conflation_key(event: Event) -> str:
     return ""
 
 
-class News:
-    """An event on its way to its topics; encoded when the first of them needs it, and once."""
+def account_state(event: Event) -> tuple[str, bool] | None:
+    """Return (key, is_open) of the order, position or account this event updates; None for events without state."""
+    match event:
+        case Account():
+            return f"account {event.account} {event.event}", True
+        case Position():
+            return f"position {event.account} {event.id}", event.event is not PositionEvent.POSITION_CLOSED
+        case Order():
+            return f"order {event.account} {event.id}", not event.status.is_final
+    return None
 
-    __slots__ = ("_body", "event", "id", "kind", "stamp")
+
+_head = lru_cache(maxsize=256)(encode_head)
+
+
+class PublishedEvent:
+    """An event on its way to its topics. It is encoded once, when the first of them needs it."""
+
+    __slots__ = ("_encoded", "event", "id", "kind", "stamp")
 
     def __init__(self, event: Event, stamp: Stamp, id: str) -> None:
         self.event, self.stamp, self.id = event, stamp, id
         self.kind = event.kind
-        self._body = b""
+        self._encoded = b""
 
-    def entry(self, seq: int, now: float, *, merged: bool = False) -> Entry:
-        """The event as number `seq` of a topic; in a merged topic only events of the same provider replace each other."""
-        if not self._body:
-            self._body = wire.canonical_body(self.event, self.stamp, self.id)
+    def entry(self, seq: int, now: float, *, merged: bool = False) -> HistoryEntry:
+        """Return the event as number `seq` of a topic. In a merged topic only events of one provider replace each other."""
+        if not self._encoded:
+            self._encoded = encode_event(self.event, self.stamp, self.id)
         kind = self.kind
-        if kind == "quote":  # by far the most frequent, and the plainest
+        if kind == "quote":  # by far the most frequent kind, and it needs no lookups
             policy, key = Policy.CONFLATE, ""
         else:
             policy, key = policy_of(self.event), conflation_key(self.event)
         if merged:
             key = f"{self.stamp.provider} {key}"
-        return Entry(seq, self.id, now, _HEADS[kind], wire.numbered(self._body, seq), policy, key)
-
-
-class _Heads(dict[str, bytes]):
-    def __missing__(self, kind: str) -> bytes:
-        self[kind] = made = wire.head(kind)
-        return made
-
-
-_HEADS = _Heads()
+        return HistoryEntry(seq, self.id, now, _head(kind), numbered_tail(self._encoded, seq), policy, key)
 
 
 @define(eq=False)
-class Last:
-    """The newest value of a topic (or of one provider within a merged one) and the number it came under."""
+class LastValue:
+    """The newest value of a topic (or of one provider within a merged one), not encoded, with its number and time."""
 
-    news: News
+    published: PublishedEvent
     seq: int
     at: float
-
-
-class View(Protocol):
-    """One app's channel on a topic; `relay.hub.channel.Channel` is one."""
-
-    def __len__(self) -> int:
-        """Subscribers."""
-        ...
-
-    def wake(self) -> None:
-        """A whole book comes next."""
-        ...
-
-    def deliver(self, entry: Entry, but: str | None = None) -> None:
-        """Give an event to the subscribers, except the connection `but`."""
-        ...
 
 
 class TopicState:
     """One topic. Its channels are added and removed by `attach` and `detach`; times are monotonic seconds."""
 
     __slots__ = (
-        "_holds",
         "_limits",
-        "_next",
         "_snapshots",
-        "_value_kind",
         "book",
         "channels",
-        "kept",
-        "kept_until",
+        "history",
+        "keep_until",
+        "kind",
         "last",
         "last_received_at",
         "merged",
-        "ring",
+        "permanent",
         "seq",
         "stale",
         "stream",
@@ -158,131 +134,117 @@ class TopicState:
     )
 
     def __init__(
-        self,
-        stream: Stream | None,
-        numbering: sequence.Sequence,
-        limits: HistoryLimits,
-        now: float,
-        *,
-        kept: bool = False,
+        self, stream: Stream | None, epoch: str, limits: HistoryLimits, now: float, *, permanent: bool = False
     ) -> None:
-        """`kept`: events are kept, and the topic itself, whether somebody listens or not."""
+        """Begin a topic at number 0.
+
+        `epoch` must be unique to this topic and run: a topic that was forgotten must not be taken for its successor.
+        `permanent` topics and their events are kept with or without subscribers.
+        """
         self.stream = stream
         """None for a channel of an application's own."""
-        self.seq = numbering.start
-        self.ring = Ring(numbering.epoch, limits, numbering.start)
-        self.last: dict[str, Last | Entry] = {}
-        """Newest value by provider; an application's under ""; an account's by what it is a fact about."""
-        self.stale: dict[str, Last] = {}
-        """The announcement that its data are stale, by provider, until they are fresh again."""
-        kind = stream.topic.kind if stream is not None else ""
-        self.last_received_at = ""
-        """When the relay read its last event, as its stamp says."""
+        self.kind = stream.topic.kind if stream is not None else ""
         self.merged = stream is not None and stream.provider == ALL
-        self.book = Book() if kind == "depth" and not self.merged else None
-        self.channels: tuple[View, ...] = ()
-        self.kept = kept
-        self.kept_until = inf if kept else -inf
+        self.seq = 0
+        self.history = EventHistory(epoch, limits)
+        self.last: dict[str, LastValue | HistoryEntry] = {}
+        """Newest value by provider; an application's under ""; an account's by `account_state` key."""
+        self.stale: dict[str, LastValue] = {}
+        """The event that announced stale data, by provider, until the data are fresh again."""
+        self.last_received_at = ""
+        """`received_at` of the last event's stamp."""
+        self.book = DepthBook() if self.kind == "depth" and not self.merged else None
+        self.channels: tuple[Channel, ...] = ()
+        self.permanent = permanent
+        self.keep_until = inf if permanent else -inf
         self.touched = now
-        """When the last event came, or the last channel went."""
+        """Time of the last event, or of the last channel's end."""
         self._limits = limits
-        self._next = numbering.next
-        self._holds = kind == "account"
-        # Of what a status tells, only the state of the connection is still true later.
-        self._value_kind = "connection" if kind == "status" else None
-        self._snapshots: tuple[int, tuple[Entry, ...]] = (-1, ())
+        self._snapshots: tuple[int, tuple[HistoryEntry, ...]] = (-1, ())
 
-    @property
-    def position(self) -> actions.Position:
-        """Where the topic stands."""
-        return self.ring.position
-
-    def attach(self, channel: View) -> None:
-        """The channel has subscribers."""
+    def attach(self, channel: "Channel") -> None:
+        """Add a channel that has got its first subscriber."""
         self.channels = (*self.channels, channel)
-        self.kept_until = inf
+        self.keep_until = inf
 
-    def detach(self, channel: View, now: float) -> None:
-        """The channel has none any more. What was missed is kept for those who come back in time."""
+    def detach(self, channel: "Channel", now: float) -> None:
+        """Remove a channel without subscribers. Events are kept for those who come back in time."""
         self.channels = tuple(other for other in self.channels if other is not channel)
-        if not self.channels and not self.kept:
-            self.kept_until = now + self._limits.age
+        if not self.channels and not self.permanent:
+            self.keep_until = now + self._limits.age
             self.touched = now
 
     def is_idle(self, now: float, keep_value: float = 0.0) -> bool:
-        """Nobody listens and nothing that is here could still be asked for; `keep_value`: seconds a last value counts."""
-        if self.channels or self.kept:
+        """Return True when the topic may be dropped; a last value counts for `keep_value` seconds."""
+        if self.channels or self.permanent:
             return False
-        if self.merged:  # its providers' topics keep the values; without them it would go on for as long as they do
-            return now >= self.kept_until
+        if self.merged:  # its providers' topics keep the values; otherwise it would live for as long as they do
+            return now >= self.keep_until
         return now >= self.touched + max(self._limits.age, keep_value if self.last else 0.0)
 
-    def publish(self, news: News, now: float) -> None:
-        """A canonical event."""
-        self.seq = seq = self._next()
+    def publish(self, published: PublishedEvent, now: float) -> None:
+        """Number, store and deliver a canonical event."""
+        self.seq = seq = self.seq + 1
         self.touched = now
-        self.last_received_at = news.stamp.received_at
-        woken = False
-        if news.kind in _QUALIFIERS:
-            woken = self._qualify(news, Last(news, seq, now))
-        elif self._holds:
-            self._hold(news.event, Last(news, seq, now))
-        elif self._value_kind is None or news.kind == self._value_kind:
-            self.last[news.stamp.provider if self.merged else ""] = Last(news, seq, now)
-        if now >= self.kept_until:
-            self.ring.skip(seq)
+        self.last_received_at = published.stamp.received_at
+        kind = published.kind
+        if kind in _WITHOUT_VALUE:
+            self._apply_qualifier(published, now)
+        elif self.kind == "account":
+            self._remember_account_state(published, now)
+        elif self.kind != "status" or kind == "connection":  # of a status, only the connection's state is true later
+            self.last[published.stamp.provider if self.merged else ""] = LastValue(published, seq, now)
+        if now >= self.keep_until:
+            self.history.skip(seq)
             return
-        entry = news.entry(seq, now, merged=self.merged)
-        self.ring.append(entry)
+        entry = published.entry(seq, now, merged=self.merged)
+        self.history.append(entry)
+        if isinstance(published.event, Depth) and published.event.snapshot:
+            for channel in self.channels:
+                channel.start_waiting()
         for channel in self.channels:
-            if woken:
-                channel.wake()
             channel.deliver(entry)
 
-    def _hold(self, event: Event, last: Last) -> None:
-        """Remember what is so on an account: its money, open orders and positions."""
-        held = holding(event)
-        if held is None:
+    def _remember_account_state(self, published: PublishedEvent, now: float) -> None:
+        """Store the balance, the open order or the open position that the event updates, for newcomers."""
+        state = account_state(published.event)
+        if state is None:
             return
-        key, is_so = held
+        key, is_open = state
         self.last.pop(key, None)
-        if is_so:
-            self.last[key] = last
-            if len(self.last) > MAX_HELD:
+        if is_open:
+            self.last[key] = LastValue(published, self.seq, now)
+            if len(self.last) > MAX_ACCOUNT_STATE:
                 del self.last[next(iter(self.last))]
 
-    def _qualify(self, news: News, last: Last) -> bool:
-        """What the event does to the book and to what newcomers are told; True when it is a whole book."""
-        match news.event:
-            case Depth() as event:
-                if self.book is not None:
-                    self.book.apply(event, news.stamp)
-                return event.snapshot
+    def _apply_qualifier(self, published: PublishedEvent, now: float) -> None:
+        """Update the book or the staleness warning."""
+        provider = published.stamp.provider if self.merged else ""
+        match published.event:
+            case Depth() as event if self.book is not None:
+                self.book.apply(event, published.stamp)
             case Gap(refill=refill) if self.book is not None and refill is not Refill.REPLAY:
                 self.book.invalidate()
-            case Staleness(event=StalenessEvent.STALE) if self._value_kind is None:
-                self.stale[news.stamp.provider if self.merged else ""] = last
+            case Staleness(event=StalenessEvent.STALE) if self.kind != "status":
+                self.stale[provider] = LastValue(published, self.seq, now)
             case Staleness():
-                self.stale.pop(news.stamp.provider if self.merged else "", None)
-        return False
+                self.stale.pop(provider, None)
 
-    def post(self, entry_of: Callable[[int], Entry], *, cached: bool, but: str | None = None) -> Entry:
-        """An application's event, made by `entry_of` of its number; not to the connection `but`."""
-        self.seq = seq = self._next()
-        entry = entry_of(seq)
-        self.touched = entry.at
+    def trigger(self, head: bytes, tail: bytes, id: str, now: float, *, cached: bool, but: str | None) -> None:
+        """Number, store and deliver an application's event, except to the connection `but`."""
+        self.seq = seq = self.seq + 1
+        self.touched = now
+        entry = HistoryEntry(seq, id, now, head, tail, Policy.NEVER_DROP)
         if cached:
             self.last[""] = entry
-        self.ring.append(entry)
+        self.history.append(entry)
         for channel in self.channels:
             channel.deliver(entry, but)
-        return entry
 
-    def snapshot(self) -> Mapping[str, object]:
-        """Counters of a stream's topic."""
+    def status(self) -> Mapping[str, object]:
+        """Return the counters of a stream's topic."""
         stream = self.stream
-        if stream is None:
-            return {}
+        assert stream is not None
         topic = stream.topic
         return {
             "provider": stream.provider,
@@ -290,45 +252,225 @@ class TopicState:
             "symbol": topic.symbol,
             "timeframe": topic.timeframe,
             "account": topic.account,
-            "epoch": self.ring.epoch,
+            "epoch": self.history.epoch,
             "seq": self.seq,
-            "kept": len(self.ring),
+            "kept": len(self.history),
             "subscribers": sum(len(channel) for channel in self.channels),
             "last_received_at": self.last_received_at,
         }
 
-    def values(self, now: float, ttl: float = inf) -> Sequence[Entry]:
-        """The last value (of each provider in a merged topic), not older than `ttl` seconds, in the order they came."""
+    def last_values(self, now: float, ttl: float = inf) -> Sequence[HistoryEntry]:
+        """Return the last value (of each provider in a merged topic) not older than `ttl` seconds, in order."""
         return self._entries(last for last in self.last.values() if last.at + ttl > now)
 
-    def warnings(self) -> Sequence[Entry]:
-        """That its data are stale (those of each provider in a merged topic), where they are."""
+    def stale_warnings(self) -> Sequence[HistoryEntry]:
+        """Return the event that announced stale data (of each provider in a merged topic), while they are stale."""
         return self._entries(self.stale.values())
 
-    def _entries(self, found: Iterable[Last | Entry]) -> Sequence[Entry]:
+    def _entries(self, values: Iterable[LastValue | HistoryEntry]) -> Sequence[HistoryEntry]:
         return [
-            last if isinstance(last, Entry) else last.news.entry(last.seq, last.at, merged=self.merged)
-            for last in sorted(found, key=lambda last: last.seq)
+            value if isinstance(value, HistoryEntry) else value.published.entry(value.seq, value.at, merged=self.merged)
+            for value in sorted(values, key=lambda value: value.seq)
         ]
 
-    def snapshots(self, books: Iterable[Book], ids: Callable[[], str]) -> Sequence[Entry]:
-        """Each book that is ready as one snapshot event, numbered as the topic stands. Encoded once per number."""
+    def snapshots(self, books: Iterable[DepthBook], ids: Callable[[], str]) -> Sequence[HistoryEntry]:
+        """Return each book that is ready as one snapshot event under the topic's number. Encoded once per number."""
         if self._snapshots[0] != self.seq:
             self._snapshots = (self.seq, tuple(self._snapshot(book, ids()) for book in books if book.ready))
         return self._snapshots[1]
 
-    def _snapshot(self, book: Book, id: str) -> Entry:
+    def _snapshot(self, book: DepthBook, id: str) -> HistoryEntry:
         event, stamp = book.snapshot(), book.stamp
         assert event is not None
         assert stamp is not None
-        return News(event, stamp, id).entry(self.seq, self.touched, merged=self.merged)
+        return PublishedEvent(event, stamp, id).entry(self.seq, self.touched, merged=self.merged)
+
+    def copy_values(self, parts: Mapping[str, "TopicState"]) -> None:
+        """Begin a merged topic with the last values and warnings of its providers' topics, as its number 0."""
+        for provider, part in parts.items():
+            for last in part.last.values():
+                if isinstance(last, LastValue):
+                    self.last[provider] = LastValue(last.published, self.seq, last.at)
+            for stale in part.stale.values():
+                self.stale[provider] = LastValue(stale.published, self.seq, stale.at)
 
 
-def seed(merged: TopicState, parts: Mapping[str, TopicState]) -> None:
-    """Give a merged topic that begins what its providers have already; it counts as number 0 of it."""
-    for provider, part in parts.items():
-        for last in part.last.values():
-            if isinstance(last, Last):
-                merged.last[provider] = Last(last.news, merged.seq, last.at)
-        for stale in part.stale.values():
-            merged.stale[provider] = Last(stale.news, merged.seq, stale.at)
+class Channel:
+    """One app's view of a topic under one name, while it has subscribers.
+
+    Adding, removing and finding a subscriber costs the same however many there are. A subscriber is live, or it waits: on a
+    depth channel that has no book yet, deltas make no sense before the first snapshot.
+    """
+
+    __slots__ = (
+        "_live",
+        "_middle",
+        "_waiting",
+        "_with_ids",
+        "dropped",
+        "miss_reported",
+        "name",
+        "presence",
+        "succeeded",
+        "topic",
+        "type",
+    )
+
+    def __init__(self, name: str, topic: TopicState) -> None:
+        self.name = name
+        self.topic = topic
+        self.type = channel_type(name)
+        self.presence = Presence() if self.type.presence else None
+        self.dropped: Counter[Policy] = Counter()
+        """Deliveries that slow subscribers did not get unchanged."""
+        self.miss_reported = False
+        """True when the app's server was notified of a cache miss and no event has been published since."""
+        self.succeeded = control(messages.subscription_succeeded(name), name)
+        """`subscription_succeeded` without members or a position, shared by all subscribers."""
+        self._middle = encode_middle(name)
+        self._live: dict[str, Outbox] = {}
+        self._with_ids: dict[str, Outbox] = {}
+        self._waiting: dict[str, Outbox] = {}
+
+    def __len__(self) -> int:
+        """Return the number of subscribers."""
+        return len(self._live) + len(self._with_ids) + len(self._waiting)
+
+    def __contains__(self, socket_id: str) -> bool:
+        return socket_id in self._live or socket_id in self._with_ids or socket_id in self._waiting
+
+    def add(self, socket_id: str, outbox: Outbox, *, ids: bool = False, waits: bool = False) -> None:
+        """Add a subscriber. Canonical events have `id` and `seq` in their data; with `ids` other events get them beside."""
+        if waits:
+            self._waiting[socket_id] = outbox
+        elif ids and self.topic.stream is None:
+            self._with_ids[socket_id] = outbox
+        else:
+            self._live[socket_id] = outbox
+
+    def remove(self, socket_id: str) -> None:
+        """Remove a subscriber."""
+        for subscribers in (self._live, self._with_ids, self._waiting):
+            subscribers.pop(socket_id, None)
+
+    def start_waiting(self) -> None:
+        """Make waiting subscribers live: a snapshot is about to be delivered."""
+        if self._waiting:
+            self._live.update(self._waiting)
+            self._waiting.clear()
+
+    def deliver(self, entry: HistoryEntry, but: str | None = None) -> None:
+        """Deliver an event of the topic to all live subscribers except the connection `but`."""
+        if self._live:
+            delivery = self.delivery(entry)
+            if but is None:
+                for outbox in self._live.values():  # `put`, written out: this is the hot path
+                    append = outbox.append  # calling through a slot is slower than calling a local
+                    append(delivery)
+                    if not outbox.dirty:
+                        outbox.mark_dirty()
+            else:
+                _put_all(self._live, delivery, but)
+        if self._with_ids:
+            _put_all(self._with_ids, self.delivery(entry, ids=True), but)
+            if but in self._with_ids:  # so that it does not get its own event when it resumes
+                self._with_ids[but].put(Delivery(self._position(entry.seq), self.name, entry.policy, entry.seq))
+
+    def send(self, text: str, policy: Policy = Policy.CONTROL, but: str | None = None) -> None:
+        """Send a message without a number (members, counts, client events) to every subscriber except `but`."""
+        delivery = Delivery(encode_text(text.encode()), self.name, policy, 0)
+        for subscribers in (self._live, self._with_ids, self._waiting):
+            _put_all(subscribers, delivery, but)
+
+    def delivery(self, entry: HistoryEntry, *, ids: bool = False) -> Delivery:
+        """Return the event as it is delivered on this channel.
+
+        With `ids` an application's event gets `id` and `seq` beside its data, and `tickrelay:position` right behind it:
+        pusher-js hands a page only the data of an event, but also the data of that message.
+        """
+        if not ids or self.topic.stream is not None:
+            framed = frame(entry.head, self._middle, entry.tail)
+        else:
+            framed = frame(entry.head, self._middle, with_position(entry.tail, entry.id, entry.seq))
+            framed += self._position(entry.seq)
+        return Delivery(framed, self.name, entry.policy, entry.seq, entry.conflates)
+
+    def _position(self, seq: int) -> bytes:
+        return encode_text(messages.position(self.name, actions.Position(self.topic.history.epoch, seq)).encode())
+
+
+def _put_all(subscribers: dict[str, Outbox], delivery: Delivery, but: str | None) -> None:
+    for socket_id, outbox in subscribers.items():
+        if socket_id != but:
+            outbox.put(delivery)
+
+
+@define
+class CatchUp:
+    """What a new subscriber is sent between `subscription_succeeded` and the live events."""
+
+    deliveries: list[Delivery] = field(factory=list)
+    waits: bool = False
+    """True when the subscriber is not live before the next snapshot."""
+    cache_missed: bool = False
+
+
+def catch_up(
+    channel: Channel,
+    request: actions.Subscribe,
+    books: Callable[[], Iterable[DepthBook]],
+    ids: Callable[[], str],
+    ttl: float,
+    now: float,
+) -> CatchUp:
+    """Return what a new subscriber is sent before it becomes live, which happens at once: nothing is lost or repeated.
+
+    1. Resume: the events it missed, then `tickrelay:resume_succeeded`, and nothing else. When they are lost,
+       `tickrelay:resume_failed`, and on as if it had not asked.
+    2. A depth channel: the book as one snapshot (each provider's, on a merged channel). Without a book the subscriber waits
+       for the next snapshot. A rewind of depth is the book too.
+    3. Rewind: the last events, oldest first. On an account's stream without a rewind: its current state, that is balance,
+       open orders and positions, each as the last event about it.
+    4. A cache channel: the last value (each provider's, on a merged channel), or `pusher:cache_miss`.
+    5. The staleness event, while the data are stale. A rewind has it among the last events.
+
+    Args:
+        books: returns the books of a depth topic.
+        ids: names new events.
+        ttl: life of a cached event in seconds.
+    """
+    topic, name = channel.topic, channel.name
+    result = CatchUp()
+
+    def add(entries: Sequence[HistoryEntry]) -> None:
+        result.deliveries += [channel.delivery(entry, ids=request.ids) for entry in entries]
+
+    if request.resume is not None:
+        try:
+            add(missed := topic.history.after(request.resume, now))
+        except Missed as lost:
+            result.deliveries.append(control(messages.resume_failed(name, lost.reason, lost.position), name))
+        else:
+            succeeded = messages.resume_succeeded(name, topic.history.position, len(missed))
+            result.deliveries.append(control(succeeded, name))
+            return result
+    is_depth = topic.kind == "depth"
+    found: Sequence[HistoryEntry] = ()
+    if is_depth:
+        found = topic.snapshots(books(), ids)
+        result.waits = not found
+    elif request.rewind is not None:
+        found = topic.history.newest(request.rewind, now)
+    elif topic.kind == "account":
+        found = topic.last_values(now)
+    if channel.type.cache and not found and not is_depth:
+        found = topic.last_values(now, ttl)
+    add(found)
+    if request.ids and found and found[-1].seq < topic.seq:  # the position is newer than these entries
+        result.deliveries.append(control(messages.position(name, topic.history.position), name))
+    if channel.type.cache and not found:
+        result.cache_missed = True
+        result.deliveries.append(control(messages.cache_miss(name), name))
+    if request.rewind is None or is_depth:
+        add(topic.stale_warnings())
+    return result

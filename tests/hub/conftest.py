@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from relay.hub.hub import Hub, RefusedSession, SubscriberSession
+from relay.hub.app import RefusedSession, SubscriberSession
+from relay.hub.hub import Hub
 from relay.hub.outbox import Outbox
 from relay.model.channels import Stream
 from relay.model.events import Event, Stamp

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.hub.depth import Book
+from relay.hub.history import DepthBook
 from relay.hub.outbox import OutboxLimits
 from relay.model.events import Depth, Gap, Stamp
 
@@ -18,7 +18,7 @@ def depth(bids=(), asks=(), *, snapshot=False, symbol="A", **more):
 
 
 def folded(*events):
-    book = Book()
+    book = DepthBook()
     for event in events:
         book.apply(event, STAMP)
     return book
@@ -198,7 +198,7 @@ def test_a_slow_subscriber_hears_of_a_hole_before_the_snapshot_that_repairs_it(r
 )
 def test_whatever_happens_a_subscriber_ends_with_the_book_and_numbers_never_run_back(relay_of, steps, room):
     relay = relay_of(outbox=OutboxLimits(messages=room))
-    client, theirs, truth, last = relay.client(), Book(), Book(), 0
+    client, theirs, truth, last = relay.client(), DepthBook(), DepthBook(), 0
     client.subscribe("depth.x.A")
 
     def read(messages):
@@ -218,7 +218,7 @@ def test_whatever_happens_a_subscriber_ends_with_the_book_and_numbers_never_run_
             case "leave" if "depth.x.A" in client.session.connection.channels:
                 read(client.unsubscribe("depth.x.A"))
             case "return" if "depth.x.A" not in client.session.connection.channels:
-                theirs, last = Book(), 0
+                theirs, last = DepthBook(), 0
                 read(client.subscribe("depth.x.A"))
             case "gap":
                 relay.publish(Gap(of="depth", symbol="A", refill="snapshot", reason="test"))

@@ -19,6 +19,9 @@ class Nothing:
     def snapshot_frame(self, channel: str) -> Delivery | None:
         return None
 
+    def count_drop(self, channel: str, policy: Policy) -> None:
+        pass
+
 
 class Sockets:
     """The kernel: each socket takes so many bytes in all, and is broken below none."""
@@ -30,8 +33,8 @@ class Sockets:
         self.queue: list[Outbox] = []
         self.outboxes = [Outbox(Nothing(), OutboxLimits(messages=5)) for _ in rooms]
         for number, outbox in enumerate(self.outboxes):
-            place = number if together else -1
-            outbox.attach(lambda data, number=number: self.write(number, data), self.queue, place=place)  # type: ignore[misc]
+            slot = number if together else -1
+            outbox.attach(lambda data, number=number: self.write(number, data), self.queue, slot=slot)  # type: ignore[misc]
 
     def write(self, number: int, data: bytes) -> int:
         if self.rooms[number] < 0:
@@ -43,19 +46,19 @@ class Sockets:
         self.got[number] += part
         return len(part)
 
-    def send(self, places: Sequence[int], data: bytes) -> Mapping[int, int]:
-        """As Together."""
-        self.calls.append((list(places), data))
+    def send(self, slots: Sequence[int], data: bytes) -> Mapping[int, int]:
+        """Send as BatchSender does."""
+        self.calls.append((list(slots), data))
         short = {}
-        for place in places:
+        for slot in slots:
             try:
-                taken = self.write(place, data)
+                taken = self.write(slot, data)
             except BlockingIOError:
                 taken = 0
             except BrokenPipeError:
                 taken = -errno.EPIPE
             if taken != len(data):
-                short[place] = taken
+                short[slot] = taken
         return short
 
     def flush(self, together: "Sockets | None") -> list[tuple[int, type[Exception] | None]]:
@@ -143,7 +146,7 @@ def test_where_the_kernel_cannot_be_asked_nobody_is_given_anything_twice() -> No
     sockets = Sockets([math.inf] * 5)
 
     class Refusing:
-        def send(self, places: Sequence[int], data: bytes) -> Mapping[int, int]:
+        def send(self, slots: Sequence[int], data: bytes) -> Mapping[int, int]:
             raise MemoryError
 
     for outbox in sockets.outboxes:
@@ -175,5 +178,5 @@ def test_each_gets_the_same_whoever_writes(rooms: list[float], steps: list[set[i
                 for outbox in sockets.outboxes:
                     outbox.drain()
         assert one.got == other.got
-    for places, _ in other.calls:
-        assert len(set(places)) == len(places)
+    for slots, _ in other.calls:
+        assert len(set(slots)) == len(slots)

@@ -48,12 +48,11 @@ def test_who_may_not_connect_is_told_why(relay_of, app_of, settings, asked, code
     assert relay.hub.connections == 0
 
 
-def test_quotas_of_an_app_and_of_the_relay(relay_of, app_of):
-    relay = relay_of(app_of(max_connections=2), app_of(id="2", key="two"), max_connections=3)
+def test_connections_of_an_app_are_limited(relay_of, app_of):
+    relay = relay_of(app_of(max_connections=2), app_of(id="2", key="two"))
     clients = [relay.client(), relay.client()]
     assert refusal(relay) == 4004
-    relay.client(app_of(id="2", key="two"))
-    assert refusal(relay, "two") == 4100
+    assert refusal(relay, "two") is None
     clients[0].gone()
     assert refusal(relay) is None
 
@@ -149,7 +148,7 @@ def test_a_stream_is_wanted_from_the_first_subscriber_to_the_last(relay_of, app_
 def test_what_interest_brings_at_once_reaches_who_asked(relay_of):
     relay = relay_of()
     relay.wanted = _Answers(relay)
-    relay.hub._shared.interest._want = relay.wanted.append
+    relay.hub._shared.streams._want = relay.wanted.append
     assert relay.client().subscribe("quote.x.A").names == ["subscription_succeeded", "quote"]
 
 

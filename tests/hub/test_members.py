@@ -2,9 +2,7 @@
 
 import pytest
 
-from relay.hub.presence import Presence
-from relay.hub.subscription_count import Counts
-from relay.hub.users import Users
+from relay.hub.members import Presence, SubscriptionCounts, Users
 from relay.pusher.actions import Member
 from relay.pusher.apps import Limits
 
@@ -172,16 +170,16 @@ def test_terminating_a_user_closes_all_signed_in_connections_with_4009(relay):
 
 
 def test_up_to_a_hundred_every_change_is_told_above_one_in_five_seconds():
-    counts = Counts()
+    counts = SubscriptionCounts()
     assert all(counts.changed("room", count, 0.0) for count in range(1, 101))
     assert not counts.changed("room", 101, 1.0)
     assert not counts.changed("room", 102, 4.9)
-    assert counts.due(4.9) == []
-    assert counts.due(5.0) == ["room"]
-    assert counts.due(20.0) == []
+    assert counts.take_due(4.9) == []
+    assert counts.take_due(5.0) == ["room"]
+    assert counts.take_due(20.0) == []
     assert not counts.changed("room", 103, 9.9)
     assert counts.changed("room", 104, 10.0)
-    assert counts.due(20.0) == []
+    assert counts.take_due(20.0) == []
     assert counts.changed("room", 100, 10.1)
     assert counts.changed("room", 99, 10.1)
     assert not len(counts)

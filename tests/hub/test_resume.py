@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.hub.history import Entry, HistoryLimits, Missed, Ring
+from relay.hub.history import EventHistory, HistoryEntry, HistoryLimits, Missed
 from relay.hub.outbox import Policy
 from relay.model.events import Depth, PublicTrade, Quote, Staleness
 from relay.pusher.actions import Position
@@ -21,53 +21,54 @@ def position(messages):
 
 
 def entry(seq, at=0.0, size=10):
-    return Entry(seq, f"id-{seq}", at, b"", b"x" * size, Policy.GAP)
+    return HistoryEntry(seq, f"id-{seq}", at, b"", b"x" * size, Policy.GAP)
 
 
-# The ring ------------------------------------------------------------------------------------------------------------
+# History -------------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 40)), max_size=30), st.integers(0, 31), st.floats(0, 10))
-def test_a_ring_gives_exactly_what_follows_or_says_what_is_lost(published, after, later):
+def test_history_returns_exactly_the_events_behind_a_position_or_why_it_cannot(published, after, later):
     limits = HistoryLimits(events=8, age=10, bytes=100)
-    ring, now, all_of_them = Ring("e", limits), 0.0, []
+    history, now, all_of_them = EventHistory("e", limits), 0.0, []
     for seq, (wait, size) in enumerate(published, start=1):
         now += wait
         all_of_them.append(entry(seq, now, size))
-        ring.append(all_of_them[-1])
+        history.append(all_of_them[-1])
     now += later
-    kept = ring.newest(len(published), now)
+    kept = history.newest(len(published), now)
     assert kept == all_of_them[len(published) - len(kept) :]
     assert len(kept) <= limits.events
     assert sum(len(one.tail) for one in kept) <= limits.bytes
     assert all(one.at + limits.age > now for one in kept)
     if len(published) - len(kept) <= after <= len(published):
-        assert ring.after(Position("e", after), now) == all_of_them[after:]
+        assert history.after(Position("e", after), now) == all_of_them[after:]
         return
     with pytest.raises(Missed) as lost:
-        ring.after(Position("e", after), now)
+        history.after(Position("e", after), now)
     assert lost.value.reason == ("position_ahead" if after > len(published) else "position_expired")
     assert lost.value.position == Position("e", len(published))
 
 
-def test_a_ring_that_skips_is_at_the_new_position_with_nothing_behind_it():
-    ring = Ring("e", HistoryLimits())
-    ring.append(entry(1))
-    ring.skip(2)
-    ring.append(entry(3))
-    assert [one.seq for one in ring.after(Position("e", 2), 0.0)] == [3]
+def test_history_that_skips_is_at_the_new_position_with_no_events():
+    history = EventHistory("e", HistoryLimits())
+    history.append(entry(1))
+    history.skip(2)
+    history.append(entry(3))
+    assert [one.seq for one in history.after(Position("e", 2), 0.0)] == [3]
     with pytest.raises(Missed, match="position_expired"):
-        ring.after(Position("e", 1), 0.0)
+        history.after(Position("e", 1), 0.0)
 
 
-def test_a_ring_with_missing_numbers_does_not_pretend_to_reach_over_them():
-    ring = Ring("e", HistoryLimits(), start=10)
-    assert ring.position == Position("e", 10)
-    ring.append(entry(11))
-    ring.append(entry(14))
-    assert [one.seq for one in ring.after(Position("e", 13), 0.0)] == [14]
+def test_history_with_missing_numbers_expires_the_positions_before_them():
+    history = EventHistory("e", HistoryLimits())
+    history.skip(10)
+    assert history.position == Position("e", 10)
+    history.append(entry(11))
+    history.append(entry(14))
+    assert [one.seq for one in history.after(Position("e", 13), 0.0)] == [14]
     with pytest.raises(Missed, match="position_expired"):
-        ring.after(Position("e", 11), 0.0)
+        history.after(Position("e", 11), 0.0)
 
 
 # Subscribing ---------------------------------------------------------------------------------------------------------

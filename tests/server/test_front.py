@@ -98,6 +98,9 @@ class Hello:
     def snapshot_frame(self, channel: str) -> Delivery | None:
         raise AssertionError
 
+    def count_drop(self, channel: str, policy: Policy) -> None:
+        raise AssertionError
+
     def receive(self, text: str, now: float) -> None:
         self.outbox.put(Delivery(encode_text(text.encode()), "", Policy.CONTROL, 0))
 

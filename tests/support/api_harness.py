@@ -12,8 +12,8 @@ import trio
 
 from relay.adapter import Offer
 from relay.auth import ApiKey, KeyRing, hash_key
+from relay.hub.app import SubscriberSession
 from relay.hub.hub import Hub
-from relay.hub.subscriber import SubscriberSession
 from relay.plugins.hookspecs import ChannelEvent
 from relay.provider.catalog import CatalogEntry, merged_entries, provider_entries
 from relay.pusher.apps import App, Limits

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from relay.hub.app import HistoryPage
 from relay.hub.history import Missed
-from relay.hub.names import claims_stream
+from relay.hub.streams import claims_stream
 from relay.limits import TokenBucket
 from relay.pusher import api
 from relay.pusher.actions import Position

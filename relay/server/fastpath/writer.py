@@ -40,14 +40,14 @@ class BatchWriter:
 
     def attach(self, outbox: Outbox, link: Link, first: bytes) -> None:
         """From now on what is put into the outbox is written to its link, after `first`."""
-        place = self._ring.place(link.fd) if self._ring is not None and isinstance(link, SocketTransport) else -1
-        outbox.attach(link.send, self._queue, self._wake, first=first, place=place)
+        slot = self._ring.place(link.fd) if self._ring is not None and isinstance(link, SocketTransport) else -1
+        outbox.attach(link.send, self._queue, self._wake, first=first, slot=slot)
 
     def detach(self, outbox: Outbox) -> None:
         """The link is about to be closed."""
-        if self._ring is not None and outbox.place >= 0:
-            self._ring.leave(outbox.place)
-            outbox.place = -1
+        if self._ring is not None and outbox.slot >= 0:
+            self._ring.leave(outbox.slot)
+            outbox.slot = -1
 
     async def run(self) -> None:
         """Flush, until cancelled."""
