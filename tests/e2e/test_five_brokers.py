@@ -69,8 +69,10 @@ _PENDING = "| 1 OPEN_REQUEST | order PENDING | order PENDING |"
 _NO_FILL = "A record names no fill, so there is no `trade` event."
 _ONE_TICKET = "One ticket (`order`) is first an order and then a position of the same id."
 _NOTICE = "| `n` | data, then code | notification | `notification` with data |"
-_TAKEN = "An order of yours is told as `ORDER_CREATED` with status PENDING as soon as `PlaceOrder` was accepted"
-_CLOSING = "`ClosePosition` does not name the order it makes, so this one is told when its fill names it, as filled."
+_TAKEN = "An order of yours is published as `ORDER_CREATED` with status PENDING as soon as `PlaceOrder` was accepted"
+_CLOSING = (
+    "`ClosePosition` does not name the order it makes, so this order is published, as filled, when its fill names it."
+)
 _STREAMS_ONLY = "It has no quotes and takes no commands."
 DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
     "helio": {},
