@@ -18,8 +18,8 @@ from typing import Any
 
 from relay.adapter import Adapter, Answer, Context, Fetch, Snapshot
 from relay.model.channels import Topic
-from relay.model.codec import encode
 from relay.model.events import Event, Quote, Stamp
+from relay.model.serialize import encode
 from relay.plugins.manager import load_plugins
 from relay.testing.recording import Recording, RequestKey, read_recording, request_key
 from support import cryptofeed_peer

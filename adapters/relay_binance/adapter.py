@@ -37,7 +37,7 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
-from relay.model.times import from_millis
+from relay.model.text import from_millis
 
 STREAMS = {"quote": "bookTicker", "public_trade": "aggTrade", "depth": "depth@100ms"}
 SAME = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w")

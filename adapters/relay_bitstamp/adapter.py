@@ -36,7 +36,7 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Depth, Error, Event, PublicTrade
-from relay.model.times import from_micros
+from relay.model.text import from_micros
 
 CHANNELS = {"public_trade": "live_trades_", "depth": "diff_order_book_"}
 TAKER = {0: Side.BUY, 1: Side.SELL}

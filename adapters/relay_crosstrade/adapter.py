@@ -33,7 +33,7 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Event
-from relay.model.times import from_millis
+from relay.model.text import from_millis
 from relay_crosstrade.answers import Answers
 from relay_crosstrade.blotter import Blotter
 from relay_crosstrade.calls import COMMANDS, ORDERS, TIMES_IN_FORCE, Writing, rpc

@@ -13,7 +13,7 @@ import attrs
 from relay.model.commands import PlaceOrder
 from relay.model.enums import OrderEvent, OrderStatus, OrderType, Side, TimeInForce
 from relay.model.events import Order, Trade
-from relay.model.times import from_millis
+from relay.model.text import from_millis
 from relay_crosstrade.reading import Members, Other, Symbol, text
 
 #: https://ninjatrader.com/support/helpGuides/nt8/order_state_definitions.htm, in NinjaScript's spelling.

@@ -14,7 +14,7 @@ import msgspec
 from attrs import frozen
 
 from relay.model.enums import OrderStatus, OrderType, Side
-from relay.model.times import from_nanos
+from relay.model.text import from_nanos
 from relay.testing.account import TradingAccount
 from relay.testing.market import Instrument, Market, Units
 from relay.testing.trading import Filled, HeldPosition, PlacedOrder, money_text

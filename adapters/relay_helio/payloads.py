@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from relay.model.enums import OrderStatus
-from relay.model.times import from_millis
+from relay.model.text import from_millis
 from relay.testing.account import TradingAccount
 from relay.testing.market import BookMoved, Market, QuoteMoved
 from relay.testing.trading import Filled, HeldPosition, PlacedOrder, money_text

@@ -13,7 +13,7 @@ from attrs import frozen
 from relay.adapter import Answer, CommandReply, Fetch, Learned, Signal, loads
 from relay.model.commands import Command, ListAccounts, ListOrders, ListPositions
 from relay.model.events import Error, Event
-from relay.model.times import from_nanos, rfc3339, to_ns
+from relay.model.text import from_nanos, rfc3339, to_ns
 from relay_helio.reports import members
 
 #: Commands that the portfolio answers.

@@ -34,7 +34,7 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Error, Event, PublicTrade, Quote
-from relay.model.times import from_seconds
+from relay.model.text import from_seconds
 from relay_kraken.book import checksum, read_book
 
 NAMES = {"quote": "ticker", "public_trade": "trade", "depth": "book", "candle": "ohlc"}

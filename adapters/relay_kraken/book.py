@@ -9,7 +9,7 @@ from zlib import crc32
 
 from relay.adapter import Unknown
 from relay.model.events import Depth, Level
-from relay.model.times import from_seconds
+from relay.model.text import from_seconds
 
 
 def read_book(parts: Sequence[Mapping[str, Any]], symbol: str, native: str) -> Depth | Unknown:

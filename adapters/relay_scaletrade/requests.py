@@ -26,7 +26,7 @@ from relay.model.commands import (
     PositionHistory,
 )
 from relay.model.enums import OrderType, Side, TimeInForce
-from relay.model.times import to_ns
+from relay.model.text import to_ns
 
 COMMANDS: tuple[type[Command], ...] = (
     PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, PositionHistory, ListAccounts, ListPositions,

@@ -21,9 +21,9 @@ from typing import Any
 
 from attrs import Factory, evolve, field, frozen
 
-from relay.model.decimals import decimal_text
 from relay.model.enums import OrderEvent, OrderStatus, OrderType, PositionEvent, PositionSide, Side
 from relay.model.events import Event, Notification, Order, Position
+from relay.model.text import decimal_text
 from relay_scaletrade.wire import Members, besides, forget, moment, named_code, price, text, whole
 
 CMDS = ("BUY", "SELL", "BUY_LIMIT", "SELL_LIMIT", "BUY_STOP", "SELL_STOP", "BALANCE_IN", "CREDIT_IN", "BALANCE_OUT",

@@ -7,10 +7,9 @@ documented ones are ignored; an array with fewer is not understood.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relay.model.decimals import decimal_text
 from relay.model.enums import AccountEvent
 from relay.model.events import Account, Alert, Notification
-from relay.model.times import from_millis, from_seconds
+from relay.model.text import decimal_text, from_millis, from_seconds
 
 Members = Mapping[str, Any]
 

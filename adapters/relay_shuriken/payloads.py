@@ -6,10 +6,9 @@ Members as the provider's published SDK types them (https://github.com/ShurikenT
 from decimal import Decimal
 from typing import Any
 
-from relay.model.decimals import decimal_text
 from relay.model.enums import Side
 from relay.model.events import Event, Notification, ProviderSignal, PublicTrade, Reference
-from relay.model.times import from_millis, from_seconds
+from relay.model.text import decimal_text, from_millis, from_seconds
 from relay_shuriken.streams import FEEDS, TOKENS
 
 _FEED_OF = {stream: symbol for symbol, stream in FEEDS.items()}

@@ -32,7 +32,7 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
-from relay.model.times import from_nanos
+from relay.model.text import from_nanos
 
 KINDS = {"quote": "quote", "trade": "public_trade", "depth": "depth", "candle": "candle"}
 NAMES = {kind: name for name, kind in KINDS.items()}

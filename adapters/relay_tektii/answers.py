@@ -13,7 +13,7 @@ from relay.model.channels import Topic
 from relay.model.commands import Call, Command
 from relay.model.enums import OrderStatus
 from relay.model.events import Error, Event
-from relay.model.times import to_ns
+from relay.model.text import to_ns
 from relay_tektii import reading
 from relay_tektii.reading import Symbol
 

@@ -12,7 +12,7 @@ import msgspec
 
 from relay.adapter import loads
 from relay.model.enums import OrderStatus, OrderType, Side, TimeInForce
-from relay.model.times import to_ns
+from relay.model.text import to_ns
 from relay.testing.account import TradingAccount
 from relay.testing.market import TIMEFRAMES, Market, units
 from relay.testing.port import HttpRequest

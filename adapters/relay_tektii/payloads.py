@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from relay.model.enums import OrderStatus, PositionSide
-from relay.model.times import from_millis
+from relay.model.text import from_millis
 from relay.testing.account import TradingAccount
 from relay.testing.market import Bar, Instrument, Market, QuoteMoved
 from relay.testing.trading import Filled, HeldPosition, PlacedOrder, money_text

@@ -22,7 +22,7 @@ from relay.adapter import Adapter, Backoff, Heartbeat
 from relay.app import Relay, serve
 from relay.hub.history import DepthBook
 from relay.model.events import Depth, Stamp
-from relay.model.times import from_micros
+from relay.model.text import from_micros
 from relay.plugins.manager import load_plugins
 from relay.settings import settings_of
 

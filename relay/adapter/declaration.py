@@ -256,7 +256,7 @@ class Orders:
             extra=(),
         )
 
-    The prices of an order need no naming: an order has those of its type (`relay.model.command_codec`), and a time of
+    The prices of an order need no naming: an order has those of its type (`relay.model.command_input`), and a time of
     expiry when its time in force is GTD.
 
     Attributes:

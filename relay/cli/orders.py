@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from relay.adapter import Answer, Fetch
 from relay.cli.shown import show
 from relay.errors import OperatorError, one_line
-from relay.model.command_values import CommandError, free_object, read
+from relay.model.command_input import CommandError, free_object, read
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.provider.http import HttpClient
 from relay.settings import DEMO_API_KEY, DEMO_URL

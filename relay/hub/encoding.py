@@ -8,8 +8,8 @@ and escaped once per event, however many topics it goes to: only the number behi
 
 import msgspec
 
-from relay.model.codec import encode
 from relay.model.events import Event, Stamp
+from relay.model.serialize import encode
 from relay.websocket.frames import encode_text
 
 _dumps = msgspec.json.Encoder().encode

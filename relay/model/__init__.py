@@ -1,1 +1,1 @@
-"""What is said: canonical events and commands, symbols, channel names, and their JSON. Pure."""
+"""The canonical events and commands, symbols and channel names, and their JSON. Pure."""

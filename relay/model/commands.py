@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 from attrs import Factory, field, frozen
 from attrs.converters import optional
 
-from relay.model.decimals import decimal_text, optional_decimal
 from relay.model.enums import OrderType, Side, TimeInForce
-from relay.model.times import optional_time
+from relay.model.text import decimal_text, optional_decimal, optional_time
 
 
 @frozen(kw_only=True)

@@ -3,8 +3,8 @@
 A provider's adapter yields these; the relay stamps who sent them and when they came (`Stamp`), publishes them, and the
 codec writes the wire form. The rules every field obeys:
 
-- decimals are plain text with the provider's own digits (`relay.model.decimals`), never floats;
-- times are RFC 3339 UTC text with the provider's own precision (`relay.model.times`);
+- decimals are plain text with the provider's own digits (`relay.model.text`), never floats;
+- times are RFC 3339 UTC text with the provider's own precision (`relay.model.text`);
 - optional means absent: None is left out of the JSON, and nothing is defaulted, derived or guessed;
 - states are strict enums (`relay.model.enums`), descriptions are open text;
 - ``data`` beside other fields holds the members of the provider's message that none of these has, under the provider's own
@@ -22,7 +22,6 @@ from attrs import Factory, field, frozen
 from attrs.converters import optional
 
 from relay.model.construct import quick_init
-from relay.model.decimals import decimal_text, known_decimal, optional_decimal
 from relay.model.enums import (
     AccountEvent,
     ConnectionEvent,
@@ -39,7 +38,7 @@ from relay.model.enums import (
     TimeInForce,
     TradeEvent,
 )
-from relay.model.times import optional_time, rfc3339
+from relay.model.text import decimal_text, known_decimal, optional_decimal, optional_time, rfc3339
 
 Level = tuple[str, str]
 

@@ -12,7 +12,7 @@ from attrs import Factory, field, frozen
 from relay.adapter import Answer, Fetch
 from relay.model import commands
 from relay.model.channels import Topic
-from relay.model.times import from_micros
+from relay.model.text import from_micros
 
 
 class Now(NamedTuple):

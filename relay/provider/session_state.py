@@ -14,7 +14,7 @@ from relay.model.channels import Topic
 from relay.model.enums import RateLimitEvent
 from relay.model.events import Error, Event, RateLimit, Stamp
 from relay.model.hours import Hours
-from relay.model.times import from_micros
+from relay.model.text import from_micros
 from relay.provider.accounts import Fills, States
 from relay.provider.books import Books
 from relay.provider.calls import Calls

@@ -11,7 +11,7 @@ from relay.adapter import Ack, Answer, Book, Reconcile, Snapshot, Subscribe, Uns
 from relay.model.channels import Topic
 from relay.model.enums import Refill, StalenessEvent
 from relay.model.events import Gap, Staleness
-from relay.model.times import from_micros
+from relay.model.text import from_micros
 from relay.provider.books import Kept
 from relay.provider.liveness import Watch
 from relay.provider.outbound import Job, Purpose

@@ -35,7 +35,7 @@ import attrs
 import msgspec
 
 from relay.adapter import Adapter, CommandReply, Fetch, Hello, Signal, Subscribe, Unknown, Unsubscribe
-from relay.model import codec
+from relay.model import serialize
 from relay.model.commands import Command
 from relay.model.events import Event, Stamp
 from relay.testing.answers import Exchange, exchanges
@@ -324,8 +324,8 @@ def _check_guesses(subject: Subject, where: str, original: Read, result: Read) -
 def _check_wire(where: str, event: Event) -> None:
     stamp = Stamp(provider="conformance", account=ACCOUNT, received_at=_RECEIVED)
     try:
-        back = codec.decode(codec.encode(event, stamp, "1"))
-    except (codec.CodecError, TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        back = serialize.decode(serialize.encode(event, stamp, "1"))
+    except (serialize.CodecError, TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise Broken(f"{where}: {event.kind} cannot be written as canonical JSON: {error!r}") from error
     for attribute in attrs.fields(type(event)):
         was, now = getattr(event, attribute.name), getattr(back.event, attribute.name)
@@ -353,5 +353,5 @@ def golden(of: Subject) -> Iterator[str]:
     for example, _, result in of.walk():
         stamp = Stamp(provider=of.adapter.name, received_at=example.received_at)
         for event in result.events:
-            yield codec.encode(event, stamp, f"{of.adapter.name}-{count}").decode()
+            yield serialize.encode(event, stamp, f"{of.adapter.name}-{count}").decode()
             count += 1

@@ -7,9 +7,8 @@ from typing import Any
 
 import attrs
 
-from relay.model.decimals import decimal_text, optional_decimal
 from relay.model.events import Candle, Depth, Event
-from relay.model.times import optional_time, rfc3339, to_ns
+from relay.model.text import decimal_text, optional_decimal, optional_time, rfc3339, to_ns
 
 _number = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _moment = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d:\d\d(?:\.\d{1,9})?)\s?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)

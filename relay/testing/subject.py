@@ -12,7 +12,7 @@ from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Event
 from relay.model.symbols import SymbolTable
-from relay.model.times import from_micros
+from relay.model.text import from_micros
 from relay.testing.recording import Recording, Source, read_recording, request_key
 from relay.testing.samples import sample
 

@@ -25,7 +25,6 @@ from typing import Any
 import attrs
 from attrs import Factory, define, frozen
 
-from relay.model.codec import encode
 from relay.model.commands import (
     AmendOrder,
     CancelOrder,
@@ -42,6 +41,7 @@ from relay.model.commands import (
 )
 from relay.model.enums import OrderEvent, OrderStatus, Outcome, PositionEvent
 from relay.model.events import Event, Order, Position, Reply, Stamp
+from relay.model.serialize import encode
 
 AGE = 3600.0
 """Seconds a reply is remembered."""

@@ -15,12 +15,11 @@ from attrs import frozen
 
 from relay.auth import ApiKey, KeyRing
 from relay.errors import suggestion
-from relay.model import command_codec as codec
-from relay.model import command_values as values
-from relay.model.command_values import CommandError
+from relay.model import command_input
+from relay.model.command_input import CommandError
 from relay.model.commands import Command
 from relay.model.events import Event, Reply, Stamp
-from relay.model.times import from_micros
+from relay.model.text import from_micros
 from relay.provider.driver import CommandRefused
 from relay.provider.dry_run import Unwritable
 from relay.server.api.answers import Refusal
@@ -115,7 +114,7 @@ class CommandService:
     # --- what is asked -----------------------------------------------------------------------------------------------
 
     def asked(self, key: ApiKey, wire: Mapping[str, Any], idempotency_key: str | None = None) -> Submission:
-        """What ``wire``, an object as `command_values.read` gives it, asks for by this API key.
+        """What ``wire``, an object as `command_input.read` gives it, asks for by this API key.
 
         Raises:
             Refusal: 400 naming the member, 403 naming the account, 404 for a provider or account there is not.
@@ -124,12 +123,12 @@ class CommandService:
         try:
             provider, account = self._where(key, members.pop("provider", None), members.pop("account", None))
             within = self._seconds(members.pop("within", None))
-            dry_run = values.flag("dry_run", members.pop("dry_run", False))
+            dry_run = command_input.flag("dry_run", members.pop("dry_run", False))
             if idempotency_key is not None:
-                values.name_text("Idempotency-Key", idempotency_key)
+                command_input.name_text("Idempotency-Key", idempotency_key)
             if members.get("id") is None:
                 members["id"] = self._ids()
-            command = codec.structure(members)
+            command = command_input.structure(members)
         except CommandError as error:
             raise Refusal(400, str(error), field=error.field) from None
         if type(command) not in provider.commands:
@@ -147,16 +146,16 @@ class CommandService:
     def _where(self, key: ApiKey, name: Any, account: Any) -> tuple[Provider, str | None]:
         if name is None:
             raise CommandError("provider", "is missing")
-        values.text("provider", name)
+        command_input.text("provider", name)
         if account is not None:
-            values.text("account", account)
+            command_input.text("account", account)
         may = key.may_trade_some(name) if account is None else key.may_trade(name, account)
         if not may:
             raise _may_not(key, name, account)
         provider = self._providers.find(name)
         if provider is None:
             known = [each.name for each in self._providers if key.may_trade_some(each.name)]
-            message = f"no provider is named {values.shown(name)}; {suggestion(name, known)}"
+            message = f"no provider is named {command_input.shown(name)}; {suggestion(name, known)}"
             raise Refusal(404, message, field="provider")
         return provider, self._account(key, provider, account)
 
@@ -166,7 +165,9 @@ class CommandService:
         if account is None and len(provider.accounts) > 1:
             raise CommandError("account", f"must be named: provider {provider.name} has {', '.join(own)}")
         if account is not None and provider.accounts and account not in provider.accounts:
-            message = f"provider {provider.name} has no account {values.shown(account)}; {suggestion(account, own)}"
+            message = (
+                f"provider {provider.name} has no account {command_input.shown(account)}; {suggestion(account, own)}"
+            )
             raise Refusal(404, message, field="account")
         if account is None and provider.accounts:
             account = provider.accounts[0]
@@ -177,7 +178,7 @@ class CommandService:
     def _seconds(self, value: Any) -> float:
         if value is None:
             return self._within
-        seconds = float(values.decimal("within", value))
+        seconds = float(command_input.decimal("within", value))
         if not 0.1 <= seconds <= LONGEST:
             raise CommandError("within", f"must be 0.1 to {LONGEST} seconds, not {value}")
         return seconds
@@ -265,7 +266,7 @@ class CommandService:
     def _asked_by_event(self, sent: ClientCommand) -> Submission:
         key = self._trader(sent)
         try:
-            members = values.read(sent.data)
+            members = command_input.read(sent.data)
         except CommandError as error:
             raise Refusal(400, str(error), field=error.field) from None
         own = {"provider": sent.stream.provider, "account": sent.stream.topic.account}
@@ -289,7 +290,7 @@ class CommandService:
 def _proof(user_info: str | None) -> str:
     """The proof in what the bootstrap signed of a member."""
     try:
-        info = values.read(user_info or "{}")
+        info = command_input.read(user_info or "{}")
     except CommandError:
         return ""
     proof = info.get("trade")
@@ -297,7 +298,11 @@ def _proof(user_info: str | None) -> str:
 
 
 def _may_not(key: ApiKey, provider: str, account: str | None) -> Refusal:
-    where = values.shown(provider) if account is None else f"{values.shown(provider)}.{values.shown(account)}"
+    where = (
+        command_input.shown(provider)
+        if account is None
+        else f"{command_input.shown(provider)}.{command_input.shown(account)}"
+    )
     return Refusal(
         403, f"API key {key.name} may not trade on {where}", field="provider" if account is None else "account"
     )

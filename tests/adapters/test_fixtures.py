@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay.adapter import Ack, Alive, Unknown
-from relay.model.codec import decode, encode
 from relay.model.events import Depth, Event, Stamp
-from relay.model.times import from_micros
+from relay.model.serialize import decode, encode
+from relay.model.text import from_micros
 from relay.provider.books import Books
 from relay.testing.recording import read_recording
 from relay_binance.adapter import Binance

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.model.command_codec import MEMBERS
+from relay.model.command_input import MEMBERS
 from relay.model.commands import COMMANDS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()

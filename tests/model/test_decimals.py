@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapter import loads
-from relay.model.decimals import decimal_text, optional_decimal
+from relay.model.text import decimal_text, optional_decimal
 
 plain = st.decimals(min_value=Decimal("1e-18"), max_value=Decimal("1e18"), places=18).map(lambda d: format(d, "f"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.model import codec
+from relay.model import serialize
 from relay.model.events import KINDS
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
@@ -20,5 +20,5 @@ def test_every_kind_has_its_section_and_example() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["type"])
 def test_the_example_survives_both_ways(example: dict[str, object]) -> None:
-    published = codec.decode(json.dumps(example))
-    assert json.loads(codec.encode(published.event, published.stamp, published.id, published.seq)) == example
+    published = serialize.decode(json.dumps(example))
+    assert json.loads(serialize.encode(published.event, published.stamp, published.id, published.seq)) == example

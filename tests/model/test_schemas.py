@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay.model.events import KINDS
-from relay.model.schemas import event_schema
+from relay.model.serialize import event_schema
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
 EXAMPLES = {block["type"]: block for block in map(json.loads, re.findall(r"```json\n(.*?)```", DOCUMENT, re.S))}

@@ -115,7 +115,7 @@ class Good(Adapter):
         return {"buy": Side.BUY, "sell": Side.SELL}[word]
 
     def time(self, millis):
-        from relay.model.times import from_millis
+        from relay.model.text import from_millis
 
         return from_millis(millis)
 

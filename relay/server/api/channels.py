@@ -18,7 +18,7 @@ from starlette.responses import Response
 from relay.auth import ApiKey, KeyRing
 from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel
 from relay.model.events import ACCOUNT_KINDS, KINDS
-from relay.model.schemas import event_schema
+from relay.model.serialize import event_schema
 from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry, UnknownStream, find
 from relay.pusher.apps import App

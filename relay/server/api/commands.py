@@ -13,9 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.auth import KeyRing
-from relay.model import command_codec as codec
-from relay.model.command_codec import MEMBERS
-from relay.model.command_values import CommandError, read
+from relay.model import command_input
+from relay.model.command_input import MEMBERS, CommandError, read
 from relay.model.commands import COMMANDS
 from relay.model.enums import Outcome
 from relay.server.api.answers import Refusal, json_answer, read_body
@@ -86,4 +85,4 @@ def _idempotency_key(request: Request) -> str | None:
 
 def _rehearsed(asked: Submission, sends: list[dict[str, Any]]) -> dict[str, Any]:
     answer = {"dry_run": True, "provider": asked.provider.name, "account": asked.account}
-    return {**answer, "command": codec.unstructure(asked.command), "sends": sends}
+    return {**answer, "command": command_input.unstructure(asked.command), "sends": sends}

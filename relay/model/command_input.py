@@ -1,26 +1,29 @@
-"""The JSON form of commands, read strictly: money hangs on it.
+"""The JSON form of commands, read strictly, because money depends on it.
 
 A command is an object of its members with its name under ``command``::
 
     {"command": "place_order", "id": "c1", "symbol": "EUR/USD", "side": "BUY", "order_type": "MARKET", "quantity": "10000"}
 
-What holds:
+The rules:
 
 - A number keeps its digits from the text to the provider and never passes a binary float: it may be written as text or as
-  a JSON number. NaN, infinities and numbers beyond the digits of `relay.model.decimals` are refused.
+  a JSON number. NaN, infinities and numbers beyond the digits of `relay.model.text` are refused.
 - Every other member has exactly its type; a number is not a text, nor a text a flag. ``null`` stands for absent.
 - A member that is unknown, missing or twice there is refused by name, and so is one that contradicts the rest: a limit
   order without its price, a market order with one.
 
-cattrs generates one function per command when this module is imported.
+A value that is refused raises `CommandError` with the name of its field. `read` gives numbers with a point or an exponent as
+`Digits`, which no text member takes for text.
 """
 
+import json
+import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import msgspec
@@ -30,18 +33,6 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from cattrs.preconf.msgspec import make_converter
 
 from relay.errors import suggestion
-from relay.model.command_values import (
-    CommandError,
-    choice,
-    decimal,
-    flag,
-    free_object,
-    name_text,
-    read,
-    shown,
-    text,
-    time,
-)
 from relay.model.commands import (
     COMMANDS,
     AmendOrder,
@@ -52,11 +43,177 @@ from relay.model.commands import (
     PositionHistory,
     TradeHistory,
 )
-from relay.model.decimals import decimal_text, optional_decimal
 from relay.model.enums import OrderType, TimeInForce
-from relay.model.times import optional_time, to_ns
+from relay.model.text import decimal_text, optional_decimal, optional_time, rfc3339, to_ns
 
 _converter = make_converter(detailed_validation=False)
+
+MAX_TEXT = 256
+"""Characters of one text."""
+MAX_DEPTH, MAX_VALUES = 16, 1000
+"""Levels and values of ``extra`` or ``arguments``."""
+
+_name = re.compile(r"[!-~]{1,128}").fullmatch
+
+
+class CommandError(ValueError):
+    """Raised when the value of ``field`` is not acceptable in a command; the message gives the reason."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class Digits(str):
+    """A JSON number with a point or an exponent, as it was written."""
+
+    __slots__ = ()
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def read(data: bytes | str) -> dict[str, Any]:
+    """Return the JSON object in ``data`` with its numbers exact (int or `Digits`).
+
+    Raises:
+        CommandError: not UTF-8, not JSON, no object, a member that is there twice, NaN or an infinity.
+    """
+    try:
+        value = json.loads(
+            data if isinstance(data, str) else data.decode(),
+            parse_float=Digits,
+            parse_constant=_no_number,
+            object_pairs_hook=_object,
+        )
+    except CommandError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CommandError("body", f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CommandError("body", "must be a JSON object")
+    return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise CommandError("body", f"{text} is not a number of JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CommandError(shown(twice), "occurs twice")
+    return value
+
+
+def shown(name: str) -> str:
+    """Return a name that somebody sent in a form that is safe to send back."""
+    return name if _name(name) else ascii(name)[:MAX_TEXT]
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def text(field: str, value: Any) -> str:
+    """Return ``value`` if it is text of 1 to `MAX_TEXT` printable characters. Raises CommandError."""
+    if type(value) is not str:
+        raise CommandError(field, f"must be text, not {_kind(value)}")
+    if not 0 < len(value) <= MAX_TEXT or not value.isprintable():
+        raise CommandError(field, f"must be text of 1 to {MAX_TEXT} printable characters")
+    return value
+
+
+def name_text(field: str, value: Any) -> str:
+    """Return ``value`` if it can name a request: 1 to 128 visible ASCII characters. Raises CommandError."""
+    if not _name(text(field, value)):
+        raise CommandError(field, "must be 1 to 128 visible ASCII characters, no space among them")
+    return str(value)
+
+
+def flag(field: str, value: Any) -> bool:
+    """Return ``value`` if it is true or false. Raises CommandError."""
+    if not isinstance(value, bool):
+        raise CommandError(field, f"must be true or false, not {_kind(value)}")
+    return value
+
+
+def decimal(field: str, value: Any) -> str:
+    """Return ``value`` as decimal text. Raises CommandError."""
+    if isinstance(value, float):
+        raise CommandError(field, "must be decimal text: a binary float has lost its digits")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise CommandError(field, f"must be a decimal number, not {_kind(value)}")
+    try:
+        return decimal_text(value)
+    except ValueError as error:
+        raise CommandError(field, str(error)) from None
+
+
+def time(field: str, value: Any) -> str:
+    """Return ``value`` as RFC 3339 in UTC. Raises CommandError."""
+    try:
+        return rfc3339(text(field, value))
+    except ValueError as error:
+        raise CommandError(field, str(error)) from None
+
+
+def choice(field: str, value: Any, values: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``values``. Raises CommandError, whose message lists them."""
+    if (found := text(field, value)) not in (known := list(values)):
+        raise CommandError(field, f"must be one of {', '.join(known)}, not {shown(found)}")
+    return found
+
+
+def free_object(field: str, value: Any) -> dict[str, Any]:
+    """Return the provider's own members as they are; numbers keep their digits. Raises CommandError."""
+    if not isinstance(value, dict):
+        raise CommandError(field, f"must be an object, not {_kind(value)}")
+    left = [MAX_VALUES]
+    return {_own_name(field, name): _own(f"{field}.{shown(name)}", each, 1, left) for name, each in value.items()}
+
+
+def _own(field: str, value: Any, depth: int, left: list[int]) -> Any:
+    left[0] -= 1
+    if depth > MAX_DEPTH or left[0] < 0:
+        raise CommandError(field, f"more than {MAX_DEPTH} levels or {MAX_VALUES} values")
+    match value:
+        case dict():
+            return {
+                _own_name(field, name): _own(f"{field}.{shown(name)}", each, depth + 1, left)
+                for name, each in value.items()
+            }
+        case list():
+            return [_own(f"{field}[{n}]", each, depth + 1, left) for n, each in enumerate(value)]
+        case Digits() | float():
+            return msgspec.Raw(decimal(field, value).encode())
+        case bool() | None | msgspec.Raw():
+            return value
+        case int():
+            return msgspec.Raw(decimal(field, value).encode()) if value.bit_length() > 63 else value
+        case str():
+            return _own_name(field, value)
+    raise CommandError(field, f"must be a value of JSON, not {_kind(value)}")
+
+
+def _own_name(field: str, value: Any) -> str:
+    try:
+        value.encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise CommandError(field, "must be text that can be written as UTF-8") from None
+    return str(value)
+
+
+_KINDS = (
+    (bool, "true or false"), (Digits, "a number"), (str, "text"), (int, "a number"), (float, "a number"),
+    (dict, "an object"), (list, "a list"), (type(None), "null"),
+)  # fmt: skip
+
+
+def _kind(value: Any) -> str:
+    return next((name for cls, name in _KINDS if isinstance(value, cls)), type(value).__name__)
 
 
 # --- members ---------------------------------------------------------------------------------------------------------
@@ -89,7 +246,7 @@ def _member(attribute: "attrs.Attribute[Any]", hint: Any) -> Member:
 
 
 def _reading(name: str, converter: object, kind: Any) -> tuple[str, Callable[[str, Any], Any]]:
-    """How one attribute's type is called, and what reads it."""
+    """Return the documented name of an attribute's type, and the function that reads its value."""
     if converter in (decimal_text, optional_decimal):
         return "decimal", decimal
     if converter is optional_time:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model import codec
+from relay.model import serialize
 from relay.model.enums import OrderEvent, OrderStatus, Outcome, Side
 from relay.model.events import KINDS, Account, Depth, Event, Order, Quote, Reply, Stamp, Trade
 
@@ -32,34 +32,34 @@ def test_a_quote_survives_and_absent_stays_absent(**fields: Any) -> None:
         time=fields["time"],
         timestamp=fields["stamp"] or fields["time"],
     )
-    data = codec.encode(quote, STAMP, "1-1", 7)
-    assert codec.decode(data) == codec.Published(event=quote, stamp=STAMP, id="1-1", seq=7)
+    data = serialize.encode(quote, STAMP, "1-1", 7)
+    assert serialize.decode(data) == serialize.Published(event=quote, stamp=STAMP, id="1-1", seq=7)
     assert "null" not in data.decode()
 
 
 @given(st.lists(st.tuples(decimals, decimals), max_size=5), st.booleans())
 def test_depth_survives_with_the_providers_digits(levels: list[tuple[str, str]], snapshot: bool) -> None:
     depth = Depth(symbol="A", bids=[[*level, "extra"] for level in levels], asks=levels, snapshot=snapshot)
-    wire = json.loads(codec.encode(depth, STAMP, "1"))
+    wire = json.loads(serialize.encode(depth, STAMP, "1"))
     assert wire["depth"]["bids"] == [list(level) for level in levels]
-    assert codec.decode(json.dumps(wire)).event == depth
+    assert serialize.decode(json.dumps(wire)).event == depth
 
 
 def test_the_sequence_number_comes_last_so_that_a_hub_can_append_it() -> None:
     quote = Quote(symbol="A", bid="1")
-    assert codec.encode(quote, STAMP, "x")[:-1] + b',"seq":5}' == codec.encode(quote, STAMP, "x", 5)
+    assert serialize.encode(quote, STAMP, "x")[:-1] + b',"seq":5}' == serialize.encode(quote, STAMP, "x", 5)
 
 
 def test_the_providers_account_wins_over_the_sessions() -> None:
     stamp = attrs.evolve(STAMP, account="session")
     trade = Trade(id="1", order_id="2", symbol="A", side=Side.BUY, quantity="1", price="2", account="named")
-    assert json.loads(codec.encode(trade, stamp, "x"))["account"] == "named"
-    assert json.loads(codec.encode(attrs.evolve(trade, account=None), stamp, "x"))["account"] == "session"
+    assert json.loads(serialize.encode(trade, stamp, "x"))["account"] == "named"
+    assert json.loads(serialize.encode(attrs.evolve(trade, account=None), stamp, "x"))["account"] == "session"
     assert (
-        json.loads(codec.encode(Account(event="BALANCE_UPDATED", balance="1"), stamp, "x"))["account"]["id"]
+        json.loads(serialize.encode(Account(event="BALANCE_UPDATED", balance="1"), stamp, "x"))["account"]["id"]
         == "session"
     )  # type: ignore[arg-type]
-    assert json.loads(codec.encode(Quote(symbol="A", bid="1"), STAMP, "x")).keys() >= {"provider"}
+    assert json.loads(serialize.encode(Quote(symbol="A", bid="1"), STAMP, "x")).keys() >= {"provider"}
 
 
 @pytest.mark.parametrize("field", ["bid", "ask", "last", "volume"])
@@ -111,15 +111,15 @@ def test_events_are_frozen_slotted_and_keyword_only(cls: type[Event]) -> None:
     ],
 )
 def test_what_is_no_event_is_refused_by_name(text: str, message: str) -> None:
-    with pytest.raises(codec.CodecError, match=message):
-        codec.decode(text)
+    with pytest.raises(serialize.CodecError, match=message):
+        serialize.decode(text)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(
     ["type", "quote", "order", "account", "id", "provider", "symbol", "bid", "received_at", "event"]) , inner | st.sampled_from(sorted(KINDS))), max_leaves=12))  # fmt: skip
 def test_any_json_is_an_event_or_a_codec_error(value: Any) -> None:
     try:
-        published = codec.structure(value)
-    except codec.CodecError:
+        published = serialize.structure(value)
+    except serialize.CodecError:
         return
     assert published.event.kind == value["type"]

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model.command_codec import MEMBERS, decode, encode, structure
-from relay.model.command_values import MAX_DEPTH, CommandError, free_object, read
+from relay.model.command_input import MAX_DEPTH, MEMBERS, CommandError, decode, encode, free_object, read, structure
 from relay.model.commands import COMMANDS, AmendOrder, Call, PlaceOrder
 
 ORDER = {
