@@ -21,13 +21,15 @@ from relay.provider.catalog import CatalogEntry, merged_entries, provider_entrie
 from relay.provider.driver import Log, ProviderSession
 from relay.provider.http import HttpClient
 from relay.provider.session import SessionSettings
-from relay.settings import Provider
+from relay.settings import ProviderSettings
 
 
 class ConfiguredProvider:
     """One provider of the configuration with its sessions."""
 
-    def __init__(self, settings: Provider, http: HttpClient, publish: Callable[[Event, Stamp], None], log: Log) -> None:
+    def __init__(
+        self, settings: ProviderSettings, http: HttpClient, publish: Callable[[Event, Stamp], None], log: Log
+    ) -> None:
         self.settings = settings
         self.name = settings.name
         self.symbols = SymbolTable(settings.symbols)
@@ -59,7 +61,7 @@ class ConfiguredProvider:
         for topic in settings.pinned:
             self.session(topic).want(topic)
 
-    def reload(self, settings: Provider) -> None:
+    def reload(self, settings: ProviderSettings) -> None:
         """Use these credentials from the next connection on, and try again where a session has stopped."""
         for account in settings.accounts:
             if account.name in self._credentials:
@@ -147,7 +149,7 @@ class Providers:
         """The provider of that name."""
         return self._providers.get(name)
 
-    def reload(self, settings: Iterable[Provider]) -> None:
+    def reload(self, settings: Iterable[ProviderSettings]) -> None:
         """Take over what may change of the providers there are; see `ConfiguredProvider.reload`."""
         for each in settings:
             if each.name in self._providers:
@@ -220,7 +222,7 @@ class Providers:
         return [status for provider in self for status in provider.statuses()]
 
 
-def _as_configured(settings: Provider) -> type[Adapter]:
+def _as_configured(settings: ProviderSettings) -> type[Adapter]:
     """The adapter, with what is configured in place of its own declaration."""
     adapter = settings.adapter
     configured = {"url": settings.url, "http": settings.http_url}

@@ -1,11 +1,11 @@
-"""Sending: one task per endpoint, so that a slow one delays only itself.
+"""Send webhooks with one task per endpoint, so that a slow endpoint delays only itself.
 
-A request has one deadline for all of it, follows no redirect and takes little of the answer's body. What is logged of an
-endpoint is its name: URLs and headers may carry tokens, and httpx puts both into the texts of its errors.
+A request has one deadline, follows no redirect and reads little of the answer's body. Only the name of an endpoint is
+logged: URLs and headers may carry tokens, and httpx puts both into the texts of its errors.
 
-When the service is cancelled, the departures held back are told (the subscribers are gone, and whoever comes after the
-restart is told as new), requests on their way go on, and what waits is sent, all within the drain deadline. What is left
-then is lost, counted and logged.
+When the service is cancelled, it releases the held departures (subscribers that return after the restart are reported as
+new), finishes running requests and sends waiting events, all within the drain deadline. Events that remain are lost, counted
+and logged.
 """
 
 import logging
@@ -22,7 +22,7 @@ from relay.plugins.hookspecs import ChannelEvent, RelayApi
 from relay_webhooks.departures import Departures
 from relay_webhooks.endpoints import Endpoint
 from relay_webhooks.payload import encode_event
-from relay_webhooks.queue import Batch, Queue
+from relay_webhooks.queue import Batch, EventQueue
 
 SHUTDOWN = "shutdown"
 NO_APP = "no_such_app"
@@ -34,45 +34,45 @@ log = structlog.get_logger()
 
 
 def new_client() -> httpx.AsyncClient:
-    """A client for endpoints; the proxies and certificates of the environment apply."""
+    """Return an HTTP client that uses the proxies and certificates of the environment."""
     for name in ("httpx", "httpcore"):  # both log whole URLs and headers
         logging.getLogger(name).setLevel(logging.WARNING)
     return httpx.AsyncClient(follow_redirects=False, headers={"User-Agent": "tickrelay-webhooks"})
 
 
 class Sender:
-    """Sends one endpoint its webhooks."""
+    """Send webhooks to one endpoint."""
 
     def __init__(self, endpoint: Endpoint, uniform: Callable[[], float]) -> None:
         self.endpoint = endpoint
-        self.queue = Queue(endpoint.limits)
+        self.queue = EventQueue(endpoint.limits)
         self._uniform = uniform
         self._woken = trio.Event()
         self._stopping = False
         self._problem: str | None = None
 
     def start(self) -> None:
-        """Take back a `stop`: the service is started again after a failure."""
+        """Undo `stop`, because the service is started again after a failure."""
         self._stopping = False
 
     def put(self, event: bytes, now: float, time_ms: int) -> None:
-        """Take an encoded event."""
+        """Add an encoded event to the queue."""
         self.queue.put(event, now, time_ms)
         self.report(now)
         self._woken.set()
 
     def stop(self) -> None:
-        """Let `run` end once everything is sent."""
+        """Let `run` end once the queue is empty."""
         self._stopping = True
         self._woken.set()
 
-    async def run(self, client: httpx.AsyncClient, feed: RelayApi) -> None:
+    async def run(self, client: httpx.AsyncClient, relay: RelayApi) -> None:
         """Send until stopped."""
         while True:
             self._woken = trio.Event()
             step = self.queue.look(trio.current_time(), at_once=self._stopping)
             if isinstance(step, Batch):
-                await self._send(client, feed, step)
+                await self._send(client, relay, step)
             elif self._stopping and not len(self.queue):
                 return
             else:
@@ -80,13 +80,13 @@ class Sender:
                     await self._woken.wait()
 
     def report(self, now: float, *, last: bool = False) -> None:
-        """Log what was lost since the last time, not too often except for the ``last`` time."""
+        """Log the events lost since the last report, at a limited rate unless it is the ``last`` one."""
         if lost := self.queue.losses.report(now, at_once=last):
             log.error("webhook_events_lost", endpoint=self.endpoint.name, problem=self._problem, **lost)
 
-    async def _send(self, client: httpx.AsyncClient, feed: RelayApi, batch: Batch) -> None:
+    async def _send(self, client: httpx.AsyncClient, relay: RelayApi, batch: Batch) -> None:
         try:
-            signed = feed.webhook_headers(self.endpoint.app_id, batch.body)  # every time: the secret may have changed
+            signed = relay.webhook_headers(self.endpoint.app_id, batch.body)  # every time: the secret may have changed
         except KeyError:
             self.queue.drop(NO_APP)
             self.report(trio.current_time())
@@ -115,7 +115,7 @@ class Sender:
 
 
 async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str], within: float) -> str | None:
-    """Post a body, in ``within`` seconds at most. Return None when it is accepted (a 2xx status), else the problem."""
+    """Post a body within ``within`` seconds. Return None if it is accepted (a 2xx status), else the problem."""
     status: int | None = None
     with trio.move_on_after(within):
         try:
@@ -133,18 +133,18 @@ async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: dict[s
 
 
 def _is_short(response: httpx.Response) -> bool:
-    """Whether the body is worth reading, so that the connection serves the next request; a longer one costs it."""
+    """Return True if the body is short enough to read, which lets the connection serve the next request."""
     length = response.headers.get("content-length", "")
     return length.isdecimal() and int(length[:9]) <= MAX_ANSWER and "transfer-encoding" not in response.headers
 
 
 class Webhooks:
-    """Everything from a channel event to the endpoints' answers: `watch` takes events, `run` sends them.
+    """All endpoints of a relay: `watch` receives channel events, `run` sends them.
 
     Args:
-        endpoints: where to.
-        leave_delay: seconds departures are held back.
-        drain: seconds for sending what waits when `run` is cancelled.
+        endpoints: the receivers.
+        leave_delay: seconds to hold departures.
+        drain: seconds to send waiting events after `run` is cancelled.
         client: makes the HTTP client; `run` closes it.
         uniform: random numbers in [0, 1), for the waits before retries.
         time_ms: Unix time in milliseconds.
@@ -172,45 +172,45 @@ class Webhooks:
         self._stopping = self._ended = False
 
     def watch(self, event: ChannelEvent) -> None:
-        """Take an event; it is sent when `run` runs."""
+        """Receive an event; `run` sends it."""
         if event.app_id not in self._by_app:
             return
         now = trio.current_time()
-        for told in [event] if self._stopping else self._departures.pass_on(event, now):
-            self._tell(told, now)
+        for released in [event] if self._stopping else self._departures.pass_on(event, now):
+            self._enqueue(released, now)
         self._held.set()
 
-    async def run(self, feed: RelayApi) -> None:
-        """Send until cancelled, then what is left, within the drain deadline."""
+    async def run(self, relay: RelayApi) -> None:
+        """Send until cancelled, then send the rest within the drain deadline."""
         self._start()
-        self._warn_of_unknown_apps(feed)
+        self._warn_of_unknown_apps(relay)
         scope = trio.CancelScope(shield=True)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._work, feed, scope)
+            nursery.start_soon(self._work, relay, scope)
             try:
                 await trio.sleep_forever()
             finally:
                 self._stop()
                 scope.deadline = trio.current_time() + self._drain
 
-    async def _work(self, feed: RelayApi, scope: trio.CancelScope) -> None:
+    async def _work(self, relay: RelayApi, scope: trio.CancelScope) -> None:
         with scope:
             async with self._client() as client, trio.open_nursery() as nursery:
                 nursery.start_soon(self._release)
                 for sender in self.senders:
-                    nursery.start_soon(sender.run, client, feed)
+                    nursery.start_soon(sender.run, client, relay)
         self._ended = True
         for sender in self.senders:
             sender.queue.drop_all(SHUTDOWN)
             sender.report(trio.current_time(), last=True)
 
     async def _release(self) -> None:
-        """Tell departures when their delay is over."""
+        """Send departures when their delay is over."""
         while not self._stopping:
             self._held = trio.Event()
             now = trio.current_time()
             for event in self._departures.due(now):
-                self._tell(event, now)
+                self._enqueue(event, now)
             with trio.move_on_at(self._departures.next_at):
                 await self._held.wait()
 
@@ -223,12 +223,12 @@ class Webhooks:
         self._stopping = True
         now = trio.current_time()
         for event in self._departures.due(math.inf):
-            self._tell(event, now)
+            self._enqueue(event, now)
         for sender in self.senders:
             sender.stop()
         self._held.set()
 
-    def _tell(self, event: ChannelEvent, now: float) -> None:
+    def _enqueue(self, event: ChannelEvent, now: float) -> None:
         encoded, time_ms = encode_event(event), self._time_ms()
         for sender in self._by_app[event.app_id]:
             if not sender.endpoint.wants(event):
@@ -239,10 +239,10 @@ class Webhooks:
             else:
                 sender.put(encoded, now, time_ms)
 
-    def _warn_of_unknown_apps(self, feed: RelayApi) -> None:
+    def _warn_of_unknown_apps(self, relay: RelayApi) -> None:
         for sender in self.senders:
             try:
-                feed.webhook_headers(sender.endpoint.app_id, b"")
+                relay.webhook_headers(sender.endpoint.app_id, b"")
             except KeyError:
                 endpoint = sender.endpoint
                 log.warning("webhooks_for_no_app", endpoint=endpoint.name, app=endpoint.app_id)

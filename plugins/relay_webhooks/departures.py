@@ -1,11 +1,11 @@
-"""Departures are held back for a while, because most who leave are about to return: a page is reloaded, a network changes.
+"""Delay departures, because most clients that leave return soon: a page is reloaded, a network changes.
 
 Rules (Pusher Channels protocol, webhooks):
 
-- `channel_vacated` and `member_removed` are held for the delay, then told, in the order they came;
-- the arrival that undoes a held departure takes it back, and neither is told: for the app's server nobody was away;
-- every other event passes at once, so it may overtake a departure that is held;
-- when too many are held the oldest is told early. It is true, it only cannot be taken back any more.
+- `channel_vacated` and `member_removed` are held for the delay, then sent in the order of their arrival;
+- an arrival that undoes a held departure cancels it, and neither is sent;
+- every other event passes immediately, so it may overtake a held departure;
+- if too many are held, the oldest is sent early. It is still true, but it can no longer be cancelled.
 """
 
 from relay.plugins.hookspecs import ChannelEvent
@@ -17,11 +17,11 @@ _Key = tuple[str, str, str, str | None]
 
 
 class Departures:
-    """Departures of all apps that are held back.
+    """The held departures of all apps.
 
     Args:
         delay: seconds; 0 holds nothing.
-        limit: how many are held at once.
+        limit: the most departures held at once.
     """
 
     def __init__(self, delay: float, limit: int = 100_000) -> None:
@@ -34,11 +34,11 @@ class Departures:
 
     @property
     def next_at(self) -> float:
-        """When the oldest is to be told; infinite without one."""
+        """The time to release the oldest departure; infinite if none is held."""
         return next((at for at, _ in self._held.values()), float("inf"))
 
     def pass_on(self, event: ChannelEvent, now: float) -> list[ChannelEvent]:
-        """Take an event when it happens; return what is to be told now."""
+        """Take an event when it happens; return the events to send now."""
         if event.name in UNDOES:
             undone = self._held.pop(_key(event, UNDOES[event.name]), None)
             return [] if undone is not None else [event]
@@ -48,11 +48,11 @@ class Departures:
         return [self._pop()] if len(self._held) > self._limit else []
 
     def due(self, now: float) -> list[ChannelEvent]:
-        """Return those whose delay is over; they are held no more. At infinity that is all of them."""
-        told = []
+        """Remove and return the departures whose delay is over; at infinity, all of them."""
+        released = []
         while self._held and self.next_at <= now:
-            told.append(self._pop())
-        return told
+            released.append(self._pop())
+        return released
 
     def _pop(self) -> ChannelEvent:
         return self._held.pop(next(iter(self._held)))[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from relay.plugins.hookspecs import ChannelEvent
-from relay_webhooks.queue import Limits
+from relay_webhooks.queue import QueueLimits
 from relay_webhooks.settings import EndpointTable, SecretHeader, WebhooksTable, check_value
 
 ReadFile = Callable[[Path], str]
@@ -15,13 +15,13 @@ ReadFile = Callable[[Path], str]
 
 @frozen(kw_only=True)
 class Endpoint:
-    """Where webhooks go, and which.
+    """The receiver of webhooks, with its filters.
 
     Attributes:
         name: as in the configuration, for the log; the URL may carry a token.
-        app_id: of the app whose events it is told.
-        events: names of the events it is told.
-        channels: matches the channels it is told about.
+        app_id: the app whose events it receives.
+        events: the names of the events it receives.
+        channels: matches the names of the channels it receives events of.
         headers: sent with every webhook.
         timeout: seconds for a request as a whole.
     """
@@ -33,10 +33,10 @@ class Endpoint:
     channels: re.Pattern[str]
     headers: Mapping[str, str] = field(repr=False)
     timeout: float
-    limits: Limits
+    limits: QueueLimits
 
     def wants(self, event: ChannelEvent) -> bool:
-        """Whether it is told this event of its app."""
+        """Return True if the endpoint receives this event of its app."""
         return event.name in self.events and self.channels.fullmatch(event.channel) is not None
 
 
@@ -70,7 +70,7 @@ def _endpoint(name: str, table: EndpointTable, headers: Mapping[str, str]) -> En
         channels=pattern(table.channels),
         headers=headers,
         timeout=table.timeout,
-        limits=Limits(
+        limits=QueueLimits(
             events=table.queue_events,
             bytes=table.queue_bytes,
             batch_events=table.batch_events if table.batch else 1,

@@ -25,7 +25,7 @@ EXPIRED = "not_accepted"
 
 
 @frozen(kw_only=True)
-class Limits:
+class QueueLimits:
     """The bounds of a queue; times in seconds.
 
     Attributes:
@@ -47,7 +47,7 @@ class Limits:
 
 @frozen
 class Batch:
-    """Events that are sent together. ``time_ms`` is when the oldest of them was told, so that a delay shows."""
+    """Events that are sent together. ``time_ms`` is the time of the oldest, so that a delay is visible."""
 
     time_ms: int
     events: tuple[bytes, ...]
@@ -80,10 +80,10 @@ class Losses:
         return report
 
 
-class Queue:
-    """What one endpoint is still to be told."""
+class EventQueue:
+    """The events that wait to be sent to one endpoint."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: QueueLimits) -> None:
         self.losses = Losses()
         self.sent = 0
         """Events the endpoint accepted."""

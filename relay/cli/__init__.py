@@ -1,5 +1,5 @@
 """The ``tickrelay`` command line."""
 
-from relay.cli.entry import main, run
+from relay.cli.command_line import main, run
 
 __all__ = ["main", "run"]

@@ -34,7 +34,7 @@ class PluginError(OperatorError):
 
 
 @attrs.frozen
-class Loaded:
+class LoadedPlugin:
     """A registered plugin and the hooks it implements."""
 
     name: str
@@ -44,7 +44,7 @@ class Loaded:
 
 
 @attrs.frozen
-class Broken:
+class SkippedPlugin:
     """A plugin that was skipped, with the reason."""
 
     name: str
@@ -66,8 +66,8 @@ class Plugins:
     """The registered plugins, and a report on all that were found."""
 
     manager: pluggy.PluginManager
-    loaded: tuple[Loaded, ...] = ()
-    broken: tuple[Broken, ...] = ()
+    loaded: tuple[LoadedPlugin, ...] = ()
+    broken: tuple[SkippedPlugin, ...] = ()
 
     def problems(self) -> list[str]:
         """Return the mistakes that must stop the relay: misspelt hooks, bad or colliding adapters, failing hooks."""
@@ -246,9 +246,9 @@ def load_plugins(entry_points: Iterable[importlib.metadata.EntryPoint] | None = 
             plugin = entry_point.load()
             _register(manager, plugin, entry_point.name)
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported by name
-            broken.append(Broken(entry_point.name, distribution, version, _raised(error)))
+            broken.append(SkippedPlugin(entry_point.name, distribution, version, _raised(error)))
         else:
-            loaded.append(Loaded(entry_point.name, distribution, version, tuple(_hooks_of(manager, plugin))))
+            loaded.append(LoadedPlugin(entry_point.name, distribution, version, tuple(_hooks_of(manager, plugin))))
     return Plugins(manager, tuple(reversed(loaded)), tuple(reversed(broken)))
 
 

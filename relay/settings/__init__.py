@@ -11,7 +11,7 @@ from relay.settings.check import (
 )
 from relay.settings.load import SettingsError, load, settings_of
 from relay.settings.reference import Setting, describe_settings, reference
-from relay.settings.tables import Account, LogTable, Provider, Server, Settings, Tls
+from relay.settings.tables import AccountSettings, LogTable, ProviderSettings, Server, Settings, Tls
 
 __all__ = [
     "DEMO_API_KEY",
@@ -19,9 +19,9 @@ __all__ = [
     "DEMO_KEY",
     "DEMO_SECRET",
     "DEMO_URL",
-    "Account",
+    "AccountSettings",
     "LogTable",
-    "Provider",
+    "ProviderSettings",
     "Server",
     "Setting",
     "Settings",

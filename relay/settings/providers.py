@@ -9,7 +9,7 @@ from relay.model.channels import ChannelError, Stream, Topic, channel_name, pars
 from relay.model.hours import Hours
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.settings.check import Check, check_url
-from relay.settings.tables import Account, Provider, ProviderTable, SecretRef
+from relay.settings.tables import AccountSettings, ProviderSettings, ProviderTable, SecretRef
 
 #: A credential from elsewhere (a plugin): (provider, name) -> value or None. For a named account, name is ``ACCOUNT.NAME``.
 Credential = Callable[[str, str], str | None]
@@ -17,7 +17,7 @@ Credential = Callable[[str, str], str | None]
 
 def resolve_providers(
     check: Check, adapters: Mapping[str, type[Adapter]], credential: Credential
-) -> tuple[Provider, ...]:
+) -> tuple[ProviderSettings, ...]:
     """Return the enabled providers and report their problems."""
     tables = check.reading.value.providers
     found = [_provider(check, name, table, adapters, credential) for name, table in tables.items()]
@@ -26,7 +26,7 @@ def resolve_providers(
 
 def _provider(
     check: Check, name: str, table: ProviderTable, adapters: Mapping[str, type[Adapter]], credential: Credential
-) -> Provider | None:
+) -> ProviderSettings | None:
     if not valid_provider(name):
         check.wrong("a provider's name is lower-case letters, digits, - and _, and not `all`", "providers", name)
     check_url(check, table.url, ("ws", "wss"), "providers", name, "url")
@@ -39,7 +39,7 @@ def _provider(
     accounts = tuple(_accounts(check, name, table, adapter, credential))
     if not any(problem.path[:2] == ("providers", name) for problem in check.problems):
         _try_adapter(check, adapter, options, name, accounts[0])
-    return Provider(
+    return ProviderSettings(
         name=name,
         adapter=adapter,
         url=table.url,
@@ -88,7 +88,9 @@ def _options(check: Check, name: str, table: ProviderTable, adapter: type[Adapte
     return {**adapter.defaults(), **given}
 
 
-def _try_adapter(check: Check, adapter: type[Adapter], options: Mapping[str, str], name: str, account: Account) -> None:
+def _try_adapter(
+    check: Check, adapter: type[Adapter], options: Mapping[str, str], name: str, account: AccountSettings
+) -> None:
     """Build the adapter once, so that a value it refuses is reported now and not at the first connection."""
     context = Context(provider=name, account=account.name, options=options, credentials=account.credentials)
     try:
@@ -106,13 +108,13 @@ def _option_text(value: Any) -> str:
 
 def _accounts(
     check: Check, name: str, table: ProviderTable, adapter: type[Adapter], credential: Credential
-) -> Iterator[Account]:
+) -> Iterator[AccountSettings]:
     path = ("providers", name)
     shared = _read(check, table.credentials, adapter, *path, "credentials")
     if not table.accounts:
         given = {**_elsewhere(adapter, name, "", credential), **shared}
         _missing(check, given, table.credentials, adapter, *path, "credentials")
-        yield Account(credentials=given)
+        yield AccountSettings(credentials=given)
     for account, of_account in table.accounts.items():
         if not account:
             check.wrong("an account's name is empty", *path, "accounts")
@@ -120,7 +122,7 @@ def _accounts(
         own = _read(check, of_account.credentials, adapter, *where)
         given = {**_elsewhere(adapter, name, f"{account}.", credential), **shared, **own}
         _missing(check, given, {**table.credentials, **of_account.credentials}, adapter, *where)
-        yield Account(name=account, credentials=given)
+        yield AccountSettings(name=account, credentials=given)
 
 
 def _read(check: Check, refs: Mapping[str, SecretRef], adapter: type[Adapter], *path: str) -> dict[str, str]:

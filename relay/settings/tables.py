@@ -239,7 +239,7 @@ class Server:
 
 
 @frozen(kw_only=True)
-class Account:
+class AccountSettings:
     """One session with a provider. ``name`` is None where the provider has no named accounts."""
 
     name: str | None = None
@@ -247,7 +247,7 @@ class Account:
 
 
 @frozen(kw_only=True)
-class Provider:
+class ProviderSettings:
     """One configured provider.
 
     Attributes:
@@ -277,7 +277,7 @@ class Provider:
     stale_after: Mapping[str | Topic, float] = Factory(dict)
     hours: Mapping[str | None, Hours] = Factory(dict)
     visibility: Literal["public", "private"] = "public"
-    accounts: tuple[Account, ...] = (Account(),)
+    accounts: tuple[AccountSettings, ...] = (AccountSettings(),)
 
 
 @frozen(kw_only=True)
@@ -295,7 +295,7 @@ class Settings:
     server: Server
     apps: tuple[App, ...]
     api_keys: tuple[ApiKey, ...] = ()
-    providers: tuple[Provider, ...] = ()
+    providers: tuple[ProviderSettings, ...] = ()
     history: HistoryLimits = Factory(HistoryLimits)
     outbox: OutboxLimits = Factory(OutboxLimits)
     log: LogTable = Factory(LogTable)

@@ -154,7 +154,7 @@ class TradingAccount:
         )
 
     def unrealized(self, position: HeldPosition) -> Fraction:
-        """What closing the position at the touch would earn."""
+        """Return the profit of closing the position at the current bid or ask."""
         quote = self._market.quote(position.symbol)
         return self._earned(position, quote.bid if position.side is PositionSide.LONG else quote.ask, position.quantity)
 

@@ -25,11 +25,11 @@ class Exchange:
 
     @property
     def of_command(self) -> bool:
-        """Whether a command is answered."""
+        """Return True if a command is answered."""
         return self.where.startswith("command ")
 
     def read(self, text: str | None = None, status: int | None = None) -> Read:
-        """What a copy of the adapter makes of the answer, or of one that differs from it so."""
+        """Return the result of a copy of the adapter for the answer, or for one with these changes."""
         given = Answer(status=status or self.answer.status, text=self.answer.text if text is None else text)
         try:
             return Read(tuple(clone(self.adapter).fetched(self.fetch.tag, given)))

@@ -53,7 +53,7 @@ _RECEIVED = "2026-01-01T00:00:00.000000Z"
 
 
 class Broken(AssertionError):
-    """What an adapter does not hold to."""
+    """Raised when an adapter breaks a rule of the contract."""
 
 
 # --- the checks ------------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def check_commands(subject: Subject) -> None:
 
 
 def check_frames(subject: Subject) -> None:
-    """What is written is JSON where the provider speaks JSON."""
+    """Check that every written message is JSON if the provider speaks JSON."""
     if not subject.speaks_json():
         return
     topics = tuple(subject.topics())

@@ -1,4 +1,4 @@
-"""What stands in a message: the decimals and times an event may have taken from it, and those it cannot have."""
+"""Find the decimals and times in a message, and tell which values of an event cannot come from it."""
 
 import enum
 import re

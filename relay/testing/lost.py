@@ -1,4 +1,4 @@
-"""What of a provider's messages went into nothing that was made of them: the proof that a coverage table leaves nothing out.
+"""Find the values of a provider's messages that no event contains: the proof that a coverage table is complete.
 
     assert set(lost(subject(Acme, "tests/fixtures/acme.jsonl"))) == {"quote.exchange_sequence"}
 
@@ -20,7 +20,7 @@ _KIND = ("type", "event")
 
 
 def lost(of: Subject) -> dict[str, Any]:
-    """Where the examples have values that are kept nowhere, each place with one such value.
+    """Return the paths of values that no event contains, each with an example.
 
     A place is the kind of message and the path in it, objects of an array together: ``portfolio.orders[].id``.
     JSON within a text (the ``data`` of a Pusher message) is looked into.

@@ -55,7 +55,7 @@ def units(text: str, decimals: int) -> int:
 
 @frozen(kw_only=True)
 class Instrument:
-    """What is traded.
+    """A traded instrument.
 
     Attributes:
         symbol: the provider's own text of it.

@@ -54,7 +54,7 @@ class Mutant:
 
 
 def shape(text: str) -> Hashable:
-    """What kind of message this is: its structure with the types of its values, and its short words."""
+    """Return the kind of a message: its structure, the types of its values and its short words."""
     try:
         return _shape(loads(text))
     except (msgspec.DecodeError, RecursionError):

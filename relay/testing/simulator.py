@@ -39,7 +39,7 @@ _PONG_WITHIN = 10.0
 
 
 class Address(NamedTuple):
-    """Where a simulator listens: what a provider's ``url`` and ``http_url`` are set to."""
+    """The URLs of a running simulator, for a provider's ``url`` and ``http_url``."""
 
     ws: str
     http: str
@@ -276,7 +276,7 @@ class Simulator:
         return HttpResponse(status=404, body='{"error":"not found"}')
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
-        """Whether an upgrade is accepted (None), or what refuses it."""
+        """Return None to accept an upgrade, or the response that refuses it."""
         return None
 
     def opened(self, link: Link) -> None:
@@ -289,7 +289,7 @@ class Simulator:
         """A session is over."""
 
     async def background(self) -> None:
-        """What goes on for as long as the simulator runs."""
+        """Run for as long as the simulator serves; for the background work of a subclass."""
 
     # --- faults ------------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ class Example:
 
 @frozen
 class Read:
-    """What came of a message: the items, or what it raised."""
+    """The result of decoding a message: the items, or the exception."""
 
     items: tuple[Any, ...] = ()
     error: Exception | None = None

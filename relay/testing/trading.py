@@ -18,7 +18,7 @@ class Refusal(Exception):
 
 @frozen(kw_only=True)
 class Ticket:
-    """What is ordered, in units of the instrument."""
+    """An order's request, in units of the instrument."""
 
     symbol: str
     side: Side

@@ -1,4 +1,4 @@
-"""What one subscriber holds of one channel, folded from its canonical events, and every rule of a channel they broke. Pure.
+"""Fold the canonical events of a channel into a subscriber's state, and record every rule that they break. Pure.
 
 The rules: numbers never go back, except that a newcomer is first told what stands, under the numbers it came with; no delta
 before its snapshot, nor across a gap; no fill twice. What was broken is kept as text in `View.problems`, so that a test
@@ -54,7 +54,7 @@ class View:
             self._is_newcomer = True
 
     def forget(self) -> None:
-        """What was held is not to be relied on: something was missed."""
+        """Discard the state after a gap: it may be out of date."""
         self.bids = self.asks = None
         self.torn = False
         self.held.clear()

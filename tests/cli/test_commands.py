@@ -19,7 +19,7 @@ from relay.cli import run
 from relay.errors import OperatorError
 from relay.plugins import hookspecs as hooks
 from relay.plugins.hookspecs import hookimpl
-from relay.plugins.manager import Broken, Plugins, load_plugins
+from relay.plugins.manager import Plugins, SkippedPlugin, load_plugins
 from relay.settings import Settings, reference
 
 GOOD = """
@@ -163,7 +163,7 @@ def test_serve_reads_tickrelay_toml_by_default(config: Path, app: Any, monkeypat
 
 
 def test_serve_logs_what_was_skipped(config: Path, app: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    plugins = attrs.evolve(plugins_of(), broken=(Broken("bad", "relay-bad", "1", "ImportError: x"),))
+    plugins = attrs.evolve(plugins_of(), broken=(SkippedPlugin("bad", "relay-bad", "1", "ImportError: x"),))
     assert run(["serve", "-c", str(config)], plugins) == 0
     err = capsys.readouterr().err
     assert "plugin skipped" in err
@@ -261,7 +261,7 @@ def test_play_on_a_taken_port(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_plugins(capsys: pytest.CaptureFixture[str]) -> None:
-    plugins = attrs.evolve(load_plugins(), broken=(Broken("bad", "relay-bad", "1", "ImportError: no x"),))
+    plugins = attrs.evolve(load_plugins(), broken=(SkippedPlugin("bad", "relay-bad", "1", "ImportError: no x"),))
     assert run(["plugins"], plugins) == 0
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.startswith("kraken")]

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from relay.adapter import Answer
-from relay.cli import orders, run
+from relay.cli import order as order_command
+from relay.cli import run
 from relay.plugins.manager import Plugins
 from relay.provider.http import HttpClient
 from support.simulated_venue import KEYS, Desk, toy_plugins, trading
@@ -69,7 +70,7 @@ async def test_an_order_is_placed_and_the_reply_shown(desk: Desk, plugins: Plugi
     ],
 )
 def test_what_a_reply_says_is_shown_whole(result: Any, lines: list[str], capsys: Any) -> None:
-    orders.show({"outcome": "accepted", "command_id": "c", "provider": "p", "account": "a", "result": result})
+    order_command.show({"outcome": "accepted", "command_id": "c", "provider": "p", "account": "a", "result": result})
     shown = capsys.readouterr().out.splitlines()[2:]
     assert shown == lines
 
@@ -154,7 +155,7 @@ async def test_what_says_nothing_of_the_command_is_unknown(
         return answer
 
     monkeypatch.setattr(HttpClient, "fetch", fetch)
-    assert await orders.send(orders.Target(provider="one", key="k1"), "list_orders") == code
+    assert await order_command.send(order_command.Target(provider="one", key="k1"), "list_orders") == code
     assert "--key k1 repeats it safely" in capsys.readouterr().err
 
 

@@ -1,6 +1,8 @@
 """The floors of the house: imports run one way, and the pure rooms stay pure."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -50,7 +52,10 @@ PURE = (
     "relay.limits",
     "relay.model",
     "relay.adapter",
-    "relay.plugins.hookspecs",
+    "relay.errors",
+    "relay.auth",
+    "relay.plugins",
+    "relay.settings",
     "relay.websocket",
     "relay.pusher",
     "relay.hub",
@@ -110,8 +115,10 @@ def room_of(module: str) -> str | None:
     return next((room for room in FLOORS if within(module, room)), None)
 
 
-def test_the_rooms_are_found() -> None:
-    assert {room for room in map(room_of, MODULES) if room} == set(FLOORS)
+def test_every_module_of_the_relay_is_in_a_room_and_every_room_exists() -> None:
+    rooms = {module: room_of(module) for module in MODULES if within(module, "relay") and module != "relay"}
+    assert not [module for module, room in rooms.items() if room is None], "these modules may import anything"
+    assert set(rooms.values()) == set(FLOORS)
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if room_of(m)])
@@ -160,6 +167,16 @@ def test_adapters_stand_on_the_public_rooms_only(module: str) -> None:
 def test_httpx_is_imported_in_one_module_of_the_relay() -> None:
     importers = [m for m in MODULES if within(m, "relay") and "httpx" in {name.split(".")[0] for name in imports(m)}]
     assert len(importers) == 1, importers
+
+
+@pytest.mark.xfail(reason="the limits of the port are still declared where the sockets are", strict=False)
+def test_reading_settings_loads_no_network_code() -> None:
+    """Checked in a process of its own: an import of an import counts too."""
+    program = (
+        "import sys, relay.settings; print(*{'trio', 'trio_websocket', 'httpx', 'h11', 'starlette'} & set(sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert not loaded.split()
 
 
 def test_no_import_circle() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay.plugins.manager import Broken, Loaded, PluginError, Plugins, load_plugins
+from relay.plugins.manager import LoadedPlugin, PluginError, Plugins, SkippedPlugin, load_plugins
 
 HEAD = """
 import attrs
@@ -59,7 +59,7 @@ def relay_adapters():
 
 def test_a_plugin_is_found_with_its_distribution(install: Install) -> None:
     plugins = install(alpha=ADAPTER.format(name="venue"))
-    assert plugins.loaded == (Loaded("alpha", "relay-alpha", "1.2", ("relay_adapters",)),)
+    assert plugins.loaded == (LoadedPlugin("alpha", "relay-alpha", "1.2", ("relay_adapters",)),)
     assert plugins.broken == ()
     assert [*plugins.adapters()] == ["venue"]
     plugins.check()
@@ -76,7 +76,7 @@ def test_a_plugin_is_found_with_its_distribution(install: Install) -> None:
 def test_a_plugin_that_cannot_be_imported_is_named_and_skipped(install: Install, source: str, reason: str) -> None:
     plugins = install(good=ADAPTER.format(name="venue"), bad=source)
     assert [each.name for each in plugins.loaded] == ["good"]
-    assert plugins.broken == (Broken("bad", "relay-bad", "1.2", reason),)
+    assert plugins.broken == (SkippedPlugin("bad", "relay-bad", "1.2", reason),)
     assert [*plugins.adapters()] == ["venue"]
 
 
@@ -95,7 +95,7 @@ def test_two_plugins_of_one_name(install: Install) -> None:
     entry_point = importlib.metadata.EntryPoint("alpha", "made_alpha", "tickrelay")
     plugins = load_plugins([entry_point, importlib.metadata.EntryPoint("alpha", "json", "tickrelay")])
     assert len(plugins.loaded) == 1
-    assert plugins.broken == (Broken("alpha", "", "", "ValueError: another plugin has this name"),)
+    assert plugins.broken == (SkippedPlugin("alpha", "", "", "ValueError: another plugin has this name"),)
 
 
 def test_a_misspelt_hook_is_an_error(install: Install) -> None:

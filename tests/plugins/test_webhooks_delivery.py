@@ -16,7 +16,7 @@ from relay.pusher.apps import App
 from relay.pusher.signatures import verify_webhook, webhook_headers
 from relay_webhooks.delivery import MAX_ANSWER, Webhooks, post
 from relay_webhooks.endpoints import Endpoint, pattern
-from relay_webhooks.queue import Limits
+from relay_webhooks.queue import QueueLimits
 from relay_webhooks.settings import EVENT_NAMES
 
 APP = App(id="3", key="key3", secrets=("secret3",))
@@ -76,7 +76,7 @@ def endpoint(name: str = "main", **changes: Any) -> Endpoint:
         "channels": pattern(("*",)),
         "headers": {"Authorization": "Bearer header-secret"},
         "timeout": 4.0,
-        "limits": Limits(),
+        "limits": QueueLimits(),
     }
     return Endpoint(name=name, **given | changes)
 
@@ -239,7 +239,7 @@ async def test_nothing_that_may_be_secret_is_logged(autojump_clock: Clock) -> No
 async def test_overflow_is_counted_and_logged_once_per_period(autojump_clock: Clock) -> None:
     server = Server(lambda request: httpx.Response(500))
     with capture_logs() as logs:
-        async with serving(server, endpoint(limits=Limits(events=10)), drain=0.0) as webhooks:
+        async with serving(server, endpoint(limits=QueueLimits(events=10)), drain=0.0) as webhooks:
             for _ in range(25):
                 webhooks.watch(event())
             await trio.sleep(30)
@@ -269,7 +269,7 @@ async def test_without_its_app_an_endpoint_is_told_nothing_and_the_log_says_so(a
 
 async def test_a_shutdown_sends_what_waits_and_what_was_held_back(autojump_clock: Clock) -> None:
     server = Server()
-    async with serving(server, endpoint(limits=Limits(batch_events=2, batch_wait=60.0))) as webhooks:
+    async with serving(server, endpoint(limits=QueueLimits(batch_events=2, batch_wait=60.0))) as webhooks:
         for n in range(3):
             webhooks.watch(event(data=str(n)))
         webhooks.watch(event("channel_vacated"))

@@ -21,7 +21,7 @@ from relay.settings.reference import describe_settings
 from relay.settings.structure import structure
 from relay_webhooks.delivery import Webhooks, new_client
 from relay_webhooks.endpoints import endpoints_of, pattern
-from relay_webhooks.queue import Limits
+from relay_webhooks.queue import QueueLimits
 from relay_webhooks.settings import EVENT_NAMES, WebhooksTable
 
 APP = App(id="3", key="278d425bdf160c739803", secrets=("7ad3773142a6692b25b8",))
@@ -132,7 +132,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
     assert endpoint.app_id == "3"
     assert endpoint.events == set(EVENT_NAMES)
     assert endpoint.timeout == 4
-    assert endpoint.limits == Limits(events=10_000, batch_events=20, batch_wait=0.25, retry_for=300)
+    assert endpoint.limits == QueueLimits(events=10_000, batch_events=20, batch_wait=0.25, retry_for=300)
     assert table().leave_delay == 3
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from relay.plugins.hookspecs import ChannelEvent
 from relay_webhooks.payload import encode_body, encode_event
-from relay_webhooks.queue import EXPIRED, OVERFLOW, Batch, Limits, Losses, Queue
+from relay_webhooks.queue import EXPIRED, OVERFLOW, Batch, EventQueue, Losses, QueueLimits
 
 
-def filled(limits: Limits, count: int, now: float = 0.0) -> Queue:
-    queue = Queue(limits)
+def filled(limits: QueueLimits, count: int, now: float = 0.0) -> EventQueue:
+    queue = EventQueue(limits)
     for n in range(count):
         queue.put(b"%d" % n, now, 1000 + n)
     return queue
@@ -29,11 +29,11 @@ def events(step: Batch | float) -> tuple[bytes, ...]:
 
 
 def test_an_empty_queue_waits_for_an_event() -> None:
-    assert Queue(Limits()).look(5.0) == inf
+    assert EventQueue(QueueLimits()).look(5.0) == inf
 
 
 def test_an_event_waits_for_others_to_join_it() -> None:
-    queue = filled(Limits(batch_wait=0.25), 1, now=10.0)
+    queue = filled(QueueLimits(batch_wait=0.25), 1, now=10.0)
     assert queue.look(10.0) == 10.25
     queue.put(b"later", 10.2, 2000)
     assert queue.look(10.2) == 10.25
@@ -41,7 +41,7 @@ def test_an_event_waits_for_others_to_join_it() -> None:
 
 
 def test_a_full_batch_waits_for_nothing() -> None:
-    queue = filled(Limits(batch_events=3), 7)
+    queue = filled(QueueLimits(batch_events=3), 7)
     sent = []
     while isinstance(step := queue.look(0.0), Batch):
         sent.append(step.events)
@@ -52,18 +52,18 @@ def test_a_full_batch_waits_for_nothing() -> None:
 
 
 def test_in_a_hurry_whatever_is_there_is_a_batch() -> None:
-    assert events(filled(Limits(batch_wait=60.0), 2).look(0.0, at_once=True)) == (b"0", b"1")
+    assert events(filled(QueueLimits(batch_wait=60.0), 2).look(0.0, at_once=True)) == (b"0", b"1")
 
 
 def test_events_alone_in_their_webhooks() -> None:
-    queue = filled(Limits(batch_events=1, batch_wait=0.0), 2)
+    queue = filled(QueueLimits(batch_events=1, batch_wait=0.0), 2)
     assert events(queue.look(0.0)) == (b"0",)
     queue.accepted()
     assert events(queue.look(0.0)) == (b"1",)
 
 
 def test_a_batch_tells_the_time_of_its_oldest_event() -> None:
-    step = filled(Limits(), 2).look(1.0)
+    step = filled(QueueLimits(), 2).look(1.0)
     assert isinstance(step, Batch)
     assert step.body == b'{"time_ms":1000,"events":[0,1]}'
 
@@ -71,7 +71,7 @@ def test_a_batch_tells_the_time_of_its_oldest_event() -> None:
 # Retries -------------------------------------------------------------------------------------------------------------
 
 
-def attempts(queue: Queue, now: float, uniform: float = 0.0) -> list[float]:
+def attempts(queue: EventQueue, now: float, uniform: float = 0.0) -> list[float]:
     """The times of all attempts of the first batch, each failing."""
     lost, times = queue.losses.total[EXPIRED], []
     while queue.losses.total[EXPIRED] == lost:
@@ -85,7 +85,7 @@ def attempts(queue: Queue, now: float, uniform: float = 0.0) -> list[float]:
 
 
 def test_the_waits_double_up_to_the_cap_and_the_last_attempt_ends_the_time() -> None:
-    times = attempts(filled(Limits(batch_wait=0.0), 1, now=100.0), 100.0)
+    times = attempts(filled(QueueLimits(batch_wait=0.0), 1, now=100.0), 100.0)
     assert times[0] == 100.0
     assert times[-1] == 400.0
     waits = [after - before for before, after in pairwise(times)]
@@ -96,14 +96,14 @@ def test_the_waits_double_up_to_the_cap_and_the_last_attempt_ends_the_time() -> 
 
 @given(uniform=st.floats(0, 1, exclude_max=True))
 def test_at_most_half_of_a_wait_is_taken_off(uniform: float) -> None:
-    times = attempts(filled(Limits(batch_wait=0.0, retry_for=20.0), 1), 0.0, uniform)
+    times = attempts(filled(QueueLimits(batch_wait=0.0, retry_for=20.0), 1), 0.0, uniform)
     full = [1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
     for wait, whole in list(zip([b - a for a, b in pairwise(times)], full, strict=False))[:-1]:
         assert whole / 2 - 1e-9 <= wait <= whole
 
 
 def test_every_attempt_sends_the_same_though_more_has_come() -> None:
-    queue = filled(Limits(), 2)
+    queue = filled(QueueLimits(), 2)
     first = queue.look(1.0)
     queue.failed(1.0, 0.0)
     queue.put(b"more", 1.5, 3000)
@@ -112,7 +112,7 @@ def test_every_attempt_sends_the_same_though_more_has_come() -> None:
 
 
 def test_what_is_not_accepted_in_time_is_dropped_and_counted_and_the_next_waits() -> None:
-    queue = filled(Limits(batch_events=2, retry_for=10.0), 5)
+    queue = filled(QueueLimits(batch_events=2, retry_for=10.0), 5)
     last = attempts(queue, 0.0)[-1]
     assert last == 10.0
     assert queue.losses.total == {EXPIRED: 2}
@@ -123,7 +123,7 @@ def test_what_is_not_accepted_in_time_is_dropped_and_counted_and_the_next_waits(
 
 
 def test_success_forgets_the_failures() -> None:
-    queue = filled(Limits(batch_events=1), 3)
+    queue = filled(QueueLimits(batch_events=1), 3)
     for now in (0.0, 1.0):
         queue.look(now)
         queue.failed(now, 0.0)
@@ -136,14 +136,14 @@ def test_success_forgets_the_failures() -> None:
 
 
 def test_without_time_for_retries_there_is_one_attempt() -> None:
-    assert attempts(filled(Limits(batch_wait=0.0, retry_for=0.0), 1), 7.0) == [7.0]
+    assert attempts(filled(QueueLimits(batch_wait=0.0, retry_for=0.0), 1), 7.0) == [7.0]
 
 
 # Bounds --------------------------------------------------------------------------------------------------------------
 
 
 def test_too_many_events_drop_the_oldest_waiting() -> None:
-    queue = filled(Limits(events=3, batch_events=2), 3)
+    queue = filled(QueueLimits(events=3, batch_events=2), 3)
     on_its_way = queue.look(0.0)
     for n in range(3, 7):
         queue.put(b"%d" % n, 0.0, 0)
@@ -154,7 +154,7 @@ def test_too_many_events_drop_the_oldest_waiting() -> None:
 
 
 def test_too_many_bytes_drop_the_oldest() -> None:
-    queue = Queue(Limits(bytes=10))
+    queue = EventQueue(QueueLimits(bytes=10))
     for text in (b"aaaa", b"bbbb", b"cccc"):
         queue.put(text, 0.0, 0)
     assert events(queue.look(1.0)) == (b"bbbb", b"cccc")
@@ -171,7 +171,7 @@ def test_every_event_is_sent_in_order_or_counted_as_lost(
     steps: list[bytes | bool | None], room: int, batch_events: int
 ) -> None:
     """bytes: an event comes; True: an attempt succeeds; False: it fails; None: ten seconds pass."""
-    queue = Queue(Limits(events=room, bytes=32, batch_events=batch_events, retry_for=30.0))
+    queue = EventQueue(QueueLimits(events=room, bytes=32, batch_events=batch_events, retry_for=30.0))
     now, put, sent = 0.0, 0, []
     for step in steps:
         if step is None:

@@ -12,7 +12,7 @@ from relay.model.channels import Topic
 from relay.model.hours import Hours
 from relay.pusher.apps import App
 from relay.server.connection import SubscriberLimits
-from relay.settings import Account, SettingsError, Tls, load, parse_listen, settings_of
+from relay.settings import AccountSettings, SettingsError, Tls, load, parse_listen, settings_of
 from relay.settings.tables import AppTable
 
 
@@ -92,7 +92,7 @@ def test_provider(read: Any) -> None:
     (provider,) = settings.providers
     assert provider.adapter.name == "venue"
     assert provider.options == {"depth": "10", "region": "eu", "speed": "slow"}
-    assert provider.accounts == (Account(),)
+    assert provider.accounts == (AccountSettings(),)
     assert provider.pinned == (
         Topic(kind="quote", symbol="BTC/USDT"),
         Topic(kind="candle", symbol="BTC/USDT", timeframe="1m"),
@@ -136,8 +136,8 @@ def test_accounts_share_the_providers_credentials(read: Any) -> None:
         key = { env = "API_KEY" }
     """)
     assert settings.providers[0].accounts == (
-        Account(name="live", credentials={"key": "broker-key-value", "secret": "from-a-file"}),
-        Account(name="paper", credentials={"key": "api-key-value", "secret": "old-secret-value"}),
+        AccountSettings(name="live", credentials={"key": "broker-key-value", "secret": "from-a-file"}),
+        AccountSettings(name="paper", credentials={"key": "api-key-value", "secret": "old-secret-value"}),
     )
     assert settings.providers[0].pinned == (Topic(kind="account", account="live"),)
     assert settings.secret_values >= {"broker-key-value", "from-a-file", "old-secret-value", "web-secret-value"}

@@ -1,4 +1,8 @@
-"""The commands. Each is a thin shell around a room of the relay."""
+"""The ``tickrelay`` command line: its commands, and the way from ``sys.argv`` to an exit code.
+
+Exit codes: 0: done. 1: a problem, written to standard error. 2: wrong usage. 3: the outcome of an order is unknown.
+130: interrupted.
+"""
 
 import errno
 import os
@@ -6,12 +10,13 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import cyclopts
 import structlog
 import trio
 from attrs import frozen
@@ -19,18 +24,96 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from relay import __version__
 from relay.auth import hash_key
 from relay.cli.logs import configure_logs
+from relay.cli.order import order_app
 from relay.errors import OperatorError, leaves, path_text
-from relay.plugins.manager import Plugins
+from relay.plugins.manager import PluginError, Plugins, load_plugins
 from relay.settings import LogTable, Settings, is_loopback, load, parse_listen, reference
 
 _BIND_ERRORS = {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
+def main() -> None:
+    """Run the console command and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(tokens: Sequence[str], plugins: Plugins | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        app = build_app(load_plugins() if plugins is None else plugins)
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        say(f"{error}".strip())
+        say("tickrelay --help says how commands are used")
+        return 2
+    except OperatorError as error:
+        say(*error.lines)
+        return 1
+    except BaseExceptionGroup as group:
+        lines = _stated(group)
+        if lines is None:
+            raise
+        say(*lines)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def say(*lines: str) -> None:
+    """Write lines to standard error."""
+    for line in lines:
+        print(f"tickrelay: {line}", file=sys.stderr)
+
+
+def _stated(group: BaseExceptionGroup[BaseException]) -> list[str] | None:
+    """Return the lines of a group (a nursery's) that holds operator errors only, else None."""
+    stated, others = group.split(OperatorError)
+    if others is not None or stated is None:
+        return None
+    return [line for error in leaves(stated) if isinstance(error, OperatorError) for line in error.lines]
+
+
+def build_app(plugins: Plugins) -> cyclopts.App:
+    """Return the command line with the commands of plugins."""
+    app = cyclopts.App(
+        name="tickrelay",
+        help="One relay between many brokers and many applications: every provider as one normalized Pusher feed.",
+        version=f"tickrelay {__version__}",
+        backend="trio",
+        console=Console(soft_wrap=not sys.stdout.isatty()),
+        suppress_keyboard_interrupt=False,
+    )
+    commands = CommandLine(plugins)
+    for command in (commands.serve, commands.check, commands.demo, commands.play, commands.key, commands.config):
+        app.command(command)
+    app.command(commands.plugin_list, name="plugins")
+    app.command(order_app())
+    _add_plugin_commands(app, plugins)
+    return app
+
+
+def _add_plugin_commands(app: cyclopts.App, plugins: Plugins) -> None:
+    """Add the commands of plugins. A plugin that fails here must not remove the other commands."""
+    try:
+        found = plugins.collect("relay_commands")
+    except PluginError as error:
+        say(*error.lines)
+        return
+    for item in found:
+        name = getattr(item.value, "__name__", "").replace("_", "-")
+        if name in app:
+            say(f"plugin {item.plugin}: the command {name} is already there")
+        else:
+            app.command(item.value)
+
+
 @frozen
-class Commands:
-    """The commands, with the plugins that were found."""
+class CommandLine:
+    """The commands, as methods, with the plugins that were found."""
 
     plugins: Plugins
 
@@ -156,7 +239,7 @@ class Commands:
 
 
 def read_settings(config: Path, plugins: Plugins) -> Settings:
-    """Read a configuration with what the plugins bring.
+    """Read a configuration, with the adapters and tables of the plugins.
 
     Raises:
         OperatorError: with every problem of the configuration, or of the plugins.
@@ -178,7 +261,7 @@ def reference_text(plugins: Plugins | None) -> str:
 
 
 def summary(settings: Settings) -> Iterator[str]:
-    """Yield what a configuration amounts to, a line each."""
+    """Yield a summary of a configuration, line by line."""
     server = settings.server
     yield f"listens on {server.host}:{server.port}{' with TLS' if server.tls else ''}"
     for app in settings.apps:
@@ -204,7 +287,7 @@ def plugin_table(plugins: Plugins) -> Table:
 
 
 def print_wide(table: Table) -> None:
-    """Print a table; a pipe gets whole lines however long they are."""
+    """Print a table. Lines are not wrapped if standard output is a pipe."""
     Console(width=None if sys.stdout.isatty() else 250).print(table)
 
 
@@ -217,7 +300,7 @@ def listen_argument(text: str) -> tuple[str, int]:
 
 @contextmanager
 def listening_on(host: str, port: int) -> Iterator[None]:
-    """Turn a port that cannot be had into one line."""
+    """Report an address that cannot be listened on in one line."""
     try:
         yield
     except (OSError, BaseExceptionGroup) as error:
@@ -228,7 +311,7 @@ def listening_on(host: str, port: int) -> Iterator[None]:
 
 
 def _bind_error(error: BaseException) -> str | None:
-    """Return why an address could not be bound, when that is all the error says."""
+    """Return the reason that an address could not be bound; None if the error has another cause."""
     error, *others = leaves(error)
     if others:
         return None

@@ -1,0 +1,77 @@
+"""One word has one meaning, and a docstring says plainly what its object does."""
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [path for base in ("relay", "adapters", "plugins") for path in sorted((ROOT / base).rglob("*.py"))]
+TREES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in SOURCES}
+
+#: Class names that still have two meanings. Only remove names here; `relay.settings`, `relay.plugins`, `relay.cli` and the
+#: webhooks plugin have none.
+STILL_DOUBLE = {
+    "Address", "ApiError", "Book", "Bucket", "Chain", "Channels", "Close", "CloseCode", "Connection", "Corrupt",
+    "Entry", "Error", "Heard", "Hub", "Interest", "Link", "Member", "Missed", "Ping", "Pong", "Position",
+    "Providers", "Record", "Refusal", "Refused", "Request", "Ring", "Send", "Sequence", "Session",
+    "SimulatedExchange", "Subscribe", "Subscriber", "Ticket", "Unsubscribe", "View", "Want", "Window",
+}  # fmt: skip
+#: File names that still are in more than two packages. Only remove names here.
+STILL_MANY = {"answers.py", "channels.py", "connection.py", "exchange.py", "payloads.py", "reading.py"}
+#: Names that each provider's package has by contract.
+OF_EVERY_PROVIDER = {"__init__.py", "adapter.py", "simulator.py"}
+#: Rooms that still have docstrings which begin with a question word. Only remove rooms here.
+STILL_RIDDLES = {
+    "relay/adapter", "relay/auth.py", "relay/hub", "relay/model", "relay/provider", "relay/providers.py",
+    "relay/pusher", "relay/server", "relay/trading", "relay/websocket",
+    "adapters/relay_crosstrade", "adapters/relay_helio", "adapters/relay_scaletrade", "adapters/relay_shuriken",
+    "adapters/relay_tektii",
+}  # fmt: skip
+RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whatever)\b")
+#: Modules of relay/, without `__init__.py`. Lower it when a room is folded.
+MOST_MODULES = 140
+
+
+def room_of(path: Path) -> str:
+    return "/".join(path.parts[:2])
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    places = defaultdict(set)
+    for path, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].add(str(path))
+    double = {name: sorted(paths) for name, paths in places.items() if len(paths) > 1 and name not in STILL_DOUBLE}
+    assert not double
+
+
+def test_a_file_name_is_in_two_packages_at_most() -> None:
+    packages = defaultdict(set)
+    for path in TREES:
+        packages[path.name].add(str(path.parent))
+    many = {name: sorted(where) for name, where in packages.items() if len(where) > 2}
+    assert not {name: many[name] for name in many.keys() - STILL_MANY - OF_EVERY_PROVIDER}
+
+
+@pytest.mark.parametrize("room", sorted({room_of(path) for path in TREES} - STILL_RIDDLES))
+def test_docstrings_of_public_names_do_not_begin_with_a_question_word(room: str) -> None:
+    riddles = []
+    for path, tree in TREES.items():
+        if room_of(path) != room:
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            text = ast.get_docstring(node) or ""
+            if RIDDLE.match(text) and not getattr(node, "name", "").startswith("_"):
+                riddles.append(f"{path}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}")
+    assert not riddles
+
+
+def test_the_relay_has_few_modules() -> None:
+    modules = [path for path in TREES if path.parts[0] == "relay" and path.name != "__init__.py"]
+    assert len(modules) <= MOST_MODULES
