@@ -5,16 +5,18 @@
 //   const pusher = new Pusher(key, options);
 //   tickrelayResume(pusher, { failed: (channel, { reason }) => console.warn(`${channel}: events are missing, ${reason}`) });
 //
-// Call it right behind `new Pusher`. pusher-js subscribes again by itself after a reconnect; each of its subscriptions now also
-// says which of the channel's events were seen last ({epoch, seq}), and the relay sends what came since, in order and before
-// anything new. `failed` hears when that cannot be given, because the relay began anew (epoch_changed) or keeps no events as old
-// as that (position_expired): the moment to load the state anew. `rewind`, a number or a function of the channel's name, asks for
-// that many past events when a channel is joined first. A channel that was unsubscribed begins anew.
+// Call it directly after `new Pusher`. pusher-js subscribes again by itself after a reconnect. This script adds to each
+// subscription the position of the last event seen on the channel ({epoch, seq}). The relay then sends the missed events, in
+// order and before any new one.
+//
+// `failed` is called if the relay cannot send them, because it was restarted (epoch_changed) or no longer stores the events
+// (position_expired). Load the state again then. `rewind`, a number or a function of the channel's name, asks for that many past
+// events when a channel is joined first. A channel that was unsubscribed has no position.
 "use strict";
 
 function tickrelayResume(pusher, { failed = () => {}, rewind = 0 } = {}) {
-  const positions = new WeakMap(); // by channel object: one that was left and joined again is a new object
-  const userChannels = {}; // pusher-js hides a signed-in user's own channel, and makes it anew with every connection
+  const positions = new WeakMap(); // by channel object; a channel that was left and joined again is a new object
+  const userChannels = {}; // pusher-js hides a signed-in user's own channel, and creates a new one with every connection
   const owner = (name) => pusher.channel(name) ?? (userChannels[name] ??= {});
 
   const send = pusher.send_event;
@@ -26,8 +28,8 @@ function tickrelayResume(pusher, { failed = () => {}, rewind = 0 } = {}) {
     return send.call(pusher, event, data, channel);
   };
 
-  // What pusher-js hands out of a message has lost what stands beside the data. So this reads the messages themselves, each after
-  // pusher-js has handed it out: a position is what the page has seen.
+  // pusher-js passes on only the data of a message, without the members beside them. So this reads the raw messages. It reads each
+  // one after pusher-js has passed it on, because a position is the last event that the page has seen.
   function observe({ data: text }) {
     const { event, channel, data, seq } = JSON.parse(text);
     if (!channel || event.startsWith("client-")) return;
@@ -38,7 +40,7 @@ function tickrelayResume(pusher, { failed = () => {}, rewind = 0 } = {}) {
       else if (reason) positions.delete(key); // the relay keeps no history of this channel
       if (reason) failed(channel, { reason, epoch, seq });
     } else if (!event.startsWith("pusher") && positions.has(key)) {
-      // Events of a stream have their number inside of the data, an application's own have it beside them.
+      // An event of a stream has its number inside the data, an application's own event beside them.
       const number = seq ?? JSON.parse(data).seq;
       if (number !== undefined) positions.get(key).seq = number;
     }
