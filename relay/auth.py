@@ -1,10 +1,10 @@
-"""API keys: who a Bearer token is, what it may read, and on which accounts it may trade.
+"""API keys: the streams that the holder of a Bearer token may read, and the accounts it may trade on.
 
-A key is presented as text and kept only as its digest. A plain SHA-256 is the right digest here: keys are 256 bits from a
-random source (`tickrelay key` makes them), so there is no dictionary to try and nothing for a slow, salted password hash
-to slow down; a slow hash would only let strangers burn the relay's time with wrong keys.
+Clients present a key as text; the relay stores only its digest. A plain SHA-256 is enough: keys are 256 bits from a random
+source (`tickrelay key` makes them), so there is no dictionary to try. A slow, salted password hash would only let strangers
+use up the relay's CPU with wrong keys.
 
-What a key may read or trade on is a tuple of patterns in which ``*`` stands for any run of characters:
+The rights of a key are tuples of patterns in which ``*`` matches any run of characters:
 
 - ``streams``: ids of market and status streams, ``<provider>.<kind>``: ``binance.*``, ``*.quote``, ``helio.status``;
 - ``accounts``, ``trade``: ``<provider>.<account>``. Trading on an account implies reading it.
@@ -26,7 +26,7 @@ _digest = validators.matches_re(r"[0-9a-f]{64}")
 
 
 def hash_key(key: str) -> str:
-    """The digest under which a key is kept: SHA-256 of its UTF-8, in lower-case hexadecimal."""
+    """Return the digest of a key that is stored: SHA-256 of its UTF-8, in lower-case hexadecimal."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -50,13 +50,13 @@ class ApiKey:
 
     name: str = field(validator=_name)
     digest: str = field(repr=False, validator=_digest)
-    """As `hash_key` writes it."""
+    """The result of `hash_key`."""
     streams: tuple[str, ...] = field(default=("*",), converter=_texts)
-    """Market and status streams it may read; by default all of them."""
+    """Market and status streams it may read; all of them by default."""
     accounts: tuple[str, ...] = field(default=(), converter=_texts)
-    """Accounts it may read; by default none."""
+    """Accounts it may read; none by default."""
     trade: tuple[str, ...] = field(default=(), converter=_texts)
-    """Accounts it may trade on (and so read); by default none."""
+    """Accounts it may trade on, and therefore read; none by default."""
     _streams: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
     _accounts: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
     _trade: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
@@ -74,54 +74,55 @@ class ApiKey:
         return _compiled(self.trade)
 
     def may_read(self, stream: Stream) -> bool:
-        """Whether the key may read this stream, behind whatever prefix its channel stands."""
+        """Return True if the key may read this stream, on a channel of any prefix."""
         topic = stream.topic
         if topic.kind == "account":
             return _matches(self._accounts, f"{stream.provider}.{topic.account}")
         return _matches(self._streams, f"{stream.provider}.{topic.kind}")
 
     def may_trade(self, provider: str, account: str) -> bool:
-        """Whether the key may trade on this account of this provider."""
+        """Return True if the key may trade on this account of this provider."""
         return _matches(self._trade, f"{provider}.{account}")
 
     def may_trade_some(self, provider: str) -> bool:
-        """Whether there could be an account of this provider the key may trade on."""
+        """Return True if the key may trade on some account of this provider, existing or not."""
         return any(_may_begin(pattern, f"{provider}.") for pattern in self.trade)
 
     def trade_proof(self, socket_id: str, channel: str) -> str:
-        """What only this relay (and the key's holder) can say: that the connection joined the channel by this key.
+        """Return a signature that proves that the connection joined the channel with this key.
 
-        Whoever has an app's secret can sign any member's name for a channel. Commands of client events are taken only
-        from a connection that brings this besides: the relay's own signature, by the digest it keeps the key under.
+        The holder of an app's secret can sign any member's name for a channel. Commands in client events are therefore
+        accepted only from a connection that also presents this signature, which is made with the stored digest of the key:
+        only the relay and the key's holder can make it.
         """
         text = f"tickrelay trade {socket_id} {channel}"
         return hmac.new(self.digest.encode(), text.encode(), hashlib.sha256).hexdigest()
 
     def proves_trade(self, proof: str, socket_id: str, channel: str) -> bool:
-        """Whether ``proof`` is `trade_proof` of this connection and channel."""
+        """Return True if `proof` is the `trade_proof` of this connection and channel. Compares in constant time."""
         return hmac.compare_digest(
             self.trade_proof(socket_id, channel).encode(), proof.encode("utf-8", "surrogatepass")
         )
 
 
 def _may_begin(pattern: str, beginning: str) -> bool:
-    """Whether some text that matches ``pattern`` begins so."""
+    """Return True if some text that begins with `beginning` matches `pattern`."""
     literal, star, _ = pattern.partition("*")
     return literal.startswith(beginning) or (bool(star) and beginning.startswith(literal))
 
 
 class KeyRing:
-    """All keys of a relay."""
+    """All API keys of a relay."""
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self._keys: tuple[ApiKey, ...] = ()
         self.replace(keys)
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
-        """Take these keys in place of the old ones (the configuration was read again).
+        """Replace all keys, after the configuration was reloaded.
 
         Raises:
-            ValueError: two keys of one name; the old ones stay.
+            ValueError: two keys have the same name; the old keys stay.
         """
         keys = tuple(keys)
         names = [key.name for key in keys]
@@ -137,13 +138,13 @@ class KeyRing:
         return len(self._keys)
 
     def named(self, name: str) -> ApiKey | None:
-        """The key of that name, or None."""
+        """Return the key of that name, or None."""
         return next((key for key in self._keys if key.name == name), None)
 
     def find(self, presented: str) -> ApiKey | None:
-        """The key that was presented, or None.
+        """Return the key that was presented, or None.
 
-        Every digest is compared, each in constant time: how long it takes says nothing about which keys there are.
+        Every digest is compared, each in constant time, so that the response time reveals nothing about the keys.
         """
         digest, found = hash_key(presented), None
         for key in self._keys:

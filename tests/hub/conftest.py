@@ -61,7 +61,7 @@ def decoded(message: dict[str, Any]) -> dict[str, Any]:
 
 
 class Client:
-    """A subscriber with a socket that takes everything, unless told to be `slow`."""
+    """A subscriber with a socket that takes everything, unless it is `slow`."""
 
     def __init__(self, relay: "Relay", session: SubscriberSession | RefusedSession, app: App) -> None:
         self._relay, self.session, self._app = relay, session, app
@@ -130,7 +130,7 @@ class Relay:
     def __init__(self, *apps: App, **settings: Any) -> None:
         self.now = 1000.0
         self.wanted: list[Stream] = []
-        self.told: list[ChannelEvent] = []
+        self.channel_events: list[ChannelEvent] = []
         numbers = count(1)
         self.hub = Hub(
             apps or (APP,),
@@ -138,7 +138,7 @@ class Relay:
             socket_ids=lambda: f"7.{next(numbers)}",
             want=self.wanted.append,
             unwant=self.wanted.remove,
-            on_channel_event=self.told.append,
+            on_channel_event=self.channel_events.append,
             now=self.now,
             **settings,
         )
@@ -159,8 +159,8 @@ class Relay:
         self.hub.tick(self.now)
 
     @property
-    def names_told(self) -> list[str]:
-        return [event.name for event in self.told]
+    def channel_event_names(self) -> list[str]:
+        return [event.name for event in self.channel_events]
 
 
 @pytest.fixture

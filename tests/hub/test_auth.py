@@ -17,7 +17,7 @@ def account(provider: str, name: str) -> Stream:
     return Stream(provider, Topic(kind="account", account=name))
 
 
-def test_a_key_is_found_by_what_is_presented_and_by_nothing_else() -> None:
+def test_only_the_presented_key_finds_its_entry() -> None:
     ring = KeyRing([key(), key("beta", BETA)])
     assert [found.name for text in (ALPHA, BETA) if (found := ring.find(text))] == ["alpha", "beta"]
     for wrong in ("", "alpha", ALPHA[:-1], ALPHA + " ", hash_key(ALPHA), "\ud800", "ключ"):

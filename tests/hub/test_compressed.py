@@ -58,7 +58,7 @@ def test_nothing_is_compressed_for_plain_subscribers(relay, compressions):
     assert compressions == []
 
 
-def test_what_is_the_connections_own_goes_plain():
+def test_messages_of_no_channel_are_not_compressed():
     written = []
     outbox = CompressedOutbox(Books())
     outbox.put(Delivery(encode_text(b"x" * 500), "", Policy.CONTROL, 0))
@@ -69,8 +69,8 @@ def test_what_is_the_connections_own_goes_plain():
     assert written == [head + encode_text(b"x" * 500) + encode_close(4200, "later")]
 
 
-def test_a_slow_subscriber_is_held_to_its_bytes_as_they_are_sent(relay_of):
-    """What fits compressed is kept where the plain subscriber has lost some of it."""
+def test_the_limit_in_bytes_counts_compressed_bytes(relay_of):
+    """Deliveries that fit compressed are kept where a plain subscriber loses some of them."""
     relay = relay_of(outbox=OutboxLimits(bytes=2000))
     plain, compressed = relay.client(), relay.client(compressed=True)
     for client in (plain, compressed):
@@ -130,8 +130,8 @@ def test_a_compressed_subscriber_sees_what_a_plain_one_sees(relay_of, script, ro
                 assert comparable(plain.take()) == comparable(compressed.take())
             case ("subscribe" | "unsubscribe" as what, channel, ids):
                 more = {"ids": ids, "rewind": 3} if ids and what == "subscribe" else {}
-                heard = [getattr(client, what)(channel, **more) for client in clients]
-                assert comparable(heard[0]) == comparable(heard[1])
+                answers = [getattr(client, what)(channel, **more) for client in clients]
+                assert comparable(answers[0]) == comparable(answers[1])
             case ("news", _):
                 relay.trigger("news", data='{"text":"%s"}' % ("news " * 50))
             case (event, provider):
@@ -166,7 +166,7 @@ def lines(data):
     return [payload.decode().partition("|")[0] for opcode, payload in frames(data) if opcode == 1]
 
 
-def test_what_stands_for_the_lost_is_compressed_too():
+def test_gap_and_snapshot_frames_for_dropped_deliveries_are_compressed():
     books, kernel = FramedBooks(), Kernel(0)
     outbox = CompressedOutbox(books, OutboxLimits(messages=1))
     outbox.attach(kernel.write, [])
@@ -181,7 +181,7 @@ def test_what_stands_for_the_lost_is_compressed_too():
 
 
 @given(steps, st.integers(1, 12), st.integers(60, 1200), st.integers(1, 200))
-def test_whatever_the_kernel_takes(steps, messages, size, chunk):
+def test_order_and_announced_losses_when_compressed(steps, messages, size, chunk):
     """The property of every outbox: order holds, frames are whole, and every loss is announced."""
     books, kernel = FramedBooks(), Kernel(0)
     outbox = CompressedOutbox(books, OutboxLimits(messages=messages, bytes=size, chunk=chunk))

@@ -1,4 +1,4 @@
-"""Books: folding, snapshots for newcomers, and what a hole does."""
+"""Books: applying deltas, snapshots for late joiners, and the effect of a gap."""
 
 from decimal import Decimal
 
@@ -57,7 +57,7 @@ def test_prices_of_many_digits_are_not_rounded_together():
 
 
 @pytest.mark.parametrize("zero", ["0", "0.0", "0.00000000", "-0", "00"])
-def test_every_zero_takes_the_level_away(zero):
+def test_every_spelling_of_zero_removes_the_level(zero):
     assert folded(depth([("1", "1")], snapshot=True), depth([("1", zero)])).snapshot().bids == ()
 
 
@@ -73,7 +73,7 @@ events = st.lists(st.builds(depth, levels, levels, snapshot=st.booleans()), max_
 
 
 @given(events, st.integers(0, 19))
-def test_a_snapshot_and_the_deltas_behind_it_are_the_book(events, split):
+def test_a_snapshot_and_its_deltas_make_the_book(events, split):
     """Whoever joins in the middle sees in the end what those see who were there from the start."""
     whole = folded(*events)
     snapshot = folded(*events[:split]).snapshot()
@@ -92,7 +92,7 @@ def test_levels_are_distinct_positive_and_ordered(events):
 
 
 @pytest.mark.parametrize("channel", ["depth.x.A", "cache-depth.x.A", "private-depth.x.A"])
-def test_a_newcomer_gets_a_snapshot_with_the_number_it_stands_at_and_then_deltas(relay, channel):
+def test_a_late_joiner_gets_a_snapshot_with_the_topics_number_and_then_deltas(relay, channel):
     relay.publish(depth([("1", "1")], snapshot=True))
     relay.publish(depth([("2", "1")]))
     client = relay.client()
@@ -103,7 +103,7 @@ def test_a_newcomer_gets_a_snapshot_with_the_number_it_stands_at_and_then_deltas
     assert (snapshot["data"]["seq"], delta["data"]["seq"]) == (2, 3)
 
 
-def test_without_a_book_a_newcomer_waits_for_the_snapshot(relay):
+def test_without_a_book_a_late_joiner_waits_for_the_snapshot(relay):
     client = relay.client()
     assert client.subscribe("depth.x.A").names == ["subscription_succeeded"]
     relay.publish(depth([("2", "1")]))
@@ -117,7 +117,7 @@ def test_a_cache_channel_without_a_book_is_a_miss(relay):
     assert relay.client().subscribe("cache-depth.x.A").names == ["subscription_succeeded", "cache_miss"]
 
 
-def test_after_a_hole_there_is_no_book_before_the_next_snapshot(relay):
+def test_after_a_gap_there_is_no_book_before_the_next_snapshot(relay):
     there = relay.client()
     there.subscribe("depth.x.A")
     relay.publish(depth([("1", "1")], snapshot=True))
@@ -130,7 +130,7 @@ def test_after_a_hole_there_is_no_book_before_the_next_snapshot(relay):
     assert late.take().seqs == [4]
 
 
-def test_a_hole_that_is_replayed_leaves_the_book_whole(relay):
+def test_a_gap_that_is_replayed_leaves_the_book_whole(relay):
     relay.publish(depth([("1", "1")], snapshot=True))
     relay.publish(Gap(of="depth", symbol="A", refill="replay", reason="reconnect"))
     assert relay.client().subscribe("depth.x.A").seqs == [2]
@@ -149,7 +149,7 @@ def test_a_merged_channel_begins_with_the_book_of_each_provider(relay):
     assert client.take().seqs == [1]
 
 
-def test_a_slow_subscriber_gets_one_fresh_snapshot_for_what_it_lost(relay_of):
+def test_a_slow_subscriber_gets_one_fresh_snapshot_for_dropped_deltas(relay_of):
     relay = relay_of(outbox=OutboxLimits(messages=3))
     client = relay.client()
     client.subscribe("depth.x.A")
@@ -167,7 +167,7 @@ def test_a_slow_subscriber_gets_one_fresh_snapshot_for_what_it_lost(relay_of):
     assert client.take().seqs == [12]
 
 
-def test_a_slow_subscriber_hears_of_a_hole_before_the_snapshot_that_repairs_it(relay_of):
+def test_a_slow_subscriber_gets_a_gap_before_the_snapshot_that_repairs_it(relay_of):
     relay = relay_of(outbox=OutboxLimits(messages=2))
     client = relay.client()
     client.subscribe("depth.x.A")

@@ -42,7 +42,7 @@ def refusal(relay, key="key", query="protocol=7", origin=None, **more):
         ({}, {"query": "protocol=99"}, 4007),
     ],
 )
-def test_who_may_not_connect_is_told_why(relay_of, app_of, settings, asked, code):
+def test_a_refused_connection_is_closed_with_the_reason(relay_of, app_of, settings, asked, code):
     relay = relay_of(app_of(**settings))
     assert refusal(relay, **asked) == code
     assert relay.hub.connections == 0
@@ -57,14 +57,14 @@ def test_connections_of_an_app_are_limited(relay_of, app_of):
     assert refusal(relay) is None
 
 
-def test_newcomers_per_second(relay_of, app_of):
+def test_new_connections_per_second_are_limited(relay_of, app_of):
     relay = relay_of(app_of(limits=Limits(connections_per_second=2)))
     assert [refusal(relay) for _ in range(3)] == [None, None, 4100]
     relay.tick(0.5)
     assert refusal(relay) is None
 
 
-def test_shutdown_closes_everybody_with_4200_and_newcomers_too(relay):
+def test_shutdown_closes_open_and_new_connections_with_4200(relay):
     client = relay.client()
     client.subscribe("quote.x.A")
     relay.hub.shutdown(relay.now)
@@ -106,7 +106,7 @@ def test_apps_are_replaced_without_dropping_the_others(relay_of, app_of):
         ("cache-quote.nobody.A", "no provider nobody"),
     ],
 )
-def test_a_wrong_streams_name_is_refused_with_what_is_wrong(relay_of, channel, says):
+def test_a_malformed_stream_name_is_refused_with_the_error(relay_of, channel, says):
     relay = relay_of(known=lambda stream: "no provider nobody" if stream.provider == "nobody" else None)
     (refused,) = relay.client().subscribe(channel, "ada")
     assert refused["event"] == "pusher:subscription_error"
@@ -145,7 +145,7 @@ def test_a_stream_is_wanted_from_the_first_subscriber_to_the_last(relay_of, app_
     assert relay.wanted == []
 
 
-def test_what_interest_brings_at_once_reaches_who_asked(relay_of):
+def test_events_published_while_a_stream_is_wanted_reach_the_new_subscriber(relay_of):
     relay = relay_of()
     relay.wanted = _Answers(relay)
     relay.hub._shared.streams._want = relay.wanted.append
@@ -164,7 +164,7 @@ class _Answers(list):
 # Questions -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_an_apps_server_can_ask(relay):
+def test_queries_of_an_apps_server(relay):
     ada, tab = relay.client(), relay.client()
     ada.subscribe("presence-cache-room", "ada")
     tab.subscribe("presence-cache-room", "ada")
@@ -272,7 +272,7 @@ class Party:
 
 
 @given(st.lists(steps, max_size=60))
-def test_nothing_is_left_when_everybody_has_gone(relay_of, app_of, script):
+def test_nothing_is_left_when_all_connections_have_closed(relay_of, app_of, script):
     app = app_of(subscription_count=True)
     relay = relay_of(app)
     party = Party(relay, app)
@@ -286,9 +286,9 @@ def test_nothing_is_left_when_everybody_has_gone(relay_of, app_of, script):
     assert not app_state.users
     assert not len(app_state.counts)
     assert relay.wanted == []
-    occupied = [event.name for event in relay.told if event.name in ("channel_occupied", "channel_vacated")]
+    occupied = [event.name for event in relay.channel_events if event.name in ("channel_occupied", "channel_vacated")]
     assert occupied.count("channel_occupied") == occupied.count("channel_vacated")
-    members = [event.name for event in relay.told if event.name in ("member_added", "member_removed")]
+    members = [event.name for event in relay.channel_events if event.name in ("member_added", "member_removed")]
     assert members.count("member_added") == members.count("member_removed")
     relay.tick(2000)
     relay.tick(2000)

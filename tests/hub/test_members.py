@@ -1,4 +1,4 @@
-"""Who is there: presence, users and their watchers, subscription counts, client events."""
+"""Members of presence channels, users and their watchers, subscription counts, client events."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from relay.pusher.apps import Limits
 # Presence ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_user_comes_with_the_first_connection_and_goes_with_the_last():
+def test_a_member_joins_with_its_first_connection_and_leaves_with_its_last():
     presence = Presence()
     ada = Member("ada", '"first tab"')
     assert presence.join("1.1", ada)
@@ -38,14 +38,14 @@ def test_presence_over_the_wire(relay):
     assert bob.take() == []
     tab.unsubscribe("presence-room")
     assert [(m["event"], m["data"]) for m in bob.take()] == [("pusher_internal:member_removed", {"user_id": "ada"})]
-    assert [(event.name, event.user_id) for event in relay.told] == [
+    assert [(event.name, event.user_id) for event in relay.channel_events] == [
         ("channel_occupied", None),
         ("member_added", "ada"),
         ("member_added", "bob"),
         ("member_removed", "ada"),
     ]
     bob.gone()
-    assert relay.names_told[-2:] == ["member_removed", "channel_vacated"]
+    assert relay.channel_event_names[-2:] == ["member_removed", "channel_vacated"]
 
 
 def test_a_full_presence_channel_refuses_new_users_but_not_new_tabs(relay_of, app_of):
@@ -85,7 +85,7 @@ def test_a_client_event_reaches_the_others_with_its_sender_and_leaves_no_trace(r
     message = {"event": "client-typing", "channel": "presence-cache-room", "data": {"at": 1}, "user_id": "ada"}
     assert bob.take() == asking.take() == [message]
     assert relay.client().subscribe("presence-cache-room", "dan", rewind=9).names[-1] == "cache_miss"
-    told = next(event for event in relay.told if event.name == "client_event")
+    told = next(event for event in relay.channel_events if event.name == "client_event")
     assert (told.event, told.data, told.user_id, told.socket_id) == ("client-typing", '{"at": 1}', "ada", ada.socket_id)
 
 
@@ -96,7 +96,7 @@ def test_a_client_event_needs_membership(relay):
     assert ada.take() == []
 
 
-def test_an_excluded_connection_does_not_hear_its_own_event(relay):
+def test_an_excluded_connection_does_not_get_its_own_event(relay):
     ada, bob, asking = relay.client(), relay.client(), relay.client()
     for client in (ada, bob):
         client.subscribe("room")
@@ -110,7 +110,7 @@ def test_an_excluded_connection_does_not_hear_its_own_event(relay):
 # Users ---------------------------------------------------------------------------------------------------------------
 
 
-def test_watchers_hear_first_and_last_only():
+def test_watchers_are_notified_of_the_first_and_last_connection_only():
     users = Users()
     assert users.sign_in("w", "walt", ["ada", "bob"])
     assert users.sign_in("a1", "ada", [])
@@ -141,7 +141,7 @@ def test_watchlist_over_the_wire(relay):
     assert [m["data"]["events"] for m in walt.take()] == [[{"name": "online", "user_ids": ["bob"]}]]
 
 
-def test_an_event_for_a_user_reaches_all_of_the_users_connections_and_nobody_else(relay):
+def test_an_event_for_a_user_reaches_all_and_only_the_users_connections(relay):
     one, two, eve = relay.client(), relay.client(), relay.client()
     for client, user in ((one, "ada"), (two, "ada"), (eve, "eve")):
         client.sign_in(user)
@@ -169,7 +169,7 @@ def test_terminating_a_user_closes_all_signed_in_connections_with_4009(relay):
 # Subscription counts -------------------------------------------------------------------------------------------------
 
 
-def test_up_to_a_hundred_every_change_is_told_above_one_in_five_seconds():
+def test_counts_up_to_a_hundred_are_sent_at_once_larger_ones_every_five_seconds():
     counts = SubscriptionCounts()
     assert all(counts.changed("room", count, 0.0) for count in range(1, 101))
     assert not counts.changed("room", 101, 1.0)
@@ -193,11 +193,11 @@ def test_subscription_counts_go_to_everyone_but_not_on_presence_channels(relay_o
     bob.gone()
     assert [m["data"]["subscription_count"] for m in ada.take()] == [2, 1]
     assert ada.subscribe("presence-room", "ada").names == ["subscription_succeeded"]
-    counts = [event.subscription_count for event in relay.told if event.name == "subscription_count"]
+    counts = [event.subscription_count for event in relay.channel_events if event.name == "subscription_count"]
     assert counts == [1, 2, 1]
 
 
-def test_a_large_channel_is_told_its_count_on_a_later_tick(relay_of, app_of):
+def test_the_count_of_a_large_channel_is_sent_on_a_later_tick(relay_of, app_of):
     relay = relay_of(app_of(subscription_count=True))
     clients = [relay.client() for _ in range(103)]
     for client in clients:

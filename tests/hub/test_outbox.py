@@ -86,7 +86,7 @@ def resume(outbox: Outbox, kernel: Kernel) -> list[str]:
     return lines(kernel)
 
 
-def test_a_tick_leaves_in_one_write_and_marks_dirty_once(books: Books) -> None:
+def test_pending_deliveries_are_sent_in_one_write_and_queued_once(books: Books) -> None:
     outbox, kernel, queue, woken = Outbox(books), Kernel(), list[Outbox](), list[int]()
     outbox.attach(kernel.write, queue, lambda: woken.append(len(queue)))
     for _ in range(3):
@@ -99,7 +99,7 @@ def test_a_tick_leaves_in_one_write_and_marks_dirty_once(books: Books) -> None:
     assert (queue, woken) == ([outbox, outbox], [0])
 
 
-def test_what_was_put_before_the_socket_is_flushed_after(books: Books) -> None:
+def test_deliveries_put_before_attach_are_flushed_after_it(books: Books) -> None:
     outbox, kernel, queue = Outbox(books), Kernel(), list[Outbox]()
     outbox.put(books.event("hello", Policy.CONTROL))
     outbox.close(4001, "no such app")
@@ -109,7 +109,7 @@ def test_what_was_put_before_the_socket_is_flushed_after(books: Books) -> None:
     assert kernel.taken == b"control hello 1|" + encode_close(4001, "no such app")
 
 
-def test_the_rest_of_a_frame_leaves_first(books: Books) -> None:
+def test_the_rest_of_a_started_frame_is_sent_first(books: Books) -> None:
     outbox, kernel = attached(books, 5)
     outbox.put(books.event("t", Policy.NEVER_DROP))
     outbox.put(books.event("q", Policy.CONFLATE))
@@ -147,12 +147,12 @@ def test_oldest_trades_become_one_gap_at_their_place(books: Books) -> None:
     assert books.dropped == {("a", Policy.GAP): 2, ("b", Policy.GAP): 2}
 
 
-def test_a_gap_never_spans_what_was_kept(books: Books) -> None:
+def test_a_gap_never_spans_a_kept_delivery(books: Books) -> None:
     events = [books.event("a", policy) for policy in (Policy.GAP, Policy.NEVER_DROP, Policy.GAP, Policy.GAP)]
     assert resume(*stalled(books, *events, messages=2)) == ["lost a 1 1", "never_drop a 2", "lost a 3 3", "gap a 4"]
 
 
-def test_a_book_gives_way_as_a_whole_and_comes_back_fresh(books: Books) -> None:
+def test_a_book_is_dropped_as_a_whole_and_replaced_by_a_fresh_snapshot(books: Books) -> None:
     events = [books.event("d", Policy.SNAPSHOT) for _ in range(4)] + [books.event("t", Policy.GAP)]
     outbox, kernel = stalled(books, *events, messages=2)
     books.seq["d"] = 9
@@ -163,7 +163,7 @@ def test_a_book_gives_way_as_a_whole_and_comes_back_fresh(books: Books) -> None:
     assert lines(kernel)[-1] == "snapshot d 10"
 
 
-def test_what_a_fresh_snapshot_contains_does_not_follow_it(books: Books) -> None:
+def test_deltas_contained_in_a_fresh_snapshot_are_not_sent_after_it(books: Books) -> None:
     outbox, kernel = stalled(books, *[books.event("d", Policy.SNAPSHOT) for _ in range(3)], messages=2)
     outbox.put(books.event("d", Policy.SNAPSHOT))  # same tick as the drain
     assert resume_before_flush(outbox, kernel) == ["snapshot d 4"]
@@ -177,7 +177,7 @@ def resume_before_flush(outbox: Outbox, kernel: Kernel) -> list[str]:
     return lines(kernel)
 
 
-def test_a_book_that_is_gone_is_announced_as_a_gap(books: Books) -> None:
+def test_without_a_book_a_gap_is_sent_for_the_dropped_deltas(books: Books) -> None:
     outbox, kernel = stalled(books, *[books.event("d", Policy.SNAPSHOT) for _ in range(3)], messages=2)
     books.missing.add("d")
     assert resume(outbox, kernel) == ["lost d 1 3"]
@@ -189,7 +189,7 @@ def test_limits_in_bytes(books: Books) -> None:
 
 
 @pytest.mark.parametrize("policy", [Policy.NEVER_DROP, Policy.CONTROL])
-def test_what_is_never_dropped_closes_the_subscriber(books: Books, policy: Policy) -> None:
+def test_undroppable_deliveries_over_the_limit_close_the_subscriber(books: Books, policy: Policy) -> None:
     outbox, kernel = attached(books, 4, OutboxLimits(messages=2))
     first = books.event("o", policy)
     for delivery in [first, *[books.event("o", policy) for _ in range(3)]]:
@@ -209,7 +209,7 @@ def test_too_many_topics_to_conflate_close_the_subscriber(books: Books) -> None:
     assert outbox.closing == (4100, "too slow: outbox is full")
 
 
-def test_close_sends_what_waits_then_the_close_frame_then_nothing(books: Books) -> None:
+def test_close_sends_waiting_deliveries_then_the_close_frame_then_nothing(books: Books) -> None:
     outbox, kernel = stalled(books, books.event("a", Policy.NEVER_DROP))
     outbox.put(books.event("b", Policy.CONFLATE))
     outbox.close(4001, "no such app")
@@ -235,7 +235,7 @@ def test_close_without_waiting_keeps_only_the_rest(books: Books) -> None:
     assert kernel.taken == b"never_drop a 1|" + encode_close(1000)
 
 
-def test_an_open_socket_reports_the_close_to_the_edge(books: Books) -> None:
+def test_flush_returns_false_after_sending_a_close(books: Books) -> None:
     outbox, kernel = attached(books)
     outbox.close(4009)
     assert not outbox.flush()
@@ -243,7 +243,7 @@ def test_an_open_socket_reports_the_close_to_the_edge(books: Books) -> None:
     assert kernel.taken == encode_close(4009)
 
 
-def test_discard_forgets_a_channel_but_not_what_is_never_dropped(books: Books) -> None:
+def test_discard_drops_a_channel_except_undroppable_deliveries(books: Books) -> None:
     events = [books.event("x", policy) for policy in (Policy.GAP, Policy.CONFLATE, Policy.NEVER_DROP, Policy.GAP)]
     events += [books.event("d", Policy.SNAPSHOT) for _ in range(3)]
     outbox, kernel = stalled(books, *events, messages=3)
@@ -274,7 +274,9 @@ steps = st.lists(st.one_of(st.sampled_from(CHANNELS), st.integers(0, 60), st.jus
 
 
 @given(steps, st.integers(1, 12), st.integers(20, 400), st.integers(1, 60))
-def test_whatever_happens(steps: list[object], messages: int, size: int, chunk: int) -> None:
+def test_order_holds_and_every_loss_is_announced_in_any_mix(
+    steps: list[object], messages: int, size: int, chunk: int
+) -> None:
     """Any mix of events, ticks and kernel room: order holds, frames are whole, and every loss is announced."""
     books = Books()
     outbox, kernel = attached(books, 0, OutboxLimits(messages=messages, bytes=size, chunk=chunk))
@@ -326,7 +328,7 @@ def assert_nothing_lost_in_silence(put: list[Delivery], got: list[str]) -> None:
             assert (delivery.channel, delivery.seq) in covered
 
 
-def test_a_close_with_4100_while_slow_is_sent_behind_what_waits(books: Books) -> None:
+def test_a_close_with_4100_while_slow_is_sent_after_waiting_deliveries(books: Books) -> None:
     kernel, outbox = Kernel(room=4), Outbox(books)
     outbox.attach(kernel.write, [])
     outbox.put(books.event("c", Policy.NEVER_DROP))

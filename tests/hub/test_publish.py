@@ -135,7 +135,7 @@ def test_account_events_go_to_the_sessions_account_else_to_the_one_they_name(rel
 
 
 @pytest.mark.parametrize("also_configured", [True, False])
-def test_what_a_session_says_of_another_account_reaches_nobody(relay, also_configured):
+def test_events_of_another_account_than_the_sessions_reach_nobody(relay, also_configured):
     """Neither its own account's channel, nor that of a configured account of the same name, which may be another login's."""
     own, other = relay.client(), relay.client()
     own.subscribe("private-account.x.A")
@@ -152,12 +152,12 @@ def test_what_a_session_says_of_another_account_reaches_nobody(relay, also_confi
     ]
 
 
-def test_an_account_event_of_no_account_is_counted_not_guessed(relay):
+def test_an_account_event_without_account_is_counted_as_unrouted(relay):
     relay.publish(order())
     assert relay.hub.snapshot()["unrouted"] == 1
 
 
-def test_an_account_remembers_what_nobody_listened_to(relay):
+def test_an_accounts_events_are_kept_without_subscribers(relay):
     relay.publish(order(), account="A")
     relay.tick(10)
     relay.publish(order(), account="A")
@@ -182,7 +182,7 @@ def test_status_kinds_go_to_the_providers_status_and_staleness_to_the_data_too(r
     ]
 
 
-def test_staleness_of_one_length_of_candles_says_nothing_of_another(relay):
+def test_staleness_of_one_timeframe_does_not_concern_another(relay):
     client = relay.client()
     for channel in ("candle.x.A.1m", "candle.x.A.5m"):
         client.subscribe(channel)
@@ -213,12 +213,12 @@ def test_a_gap_goes_to_the_data_it_qualifies(relay, gap, channels):
     assert sorted(m["channel"] for m in client.take()) == sorted(channels)
 
 
-def test_a_gap_on_nothing_begins_no_topic(relay):
+def test_a_gap_begins_no_topic(relay):
     relay.publish(Gap(of="quote", symbol="A", refill="none", reason="test"))
     assert relay.hub.snapshot()["streams"] == []
 
 
-def test_policies_and_what_conflates():
+def test_policies_and_conflation_keys():
     trade = PublicTrade(symbol="A", price="1", quantity="1")
     alert = Alert(id="1", symbol="A", condition="above", target_price="1", status="set")
     assert policy_of(quote()) is policy_of(bar()) is policy_of(Account(event="BALANCE_UPDATED")) is Policy.CONFLATE
@@ -271,7 +271,7 @@ def test_a_slow_subscribers_gap_names_the_lost_numbers(relay_of):
     assert [m["data"]["seq"] for m in trades] == [4, 5]
 
 
-def test_what_nobody_asks_for_is_forgotten(relay):
+def test_idle_topics_are_forgotten(relay):
     relay.publish(quote())
     assert len(relay.hub.snapshot()["streams"]) == 1
     relay.tick(299)
@@ -279,7 +279,7 @@ def test_what_nobody_asks_for_is_forgotten(relay):
     assert relay.hub.snapshot()["streams"] == []
 
 
-def test_a_merged_stream_ends_when_nobody_has_listened_for_long_though_events_go_on(relay):
+def test_a_merged_stream_without_subscribers_is_forgotten_despite_events(relay):
     client = relay.client()
     client.subscribe("quote.all.BTC-USDT")
     client.gone()
@@ -305,7 +305,7 @@ def test_apps_cannot_publish_on_streams(relay):
     assert client.take() == []
 
 
-def test_a_newcomer_to_an_account_learns_what_is_so_now(relay):
+def test_a_new_subscriber_of_an_account_gets_its_current_state(relay):
     def position(event, id, quantity):
         return Position(event=event, id=id, symbol="EURUSD", side="LONG", quantity=quantity)
 
@@ -332,7 +332,7 @@ def test_a_newcomer_to_an_account_learns_what_is_so_now(relay):
     assert got[2]["data"]["position"]["quantity"] == "2"
 
 
-def test_who_asked_for_ids_learns_where_an_account_stands_behind_its_state(relay):
+def test_with_ids_the_position_of_an_account_follows_its_state(relay):
     relay.publish(Account(event="BALANCE_UPDATED", balance="5"), account="A")
     relay.publish(Notification(message="hello"), account="A")
     got = relay.client().subscribe("private-account.x.A", ids=True)

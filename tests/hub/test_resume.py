@@ -75,7 +75,7 @@ def test_history_with_missing_numbers_expires_the_positions_before_them():
 
 
 @pytest.mark.parametrize("channel", ["public_trade.x.A", "private-public_trade.x.A", "public_trade.all.A"])
-def test_who_comes_back_gets_what_it_missed_in_order_and_nothing_twice(relay, channel):
+def test_a_resuming_subscriber_gets_missed_events_in_order_and_once(relay, channel):
     client = relay.client()
     at = position(client.subscribe(channel, ids=True))
     for _ in range(3):
@@ -106,7 +106,7 @@ def test_a_page_that_sees_only_data_can_come_back_to_an_applications_channel(rel
 
 
 @given(st.lists(st.sampled_from(["publish", "drop", "return"]), max_size=40))
-def test_over_any_number_of_reconnects_every_number_comes_once_in_order(relay_of, steps):
+def test_over_any_number_of_reconnects_every_event_arrives_once_in_order(relay_of, steps):
     relay = relay_of()
     client = relay.client()
     at = position(client.subscribe("quote.x.A", ids=True))
@@ -148,7 +148,7 @@ def test_a_depth_resume_is_deltas_without_a_snapshot(relay):
         ({"seq": 0}, "position_expired"),
     ],
 )
-def test_what_is_lost_is_said_with_the_position_to_go_on_from(relay_of, change, reason):
+def test_resume_failed_names_the_reason_and_the_position_to_go_on_from(relay_of, change, reason):
     relay = relay_of(history=HistoryLimits(events=2))
     client = relay.client()
     at = position(client.subscribe("cache-quote.x.A", ids=True))
@@ -167,7 +167,7 @@ def test_without_history_every_resume_fails_and_says_so(relay_of):
     assert got[1]["data"] == {"reason": "history_disabled"}
 
 
-def test_a_topic_that_was_forgotten_is_not_mistaken_for_its_successor(relay):
+def test_positions_of_a_forgotten_topic_are_refused_by_its_successor(relay):
     client = relay.client()
     at = position(client.subscribe("news", ids=True))
     relay.trigger("news")
@@ -178,7 +178,7 @@ def test_a_topic_that_was_forgotten_is_not_mistaken_for_its_successor(relay):
     assert got[1]["data"]["reason"] == "epoch_changed"
 
 
-def test_what_nobody_heard_for_too_long_is_expired_not_silently_skipped(relay):
+def test_positions_older_than_the_history_are_expired_not_skipped(relay):
     client = relay.client()
     at = position(client.subscribe("quote.x.A", ids=True))
     client.gone()
@@ -191,7 +191,7 @@ def test_what_nobody_heard_for_too_long_is_expired_not_silently_skipped(relay):
     assert got[1]["data"]["reason"] == "position_expired"
 
 
-def test_ids_stand_beside_the_data_of_an_applications_events_only_for_who_asked(relay):
+def test_ids_are_beside_an_applications_data_only_when_requested(relay):
     plain, asking = relay.client(), relay.client()
     assert plain.subscribe("news")[0]["data"] == {}
     assert asking.subscribe("news", ids=True)[0]["data"].keys() == {"epoch", "seq"}
@@ -223,17 +223,17 @@ def test_a_cache_channel_gives_the_last_server_event_for_its_time(relay_of, app_
     assert relay.client().subscribe("cache-news").names == ["subscription_succeeded", "cache_miss"]
 
 
-def test_a_cache_miss_is_told_to_the_server_once_until_something_comes(relay):
+def test_a_cache_miss_notifies_the_server_once_until_an_event_is_published(relay):
     clients = [relay.client() for _ in range(3)]
     for client in clients[:2]:
         client.subscribe("cache-news")
     relay.trigger("cache-news")
     clients[2].subscribe("cache-news")
-    assert relay.names_told == ["channel_occupied", "cache_miss"]
+    assert relay.channel_event_names == ["channel_occupied", "cache_miss"]
 
 
 @pytest.mark.parametrize("channel", ["quote.x.A", "cache-quote.x.A", "quote.all.A", "cache-quote.all.A"])
-def test_a_newcomer_is_told_that_the_data_are_stale(relay, channel):
+def test_a_new_subscriber_gets_the_staleness_event(relay, channel):
     relay.publish(quote())
     relay.publish(Staleness(event="STALE", symbols=["A"], of="quote"))
     relay.publish(quote(), "y")

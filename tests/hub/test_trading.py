@@ -1,4 +1,4 @@
-"""Commands as client events: who gets them, who does not, and who is told what."""
+"""Commands as client events: who receives them, and the answers."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ KEY = ApiKey(name="desk", digest=hash_key("k"), trade=("x.A", "cross*", "*.main"
 
 
 class Taking:
-    """Takes commands, and answers as it is told."""
+    """Takes commands and returns the configured answer."""
 
     def __init__(self) -> None:
         self.commands: list[ClientCommand] = []
@@ -41,7 +41,7 @@ def test_a_command_is_for_the_relay_alone(relay: Any, taking: Taking) -> None:
     ada.take()
     assert ada.send("client-command", {"command": "list_orders", "n": 1}, channel=CHANNEL) == []
     assert bob.take() == []
-    assert "client_event" not in relay.names_told
+    assert "client_event" not in relay.channel_event_names
     (command,) = taking.commands
     assert command == ClientCommand(
         stream=Stream("x", Topic(kind="account", account="A")),
@@ -70,7 +70,7 @@ def test_a_private_channel_tells_who_joined_it(relay: Any, taking: Taking) -> No
     assert [command.user_id for command in taking.commands] == ["ada", None]
 
 
-def test_the_sender_alone_hears_why_not(relay: Any, taking: Taking) -> None:
+def test_only_the_sender_gets_the_refusal(relay: Any, taking: Taking) -> None:
     ada, bob = relay.client(), relay.client()
     ada.subscribe(CHANNEL, "ada")
     bob.subscribe(CHANNEL, "bob")
