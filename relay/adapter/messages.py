@@ -8,6 +8,7 @@ from attrs import Factory, field, frozen
 from relay.adapter.declaration import CloseMeaning, RateOf
 from relay.model.channels import Topic
 from relay.model.commands import Command
+from relay.model.events import Order, Position
 
 Secret = str
 
@@ -176,6 +177,16 @@ class CommandReply:
 
 
 @frozen
+class Partial:
+    """A state of which the message names only a part: what is None is as it was last known.
+
+    The relay fills it in from the last known state before it is published, but for prices and profits of the moment.
+    """
+
+    state: Order | Position
+
+
+@frozen
 class Complete:
     """The message, or the HTTP answer, named everything of this kind that is open on the account.
 
@@ -248,6 +259,6 @@ class Waits:
 
 
 Signal = (
-    Ready | Ack | Nack | Alive | Send | Fetch | Processed | CommandReply | Complete | Learned | Symbols | Redial
+    Ready | Ack | Nack | Alive | Send | Fetch | Processed | CommandReply | Partial | Complete | Learned | Symbols | Redial
     | Limited | Waits | Unknown
 )  # fmt: skip

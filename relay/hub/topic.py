@@ -60,7 +60,7 @@ def conflation_key(event: Event) -> str:
         case Reference():
             return event.name
         case Account():
-            return event.event.value
+            return event.event or ""
     return ""
 
 

@@ -295,6 +295,9 @@ class Order(AccountScoped):
 
     ``id`` is the provider's, ``client_order_id`` the sender's. Quantities are in the provider's units.
 
+    An adapter gives ``event`` None where the provider says only what the order is: the relay then finds out what happened
+    (`relay.provider.accounts`). A published event always has it; so it is with `Position` and `Account`.
+
     ``vanished``: the provider's complete list of open orders no longer has it. It ended unseen, nobody said how:
     ``status`` and the rest are what was last known.
     """
@@ -302,7 +305,7 @@ class Order(AccountScoped):
     kind = "order"
     body = "order"
 
-    event: OrderEvent = field(converter=OrderEvent)
+    event: OrderEvent | None = field(converter=optional(OrderEvent))
     id: str = field(converter=_text)
     client_order_id: str | None = field(default=None, converter=_optional_text)
     symbol: str = field(converter=_text)
@@ -343,7 +346,7 @@ class Position(AccountScoped):
     kind = "position"
     body = "position"
 
-    event: PositionEvent = field(converter=PositionEvent)
+    event: PositionEvent | None = field(converter=optional(PositionEvent))
     id: str = field(converter=_text)
     symbol: str = field(converter=_text)
     native_symbol: str | None = field(default=None, converter=_optional_text)
@@ -371,7 +374,7 @@ class Account(AccountScoped):
     body = "account"
     renamed = {"account": "id"}
 
-    event: AccountEvent = field(converter=AccountEvent)
+    event: AccountEvent | None = field(converter=optional(AccountEvent))
     balance: str | None = field(default=None, converter=optional_decimal)
     equity: str | None = field(default=None, converter=optional_decimal)
     margin_used: str | None = field(default=None, converter=optional_decimal)

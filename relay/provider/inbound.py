@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import attrs
 
-from relay.adapter import Adapter, Answer, Complete, Fetch, Unknown
+from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Unknown
 from relay.model.enums import StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
-from relay.provider.accounts import still
+from relay.provider.accounts import State
 from relay.provider.counters import SAMPLE_SIZE, Sample
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
@@ -127,17 +127,18 @@ class Inbound:
         else:
             self._tally.deduped += 1
 
-    def state(self, event: Order | Position | Account) -> None:
-        """Publish the state of an order, a position or an account; of a list only what differs from the last known state."""
+    def state(self, event: State, *, partial: bool = False) -> None:
+        """Publish the state of an order, a position or an account, with what happened to it; of a list only what differs."""
         self._tally.received += 1
-        states, account, asked_at = self._core.states, self._account, self._asked_at()
-        item = states.not_overtaken(event, account, asked_at)
-        compared = self._reconciling or event.reconciled
-        was_open = compared and states.is_open(event, account)
-        if item is not None and (states.changes(item, account, asked_at) or not compared):
-            self._send(self._marked(still(item) if was_open else item), ("account", item.account or account))
-        else:
-            self._tally.deduped += 1
+        account = self._account
+        compared = self._reconciling or bool(event.reconciled)
+        news = self._core.states.news(event, account, self._asked_at(), compared=compared, partial=partial)
+        if news is not None:
+            self._send(self._marked(news), ("account", news.account or account))
+            return
+        self._tally.deduped += 1
+        if not compared:  # what repeats itself proves that the account's stream is alive
+            self._is_news(event, ("account", event.account or account))
 
     def _asked_at(self) -> float:
         """Return the time the data being handled is valid for: that of the request for a REST list, otherwise now."""
@@ -153,7 +154,7 @@ class Inbound:
         account = complete.account or self._account
         listed = {
             item.id
-            for item in self._items
+            for item in (each.state if isinstance(each, Partial) else each for each in self._items)
             if isinstance(item, Order | Position)
             and item.kind == complete.kind
             and (item.account or self._account) == account

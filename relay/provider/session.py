@@ -43,6 +43,7 @@ from relay.adapter import (
     Learned,
     Limited,
     Nack,
+    Partial,
     Ping,
     Processed,
     Ready,
@@ -254,6 +255,8 @@ class SessionMachine:
                 self._inbound.fill(item)
             case Order() | Position() | Account():
                 self._inbound.state(item)
+            case Partial():
+                self._inbound.state(item.state, partial=True)
             case Error():
                 core.calls.heard(item.code, item.message)
                 self._inbound.event(item)

@@ -34,10 +34,11 @@ from typing import Any
 import attrs
 import msgspec
 
-from relay.adapter import Adapter, CommandReply, Fetch, Hello, Signal, Subscribe, Unknown, Unsubscribe
+from relay.adapter import Adapter, CommandReply, Fetch, Hello, Partial, Signal, Subscribe, Unknown, Unsubscribe
 from relay.model import serialize
 from relay.model.commands import Command
-from relay.model.events import Event, Stamp
+from relay.model.events import Account, Event, Order, Position, Stamp
+from relay.provider.accounts import States
 from relay.testing.answers import Exchange, exchanges
 from relay.testing.evidence import Evidence, enums, fields
 from relay.testing.mutations import mutants, shape, strangers, swollen
@@ -333,6 +334,19 @@ def _check_wire(where: str, event: Event) -> None:
             raise Broken(f"{where}: {event.kind}.{attribute.name} is {was!r}, after canonical JSON {now!r}")
 
 
+def _published(result: Read, states: States, now: float) -> Iterator[Event]:
+    for item in result.items:
+        partial = isinstance(item, Partial)
+        state = item.state if isinstance(item, Partial) else item
+        if isinstance(state, Order | Position | Account):
+            named = state.event is not None
+            news = states.news(state, ACCOUNT, now, compared=bool(state.reconciled), partial=partial)
+            if named or news is not None:
+                yield state if named or news is None else news
+        elif isinstance(state, Event):
+            yield state
+
+
 # --- for tests -------------------------------------------------------------------------------------------------------
 
 
@@ -348,10 +362,13 @@ def tests(adapter: type[Adapter], fixture: Source | Recording, **settings: Any) 
 
 
 def golden(of: Subject) -> Iterator[str]:
-    """Yield every event of the examples as one line of canonical JSON, to be reviewed once and compared for ever."""
-    count = 0
-    for example, _, result in of.walk():
+    """Yield every event of the examples as one line of canonical JSON, to be reviewed once and compared for ever.
+
+    What happened to orders, positions and accounts is derived as a session does it.
+    """
+    count, states = 0, States()
+    for number, (example, _, result) in enumerate(of.walk()):
         stamp = Stamp(provider=of.adapter.name, received_at=example.received_at)
-        for event in result.events:
+        for event in _published(result, states, number):
             yield serialize.encode(event, stamp, f"{of.adapter.name}-{count}").decode()
             count += 1

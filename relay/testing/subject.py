@@ -4,15 +4,18 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import attrs
 import msgspec
 from attrs import define, frozen
 
-from relay.adapter import Adapter, Answer, Context, Fetch, Hello, Learned, Subscribe, Symbols, loads
+from relay.adapter import Adapter, Answer, Context, Fetch, Hello, Learned, Partial, Subscribe, Symbols, loads
 from relay.model.channels import Topic
 from relay.model.commands import Command
-from relay.model.events import Event
+from relay.model.enums import PositionEvent
+from relay.model.events import Account, Event, Order, Position
 from relay.model.symbols import SymbolTable
 from relay.model.text import from_micros
+from relay.provider.accounts import derived
 from relay.testing.recording import Recording, Source, read_recording, request_key
 from relay.testing.samples import sample
 
@@ -37,7 +40,16 @@ class Read:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        return tuple(item for item in self.items if isinstance(item, Event))
+        """The events, each with what a state of an order, a position or an account would be published as at first sight."""
+        states = (item.state if isinstance(item, Partial) else item for item in self.items)
+        return tuple(_first_seen(item) for item in states if isinstance(item, Event))
+
+
+def _first_seen(event: Event) -> Event:
+    if not isinstance(event, Order | Position | Account) or event.event is not None:
+        return event
+    closed = attrs.evolve(event, event=PositionEvent.POSITION_CLOSED) if isinstance(event, Position) else event
+    return derived(event, None) or closed
 
 
 @define(eq=False)
