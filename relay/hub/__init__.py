@@ -1,1 +1,1 @@
-"""Between events and subscribers: topics, channels, members, history, outboxes. Pure."""
+"""The hub: topics, channels, members, history and outboxes, between events and subscribers. No IO, no clock."""

@@ -336,9 +336,6 @@ class Channel:
         """Return the number of subscribers."""
         return len(self._live) + len(self._with_ids) + len(self._waiting)
 
-    def __contains__(self, socket_id: str) -> bool:
-        return socket_id in self._live or socket_id in self._with_ids or socket_id in self._waiting
-
     def add(self, socket_id: str, outbox: Outbox, *, ids: bool = False, waits: bool = False) -> None:
         """Add a subscriber. Canonical events have `id` and `seq` in their data; with `ids` other events get them beside."""
         if waits:
