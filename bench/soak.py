@@ -30,9 +30,8 @@ from relay.model.enums import Side
 from relay.pusher.apps import App
 from relay.testing.faults import Corrupt, Cut, FaultProxy, HalfOpen, Reset, Stall, Throttle
 from relay.testing.simulator import Close, Mute, Simulator
-from relay.testing.subscriber import Subscriber
+from relay.testing.subscriber import ChannelView, Subscriber
 from relay.testing.trading import Refusal, Ticket
-from relay.testing.view import View
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from relay_synthetic.simulator import SyntheticSimulator
 from support.processes import raise_limits
@@ -151,7 +150,7 @@ def book(simulator: Any, symbol: str, levels: int | None = None) -> tuple[Mappin
     )
 
 
-def wrong(stage: Stage, views: Mapping[str, View]) -> Iterator[str]:
+def wrong(stage: Stage, views: Mapping[str, ChannelView]) -> Iterator[str]:
     """What of a subscriber's view is not the simulators' state."""
     for channel, simulator, symbol in ((QUOTE, stage.venue, "BTC/USD"), (BROKER_QUOTE, stage.broker, "EURUSD")):
         moved, price = simulator.market.quote(symbol), simulator.market.instrument(symbol).price_text

@@ -39,12 +39,22 @@ from relay.model import serialize
 from relay.model.commands import Command
 from relay.model.events import Account, Event, Order, Position, Stamp
 from relay.provider.accounts import States
-from relay.testing.answers import Exchange, exchanges
 from relay.testing.evidence import Evidence, enums, fields
 from relay.testing.mutations import mutants, shape, strangers, swollen
 from relay.testing.recording import Recording, Source
-from relay.testing.samples import QUANTITY
-from relay.testing.subject import ACCOUNT, Read, Subject, clone, is_json, read, recorded_answer, subject
+from relay.testing.subject import (
+    ACCOUNT,
+    QUANTITY,
+    Exchange,
+    Read,
+    Subject,
+    clone,
+    exchanges,
+    is_json,
+    read,
+    recorded_answer,
+    subject,
+)
 
 __all__ = ["CHECKS", "Broken", "Subject", "golden", "subject", "survive", "tests"]
 

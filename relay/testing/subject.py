@@ -1,4 +1,4 @@
-"""The adapter under test, with its examples: what the conformance kit's checks are given."""
+"""The adapter under test with its examples: recorded frames, recorded HTTP answers and one command of each kind."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,16 +8,70 @@ import attrs
 import msgspec
 from attrs import define, frozen
 
-from relay.adapter import Adapter, Answer, Context, Fetch, Hello, Learned, Partial, Subscribe, Symbols, loads
+from relay.adapter import (
+    Adapter,
+    Answer,
+    Context,
+    Fetch,
+    Hello,
+    Learned,
+    Outgoing,
+    Partial,
+    Reconcile,
+    Snapshot,
+    Subscribe,
+    Symbols,
+    loads,
+)
 from relay.model.channels import Topic
-from relay.model.commands import Command
-from relay.model.enums import PositionEvent
+from relay.model.commands import (
+    AmendOrder,
+    AmendPosition,
+    Call,
+    CancelOrder,
+    ClosePosition,
+    Command,
+    GetQuote,
+    OrderHistory,
+    PlaceOrder,
+    PositionHistory,
+    TradeHistory,
+)
+from relay.model.enums import OrderType, PositionEvent, Side
 from relay.model.events import Account, Event, Order, Position
 from relay.model.symbols import SymbolTable
 from relay.model.text import from_micros
 from relay.provider.accounts import derived
 from relay.testing.recording import Recording, Source, read_recording, request_key
-from relay.testing.samples import sample
+
+#: More digits than a binary float holds: what is rounded on the way is seen.
+QUANTITY = "1234567.123456789012"
+PRICE = "65432.10"
+
+_PERIOD = {"since": "2025-01-15T00:00:00Z", "until": "2025-01-16T00:00:00Z"}
+_MEMBERS: dict[type[Command], dict[str, Any]] = {
+    PlaceOrder: {
+        "side": Side.BUY,
+        "order_type": OrderType.LIMIT,
+        "quantity": QUANTITY,
+        "limit_price": PRICE,
+        "client_order_id": "client-1",
+    },
+    CancelOrder: {"order_id": "order-1"},
+    AmendOrder: {"order_id": "order-1", "quantity": QUANTITY, "limit_price": PRICE},
+    ClosePosition: {"position_id": "position-1"},
+    AmendPosition: {"position_id": "position-1", "stop_loss": PRICE},
+    Call: {"function": "Ping"},
+    **dict.fromkeys((OrderHistory, PositionHistory, TradeHistory), _PERIOD),
+}
+_OF_A_SYMBOL = (PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, GetQuote)
+
+
+def sample(command: type[Command], symbol: str, account: str) -> Command:
+    """A command of this class, on ``symbol`` where it is about one."""
+    about = {"symbol": symbol} if command in _OF_A_SYMBOL else {}
+    return command(id="command-1", account=account, **about, **_MEMBERS.get(command, {}))
+
 
 ACCOUNT = "conformance"
 
@@ -180,3 +234,80 @@ def subject(
     given = [sample(command, symbol, ACCOUNT) for command in adapter.commands] if commands is None else list(commands)
     name = "the recording" if isinstance(fixture, Recording) else str(fixture)
     return Subject(adapter, recording, name, options or {}, given, symbols or {}, frozenset(loose))
+
+
+# --- recorded HTTP answers, each with the request of the adapter that it answers ---
+
+#: When an absence began that the adapter is asked to make up for.
+_AWAY_SINCE = "2026-01-01T00:00:00.000000Z"
+#: Requests that may follow from one another.
+_CHAIN = 20
+
+
+@frozen
+class Exchange:
+    """One request and its answer, with the adapter as it was before it."""
+
+    where: str
+    adapter: Adapter
+    fetch: Fetch
+    answer: Answer
+
+    @property
+    def of_command(self) -> bool:
+        """Return True if a command is answered."""
+        return self.where.startswith("command ")
+
+    def read(self, text: str | None = None, status: int | None = None) -> Read:
+        """Return the result of a copy of the adapter for the answer, or for one with these changes."""
+        given = Answer(status=status or self.answer.status, text=self.answer.text if text is None else text)
+        try:
+            return Read(tuple(clone(self.adapter).fetched(self.fetch.tag, given)))
+        except Exception as error:  # noqa: BLE001 - exactly what the session catches
+            return Read(error=error)
+
+
+def exchanges(of: Subject) -> Iterator[Exchange]:
+    """Yield every request the adapter makes that the recording has an answer to."""
+    fresh = of.adapter(of.context())
+    yield from _chain(of, "prepare()", fresh, fresh.prepare())
+    topics = tuple(of.topics())
+    asked: list[Outgoing] = [
+        Reconcile(),
+        Reconcile(_AWAY_SINCE),
+        Subscribe(topics),
+        *map(Snapshot, topics),
+        *of.commands,
+    ]
+    for outgoing in asked:
+        adapter = of.prepared()
+        yield from _chain(of, _name(outgoing), adapter, _written(adapter, outgoing))
+
+
+def _name(outgoing: Outgoing) -> str:
+    return f"command {outgoing.name}" if isinstance(outgoing, Command) else type(outgoing).__name__
+
+
+def _written(adapter: Adapter, outgoing: Outgoing) -> list[Fetch]:
+    try:
+        return [writing for writing in adapter.encode(outgoing) if isinstance(writing, Fetch)]
+    except Exception:  # noqa: BLE001 - what cannot be written is another check's
+        return []
+
+
+def _chain(of: Subject, where: str, adapter: Adapter, fetches: Iterable[Fetch]) -> Iterator[Exchange]:
+    recorded, waiting = of.recording.answers(), list(fetches)
+    for _ in range(_CHAIN):
+        if not waiting:
+            return
+        fetch = waiting.pop(0)
+        answer = recorded_answer(recorded, fetch)
+        if answer is None:
+            continue
+        exchange = Exchange(f"{where}, answer to {fetch.method} {fetch.url}", clone(adapter), fetch, answer)
+        yield exchange
+        try:
+            items = of.learn(adapter, adapter.fetched(fetch.tag, answer))
+        except Exception:  # noqa: BLE001 - said by the check that reads the exchange
+            return
+        waiting += [item for item in items if isinstance(item, Fetch)]

@@ -39,7 +39,7 @@ from relay.model.enums import ConnectionEvent, OrderEvent, OrderStatus, Outcome
 from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply, Trade
 from relay.provider.http import HttpClient
 from relay.testing import conformance
-from relay.testing.lost import lost
+from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Drop
 from relay_helio.adapter import Helio

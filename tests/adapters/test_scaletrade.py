@@ -47,7 +47,7 @@ from relay.model.symbols import SymbolTable
 from relay.provider.http import HttpClient
 from relay.provider.templates import dial_target, fetch_target
 from relay.testing import conformance
-from relay.testing.lost import lost
+from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Mute, Refuse
 from relay_scaletrade.adapter import ScaleTrade

@@ -39,7 +39,7 @@ from relay.provider.http import HttpClient
 from relay.provider.templates import dial_target
 from relay.pusher import Reconnect, reconnect_action
 from relay.testing import conformance
-from relay.testing.lost import lost
+from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Drop, Refuse
 from relay_shuriken.adapter import CLOSES, Shuriken

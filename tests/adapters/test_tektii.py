@@ -59,10 +59,10 @@ from relay.model.events import (
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.testing import conformance
-from relay.testing.lost import lost
+from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
-from relay.testing.samples import sample
 from relay.testing.simulator import Drop, Garbage, Refuse
+from relay.testing.subject import sample
 from relay_tektii import relay_simulators
 from relay_tektii.adapter import Tektii
 from relay_tektii.reading import TIMEFRAMES

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from relay.pusher.actions import Position
-from relay.testing.view import View
+from relay.testing.subscriber import ChannelView
 
 
 def depth(seq, snapshot=False, bids=(), asks=()):
@@ -22,7 +22,7 @@ def state(kind, seq, id, **more):
 
 
 def joined(seq=0):
-    view = View("c")
+    view = ChannelView("c")
     view.joined(Position("e", seq), resumed=False)
     return view
 

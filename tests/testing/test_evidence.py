@@ -3,7 +3,7 @@
 from relay.adapter import Adapter, Session, Unknown, loads
 from relay.model.events import Quote
 from relay.testing.conformance import subject
-from relay.testing.lost import lost
+from relay.testing.evidence import lost
 from relay.testing.recording import Record, Recording
 
 
