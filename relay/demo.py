@@ -1,6 +1,6 @@
-"""``tickrelay demo``: simulated providers, the relay in front of them, and a page that shows it.
+"""``tickrelay demo``: run simulated providers, a relay in front of them and a page that shows it.
 
-Its keys are known to everybody, so it listens on loopback only and the ordinary configuration refuses them.
+Its keys are public, so it listens on loopback only, and an ordinary configuration refuses them.
 """
 
 import signal
@@ -40,7 +40,7 @@ Ctrl-C ends it.
 
 
 def document(listen: tuple[str, int], simulators: Iterable[tuple[Simulated, tuple[str, str]]]) -> dict[str, Any]:
-    """The demo's configuration, as it would stand in ``tickrelay.toml``."""
+    """Return the demo's configuration, in the form of ``tickrelay.toml``."""
     host, port = listen
     return {
         "allow_inline_secrets": True,
@@ -129,7 +129,7 @@ def _banner(relay: Relay, providers: list[str]) -> str:
 
 
 def _trading(relay: Relay, url: str) -> str:
-    """A command to paste: the first pinned quote of a provider that takes orders."""
+    """Return a command to paste, for the first pinned quote of a provider that takes orders."""
     elsewhere = "" if url == DEMO_URL else f" --url {url}"
     for provider in relay.providers:
         symbols = [topic.symbol for topic in provider.settings.pinned if topic.kind == "quote"]

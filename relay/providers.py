@@ -77,7 +77,7 @@ class ConfiguredProvider:
 
     @property
     def is_private(self) -> bool:
-        """Whether its market streams need authorization."""
+        """True if the market streams need authorization."""
         return self.settings.visibility == "private"
 
     def session(self, topic: Topic) -> ProviderSession:
@@ -95,7 +95,7 @@ class ConfiguredProvider:
         return self.sessions[account] if account in self.sessions else next(iter(self.sessions.values()))
 
     def wrong_with(self, topic: Topic) -> str | None:
-        """What is wrong with asking this provider for ``topic``, None when nothing is known to be."""
+        """Return the reason that this provider cannot serve ``topic``; None if none is known."""
         if topic.kind == "status":
             return None
         if topic.kind not in self.kinds:
@@ -189,7 +189,7 @@ class Providers:
         return [(provider, topic) for provider in self if provider.wrong_with(topic) is None]
 
     def wrong_with(self, stream: Stream) -> str | None:
-        """What is wrong with a stream somebody names, None when nothing is known to be."""
+        """Return the reason that a stream cannot be served; None if none is known."""
         if stream.provider == ALL:
             reasons = [provider.wrong_with(stream.topic) for provider in self]
             return None if None in reasons else "; ".join(filter(None, reasons)) or "no provider is configured"
@@ -199,7 +199,7 @@ class Providers:
         return provider.wrong_with(stream.topic)
 
     def is_private(self, stream: Stream) -> bool:
-        """Whether a market stream needs authorization; a merged one does as soon as one provider behind it does."""
+        """Return True if a market stream needs authorization; a merged one does if one of its providers does."""
         if stream.topic.kind not in MARKET_KINDS:
             return False
         if stream.provider == ALL:

@@ -30,7 +30,7 @@ _OVERFLOW_REASON = "too slow: outbox is full"
 
 
 class Policy(enum.Enum):
-    """How a delivery is treated that a slow subscriber cannot take."""
+    """The treatment of a delivery that a slow subscriber cannot take."""
 
     CONFLATE = "conflate"
     """The newest of a topic replaces the waiting one."""

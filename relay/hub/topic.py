@@ -404,7 +404,7 @@ def _put_all(subscribers: dict[str, Outbox], delivery: Delivery, but: str | None
 
 @define
 class CatchUp:
-    """What a new subscriber is sent between `subscription_succeeded` and the live events."""
+    """Return the frames for a new subscriber between `subscription_succeeded` and the live events."""
 
     deliveries: list[Delivery] = field(factory=list)
     waits: bool = False

@@ -49,7 +49,7 @@ _REST = frozenset({b"", _TAIL, b"\x00" + _TAIL})
 
 
 class Corrupt(Exception):
-    """What came is not one message as deflate."""
+    """Raised when received data is not one deflated message."""
 
 
 class TooLong(Exception):

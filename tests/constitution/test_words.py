@@ -25,8 +25,8 @@ STILL_MANY = {"answers.py", "channels.py", "connection.py", "exchange.py", "payl
 OF_EVERY_PROVIDER = {"__init__.py", "adapter.py", "simulator.py"}
 #: Rooms that still have docstrings which begin with a question word. Only remove rooms here.
 STILL_RIDDLES = {
-    "relay/adapter", "relay/auth.py", "relay/hub", "relay/model", "relay/provider", "relay/providers.py",
-    "relay/pusher", "relay/server", "relay/trading", "relay/websocket",
+    "relay/adapter", "relay/model", "relay/provider",
+    "relay/pusher", "relay/server", "relay/trading",
     "adapters/relay_crosstrade", "adapters/relay_helio", "adapters/relay_scaletrade", "adapters/relay_shuriken",
     "adapters/relay_tektii",
 }  # fmt: skip
