@@ -30,22 +30,22 @@ from relay.model.enums import Refill
 from relay.model.events import Gap, Stamp
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher import messages
-from relay.pusher.actions import (
-    Action,
-    ClientEvent,
-    Close,
-    Member,
-    Ping,
-    Position,
-    Send,
-    SignIn,
-    Subscribe,
-    Unsubscribe,
-)
-from relay.pusher.api import ChannelState
 from relay.pusher.apps import App
 from relay.pusher.connection import ServerConnection
-from relay.pusher.errors import ProtocolError
+from relay.pusher.http_api import ChannelState
+from relay.pusher.messages import (
+    Action,
+    ClientEvent,
+    CloseConnection,
+    JoinChannel,
+    LeaveChannel,
+    PingPeer,
+    PresenceMember,
+    ProtocolError,
+    ResumePosition,
+    SendMessage,
+    SignIn,
+)
 from relay.pusher.names import channel_type
 from relay.trading.client_events import COMMAND, ClientCommand, OnCommand, Rejected, Repeated
 from relay.websocket.frames import encode_ping
@@ -76,7 +76,7 @@ class Shared:
 class HistoryPage:
     """Past events of a channel, oldest first, each as `{"event", "data", "id", "seq"}`."""
 
-    position: Position
+    position: ResumePosition
     events: Sequence[Mapping[str, object]]
     more: bool
     """True when the limit cut off newer events: ask again after the last one's `seq`."""
@@ -148,19 +148,19 @@ class SubscriberSession:
     def _act(self, actions: list[Action], now: float) -> None:
         for action in actions:
             match action:
-                case Send(text):
+                case SendMessage(text):
                     self.send(text)
-                case Ping():
+                case PingPeer():
                     self.outbox.put(_PING)
-                case Subscribe():
+                case JoinChannel():
                     self._app_state.subscribe(self, action, now)
-                case Unsubscribe(channel):
+                case LeaveChannel(channel):
                     self._app_state.unsubscribe(self, channel, now)
                 case ClientEvent(channel):
                     self._app_state.client_event(self, action, self.connection.channels.get(channel))
                 case SignIn():
                     self._app_state.sign_in(self, action)
-                case Close(code, reason):
+                case CloseConnection(code, reason):
                     self.outbox.close(code, reason)
                     self._leave(now)
 
@@ -174,7 +174,7 @@ class RefusedSession:
 
     __slots__ = ("outbox",)
 
-    def __init__(self, close: Close) -> None:
+    def __init__(self, close: CloseConnection) -> None:
         self.outbox = Outbox(_NoOverflow())
         self.outbox.close(close.code, close.reason)
 
@@ -237,7 +237,7 @@ class AppState:
 
     # Connections -----------------------------------------------------------------------------------------------------
 
-    def subscribe(self, session: SubscriberSession, request: Subscribe, now: float) -> None:
+    def subscribe(self, session: SubscriberSession, request: JoinChannel, now: float) -> None:
         """Add the connection to a channel, or refuse it with `subscription_error`."""
         name, channel = request.channel, self.channels.get(request.channel)
         try:
@@ -281,7 +281,7 @@ class AppState:
         if channel.topic.stream is not None:
             self._shared.streams.remove_channel(channel.topic.stream)
 
-    def client_event(self, session: SubscriberSession, event: ClientEvent, member: Member | None) -> None:
+    def client_event(self, session: SubscriberSession, event: ClientEvent, member: PresenceMember | None) -> None:
         """Send a client's event to the channel's other subscribers. It has no number and is not kept.
 
         A command on an account's channel is executed and not sent on. `member` is the one the connection joined the channel
@@ -303,7 +303,9 @@ class AppState:
             user_id=event.user_id,
         )
 
-    def _command(self, session: SubscriberSession, event: ClientEvent, stream: Stream, member: Member | None) -> None:
+    def _command(
+        self, session: SubscriberSession, event: ClientEvent, stream: Stream, member: PresenceMember | None
+    ) -> None:
         answer = self._shared.on_command(
             ClientCommand(
                 stream=stream,
@@ -381,7 +383,7 @@ class AppState:
         values = topic.last_values(now, ttl)
         return (values[-1] if values else None), ttl
 
-    def history(self, name: str, after: Position | None, limit: int, now: float) -> HistoryPage:
+    def history(self, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage:
         """Return past events of a channel: those behind `after`, or the newest.
 
         Raises Missed, and ProtocolError as subscribing does.
@@ -489,14 +491,14 @@ class AppState:
     def _ttl(self, topic: TopicState) -> float:
         return self.app.cache_ttl if topic.stream is None else inf
 
-    def _check_capacity(self, channel: Channel, member: Member | None) -> None:
+    def _check_capacity(self, channel: Channel, member: PresenceMember | None) -> None:
         presence, limit = channel.presence, self.app.limits.presence_members
         if presence is None or member is None or member.user_id in presence:
             return
         if len(presence) >= limit:
             raise ProtocolError(f"presence channel has {limit} members (limit presence_members)", status=403)
 
-    def _greet(self, session: SubscriberSession, channel: Channel, request: Subscribe, now: float) -> None:
+    def _greet(self, session: SubscriberSession, channel: Channel, request: JoinChannel, now: float) -> None:
         """Send `subscription_succeeded` and the missed events or current values, and make the subscriber live."""
         topic, name = channel.topic, channel.name
         # A resuming subscriber gets the position after the missed events: before them it would skip them if it were cut off.

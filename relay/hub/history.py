@@ -23,8 +23,7 @@ from attrs import define, field, frozen, validators
 
 from relay.hub.outbox import Policy
 from relay.model.events import Depth, Level, Stamp
-from relay.pusher.actions import Position
-from relay.pusher.messages import ResumeFailure
+from relay.pusher.messages import ResumeFailure, ResumePosition
 
 
 @frozen(kw_only=True)
@@ -57,7 +56,7 @@ class HistoryEntry:
 class Missed(Exception):
     """Raised when the events behind a position cannot be given; `reason` is the protocol's word for the cause."""
 
-    def __init__(self, reason: ResumeFailure, position: Position | None) -> None:
+    def __init__(self, reason: ResumeFailure, position: ResumePosition | None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.position = position
@@ -80,9 +79,9 @@ class EventHistory:
         return len(self._entries)
 
     @property
-    def position(self) -> Position:
+    def position(self) -> ResumePosition:
         """The newest position of the topic."""
-        return Position(self.epoch, self.floor + len(self._entries))
+        return ResumePosition(self.epoch, self.floor + len(self._entries))
 
     def append(self, entry: HistoryEntry) -> None:
         """Add the topic's next event. If numbers are missing before it, all older events are removed."""
@@ -101,7 +100,7 @@ class EventHistory:
             self._bytes = 0
         self.floor = seq
 
-    def after(self, position: Position, now: float) -> Sequence[HistoryEntry]:
+    def after(self, position: ResumePosition, now: float) -> Sequence[HistoryEntry]:
         """Return the events behind `position`, in order. Raises Missed."""
         if not self._limits.events:
             raise Missed("history_disabled", None)

@@ -26,15 +26,16 @@ from relay.hub.topic import PublishedEvent
 from relay.model.channels import Stream
 from relay.model.events import Event, Stamp
 from relay.plugins.hookspecs import ChannelEvent
-from relay.pusher.actions import Close, Position
-from relay.pusher.api import ChannelState
 from relay.pusher.apps import App
 from relay.pusher.connection import ServerConnection, admit
-from relay.pusher.errors import CloseCode
+from relay.pusher.http_api import ChannelState
+from relay.pusher.messages import CloseConnection, PusherCloseCode, ResumePosition
 from relay.pusher.names import server_to_user_channel
 from relay.trading.client_events import OnCommand, off
 
-_NO_PATH = Close(CloseCode.PATH_NOT_FOUND, f"{CloseCode.PATH_NOT_FOUND.meaning}: subscribers connect to /app/KEY")
+_NO_PATH = CloseConnection(
+    PusherCloseCode.PATH_NOT_FOUND, f"{PusherCloseCode.PATH_NOT_FOUND.meaning}: subscribers connect to /app/KEY"
+)
 _SWEEP = 1000
 """Topics checked per tick, to drop idle ones: some milliseconds, however many there are."""
 
@@ -158,21 +159,25 @@ class Hub:
         app_state = self._by_key.get(app_key)
         refusal = _NO_PATH if not app_key else self._refusal(app_state, origin, now, secure=secure)
         if app_state is None or refusal is not None:
-            return RefusedSession(refusal or Close(CloseCode.APP_UNKNOWN))
+            return RefusedSession(refusal or CloseConnection(PusherCloseCode.APP_UNKNOWN))
         outbox = (CompressedOutbox if compressed else Outbox)(app_state, self._outbox_limits)
         session = SubscriberSession(app_state, ServerConnection(app_state.app, self._socket_ids(), now), outbox)
         session.open(_parameters(query), now)
         return session
 
-    def _refusal(self, app_state: AppState | None, origin: str | None, now: float, *, secure: bool) -> Close | None:
+    def _refusal(
+        self, app_state: AppState | None, origin: str | None, now: float, *, secure: bool
+    ) -> CloseConnection | None:
         if self._closing:
-            return Close(CloseCode.RECONNECT, "server is shutting down")
+            return CloseConnection(PusherCloseCode.RECONNECT, "server is shutting down")
         app, connections = (None, 0) if app_state is None else (app_state.app, len(app_state.sessions))
         refusal = admit(app, secure=secure, origin=origin, connections=connections)
         if refusal is not None or app_state is None:
             return refusal
         if not app_state.new_connections.take(1, now):
-            return Close(CloseCode.OVER_CAPACITY, "Too many new connections per second (limit connections_per_second)")
+            return CloseConnection(
+                PusherCloseCode.OVER_CAPACITY, "Too many new connections per second (limit connections_per_second)"
+            )
         return None
 
     @property
@@ -191,7 +196,7 @@ class Hub:
         """Close all connections with 4200, and every new one."""
         self._closing = True
         for app_state in self._by_id.values():
-            _end_all(app_state, CloseCode.RECONNECT, "server is shutting down", now)
+            _end_all(app_state, PusherCloseCode.RECONNECT, "server is shutting down", now)
 
     # Apps ------------------------------------------------------------------------------------------------------------
 
@@ -202,14 +207,14 @@ class Hub:
         """
         fresh = {app.id: app for app in apps}
         for app_id in self._by_id.keys() - fresh.keys():
-            _end_all(self._by_id.pop(app_id), CloseCode.APP_UNKNOWN, CloseCode.APP_UNKNOWN.meaning, now)
+            _end_all(self._by_id.pop(app_id), PusherCloseCode.APP_UNKNOWN, PusherCloseCode.APP_UNKNOWN.meaning, now)
         for app_id, app in fresh.items():
             if (app_state := self._by_id.get(app_id)) is None:
                 self._by_id[app_id] = AppState(app, self._shared)
                 continue
             app_state.replace(app)
             if not app.enabled:
-                _end_all(app_state, CloseCode.APP_DISABLED, CloseCode.APP_DISABLED.meaning, now)
+                _end_all(app_state, PusherCloseCode.APP_DISABLED, PusherCloseCode.APP_DISABLED.meaning, now)
         self._by_key = {app_state.app.key: app_state for app_state in self._by_id.values()}
 
     def app(self, app_id: str) -> App | None:
@@ -238,7 +243,7 @@ class Hub:
         occupied = self._app_state(app_id).channels.get(channel)
         return [] if occupied is None or occupied.presence is None else [member.user_id for member in occupied.presence]
 
-    def history(self, app_id: str, name: str, after: Position | None, limit: int, now: float) -> HistoryPage:
+    def history(self, app_id: str, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage:
         """Return past events of a channel: at most `limit` behind `after`, or the newest.
 
         Raises `relay.hub.history.Missed` if the events behind `after` are not kept any more.
@@ -249,7 +254,7 @@ class Hub:
         """Close all connections that are signed in as the user, with 4009."""
         app_state = self._app_state(app_id)
         for socket_id in app_state.users.connections(user_id):
-            app_state.sessions[socket_id].end(CloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
+            app_state.sessions[socket_id].end(PusherCloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counters for the status page and metrics."""

@@ -6,7 +6,7 @@ connection and removed with its last. A signed-in user is online for as long as 
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from relay.pusher.actions import Member
+from relay.pusher.messages import PresenceMember
 
 
 class Presence:
@@ -15,7 +15,7 @@ class Presence:
     __slots__ = ("_connections", "_members", "_users")
 
     def __init__(self) -> None:
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, PresenceMember] = {}
         self._connections: dict[str, int] = {}
         self._users: dict[str, str] = {}
 
@@ -23,14 +23,14 @@ class Presence:
         """Return the number of distinct users."""
         return len(self._members)
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[PresenceMember]:
         """Iterate over one member per user, in the order they joined."""
         return iter(self._members.values())
 
     def __contains__(self, user_id: str) -> bool:
         return user_id in self._members
 
-    def join(self, socket_id: str, member: Member) -> bool:
+    def join(self, socket_id: str, member: PresenceMember) -> bool:
         """Add a connection; returns True when it is its user's first."""
         user_id = member.user_id
         self._users[socket_id] = user_id

@@ -21,7 +21,7 @@ from relay.hub.history import DepthBook, HistoryLimits
 from relay.hub.topic import TopicState
 from relay.model.channels import ALL, ChannelError, Stream, Topic, parse_channel, split_prefix, topic_kind
 from relay.model.events import MARKET_KINDS, AccountScoped, Event, Gap, MarketEvent, Staleness, Stamp
-from relay.pusher.errors import ProtocolError
+from relay.pusher.messages import ProtocolError
 from relay.pusher.names import channel_type
 
 Known = Callable[[Stream], str | None]

@@ -23,7 +23,7 @@ from relay.hub.outbox import Delivery, Outbox, Policy, control
 from relay.model.channels import ALL, Stream
 from relay.model.enums import AccountEvent, PositionEvent, Refill, StalenessEvent
 from relay.model.events import Account, Candle, Depth, Event, Gap, Order, Position, Reference, Staleness, Stamp
-from relay.pusher import actions, messages
+from relay.pusher import messages
 from relay.pusher.names import channel_type
 from relay.websocket.frames import encode_text
 
@@ -393,7 +393,9 @@ class Channel:
         return Delivery(framed, self.name, entry.policy, entry.seq, entry.conflates)
 
     def _position(self, seq: int) -> bytes:
-        return encode_text(messages.position(self.name, actions.Position(self.topic.history.epoch, seq)).encode())
+        return encode_text(
+            messages.position(self.name, messages.ResumePosition(self.topic.history.epoch, seq)).encode()
+        )
 
 
 def _put_all(subscribers: dict[str, Outbox], delivery: Delivery, but: str | None) -> None:
@@ -414,7 +416,7 @@ class CatchUp:
 
 def catch_up(
     channel: Channel,
-    request: actions.Subscribe,
+    request: messages.JoinChannel,
     books: Callable[[], Iterable[DepthBook]],
     ids: Callable[[], str],
     ttl: float,

@@ -5,10 +5,8 @@ import re
 import msgspec
 from attrs import frozen
 
-from .actions import Member, Position
 from .apps import Limits
-from .errors import ProtocolError
-from .messages import read_as, text_of
+from .messages import PresenceMember, ProtocolError, ResumePosition, read_as, text_of
 from .names import check_user_id
 
 __all__ = ["User", "ids_of", "member_of", "resume_of", "rewind_of", "size_of", "user_of"]
@@ -45,14 +43,14 @@ class User:
     watchlist: tuple[str, ...]
 
 
-def member_of(channel_data: str, limits: Limits) -> Member:
+def member_of(channel_data: str, limits: Limits) -> PresenceMember:
     """The member that a signed channel_data describes: `user_id`, and perhaps `user_info` of any JSON."""
     data = read_as(_channel_data, channel_data, "channel_data")
     user_id = str(data.user_id)
     check_user_id(user_id, limits.user_id)
     if len(bytes(data.user_info)) > limits.member_size:
         raise ProtocolError(f"user_info is larger than {limits.member_size} bytes (limit member_size)", status=413)
-    return Member(user_id, text_of(data.user_info))
+    return PresenceMember(user_id, text_of(data.user_info))
 
 
 def user_of(user_data: str, limits: Limits) -> User:
@@ -70,14 +68,14 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def resume_of(value: object) -> Position | None:
+def resume_of(value: object) -> ResumePosition | None:
     """`resume` of a subscription: what the client has already seen of the channel."""
     if value is None:
         return None
     if isinstance(value, dict):
         epoch, seq = value.get("epoch"), _whole(value.get("seq"))
         if isinstance(epoch, str) and _EPOCH.fullmatch(epoch) and seq is not None and seq >= 0:
-            return Position(epoch, seq)
+            return ResumePosition(epoch, seq)
     raise ProtocolError("resume must be an object with epoch (text) and seq (a whole number from 0)")
 
 

@@ -19,22 +19,26 @@ from urllib.parse import urlencode
 import msgspec
 
 from . import messages
-from .actions import Close, Member, Position, Send
-from .errors import CloseCode, ProtocolError
-from .signals import (
+from .messages import (
     CacheMiss,
+    ChannelMessage,
     ClientSignal,
-    Error,
+    CloseConnection,
     Established,
     Malformed,
     MemberAdded,
     MemberRemoved,
-    Message,
     Pong,
+    PositionReached,
+    PresenceMember,
+    ProtocolError,
+    PusherCloseCode,
+    PusherError,
     ResumeFailed,
+    ResumePosition,
     ResumeSucceeded,
+    SendMessage,
     SignedIn,
-    Stands,
     Subscribed,
     SubscriptionCount,
     SubscriptionError,
@@ -60,7 +64,7 @@ def reconnect_action(code: int | None) -> Reconnect:
     """What a close code asks for (Pusher Channels protocol, connection closure); None stands for a lost connection."""
     if code is None or code < 4000:
         return Reconnect.BACK_OFF
-    if code == CloseCode.TLS_REQUIRED:
+    if code == PusherCloseCode.TLS_REQUIRED:
         return Reconnect.OVER_TLS
     if 4100 <= code < 4200:
         return Reconnect.BACK_OFF
@@ -102,7 +106,7 @@ class ClientConnection:
         auth: str | None = None,
         channel_data: str | None = None,
         *,
-        resume: Position | None = None,
+        resume: ResumePosition | None = None,
         rewind: int | None = None,
         ids: bool = False,
     ) -> str:
@@ -152,12 +156,12 @@ class ClientConnection:
             return []
         if self.socket_id is not None and self._pinged is None:
             self._pinged = now
-            return [Send(messages.ping())]
+            return [SendMessage(messages.ping())]
         self.closed = True
         reason = (
             "No pong from the server" if self.socket_id is not None else "No connection_established from the server"
         )
-        return [Close(CloseCode.PONG_NOT_RECEIVED, reason)]
+        return [CloseConnection(PusherCloseCode.PONG_NOT_RECEIVED, reason)]
 
     # Receiving -------------------------------------------------------------------------------------------------------
 
@@ -173,7 +177,7 @@ class ClientConnection:
                 return handler(self, frame)
         except ProtocolError as exc:
             return [Malformed(text, exc.message)]
-        return [Message(frame.channel, frame.event, frame.data, frame.user_id, frame.id, frame.seq)]
+        return [ChannelMessage(frame.channel, frame.event, frame.data, frame.user_id, frame.id, frame.seq)]
 
     def _established(self, frame: messages.Frame) -> list[ClientSignal]:
         data = _data(frame)
@@ -184,7 +188,7 @@ class ClientConnection:
         return [Established(self.socket_id, self._activity_timeout)]
 
     def _ping(self, frame: messages.Frame) -> list[ClientSignal]:
-        return [Send(messages.pong())]
+        return [SendMessage(messages.pong())]
 
     def _pong(self, frame: messages.Frame) -> list[ClientSignal]:
         return [Pong()]
@@ -192,12 +196,12 @@ class ClientConnection:
     def _error(self, frame: messages.Frame) -> list[ClientSignal]:
         data = _data(frame)
         code = data.get("code")
-        return [Error(str(data.get("message")), code if isinstance(code, int) else None)]
+        return [PusherError(str(data.get("message")), code if isinstance(code, int) else None)]
 
     def _subscribed(self, frame: messages.Frame) -> list[ClientSignal]:
         data = messages.read_as(_subscription, frame.data, f"data of {frame.event}")
         users = data.presence.hash if data.presence is not None else {}
-        members = (Member(user_id, messages.text_of(info)) for user_id, info in dict(users).items())
+        members = (PresenceMember(user_id, messages.text_of(info)) for user_id, info in dict(users).items())
         return [Subscribed(_channel(frame), tuple(members), _position({"epoch": data.epoch, "seq": data.seq}))]
 
     def _subscription_error(self, frame: messages.Frame) -> list[ClientSignal]:
@@ -211,7 +215,7 @@ class ClientConnection:
 
     def _member_added(self, frame: messages.Frame) -> list[ClientSignal]:
         data = messages.read_as(_member, frame.data, f"data of {frame.event}")
-        return [MemberAdded(_channel(frame), Member(str(data.user_id), messages.text_of(data.user_info)))]
+        return [MemberAdded(_channel(frame), PresenceMember(str(data.user_id), messages.text_of(data.user_info)))]
 
     def _member_removed(self, frame: messages.Frame) -> list[ClientSignal]:
         channel, data = _channel(frame), _data(frame)
@@ -242,7 +246,7 @@ class ClientConnection:
         return [ResumeFailed(channel, _text(data, "reason"), _position(data))]
 
     def _stands(self, frame: messages.Frame) -> list[ClientSignal]:
-        return [Stands(_channel(frame), _known_position(_data(frame)))]
+        return [PositionReached(_channel(frame), _known_position(_data(frame)))]
 
 
 _HANDLERS: dict[str, Callable[[ClientConnection, messages.Frame], list[ClientSignal]]] = {
@@ -322,12 +326,12 @@ def _number(value: object) -> float | None:
     return None
 
 
-def _position(data: dict[str, Any]) -> Position | None:
+def _position(data: dict[str, Any]) -> ResumePosition | None:
     epoch, seq = data.get("epoch"), data.get("seq")
-    return Position(epoch, seq) if isinstance(epoch, str) and isinstance(seq, int) else None
+    return ResumePosition(epoch, seq) if isinstance(epoch, str) and isinstance(seq, int) else None
 
 
-def _known_position(data: dict[str, Any]) -> Position:
+def _known_position(data: dict[str, Any]) -> ResumePosition:
     position = _position(data)
     if position is None:
         raise ProtocolError("epoch or seq is missing")

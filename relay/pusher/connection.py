@@ -27,10 +27,21 @@ from types import MappingProxyType
 from relay.limits import TokenBucket
 
 from . import messages
-from .actions import Action, ClientEvent, Close, Member, Ping, Send, SignIn, Subscribe, Unsubscribe
 from .apps import App
 from .auth_data import ids_of, member_of, resume_of, rewind_of, size_of, user_of
-from .errors import CloseCode, ProtocolError
+from .messages import (
+    Action,
+    ClientEvent,
+    CloseConnection,
+    JoinChannel,
+    LeaveChannel,
+    PingPeer,
+    PresenceMember,
+    ProtocolError,
+    PusherCloseCode,
+    SendMessage,
+    SignIn,
+)
 from .names import (
     ChannelType,
     channel_type,
@@ -47,27 +58,27 @@ PROTOCOLS = range(4, 8)
 """Versions of the protocol that are spoken: 1 to 3 differ in their messages and are long retired."""
 
 
-def admit(app: App | None, *, secure: bool, origin: str | None, connections: int) -> Close | None:
+def admit(app: App | None, *, secure: bool, origin: str | None, connections: int) -> CloseConnection | None:
     """None where a connection to this app may begin, or the Close that refuses it (4000, 4001, 4003, 4004, 4009).
 
     Submission before `ServerConnection.open`; `connections` counts the app's other open ones. The caller itself knows an
     unknown path (4005) and the relay's own capacity (4100).
     """
     if app is None:
-        return _closing(CloseCode.APP_UNKNOWN)
+        return _closing(PusherCloseCode.APP_UNKNOWN)
     if not app.enabled:
-        return _closing(CloseCode.APP_DISABLED)
+        return _closing(PusherCloseCode.APP_DISABLED)
     if app.require_tls and not secure:
-        return _closing(CloseCode.TLS_REQUIRED)
+        return _closing(PusherCloseCode.TLS_REQUIRED)
     if not app.origin_allowed(origin):
-        return Close(CloseCode.UNAUTHORIZED, "Origin not allowed")
+        return CloseConnection(PusherCloseCode.UNAUTHORIZED, "Origin not allowed")
     if app.max_connections is not None and connections >= app.max_connections:
-        return _closing(CloseCode.OVER_QUOTA)
+        return _closing(PusherCloseCode.OVER_QUOTA)
     return None
 
 
-def _closing(code: CloseCode) -> Close:
-    return Close(code, code.meaning)
+def _closing(code: PusherCloseCode) -> CloseConnection:
+    return CloseConnection(code, code.meaning)
 
 
 class ServerConnection:
@@ -96,7 +107,7 @@ class ServerConnection:
         self.user_id: str | None = None
         """The signed-in user."""
         self.closed = False
-        self._channels: dict[str, Member | None] = {}
+        self._channels: dict[str, PresenceMember | None] = {}
         self._opened = self._seen = self._used = now
         self._pinged: float | None = None
         self._authorized = False
@@ -104,7 +115,7 @@ class ServerConnection:
         """Made with the first client event: most connections never send one."""
 
     @property
-    def channels(self) -> Mapping[str, Member | None]:
+    def channels(self) -> Mapping[str, PresenceMember | None]:
         """The channels held, each with the member it was joined as (None where there is none)."""
         return MappingProxyType(self._channels)
 
@@ -114,13 +125,13 @@ class ServerConnection:
         """Begin, with the query of `/app/<key>?protocol=7&...`: connection_established, or 4006, 4007, 4008."""
         version = query.get("protocol")
         if not version:
-            return self._close(CloseCode.NO_PROTOCOL)
+            return self._close(PusherCloseCode.NO_PROTOCOL)
         if not re.fullmatch(r"[0-9]{1,9}", version):
-            return self._close(CloseCode.INVALID_VERSION)
+            return self._close(PusherCloseCode.INVALID_VERSION)
         if int(version) not in PROTOCOLS:
-            return self._close(CloseCode.UNSUPPORTED_PROTOCOL)
+            return self._close(PusherCloseCode.UNSUPPORTED_PROTOCOL)
         self.protocol = int(version)
-        return [Send(messages.connection_established(self.socket_id, self.app.activity_timeout))]
+        return [SendMessage(messages.connection_established(self.socket_id, self.app.activity_timeout))]
 
     def receive(self, text: str, now: float) -> list[Action]:
         """One text message came in."""
@@ -132,14 +143,14 @@ class ServerConnection:
                 raise ProtocolError(f"message is larger than {limit} bytes (limit message_size)")
             return self._handle(messages.read(text), now)
         except ProtocolError as exc:
-            return [Send(messages.error(exc.message, exc.code))]
+            return [SendMessage(messages.error(exc.message, exc.code))]
 
     def receive_binary(self, now: float) -> list[Action]:
         """One binary message came in; the protocol has none."""
         if self.closed:
             return []
         self.alive(now)
-        return [Send(messages.error("binary messages are not supported"))]
+        return [SendMessage(messages.error("binary messages are not supported"))]
 
     def alive(self, now: float) -> None:
         """Anything else came in: a WebSocket ping or pong, a part of a message."""
@@ -157,14 +168,14 @@ class ServerConnection:
         if self.closed:
             return []
         if now >= self._unauthorized_at():
-            return self._close(CloseCode.UNAUTHORIZED, "Connection not authorized within the time allowed")
+            return self._close(PusherCloseCode.UNAUTHORIZED, "Connection not authorized within the time allowed")
         if now >= self._inactive_at():
-            return self._close(CloseCode.INACTIVE)
+            return self._close(PusherCloseCode.INACTIVE)
         if now >= self._pong_due_at():
-            return self._close(CloseCode.PONG_NOT_RECEIVED)
+            return self._close(PusherCloseCode.PONG_NOT_RECEIVED)
         if now >= self._ping_at():
             self._pinged = now
-            return [Send(messages.ping()), Ping()]
+            return [SendMessage(messages.ping()), PingPeer()]
         return []
 
     def forget(self, channel: str) -> None:
@@ -177,7 +188,7 @@ class ServerConnection:
 
     def lost(self) -> list[Action]:
         """The socket has ended, from whichever side: an Unsubscribe for every channel still held."""
-        left: list[Action] = [Unsubscribe(channel) for channel in self._channels]
+        left: list[Action] = [LeaveChannel(channel) for channel in self._channels]
         self._channels.clear()
         self.closed = True
         self.user_id = None
@@ -202,19 +213,19 @@ class ServerConnection:
         return inf if self.protocol < 5 or self._pinged is not None else self._seen + self.app.activity_timeout
 
     def _close(self, code: int, reason: str = "") -> list[Action]:
-        if not reason and isinstance(code, CloseCode):
+        if not reason and isinstance(code, PusherCloseCode):
             reason = code.meaning
         self.closed = True
         # Before protocol 6 clients learn the cause from an error event, since then from the close frame alone.
-        told: list[Action] = [Send(messages.error(reason, code))] if self.protocol < 6 else []
-        return [*told, Close(code, reason)]
+        told: list[Action] = [SendMessage(messages.error(reason, code))] if self.protocol < 6 else []
+        return [*told, CloseConnection(code, reason)]
 
     # Messages --------------------------------------------------------------------------------------------------------
 
     def _handle(self, frame: messages.Frame, now: float) -> list[Action]:
         match frame.event:
             case "pusher:ping":
-                return [Send(messages.pong())]
+                return [SendMessage(messages.pong())]
             case "pusher:pong":
                 return []
         self._used = now
@@ -239,11 +250,11 @@ class ServerConnection:
             subscribe = self._checked(channel, data)
         except ProtocolError as exc:
             kind = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}.get(exc.status, "InvalidRequest")
-            return [Send(messages.subscription_error(channel, kind, exc.message, exc.status))]
+            return [SendMessage(messages.subscription_error(channel, kind, exc.message, exc.status))]
         self._channels[channel] = subscribe.member
         return [subscribe]
 
-    def _checked(self, channel: str, data: Mapping[str, object]) -> Subscribe:
+    def _checked(self, channel: str, data: Mapping[str, object]) -> JoinChannel:
         limits = self.app.limits
         kind = check_channel_name(channel, limits.channel_name)
         if len(self._channels) >= limits.subscriptions:
@@ -251,7 +262,7 @@ class ServerConnection:
                 f"connection holds {limits.subscriptions} channels, the most allowed (limit subscriptions)", status=403
             )
         member = self._authorize(channel, kind, data)
-        subscribe = Subscribe(
+        subscribe = JoinChannel(
             channel=channel,
             member=member,
             resume=resume_of(data.get("resume")),
@@ -261,7 +272,7 @@ class ServerConnection:
         self._authorized = self._authorized or kind.authorized
         return subscribe
 
-    def _authorize(self, channel: str, kind: ChannelType, data: Mapping[str, object]) -> Member | None:
+    def _authorize(self, channel: str, kind: ChannelType, data: Mapping[str, object]) -> PresenceMember | None:
         if kind is ChannelType.SERVER_TO_USER:
             if self.user_id is None or server_to_user_id(channel) != self.user_id:
                 raise ProtocolError("channel belongs to a user this connection is not signed in as", status=401)
@@ -279,7 +290,7 @@ class ServerConnection:
             )
         return self._member(kind, channel_data)
 
-    def _member(self, kind: ChannelType, channel_data: str | None) -> Member | None:
+    def _member(self, kind: ChannelType, channel_data: str | None) -> PresenceMember | None:
         try:
             return member_of(channel_data or "", self.app.limits)
         except ProtocolError:
@@ -294,23 +305,23 @@ class ServerConnection:
         if channel not in self._channels:
             raise ProtocolError(f"No current subscription to channel {channel[:200]}")
         del self._channels[channel]
-        return [Unsubscribe(channel)]
+        return [LeaveChannel(channel)]
 
     def _sign_in(self, data: Mapping[str, object]) -> list[Action]:
         auth, user_data = data.get("auth"), data.get("user_data")
         if not isinstance(auth, str) or not isinstance(user_data, str):
             raise ProtocolError("pusher:signin: auth and user_data must be strings")
         if not verify_user_auth(self.app, auth, self.socket_id, user_data):
-            return self._close(CloseCode.UNAUTHORIZED, "Sign-in is not signed for this app, socket and user_data")
+            return self._close(PusherCloseCode.UNAUTHORIZED, "Sign-in is not signed for this app, socket and user_data")
         limit = self.app.limits.watchlist
         user = user_of(user_data, self.app.limits)
         if self.user_id not in (None, user.id):
             raise ProtocolError("connection is already signed in as another user")
         self.user_id, self._authorized = user.id, True
-        actions: list[Action] = [Send(messages.signin_success(user_data))]
+        actions: list[Action] = [SendMessage(messages.signin_success(user_data))]
         if len(user.watchlist) > limit:
             text = f"watchlist is longer than {limit} users (limit watchlist): the first ones are watched"
-            actions.append(Send(messages.error(text, CloseCode.WATCHLIST_LIMIT)))
+            actions.append(SendMessage(messages.error(text, PusherCloseCode.WATCHLIST_LIMIT)))
         return [*actions, SignIn(user.id, user.user_info, user.watchlist[:limit])]
 
     def _client_event(self, frame: messages.Frame, now: float) -> list[Action]:
@@ -329,7 +340,7 @@ class ServerConnection:
             raise ProtocolError(
                 f"Client event rejected: more than {limits.client_events_per_second:g} per second "
                 "(limit client_events_per_second)",
-                code=CloseCode.RATE_LIMITED,
+                code=PusherCloseCode.RATE_LIMITED,
             )
         member = self._channels[channel]
         presence = channel_type(channel).presence

@@ -1,51 +1,328 @@
-"""Every message of the Pusher Channels protocol, as JSON text, and the reading of a message's frame.
+"""The vocabulary of the Pusher Channels protocol: its errors, what connections ask and report, and every message's text.
+
+- `PusherCloseCode`, `ProtocolError`: why a connection is closed or a message refused.
+- Actions: what a state machine asks its owner to do, in order, each to the end before the next.
+- Signals: what a client's connection reports of the messages it receives.
+- Builders: the JSON text of every message. Those of what the relay sends are named after the event, those of what a client
+  sends begin with `client_`. Events of the relay's own begin with `tickrelay:`; clients that do not know them ignore them.
 
 `data` is a string in what the relay sends, so that JSON in it is encoded twice, except in `pusher:error`,
 `pusher:subscription_error`, `pusher:ping` and `pusher:pong`, which the protocol gives as objects. What clients send may
 have `data` as a string or as any JSON value: `read` keeps its text, digit for digit, either way.
-
-Builders of what the relay sends are named after the event; those of what a client sends begin with `client_`. Events of
-the relay's own begin with `tickrelay:`; clients that do not know them ignore them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
 from typing import Any, Literal, TypeVar
 
 import msgspec
 from attrs import frozen
 
-from .actions import Member, Position
-from .errors import CloseCode, ProtocolError
+# --- errors ----------------------------------------------------------------------------------------------------------
 
-__all__ = [
-    "Frame",
-    "ResumeFailure",
-    "cache_miss",
-    "client_event",
-    "client_signin",
-    "client_subscribe",
-    "client_unsubscribe",
-    "connection_established",
-    "error",
-    "event",
-    "json_text",
-    "member_added",
-    "member_removed",
-    "ping",
-    "pong",
-    "position",
-    "read",
-    "read_as",
-    "read_json",
-    "resume_failed",
-    "resume_succeeded",
-    "signin_success",
-    "subscription_count",
-    "subscription_error",
-    "subscription_succeeded",
-    "text_of",
-    "watchlist_events",
-]
+
+class PusherCloseCode(IntEnum):
+    """Why a connection is closed, or, from 4300 on, why a message was refused (Pusher Channels protocol, error codes).
+
+    The hundreds tell a client what to do next: 40xx do not reconnect unchanged, 41xx reconnect after a second or more,
+    42xx reconnect at once, 43xx nothing: the connection stays open.
+    """
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> "PusherCloseCode":
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    TLS_REQUIRED = 4000, "Application only accepts SSL connections, reconnect using wss://"
+    APP_UNKNOWN = 4001, "Application does not exist"
+    APP_DISABLED = 4003, "Application disabled"
+    OVER_QUOTA = 4004, "Application is over connection quota"
+    PATH_NOT_FOUND = 4005, "Path not found"
+    INVALID_VERSION = 4006, "Invalid version string format"
+    UNSUPPORTED_PROTOCOL = 4007, "Unsupported protocol version"
+    NO_PROTOCOL = 4008, "No protocol version supplied"
+    UNAUTHORIZED = 4009, "Connection is unauthorized"
+    OVER_CAPACITY = 4100, "Over capacity"
+    RECONNECT = 4200, "Generic reconnect immediately"
+    PONG_NOT_RECEIVED = 4201, "Pong reply not received"
+    INACTIVE = 4202, "Closed after inactivity"
+    RATE_LIMITED = 4301, "Client event rejected due to rate limit"
+    WATCHLIST_LIMIT = 4302, "Watchlist limit exceeded"
+
+
+class ProtocolError(Exception):
+    """Something a peer sent is not allowed; the text says what and names the limit or field.
+
+    `code` is a documented code or None (the protocol has none for most refusals); `status` is the HTTP status that a
+    `pusher:subscription_error` or an HTTP answer gives for the same cause.
+    """
+
+    def __init__(self, message: str, *, code: PusherCloseCode | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.status = status
+
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class PresenceMember:
+    """A user on a presence channel (or on a private channel whose authorization carried channel_data)."""
+
+    user_id: str
+    user_info: str | None = None
+    """JSON text exactly as the app's server signed it, None where it gave none."""
+
+
+@frozen
+class ResumePosition:
+    """A place in a channel's history: everything up to and including `seq` of `epoch` has been seen."""
+
+    epoch: str
+    seq: int
+
+
+@frozen
+class SendMessage:
+    """Send this text message to the peer."""
+
+    text: str
+
+
+@frozen
+class PingPeer:
+    """Send a WebSocket ping (RFC 6455), which every client answers, whatever it knows of the protocol's own pings."""
+
+
+@frozen(kw_only=True)
+class JoinChannel:
+    """Add the connection to the channel: the name, the signature and the limits of the connection are checked.
+
+    The hub answers with `subscription_succeeded`, what resume or rewind asks for, the cached event or `cache_miss`; or,
+    where it refuses (presence channel full), with `subscription_error` and a call of `forget`.
+    """
+
+    channel: str
+    member: PresenceMember | None = None
+    """On presence channels always; on private ones where the authorization carried a user_id."""
+    resume: ResumePosition | None = None
+    """The client has seen everything up to here and wants the rest."""
+    rewind: int | None = None
+    """The client wants the last so many events."""
+    ids: bool = False
+    """The client wants `id` and `seq` beside events whose data has none."""
+
+
+@frozen
+class LeaveChannel:
+    """Remove the connection from the channel."""
+
+    channel: str
+
+
+@frozen
+class ClientEvent:
+    """Deliver to every subscriber of the channel but the sender; never cached."""
+
+    channel: str
+    event: str
+    data: str
+    user_id: str | None = None
+    """Of the sending member, on presence channels only."""
+
+
+@frozen
+class SignIn:
+    """The connection now belongs to this user: it hears the user's server-to-user channel and watchlist.
+
+    `signin_success` was sent; the hub sends the watchlist events.
+    """
+
+    user_id: str
+    user_info: str | None = None
+    """JSON text or None."""
+    watchlist: tuple[str, ...] = ()
+
+
+@frozen
+class CloseConnection:
+    """Close the WebSocket with this code; the connection accepts nothing more."""
+
+    code: int
+    reason: str = ""
+
+
+Action = SendMessage | PingPeer | JoinChannel | LeaveChannel | ClientEvent | SignIn | CloseConnection
+
+
+# --- signals of a client ---------------------------------------------------------------------------------------------
+
+
+@frozen
+class Established:
+    """The connection is open."""
+
+    socket_id: str
+    activity_timeout: float
+    """Seconds of silence after which this client pings: the shorter of the server's and its own."""
+
+
+@frozen
+class Subscribed:
+    """The subscription holds."""
+
+    channel: str
+    members: tuple[PresenceMember, ...] = ()
+    """Everyone on a presence channel."""
+    position: ResumePosition | None = None
+    """Where the channel's history stands, where `ids` were asked for."""
+
+
+@frozen
+class SubscriptionError:
+    """The subscription was refused."""
+
+    channel: str
+    type: str
+    error: str
+    status: int | None
+
+
+@frozen
+class ChannelMessage:
+    """An event on a channel (or, with channel None, to the whole connection); `data` is its text, JSON or not."""
+
+    channel: str | None
+    event: str
+    data: str | None
+    user_id: str | None = None
+    id: str | None = None
+    seq: int | None = None
+
+
+@frozen
+class MemberAdded:
+    """A user came to a presence channel."""
+
+    channel: str
+    member: PresenceMember
+
+
+@frozen
+class MemberRemoved:
+    """A user left a presence channel."""
+
+    channel: str
+    user_id: str
+
+
+@frozen
+class SubscriptionCount:
+    """How many connections hold the channel."""
+
+    channel: str
+    count: int
+
+
+@frozen
+class CacheMiss:
+    """A cache channel has no last event."""
+
+    channel: str
+
+
+@frozen
+class SignedIn:
+    """The sign-in holds."""
+
+    user_data: str
+
+
+@frozen
+class WatchlistEvents:
+    """Watched users that came or went."""
+
+    name: Literal["online", "offline"]
+    user_ids: tuple[str, ...]
+
+
+@frozen
+class ResumeSucceeded:
+    """Everything missed was given; the channel stands at `position`."""
+
+    channel: str
+    position: ResumePosition
+    replayed: int
+
+
+@frozen
+class ResumeFailed:
+    """What was missed is lost; the channel goes on from `position`."""
+
+    channel: str
+    reason: str
+    position: ResumePosition | None
+
+
+@frozen
+class PositionReached:
+    """The channel's history now stands at `position`; everything up to there has been given."""
+
+    channel: str
+    position: ResumePosition
+
+
+@frozen
+class PusherError:
+    """The server refused something, or tells why it will close."""
+
+    message: str
+    code: int | None
+
+
+@frozen
+class Pong:
+    """The server answered a ping."""
+
+
+@frozen
+class Malformed:
+    """A message that is not of the protocol."""
+
+    text: str
+    reason: str
+
+
+ClientSignal = (
+    Established
+    | Subscribed
+    | SubscriptionError
+    | ChannelMessage
+    | MemberAdded
+    | MemberRemoved
+    | SubscriptionCount
+    | CacheMiss
+    | SignedIn
+    | WatchlistEvents
+    | ResumeSucceeded
+    | ResumeFailed
+    | PositionReached
+    | PusherError
+    | Pong
+    | Malformed
+    | SendMessage
+    | CloseConnection
+)
+"""What `receive` and `timeout` return. `SendMessage` and `CloseConnection` are for the caller to do, the rest is news."""
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
 
 ResumeFailure = Literal["epoch_changed", "position_expired", "position_ahead", "history_disabled"]
 """Why a resume is impossible: the channel's history began anew; events after the position have left the ring; the
@@ -71,7 +348,7 @@ def _raw(text: str | None) -> msgspec.Raw | None:
     return None if text is None else msgspec.Raw(text.encode())
 
 
-# What the relay sends ------------------------------------------------------------------------------------------------
+# --- text of what the relay sends ------------------------------------------------------------------------------------
 
 
 def event(
@@ -105,7 +382,7 @@ def connection_established(socket_id: str, activity_timeout: float) -> str:
     return json_text({"event": "pusher:connection_established", "data": json_text(data)})
 
 
-def error(message: str, code: CloseCode | int | None = None) -> str:
+def error(message: str, code: PusherCloseCode | int | None = None) -> str:
     """Something the client sent was refused. The code is null where the protocol documents none for the cause."""
     return json_text(
         {"event": "pusher:error", "data": {"message": message, "code": None if code is None else int(code)}}
@@ -123,7 +400,7 @@ def pong() -> str:
 
 
 def subscription_succeeded(
-    channel: str, *, members: Iterable[Member] | None = None, position: Position | None = None
+    channel: str, *, members: Iterable[PresenceMember] | None = None, position: ResumePosition | None = None
 ) -> str:
     """The subscription holds. `members`, one per user, on presence channels, the new one included; `position`, the
     channel's current one, for subscribers that asked for `ids`, so that they can resume from it later."""
@@ -148,7 +425,7 @@ def subscription_count(channel: str, count: int) -> str:
     return _on_channel(channel, "pusher_internal:subscription_count", {"subscription_count": count})
 
 
-def member_added(channel: str, member: Member) -> str:
+def member_added(channel: str, member: PresenceMember) -> str:
     """A user has joined a presence channel with its first connection."""
     data: dict[str, object] = {"user_id": member.user_id}
     if member.user_info is not None:
@@ -177,13 +454,13 @@ def watchlist_events(events: Iterable[tuple[Literal["online", "offline"], Sequen
     return json_text({"event": "pusher_internal:watchlist_events", "data": json_text(data)})
 
 
-def resume_succeeded(channel: str, position: Position, replayed: int) -> str:
+def resume_succeeded(channel: str, position: ResumePosition, replayed: int) -> str:
     """After the `replayed` events that were missed; everything up to `position` has now been sent."""
     data = {"epoch": position.epoch, "seq": position.seq, "replayed": replayed}
     return _on_channel(channel, "tickrelay:resume_succeeded", data)
 
 
-def resume_failed(channel: str, reason: ResumeFailure, position: Position | None) -> str:
+def resume_failed(channel: str, reason: ResumeFailure, position: ResumePosition | None) -> str:
     """What was missed cannot be given; live events go on from `position` (None: the channel keeps no history)."""
     data: dict[str, object] = {"reason": reason}
     if position is not None:
@@ -191,13 +468,13 @@ def resume_failed(channel: str, reason: ResumeFailure, position: Position | None
     return _on_channel(channel, "tickrelay:resume_failed", data)
 
 
-def position(channel: str, position: Position) -> str:
+def position(channel: str, position: ResumePosition) -> str:
     """Where the channel's history now stands: for subscribers that asked for `ids` but, as pusher-js, let their users
     see nothing beside the data of an event."""
     return _on_channel(channel, "tickrelay:position", {"epoch": position.epoch, "seq": position.seq})
 
 
-# What a client sends -------------------------------------------------------------------------------------------------
+# --- text of what a client sends -------------------------------------------------------------------------------------
 
 
 def client_subscribe(
@@ -205,7 +482,7 @@ def client_subscribe(
     *,
     auth: str | None = None,
     channel_data: str | None = None,
-    resume: Position | None = None,
+    resume: ResumePosition | None = None,
     rewind: int | None = None,
     ids: bool = False,
 ) -> str:
@@ -239,7 +516,7 @@ def client_event(channel: str, name: str, data: str) -> str:
     return json_text({"event": name, "channel": channel, "data": data})
 
 
-# Reading -------------------------------------------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 class _Envelope(msgspec.Struct):

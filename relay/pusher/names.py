@@ -9,7 +9,7 @@ import re
 from enum import Enum
 from functools import lru_cache
 
-from .errors import ProtocolError
+from .messages import ProtocolError
 
 __all__ = [
     "SERVER_TO_USER",

@@ -17,10 +17,17 @@ import trio
 from attrs import Factory, define
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, connect_websocket_url
 
-from relay.pusher.actions import Position, Send
 from relay.pusher.apps import App
 from relay.pusher.client import ClientConnection
-from relay.pusher.signals import Established, Message, ResumeFailed, Subscribed, SubscriptionError
+from relay.pusher.messages import (
+    ChannelMessage,
+    Established,
+    ResumeFailed,
+    ResumePosition,
+    SendMessage,
+    Subscribed,
+    SubscriptionError,
+)
 from relay.pusher.signatures import channel_auth
 
 
@@ -42,7 +49,7 @@ class ChannelView:
     """
 
     channel: str
-    position: Position | None = None
+    position: ResumePosition | None = None
     last: dict[str, Mapping[str, Any]] = Factory(dict)
     bids: dict[Decimal, Decimal] | None = None
     asks: dict[Decimal, Decimal] | None = None
@@ -55,7 +62,7 @@ class ChannelView:
     problems: list[str] = Factory(list)
     _is_newcomer: bool = True
 
-    def joined(self, position: Position | None, *, resumed: bool) -> None:
+    def joined(self, position: ResumePosition | None, *, resumed: bool) -> None:
         """The subscription holds, or was resumed. Without a resume what is held may be outdated and is forgotten."""
         if not resumed:
             self.forget()
@@ -96,7 +103,7 @@ class ChannelView:
             self.problems.append(f"{self.channel}: number {seq} after {self.position.seq}")
         missing: int = max(0, seq - self.position.seq - 1)
         self.skipped += missing
-        self.position = Position(self.position.epoch, max(seq, self.position.seq))
+        self.position = ResumePosition(self.position.epoch, max(seq, self.position.seq))
         return missing
 
     def _depth(self, depth: Mapping[str, Any]) -> None:
@@ -245,7 +252,7 @@ class Subscriber:
 
     async def _take(self, machine: ClientConnection, socket: WebSocketConnection, signal: object) -> None:
         match signal:
-            case Send(text):
+            case SendMessage(text):
                 await self._send(socket, text)
             case Established(socket_id):
                 self.connections += 1
@@ -265,7 +272,7 @@ class Subscriber:
                 self.views[channel].joined(position, resumed=False)
             case SubscriptionError(channel, type_, error):
                 self.refused[channel] = f"{type_}: {error}"
-            case Message(str(channel), _, str(data)) if channel in self.views:
+            case ChannelMessage(str(channel), _, str(data)) if channel in self.views:
                 event: Mapping[str, Any] = msgspec.json.decode(data)
                 self.views[channel].take(event)
                 self._heard(channel, event)

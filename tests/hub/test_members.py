@@ -3,17 +3,17 @@
 import pytest
 
 from relay.hub.members import Presence, SubscriptionCounts, Users
-from relay.pusher.actions import Member
 from relay.pusher.apps import Limits
+from relay.pusher.messages import PresenceMember
 
 # Presence ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_member_joins_with_its_first_connection_and_leaves_with_its_last():
     presence = Presence()
-    ada = Member("ada", '"first tab"')
+    ada = PresenceMember("ada", '"first tab"')
     assert presence.join("1.1", ada)
-    assert not presence.join("1.2", Member("ada", '"second tab"'))
+    assert not presence.join("1.2", PresenceMember("ada", '"second tab"'))
     assert list(presence) == [ada]
     assert presence.leave("1.1") is None
     assert presence.leave("1.2") == "ada"

@@ -22,7 +22,7 @@ from relay.model.events import (
     Reference,
     Staleness,
 )
-from relay.pusher.errors import ProtocolError
+from relay.pusher.messages import ProtocolError
 
 
 def quote(bid="1.10", symbol="BTC/USDT"):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from relay.hub.history import EventHistory, HistoryEntry, HistoryLimits, Missed
 from relay.hub.outbox import Policy
 from relay.model.events import Depth, PublicTrade, Quote, Staleness
-from relay.pusher.actions import Position
+from relay.pusher.messages import ResumePosition
 
 
 def quote(bid="1", symbol="A"):
@@ -42,12 +42,12 @@ def test_history_returns_exactly_the_events_behind_a_position_or_why_it_cannot(p
     assert sum(len(one.tail) for one in kept) <= limits.bytes
     assert all(one.at + limits.age > now for one in kept)
     if len(published) - len(kept) <= after <= len(published):
-        assert history.after(Position("e", after), now) == all_of_them[after:]
+        assert history.after(ResumePosition("e", after), now) == all_of_them[after:]
         return
     with pytest.raises(Missed) as lost:
-        history.after(Position("e", after), now)
+        history.after(ResumePosition("e", after), now)
     assert lost.value.reason == ("position_ahead" if after > len(published) else "position_expired")
-    assert lost.value.position == Position("e", len(published))
+    assert lost.value.position == ResumePosition("e", len(published))
 
 
 def test_history_that_skips_is_at_the_new_position_with_no_events():
@@ -55,20 +55,20 @@ def test_history_that_skips_is_at_the_new_position_with_no_events():
     history.append(entry(1))
     history.skip(2)
     history.append(entry(3))
-    assert [one.seq for one in history.after(Position("e", 2), 0.0)] == [3]
+    assert [one.seq for one in history.after(ResumePosition("e", 2), 0.0)] == [3]
     with pytest.raises(Missed, match="position_expired"):
-        history.after(Position("e", 1), 0.0)
+        history.after(ResumePosition("e", 1), 0.0)
 
 
 def test_history_with_missing_numbers_expires_the_positions_before_them():
     history = EventHistory("e", HistoryLimits())
     history.skip(10)
-    assert history.position == Position("e", 10)
+    assert history.position == ResumePosition("e", 10)
     history.append(entry(11))
     history.append(entry(14))
-    assert [one.seq for one in history.after(Position("e", 13), 0.0)] == [14]
+    assert [one.seq for one in history.after(ResumePosition("e", 13), 0.0)] == [14]
     with pytest.raises(Missed, match="position_expired"):
-        history.after(Position("e", 11), 0.0)
+        history.after(ResumePosition("e", 11), 0.0)
 
 
 # Subscribing ---------------------------------------------------------------------------------------------------------
@@ -248,11 +248,11 @@ def test_history_for_the_http_api(relay):
         relay.trigger("room", data=f"{number}")
     page = relay.hub.history("1", "room", None, 2, relay.now)
     assert [event["data"] for event in page.events] == ["2", "3"]
-    page = relay.hub.history("1", "room", Position(page.position.epoch, 1), 2, relay.now)
+    page = relay.hub.history("1", "room", ResumePosition(page.position.epoch, 1), 2, relay.now)
     assert page.events == [
         {"event": "news", "data": "1", "id": "run-2", "seq": 2},
         {"event": "news", "data": "2", "id": "run-3", "seq": 3},
     ]
     assert (page.more, page.position.seq) == (True, 4)
     with pytest.raises(Missed, match="position_ahead"):
-        relay.hub.history("1", "room", Position(page.position.epoch, 5), 2, relay.now)
+        relay.hub.history("1", "room", ResumePosition(page.position.epoch, 5), 2, relay.now)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from relay.hub.history import HistoryLimits
 from relay.hub.streams import Streams, Sweep, claims_stream, stream_of
 from relay.model.channels import PREFIXES, Stream, Topic
-from relay.pusher.errors import ProtocolError
+from relay.pusher.messages import ProtocolError
 
 
 def test_every_topic_begins_an_epoch_of_its_own(relay_of):

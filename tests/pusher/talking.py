@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from relay.pusher import App, Send, ServerConnection, signatures
+from relay.pusher import App, SendMessage, ServerConnection, signatures
 
 SOCKET_ID = "123.456"
 
@@ -42,7 +42,7 @@ class Conversation:
 def sent(actions: list[Any]) -> dict[str, Any]:
     """The one message sent, its inner JSON decoded too."""
     (action,) = actions
-    assert isinstance(action, Send), action
+    assert isinstance(action, SendMessage), action
     message: dict[str, Any] = json.loads(action.text)
     if isinstance(message.get("data"), str):
         message["data"] = json.loads(message["data"])

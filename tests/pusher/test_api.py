@@ -7,8 +7,8 @@ import pusher
 import pytest
 from pusher.http import Request
 
-from relay.pusher import ApiError, Limits, Position, api, signatures
-from relay.pusher.api import ChannelState, HistoryQuery, Info, Trigger
+from relay.pusher import ApiError, Limits, ResumePosition, http_api, signatures
+from relay.pusher.http_api import ChannelState, HistoryQuery, Info, Trigger
 from tests.pusher.talking import make_app
 
 NOW = 1353088179.0
@@ -38,14 +38,14 @@ def test_the_worked_example_of_the_reference(app):
         "&body_md5=ec365a775a4cd0599faeb73354201b6f"
         "&auth_signature=da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c"
     )
-    assert api.authenticate(app, "POST", "/apps/3/events", query, BODY, NOW) == {}
-    assert api.parse_trigger(app, BODY) == Trigger(name="foo", channels=("project-3",), data='{"some":"data"}')
-    assert api.auth_key(query) == app.key
+    assert http_api.authenticate(app, "POST", "/apps/3/events", query, BODY, NOW) == {}
+    assert http_api.parse_trigger(app, BODY) == Trigger(name="foo", channels=("project-3",), data='{"some":"data"}')
+    assert http_api.auth_key(query) == app.key
 
 
 def test_parameters_come_back_unescaped(app):
     query = query_of(app, "GET", "/apps/3/channels", b"", Filter_By_Prefix="presence-", info="user_count,cache")
-    assert api.authenticate(app, "GET", "/apps/3/channels", query, b"", NOW) == {
+    assert http_api.authenticate(app, "GET", "/apps/3/channels", query, b"", NOW) == {
         "filter_by_prefix": "presence-",
         "info": "user_count,cache",
     }
@@ -64,18 +64,18 @@ def test_what_the_library_sends_is_let_in(app):
     ]
     for request in requests:
         url = urlsplit(request.url)
-        assert api.auth_key(url.query) == app.key
+        assert http_api.auth_key(url.query) == app.key
         now = float(request.query_params["auth_timestamp"])
-        api.authenticate(app, request.method, url.path, url.query, request.body, now)
-    assert api.parse_trigger(app, requests[0].body) == Trigger(
+        http_api.authenticate(app, request.method, url.path, url.query, request.body, now)
+    assert http_api.parse_trigger(app, requests[0].body) == Trigger(
         name="e", channels=("a", "b"), data='{"x": 1}', socket_id="1.2"
     )
-    assert api.parse_batch(app, requests[1].body) == (Trigger(name="e", channels=("a",), data='{"x": 1}'),)
+    assert http_api.parse_batch(app, requests[1].body) == (Trigger(name="e", channels=("a",), data='{"x": 1}'),)
 
 
 @pytest.mark.parametrize("off", [-600, 0, 600])
 def test_the_clock_may_be_ten_minutes_off(app, off):
-    api.authenticate(app, "POST", "/apps/3/events", query_of(app, now=NOW + off), BODY, NOW)
+    http_api.authenticate(app, "POST", "/apps/3/events", query_of(app, now=NOW + off), BODY, NOW)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_what_is_not_let_in(app, changed, status, says):
         "body": BODY,
         "now_unix": NOW,
     }
-    api.authenticate(**given)
+    http_api.authenticate(**given)
     with pytest.raises(ApiError) as refused:
-        api.authenticate(**(given | changed))
+        http_api.authenticate(**(given | changed))
     assert refused.value.status == status
     assert says in refused.value.message
 
@@ -128,7 +128,7 @@ def test_what_is_not_let_in(app, changed, status, says):
 )
 def test_queries_tampered_with(app, change, status, says):
     query = change(query_of(app))
-    got, text = refusal(api.authenticate, app, "POST", "/apps/3/events", query, BODY, NOW)
+    got, text = refusal(http_api.authenticate, app, "POST", "/apps/3/events", query, BODY, NOW)
     assert got == status
     assert says in text
 
@@ -136,25 +136,25 @@ def test_queries_tampered_with(app, change, status, says):
 def test_a_request_without_a_body_may_sign_that_or_not(app):
     for extra in ({}, {"body_md5": "d41d8cd98f00b204e9800998ecf8427e"}):
         query = query_of(app, "GET", "/apps/3/channels", b"", **extra)
-        api.authenticate(app, "GET", "/apps/3/channels", query, b"", NOW)
+        http_api.authenticate(app, "GET", "/apps/3/channels", query, b"", NOW)
 
 
 # Events --------------------------------------------------------------------------------------------------------------
 
 
 def test_triggers(app):
-    assert api.parse_trigger(app, body(socket_id="1.2", info="user_count,subscription_count")) == Trigger(
+    assert http_api.parse_trigger(app, body(socket_id="1.2", info="user_count,subscription_count")) == Trigger(
         name="e",
         channels=("a",),
         data="x",
         socket_id="1.2",
         info=Info(user_count=True, subscription_count=True),
     )
-    assert api.parse_trigger(app, body(channels=["a", "b", "a"])).channels == ("a", "b")
-    assert api.parse_trigger(app, body(channel="#server-to-user-7")).channels == ("#server-to-user-7",)
-    assert api.parse_trigger(app, body(info="", socket_id=None, channels=None, extra=1)).info is None
-    assert api.parse_trigger(app, body(data="x" * 10_240))
-    assert len(api.parse_trigger(app, body(channels=[f"c{n}" for n in range(100)])).channels) == 100
+    assert http_api.parse_trigger(app, body(channels=["a", "b", "a"])).channels == ("a", "b")
+    assert http_api.parse_trigger(app, body(channel="#server-to-user-7")).channels == ("#server-to-user-7",)
+    assert http_api.parse_trigger(app, body(info="", socket_id=None, channels=None, extra=1)).info is None
+    assert http_api.parse_trigger(app, body(data="x" * 10_240))
+    assert len(http_api.parse_trigger(app, body(channels=[f"c{n}" for n in range(100)])).channels) == 100
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_triggers(app):
     ],
 )
 def test_triggers_refused(app, raw, status, says):
-    got, text = refusal(api.parse_trigger, app, raw)
+    got, text = refusal(http_api.parse_trigger, app, raw)
     assert got == status
     assert says in text
 
@@ -199,10 +199,10 @@ def test_triggers_refused(app, raw, status, says):
 def test_batches(app):
     batch = [{"name": "e", "channel": f"c{n}", "data": "x"} for n in range(10)]
     batch[3]["info"] = "subscription_count"
-    triggers = api.parse_batch(app, json.dumps({"batch": batch}).encode())
+    triggers = http_api.parse_batch(app, json.dumps({"batch": batch}).encode())
     assert [trigger.channels for trigger in triggers] == [(f"c{n}",) for n in range(10)]
     assert triggers[3].info == Info(subscription_count=True)
-    assert api.parse_batch(app, b'{"batch":[]}') == ()
+    assert http_api.parse_batch(app, b'{"batch":[]}') == ()
 
 
 @pytest.mark.parametrize(
@@ -217,63 +217,63 @@ def test_batches(app):
     ],
 )
 def test_batches_refused(app, batch, status, says):
-    got, text = refusal(api.parse_batch, app, json.dumps({"batch": batch}).encode())
+    got, text = refusal(http_api.parse_batch, app, json.dumps({"batch": batch}).encode())
     assert got == status
     assert says in text
 
 
 def test_the_deprecated_form(app):
-    new = api.parse_channel_event(app, "a", {}, b'{"name":"e","data":"x","channel":"ignored"}')
-    old = api.parse_channel_event(app, "a", {"name": "e", "socket_id": "1.2"}, b'{"raw": 1}')
+    new = http_api.parse_channel_event(app, "a", {}, b'{"name":"e","data":"x","channel":"ignored"}')
+    old = http_api.parse_channel_event(app, "a", {"name": "e", "socket_id": "1.2"}, b'{"raw": 1}')
     assert new == Trigger(name="e", channels=("a",), data="x")
     assert old == Trigger(name="e", channels=("a",), data='{"raw": 1}', socket_id="1.2")
-    assert refusal(api.parse_channel_event, app, "a b", {"name": "e"}, b"x")[0] == 400
-    assert refusal(api.parse_channel_event, app, "a", {"name": "e"}, b"\xff") == (400, "body is not UTF-8")
+    assert refusal(http_api.parse_channel_event, app, "a b", {"name": "e"}, b"x")[0] == 400
+    assert refusal(http_api.parse_channel_event, app, "a", {"name": "e"}, b"\xff") == (400, "body is not UTF-8")
 
 
 def test_events_for_a_user(app):
-    assert api.parse_user_event(app, "7", b'{"name":"e","data":"x"}').channels == ("#server-to-user-7",)
-    assert refusal(api.parse_user_event, app, "", b'{"name":"e","data":"x"}')[0] == 400
-    assert refusal(api.parse_user_event, app, "u" * 129, b'{"name":"e","data":"x"}')[0] == 400
-    api.parse_terminate(app, "u" * 128)
-    assert "limit user_id" in refusal(api.parse_terminate, app, "u" * 129)[1]
+    assert http_api.parse_user_event(app, "7", b'{"name":"e","data":"x"}').channels == ("#server-to-user-7",)
+    assert refusal(http_api.parse_user_event, app, "", b'{"name":"e","data":"x"}')[0] == 400
+    assert refusal(http_api.parse_user_event, app, "u" * 129, b'{"name":"e","data":"x"}')[0] == 400
+    http_api.parse_terminate(app, "u" * 128)
+    assert "limit user_id" in refusal(http_api.parse_terminate, app, "u" * 129)[1]
 
 
 # Questions -----------------------------------------------------------------------------------------------------------
 
 
 def test_questions(app):
-    assert api.parse_channels_query(app, {}) == ("", Info())
-    assert api.parse_channels_query(app, {"filter_by_prefix": "presence-x", "info": "user_count"}) == (
+    assert http_api.parse_channels_query(app, {}) == ("", Info())
+    assert http_api.parse_channels_query(app, {"filter_by_prefix": "presence-x", "info": "user_count"}) == (
         "presence-x",
         Info(user_count=True),
     )
-    assert api.parse_channel_query(app, "a", {}) == Info()
-    assert api.parse_channel_query(app, "presence-cache-a", {"info": "user_count, cache,subscription_count"}) == Info(
-        user_count=True, subscription_count=True, cache=True
-    )
-    api.parse_users_query(app, "presence-a")
+    assert http_api.parse_channel_query(app, "a", {}) == Info()
+    assert http_api.parse_channel_query(
+        app, "presence-cache-a", {"info": "user_count, cache,subscription_count"}
+    ) == Info(user_count=True, subscription_count=True, cache=True)
+    http_api.parse_users_query(app, "presence-a")
 
 
 @pytest.mark.parametrize(
     ("call", "args"),
     [
-        (api.parse_channels_query, ({"info": "user_count"},)),
-        (api.parse_channels_query, ({"info": "user_count", "filter_by_prefix": "private-"},)),
-        (api.parse_channels_query, ({"info": "cache"},)),
-        (api.parse_channel_query, ("a", {"info": "user_count"})),
-        (api.parse_channel_query, ("presence-a", {"info": "cache"})),
-        (api.parse_channel_query, ("a", {"info": "nonsense"})),
-        (api.parse_channel_query, ("a b", {})),
-        (api.parse_users_query, ("private-a",)),
-        (api.parse_users_query, ("a b",)),
-        (api.parse_history_query, ("a", {"epoch": "e"})),
-        (api.parse_history_query, ("a", {"after_seq": "1"})),
-        (api.parse_history_query, ("a", {"epoch": "e", "after_seq": "-1"})),
-        (api.parse_history_query, ("a", {"epoch": "e", "after_seq": "9" * 30})),
-        (api.parse_history_query, ("a", {"limit": "0"})),
-        (api.parse_history_query, ("a", {"limit": "1001"})),
-        (api.parse_history_query, ("a b", {})),
+        (http_api.parse_channels_query, ({"info": "user_count"},)),
+        (http_api.parse_channels_query, ({"info": "user_count", "filter_by_prefix": "private-"},)),
+        (http_api.parse_channels_query, ({"info": "cache"},)),
+        (http_api.parse_channel_query, ("a", {"info": "user_count"})),
+        (http_api.parse_channel_query, ("presence-a", {"info": "cache"})),
+        (http_api.parse_channel_query, ("a", {"info": "nonsense"})),
+        (http_api.parse_channel_query, ("a b", {})),
+        (http_api.parse_users_query, ("private-a",)),
+        (http_api.parse_users_query, ("a b",)),
+        (http_api.parse_history_query, ("a", {"epoch": "e"})),
+        (http_api.parse_history_query, ("a", {"after_seq": "1"})),
+        (http_api.parse_history_query, ("a", {"epoch": "e", "after_seq": "-1"})),
+        (http_api.parse_history_query, ("a", {"epoch": "e", "after_seq": "9" * 30})),
+        (http_api.parse_history_query, ("a", {"limit": "0"})),
+        (http_api.parse_history_query, ("a", {"limit": "1001"})),
+        (http_api.parse_history_query, ("a b", {})),
     ],
 )
 def test_questions_refused(app, call, args):
@@ -281,11 +281,11 @@ def test_questions_refused(app, call, args):
 
 
 def test_history_questions(app):
-    assert api.parse_history_query(app, "a", {}) == HistoryQuery(after=None, limit=1000)
-    assert api.parse_history_query(app, "a", {"epoch": "e", "after_seq": "0", "limit": "5"}) == HistoryQuery(
-        after=Position("e", 0), limit=5
+    assert http_api.parse_history_query(app, "a", {}) == HistoryQuery(after=None, limit=1000)
+    assert http_api.parse_history_query(app, "a", {"epoch": "e", "after_seq": "0", "limit": "5"}) == HistoryQuery(
+        after=ResumePosition("e", 0), limit=5
     )
-    assert api.parse_history_query(make_app(limits=Limits(rewind=9)), "a", {}).limit == 9
+    assert http_api.parse_history_query(make_app(limits=Limits(rewind=9)), "a", {}).limit == 9
 
 
 # Answers -------------------------------------------------------------------------------------------------------------
@@ -297,15 +297,15 @@ ALL = Info(user_count=True, subscription_count=True)
 @pytest.mark.parametrize(
     ("answer", "exact"),
     [
-        (api.trigger_response(None, {}), b"{}"),
-        (api.trigger_response(None, {"a": STATE}), b"{}"),
+        (http_api.trigger_response(None, {}), b"{}"),
+        (http_api.trigger_response(None, {"a": STATE}), b"{}"),
         (
-            api.trigger_response(ALL, {"presence-a": STATE, "b": STATE}),
+            http_api.trigger_response(ALL, {"presence-a": STATE, "b": STATE}),
             b'{"channels":{"presence-a":{"user_count":42,"subscription_count":51},"b":{"subscription_count":51}}}',
         ),
-        (api.batch_response([Trigger(name="e", channels=("a",), data="x")], {"a": STATE}), b"{}"),
+        (http_api.batch_response([Trigger(name="e", channels=("a",), data="x")], {"a": STATE}), b"{}"),
         (
-            api.batch_response(
+            http_api.batch_response(
                 [
                     Trigger(name="e", channels=("presence-a",), data="x", info=ALL),
                     Trigger(name="e", channels=("b",), data="x"),
@@ -315,33 +315,35 @@ ALL = Info(user_count=True, subscription_count=True)
             ),
             b'{"batch":[{"user_count":42,"subscription_count":51},{},{"subscription_count":0}]}',
         ),
-        (api.channels_response(Info(), {}), b'{"channels":{}}'),
-        (api.channels_response(Info(), {"a": STATE, "b": ChannelState()}), b'{"channels":{"a":{}}}'),
+        (http_api.channels_response(Info(), {}), b'{"channels":{}}'),
+        (http_api.channels_response(Info(), {"a": STATE, "b": ChannelState()}), b'{"channels":{"a":{}}}'),
         (
-            api.channels_response(Info(user_count=True), {"presence-a": STATE}),
+            http_api.channels_response(Info(user_count=True), {"presence-a": STATE}),
             b'{"channels":{"presence-a":{"user_count":42}}}',
         ),
-        (api.channel_response("a", Info(), STATE), b'{"occupied":true}'),
-        (api.channel_response("a", Info(), ChannelState()), b'{"occupied":false}'),
+        (http_api.channel_response("a", Info(), STATE), b'{"occupied":true}'),
+        (http_api.channel_response("a", Info(), ChannelState()), b'{"occupied":false}'),
         (
-            api.channel_response("presence-cache-a", Info(user_count=True, subscription_count=True, cache=True), STATE),
+            http_api.channel_response(
+                "presence-cache-a", Info(user_count=True, subscription_count=True, cache=True), STATE
+            ),
             b'{"occupied":true,"user_count":42,"subscription_count":51,"cache":{"data":"x","ttl":90}}',
         ),
-        (api.channel_response("cache-a", Info(cache=True), ChannelState()), b'{"occupied":false,"cache":null}'),
-        (api.users_response(["1", "2"]), b'{"users":[{"id":"1"},{"id":"2"}]}'),
-        (api.users_response([]), b'{"users":[]}'),
+        (http_api.channel_response("cache-a", Info(cache=True), ChannelState()), b'{"occupied":false,"cache":null}'),
+        (http_api.users_response(["1", "2"]), b'{"users":[{"id":"1"},{"id":"2"}]}'),
+        (http_api.users_response([]), b'{"users":[]}'),
         (
-            api.history_response(Position("e", 7), [{"event": "quote", "seq": 7}]),
+            http_api.history_response(ResumePosition("e", 7), [{"event": "quote", "seq": 7}]),
             b'{"epoch":"e","seq":7,"more":false,"events":[{"event":"quote","seq":7}]}',
         ),
         (ApiError(413, "data: too large").body, b'{"error":"data: too large","status":413}'),
         (
-            api.history_gone("position_expired", Position("e", 7)).body,
+            http_api.history_gone("position_expired", ResumePosition("e", 7)).body,
             b'{"error":"the channel\'s history does not reach back to there: position_expired","status":410,'
             b'"reason":"position_expired","epoch":"e","seq":7}',
         ),
         (
-            api.history_gone("history_disabled", None).body,
+            http_api.history_gone("history_disabled", None).body,
             b'{"error":"the channel\'s history does not reach back to there: history_disabled","status":410,'
             b'"reason":"history_disabled"}',
         ),

@@ -5,8 +5,24 @@ from math import inf
 
 import pytest
 
-from relay.pusher import ClientConnection, Close, Member, Reconnect, Send, messages, reconnect_action
-from relay.pusher.signals import Error, Established, Malformed, MemberAdded, MemberRemoved, Message, Subscribed
+from relay.pusher import (
+    ClientConnection,
+    CloseConnection,
+    PresenceMember,
+    Reconnect,
+    SendMessage,
+    messages,
+    reconnect_action,
+)
+from relay.pusher.messages import (
+    ChannelMessage,
+    Established,
+    Malformed,
+    MemberAdded,
+    MemberRemoved,
+    PusherError,
+    Subscribed,
+)
 
 
 @pytest.fixture
@@ -36,7 +52,7 @@ def test_the_shorter_activity_timeout_counts(client, encode, offered, used):
 
 def test_data_may_come_as_an_object_and_keeps_its_digits(client):
     text = '{"event":"update","channel":"a","data":{"price": 1.10, "list": [1e3]}}'
-    assert client.receive(text, 1) == [Message("a", "update", '{"price": 1.10, "list": [1e3]}')]
+    assert client.receive(text, 1) == [ChannelMessage("a", "update", '{"price": 1.10, "list": [1e3]}')]
 
 
 @pytest.mark.parametrize(
@@ -55,15 +71,15 @@ def test_data_may_come_as_an_object_and_keeps_its_digits(client):
         ),
         (
             {"event": "pusher_internal:member_added", "channel": "a", "data": {"user_id": 7, "user_info": [1]}},
-            MemberAdded("a", Member("7", "[1]")),
+            MemberAdded("a", PresenceMember("7", "[1]")),
         ),
         ({"event": "pusher_internal:member_removed", "channel": "a", "data": {"user_id": 7}}, MemberRemoved("a", "7")),
-        ({"event": "pusher:error", "data": {"message": "x", "code": "4001"}}, Error("x", None)),
-        ({"event": "pusher:error", "data": '{"message": "x", "code": 4001}'}, Error("x", 4001)),
-        ({"event": "sockudo:new", "data": {}}, Message(None, "sockudo:new", "{}")),
-        ({"event": "e", "channel": "a", "data": "x", "user_id": 7}, Message("a", "e", "x", "7")),
-        ({"event": "e", "channel": "a", "data": "x", "id": 7, "seq": "8"}, Message("a", "e", "x")),
-        ({"event": "e", "channel": "a"}, Message("a", "e", None)),
+        ({"event": "pusher:error", "data": {"message": "x", "code": "4001"}}, PusherError("x", None)),
+        ({"event": "pusher:error", "data": '{"message": "x", "code": 4001}'}, PusherError("x", 4001)),
+        ({"event": "sockudo:new", "data": {}}, ChannelMessage(None, "sockudo:new", "{}")),
+        ({"event": "e", "channel": "a", "data": "x", "user_id": 7}, ChannelMessage("a", "e", "x", "7")),
+        ({"event": "e", "channel": "a", "data": "x", "id": 7, "seq": "8"}, ChannelMessage("a", "e", "x")),
+        ({"event": "e", "channel": "a"}, ChannelMessage("a", "e", None)),
     ],
 )
 def test_habits_of_other_servers(client, message, signal):
@@ -109,7 +125,7 @@ def test_a_handshake_that_never_comes():
     assert client.deadline() == 5
     assert client.timeout(4.9) == []
     (close,) = client.timeout(5)
-    assert isinstance(close, Close)
+    assert isinstance(close, CloseConnection)
     assert client.closed
     assert client.deadline() == inf
     assert client.receive(messages.pong(), 6) == []
@@ -120,7 +136,7 @@ def test_a_silent_server_is_pinged_then_given_up(client):
     client.receive(messages.connection_established("1.2", 20), 10)
     assert client.deadline() == 30
     assert client.timeout(29) == []
-    assert client.timeout(30) == [Send(messages.ping())]
+    assert client.timeout(30) == [SendMessage(messages.ping())]
     assert client.timeout(59) == []
     (close,) = client.timeout(60)
     assert close.code == 4201

@@ -9,19 +9,19 @@ from relay.pusher import (
     ApiError,
     ClientConnection,
     ClientEvent,
-    Close,
-    CloseCode,
+    CloseConnection,
+    JoinChannel,
+    LeaveChannel,
     Limits,
-    Send,
+    PusherCloseCode,
+    SendMessage,
     ServerConnection,
     SignIn,
-    Subscribe,
-    Unsubscribe,
-    api,
+    http_api,
     messages,
     signatures,
 )
-from relay.pusher.signals import ClientSignal
+from relay.pusher.messages import ClientSignal
 from tests.pusher.talking import SOCKET_ID, make_app
 
 APP = make_app(limits=Limits(subscriptions=5, message_size=2000, watchlist=2), authorization_timeout=300)
@@ -95,24 +95,24 @@ def check_text(text):
     message = json.loads(text)
     assert message["event"].startswith("pusher")
     if message["event"] == "pusher:error":
-        assert message["data"]["code"] in {None, *map(int, CloseCode)}
+        assert message["data"]["code"] in {None, *map(int, PusherCloseCode)}
 
 
 def check(actions, held):
     """Each action is one of the documented ones; `held` follows the subscriptions."""
     for action in actions:
         match action:
-            case Send(text):
+            case SendMessage(text):
                 check_text(text)
-            case Subscribe(channel=channel):
+            case JoinChannel(channel=channel):
                 assert channel not in held
                 held.add(channel)
-            case Unsubscribe(channel):
+            case LeaveChannel(channel):
                 held.remove(channel)
             case ClientEvent(channel):
                 assert channel in held
-            case Close(code, reason):
-                assert code in set(CloseCode)
+            case CloseConnection(code, reason):
+                assert code in set(PusherCloseCode)
                 assert len(reason.encode()) <= 123
             case SignIn(_, _, watchlist):
                 assert len(watchlist) <= 2
@@ -141,7 +141,7 @@ def test_any_sequence_of_messages(script, protocol):
 @given(st.dictionaries(st.sampled_from(["protocol", "client", "version"]), st.text(max_size=10)))
 def test_any_query(query):
     (action,) = ServerConnection(APP, SOCKET_ID, 0).open(query)
-    assert isinstance(action, Send) or action.code in {4006, 4007, 4008}
+    assert isinstance(action, SendMessage) or action.code in {4006, 4007, 4008}
 
 
 relay_events = st.sampled_from(
@@ -186,11 +186,11 @@ def test_a_client_survives_any_server(script):
 
 
 PARSERS = (
-    api.parse_trigger,
-    api.parse_batch,
-    lambda app, body: api.parse_channel_event(app, "a", {}, body),
-    lambda app, body: api.parse_channel_event(app, "a", {"name": "e"}, body),
-    lambda app, body: api.parse_user_event(app, "1", body),
+    http_api.parse_trigger,
+    http_api.parse_batch,
+    lambda app, body: http_api.parse_channel_event(app, "a", {}, body),
+    lambda app, body: http_api.parse_channel_event(app, "a", {"name": "e"}, body),
+    lambda app, body: http_api.parse_user_event(app, "1", body),
 )
 
 
@@ -228,7 +228,7 @@ def test_any_body(body, parse):
 @bounded
 @given(st.text(max_size=20), st.text(max_size=40), st.text(max_size=80), st.binary(max_size=20))
 def test_nobody_is_let_in_by_chance(method, path, query, body):
-    refused = refusal(api.authenticate, APP, method, path, query, body, 1e9)
+    refused = refusal(http_api.authenticate, APP, method, path, query, body, 1e9)
     assert refused is not None
     assert refused.status in {400, 401}
 
@@ -243,7 +243,7 @@ def test_whatever_is_signed_is_let_in(params, path, body):
     reserved = {"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"}
     params = {name.lower(): value for name, value in params.items() if name.lower() not in reserved}
     query = signatures.signed_query(APP, "POST", path, body, 1e9, params)
-    assert api.authenticate(APP, "POST", path, query, body, 1e9) == params
+    assert http_api.authenticate(APP, "POST", path, query, body, 1e9) == params
 
 
 @bounded
@@ -252,9 +252,9 @@ def test_whatever_is_signed_is_let_in(params, path, body):
 )
 def test_any_question(params):
     for ask, *channel in (
-        (api.parse_channels_query,),
-        (api.parse_channel_query, "presence-a"),
-        (api.parse_history_query, "a"),
+        (http_api.parse_channels_query,),
+        (http_api.parse_channel_query, "presence-a"),
+        (http_api.parse_history_query, "a"),
     ):
         refused = refusal(ask, APP, *channel, params)
         assert refused is None or refused.status == 400

@@ -7,31 +7,31 @@ import pytest
 from relay.pusher import (
     ClientConnection,
     ClientEvent,
-    Close,
+    CloseConnection,
+    JoinChannel,
+    LeaveChannel,
     Limits,
-    Member,
-    Ping,
-    Position,
-    Send,
+    PingPeer,
+    PresenceMember,
+    ResumePosition,
+    SendMessage,
     ServerConnection,
     SignIn,
-    Subscribe,
-    Unsubscribe,
     messages,
     signatures,
 )
-from relay.pusher.signals import (
+from relay.pusher.messages import (
     CacheMiss,
-    Error,
+    ChannelMessage,
     Established,
     MemberAdded,
     MemberRemoved,
-    Message,
     Pong,
+    PositionReached,
+    PusherError,
     ResumeFailed,
     ResumeSucceeded,
     SignedIn,
-    Stands,
     Subscribed,
     SubscriptionCount,
     SubscriptionError,
@@ -39,9 +39,9 @@ from relay.pusher.signals import (
 )
 from tests.pusher.talking import make_app
 
-ZOE = Member("1", '{"name":"Zoë \\"Z\\" ☂","rate":1.10}')
-NOBODY = Member("2")
-POSITION = Position("e-1", 7)
+ZOE = PresenceMember("1", '{"name":"Zoë \\"Z\\" ☂","rate":1.10}')
+NOBODY = PresenceMember("2")
+POSITION = ResumePosition("e-1", 7)
 
 
 class Pair:
@@ -58,7 +58,7 @@ class Pair:
         """What the client makes of the messages; what is not a message is passed on."""
         heard = []
         for action in actions:
-            heard += self.client.receive(action.text, self.now) if isinstance(action, Send) else [action]
+            heard += self.client.receive(action.text, self.now) if isinstance(action, SendMessage) else [action]
         return heard
 
     def to_server(self, text):
@@ -79,15 +79,18 @@ def test_established(pair):
 @pytest.mark.parametrize(
     ("text", "signal"),
     [
-        (messages.event("a", "quote", '{"bid":"1.10"}'), Message("a", "quote", '{"bid":"1.10"}')),
-        (messages.event("a", "e", ""), Message("a", "e", "")),
-        (messages.event("a", "e", 'plain "text" ☂ \\ \n'), Message("a", "e", 'plain "text" ☂ \\ \n')),
-        (messages.event("presence-a", "client-e", "x", user_id="1"), Message("presence-a", "client-e", "x", "1")),
-        (messages.event("a", "e", "x", id="i", seq=0), Message("a", "e", "x", id="i", seq=0)),
-        (messages.error("no"), Error("no", None)),
-        (messages.error("slow down", 4301), Error("slow down", 4301)),
+        (messages.event("a", "quote", '{"bid":"1.10"}'), ChannelMessage("a", "quote", '{"bid":"1.10"}')),
+        (messages.event("a", "e", ""), ChannelMessage("a", "e", "")),
+        (messages.event("a", "e", 'plain "text" ☂ \\ \n'), ChannelMessage("a", "e", 'plain "text" ☂ \\ \n')),
+        (
+            messages.event("presence-a", "client-e", "x", user_id="1"),
+            ChannelMessage("presence-a", "client-e", "x", "1"),
+        ),
+        (messages.event("a", "e", "x", id="i", seq=0), ChannelMessage("a", "e", "x", id="i", seq=0)),
+        (messages.error("no"), PusherError("no", None)),
+        (messages.error("slow down", 4301), PusherError("slow down", 4301)),
         (messages.pong(), Pong()),
-        (messages.ping(), Send(messages.pong())),
+        (messages.ping(), SendMessage(messages.pong())),
         (messages.subscription_succeeded("a"), Subscribed("a")),
         (messages.subscription_succeeded("a", position=POSITION), Subscribed("a", position=POSITION)),
         (
@@ -112,7 +115,7 @@ def test_established(pair):
             messages.resume_failed("a", "position_expired", POSITION),
             ResumeFailed("a", "position_expired", POSITION),
         ),
-        (messages.position("a", POSITION), Stands("a", POSITION)),
+        (messages.position("a", POSITION), PositionReached("a", POSITION)),
         (messages.resume_failed("a", "history_disabled", None), ResumeFailed("a", "history_disabled", None)),
     ],
 )
@@ -129,22 +132,22 @@ def test_several_watchlist_events_in_one_message(pair):
 
 
 def test_subscribing(pair):
-    assert pair.to_server(pair.client.subscribe("a")) == [Subscribe(channel="a")]
+    assert pair.to_server(pair.client.subscribe("a")) == [JoinChannel(channel="a")]
     auth = signatures.channel_auth(pair.app, pair.client.socket_id, "presence-a", '{"user_id":"1"}')
     assert pair.to_server(pair.client.subscribe("presence-a", auth, '{"user_id":"1"}')) == [
-        Subscribe(channel="presence-a", member=Member("1"))
+        JoinChannel(channel="presence-a", member=PresenceMember("1"))
     ]
     assert pair.to_server(pair.client.subscribe("b", resume=POSITION, rewind=5, ids=True)) == [
-        Subscribe(channel="b", resume=POSITION, rewind=5, ids=True)
+        JoinChannel(channel="b", resume=POSITION, rewind=5, ids=True)
     ]
-    assert pair.to_server(pair.client.unsubscribe("a")) == [Unsubscribe("a")]
+    assert pair.to_server(pair.client.unsubscribe("a")) == [LeaveChannel("a")]
 
 
 def test_refusals_reach_the_client(pair):
     (refused,) = pair.to_server(pair.client.subscribe("private-a", "k:s"))
     assert (refused.channel, refused.type, refused.status) == ("private-a", "AuthError", 401)
     (refused,) = pair.to_server(pair.client.unsubscribe("a"))
-    assert refused == Error("No current subscription to channel a", None)
+    assert refused == PusherError("No current subscription to channel a", None)
 
 
 def test_signing_in(pair):
@@ -168,7 +171,7 @@ def test_a_client_event_arrives_as_it_was_sent(pair, data):
     (event,) = pair.to_server(pair.client.trigger("private-a", "client-e", data))
     assert event == ClientEvent("private-a", "client-e", data)
     delivered = messages.event(event.channel, event.event, event.data, user_id=event.user_id)
-    assert pair.client.receive(delivered, pair.now) == [Message("private-a", "client-e", data)]
+    assert pair.client.receive(delivered, pair.now) == [ChannelMessage("private-a", "client-e", data)]
 
 
 def test_either_side_pings(pair):
@@ -179,7 +182,7 @@ def test_either_side_pings(pair):
     assert pair.client.deadline() == pair.server.deadline() == pair.now + 120
     pair.now += 120
     asked, of_the_socket = pair.server.timeout(pair.now)
-    assert of_the_socket == Ping()
+    assert of_the_socket == PingPeer()
     (answer,) = pair.to_client([asked])
     assert pair.server.receive(answer.text, pair.now) == []
     assert pair.server.deadline() == pair.now + 120
@@ -198,5 +201,5 @@ def test_every_message_of_the_relay_is_one_line_of_compact_json():
 def test_closes_reach_the_owner(pair):
     user_data = '{"id":"1"}'
     (close,) = pair.to_server(pair.client.sign_in("k:s", user_data))
-    assert isinstance(close, Close)
+    assert isinstance(close, CloseConnection)
     assert close.code == 4009

@@ -7,17 +7,17 @@ import pytest
 
 from relay.pusher import (
     ClientEvent,
-    Close,
-    CloseCode,
+    CloseConnection,
+    JoinChannel,
+    LeaveChannel,
     Limits,
-    Member,
-    Ping,
-    Position,
-    Send,
+    PingPeer,
+    PresenceMember,
+    PusherCloseCode,
+    ResumePosition,
+    SendMessage,
     ServerConnection,
     SignIn,
-    Subscribe,
-    Unsubscribe,
     admit,
     signatures,
 )
@@ -40,26 +40,26 @@ def test_the_activity_timeout_told_is_whole_and_never_zero():
 
 @pytest.mark.parametrize("version", ["4", "5", "6", "7"])
 def test_protocols_spoken(app, version):
-    assert isinstance(Conversation(app, version).opened[0], Send)
+    assert isinstance(Conversation(app, version).opened[0], SendMessage)
 
 
 @pytest.mark.parametrize(
     ("query", "code"),
     [
-        ({}, CloseCode.NO_PROTOCOL),
-        ({"protocol": ""}, CloseCode.NO_PROTOCOL),
-        ({"protocol": "seven"}, CloseCode.INVALID_VERSION),
-        ({"protocol": "7.0"}, CloseCode.INVALID_VERSION),
-        ({"protocol": "-7"}, CloseCode.INVALID_VERSION),
-        ({"protocol": "٧"}, CloseCode.INVALID_VERSION),
-        ({"protocol": "7" * 5000}, CloseCode.INVALID_VERSION),
-        ({"protocol": "3"}, CloseCode.UNSUPPORTED_PROTOCOL),
-        ({"protocol": "8"}, CloseCode.UNSUPPORTED_PROTOCOL),
+        ({}, PusherCloseCode.NO_PROTOCOL),
+        ({"protocol": ""}, PusherCloseCode.NO_PROTOCOL),
+        ({"protocol": "seven"}, PusherCloseCode.INVALID_VERSION),
+        ({"protocol": "7.0"}, PusherCloseCode.INVALID_VERSION),
+        ({"protocol": "-7"}, PusherCloseCode.INVALID_VERSION),
+        ({"protocol": "٧"}, PusherCloseCode.INVALID_VERSION),
+        ({"protocol": "7" * 5000}, PusherCloseCode.INVALID_VERSION),
+        ({"protocol": "3"}, PusherCloseCode.UNSUPPORTED_PROTOCOL),
+        ({"protocol": "8"}, PusherCloseCode.UNSUPPORTED_PROTOCOL),
     ],
 )
 def test_protocols_refused(app, query, code):
     connection = ServerConnection(app, SOCKET_ID, 0)
-    assert connection.open(query) == [Close(code, code.meaning)]
+    assert connection.open(query) == [CloseConnection(code, code.meaning)]
     assert connection.closed
     assert connection.receive('{"event":"pusher:ping"}', 1) == []
 
@@ -91,7 +91,7 @@ def test_an_unknown_app_is_not_admitted():
 
 @pytest.mark.parametrize("auth", [{}, {"auth": ""}, {"auth": None}])
 def test_public_channels_need_nothing(talk, auth):
-    assert talk.subscribe("quote.helio.ES", **auth) == [Subscribe(channel="quote.helio.ES")]
+    assert talk.subscribe("quote.helio.ES", **auth) == [JoinChannel(channel="quote.helio.ES")]
     assert dict(talk.server.channels) == {"quote.helio.ES": None}
 
 
@@ -99,12 +99,14 @@ def test_public_channels_need_nothing(talk, auth):
     "channel", ["private-a", "private-encrypted-a", "private-cache-a", "private-encrypted-cache-a"]
 )
 def test_private_channels(talk, channel):
-    assert talk.subscribe(channel) == [Subscribe(channel=channel)]
+    assert talk.subscribe(channel) == [JoinChannel(channel=channel)]
 
 
 def test_channel_data_counts_on_private_channels_too(talk):
-    assert talk.subscribe("private-a", {"user_id": "1"}) == [Subscribe(channel="private-a", member=Member("1"))]
-    assert talk.subscribe("private-b", "not JSON, but signed") == [Subscribe(channel="private-b")]
+    assert talk.subscribe("private-a", {"user_id": "1"}) == [
+        JoinChannel(channel="private-a", member=PresenceMember("1"))
+    ]
+    assert talk.subscribe("private-b", "not JSON, but signed") == [JoinChannel(channel="private-b")]
     without = signatures.channel_auth(talk.app, SOCKET_ID, "private-c")
     assert sent(talk.subscribe("private-c", {"user_id": "1"}, auth=without))["data"]["status"] == 401
 
@@ -113,17 +115,17 @@ def test_channel_data_counts_on_private_channels_too(talk):
 def test_presence_channels(talk, channel):
     data = '{"user_id":"u1","user_info":{"rate": 1.10,"n":123456789012345678901234567890}}'
     # What the app's server signed about the user is kept digit for digit.
-    member = Member("u1", '{"rate": 1.10,"n":123456789012345678901234567890}')
-    assert talk.subscribe(channel, data) == [Subscribe(channel=channel, member=member)]
+    member = PresenceMember("u1", '{"rate": 1.10,"n":123456789012345678901234567890}')
+    assert talk.subscribe(channel, data) == [JoinChannel(channel=channel, member=member)]
     assert talk.server.channels[channel] == member
 
 
 @pytest.mark.parametrize(
     ("data", "member"),
     [
-        ({"user_id": 7}, Member("7")),
-        ({"user_id": "7", "user_info": None}, Member("7")),
-        ({"user_id": "7", "user_info": "Zoë"}, Member("7", '"Zo\\u00eb"')),
+        ({"user_id": 7}, PresenceMember("7")),
+        ({"user_id": "7", "user_info": None}, PresenceMember("7")),
+        ({"user_id": "7", "user_info": "Zoë"}, PresenceMember("7", '"Zo\\u00eb"')),
     ],
 )
 def test_members_as_servers_write_them(talk, data, member):
@@ -131,8 +133,8 @@ def test_members_as_servers_write_them(talk, data, member):
 
 
 def test_data_may_be_a_string_of_json(talk):
-    assert talk.say("pusher:subscribe", '{"channel":"a"}') == [Subscribe(channel="a")]
-    assert talk.say("pusher:unsubscribe", '{"channel":"a"}') == [Unsubscribe("a")]
+    assert talk.say("pusher:subscribe", '{"channel":"a"}') == [JoinChannel(channel="a")]
+    assert talk.say("pusher:unsubscribe", '{"channel":"a"}') == [LeaveChannel("a")]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_a_signature_of_another_socket_or_app_is_none(talk):
 
 def test_resume_rewind_and_ids_are_passed_on(talk):
     (action,) = talk.subscribe("a", resume={"epoch": "e-1", "seq": 0}, rewind=1000, ids=True)
-    assert action == Subscribe(channel="a", resume=Position("e-1", 0), rewind=1000, ids=True)
+    assert action == JoinChannel(channel="a", resume=ResumePosition("e-1", 0), rewind=1000, ids=True)
 
 
 def test_twice_and_what_is_not_held(talk):
@@ -207,10 +209,10 @@ def test_twice_and_what_is_not_held(talk):
         "event": "pusher:error",
         "data": {"message": "Existing subscription to channel a", "code": None},
     }
-    assert talk.say("pusher:unsubscribe", {"channel": "a"}) == [Unsubscribe("a")]
+    assert talk.say("pusher:unsubscribe", {"channel": "a"}) == [LeaveChannel("a")]
     error = sent(talk.say("pusher:unsubscribe", {"channel": "a"}))
     assert error["data"] == {"message": "No current subscription to channel a", "code": None}
-    assert talk.subscribe("a") == [Subscribe(channel="a")]
+    assert talk.subscribe("a") == [JoinChannel(channel="a")]
 
 
 def test_a_refused_channel_may_be_tried_again(talk):
@@ -223,14 +225,14 @@ def test_a_refused_channel_may_be_tried_again(talk):
 def test_the_number_of_channels_is_bounded():
     talk = Conversation(make_app(limits=Limits(subscriptions=3)))
     answers = [talk.subscribe(f"c{n}") for n in range(10)]
-    assert [isinstance(actions[0], Subscribe) for actions in answers] == [True] * 3 + [False] * 7
+    assert [isinstance(actions[0], JoinChannel) for actions in answers] == [True] * 3 + [False] * 7
     assert sent(answers[3])["data"] == {
         "type": "LimitReached",
         "error": "connection holds 3 channels, the most allowed (limit subscriptions)",
         "status": 403,
     }
     talk.say("pusher:unsubscribe", {"channel": "c0"})
-    assert isinstance(talk.subscribe("c9")[0], Subscribe)
+    assert isinstance(talk.subscribe("c9")[0], JoinChannel)
 
 
 def test_a_replaced_app_counts_at_once(talk):
@@ -248,7 +250,7 @@ def test_signing_in(talk):
     assert json.loads(message["data"]["user_data"])["id"] == "7"
     assert action == SignIn("7", '{"name": "Zo\\u00eb"}', ("8", "9"))
     assert talk.server.user_id == "7"
-    assert talk.subscribe("#server-to-user-7") == [Subscribe(channel="#server-to-user-7")]
+    assert talk.subscribe("#server-to-user-7") == [JoinChannel(channel="#server-to-user-7")]
     assert sent(talk.subscribe("#server-to-user-8"))["data"]["status"] == 401
 
 
@@ -270,7 +272,7 @@ def test_a_watchlist_over_the_limit_is_cut_and_told():
 @pytest.mark.parametrize("auth", ["", "k:s", "278d425bdf160c739803:00"])
 def test_a_wrong_signature_closes(talk, auth):
     (close,) = talk.say("pusher:signin", {"auth": auth, "user_data": '{"id":"7"}'})
-    assert (type(close), close.code) == (Close, 4009)
+    assert (type(close), close.code) == (CloseConnection, 4009)
     assert talk.server.user_id is None
     assert talk.say("pusher:ping") == []
 
@@ -353,7 +355,7 @@ def test_client_events_per_second(talk):
 
     def passed(count):
         answers = [talk.say("client-a", "x", channel="private-a") for _ in range(count)]
-        refused = [sent(actions)["data"]["code"] for actions in answers if isinstance(actions[0], Send)]
+        refused = [sent(actions)["data"]["code"] for actions in answers if isinstance(actions[0], SendMessage)]
         assert set(refused) <= {4301}
         return count - len(refused)
 
@@ -409,7 +411,7 @@ def test_messages_refused(talk, text, says):
     assert error["data"]["code"] is None
     assert says in error["data"]["message"]
     assert not talk.server.closed
-    assert talk.subscribe("a") == [Subscribe(channel="a")]
+    assert talk.subscribe("a") == [JoinChannel(channel="a")]
 
 
 def test_binary_is_refused(talk):
@@ -418,7 +420,7 @@ def test_binary_is_refused(talk):
 
 
 def test_a_null_channel_beside_a_subscription_is_harmless(talk):
-    assert talk.say("pusher:subscribe", {"channel": "a"}, channel=None) == [Subscribe(channel="a")]
+    assert talk.say("pusher:subscribe", {"channel": "a"}, channel=None) == [JoinChannel(channel="a")]
 
 
 # Liveness ------------------------------------------------------------------------------------------------------------
@@ -426,7 +428,7 @@ def test_a_null_channel_beside_a_subscription_is_harmless(talk):
 
 @pytest.mark.parametrize("data", [None, {}, "", "anything"])
 def test_ping_is_answered(talk, data):
-    assert talk.say("pusher:ping", data) == [Send('{"event":"pusher:pong","data":{}}')]
+    assert talk.say("pusher:ping", data) == [SendMessage('{"event":"pusher:pong","data":{}}')]
     assert talk.say("pusher:pong", data) == []
 
 
@@ -434,10 +436,10 @@ def test_an_idle_client_is_pinged_then_closed(talk):
     server = talk.server
     assert server.deadline() == talk.now + 120
     assert server.timeout(talk.now + 119.9) == []
-    assert server.timeout(talk.now + 120) == [Send('{"event":"pusher:ping","data":{}}'), Ping()]
+    assert server.timeout(talk.now + 120) == [SendMessage('{"event":"pusher:ping","data":{}}'), PingPeer()]
     assert server.deadline() == talk.now + 150
     assert server.timeout(talk.now + 149.9) == []
-    assert server.timeout(talk.now + 150) == [Close(4201, "Pong reply not received")]
+    assert server.timeout(talk.now + 150) == [CloseConnection(4201, "Pong reply not received")]
     assert server.deadline() == inf
     assert server.timeout(talk.now + 1000) == []
 
@@ -479,7 +481,7 @@ def heartbeats(talk, seconds):
     while talk.server.deadline() <= until:
         talk.now = talk.server.deadline()
         actions = talk.server.timeout(talk.now)
-        rest += [action for action in actions if not isinstance(action, Send | Ping)]
+        rest += [action for action in actions if not isinstance(action, SendMessage | PingPeer)]
         if not rest:
             talk.say("pusher:pong")
     return rest
@@ -487,7 +489,7 @@ def heartbeats(talk, seconds):
 
 def test_a_connection_that_uses_nothing_is_closed_in_the_end():
     app = make_app(inactivity_timeout=1000)
-    assert heartbeats(Conversation(app), 2000) == [Close(4202, "Closed after inactivity")]
+    assert heartbeats(Conversation(app), 2000) == [CloseConnection(4202, "Closed after inactivity")]
 
 
 def test_a_client_that_does_something_is_in_use():
@@ -496,7 +498,7 @@ def test_a_client_that_does_something_is_in_use():
     talk.subscribe("a")
     talk.say("pusher:unsubscribe", {"channel": "a"})
     assert heartbeats(talk, 900) == []
-    assert heartbeats(talk, 200) == [Close(4202, "Closed after inactivity")]
+    assert heartbeats(talk, 200) == [CloseConnection(4202, "Closed after inactivity")]
 
 
 def test_a_connection_that_only_listens_is_kept():
@@ -513,21 +515,21 @@ def test_protocol_4_knows_no_ping(app):
     talk.subscribe("a")
     assert talk.server.deadline() == talk.now + 86_400
     error, close = talk.server.timeout(talk.now + 86_400)
-    assert close == Close(4202, "Closed after inactivity")
+    assert close == CloseConnection(4202, "Closed after inactivity")
     assert sent([error])["data"]["code"] == 4202
 
 
 def test_protocol_5_learns_of_a_close_from_an_error_too(app):
     talk = Conversation(app, "5")
-    error, close = talk.server.close(CloseCode.RECONNECT)
+    error, close = talk.server.close(PusherCloseCode.RECONNECT)
     assert sent([error])["data"] == {"message": "Generic reconnect immediately", "code": 4200}
     assert close.code == 4200
 
 
 @pytest.mark.parametrize("protocol", ["6", "7"])
 def test_later_protocols_learn_of_it_from_the_close_alone(app, protocol):
-    assert Conversation(app, protocol).server.close(CloseCode.RECONNECT) == [
-        Close(4200, "Generic reconnect immediately")
+    assert Conversation(app, protocol).server.close(PusherCloseCode.RECONNECT) == [
+        CloseConnection(4200, "Generic reconnect immediately")
     ]
 
 
@@ -535,8 +537,8 @@ def test_later_protocols_learn_of_it_from_the_close_alone(app, protocol):
 
 
 def test_the_relays_own_close(talk):
-    assert talk.server.close(CloseCode.OVER_CAPACITY, "too slow") == [Close(4100, "too slow")]
-    assert talk.server.close(CloseCode.RECONNECT) == []
+    assert talk.server.close(PusherCloseCode.OVER_CAPACITY, "too slow") == [CloseConnection(4100, "too slow")]
+    assert talk.server.close(PusherCloseCode.RECONNECT) == []
     assert talk.say("pusher:ping") == []
     assert talk.server.receive_binary(talk.now) == []
 
@@ -545,7 +547,7 @@ def test_a_lost_connection_gives_everything_back_once(talk):
     talk.subscribe("a")
     talk.subscribe("presence-a", {"user_id": "1"})
     talk.sign_in(id="1")
-    assert talk.server.lost() == [Unsubscribe("a"), Unsubscribe("presence-a")]
+    assert talk.server.lost() == [LeaveChannel("a"), LeaveChannel("presence-a")]
     assert talk.server.lost() == []
     assert not talk.server.channels
     assert talk.server.user_id is None
@@ -555,12 +557,12 @@ def test_a_lost_connection_gives_everything_back_once(talk):
 
 def test_channels_are_given_back_after_a_close_too(talk):
     talk.subscribe("a")
-    talk.server.close(CloseCode.RECONNECT)
-    assert talk.server.lost() == [Unsubscribe("a")]
+    talk.server.close(PusherCloseCode.RECONNECT)
+    assert talk.server.lost() == [LeaveChannel("a")]
 
 
 def test_close_reasons_fit_into_a_close_frame():
-    assert all(len(code.meaning.encode()) <= 123 for code in CloseCode)
-    assert sorted(CloseCode) == [
+    assert all(len(code.meaning.encode()) <= 123 for code in PusherCloseCode)
+    assert sorted(PusherCloseCode) == [
         *range(4000, 4002), *range(4003, 4010), 4100, *range(4200, 4203), 4301, 4302,
     ]  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from relay.pusher.api import ApiError
 from relay.pusher.apps import App, Limits
+from relay.pusher.http_api import ApiError
 from relay.pusher.signatures import channel_auth, md5_hex, request_string, sign, signed_query, user_auth
 from relay.server.api.settings import ApiSettings
 from support.api_harness import APP, BEARER, NOW, OTHER, Exchange, Rig

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from relay.pusher.actions import Position
+from relay.pusher.messages import ResumePosition
 from relay.testing.subscriber import ChannelView
 
 
@@ -23,7 +23,7 @@ def state(kind, seq, id, **more):
 
 def joined(seq=0):
     view = ChannelView("c")
-    view.joined(Position("e", seq), resumed=False)
+    view.joined(ResumePosition("e", seq), resumed=False)
     return view
 
 
@@ -79,7 +79,7 @@ def test_what_is_open_on_an_account():
     ):
         view.take({**event, "seq": seq})
     assert (view.open("order"), view.open("position")) == ({"o3"}, {"p2"})
-    view.joined(Position("f", 0), resumed=False)
+    view.joined(ResumePosition("f", 0), resumed=False)
     assert view.held == {}
 
 

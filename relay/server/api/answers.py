@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from relay.pusher.api import ApiError
+from relay.pusher.http_api import ApiError
 
 API = "/api/v2/"
 

@@ -22,7 +22,7 @@ from relay.model.serialize import event_schema
 from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry, UnknownStream, find
 from relay.pusher.apps import App
-from relay.pusher.errors import ProtocolError
+from relay.pusher.messages import ProtocolError
 from relay.pusher.names import channel_type, check_channel_name, check_socket_id
 from relay.pusher.signatures import channel_auth
 from relay.server.api.answers import Refusal, json_answer, read_body, unauthorized

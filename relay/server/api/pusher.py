@@ -1,8 +1,8 @@
 """The Pusher HTTP API: ``/apps/ID/...`` (https://pusher.com/docs/channels/library_auth_reference/rest-api/).
 
 The path is read as it was sent, piece by piece, because it is signed that way and because a user id may hold any character,
-an escaped ``/`` too. Whose request it is and what it asks is decided by `relay.pusher.api`; here it meets the hub. Nothing
-is awaited between authentication and answer.
+an escaped ``/`` too. `relay.pusher.http_api` decides whose request it is and what it asks; the hub answers it. Nothing is
+awaited between authentication and answer.
 
 ``/users/ID/terminate_connections`` without ``/apps/ID`` is what the official Python library sends; the app is then found by
 its key.
@@ -19,11 +19,10 @@ from relay.hub.app import HistoryPage
 from relay.hub.history import Missed
 from relay.hub.streams import claims_stream
 from relay.limits import TokenBucket
-from relay.pusher import api
-from relay.pusher.actions import Position
-from relay.pusher.api import ApiError, ChannelState, Trigger
+from relay.pusher import http_api
 from relay.pusher.apps import App
-from relay.pusher.errors import ProtocolError
+from relay.pusher.http_api import ApiError, ChannelState, Trigger
+from relay.pusher.messages import ProtocolError, ResumePosition
 from relay.server.api.answers import Refusal, json_answer, read_body
 
 Parts = Sequence[str]
@@ -60,7 +59,7 @@ class Channels(Protocol):
     def channels(self, app_id: str, prefix: str, now: float) -> Mapping[str, ChannelState]: ...
     def channel_info(self, app_id: str, name: str, now: float) -> ChannelState: ...
     def users(self, app_id: str, channel: str) -> Iterable[str]: ...
-    def history(self, app_id: str, name: str, after: Position | None, limit: int, now: float) -> HistoryPage: ...
+    def history(self, app_id: str, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage: ...
     def terminate_user(self, app_id: str, user_id: str, now: float) -> None: ...
     def send_to_user(self, app_id: str, user_id: str, name: str, data: str, now: float) -> None: ...
 
@@ -83,7 +82,7 @@ class PusherApi:
         query = request.scope["query_string"].decode("latin-1")
         app, parts = self._addressed(_parts(raw_path), query)
         body = await read_body(request, app.limits.request_body, self._body_within)
-        params = api.authenticate(app, request.method, raw_path, query, body, self._unix_time())
+        params = http_api.authenticate(app, request.method, raw_path, query, body, self._unix_time())
         _check_method(request.method, parts)
         try:
             return json_answer(self._answer(app, parts, params, body))
@@ -98,7 +97,7 @@ class PusherApi:
                     raise ApiError(404, f"there is no app {app_id[:100]!r}")
                 return app, rest
             case ["users", _, "terminate_connections"]:
-                key = api.auth_key(query)
+                key = http_api.auth_key(query)
                 app = None if key is None else self._hub.app_by_key(key)
                 if app is None:
                     raise ApiError(401, "auth_key is missing or no app's")
@@ -108,37 +107,37 @@ class PusherApi:
     def _answer(self, app: App, parts: Parts, params: Mapping[str, str], body: bytes) -> bytes:
         match parts:
             case ["events"]:
-                trigger = api.parse_trigger(app, body)
+                trigger = http_api.parse_trigger(app, body)
                 return self._trigger(app, trigger)
             case ["batch_events"]:
-                return self._batch(app, api.parse_batch(app, body))
+                return self._batch(app, http_api.parse_batch(app, body))
             case ["channels", channel, "events"]:
-                return self._trigger(app, api.parse_channel_event(app, channel, params, body))
+                return self._trigger(app, http_api.parse_channel_event(app, channel, params, body))
             case ["channels"]:
-                prefix, info = api.parse_channels_query(app, params)
-                return api.channels_response(info, self._hub.channels(app.id, prefix, self._clock()))
+                prefix, info = http_api.parse_channels_query(app, params)
+                return http_api.channels_response(info, self._hub.channels(app.id, prefix, self._clock()))
             case ["channels", channel]:
-                info = api.parse_channel_query(app, channel, params)
-                return api.channel_response(channel, info, self._hub.channel_info(app.id, channel, self._clock()))
+                info = http_api.parse_channel_query(app, channel, params)
+                return http_api.channel_response(channel, info, self._hub.channel_info(app.id, channel, self._clock()))
             case ["channels", channel, "users"]:
-                api.parse_users_query(app, channel)
-                return api.users_response(self._hub.users(app.id, channel))
+                http_api.parse_users_query(app, channel)
+                return http_api.users_response(self._hub.users(app.id, channel))
             case ["channels", channel, "history"]:
                 return self._history(app, channel, params)
             case ["users", user_id, "events"]:
-                trigger = api.parse_user_event(app, user_id, body)
+                trigger = http_api.parse_user_event(app, user_id, body)
                 self._spend(app, 1)
                 self._hub.send_to_user(app.id, user_id, trigger.name, trigger.data, self._clock())
             case ["users", user_id, "terminate_connections"]:
-                api.parse_terminate(app, user_id)
+                http_api.parse_terminate(app, user_id)
                 self._hub.terminate_user(app.id, user_id, self._clock())
-        return api.EMPTY
+        return http_api.EMPTY
 
     def _trigger(self, app: App, trigger: Trigger) -> bytes:
         _check_own(trigger.channels)
         self._spend(app, 1)
         self._publish(app, trigger)
-        return api.trigger_response(trigger.info, self._states(app, trigger.channels if trigger.info else ()))
+        return http_api.trigger_response(trigger.info, self._states(app, trigger.channels if trigger.info else ()))
 
     def _batch(self, app: App, triggers: Sequence[Trigger]) -> bytes:
         for trigger in triggers:  # all or nothing: what the hub would refuse is refused before the first is sent
@@ -147,7 +146,7 @@ class PusherApi:
         for trigger in triggers:
             self._publish(app, trigger)
         told = [channel for trigger in triggers if trigger.info for channel in trigger.channels]
-        return api.batch_response(triggers, self._states(app, told))
+        return http_api.batch_response(triggers, self._states(app, told))
 
     def _publish(self, app: App, trigger: Trigger) -> None:
         self._hub.trigger(
@@ -164,12 +163,12 @@ class PusherApi:
         return {channel: self._hub.channel_info(app.id, channel, now) for channel in channels}
 
     def _history(self, app: App, channel: str, params: Mapping[str, str]) -> bytes:
-        query = api.parse_history_query(app, channel, params)
+        query = http_api.parse_history_query(app, channel, params)
         try:
             page = self._hub.history(app.id, channel, query.after, query.limit, self._clock())
         except Missed as missed:
-            raise api.history_gone(missed.reason, missed.position) from None
-        return api.history_response(page.position, page.events, more=page.more)
+            raise http_api.history_gone(missed.reason, missed.position) from None
+        return http_api.history_response(page.position, page.events, more=page.more)
 
     def _spend(self, app: App, events: int) -> None:
         """Take ``events`` from the app's budget; a second's worth may come at once."""

@@ -28,7 +28,7 @@ from starlette.routing import Mount, Route, Router
 from relay.auth import KeyRing
 from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry
-from relay.pusher.api import ApiError
+from relay.pusher.http_api import ApiError
 from relay.server.api import answers
 from relay.server.api.answers import Refusal
 from relay.server.api.channels import Bootstrap

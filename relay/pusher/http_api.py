@@ -1,7 +1,7 @@
-"""Requests of the HTTP API: who asks, and what.
+"""The HTTP API without HTTP: who sends a request, what it asks, and the exact answer (Pusher Channels HTTP API reference).
 
 A request is authenticated by the signature in its query before its body is looked at. Everything refused raises ApiError
-with the status the reference gives and a text that names the field or the limit.
+with the status the reference gives and a text that names the field or the limit; no error ever goes out with status 200.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,30 +11,17 @@ from typing import Any, TypeVar
 import msgspec
 from attrs import frozen
 
-from .. import signatures
-from ..actions import Position
-from ..apps import App
-from ..errors import ProtocolError
-from ..messages import json_text
-from ..names import check_channel_name, check_event_name, check_socket_id, check_user_id, server_to_user_channel
-
-__all__ = [
-    "ApiError",
-    "HistoryQuery",
-    "Info",
-    "Trigger",
-    "auth_key",
-    "authenticate",
-    "parse_batch",
-    "parse_channel_event",
-    "parse_channel_query",
-    "parse_channels_query",
-    "parse_history_query",
-    "parse_terminate",
-    "parse_trigger",
-    "parse_user_event",
-    "parse_users_query",
-]
+from . import signatures
+from .apps import App
+from .messages import ProtocolError, ResumeFailure, ResumePosition, json_text
+from .names import (
+    channel_type,
+    check_channel_name,
+    check_event_name,
+    check_socket_id,
+    check_user_id,
+    server_to_user_channel,
+)
 
 TIMESTAMP_WINDOW = 600
 """Seconds that `auth_timestamp` may be off, either way."""
@@ -85,12 +72,12 @@ class Trigger:
 class HistoryQuery:
     """What is asked of a channel's history."""
 
-    after: Position | None
+    after: ResumePosition | None
     """Events after this; None: the newest."""
     limit: int
 
 
-# Who asks ------------------------------------------------------------------------------------------------------------
+# --- authentication --------------------------------------------------------------------------------------------------
 
 
 def auth_key(raw_query: str) -> str | None:
@@ -146,7 +133,7 @@ def _check_body(body_md5: str | None, body: bytes) -> None:
         raise ApiError(401, "body_md5 is not the MD5 of the body")
 
 
-# What is asked: events -----------------------------------------------------------------------------------------------
+# --- requests that publish -------------------------------------------------------------------------------------------
 
 
 class _Event(msgspec.Struct):
@@ -257,7 +244,7 @@ def parse_user_event(app: App, user_id: str, body: bytes) -> Trigger:
     return _trigger(app, _decode(_event, app, body), [server_to_user_channel(user_id)])
 
 
-# What is asked: the rest ---------------------------------------------------------------------------------------------
+# --- requests that ask -----------------------------------------------------------------------------------------------
 
 
 def _info(text: str | None, *available: str) -> Info:
@@ -315,7 +302,7 @@ def parse_history_query(app: App, channel: str, params: Mapping[str, str]) -> Hi
     limit = _whole("limit", params.get("limit", str(app.limits.rewind)))
     if not 1 <= limit <= app.limits.rewind:
         raise ApiError(400, f"limit: must be from 1 to {app.limits.rewind} (limit rewind)")
-    after = None if epoch is None or seq is None else Position(epoch, _whole("after_seq", seq))
+    after = None if epoch is None or seq is None else ResumePosition(epoch, _whole("after_seq", seq))
     return HistoryQuery(after=after, limit=limit)
 
 
@@ -323,3 +310,90 @@ def _whole(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise ApiError(400, f"{name}: must be a whole number")
     return int(text)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+EMPTY = b"{}"
+"""The answer to what has nothing to tell: triggers without info, terminate_connections."""
+
+
+@frozen(kw_only=True)
+class ChannelState:
+    """What the hub knows of one channel; the answers take from it what was asked for."""
+
+    occupied: bool = False
+    user_count: int = 0
+    subscription_count: int = 0
+    cache: str | None = None
+    """The data of the cached event."""
+    cache_ttl: float | None = None
+    """Seconds until it is dropped."""
+
+
+def _json(value: object) -> bytes:
+    return json_text(value).encode()
+
+
+def _attributes(channel: str, info: Info | None, state: ChannelState) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if info is None:
+        return told
+    if info.user_count and channel_type(channel).presence:
+        told["user_count"] = state.user_count
+    if info.subscription_count:
+        told["subscription_count"] = state.subscription_count
+    if info.cache:
+        told["cache"] = None if state.cache is None else {"data": state.cache, "ttl": int(state.cache_ttl or 0)}
+    return told
+
+
+def trigger_response(info: Info | None, states: Mapping[str, ChannelState]) -> bytes:
+    """`{}`, or where info was asked for `{"channels": {NAME: {...}}}`."""
+    if info is None:
+        return EMPTY
+    return _json({"channels": {name: _attributes(name, info, state) for name, state in states.items()}})
+
+
+def batch_response(triggers: Sequence[Trigger], states: Mapping[str, ChannelState]) -> bytes:
+    """`{}`, or where any event asked for info `{"batch": [{...}, ...]}`, one item for each event."""
+    if all(trigger.info is None for trigger in triggers):
+        return EMPTY
+    unknown = ChannelState()
+    told = (
+        _attributes(name, trigger.info, states.get(name, unknown))
+        for trigger in triggers
+        for name in trigger.channels[:1]
+    )
+    return _json({"batch": list(told)})
+
+
+def channels_response(info: Info, states: Mapping[str, ChannelState]) -> bytes:
+    """`{"channels": {NAME: {...}}}` of the occupied channels; an object also when there is none."""
+    occupied = {name: _attributes(name, info, state) for name, state in states.items() if state.occupied}
+    return _json({"channels": occupied})
+
+
+def channel_response(channel: str, info: Info, state: ChannelState) -> bytes:
+    """`{"occupied": ..., ...}`."""
+    return _json({"occupied": state.occupied, **_attributes(channel, info, state)})
+
+
+def users_response(user_ids: Iterable[str]) -> bytes:
+    """`{"users": [{"id": ...}, ...]}`."""
+    return _json({"users": [{"id": user_id} for user_id in user_ids]})
+
+
+def history_response(position: ResumePosition, events: Iterable[Mapping[str, Any]], *, more: bool = False) -> bytes:
+    """`{"epoch", "seq", "more", "events"}`: the channel's current position and past events, oldest first; `more` when
+    the limit cut them off and the next request goes on after the last one's `seq`."""
+    return _json({"epoch": position.epoch, "seq": position.seq, "more": more, "events": list(events)})
+
+
+def history_gone(reason: ResumeFailure, position: ResumePosition | None) -> ApiError:
+    """The answer 410 when events after the asked position are lost; it carries the channel's current position."""
+    details: dict[str, Any] = {"reason": reason}
+    if position is not None:
+        details |= {"epoch": position.epoch, "seq": position.seq}
+    return ApiError(410, f"the channel's history does not reach back to there: {reason}", details)
