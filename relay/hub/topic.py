@@ -406,7 +406,7 @@ def _put_all(subscribers: dict[str, Outbox], delivery: Delivery, but: str | None
 
 @define
 class CatchUp:
-    """Return the frames for a new subscriber between `subscription_succeeded` and the live events."""
+    """The frames for a new subscriber between `subscription_succeeded` and the live events."""
 
     deliveries: list[Delivery] = field(factory=list)
     waits: bool = False
