@@ -33,7 +33,7 @@ from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
 from relay.server.api.routes import build_api
 from relay.server.api.settings import ApiSettings
-from relay.server.http import HttpServer, open_listeners, serve_front
+from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from relay.settings import Server, Settings
 from relay.trading.registry import SEEN, CommandRegistry
@@ -205,13 +205,12 @@ class Relay:
             OSError: the address cannot be listened on.
         """
         server = self._settings.server
-        listeners = await open_listeners(server.host, server.port, ssl_context=_tls(server))
-        self.addresses = [listener.socket.getsockname()[:2] for listener in map(_tcp, listeners)]
+        front = HttpServer(self._api(), self._edge, server.limits, _tls(server))
+        listeners = await open_listeners(server.host, server.port)
+        self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as nursery:
             await nursery.start(self._edge.run)
-            front: HttpServer = await nursery.start(
-                partial(serve_front, listeners, self._api(), self._edge.serve, limits=server.limits, adopter=self._edge)
-            )
+            await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
             async with trio.open_nursery() as sessions:
                 for name, session in self.providers.sessions():
@@ -380,11 +379,6 @@ def _tls(server: Server) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise OperatorError(f"server.tls_cert, server.tls_key: {error}") from error
     return context
-
-
-def _tcp(listener: Any) -> trio.SocketListener:
-    found: trio.SocketListener = getattr(listener, "transport_listener", listener)
-    return found
 
 
 def _socket_id() -> str:

@@ -1,82 +1,70 @@
-"""One port for HTTP and WebSocket.
+"""The HTTP/1.1 server of the port: h11 in front of an ASGI 3 application, and the way from HTTP to WebSocket.
 
-Every connection starts as HTTP/1.1 in h11. On every request, not only the first (a proxy keeps connections alive and
-mixes), `Upgrade: websocket` hands the stream to the upgrade handler, for good; everything else goes to an ASGI
-application.
+Not Hypercorn: subscribers and HTTP share one port, and Hypercorn keeps a task, h11 and its own WebSocket layer (wsproto)
+for every connection that was upgraded, so it cannot hand a connection over to a server without tasks (`subscribers`).
 
-Where an adopter is given, a plain socket whose first bytes are a plain upgrade request goes to it whole: no task and no
-h11 are needed for that (`acceptor`, `upgrade`).
-
-A bad peer ends its own connection and nothing else. Stopping: no more accepts, idle connections close at once, running
-requests finish and close, and after `limits.drain` seconds whatever is left is cancelled. Upgraded connections are their
-owner's (the edge's), which says goodbye to them meanwhile.
+- A first read that is a plain upgrade request goes to the subscribers' server at once (`fastpath`). Everything else is
+  HTTP/1.1 in h11, and on every request, not only the first, `Upgrade: websocket` hands the connection over for good: a
+  proxy keeps connections alive and mixes.
+- A request is refused before the application sees it when its framing is ambiguous (h11's own errors, or both
+  Content-Length and Transfer-Encoding).
+- ASGI `send` does nothing once the peer is gone, and `receive` returns `http.disconnect` (ASGI HTTP, version 2.3).
+- An answer that starts before the request's body was read closes the connection after it, and lingers: closing a socket
+  with unread input would destroy the answer on its way.
+- Every read and every write of the peer has a deadline, and a bad peer ends its own connection only.
+- Stopping: no more accepts, idle connections close at once, running requests finish and close, and after `limits.drain`
+  seconds the rest is cancelled. The subscribers' server closes the connections it has taken over.
 """
 
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
+import attrs
 import h11
 import structlog
 import trio
 
-from relay.server.asgi import Address, AsgiApp, HttpConnection, HttpExchange, HttpLimits, PeerGone, http_scope
-from relay.server.fastpath.acceptor import FULL, Acceptor
-from relay.server.fastpath.poller import Poller
+from relay.server.fastpath.acceptor import Acceptor
 from relay.server.fastpath.upgrade import UpgradeRequest, asks_for_websocket, read_upgrade
-from relay.server.transport import underlying_socket
+from relay.server.limits import HttpLimits
+from relay.server.subscribers import SubscriberServer
+from relay.server.transport import SocketTransport
 
-__all__ = [
-    "Adopter",
-    "HttpLimits",
-    "HttpServer",
-    "UpgradeHandler",
-    "UpgradeRequest",
-    "is_upgrade",
-    "open_listeners",
-    "serve_front",
-]
+_WRITE_SIZE = 64 * 1024
+_LINGER_BYTES = 1024 * 1024
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+AsgiApp = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 log = structlog.get_logger()
 
 
-class UpgradeHandler(Protocol):
-    """Takes the connection over: answers the handshake (or refuses it), and returns when it does not need the stream any
-    more.
+@attrs.frozen
+class Upgraded:
+    """The outcome of HTTP when the peer asked for a WebSocket."""
+
+    request: UpgradeRequest
+    trailing: bytes
+    """Bytes that came after the request's head."""
+
+
+class PeerGone(Exception):
+    """Raised when the peer closed, reset or stalled; nothing more can be sent to it."""
+
+
+async def open_listeners(host: str, port: int, *, backlog: int = 1024) -> list[trio.SocketListener]:
+    """Return listening sockets of `host` (port 0: the kernel chooses).
+
+    Raises OSError when the address is in use or not ours.
     """
-
-    def __call__(
-        self, stream: trio.abc.Stream, request: UpgradeRequest, trailing: bytes, peer: Address | None, /
-    ) -> Awaitable[None]:
-        """`trailing` are bytes that came after the request's head; `peer` is the address of the other end."""
-        ...
-
-
-def is_upgrade(request: h11.Request) -> bool:
-    """Whether the request asks for a WebSocket (RFC 6455, 4.2.1)."""
-    return request.method == b"GET" and request.http_version >= b"1.1" and asks_for_websocket(request.headers)
-
-
-class Adopter(Protocol):
-    """Takes plain sockets over for good, without a task of the front's."""
-
-    def __len__(self) -> int:
-        """How many it has; they count against `limits.connections`."""
-        ...
-
-    @property
-    def poller(self) -> Poller | None:
-        """Where sockets are watched; None while it cannot take any."""
-        ...
-
-    def tune(self, sock: socket.socket, /) -> None:
-        """Set options on a listening socket, for those it accepts."""
-        ...
-
-    def adopt(self, sock: socket.socket, request: UpgradeRequest, trailing: bytes, /) -> None:
-        """Answer the handshake, or refuse it. The socket is non-blocking and may be watched by the poller already."""
-        ...
+    return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
 
 
 class HttpServer:
@@ -85,14 +73,23 @@ class HttpServer:
     def __init__(
         self,
         app: AsgiApp,
-        upgrade: UpgradeHandler,
+        subscribers: SubscriberServer | None = None,
         limits: HttpLimits | None = None,
-        adopter: Adopter | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        """Without `subscribers`, upgrade requests are ordinary requests. With `tls` every connection is encrypted; only
+        HTTP/1.1 is offered then, since HTTP/2 is a proxy's work.
+        """
+        if tls is not None:
+            tls.set_alpn_protocols(["http/1.1"])
+            tls.options |= ssl.OP_NO_RENEGOTIATION
         self._app = app
-        self._upgrade = upgrade
-        self._adopter = adopter
+        self._subscribers = subscribers
         self._limits = limits or HttpLimits()
+        self._acceptor = Acceptor(
+            self._limits, self._arrived, tls=tls, tune=self._tune, elsewhere=lambda: self.connections
+        )
+        self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
         self._all = trio.CancelScope()
         self._idle: set[trio.CancelScope] = set()
@@ -102,32 +99,27 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """Open connections, upgraded ones included."""
-        return self._served + (0 if self._adopter is None else len(self._adopter))
+        """Open connections that have sent something, upgraded ones included."""
+        return self._served + (0 if self._subscribers is None else len(self._subscribers))
 
     async def serve(
         self,
-        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+        listeners: Sequence[trio.SocketListener],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept and serve; returns when `stop` was called and everything is drained. Closes the listeners."""
+        """Accept and serve; return when `stop` was called and everything is drained. Closes the listeners."""
         try:
             with self._all:
-                async with trio.open_nursery() as connections:
-                    try:
-                        with self._accepting:
-                            task_status.started()
-                            await self._accept(list(listeners), connections)
-                    finally:
-                        with trio.CancelScope(shield=True):  # forcefully: it waits for nothing
-                            for listener in listeners:
-                                await trio.aclose_forcefully(listener)
+                async with trio.open_nursery() as self._nursery:
+                    with self._accepting:
+                        task_status.started()
+                        await self._acceptor.run(listeners)
         finally:
             self._ended.set()
 
     async def drained(self) -> None:
-        """Return when nobody is served any more: after `stop`, within `limits.drain`."""
+        """Wait until nothing is served any more: after `stop`, within `limits.drain`."""
         await self._ended.wait()
 
     def stop(self) -> None:
@@ -139,84 +131,48 @@ class HttpServer:
             for scope in list(self._idle):
                 scope.cancel()
 
-    async def _accept(self, listeners: list[Any], connections: trio.Nursery) -> None:
-        adopter = self._adopter
-        poller = None if adopter is None else adopter.poller
-        plain = all(isinstance(listener, trio.SocketListener) for listener in listeners)
-        if adopter is not None and poller is not None and plain:
-            await self._accept_plain(listeners, connections, adopter, poller)
-        else:
-            await trio.serve_listeners(self._connection, listeners, handler_nursery=connections)
+    def _tune(self, sock: socket.socket) -> None:
+        if self._subscribers is not None:
+            self._subscribers.tune(sock)
 
-    async def _accept_plain(
-        self, listeners: list[trio.SocketListener], connections: trio.Nursery, adopter: Adopter, poller: Poller
-    ) -> None:
-        def arrived(sock: socket.socket, data: bytes) -> None:
-            found = read_upgrade(data, self._limits.head_bytes)
-            if found is not None:
-                adopter.adopt(sock, *found)
-                return
-            poller.forget(sock.fileno())
-            connections.start_soon(self._plain, trio.SocketStream(trio.socket.from_stdlib_socket(sock)), data)
+    def _arrived(self, transport: SocketTransport, data: bytes) -> None:
+        found = None if self._subscribers is None else read_upgrade(data, self._limits.head_bytes)
+        if found is not None and self._subscribers is not None:
+            self._subscribers.adopt(transport, *found)
+        elif self._nursery is not None:
+            self._served += 1
+            self._nursery.start_soon(self._connection, transport, data)
 
-        acceptor = Acceptor(poller, self._limits, arrived, adopter.tune, lambda: self.connections)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(acceptor.sweep)
-            for listener in listeners:
-                nursery.start_soon(acceptor.accept, listener)
-
-    async def _plain(self, stream: trio.SocketStream, data: bytes) -> None:
-        async with stream:
-            await self._connection(stream, data)
-
-    async def _connection(self, stream: trio.abc.Stream, begun: bytes = b"") -> None:
-        """Serve one connection, whose first bytes may have been read already."""
-        self._served += 1
+    async def _connection(self, transport: SocketTransport, begun: bytes) -> None:
+        """Serve one connection, of which `begun` has been read already."""
+        upgraded = None
         try:
-            if self.connections > self._limits.connections:
-                await self._refuse(stream)
-            elif await self._handshake(stream):
-                upgraded = await self._http(stream, begun, _peer(stream))
-                if upgraded is not None:
-                    await upgraded
-        except (PeerGone, trio.BrokenResourceError, trio.ClosedResourceError):
+            upgraded = await self._http(transport, begun)
+        except (PeerGone, OSError, trio.ClosedResourceError):
             pass
         except Exception:
-            log.exception("connection failed", peer=_peer(stream))
+            log.exception("connection failed", peer=transport.peer)
         finally:
             self._served -= 1
+            if upgraded is None:
+                transport.close()
+        if upgraded is not None and self._subscribers is not None:
+            self._subscribers.adopt(transport, upgraded.request, upgraded.trailing)
 
-    async def _refuse(self, stream: trio.abc.Stream) -> None:
-        log.warning("connection refused: too many connections", limit=self._limits.connections)
-        if not isinstance(stream, trio.SSLStream):
-            with trio.move_on_after(1):
-                await stream.send_all(FULL)
-
-    async def _handshake(self, stream: trio.abc.Stream) -> bool:
-        if not isinstance(stream, trio.SSLStream):
-            return True
-        with trio.move_on_after(self._limits.tls_handshake):
-            await stream.do_handshake()
-            return True
-        return False
-
-    async def _http(self, stream: trio.abc.Stream, begun: bytes, peer: Address | None) -> Awaitable[None] | None:
-        """HTTP until the connection ends (None) or asks for a WebSocket: then what is to be awaited instead.
-
-        All that HTTP needed goes with this frame; a WebSocket may stay for days.
-        """
-        http = HttpConnection(stream, self._limits)
+    async def _http(self, transport: SocketTransport, begun: bytes) -> Upgraded | None:
+        """Serve HTTP until the connection ends (None) or asks for a WebSocket."""
+        http = HttpConnection(transport, self._limits)
         if begun:
             http.h11.receive_data(begun)
-        wait = self._limits.head
+        wait = self._limits.head if transport.handshaken else self._limits.tls_handshake
         while True:
             try:
                 request = await self._request(http, wait)
                 if request is None:
                     break
-                if is_upgrade(request):
-                    return self._upgrade(stream, *_upgrade_request(http, request), peer)
-                await self._exchange(http, request, peer)
+                if self._subscribers is not None and is_upgrade(request):
+                    return _upgraded(http, request)
+                await self._exchange(http, request)
             except h11.RemoteProtocolError as error:
                 await self._complain(http, error.error_status_hint, str(error))
                 break
@@ -226,13 +182,10 @@ class HttpServer:
             wait = self._limits.idle
         if not http.gone and http.h11.our_state is not h11.IDLE:
             await http.linger()
-        if isinstance(stream, trio.SSLStream):
-            with trio.move_on_after(self._limits.linger):
-                await stream.aclose()
         return None
 
-    async def _request(self, http: HttpConnection, wait: float) -> h11.Request | None:
-        """The next request's head; None when the connection ended or stayed idle. A head that is too slow is answered
+    async def _request(self, http: "HttpConnection", wait: float) -> h11.Request | None:
+        """Return the next request's head; None when the connection ended or stayed idle. A head that is too slow is answered
         408.
         """
         idle = trio.CancelScope(deadline=trio.current_time() + wait)
@@ -258,76 +211,237 @@ class HttpServer:
             await self._complain(http, 408, "the request's head took too long")
         return None
 
-    async def _exchange(self, http: HttpConnection, request: h11.Request, peer: Address | None) -> None:
+    async def _exchange(self, http: "HttpConnection", request: h11.Request) -> None:
         names = {name for name, _ in request.headers}
         if {b"content-length", b"transfer-encoding"} <= names:
             raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding", error_status_hint=400)
-        scheme = "https" if isinstance(http.stream, trio.SSLStream) else "http"
         try:
-            scope = http_scope(request, scheme, peer, _address(http.stream))
+            scope = http_scope(request, http.transport)
         except ValueError as error:
             raise h11.RemoteProtocolError(str(error), error_status_hint=400) from error
         await HttpExchange(http, request, scope, closing=lambda: self._stopping).run(self._app)
 
-    async def _complain(self, http: HttpConnection, status: int, text: str) -> None:
-        """Answer what cannot be served, if nothing was answered yet."""
+    async def _complain(self, http: "HttpConnection", status: int, text: str) -> None:
+        """Answer a request that cannot be served, if nothing was answered yet."""
         if http.h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await http.answer(status, text)
 
 
-def _upgrade_request(http: HttpConnection, request: h11.Request) -> tuple[UpgradeRequest, bytes]:
+def is_upgrade(request: h11.Request) -> bool:
+    """Return True if the request asks for a WebSocket (RFC 6455, 4.2.1)."""
+    return request.method == b"GET" and request.http_version >= b"1.1" and asks_for_websocket(request.headers)
+
+
+def _upgraded(http: "HttpConnection", request: h11.Request) -> Upgraded:
     headers = [(bytes(name), bytes(value)) for name, value in request.headers]
     for name, value in headers:
         if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
             raise h11.RemoteProtocolError("an upgrade request carries no body", error_status_hint=400)
     http.h11.next_event()
-    return UpgradeRequest("GET", request.target.decode("ascii"), headers), http.h11.trailing_data[0]
+    return Upgraded(UpgradeRequest("GET", request.target.decode("ascii"), headers), http.h11.trailing_data[0])
 
 
-def _peer(stream: trio.abc.Stream) -> Address | None:
-    return _end(stream, lambda sock: sock.getpeername())
+class HttpConnection:
+    """The h11 state of one connection and its deadlines."""
+
+    def __init__(self, transport: SocketTransport, limits: HttpLimits) -> None:
+        self.transport = transport
+        self.limits = limits
+        self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+        self.gone = False
+        self.head_only = False
+        """The request in progress is a HEAD: the answer has no body."""
+
+    async def fill(self) -> None:
+        """Read once. Raises PeerGone when the peer resets; an orderly end becomes h11's ConnectionClosed."""
+        try:
+            data = await self.transport.receive()
+        except (OSError, trio.ClosedResourceError) as error:
+            self.gone = True
+            raise PeerGone from error
+        self.h11.receive_data(data)
+
+    async def write(self, data: bytes) -> None:
+        """Send all of it, each 64 kB within the write deadline, or raise PeerGone."""
+        for start in range(0, len(data), _WRITE_SIZE):
+            try:
+                with trio.fail_after(self.limits.write):
+                    await self.transport.send_all(data[start : start + _WRITE_SIZE])
+            except (OSError, trio.ClosedResourceError, trio.TooSlowError) as error:
+                self.gone = True
+                raise PeerGone from error
+
+    async def answer(self, status: int, text: str, *, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Send a short answer of our own that ends the connection."""
+        body = (text + "\n").encode()
+        fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)), *headers]
+        head = h11.Response(status_code=status, headers=[*_own_headers(), *fields, _CLOSE], reason=_reason(status))
+        parts = [self.h11.send(head)]
+        if not self.head_only:
+            parts.append(self.h11.send(h11.Data(data=body)))
+        parts.append(self.h11.send(h11.EndOfMessage()))
+        await self.write(b"".join(part for part in parts if part))
+
+    async def linger(self) -> None:
+        """End our side, then read what the peer still sends, bounded, so that it gets the answer."""
+        with trio.move_on_after(self.limits.linger):
+            try:
+                self.transport.finish()
+                left = _LINGER_BYTES
+                while left > 0 and (data := await self.transport.receive()):
+                    left -= len(data)
+            except (OSError, trio.ClosedResourceError):
+                return
 
 
-def _address(stream: trio.abc.Stream) -> Address | None:
-    return _end(stream, lambda sock: sock.getsockname())
+class HttpExchange:
+    """One request and its answer."""
+
+    def __init__(
+        self, connection: HttpConnection, request: h11.Request, scope: Scope, *, closing: Callable[[], bool]
+    ) -> None:
+        self._connection = connection
+        self._h11 = connection.h11
+        self._scope = scope
+        connection.head_only = request.method == b"HEAD"
+        self._closing = closing
+        self._body: deque[bytes] = deque()
+        self._body_read = False
+        self._start: Message | None = None
+        self._started = False
+        self._complete = trio.Event()
+
+    async def run(self, app: AsgiApp) -> None:
+        """Call the application; an exception of it, or no answer, becomes 500, or the end of the connection."""
+        try:
+            self._pull()
+            await app(self._scope, self.receive, self.send)
+        except PeerGone:
+            raise
+        except Exception:
+            log.exception("http application failed", path=self._scope["path"])
+            await self._fail()
+        else:
+            if not self._complete.is_set() and not self._connection.gone:
+                log.error("http application gave no whole answer", path=self._scope["path"])
+                await self._fail()
+
+    async def _fail(self) -> None:
+        if self._connection.gone or self._started:
+            raise PeerGone
+        await self._connection.answer(500, "internal server error")
+
+    def _pull(self) -> bool:
+        """Take what h11 has parsed already; False when the body needs more bytes."""
+        while self._h11.their_state is h11.SEND_BODY:
+            event = self._h11.next_event()
+            if isinstance(event, h11.Data):
+                self._body.append(bytes(event.data))
+            elif isinstance(event, h11.ConnectionClosed) or event is h11.NEED_DATA:
+                return False
+        return True
+
+    async def receive(self) -> Message:
+        """ASGI receive: the body's parts, then (when it happens) the disconnect."""
+        if self._body_read or self._connection.gone:
+            await self._disconnected()
+            return {"type": "http.disconnect"}
+        try:
+            await self._fill_body()
+        except (PeerGone, h11.RemoteProtocolError):
+            self._connection.gone = True
+            return {"type": "http.disconnect"}
+        data = self._body.popleft() if self._body else b""
+        more = bool(self._body) or self._h11.their_state is h11.SEND_BODY
+        self._body_read = not more
+        return {"type": "http.request", "body": data, "more_body": more}
+
+    async def _fill_body(self) -> None:
+        if self._h11.they_are_waiting_for_100_continue:
+            go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+            await self._connection.write(self._h11.send(go_on) or b"")
+        while not self._pull() and not self._body:
+            with trio.move_on_after(self._connection.limits.body) as scope:
+                await self._connection.fill()
+            if scope.cancelled_caught:
+                raise PeerGone
+
+    async def _disconnected(self) -> None:
+        """Return when the peer is gone or the answer is complete. A pipelined request is kept, but not more than one
+        read.
+        """
+        while not (self._complete.is_set() or self._connection.gone):
+            if self._h11.trailing_data[0]:
+                await self._complete.wait()
+                return
+            try:
+                await self._connection.fill()
+            except PeerGone:
+                return
+            if self._h11.trailing_data[1] and not self._h11.trailing_data[0]:
+                self._connection.gone = True
+
+    async def send(self, message: Message) -> None:
+        """ASGI send. The head leaves together with the first part of the body."""
+        if self._connection.gone:
+            await trio.lowlevel.checkpoint()
+            return
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        data = b"" if self._started else self._response_head()
+        body = message.get("body", b"")
+        if body and not self._connection.head_only:
+            data += self._h11.send(h11.Data(data=body)) or b""
+        if not message.get("more_body", False):
+            data += self._h11.send(h11.EndOfMessage()) or b""
+        try:
+            await self._connection.write(data)
+        except PeerGone:
+            return
+        if not message.get("more_body", False):
+            self._complete.set()
+
+    def _response_head(self) -> bytes:
+        assert self._start is not None, "http.response.body before http.response.start"
+        self._started = True
+        headers = [*_own_headers(), *self._start.get("headers", ())]
+        if self._closing() or not self._pull():
+            headers.append(_CLOSE)
+        status = self._start["status"]
+        return self._h11.send(h11.Response(status_code=status, headers=headers, reason=_reason(status))) or b""
 
 
-def _end(stream: trio.abc.Stream, ask: Callable[[trio.socket.SocketType], object]) -> Address | None:
-    sock = underlying_socket(stream)
-    if sock is None:
-        return None
+_CLOSE = (b"connection", b"close")
+
+
+def _own_headers() -> list[tuple[bytes, bytes]]:
+    return [(b"date", formatdate(usegmt=True).encode())]
+
+
+def _reason(status: int) -> bytes:
     try:
-        name = ask(sock)
-    except OSError:
-        return None
-    return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 else None
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""
 
 
-async def open_listeners(
-    host: str, port: int, *, ssl_context: ssl.SSLContext | None = None, backlog: int = 1024
-) -> list[trio.abc.Listener[trio.abc.Stream]]:
-    """Listening sockets of `host` (port 0: the kernel chooses). Over TLS only HTTP/1.1 is offered; HTTP/2 is a proxy's
-    work.
-
-    Raises OSError when the address is in use or not ours.
-    """
-    listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
-    if ssl_context is None:
-        return list(listeners)
-    ssl_context.set_alpn_protocols(["http/1.1"])
-    return [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
-
-
-async def serve_front(
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
-    app: AsgiApp,
-    upgrade: UpgradeHandler,
-    *,
-    limits: HttpLimits | None = None,
-    adopter: Adopter | None = None,
-    task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve until `HttpServer.stop`; `nursery.start` gives the HttpServer."""
-    front = HttpServer(app, upgrade, limits, adopter)
-    task_status.started(front)
-    await front.serve(listeners)
+def http_scope(request: h11.Request, transport: SocketTransport) -> Scope:
+    """Return the ASGI scope of a request. Raises ValueError for a target that is no path."""
+    raw_path, _, query = request.target.partition(b"?")
+    if not raw_path.startswith(b"/") and raw_path != b"*":
+        raise ValueError("request target must be a path")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": request.http_version.decode(),
+        "method": request.method.decode(),
+        "scheme": transport.scheme,
+        "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": [(bytes(name), bytes(value)) for name, value in request.headers],
+        "client": transport.peer,
+        "server": transport.local,
+    }

@@ -1,33 +1,45 @@
-"""The subscribers' sockets: WebSocket frames on one side, the hub's sessions and their outboxes on the other.
+"""The subscribers' server: WebSocket frames on one side, the hub's sessions and their outboxes on the other.
 
-- Everything for a subscriber goes through its outbox. What was put during one pass of trio's scheduler leaves at the
-  end of it, in one write per subscriber, without a task switch per subscriber.
-- A subscriber on a plain socket has no task: the poller calls when something comes. One behind TLS (or where there is no
-  epoll) has a task, which reads. A writer's task exists only while the kernel refuses bytes.
-- Deadlines of idle subscribers are looked at by one sweep, about once a second, so that an idle connection holds no
-  timer.
+- Everything for a subscriber goes through its outbox. What was put there during one pass of trio's scheduler leaves at the
+  end of the pass, in one write per subscriber, without a task switch per subscriber.
+- A subscriber has no task, with TLS or without: the poller calls when something has arrived. A writer's task exists only
+  while the kernel refuses bytes.
+- One sweep looks at the deadlines of idle subscribers, about once a second, so an idle connection holds no timer.
 - Closing: the outbox' last frame is the close frame. The connection ends when the peer's close frame or its end of
   stream has come; after `limits.close` seconds it is dropped, with what the kernel still holds for it.
 - A slow subscriber whose socket takes no byte for `limits.write` seconds is dropped the same way.
 - One subscriber's failure, also that of its session's code, ends that subscriber only.
 """
 
-import contextlib
 import math
 import socket
+from functools import partial
+from typing import Protocol
 from urllib.parse import unquote
 
 import structlog
 import trio
 
-from relay.hub.outbox import Outbox
-from relay.server.connection import Connect, Connection, SubscriberLimits
+from relay.hub.outbox import Delivery, Outbox, Policy
 from relay.server.fastpath.poller import Poller
 from relay.server.fastpath.upgrade import UpgradeRequest
 from relay.server.fastpath.writer import BatchWriter
-from relay.server.transport import Link, SocketTransport, StreamTransport, taken_out, tune
+from relay.server.limits import SubscriberLimits
+from relay.server.transport import SocketTransport, TlsTransport, tune
 from relay.websocket.deflate import accepted
-from relay.websocket.frames import BadHandshake, handshake_response
+from relay.websocket.frames import (
+    BadHandshake,
+    Binary,
+    Close,
+    FrameError,
+    FrameParser,
+    Ping,
+    Pong,
+    Received,
+    Text,
+    encode_pong,
+    handshake_response,
+)
 
 log = structlog.get_logger()
 
@@ -35,225 +47,251 @@ SHUTDOWN_CODE = 4200
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
 
 
+class Session(Protocol):
+    """One subscriber as the hub knows it. All calls are synchronous; `now` is trio's clock in seconds."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """The messages on their way to this subscriber; the same object for the session's whole life."""
+        ...
+
+    def receive(self, text: str, now: float) -> None:
+        """A text message came; answers go to the outbox."""
+        ...
+
+    def receive_binary(self, now: float) -> None:
+        """A binary message came (the Pusher protocol has none); the error goes to the outbox."""
+        ...
+
+    def alive(self, now: float) -> None:
+        """A WebSocket ping or pong came: the peer lives."""
+        ...
+
+    def deadline(self) -> float:
+        """When to call `timeout` if nothing is received until then; math.inf for never. Looked at about once a
+        second.
+        """
+        ...
+
+    def timeout(self, now: float) -> None:
+        """The deadline passed: ping the peer, or close it, through the outbox."""
+        ...
+
+    def closed(self, now: float) -> None:
+        """The connection is gone; called exactly once, and nothing after it."""
+        ...
+
+
+class Connect(Protocol):
+    """Opens the session of a new subscriber; the greeting, or the refusal and its close, is already in its outbox."""
+
+    def __call__(
+        self, app_key: str, query: str, origin: str | None, now: float, /, *, secure: bool, compressed: bool
+    ) -> Session:
+        """`app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the
+        Origin header.
+
+        `secure`: the subscriber came by TLS. `compressed`: what is long may leave its outbox compressed.
+        """
+        ...
+
+
+class Connection:
+    """One subscriber: its transport, its session, and how far they have come."""
+
+    __slots__ = ("_server", "die_by", "outbox", "parser", "peer_closed", "session", "transport", "writing")
+
+    def __init__(
+        self, server: "SubscriberServer", transport: SocketTransport, session: Session, parser: FrameParser
+    ) -> None:
+        self._server = server
+        self.transport = transport
+        self.session = session
+        self.outbox = session.outbox
+        self.parser = parser
+        self.writing = False
+        self.peer_closed = False
+        self.die_by = math.inf
+
+    def ready(self) -> None:
+        """See `relay.server.fastpath.poller.Watched`."""
+        self._server.read(self)
+
+    def received(self, frame: Received, now: float) -> None:
+        """Hand a message to the session; answer pings and closes, which are WebSocket's own."""
+        match frame:
+            case Text(data):
+                if self.outbox.closing is None:
+                    self.session.receive(data, now)
+            case Binary():
+                if self.outbox.closing is None:
+                    self.session.receive_binary(now)
+            case Ping(data):
+                self.outbox.put(Delivery(encode_pong(data), "", Policy.CONTROL, 0))
+                self.session.alive(now)
+            case Pong():
+                self.session.alive(now)
+            case Close(code):
+                self.peer_closed = True
+                self.outbox.close(code, waiting=not self.outbox.blocked)
+            case FrameError(code, reason):
+                self.outbox.close(code, reason, waiting=False)
+
+
 class SubscriberServer:
-    """All subscribers of this process. `serve` is the front's upgrade handler; `run` must be running meanwhile."""
+    """All subscribers of this process. `run` must be running while connections are adopted."""
 
     def __init__(self, connect: Connect, limits: SubscriberLimits | None = None, *, behind_proxy: bool = False) -> None:
         """`behind_proxy`: believe X-Forwarded-Proto, because only our own proxy reaches this port."""
         self._connect = connect
         self._behind_proxy = behind_proxy
         self._limits = limits or SubscriberLimits()
+        self._poller = Poller()
         self._batch_writer = BatchWriter(self._unfinished)
         self._nursery: trio.Nursery | None = None
-        self._on_ready = self._read_now  # one bound method for all connections
-        self.poller: Poller | None = None
-        """Where plain sockets are watched while `run` runs, where there is epoll."""
         self._stopping = False
         self._gone = trio.Event()
-        self._parked = 0
         self.connections: dict[Outbox, Connection] = {}
-        """Who is connected now."""
+        """The open connections."""
+
+    def __len__(self) -> int:
+        """Return the number of open connections."""
+        return len(self.connections)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Flush, read, sweep and write for slow subscribers, until cancelled; then whoever is left is dropped."""
+        """Read, write and sweep until cancelled; then drop the connections that are left."""
         try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                if Poller.available:
-                    self.poller = Poller()
-                    nursery.start_soon(self.poller.run)
-                    self._batch_writer.open(together=self._limits.io_uring)
-                nursery.start_soon(self._batch_writer.run)
-                nursery.start_soon(self._sweep)
+            async with trio.open_nursery() as self._nursery:
+                self._batch_writer.open(together=self._limits.io_uring)
+                self._nursery.start_soon(self._poller.run)
+                self._nursery.start_soon(self._batch_writer.run)
+                self._nursery.start_soon(self._sweep)
                 task_status.started()
         finally:
             for connection in list(self.connections.values()):
-                self._abort(connection)
-            self.poller = None
+                self._end(connection, abort=True)
             self._batch_writer.close()
 
-    def __len__(self) -> int:
-        """Subscribers on plain sockets, which no front counts."""
-        return 0 if self.poller is None else self._parked
-
     async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 (a drain, not a call)
-        """Close everyone with 4200; whoever is still there after `timeout` seconds is dropped. Newcomers get 4200
-        too.
-        """
+        """Close all connections with 4200, new ones too; drop those that are still open after `timeout` seconds."""
         self._stopping = True
         for connection in list(self.connections.values()):
             connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
         with trio.move_on_after(timeout):
-            await self._until_empty()
+            while self.connections:
+                self._gone = trio.Event()
+                await self._gone.wait()
         for connection in list(self.connections.values()):
-            self._abort(connection)
-        await self._until_empty()
-
-    async def _until_empty(self) -> None:
-        while self.connections:
-            self._gone = trio.Event()
-            await self._gone.wait()
-
-    async def serve(
-        self, stream: trio.abc.Stream, request: UpgradeRequest, trailing: bytes, peer: tuple[str, int] | None
-    ) -> None:
-        """Answer the handshake and serve one subscriber. `trailing` came after the request's head.
-
-        A plain stream is emptied of its socket and left at once; otherwise this returns when the subscriber is gone.
-        """
-        try:
-            answer, compressed = self._answer(request)
-        except BadHandshake as refusal:
-            with trio.move_on_after(self._limits.handshake):
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await stream.send_all(refusal.response())
-            return
-        if isinstance(stream, trio.SocketStream) and self.poller is not None:
-            sock = taken_out(stream)
-            self.tune(sock)
-            self._park(sock, answer, request, trailing, compressed=compressed)
-            return
-        secure = isinstance(stream, trio.SSLStream)
-        connection = self._open(self._link(stream), answer, request, secure=secure, compressed=compressed)
-        del stream, request  # the headers are not needed for the days a subscriber may stay
-        try:
-            await self._read(connection, trailing)
-            with trio.move_on_after(self._limits.close):
-                await connection.link.aclose()
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        except Exception:
-            log.exception("subscriber failed", peer=peer)
-            connection.link.abort()
-        finally:
-            self._end(connection)
+            self._end(connection, abort=True)
 
     def tune(self, sock: socket.socket) -> None:
-        """Set the options of subscribers' sockets; on a listening one for those it accepts."""
+        """Set the options of subscribers' sockets on a listening socket, for those it accepts."""
         tune(sock, self._limits.notsent_lowat)
 
-    def adopt(self, sock: socket.socket, request: UpgradeRequest, trailing: bytes) -> None:
-        """Serve a subscriber on a plain socket, non-blocking and tuned, whose peer said `request` and then `trailing`."""
+    def adopt(self, transport: SocketTransport, request: UpgradeRequest, trailing: bytes) -> None:
+        """Answer the handshake and serve the connection from now on. `trailing` came after the request's head."""
+        assert self._nursery is not None, "SubscriberServer.run is not running"
+        extensions = accepted(request.headers) if self._limits.compression else b""
         try:
-            answer, compressed = self._answer(request)
+            answer = handshake_response(request.headers, extensions)
         except BadHandshake as refusal:
-            if self.poller is not None:
-                self.poller.forget(sock.fileno())
-            with sock, contextlib.suppress(OSError):
-                sock.send(refusal.response())
+            self._nursery.start_soon(self._refuse, transport, refusal.response())
             return
         try:
-            self._park(sock, answer, request, trailing, compressed=compressed)
+            connection = self._open(transport, answer, request, compressed=bool(extensions))
+            self._poller.watch(transport.fd, connection)
         except Exception:
-            log.exception("subscriber could not begin")
-
-    def _answer(self, request: UpgradeRequest) -> tuple[bytes, bool]:
-        """The answer to the handshake, and whether it agrees to compress. Raises BadHandshake."""
-        extensions = accepted(request.headers) if self._limits.compression else b""
-        return handshake_response(request.headers, extensions), bool(extensions)
-
-    def _park(
-        self, sock: socket.socket, answer: bytes, request: UpgradeRequest, trailing: bytes, *, compressed: bool
-    ) -> None:
-        """Have the poller tell when something comes."""
-        assert self.poller is not None, "SubscriberServer.run is not running"
-        link, fd = SocketTransport(sock), sock.fileno()
-        try:
-            connection = self._open(link, answer, request, secure=False, compressed=compressed)
-        except Exception:
-            self.poller.forget(fd)
-            raise
-        connection.on_ready = self._on_ready
-        self._parked += 1
-        self.poller.watch(link.fd, connection)
+            log.exception("subscriber could not begin", peer=transport.peer)
+            transport.abort()
+            return
         if trailing:
-            self._hear(connection, trailing)
+            self._received(connection, trailing)
+        if transport.buffered and connection.outbox in self.connections:
+            self.read(connection)
+
+    async def _refuse(self, transport: SocketTransport, response: bytes) -> None:
+        try:
+            with trio.move_on_after(self._limits.handshake):
+                await transport.send_all(response)
+        except (OSError, trio.ClosedResourceError):
+            pass
+        finally:
+            transport.close()
 
     def _open(
-        self, link: Link, answer: bytes, request: UpgradeRequest, *, secure: bool, compressed: bool
+        self, transport: SocketTransport, answer: bytes, request: UpgradeRequest, *, compressed: bool
     ) -> Connection:
         """Begin the session; the answer to the handshake leaves with its greeting, before it."""
         path, _, query = request.target.partition("?")
         origin = request.header(b"origin")
-        if self._behind_proxy and request.header(b"x-forwarded-proto") == b"https":
-            secure = True
-        try:
-            session = self._connect(
-                _app_key(path),
-                query,
-                origin.decode("latin-1") if origin else None,
-                trio.current_time(),
-                secure=secure,
-                compressed=compressed,
-            )
-        except Exception:
-            link.abort()
-            raise
-        connection = Connection(link, session, self._limits, compressed=compressed)
+        forwarded = self._behind_proxy and request.header(b"x-forwarded-proto") == b"https"
+        session = self._connect(
+            _app_key(path),
+            query,
+            origin.decode("latin-1") if origin else None,
+            trio.current_time(),
+            secure=forwarded or isinstance(transport, TlsTransport),
+            compressed=compressed,
+        )
+        parser = FrameParser(self._limits.message_bytes, compression=compressed)
+        connection = Connection(self, transport, session, parser)
         self.connections[connection.outbox] = connection
-        self._batch_writer.attach(connection.outbox, link, first=answer)
+        self._batch_writer.attach(connection.outbox, transport, first=answer)
+        if isinstance(transport, TlsTransport):
+            transport.on_unsent = partial(self._write_later, connection)
         if self._stopping:
             connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
         return connection
 
-    def _link(self, stream: trio.abc.Stream) -> Link:
-        if isinstance(stream, trio.SocketStream):
-            sock = taken_out(stream)
-            self.tune(sock)
-            return SocketTransport(sock)
-        assert self._nursery is not None, "SubscriberServer.run is not running"
-        return StreamTransport(stream, self._nursery)
-
-    async def _read(self, connection: Connection, data: bytes) -> None:
-        """The task of a connection that has one: ends with the peer's stream, or when both close frames have passed."""
-        while not (data and self._received(connection, data)):
-            data = await connection.link.receive()
+    def read(self, connection: Connection) -> None:
+        """Read what has arrived and handle it."""
+        transport = connection.transport
+        while True:
+            try:
+                data = transport.read()
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
             if not data:
+                self._end(connection)
+                return
+            self._received(connection, data)
+            # What TLS has decrypted already is not in the kernel any more: the poller would not call for it.
+            if not transport.buffered or connection.outbox not in self.connections:
                 return
 
-    def _read_now(self, connection: Connection, link: SocketTransport) -> None:
-        """The same for a connection without a task."""
+    def _received(self, connection: Connection, data: bytes) -> None:
         try:
-            data = link.read()
-        except BlockingIOError:
-            return
+            now = trio.current_time()
+            for frame in connection.parser.feed(data):
+                connection.received(frame, now)
+            if connection.parser.finished and self._flush(connection):
+                self._finish(connection)
         except OSError:
-            data = b""
-        if data:
-            self._hear(connection, data)
-        else:
-            self._end(connection)
-
-    def _hear(self, connection: Connection, data: bytes) -> None:
-        try:
-            if self._received(connection, data):
-                self._end(connection)
-        except OSError:
-            self._abort(connection)
+            self._end(connection, abort=True)
         except Exception:
             log.exception("subscriber failed")
-            self._abort(connection)
+            self._end(connection, abort=True)
 
-    def _received(self, connection: Connection, data: bytes) -> bool:
-        """Handle what came; True when both close frames have passed."""
-        now = trio.current_time()
-        for frame in connection.parser.feed(data):
-            connection.received(frame, now)
-        return connection.parser.finished and self._flush(connection) and self._finish(connection)
+    def _finish(self, connection: Connection) -> None:
+        """Our close frame has left and the parser ignores the rest: end, or wait for the peer's end."""
+        if connection.peer_closed:
+            self._end(connection)
+        else:
+            connection.transport.finish()
 
     def _end(self, connection: Connection, *, abort: bool = False) -> None:
-        """The connection is over; `abort` drops what the kernel still holds for it. The first call counts."""
+        """End the connection; `abort` drops what the kernel still holds for it. Later calls do nothing."""
         if self.connections.pop(connection.outbox, None) is None:
             return
-        if connection.on_ready is not None and isinstance(connection.link, SocketTransport):
-            self._parked -= 1
-            if self.poller is not None:
-                self.poller.forget(connection.link.fd)
+        transport = connection.transport
+        self._poller.forget(transport.fd)
         self._batch_writer.detach(connection.outbox)
         if abort:
-            connection.link.abort()
+            transport.abort()
         else:
-            connection.link.close()
+            transport.close()
         if not self.connections:
             self._gone.set()
         try:
@@ -261,63 +299,50 @@ class SubscriberServer:
         except Exception:
             log.exception("ending a subscriber's session failed")
 
-    def _abort(self, connection: Connection) -> None:
-        """Drop the connection. One that has a task ends by it: the task's read fails."""
-        if connection.on_ready is None:
-            connection.link.abort()
-        else:
-            self._end(connection, abort=True)
-
     def _unfinished(self, outbox: Outbox, error: Exception | None) -> None:
-        """What was put did not all leave: the outbox is slow or closing, or its connection is broken."""
+        """Handle an outbox that could not be flushed: it is slow or closing, or its connection is broken."""
+        connection = self.connections.get(outbox)
+        if connection is None:
+            return
         if error is None:
-            self._attend(outbox)
-        elif (connection := self.connections.get(outbox)) is not None:
+            self._attend(connection)
+        else:
             if not isinstance(error, OSError):
                 log.error("flushing a subscriber failed", exc_info=error)
-            self._abort(connection)
+            self._end(connection, abort=True)
 
     def _flush(self, connection: Connection) -> bool:
         """Flush one connection out of turn; True when nothing waits."""
         if connection.outbox.dirty and not connection.outbox.flush():
-            self._attend(connection.outbox)
-        return connection.outbox.empty
+            self._attend(connection)
+        return connection.outbox.empty and not connection.transport.unsent
 
-    def _finish(self, connection: Connection) -> bool:
-        """The close frame left and nothing more is understood from the peer: True when the peer's close frame came."""
-        if not connection.peer_closed:
-            connection.link.finish()
-        return connection.peer_closed
-
-    def _attend(self, outbox: Outbox) -> None:
-        """The slow path: bytes were refused, or the outbox is closing."""
-        connection = self.connections.get(outbox)
-        if connection is None:
-            return
-        if outbox.closing is not None and connection.die_by == math.inf:
+    def _attend(self, connection: Connection) -> None:
+        """Handle a connection whose bytes were refused, or whose outbox is closing."""
+        if connection.outbox.closing is not None and connection.die_by == math.inf:
             connection.die_by = trio.current_time() + self._limits.close
-        if outbox.blocked and not connection.writing and self._nursery is not None:
+        if connection.outbox.blocked:
+            self._write_later(connection)
+
+    def _write_later(self, connection: Connection) -> None:
+        if not connection.writing and self._nursery is not None:
             connection.writing = True
             self._nursery.start_soon(self._write, connection)
 
     async def _write(self, connection: Connection) -> None:
-        """The writer of a slow subscriber: lives until the backlog is empty or the connection is gone."""
+        """Write to a slow subscriber until nothing waits or the connection is gone."""
+        transport = connection.transport
         try:
-            while not connection.outbox.drain():
+            while not (transport.flush() and connection.outbox.drain() and not transport.unsent):
                 with trio.fail_after(self._limits.write):
-                    await connection.link.wait_writable()
-            if connection.parser.finished and self._finish(connection):
-                with trio.fail_after(self._limits.close):
-                    await connection.link.wait_writable()
-                if connection.on_ready is None:
-                    connection.link.close()
-                else:
-                    self._end(connection)
-        except (OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
-            self._abort(connection)
+                    await transport.wait_writable()
+            if connection.parser.finished:
+                self._finish(connection)
+        except (OSError, trio.TooSlowError, trio.ClosedResourceError):
+            self._end(connection, abort=True)
         except Exception:
             log.exception("writing to a subscriber failed")
-            self._abort(connection)
+            self._end(connection, abort=True)
         finally:
             connection.writing = False
 
@@ -330,17 +355,20 @@ class SubscriberServer:
 
     def _check(self, connection: Connection, now: float) -> None:
         if connection.die_by <= now:
-            self._abort(connection)
+            self._end(connection, abort=True)
         elif connection.outbox.closing is None and connection.session.deadline() <= now:
             try:
                 connection.session.timeout(now)
             except Exception:
                 log.exception("subscriber's timeout failed")
-                self._abort(connection)
+                self._end(connection, abort=True)
 
 
 def _app_key(path: str) -> str:
-    """The key in `/app/{key}`; empty for another path, which gets its close code (4005) behind the handshake: a browser
-    does not let a page see an HTTP status, and its client would try for ever."""
+    """Return the key in `/app/{key}`; empty for another path.
+
+    Another path is refused by a close code (4005) after the handshake: a browser does not let a page see an HTTP status, and
+    its client would try for ever.
+    """
     _, app, key, *rest = [*path.split("/"), "", ""]
     return "" if app != "app" or any(rest) else unquote(key)

@@ -1,191 +1,249 @@
-"""The two ways to write to a subscriber without waiting: a kernel socket, or a stream (TLS) with a task per write.
+"""Bytes over a plain or an encrypted TCP connection, without waiting and without a task.
 
-A link is the seam under the edge: bytes in, bytes out, no meaning. `send` takes what it can now and raises
-BlockingIOError when that is nothing. Writing to many kernel sockets at once goes beside it (`relay.server.fastpath.uring`).
+`read` and `send` return at once and raise BlockingIOError when there is nothing to do now: subscribers are served with
+them alone. `receive` and `send_all` wait, for HTTP. Several sockets are written to at once beside this, by
+`relay.server.fastpath.writer`.
 """
 
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Callable
-from typing import Protocol
 
 import trio
 
 READ_SIZE = 16 * 1024
-_WRITE_SIZE = 64 * 1024
-_LINGER_NONE = struct.pack("ii", 1, 0)
+"""Bytes per read: h11 limits only events that are incomplete, so a read must not hold more than a head may."""
+_ENCRYPT_SIZE = 16 * 1024
+"""Plaintext encrypted at a time, one record: a connection holds at most this much the kernel refused. OpenSSL's memory
+buffers never shrink, so more would also stay allocated for each connection that once got a large message.
+"""
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-
-class Link(Protocol):
-    """One connection's bytes."""
-
-    send: Callable[[bytes], int]
-    """Takes what it can of the bytes and says how many; raises BlockingIOError for none, OSError when the link is
-    broken.
-    """
-
-    async def receive(self) -> bytes:
-        """The next bytes; b"" at the end. Raises OSError or trio's BrokenResourceError, ClosedResourceError."""
-        ...
-
-    async def wait_writable(self) -> None:
-        """Return when `send` is likely to take something. Raises as `receive` does."""
-        ...
-
-    def abort(self) -> None:
-        """Drop the connection at once, together with what the kernel still holds. Wakes `receive` and
-        `wait_writable`.
-        """
-        ...
-
-    def close(self) -> None:
-        """Close; what the kernel holds is still sent. Wakes `receive` and `wait_writable`."""
-        ...
-
-    def finish(self) -> None:
-        """Nothing more will be sent: tell the peer, where the transport can (a half-close)."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close in order, after what `send` took has left. The caller bounds it."""
-        ...
+Address = tuple[str, int]
 
 
 class SocketTransport:
-    """A plain TCP connection: direct, non-blocking system calls on the standard library's socket."""
+    """A plain TCP connection."""
 
-    __slots__ = ("_sock", "send")
+    __slots__ = ("sock",)
+
+    scheme = "http"
+    handshaken = True
+    """False before and during a TLS handshake."""
+    buffered = False
+    """True when `read` has something to return that the kernel does not know of."""
+    unsent = False
+    """True while bytes that `send` accepted have not reached the kernel: call `flush` when it is writable."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """Takes over `sock`, which is non-blocking and tuned."""
-        self._sock = sock
-        self.send: Callable[[bytes], int] = sock.send
+        """Take over `sock`, which is non-blocking."""
+        self.sock = sock
+
+    @property
+    def send(self) -> Callable[[bytes], int]:
+        """Send what can be sent now and return how many bytes that is.
+
+        Raises BlockingIOError for none, OSError when the connection is broken. A property: whoever keeps it calls the
+        socket itself.
+        """
+        return self.sock.send
 
     @property
     def fd(self) -> int:
         """The file descriptor; -1 once closed."""
-        return self._sock.fileno()
+        return self.sock.fileno()
 
     def read(self) -> bytes:
-        """What has come; b"" at the end. Raises BlockingIOError when that is nothing, OSError when the link is broken."""
-        return self._sock.recv(READ_SIZE)
+        """Return the bytes that have arrived; b"" at the end. Raises as `send` does."""
+        return self.sock.recv(READ_SIZE)
+
+    def flush(self) -> bool:
+        """Pass accepted bytes on to the kernel; True when none is left here. Raises OSError when broken."""
+        return True
+
+    def finish(self) -> None:
+        """Announce that nothing more will be sent (a half-close)."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close; the kernel still sends what it holds. Tasks that wait here get ClosedResourceError."""
+        if self.sock.fileno() != -1:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
+
+    def abort(self) -> None:
+        """Close and discard what the kernel holds for the peer."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        SocketTransport.close(self)
+
+    async def wait_writable(self) -> None:
+        """Wait until the kernel takes more bytes."""
+        await trio.lowlevel.wait_writable(self.sock)
 
     async def receive(self) -> bytes:
-        """See Link."""
+        """Wait for bytes and return them; b"" at the end. Raises OSError or ClosedResourceError."""
+        await trio.lowlevel.checkpoint()
         while True:
-            await trio.lowlevel.wait_readable(self._sock)
             try:
                 return self.read()
             except BlockingIOError:
+                pass
+            if self.unsent:  # of a TLS handshake: the peer says nothing before it has that
+                await trio.lowlevel.wait_writable(self.sock)
+                self.flush()
+            else:
+                await trio.lowlevel.wait_readable(self.sock)
+
+    async def send_all(self, data: bytes) -> None:
+        """Send all of `data`. Raises OSError or ClosedResourceError."""
+        await trio.lowlevel.checkpoint()
+        while data or self.unsent:
+            with contextlib.suppress(BlockingIOError):
+                data = data[self.send(data) :] if data else data
+            if data or not self.flush():
+                await trio.lowlevel.wait_writable(self.sock)
+
+    @property
+    def peer(self) -> Address | None:
+        """Address of the other end."""
+        with contextlib.suppress(OSError):
+            return _address(self.sock.getpeername())
+        return None
+
+    @property
+    def local(self) -> Address | None:
+        """Address of this end."""
+        with contextlib.suppress(OSError):
+            return _address(self.sock.getsockname())
+        return None
+
+
+class TlsTransport(SocketTransport):
+    """A TLS connection over a non-blocking socket: OpenSSL reads and writes two memory buffers.
+
+    The first calls of `read` carry out the handshake. `context` must refuse renegotiation, so that `send` never has to
+    read first.
+    """
+
+    __slots__ = ("_incoming", "_outgoing", "_tls", "_unsent", "buffered", "handshaken", "on_unsent")
+
+    scheme = "https"
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        """Take over `sock`, which is non-blocking; the handshake has not begun."""
+        super().__init__(sock)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._unsent = b""
+        self.buffered = False
+        self.handshaken = False
+        self.on_unsent: Callable[[], object] | None = None
+        """Called when `send` accepted bytes that the kernel did not take: somebody has to call `flush`."""
+
+    @property
+    def send(self) -> Callable[[bytes], int]:
+        """See SocketTransport. Bytes are accepted only while no ciphertext waits for the kernel."""
+        return self._send
+
+    @property
+    def unsent(self) -> bool:  # type: ignore[override]
+        """See SocketTransport."""
+        return bool(self._unsent)
+
+    def read(self) -> bytes:
+        """See SocketTransport."""
+        parts: list[bytes] = []
+        size = 0
+        while size < READ_SIZE:
+            try:
+                data = self._decrypt(READ_SIZE - size)
+            except ssl.SSLWantReadError:
+                if parts:
+                    self.buffered = False
+                    return b"".join(parts)
+                self._receive()
                 continue
+            if not data:
+                break
+            parts.append(data)
+            size += len(data)
+        self.buffered = bool(parts)  # the next call finds the end, or what did not fit
+        return b"".join(parts)
 
-    async def wait_writable(self) -> None:
-        """See Link."""
-        await trio.lowlevel.wait_writable(self._sock)
+    def _decrypt(self, size: int) -> bytes:
+        try:
+            if not self.handshaken:
+                self._tls.do_handshake()
+                self.handshaken = True
+            return self._tls.read(size)
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+        finally:
+            self._encrypted()  # of the handshake, or an alert that says what is wrong
 
-    def abort(self) -> None:
-        """See Link."""
-        with contextlib.suppress(OSError):
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-        self.close()
-
-    def close(self) -> None:
-        """See Link."""
-        if self._sock.fileno() != -1:
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
-
-    def finish(self) -> None:
-        """See Link."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-
-    async def aclose(self) -> None:
-        """See Link."""
-        self.close()
-
-
-class StreamTransport:
-    """A stream that encrypts. One write is under way at a time, at most 64 kB of it; meanwhile `send` refuses."""
-
-    __slots__ = ("_idle", "_nursery", "_stream", "send")
-
-    def __init__(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
-        """Writes run as tasks of `nursery`."""
-        self._stream = stream
-        self._nursery = nursery
-        self._idle: trio.Event | None = None
-        self.send: Callable[[bytes], int] = self._send
+    def _receive(self) -> None:
+        data = self.sock.recv(READ_SIZE)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
 
     def _send(self, data: bytes) -> int:
-        if self._idle is not None:
+        if not self.flush():
             raise BlockingIOError
-        self._idle = trio.Event()
-        part = data[:_WRITE_SIZE]
-        self._nursery.start_soon(self._write, part, self._idle)
-        return len(part)
+        accepted = 0
+        while accepted < len(data) and not self._unsent:
+            accepted += self._tls.write(data[accepted : accepted + _ENCRYPT_SIZE])
+            self._encrypted()
+        if self._unsent and self.on_unsent is not None:
+            self.on_unsent()
+        return accepted
 
-    async def _write(self, data: bytes, idle: trio.Event) -> None:
-        try:
-            await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.abort()
-        finally:
-            self._idle = None
-            idle.set()
+    def _encrypted(self) -> None:
+        if self._outgoing.pending:
+            self._unsent += self._outgoing.read()
+            self.flush()
 
-    async def receive(self) -> bytes:
-        """See Link."""
-        return bytes(await self._stream.receive_some(READ_SIZE))
-
-    async def wait_writable(self) -> None:
-        """See Link."""
-        if self._idle is not None:
-            await self._idle.wait()
-
-    def abort(self) -> None:
-        """See Link."""
-        sock = underlying_socket(self._stream)
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-        self.close()
-
-    def close(self) -> None:
-        """See Link."""
-        sock = underlying_socket(self._stream)
-        if sock is not None:
-            sock.close()
-        else:
-            self._nursery.start_soon(trio.aclose_forcefully, self._stream)
+    def flush(self) -> bool:
+        """See SocketTransport."""
+        if self._unsent:
+            with contextlib.suppress(BlockingIOError):
+                self._unsent = self._unsent[self.sock.send(self._unsent) :]
+        return not self._unsent
 
     def finish(self) -> None:
-        """See Link. TLS cannot close one direction."""
+        """See SocketTransport. The peer gets a close_notify first (RFC 8446, 6.1)."""
+        self._notify()
+        if not self._unsent:
+            super().finish()
 
-    async def aclose(self) -> None:
-        """See Link."""
-        await self.wait_writable()
-        await self._stream.aclose()
+    def close(self) -> None:
+        """See SocketTransport."""
+        if self.sock.fileno() != -1:
+            self._notify()
+        super().close()
+        self.on_unsent = None
+
+    def _notify(self) -> None:
+        """Send close_notify once, as far as the kernel takes it. The peer's own is not waited for."""
+        if self.handshaken:
+            with contextlib.suppress(OSError):  # what unwrap raises while the peer's close_notify is missing is one
+                self._tls.unwrap()
+            with contextlib.suppress(OSError):
+                self._encrypted()
 
 
 def tune(sock: socket.socket, notsent_lowat: int) -> None:
-    """Options of a subscriber's socket. Set on a listening socket, Linux gives them to every one that is accepted."""
+    """Set options of a subscriber's socket. Linux copies those of a listening socket to every socket it accepts."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, notsent_lowat)
 
 
-def taken_out(stream: trio.SocketStream) -> socket.socket:
-    """The socket of `stream`, non-blocking; the stream is closed from then on."""
-    wrapped = stream.socket
-    sock = socket.socket(wrapped.family, wrapped.type, wrapped.proto, fileno=wrapped.detach())
-    sock.setblocking(False)
-    return sock
-
-
-def underlying_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
-    """The trio socket under a plain or TLS stream; None for any other stream."""
-    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-    return transport.socket if isinstance(transport, trio.SocketStream) else None
+def _address(name: object) -> Address | None:
+    return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 else None

@@ -18,8 +18,7 @@ from relay.hub.outbox import OutboxLimits
 from relay.model.channels import Topic
 from relay.model.hours import Hours
 from relay.pusher.apps import App, Limits
-from relay.server.asgi import HttpLimits
-from relay.server.connection import SubscriberLimits
+from relay.server.limits import HttpLimits, SubscriberLimits
 
 _positive: Any = validators.gt(0)
 _positive_or_none: Any = validators.optional(_positive)

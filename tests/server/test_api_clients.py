@@ -14,7 +14,7 @@ import trio
 from relay.model.enums import OrderEvent, OrderStatus, Side
 from relay.model.events import Order, Quote, Stamp
 from relay.server.api.settings import ApiSettings
-from relay.server.http import open_listeners, serve_front
+from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from support.api_harness import APP, KEY, Rig
 from support.tools import NODE_DIR, missing, node
@@ -33,9 +33,10 @@ async def relay(nursery: trio.Nursery) -> AsyncIterator[Relay]:
     relay = Relay(ApiSettings(app_id="3"), frozen=False)
     edge = SubscriberServer(relay.hub.connect)
     listeners = await open_listeners("127.0.0.1", 0)
-    relay.port = listeners[0].socket.getsockname()[1]  # type: ignore[attr-defined]
+    relay.port = listeners[0].socket.getsockname()[1]
     await nursery.start(edge.run)
-    front = await nursery.start(serve_front, listeners, relay.api, edge.serve)
+    front = HttpServer(relay.api, edge)
+    await nursery.start(front.serve, listeners)
     yield relay
     front.stop()
     with trio.move_on_after(2, shield=True):

@@ -7,11 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from attrs import evolve
-from trio.testing import memory_stream_pair
 
 from relay.hub.outbox import OutboxLimits, Policy
-from relay.server.connection import SubscriberLimits
-from relay.server.fastpath.upgrade import UpgradeRequest
+from relay.server.limits import SubscriberLimits
 from support.wire import frames
 from tests.server.test_edge import PATIENT, Relay, relay, until
 from tests.websocket.test_frames import client_frame
@@ -121,25 +119,6 @@ async def test_it_is_off_unless_it_is_on() -> None:
         await echoes(client, compressed=False)
         await client.say(1, packed(b"compressed all the same"), rsv=RSV1)
         assert await client.close_code() == 1002
-
-
-async def test_over_a_stream_that_has_a_task() -> None:
-    """As behind TLS, where the edge does not own the socket."""
-    request = UpgradeRequest(
-        "GET",
-        "/app/key",
-        [
-            (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
-            (b"sec-websocket-version", b"13"),
-            (b"sec-websocket-extensions", b"permessage-deflate"),
-        ],
-    )
-    ours, theirs = memory_stream_pair()
-    async with relay(ON) as r, trio.open_nursery() as nursery:
-        nursery.start_soon(r.edge.serve, ours, request, b"", None)
-        client = Client(theirs)
-        await echoes(client, compressed=True)
-        await theirs.aclose()
 
 
 @pytest.mark.parametrize(

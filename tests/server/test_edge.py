@@ -3,6 +3,7 @@
 import contextlib
 import math
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -12,18 +13,40 @@ import wsproto.connection
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from relay.hub.outbox import CompressedOutbox, Delivery, Outbox, OutboxLimits, Policy
-from relay.server.connection import SubscriberLimits
 from relay.server.fastpath.uring import open_ring
 from relay.server.http import HttpServer, open_listeners
+from relay.server.limits import SubscriberLimits
 from relay.server.subscribers import SubscriberServer
 from relay.websocket.frames import encode_ping, encode_text
 from support import tools
+from support.tls import self_signed, server_context
 
 
-@pytest.fixture(params=["each by itself", "together"], autouse=True)
-def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test is run with both ways to write; together even where there is only one subscriber."""
-    if request.param == "each by itself":
+@pytest.fixture(scope="session")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """TLS contexts of the relay and of its clients."""
+    certificate, key = self_signed(tmp_path_factory.mktemp("tls"))
+    client = ssl.create_default_context(cafile=str(certificate))
+    client.set_alpn_protocols(["h2", "http/1.1"])
+    return server_context(certificate, key), client
+
+
+#: Contexts of the relay and of its clients, in tests that run over TLS.
+encrypted: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
+
+
+@pytest.fixture(params=["each by itself", "together", "TLS 1.2", "TLS 1.3"], autouse=True)
+def writing(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    """Every test is run with all ways to write; together even where there is only one subscriber."""
+    if request.param.startswith("TLS"):
+        monkeypatch.setattr("tests.server.test_edge.encrypted", contexts)
+        version = ssl.TLSVersion.TLSv1_2 if request.param == "TLS 1.2" else ssl.TLSVersion.TLSv1_3
+        contexts[1].maximum_version = version
+    elif request.param == "each by itself":
         monkeypatch.setattr("relay.server.fastpath.writer.open_ring", lambda: None)
     elif (ring := open_ring(8)) is None:
         tools.missing("io_uring", "the kernel refuses it, or the configuration of this machine")
@@ -120,12 +143,26 @@ class Relay:
     def __init__(self, hub: FakeHub, edge: SubscriberServer, port: int) -> None:
         self.hub, self.edge, self.port = hub, edge, port
 
+    async def connect(self, **options: int) -> trio.abc.Stream:
+        """A connection, over TLS where the test is; ``options`` are its socket's."""
+        sock = trio.socket.socket()
+        for name, value in options.items():
+            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        await sock.connect(("127.0.0.1", self.port))
+        if encrypted is None:
+            return trio.SocketStream(sock)
+        stream = trio.SSLStream(
+            trio.SocketStream(sock), encrypted[1], server_hostname="localhost", https_compatible=True
+        )
+        await stream.do_handshake()
+        return stream
+
     @asynccontextmanager
     async def client(
         self, path: str = "/app/key?protocol=7", headers: list[tuple[str, str]] | None = None
     ) -> AsyncIterator[WebSocketConnection]:
         """trio-websocket's client on a stream of our own: it does not close its socket when the server closes first."""
-        async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream, trio.open_nursery() as nursery:
+        async with await self.connect() as stream, trio.open_nursery() as nursery:
             yield await wrap_client_stream(
                 nursery, stream, "127.0.0.1", path, message_queue_size=64, extra_headers=headers or []
             )
@@ -143,11 +180,11 @@ async def relay(
     """An edge with a hub. ``room`` is the size of the kernel's buffer for what each subscriber gets, where it is given."""
     hub = FakeHub(outbox)
     edge = SubscriberServer(hub.connect, limits, behind_proxy=behind_proxy)
-    front = HttpServer(no_http, edge.serve, adopter=edge)  # type: ignore[arg-type]
+    front = HttpServer(no_http, edge, tls=None if encrypted is None else encrypted[0])  # type: ignore[arg-type]
     listeners = await open_listeners("127.0.0.1", 0)
-    port = listeners[0].socket.getsockname()[1]  # type: ignore[attr-defined]
+    port = listeners[0].socket.getsockname()[1]
     if room:
-        listeners[0].socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, room)  # type: ignore[attr-defined]
+        listeners[0].socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, room)
     async with trio.open_nursery() as nursery:
         await nursery.start(edge.run)
         await nursery.start(front.serve, listeners)
@@ -166,7 +203,7 @@ async def test_a_conversation() -> None:
     async with relay() as r:
         async with r.client(headers=[("Origin", "https://app.example")]) as ws:
             assert await ws.get_message() == "hello key protocol=7"
-            assert r.hub.secure is False
+            assert r.hub.secure is (encrypted is not None)
             assert r.hub.all[0].opening == ("key", "protocol=7", "https://app.example")
             await ws.send_message("Grüße")
             assert await ws.get_message() == "echo Grüße"
@@ -197,7 +234,7 @@ async def test_deliveries_arrive_in_order_and_a_tick_is_one_write() -> None:
 async def test_only_our_own_proxy_says_that_the_subscriber_came_by_tls(trusted: bool) -> None:
     async with relay(behind_proxy=trusted) as r, r.client(headers=[("X-Forwarded-Proto", "https")]) as ws:
         await ws.get_message()
-        assert r.hub.secure is trusted
+        assert r.hub.secure is (trusted or encrypted is not None)
 
 
 @pytest.mark.parametrize("code", [4009, 4200, 1000])
@@ -244,12 +281,8 @@ def leaves(group: BaseExceptionGroup) -> list[Exception]:  # type: ignore[type-a
     return [leaf for e in group.exceptions for leaf in (leaves(e) if isinstance(e, BaseExceptionGroup) else [e])]
 
 
-async def raw_client(r: Relay, **options: int) -> trio.SocketStream:
-    sock = trio.socket.socket()
-    for name, value in options.items():
-        sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
-    await sock.connect(("127.0.0.1", r.port))
-    stream = trio.SocketStream(sock)
+async def raw_client(r: Relay, **options: int) -> trio.abc.Stream:
+    stream = await r.connect(**options)
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
     request = f"GET /app/key HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n\r\n"
     await stream.send_all(request.encode() + masked_text(b"trailing"))
@@ -260,7 +293,14 @@ def masked_text(payload: bytes) -> bytes:
     return bytes((0x81, 0x80 | len(payload))) + b"\0\0\0\0" + payload
 
 
-async def read_all(stream: trio.SocketStream) -> bytes:
+def socket_of(stream: trio.abc.Stream) -> trio.SocketStream:
+    """The TCP connection under a stream."""
+    below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    assert isinstance(below, trio.SocketStream)
+    return below
+
+
+async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     return b"".join([bytes(data) async for data in stream])
 
 
@@ -290,8 +330,9 @@ async def test_a_peer_that_vanishes() -> None:
     async with relay() as r:
         client = await raw_client(r)
         await until(lambda: bool(r.hub.sessions))
-        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        client.socket.close()
+        sock = socket_of(client).socket
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
         await r.hub.all[0].end.wait()
 
 
@@ -385,7 +426,7 @@ async def test_a_stalled_subscriber_costs_the_others_nothing() -> None:
         await stalled.aclose()
 
 
-async def everything_until(stream: trio.SocketStream, last: bytes) -> bytes:
+async def everything_until(stream: trio.abc.ReceiveStream, last: bytes) -> bytes:
     data = bytearray()
     while last not in data[-4000:]:
         data += await stream.receive_some(65536)
@@ -469,13 +510,12 @@ async def test_a_session_that_cannot_begin_harms_nobody_who_comes_after() -> Non
     async with relay() as r:
         connect = r.hub.connect
         r.edge._connect = fails
-        async with await trio.open_tcp_stream("127.0.0.1", r.port) as waiting:
+        async with await r.connect() as waiting:
             await trio.testing.wait_all_tasks_blocked(0.01)  # it is watched before it says anything
             await waiting.send_all(UPGRADE)
             with contextlib.suppress(trio.BrokenResourceError):
                 assert await waiting.receive_some() == b""
-        assert r.edge.poller is not None
-        assert len(r.edge.poller) == 0
+        assert len(r.edge._poller) == 0
         r.edge._connect = connect
         for _ in range(3):
             async with r.client() as ws:
@@ -495,9 +535,9 @@ UPGRADE = (
 
 
 async def test_a_bad_frame_behind_the_upgrade_is_refused_after_the_handshake() -> None:
-    async with relay() as r, await trio.open_tcp_stream("127.0.0.1", r.port) as client:
+    async with relay() as r, await r.connect() as client:
         await client.send_all(UPGRADE + b"\xff\xff")
-        await client.send_eof()
+        await socket_of(client).send_eof()
         head, _, frames = (await read_all(client)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 ")
         assert frames[0] == 0x88

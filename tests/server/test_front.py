@@ -7,7 +7,6 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +18,8 @@ from starlette.routing import Route
 from trio_websocket import wrap_client_stream
 
 from relay.hub.outbox import Delivery, Outbox, Policy
-from relay.server.http import HttpLimits, HttpServer, open_listeners
+from relay.server.http import HttpServer, open_listeners
+from relay.server.limits import HttpLimits
 from relay.server.subscribers import SubscriberServer
 from relay.websocket.frames import encode_text
 from support.tls import self_signed, server_context
@@ -133,10 +133,9 @@ class Served:
 @asynccontextmanager
 async def served(limits: HttpLimits | None = None, context: ssl.SSLContext | None = None) -> AsyncIterator[Served]:
     site, edge = Site(), SubscriberServer(lambda *_, secure, compressed: Hello())  # type: ignore[arg-type,return-value]
-    front = HttpServer(site.app, edge.serve, limits, edge)
-    listeners = await open_listeners("127.0.0.1", 0, ssl_context=context)
-    listener: Any = listeners[0].transport_listener if context else listeners[0]  # type: ignore[attr-defined]
-    server = Served(site, front, edge, listener.socket.getsockname()[1])
+    front = HttpServer(site.app, edge, limits, context)
+    listeners = await open_listeners("127.0.0.1", 0)
+    server = Served(site, front, edge, listeners[0].socket.getsockname()[1])
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await front.serve(listeners, task_status=task_status)

@@ -10,12 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from relay.server.asgi import HttpLimits
 from relay.server.fastpath.acceptor import Acceptor
 from relay.server.fastpath.poller import Poller
 from relay.server.http import open_listeners
-
-pytestmark = pytest.mark.skipif(not Poller.available, reason="this system has no epoll")
+from relay.server.limits import HttpLimits
+from relay.server.transport import SocketTransport
 
 
 class Told:
@@ -35,6 +34,12 @@ class Told:
         self.event.set()
 
 
+@pytest.fixture(params=[True, False], ids=["epoll", "tasks"])
+def poller(request: pytest.FixtureRequest) -> Poller:
+    """A poller of both kinds: epoll, and the fallback of other systems."""
+    return Poller(epoll=request.param)
+
+
 @pytest.fixture
 def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
     with contextlib.ExitStack() as stack:
@@ -46,9 +51,8 @@ def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
 
 
 async def test_whoever_watches_is_told_and_one_who_fails_is_forgotten(
-    nursery: trio.Nursery, pairs: list[tuple[socket.socket, socket.socket]]
+    nursery: trio.Nursery, poller: Poller, pairs: list[tuple[socket.socket, socket.socket]]
 ) -> None:
-    poller = Poller()
     (bad, to_bad), (good, to_good) = pairs
     Told(poller, bad, fails=True)
     told = Told(poller, good)
@@ -63,29 +67,14 @@ async def test_whoever_watches_is_told_and_one_who_fails_is_forgotten(
     assert told.heard == [b"hello"]
 
 
-async def test_a_socket_has_one_watcher(
-    nursery: trio.Nursery, pairs: list[tuple[socket.socket, socket.socket]]
-) -> None:
-    poller = Poller()
-    (sock, other), _ = pairs
-    first, second = Told(poller, sock), Told(poller, sock)
-    nursery.start_soon(poller.run)
-    other.send(b"x")
-    await second.event.wait()
-    assert (first.heard, second.heard, len(poller)) == ([], [b"x"], 1)
-
-
 class Door:
     """A acceptor with its listener."""
 
     def __init__(self, limits: HttpLimits, port: int) -> None:
-        self.poller = Poller()
-        self.arrived: list[tuple[socket.socket, bytes]] = []
+        self.arrived: list[tuple[SocketTransport, bytes]] = []
         self.elsewhere = 0
         self.port = port
-        self.acceptor = Acceptor(
-            self.poller, limits, lambda *came: self.arrived.append(came), lambda sock: None, lambda: self.elsewhere
-        )
+        self.acceptor = Acceptor(limits, lambda *came: self.arrived.append(came), elsewhere=lambda: self.elsewhere)
 
     async def call(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -94,17 +83,14 @@ class Door:
 @asynccontextmanager
 async def door(limits: HttpLimits | None = None) -> AsyncIterator[Door]:
     (listener,) = await open_listeners("127.0.0.1", 0)
-    assert isinstance(listener, trio.SocketListener)
     it = Door(limits or HttpLimits(), listener.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(it.poller.run)
-        nursery.start_soon(it.acceptor.sweep)
-        nursery.start_soon(it.acceptor.accept, listener)
+        nursery.start_soon(it.acceptor.run, [listener])
         with trio.fail_after(60):
             yield it
         nursery.cancel_scope.cancel()
-    for sock, _ in it.arrived:
-        sock.close()
+    for transport, _ in it.arrived:
+        transport.close()
 
 
 async def test_first_bytes_arrive_with_their_socket() -> None:
@@ -124,7 +110,7 @@ async def test_who_leaves_without_a_word_is_nobody() -> None:
         stream = await it.call()
         await trio.testing.wait_all_tasks_blocked(0.01)
         await stream.aclose()
-        while len(it.poller):
+        while len(it.acceptor):
             await trio.lowlevel.checkpoint()
         assert not it.arrived
 
@@ -132,7 +118,7 @@ async def test_who_leaves_without_a_word_is_nobody() -> None:
 async def test_who_says_nothing_is_sent_away() -> None:
     async with door(HttpLimits(head=0)) as it, await it.call() as stream:
         assert await stream.receive_some(10) == b""
-        assert not len(it.poller)
+        assert not len(it.acceptor)
 
 
 async def test_one_too_many_is_told_so() -> None:

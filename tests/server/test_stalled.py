@@ -13,8 +13,8 @@ from relay.hub.hub import Hub
 from relay.hub.outbox import OutboxLimits
 from relay.model.events import PublicTrade, Stamp
 from relay.pusher.apps import App
-from relay.server.connection import SubscriberLimits
 from relay.server.http import HttpServer, open_listeners
+from relay.server.limits import SubscriberLimits
 from relay.server.subscribers import SubscriberServer
 
 SUBSCRIBERS, TRADES, ROOM = 1000, 80, 4096
@@ -69,7 +69,7 @@ async def test_one_stalled_and_999_healthy(descriptors: None) -> None:
         outbox=limits,
     )
     edge = SubscriberServer(hub.connect, SubscriberLimits(write=1000))  # longer than the test takes on any machine
-    front = HttpServer(no_http, edge.serve, adopter=edge)  # type: ignore[arg-type]
+    front = HttpServer(no_http, edge)  # type: ignore[arg-type]
     (listener,) = await open_listeners("127.0.0.1", 0)
     assert isinstance(listener, trio.SocketListener)
     listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)

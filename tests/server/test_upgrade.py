@@ -87,6 +87,16 @@ def test_everything_else_is_left_to_h11(data: bytes) -> None:
     assert read_upgrade(data, LIMIT) is None
 
 
+def test_no_header_value_is_cached() -> None:
+    """A value may be a credential, which must not stay in memory; so two requests do not share one."""
+    data = head(*PLAIN, b"Authorization: Bearer secret")
+    first, second = read_upgrade(data, LIMIT), read_upgrade(data, LIMIT)
+    assert first is not None
+    assert second is not None
+    assert first[0].header(b"authorization") == second[0].header(b"authorization") == b"Bearer secret"
+    assert first[0].header(b"authorization") is not second[0].header(b"authorization")
+
+
 lines = st.one_of(
     st.sampled_from(PLAIN),
     st.sampled_from(PLAIN[1:]).map(bytes.upper),

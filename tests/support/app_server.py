@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -14,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from relay.server.http import HttpServer, open_listeners, serve_front
+from relay.server.http import HttpServer, open_listeners
 from support.running import APP
 from support.server_library import MASTER_KEY
 
@@ -80,10 +79,6 @@ async def _sign_user(socket_id: str, user: Signed) -> Signed:
     return signed
 
 
-async def _no_websocket(*_: Any) -> None:
-    raise AssertionError("an application's server has no WebSocket")
-
-
 @asynccontextmanager
 async def app_server(sign_channel: Sign | None = None, sign_user: Sign | None = None) -> AsyncIterator[AppServer]:
     """Run an application's server for the length of the block."""
@@ -94,11 +89,10 @@ async def app_server(sign_channel: Sign | None = None, sign_user: Sign | None = 
         Route("/webhooks", server.webhook, methods=["POST"]),
     ]
     listeners = await open_listeners("127.0.0.1", 0)
-    server.port = listeners[0].socket.getsockname()[1]  # type: ignore[attr-defined]
+    server.port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
-        front: HttpServer = await nursery.start(
-            partial(serve_front, listeners, Starlette(routes=routes), _no_websocket)
-        )
+        front = HttpServer(Starlette(routes=routes))
+        await nursery.start(front.serve, listeners)
         yield server
         front.stop()
         nursery.cancel_scope.cancel()

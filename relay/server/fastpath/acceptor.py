@@ -1,106 +1,109 @@
-"""Plain connections from accept to their first bytes, without a task each.
+"""Accept connections and read their first bytes without a task for each of them.
 
-Most connections are subscribers', and a subscriber's first bytes are all that is needed to serve it: so a task, with its
-scope and its stream, is made only for those that turn out to need one.
+Most connections are subscribers', and a subscriber's first bytes are all that is needed to serve it: a task is made only
+for connections that turn out to need one. Over TLS, reading the first bytes carries out the handshake as well.
 
-- Whoever has said nothing within `limits.head` seconds is sent away, at a sweep.
+- A connection that sent nothing within `limits.head` seconds (over TLS: did not finish its handshake within
+  `limits.tls_handshake`) is closed at the next sweep.
 - One more connection than the limit is answered 503.
-- Where the process has no file descriptor left, accepting pauses; those who wait are the kernel's meanwhile.
+- While the process has no file descriptor left, accepting pauses and the kernel queues new connections.
 """
 
 import contextlib
 import errno
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterable
 
 import structlog
 import trio
 
-from relay.server.asgi import READ_SIZE, HttpLimits
 from relay.server.fastpath.poller import Poller
+from relay.server.limits import HttpLimits
+from relay.server.transport import SocketTransport, TlsTransport
 
 log = structlog.get_logger()
 
 _AT_ONCE = 64
-"""Connections accepted before anybody else has a turn."""
+"""Connections accepted before other tasks run."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _PAUSE = 0.1
 _SWEEP = 1.0
 
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
 
 
 class _Waiting:
-    """A connection that has said nothing yet."""
+    """A connection that has not sent a byte of its first request yet."""
 
-    __slots__ = ("_acceptor", "since", "sock")
+    __slots__ = ("_acceptor", "due", "handshaking", "transport")
 
-    def __init__(self, acceptor: "Acceptor", sock: socket.socket, since: float) -> None:
+    def __init__(self, acceptor: "Acceptor", transport: SocketTransport, due: float) -> None:
         self._acceptor = acceptor
-        self.sock = sock
-        self.since = since
+        self.handshaking = isinstance(transport, TlsTransport)
+        self.transport = transport
+        self.due = due
 
     def ready(self) -> None:
         """See Watched."""
-        self._acceptor.heard(self.sock)
+        self._acceptor.read(self)
 
 
 class Acceptor:
-    """Accepts for a front. `arrived` gets a non-blocking socket and its first bytes, and owns it from then on."""
+    """Accepts for an HttpServer."""
 
     def __init__(
         self,
-        poller: Poller,
         limits: HttpLimits,
-        arrived: Callable[[socket.socket, bytes], None],
-        tune: Callable[[socket.socket], None],
-        connections: Callable[[], int],
+        arrived: Callable[[SocketTransport, bytes], None],
+        *,
+        tls: ssl.SSLContext | None = None,
+        tune: Callable[[socket.socket], None] = lambda sock: None,
+        elsewhere: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`tune` sets options on listening sockets; `connections` counts those that are open elsewhere."""
-        self._poller = poller
+        """`arrived` gets a connection and its first bytes and owns it from then on; there are no bytes yet when the peer is
+        too slow to take the TLS handshake. `tune` sets options of listening sockets. `elsewhere` counts the connections
+        that `arrived` got and that are still open.
+        """
         self._limits = limits
         self._arrived = arrived
+        self._tls = tls
         self._tune = tune
-        self._connections = connections
+        self._elsewhere = elsewhere
+        self._poller = Poller()
         self._waiting: dict[int, _Waiting] = {}
 
-    async def accept(self, listener: trio.SocketListener) -> None:
-        """Accept until cancelled; closes the listener."""
+    def __len__(self) -> int:
+        """Return the number of connections that have not sent anything yet."""
+        return len(self._waiting)
+
+    async def run(self, listeners: Iterable[trio.SocketListener]) -> None:
+        """Accept until cancelled; then close the listeners and all connections that still wait."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._poller.run)
+                nursery.start_soon(self._sweep)
+                for listener in listeners:
+                    nursery.start_soon(self._accept_from, listener)
+        finally:
+            self._close_overdue(float("inf"))
+
+    async def _accept_from(self, listener: trio.SocketListener) -> None:
         async with listener:
-            with socket.socket(fileno=socket.dup(listener.socket.fileno())) as door:
-                door.setblocking(False)
-                self._tune(door)
+            with socket.socket(fileno=socket.dup(listener.socket.fileno())) as sock:
+                sock.setblocking(False)
+                self._tune(sock)
                 while True:
-                    await trio.lowlevel.wait_readable(door)
-                    if not self._accept(door):
+                    await trio.lowlevel.wait_readable(sock)
+                    if not self._accept(sock):
                         log.warning("accepting pauses: no file descriptors are left")
                         await trio.sleep(_PAUSE)
 
-    async def sweep(self) -> None:
-        """Send away who says nothing, until cancelled; then everybody who still waits."""
-        try:
-            while True:
-                await trio.sleep(_SWEEP)
-                self._send_away(trio.current_time() - self._limits.head)
-        finally:
-            self._send_away(trio.current_time())
-
-    def heard(self, sock: socket.socket) -> None:
-        """Something came, or the end."""
-        try:
-            data = sock.recv(READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        del self._waiting[sock.fileno()]
-        self._give(sock, data)
-
-    def _accept(self, door: socket.socket) -> bool:
-        """Accept who is there; False when the process is out of resources."""
+    def _accept(self, listening: socket.socket) -> bool:
+        """Accept everyone in the kernel's queue; False when the process is out of resources."""
         for _ in range(_AT_ONCE):
             try:
-                sock, _ = door.accept()
+                sock, _ = listening.accept()
             except BlockingIOError:
                 break
             except OSError as error:
@@ -108,38 +111,57 @@ class Acceptor:
                     return False
                 continue  # the peer was gone again before it was accepted
             sock.setblocking(False)
-            self._greet(sock)
+            self._begin(sock)
         return True
 
-    def _greet(self, sock: socket.socket) -> None:
-        if self._connections() + len(self._waiting) >= self._limits.connections:
+    def _begin(self, sock: socket.socket) -> None:
+        if self._elsewhere() + len(self._waiting) >= self._limits.connections:
             log.warning("connection refused: too many connections", limit=self._limits.connections)
             with sock, contextlib.suppress(OSError):
-                sock.send(FULL)
+                if self._tls is None:
+                    sock.send(_FULL)
             return
-        try:
-            data = sock.recv(READ_SIZE)  # usually its request is here already
-        except BlockingIOError:
-            waiting = _Waiting(self, sock, trio.current_time())
-            self._waiting[sock.fileno()] = waiting
+        now = trio.current_time()
+        if self._tls is None:
+            waiting = _Waiting(self, SocketTransport(sock), now + self._limits.head)
+        else:
+            waiting = _Waiting(self, TlsTransport(sock, self._tls), now + self._limits.tls_handshake)
+        self._waiting[sock.fileno()] = waiting
+        self.read(waiting)  # usually the first bytes are here already
+        if sock.fileno() in self._waiting:
             self._poller.watch(sock.fileno(), waiting)
+
+    def read(self, waiting: _Waiting) -> None:
+        """Read the first bytes, or the end."""
+        transport = waiting.transport
+        data = b""
+        try:
+            data = transport.read()
+        except BlockingIOError:
+            if not transport.unsent:
+                if waiting.handshaking and transport.handshaken:
+                    waiting.handshaking = False
+                    waiting.due = trio.current_time() + self._limits.head
+                return
         except OSError:
-            sock.close()
+            pass
+        self._forget(transport.fd)
+        if data or transport.unsent:
+            self._arrived(transport, data)
         else:
-            self._give(sock, data)
+            transport.close()
 
-    def _give(self, sock: socket.socket, data: bytes) -> None:
-        if data:
-            self._arrived(sock, data)
-        else:
-            self._poller.forget(sock.fileno())
-            sock.close()
+    def _forget(self, fd: int) -> None:
+        del self._waiting[fd]
+        self._poller.forget(fd)
 
-    def _send_away(self, before: float) -> None:
-        while self._waiting:
-            fd, waiting = next(iter(self._waiting.items()))  # the one who has waited longest
-            if waiting.since > before:
-                break
-            del self._waiting[fd]
-            self._poller.forget(fd)
-            waiting.sock.close()
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP)
+            self._close_overdue(trio.current_time())
+
+    def _close_overdue(self, now: float) -> None:
+        for fd, waiting in list(self._waiting.items()):
+            if waiting.due <= now:
+                self._forget(fd)
+                waiting.transport.close()

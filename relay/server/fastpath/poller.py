@@ -1,18 +1,17 @@
-"""Sockets nobody needs a task for: one epoll of our own, which one task watches through trio.
+"""Watch idle sockets without a task for each of them: one epoll set that one task waits for through trio.
 
-A task that waits for an idle subscriber costs four kilobytes and, whenever something comes, a switch to it. Here a socket
-costs one entry in a dictionary, and what comes is handled by a plain call.
+- `ready` is called when the socket has something to read or has ended, and again until that has been read. It must not
+  block. If it raises, the exception is logged, that socket is no longer watched, and the others are served.
+- A socket is `forget`-ed before it is closed.
+- At most `_AT_ONCE` sockets are served before trio's other tasks run.
 
-- `ready` is called when the socket has something to read, or has ended, and again until that has been read. It must not
-  block, and what it raises is its own affair: it is logged, and the others are served.
-- A socket is `forget`-ed before it is closed or given to anybody else.
-- At most `_AT_ONCE` sockets are served before trio's other tasks have their turn.
-
-epoll is Linux's; elsewhere `Poller.available` is False, and subscribers have a task each.
+A task that waits for an idle subscriber takes four kilobytes and a task switch whenever something arrives; here a socket
+takes one entry of a dictionary. epoll is Linux's: elsewhere `Poller` falls back to a task per socket (`_Tasks`).
 """
 
 import contextlib
 import select
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -24,57 +23,97 @@ _AT_ONCE = 128
 
 
 class Watched(Protocol):
-    """Whoever has a socket here."""
+    """An object that has a socket in the poller."""
 
     def ready(self) -> None:
-        """The socket has something to read, or has ended."""
+        """Handle that the socket has something to read, or has ended."""
         ...
 
 
 class Poller:
-    """The sockets, by file descriptor. `run` must be running for anything to happen."""
+    """The watched sockets by file descriptor. Nothing is reported unless `run` is running."""
 
-    available = hasattr(select, "epoll")
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
+    def __init__(self, *, epoll: bool = hasattr(select, "epoll")) -> None:
+        self._source: _Epoll | _Tasks = _Epoll() if epoll else _Tasks()
         self._watched: dict[int, Watched] = {}
 
     def __len__(self) -> int:
-        """Sockets watched."""
+        """Return the number of watched sockets."""
         return len(self._watched)
 
     def watch(self, fd: int, watched: Watched) -> None:
-        """From now on `watched` is told, and nobody else who was before."""
-        if fd not in self._watched:
-            self._epoll.register(fd, select.EPOLLIN)
+        """Call `watched.ready` from now on. `fd` must not be watched already."""
+        self._source.add(fd)
         self._watched[fd] = watched
 
     def forget(self, fd: int) -> None:
-        """Nobody is told any more."""
+        """Stop watching `fd`, if it is watched."""
         if self._watched.pop(fd, None) is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # closed already, which it should not be: the kernel has forgotten it then
-                self._epoll.unregister(fd)
+            self._source.remove(fd)
 
     async def run(self) -> None:
-        """Tell them, until cancelled; then everybody is forgotten."""
+        """Report until cancelled."""
+        try:
+            await self._source.run(self._ready)
+        finally:
+            self._watched.clear()
+
+    def _ready(self, fd: int) -> None:
+        watched = self._watched.get(fd)
+        if watched is None:  # forgotten by one that was served before it in the same round
+            return
+        try:
+            watched.ready()
+        except Exception:
+            log.exception("serving a socket failed")
+            self.forget(fd)
+
+
+class _Epoll:
+    """Sockets in an epoll set."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def add(self, fd: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        with contextlib.suppress(OSError):  # the kernel forgets a socket that was closed first
+            self._epoll.unregister(fd)
+
+    async def run(self, ready: Callable[[int], None]) -> None:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self._tell()
+                for fd, _ in self._epoll.poll(0, _AT_ONCE):
+                    ready(fd)
         finally:
-            self._watched.clear()
             self._epoll.close()
 
-    def _tell(self) -> None:
-        for fd, _ in self._epoll.poll(0, _AT_ONCE):
-            watched = self._watched.get(fd)  # somebody told before may have closed it
-            if watched is None:
-                continue
-            try:
-                watched.ready()
-            except Exception:
-                log.exception("serving a socket failed")
-                self.forget(fd)
+
+class _Tasks:
+    """Sockets with a task each, where there is no epoll."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._new, self._added = trio.open_memory_channel[int](float("inf"))
+
+    def add(self, fd: int) -> None:
+        self._scopes[fd] = trio.CancelScope()
+        self._new.send_nowait(fd)
+
+    def remove(self, fd: int) -> None:
+        self._scopes.pop(fd).cancel()
+
+    async def run(self, ready: Callable[[int], None]) -> None:
+        async with trio.open_nursery() as nursery:
+            async for fd in self._added:
+                if fd in self._scopes:
+                    nursery.start_soon(self._watch, fd, self._scopes[fd], ready)
+
+    async def _watch(self, fd: int, scope: trio.CancelScope, ready: Callable[[int], None]) -> None:
+        with scope:
+            while True:
+                await trio.lowlevel.wait_readable(fd)
+                ready(fd)

@@ -1,8 +1,8 @@
-"""The request that asks for a WebSocket: what of it matters, and a quick reader for the plain ones.
+"""Read the request that asks for a WebSocket without h11, where it is a plain one.
 
-Nearly every subscriber begins with one small GET that arrives whole in the first read. `read_upgrade` reads exactly those;
-whatever is incomplete, unusual or wrong is none of its business and goes to h11, which decides. Where both understand a
-request they understand it alike: what is accepted here is a subset of what h11 accepts, with the same result.
+Nearly every subscriber begins with one small GET that arrives whole in the first read. `read_upgrade` reads exactly those
+and returns None for everything incomplete, unusual or wrong, which h11 then parses. It accepts a subset of what h11
+accepts, with the same result.
 """
 
 import re
@@ -16,7 +16,7 @@ _HEAD = re.compile(rb"GET ([!-~]+) HTTP/1\.1\r\n(" + _FIELDS + rb")\r\n").match
 """RFC 9110, 5.5 and RFC 9112, 2-5, without folded lines, bare line feeds, control characters or spaces before the colon."""
 
 _ELSEWHERE = frozenset({b"content-length", b"transfer-encoding", b"expect", b"trailer", b"te"})
-"""Fields that say something about a body or need an answer of their own."""
+"""Fields that announce a body or need an answer of their own."""
 
 
 @attrs.frozen
@@ -30,12 +30,12 @@ class UpgradeRequest:
     """Names in lower case."""
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header of that (lower-case) name."""
+        """Return the first header of that (lower-case) name."""
         return next((value for key, value in self.headers if key == name), None)
 
 
 def asks_for_websocket(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """`websocket` in Upgrade and `upgrade` in Connection (RFC 6455, 4.2.1); names in lower case."""
+    """Return True for `websocket` in Upgrade and `upgrade` in Connection (RFC 6455, 4.2.1); names in lower case."""
     upgrade = connection = False
     for name, value in headers:
         if name == b"upgrade":
@@ -50,7 +50,7 @@ def _tokens(value: bytes) -> list[bytes]:
 
 
 def read_upgrade(data: bytes, limit: int) -> tuple[UpgradeRequest, bytes] | None:
-    """The plain upgrade request `data` begin with and what follows it; None for anything else, whatever it is.
+    """Return the plain upgrade request that `data` begin with, and the bytes after it; None for anything else.
 
     `limit` is the largest head in bytes.
     """
@@ -64,8 +64,10 @@ def read_upgrade(data: bytes, limit: int) -> tuple[UpgradeRequest, bytes] | None
     return UpgradeRequest("GET", match[1].decode("ascii"), headers), data[match.end() :]
 
 
-@lru_cache(maxsize=512)
 def _field(line: bytes) -> tuple[bytes, bytes]:
-    """Name and value; all but the key of a handshake are the same again and again."""
     name, _, value = line.partition(b":")
-    return name.lower(), value.strip(b" \t")
+    return _lower(name), value.strip(b" \t")
+
+
+_lower = lru_cache(maxsize=512)(bytes.lower)
+"""Names of header fields, so that the requests of idle subscribers share them. Values are not cached: they may be secret."""

@@ -12,7 +12,7 @@ import trio
 from relay.hub.flush import flush_all
 from relay.hub.outbox import Outbox
 from relay.server.fastpath.uring import Ring, open_ring
-from relay.server.transport import Link, SocketTransport
+from relay.server.transport import SocketTransport, TlsTransport
 
 log = structlog.get_logger()
 
@@ -38,10 +38,10 @@ class BatchWriter:
             self._ring.close()
             self._ring = None
 
-    def attach(self, outbox: Outbox, link: Link, first: bytes) -> None:
+    def attach(self, outbox: Outbox, transport: SocketTransport, first: bytes) -> None:
         """From now on what is put into the outbox is written to its link, after `first`."""
-        slot = self._ring.place(link.fd) if self._ring is not None and isinstance(link, SocketTransport) else -1
-        outbox.attach(link.send, self._queue, self._wake, first=first, slot=slot)
+        slot = -1 if self._ring is None or isinstance(transport, TlsTransport) else self._ring.place(transport.fd)
+        outbox.attach(transport.send, self._queue, self._wake, first=first, slot=slot)
 
     def detach(self, outbox: Outbox) -> None:
         """The link is about to be closed."""
