@@ -1,6 +1,7 @@
 """A whole relay whose only source of events is inside it: what it is told on stdin it publishes.
 
-    python relay_under_test.py [PROVIDERS [SETTING=true|false ...]]    settings of [server.subscribers]
+    python relay_under_test.py [PROVIDERS [SETTING=true|false ...] [tls=FOLDER]]
+                                       settings of [server.subscribers]; a folder with cert.pem and key.pem
 
 The relay is built from settings as `tickrelay run` builds it; the source is a plugin's service, and the providers are of
 an adapter that never gets a connection. Commands, each answered by one line:
@@ -131,11 +132,11 @@ def _filling(size: int) -> str:
     return "." * (size - around - (2 if size < 128 else 4))
 
 
-def document(providers: int, subscribers: dict[str, bool]) -> dict[str, Any]:
+def document(providers: int, subscribers: dict[str, bool], tls: dict[str, str]) -> dict[str, Any]:
     """The configuration: limits as an operator of many connections would raise them."""
     return {
         "allow_inline_secrets": True,
-        "server": {"listen": "127.0.0.1:0", "status_public": True, "subscribers": subscribers},
+        "server": {"listen": "127.0.0.1:0", "status_public": True, "subscribers": subscribers, **tls},
         "apps": {"bench": {"id": APP, "key": "bench", "secret": "a-secret-of-the-bench"}},
         "api_keys": {"bench": {"key": "an-api-key-of-the-bench", "accounts": ["*"]}},
         "providers": {f"p{j}": {"adapter": "bench"} for j in range(providers)},
@@ -154,8 +155,12 @@ async def main(providers: int = 1, *switches: str) -> None:
     manager.add_hookspecs(hooks)
     manager.register(source, "bench")
     plugins = Plugins(manager)
+    tls = {}
+    if switches and switches[-1].startswith("tls="):
+        folder, switches = switches[-1][4:], switches[:-1]
+        tls = {"tls_cert": f"{folder}/cert.pem", "tls_key": f"{folder}/key.pem"}
     settings = settings_of(
-        document(providers, dict(map(_switch, switches))), Path("bench"), {}, plugins.adapters(), Path.read_text,
+        document(providers, dict(map(_switch, switches)), tls), Path("bench"), {}, plugins.adapters(), Path.read_text,
         plugin_tables=plugins.tables(), check_plugins=plugins.check_settings,
     )  # fmt: skip
     async with HttpClient() as http, trio.open_nursery() as nursery:

@@ -169,7 +169,6 @@ def test_httpx_is_imported_in_one_module_of_the_relay() -> None:
     assert len(importers) == 1, importers
 
 
-@pytest.mark.xfail(reason="the limits of the port are still declared where the sockets are", strict=False)
 def test_reading_settings_loads_no_network_code() -> None:
     """Checked in a process of its own: an import of an import counts too."""
     program = (
