@@ -190,8 +190,9 @@ class Partial:
 class Complete:
     """The message, or the HTTP answer, named everything of this kind that is open on the account.
 
-    What was open before and is not among the events of the same message or answer has ended unseen; the relay says so
-    once. To be yielded behind those events. It counts for nothing where a part of the message was `Unknown`.
+    What was open before and is not among the events of the same message has ended unseen; the relay says so once. A fetched
+    list is judged together with everything fetched for the same reason, when the last answer has come. To be yielded behind
+    those events. It counts for nothing where a part of the message was `Unknown`.
 
     Attributes:
         kind: ``order`` or ``position``.

@@ -65,12 +65,22 @@ class Inbound:
             items = list(job.adapter.fetched(tag, answer))
         except Exception as error:  # noqa: BLE001 - as in decode
             self.unknown(answer.text, f"answer to {tag!r}: {type(error).__name__}: {error}")
+            job.chain.broken = True
             return ()
         self._items, self._reconciling, self._answering = items, reconciling, job
         return items
 
     def end_answer(self) -> None:
-        """Treat what follows as messages of the stream again."""
+        """Judge the lists that are whole now, and treat what follows as messages of the stream again."""
+        job, asked_at = self._answering, self._asked_at()
+        if job is not None:
+            chain = job.chain
+            chain.listed |= self._listed()
+            is_list = any(isinstance(item, Complete) for item in self._items)
+            chain.broken |= not is_list and any(isinstance(item, Unknown) for item in self._items)
+            if chain.left <= 0 and not chain.broken:
+                completes, chain.completes = chain.completes, []
+                self._judge(completes, chain.listed, asked_at)
         self._reconciling, self._answering = False, None
 
     # --- events ------------------------------------------------------------------------------------------------------
@@ -146,21 +156,30 @@ class Inbound:
         return self._core.at.now if job is None or job.purpose is Purpose.CALL else job.chain.asked_at
 
     def complete(self, complete: Complete) -> None:
-        """Publish the end of what a complete list leaves out. A list with a part that was not understood is not complete."""
-        core = self._core
+        """Publish the end of what a complete list leaves out. A list with a part that was not understood is not complete.
+
+        A list that was fetched is judged when everything that was asked for together has been answered: its other pages,
+        and the orders that ended in an absence, come in any order.
+        """
         if any(isinstance(item, Unknown) for item in self._items):
-            core.tally.notes["incomplete_list"] += 1
-            return
-        account = complete.account or self._account
-        listed = {
-            item.id
-            for item in (each.state if isinstance(each, Partial) else each for each in self._items)
-            if isinstance(item, Order | Position)
-            and item.kind == complete.kind
-            and (item.account or self._account) == account
+            self._core.tally.notes["incomplete_list"] += 1
+        elif self._answering is None:
+            self._judge([complete], self._listed(), self._core.at.now)
+        else:
+            self._answering.chain.completes.append(complete)
+
+    def _listed(self) -> set[tuple[str, str | None, str]]:
+        states = (item.state if isinstance(item, Partial) else item for item in self._items)
+        return {
+            (item.kind, item.account or self._account, item.id) for item in states if isinstance(item, Order | Position)
         }
-        for event in core.states.vanished(complete.kind, account, listed, self._asked_at()):
-            core.publish(event)
+
+    def _judge(self, completes: list[Complete], listed: set[tuple[str, str | None, str]], asked_at: float) -> None:
+        for complete in completes:
+            account = complete.account or self._account
+            ids = {id for kind, of, id in listed if (kind, of) == (complete.kind, account)}
+            for event in self._core.states.vanished(complete.kind, account, ids, asked_at):
+                self._core.publish(event)
 
     def fetch(self, fetch: Fetch) -> None:
         """Make a further request: at once where the connection waits for it, else when the budget allows."""

@@ -13,7 +13,18 @@ from math import inf
 
 from attrs import Factory, define, evolve, frozen
 
-from relay.adapter import Adapter, Context, Fetch, Outgoing, RateOf, Reconcile, Session, Subscribe, Unsubscribe
+from relay.adapter import (
+    Adapter,
+    Complete,
+    Context,
+    Fetch,
+    Outgoing,
+    RateOf,
+    Reconcile,
+    Session,
+    Subscribe,
+    Unsubscribe,
+)
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.provider.pacing import Budget, Lane, Queue, Uses
@@ -38,9 +49,17 @@ class Chain:
 
     Attributes:
         asked_at: when the first request of it was made, monotonic seconds: the answers tell nothing newer for certain.
+        left: how many of its requests have no answer yet.
+        listed: the kind, account and id of every order and position that its answers had so far.
+        completes: the lists that are complete, judged when the last answer has come.
+        broken: an answer failed, or was not understood in a part that belongs to no list: nothing is complete.
     """
 
     asked_at: float = inf
+    left: int = 0
+    listed: set[tuple[str, str | None, str]] = Factory(set)
+    completes: list[Complete] = Factory(list)
+    broken: bool = False
 
 
 @frozen
@@ -98,6 +117,7 @@ class Outbound:
         writings, chain = list(adapter.encode(outgoing)), Chain()
         for position, writing in enumerate(writings, start=1):
             job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else (), chain)
+            chain.left += isinstance(writing, Fetch)
             self.queue.put(lane, uses(job, outgoing), job)
         return len(writings)
 
@@ -113,6 +133,7 @@ class Outbound:
     def follow(self, fetch: Fetch, adapter: Adapter, job: Job | None) -> None:
         """Queue a further request, made for the same reason as ``job``; None for one that a message led to."""
         following = Job(fetch, adapter) if job is None else evolve(job, writing=fetch, topics=())
+        following.chain.left += 1
         self.queue.put(Lane.CALL if following.purpose is Purpose.CALL else Lane.FETCH, uses(following, None), following)
 
     def now(self, adapter: Adapter, writings: Iterable[str | Fetch], purpose: Purpose, now: float) -> list[Output]:
@@ -148,7 +169,10 @@ class Outbound:
 
     def answered(self, number: int) -> Job | None:
         """The job the request was made for; None when its connection is gone and the answer is of no use."""
-        return self._requests.pop(number, None)
+        job = self._requests.pop(number, None)
+        if job is not None:
+            job.chain.left -= 1
+        return job
 
     def under_way(self, purpose: Purpose) -> int:
         """How many requests of this purpose have no answer yet."""

@@ -484,6 +484,7 @@ class SessionMachine:
             case Purpose.RENEW:
                 self._renewed(job, answer, wait)
             case Purpose.RECONCILE if not answer.ok:
+                job.chain.broken = True
                 self._subscriptions.not_reconciled(answer)
             case Purpose.SNAPSHOT:
                 if answer.ok:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.adapter import Answer, Backoff, Rate, Reconcile, dumps
+from relay.adapter import Answer, Backoff, Fetch, Rate, Reconcile, dumps
 from relay.model.commands import CancelOrder, PlaceOrder
 from relay.provider import session_events as session_events
 from relay.provider.subscription_table import SubscriptionState, SubscriptionTable
@@ -285,3 +285,22 @@ def test_what_was_known_to_be_open_and_differs_was_changed_not_opened(away):
         ("position", "p", "POSITION_MODIFIED", True),
         ("position", "q", "POSITION_OPENED", True),
     ]
+
+
+def test_pages_and_ended_orders_come_in_any_order_and_are_judged_together(rig):
+    class Paged(rig.Venue):
+        def encode(self, outgoing):
+            if isinstance(outgoing, Reconcile):
+                yield Fetch(tag="open", url="/open")
+                yield Fetch(tag="ended", url="/ended")
+
+    r = rig(adapter=Paged)
+    first, ended = r.requests(r.up(0))
+    r.say(*(["order", id, "OPEN"] for id in ("1", "2", "3", "4")), at=-1)
+    r.fresh()
+    more = r.do(session_events.Fetched(first.id, answer(["order", "1", "OPEN"], ["fetch", "/page2"])), 2)
+    (page,) = r.requests(more)
+    r.do(session_events.Fetched(page.id, answer(["order", "2", "OPEN"], ["complete", "order"])), 3)
+    assert r.fresh() == []
+    r.do(session_events.Fetched(ended.id, answer(["order", "3", "CANCELLED"])), 4)
+    assert [(event.id, event.vanished) for event in r.fresh()] == [("3", None), ("4", True)]
