@@ -24,6 +24,7 @@ from relay.adapter import Backoff
 from relay.auth import KeyRing
 from relay.errors import OperatorError
 from relay.hub.hub import Hub
+from relay.hub.topic import PublishedEvent
 from relay.model.events import Event, Reply, Stamp
 from relay.plugins.hookspecs import ChannelEvent, Grant, Service, Tap, Transform, Watcher
 from relay.plugins.manager import FromPlugin, Plugins
@@ -36,7 +37,7 @@ from relay.server.api.settings import ApiSettings
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from relay.settings import Server, Settings
-from relay.trading.registry import SEEN, CommandRegistry
+from relay.trading.registry import CHECKED, CommandRegistry
 from relay.trading.service import CommandService
 
 log = structlog.get_logger()
@@ -116,15 +117,16 @@ class Relay:
         self._demo_api_key = demo_api_key
         self._keys = KeyRing(settings.api_keys)
         self._plugin_code = PluginCode()
+        self._registry = CommandRegistry()
         self.providers = Providers(
-            ConfiguredProvider(provider, http, self._from_session, _session_log) for provider in settings.providers
+            ConfiguredProvider(provider, http, self.publish, self._registry, _session_log)
+            for provider in settings.providers
         )
-        self._desk = CommandRegistry()
         self._command_service = CommandService(
-            registry=self._desk,
+            registry=self._registry,
             providers=self.providers,
             keys=self._keys,
-            publish=self._from_session,
+            publish=self.publish,
             ids=lambda: uuid.uuid4().hex,
         )
         self.hub = Hub(
@@ -164,14 +166,37 @@ class Relay:
 
     # --- relay.plugins.hookspecs.RelayApi ---
 
-    def publish(self, event: Event, stamp: Stamp) -> None:
-        """Publish an event as if a provider had sent it. A Reply completes the command it answers."""
-        self._from_session(event, stamp)
+    def publish(self, event: Event, stamp: Stamp, now: float | None = None) -> None:
+        """Publish an event as if a provider had sent it. A Reply completes the command it answers.
+
+        ``now`` is the monotonic time; sessions give the time at which they read the message.
+        """
+        if now is None:
+            now = trio.current_time()
+        if type(event) not in CHECKED:
+            self._publish(event, stamp, now)
+            return
+        checked = self._registry.check(event, stamp)
+        if checked is None:
+            return
+        published = self._publish(checked, stamp, now)
+        if isinstance(checked, Reply):
+            id, data = ("", b"") if published is None else (published.id, published.data)
+            self._registry.settle(checked, stamp, now, id, data)
+
+    def _publish(self, event: Event, stamp: Stamp, now: float) -> PublishedEvent | None:
+        """Transform an event, publish it and pass it to the taps. Return it as published; None if a transform drops it."""
+        transformed = self._plugin_code.transform(event, stamp)
+        if transformed is None:
+            return None
+        published = self.hub.publish(transformed, stamp, now)
+        self._plugin_code.tap(transformed, stamp, published.id)
+        return published
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return the state of sessions, channels and counters."""
         plugins = {"failures": dict(self._plugin_code.failures), "withheld": dict(self._plugin_code.withheld)}
-        commands = self._desk.snapshot()
+        commands = self._registry.snapshot()
         return {
             **self.hub.snapshot(),
             "sessions": self.providers.statuses(),
@@ -261,29 +286,6 @@ class Relay:
             authorize=self._authorize,
             command_service=self._command_service,
         )
-
-    # --- the path of an event ---
-
-    def _from_session(self, event: Event, stamp: Stamp) -> None:
-        """Publish an event of a session; the command registry sees it first and lets each reply through once."""
-        if type(event) not in SEEN:
-            self._publish(event, stamp)
-            return
-        seen = self._desk.seen(event, stamp)
-        if seen is None:
-            return
-        id = self._publish(seen, stamp)
-        if isinstance(seen, Reply):
-            self._desk.published(seen, stamp, id or seen.id, trio.current_time())
-
-    def _publish(self, event: Event, stamp: Stamp) -> str | None:
-        """Transform an event, publish it and pass it to the taps. Return its id; None if a transform drops it."""
-        transformed = self._plugin_code.transform(event, stamp)
-        if transformed is None:
-            return None
-        id = self.hub.publish(transformed, stamp, trio.current_time())
-        self._plugin_code.tap(transformed, stamp, id)
-        return id
 
     def _authorize(self, api_key: str, channel: str) -> Grant | None:
         for each in self._authorizers:

@@ -6,7 +6,7 @@ every provider that offers its kind and may know its symbol.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -15,20 +15,22 @@ from relay.adapter import Adapter, Context
 from relay.errors import suggestion
 from relay.model.channels import ALL, Stream, Topic, topic_kind
 from relay.model.commands import Command
-from relay.model.events import MARKET_KINDS, Event, Stamp
+from relay.model.events import MARKET_KINDS
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.provider.catalog import CatalogEntry, merged_entries, provider_entries
 from relay.provider.driver import Log, ProviderSession
 from relay.provider.http import HttpClient
 from relay.provider.session import SessionSettings
+from relay.provider.session_state import Publish
 from relay.settings import ProviderSettings
+from relay.trading.registry import CommandRegistry
 
 
 class ConfiguredProvider:
     """One provider of the configuration with its sessions."""
 
     def __init__(
-        self, settings: ProviderSettings, http: HttpClient, publish: Callable[[Event, Stamp], None], log: Log
+        self, settings: ProviderSettings, http: HttpClient, publish: Publish, commands: CommandRegistry, log: Log
     ) -> None:
         self.settings = settings
         self.name = settings.name
@@ -47,6 +49,7 @@ class ConfiguredProvider:
                     symbols=self.symbols,
                 ),
                 publish=publish,
+                commands=commands,
                 http=http,
                 settings=SessionSettings(
                     linger=settings.linger,

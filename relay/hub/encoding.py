@@ -8,8 +8,6 @@ and escaped once per event, however many topics it goes to: only the number behi
 
 import msgspec
 
-from relay.model.events import Event, Stamp
-from relay.model.serialize import encode
 from relay.websocket.frames import encode_text
 
 _dumps = msgspec.json.Encoder().encode
@@ -26,9 +24,9 @@ def encode_middle(channel: str) -> bytes:
     return b',"channel":' + _dumps(channel)
 
 
-def encode_event(event: Event, stamp: Stamp, id: str) -> bytes:
+def encode_event(data: bytes) -> bytes:
     """Return the data of a canonical event, escaped, without the end that `numbered_tail` adds."""
-    text = encode(event, stamp, id)[:-1].decode()
+    text = data[:-1].decode()
     return b',"data":' + _dumps(text)[:-1]
 
 

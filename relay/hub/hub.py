@@ -103,8 +103,8 @@ class Hub:
 
     # Events ----------------------------------------------------------------------------------------------------------
 
-    def publish(self, event: Event, stamp: Stamp, now: float) -> str:
-        """Deliver a provider's event to all its subscribers; returns its id."""
+    def publish(self, event: Event, stamp: Stamp, now: float) -> PublishedEvent:
+        """Deliver a provider's event to all its subscribers; return it with its id."""
         published = PublishedEvent(event, stamp, self._ids())
         self.published[published.kind] += 1
         topics = self._streams.topics_of(event, stamp, now)
@@ -112,7 +112,7 @@ class Hub:
             self.unrouted += 1
         for topic in topics:
             topic.publish(published, now)
-        return published.id
+        return published
 
     def trigger(
         self,

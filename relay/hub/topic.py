@@ -23,6 +23,7 @@ from relay.hub.outbox import Delivery, Outbox, Policy, control
 from relay.model.channels import ALL, Stream
 from relay.model.enums import AccountEvent, PositionEvent, Refill, StalenessEvent
 from relay.model.events import Account, Candle, Depth, Event, Gap, Order, Position, Reference, Staleness, Stamp
+from relay.model.serialize import encode
 from relay.pusher import messages
 from relay.pusher.names import channel_type
 from relay.websocket.frames import encode_text
@@ -82,17 +83,24 @@ _head = lru_cache(maxsize=256)(encode_head)
 class PublishedEvent:
     """An event on its way to its topics. It is encoded once, when the first of them needs it."""
 
-    __slots__ = ("_encoded", "event", "id", "kind", "stamp")
+    __slots__ = ("_data", "_encoded", "event", "id", "kind", "stamp")
 
     def __init__(self, event: Event, stamp: Stamp, id: str) -> None:
         self.event, self.stamp, self.id = event, stamp, id
         self.kind = event.kind
-        self._encoded = b""
+        self._data = self._encoded = b""
+
+    @property
+    def data(self) -> bytes:
+        """The event as canonical JSON, without a sequence number."""
+        if not self._data:
+            self._data = encode(self.event, self.stamp, self.id)
+        return self._data
 
     def entry(self, seq: int, now: float, *, merged: bool = False) -> HistoryEntry:
         """Return the event as number `seq` of a topic. In a merged topic only events of one provider replace each other."""
         if not self._encoded:
-            self._encoded = encode_event(self.event, self.stamp, self.id)
+            self._encoded = encode_event(self.data)
         kind = self.kind
         if kind == "quote":  # by far the most frequent kind, and it needs no lookups
             policy, key = Policy.CONFLATE, ""

@@ -1,7 +1,7 @@
 """A provider's session on real sockets: the shell around `relay.provider.session.SessionMachine`.
 
 The machine decides, the shell does. Everything here that touches the machine is synchronous, so its inputs never overlap:
-a line's reader hands messages over as they come, one loop hands over what others asked for (`want`, `unwant`, `command`)
+a line's reader hands messages over as they come, one loop hands over what others asked for (`want`, `unwant`, `send`)
 and the ticking of the clock. Those calls only enqueue, so they are safe from within ``publish``, where the machine is at
 work.
 """
@@ -20,16 +20,15 @@ from relay.adapter import Adapter, Context
 from relay.errors import leaves
 from relay.model.channels import Topic
 from relay.model.commands import Command
-from relay.model.events import Event, Stamp
 from relay.provider import session_events as session_events
 from relay.provider.connection import Deadlines, Line
 from relay.provider.dry_run import dry_run
 from relay.provider.http import HttpClient
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Input, Now, Output
+from relay.provider.session_state import Publish
+from relay.trading.registry import WITHIN, CommandRegistry, PendingCommand, Scope
 
-#: Commands that may wait to be handed to the machine, or for their reply.
-MAX_COMMANDS = 1000
 #: A deadline in the past may not make the loop spin.
 _LEAST_SLEEP = 0.001
 
@@ -37,10 +36,6 @@ _SETTINGS = SessionSettings()
 _DEADLINES = Deadlines()
 
 Log = Callable[..., None]
-
-
-class CommandRefused(ValueError):
-    """The command was not taken at all, so no reply will come: its id is in use, or too many are waiting."""
 
 
 def moment() -> Now:
@@ -57,7 +52,8 @@ class ProviderSession:
 
     Args:
         adapter, context: what to speak, and as whom.
-        publish: takes every event with its stamp; synchronous, and must not raise.
+        publish: takes every event with its stamp; synchronous, and must not raise. It settles replies with ``commands``.
+        commands: the registry of open commands.
         http: makes the adapter's requests.
         settings, deadlines: the operator's choices.
         ssl_context: for ``wss``; by default the system's certificates.
@@ -69,7 +65,8 @@ class ProviderSession:
         adapter: type[Adapter],
         context: Context,
         *,
-        publish: Callable[[Event, Stamp], None],
+        publish: Publish,
+        commands: CommandRegistry,
         http: HttpClient,
         settings: SessionSettings = _SETTINGS,
         deadlines: Deadlines = _DEADLINES,
@@ -79,6 +76,7 @@ class ProviderSession:
         self._adapter = adapter
         self._context = context
         self._publish = publish
+        self._commands = commands
         self._http = http
         self._settings = settings
         self._deadlines = deadlines
@@ -86,7 +84,6 @@ class ProviderSession:
         self._log = log
         self._machine = self._new_machine(None)
         self._inbox: deque[Input] = deque()
-        self._asked: set[str] = set()
         self._wake = trio.Event()
         self._line: Line | None = None
         self._lines = 0
@@ -99,6 +96,7 @@ class ProviderSession:
             self._adapter,
             self._context,
             publish=self._publish,
+            commands=self._commands,
             uniform=random.random,
             correlation=lambda: str(uuid.uuid4()),
             settings=self._settings,
@@ -115,18 +113,23 @@ class ProviderSession:
         """Nobody needs ``topic`` any more; it is kept for the linger."""
         self._enqueue(session_events.Unwant(topic))
 
-    def command(self, command: Command, within: float | None = None) -> None:
+    def send(
+        self, command: Command, within: float = WITHIN, idempotency_key: str | None = None
+    ) -> tuple[PendingCommand, bool]:
         """Carry out ``command``; its one `Reply` is published within ``within`` seconds.
 
+        Return its entry in the registry, and whether it is new: a repeated command is not sent again.
+
         Raises:
-            CommandRefused: a command of this id is still open, or too many are. No reply is published then.
+            Conflict: a name of it belongs to another command.
+            Full: the session has too many open commands.
         """
-        if command.id in self._asked or self._machine.is_open(command.id):
-            raise CommandRefused(f"a command with id {command.id} is still waiting for its reply")
-        if len(self._asked) + self._machine.open_commands >= MAX_COMMANDS:
-            raise CommandRefused(f"{MAX_COMMANDS} commands are waiting for their replies")
-        self._asked.add(command.id)
-        self._enqueue(session_events.Ask(command, within))
+        now = trio.current_time()
+        session = Scope(self._context.provider, self._context.account)
+        pending, new = self._commands.take(session, command, idempotency_key, now + within, now)
+        if new:
+            self._enqueue(session_events.SendCommand(pending))
+        return pending, new
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
         """What would be sent for ``command``, as it may be shown; nothing is sent.
@@ -181,8 +184,6 @@ class ProviderSession:
         while True:
             while self._inbox:
                 turn = self._inbox.popleft()
-                if isinstance(turn, session_events.Ask):
-                    self._asked.discard(turn.command.id)
                 self._step(turn)
             if self._over:
                 return

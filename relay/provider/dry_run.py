@@ -16,10 +16,7 @@ from relay.adapter import Adapter, Context, Fetch
 from relay.errors import HIDDEN
 from relay.model.commands import Command
 from relay.provider.templates import Redactor, fetch_target
-
-
-class Unwritable(ValueError):
-    """The adapter cannot write the command; the text says why, without secrets."""
+from relay.trading.service import Unwritable
 
 
 def dry_run(

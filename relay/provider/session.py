@@ -39,6 +39,7 @@ from relay.adapter import (
     Context,
     EventAck,
     Fetch,
+    GivenUp,
     Hello,
     Learned,
     Limited,
@@ -55,9 +56,8 @@ from relay.adapter import (
     Waits,
 )
 from relay.model.enums import ConnectionEvent, RateLimitEvent
-from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Trade
+from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Reply, Trade
 from relay.provider import session_events as session_events
-from relay.provider.calls import nothing_known
 from relay.provider.inbound import PLAIN, Inbound
 from relay.provider.liveness import Transport
 from relay.provider.outbound import Job, Purpose
@@ -68,7 +68,7 @@ from relay.provider.session_state import Core, Publish, SessionSettings
 from relay.provider.subscription_table import SubscriptionState
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
-from relay.provider.trading import Trading
+from relay.trading.registry import CommandRegistry, PendingCommand, Scope, nothing_known
 
 __all__ = ["Life", "SessionMachine", "SessionSettings"]
 
@@ -104,7 +104,9 @@ class SessionMachine:
     Args:
         adapter: the provider's adapter class; every connection gets an instance of its own.
         context: what outlives connections.
-        publish: takes every event with its stamp, in order, while an input is being handled.
+        publish: takes every event with its stamp, in order, while an input is being handled. It settles replies
+            with ``commands``.
+        commands: the registry of the commands the session is given.
         uniform: random numbers in [0, 1).
         correlation: fresh UUIDs for `EventAck`.
         settings: the operator's choices.
@@ -118,6 +120,7 @@ class SessionMachine:
         context: Context,
         *,
         publish: Publish,
+        commands: CommandRegistry,
         uniform: Callable[[], float],
         correlation: Callable[[], str],
         settings: SessionSettings = _SETTINGS,
@@ -131,7 +134,8 @@ class SessionMachine:
         self._retry: Retry = Retry(core.declared.backoff) if after is None else after._retry
         self._subscriptions = Subscriptions(core)
         self._inbound = Inbound(core, self._subscriptions)
-        self._trading = Trading(core)
+        self._commands = commands
+        self._scope = Scope(context.provider, context.account)
         self._correlation = correlation
         failed = after is not None and after._life is Life.FAILED
         self._life: Life = Life.FAILED if failed else Life.NEW
@@ -178,21 +182,12 @@ class SessionMachine:
         """Where the session stands."""
         return self._life
 
-    def is_open(self, command_id: str) -> bool:
-        """Whether the command of this id still waits for its reply."""
-        return command_id in self.core.calls
-
-    @property
-    def open_commands(self) -> int:
-        """How many commands wait for their reply."""
-        return len(self.core.calls)
-
     def deadline(self) -> float:
         """When `Tick` is due, monotonic seconds; infinite when nothing is waited for."""
         core = self.core
         if self._life is Life.ENDED:
             return inf
-        deadline = min(self._wake_at, core.ledger.deadline(), core.calls.deadline())
+        deadline = min(self._wake_at, core.ledger.deadline(), self._commands.deadline(self._scope))
         if self._life in _CONNECTED:
             deadline = min(deadline, self._transport.deadline(), core.outbound.queue.deadline())
         if self._life is Life.UP:
@@ -226,8 +221,8 @@ class SessionMachine:
                 self._subscriptions.want(topic)
             case session_events.Unwant(topic):
                 self.core.ledger.unwant(topic, self.core.at.now)
-            case session_events.Ask(command, within):
-                self._trading.ask(command, within)
+            case session_events.SendCommand(pending):
+                self._send_command(pending)
             case session_events.Shutdown():
                 self._shut_down()
             case session_events.Tick():
@@ -258,7 +253,7 @@ class SessionMachine:
             case Partial():
                 self._inbound.state(item.state, partial=True)
             case Error():
-                core.calls.heard(item.code, item.message)
+                self._commands.add_error(self._scope, item.code, item.message)
                 self._inbound.event(item)
             case Complete():
                 self._inbound.complete(item)
@@ -272,7 +267,7 @@ class SessionMachine:
                 self._subscriptions.refused(item.topics, item.reason)
                 core.rearm()
             case CommandReply():
-                self._trading.replied(item)
+                self._command_replied(item)
             case Send():
                 self._send_for_adapter(item)
             case Processed():
@@ -391,7 +386,7 @@ class SessionMachine:
         if meaning in _FINAL:
             self._life, self._wake_at = Life.FAILED, inf
             self._announce(ConnectionEvent.FAILED)
-            self._trading.ended()
+            self._end_commands()
             self.core.put(Finished(self._reason, failed=True))
             return
         limited = meaning is CloseMeaning.RATE_LIMITED
@@ -415,7 +410,9 @@ class SessionMachine:
         self._transport.closed()
         core.outbound.disconnected()
         self._subscriptions.lost()
-        self._trading.disconnected()
+        for pending in self._commands.open_of(self._scope):
+            if not (pending.sent and pending.over_http):
+                core.publish(pending.given_up("disconnected", "the connection was lost"))
         core.adapter = None
 
     def _gap_ms(self) -> int | None:
@@ -436,7 +433,7 @@ class SessionMachine:
         if self._life in (*_CONNECTED, Life.DIALLING):
             self.core.put(CloseSocket(1000, "shutdown"))
         self._let_go("shutdown")
-        self._trading.ended()
+        self._end_commands()
         self._life, self._wake_at = Life.ENDED, inf
         self.core.put(Finished("shutdown", failed=False))
 
@@ -461,7 +458,7 @@ class SessionMachine:
             self._let_go(reason)
             self._announce(ConnectionEvent.RECONNECTING)
             self._life, self._wake_at = Life.ENDED, inf
-        self._trading.ended()
+        self._end_commands()
 
     # --- HTTP answers ------------------------------------------------------------------------------------------------
 
@@ -480,7 +477,7 @@ class SessionMachine:
             case Purpose.CALL if not nothing_known(answer):
                 self._handle_answer(job, answer)
             case Purpose.CALL:
-                self._trading.unanswered(job, answer)
+                self._command_unanswered(job, answer)
             case Purpose.RENEW:
                 self._renewed(job, answer, wait)
             case Purpose.RECONCILE if not answer.ok:
@@ -523,6 +520,65 @@ class SessionMachine:
         core.renewal.failed(core.at.now, wait or 0.0)
         core.error("renewal_failed", f"the login could not be renewed: {why}")
 
+    # --- trading commands --------------------------------------------------------------------------------------------
+
+    def _send_command(self, pending: PendingCommand) -> None:
+        """Queue what the adapter writes for a command, or refuse it with the reason."""
+        core, command = self.core, pending.command
+        if pending.reply is not None:  # ended while it waited to be handed over
+            return
+        if not core.up or core.adapter is None:
+            core.publish(pending.refused("not_connected", f"the session with {core.context.provider} is not up"))
+            return
+        if (reason := core.adapter_class.orders.refusal(command)) is not None:
+            core.publish(pending.refused("invalid_command", reason))
+            return
+        try:
+            written = core.outbound.write(core.adapter, command, Lane.CALL, Purpose.CALL, command.id)
+        except Exception as error:  # noqa: BLE001 - whatever the adapter cannot write is refused with its reason
+            core.publish(pending.refused("invalid_command", core.redact(f"{error}" or type(error).__name__)))
+            return
+        if not written:
+            message = "the adapter writes nothing for this command"
+            core.publish(pending.refused("unsupported_command", message))
+
+    def _command_sent(self, job: Job) -> None:
+        pending = self._commands.find(self._scope, job.subject)
+        if pending is not None:
+            pending.sent, pending.over_http = True, isinstance(job.writing, Fetch)
+
+    def _command_replied(self, reply: CommandReply) -> None:
+        pending = self._commands.find(self._scope, reply.id)
+        if pending is None:
+            self.core.tally.notes["unasked_reply"] += 1
+        else:
+            self.core.publish(pending.replied(reply.result, reply.error))
+
+    def _command_unanswered(self, job: Job, answer: Answer) -> None:
+        """End a command as unknown: its HTTP answer does not tell whether it was carried out."""
+        pending = self._commands.find(self._scope, job.subject)
+        if pending is not None:
+            shown = Answer(status=answer.status, text=self.core.redact(answer.text))
+            self._give_up(pending, pending.unanswered(shown))
+
+    def _end_late_commands(self, now: float) -> None:
+        if self._commands.deadline(self._scope) > now:
+            return
+        for pending in self._commands.open_of(self._scope):
+            if pending.due_at <= now:
+                self.core.outbound.forget_call(pending.command.id)
+                self._give_up(pending, pending.given_up("deadline", "no answer within the deadline"))
+
+    def _give_up(self, pending: PendingCommand, reply: Reply) -> None:
+        """Publish ``reply``, and tell the connection's adapter, which may still be waiting for the answer."""
+        self.core.publish(reply)
+        self.core.at_once(self.core.encode(GivenUp(pending.command.id)))
+
+    def _end_commands(self) -> None:
+        """End all open commands with the session."""
+        for pending in self._commands.open_of(self._scope):
+            self.core.publish(pending.given_up("session_ended", "the session ended"))
+
     # --- sending, and the clocks -------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
@@ -543,7 +599,7 @@ class SessionMachine:
                 core.error("template", str(error))
                 continue
             if job.purpose is Purpose.CALL:
-                self._trading.sent(job)
+                self._command_sent(job)
             if job.topics:
                 self._subscriptions.sent(job.topics)
 
@@ -557,7 +613,7 @@ class SessionMachine:
 
     def _clocks(self) -> None:
         now = self.core.at.now
-        self._trading.clocks(now)
+        self._end_late_commands(now)
         if self._life is Life.WAITING and now >= self._wake_at:
             self._prepare()
         elif self._life is Life.OPENING and now >= self._wake_at:
@@ -608,7 +664,7 @@ class SessionMachine:
             "topics": core.ledger.status(),
             "books": core.books.status(),
             "counters": core.tally.status(core.books.held, core.books.dropped),
-            "commands": len(core.calls),
+            "commands": len(self._commands.open_of(self._scope)),
             "queued": len(core.outbound.queue),
             "budget": core.budget.status(core.at.now),
         }

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from attrs import Factory, field, frozen
 
 from relay.adapter import Answer, Fetch
-from relay.model import commands
 from relay.model.channels import Topic
 from relay.model.text import from_micros
+from relay.trading.registry import PendingCommand
 
 
 class Now(NamedTuple):
@@ -98,11 +98,10 @@ class Unwant:
 
 
 @frozen
-class Ask:
-    """Carry out a trading command; its one `Reply` is published within ``within`` seconds."""
+class SendCommand:
+    """Carry out a trading command; its one `Reply` is published before its deadline."""
 
-    command: commands.Command
-    within: float | None = None
+    pending: PendingCommand
 
 
 @frozen
@@ -122,7 +121,7 @@ class Shutdown:
 
 Input = (
     Start | Opened | Received | Heard | Closed | Refused | DialFailed | Fetched
-    | Want | Unwant | Ask | Tick | Resume | Shutdown
+    | Want | Unwant | SendCommand | Tick | Resume | Shutdown
 )  # fmt: skip
 
 

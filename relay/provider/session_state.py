@@ -17,7 +17,6 @@ from relay.model.hours import Hours
 from relay.model.text import from_micros
 from relay.provider.accounts import Fills, States
 from relay.provider.books import Books
-from relay.provider.calls import Calls
 from relay.provider.counters import Counters
 from relay.provider.liveness import Topics
 from relay.provider.outbound import Outbound, Purpose
@@ -27,7 +26,8 @@ from relay.provider.session_events import DeadlineChanged, Now, Output
 from relay.provider.subscription_table import SubscriptionTable
 from relay.provider.templates import Redactor, TemplateError
 
-Publish = Callable[[Event, Stamp], None]
+#: Takes an event, its stamp, and the monotonic time.
+Publish = Callable[[Event, Stamp, float], None]
 
 
 @frozen(kw_only=True)
@@ -36,7 +36,6 @@ class SessionSettings:
 
     Attributes:
         linger: how long a topic nobody needs stays subscribed.
-        command_within: deadline of a command that names none.
         book_buffer: how many deltas may wait for one book's snapshot.
         first_data_within: seconds from a subscription to its first event before it is called stale; None: ``stale_after``.
         stale_after: seconds of silence by kind, or by topic, in place of what the adapter declares; 0: quiet is normal.
@@ -44,7 +43,6 @@ class SessionSettings:
     """
 
     linger: float = 30.0
-    command_within: float = 10.0
     book_buffer: int = 5000
     first_data_within: float | None = None
     stale_after: Mapping[str | Topic, float] = Factory(dict)
@@ -104,7 +102,6 @@ class Core:
             checksum=None if adapter_class.checksum is Adapter.checksum else adapter_class.checksum,
             levels=adapter_class.book_levels(context),
         )
-        self.calls = Calls()
         self.renewal = Renewal(declared.token_lifetime)
         self.tally: Counters = Counters() if after is None else after.tally
         if after is not None:
@@ -133,12 +130,12 @@ class Core:
     def provided(self, event: Event) -> None:
         """Publish an event of the provider's."""
         self.tally.published += 1
-        self._publish(event, self.stamp)
+        self._publish(event, self.stamp, self.at.now)
 
     def publish(self, event: Event) -> None:
         """Publish an event of the relay's own."""
         self.tally.raised += 1
-        self._publish(event, self.stamp)
+        self._publish(event, self.stamp, self.at.now)
 
     def error(self, code: str, message: str, **details: Any) -> None:
         """Publish an `error` event, redacted."""

@@ -1,19 +1,24 @@
-"""The registry: between those who send commands and the sessions that carry them out.
+"""The registry: every trading command of the relay, from request to reply.
 
-A command taken here is a ticket until it has its one reply. What holds:
+Senders and the sessions that carry commands out share this one table. What holds:
 
 - A command has up to three names on its account: its ``id``, its idempotency key, and an order's ``client_order_id``. A
-  command that comes again under any of them is not sent again: it is answered with the first one's reply, for which it
+  command that is repeated under any of them is not sent again: it is answered with the first one's reply, for which it
   waits where that is still open. Another command under a name in use is refused (`Conflict`); the ``id`` does not make
   a command another one.
-- Every ticket ends with exactly one reply. The session's is let through once; a ticket without one after its deadline and
-  `GRACE` is ended as unknown here; whatever a session says after that is counted and goes no further.
-- Unknown is not for ever. What the account's stream shows of the same order (by its ``client_order_id``, or by the id of
-  the order or position a command names) while the command is open makes an unknown reply a known one, marked
-  ``reconciled``. What it shows later is no second reply: it is what a repetition of the command is answered with.
+- Every command ends with exactly one reply. One that was never sent is REJECTED: nothing can have come of it. One that
+  was sent ends ACCEPTED or REJECTED by the provider's answer, and UNKNOWN when its deadline passes, the connection it was
+  sent on is lost, or the HTTP request got no answer that says anything of the order (`nothing_known`): the order may be
+  live. If a session has not replied `GRACE` after the deadline, the command ends as unknown here. Later replies are
+  counted and not published.
+- An error that names no command answers none. A command that ends unknown lists the errors received since it was sent on
+  the same connection.
+- An unknown outcome is corrected by the account's stream. What the stream shows of the same order (by its
+  ``client_order_id``, or by the id of the order or position a command names) while the command is open makes an unknown
+  reply a known one, marked ``reconciled``. What it shows later is no second reply: it answers a repetition of the command.
 - Nothing grows without bound. Replies are remembered `AGE` seconds, at most `MOST` of them and `MOST_BYTES` of their
-  JSON, the oldest forgotten first; the answers of commands that change nothing not at all. More open commands are refused
-  (`Full`). A restart forgets everything: a name used before it is free again.
+  JSON, the oldest forgotten first; the answers of commands that change nothing are not remembered. More than `MOST_OPEN`
+  open commands of a session are refused (`Full`). A restart forgets everything: a name used before it is free again.
 """
 
 from collections import Counter, OrderedDict
@@ -25,6 +30,7 @@ from typing import Any
 import attrs
 from attrs import Factory, define, frozen
 
+from relay.adapter import Answer
 from relay.model.commands import (
     AmendOrder,
     CancelOrder,
@@ -47,22 +53,29 @@ AGE = 3600.0
 """Seconds a reply is remembered."""
 MOST = 10_000
 """Commands open or remembered."""
+MOST_OPEN = 1000
+"""Commands of one session that may wait for their replies."""
+WITHIN = 10.0
+"""Seconds until the reply to a command that names no deadline."""
 MOST_BYTES = 64 * 1024 * 1024
 """Bytes of the remembered replies."""
 GRACE = 2.0
-"""Seconds behind its deadline after which a command is ended here."""
+"""Seconds after its deadline until a command without a reply ends here."""
+#: Errors that are kept for one command.
+MOST_ERRORS = 3
 
 #: Commands that change nothing: repeating one does no harm, so their replies are not remembered.
 READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositions, ListOrders, GetQuote)
-#: The kinds of events the registry wants to see.
-SEEN = frozenset({Reply, Order, Position})
+#: The types of events that `CommandRegistry.check` is to be given.
+CHECKED = frozenset({Reply, Order, Position})
 
+_NONE: dict[str, "PendingCommand"] = {}
 _SILENT = {"code": "deadline", "message": "the session with the provider said nothing in time"}
 
 
 @frozen
 class Scope:
-    """Whose names these are: one account of one provider, None where its events name none."""
+    """One account of one provider, None where its events name none. A session is identified by its own account's."""
 
     provider: str
     account: str | None
@@ -72,7 +85,7 @@ Name = tuple[Scope, str, str]
 
 
 class Conflict(Exception):
-    """A name that another command has; ``field`` says which one."""
+    """Raised when a name belongs to another command; ``field`` is the kind of name."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -81,21 +94,33 @@ class Conflict(Exception):
 
 
 class Full(Exception):
-    """Too many commands wait for their replies."""
+    """Raised when too many commands wait for their replies."""
 
 
 @define(eq=False)
 class PendingCommand:
-    """One command and, once it has come, its reply."""
+    """One command and its reply.
 
+    Attributes:
+        session: the session that carries it out.
+        scope: the account its names belong to.
+        due_at: its deadline, monotonic seconds.
+        sent: whether it was sent to the provider.
+        over_http: whether it was sent as an HTTP request, which outlives the WebSocket.
+        errors: errors that came since it was sent and named no command.
+        answer: the reply as it was published, canonical JSON; empty while the command is open.
+    """
+
+    session: Scope
     scope: Scope
     command: Command
     due_at: float
-    """When the session owes the reply, monotonic seconds."""
     names: tuple[Name, ...] = ()
+    sent: bool = False
+    over_http: bool = False
+    errors: list[dict[str, str]] = Factory(list)
     reply: Reply | None = None
     answer: bytes = b""
-    """The reply as canonical JSON; empty while it is open."""
     answered_at: float = inf
     _stamp: Stamp | None = None
     _id: str = ""
@@ -104,25 +129,50 @@ class PendingCommand:
 
     @property
     def outcome(self) -> Outcome | None:
-        """What is known of the command's fate; None while it is open."""
+        """The outcome by the present reply; None while the command is open."""
         return None if self.reply is None else self.reply.outcome
 
     def when_answered(self, call: Callable[[], object]) -> None:
-        """Have ``call`` called as soon as there is a reply, at once where there is one."""
+        """Call ``call`` as soon as there is a reply, at once if there is one."""
         if self.reply is not None:
             call()
         else:
             self._waiting.append(call)
 
-    def _answered(self, reply: Reply, stamp: Stamp, id: str, now: float) -> None:
+    def replied(self, result: Any, error: Any) -> Reply:
+        """Return the reply by the provider's answer."""
+        return self._reply(Outcome.ACCEPTED if error is None else Outcome.REJECTED, result=result, error=error)
+
+    def refused(self, code: str, message: str) -> Reply:
+        """Return the reply to a command that is not sent."""
+        return self._reply(Outcome.REJECTED, error={"code": code, "message": message})
+
+    def unanswered(self, answer: Answer) -> Reply:
+        """Return the reply after an HTTP answer that does not tell the command's fate, see `nothing_known`."""
+        what = f"HTTP status {answer.status}" if answer.status else "no usable answer"
+        message = f"{what}: {answer.text[:500]}" if answer.text else what
+        return self._reply(Outcome.UNKNOWN, error={"code": "no_answer", "message": message})
+
+    def given_up(self, code: str, message: str) -> Reply:
+        """Return the reply to a command that is waited for no longer: unknown if it was sent, else rejected."""
+        if not self.sent:
+            return self.refused(f"{code}_before_sent", f"{message}, and the command had not been sent")
+        heard = {"heard": self.errors} if self.errors else {}
+        return self._reply(Outcome.UNKNOWN, error={"code": code, "message": message, **heard})
+
+    def _reply(self, outcome: Outcome, *, result: Any = None, error: Any = None) -> Reply:
+        ok, command = outcome is Outcome.ACCEPTED, self.command
+        return Reply(id=command.id, account=command.account, ok=ok, outcome=outcome, result=result, error=error)
+
+    def _settle(self, reply: Reply, stamp: Stamp, now: float, id: str, data: bytes) -> None:
         self.reply, self._stamp, self._id, self.answered_at = reply, stamp, id, now
-        self.answer = encode(reply, stamp, id)
+        self.answer = data
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call()
 
     def _show(self, event: Order | Position) -> None:
-        """The stream shows something of what this command asked for."""
+        """Take over what the account's stream shows of this command's order or position."""
         found = fate(self.command, event)
         if found is None:
             return
@@ -135,104 +185,140 @@ class PendingCommand:
 class CommandRegistry:
     """All commands of one relay that are open or remembered. Times are monotonic seconds."""
 
-    def __init__(self, *, age: float = AGE, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
-        self._age, self._most, self._most_bytes = age, most, most_bytes
-        self._open: dict[tuple[Scope, str], PendingCommand] = {}
+    def __init__(
+        self, *, age: float = AGE, most: int = MOST, most_bytes: int = MOST_BYTES, most_open: int = MOST_OPEN
+    ) -> None:
+        self._age, self._most, self._most_bytes, self._most_open = age, most, most_bytes, most_open
+        #: Open commands by the session that carries them out, and their ids.
+        self._open: dict[Scope, dict[str, PendingCommand]] = {}
         self._kept: OrderedDict[tuple[Scope, str], PendingCommand] = OrderedDict()
         self._names: dict[Name, PendingCommand] = {}
         self._watched: dict[tuple[Scope, str, str], list[PendingCommand]] = {}
         self._bytes = 0
         self.notes: Counter[str] = Counter()
-        """What happened: replies by outcome, ``repeated``, ``conflict``, ``resolved``, ``late_reply``."""
+        """Counters: replies by outcome, ``repeated``, ``conflict``, ``full``, ``resolved``, ``late_reply``."""
 
     def __len__(self) -> int:
         """Commands open or remembered."""
-        return len(self._open) + len(self._kept)
+        return self.open + len(self._kept)
 
     @property
     def open(self) -> int:
         """Commands without a reply."""
-        return len(self._open)
+        return sum(map(len, self._open.values()))
 
-    # --- from those who send -----------------------------------------------------------------------------------------
+    # --- from senders ------------------------------------------------------------------------------------------------
 
     def take(
-        self, scope: Scope, command: Command, key: str | None, due_at: float, now: float
+        self, session: Scope, command: Command, key: str | None, due_at: float, now: float
     ) -> tuple[PendingCommand, bool]:
-        """The ticket of this command, and whether it is new: only then it is to be sent.
+        """Return the entry of ``command``, and whether it is new: only then it is to be sent.
 
         Raises:
             Conflict: a name of it belongs to another command.
-            Full: there are too many open commands.
+            Full: the session has too many open commands.
         """
         self.forget(now)
+        scope = Scope(session.provider, session.account or command.account)
         names = tuple(_names(scope, command, key))
         for name in names:
-            ticket = self._names.get(name)
-            if ticket is not None:
-                return self._again(ticket, name, command), False
-        if len(self._open) >= self._most:
+            pending = self._names.get(name)
+            if pending is not None:
+                return self._again(pending, name, command), False
+        waiting = self._open.get(session, _NONE)
+        if command.id in waiting:  # on another account of the session; providers answer by the id alone
+            raise Conflict("id", f"a command with id {command.id} is still waiting for its reply")
+        if len(waiting) >= self._most_open:
             self.notes["full"] += 1
-            raise Full(f"{self._most} commands are waiting for their replies")
-        ticket = PendingCommand(scope, command, due_at, names)
-        self._open[scope, command.id] = ticket
-        self._names.update(dict.fromkeys(names, ticket))
-        for subject in _subjects(ticket):
-            self._watched.setdefault(subject, []).append(ticket)
-        return ticket, True
+            raise Full(f"{self._most_open} commands are waiting for their replies")
+        pending = PendingCommand(session, scope, command, due_at, names)
+        self._open.setdefault(session, {})[command.id] = pending
+        self._names.update(dict.fromkeys(names, pending))
+        for subject in _subjects(pending):
+            self._watched.setdefault(subject, []).append(pending)
+        return pending, True
 
-    def _again(self, ticket: PendingCommand, name: Name, command: Command) -> PendingCommand:
-        if attrs.evolve(command, id=ticket.command.id) != ticket.command:
+    def _again(self, pending: PendingCommand, name: Name, command: Command) -> PendingCommand:
+        if attrs.evolve(command, id=pending.command.id) != pending.command:
             self.notes["conflict"] += 1
             field, value = name[1], name[2]
-            raise Conflict(field, f"{field} {value} was used for another command ({ticket.command.name})")
+            raise Conflict(field, f"{field} {value} was used for another command ({pending.command.name})")
         self.notes["repeated"] += 1
-        return ticket
+        return pending
 
-    def drop(self, ticket: PendingCommand) -> None:
-        """The command was not sent and will not be: it never was."""
-        self._open.pop((ticket.scope, ticket.command.id), None)
-        self._forget_names(ticket)
+    # --- from sessions -----------------------------------------------------------------------------------------------
 
-    # --- from the sessions -------------------------------------------------------------------------------------------
+    def find(self, session: Scope, id: str) -> PendingCommand | None:
+        """Return the open command of this id that the session carries out."""
+        return self._open.get(session, _NONE).get(id)
 
-    def seen(self, event: Event, stamp: Stamp) -> Event | None:
-        """What is to be published in place of ``event``, one of the kinds in `SEEN`; None for a second reply."""
+    def open_of(self, session: Scope) -> list[PendingCommand]:
+        """Return the open commands of the session."""
+        return list(self._open.get(session, _NONE).values())
+
+    def deadline(self, session: Scope) -> float:
+        """Return the earliest deadline of the session's open commands."""
+        return min((pending.due_at for pending in self._open.get(session, _NONE).values()), default=inf)
+
+    def add_error(self, session: Scope, code: str, message: str) -> None:
+        """Keep an error that names no command for the commands it may concern."""
+        for pending in self._open.get(session, _NONE).values():
+            if pending.sent and not pending.over_http and len(pending.errors) < MOST_ERRORS:
+                pending.errors.append({"code": code, "message": message})
+
+    # --- from the path of events -------------------------------------------------------------------------------------
+
+    def check(self, event: Event, stamp: Stamp) -> Event | None:
+        """Return what to publish in place of ``event``, one of the types in `CHECKED`; None for a second reply."""
         match event:
             case Reply():
-                return self._replied(event, stamp)
+                return self._check_reply(event, stamp)
             case Order() | Position():
                 self._watch(event, stamp)
         return event
 
-    def _replied(self, reply: Reply, stamp: Stamp) -> Reply | None:
-        scope = Scope(stamp.provider, stamp.account or reply.account)
-        ticket = self._open.get((scope, reply.id))
-        if ticket is not None:
-            if reply.outcome is Outcome.UNKNOWN and ticket._shown is not None:
+    def _check_reply(self, reply: Reply, stamp: Stamp) -> Reply | None:
+        pending = self._find_by_stamp(reply, stamp)
+        if pending is not None:
+            if reply.outcome is Outcome.UNKNOWN and pending._shown is not None:
                 self.notes["resolved"] += 1
-                return ticket._shown
+                return pending._shown
             return reply
-        if (scope, reply.id) in self._kept:
+        if (Scope(stamp.provider, stamp.account or reply.account), reply.id) in self._kept:
             self.notes["late_reply"] += 1
             return None
         return reply  # to a command that was not taken here
 
-    def published(self, reply: Reply, stamp: Stamp, id: str, now: float) -> None:
-        """``reply`` was published under ``id``: whoever waits for it gets it."""
-        scope = Scope(stamp.provider, stamp.account or reply.account)
-        ticket = self._open.pop((scope, reply.id), None)
-        if ticket is None:
+    def _find_by_stamp(self, reply: Reply, stamp: Stamp) -> PendingCommand | None:
+        own = self.find(Scope(stamp.provider, stamp.account), reply.id)
+        if own is not None or stamp.account is None:
+            return own
+        # The stamp may name an account that a session with several of them carries commands out for.
+        other = self.find(Scope(stamp.provider, None), reply.id)
+        return other if other is not None and other.scope.account == stamp.account else None
+
+    def settle(self, reply: Reply, stamp: Stamp, now: float, id: str = "", data: bytes = b"") -> None:
+        """End the command that ``reply`` answers, and wake its waiters.
+
+        ``id`` and ``data`` are the id and the canonical JSON it was published with, left out if it was not published.
+        """
+        pending = self._find_by_stamp(reply, stamp)
+        if pending is None:
             return
+        waiting = self._open[pending.session]
+        del waiting[reply.id]
+        if not waiting:
+            del self._open[pending.session]
         self.notes[reply.outcome.value] += 1
         if reply.outcome is not Outcome.UNKNOWN:
-            self._unwatch(ticket)
-        ticket._answered(reply, stamp, id, now)
-        if isinstance(ticket.command, READING) and reply.outcome is not Outcome.UNKNOWN:
-            self._forget_names(ticket)
+            self._unwatch(pending)
+        id = id or reply.id
+        pending._settle(reply, stamp, now, id, data or encode(reply, stamp, id))
+        if isinstance(pending.command, READING) and reply.outcome is not Outcome.UNKNOWN:
+            self._forget_names(pending)
             return
-        self._kept[scope, reply.id] = ticket
-        self._bytes += len(ticket.answer)
+        self._kept[pending.scope, reply.id] = pending
+        self._bytes += len(pending.answer)
         self.forget(now)
 
     def _watch(self, event: Order | Position, stamp: Stamp) -> None:
@@ -243,22 +329,22 @@ class CommandRegistry:
         if isinstance(event, Order) and event.client_order_id is not None:
             subjects.append(("client_order_id", event.client_order_id))
         for what, id in subjects:
-            for ticket in list(self._watched.get((scope, what, id), ())):
-                was = ticket.outcome
-                size = len(ticket.answer)
-                ticket._show(event)
-                self._bytes += len(ticket.answer) - size
-                if was is Outcome.UNKNOWN and ticket.outcome is not was:
+            for pending in list(self._watched.get((scope, what, id), ())):
+                was = pending.outcome
+                size = len(pending.answer)
+                pending._show(event)
+                self._bytes += len(pending.answer) - size
+                if was is Outcome.UNKNOWN and pending.outcome is not was:
                     self.notes["resolved"] += 1
-                    self._unwatch(ticket)
+                    self._unwatch(pending)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
     def overdue(self, now: float, error: Mapping[str, str] = _SILENT) -> Iterator[tuple[PendingCommand, Reply]]:
-        """The commands whose session has said nothing in time, with the unknown reply that is to be published."""
-        for ticket in [ticket for ticket in self._open.values() if ticket.due_at + GRACE <= now]:
-            command = ticket.command
-            yield ticket, Reply(id=command.id, account=command.account, ok=False, outcome=Outcome.UNKNOWN, error=error)
+        """Yield the commands whose session did not reply in time, each with the unknown reply to publish."""
+        late = [each for waiting in self._open.values() for each in waiting.values() if each.due_at + GRACE <= now]
+        for pending in late:
+            yield pending, pending._reply(Outcome.UNKNOWN, error=error)
 
     def forget(self, now: float) -> None:
         """Forget the replies that are too old or too many."""
@@ -271,14 +357,14 @@ class CommandRegistry:
             self._bytes -= len(oldest.answer)
             self._forget_names(oldest)
 
-    def _forget_names(self, ticket: PendingCommand) -> None:
-        for name in ticket.names:
+    def _forget_names(self, pending: PendingCommand) -> None:
+        for name in pending.names:
             self._names.pop(name, None)
-        self._unwatch(ticket)
+        self._unwatch(pending)
 
-    def _unwatch(self, ticket: PendingCommand) -> None:
-        for subject in _subjects(ticket):
-            left = [other for other in self._watched.get(subject, ()) if other is not ticket]
+    def _unwatch(self, pending: PendingCommand) -> None:
+        for subject in _subjects(pending):
+            left = [other for other in self._watched.get(subject, ()) if other is not pending]
             if left:
                 self._watched[subject] = left
             else:
@@ -286,7 +372,16 @@ class CommandRegistry:
 
     def snapshot(self) -> dict[str, Any]:
         """Counters for the status page."""
-        return {"open": len(self._open), "remembered": len(self._kept), **self.notes}
+        return {"open": self.open, "remembered": len(self._kept), **self.notes}
+
+
+def nothing_known(answer: Answer) -> bool:
+    """Return whether an HTTP answer leaves open if the order was carried out.
+
+    501 does not: the provider has no such function. 499 comes from a proxy (nginx) whose connection ended before its
+    server answered.
+    """
+    return answer.status in (0, 408, 499) or (answer.status >= 500 and answer.status != 501)
 
 
 def _names(scope: Scope, command: Command, key: str | None) -> Iterator[Name]:
@@ -297,15 +392,15 @@ def _names(scope: Scope, command: Command, key: str | None) -> Iterator[Name]:
         yield scope, "client_order_id", command.client_order_id
 
 
-def _subjects(ticket: PendingCommand) -> Iterator[tuple[Scope, str, str]]:
+def _subjects(pending: PendingCommand) -> Iterator[tuple[Scope, str, str]]:
     """What of the account's stream says something about the command's fate."""
-    match ticket.command:
+    match pending.command:
         case PlaceOrder(client_order_id=str(client_order_id)):
-            yield ticket.scope, "client_order_id", client_order_id
+            yield pending.scope, "client_order_id", client_order_id
         case CancelOrder(order_id=order_id) | AmendOrder(order_id=order_id):
-            yield ticket.scope, "order", order_id
+            yield pending.scope, "order", order_id
         case ClosePosition(position_id=position_id, quantity=None):
-            yield ticket.scope, "position", position_id
+            yield pending.scope, "position", position_id
 
 
 def fate(command: Command, event: Order | Position) -> Reply | None:

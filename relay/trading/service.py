@@ -4,6 +4,7 @@ HTTP (`commands`) and client events end here. Everything is checked before anyth
 reply, because no command came of it. What was begun is the registry's, and ends in exactly one `reply`.
 """
 
+import enum
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,25 +21,49 @@ from relay.model.command_input import CommandError
 from relay.model.commands import Command
 from relay.model.events import Event, Reply, Stamp
 from relay.model.text import from_micros
-from relay.provider.driver import CommandRefused
-from relay.provider.dry_run import Unwritable
-from relay.server.api.answers import Refusal
 from relay.trading.client_events import ClientCommand, Rejected, Repeated
-from relay.trading.registry import GRACE, CommandRegistry, Conflict, Full, PendingCommand, Scope
+from relay.trading.registry import GRACE, WITHIN, CommandRegistry, Conflict, Full, PendingCommand
 
 SHUTTING_DOWN = {"code": "shutting_down", "message": "the relay is shutting down"}
 LONGEST = 60
 """Seconds a command may ask for; 0.1 at least."""
 
 
+class Refusal(enum.Enum):
+    """Why a command is not taken."""
+
+    INVALID = "invalid"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not found"
+    CONFLICT = "conflict"
+    TOO_MANY = "too many"
+    SHUTTING_DOWN = "shutting down"
+
+
+class CommandRefused(Exception):
+    """Raised when a command is not taken, so that it has no reply; ``field`` is the member at fault."""
+
+    def __init__(self, refusal: Refusal, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+        self.message = message
+        self.field = field
+
+
+class Unwritable(ValueError):
+    """Raised when the adapter cannot write a command; the text says why, without secrets."""
+
+
 class Session(Protocol):
     """The session that carries commands out; `relay.provider.driver.ProviderSession` is one."""
 
-    def command(self, command: Command, within: float | None = None) -> None:
-        """Carry out the command; its reply is published within so many seconds. Raises CommandRefused."""
+    def send(
+        self, command: Command, within: float = ..., idempotency_key: str | None = None
+    ) -> tuple[PendingCommand, bool]:
+        """Take the command into the registry and carry it out. Raises Conflict, Full."""
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
-        """What would be sent for it. Raises Unwritable."""
+        """Return what would be sent for it. Raises Unwritable."""
 
 
 class Provider(Protocol):
@@ -86,7 +111,6 @@ class CommandService:
     Args:
         publish: publishes a reply of the relay's own; it comes back through the registry as every reply does.
         ids: names commands whose sender gave no name; unique over restarts.
-        within: seconds for a command that does not say.
     """
 
     def __init__(
@@ -97,7 +121,6 @@ class CommandService:
         keys: KeyRing,
         publish: Callable[[Event, Stamp], object],
         ids: Callable[[], str],
-        within: float = 10.0,
         clock: Callable[[], float] = trio.current_time,
         unix_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -106,18 +129,18 @@ class CommandService:
         self._keys = keys
         self._publish = publish
         self._ids = ids
-        self._within = within
         self._clock = clock
         self._unix_ns = unix_ns
         self._closed = False
 
     # --- what is asked -----------------------------------------------------------------------------------------------
 
-    def asked(self, key: ApiKey, wire: Mapping[str, Any], idempotency_key: str | None = None) -> Submission:
-        """What ``wire``, an object as `command_input.read` gives it, asks for by this API key.
+    def validate(self, key: ApiKey, wire: Mapping[str, Any], idempotency_key: str | None = None) -> Submission:
+        """Return the command in ``wire``, an object as `command_input.read` gives it, checked for this API key.
 
         Raises:
-            Refusal: 400 naming the member, 403 naming the account, 404 for a provider or account there is not.
+            CommandRefused: INVALID naming the member, FORBIDDEN naming the account, NOT_FOUND for a provider or account
+                that is not configured.
         """
         members = dict(wire)
         try:
@@ -130,12 +153,11 @@ class CommandService:
                 members["id"] = self._ids()
             command = command_input.structure(members)
         except CommandError as error:
-            raise Refusal(400, str(error), field=error.field) from None
+            raise CommandRefused(Refusal.INVALID, str(error), field=error.field) from None
         if type(command) not in provider.commands:
             takes = ", ".join(each.name for each in provider.commands) or "no commands"
-            raise Refusal(
-                400, f"provider {provider.name} does not take {command.name}; it takes {takes}", field="command"
-            )
+            message = f"provider {provider.name} does not take {command.name}; it takes {takes}"
+            raise CommandRefused(Refusal.INVALID, message, field="command")
         # A session of one account is told nothing it knows; one that tells accounts apart is told which one is meant.
         command = attrs.evolve(command, account=None if provider.accounts else account)
         return Submission(
@@ -156,7 +178,7 @@ class CommandService:
         if provider is None:
             known = [each.name for each in self._providers if key.may_trade_some(each.name)]
             message = f"no provider is named {command_input.shown(name)}; {suggestion(name, known)}"
-            raise Refusal(404, message, field="provider")
+            raise CommandRefused(Refusal.NOT_FOUND, message, field="provider")
         return provider, self._account(key, provider, account)
 
     def _account(self, key: ApiKey, provider: Provider, account: str | None) -> str | None:
@@ -168,7 +190,7 @@ class CommandService:
             message = (
                 f"provider {provider.name} has no account {command_input.shown(account)}; {suggestion(account, own)}"
             )
-            raise Refusal(404, message, field="account")
+            raise CommandRefused(Refusal.NOT_FOUND, message, field="account")
         if account is None and provider.accounts:
             account = provider.accounts[0]
         if not key.may_trade(provider.name, account or ""):
@@ -177,7 +199,7 @@ class CommandService:
 
     def _seconds(self, value: Any) -> float:
         if value is None:
-            return self._within
+            return WITHIN
         seconds = float(command_input.decimal("within", value))
         if not 0.1 <= seconds <= LONGEST:
             raise CommandError("within", f"must be 0.1 to {LONGEST} seconds, not {value}")
@@ -192,48 +214,41 @@ class CommandService:
 
     # --- what is done ------------------------------------------------------------------------------------------------
 
-    def submit(self, asked: Submission) -> tuple[PendingCommand, bool]:
-        """The ticket of what was asked, and whether it is new: repeated, it is not sent again.
+    def submit(self, submission: Submission) -> tuple[PendingCommand, bool]:
+        """Send a command; return its entry in the registry, and whether it is new: a repeated one is not sent again.
 
         Raises:
-            Refusal: 409 where a name of the command belongs to another one, 429 where too many are open, 503 when the relay
-                is about to stop.
+            CommandRefused: CONFLICT where a name of the command belongs to another one, TOO_MANY where too many are open,
+                SHUTTING_DOWN when the relay is about to stop.
         """
         if self._closed:
-            raise Refusal(503, SHUTTING_DOWN["message"], headers={"Retry-After": "5"})
-        now, scope = self._clock(), Scope(asked.provider.name, asked.account)
+            raise CommandRefused(Refusal.SHUTTING_DOWN, SHUTTING_DOWN["message"])
+        session = submission.provider.trading_session(submission.account)
         try:
-            ticket, new = self.registry.take(scope, asked.command, asked.idempotency_key, now + asked.within, now)
+            return session.send(submission.command, submission.within, submission.idempotency_key)
         except Conflict as conflict:
-            raise Refusal(409, conflict.message, field=conflict.field) from None
+            raise CommandRefused(Refusal.CONFLICT, conflict.message, field=conflict.field) from None
         except Full as full:
-            raise Refusal(429, str(full), headers={"Retry-After": "1"}) from None
-        if new:
-            try:
-                asked.provider.trading_session(asked.account).command(asked.command, asked.within)
-            except CommandRefused as refused:
-                self.registry.drop(ticket)
-                raise Refusal(429, str(refused), headers={"Retry-After": "1"}) from None
-        return ticket, new
+            raise CommandRefused(Refusal.TOO_MANY, str(full)) from None
 
-    def dry_run(self, asked: Submission) -> list[dict[str, Any]]:
-        """What would be sent for what was asked.
+    def dry_run(self, submission: Submission) -> list[dict[str, Any]]:
+        """Return what would be sent for a command.
 
         Raises:
-            Refusal: 400, the provider has no way to write it.
+            CommandRefused: INVALID, the adapter cannot write it.
         """
         try:
-            return asked.provider.trading_session(asked.account).dry_run(asked.command)
+            return submission.provider.trading_session(submission.account).dry_run(submission.command)
         except Unwritable as error:
-            raise Refusal(400, str(error), field="command") from None
+            raise CommandRefused(Refusal.INVALID, str(error), field="command") from None
 
-    async def answered(self, ticket: PendingCommand) -> None:
-        """Wait for the ticket's reply: its deadline at most, and what it takes to say that nothing came."""
+    async def wait(self, pending: PendingCommand) -> None:
+        """Wait for the reply, until `GRACE` after the command's deadline; then end it as unknown."""
         answered = trio.Event()
-        ticket.when_answered(answered.set)
-        with trio.move_on_at(ticket.due_at + GRACE):
+        pending.when_answered(answered.set)
+        with trio.move_on_at(pending.due_at + GRACE):
             await answered.wait()
-        if ticket.reply is None:
+        if pending.reply is None:
             self.end_overdue()
 
     def end_overdue(self) -> None:
@@ -246,44 +261,44 @@ class CommandService:
         self._end(self.registry.overdue(math.inf, SHUTTING_DOWN))
 
     def _end(self, overdue: Iterable[tuple[PendingCommand, Reply]]) -> None:
-        for ticket, reply in list(overdue):
+        for pending, reply in list(overdue):
             received_at = from_micros(self._unix_ns() // 1000)
-            self._publish(
-                reply, Stamp(provider=ticket.scope.provider, account=ticket.scope.account, received_at=received_at)
-            )
+            scope = pending.scope
+            stamp = Stamp(provider=scope.provider, account=scope.account, received_at=received_at)
+            self._publish(reply, stamp)
 
     # --- client events -----------------------------------------------------------------------------------------------
 
     def client_command(self, sent: ClientCommand) -> Rejected | Repeated | None:
         """Take a command that came as a client event: `relay.trading.client_events.OnCommand`."""
         try:
-            asked = self._asked_by_event(sent)
-            ticket, _ = self.submit(asked)
-        except Refusal as refusal:
-            return Rejected(refusal.message)
-        return Repeated(ticket.answer.decode()) if ticket.answer else None
+            pending, _ = self.submit(self._validate_event(sent))
+        except CommandRefused as refused:
+            return Rejected(refused.message)
+        return Repeated(pending.answer.decode()) if pending.answer else None
 
-    def _asked_by_event(self, sent: ClientCommand) -> Submission:
+    def _validate_event(self, sent: ClientCommand) -> Submission:
         key = self._trader(sent)
         try:
             members = command_input.read(sent.data)
         except CommandError as error:
-            raise Refusal(400, str(error), field=error.field) from None
+            raise CommandRefused(Refusal.INVALID, str(error), field=error.field) from None
         own = {"provider": sent.stream.provider, "account": sent.stream.topic.account}
         for name, value in own.items():
             if members.get(name, value) != value:
-                raise Refusal(400, f"{name}: this channel is {sent.channel}", field=name)
-        asked = self.asked(key, {**members, **own})
-        if asked.dry_run:
-            raise Refusal(400, "dry_run: only POST /api/v2/commands shows what would be sent", field="dry_run")
-        return asked
+                raise CommandRefused(Refusal.INVALID, f"{name}: this channel is {sent.channel}", field=name)
+        submission = self.validate(key, {**members, **own})
+        if submission.dry_run:
+            message = "dry_run: only POST /api/v2/commands shows what would be sent"
+            raise CommandRefused(Refusal.INVALID, message, field="dry_run")
+        return submission
 
     def _trader(self, sent: ClientCommand) -> ApiKey:
         """The API key by which the connection joined the channel."""
         key = self._keys.named(sent.user_id) if sent.user_id is not None else None
         if key is None or not key.proves_trade(_proof(sent.user_info), sent.socket_id, sent.channel):
             message = f"{sent.channel} was not joined by an API key that may trade; /api/v2/ws/auth signs it for one"
-            raise Refusal(403, message)
+            raise CommandRefused(Refusal.FORBIDDEN, message)
         return key
 
 
@@ -297,12 +312,11 @@ def _proof(user_info: str | None) -> str:
     return proof if isinstance(proof, str) else ""
 
 
-def _may_not(key: ApiKey, provider: str, account: str | None) -> Refusal:
+def _may_not(key: ApiKey, provider: str, account: str | None) -> CommandRefused:
     where = (
         command_input.shown(provider)
         if account is None
         else f"{command_input.shown(provider)}.{command_input.shown(account)}"
     )
-    return Refusal(
-        403, f"API key {key.name} may not trade on {where}", field="provider" if account is None else "account"
-    )
+    message = f"API key {key.name} may not trade on {where}"
+    return CommandRefused(Refusal.FORBIDDEN, message, field="provider" if account is None else "account")

@@ -824,7 +824,7 @@ async def relayed(nursery):
 async def test_buy_fill_close_and_lose_the_connection(relayed):
     simulator, relay = relayed
     await relay.until(Quote)
-    relay.session.command(place("buy", client_order_id="mine"))
+    relay.session.send(place("buy", client_order_id="mine"))
     reply = await relay.until(Reply, id="buy")
     assert (reply.outcome, len(reply.result["order_id"])) == (Outcome.ACCEPTED, 32)
     for status in (OrderStatus.PENDING, OrderStatus.FILLED):
@@ -835,9 +835,9 @@ async def test_buy_fill_close_and_lose_the_connection(relayed):
     opened = await relay.until(Position, id="ES 09-26")
     assert (opened.event, opened.side, opened.quantity) == (PositionEvent.POSITION_OPENED, PositionSide.LONG, "2")
     assert (await relay.until(Account, account=None)).equity
-    relay.session.command(place("add", quantity="1"))
+    relay.session.send(place("add", quantity="1"))
     assert (await relay.until(Position, quantity="3")).event is PositionEvent.POSITION_MODIFIED
-    relay.session.command(ClosePosition(id="close", position_id=opened.id))
+    relay.session.send(ClosePosition(id="close", position_id=opened.id))
     assert (await relay.until(Reply, id="close")).outcome is Outcome.ACCEPTED
     assert (await relay.until(Trade, side=Side.SELL)).quantity == "3"
     assert (await relay.until(Order, side=Side.SELL)).event is OrderEvent.ORDER_FILLED
@@ -853,13 +853,13 @@ async def test_buy_fill_close_and_lose_the_connection(relayed):
 async def test_an_order_can_be_cancelled(relayed):
     simulator, relay = relayed
     await relay.until(Quote)
-    relay.session.command(place("far", order_type="LIMIT", limit_price="5000.00"))
+    relay.session.send(place("far", order_type="LIMIT", limit_price="5000.00"))
     order_id = (await relay.until(Reply, id="far")).result["order_id"]
     assert len(simulator.exchange.accounts["Sim101"].open_orders()) == 1
     assert (await relay.until(Order, status=OrderStatus.OPEN)).id == order_id
-    relay.session.command(AmendOrder(id="amend", order_id=order_id, limit_price="5100.00"))
+    relay.session.send(AmendOrder(id="amend", order_id=order_id, limit_price="5100.00"))
     assert (await relay.until(Order, event=OrderEvent.ORDER_MODIFIED, limit_price="5100.00")).id == order_id
-    relay.session.command(CancelOrder(id="cancel", order_id=order_id))
+    relay.session.send(CancelOrder(id="cancel", order_id=order_id))
     assert (await relay.until(Reply, id="cancel")).outcome is Outcome.ACCEPTED
     assert (await relay.until(Order)).status is OrderStatus.CANCELLED
     assert simulator.exchange.accounts["Sim101"].open_orders() == []
@@ -868,7 +868,7 @@ async def test_an_order_can_be_cancelled(relayed):
 async def test_what_became_of_an_order_meanwhile_is_told_once(relayed):
     simulator, relay = relayed
     await relay.until(Quote)
-    relay.session.command(place("far", client_order_id="mine", order_type="LIMIT", limit_price="5000.00"))
+    relay.session.send(place("far", client_order_id="mine", order_type="LIMIT", limit_price="5000.00"))
     placed = await relay.until(Order, status=OrderStatus.OPEN)
     simulator.inject(Drop())
     simulator.exchange.call("Cancel", {"account": "Sim101", "orderId": placed.id})
@@ -893,7 +893,7 @@ async def test_another_program_s_order_is_found_and_its_fill(relayed):
 async def test_a_position_that_was_closed_meanwhile_is_told(relayed):
     simulator, relay = relayed
     await relay.until(Quote)
-    relay.session.command(place("buy"))
+    relay.session.send(place("buy"))
     await relay.until(Position, event=PositionEvent.POSITION_OPENED)
     account = simulator.exchange.accounts["Sim101"]
     simulator.inject(Drop())
@@ -931,7 +931,7 @@ async def test_a_command_whose_answer_was_lost_is_unknown(relayed):
     simulator, relay = relayed
     await relay.until(Quote)
     simulator.inject(Mute())
-    relay.session.command(place("lost"), within=0.2)
+    relay.session.send(place("lost"), within=0.2)
     assert (await relay.until(Reply, id="lost")).outcome is Outcome.UNKNOWN
 
 
@@ -954,7 +954,7 @@ async def test_calls_are_paced_so_that_none_is_refused():
     async with session_with(simulator, ES) as relay:
         await relay.until(Quote)
         for n in range(22):
-            relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
+            relay.session.send(GetQuote(id=f"c{n}", symbol="ES 09-26"))
         for n in range(22):
             assert (await relay.until(Reply, id=f"c{n}")).outcome is Outcome.ACCEPTED
 
@@ -964,13 +964,13 @@ async def test_what_the_relay_asks_for_leaves_the_budget_to_commands():
     simulator = CrossTradeSimulator(interval=0.02)
     async with session_with(simulator, ACCOUNT) as relay:
         await relay.until(Account)
-        relay.session.command(place("far", order_type="LIMIT", limit_price="5000.00"))
+        relay.session.send(place("far", order_type="LIMIT", limit_price="5000.00"))
         await relay.until(Order, status=OrderStatus.OPEN)
         for _ in range(2):
             await relay.until(Account)
         began = trio.current_time()
         for n in range(9):
-            relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
+            relay.session.send(GetQuote(id=f"c{n}", symbol="ES 09-26"))
         for n in range(9):
             assert (await relay.until(Reply, id=f"c{n}")).outcome is Outcome.ACCEPTED
         assert trio.current_time() - began < 2.5, "the budget alone would make the last of them wait for three seconds"
@@ -993,7 +993,7 @@ async def test_a_client_that_shares_the_budget_makes_the_relay_wait_and_leave():
         while simulator._calls.take(10**18):
             pass
         for n in range(10):
-            relay.session.command(GetQuote(id=f"c{n}", symbol="ES 09-26"))
+            relay.session.send(GetQuote(id=f"c{n}", symbol="ES 09-26"))
         assert (await relay.until(Reply, id="c0")).error["code"] == "rate_limited"
         assert await relay.until(RateLimit)
         left = await relay.until(Connection, event=ConnectionEvent.RECONNECTING)

@@ -646,14 +646,14 @@ async def test_buy_fill_close_and_lose_the_connection(relayed):
     simulator, relay = relayed
     quote = await relay.until(Quote)
     assert len(quote.bid.partition(".")[2]) == 5
-    relay.session.command(place("buy", quantity="10000", client_order_id="mine"))
+    relay.session.send(place("buy", quantity="10000", client_order_id="mine"))
     created = await relay.until(Order, event=OrderEvent.ORDER_CREATED)
     assert created.client_order_id == "mine"
     assert (await relay.until(Reply, id="buy")).outcome is Outcome.ACCEPTED
     assert (await relay.until(Trade, order_id=created.id)).quantity == "10000"
     position = await relay.until(Position)
     assert (await relay.until(Account)).margin_used != "0.00"
-    relay.session.command(ClosePosition(id="close", position_id=position.id))
+    relay.session.send(ClosePosition(id="close", position_id=position.id))
     assert (await relay.until(Reply, id="close")).outcome is Outcome.ACCEPTED
     assert (await relay.until(Position, id=position.id, quantity="0")).event == "POSITION_CLOSED"
     simulator.inject(Drop())
@@ -667,7 +667,7 @@ async def test_what_happened_in_an_absence_is_found(relayed):
     simulator, relay = relayed
     await relay.until(Quote)
     for id in ("stays", "goes"):
-        relay.session.command(place(id, order_type="LIMIT", limit_price="1.05", client_order_id=id))
+        relay.session.send(place(id, order_type="LIMIT", limit_price="1.05", client_order_id=id))
         await relay.until(Reply, id=id)
     simulator.inject(Drop())
     await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
@@ -677,7 +677,7 @@ async def test_what_happened_in_an_absence_is_found(relayed):
     cancelled = await relay.until(Order, id=gone.id, status=OrderStatus.CANCELLED)
     assert (cancelled.reconciled, cancelled.client_order_id, cancelled.vanished) == (True, "goes", None)
     assert (await relay.until(Order, client_order_id="new")).reconciled
-    relay.session.command(ListOrders(id="list"))
+    relay.session.send(ListOrders(id="list"))
     listed = (await relay.until(Reply, id="list")).result
     assert [order["client_order_id"] for order in listed] == ["stays", "new"]
 
@@ -685,7 +685,7 @@ async def test_what_happened_in_an_absence_is_found(relayed):
 async def test_what_cannot_be_matched_is_unknown_by_its_deadline(relayed):
     _, relay = relayed
     await relay.until(Quote)
-    relay.session.command(place("odd", quantity="0.5"), within=2)
+    relay.session.send(place("odd", quantity="0.5"), within=2)
     await relay.until(Error, code="INVALID_PAYLOAD")
     reply = await relay.until(Reply, id="odd")
     assert (reply.outcome, reply.error["heard"][0]["code"]) == (Outcome.UNKNOWN, "INVALID_PAYLOAD")

@@ -10,12 +10,12 @@ import trio
 from relay.adapter import Context
 from relay.model.channels import Topic, topic_kind
 from relay.model.events import MARKET_KINDS, Candle, MarketEvent
-from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.testing.player import play
 from relay_binance.adapter import Binance
 from relay_bitstamp.adapter import Bitstamp
 from relay_kraken.adapter import Kraken
+from support.lone_session import lone_session
 from support.recordings import load_recording, new_adapter, run_through
 
 pytestmark = pytest.mark.recordings
@@ -72,7 +72,7 @@ async def test_a_session_with_the_player_publishes_every_event(adapter_class, op
         )
         context = Context(provider=name, options={**adapter_class.defaults(), **options})
         async with HttpClient() as http, trio.open_nursery() as nursery:
-            session = ProviderSession(played, context, publish=publish, http=http)
+            session = lone_session(played, context, publish=publish, http=http)
             await nursery.start(session.run)
             for topic in topics:
                 session.want(topic)

@@ -818,7 +818,7 @@ async def test_a_session_that_ends_leaves_its_channels_first():
 async def test_commands_are_refused_because_there_are_none():
     async with relayed(ShurikenSimulator(interval=0), GLOBAL) as relay:
         await relay.until(Connection, event=ConnectionEvent.CONNECTED)
-        relay.session.command(PlaceOrder(id="c1", symbol=BONK, side="BUY", order_type="MARKET", quantity="1"))
+        relay.session.send(PlaceOrder(id="c1", symbol=BONK, side="BUY", order_type="MARKET", quantity="1"))
         assert (await relay.until(Reply, id="c1")).outcome is Outcome.REJECTED
 
 

@@ -9,13 +9,13 @@ import trio
 from relay.adapter import Ack, Alive, Context, Nack, Ready, Subscribe, loads
 from relay.model.channels import Topic
 from relay.model.events import Candle, Depth, PublicTrade, Quote
-from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.testing import conformance
 from relay.testing.recording import Record, Recording, read_recording
 from relay_synthetic.adapter import Synthetic
 from relay_synthetic.simulator import SyntheticSimulator
 from support.dialling import dialled
+from support.lone_session import lone_session
 from support.synthetic_session import BEGAN_NS, record
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "synthetic.jsonl"
@@ -100,7 +100,7 @@ async def test_the_relay_s_session_gets_every_kind_and_a_whole_book():
 
     async with SyntheticSimulator(rate=100).serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
         adapter = type("Synthetic", (Synthetic,), {"session": attrs.evolve(Synthetic.session, url=at.ws, http=at.http)})
-        session = ProviderSession(adapter, Context(provider="synthetic"), publish=publish, http=http)
+        session = lone_session(adapter, Context(provider="synthetic"), publish=publish, http=http)
         for topic in (*TOPICS, Topic(kind="candle", symbol="BTC/USD", timeframe="1m")):
             session.want(topic)
         nursery.start_soon(session.run)

@@ -56,7 +56,6 @@ from relay.model.events import (
     Staleness,
     Trade,
 )
-from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.testing import conformance
 from relay.testing.evidence import lost
@@ -70,6 +69,7 @@ from relay_tektii.rest import FUNCTIONS
 from relay_tektii.simulator import KEY, Subscription, TektiiSimulator
 from support.client import Client
 from support.dialling import UPGRADE, close_code, dialled
+from support.lone_session import lone_session
 from support.pusherjs import driven
 from support.tektii_page import BESIDE, PAGE
 from support.tektii_session import TOPICS, Session, new_adapter, place, record, whole_day
@@ -659,7 +659,7 @@ class Relayed:
         self.events = []
         self._read = 0
         self._changed = trio.Event()
-        self.session = ProviderSession(adapter, context, publish=self._publish, http=http)
+        self.session = lone_session(adapter, context, publish=self._publish, http=http)
 
     def _publish(self, event, stamp):
         self.events.append(event)
@@ -718,7 +718,7 @@ async def test_buy_fill_amend_close_and_lose_the_connection(relayed):
     refused = await relay.ever(Error, code="subscription_refused")
     assert "NO/SUCH" in refused.message
     await relay.until(Quote, symbol="AAPL")
-    relay.session.command(place("buy", quantity="10", client_order_id="mine"))
+    relay.session.send(place("buy", quantity="10", client_order_id="mine"))
     created = await relay.until(Order, event=OrderEvent.ORDER_CREATED)
     assert created.client_order_id == "mine"
     assert (await relay.until(Trade, order_id=created.id)).quantity == "10"
@@ -727,11 +727,11 @@ async def test_buy_fill_amend_close_and_lose_the_connection(relayed):
     assert (await relay.until(Account)).margin_used != "0.00"
     bought = await relay.ever(Reply, id="buy")
     assert (bought.outcome, bought.result["order_id"]) == (Outcome.ACCEPTED, created.id)
-    relay.session.command(place("rest", order_type="LIMIT", limit_price="100.00", quantity="5"))
+    relay.session.send(place("rest", order_type="LIMIT", limit_price="100.00", quantity="5"))
     resting = (await relay.ever(Reply, id="rest")).result["order_id"]
-    relay.session.command(AmendOrder(id="amend", order_id=resting, limit_price="101.00"))
+    relay.session.send(AmendOrder(id="amend", order_id=resting, limit_price="101.00"))
     assert (await relay.until(Order, event=OrderEvent.ORDER_MODIFIED)).limit_price == "101.00"
-    relay.session.command(ClosePosition(id="close", position_id=position.id))
+    relay.session.send(ClosePosition(id="close", position_id=position.id))
     closed = await relay.until(Position, event="POSITION_CLOSED")
     assert (closed.id, closed.quantity) == (position.id, "0")
     simulator.inject(Drop())
@@ -745,7 +745,7 @@ async def test_buy_fill_amend_close_and_lose_the_connection(relayed):
 async def test_what_was_filled_while_the_session_was_away_is_found_again(relayed):
     simulator, relay = relayed
     await relay.until(Quote, symbol="AAPL")
-    relay.session.command(place("rest", order_type="LIMIT", limit_price="100.00", quantity="5"))
+    relay.session.send(place("rest", order_type="LIMIT", limit_price="100.00", quantity="5"))
     resting = (await relay.ever(Reply, id="rest")).result["order_id"]
     simulator.next_connection(Refuse(503))
     simulator.inject(Drop())
@@ -762,7 +762,7 @@ async def test_what_was_filled_while_the_session_was_away_is_found_again(relayed
 async def test_a_position_that_was_closed_while_the_session_was_away_is_not_kept(relayed):
     simulator, relay = relayed
     await relay.until(Quote, symbol="AAPL")
-    relay.session.command(place("buy", quantity="10"))
+    relay.session.send(place("buy", quantity="10"))
     opened = await relay.until(Position, event="POSITION_OPENED")
     simulator.next_connection(Refuse(503))
     simulator.inject(Drop())
@@ -793,9 +793,9 @@ async def test_a_command_whose_answer_is_a_fault_is_unknown_and_the_stream_tells
     simulator, relay = relayed
     await relay.until(Quote, symbol="AAPL")
     simulator.next_request(Refuse(502, '{"code":"PROVIDER_ERROR","message":"timeout"}'))
-    relay.session.command(place("lost"))
+    relay.session.send(place("lost"))
     assert (await relay.ever(Reply, id="lost")).outcome is Outcome.UNKNOWN
-    relay.session.command(place("poor", symbol="BTC/USD", quantity="1000"))
+    relay.session.send(place("poor", symbol="BTC/USD", quantity="1000"))
     poor = await relay.ever(Reply, id="poor")
     assert (poor.outcome, poor.error["details"]) == (Outcome.REJECTED, {"reject_code": "INSUFFICIENT_MARGIN"})
 

@@ -31,8 +31,7 @@ FLOORS = {
     "relay.pusher": {"relay.limits", "relay.model", "relay.websocket"},
     "relay.plugins": {"relay.errors", "relay.model", "relay.adapter"},
     "relay.auth": {"relay.model"},
-    # The service still knows the sessions' own refusals; they become its own when the registries are one.
-    "relay.trading": GROUND | {"relay.provider", "relay.server.api.answers"},
+    "relay.trading": GROUND,
     "relay.hub": {"relay.limits", "relay.model", "relay.plugins", "relay.pusher", "relay.trading", "relay.websocket"},
     "relay.provider": GROUND | {"relay.trading", "relay.hub"},
     "relay.settings": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.server"},

@@ -10,6 +10,8 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
 from relay.app import Relay
+from relay.model.enums import Outcome
+from relay.model.events import Reply, Stamp
 from relay.testing.simulator import Drop, Mute
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from support.running import API_KEY, APP, port_of, running_relay
@@ -140,12 +142,29 @@ async def test_what_the_simulator_refuses_without_naming_it_is_unknown(trader: T
     assert (answer.status_code, answer.json()["outcome"]) == (202, "unknown")
 
 
+async def test_a_reply_that_a_plugin_publishes_answers_the_command(trader: Trader) -> None:
+    trader.simulator.inject(Mute())
+    stamp = Stamp(provider="helio", account="main", received_at="2025-01-15T10:30:00.000000Z")
+
+    async def reply_like_a_plugin() -> None:
+        while not trader.relay._registry.open:
+            await trio.sleep(0.01)
+        trader.relay.publish(Reply(id="c1", ok=True, outcome=Outcome.ACCEPTED, result={"order_id": "9"}), stamp)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reply_like_a_plugin)
+        answer = await trader.post(command="cancel_order", id="c1", order_id="9", within=30)
+    assert (answer.status_code, answer.json()["result"]) == (200, {"order_id": "9"})
+    (published,) = await trader.until("reply")
+    assert {name: value for name, value in published.items() if name != "seq"} == answer.json()
+
+
 async def test_a_command_without_an_answer_is_unknown_before_the_relay_stops(trader: Trader) -> None:
     trader.simulator.inject(Mute())
     await trader.send(
         command="place_order", id="c1", symbol="EUR/USD", side="BUY", order_type="MARKET", quantity="10000"
     )
-    while not trader.relay.hub.snapshot()["published"].get("reply") and not trader.relay._desk.open:
+    while not trader.relay.hub.snapshot()["published"].get("reply") and not trader.relay._registry.open:
         await trio.sleep(0.01)
     trader.relay.stop()
     (reply,) = await trader.until("reply")

@@ -52,9 +52,9 @@ def told(events, kind):
 async def traded(r):
     """Open a position and have an order rest, both as far as the subscriber can see them."""
     there, view = terminal_of(r.simulator), r.subscriber.views[r.account]
-    r.session.command(order("c1", r.name))
+    r.session.send(order("c1", r.name))
     await r.subscriber.until(lambda: view.open("position"))
-    r.session.command(order("c2", r.name, "LIMIT"))
+    r.session.send(order("c2", r.name, "LIMIT"))
     await r.subscriber.until(
         lambda: replied(r, "c2") == "accepted" and ("order" not in TRADED[r.name].lists or view.open("order"))
     )
@@ -154,7 +154,7 @@ async def test_no_fill_is_published_twice_however_often_the_line_breaks(name):
         view = r.subscriber.views[r.account]
         for number in range(3):
             since = len(r.heard)
-            r.session.command(order(f"c{number}", name))
+            r.session.send(order(f"c{number}", name))
             await r.subscriber.until(
                 lambda since=since: any(event["type"] == "reply" for event in r.on(r.account, since=since))
             )
@@ -172,7 +172,7 @@ async def test_a_command_whose_line_breaks_before_the_answer_is_unknown_never_re
     async with rig("helio", every=0.05) as r:
         since = len(r.heard)
         r.upstream.inject(Cut())  # not noticed yet: the command goes out on a line that is dead already
-        r.session.command(order("c1", "helio"))
+        r.session.send(order("c1", "helio"))
         await r.subscriber.until(lambda: any(event["type"] == "reply" for event in r.on(r.account, since=since)))
         (reply,) = [event for event in r.on(r.account, since=since) if event["type"] == "reply"]
         assert (reply["outcome"], reply["error"]["code"]) in [

@@ -10,13 +10,13 @@ import trio
 
 from relay.adapter import Backoff, Context
 from relay.provider.connection import Deadlines
-from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.testing.faults import Cut, FaultProxy, Reset, Stall, Throttle
 from relay_synthetic.adapter import Synthetic
 from relay_synthetic.simulator import SyntheticSimulator
 from support.faulty import QUICK as QUICKLY
 from support.faulty import VENUES, adapted, rig
+from support.lone_session import lone_session
 from support.tls import TlsFront, self_signed, server_context
 
 QUICK = Deadlines(tls=1, handshake=1, close=0.1)
@@ -49,7 +49,7 @@ async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=N
         nursery = await stack.enter_async_context(trio.open_nursery())
         line.next_connection(*faults)
         adapter = adapted(url=f"{scheme}://127.0.0.1:{line.port}/v1", backoff=backoff)(Synthetic)
-        session = ProviderSession(
+        session = lone_session(
             adapter,
             Context(provider="venue", options=Synthetic.defaults()),
             publish=publish,
@@ -119,7 +119,7 @@ async def test_a_name_that_is_not_found_or_not_answered_for(answers, reason):
     adapter = adapted(url="ws://venue.example/v1", backoff=Backoff(first=60, jitter=0))(Synthetic)
     context = Context(provider="venue", options=Synthetic.defaults())
     async with HttpClient() as http, trio.open_nursery() as nursery:
-        session = ProviderSession(adapter, context, publish=publish, http=http, deadlines=Deadlines(connect=0.3))
+        session = lone_session(adapter, context, publish=publish, http=http, deadlines=Deadlines(connect=0.3))
         await nursery.start(session.run)
         with trio.fail_after(60):
             await done.wait()

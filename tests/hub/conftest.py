@@ -149,7 +149,7 @@ class Relay:
         return client
 
     def publish(self, event: Event, provider: str = "x", account: str | None = None) -> str:
-        return self.hub.publish(event, Stamp(provider=provider, account=account, received_at=RECEIVED_AT), self.now)
+        return self.hub.publish(event, Stamp(provider=provider, account=account, received_at=RECEIVED_AT), self.now).id
 
     def trigger(self, channel: str, name: str = "news", data: str = '{"n":1}', **more: Any) -> None:
         self.hub.trigger("1", [channel], name, data, now=self.now, **more)

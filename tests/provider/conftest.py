@@ -39,11 +39,12 @@ from relay.adapter import (
     loads,
 )
 from relay.model.channels import Topic
-from relay.model.commands import CancelOrder, PlaceOrder
-from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quote, Stamp, Trade
+from relay.model.commands import CancelOrder, Command, PlaceOrder
+from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quote, Reply, Stamp, Trade
 from relay.provider import session_events as session_events
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Now
+from relay.trading.registry import WITHIN, CommandRegistry, Scope
 
 UNIX = 1_700_000_000_000_000_000
 
@@ -186,14 +187,24 @@ class Rig:
         self.stamps: list[Stamp] = []
         self.seen = 0
         self.now = 0.0
+        self.commands = CommandRegistry()
         self.machine = SessionMachine(
-            self.adapter, self.context, publish=self._publish, uniform=lambda: uniform,
+            self.adapter, self.context, publish=self._publish, commands=self.commands, uniform=lambda: uniform,
             correlation=lambda: "uuid", settings=settings or SessionSettings(),
         )  # fmt: skip
 
-    def _publish(self, event: Event, stamp: Stamp) -> None:
+    def succeed(self) -> None:
+        """Replace the machine, as the driver does after a crash."""
+        self.machine = SessionMachine(
+            self.adapter, self.context, publish=self._publish, commands=self.commands, uniform=lambda: 1.0,
+            correlation=str, after=self.machine,
+        )  # fmt: skip
+
+    def _publish(self, event: Event, stamp: Stamp, now: float) -> None:
         self.events.append(event)
         self.stamps.append(stamp)
+        if isinstance(event, Reply):
+            self.commands.settle(event, stamp, now)
 
     def moment(self, at: float | None = None) -> Now:
         self.now = self.now if at is None else at
@@ -201,6 +212,12 @@ class Rig:
 
     def do(self, turn: session_events.Input, at: float | None = None) -> list[Any]:
         return self.machine.step(turn, self.moment(at))
+
+    def ask(self, command: Command, within: float = WITHIN, at: float | None = None) -> list[Any]:
+        """Take a command and hand it over, as the driver does."""
+        now = self.moment(at)
+        pending, new = self.commands.take(Scope("acme", "main"), command, None, now.now + within, now.now)
+        return self.machine.step(session_events.SendCommand(pending), now) if new else []
 
     def say(self, *items: Any, at: float | None = None) -> list[Any]:
         """The provider says this; what is to be done, without the news that deadlines may have changed."""

@@ -36,8 +36,9 @@ from relay.model.channels import Topic
 from relay.model.commands import PlaceOrder
 from relay.model.events import Quote
 from relay.provider.connection import Deadlines, Line
-from relay.provider.driver import CommandRefused, ProviderSession
+from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
+from support.lone_session import lone_session
 
 A = Topic(kind="quote", symbol="A")
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -133,7 +134,7 @@ async def running(
             provider="acme", options={"port": str(server.port)}, credentials=credentials or {"token": "s3cret"}
         )
         async with HttpClient(options.pop("client", None)) as http:
-            session = ProviderSession(adapter, context, publish=events, http=http, **options)
+            session = lone_session(adapter, context, publish=events, http=http, **options)
             await nursery.start(session.run)
             yield session, events
         nursery.cancel_scope.cancel()
@@ -355,7 +356,7 @@ async def first_reason(serve: Any, url: str = "ws://127.0.0.1:{port}/", **option
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(lambda task_status: _listen(serve, task_status))
         context = Context(provider="acme", options={"port": str(listener)})
-        session = ProviderSession(
+        session = lone_session(
             declared(url=url, backoff=Backoff(first=60, cap=60)), context, publish=events, http=HttpClient(), **options
         )
         await nursery.start(session.run)
@@ -377,7 +378,7 @@ async def test_nobody_listens():
     events = Events()
     async with trio.open_nursery() as nursery:
         context = Context(provider="acme", options={"port": str(port)}, credentials={"token": "s3cret"})
-        session = ProviderSession(declared(), context, publish=events, http=HttpClient())
+        session = lone_session(declared(), context, publish=events, http=HttpClient())
         await nursery.start(session.run)
         event = await events.next("connection")
         nursery.cancel_scope.cancel()
@@ -396,9 +397,8 @@ async def test_commands_are_answered_once_and_bounded_by_id():
     async with running(provider) as (session, events):
         await events.next("connection")
         order = PlaceOrder(id="c1", symbol="A", side="BUY", order_type="MARKET", quantity="1")
-        session.command(order)
-        with pytest.raises(CommandRefused, match="c1"):
-            session.command(order)
+        first, _ = session.send(order)
+        assert session.send(order) == (first, False)
         reply = await events.next("reply")
         assert (reply.id, reply.outcome, reply.result) == ("c1", "accepted", "done")
 
@@ -419,7 +419,7 @@ async def test_shutdown_unsubscribes_and_ends_run():
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
         context = Context(provider="acme", options={"port": str(server.port)}, credentials={"token": "t"})
-        session = ProviderSession(Feed, context, publish=events, http=HttpClient())
+        session = lone_session(Feed, context, publish=events, http=HttpClient())
         with trio.fail_after(60):
             async with trio.open_nursery() as inner:
                 await inner.start(session.run)
@@ -449,7 +449,7 @@ async def test_a_crash_is_contained_reported_and_the_session_goes_on():
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
         context = Context(provider="acme", options={"port": str(server.port)}, credentials={"token": "t"})
-        session = ProviderSession(Feed, context, publish=events, http=HttpClient())
+        session = lone_session(Feed, context, publish=events, http=HttpClient())
         session.want(A)
         nursery.start_soon(
             lambda: supervise("acme", session.run, report=lambda *crash: crashes.append(crash), backoff=QUICK)
@@ -507,7 +507,7 @@ async def test_a_provider_that_stops_reading_is_dialled_again():
     async with trio.open_nursery() as nursery:
         (port,) = await nursery.start(lambda task_status: _listen(deaf, task_status))
         context = Context(provider="acme", options={"port": str(port)})
-        session = ProviderSession(
+        session = lone_session(
             Shouting, context, publish=events, http=HttpClient(), deadlines=Deadlines(send=0.2, close=0.1)
         )
         session.want(A)
@@ -537,7 +537,7 @@ async def test_want_and_unwant_are_safe_from_within_publish():
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
         context = Context(provider="acme", options={"port": str(server.port)}, credentials={"token": "t"})
-        session = ProviderSession(Feed, context, publish=events, http=HttpClient())
+        session = lone_session(Feed, context, publish=events, http=HttpClient())
         session.want(A)
         await nursery.start(session.run)
         with trio.fail_after(60):

@@ -43,7 +43,7 @@ def test_a_command_of_two_requests_has_one_reply(rig):
     r = rig()
     r.up(0)
     r.fresh()
-    asked = r.do(session_events.Ask(CancelOrder(id="c1", order_id="1"), 10), 1)
+    asked = r.ask(CancelOrder(id="c1", order_id="1"), 10, at=1)
     _, outputs = fetched(r, asked, ["fetch", "/confirm"], at=2)
     assert r.fresh() == []
     fetched(r, outputs, ["reply", "c1", {"done": True}, None], at=3)

@@ -83,7 +83,7 @@ def trading_model(rig: Any) -> type[RuleBasedStateMachine]:
                 if over_http
                 else PlaceOrder(id=id, symbol="A", side="BUY", order_type="MARKET", quantity="1")
             )
-            self.done(self.r.do(session_events.Ask(command, within)))
+            self.done(self.r.ask(command, within))
 
         @rule(seconds=st.sampled_from([0.1, 1, 3]))
         def time_passes(self, seconds: float) -> None:
@@ -150,7 +150,7 @@ def trading_model(rig: Any) -> type[RuleBasedStateMachine]:
         def teardown(self) -> None:
             self.time_passes(10)
             assert set(self.replies) == set(self.due)
-            assert self.r.machine.open_commands == 0
+            assert self.r.commands.open == 0
             assert self.r.add_up()
 
     return Trading

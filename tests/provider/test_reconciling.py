@@ -152,7 +152,7 @@ def order(id):
 def test_the_adapter_is_told_of_a_command_whose_deadline_passed(rig):
     r = rig()
     r.up(0)
-    r.do(session_events.Ask(order("c1"), 3), 1)
+    r.ask(order("c1"), 3, at=1)
     assert r.texts(r.tick(4)) == [{"given_up": "c1"}]
     assert r.texts(r.tick(5)) == []
 
@@ -160,16 +160,16 @@ def test_the_adapter_is_told_of_a_command_whose_deadline_passed(rig):
 def test_and_of_one_whose_request_got_no_usable_answer(rig):
     r = rig()
     r.up(0)
-    (request,) = r.do(session_events.Ask(CancelOrder(id="x", order_id="9")), 1)
+    (request,) = r.ask(CancelOrder(id="x", order_id="9"), at=1)
     assert r.texts(r.do(session_events.Fetched(request.id, Answer(status=503, text="")), 2)) == [{"given_up": "x"}]
 
 
 def test_but_not_of_one_that_was_answered_or_whose_connection_is_gone(rig):
     r = rig(backoff=ONCE)
     r.up(0)
-    r.do(session_events.Ask(order("c1"), 3), 1)
+    r.ask(order("c1"), 3, at=1)
     assert r.texts(r.say(["reply", "c1", {}, None], at=2)) == []
-    r.do(session_events.Ask(order("c2"), 3), 2)
+    r.ask(order("c2"), 3, at=2)
     assert r.texts(r.do(session_events.Closed(1006), 2.5)) == []
 
 
@@ -177,8 +177,6 @@ def test_but_not_of_one_that_was_answered_or_whose_connection_is_gone(rig):
 
 
 def test_reconnects_are_counted_over_crashes_too(rig):
-    from relay.provider.session import SessionMachine
-
     r = rig(backoff=ONCE)
     r.up(0)
     assert r.counters()["reconnects"] == 0
@@ -188,9 +186,7 @@ def test_reconnects_are_counted_over_crashes_too(rig):
     r.do(session_events.Opened(), 2)
     assert r.counters()["reconnects"] == 1
     r.machine.abandon("a fault", r.moment(3))
-    r.machine = SessionMachine(
-        r.adapter, r.context, publish=r._publish, uniform=lambda: 1.0, correlation=str, after=r.machine
-    )
+    r.succeed()
     r.do(session_events.Start(), 4)
     r.tick(5)
     r.do(session_events.Opened(), 6)

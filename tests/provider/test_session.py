@@ -15,7 +15,7 @@ from relay.adapter import (
 from relay.model.enums import ConnectionEvent, Refill
 from relay.model.events import Connection, Gap
 from relay.provider import session_events as session_events
-from relay.provider.session import Life, SessionMachine
+from relay.provider.session import Life
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
 
@@ -385,9 +385,7 @@ def test_an_answer_to_a_connection_that_is_gone_is_not_used(rig, login):
 def succeeded(r, at):
     """The machine crashed, and its successor is started."""
     r.machine.abandon("a fault of the relay", r.moment(at))
-    r.machine = SessionMachine(
-        r.adapter, r.context, publish=r._publish, uniform=lambda: 1.0, correlation=str, after=r.machine
-    )
+    r.succeed()
     return r.do(session_events.Start(), at)
 
 

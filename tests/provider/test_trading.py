@@ -3,16 +3,12 @@
 import pytest
 
 from relay.adapter import Answer, Rate, dumps
-from relay.model.commands import CancelOrder, GetQuote, PlaceOrder
+from relay.model.commands import CancelOrder, PlaceOrder
 from relay.provider import session_events as session_events
 
 
 def order(id="c1"):
     return PlaceOrder(id=id, symbol="S", side="BUY", order_type="MARKET", quantity="1")
-
-
-def ask(command, within=None):
-    return session_events.Ask(command, within)
 
 
 def reply(r):
@@ -38,10 +34,10 @@ def test_accepted_and_rejected_by_the_provider(rig):
     r = rig()
     r.up(0)
     r.fresh()
-    assert r.texts(r.do(ask(order("c1")), 1)) == [{"order": "c1"}]
+    assert r.texts(r.ask(order("c1"), at=1)) == [{"order": "c1"}]
     r.say(["reply", "c1", {"order_id": "9"}, None], at=2)
     assert reply(r) == ("c1", "accepted", True, None)
-    r.do(ask(order("c2")), 3)
+    r.ask(order("c2"), at=3)
     r.say(["reply", "c2", None, {"code": "margin"}], at=4)
     assert reply(r) == ("c2", "rejected", False, "margin")
     r.say(["reply", "c2", {}, None], at=5)
@@ -53,7 +49,7 @@ def test_no_answer_within_the_deadline_is_unknown(rig):
     r = rig()
     r.up(0)
     r.fresh()
-    r.do(ask(order(), 3), 1)
+    r.ask(order(), 3, at=1)
     assert r.machine.deadline() == 4
     r.tick(4)
     assert reply(r) == ("c1", "unknown", False, "deadline")
@@ -64,7 +60,7 @@ def test_a_server_s_error_is_unknown_with_what_it_said_and_no_such_function_is_a
     r.up(0)
     r.fresh()
     for status, outcome in ((500, "unknown"), (501, "rejected"), (503, "unknown")):
-        (request,) = r.requests(r.do(ask(CancelOrder(id=f"c{status}", order_id="1")), 1))
+        (request,) = r.requests(r.ask(CancelOrder(id=f"c{status}", order_id="1"), at=1))
         r.do(session_events.Fetched(request.id, Answer(status=status, text="BROKER SAYS")), 2)
         (event,) = [event for event in r.fresh() if event.kind == "reply"]
         assert event.outcome == outcome
@@ -75,8 +71,8 @@ def test_an_unknown_reply_says_what_failed_meanwhile(rig):
     r = rig()
     r.up(0)
     r.say(["error", "EARLIER", "not about it"], at=1)
-    r.do(ask(order("c1"), 3), 1)
-    r.do(ask(CancelOrder(id="by http", order_id="1"), 3), 1)
+    r.ask(order("c1"), 3, at=1)
+    r.ask(CancelOrder(id="by http", order_id="1"), 3, at=1)
     r.say(*[["error", f"E{n}", "no such symbol"] for n in range(5)], at=2)
     r.fresh()
     r.tick(4)
@@ -89,7 +85,7 @@ def test_an_unknown_reply_says_what_failed_meanwhile(rig):
 def test_a_lost_connection_leaves_what_was_sent_unknown(rig):
     r = rig()
     r.up(0)
-    r.do(ask(order()), 1)
+    r.ask(order(), at=1)
     r.fresh()
     r.do(session_events.Closed(1006), 2)
     (first, second) = r.fresh()
@@ -98,8 +94,8 @@ def test_a_lost_connection_leaves_what_was_sent_unknown(rig):
 
 
 def test_what_never_was_sent_is_rejected(r):
-    assert r.texts(r.do(ask(order("c1")), 1)) == [{"order": "c1"}]
-    assert r.do(ask(order("c2"), 5), 1) == []  # waits for the budget until 11, its own deadline is 6
+    assert r.texts(r.ask(order("c1"), at=1)) == [{"order": "c1"}]
+    assert r.ask(order("c2"), 5, at=1) == []  # waits for the budget until 11, its own deadline is 6
     r.fresh()
     assert r.texts(r.tick(6)) == [{"given_up": "c2"}]
     (late,) = quiet(r)
@@ -112,29 +108,22 @@ def test_orders_wait_for_their_budget_and_go_before_subscriptions(rig):
     r.up(0)
     r.want("quote:A", at=1)
     assert r.texts(r.want("quote:B", at=1)) == []
-    assert r.do(ask(order(), 60), 2) == []
+    assert r.ask(order(), 60, at=2) == []
     assert r.texts(r.tick(11)) == [{"order": "c1"}]
     assert r.texts(r.tick(21)) == [{"sub": ["quote:B"]}]
 
 
 def test_a_nearly_used_budget_is_announced_once_per_window(r):
-    r.do(ask(order("c1")), 1)
-    r.do(ask(order("c2")), 2)
+    r.ask(order("c1"), at=1)
+    r.ask(order("c2"), at=2)
     warnings = [event for event in r.fresh() if event.kind == "rate_limit"]
     assert [(w.event, w.requests_remaining) for w in warnings] == [("RATE_LIMIT_WARNING", 0)]
-
-
-def test_commands_the_adapter_lacks_are_refused_with_those_it_has(r):
-    r.do(ask(GetQuote(id="q", symbol="S")), 1)
-    (event,) = r.fresh()
-    assert event.outcome == "rejected"
-    assert event.error["supported"] == ["place_order", "cancel_order"]
 
 
 def test_a_session_that_is_not_up_refuses(rig):
     r = rig()
     r.do(session_events.Start(), 0)
-    r.do(ask(order()), 1)
+    r.ask(order(), at=1)
     assert reply(r) == ("c1", "rejected", False, "not_connected")
 
 
@@ -142,8 +131,8 @@ def test_a_repeated_id_is_not_answered_twice(rig):
     r = rig()
     r.up(0)
     r.fresh()
-    r.do(ask(order()), 1)
-    assert r.do(ask(order()), 1) == []
+    r.ask(order(), at=1)
+    assert r.ask(order(), at=1) == []
     assert r.fresh() == []
     r.say(["reply", "c1", {}, None], at=2)
     assert reply(r) == ("c1", "accepted", True, None)
@@ -164,7 +153,7 @@ def test_commands_over_http(rig, answer, outcome):
     r = rig()
     r.up(0)
     r.fresh()
-    (request,) = r.do(ask(CancelOrder(id="x", order_id="9")), 1)
+    (request,) = r.ask(CancelOrder(id="x", order_id="9"), at=1)
     r.do(session_events.Fetched(request.id, answer), 2)
     (event,) = [event for event in r.fresh() if event.kind == "reply"]
     assert (event.id, event.outcome) == ("x", outcome)
@@ -173,7 +162,7 @@ def test_commands_over_http(rig, answer, outcome):
 def test_an_http_command_outlives_the_websocket(rig):
     r = rig()
     r.up(0)
-    (request,) = r.do(ask(CancelOrder(id="x", order_id="9")), 1)
+    (request,) = r.ask(CancelOrder(id="x", order_id="9"), at=1)
     r.do(session_events.Closed(1006), 2)
     assert quiet(r) == []
     r.do(session_events.Fetched(request.id, Answer(status=200, text=dumps([["reply", "x", {}, None]]))), 3)
@@ -184,7 +173,7 @@ def test_an_http_command_outlives_the_websocket(rig):
 def test_shutdown_answers_what_is_open(rig):
     r = rig()
     r.up(0)
-    r.do(ask(order()), 1)
+    r.ask(order(), at=1)
     r.fresh()
     r.do(session_events.Shutdown(), 2)
     (event,) = quiet(r)
@@ -199,9 +188,9 @@ def test_questions_leave_half_of_the_budget_to_commands(rig):
     r.up(0)
     asked = [r.texts(r.say(["question", f"{n}"])) for n in range(6)]
     assert [len(texts) for texts in asked] == [1, 1, 1, 1, 0, 0]
-    sent = [r.texts(r.do(ask(order(f"c{n}")))) for n in range(4)]
+    sent = [r.texts(r.ask(order(f"c{n}"))) for n in range(4)]
     assert sent == [[{"order": f"c{n}"}] for n in range(4)], "none of them waits"
-    r.do(ask(order("late")))
+    r.ask(order("late"))
     assert r.texts(r.tick(1)) == [{"order": "late"}], "and the first to wait is a command"
     assert r.texts(r.tick(5)) == []
     assert r.texts(r.tick(6)) == [4]
@@ -210,7 +199,7 @@ def test_questions_leave_half_of_the_budget_to_commands(rig):
 def test_the_same_question_waits_once(rig):
     r = rig(limits=(Rate(1, burst=2, of="call"),))
     r.up(0)
-    r.do(ask(order()))
+    r.ask(order())
     for question in ("1", "2", "1", "1"):
         r.say(["question", question])
     assert [r.texts(r.tick(at)) for at in (1, 2, 3, 9)] == [[2], [1], [], []]
@@ -219,7 +208,7 @@ def test_the_same_question_waits_once(rig):
 def test_a_question_ends_with_its_connection(rig):
     r = rig(limits=(Rate(1, burst=1, of="call"),))
     r.up(0)
-    r.do(ask(order()))
+    r.ask(order())
     r.say(["question", "1"])
     r.do(session_events.Closed(1006), 2)
     assert r.texts(r.up(40)) == []

@@ -7,8 +7,8 @@ import trio
 
 from relay.adapter import Adapter, Context
 from relay.model.events import Event, Stamp
-from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
+from support.lone_session import lone_session
 
 E = TypeVar("E", bound=Event)
 
@@ -20,7 +20,7 @@ class Relayed:
         pointed = type(adapter.__name__, (adapter,), {"session": attrs.evolve(adapter.session, **declared)})
         self.events: list[Event] = []
         self._changed = trio.Event()
-        self.session = ProviderSession(pointed, context, publish=self._publish, http=client)
+        self.session = lone_session(pointed, context, publish=self._publish, http=client)
 
     def _publish(self, event: Event, stamp: Stamp) -> None:
         self.events.append(event)

@@ -38,17 +38,17 @@ class Rig:
         self.now = 0.0
 
     def take(
-        self, command: Command, key: str | None = None, scope: Scope = MAIN, within: float = 10
+        self, command: Command, key: str | None = None, session: Scope = MAIN, within: float = 10
     ) -> tuple[PendingCommand, bool]:
-        return self.registry.take(scope, command, key, self.now + within, self.now)
+        return self.registry.take(session, command, key, self.now + within, self.now)
 
     def hear(self, event: Event, stamp: Stamp = STAMP) -> None:
-        told = self.registry.seen(event, stamp)
-        if told is None:
+        checked = self.registry.check(event, stamp)
+        if checked is None:
             return
-        self.published.append(told)
-        if isinstance(told, Reply):
-            self.registry.published(told, stamp, f"e{len(self.published)}", self.now)
+        self.published.append(checked)
+        if isinstance(checked, Reply):
+            self.registry.settle(checked, stamp, self.now, f"e{len(self.published)}")
 
     @property
     def outcomes(self) -> list[str]:
@@ -60,16 +60,16 @@ def r() -> Rig:
     return Rig()
 
 
-def test_a_reply_ends_a_ticket_and_wakes_who_waits(r: Rig) -> None:
-    ticket, new = r.take(place())
+def test_a_reply_ends_a_pending_and_wakes_who_waits(r: Rig) -> None:
+    pending, new = r.take(place())
     woken: list[str] = []
-    ticket.when_answered(lambda: woken.append("before"))
-    assert (new, ticket.outcome, r.registry.open) == (True, None, 1)
+    pending.when_answered(lambda: woken.append("before"))
+    assert (new, pending.outcome, r.registry.open) == (True, None, 1)
     r.hear(reply(result={"order_id": "o1"}))
-    ticket.when_answered(lambda: woken.append("after"))
+    pending.when_answered(lambda: woken.append("after"))
     assert woken == ["before", "after"]
-    assert ticket.outcome is Outcome.ACCEPTED
-    answer = json.loads(ticket.answer)
+    assert pending.outcome is Outcome.ACCEPTED
+    answer = json.loads(pending.answer)
     assert (answer["type"], answer["command_id"], answer["id"], answer["account"]) == ("reply", "c1", "e1", "main")
     assert (r.registry.open, len(r.registry)) == (0, 1)
 
@@ -126,10 +126,10 @@ def test_a_second_reply_goes_nowhere_and_a_strangers_passes(r: Rig) -> None:
 
 
 def test_a_session_that_says_nothing_is_overruled(r: Rig) -> None:
-    ticket, _ = r.take(place(), within=5)
+    pending, _ = r.take(place(), within=5)
     assert list(r.registry.overdue(5 + GRACE - 0.1)) == []
     ((late, said),) = list(r.registry.overdue(5 + GRACE))
-    assert (late, said.outcome) == (ticket, Outcome.UNKNOWN)
+    assert (late, said.outcome) == (pending, Outcome.UNKNOWN)
     r.hear(said)
     assert list(r.registry.overdue(100)) == []
     r.hear(reply())
@@ -137,23 +137,23 @@ def test_a_session_that_says_nothing_is_overruled(r: Rig) -> None:
 
 
 def test_what_the_stream_showed_before_makes_unknown_known(r: Rig) -> None:
-    ticket, _ = r.take(place())
+    pending, _ = r.take(place())
     r.hear(order())
     r.hear(reply(outcome="unknown", error={"code": "deadline"}))
     said = r.published[-1]
     assert isinstance(said, Reply)
     assert (said.outcome, said.reconciled, said.result) == ("accepted", True, {"order_id": "o1", "status": "OPEN"})
-    assert ticket.outcome is Outcome.ACCEPTED
+    assert pending.outcome is Outcome.ACCEPTED
 
 
 def test_what_the_stream_shows_later_answers_a_repetition(r: Rig) -> None:
-    ticket, _ = r.take(place(), "k")
+    pending, _ = r.take(place(), "k")
     r.hear(reply(outcome="unknown", error={"code": "disconnected"}))
     r.hear(order(client_order_id="not mine"))
-    assert ticket.outcome is Outcome.UNKNOWN
+    assert pending.outcome is Outcome.UNKNOWN
     r.hear(order("REJECTED", "ORDER_REJECTED", reject_reason="margin"))
     again, new = r.take(place("c9"), "k")
-    assert (again, new, again.outcome) == (ticket, False, Outcome.REJECTED)
+    assert (again, new, again.outcome) == (pending, False, Outcome.REJECTED)
     answer = json.loads(again.answer)
     assert (answer["error"]["message"], answer["reconciled"]) == ("margin", True)
     assert r.outcomes == ["unknown"]  # once, and once only
@@ -162,10 +162,10 @@ def test_what_the_stream_shows_later_answers_a_repetition(r: Rig) -> None:
 
 
 def test_a_known_reply_is_not_changed_by_the_stream(r: Rig) -> None:
-    ticket, _ = r.take(place())
+    pending, _ = r.take(place())
     r.hear(reply(outcome="rejected", error={"code": "margin"}))
     r.hear(order())
-    assert ticket.outcome is Outcome.REJECTED
+    assert pending.outcome is Outcome.REJECTED
 
 
 @pytest.mark.parametrize(
@@ -221,21 +221,21 @@ def test_a_closed_position_answers_its_closing(r: Rig) -> None:
 
 def test_another_accounts_order_says_nothing(r: Rig) -> None:
     unnamed = Stamp(provider="helio", received_at=STAMP.received_at)
-    ticket, _ = r.take(place(account="A"), scope=Scope("helio", "A"))
+    pending, _ = r.take(place(account="A"), session=Scope("helio", None))
     r.hear(reply(outcome="unknown", account="A"), unnamed)
     r.hear(order(account="B"), unnamed)
     r.hear(order(), STAMP)
     r.hear(order(account="A"), Stamp(provider="tektii", received_at=STAMP.received_at))
-    assert ticket.outcome is Outcome.UNKNOWN
+    assert pending.outcome is Outcome.UNKNOWN
     r.hear(order(account="A"), unnamed)
-    assert ticket.outcome is Outcome.ACCEPTED
+    assert pending.outcome is Outcome.ACCEPTED
 
 
 def test_what_a_session_says_of_another_account_decides_nothing(r: Rig) -> None:
     """One login reaches both; positions of one instrument have the same id in each."""
     ordered, _ = r.take(place())
     closing, _ = r.take(ClosePosition(id="c2", position_id="ES 09-26"))
-    elsewhere, _ = r.take(ClosePosition(id="c3", position_id="ES 09-26"), scope=Scope("helio", "Sim110"))
+    elsewhere, _ = r.take(ClosePosition(id="c3", position_id="ES 09-26"), session=Scope("helio", "Sim110"))
     closed = Position(event=PositionEvent.POSITION_CLOSED, id="ES 09-26", symbol="S", quantity="0")
     r.hear(attrs.evolve(closed, account="Sim110"))
     for id in ("c1", "c2"):
@@ -250,14 +250,7 @@ def test_what_a_session_says_of_another_account_decides_nothing(r: Rig) -> None:
 
 def test_other_events_pass_untouched(r: Rig) -> None:
     for event in (Quote(symbol="S", bid="1"), order()):
-        assert r.registry.seen(event, STAMP) is event
-
-
-def test_a_command_that_was_not_sent_never_was(r: Rig) -> None:
-    ticket, _ = r.take(place(), "k")
-    r.registry.drop(ticket)
-    assert len(r.registry) == 0
-    assert r.take(place("c2", quantity="5"), "k")[1]
+        assert r.registry.check(event, STAMP) is event
 
 
 def test_replies_are_forgotten_by_age() -> None:
@@ -286,7 +279,7 @@ def test_what_is_kept_is_bounded_in_number_and_bytes() -> None:
 
 
 def test_too_many_open_commands_are_refused() -> None:
-    r = Rig(most=2)
+    r = Rig(most_open=2)
     r.take(place("c1", "a"))
     r.take(place("c2", "b"))
     with pytest.raises(Full, match="2 commands are waiting"):
@@ -313,3 +306,24 @@ def test_nothing_is_left_of_what_was_forgotten() -> None:
     assert len(r.registry) == 0
     assert not any(vars(r.registry)[name] for name in ("_open", "_kept", "_names", "_watched", "_bytes"))
     assert r.registry.snapshot() == {"open": 0, "remembered": 0, "unknown": 20}
+
+
+def test_an_id_is_used_once_in_a_session_of_several_accounts(r: Rig) -> None:
+    """Providers answer by the id alone."""
+    r.take(place(account="A"), session=Scope("helio", None))
+    with pytest.raises(Conflict, match="still waiting"):
+        r.take(place(account="B"), session=Scope("helio", None))
+
+
+def test_a_reply_may_name_the_account_of_a_session_of_several(r: Rig) -> None:
+    pending, _ = r.take(place(account="A"), session=Scope("helio", None))
+    r.hear(reply(), attrs.evolve(STAMP, account="B"))
+    assert pending.outcome is None
+    r.hear(reply(), attrs.evolve(STAMP, account="A"))
+    assert pending.outcome is Outcome.ACCEPTED
+
+
+def test_who_waits_gets_the_bytes_that_were_published(r: Rig) -> None:
+    pending, _ = r.take(place())
+    r.registry.settle(reply(), STAMP, r.now, "e1", b"published")
+    assert pending.answer == b"published"

@@ -9,10 +9,8 @@ from trio.testing import MockClock
 from relay.auth import ApiKey, KeyRing, hash_key
 from relay.model.commands import Command, PlaceOrder
 from relay.model.events import Event, Reply, Stamp
-from relay.provider.driver import CommandRefused
-from relay.server.api.answers import Refusal
-from relay.trading.registry import GRACE, CommandRegistry
-from relay.trading.service import CommandService
+from relay.trading.registry import GRACE, CommandRegistry, PendingCommand, Scope
+from relay.trading.service import CommandRefused, CommandService, Refusal
 
 KEY = ApiKey(name="registry", digest=hash_key("k"), trade=("one.main",))
 ORDER = {
@@ -33,18 +31,22 @@ class Silent:
     accounts = ("main",)
     commands = (PlaceOrder,)
 
-    def __init__(self) -> None:
-        self.taken: list[tuple[Command, float | None]] = []
-        self.full = False
+    def __init__(self, registry: CommandRegistry) -> None:
+        self.registry = registry
+        self.taken: list[tuple[Command, float]] = []
 
     def trading_session(self, account: str | None) -> "Silent":
         assert account == "main"
         return self
 
-    def command(self, command: Command, within: float | None = None) -> None:
-        if self.full:
-            raise CommandRefused("1000 commands are waiting for their replies")
-        self.taken.append((command, within))
+    def send(
+        self, command: Command, within: float = 0, idempotency_key: str | None = None
+    ) -> tuple[PendingCommand, bool]:
+        now = trio.current_time()
+        pending, new = self.registry.take(Scope("one", "main"), command, idempotency_key, now + within, now)
+        if new:
+            self.taken.append((command, within))
+        return pending, new
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
         return []
@@ -61,7 +63,7 @@ class Only(dict[str, Silent]):
 class Rig:
     def __init__(self, registry: CommandRegistry | None = None) -> None:
         self.registry = CommandRegistry() if registry is None else registry
-        self.provider = Silent()
+        self.provider = Silent(self.registry)
         self.published: list[tuple[Reply, Stamp]] = []
         self.command_service = CommandService(
             registry=self.registry,
@@ -73,50 +75,40 @@ class Rig:
         )
 
     def publish(self, event: Event, stamp: Stamp) -> None:
-        told = self.registry.seen(event, stamp)
-        assert isinstance(told, Reply)
-        self.published.append((told, stamp))
-        self.registry.published(told, stamp, "e1", trio.current_time())
+        checked = self.registry.check(event, stamp)
+        assert isinstance(checked, Reply)
+        self.published.append((checked, stamp))
+        self.registry.settle(checked, stamp, trio.current_time(), "e1")
 
     def submit(self, **members: Any) -> Any:
-        return self.command_service.submit(self.command_service.asked(KEY, {**ORDER, **members}))
+        return self.command_service.submit(self.command_service.validate(KEY, {**ORDER, **members}))
 
 
 async def test_a_session_that_never_answers_is_unknown_in_time(autojump_clock: MockClock) -> None:
     rig = Rig()
-    ticket, _ = rig.submit(within=5)
+    pending, _ = rig.submit(within=5)
     began = trio.current_time()
-    await rig.command_service.answered(ticket)
+    await rig.command_service.wait(pending)
     assert trio.current_time() == pytest.approx(began + 5 + GRACE)
     ((reply, stamp),) = rig.published
     assert (reply.id, reply.outcome, stamp.provider, stamp.account) == ("c1", "unknown", "one", "main")
-    assert ticket.outcome == "unknown"
+    assert pending.outcome == "unknown"
     rig.command_service.end_overdue()
     assert len(rig.published) == 1
 
 
-async def test_a_session_with_too_much_to_do_is_429_and_nothing_was_begun() -> None:
-    rig = Rig()
-    rig.provider.full = True
-    with pytest.raises(Refusal) as raised:
-        rig.submit()
-    assert (raised.value.status, raised.value.headers) == (429, {"Retry-After": "1"})
-    rig.provider.full = False
-    assert rig.submit(quantity="2")[1]  # the name is free
-
-
-async def test_a_desk_with_too_much_on_it_is_429() -> None:
-    rig = Rig(CommandRegistry(most=1))
+async def test_too_many_open_commands_are_refused() -> None:
+    rig = Rig(CommandRegistry(most_open=1))
     rig.submit()
-    with pytest.raises(Refusal) as raised:
+    with pytest.raises(CommandRefused) as raised:
         rig.submit(id="c2")
-    assert raised.value.status == 429
+    assert raised.value.refusal is Refusal.TOO_MANY
     assert len(rig.provider.taken) == 1
 
 
 async def test_what_is_left_out_has_its_default() -> None:
     rig = Rig()
-    ticket, _ = rig.submit(id=None)
+    pending, _ = rig.submit(id=None)
     ((command, within),) = rig.provider.taken
     assert (command.id, command.account, within) == ("made-up", None, 10.0)
-    assert ticket.scope.account == "main"
+    assert pending.scope.account == "main"

@@ -20,8 +20,18 @@ from relay.model.enums import Outcome
 from relay.server.api.answers import Refusal, json_answer, read_body
 from relay.server.api.channels import bearer
 from relay.server.api.settings import ApiSettings
-from relay.trading.service import CommandService, Submission
+from relay.trading.service import CommandRefused, CommandService, Submission
+from relay.trading.service import Refusal as Reason
 
+REFUSED: Mapping[Reason, int] = {
+    Reason.INVALID: 400,
+    Reason.FORBIDDEN: 403,
+    Reason.NOT_FOUND: 404,
+    Reason.CONFLICT: 409,
+    Reason.TOO_MANY: 429,
+    Reason.SHUTTING_DOWN: 503,
+}
+RETRY_AFTER: Mapping[Reason, str] = {Reason.TOO_MANY: "1", Reason.SHUTTING_DOWN: "5"}
 STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED: 422, Outcome.UNKNOWN: 202}
 
 
@@ -44,13 +54,16 @@ class Commands:
             wire = read(body)
         except CommandError as error:
             raise Refusal(400, str(error), field=error.field) from None
-        asked = self._command_service.asked(key, wire, _idempotency_key(request))
-        if asked.dry_run:
-            return json_answer(_rehearsed(asked, self._command_service.dry_run(asked)))
-        ticket, new = self._command_service.submit(asked)
-        await self._command_service.answered(ticket)
+        try:
+            submission = self._command_service.validate(key, wire, _idempotency_key(request))
+            if submission.dry_run:
+                return json_answer(_dry_run(submission, self._command_service.dry_run(submission)))
+            pending, new = self._command_service.submit(submission)
+        except CommandRefused as refused:
+            raise _refusal(refused) from None
+        await self._command_service.wait(pending)
         headers = None if new else {"Idempotent-Replayed": "true"}
-        return json_answer(ticket.answer, STATUS[ticket.outcome], headers)
+        return json_answer(pending.answer, STATUS[pending.outcome], headers)
 
     async def _get(self, request: Request) -> Response:
         key = bearer(request, self._keys)
@@ -83,6 +96,12 @@ def _idempotency_key(request: Request) -> str | None:
     return keys[0] if keys else None
 
 
-def _rehearsed(asked: Submission, sends: list[dict[str, Any]]) -> dict[str, Any]:
-    answer = {"dry_run": True, "provider": asked.provider.name, "account": asked.account}
-    return {**answer, "command": command_input.unstructure(asked.command), "sends": sends}
+def _dry_run(submission: Submission, sends: list[dict[str, Any]]) -> dict[str, Any]:
+    answer = {"dry_run": True, "provider": submission.provider.name, "account": submission.account}
+    return {**answer, "command": command_input.unstructure(submission.command), "sends": sends}
+
+
+def _refusal(refused: CommandRefused) -> Refusal:
+    wait = RETRY_AFTER.get(refused.refusal)
+    headers = None if wait is None else {"Retry-After": wait}
+    return Refusal(REFUSED[refused.refusal], refused.message, field=refused.field, headers=headers)
