@@ -56,7 +56,7 @@ class Stream:
 
 
 def valid_provider(name: str) -> bool:
-    """Whether ``name`` can be a provider's configured name: lower-case letters, digits, ``-`` and ``_``, not ``all``."""
+    """Return whether ``name`` can name a provider: lower-case letters, digits, ``-`` and ``_``, not ``all``."""
     return _provider(name) is not None and name != ALL
 
 

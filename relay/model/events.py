@@ -155,7 +155,7 @@ class AccountScoped(Event):
     reconciled: bool | None = field(default=None, converter=_optional_flag)
 
     def is_foreign(self, stamp: "Stamp") -> bool:
-        """Whether it is of another account than the one the session with this stamp acts for.
+        """Return whether it is of another account than the one the session with this stamp acts for.
 
         The login of one account may reach others. What it says of these is nobody's: not the session's own account's, and
         not that of a configured account which happens to have the same name, because that may be another login's.

@@ -104,7 +104,7 @@ class App:
         return self.secrets[0]
 
     def origin_allowed(self, origin: str | None) -> bool:
-        """Whether a page of this Origin may connect. None, as from every client that is no browser, always may.
+        """Return whether a page of this Origin may connect. None, as from every client that is no browser, always may.
 
         A pattern with a scheme is matched against the whole origin, one without against the host with and without its
         port; `*` stands for any run of characters.

@@ -61,7 +61,7 @@ class Reconnect(Enum):
 
 
 def reconnect_action(code: int | None) -> Reconnect:
-    """What a close code asks for (Pusher Channels protocol, connection closure); None stands for a lost connection."""
+    """Return what a close code asks for (Pusher Channels protocol, connection closure); None: the connection was lost."""
     if code is None or code < 4000:
         return Reconnect.BACK_OFF
     if code == PusherCloseCode.TLS_REQUIRED:
@@ -141,7 +141,7 @@ class ClientConnection:
         self._pinged = None
 
     def deadline(self) -> float:
-        """When `timeout` has something to do, unless something comes in before; infinity once closed."""
+        """Return when `timeout` has something to do, unless something comes in before; infinity once closed."""
         if self.closed:
             return inf
         if self.socket_id is None:

@@ -158,13 +158,13 @@ class ServerConnection:
         self._pinged = None
 
     def deadline(self) -> float:
-        """When `timeout` has something to do, unless something comes in before; infinity once closed."""
+        """Return when `timeout` has something to do, unless something comes in before; infinity once closed."""
         if self.closed:
             return inf
         return min(self._unauthorized_at(), self._inactive_at(), self._pong_due_at(), self._ping_at())
 
     def timeout(self, now: float) -> list[Action]:
-        """What the clock demands; nothing before the deadline."""
+        """Return what the clock demands; nothing before the deadline."""
         if self.closed:
             return []
         if now >= self._unauthorized_at():

@@ -70,7 +70,7 @@ class Trigger:
 
 @frozen(kw_only=True)
 class HistoryQuery:
-    """What is asked of a channel's history."""
+    """A request for a channel's history."""
 
     after: ResumePosition | None
     """Events after this; None: the newest."""

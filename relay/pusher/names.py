@@ -107,17 +107,17 @@ def check_event_name(name: str, limit: int = 200, *, server: bool = True) -> Non
 
 
 def is_client_event(name: str) -> bool:
-    """Whether the name has the `client-` prefix of events that clients send to each other."""
+    """Return whether the name has the `client-` prefix of events that clients send to each other."""
     return name.startswith(CLIENT_EVENT)
 
 
 def is_reserved_event(name: str) -> bool:
-    """Whether only the relay itself may send an event of this name."""
+    """Return whether only the relay itself may send an event of this name."""
     return name.startswith(RESERVED_EVENTS)
 
 
 def is_socket_id(text: str) -> bool:
-    """Whether the text is a socket id: digits, a dot, digits, as every official server library demands."""
+    """Return whether the text is a socket id: digits, a dot, digits, as every official server library demands."""
     return _SOCKET_ID.fullmatch(text) is not None
 
 

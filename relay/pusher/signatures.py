@@ -37,7 +37,7 @@ def _bytes(text: str | bytes) -> bytes:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two texts are equal, found out in constant time."""
+    """Return whether two texts are equal, found out in constant time."""
     return hmac.compare_digest(_bytes(one), _bytes(other))
 
 
@@ -47,7 +47,7 @@ def sign(secret: str, text: str | bytes) -> str:
 
 
 def verify(secrets: Iterable[str], text: str | bytes, signature: str) -> bool:
-    """Whether one of the secrets made this signature; every one is tried, in constant time."""
+    """Return whether one of the secrets made this signature; every one is tried, in constant time."""
     given, valid = _bytes(signature), False
     for secret in secrets:
         valid |= hmac.compare_digest(sign(secret, text).encode(), given)
@@ -58,12 +58,12 @@ def verify(secrets: Iterable[str], text: str | bytes, signature: str) -> bool:
 
 
 def channel_string(socket_id: str, channel: str, channel_data: str | None = None) -> str:
-    """What authorizes a subscription. channel_data belongs to it whenever it is sent, on private channels too."""
+    """Return the text that authorizes a subscription, with channel_data whenever it is sent, on private channels too."""
     return f"{socket_id}:{channel}:{channel_data}" if channel_data else f"{socket_id}:{channel}"
 
 
 def user_string(socket_id: str, user_data: str) -> str:
-    """What authenticates a sign-in."""
+    """Return the text that authenticates a sign-in."""
     return f"{socket_id}::user::{user_data}"
 
 
@@ -82,7 +82,7 @@ def channel_auth(app: App, socket_id: str, channel: str, channel_data: str | Non
 
 
 def verify_channel_auth(app: App, auth: str, socket_id: str, channel: str, channel_data: str | None = None) -> bool:
-    """Whether `auth` is this app's for exactly this socket, channel and channel_data."""
+    """Return whether `auth` is this app's for exactly this socket, channel and channel_data."""
     return _verify_auth(app, auth, channel_string(socket_id, channel, channel_data))
 
 
@@ -92,7 +92,7 @@ def user_auth(app: App, socket_id: str, user_data: str) -> str:
 
 
 def verify_user_auth(app: App, auth: str, socket_id: str, user_data: str) -> bool:
-    """Whether `auth` is this app's for exactly this socket and user_data."""
+    """Return whether `auth` is this app's for exactly this socket and user_data."""
     return _verify_auth(app, auth, user_string(socket_id, user_data))
 
 
@@ -112,13 +112,13 @@ def query_pairs(raw_query: str, *, plus_is_space: bool = False) -> list[tuple[st
 
 
 def request_string(method: str, path: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """What signs a request: METHOD, path and the unescaped pairs sorted by key, without `auth_signature`."""
+    """Return the text that a request signs: METHOD, path and the unescaped pairs sorted by key, without `auth_signature`."""
     query = "&".join(f"{key}={value}" for key, value in sorted(pairs) if key != "auth_signature")
     return f"{method.upper()}\n{path}\n{query}"
 
 
 def verify_request(secrets: Iterable[str], method: str, path: str, raw_query: str, signature: str) -> bool:
-    """Whether the request, as sent, carries its signature.
+    """Return whether the request, as sent, carries its signature.
 
     Libraries differ in what they escape on the way, never in what they sign: the unescaped text. So a path may have
     been signed as it stands or unescaped, and a `+` may be itself or a space.
@@ -156,5 +156,5 @@ def webhook_headers(app: App, body: bytes) -> dict[str, str]:
 
 
 def verify_webhook(app: App, key: str, signature: str, body: bytes) -> bool:
-    """Whether a webhook with these two headers came from this app's relay."""
+    """Return whether a webhook with these two headers came from this app's relay."""
     return verify(app.secrets, body, signature) and same(key, app.key)
