@@ -11,8 +11,7 @@ from relay.testing.account import TradingAccount
 from relay.testing.market import Market
 from relay.testing.simulator import Simulator
 from relay.testing.trading import Ticket
-from relay_crosstrade import exchange
-from relay_crosstrade.simulator import CrossTradeSimulator
+from relay_crosstrade.simulator import CrossTradeSimulator, exchange
 from relay_scaletrade import tickets
 from relay_scaletrade.simulator import ScaleTradeSimulator
 

@@ -20,8 +20,8 @@ from typing import Any
 from relay.model.enums import OrderStatus, OrderType, Side, TimeInForce
 from relay.testing.market import Market, Units, units
 from relay.testing.trading import Change, OrderMoved, PlacedOrder, Refusal, Ticket
-from relay_crosstrade import payloads
-from relay_crosstrade.payloads import Contract, FuturesAccount, Payload
+from relay_crosstrade.simulator import payloads
+from relay_crosstrade.simulator.payloads import Contract, FuturesAccount, Payload
 
 ORDER_TYPES = {
     "MARKET": OrderType.MARKET,

@@ -25,9 +25,9 @@ from attrs import Factory, define
 from relay.adapter import dumps, loads
 from relay.testing.market import SECOND, Instrument
 from relay.testing.simulator import Address, Close, HttpRequest, HttpResponse, Link, Simulator
-from relay_crosstrade import payloads
-from relay_crosstrade.exchange import SimulatedExchange
-from relay_crosstrade.payloads import Contract
+from relay_crosstrade.simulator import payloads
+from relay_crosstrade.simulator.exchange import SimulatedExchange
+from relay_crosstrade.simulator.payloads import Contract
 
 KEY = "demo-key-of-crosstrade"
 ACCOUNTS = ("Sim101", "Sim110")
