@@ -1,6 +1,6 @@
 """The relay's own framing, judged by WebSocket libraries: `websockets`, `ws` and Chromium, plain and compressed.
 
-trio-websocket drives it in tests/server/test_edge.py.
+trio-websocket drives it in tests/server/test_subscribers.py.
 """
 
 import json

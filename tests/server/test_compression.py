@@ -11,7 +11,7 @@ from attrs import evolve
 from relay.hub.outbox import OutboxLimits, Policy
 from relay.server.limits import SubscriberLimits
 from support.wire import frames
-from tests.server.test_edge import PATIENT, Relay, relay, until
+from tests.server.test_subscribers import PATIENT, Relay, relay, until
 from tests.websocket.test_frames import client_frame
 
 ON = SubscriberLimits(compression=True, message_bytes=4096)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from relay.hub.flush import flush_all
 from relay.hub.outbox import Outbox
+from relay.server.fastpath.flush import flush_all
 from relay.server.fastpath.uring import Ring, open_ring
 from relay.server.transport import SocketTransport, TlsTransport
 

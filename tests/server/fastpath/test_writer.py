@@ -1,4 +1,4 @@
-"""relay.hub.flush: whoever writes, each subscriber gets the same bytes in the same order."""
+"""relay.server.fastpath.flush: whoever writes, each subscriber gets the same bytes in the same order."""
 
 import errno
 import math
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.hub.flush import flush_all
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits, Policy
+from relay.server.fastpath.flush import flush_all
 
 
 class Nothing:

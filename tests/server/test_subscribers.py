@@ -43,7 +43,7 @@ def writing(
 ) -> None:
     """Every test is run with all ways to write; together even where there is only one subscriber."""
     if request.param.startswith("TLS"):
-        monkeypatch.setattr("tests.server.test_edge.encrypted", contexts)
+        monkeypatch.setattr("tests.server.test_subscribers.encrypted", contexts)
         version = ssl.TLSVersion.TLSv1_2 if request.param == "TLS 1.2" else ssl.TLSVersion.TLSv1_3
         contexts[1].maximum_version = version
     elif request.param == "each by itself":
@@ -52,7 +52,7 @@ def writing(
         tools.missing("io_uring", "the kernel refuses it, or the configuration of this machine")
     else:
         ring.close()
-        monkeypatch.setattr("relay.hub.flush._FEW", 1)
+        monkeypatch.setattr("relay.server.fastpath.flush._FEW", 1)
 
 
 class EchoSession:
