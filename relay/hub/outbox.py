@@ -153,7 +153,7 @@ class Outbox:
     pending: list[Delivery]
     """Deliveries put since the last flush."""
     slot: int
-    """Index of the socket in a batch writer; -1 if it is written individually."""
+    """Set by the server: index of the socket in its batch writer; -1 if it is written individually."""
     closing: tuple[int, str] | None
     """Close code and reason once `close` was called or the limits were exceeded (4100); None while open."""
 
@@ -178,7 +178,6 @@ class Outbox:
         queue: list["Outbox"],
         wake: Callable[[], object] | None = None,
         first: bytes = b"",
-        slot: int = -1,
     ) -> None:
         """Connect to a socket. Deliveries put before are sent now.
 
@@ -188,11 +187,10 @@ class Outbox:
                 `flush` of each and empties the queue.
             wake: called when an outbox is about to be appended to the empty queue.
             first: bytes that are sent before everything else.
-            slot: see the attribute.
         """
         if first:
             self.pending.insert(0, Delivery(first, "", Policy.CONTROL, _FIRST))
-        self._write, self._queue, self._wake, self.slot = write, queue, wake or _no_wake, slot
+        self._write, self._queue, self._wake = write, queue, wake or _no_wake
         self.dirty = False
         if self.pending:
             self._enqueue()

@@ -162,7 +162,7 @@ class SubscriberServer:
         """Read, write and sweep until cancelled; then drop the connections that are left."""
         try:
             async with trio.open_nursery() as self._nursery:
-                self._batch_writer.open(together=self._limits.io_uring)
+                self._batch_writer.open(io_uring=self._limits.io_uring)
                 self._nursery.start_soon(self._poller.run)
                 self._nursery.start_soon(self._batch_writer.run)
                 self._nursery.start_soon(self._sweep)

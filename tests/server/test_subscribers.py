@@ -52,7 +52,7 @@ def writing(
         tools.missing("io_uring", "the kernel refuses it, or the configuration of this machine")
     else:
         ring.close()
-        monkeypatch.setattr("relay.server.fastpath.flush._FEW", 1)
+        monkeypatch.setattr("relay.server.fastpath.writer._FEW", 1)
 
 
 class EchoSession:

@@ -1,58 +1,71 @@
-"""Writes what was put into outboxes during one pass of trio's scheduler, at the end of it.
+"""Write what was put into outboxes during one pass of trio's scheduler, at the end of the pass.
 
-One task does it for all subscribers: it is woken by the first outbox that has something to send, and has its turn when
-everybody else of that pass has had theirs.
+One task does it for all subscribers. The first outbox that has something to send wakes it, and it runs after all other
+tasks of that pass.
+
+Subscribers of the same channels received the same deliveries in this pass. The deliveries are joined once, and given to the
+kernel in one call with the list of the sockets if there is an io_uring, or else written to each socket.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import attrs
 import structlog
 import trio
 
-from relay.hub.outbox import Outbox
-from relay.server.fastpath.flush import flush_all
+from relay.hub.outbox import Delivery, Outbox
 from relay.server.fastpath.uring import Ring, open_ring
 from relay.server.transport import SocketTransport, TlsTransport
 
 log = structlog.get_logger()
+
+_FEW = 4
+"""Groups with fewer outboxes are written one by one: the batch call costs more than it saves."""
+
+#: Outboxes to look at (`Outbox.blocked`, `closing`), and the exception of those whose connection is broken.
+Unfinished = list[tuple[Outbox, Exception | None]]
+#: `Ring.send`: sends bytes to the sockets in these slots. Returns, by slot, those that did not accept all of it: the number
+#: of bytes they accepted, or their error as -errno.
+BatchSend = Callable[[Sequence[int], bytes], Mapping[int, int]]
 
 
 class BatchWriter:
     """The queue of outboxes to flush, and the task that flushes them (`run`)."""
 
     def __init__(self, unfinished: Callable[[Outbox, Exception | None], object]) -> None:
-        """`unfinished` is told of outboxes that are slow or closing, and of errors of broken connections."""
+        """Create a writer. It calls `unfinished` with outboxes that are slow, closing, or of broken connections."""
         self._unfinished = unfinished
         self._queue: list[Outbox] = []
         self._waiting: trio.lowlevel.Task | None = None
         self._ring: Ring | None = None
 
-    def open(self, *, together: bool) -> None:
-        """Before anybody comes; `together`: write to plain sockets with one system call where the kernel lets us."""
-        self._ring = open_ring() if together else None
+    def open(self, *, io_uring: bool) -> None:
+        """Prepare for the first connection. `io_uring`: use it for plain sockets if the kernel allows it."""
+        self._ring = open_ring() if io_uring else None
         log.info("subscribers", io_uring=self._ring is not None)
 
     def close(self) -> None:
-        """When everybody is gone."""
+        """Release the io_uring, after the last connection was closed."""
         if self._ring is not None:
             self._ring.close()
             self._ring = None
 
     def attach(self, outbox: Outbox, transport: SocketTransport, first: bytes) -> None:
-        """From now on what is put into the outbox is written to its link, after `first`."""
-        slot = -1 if self._ring is None or isinstance(transport, TlsTransport) else self._ring.place(transport.fd)
-        outbox.attach(transport.send, self._queue, self._wake, first=first, slot=slot)
+        """Write the outbox to this transport from now on, after `first`."""
+        if self._ring is not None and not isinstance(transport, TlsTransport):
+            outbox.slot = self._ring.allocate(transport.fd)
+        outbox.attach(transport.send, self._queue, self._wake, first=first)
 
     def detach(self, outbox: Outbox) -> None:
-        """The link is about to be closed."""
+        """Free the outbox' slot. Call it before the transport is closed."""
         if self._ring is not None and outbox.slot >= 0:
-            self._ring.leave(outbox.slot)
+            self._ring.free(outbox.slot)
             outbox.slot = -1
 
     async def run(self) -> None:
-        """Flush, until cancelled."""
+        """Flush until cancelled."""
         while True:
-            while self._queue:  # whoever ends a connection may have something to tell the others
+            while self._queue:  # ending a connection may put something into other outboxes
                 self._flush()
             self._waiting = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._cancelled)
@@ -60,7 +73,7 @@ class BatchWriter:
     def _flush(self) -> None:
         outboxes = self._queue.copy()
         self._queue.clear()
-        for outbox, error in flush_all(outboxes, self._ring):
+        for outbox, error in flush_all(outboxes, None if self._ring is None else self._ring.send):
             self._unfinished(outbox, error)
 
     def _wake(self) -> None:
@@ -71,3 +84,84 @@ class BatchWriter:
     def _cancelled(self, _: object) -> trio.lowlevel.Abort:
         self._waiting = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+@attrs.define(eq=False)
+class _Group:
+    """Outboxes with the same deliveries."""
+
+    deliveries: list[Delivery]
+    outboxes: list[Outbox] = attrs.field(factory=list)
+    slots: list[int] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class _JoinLast:
+    """Joins deliveries and reuses the last result: subscribers of the same channels have equal ones."""
+
+    deliveries: list[Delivery] = attrs.field(factory=list)
+    data: bytes = b""
+
+    def __call__(self, deliveries: list[Delivery]) -> bytes:
+        if deliveries != self.deliveries:
+            self.deliveries, self.data = deliveries.copy(), b"".join(deliveries)
+        return self.data
+
+
+def flush_all(outboxes: Iterable[Outbox], send: BatchSend | None = None) -> Unfinished:
+    """Flush all of them and return those that are not done. None are reported before all are written: they may change."""
+    unfinished: Unfinished = []
+    if send is None:
+        _flush_each(outboxes, unfinished)
+        return unfinished
+    groups: dict[tuple[Delivery, ...], _Group] = {}
+    alone: list[Outbox] = []
+    group = _Group([])
+    for outbox in outboxes:
+        if not outbox.dirty:  # flushed out of turn, or listed twice
+            continue
+        outbox.dirty = False
+        slot, pending = outbox.slot, outbox.pending
+        if slot < 0 or not pending or outbox.blocked or outbox.closing is not None:
+            alone.append(outbox)
+            continue
+        if pending != group.deliveries:  # seldom: a channel's subscribers follow one another
+            key = tuple(pending)
+            group = groups.get(key) or groups.setdefault(key, _Group(pending.copy()))
+        group.outboxes.append(outbox)
+        group.slots.append(slot)
+    for group in groups.values():
+        if len(group.outboxes) < _FEW:
+            alone += group.outboxes
+        else:
+            _flush_group(group, send, unfinished)
+    _flush_each(alone, unfinished)
+    return unfinished
+
+
+def _flush_each(outboxes: Iterable[Outbox], unfinished: Unfinished) -> None:
+    join = _JoinLast()
+    for outbox in outboxes:
+        try:
+            if not outbox.flush(join):
+                unfinished.append((outbox, None))
+        except Exception as error:  # noqa: BLE001 - one subscriber's failure is reported, the others are served
+            unfinished.append((outbox, error))
+
+
+def _flush_group(group: _Group, send: BatchSend, unfinished: Unfinished) -> None:
+    first, *more = group.deliveries
+    data: bytes = b"".join(group.deliveries) if more else first
+    try:
+        short = send(group.slots, data)
+    except Exception as error:  # noqa: BLE001 - it is unknown who received it; all reconnect and resume, none gets it twice
+        unfinished += [(outbox, error) for outbox in group.outboxes]
+        return
+    for outbox in group.outboxes:
+        if not short or (sent := short.get(outbox.slot)) is None:
+            outbox.pending.clear()
+        elif sent >= 0:
+            outbox.advance(data, sent)
+            unfinished.append((outbox, None))
+        else:
+            unfinished.append((outbox, OSError(-sent, "send")))

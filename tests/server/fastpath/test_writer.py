@@ -1,4 +1,4 @@
-"""relay.server.fastpath.flush: whoever writes, each subscriber gets the same bytes in the same order."""
+"""relay.server.fastpath.writer: each subscriber gets the same bytes in the same order, in a batch or alone."""
 
 import errno
 import math
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits, Policy
-from relay.server.fastpath.flush import flush_all
+from relay.server.fastpath.writer import flush_all
 
 
 class Nothing:
@@ -33,8 +33,8 @@ class Sockets:
         self.queue: list[Outbox] = []
         self.outboxes = [Outbox(Nothing(), OutboxLimits(messages=5)) for _ in rooms]
         for number, outbox in enumerate(self.outboxes):
-            slot = number if together else -1
-            outbox.attach(lambda data, number=number: self.write(number, data), self.queue, slot=slot)  # type: ignore[misc]
+            outbox.attach(lambda data, number=number: self.write(number, data), self.queue)  # type: ignore[misc]
+            outbox.slot = number if together else -1
 
     def write(self, number: int, data: bytes) -> int:
         if self.rooms[number] < 0:
@@ -47,7 +47,7 @@ class Sockets:
         return len(part)
 
     def send(self, slots: Sequence[int], data: bytes) -> Mapping[int, int]:
-        """Send as BatchSender does."""
+        """Send as `Ring.send` does."""
         self.calls.append((list(slots), data))
         short = {}
         for slot in slots:
@@ -66,7 +66,7 @@ class Sockets:
         self.queue.clear()
         return [
             (self.outboxes.index(outbox), None if error is None else type(error))
-            for outbox, error in flush_all(outboxes, together)
+            for outbox, error in flush_all(outboxes, None if together is None else together.send)
         ]
 
 
@@ -136,6 +136,7 @@ def test_a_failing_write_harms_nobody_else(together: bool) -> None:
         raise ValueError("a bug")
 
     sockets.outboxes[1].attach(fail, sockets.queue)
+    sockets.outboxes[1].slot = -1
     for outbox in sockets.outboxes:
         outbox.put(delivery("x"))
     assert sockets.flush(sockets if together else None) == [(1, ValueError)]
@@ -145,13 +146,12 @@ def test_a_failing_write_harms_nobody_else(together: bool) -> None:
 def test_where_the_kernel_cannot_be_asked_nobody_is_given_anything_twice() -> None:
     sockets = Sockets([math.inf] * 5)
 
-    class Refusing:
-        def send(self, slots: Sequence[int], data: bytes) -> Mapping[int, int]:
-            raise MemoryError
+    def refuse(slots: Sequence[int], data: bytes) -> Mapping[int, int]:
+        raise MemoryError
 
     for outbox in sockets.outboxes:
         outbox.put(delivery("x"))
-    assert [(type(error), outbox) for outbox, error in flush_all(sockets.queue.copy(), Refusing())] == [
+    assert [(type(error), outbox) for outbox, error in flush_all(sockets.queue.copy(), refuse)] == [
         (MemoryError, outbox) for outbox in sockets.outboxes
     ]
     assert sockets.got == [b""] * 5
