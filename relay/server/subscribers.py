@@ -28,7 +28,6 @@ from relay.server.limits import SubscriberLimits
 from relay.server.transport import SocketTransport, TlsTransport, tune
 from relay.websocket.deflate import accepted
 from relay.websocket.frames import (
-    BadHandshake,
     Binary,
     Close,
     FrameError,
@@ -38,8 +37,8 @@ from relay.websocket.frames import (
     Received,
     Text,
     encode_pong,
-    handshake_response,
 )
+from relay.websocket.handshake import BadHandshake, handshake_response
 
 log = structlog.get_logger()
 

@@ -5,10 +5,10 @@ compressor or a decompressor.
 
 - Offers are looked at in the client's order of preference, and the first that can be served is accepted. Both sides are held
   to no context takeover: the server may say so whether the client offered it or not (7.1.1).
-- An offer that is malformed, or that wants a window smaller than the shared one, is declined. Where all are, the connection
-  is a plain one; it is never refused.
+- An offer that is malformed, or that wants a window smaller than the shared one, is declined. If all are declined, the
+  connection continues uncompressed; it is never refused.
 - `client_max_window_bits` is not answered: a decompressor with the largest window reads them all, and lives for one message.
-- A received message must end where a block ends. What stands behind a final block is not understood, and not passed over.
+- A received message must end where a block ends. Data after a final block are an error.
 """
 
 import re
@@ -22,7 +22,7 @@ MEMORY_LEVEL = 5
 set up for every message, and could not serve clients that ask for a smaller one.
 """
 WORTH_IT = 128
-"""Bytes of a payload from which it is compressed; below, what is saved is less than the headers of the packet it is in."""
+"""Bytes of a payload from which it is compressed; below, it saves less than the headers of the packet."""
 
 _NAME = b"permessage-deflate"
 _ANSWER = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
@@ -38,14 +38,14 @@ _offers = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*+"|")++').findall
 _parameter = re.compile(rb'[ \t]*+([a-z_]++)[ \t]*+(?:=[ \t]*+("?)([0-9]++)\2[ \t]*+)?').fullmatch
 
 _TAIL = b"\x00\x00\xff\xff"
-"""What every message ends with and the sender leaves out (7.2.1)."""
+"""Every message ends with it, and the sender leaves it out (7.2.1)."""
 _MARK = b"\xa5end\x5a\x00\xff\x3c"
 _LAST_BLOCK = b"\x01" + len(_MARK).to_bytes(2, "little") + (0xFFFF - len(_MARK)).to_bytes(2, "little") + _MARK
 """A final block that stores the mark. A decompressor at the end of a block reads it and returns exactly the mark. Within an
 open block its bits are data. An empty block would not do, because its bits may just end the open block.
 """
 _REST = frozenset({b"", _TAIL, b"\x00" + _TAIL})
-"""What may be left over behind a final block of the message's own (7.2.3.4)."""
+"""Bytes that may follow a final block of the message's own (7.2.3.4)."""
 
 
 class Corrupt(Exception):
@@ -53,12 +53,12 @@ class Corrupt(Exception):
 
 
 class TooLong(Exception):
-    """The message is longer than the limit."""
+    """Raised when a message is longer than the limit."""
 
 
 def accepted(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The Sec-WebSocket-Extensions of the answer to a request with these headers (names in lower case); b"" for a plain
-    connection.
+    """Return the Sec-WebSocket-Extensions of the answer to a request with these headers (names in lower case); b"" for an
+    uncompressed connection.
     """
     for name, value in headers:
         if name == b"sec-websocket-extensions":
@@ -71,7 +71,7 @@ def accepted(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def _answer(parameters: list[bytes]) -> bytes:
-    """The answer to one offer; b"" declines it."""
+    """Return the answer to one offer; b"" declines it."""
     asked: dict[bytes, bytes | None] = {}
     for parameter in parameters:
         match = _parameter(parameter)
@@ -85,13 +85,13 @@ def _answer(parameters: list[bytes]) -> bytes:
 
 
 def deflated(payload: bytes) -> bytes:
-    """The payload of the one frame of a compressed message."""
+    """Return the payload of the one frame of a compressed message."""
     compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -WINDOW_BITS, MEMORY_LEVEL)
     return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]
 
 
 def inflated(payload: bytes, limit: int) -> bytes:
-    """The message in the joined payloads of its frames; at most `limit` bytes of it are ever made.
+    """Return the message in the joined payloads of its frames. Never decompresses more than `limit` bytes.
 
     Raises Corrupt, TooLong.
     """

@@ -1,26 +1,22 @@
 """WebSocket framing for the server's side of a connection (RFC 6455), sans-IO.
 
-Out: `encode_text` and its kin build unmasked frames; the same bytes serve every subscriber, `compressed` those of them that
+Out: the `encode_` functions build unmasked frames; the same bytes serve every subscriber, `compressed` those of them that
 agreed to permessage-deflate. In: `FrameParser.feed` takes bytes as they come and returns the messages they complete.
 
 Rules of the parser:
 
 - every frame from a client is masked and has a known opcode and no reserved bit, except RSV1 at the beginning of a text or
   binary message where compression was agreed (RFC 7692, 6), else 1002;
-- control frames are at most 125 bytes, never fragmented, and may stand between the fragments of a message;
+- control frames are at most 125 bytes, never fragmented, and may come between the fragments of a message;
 - a message, all fragments together, is at most `max_message` bytes, else 1009, judged by the header before the payload
-  is kept; a compressed one as it comes and as it is, of which never more is made;
+  is kept; a compressed one before and after decompression, which stops at the limit;
 - text is UTF-8, close reasons too, else 1007; a message in fragments is judged when it is complete;
-- compressed data that are none: 1007;
-- after a Close or a FrameError the parser is finished: whatever follows is ignored.
+- corrupt compressed data: 1007;
+- after a Close or a FrameError the parser is finished: all later data are ignored.
 """
 
-import base64
-import binascii
 import enum
-import hashlib
 import struct
-from collections.abc import Sequence
 
 import attrs
 
@@ -31,7 +27,6 @@ MAX_MESSAGE = 64 * 1024
 most.
 """
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CLOSE_CODES_RECEIVED = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 _CONTROL_LIMIT = 125
 _TEXT, _RSV1 = 0x81, 0x40
@@ -118,13 +113,13 @@ def _encode(first: int, payload: bytes) -> bytes:
 
 
 def encode_text(payload: bytes) -> bytes:
-    """A text message as one unmasked frame; `payload` is its UTF-8."""
+    """Return a text message as one unmasked frame; `payload` is its UTF-8."""
     return _encode(_TEXT, payload)
 
 
 def compressed(frames: bytes) -> bytes:
-    """The same whole frames for subscribers that agreed to permessage-deflate: text is compressed where that makes it
-    shorter, everything else is as it was.
+    """Return the same whole frames for subscribers that agreed to permessage-deflate: text is compressed if that makes it
+    shorter, everything else is unchanged.
     """
     parts, start = [], 0
     while start < len(frames):
@@ -138,7 +133,7 @@ def compressed(frames: bytes) -> bytes:
 
 
 def _bounds(frames: bytes, start: int) -> tuple[int, int]:
-    """Where the payload of the unmasked frame at `start` begins and ends."""
+    """Return the begin and the end of the payload of the unmasked frame at `start`."""
     size = frames[start + 1]
     body = start + {126: 4, 127: 10}.get(size, 2)
     if size > 125:
@@ -147,7 +142,7 @@ def _bounds(frames: bytes, start: int) -> tuple[int, int]:
 
 
 def encode_close(code: int, reason: str = "") -> bytes:
-    """A close frame. The reason is cut to the 123 bytes that fit, between characters."""
+    """Return a close frame. The reason is cut to the 123 bytes that fit, between characters."""
     if code == CloseCode.NO_STATUS:
         return b"\x88\x00"
     text = reason.encode()[: _CONTROL_LIMIT - 2].decode(errors="ignore").encode()
@@ -155,12 +150,12 @@ def encode_close(code: int, reason: str = "") -> bytes:
 
 
 def encode_ping(payload: bytes = b"") -> bytes:
-    """A ping frame; at most 125 bytes (ValueError)."""
+    """Return a ping frame; at most 125 bytes (ValueError)."""
     return _encode(0x89, _control(payload))
 
 
 def encode_pong(payload: bytes = b"") -> bytes:
-    """A pong frame; at most 125 bytes (ValueError)."""
+    """Return a pong frame; at most 125 bytes (ValueError)."""
     return _encode(0x8A, _control(payload))
 
 
@@ -171,34 +166,34 @@ def _control(payload: bytes) -> bytes:
 
 
 def unmask(payload: bytes | bytearray | memoryview, mask: bytes | bytearray | memoryview) -> bytes:
-    """Payload XOR mask, as one operation on two long integers: 20 times faster than a loop over the bytes."""
+    """Return payload XOR mask, as one operation on two long integers: 20 times faster than a loop over the bytes."""
     size = len(payload)
     key = bytes(mask) * (size // 4 + 1)
     return (int.from_bytes(payload, "little") ^ int.from_bytes(key[:size], "little")).to_bytes(size, "little")
 
 
 class FrameParser:
-    """Turns the bytes of one client into messages."""
+    """Parser that turns the bytes of one client into messages."""
 
     __slots__ = ("_buffer", "_compression", "_finished", "_fragments", "_kind", "_max", "_wanted")
 
     def __init__(self, max_message: int = MAX_MESSAGE, *, compression: bool = False) -> None:
-        """`compression`: permessage-deflate was agreed, without context takeover."""
+        """Create a parser. `compression`: permessage-deflate was agreed, without context takeover."""
         self._max = max_message
         self._compression = compression
         self._buffer: bytes | bytearray = b""
-        self._wanted = 0  # bytes of the buffer without which there is no use in looking at it again
+        self._wanted = 0  # bytes the buffer must have before parsing it again
         self._fragments: bytearray | None = None
         self._kind: int = Opcode.TEXT
         self._finished = False
 
     @property
     def finished(self) -> bool:
-        """A Close or a FrameError was returned; nothing more will be."""
+        """True once a Close or a FrameError was returned; nothing more will be."""
         return self._finished
 
     def feed(self, data: bytes) -> list[Received]:
-        """The messages completed by `data`, in order."""
+        """Return the messages completed by `data`, in order."""
         if self._finished:
             return []
         if self._buffer:
@@ -219,7 +214,7 @@ class FrameParser:
         return received
 
     def _is_short_text(self, data: bytes) -> bool:
-        """Whether the data are what nearly every read is: one whole short text message, and nothing is under way."""
+        """Return True for the usual read: one whole short text message, and no fragments before it."""
         size = len(data) - 6
         return (
             0 < size <= min(_CONTROL_LIMIT, self._max)
@@ -229,7 +224,7 @@ class FrameParser:
         )
 
     def _frame(self, data: bytes, start: int, received: list[Received]) -> int:
-        """Parses the frame at `start`; returns where the next one starts, or `start` when this one is incomplete."""
+        """Parse the frame at `start`. Return the start of the next one, or `start` when this one is incomplete."""
         have = len(data) - start
         if have < 2:
             return start
@@ -303,7 +298,7 @@ class FrameParser:
             received.append(self._message(self._kind, whole))
 
     def _message(self, kind: int, payload: bytes) -> Text | Binary | FrameError:
-        """A complete message; `kind` is its opcode, and RSV1 where it is compressed."""
+        """Decode a complete message; `kind` is its opcode, with RSV1 if it is compressed."""
         try:
             if kind & _RSV1:
                 payload = inflated(payload, self._max)
@@ -341,56 +336,3 @@ def _close(payload: bytes) -> Close | FrameError:
         return Close(code, payload[2:].decode())
     except UnicodeDecodeError:
         return FrameError(CloseCode.INVALID_DATA, "close reason is not UTF-8")
-
-
-class BadHandshake(Exception):
-    """The upgrade request cannot be answered with 101: send `response` (a whole HTTP answer) and close."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(status, reason)
-        self.status = status
-        self.reason = reason
-
-    def response(self) -> bytes:
-        """The HTTP/1.1 answer that refuses the upgrade."""
-        lines = [f"HTTP/1.1 {self.status} {_REASONS[self.status]}", "Connection: close"]
-        if self.status == 426:
-            lines += ["Upgrade: websocket", "Sec-WebSocket-Version: 13"]
-        body = self.reason + "\n"
-        lines += ["Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body.encode())}", "", body]
-        return "\r\n".join(lines).encode()
-
-
-_REASONS = {400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 426: "Upgrade Required"}
-
-
-def accept_key(key: bytes) -> bytes:
-    """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455, 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
-
-
-def handshake_response(headers: Sequence[tuple[bytes, bytes]], extensions: bytes = b"") -> bytes:
-    """The 101 answer to an upgrade request.
-
-    `headers` are the request's, names in lower case. `extensions`, when not empty, goes out as
-    Sec-WebSocket-Extensions; `relay.websocket.deflate.accepted` makes it. No subprotocol is ever chosen. Raises
-    BadHandshake: 426 for another version, 400 for a bad or repeated key.
-    """
-    versions = [value for name, value in headers if name == b"sec-websocket-version"]
-    keys = [value for name, value in headers if name == b"sec-websocket-key"]
-    if versions != [b"13"]:
-        raise BadHandshake(426, "Sec-WebSocket-Version must be 13")
-    if len(keys) != 1 or not _is_nonce(keys[0]):
-        raise BadHandshake(400, "Sec-WebSocket-Key must be 16 bytes in base64")
-    lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
-    lines.append(b"Sec-WebSocket-Accept: " + accept_key(keys[0]))
-    if extensions:
-        lines.append(b"Sec-WebSocket-Extensions: " + extensions)
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def _is_nonce(key: bytes) -> bool:
-    try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except binascii.Error:
-        return False

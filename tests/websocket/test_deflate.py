@@ -12,6 +12,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from relay.websocket import deflate, frames
 from relay.websocket.frames import Binary, FrameError, FrameParser, Opcode, Ping, Text
+from relay.websocket.handshake import handshake_response
 from tests.websocket.test_frames import MASK, client_frame, split_end, wild_frames, wsproto_reads
 
 NAME = b"permessage-deflate"
@@ -304,7 +305,7 @@ def test_wsproto_agrees_in_a_handshake() -> None:
     request = client.send(events.Request(host="x", target="/app/key", extensions=[extension])).decode()
     headers = [line.split(": ", 1) for line in request.strip().split("\r\n")[1:]]
     asked = [(name.lower().encode(), value.encode()) for name, value in headers]
-    client.receive_data(frames.handshake_response(asked, deflate.accepted(asked)))
+    client.receive_data(handshake_response(asked, deflate.accepted(asked)))
     (accepted,) = client.events()
     assert isinstance(accepted, events.AcceptConnection)
     assert accepted.extensions == [extension]
