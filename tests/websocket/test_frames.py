@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection as WsConnection
 from wsproto.connection import ConnectionType
 
-from relay.websocket import frames
+from relay.websocket import frames, handshake
 from relay.websocket.frames import Binary, Close, FrameError, FrameParser, Opcode, Ping, Pong, Text
 
 MASK = b"\x37\xfa\x21\x3d"
@@ -255,18 +255,18 @@ def test_control_payload_is_bounded() -> None:
 
 
 def test_accept_key_of_the_rfc() -> None:
-    assert frames.accept_key(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert handshake.accept_key(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 GOOD = [(b"sec-websocket-version", b"13"), (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")]
 
 
 def test_handshake() -> None:
-    answer = frames.handshake_response(GOOD, b"permessage-deflate")
+    answer = handshake.handshake_response(GOOD, b"permessage-deflate")
     assert answer.startswith(b"HTTP/1.1 101 ")
     assert b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer
     assert answer.endswith(b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
-    assert b"Extensions" not in frames.handshake_response(GOOD)
+    assert b"Extensions" not in handshake.handshake_response(GOOD)
 
 
 @pytest.mark.parametrize(
@@ -282,8 +282,8 @@ def test_handshake() -> None:
     ],
 )
 def test_bad_handshake(headers: list[tuple[bytes, bytes]], status: int) -> None:
-    with pytest.raises(frames.BadHandshake) as refusal:
-        frames.handshake_response(headers)
+    with pytest.raises(handshake.BadHandshake) as refusal:
+        handshake.handshake_response(headers)
     assert refusal.value.status == status
     head, _, body = refusal.value.response().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
