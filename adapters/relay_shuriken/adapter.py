@@ -130,7 +130,7 @@ class Shuriken(Adapter):
                     yield Unknown(message)
 
     def is_stream(self, channel: str, event: str) -> bool:
-        """Whether a message is Shuriken's own; what other members of a channel send each other is not."""
+        """Return True if a message is Shuriken's own, not one that members of a channel send each other."""
         return channel in self.channels.streams and not is_client_event(event) and not is_reserved_event(event)
 
     def event(self, stream: str, data: Any) -> Event:

@@ -1,4 +1,4 @@
-"""What happens on the simulated networks: swaps, balances, pools, curves, feeds, and one user whose automation trades.
+"""Simulate the networks: swaps, balances, pools, curves, feeds, and one user whose automation trades.
 
 Tokens trade on a `relay.testing.market.Market`; every print is a swap, moves its maker's balances and, every fourth time,
 becomes a signal of the feeds. Every `AUTOMATED` steps the user's automation buys, which is seen as its task's update,
@@ -59,7 +59,7 @@ class Happening(NamedTuple):
 
 @frozen
 class Block:
-    """When something happened."""
+    """An instant on the simulated networks."""
 
     now_ns: int
 

@@ -140,7 +140,7 @@ class Channels:
             yield from self._resolved_now(asked)
 
     def _located(self, connection: dict[str, Any]) -> Learned:
-        """Where the Pusher server is; later bootstraps say it again, and the connection stays where it is."""
+        """Yield the address of the Pusher server from the first bootstrap; later ones repeat it and change nothing."""
         self._auth_url = connection.get("authEndpoint") or AUTH
         scheme = "wss" if connection.get("forceTls", True) else "ws"
         server = f"{scheme}://{connection['wsHost']}:{connection['wsPort']}"

@@ -1,4 +1,4 @@
-"""What the payloads of Shuriken's streams mean: swaps are public trades with the rest of them, all else is handed on whole.
+"""Read the payloads of Shuriken's streams: swaps are public trades with the rest in `data`, all others are passed on whole.
 
 Members as the provider's published SDK types them (https://github.com/ShurikenTrade/shuriken-sdk-ts, ``src/streams``).
 """
@@ -64,7 +64,7 @@ def own(stream: str, data: Any) -> Notification:
 
 
 def time_of(data: Any) -> str | None:
-    """When it happened, where the payload says; the payload itself is handed on whatever it says."""
+    """Return the time in the payload, None if it has none that can be read."""
     match data:
         case {"timestampUpdatedMs": moment} | {"blockTime": moment} | {"timestamp": moment}:
             pass
@@ -80,7 +80,7 @@ def time_of(data: Any) -> str | None:
 
 
 def tokens_swapped(data: Any) -> str | None:
-    """How many whole tokens changed hands; None where the payload does not say it beyond doubt.
+    """Return the number of whole tokens swapped; None if the payload leaves it in doubt.
 
     Nothing says whether an amount counts tokens or their smallest units. The swap's own price and value do: the two differ
     by the token's decimals, so only one of them can be worth what was paid. A swap without amounts has no quantity.

@@ -76,7 +76,7 @@ class Refusal(Exception):
 
 @define(eq=False)
 class Connection:
-    """What the Pusher server knows of one connection."""
+    """The state of one connection in the Pusher server."""
 
     socket_id: str
     heard_ns: int

@@ -65,7 +65,7 @@ def canonical(stream: str) -> str:
 
 
 def side(address: str) -> str:
-    """Which side of the network an address is of; only those of EVM chains begin with 0x."""
+    """Return the kind of network of an address; only those of EVM chains begin with 0x."""
     return "evm" if address.startswith("0x") else "svm"
 
 

@@ -32,12 +32,12 @@ _LISTS = ("order_history", "trade_history", "list_positions", "list_orders")
 
 
 def kind(command: Command) -> str:
-    """What its answer is read as: that of the command or function of this name, or whatever a ``call`` gives."""
+    """Return the name by which the answer is read: the command's, or that of the function of a ``call``."""
     return _TRADING.get(command.function, "call") if isinstance(command, Call) else command.name
 
 
 def failure(answer: Answer) -> dict[str, Any]:
-    """What an answer that is no success says: at least a code and a message."""
+    """Return code, message and status of an answer that is no success."""
     try:
         said = loads(answer.text)
     except (ValueError, RecursionError):
@@ -61,7 +61,7 @@ def called(id: str, name: str, answer: Answer) -> Iterable[Signal]:
 
 
 def _taken(id: str, name: str, body: Any) -> CommandReply:
-    """What an answer with a good status says.
+    """Return the reply in an answer with a good status.
 
     Raises:
         ValueError: it is not what the SDK has for a success, so the command's fate is unknown.
@@ -94,7 +94,7 @@ def _taken(id: str, name: str, body: Any) -> CommandReply:
 
 
 def stands(topic: Topic, answer: Answer, symbol: Symbol) -> Iterable[Event | Signal]:
-    """What stands of a topic now: its quote, or its newest bar. What cannot be asked for may be streamed all the same."""
+    """Yield the current quote or the newest bar of a topic. A topic that cannot be asked for may still be streamed."""
     if not answer.ok:
         refused = failure(answer)
         if answer.status == _UNSUPPORTED:
@@ -122,7 +122,7 @@ class Lists:
     waiting: dict[str, list[Event]] = Factory(dict)
 
     def read(self, what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event | Signal]:
-        """What the account is now, and what the session missed since it was away."""
+        """Yield the account as it is now, and what the session missed while it was away."""
         told = list(_told(what, since, text, symbol))
         if since is not None and what in ("orders", "ended"):
             self.waiting[what] = told

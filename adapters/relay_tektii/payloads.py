@@ -1,4 +1,4 @@
-"""What the simulated gateway says: the objects of https://docs.tektii.com/docs/trading-api/event-types, decimals as text."""
+"""The objects the simulated gateway sends, by https://docs.tektii.com/docs/trading-api/event-types; decimals are text."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -72,7 +72,7 @@ def order(market: Market, placed: PlacedOrder) -> Payload:
 
 
 def handle(placed: PlacedOrder) -> Payload:
-    """What placing an order is answered with."""
+    """Return the answer to a placed order."""
     about = {"id": placed.id, "status": placed.status, "client_order_id": placed.ticket.client_order_id}
     return present({**about, "correlation_id": f"corr-{placed.id}"})
 

@@ -68,7 +68,7 @@ _BODIES = ("modify_order", "close_position")
 
 @frozen
 class Request:
-    """What is asked of the gateway."""
+    """A request to the gateway."""
 
     method: str
     path: str

@@ -52,7 +52,7 @@ class Subscription:
 
 @define(eq=False)
 class Heard:
-    """What a client said."""
+    """A message of a client."""
 
     pongs: int = 0
     acknowledgements: int = 0
@@ -317,7 +317,7 @@ class TektiiSimulator(Simulator):
 
 
 def _word(order: PlacedOrder, event: OrderEvent) -> str:
-    """What happened, in the words for an order with stop loss or take profit where it has them."""
+    """Return the event's word, with the words for an order with stop loss or take profit if it has them."""
     has_exits = order.ticket.stop_loss is not None or order.ticket.take_profit is not None
     return _BRACKET.get(event, event.value) if has_exits else event.value
 

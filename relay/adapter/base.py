@@ -22,7 +22,7 @@ CHECKSUM_LEVELS = 25
 
 @frozen(kw_only=True)
 class Context:
-    """What outlives a connection: one per configured provider account.
+    """State that outlives a connection: one per configured provider account.
 
     Attributes:
         provider: the configured name.
@@ -66,7 +66,7 @@ class Adapter(abc.ABC):
 
     @staticmethod
     def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> str | None:
-        """What `Depth.checksum` must be for a book with these best `CHECKSUM_LEVELS` levels, best first.
+        """Return what `Depth.checksum` must be for a book with these `CHECKSUM_LEVELS` levels, best first.
 
         Override where the provider sends one; as it stands here nothing is checked.
         """
@@ -74,7 +74,7 @@ class Adapter(abc.ABC):
 
     @classmethod
     def closed(cls, code: int, reason: str) -> CloseMeaning:
-        """What it means that the provider closed the connection.
+        """Return what a close by the provider means for the session.
 
         As it stands here, what `Session.closes` declares for the code. Override where only the text tells two closes apart.
         """
@@ -82,12 +82,12 @@ class Adapter(abc.ABC):
 
     @classmethod
     def book_levels(cls, context: Context) -> int | None:
-        """How many levels a side the provider keeps of a book when it does not say which fall out; None: it says so."""
+        """Return the depth beyond which the provider drops levels without a message; None if it sends a message."""
         return None
 
     @classmethod
     def hours(cls, topic: Topic, context: Context) -> Hours | None:
-        """When the market of ``topic`` trades; None: always, or nobody knows.
+        """Return when the market of ``topic`` trades; None if it always does, or if it is not known.
 
         As it stands here, what the topic's `Offer` declares. Override where the provider's metadata says it by symbol. It is
         asked only when a clock has run out, never on the path of a message.

@@ -49,7 +49,7 @@ class CloseMeaning(enum.Enum):
 
 
 class Book(enum.Enum):
-    """How the provider sends depth."""
+    """The way the provider sends depth."""
 
     NONE = "none"
     SNAPSHOTS = "snapshots"
@@ -76,7 +76,7 @@ class Backoff:
 
 @frozen(kw_only=True)
 class Heartbeat:
-    """Who keeps the connection alive, and how.
+    """The heartbeats that keep the connection alive.
 
     Attributes:
         every: seconds between the heartbeats that we send; None when only the provider sends any.
@@ -104,7 +104,7 @@ class Rate:
 
 @frozen(kw_only=True)
 class Sequence:
-    """Where a provider numbers its messages, and whether the numbers have no holes.
+    """The numbering of a provider's messages.
 
     ``topic``: `Depth.first_seq`/`last_seq` number each symbol's deltas. With ``contiguous`` a hole is a loss; otherwise the
     numbers only give the order.
@@ -132,7 +132,7 @@ class Header:
 
 @frozen(kw_only=True)
 class Session:
-    """How a session with the provider is opened, kept and limited. All durations are seconds.
+    """Declare how a session with the provider is opened, kept alive and limited. All durations are seconds.
 
     Attributes:
         url: the WebSocket endpoint. ``{name}`` stands for an option, a credential, or a value learned by `Learned`.

@@ -36,7 +36,7 @@ class ChannelError(ValueError):
 
 @frozen(kw_only=True)
 class Topic:
-    """What can be wanted from one provider: a stream before it has a name.
+    """A stream of one provider, without the provider's name.
 
     ``symbol`` is canonical; ``timeframe`` is for candles; an account's stream is kind ``account`` with ``account`` set.
     """

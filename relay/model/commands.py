@@ -16,7 +16,7 @@ from relay.model.text import decimal_text, optional_decimal, optional_time
 
 @frozen(kw_only=True)
 class Command:
-    """What all commands share.
+    """The base of all commands.
 
     Attributes:
         id: the sender's name of this request; its reply carries it. Unique per account.

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Side(StrEnum):
-    """Which way an order or a print goes; for a public trade, the taker's side."""
+    """The side of an order or a trade; for a public trade, the taker's side."""
 
     BUY = "BUY"
     SELL = "SELL"
@@ -28,7 +28,7 @@ class OrderType(StrEnum):
 
 
 class OrderStatus(StrEnum):
-    """What an order is now. What just happened to it is an `OrderEvent`."""
+    """The state of an order now. An `OrderEvent` is the change that led to it."""
 
     PENDING = "PENDING"
     PENDING_CANCEL = "PENDING_CANCEL"
@@ -57,7 +57,7 @@ class TimeInForce(StrEnum):
 
 
 class OrderEvent(StrEnum):
-    """What happened to an order."""
+    """A change of an order."""
 
     ORDER_CREATED = "ORDER_CREATED"
     ORDER_MODIFIED = "ORDER_MODIFIED"
@@ -107,7 +107,7 @@ class StalenessEvent(StrEnum):
 
 
 class Refill(StrEnum):
-    """How the hole a `Gap` announces is filled: by a snapshot that follows, by replayed events, or not at all."""
+    """The way a `Gap` is filled: by a snapshot that follows, by replayed events, or not at all."""
 
     SNAPSHOT = "snapshot"
     REPLAY = "replay"
@@ -115,7 +115,7 @@ class Refill(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What is known of a command's fate. UNKNOWN is never reported as a rejection: the order may be live."""
+    """The known fate of a command. UNKNOWN is never reported as a rejection: the order may be live."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"

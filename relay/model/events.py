@@ -105,7 +105,7 @@ def _symbols(raw: Iterable[str]) -> tuple[str, ...]:
 
 @frozen(kw_only=True)
 class Stamp:
-    """Who an event came from and when: one per upstream message, shared by all events decoded from it.
+    """The provider, account and time of a message, shared by all events decoded from it.
 
     Attributes:
         provider: the configured name of the connection (``acme-fx``), not the adapter's.
@@ -120,7 +120,7 @@ class Stamp:
 
 @frozen(kw_only=True)
 class Event:
-    """What all kinds share. ``timestamp`` is the provider's clock; absent when the provider sent none."""
+    """The base of all events. ``timestamp`` is the provider's clock; absent when the provider sent none."""
 
     kind: ClassVar[str]
     body: ClassVar[str | None] = None
@@ -291,7 +291,7 @@ class Trade(AccountScoped):
 
 @frozen(kw_only=True)
 class Order(AccountScoped):
-    """What happened to an order (``event``) and what the order is now (``status`` and the rest): two facts.
+    """The change of an order (``event``) and its state now (``status`` and the rest): two facts.
 
     ``id`` is the provider's, ``client_order_id`` the sender's. Quantities are in the provider's units.
 

@@ -1,4 +1,4 @@
-"""When a market trades: a weekly timetable in a time zone.
+"""The hours of a market: a weekly timetable in a time zone.
 
 Written as people write it, spans separated by commas: ``Sun 17:00-Fri 17:00`` (one span over days), ``Mon-Fri 09:30-16:00``
 (the same span on each of these days), ``Sat 10:00-14:00``. A time up to ``24:00``; a span ends before the minute it names,
@@ -67,7 +67,7 @@ class Hours:
         return cls(spans, zone) if spans and not _ends_in_a_time(text) else cls(text)
 
     def opened(self, unix_ns: int) -> int | None:
-        """When the trading that is on at ``unix_ns`` began, a week or two ago at most; None while the market is closed."""
+        """Return when the trading hours around ``unix_ns`` began, at most two weeks ago; None while the market is closed."""
         return next((start for start, end in self._around(unix_ns) if start <= unix_ns < end), None)
 
     def opens(self, unix_ns: int) -> int:

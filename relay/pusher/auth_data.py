@@ -1,4 +1,4 @@
-"""What a client claims of itself and asks for beyond a channel's name, checked against the app's limits."""
+"""Read and check the fields that a client sends beside a channel's name, against the app's limits."""
 
 import re
 

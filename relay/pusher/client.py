@@ -49,7 +49,7 @@ __all__ = ["ClientConnection", "Reconnect", "reconnect_action"]
 
 
 class Reconnect(Enum):
-    """What to do after a close."""
+    """The client's action after a close."""
 
     AT_ONCE = "at once"
     BACK_OFF = "back off"

@@ -321,7 +321,7 @@ EMPTY = b"{}"
 
 @frozen(kw_only=True)
 class ChannelState:
-    """What the hub knows of one channel; the answers take from it what was asked for."""
+    """The state of one channel in the hub; an answer takes from it the attributes that were asked for."""
 
     occupied: bool = False
     user_count: int = 0

@@ -223,7 +223,7 @@ class MemberRemoved:
 
 @frozen
 class SubscriptionCount:
-    """How many connections hold the channel."""
+    """Report the number of connections subscribed to the channel."""
 
     channel: str
     count: int
@@ -262,7 +262,7 @@ class ResumeSucceeded:
 
 @frozen
 class ResumeFailed:
-    """What was missed is lost; the channel goes on from `position`."""
+    """The missed events are lost; the channel goes on from `position`."""
 
     channel: str
     reason: str
@@ -421,7 +421,7 @@ def subscription_error(channel: str, type: str, error: str, status: int) -> str:
 
 
 def subscription_count(channel: str, count: int) -> str:
-    """How many connections hold the channel."""
+    """Report the number of connections subscribed to the channel."""
     return _on_channel(channel, "pusher_internal:subscription_count", {"subscription_count": count})
 
 
@@ -461,7 +461,7 @@ def resume_succeeded(channel: str, position: ResumePosition, replayed: int) -> s
 
 
 def resume_failed(channel: str, reason: ResumeFailure, position: ResumePosition | None) -> str:
-    """What was missed cannot be given; live events go on from `position` (None: the channel keeps no history)."""
+    """Report that the missed events are lost; live events go on from `position` (None: the channel keeps no history)."""
     data: dict[str, object] = {"reason": reason}
     if position is not None:
         data |= {"epoch": position.epoch, "seq": position.seq}
@@ -469,7 +469,7 @@ def resume_failed(channel: str, reason: ResumeFailure, position: ResumePosition 
 
 
 def position(channel: str, position: ResumePosition) -> str:
-    """Where the channel's history now stands: for subscribers that asked for `ids` but, as pusher-js, let their users
+    """Report the current position of the channel: for subscribers that asked for `ids` but, as pusher-js, let their users
     see nothing beside the data of an event."""
     return _on_channel(channel, "tickrelay:position", {"epoch": position.epoch, "seq": position.seq})
 

@@ -35,7 +35,7 @@ _SOCKET_ID = re.compile(r"[0-9]+\.[0-9]+")
 
 
 class ChannelType(Enum):
-    """What a channel's prefix says of it: (access, encrypted, cache)."""
+    """The type of a channel by its prefix: (access, encrypted, cache)."""
 
     PUBLIC = ("public", False, False)
     PRIVATE = ("private", False, False)

@@ -308,7 +308,7 @@ class TradingAccount:
         return [OrderMoved(order=self.orders[order_id], event=event)]
 
     def _hit(self, position: HeldPosition) -> bool:
-        """Whether the market reached the position's stop loss or take profit."""
+        """Return True if the market reached the position's stop loss or take profit."""
         quote = self._market.quote(position.symbol)
         loss, profit = position.stop_loss, position.take_profit
         if position.side is PositionSide.LONG:

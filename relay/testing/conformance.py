@@ -283,7 +283,7 @@ def _written(subject: Subject, command: Command) -> list[str | Fetch]:
 
 
 def _holds(written: str | Fetch, quantity: str) -> bool:
-    """Whether a frame or request holds the very number, however it is spelled."""
+    """Return True if a frame or request has exactly this number, in any spelling."""
     if isinstance(written, str):
         text = written
     else:

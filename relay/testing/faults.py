@@ -76,7 +76,7 @@ Fault = Cut | Reset | Stall | HalfOpen | Throttle | Corrupt
 
 
 class _Frames:
-    """What a server sends, frame by frame behind the head of its answer to an upgrade."""
+    """The frames a server sends behind the head of its answer to an upgrade."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

@@ -25,10 +25,9 @@ STILL_MANY = {"answers.py", "channels.py", "connection.py", "exchange.py", "payl
 OF_EVERY_PROVIDER = {"__init__.py", "adapter.py", "simulator.py"}
 #: Rooms that still have docstrings which begin with a question word. Only remove rooms here.
 STILL_RIDDLES = {
-    "relay/adapter", "relay/model", "relay/provider",
-    "relay/pusher", "relay/server", "relay/trading",
-    "adapters/relay_crosstrade", "adapters/relay_helio", "adapters/relay_scaletrade", "adapters/relay_shuriken",
-    "adapters/relay_tektii",
+    "relay/provider",
+    "relay/server", "relay/trading",
+    "adapters/relay_crosstrade", "adapters/relay_helio", "adapters/relay_scaletrade",
 }  # fmt: skip
 RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whatever)\b")
 #: Modules of relay/, without `__init__.py`. Lower it when a room is folded.
