@@ -4,7 +4,9 @@ Sign-in over REST gives a token for the first frame of the WebSocket. Newer serv
 chosen before they push anything of it, older ones say nothing. All answer "ping": the first answer opens the session.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+
+from attrs import evolve
 
 from relay.adapter import (
     Ack,
@@ -12,6 +14,7 @@ from relay.adapter import (
     Alive,
     Answer,
     CloseMeaning,
+    Complete,
     Context,
     Fetch,
     Heartbeat,
@@ -33,13 +36,18 @@ from relay.adapter import (
     dumps,
     loads,
 )
+from relay.adapter.reading import Members, each, named, text, whole
+from relay.limits import BoundedDict
 from relay.model.channels import Topic
-from relay.model.commands import Command
+from relay.model.commands import AmendPosition, Command, PlaceOrder
 from relay.model.events import Error, Event, Quote
-from relay_scaletrade import answers, requests
-from relay_scaletrade.account import AccountReader
+from relay_scaletrade import requests, wire
 from relay_scaletrade.channels import Channels
-from relay_scaletrade.wire import moment
+from relay_scaletrade.requests import CLOSED_TRADES, OPEN_TRADES, PENDING_TRADES
+from relay_scaletrade.trades import TRADE, Trades
+
+#: Client order ids, and tickets that are orders, that are remembered.
+REMEMBERED = 10_000
 
 
 class ScaleTrade(Adapter):
@@ -65,9 +73,13 @@ class ScaleTrade(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.channels = Channels.of(native for native, _ in self.symbols)
-        placed = context.kept.setdefault("placed", {})
-        self.account = AccountReader(lambda native: self.symbol(self.channels.hold(native)), placed)
+        self.channels = Channels(native for native, _ in self.symbols)
+        self.placed = context.kept.setdefault("placed", BoundedDict(REMEMBERED))
+        orders = context.kept.setdefault("orders", BoundedDict(REMEMBERED))
+        self.trades = Trades(self.account_symbol, self.placed, orders)
+        self.login: int | None = None
+        self.currency: str | None = None
+        self.is_newer = False  # the server is of the newer version, which leaves a level alone that it is not told
         self.ready = False
 
     def prepare(self) -> Iterable[Fetch]:
@@ -85,12 +97,27 @@ class ScaleTrade(Adapter):
                 yield from self.channels.unsubscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
             case Reconcile(since):
                 yield self.fetch("account", requests.ACCOUNT)
-                yield self.fetch(first := requests.Page(since), first.request())
+                for kind in (
+                    (OPEN_TRADES, PENDING_TRADES) if since is None else (OPEN_TRADES, PENDING_TRADES, CLOSED_TRADES)
+                ):
+                    yield self.fetch(("trades", kind, 0, since), requests.trades(kind, 0, since))
             case Command():
-                command = self.account.asked(outgoing)
+                command = self.with_levels(outgoing) if isinstance(outgoing, AmendPosition) else outgoing
+                if isinstance(command, PlaceOrder) and command.client_order_id is not None:
+                    self.placed[command.client_order_id] = None
                 native = None if (symbol := getattr(command, "symbol", None)) is None else self.native(symbol)
-                asked = requests.request(command, self.account.login, native, self.option("pending_path"))
-                yield self.fetch(("command", command.id, answers.kind(command, asked)), asked)
+                asked = requests.request(command, self.login, native, self.option("pending_path"))
+                yield self.fetch(("command", command.id, requests.expected(command, asked)), asked)
+
+    def with_levels(self, command: AmendPosition) -> AmendPosition:
+        """Return the command with both levels as last known: older servers need both.
+
+        https://scaletrade.com/client-api/rest/trade/ModifyTrade
+        """
+        if self.is_newer:
+            return command
+        stop_loss, take_profit = self.trades.take_levels(command.position_id)
+        return evolve(command, stop_loss=command.stop_loss or stop_loss, take_profit=command.take_profit or take_profit)
 
     def fetch(self, tag: Hashable, asked: requests.Request) -> Fetch:
         headers = {"Authorization": self.context.learned["token"]}
@@ -99,34 +126,44 @@ class ScaleTrade(Adapter):
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
             case "login":
-                self.account.signed_in(profile := answers.profile(answer))
-                yield Learned({"token": profile["__token"]}, answers.expiry(profile["__token"]))
-            case ("command", str(id), str(kind)):
-                yield answers.reply(id, kind, answer)
+                profile = loads(answer.text)
+                token, self.login, currency = text(profile, "__token"), whole(profile["login"]), profile.get("currency")
+                self.currency = currency if isinstance(currency, str) and currency else None
+                yield Learned({"token": token}, requests.expiry(token))
+            case ("command", str(id), str(form)):
+                yield requests.reply(id, form, answer)
             case "account":
-                yield from self.account.profile(answer)
-            case requests.Page():
-                yield from self.account.listed(tag, answer, self.fetch)
+                yield wire.balance(loads(answer.text), None, self.currency)
+            case ("trades", int(kind), int(offset), None | str() as since):
+                page = requests.table(loads(answer.text))
+                yield from each(page["rows"], self.trade)
+                if (behind := requests.next_offset(page, offset)) is not None:
+                    yield self.fetch(("trades", kind, behind, since), requests.trades(kind, behind, since))
+                elif kind != CLOSED_TRADES:
+                    yield Complete("position" if kind == OPEN_TRADES else "order")
 
-    def decode(self, text: str) -> Iterable[Event | Signal]:
-        match text if text in ("ping", "pong") else loads(text):
+    def decode(self, message: str) -> Iterable[Event | Signal]:
+        match message if message in ("ping", "pong") else loads(message):
             case "pong":
                 yield Alive() if self.ready else self.opened()
             case "ping":
                 yield Send("pong")
             case ["t", str(name), bid, ask, ctm, *_]:
-                yield Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, ask=ask, time=moment(ctm))
+                yield Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, ask=ask, time=wire.moment(ctm))
             case ["b", *values]:
-                yield self.account.balance(values)
+                given = named(wire.BALANCE, values)
+                account = self.other(given)
+                yield wire.balance(given, account, None if account else self.currency)
             case ["o", *values]:
-                yield from self.account.trade(values)
+                yield from self.trade(named(TRADE, values))
             case ["n", *values]:
-                yield self.account.notice(values)
+                yield wire.notice(values)
             case ["a", *values]:
-                yield self.account.alert(values)
+                given = named(wire.ALERT, values)
+                yield wire.alert(given, self.account_symbol, self.other(given))
             case {"event": "authorization", "success": True}:
-                self.account.newer = True
-                yield Send(dumps({"event": "account.switch", "active_login": self.account.login}))
+                self.is_newer = True
+                yield Send(dumps({"event": "account.switch", "active_login": self.login}))
                 # where the pong was quicker, what was subscribed before this answer may not have counted
                 yield from map(Send, self.channels.again())
                 yield self.opened()
@@ -143,9 +180,20 @@ class ScaleTrade(Adapter):
             case other:
                 yield Unknown(other)
 
+    def trade(self, given: Members) -> Iterator[Event | Signal]:
+        return self.trades.read(given, self.other(given))
+
+    def other(self, given: Members) -> str | None:
+        """Return the account a message names; None for the session's own."""
+        login = whole(given["login"])
+        return None if login == self.login else str(login)
+
     def opened(self) -> Ready:
         self.ready = True
         return Ready()
 
     def symbol(self, native: str) -> str:
         return super().symbol(self.channels.spelled(native))
+
+    def account_symbol(self, native: str) -> str:
+        return self.symbol(self.channels.hold(native))

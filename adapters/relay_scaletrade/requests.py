@@ -1,17 +1,21 @@
-"""What is asked of ScaleTrade over HTTP; `relay_scaletrade.answers` reads what comes of it.
+"""Requests of ScaleTrade's REST interface, and the replies to commands that its answers are.
 
 Bodies: https://scaletrade.com/client-api/rest/trade/OpenTrade/ and its neighbours. Reading requests have a body too,
-GET included.
+GET included. An acknowledgement means that a request was accepted for processing; the trade stream tells the rest.
 """
 
+import base64
+import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 from attrs import frozen
 
-from relay.adapter import Orders
+from relay.adapter import Answer, CommandReply, Orders, loads
+from relay.adapter.reading import body as json_of
+from relay.adapter.reading import failure, json_number
 from relay.model.commands import (
     AmendOrder,
     AmendPosition,
@@ -27,6 +31,7 @@ from relay.model.commands import (
 )
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.model.text import to_ns
+from relay_scaletrade.wire import MONEY, text
 
 COMMANDS: tuple[type[Command], ...] = (
     PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, PositionHistory, ListAccounts, ListPositions,
@@ -38,7 +43,7 @@ ORDERS = Orders(
     members=("client_order_id", "stop_loss", "take_profit"),
     amends=("limit_price", "stop_price", "stop_loss", "take_profit", "time_in_force", "good_till"),
 )
-#: Where the newer documentation takes pending orders.
+#: The path for pending orders in the newer documentation.
 PENDING_PATH = "/trade/open/pending"
 CMD = {
     (OrderType.MARKET, Side.BUY): 0, (OrderType.MARKET, Side.SELL): 1, (OrderType.LIMIT, Side.BUY): 2,
@@ -50,10 +55,14 @@ OPEN_TRADES, CLOSED_TRADES, PENDING_TRADES = 1, 2, 3
 ROWS = 1000
 _END_OF_TIME = 4_102_444_800  # 2100-01-01T00:00:00Z
 
-#: How a request may name the account it is about, in lower case without underscores.
+#: Names by which a request may name the account it is about, in lower case without underscores.
 _LOGINS = ("login", "activelogin", "logins", "account", "accountid", "user", "userid")
 #: Segments of paths that open a session.
 _SIGNING = {"sign", "signin", "signup", "auth", "login"}
+#: Members of a profile that are about the account, and not about the person who owns it.
+_ACCOUNT = ("id", "login", "group", "currency", "balance", "equity", "margin", "margin_free", "profit", *MONEY)
+#: An object with one of these members is a profile.
+_PERSONAL = {"email", "phone", "address", "zipcode", "avatar", "__token"}
 
 _function = re.compile(r"(?:([A-Za-z]+) +)?/?([A-Za-z0-9_][A-Za-z0-9_./-]*)").fullmatch
 
@@ -69,49 +78,81 @@ class Request:
 ACCOUNT = Request("GET", "/account/me")
 
 
-def number(value: str | None) -> msgspec.Raw | None:
-    """Decimal text as a JSON number of the same digits."""
-    return None if value is None else msgspec.Raw(value.encode())
-
-
-def ticket(field: str, value: str) -> int:
-    """The provider's number of an order. ValueError for anything else."""
-    if not (value.isascii() and value.isdecimal()) or len(value) > 18:
-        raise ValueError(f"{field}: ScaleTrade's orders and positions have numbers, not {value!r:.64}")
-    return int(value)
-
-
-def seconds(time: str | None) -> int | None:
-    return None if time is None else to_ns(time) // 1_000_000_000
-
-
 def sign_in(credentials: Mapping[str, str]) -> dict[str, Any]:
-    """The body of the sign-in, whose login is a number."""
+    """Return the body of the sign-in, whose login is a number."""
     login = credentials["login"]
     return {"login": int(login) if login.isdecimal() else login, "password": credentials["password"]}
 
 
+def expiry(token: str) -> int | None:
+    """Return the ``exp`` of a JWT (RFC 7519), Unix seconds; None where there is none."""
+    payload = token.split(".")[1] if token.count(".") == 2 else ""
+    try:
+        claims = loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    at = claims.get("exp") if isinstance(claims, dict) else None
+    return at if isinstance(at, int) and not isinstance(at, bool) else None
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+def trades(kind: int, offset: int = 0, since: str | None = None) -> Request:
+    """Return the request of a page of a list of trades; of closed ones, those closed from ``since`` on."""
+    asked: dict[str, Any] = {"limit": ROWS, "offset": offset, "tradeType": kind}
+    if kind == CLOSED_TRADES and (start := _seconds(since)) is not None:
+        asked["whereBetween"] = [["close_time", [start, _END_OF_TIME]]]
+    return Request("GET", "/trades", asked)
+
+
+def table(given: Any) -> dict[str, Any]:
+    """Return ``{"structure", "rows", ...}`` with each row as an object. Raises KeyError or TypeError when it is no table."""
+    names = [text(name) for name in given["structure"]]
+    rows = [dict(zip(names, row, strict=True)) for row in given["rows"]]
+    return {**{name: value for name, value in given.items() if name != "structure"}, "rows": rows}
+
+
+def next_offset(page: Mapping[str, Any], offset: int) -> int | None:
+    """Return the offset of the page behind ``page``, which began at ``offset``; None behind the last."""
+    count, end = page.get("count"), offset + len(page["rows"])
+    return end if end > offset and (count > end if isinstance(count, int) else end - offset >= ROWS) else None
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
 def request(command: Command, login: int | None, native: str | None, pending_path: str) -> Request:
-    """The request that carries out ``command``.
+    """Return the request that carries out ``command``.
 
     Raises:
         ValueError: something is asked for that ScaleTrade has no member for.
     """
     match command:
         case PlaceOrder():
-            return _place(command, login, native, pending_path)
+            at = command.limit_price or command.stop_price
+            order = command.with_extra({
+                "login": login, "cmd": CMD[command.order_type, command.side], "volume": json_number(command.quantity),
+                "symbol": native, "sl": json_number(command.stop_loss or "0"), "tp": json_number(command.take_profit or "0"),
+                **_given(open_price=json_number(at), expiration=_expiration(command), comment=command.client_order_id),
+            }, *_LOGINS)  # fmt: skip
+            return Request("POST", "/trade/open" if command.order_type is OrderType.MARKET else pending_path, order)
         case CancelOrder(order_id=id):
-            return Request("DELETE", "/trade/cancel", {"order": ticket("order_id", id)})
+            return Request("DELETE", "/trade/cancel", {"order": _ticket("order_id", id)})
         case AmendOrder(order_id=id):
-            return Request("PUT", "/trade/modify/pending", {"order": ticket("order_id", id), **_amended(command)})
+            if command.limit_price is not None and command.stop_price is not None:
+                raise ValueError("limit_price, stop_price: a pending order has one price")
+            expiration = 0 if (until := _expiration(command)) is None and command.time_in_force is not None else until
+            at = command.limit_price or command.stop_price
+            changes = _given(open_price=json_number(at), **_levels(command), expiration=expiration)
+            return Request("PUT", "/trade/modify/pending", {"order": _ticket("order_id", id), **changes})
         case AmendPosition(position_id=id):
-            levels = _given(sl=number(command.stop_loss), tp=number(command.take_profit))
-            return Request("PUT", "/trade/modify", {"order": ticket("position_id", id), **_some(levels)})
+            return Request("PUT", "/trade/modify", {"order": _ticket("position_id", id), **_given(**_levels(command))})
         case ClosePosition(position_id=id):
-            volume = _given(volume=number(command.quantity))
-            return Request("DELETE", "/trade/close", {"order": ticket("position_id", id), **volume})
+            volume = _given(volume=json_number(command.quantity))
+            return Request("DELETE", "/trade/close", {"order": _ticket("position_id", id), **volume})
         case PositionHistory(since=str(since), until=str(until)):
-            body = {"login": login, "from": seconds(since), "to": seconds(until)}
+            body = {"login": login, "from": _seconds(since), "to": _seconds(until)}
             return Request("GET", "/trades/history/login", body)
         case PositionHistory():
             raise ValueError("since, until: ScaleTrade's history needs both")
@@ -126,64 +167,35 @@ def request(command: Command, login: int | None, native: str | None, pending_pat
     raise ValueError(f"ScaleTrade has no {command.name}")
 
 
-def trades(kind: int, offset: int = 0, since: str | None = None) -> Request:
-    """A page of a list of trades; of closed ones, those closed from ``since`` on."""
-    body: dict[str, Any] = {"limit": ROWS, "offset": offset, "tradeType": kind}
-    if kind == CLOSED_TRADES and (start := seconds(since)) is not None:
-        body["whereBetween"] = [["close_time", [start, _END_OF_TIME]]]
-    return Request("GET", "/trades", body)
+def _given(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
 
 
-@frozen
-class Page:
-    """One page of the lists that say what an absence left unknown: open and pending trades, and those closed since.
-
-    Attributes:
-        since: when the absence began; None where there was none, and nothing closed is asked for.
-    """
-
-    since: str | None
-    kind: int = OPEN_TRADES
-    offset: int = 0
-
-    @property
-    def is_first(self) -> bool:
-        return self.kind == OPEN_TRADES and self.offset == 0
-
-    def request(self) -> Request:
-        return trades(self.kind, self.offset, self.since)
-
-    def after(self, body: Mapping[str, Any]) -> "Page | None":
-        """The page behind this one, whose answer is ``body``, or the first one of the next list; None behind the last."""
-        rows, count = len(body["rows"]), body.get("count")
-        end = self.offset + rows
-        if rows and (count > end if isinstance(count, int) else rows >= ROWS):
-            return Page(self.since, self.kind, end)
-        lists = (OPEN_TRADES, PENDING_TRADES, CLOSED_TRADES)[: 2 if self.since is None else 3]
-        behind = lists[lists.index(self.kind) + 1 :]
-        return Page(self.since, behind[0]) if behind else None
+def _levels(command: AmendOrder | AmendPosition) -> dict[str, Any]:
+    return {"sl": json_number(command.stop_loss), "tp": json_number(command.take_profit)}
 
 
-def _place(command: PlaceOrder, login: int | None, native: str | None, pending_path: str) -> Request:
-    for name in ("trailing_distance", "reduce_only", "post_only"):
-        if getattr(command, name) is not None:
-            raise ValueError(f"{name}: ScaleTrade's orders have no such member")
-    cmd = CMD.get((command.order_type, command.side))
-    if cmd is None:
-        raise ValueError(f"order_type: no {command.order_type} orders over REST, only MARKET, LIMIT and STOP")
-    at = {OrderType.LIMIT: command.limit_price, OrderType.STOP: command.stop_price}.get(command.order_type)
-    if command.order_type is not OrderType.MARKET and at is None:
-        raise ValueError(f"a {command.order_type} order needs its price")
-    body = command.with_extra({
-        "login": login, "cmd": cmd, "volume": number(command.quantity), "symbol": native,
-        "sl": number(command.stop_loss or "0"), "tp": number(command.take_profit or "0"),
-        **_given(open_price=number(at), expiration=_expiration(command), comment=command.client_order_id),
-    }, *_LOGINS)  # fmt: skip
-    return Request("POST", "/trade/open" if command.order_type is OrderType.MARKET else pending_path, body)
+def _ticket(field: str, value: str) -> int:
+    if not (value.isascii() and value.isdecimal()) or len(value) > 18:
+        raise ValueError(f"{field}: ScaleTrade's orders and positions have numbers, not {value!r:.64}")
+    return int(value)
+
+
+def _seconds(time: str | None) -> int | None:
+    return None if time is None else to_ns(time) // 1_000_000_000
+
+
+def _expiration(command: PlaceOrder | AmendOrder) -> int | None:
+    """Return the time the order expires, Unix seconds; None when it does not, or when that stays as it is."""
+    if command.time_in_force is not None and (command.time_in_force is TimeInForce.GTD) != (
+        command.good_till is not None
+    ):
+        raise ValueError(f"good_till: does not go with {command.time_in_force}")
+    return _seconds(command.good_till)
 
 
 def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> Request:
-    """A request of the user's own, on the session's account.
+    """Return a request of the user's own, on the session's account.
 
     Raises:
         ValueError: it is no function, signs somebody in, or names another account.
@@ -196,23 +208,23 @@ def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> R
         raise ValueError(
             "function: the relay signs in itself; the answer to another sign-in would be everybody's to read"
         )
-    _check_logins(arguments, login)
+    for name, value in _named_accounts(arguments):
+        if not _is_login(value, login):
+            raise ValueError(f"arguments.{name}: the session is of account {login}")
     return Request((found[1] or "POST").upper(), f"/{found[2]}", arguments)
 
 
-def _check_logins(given: Any, login: int | None) -> None:
-    """Refuse arguments, at any depth, that are about another account than the session's."""
+def _named_accounts(given: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the members, at any depth, that name an account, and the conditions on one, whose value is None."""
     match given:
         case Mapping():
-            for name, value in given.items():
-                if _names_account(name) and not _is_login(value, login):
-                    raise ValueError(f"arguments.{name}: the session is of account {login}")
-                _check_logins(value, login)
-        case list() | tuple():
-            if given and isinstance(given[0], str) and _names_account(given[0]):  # a condition, as of whereBetween
-                raise ValueError(f"arguments: a condition on {given[0]}; the session is of account {login}")
-            for value in given:
-                _check_logins(value, login)
+            yield from ((name, value) for name, value in given.items() if _names_account(name))
+            given = list(given.values())
+        case [str(name), *_] if _names_account(name):  # a condition, as of whereBetween
+            yield name, None
+    if isinstance(given, list | tuple):
+        for value in given:
+            yield from _named_accounts(value)
 
 
 def _names_account(name: str) -> bool:
@@ -222,45 +234,68 @@ def _names_account(name: str) -> bool:
 def _is_login(value: Any, login: int | None) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_login(each, login) for each in value)
-    text = bytes(value).decode() if isinstance(value, msgspec.Raw) else str(value)
-    return not isinstance(value, bool) and login is not None and text == str(login)
+    named = bytes(value).decode() if isinstance(value, msgspec.Raw) else str(value)
+    return not isinstance(value, bool) and login is not None and named == str(login)
 
 
-def _expiration(command: PlaceOrder | AmendOrder) -> int | None:
-    """When the order expires, Unix seconds; None where it does not, or where that stays as it is."""
-    has_end = command.good_till is not None
-    if command.time_in_force not in (None, TimeInForce.GTC, TimeInForce.GTD):
-        raise ValueError(f"time_in_force: ScaleTrade knows only an expiration, no {command.time_in_force}")
-    if (command.time_in_force is TimeInForce.GTD and not has_end) or (
-        command.time_in_force is TimeInForce.GTC and has_end
-    ):
-        raise ValueError(f"good_till: does not go with {command.time_in_force}")
-    return seconds(command.good_till)
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def _amended(command: AmendOrder) -> dict[str, Any]:
-    if command.quantity is not None:
-        raise ValueError("quantity: the volume of a pending order cannot be changed")
-    if command.limit_price is not None and command.stop_price is not None:
-        raise ValueError("limit_price, stop_price: a pending order has one price")
-    expiration = _expiration(command)
-    if command.time_in_force is TimeInForce.GTC:
-        expiration = 0  # clears it
-    return _some(
-        _given(
-            open_price=number(command.limit_price or command.stop_price),
-            sl=number(command.stop_loss),
-            tp=number(command.take_profit),
-            expiration=expiration,
-        )
-    )
+def expected(command: Command, asked: Request) -> str:
+    """Return the form of a success: ``account``, ``table``, ``trade``, or any that a ``call`` may have."""
+    match command:
+        case ListAccounts():
+            return "account"
+        case ListPositions() | ListOrders() | PositionHistory():
+            return "table"
+        case Call() if asked.method == "GET" or not asked.path.lower().startswith("/trade"):
+            return "call"
+    return "trade"
 
 
-def _given(**members: Any) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value is not None}
+def reply(id: str, form: str, answer: Answer) -> CommandReply:
+    """Return the reply to the command ``id``. Everybody who may read the account gets it, so personal members are left out.
+
+    Raises:
+        ValueError: the answer is neither a failure nor a success as the pages have it; the command's fate is unknown.
+    """
+    given = json_of(answer)
+    match given:
+        case {"accepted": False}:
+            return CommandReply(id, error={"code": "not_accepted", **discreet(given)})
+        case {"error": error} if error is not None:
+            pass
+        case _ if answer.ok:
+            return CommandReply(id, result=discreet(_success(form, given)))
+    failed = failure(answer)
+    return CommandReply(id, error=discreet(failed) | {name: failed[name] for name in ("code", "message", "status")})
 
 
-def _some(members: dict[str, Any]) -> dict[str, Any]:
-    if not members:
-        raise ValueError("nothing is changed")
-    return members
+def _success(form: str, given: Any) -> Any:
+    match form, given:
+        case "trade" | "call", {"accepted": True, "order": int(order)}:
+            return {"order_id": str(order), **given}
+        case "trade" | "call", {"accepted": True} | {"data": "OK"}:
+            return given
+        case "table" | "call", {"structure": [*_], "rows": [*_]}:
+            return table(given)
+        case "account", {"login": int()}:
+            return [given]
+        case "call", list() | dict() if given and "accepted" not in given:
+            return given
+    raise ValueError("the answer does not say what became of the command")
+
+
+def discreet(value: Any) -> Any:
+    """Return the value without secrets and without the personal members of a profile."""
+    match value:
+        case list():
+            return [discreet(each) for each in value]
+        case dict():
+            shown = _ACCOUNT if value.keys() & _PERSONAL else value.keys()
+            return {
+                name: discreet(each)
+                for name, each in value.items()
+                if name in shown and not name.startswith("__") and name.lower() != "password"
+            }
+    return value

@@ -44,6 +44,7 @@ from relay.model.commands import (
 from relay.model.enums import AccountEvent, ConnectionEvent, OrderEvent, OrderStatus, OrderType, Outcome, PositionEvent
 from relay.model.events import Account, Alert, Connection, Error, Notification, Order, Position, Quote, Reply, Trade
 from relay.model.symbols import SymbolTable
+from relay.provider.accounts import States
 from relay.provider.http import HttpClient
 from relay.provider.templates import dial_target, fetch_target
 from relay.testing import conformance
@@ -51,7 +52,7 @@ from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Mute, Refuse
 from relay_scaletrade.adapter import ScaleTrade
-from relay_scaletrade.answers import expiry
+from relay_scaletrade.requests import expiry
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
 from relay_scaletrade.trades import CMDS, STATES
 from support import relayed as support_relayed
@@ -63,6 +64,7 @@ from support.scaletrade_session import (
     TOPICS,
     Session,
     codes,
+    derived,
     new_context,
     place,
     record,
@@ -85,11 +87,13 @@ def new_adapter(symbols=None, **options):
     adapter = ScaleTrade(context)
     (learned,) = adapter.fetched("login", Answer(status=200, text=dumps(PROFILE)))
     context.learned.update(learned.values)
+    adapter.states = States()
     return adapter
 
 
 def decoded(adapter, *texts):
-    return [item for text in texts for item in adapter.decode(text)]
+    """Return what comes of the messages, with what happened to orders, positions and money."""
+    return [item for text in texts for item in derived(adapter.decode(text), adapter.states)]
 
 
 def of(items, kind):
@@ -116,7 +120,7 @@ def test_the_pages_frames_decode_to_what_they_say():
     adapter = new_adapter()
     in_, *_ = ([text for direction, text in PAGE if direction == "in"],)
     authorized, refused, pong, quote, server_quote, balance, trade, notice, alert = (
-        [*adapter.decode(text)] for text in in_
+        decoded(adapter, text) for text in in_
     )
     assert authorized == [Send('{"event":"account.switch","active_login":100020}'), Ready()]
     assert refused == [Redial("authorization refused: INVALID_TOKEN", CloseMeaning.RETRY)]
@@ -131,7 +135,7 @@ def test_the_pages_frames_decode_to_what_they_say():
                 data={"margin_level": "1470.58", "credit": "0.0", "level_type": 0, "code": 1}),
     ]  # fmt: skip
     assert trade == [Position(
-        event=PositionEvent.POSITION_MODIFIED, id="100739", symbol="EURUSD", native_symbol="EURUSD", side="LONG", quantity="100",
+        event=PositionEvent.POSITION_OPENED, id="100739", symbol="EURUSD", native_symbol="EURUSD", side="LONG", quantity="100",
         average_entry_price="1.1001", unrealized_pnl="15.8", opened_at="2026-04-06T13:10:00Z",
         data={"cmd": 0, "close_price": "0.0", "close_time": 0, "state": 0, "storage": "0.0", "commission": "-1.2",
               "comment": "manual trade", "code": 1},
@@ -272,7 +276,7 @@ def test_sign_in_is_numbers_and_teaches_the_token_and_its_end():
     assert list(adapter.fetched("login", Answer(status=200, text=dumps({**PROFILE, "__token": token})))) == [
         Learned({"token": token}, 1780318800)
     ]
-    assert (adapter.account.login, adapter.account.currency) == (LOGIN, "USD")
+    assert (adapter.login, adapter.currency) == (LOGIN, "USD")
 
 
 @pytest.mark.parametrize(
@@ -308,12 +312,12 @@ def test_a_market_order_is_an_order_and_then_a_position():
         adapter, trade_frame(state=3, code=6, close_time=1775481600, close_price="1.2", profit="9.0", sl="1.05")
     )
     assert (closed.event, closed.realized_pnl, closed.unrealized_pnl, closed.quantity) == (
-        PositionEvent.POSITION_CLOSED, "9.0", None, "100",
+        PositionEvent.POSITION_CLOSED, "9.0", None, "0",
     )  # fmt: skip
-    assert (closed.data["close_price"], closed.stop_loss, closed.take_profit) == ("1.2", "1.05", None)
-    assert said(decoded(adapter, trade_frame(state=3, code=4, close_time=1775481600, close_price="1.2"))) == [
-        "BUY CLOSED_NORMAL"
-    ]
+    assert (closed.data["close_price"], closed.data["volume"]) == ("1.2", 100)
+    assert (closed.stop_loss, closed.take_profit) == ("1.05", None)
+    archived = trade_frame(state=3, code=4, close_time=1775481600, close_price="1.2", profit="9.0", sl="1.05")
+    assert decoded(adapter, archived) == []
 
 
 def test_there_is_never_a_trade_with_an_invented_id():
@@ -334,7 +338,7 @@ def test_a_pending_order_from_its_request_to_its_activation():
         "SELL", OrderType.LIMIT, "1.3", None, "1.0",
     )  # fmt: skip
     order, position = decoded(adapter, trade_frame(cmd=1, code=5))
-    assert (order.status, order.order_type, order.limit_price) == (OrderStatus.FILLED, OrderType.LIMIT, None)
+    assert (order.status, order.order_type, order.limit_price) == (OrderStatus.FILLED, OrderType.LIMIT, "1.3")
     assert (position.event, position.side) == (PositionEvent.POSITION_OPENED, "SHORT")
 
 
@@ -379,21 +383,19 @@ def test_what_contradicts_itself_or_is_not_said_is_told_whole_and_not_guessed():
 
 def test_a_part_that_was_closed_is_closed_and_the_rest_stays():
     adapter = new_adapter()
+    decoded(adapter, trade_frame())
     (closed,) = decoded(adapter, trade_frame(order=8, state=4, code=6, volume=40, close_time=1775481600))
-    assert (closed.id, closed.event, closed.quantity) == ("8", PositionEvent.POSITION_CLOSED, "40")
+    assert (closed.id, closed.event, closed.quantity) == ("8", PositionEvent.POSITION_CLOSED, "0")
+    assert closed.data["volume"] == 40
     (rest,) = decoded(adapter, trade_frame(volume=60))
     assert (rest.id, rest.event, rest.quantity) == ("7", PositionEvent.POSITION_MODIFIED, "60")
 
 
-def test_whether_a_position_is_new_is_not_guessed():
-    for code, event in [
-        (1, "POSITION_MODIFIED"),
-        (0, "POSITION_OPENED"),
-        (5, "POSITION_OPENED"),
-        (99, "POSITION_MODIFIED"),
-    ]:
-        positions = of(decoded(new_adapter(), trade_frame(code=code)), Position)
-        assert [position.event for position in positions] == [event]
+def test_a_fill_is_published_only_where_the_code_says_so():
+    for code, events in [(1, []), (0, [OrderEvent.ORDER_FILLED]), (5, [OrderEvent.ORDER_FILLED]), (99, [])]:
+        items = decoded(new_adapter(), trade_frame(code=code))
+        assert [order.event for order in of(items, Order)] == events
+        assert [position.event for position in of(items, Position)] == [PositionEvent.POSITION_OPENED]
     activated, _ = decoded(new_adapter(), trade_frame(code=5))
     assert activated.order_type is None
     adapter = new_adapter()
@@ -438,7 +440,7 @@ def test_another_login_is_named():
 
 def test_a_comment_is_a_client_order_id_only_if_it_was_ours():
     adapter = new_adapter()
-    adapter.account.placed["mine"] = None
+    adapter.placed["mine"] = None
     mine, theirs = decoded(
         adapter, trade_frame(state=1, code=0, comment="mine"), trade_frame(order=8, state=1, code=0, comment="other")
     )[:2]
@@ -503,13 +505,10 @@ def test_older_servers_take_pending_orders_with_the_others():
     ("command", "field"),
     [
         (place("c", order_type="STOP_LIMIT", stop_price="1", limit_price="2"), "order_type"),
-        (place("c", order_type="LIMIT"), "price"),
         (place("c", time_in_force="IOC"), "time_in_force"),
-        (place("c", time_in_force="GTD"), "good_till"),
         (AmendOrder(id="c", order_id="1", time_in_force="GTC", good_till="2026-06-02T00:00:00Z"), "good_till"),
         (AmendOrder(id="c", order_id="1", time_in_force="FOK"), "time_in_force"),
         (place("c", reduce_only=True), "reduce_only"),
-        (place("c", trailing_distance="1"), "trailing_distance"),
         (AmendOrder(id="c", order_id="1", quantity="5"), "quantity"),
         (AmendOrder(id="c", order_id="1", limit_price="5", stop_price="6"), "stop_price"),
         (AmendOrder(id="c", order_id="1"), "nothing"),
@@ -523,6 +522,9 @@ def test_older_servers_take_pending_orders_with_the_others():
     ],
 )  # fmt: skip
 def test_what_scaletrade_has_no_member_for_is_refused_by_name(command, field):
+    if (refusal := ScaleTrade.orders.refusal(command)) is not None:
+        assert field in refusal
+        return
     with pytest.raises(ValueError, match=field):
         list(new_adapter().encode(command))
 
@@ -542,10 +544,14 @@ SIGNED_IN, INVALID, OPENED, CLOSED = (text for *_, text in REST_PAGE)
          {"rows": [{"id": 101, "symbol": "EURUSD", "price": "1.1"}]}, None),
         ("call", 200, '{"symbols":["EURUSD"]}', {"symbols": ["EURUSD"]}, None),
         ("call", 200, "[1]", [1], None),
-        ("trade", 400, INVALID, None, {"code": "INVALID_DATA", "status": 400, "message": "Validation failed"}),
-        ("trade", 409, '{"error":"RET_TRADE_INCORRECT_CMD"}', None, {"code": "RET_TRADE_INCORRECT_CMD", "status": 409}),
-        ("table", 200, '{"error":"RET_ERROR"}', None, {"code": "RET_ERROR", "status": 200}),
-        ("call", 403, "<html>", None, {"code": "http_403", "message": "<html>"}),
+        ("trade", 400, INVALID, None,
+         {"code": "INVALID_DATA", "status": 400, "message": "Validation failed", "error": "INVALID_DATA"}),
+        ("trade", 409, '{"error":"RET_TRADE_INCORRECT_CMD"}', None,
+         {"code": "RET_TRADE_INCORRECT_CMD", "status": 409, "message": "RET_TRADE_INCORRECT_CMD",
+          "error": "RET_TRADE_INCORRECT_CMD"}),
+        ("table", 200, '{"error":"RET_ERROR"}', None,
+         {"code": "RET_ERROR", "status": 200, "message": "RET_ERROR", "error": "RET_ERROR"}),
+        ("call", 403, "<html>", None, {"code": "http_403", "message": "<html>", "status": 403}),
     ],
 )  # fmt: skip
 def test_replies_of_both_versions(kind, status, body, result, error):
@@ -579,7 +585,7 @@ def test_a_trading_request_is_taken_only_as_the_pages_say(body):
 def test_the_sign_in_page_s_answer_is_read():
     adapter = ScaleTrade(new_context())
     assert list(adapter.fetched("login", Answer(status=200, text=SIGNED_IN))) == [Learned({"token": "<JWT>"}, None)]
-    assert (adapter.account.login, adapter.account.currency) == (100001, "USD")
+    assert (adapter.login, adapter.currency) == (100001, "USD")
 
 
 def test_replies_have_no_more_of_a_person_than_events():
@@ -633,7 +639,7 @@ def test_older_servers_are_told_both_levels_where_the_other_one_is_known():
     decoded(adapter, trade_frame(tp="1.3"), '{"event":"authorization","success":true}')
     assert written(adapter, protect)[2] == {"order": 7, "sl": "1.10"}
     decoded(adapter, trade_frame(order=9, cmd=2, tp="1.3"))
-    adapter.account.newer = False
+    adapter.is_newer = False
     assert written(adapter, attrs.evolve(protect, position_id="9"))[2] == {"order": 9, "sl": "1.10"}
 
 
@@ -680,12 +686,12 @@ async def test_reconciling_reads_the_account_and_its_trades():
     session.send("away")
     await session.say(ClosePosition(id="c4", position_id="1001235"))
     session.tick()
-    session.adapter = ScaleTrade(session.context)
+    session.adapter, session.states = ScaleTrade(session.context), States()
     (login,) = session.adapter.prepare()
     await session.fetch(login)
     events = await session.say(Reconcile("2026-06-01T12:00:01.500000Z"))
-    account, closed, pending, opened, *complete = [event for event in events if not isinstance(event, Learned)]
-    assert complete == [Complete("order"), Complete("position")]
+    account, opened, positions, pending, orders, closed = [event for event in events if not isinstance(event, Learned)]
+    assert (positions, orders) == (Complete("position"), Complete("order"))
     assert (account.kind, account.currency, account.unrealized_pnl) == ("account", "USD", None)
     assert (opened.id, opened.event) == ("1001234", PositionEvent.POSITION_MODIFIED)
     assert (pending.id, pending.status, pending.limit_price, pending.stop_loss) == (
@@ -697,39 +703,55 @@ async def test_reconciling_reads_the_account_and_its_trades():
     assert (closed.id, closed.event) == ("1001235", PositionEvent.POSITION_CLOSED)
 
 
-def listing(adapter, first, *pages):
-    """What comes of the lists whose pages are given, and what was asked for after the first: (kind, offset)."""
-    fetch, asked = first, []
+def answered(adapter, fetch, rows, **more):
+    """Return what comes of the answer to a request for a list: events and signals, and the request of the next page."""
     columns = ("order", "login", "symbol", "cmd", "volume", "open_price", "close_price", "open_time", "close_time", "tp", "sl",
                "state", "storage", "commission", "profit", "comment")  # fmt: skip
-    for rows, more in pages:
-        body = {"structure": columns, "rows": [loads(row)[1:-1] for row in rows], **more}
-        items = list(adapter.fetched(fetch.tag, Answer(status=200, text=dumps(body))))
-        if isinstance(items[0], Fetch):
-            (fetch,) = items
-            asked.append((fetch.json["tradeType"], fetch.json["offset"]))
-    return items, asked
+    body = {"structure": columns, "rows": [loads(row)[1:-1] for row in rows], **more}
+    items = adapter.fetched(fetch.tag, Answer(status=200, text=dumps(body)))
+    return list(derived(items, adapter.states, compared=True))
+
+
+def lists(adapter, since=None):
+    """Return the requests for lists by the kind of trades."""
+    _, *fetches = adapter.encode(Reconcile(since))
+    return {fetch.json["tradeType"]: fetch for fetch in fetches}
 
 
 def test_lists_are_read_to_their_end_and_are_complete_then():
     adapter = new_adapter()
-    _, first = adapter.encode(Reconcile())
-    pages = (
-        ([trade_frame(order=1), trade_frame(order=2)], {"count": 3}),
-        ([trade_frame(order=3)], {"count": 3}),
-        ([trade_frame(order=4, cmd=2)], {}),
-    )
-    items, asked = listing(adapter, first, *pages)
-    assert asked == [(1, 2), (3, 0)]
-    assert [item.id for item in items[:-2]] == ["4", "1", "2", "3"]
-    assert items[-2:] == [Complete("order"), Complete("position")]
+    asked = lists(adapter)
+    assert [*asked] == [1, 3]
+    *items, behind = answered(adapter, asked[1], [trade_frame(order=1), trade_frame(order=2)], count=3)
+    assert [item.id for item in items] == ["1", "2"]
+    assert (behind.json["tradeType"], behind.json["offset"]) == (1, 2)
+    position, complete = answered(adapter, behind, [trade_frame(order=3)], count=3)
+    assert (position.id, complete) == ("3", Complete("position"))
+    order, complete = answered(adapter, asked[3], [trade_frame(order=4, cmd=2)])
+    assert (order.id, complete) == ("4", Complete("order"))
+    assert [*lists(adapter, "2026-06-01T00:00:00Z")] == [1, 3, 2]
 
 
 def test_a_list_that_claims_more_than_it_gives_is_not_asked_for_without_end():
     adapter = new_adapter()
-    _, first = adapter.encode(Reconcile())
-    _, asked = listing(adapter, first, ([trade_frame()], {"count": 9}), ([], {"count": 9}), ([], {}))
-    assert asked == [(1, 1), (3, 0)]
+    _, behind = answered(adapter, lists(adapter)[1], [trade_frame()], count=9)
+    assert answered(adapter, behind, [], count=9) == [Complete("position")]
+
+
+def test_a_row_that_cannot_be_read_costs_the_others_nothing():
+    adapter = new_adapter()
+    unknown, position, _ = answered(adapter, lists(adapter)[1], [trade_frame(cmd="BUY"), trade_frame(order=8)])
+    assert (type(unknown), position.id) == (Unknown, "8")
+
+
+def test_an_order_of_anybody_s_that_was_filled_in_an_absence_is_filled():
+    before = new_adapter()
+    decoded(before, trade_frame(cmd=2))
+    adapter = ScaleTrade(before.context)
+    adapter.states, adapter.login = before.states, before.login
+    filled, opened, _ = answered(adapter, lists(adapter)[1], [trade_frame()])
+    assert (filled.event, filled.order_type, filled.limit_price) == (OrderEvent.ORDER_FILLED, OrderType.LIMIT, "1.1")
+    assert opened.event is PositionEvent.POSITION_MODIFIED
 
 
 @pytest.mark.parametrize(
@@ -738,18 +760,17 @@ def test_a_list_that_claims_more_than_it_gives_is_not_asked_for_without_end():
         ({}, [("ORDER_FILLED", "FILLED"), ("POSITION_MODIFIED", None)]),
         ({"state": 3, "close_time": 1775481600}, [("ORDER_FILLED", "FILLED"), ("POSITION_CLOSED", None)]),
         ({"state": 4, "close_time": 1775481600}, [("POSITION_CLOSED", None)]),
-        ({"cmd": 2}, [("ORDER_MODIFIED", "OPEN")]),
+        ({"cmd": 2}, [("ORDER_CREATED", "OPEN")]),
         ({"cmd": 2, "state": 6}, [("ORDER_CANCELLED", "CANCELLED")]),
     ],
 )
 def test_what_became_of_an_order_of_ours_is_told_after_an_absence(members, events):
     for comment in ("mine", "somebody's"):
         adapter = new_adapter()
-        adapter.account.placed["mine"] = None
-        _, first = adapter.encode(Reconcile())
-        items, _ = listing(adapter, first, ([trade_frame(comment=comment, **members)], {}), ([], {}))
+        adapter.placed["mine"] = None
+        *items, _ = answered(adapter, lists(adapter)[1], [trade_frame(comment=comment, **members)])
         ours = comment == "mine"
-        assert said(items[:-2]) == (events if ours else [each for each in events if each[0] != "ORDER_FILLED"])
+        assert said(items) == (events if ours else [each for each in events if each[0] != "ORDER_FILLED"])
         assert [order.client_order_id for order in of(items, Order)][:1] in ([comment if ours else None], [])
 
 

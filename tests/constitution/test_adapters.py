@@ -19,7 +19,7 @@ VENUE = 205
 BUDGETS = {
     "relay_crosstrade": 1483,
     "relay_helio": 1060,
-    "relay_scaletrade": 1130,
+    "relay_scaletrade": 850,
     "relay_shuriken": 500,
     "relay_tektii": 735,
 }

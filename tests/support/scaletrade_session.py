@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from relay.adapter import Answer, Context, Fetch, Hello, Learned, Ping, Send, Subscribe, Unsubscribe, dumps
+from relay.adapter import Answer, Context, Fetch, Hello, Learned, Partial, Ping, Send, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -18,6 +18,8 @@ from relay.model.commands import (
     PlaceOrder,
     PositionHistory,
 )
+from relay.model.events import Account, Order, Position
+from relay.provider.accounts import States
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_scaletrade.adapter import ScaleTrade
@@ -76,6 +78,16 @@ def new_context(**options: str) -> Context:
     )
 
 
+def derived(items, states: States, *, compared: bool = False) -> Iterator:
+    """Yield the items with what happened to the states among them, as a session derives it from what ``states`` knows."""
+    for item in items:
+        state = item.state if isinstance(item, Partial) else item
+        if isinstance(state, Order | Position | Account):
+            state = states.news(state, None, 0, compared=compared, partial=isinstance(item, Partial))
+        if state is not None:
+            yield state
+
+
 class Session:
     """An adapter on a line to a simulator whose time stands still between ticks."""
 
@@ -84,6 +96,7 @@ class Session:
         self.simulator = ScaleTradeSimulator(interval=0, clock=lambda: self.now_ns, **settings)
         self.context = context or new_context()
         self.adapter = ScaleTrade(self.context)
+        self.states = States()
         self.records: list[Record] = []
 
     async def open(self) -> "Session":
@@ -115,7 +128,8 @@ class Session:
         url = f"http://127.0.0.1{fetch.url}"
         self._record("http", answer.body, url=url, method=fetch.method, status=answer.status)
         items: list = []
-        for item in self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)):
+        fetched = self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body))
+        for item in derived(fetched, self.states, compared=True):
             items += await self.fetch(item) if isinstance(item, Fetch) else [item]
         return items + (self.hear() if hasattr(self, "line") else [])
 
@@ -137,7 +151,7 @@ class Session:
         while texts := self.line.take():
             for text in texts:
                 self._record("in", text)
-                items += self.adapter.decode(text)
+                items += derived(self.adapter.decode(text), self.states)
                 for item in items:
                     if isinstance(item, Send):
                         self._record("out", item.text)
