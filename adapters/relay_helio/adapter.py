@@ -2,7 +2,7 @@
 
 Every message is ``{"type", "payload"}``. A JWT from the login goes into the URL. The page names the messages of an account
 without their members; `relay_helio.reports` says what is read of them, `relay_helio.matching` how answers are told apart,
-`relay_helio.rest` what is asked over HTTP.
+`relay_helio.requests` what is asked for.
 """
 
 from collections.abc import Hashable, Iterable
@@ -29,13 +29,13 @@ from relay.adapter import (
     loads,
 )
 from relay.model.channels import Topic
-from relay.model.commands import Command, PlaceOrder
+from relay.model.commands import Command, ListAccounts, ListOrders, ListPositions, PlaceOrder
 from relay.model.events import Error, Event
-from relay_helio import prices, rest
+from relay_helio import requests
 from relay_helio.interest import ACCOUNT_EVENTS, QUOTE, Interest, message
 from relay_helio.matching import Waiting
-from relay_helio.orders import ORDERS, TYPE_NAMES, TYPES, body, keyed
-from relay_helio.reports import Reports
+from relay_helio.reports import Reports, depth, quote
+from relay_helio.requests import LISTS, ORDERS, TYPES
 
 EURUSD = {"symbol": "EURUSD"}
 OPTIONS = (
@@ -57,7 +57,7 @@ class Helio(Adapter):
     options = OPTIONS
     offers = (Offer(kind="quote", example=EURUSD), Offer(kind="depth", example=EURUSD),
               Offer(kind="account", visibility="presence"))  # fmt: skip
-    commands = (*TYPES, *rest.LISTS)
+    commands = (*TYPES, *LISTS)
     orders = ORDERS
     session = Session(
         url="wss://{host}/api/v1/ws",
@@ -84,15 +84,14 @@ class Helio(Adapter):
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
             case "login":
-                self.reports.account, learned = rest.signed_in(answer, self.reports.account)
+                self.reports.account, learned = requests.signed_in(answer, self.reports.account)
                 yield from learned
-            case rest.PORTFOLIO:
+            case requests.PORTFOLIO:
                 yield from self.reports.portfolio(loads(answer.text), whole=True, streamed=False)
-            case rest.Missed(since):
-                yield from self.reports.listed(rest.changed_since(loads(answer.text), since))
-                yield rest.portfolio(self.account(), self.token, rest.PORTFOLIO)
-            case rest.Listing():
-                yield rest.listed(tag, answer)
+            case ("missed", str(since)):
+                yield from self.reports.listed(requests.changed_since(answer, since))
+            case ("list", str(command_id), str() | None as part):
+                yield requests.listed(command_id, part, answer)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -103,13 +102,14 @@ class Helio(Adapter):
             case GivenUp(command_id):
                 self.waiting.forget(command_id)
             case Reconcile(since) if self.reports.account:
-                yield rest.reconcile(self.account(), self.token, since)
-            case Command() if isinstance(outgoing, rest.LISTS):
-                yield rest.portfolio(self.account(), self.token, rest.Listing(outgoing.id, outgoing.name))
+                yield from requests.reconcile(self.account(), self.token, since)
+            case ListAccounts() | ListPositions() | ListOrders():
+                tag = ("list", outgoing.id, LISTS[type(outgoing)])
+                yield requests.portfolio(self.account(), self.token, tag)
             case Command():
                 native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
-                command = keyed(outgoing, self.context.learned.get("token", ""))
-                frame = message(TYPES[type(command)], body(command, self.account(), native, rest=self.rest))
+                command = requests.keyed(outgoing, self.context.learned.get("token", ""))
+                frame = message(TYPES[type(command)], requests.body(command, self.account(), native, rest=self.rest))
                 if isinstance(command, PlaceOrder):  # its executions must be heard of
                     yield from self.interest.trade(self.native(command.symbol))
                 self.waiting.add(command)
@@ -127,10 +127,10 @@ class Helio(Adapter):
 
     def decode(self, text: str) -> Iterable[Event | Signal]:
         match loads(text):
-            case {"type": "quoteEvent", "payload": {"symbol": str(name)} as quote}:
-                yield prices.quote(quote, name, self.symbol(name))
-            case {"type": "depthEvent", "payload": {"symbol": str(name), "bids": [*_], "asks": [*_]} as book}:
-                yield prices.depth(book, name, self.symbol(name))
+            case {"type": "quoteEvent", "payload": {"symbol": str(name)} as given}:
+                yield quote(given, name, self.symbol(name))
+            case {"type": "depthEvent", "payload": {"symbol": str(name), "bids": [*_], "asks": [*_]} as given}:
+                yield depth(given, name, self.symbol(name))
             case {"type": "executionEvent", "payload": payload}:
                 execution = self.reports.execution(payload)
                 yield from filter(None, (execution.order, execution.trade))
@@ -146,7 +146,7 @@ class Helio(Adapter):
                 yield Ack((*quotes, *(own if whole and set(ACCOUNT_EVENTS) & set(events) else ())), done=done)
             case {"type": "error", "payload": {"code": str() | int() as code, "message": str(reason), **rest}}:
                 yield Error(code=str(code), message=reason, details=rest or None)
-            case {"type": str(word), "payload": payload} if word in TYPE_NAMES:
+            case {"type": str(word), "payload": payload} if word in TYPES.values():
                 yield self.waiting.answered(word, payload)
             case other:
                 yield Unknown(other)

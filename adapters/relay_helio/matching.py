@@ -32,8 +32,8 @@ from relay.model.commands import (
 )
 from relay.model.enums import OrderEvent, OrderStatus, PositionSide, Side, TimeInForce
 from relay.model.events import Order, Position
-from relay_helio.orders import TYPES
 from relay_helio.reports import Execution, members
+from relay_helio.requests import TYPES
 
 WAITING = 1000
 """Commands that wait, and commands given up, that are remembered. Beyond that no answer without a key is matched."""

@@ -9,16 +9,16 @@ camelCase name.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from attrs import Factory, define, frozen
 
-from relay.adapter import Complete
+from relay.adapter import Complete, reading
+from relay.adapter.reading import Members, first, take, unless_zero
+from relay.limits import BoundedDict
 from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, PositionEvent, PositionSide, Side
-from relay.model.events import Account, Order, Position, Trade
-
-Members = Mapping[str, Any]
+from relay.model.events import Account, Depth, Order, Position, Quote, Trade
 
 CREATED, MODIFIED = OrderEvent.ORDER_CREATED, OrderEvent.ORDER_MODIFIED
 STATUS = {
@@ -48,21 +48,10 @@ _prefix = re.compile(r"^(?:TRADE_SIDE|ORDER_STATUS|ORDER_TYPE|ORDER_TIF|TIF|POSI
 _snake = re.compile(r"_([a-z])")
 
 
-def members(raw: Any) -> dict[str, Any]:
-    """The members of one object with camelCase names, null and empty ones left out. TypeError when it is no object."""
-    if not isinstance(raw, dict):
-        raise TypeError(f"expected an object, got {raw!r:.64}")
-    return {_snake.sub(lambda m: m[1].upper(), name): value for name, value in raw.items() if value not in (None, "")}
-
-
-def first(given: Members, *names: str) -> Any:
-    """The first member there is."""
-    return next((given[name] for name in names if name in given), None)
-
-
-def take(left: dict[str, Any], *names: str) -> Any:
-    """The first member there is; it is not left any more."""
-    return next((left.pop(name) for name in names if name in left), None)
+def members(raw: Any) -> Members:
+    """Return the members of an object with camelCase names, null and empty ones left out."""
+    given = reading.members(raw)
+    return {_snake.sub(lambda m: m[1].upper(), name): value for name, value in given.items() if value != ""}
 
 
 def word(value: Any) -> Any:
@@ -73,11 +62,6 @@ def word(value: Any) -> Any:
     return None if plain == "UNSPECIFIED" else plain
 
 
-def price(value: Any) -> Any:
-    """A price; None for zero."""
-    return value if str(value).strip("-0.") else None
-
-
 def rest(left: dict[str, Any], symbol: str | None = None) -> dict[str, Any] | None:
     """What is left of an object when its account and its symbol are known."""
     left.pop("accountId", None)
@@ -85,14 +69,6 @@ def rest(left: dict[str, Any], symbol: str | None = None) -> dict[str, Any] | No
         if left.get(name) == symbol:
             left.pop(name, None)
     return left or None
-
-
-def keep(memory: dict[str, Any], id: str, value: Any) -> None:
-    """Remember what ``id`` last was; what was longest not named is forgotten first."""
-    memory.pop(id, None)
-    memory[id] = value
-    if len(memory) > _REMEMBERED:
-        del memory[next(iter(memory))]
 
 
 @frozen
@@ -121,9 +97,9 @@ class Reports:
 
     symbol: Callable[[str], str]
     account: str
-    filled: dict[str, Any] = Factory(dict)
-    positions: dict[str, None] = Factory(dict)
-    held: dict[str, Position] = Factory(dict)
+    filled: BoundedDict[str, Any] = Factory(lambda: BoundedDict(_REMEMBERED))
+    positions: BoundedDict[str, None] = Factory(lambda: BoundedDict(_REMEMBERED))
+    held: BoundedDict[str, Position] = Factory(lambda: BoundedDict(_REMEMBERED))
     traded: set[str] = Factory(set)
     came: set[tuple[str, str | None]] = Factory(set)
 
@@ -142,7 +118,7 @@ class Reports:
             event = MODIFIED
         fill = {name: given.pop(name) for name in FILL if name in given} if given.keys() >= set(FILL[:2]) else None
         said = self.order(given, event=event, status=status)
-        self.remember(order_id, filled)
+        self.filled[order_id] = filled
         return Execution(said, None if fill is None else _trade(fill, said), known)
 
     def order(self, given: dict[str, Any], **more: Any) -> Order:
@@ -154,10 +130,6 @@ class Reports:
         if len(self.traded) < _REMEMBERED:
             self.traded.add(name)
         return self.symbol(name)
-
-    def remember(self, order_id: str, filled: Any) -> None:
-        """Keep what the order last had."""
-        keep(self.filled, order_id, filled)
 
     def portfolio(
         self, payload: Any, *, whole: bool, streamed: bool = True
@@ -175,7 +147,7 @@ class Reports:
         for each in held:
             told = position(each, self.traded_symbol(each), account, stands, new=each["id"] in new)
             if account is None and told.event is not PositionEvent.POSITION_CLOSED:
-                keep(self.held, told.id, told)
+                self.held[told.id] = told
             yield told
         yield from self.listed(given.get("orders", ()))
         if whole and "positions" in given:
@@ -187,7 +159,7 @@ class Reports:
         """Orders of a list: published where they are not as they last were, for their changes come as executions."""
         for given in map(members, orders):
             event, status = STATUS[word(given["status"])]
-            self.remember(given["id"], first(given, "qtyFilled", "filledQuantity"))
+            self.filled[given["id"]] = first(given, "qtyFilled", "filledQuantity")
             yield self.order(given, event=event, status=status, reconciled=True)
 
     def new_positions(self, ids: Iterable[str]) -> set[str]:
@@ -195,7 +167,7 @@ class Reports:
         ids = list(ids)
         new = set(ids) - self.positions.keys() if self.positions else set()
         for id in ids or [""]:
-            keep(self.positions, id, None)
+            self.positions[id] = None
         return new
 
     def stands(self, what: str, account: str | None) -> bool | None:
@@ -257,11 +229,11 @@ def order(left: dict[str, Any], symbol: str, account: str | None, **more: Any) -
         filled_quantity=take(left, "filledQuantity", "qtyFilled"),
         remaining_quantity=take(left, "remainingQuantity", "qtyRemaining"),
         time_in_force=word(take(left, "timeInForce")),
-        limit_price=price(take(left, "limitPrice")),
-        stop_price=price(take(left, "stopPrice")),
-        stop_loss=price(take(left, "stopLossPrice")),
-        take_profit=price(take(left, "takeProfitPrice")),
-        average_fill_price=price(take(left, "averagePrice", "fillPrice")),
+        limit_price=unless_zero(take(left, "limitPrice")),
+        stop_price=unless_zero(take(left, "stopPrice")),
+        stop_loss=unless_zero(take(left, "stopLossPrice")),
+        take_profit=unless_zero(take(left, "takeProfitPrice")),
+        average_fill_price=unless_zero(take(left, "averagePrice", "fillPrice")),
         reject_reason=take(left, "reason", "rejectReason"),
         position_id=take(left, "positionId"),
         parent_order_id=take(left, "parentOrderId"),
@@ -295,7 +267,7 @@ def position(given: Members, symbol: str, account: str | None, stands: bool | No
         side=POSITION_SIDE[word(take(left, "side"))] if "side" in left else None,
         quantity=take(left, "quantity", "qty", "units"),
         average_entry_price=take(left, "openPrice"),
-        current_price=price(take(left, "currentPrice")),
+        current_price=unless_zero(take(left, "currentPrice")),
         unrealized_pnl=take(left, "profit"),
         realized_pnl=take(left, "realizedPnl"),
         opened_at=take(left, "createdAt"),
@@ -322,3 +294,28 @@ def money(given: Members, account: str | None, stands: bool | None) -> Account:
         timestamp=take(left, "ts"),
         data=rest(left),
     )
+
+
+# --- prices ----------------------------------------------------------------------------------------------------------
+
+
+def quote(given: Members, native: str, symbol: str) -> Quote:
+    """Return the best prices."""
+    return Quote(symbol=symbol, native_symbol=native, bid=given.get("bid"), ask=given.get("ask"), time=given.get("ts"))
+
+
+def depth(given: Members, native: str, symbol: str) -> Depth:
+    """Return the whole book."""
+    return Depth(symbol=symbol, native_symbol=native, bids=map(_level, given["bids"]), asks=map(_level, given["asks"]),
+                 snapshot=True, timestamp=given.get("ts"))  # fmt: skip
+
+
+def _level(raw: Any) -> tuple[Any, Any]:
+    """Return a level of the book, an object or an array of price and size."""
+    match raw:
+        case [price, size, *_]:
+            return price, size
+        case dict():
+            given = members(raw)
+            return given["price"], first(given, "size", "quantity", "volume", "qty")
+    raise TypeError(f"expected a level, got {raw!r:.64}")
