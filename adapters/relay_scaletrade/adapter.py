@@ -83,7 +83,9 @@ class ScaleTrade(Adapter):
         self.ready = False
 
     def prepare(self) -> Iterable[Fetch]:
-        yield Fetch(tag="login", method="POST", url="/sign/in", json=requests.sign_in(self.context.credentials))
+        login, password = (self.context.credentials[name] for name in self.credentials)
+        asked = {"login": int(login) if login.isdecimal() else login, "password": password}
+        yield Fetch(tag="login", method="POST", url="/sign/in", json=asked)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -97,9 +99,7 @@ class ScaleTrade(Adapter):
                 yield from self.channels.unsubscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
             case Reconcile(since):
                 yield self.fetch("account", requests.ACCOUNT)
-                for kind in (
-                    (OPEN_TRADES, PENDING_TRADES) if since is None else (OPEN_TRADES, PENDING_TRADES, CLOSED_TRADES)
-                ):
+                for kind in (OPEN_TRADES, PENDING_TRADES, CLOSED_TRADES)[: 2 if since is None else 3]:
                     yield self.fetch(("trades", kind, 0, since), requests.trades(kind, 0, since))
             case Command():
                 command = self.with_levels(outgoing) if isinstance(outgoing, AmendPosition) else outgoing
@@ -165,7 +165,7 @@ class ScaleTrade(Adapter):
                 self.is_newer = True
                 yield Send(dumps({"event": "account.switch", "active_login": self.login}))
                 # where the pong was quicker, what was subscribed before this answer may not have counted
-                yield from map(Send, self.channels.again())
+                yield from map(Send, self.channels.subscribe(list(self.channels.subscribed.values())))
                 yield self.opened()
             case {"event": "authorization", "success": False, **rest}:
                 error = rest.get("error")  # a token that is no good any more is come back from with a new one

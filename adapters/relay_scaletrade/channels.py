@@ -52,10 +52,6 @@ class Channels:
             self.subscribed.pop(name, None)
         yield from _frame("unsubscribe", names)
 
-    def again(self) -> Iterator[str]:
-        """Yield the frame that subscribes everything wanted once more."""
-        yield from _frame("subscribe", list(self.subscribed))
-
 
 def _frame(event: str, names: list[str]) -> Iterator[str]:
     if names:

@@ -1,4 +1,4 @@
-"""What the simulated ScaleTrade writes: its compact arrays and tables, every number with its exact digits."""
+"""The messages of the simulated ScaleTrade: its compact arrays and tables, every number with its exact digits."""
 
 from fractions import Fraction
 from typing import Any
@@ -115,7 +115,7 @@ def alert(market: Market, login: int, set_: PriceAlert, at: Units, now: int) -> 
 
 
 def profile(account: TicketAccount) -> dict[str, Any]:
-    """What GET /account/me says, beyond the profile that the sign-in gives."""
+    """Return the answer of GET /account/me, beyond the profile that the sign-in gives."""
     return {
         "balance": money(account.balance), "storage": exact("0.0"), "commission": exact("0.0"), "credit": exact("0.0"),
         "margin": money(account.margin()), "margin_free": money(account.free()),

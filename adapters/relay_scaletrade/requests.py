@@ -78,12 +78,6 @@ class Request:
 ACCOUNT = Request("GET", "/account/me")
 
 
-def sign_in(credentials: Mapping[str, str]) -> dict[str, Any]:
-    """Return the body of the sign-in, whose login is a number."""
-    login = credentials["login"]
-    return {"login": int(login) if login.isdecimal() else login, "password": credentials["password"]}
-
-
 def expiry(token: str) -> int | None:
     """Return the ``exp`` of a JWT (RFC 7519), Unix seconds; None where there is none."""
     payload = token.split(".")[1] if token.count(".") == 2 else ""

@@ -16,7 +16,7 @@ Any other record becomes a notification with all its members. Members without a 
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from relay.adapter import Partial
 from relay.adapter.reading import Members, besides, unless_zero, whole
@@ -34,6 +34,7 @@ STATES = ("OPEN_NORMAL", "OPEN_REQUEST", "OPEN_RESTORED", "CLOSED_NORMAL", "CLOS
           "CLOSE_REQUEST", "DELETE_REQUEST", "CANCEL_REQUEST", "10", "11", "12", "RESTORE_REQUEST", "OPEN_UPDATE_REQUEST",
           "CLOSED_UPDATE_REQUEST", "PENDING_UPDATE_REQUEST", "17", "18", "PARTIAL_CLOSE_REQUEST")  # fmt: skip
 NORMAL, REQUEST, RESTORED, CLOSED_NORMAL, CLOSED_PART, CLOSED_BY, DELETED = range(7)
+DELETE_REQUEST, CANCEL_REQUEST = 8, 9
 #: Codes of a record: a ticket that is new, a closed one that is repeated, one that became a position.
 ADDED, ARCHIVED, ACTIVATED = 0, 4, 5
 #: Members that the fields of an order and of a position have as they are.
@@ -45,7 +46,8 @@ PENDING = {2: (Side.BUY, OrderType.LIMIT), 3: (Side.SELL, OrderType.LIMIT), 4: (
            5: (Side.SELL, OrderType.STOP), 10: (Side.BUY, OrderType.STOP_LIMIT),
            11: (Side.SELL, OrderType.STOP_LIMIT)}  # fmt: skip
 STATUS = {NORMAL: OrderStatus.OPEN, RESTORED: OrderStatus.OPEN, REQUEST: OrderStatus.PENDING,
-          DELETED: OrderStatus.CANCELLED, 8: OrderStatus.PENDING_CANCEL, 9: OrderStatus.PENDING_CANCEL}  # fmt: skip
+          DELETED: OrderStatus.CANCELLED, DELETE_REQUEST: OrderStatus.PENDING_CANCEL,
+          CANCEL_REQUEST: OrderStatus.PENDING_CANCEL}  # fmt: skip
 #: The price of an order that ``open_price`` is. Of a stop limit order it is not documented which of the two.
 PRICE_OF = {OrderType.LIMIT: "limit_price", OrderType.STOP: "stop_price"}
 #: Tickets that are remembered as orders, and positions whose levels are.
@@ -73,26 +75,29 @@ class Trades:
         id, cmd, state, closed_at = _id(given), whole(given["cmd"]), whole(given["state"]), moment(given["close_time"])
         code = whole(given["code"]) if "code" in given else None
         is_open = state in (NORMAL, RESTORED) and closed_at is None
-        order = self._order(given, account)
-        if cmd in PENDING and state in STATUS and (is_open or state not in (NORMAL, RESTORED)):
-            side, type = PENDING[cmd]
-            self._remember(id, None if state == DELETED else type)
-            price = {PRICE_OF[type]: unless_zero(given["open_price"])} if type in PRICE_OF else {}
-            yield order(side, STATUS[state], type, **price, **_ended(state, closed_at))
-        elif cmd in MARKET and (state == REQUEST or (state == DELETED and id in self.orders)):
-            type = self.orders.get(id, OrderType.MARKET)
-            self._remember(id, None if state == DELETED else type)
-            yield order(MARKET[cmd], STATUS[state], type, **_ended(state, closed_at))
-        elif cmd in MARKET and (
-            is_open or state in (CLOSED_NORMAL, CLOSED_BY, DELETED) or (state == CLOSED_PART and closed_at)
-        ):
+        if cmd in PENDING:
+            is_order = is_open or state in (REQUEST, DELETED, DELETE_REQUEST, CANCEL_REQUEST)
+        else:
+            is_order = cmd in MARKET and (state == REQUEST or (state == DELETED and id in self.orders))
+        is_closed = state in (CLOSED_NORMAL, CLOSED_BY, DELETED) or (state == CLOSED_PART and closed_at is not None)
+        if is_order:
+            order = self._order(
+                given, account, PENDING[cmd][1] if cmd in PENDING else self.orders.get(id, OrderType.MARKET)
+            )
+            if state == DELETED:
+                self.orders.pop(id, None)
+                order = evolve(order, updated_at=closed_at, timestamp=closed_at)
+            elif order.order_type is not None:
+                self.orders[id] = order.order_type
+            yield order
+        elif cmd in MARKET and (is_open or is_closed):
             is_listed = code is None and text(given["comment"]) in self.placed and state not in (CLOSED_PART, DELETED)
             is_new = is_open and state != RESTORED and code in (ADDED, ACTIVATED) and id not in self.levels
             was_order = id in self.orders or is_new
             if was_order or is_listed:
-                type_before = self.orders.pop(id, OrderType.MARKET if code == ADDED else None)
-                yield Partial(order(
-                    MARKET[cmd], OrderStatus.FILLED, type_before, filled_quantity=given["volume"], position_id=id,
+                filled = self._order(given, account, self.orders.pop(id, OrderType.MARKET if code == ADDED else None))
+                yield Partial(evolve(
+                    filled, status=OrderStatus.FILLED, filled_quantity=given["volume"], position_id=id,
                     average_fill_price=given["open_price"], timestamp=moment(given["open_time"]),
                 ))  # fmt: skip
             if is_open:
@@ -115,22 +120,14 @@ class Trades:
         """
         return self.levels.pop(id, (None, None))
 
-    def _remember(self, id: str, type: OrderType | None) -> None:
-        if type is None:
-            self.orders.pop(id, None)
-        else:
-            self.orders[id] = type
-
-    def _order(self, given: Members, account: str | None) -> Callable[..., Order]:
-        comment = text(given["comment"])
-
-        def order(side: Side, status: OrderStatus, type: OrderType | None, **more: Any) -> Order:
-            return Order(event=None, status=status, id=_id(given), symbol=self.symbol(given["symbol"]), side=side,
-                         native_symbol=given["symbol"], order_type=type, account=account, quantity=given["volume"],
-                         client_order_id=comment if comment in self.placed else None, stop_loss=unless_zero(given["sl"]),
-                         take_profit=unless_zero(given["tp"]), data=besides(given, *ORDER), **more)  # fmt: skip
-
-        return order
+    def _order(self, given: Members, account: str | None, type: OrderType | None) -> Order:
+        cmd, comment = given["cmd"], text(given["comment"])
+        price = {PRICE_OF[type]: unless_zero(given["open_price"])} if type in PRICE_OF and cmd in PENDING else {}
+        return Order(event=None, status=STATUS.get(given["state"], OrderStatus.FILLED), id=_id(given), order_type=type,
+                     symbol=self.symbol(given["symbol"]), native_symbol=given["symbol"], account=account,
+                     side=MARKET[cmd] if cmd in MARKET else PENDING[cmd][0], quantity=given["volume"],
+                     client_order_id=comment if comment in self.placed else None, stop_loss=unless_zero(given["sl"]),
+                     take_profit=unless_zero(given["tp"]), data=besides(given, *ORDER), **price)  # fmt: skip
 
     def _position(
         self, given: Members, account: str | None, event: PositionEvent | None, quantity: Any, **more: Any
@@ -146,7 +143,3 @@ class Trades:
 
 def _id(given: Members) -> str:
     return str(whole(given["order"]))
-
-
-def _ended(state: int, closed_at: str | None) -> dict[str, str | None]:
-    return {"updated_at": closed_at, "timestamp": closed_at} if state == DELETED else {}

@@ -19,7 +19,7 @@ VENUE = 205
 BUDGETS = {
     "relay_crosstrade": 1483,
     "relay_helio": 986,
-    "relay_scaletrade": 850,
+    "relay_scaletrade": 833,
     "relay_shuriken": 500,
     "relay_tektii": 735,
 }
