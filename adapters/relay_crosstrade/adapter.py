@@ -1,7 +1,7 @@
 """CrossTrade, WebSocket API: https://docs.crosstrade.io/api/websocket-api
 
 One socket per user to the add-on in their NinjaTrader: quotes and the accounts' profit are streamed, everything else is a
-function called by rpc. `relay_crosstrade.questions` says when orders, fills and positions are asked for.
+function called by rpc. `relay_crosstrade.polling` requests orders, fills and positions.
 """
 
 import re
@@ -30,16 +30,16 @@ from relay.adapter import (
     dumps,
     loads,
 )
+from relay.adapter.reading import each
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Event
 from relay.model.text import from_millis
 from relay_crosstrade.answers import Answers
-from relay_crosstrade.blotter import Blotter
-from relay_crosstrade.calls import COMMANDS, ORDERS, TIMES_IN_FORCE, Writing, rpc
-from relay_crosstrade.positions import Positions
-from relay_crosstrade.questions import SWEEP, Questions
-from relay_crosstrade.reading import parts, quote
+from relay_crosstrade.orders import Blotter, Memory
+from relay_crosstrade.polling import SWEEP, Polling
+from relay_crosstrade.reading import Reader
+from relay_crosstrade.rpc import COMMANDS, ORDERS, Writer
 
 _of_limits = re.compile(r"(?!.*(session|elsewhere)).*(rate|limit|violation|abuse)", re.IGNORECASE).match
 
@@ -50,7 +50,7 @@ class CrossTrade(Adapter):
     options = (
         Option("account", about="NinjaTrader's name of the configured account; empty: they have the same name"),
         Option("pnl_interval", "1000", about="milliseconds between two profit updates, 1000 to 60000"),
-        Option("time_in_force", "DAY", choices=TIMES_IN_FORCE,
+        Option("time_in_force", "DAY", choices=("DAY", "GTC"),
                about="of an order without one, because CrossTrade requires one"),
     )  # fmt: skip
     offers = (Offer(kind="quote", example={"symbol": "ES 09-26"}), Offer(kind="account", visibility="presence"))
@@ -77,17 +77,17 @@ class CrossTrade(Adapter):
         self.interval = int(self.option("pnl_interval"))
         if not 1000 <= self.interval <= 60_000:
             raise ValueError(f"pnl_interval: expected 1000 to 60000 milliseconds, got {self.interval}")
-        self.writing = Writing(native=self.native, account=self.own, time_in_force=self.option("time_in_force"))
-        known = {self.other(self.own)} if self.own else set()
-        positions = Positions(self.own, self.symbol, self.other, accounts=known)
-        blotter = Blotter.of(context, self.own, self.symbol, self.other)
-        self.questions = Questions(every=max(1, SWEEP // self.interval))
-        self.answers = Answers(self.writing, positions, blotter, self.questions, self.own if context.account else "")
+        self.polling = Polling(every=max(1, SWEEP // self.interval))
+        self.reader = Reader(self.symbol, self.own, self.own if context.account else "")
+        blotter = Blotter(self.reader, self.polling, context.kept.setdefault("orders", Memory()))
+        writer = Writer(native=self.native, account=self.own, time_in_force=self.option("time_in_force"))
+        accounts = {self.reader.account(self.own)} if self.own else set()
+        self.answers = Answers(writer, self.reader, blotter, self.polling, accounts)
         self.watch(set())
 
     @classmethod
     def closed(cls, code: int, reason: str) -> CloseMeaning:
-        """1008 takes a session over, or ends one that broke the limits; only the text tells them apart."""
+        """Return the meaning of a close; only the text says whether 1008 is a takeover or about the limits."""
         return CloseMeaning.RATE_LIMITED if code == 1008 and _of_limits(reason) else super().closed(code, reason)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str]:
@@ -96,7 +96,7 @@ class CrossTrade(Adapter):
                 yield from self.instruments("subscribe", topics)
                 if accounts := {topic for topic in topics if topic.kind == "account"}:
                     self.watch(self.accounts | accounts)
-                    self.questions.look(*self.questions.accounts)
+                    self.polling.look(*self.polling.accounts)
                     yield dumps({"action": "streamPnl", "enabled": True, "interval": self.interval})
             case Unsubscribe(topics):
                 yield from self.instruments("unsubscribe", topics)
@@ -111,29 +111,25 @@ class CrossTrade(Adapter):
             case GivenUp(id):
                 self.answers.given_up(id)
             case Command():
-                api, args = self.writing.function(outgoing)
+                frame = self.answers.writer.frame(outgoing)
                 self.answers.awaited(outgoing)
-                yield rpc(outgoing.id, api, args)
+                yield frame
 
     def watch(self, accounts: set[Topic]) -> None:
-        """These are subscribed: their fills are asked for, and those of the session's own account."""
+        """Poll the fills of these accounts, which are subscribed, and those of the session's own."""
         self.accounts = accounts
         names = {self.own if topic.account == self.context.account else topic.account for topic in accounts}
-        self.questions.accounts = sorted(filter(None, {self.own} | names))
+        self.polling.accounts = sorted(filter(None, {self.own} | names))
 
     def instruments(self, action: str, topics: Iterable[Topic]) -> Iterable[str]:
         natives = [self.native(topic.symbol or "") for topic in topics if topic.kind == "quote"]
         if natives:
             yield dumps({"action": action, "instruments": natives})
 
-    def other(self, account: str) -> str | None:
-        """The account a message names, where it is not the session's own."""
-        return None if self.context.account and account.casefold() == self.own.casefold() else account
-
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
             case {"type": "marketData", "quotes": [*quotes]}:
-                yield from parts(lambda raw: quote(raw, self.symbol), quotes)
+                yield from each(quotes, self.reader.quote)
             case {"type": "pnlUpdate", "accounts": [*accounts]} as update:
                 epoch = update.get("epoch")
                 yield from self.answers.updated(accounts, None if epoch is None else from_millis(epoch))

@@ -1,108 +1,123 @@
-"""Answers to rpc: which command or question each belongs to, what it says of it, and what is to be asked next.
+"""Read the answers to rpc: which command or question each belongs to, what it tells, and what is requested next.
 
 The server closes after more than 10 violations of its limits in a row (https://docs.crosstrade.io/api/websocket-api); the
-session is left before, at the tenth.
+adapter leaves before, at the tenth.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from attrs import Factory, define
 
-from relay.adapter import CloseMeaning, CommandReply, Limited, Redial, Send, Signal, Unknown
+from relay.adapter import CloseMeaning, CommandReply, Complete, Limited, Redial, Send, Signal, Unknown
+from relay.adapter.reading import each, is_zero
+from relay.limits import BoundedDict
 from relay.model.commands import AmendOrder, CancelOrder, Command, ListOrders, OrderHistory, PlaceOrder, TradeHistory
-from relay.model.events import Error, Event
-from relay_crosstrade.blotter import Blotter, or_unknown
-from relay_crosstrade.calls import Failure, Writing, failure, is_final, is_refusal, may_change, of_symbol, succeeded
-from relay_crosstrade.positions import Positions
-from relay_crosstrade.questions import Question, Questions, What, question
-from relay_crosstrade.reading import of_account
+from relay.model.events import Account, Error, Event, Position
+from relay_crosstrade.orders import Blotter
+from relay_crosstrade.polling import Polling, Question, What
+from relay_crosstrade.reading import Reader, of_account
+from relay_crosstrade.rpc import Failure, Writer, failure, is_final, is_refusal, may_change
 
 VIOLATIONS = 10
 #: The member of an answer that is the list.
 LISTS: Mapping[What, str] = {"orders": "orders", "fills": "executions", "positions": "positions"}
-#: Commands that may wait; beyond that the oldest is no longer known.
-WAITING = 1000
 
 
 @define(eq=False)
 class Answers:
-    """
+    """The answers of one connection.
+
     Attributes:
-        only: the account the session acts for, of which alone it tells; empty: all of the key.
-        waiting: the commands of this connection that have no answer yet, oldest first.
+        waiting: the commands of this connection that have no answer yet; the oldest of too many is forgotten.
+        accounts: the accounts with positions, None for the session's own.
+        profits: by account, the realized profit and whether the unrealized one is zero.
         violations: of the rate limit, without a success between.
     """
 
-    writing: Writing
-    positions: Positions
+    writer: Writer
+    reader: Reader
     blotter: Blotter
-    questions: Questions
-    only: str = ""
-    waiting: dict[str, Command] = Factory(dict)
+    polling: Polling
+    accounts: set[str | None]
+    waiting: BoundedDict[str, Command] = Factory(lambda: BoundedDict(1000))
+    profits: dict[str | None, tuple[str | None, bool | None]] = Factory(dict)
     violations: int = 0
 
     def awaited(self, command: Command) -> None:
-        """The command is about to be sent."""
+        """Take note that the command is about to be sent."""
         self.waiting[command.id] = command
         if isinstance(command, PlaceOrder) and command.client_order_id is not None:
-            self.blotter.awaited(command.client_order_id, self.writing.account_of(command))
-        if len(self.waiting) > WAITING:
-            del self.waiting[next(iter(self.waiting))]
+            self.blotter.memory.unanswered[command.client_order_id] = self.writer.account_of(command)
 
     def given_up(self, id: str) -> None:
-        """The command has had its reply without an answer: what became of it is to be found out."""
+        """Find out what became of a command that has had its reply without an answer."""
         command = self.waiting.get(id)
         if command is not None:
             self._follow(command)
 
     def read(self, id: str, data: Any) -> Iterable[Event | Signal]:
-        """The answer to ``id``."""
+        """Yield what the answer to ``id`` tells."""
         data = self._own(data)
-        failed, read = failure(data), question(id)
-        if read is None:
+        failed, question = failure(data), Question.of_id(id)
+        if question is None:
             yield from self._command(id, data, failed)
         else:
-            yield from self._question(self.questions.answered(read), data, failed)
+            yield from self._question(self.polling.answered(question), data, failed)
         if failed is None:
             self.violations = 0
         elif failed["code"] == "rate_limited":
-            yield from self._violated()
-        yield from self.asking()
+            self.violations += 1
+            yield Limited()
+            if self.violations >= VIOLATIONS:
+                yield Redial(f"{self.violations} rate limit violations in a row", CloseMeaning.RATE_LIMITED)
+        yield from self.polling.next()
 
     def reconcile(self) -> Iterator[Send]:
-        """The session is up: ask for what is open, what may have been missed, and orders of unknown fate."""
+        """Ask for what is open, what may have been missed, and orders of unknown fate."""
         for id, account in self.blotter.memory.unanswered.items():
-            self.questions.order(id, account, missed=True)
-        self.questions.look(*self.questions.accounts, missed=True)
-        yield from self.questions.next()
+            self.polling.want("order", id, account, missed=True)
+        self.polling.look(*self.polling.accounts, missed=True)
+        yield from self.polling.next()
 
     def updated(self, accounts: list[Any], time: str | None) -> Iterable[Event | Signal]:
-        """Read a pnlUpdate; it also is the clock of what is asked for again and again."""
-        yield from self.positions.updated(self._own({"accounts": accounts})["accounts"], time)
-        self.questions.updated({id: self.blotter.account(id) for id in self.blotter.memory.open})
-        for account in _taken(self.positions.noticed):
-            self.questions.look(account)
-        yield from self.asking()
+        """Yield the money, and the positions, of a pnlUpdate, which also is the clock of the polling."""
+        raws = self._own(accounts, "name")
+        noticed: list[str] = []
+        for item in each(raws, partial(self.reader.money, timestamp=time)):
+            if isinstance(item, Account) and self._shows_a_fill(item):
+                noticed.append(item.account or self.reader.own)
+            yield item
+        for raw in raws:
+            if isinstance(raw, dict) and isinstance(raw.get("positions"), list):
+                yield from self._positions(raw["positions"])
+        self.polling.updated({id: self.blotter.account(id) for id in self.blotter.memory.open})
+        for account in noticed:
+            self.polling.look(account)
+        yield from self.polling.next()
 
-    def asking(self) -> Iterator[Signal]:
-        """What follows from what was read."""
-        for account in _taken(self.blotter.filled):
-            self.questions.look(account)
-        for account in _taken(self.blotter.doubtful):
-            self.questions.want(Question("orders"))
-            self.questions.want(Question("fills", account))
-        for id, account in _taken(self.blotter.strange).items():
-            self.questions.order(id, account)
-        yield from self.questions.next()
+    def _shows_a_fill(self, account: Account) -> bool:
+        """Return whether the realized profit has changed, or the unrealized one has begun or ceased to be zero."""
+        unrealized = account.unrealized_pnl
+        now = account.realized_pnl, None if unrealized is None else is_zero(unrealized)
+        before = self.profits.get(account.account, now)
+        self.profits[account.account] = now
+        return before != now
 
-    def _own(self, data: Any) -> Any:
-        return of_account(data, self.only) if self.only else data
+    def _own(self, data: Any, by: str = "account") -> Any:
+        return of_account(data, self.reader.only, by) if self.reader.only else data
+
+    def _positions(self, raws: list[Any], *, missed: bool = False) -> Iterator[Event | Signal]:
+        for item in each(raws, partial(self.reader.position, missed=missed)):
+            if isinstance(item, Position) and item.side is not None:
+                self.accounts.add(item.account)
+            yield item
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def _command(self, id: str, data: Any, failed: Failure | None) -> Iterator[Event | Signal]:
-        """The reply to a command and what it tells, or an error where a failure answers none.
+        """Yield the reply to a command and what it tells, or an error where a failure answers none.
 
         A command that may change something stays open, and becomes unknown at its deadline, when the answer does not say
         whether it was carried out: it has no ``success``, or fails with what is no refusal that is documented.
@@ -111,12 +126,13 @@ class Answers:
         if failed is not None and command is None:
             yield _error(failed["code"], failed["message"], id, data)
             return
-        decided = succeeded(data) if failed is None else is_refusal(failed)
+        succeeded = isinstance(data, dict) and data.get("success") is True
+        decided = succeeded if failed is None else is_refusal(failed)
         if not decided and (command is None or may_change(command)):
             yield _error("undecided", f"the answer to command {id} does not say what became of it", id, data)
             if command is not None:
                 self.waiting[id] = command
-                self.given_up(id)
+                self._follow(command)
             return
         if isinstance(command, PlaceOrder) and (failed is not None or _order_id(data)):
             self.blotter.answered(command.client_order_id)
@@ -126,99 +142,85 @@ class Answers:
         yield CommandReply(id, self._result(command, data))
         if command is not None:
             yield from self._accepted(command, data)
-        yield from self.positions.told(data)
+        match data:
+            case {"positions": [*positions]}:
+                yield from self._positions(positions)
+            case {"accounts": [*accounts]}:
+                yield from (item for item in each(accounts, self.reader.money) if isinstance(item, Account))
 
     def _result(self, command: Command | None, data: Any) -> Any:
+        symbol = getattr(command, "symbol", None)
         if isinstance(command, ListOrders | OrderHistory | TradeHistory):
-            symbol = getattr(command, "symbol", None)
-            return data if symbol is None else of_symbol(data, self.writing.native(symbol))
+            return data if symbol is None else _of_symbol(data, self.writer.native(symbol))
         id = _order_id(data)
         return data if id is None else {"order_id": id, **data}
 
     def _accepted(self, command: Command, data: Any) -> Iterator[Event | Signal]:
-        """Tell what an accepted command has done, as far as it is known, and want to know the rest."""
+        """Yield what an accepted command has done, as far as it is known, and ask for the rest."""
         match command, _order_id(data):
             case PlaceOrder(), str(id):
-                account = self.writing.account_of(command)
+                account = self.writer.account_of(command)
                 yield from self.blotter.placed(command, id, account)
-                self.questions.order(id, account)
+                self.polling.want("order", id, account)
             case ListOrders(), _:
                 yield from self.blotter.listed(_list(data, "orders") or [], whole=False)
             case _:
                 self._follow(command)
 
     def _follow(self, command: Command) -> None:
-        """Want to know what has become of what a command is about."""
-        account = command.account or self.writing.account
+        """Ask what has become of what a command is about."""
+        account = command.account or self.writer.account
         match command:
             case PlaceOrder(client_order_id=str(id)) | CancelOrder(order_id=id) | AmendOrder(order_id=id):
-                self.questions.order(id, account)
+                self.polling.want("order", id, account)
             case _ if may_change(command):
-                self.questions.look(account)
+                self.polling.look(account)
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def _question(self, asked: Question, data: Any, failed: Failure | None) -> Iterator[Event | Signal]:
-        if failed is None:
-            yield from self._told(asked, data)
-            return
-        refused = is_final(failed)
-        self.questions.failed(asked, refused=refused)
-        if asked.what == "order" and refused:
-            yield from self._not_found(asked, data, failed)
+        if failed is not None:
+            refused = is_final(failed)
+            self.polling.failed(asked, refused=refused)
+            if asked.what == "order" and refused:
+                yield from self._not_found(asked, data, failed)
+            else:
+                yield _error(failed["code"], f"{asked.what}: {failed['message']}", asked.id, data)
+        elif asked.what == "order":
+            yield from each([data], lambda raw: self.blotter.found(raw, asked.about, missed=asked.missed))
+        elif (raws := _list(data, LISTS[asked.what])) is not None:
+            whole = not isinstance(data, dict) or data.get("count", len(raws)) == len(raws)
+            yield from self._listed(asked, raws, whole=whole)
         else:
-            yield _error(failed["code"], f"{asked.what}: {failed['message']}", asked.id, data)
-
-    def _told(self, asked: Question, data: Any) -> Iterator[Event | Signal]:
-        if asked.what == "order":
-            yield from or_unknown(data, self.blotter.asked(data, asked.about, missed=asked.missed))
-            return
-        raws = _list(data, LISTS[asked.what])
-        if raws is None:
-            self.questions.failed(asked, refused=True)
+            self.polling.failed(asked, refused=True)
             yield Unknown(data, f"no list of {asked.what}, which are not asked for again on this connection")
-            return
-        whole = not isinstance(data, dict) or data.get("count", len(raws)) == len(raws)
+
+    def _listed(self, asked: Question, raws: list[Any], *, whole: bool) -> Iterator[Event | Signal]:
+        missed = asked.missed
         match asked.what:
             case "orders":
-                yield from self.blotter.listed(raws, whole=whole, missed=asked.missed)
+                yield from self.blotter.listed(raws, whole=whole, missed=missed)
                 if whole:
-                    self._search(asked)
+                    for id in self.blotter.missing:
+                        self.polling.want("order", id, self.blotter.account(id), missed=missed)
+                    if self.blotter.unsearched:
+                        self.polling.want("orders", missed=missed)
             case "fills":
-                yield from self.blotter.fills(raws, missed=asked.missed)
-            case "positions" if whole:
-                yield from self.positions.whole(raws, missed=asked.missed)
-            case "positions":
-                yield from self.positions.listed(raws, missed=asked.missed)
-
-    def _search(self, asked: Question) -> None:
-        """Ask for the orders a list should have had."""
-        for id in self.blotter.missing:
-            self.questions.order(id, self.blotter.account(id), missed=asked.missed)
-        if self.blotter.unsearched:
-            self.questions.want(Question("orders", missed=asked.missed))
+                yield from self.blotter.fills(raws, missed=missed)
+            case _:
+                yield from self._positions(raws, missed=missed)
+                if whole:
+                    yield from (Complete("position", account) for account in sorted(self.accounts, key=str))
 
     def _not_found(self, asked: Question, data: Any, failed: Failure) -> Iterator[Event]:
-        """An order that is not there: one that no list has either has ended, one whose fate was unknown never came."""
+        """Yield the end of an order that no list has either, or that an order whose fate was unknown never came."""
         if asked.about in self.blotter.missing:
             yield from self.blotter.gone(asked.about)
         elif self.blotter.answered(asked.about):
             yield _error("order_not_found", f"order {asked.about} is not known to NinjaTrader", asked.id, data)
         else:
             yield _error(failed["code"], f"order {asked.about}: {failed['message']}", asked.id, data)
-            self.questions.want(Question("orders"))
-
-    def _violated(self) -> Iterator[Signal]:
-        self.violations += 1
-        yield Limited()
-        if self.violations >= VIOLATIONS:
-            yield Redial(f"{self.violations} rate limit violations in a row", CloseMeaning.RATE_LIMITED)
-
-
-def _taken(noted: dict[str, Any]) -> dict[str, Any]:
-    taken = dict(noted)
-    noted.clear()
-    return taken
+            self.polling.want("orders")
 
 
 def _order_id(data: Any) -> str | None:
@@ -227,9 +229,20 @@ def _order_id(data: Any) -> str | None:
 
 
 def _list(data: Any, name: str) -> list[Any] | None:
-    """The list of an answer, bare or as a member."""
+    """Return the list of an answer, bare or as a member; None when there is none."""
     raws = data.get(name) if isinstance(data, dict) else data
     return raws if isinstance(raws, list) else None
+
+
+def _of_symbol(data: Any, native: str) -> Any:
+    """Return a history's answer with only what is of one instrument; the functions have no argument for it."""
+    if not isinstance(data, dict):
+        return data
+    lists = {name: value for name, value in data.items() if isinstance(value, list)}
+    return data | {
+        name: [each for each in value if isinstance(each, dict) and each.get("instrument") == native]
+        for name, value in lists.items()
+    }
 
 
 def _error(code: str, message: str, id: str, data: Any) -> Error:

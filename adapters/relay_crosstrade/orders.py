@@ -1,155 +1,202 @@
-"""Orders and fills as NinjaTrader has them.
+"""Follow orders and fills from one answer to the next.
 
-An answer says what an order is, never what happened to it; `happened` finds that by comparing it with what was last told.
-Members of an order behind ``limitPriceChanged`` and of a fill behind ``quantity`` are cut off on the pages
-(https://docs.crosstrade.io/api/orders/get-order, https://docs.crosstrade.io/api/executions/get-executions); they are read
-under NinjaTrader's own names of them.
+An order's id is the one its sender was given when it was placed. NinjaTrader may give it another one later, the broker's,
+under which lists and fills then name it; a function finds it by either
+(https://crosstrade.io/docs/api/orders/post-cancel-order). Asked for by the first id, the answer has the second: from then on
+it is an alias.
 """
 
+from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
+from typing import Any
 
 import attrs
+from attrs import Factory, define
 
+from relay.adapter import Unknown
+from relay.adapter.reading import Members, each, members, text
+from relay.limits import BoundedDict
 from relay.model.commands import PlaceOrder
-from relay.model.enums import OrderEvent, OrderStatus, OrderType, Side, TimeInForce
+from relay.model.enums import OrderStatus
 from relay.model.events import Order, Trade
-from relay.model.text import from_millis
-from relay_crosstrade.reading import Members, Other, Symbol, text
+from relay_crosstrade.polling import Polling
+from relay_crosstrade.reading import Reader
 
-#: https://ninjatrader.com/support/helpGuides/nt8/order_state_definitions.htm, in NinjaScript's spelling.
-STATES = {
-    "INITIALIZED": OrderStatus.PENDING,
-    "SUBMITTED": OrderStatus.PENDING,
-    "TRIGGERPENDING": OrderStatus.PENDING,
-    "ACCEPTED": OrderStatus.OPEN,
-    "SUSPENDED": OrderStatus.OPEN,
-    "WORKING": OrderStatus.OPEN,
-    "CHANGEPENDING": OrderStatus.OPEN,
-    "CHANGESUBMITTED": OrderStatus.OPEN,
-    "PARTFILLED": OrderStatus.PARTIALLY_FILLED,
-    "CANCELPENDING": OrderStatus.PENDING_CANCEL,
-    "CANCELSUBMITTED": OrderStatus.PENDING_CANCEL,
-    "FILLED": OrderStatus.FILLED,
-    "CANCELLED": OrderStatus.CANCELLED,
-    "REJECTED": OrderStatus.REJECTED,
-}
-ENDED = {
-    OrderStatus.FILLED: OrderEvent.ORDER_FILLED,
-    OrderStatus.CANCELLED: OrderEvent.ORDER_CANCELLED,
-    OrderStatus.REJECTED: OrderEvent.ORDER_REJECTED,
-}
-SIDES = {"BUY": Side.BUY, "BUYTOCOVER": Side.BUY, "SELL": Side.SELL, "SELLSHORT": Side.SELL}
-#: The market position of an execution is the direction of the fill: one that leaves a long position is Short.
-FILLED = {"LONG": Side.BUY, "SHORT": Side.SELL}
-#: Types and times in force that have no canonical word are left out, the order is told all the same.
-TYPES = {
-    "MARKET": OrderType.MARKET, "LIMIT": OrderType.LIMIT, "STOPMARKET": OrderType.STOP, "STOPLIMIT": OrderType.STOP_LIMIT,
-}  # fmt: skip
-TIMES = {each.value: each for each in TimeInForce}
-_LIMITED = (OrderType.LIMIT, OrderType.STOP_LIMIT)
-_STOPPED = (OrderType.STOP, OrderType.STOP_LIMIT)
+#: Orders, or ids, remembered of each kind; beyond that the oldest is forgotten.
+MOST = 10_000
 
 
-def order(given: Members, id: str, before: Order | None, symbol: Symbol, other: Other) -> Order:
-    """The order as it is now, under the id it has for us; ``before`` is what was last told of it.
+def _bounded() -> BoundedDict[str, Any]:
+    return BoundedDict(MOST)
 
-    Raises:
-        KeyError, TypeError, ValueError: anything needed is missing, or a state or a side that is not known.
+
+@define(eq=False)
+class Memory:
+    """Orders that outlive a connection, so that one that ended meanwhile is asked for by its id.
+
+    Attributes:
+        open: the last state of the orders that had not ended, by id.
+        ended: ids of orders whose end was published, or is not to be.
+        aliases: other ids of orders.
+        unanswered: accounts of placed orders without an answer, by the sender's id.
     """
-    native, time = text(given, "instrument"), given.get("timeInForce")
-    kind = TYPES.get(text(given, "orderType").upper())
-    now = Order(
-        event=OrderEvent.ORDER_MODIFIED,
-        account=other(text(given, "account")),
-        id=id,
-        client_order_id=None if before is None else before.client_order_id,
-        symbol=symbol(native),
-        native_symbol=native,
-        side=_side(given, before),
-        order_type=kind,
-        quantity=given.get("quantity"),
-        filled_quantity=given.get("filled"),
-        status=STATES[text(given, "orderState").upper()],
-        time_in_force=TIMES.get(time.upper()) if isinstance(time, str) else None,
-        limit_price=given.get("limitPrice") if kind in _LIMITED else None,
-        stop_price=given.get("stopPrice") if kind in _STOPPED else None,
-        average_fill_price=given.get("averageFillPrice"),
-        oco_group_id=given.get("oco") or None,
-        updated_at=_time(given),
-    )
-    average = now.average_fill_price if filled(now) else None  # 0.0 until then
-    return attrs.evolve(now, event=happened(now, before), average_fill_price=average)
+
+    open: BoundedDict[str, Order] = Factory(_bounded)
+    ended: BoundedDict[str, None] = Factory(_bounded)
+    aliases: BoundedDict[str, str] = Factory(_bounded)
+    unanswered: BoundedDict[str, str] = Factory(_bounded)
 
 
-def _side(given: Members, before: Order | None) -> Side:
-    """The page is cut before it names the side; an order that is known has the one it had."""
-    name = next((name for name in ("orderAction", "action") if name in given), None)
-    if name is None and before is not None:
-        return before.side
-    return SIDES[text(given, name or "orderAction").upper()]
+@define(eq=False)
+class Blotter:
+    """Orders and fills on one connection.
+
+    Attributes:
+        missing: open orders that the last whole list did not have.
+        searched: those of them that were found open all the same.
+        doubted: orders of fills that were not published, because the name may be another one of an open order.
+    """
+
+    reader: Reader
+    polling: Polling
+    memory: Memory
+    missing: list[str] = Factory(list)
+    searched: set[str] = Factory(set)
+    doubted: BoundedDict[str, None] = Factory(_bounded)
+
+    def account(self, id: str) -> str:
+        """Return NinjaTrader's name of the account of an open order."""
+        order = self.memory.open.get(id)
+        return (None if order is None else order.account) or self.reader.own
+
+    def answered(self, client: str | None) -> bool:
+        """Take note that the fate of the order with this id of the sender's is known; return whether it was not."""
+        return self.memory.unanswered.pop(client or "", None) is not None
+
+    def placed(self, command: PlaceOrder, id: str, account: str) -> Iterator[Order]:
+        """Yield an order that was accepted: what is known of it is what was asked for, unless a list was faster."""
+        if id in self.memory.ended:
+            return
+        known = self.memory.open.get(id)
+        order = Order(
+            event=None,
+            account=self.reader.account(account),
+            id=id,
+            client_order_id=command.client_order_id,
+            symbol=command.symbol,
+            side=command.side,
+            order_type=command.order_type,
+            quantity=command.quantity,
+            status=OrderStatus.PENDING,
+            time_in_force=command.time_in_force,
+            limit_price=command.limit_price,
+            stop_price=command.stop_price,
+        )
+        if known is not None:
+            order = attrs.evolve(known, client_order_id=command.client_order_id)
+        self.memory.open[id] = order
+        yield order
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def found(self, raw: Any, id: str, *, missed: bool = False) -> Iterator[Order]:
+        """Yield the answer to a question for the order ``id``, which may also be the sender's id."""
+        given = members(raw)
+        native = text(given, "orderId")
+        client = id if id in self.memory.unanswered else None
+        order = self._id(native if client else id)
+        for other in {native, id} - {order}:
+            self.memory.aliases[other] = order
+        yield from self._state(given, order, sought=True, missed=missed, client=client)
+        self.answered(id)
+        self.searched.update({order}.intersection(self.missing))
+
+    def listed(self, raws: list[Any], *, whole: bool, missed: bool = False) -> Iterator[Order | Unknown]:
+        """Yield a list of orders. Of a ``whole`` one `missing` is what it should have had.
+
+        While some of these are to be searched for, an order that is not known may be one of them under another id. Nothing
+        is then made of it, and the list is requested again when they have been searched for.
+        """
+        read = [*each(raws, self._identified)]
+        if whole:
+            present = {item[0] for item in read if isinstance(item, tuple)}
+            self.missing = [id for id in self.memory.open if id not in present]
+            self.searched.intersection_update(self.missing)
+        for item in read:
+            if isinstance(item, Unknown):
+                yield item
+            elif item[0] in self.memory.open or (whole and not self.unsearched):
+                yield from each(item[1:], partial(self._state, id=item[0], missed=missed))
+
+    @property
+    def unsearched(self) -> bool:
+        """Return whether some of the missing orders have not been searched for."""
+        return not self.searched.issuperset(self.missing)
+
+    def _id(self, id: str) -> str:
+        return self.memory.aliases.get(id, id)
+
+    def _identified(self, raw: Any) -> tuple[str, Members]:
+        given = members(raw)
+        return self._id(text(given, "orderId")), given
+
+    def _state(
+        self, given: Members, id: str, *, missed: bool, sought: bool = False, client: str | None = None
+    ) -> Iterator[Order]:
+        """Yield an order's state, unless its end was published or it ended before anybody knew of it."""
+        before = self.memory.open.get(id)
+        now = self.reader.order(given, id, None if before is None else before.side)
+        if client is not None:
+            now = attrs.evolve(now, client_order_id=client)
+        ended = now.status.is_final
+        if id in self.memory.ended or (before is None and ended and not sought):
+            return
+        if _filled(now) > _filled(before) and not (before is None and ended):
+            self.polling.look(text(given, "account"))
+        if ended:
+            self.memory.open.pop(id, None)
+            self.memory.ended[id] = None
+        else:
+            self.memory.open[id] = now
+        yield attrs.evolve(now, reconciled=missed or None)
+
+    def gone(self, id: str) -> Iterator[Order]:
+        """Yield an open order that neither a whole list has nor a question for it finds: it ended unseen."""
+        order = self.memory.open.pop(id, None)
+        if order is not None:
+            yield attrs.evolve(order, vanished=True, reconciled=True, updated_at=None)
+
+    def fills(self, raws: list[Any], *, missed: bool) -> Iterator[Trade | Unknown]:
+        """Yield a list of executions in the order of their times."""
+        yield from each(sorted(raws, key=_epoch), partial(self._fill, missed=missed))
+
+    def _fill(self, raw: Any, *, missed: bool) -> Trade | None:
+        """Return one execution; None for the first sight of one whose order is not known, while other orders are open.
+
+        It is returned when it is received again: by then the open orders have been requested, and are known by all their
+        names. Orders behind fills that were missed are not requested.
+        """
+        order, given = self._identified(raw)
+        trade = self.reader.fill(given, order, missed=missed)
+        account = text(given, "account")
+        if order not in self.memory.open and order not in self.memory.ended:
+            if missed:
+                self.memory.ended[order] = None
+            elif self.memory.open and order not in self.doubted:
+                self.doubted[order] = None
+                self.polling.want("orders")
+                self.polling.want("fills", account)
+                return None
+            else:
+                self.polling.want("order", order, account)
+        return trade
 
 
-def fill(given: Members, order_id: str, symbol: Symbol, other: Other, *, missed: bool) -> Trade:
-    """One execution. Raises as `order`."""
-    native = text(given, "instrument")
-    return Trade(
-        account=other(text(given, "account")),
-        id=text(given, "id"),
-        order_id=order_id,
-        symbol=symbol(native),
-        native_symbol=native,
-        side=FILLED[text(given, "marketPosition").upper()],
-        quantity=given["quantity"],
-        price=given["price"],
-        commission=given.get("commission"),
-        time=_time(given),
-        reconciled=missed or None,
-    )
-
-
-def _time(given: Members) -> str | None:
-    """``time`` is that of NinjaTrader's computer, wherever it stands; ``epoch`` is not."""
-    return None if given.get("epoch") is None else from_millis(given["epoch"])
-
-
-# --- what happened ---------------------------------------------------------------------------------------------------
-
-
-def happened(now: Order, before: Order | None) -> OrderEvent:
-    if now.status in ENDED:
-        return ENDED[now.status]
-    if now.status is OrderStatus.PARTIALLY_FILLED and grew(before, now):
-        return OrderEvent.ORDER_PARTIALLY_FILLED
-    return OrderEvent.ORDER_CREATED if before is None else OrderEvent.ORDER_MODIFIED
-
-
-def is_same(before: Order, now: Order) -> bool:
-    """Whether nothing is to be told of an order."""
-    return attrs.evolve(now, event=before.event, updated_at=before.updated_at) == before
-
-
-def filled(order: Order | None) -> Decimal:
+def _filled(order: Order | None) -> Decimal:
     return Decimal(0) if order is None else Decimal(order.filled_quantity or 0)
 
 
-def grew(before: Order | None, now: Order) -> bool:
-    """Whether more of the order is filled than was told."""
-    return filled(now) > filled(before)
-
-
-def pending(command: PlaceOrder, id: str, account: str | None) -> Order:
-    """An order that was taken: what is known of it is what was asked for."""
-    return Order(
-        event=OrderEvent.ORDER_CREATED,
-        account=account,
-        id=id,
-        client_order_id=command.client_order_id,
-        symbol=command.symbol,
-        side=command.side,
-        order_type=command.order_type,
-        quantity=command.quantity,
-        status=OrderStatus.PENDING,
-        time_in_force=command.time_in_force,
-        limit_price=command.limit_price,
-        stop_price=command.stop_price,
-    )
+def _epoch(raw: Any) -> int:
+    epoch = raw.get("epoch") if isinstance(raw, dict) else None
+    return epoch if isinstance(epoch, int) else 0

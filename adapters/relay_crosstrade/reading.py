@@ -1,22 +1,20 @@
-"""Reading what CrossTrade says: quotes, the money of accounts, positions.
+"""Read what NinjaTrader's add-on sends: quotes, the money of accounts, positions, orders and fills.
 
-The page (https://docs.crosstrade.io/api/websocket-api) shows neither the element of a pnlUpdate nor a position that is
-flat. An account is read in the members of ``GET /v1/api/accounts/snapshot`` and in the short ones of the same meaning,
-nested or not; what is absent stays absent.
+The pages of the API (https://docs.crosstrade.io) show neither the element of a pnlUpdate nor a position that is flat, and
+cut off what an order has behind ``limitPriceChanged`` and a fill behind ``quantity``. The money is read in the members of
+``GET /v1/api/accounts/snapshot`` and in the short ones of the same meaning, nested or not; orders and fills under
+NinjaTrader's own names. What is absent stays absent.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from relay.adapter import Unknown
-from relay.model.enums import AccountEvent, PositionEvent, PositionSide
-from relay.model.events import Account, Event, Position, Quote
+from attrs import frozen
 
-Members = Mapping[str, Any]
-#: Canonical text of a provider's symbol.
-Symbol = Callable[[str], str]
-#: The account an event names: None for the session's own.
-Other = Callable[[str], str | None]
+from relay.adapter.reading import Members, first, is_zero, members, text, word
+from relay.model.enums import OrderStatus, OrderType, PositionSide, Side, TimeInForce
+from relay.model.events import Account, Order, Position, Quote, Trade
+from relay.model.text import from_millis
 
 #: Members that say the same, the documented one first.
 MONEY = {
@@ -26,126 +24,165 @@ MONEY = {
     "unrealized_pnl": ("unrealizedProfitLoss", "unrealizedPnl", "unrealizedPnL"),
 }
 CURRENCIES = {"UsDollar": "USD"}
-FLAT = "FLAT"
-_SIDES = {"LONG": PositionSide.LONG, "SHORT": PositionSide.SHORT, FLAT: None}
-_QUOTED = ("bid", "ask", "last", "volume")
+POSITION_SIDES = {"LONG": PositionSide.LONG, "SHORT": PositionSide.SHORT, "FLAT": None}
+#: https://ninjatrader.com/support/helpGuides/nt8/order_state_definitions.htm, in NinjaScript's spelling.
+STATES = {
+    "INITIALIZED": OrderStatus.PENDING,
+    "SUBMITTED": OrderStatus.PENDING,
+    "TRIGGERPENDING": OrderStatus.PENDING,
+    "ACCEPTED": OrderStatus.OPEN,
+    "SUSPENDED": OrderStatus.OPEN,
+    "WORKING": OrderStatus.OPEN,
+    "CHANGEPENDING": OrderStatus.OPEN,
+    "CHANGESUBMITTED": OrderStatus.OPEN,
+    "PARTFILLED": OrderStatus.PARTIALLY_FILLED,
+    "CANCELPENDING": OrderStatus.PENDING_CANCEL,
+    "CANCELSUBMITTED": OrderStatus.PENDING_CANCEL,
+    "FILLED": OrderStatus.FILLED,
+    "CANCELLED": OrderStatus.CANCELLED,
+    "REJECTED": OrderStatus.REJECTED,
+}
+SIDES = {"BUY": Side.BUY, "BUYTOCOVER": Side.BUY, "SELL": Side.SELL, "SELLSHORT": Side.SELL}
+#: The market position of an execution is the direction of the fill: one that leaves a long position is Short.
+FILLED = {"LONG": Side.BUY, "SHORT": Side.SELL}
+#: Types and times in force that have no canonical word are left out; the order is published all the same.
+TYPES = {
+    "MARKET": OrderType.MARKET, "LIMIT": OrderType.LIMIT, "STOPMARKET": OrderType.STOP, "STOPLIMIT": OrderType.STOP_LIMIT,
+}  # fmt: skip
+TIMES = {each.value: each for each in TimeInForce}
 
 
-def parts(read: Callable[[Any], Event | None], raws: Iterable[Any]) -> Iterable[Event | Unknown]:
-    """Each of ``raws`` read; one that cannot be is Unknown and costs the others nothing."""
-    for raw in raws:
-        try:
-            event = read(raw)
-        except (KeyError, TypeError, ValueError) as error:
-            yield Unknown(raw, f"{type(error).__name__}: {error}")
-        else:
-            if event is not None:
-                yield event
+@frozen
+class Reader:
+    """Makes events of the provider's objects. Every method raises KeyError, TypeError or ValueError for what it cannot read.
+
+    Attributes:
+        symbol: returns the canonical text of a provider's symbol.
+        own: NinjaTrader's name of the session's account; empty where commands name theirs.
+        only: the account the session acts for, the only one it publishes; empty: all of the key.
+    """
+
+    symbol: Callable[[str], str]
+    own: str = ""
+    only: str = ""
+
+    def account(self, name: str) -> str | None:
+        """Return the account an event names: None for the one the session acts for."""
+        return None if self.only and name.casefold() == self.only.casefold() else name
+
+    def quote(self, raw: Any) -> Quote:
+        """Return one element of a marketData message; any of its numbers may be missing, but not all."""
+        given = members(raw)
+        native = text(given, "instrument")
+        numbers = {name: given[name] for name in ("bid", "ask", "last", "volume") if name in given}
+        if not numbers:
+            raise ValueError(f"a quote of {native} without a number")
+        return Quote(symbol=self.symbol(native), native_symbol=native, **numbers)
+
+    def money(self, raw: Any, timestamp: str | None = None) -> Account | None:
+        """Return the money of one account; None for an account with nothing but its name."""
+        given = members(raw)
+        for nested in ("account", "item"):
+            if isinstance(given.get(nested), dict):
+                given |= members(given.pop(nested))
+        name = self.account(text(given, "name" if "name" in given else "account"))
+        found = {field: first(given, *names) for field, names in MONEY.items()}
+        if all(value is None for value in found.values()):
+            return None
+        currency = given.get("denomination")
+        currency = CURRENCIES.get(currency, currency) if isinstance(currency, str) else None
+        return Account(event=None, account=name, currency=currency, timestamp=timestamp, **found)
+
+    def position(self, raw: Any, *, missed: bool = False) -> Position:
+        """Return one position. An account has one per instrument, so the instrument is its id."""
+        given = members(raw)
+        native, side = text(given, "instrument"), word(POSITION_SIDES, given["marketPosition"])
+        priced = given if side else {}  # a flat position has the market's price, but none of its own
+        return Position(
+            event=None,
+            account=self.account(text(given, "account")),
+            id=native,
+            symbol=self.symbol(native),
+            native_symbol=native,
+            side=side,
+            quantity=given["quantity"],
+            average_entry_price=priced.get("averagePrice"),
+            current_price=priced.get("marketPrice"),
+            unrealized_pnl=priced.get("unrealizedProfitLoss"),
+            reconciled=missed or None,
+        )
+
+    def order(self, given: Members, id: str, side: Side | None) -> Order:
+        """Return an order as it is now, under the id it has for us.
+
+        Args:
+            side: the side last known, for an answer without one: the page is cut before it names the side.
+        """
+        native, time = text(given, "instrument"), given.get("timeInForce")
+        kind = TYPES.get(text(given, "orderType").upper())
+        action = first(given, "orderAction", "action")
+        return Order(
+            event=None,
+            account=self.account(text(given, "account")),
+            id=id,
+            symbol=self.symbol(native),
+            native_symbol=native,
+            side=side if action is None and side else word(SIDES, action),
+            order_type=kind,
+            quantity=given.get("quantity"),
+            filled_quantity=given.get("filled"),
+            status=word(STATES, given["orderState"]),
+            time_in_force=TIMES.get(time.upper()) if isinstance(time, str) else None,
+            limit_price=given.get("limitPrice") if kind in (OrderType.LIMIT, OrderType.STOP_LIMIT) else None,
+            stop_price=given.get("stopPrice") if kind in (OrderType.STOP, OrderType.STOP_LIMIT) else None,
+            average_fill_price=None
+            if is_zero(given.get("filled"))
+            else given.get("averageFillPrice"),  # 0.0 until then
+            oco_group_id=given.get("oco") or None,
+            updated_at=_time(given),
+        )
+
+    def fill(self, given: Members, order_id: str, *, missed: bool) -> Trade:
+        """Return one execution."""
+        native = text(given, "instrument")
+        return Trade(
+            account=self.account(text(given, "account")),
+            id=text(given, "id"),
+            order_id=order_id,
+            symbol=self.symbol(native),
+            native_symbol=native,
+            side=word(FILLED, given["marketPosition"]),
+            quantity=given["quantity"],
+            price=given["price"],
+            commission=given.get("commission"),
+            time=_time(given),
+            reconciled=missed or None,
+        )
 
 
-def members(raw: Any) -> dict[str, Any]:
-    """The members of an object; null is the same as absent. TypeError when it is no object."""
-    if not isinstance(raw, dict):
-        raise TypeError(f"expected an object, got {raw!r:.64}")
-    return {name: value for name, value in raw.items() if value is not None}
+def _time(given: Members) -> str | None:
+    """Return the time of ``epoch``; ``time`` is that of NinjaTrader's computer, wherever it stands."""
+    return None if given.get("epoch") is None else from_millis(given["epoch"])
 
 
-def text(given: Members, name: str) -> str:
-    """A member that must be text."""
-    value = given[name]
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name}: expected text, got {value!r:.64}")
-    return value
+def of_account(data: Any, own: str, by: str = "account") -> Any:
+    """Return ``data`` without the elements of lists, at any depth, that name another account, and ``count`` without them.
 
-
-def quote(raw: Any, symbol: Symbol) -> Quote:
-    """One element of a marketData message; any of its numbers may be missing, but not all."""
-    given = members(raw)
-    native = text(given, "instrument")
-    numbers = {name: given[name] for name in _QUOTED if name in given}
-    if not numbers:
-        raise ValueError(f"a quote of {native} without a number")
-    return Quote(symbol=symbol(native), native_symbol=native, **numbers)
-
-
-def flattened(raw: Any) -> dict[str, Any]:
-    """An account's members at one level, whether they stand in ``account`` and its ``item`` or not."""
-    given = members(raw)
-    if isinstance(given.get("account"), dict):
-        given |= members(given.pop("account"))
-    if isinstance(given.get("item"), dict):
-        given |= members(given.pop("item"))
-    return given
-
-
-def account_name(given: Members) -> str:
-    return text(given, "name" if "name" in given else "account")
-
-
-def of_account(data: Any, own: str) -> Any:
-    """What was read without the elements of lists, at any depth, that name another account; ``count`` goes down with them.
-
-    Some functions answer for every account of the key, whatever they are told.
+    Some functions answer for every account of the key, whatever the arguments say. ``by`` is the member with the name.
     """
     if isinstance(data, list):
-        return [of_account(each, own) for each in data if not _names_another(each, own, "account")]
+        return [of_account(each, own) for each in data if not _names_another(each, own, by)]
     if not isinstance(data, dict):
         return data
-    kept: dict[str, Any] = {}
-    missing = 0
-    for name, value in data.items():
-        if isinstance(value, list):
-            by = "name" if name == "accounts" else "account"
-            kept[name] = [of_account(each, own) for each in value if not _names_another(each, own, by)]
-            missing += len(value) - len(kept[name])
-        else:
-            kept[name] = of_account(value, own)
+    kept = {name: of_account(value, own, "name" if name == "accounts" else "account") for name, value in data.items()}
+    missing = sum(len(value) - len(kept[name]) for name, value in data.items() if isinstance(value, list))
     if missing and isinstance(kept.get("count"), int):
         kept["count"] -= missing
     return kept
 
 
 def _names_another(raw: Any, own: str, by: str) -> bool:
-    named = raw.get("account", raw.get(by)) if isinstance(raw, dict) else None
-    if isinstance(named, dict):
-        named = named.get("name")
-    return isinstance(named, str) and named.casefold() != own.casefold()
-
-
-def money(raw: Any, other: Other, timestamp: str | None = None) -> Account | None:
-    """The money of one account; None for an account of which nothing is said but its name."""
-    given = flattened(raw)
-    named = account_name(given)
-    found = {field: given[name] for field, names in MONEY.items() for name in reversed(names) if name in given}
-    if not found:
-        return None
-    currency = given.get("denomination")
-    return Account(
-        event=AccountEvent.METRICS_UPDATED,
-        account=other(named),
-        currency=CURRENCIES.get(currency, currency) if isinstance(currency, str) else None,
-        timestamp=timestamp,
-        **found,
-    )
-
-
-def is_flat(given: Members) -> bool:
-    return text(given, "marketPosition").upper() == FLAT
-
-
-def position(given: Members, event: PositionEvent, symbol: Symbol, other: Other, *, reconciled: bool) -> Position:
-    """One position. An account has one per instrument, so the instrument is its id; the account goes with the event."""
-    native = text(given, "instrument")
-    return Position(
-        event=event,
-        account=other(text(given, "account")),
-        id=native,
-        symbol=symbol(native),
-        native_symbol=native,
-        side=_SIDES[text(given, "marketPosition").upper()],
-        quantity=given["quantity"],
-        average_entry_price=None if is_flat(given) else given.get("averagePrice"),
-        current_price=given.get("marketPrice"),
-        unrealized_pnl=given.get("unrealizedProfitLoss"),
-        reconciled=reconciled or None,
-    )
+    name = raw.get("account", raw.get(by)) if isinstance(raw, dict) else None
+    if isinstance(name, dict):
+        name = name.get("name")
+    return isinstance(name, str) and name.casefold() != own.casefold()

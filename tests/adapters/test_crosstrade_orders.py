@@ -8,9 +8,9 @@ from relay.model.commands import AmendOrder, CancelOrder, ClosePosition
 from relay.model.enums import OrderEvent, OrderStatus, Side
 from relay.model.events import Error, Order, Trade
 from relay_crosstrade.adapter import CrossTrade
-from relay_crosstrade.orders import STATES
+from relay_crosstrade.reading import STATES
 from relay_crosstrade.simulator import KEY, NO_ADDON
-from support.crosstrade_session import ACCOUNT, SECOND, Session, place
+from support.crosstrade_session import ACCOUNT, SECOND, Published, Session, place
 
 FAR = {"order_type": "LIMIT", "limit_price": "5000.00"}
 RAW = {
@@ -27,8 +27,9 @@ FILL = {
 class Line:
     """An adapter, what it told, and the question that is under way."""
 
-    def __init__(self, kept=None, *, configured="Sim101", **options):
-        self.kept = {} if kept is None else kept
+    def __init__(self, before=None, *, configured="Sim101", **options):
+        self.kept = {} if before is None else before.kept
+        self.published = Published(configured) if before is None else before.published
         context = Context(
             provider="crosstrade", account=configured, options={**CrossTrade.defaults(), **options}, credentials={"key": KEY},
             kept=self.kept,
@@ -43,7 +44,7 @@ class Line:
     def hear(self, **frame):
         """Read a frame; what it told."""
         told = []
-        for item in self.adapter.decode(dumps(frame)):
+        for item in self.published(self.adapter.decode(dumps(frame))):
             if isinstance(item, Send):
                 assert item.of == "call", "a question is charged"
                 self._noted(item.text)
@@ -323,7 +324,7 @@ def test_a_session_that_is_up_asks_for_what_it_may_have_missed():
 
 def test_what_was_open_is_asked_for_on_the_next_connection(line):
     line.reply(place("c", client_order_id="mine", **FAR), orderId="o1", success=True)
-    again = Line(line.kept)
+    again = Line(line)
     again.write(Reconcile())
     assert again.answer(orders=[], count=0) == []
     (filled,) = again.answer(**{**RAW, "orderState": "Filled", "filled": 2})
@@ -333,7 +334,7 @@ def test_what_was_open_is_asked_for_on_the_next_connection(line):
 @pytest.mark.parametrize("arrived", [True, False])
 def test_an_order_whose_answer_was_lost_is_asked_for_by_its_sender_s_id(line, arrived):
     line.write(place("c", client_order_id="mine"))
-    again = Line(line.kept)
+    again = Line(line)
     assert again.write(Reconcile()) == [("GetOrder", {"account": "Sim101", "orderId": "mine"})]
     (told,) = (
         again.answer(**RAW) if arrived else again.answer(error="Order linked to 'mine' not found or already terminal.")
@@ -344,7 +345,7 @@ def test_an_order_whose_answer_was_lost_is_asked_for_by_its_sender_s_id(line, ar
         assert told == Error(
             code="order_not_found", message="order mine is not known to NinjaTrader", details=told.details
         )
-    third = Line(line.kept)
+    third = Line(line)
     assert third.write(Reconcile())[0][0] == "GetAllOrders"
 
 
@@ -488,7 +489,7 @@ def test_a_failure_that_is_no_refusal_says_nothing_of_an_order(line):
         else:
             line.answer(orders=[], count=0)
     assert asked == ["GetOrder", "GetAllOrders", "GetOrder", "GetAllOrders"]
-    assert "o1" in line.kept["blotter"].open
+    assert "o1" in line.kept["orders"].open
 
 
 def test_a_function_the_add_on_has_not_is_not_asked_for_again(line):

@@ -27,7 +27,7 @@ OF_EVERY_PROVIDER = {"__init__.py", "adapter.py", "simulator.py"}
 STILL_RIDDLES = {
     "relay/provider",
     "relay/server", "relay/trading",
-    "adapters/relay_crosstrade", "adapters/relay_helio",
+    "adapters/relay_helio",
 }  # fmt: skip
 RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whatever)\b")
 #: Modules of relay/, without `__init__.py`. Lower it when a room is folded.

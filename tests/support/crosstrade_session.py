@@ -8,7 +8,7 @@ import attrs
 import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
-from relay.adapter import CommandReply, Context, Reconcile, Redial, Send, Subscribe, Unsubscribe
+from relay.adapter import CommandReply, Complete, Context, Reconcile, Redial, Send, Subscribe, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -24,6 +24,8 @@ from relay.model.commands import (
     PlaceOrder,
     TradeHistory,
 )
+from relay.model.events import Account, Order, Position
+from relay.provider.accounts import States
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_crosstrade.adapter import CrossTrade
@@ -80,6 +82,32 @@ ASSEMBLED = (
 )  # fmt: skip
 
 
+class Published:
+    """What a session publishes of what an adapter yields: states with what happened, and nothing where nothing did."""
+
+    def __init__(self, account="Sim101") -> None:
+        self._account = account
+        self._states = States()
+        self._now = 0
+
+    def __call__(self, items) -> list:
+        self._now += 1
+        published, listed = [], []
+        for item in items:
+            if isinstance(item, Order | Position | Account):
+                listed.append(item)
+                item = self._states.news(item, self._account, self._now, compared=bool(item.reconciled))
+            elif isinstance(item, Complete):
+                account = item.account or self._account
+                ids = {
+                    each.id for each in listed if each.kind == item.kind and (each.account or self._account) == account
+                }
+                published += self._states.vanished(item.kind, account, ids, self._now)
+            if item is not None:
+                published.append(item)
+        return published
+
+
 class Line:
     """A link that remembers what was sent, in the place of one with a socket."""
 
@@ -108,6 +136,7 @@ class Session:
         self.simulator = CrossTradeSimulator(interval=0, clock=lambda: self.now_ns)
         self.context = Context(provider="crosstrade", account=account, options=options, credentials={"key": KEY})
         self.records: list[Record] = []
+        self.published = Published(account)
         self.connect()
 
     def connect(self) -> None:
@@ -141,7 +170,7 @@ class Session:
         items = []
         for text in self.line.take():
             self._record("in", text)
-            for item in self.adapter.decode(text):
+            for item in self.published(self.adapter.decode(text)):
                 items.append(item)
                 if isinstance(item, Send):
                     items += self.send(item.text)

@@ -1,4 +1,4 @@
-"""What the simulated CrossTrade says: its messages and the bodies of its functions, every number with its exact digits.
+"""Write the messages of the simulated CrossTrade and the bodies of its functions, every number with its exact digits.
 
 marketData, positions, orders, executions, quotes and the snapshot are as CrossTrade's documentation has them
 (https://docs.crosstrade.io). Not documented are the element of a pnlUpdate, the answer of ListAccounts (here: the snapshot's

@@ -1,4 +1,4 @@
-"""CrossTrade's functions: how commands are written as rpc, and what their answers say.
+"""Write commands as CrossTrade's functions, and read whether one has failed.
 
 An rpc is ``{"action": "rpc", "id", "api", "args"}``; its answer ``{"id", "data"}`` carries the id and no type. What failed
 has ``error`` in its data (https://docs.crosstrade.io/api/websocket-api). The id of a command's rpc is the command's own.
@@ -8,13 +8,12 @@ parameters all stand in ``args``; the README says which page names which.
 
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any
 
-import msgspec
-from attrs import field, frozen
+from attrs import frozen
 
 from relay.adapter import Orders, dumps
+from relay.adapter.reading import json_number
 from relay.model.commands import (
     AmendOrder,
     Call,
@@ -35,7 +34,6 @@ COMMANDS: tuple[type[Command], ...] = (
     PlaceOrder, CancelOrder, AmendOrder, ClosePosition, OrderHistory, TradeHistory, ListAccounts, ListPositions, ListOrders,
     GetQuote, Call,
 )  # fmt: skip
-TIMES_IN_FORCE = ("DAY", "GTC")
 ORDER_TYPES = {
     OrderType.MARKET: "MARKET", OrderType.LIMIT: "LIMIT", OrderType.STOP: "STOPMARKET", OrderType.STOP_LIMIT: "STOPLIMIT",
 }  # fmt: skip
@@ -47,10 +45,6 @@ ORDERS = Orders(
 )
 #: How far ListExecutions looks back at most, in seconds (https://docs.crosstrade.io/api/executions/get-executions).
 LOOKBACK = 900
-#: Members of a canonical order that a CrossTrade order has not.
-_FOREIGN = ("stop_loss", "take_profit", "trailing_distance", "good_till", "reduce_only", "post_only")
-#: Members of an amendment that Change has no argument for.
-_UNCHANGEABLE = ("stop_loss", "take_profit", "time_in_force", "good_till")
 #: Functions whose pages give them no account.
 _OF_NO_ACCOUNT = frozenset({"listaccounts", "getallpositions", "getallorders", "getbars"})
 _SENTENCES = {"add-on not connected": "addon_not_connected", "rate limit exceeded": "rate_limited"}
@@ -65,7 +59,7 @@ _OPEN = ("time[ds]?[ _-]?out", "deadline", "no[ _-]?(response|answer|reply)", "d
          "gateway", "(server|unknown)[ _-]?error", "unexpected")  # fmt: skip
 _leaves_open = re.compile("|".join(_OPEN), re.IGNORECASE).search
 
-is_code = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*").fullmatch
+_is_code = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*").fullmatch
 #: Functions that act on every account of the key, whatever they are told, FlattenEverything and CancelAllOrders among them.
 _takes_all = re.compile(r"everything|(?:flatten|cancel|close|reverse)_?all", re.IGNORECASE).search
 _letters = re.compile(r"[^A-Za-z]").sub
@@ -75,16 +69,12 @@ Failure = dict[str, Any]
 
 
 def rpc(id: str, api: str, args: Mapping[str, Any]) -> str:
+    """Return the frame that calls a function."""
     return dumps({"action": "rpc", "id": id, "api": api, "args": args})
 
 
-def number(decimal: str | None) -> msgspec.Raw | None:
-    """Decimal text as a JSON number of the same digits."""
-    return None if decimal is None else msgspec.Raw(format(Decimal(decimal), "f").encode())
-
-
 def may_change(command: Command) -> bool:
-    """Whether ``command`` does more than read."""
+    """Return whether ``command`` does more than read."""
     if isinstance(command, Call):
         return _only_reads(command.function) is None
     return isinstance(command, PlaceOrder | CancelOrder | AmendOrder | ClosePosition)
@@ -94,88 +84,64 @@ def may_change(command: Command) -> bool:
 
 
 @frozen(kw_only=True)
-class Writing:
-    """How commands are written.
+class Writer:
+    """Writes commands. Every method raises ValueError that names what CrossTrade has no argument for.
 
     Attributes:
-        native: the provider's text of a canonical symbol.
-        account: NinjaTrader's name of the session's account; empty where commands say theirs.
-        time_in_force: of an order without one: CrossTrade requires one.
+        native: returns the provider's text of a canonical symbol.
+        account: NinjaTrader's name of the session's account; empty where commands name theirs.
+        time_in_force: of an order without one, because CrossTrade requires one.
     """
 
     native: Callable[[str], str]
-    account: str = ""
-    time_in_force: str = field(default="DAY")
+    account: str
+    time_in_force: str
 
-    @time_in_force.validator
-    def _known(self, attribute: object, value: str) -> None:
-        if value not in TIMES_IN_FORCE:
-            raise ValueError(f"time_in_force: expected {' or '.join(TIMES_IN_FORCE)}, got {value!r}")
-
-    def function(self, command: Command) -> tuple[str, dict[str, Any]]:
-        """The function and its arguments. Raises ValueError naming what CrossTrade has no argument for."""
+    def frame(self, command: Command) -> str:
+        """Return the rpc of a command."""
+        match command:
+            case ListAccounts():
+                return rpc(command.id, "ListAccounts", {})
+            case ListPositions():
+                return rpc(command.id, "GetAllPositions", {"includeFlat": False})
+            case Call(function=function, arguments=arguments):
+                return rpc(command.id, function, self._called(command, function, arguments))
+        account = {"account": self.account_of(command)}
         match command:
             case PlaceOrder():
-                return "PlaceOrder", self._order(command)
-            case CancelOrder():
-                return "Cancel", self._of_order(command)
-            case AmendOrder():
-                return "Change", self._of_order(command) | self._change(command)
-            case ClosePosition(position_id=instrument, quantity=quantity):
-                if not instrument.strip():
-                    raise ValueError("position_id: say which instrument's position is meant")
-                part = {} if quantity is None else {"quantity": number(quantity)}
-                return "ClosePosition", {"account": self.account_of(command), "instrument": instrument, **part}
+                api, args = "PlaceOrder", self._order(command)
+            case CancelOrder(order_id=id):
+                api, args = "Cancel", {"orderId": _stated("order_id", id)}
+            case AmendOrder(order_id=id):
+                api, args = "Change", {"orderId": _stated("order_id", id)} | _numbers(command)
+            case ClosePosition(position_id=id):
+                api, args = "ClosePosition", {"instrument": _stated("position_id", id)} | _numbers(command)
             case ListOrders():
-                return "ListOrders", {"account": self.account_of(command), "activeOnly": True}
+                api, args = "ListOrders", {"activeOnly": True}
             case OrderHistory():
-                _timeless(command, "of orders has no times")
-                return "ListOrders", {"account": self.account_of(command)}
+                _refuse_period(command, "of orders has no times")
+                api, args = "ListOrders", {}
             case TradeHistory():
-                _timeless(command, f"of fills reaches back {LOOKBACK} seconds and no further")
-                return "ListExecutions", {"account": self.account_of(command), "lookbackTime": LOOKBACK}
-            case ListAccounts():
-                return "ListAccounts", {}
-            case ListPositions():
-                return "GetAllPositions", {"includeFlat": False}
+                _refuse_period(command, f"of fills reaches back {LOOKBACK} seconds and no further")
+                api, args = "ListExecutions", {"lookbackTime": LOOKBACK}
             case GetQuote(symbol=symbol):
-                return "GetQuote", {"account": self.account_of(command), "instrument": self.native(symbol)}
-            case Call(function=function, arguments=arguments):
-                return function, self._called(command, function, arguments)
-        raise ValueError(f"CrossTrade has no {command.name}")
+                api, args = "GetQuote", {"instrument": self.native(symbol)}
+            case _:
+                raise ValueError(f"CrossTrade has no {command.name}")
+        return rpc(command.id, api, account | args)
 
     def account_of(self, command: Command) -> str:
-        """NinjaTrader's name of the account a command is for. Raises ValueError where nobody said it."""
+        """Return NinjaTrader's name of the account a command is for. Raises ValueError where nobody names it."""
         account = command.account or self.account
         if not account:
             raise ValueError("account: say which of NinjaTrader's accounts is meant")
         return account
 
-    def _of_order(self, command: CancelOrder | AmendOrder) -> dict[str, Any]:
-        """Which order is meant; a function that is not told may take all of them."""
-        if not command.order_id.strip():
-            raise ValueError("order_id: say which order is meant")
-        return {"account": self.account_of(command), "orderId": command.order_id}
-
-    def _change(self, order: AmendOrder) -> dict[str, Any]:
-        for name in _UNCHANGEABLE:
-            if getattr(order, name) is not None:
-                raise ValueError(f"{name}: CrossTrade changes quantity, limit_price and stop_price")
-        asked = {
-            "quantity": number(order.quantity),
-            "limitPrice": number(order.limit_price),
-            "stopPrice": number(order.stop_price),
-        }
-        changed = {name: value for name, value in asked.items() if value is not None}
-        if not changed:
-            raise ValueError("quantity, limit_price, stop_price: nothing to change")
-        return changed
-
     def _called(self, command: Command, function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call, which stays on the account it was allowed for.
+        """Return the arguments of a call, which stays on the account it was allowed for.
 
         Without an account some functions act on all of them (https://docs.crosstrade.io/api/positions/post-flatten-everything),
-        so every one that has an account is told the command's own, and no argument may look as if it named another.
+        so every one that has an account gets the command's own, and no argument may look as if it named another.
         """
         allowed = command.account or self.account
         if not allowed:
@@ -188,28 +154,33 @@ class Writing:
         return {**arguments, "account": allowed}
 
     def _order(self, order: PlaceOrder) -> dict[str, Any]:
-        for name in _FOREIGN:
-            if getattr(order, name) is not None:
-                raise ValueError(f"{name}: CrossTrade's orders have no such argument")
-        if order.order_type not in ORDER_TYPES:
-            raise ValueError(f"order_type: CrossTrade takes {', '.join(ORDER_TYPES)}, not {order.order_type}")
-        time_in_force = str(order.time_in_force or self.time_in_force)
-        if time_in_force not in TIMES_IN_FORCE:
-            raise ValueError(f"time_in_force: CrossTrade takes {', '.join(TIMES_IN_FORCE)}, not {time_in_force}")
         asked = {
             "account": self.account_of(order),
             "instrument": self.native(order.symbol),
             "action": str(order.side),
             "orderType": ORDER_TYPES[order.order_type],
-            "quantity": number(order.quantity),
-            "timeInForce": time_in_force,
-            "limitPrice": number(order.limit_price),
-            "stopPrice": number(order.stop_price),
+            "quantity": json_number(order.quantity),
+            "timeInForce": str(order.time_in_force or self.time_in_force),
+            "limitPrice": json_number(order.limit_price),
+            "stopPrice": json_number(order.stop_price),
             "orderId": order.client_order_id,
         }
         _stay_on(str(asked["account"]), order.extra, "extra")
         own = order.with_extra(asked)
         return {name: value for name, value in own.items() if value is not None or name in order.extra}
+
+
+def _numbers(command: AmendOrder | ClosePosition) -> dict[str, Any]:
+    numbers = {"quantity": "quantity", "limitPrice": "limit_price", "stopPrice": "stop_price"}
+    given = {argument: json_number(getattr(command, member, None)) for argument, member in numbers.items()}
+    return {argument: value for argument, value in given.items() if value is not None}
+
+
+def _stated(member: str, id: str) -> str:
+    """Return an id. Raises ValueError for an empty one: a function without the argument may act on all there are."""
+    if not id.strip():
+        raise ValueError(f"{member}: say which one is meant")
+    return id
 
 
 def _stay_on(account: str, value: Any, where: str) -> None:
@@ -224,7 +195,7 @@ def _stay_on(account: str, value: Any, where: str) -> None:
             _stay_on(account, item, f"{where}[{number}]")
 
 
-def _timeless(command: OrderHistory | TradeHistory, why: str) -> None:
+def _refuse_period(command: OrderHistory | TradeHistory, why: str) -> None:
     for name in ("since", "until"):
         if getattr(command, name) is not None:
             raise ValueError(f"{name}: CrossTrade's list {why}")
@@ -234,12 +205,12 @@ def _timeless(command: OrderHistory | TradeHistory, why: str) -> None:
 
 
 def failure(data: Any) -> Failure | None:
-    """What an answer's data says went wrong: at least a code and a message. None where nothing did."""
+    """Return what an answer's data says went wrong: at least a code and a message; None where nothing did."""
     if not isinstance(data, dict) or (data.get("error") is None and data.get("success") is not False):
         return None
     said = data.get("error")
     word = said if isinstance(said, str) and said else "refused"
-    code = _SENTENCES.get(word.lower()) or (word if is_code(word) else "refused")
+    code = _SENTENCES.get(word.lower()) or (word if _is_code(word) else "refused")
     if _NOT_FOUND in word:
         code = "order_not_found"
     detail = data.get("detail")
@@ -247,7 +218,7 @@ def failure(data: Any) -> Failure | None:
 
 
 def is_refusal(failed: Failure) -> bool:
-    """Whether it is certain that what failed was not done.
+    """Return whether it is certain that what failed was not done.
 
     Only what is documented says so: a code beside ``success: false``, or one of the sentences, and that the add-on is not
     there or the limit was exceeded. Every other failure may have come after the order was sent.
@@ -259,28 +230,11 @@ def is_refusal(failed: Failure) -> bool:
         return False
     if _refuses(said):
         return True
-    if failed.get("success") is not False or is_code(said) is None:
+    if failed.get("success") is not False or _is_code(said) is None:
         return False
     return _leaves_open(f"{said} {failed['message']}") is None
 
 
 def is_final(failed: Failure) -> bool:
-    """Whether asking again would be answered the same: it was refused, and neither for the limit nor for the add-on."""
+    """Return whether asking again would be answered the same: a refusal, but not for the limit or an absent add-on."""
     return is_refusal(failed) and failed["code"] not in _SENTENCES.values()
-
-
-def succeeded(data: Any) -> bool:
-    """Whether an answer says that it was done, as every page of a function that does something shows it."""
-    return isinstance(data, dict) and data.get("success") is True
-
-
-def of_symbol(data: Any, native: str) -> Any:
-    """A history's answer with only what is of one instrument; the functions have no argument for it."""
-    if not isinstance(data, dict):
-        return data
-    return {
-        name: [each for each in value if isinstance(each, dict) and each.get("instrument") == native]
-        if isinstance(value, list)
-        else value
-        for name, value in data.items()
-    }
