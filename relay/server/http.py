@@ -1,4 +1,4 @@
-"""The HTTP/1.1 server of the port: h11 in front of an ASGI 3 application, and the way from HTTP to WebSocket.
+"""Serve HTTP/1.1 on the port: h11 in front of an ASGI 3 application, and the hand-over of WebSockets.
 
 Not Hypercorn: subscribers and HTTP share one port, and Hypercorn keeps a task, h11 and its own WebSocket layer (wsproto)
 for every connection that was upgraded, so it cannot hand a connection over to a server without tasks (`subscribers`).
@@ -52,7 +52,7 @@ class Upgraded:
 
     request: UpgradeRequest
     trailing: bytes
-    """Bytes that came after the request's head."""
+    """Bytes received after the request's head."""
 
 
 class PeerGone(Exception):
@@ -68,7 +68,7 @@ async def open_listeners(host: str, port: int, *, backlog: int = 1024) -> list[t
 
 
 class HttpServer:
-    """Serves one set of listeners until `stop`."""
+    """HTTP server for one set of listeners, until `stop`."""
 
     def __init__(
         self,
@@ -77,8 +77,8 @@ class HttpServer:
         limits: HttpLimits | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Without `subscribers`, upgrade requests are ordinary requests. With `tls` every connection is encrypted; only
-        HTTP/1.1 is offered then, since HTTP/2 is a proxy's work.
+        """Create a server. Without `subscribers`, upgrade requests are ordinary requests. With `tls` every connection is
+        encrypted, and only HTTP/1.1 is offered: HTTP/2 is a proxy's work.
         """
         if tls is not None:
             tls.set_alpn_protocols(["http/1.1"])
@@ -108,7 +108,7 @@ class HttpServer:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept and serve; return when `stop` was called and everything is drained. Closes the listeners."""
+        """Accept and serve until `stop` was called and everything is drained. Closes the listeners."""
         try:
             with self._all:
                 async with trio.open_nursery() as self._nursery:
@@ -119,7 +119,7 @@ class HttpServer:
             self._ended.set()
 
     async def drained(self) -> None:
-        """Wait until nothing is served any more: after `stop`, within `limits.drain`."""
+        """Wait until no connection is served any more: after `stop`, within `limits.drain`."""
         await self._ended.wait()
 
     def stop(self) -> None:
@@ -144,7 +144,7 @@ class HttpServer:
             self._nursery.start_soon(self._connection, transport, data)
 
     async def _connection(self, transport: SocketTransport, begun: bytes) -> None:
-        """Serve one connection, of which `begun` has been read already."""
+        """Serve one connection, of which `begun` was read already."""
         upgraded = None
         try:
             upgraded = await self._http(transport, begun)
@@ -250,7 +250,7 @@ class HttpConnection:
         self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self.gone = False
         self.head_only = False
-        """The request in progress is a HEAD: the answer has no body."""
+        """True while the request in progress is a HEAD: the answer has no body."""
 
     async def fill(self) -> None:
         """Read once. Raises PeerGone when the peer resets; an orderly end becomes h11's ConnectionClosed."""
@@ -283,7 +283,7 @@ class HttpConnection:
         await self.write(b"".join(part for part in parts if part))
 
     async def linger(self) -> None:
-        """End our side, then read what the peer still sends, bounded, so that it gets the answer."""
+        """End our side, then read a bounded rest of the request, so that the peer gets the answer."""
         with trio.move_on_after(self.limits.linger):
             try:
                 self.transport.finish()
@@ -342,7 +342,7 @@ class HttpExchange:
         return True
 
     async def receive(self) -> Message:
-        """ASGI receive: the body's parts, then (when it happens) the disconnect."""
+        """Receive as ASGI defines it: the body's parts, then the disconnect once it happens."""
         if self._body_read or self._connection.gone:
             await self._disconnected()
             return {"type": "http.disconnect"}
@@ -382,7 +382,7 @@ class HttpExchange:
                 self._connection.gone = True
 
     async def send(self, message: Message) -> None:
-        """ASGI send. The head leaves together with the first part of the body."""
+        """Send as ASGI defines it. The head leaves together with the first part of the body."""
         if self._connection.gone:
             await trio.lowlevel.checkpoint()
             return

@@ -1,7 +1,7 @@
-"""The subscribers' server: WebSocket frames on one side, the hub's sessions and their outboxes on the other.
+"""Serve subscribers: WebSocket frames on one side, the hub's sessions and their outboxes on the other.
 
-- Everything for a subscriber goes through its outbox. What was put there during one pass of trio's scheduler leaves at the
-  end of the pass, in one write per subscriber, without a task switch per subscriber.
+- Everything for a subscriber goes through its outbox. Deliveries put there during one pass of trio's scheduler leave at
+  the end of the pass, in one write per subscriber, without a task switch per subscriber.
 - A subscriber has no task, with TLS or without: the poller calls when something has arrived. A writer's task exists only
   while the kernel refuses bytes.
 - One sweep looks at the deadlines of idle subscribers, about once a second, so an idle connection holds no timer.
@@ -55,48 +55,48 @@ class Session(Protocol):
         ...
 
     def receive(self, text: str, now: float) -> None:
-        """A text message came; answers go to the outbox."""
+        """Handle a text message; answers go to the outbox."""
         ...
 
     def receive_binary(self, now: float) -> None:
-        """A binary message came (the Pusher protocol has none); the error goes to the outbox."""
+        """Handle a binary message (the Pusher protocol has none); the error goes to the outbox."""
         ...
 
     def alive(self, now: float) -> None:
-        """A WebSocket ping or pong came: the peer lives."""
+        """Handle a WebSocket ping or pong: the peer is alive."""
         ...
 
     def deadline(self) -> float:
-        """When to call `timeout` if nothing is received until then; math.inf for never. Looked at about once a
+        """Return the time at which to call `timeout` if nothing is received before; math.inf for never. Read about once a
         second.
         """
         ...
 
     def timeout(self, now: float) -> None:
-        """The deadline passed: ping the peer, or close it, through the outbox."""
+        """Handle the passed deadline: ping the peer, or close it, through the outbox."""
         ...
 
     def closed(self, now: float) -> None:
-        """The connection is gone; called exactly once, and nothing after it."""
+        """Handle the end of the connection. Called exactly once, as the last call."""
         ...
 
 
 class Connect(Protocol):
-    """Opens the session of a new subscriber; the greeting, or the refusal and its close, is already in its outbox."""
+    """Function that opens the session of a new subscriber."""
 
     def __call__(
         self, app_key: str, query: str, origin: str | None, now: float, /, *, secure: bool, compressed: bool
     ) -> Session:
-        """`app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the
-        Origin header.
+        """Return a session whose outbox already has the greeting, or the refusal and its close.
 
-        `secure`: the subscriber came by TLS. `compressed`: what is long may leave its outbox compressed.
+        `app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the Origin
+        header. `secure`: the subscriber uses TLS. `compressed`: long messages may leave the outbox compressed.
         """
         ...
 
 
 class Connection:
-    """One subscriber: its transport, its session, and how far they have come."""
+    """One subscriber: its transport, its session, and the state of both."""
 
     __slots__ = ("_server", "die_by", "outbox", "parser", "peer_closed", "session", "transport", "writing")
 
@@ -141,7 +141,7 @@ class SubscriberServer:
     """All subscribers of this process. `run` must be running while connections are adopted."""
 
     def __init__(self, connect: Connect, limits: SubscriberLimits | None = None, *, behind_proxy: bool = False) -> None:
-        """`behind_proxy`: believe X-Forwarded-Proto, because only our own proxy reaches this port."""
+        """Create the server. `behind_proxy`: trust X-Forwarded-Proto, because only our own proxy reaches this port."""
         self._connect = connect
         self._behind_proxy = behind_proxy
         self._limits = limits or SubscriberLimits()
@@ -188,7 +188,7 @@ class SubscriberServer:
         tune(sock, self._limits.notsent_lowat)
 
     def adopt(self, transport: SocketTransport, request: UpgradeRequest, trailing: bytes) -> None:
-        """Answer the handshake and serve the connection from now on. `trailing` came after the request's head."""
+        """Answer the handshake and serve the connection from now on. `trailing` are bytes after the request's head."""
         assert self._nursery is not None, "SubscriberServer.run is not running"
         extensions = accepted(request.headers) if self._limits.compression else b""
         try:
@@ -274,7 +274,7 @@ class SubscriberServer:
             self._end(connection, abort=True)
 
     def _finish(self, connection: Connection) -> None:
-        """Our close frame has left and the parser ignores the rest: end, or wait for the peer's end."""
+        """End the connection, or wait for the peer's end, after our close frame was sent and the parser ignores the rest."""
         if connection.peer_closed:
             self._end(connection)
         else:

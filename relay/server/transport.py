@@ -1,8 +1,8 @@
-"""Bytes over a plain or an encrypted TCP connection, without waiting and without a task.
+"""Read and write a plain or an encrypted TCP connection, without waiting and without a task.
 
 `read` and `send` return at once and raise BlockingIOError when there is nothing to do now: subscribers are served with
-them alone. `receive` and `send_all` wait, for HTTP. Several sockets are written to at once beside this, by
-`relay.server.fastpath.writer`.
+them alone. `receive` and `send_all` wait, for HTTP. `relay.server.fastpath.writer` writes to several
+sockets at once without it.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class SocketTransport:
     handshaken = True
     """False before and during a TLS handshake."""
     buffered = False
-    """True when `read` has something to return that the kernel does not know of."""
+    """True if `read` has bytes to return that the kernel no longer has."""
     unsent = False
     """True while bytes that `send` accepted have not reached the kernel: call `flush` when it is writable."""
 
@@ -142,7 +142,7 @@ class TlsTransport(SocketTransport):
         self.buffered = False
         self.handshaken = False
         self.on_unsent: Callable[[], object] | None = None
-        """Called when `send` accepted bytes that the kernel did not take: somebody has to call `flush`."""
+        """Called when `send` accepted bytes that the kernel did not take: the callee arranges a call of `flush`."""
 
     @property
     def send(self) -> Callable[[bytes], int]:
@@ -229,7 +229,7 @@ class TlsTransport(SocketTransport):
         self.on_unsent = None
 
     def _notify(self) -> None:
-        """Send close_notify once, as far as the kernel takes it. The peer's own is not waited for."""
+        """Send close_notify once, as far as the kernel takes it. Do not wait for the peer's."""
         if self.handshaken:
             with contextlib.suppress(OSError):  # what unwrap raises while the peer's close_notify is missing is one
                 self._tls.unwrap()

@@ -8,8 +8,7 @@ import pytest
 
 from relay.plugins.hookspecs import Grant
 from relay.pusher.signatures import verify_channel_auth
-from relay.server.api.origin import Address, parse_address, public_address
-from relay.server.api.settings import ApiSettings
+from relay.server.api.settings import ApiSettings, PublicAddress, parse_address, public_address
 from support.api_harness import APP, BEARER, KEY, OTHER, Rig
 
 NARROW = {"Authorization": "Bearer narrow-key"}
@@ -219,8 +218,8 @@ def test_a_public_url_that_is_none_is_refused(url: str) -> None:
 
 def test_addresses_are_written_with_the_port_only_where_it_says_something() -> None:
     assert public_address("https://feed.example.com/").url == "https://feed.example.com"
-    assert public_address("http://[::1]:6001") == Address("[::1]", 6001, False)
-    assert Address("h", 443, False).url == "http://h:443"
+    assert public_address("http://[::1]:6001") == PublicAddress("[::1]", 6001, False)
+    assert PublicAddress("h", 443, False).url == "http://h:443"
     assert parse_address("", tls=False) is None
 
 

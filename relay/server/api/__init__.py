@@ -1,1 +1,1 @@
-"""The HTTP endpoints of the relay's port."""
+"""Serve the HTTP endpoints of the relay's port."""

@@ -1,4 +1,4 @@
-"""What every HTTP endpoint shares: bodies read within bounds, JSON answers, refusals.
+"""Read bodies within limits, and make JSON answers and refusals, for all HTTP endpoints.
 
 A refusal is JSON with its status, never with status 200. Under ``/api/v2/`` it has the envelope of that API,
 ``{"error": {"code", "message", "details"}, "requestId"}``; everywhere else it is ``{"error": text, "status": number}``.
@@ -35,7 +35,7 @@ _CODES = {
 
 
 class Refusal(Exception):
-    """A request that is refused: the status, the reason, the field or setting it is about, further headers."""
+    """Raised to refuse a request, with the status, the reason, the field or setting at fault, and further headers."""
 
     def __init__(
         self, status: int, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
@@ -48,19 +48,19 @@ class Refusal(Exception):
 
 
 def unauthorized(message: str) -> Refusal:
-    """401, naming the scheme that is asked for (RFC 9110, 11.6.1)."""
+    """Return a 401 that names the required scheme (RFC 9110, 11.6.1)."""
     return Refusal(401, message, field="Authorization", headers={"WWW-Authenticate": "Bearer"})
 
 
 def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer in JSON; ``value`` may be bytes that are JSON already."""
+    """Return an answer in JSON; ``value`` may be bytes that are JSON already."""
     body = value if isinstance(value, bytes) else _encode(value)
     own = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return Response(body, status, media_type="application/json", headers={**own, **(headers or {})})
 
 
 async def read_body(request: Request, limit: int, within: float) -> bytes:
-    """The whole body, at most ``limit`` bytes of it (413), in ``within`` seconds (408). Counts while it comes in."""
+    """Return the body. Raises 413 once it exceeds ``limit`` bytes, 408 if it takes more than ``within`` seconds."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
@@ -90,32 +90,32 @@ def _too_large(limit: int) -> Refusal:
 
 
 def refused(request: Request, refusal: Exception) -> Response:
-    """The answer to a `Refusal`."""
+    """Return the answer to a `Refusal`."""
     assert isinstance(refusal, Refusal)
     return _refused(request, refusal.status, refusal.message, refusal.field, refusal.headers)
 
 
 def pusher_refused(request: Request, error: Exception) -> Response:
-    """The answer to a refusal of the Pusher HTTP API."""
+    """Return the answer to a refusal by the Pusher HTTP API."""
     assert isinstance(error, ApiError)
     headers = {"Retry-After": "1"} if error.status == 429 else None
     return json_answer(error.body, error.status, headers)
 
 
 def http_refused(request: Request, error: Exception) -> Response:
-    """The answer to a path or method there is not."""
+    """Return the answer to an unknown path or method."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
     return _refused(request, error.status_code, message, None, error.headers)
 
 
 def failed(request: Request, error: Exception) -> Response:
-    """The answer to a fault of our own; the front logs it."""
+    """Return the answer to an internal error; the HTTP server logs it."""
     return _refused(request, 500, "internal server error", None, None)
 
 
 def abandoned(request: Request, error: Exception) -> Response:
-    """What is left unsaid to a client that went away in the middle of its request."""
+    """Return an answer that nobody reads: the client disconnected during its request."""
     assert isinstance(error, ClientDisconnect)
     return Response(status_code=400)
 

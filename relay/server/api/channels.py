@@ -1,8 +1,8 @@
-"""The session bootstrap: from an API key to channels of the Pusher protocol (https://docs.shuriken.trade).
+"""Bootstrap sessions: from an API key to channels of the Pusher protocol (https://docs.shuriken.trade).
 
-A client presents its API key as a Bearer token, says which streams it wants, and is told where to connect and which channels
-they are; channels that need authorization are signed for it on request. The shapes are those of Shuriken's stream API, whose
-published SDK works against the relay unchanged.
+A client presents its API key as a Bearer token and lists the streams it wants. It receives the address to connect to and the
+names of the channels; channels that need authorization are signed on request. The shapes are those of Shuriken's stream API,
+whose published SDK works with the relay unchanged.
 """
 
 import json
@@ -26,20 +26,19 @@ from relay.pusher.messages import ProtocolError
 from relay.pusher.names import channel_type, check_channel_name, check_socket_id
 from relay.pusher.signatures import channel_auth
 from relay.server.api.answers import Refusal, json_answer, read_body, unauthorized
-from relay.server.api.origin import Address, address_of
-from relay.server.api.settings import ApiSettings
+from relay.server.api.settings import ApiSettings, PublicAddress, parse_address
 
 Catalog = Callable[[], Iterable[CatalogEntry]]
 Authorize = Callable[[str, str], Grant | None]
 
-#: What Shuriken's SDK asks for when it connects, whatever is wanted later. Here it is the merged feed of that name, which
-#: is silent where no provider has one.
+#: Shuriken's SDK always requests this stream when it connects. Here it is the merged feed of that name, which has no events
+#: if no provider has one.
 PROBE = CatalogEntry(provider="alpha", kind="signalFeedGlobal")
 _PROBE_STREAM = Stream(ALL, Topic(kind="signal", symbol=PROBE.id))
 
 
 def bearer(request: Request, keys: KeyRing) -> ApiKey:
-    """Whose API key the request presents; 401 when it presents none, or none of ours."""
+    """Return the API key that the request presents. Raises 401 if it has none or an unknown one."""
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not presented.strip():
         raise unauthorized("an API key is needed: Authorization: Bearer <key>")
@@ -50,7 +49,7 @@ def bearer(request: Request, keys: KeyRing) -> ApiKey:
 
 
 class Bootstrap:
-    """The endpoints. ``app`` finds the app by its id now: it may be replaced while the relay runs."""
+    """Endpoints that sign in clients. ``app`` finds the app by id for each request: a reload may replace it."""
 
     def __init__(
         self,
@@ -68,17 +67,17 @@ class Bootstrap:
         self._authorize = authorize
 
     def origin_allowed(self, origin: str) -> bool:
-        """Whether pages of this origin may use the endpoints."""
+        """Return True if pages of this origin may use the endpoints."""
         app = self._find_app(self._settings.app_id)
         return app is not None and app.origin_allowed(origin)
 
     async def streams(self, request: Request) -> Response:
-        """GET /api/v2/ws/streams: the streams this key may read."""
+        """Answer GET /api/v2/ws/streams: the streams this key may read."""
         key = bearer(request, self._keys)
         return json_answer({"streams": [_described(entry) for entry in readable(self._catalog(), key)]})
 
     async def session(self, request: Request) -> Response:
-        """POST /api/v2/ws/session: where to connect, and which channels the streams asked for are."""
+        """Answer POST /api/v2/ws/session: the address to connect to, and the channels of the requested streams."""
         key, app = bearer(request, self._keys), self._app()
         wanted = self._wanted(await self._body(request))
         address = address_of(request, self._settings.public)
@@ -93,7 +92,7 @@ class Bootstrap:
         )
 
     async def auth(self, request: Request) -> Response:
-        """POST /api/v2/ws/auth: the signature for one channel and socket, as pusher-js asks for it (form or JSON)."""
+        """Answer POST /api/v2/ws/auth: the signature for one channel and socket, as pusher-js asks for it (form or JSON)."""
         key, app = bearer(request, self._keys), self._app()
         fields = _auth_fields(request.headers.get("content-type", ""), await self._body(request))
         socket_id, channel = _checked(fields, app)
@@ -105,7 +104,7 @@ class Bootstrap:
         return json_answer(answer if data is None else {**answer, "channel_data": data})
 
     async def schema(self, request: Request) -> Response:
-        """GET /schemas/KIND.json: what an event of that kind looks like; nobody needs a key to read it."""
+        """Answer GET /schemas/KIND.json: the JSON Schema of an event kind. It needs no API key."""
         kind = request.path_params["kind"]
         if kind not in KINDS:
             raise Refusal(404, f"there is no kind {kind!r:.64}; there are {', '.join(KINDS)}")
@@ -133,7 +132,7 @@ class Bootstrap:
         return wanted
 
     def _resolved(
-        self, where: str, item: Any, entries: Iterable[CatalogEntry], key: ApiKey, address: Address
+        self, where: str, item: Any, entries: Iterable[CatalogEntry], key: ApiKey, address: PublicAddress
     ) -> dict[str, Any]:
         id, filters = _subscription(where, item)
         try:
@@ -157,7 +156,7 @@ class Bootstrap:
 
 
 def readable(entries: Iterable[CatalogEntry], key: ApiKey) -> list[CatalogEntry]:
-    """The entries this key may read something of; of accounts only those it may read are told."""
+    """Return the entries of which this key may read something, with only those accounts it may read."""
     return [own for entry in entries if (own := _readable(entry, key)) is not None]
 
 
@@ -189,7 +188,7 @@ def _described(entry: CatalogEntry) -> dict[str, Any]:
     }
 
 
-def _connection(app: App, address: Address) -> dict[str, Any]:
+def _connection(app: App, address: PublicAddress) -> dict[str, Any]:
     return {
         "provider": "pusher",
         "appKey": app.key,
@@ -200,7 +199,7 @@ def _connection(app: App, address: Address) -> dict[str, Any]:
     }
 
 
-def _subscribed(entry: CatalogEntry, stream: Stream, event: str, address: Address) -> dict[str, Any]:
+def _subscribed(entry: CatalogEntry, stream: Stream, event: str, address: PublicAddress) -> dict[str, Any]:
     return {
         "stream": entry.id,
         "channel": channel_name(stream, entry.prefix),
@@ -212,8 +211,24 @@ def _subscribed(entry: CatalogEntry, stream: Stream, event: str, address: Addres
     }
 
 
-def _schema_url(address: Address, kind: str) -> str:
+def _schema_url(address: PublicAddress, kind: str) -> str:
     return f"{address.url}/schemas/{kind}.json"
+
+
+def address_of(request: Request, public: PublicAddress | None) -> PublicAddress:
+    """Return the address at which the sender of this request reaches the relay.
+
+    This is `public_url`, or else the client's own Host header, which is only returned to that client. Forwarding headers are
+    not trusted: any client can send them; behind a proxy `public_url` is needed.
+    """
+    if public is not None:
+        return public
+    tls, server = request.scope["scheme"] == "https", request.scope.get("server")
+    host = request.headers.get("host") or (f"{server[0]}:{server[1]}" if server else "")
+    address = parse_address(host, tls=tls)
+    if address is None:
+        raise Refusal(400, "the Host header must be host or host:port", field="Host")
+    return address
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -277,7 +292,7 @@ def _checked(fields: Mapping[str, Any], app: App) -> tuple[str, str]:
 
 
 def _member(key: ApiKey, socket_id: str, channel: str) -> str | None:
-    """Who the connection joins the channel as: told on presence channels, and wherever the key may send commands."""
+    """Return the channel_data: on presence channels, and on those of accounts for which the key may send commands."""
     info = {"trade": key.trade_proof(socket_id, channel)} if _may_trade(key, channel) else {}
     if not info and not channel_type(channel).presence:
         return None

@@ -1,9 +1,9 @@
-"""Trading over HTTP: ``POST /api/v2/commands`` carries one command out, ``GET`` says which commands there are.
+"""Trade over HTTP: ``POST /api/v2/commands`` executes one command, ``GET`` lists the available ones.
 
-The status says what is known: 200 accepted, 422 rejected, 202 unknown, each with the canonical `reply` as the body.
+The status is the known outcome: 200 accepted, 422 rejected, 202 unknown, each with the canonical `reply` as the body.
 Unknown is not an error status on purpose: clients, proxies and libraries repeat requests that failed, and an order of
-unknown fate may be live. Repeated under the same `Idempotency-Key`, ``id`` or ``client_order_id`` a command is not sent
-again; the answer is the first one's, or what the account's stream has shown of it since.
+unknown outcome may be live. Repeated under the same `Idempotency-Key`, ``id`` or ``client_order_id`` a command is not sent
+again; the answer is the first one's, updated by the account's stream.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED:
 
 
 class Commands:
-    """The endpoints."""
+    """Endpoints for commands."""
 
     def __init__(self, settings: ApiSettings, *, keys: KeyRing, command_service: CommandService) -> None:
         self._settings = settings
@@ -44,7 +44,7 @@ class Commands:
         self._command_service = command_service
 
     async def endpoint(self, request: Request) -> Response:
-        """GET and POST /api/v2/commands."""
+        """Answer GET and POST /api/v2/commands."""
         return await (self._post if request.method == "POST" else self._get)(request)
 
     async def _post(self, request: Request) -> Response:
@@ -79,7 +79,7 @@ class Commands:
 
 
 def described(name: str) -> dict[str, Any]:
-    """A command as the list shows it, without what all of them share (``id``, ``account``)."""
+    """Return a command as the list shows it, without the members that all have (``id``, ``account``)."""
     members = [
         {"name": member.name, "type": member.type, "required": member.required}
         | ({"values": list(member.values)} if member.values else {})

@@ -1,13 +1,16 @@
-"""How the relay is: alive, ready, its state as JSON for the dashboard, its figures for Prometheus.
+"""Answer whether the relay is alive and ready, with its status as JSON for the dashboard and metrics for Prometheus.
 
-`/healthz` and `/readyz` tell little and tell it to everybody. The state and the metrics need an API key unless they are
-public; samples of messages that were not understood are shown to API keys only, for an account's messages may be among them.
+`/healthz` and `/readyz` are public and brief. Status and metrics need an API key unless they are configured as public; only
+API keys receive samples of unknown messages, which may contain account data.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,12 +21,57 @@ from relay.provider.catalog import CatalogEntry
 from relay.pusher.apps import App
 from relay.server.api.answers import json_answer
 from relay.server.api.channels import bearer
-from relay.server.api.sessions import Sessions, not_ready, without_samples
 from relay.server.api.settings import ApiSettings
+
+Session = Mapping[str, Any]
+"""`provider`, `account`, `required`, `state`, `life`, `reason`, the counters, and everything else of its status."""
+Sessions = Callable[[], Iterable[Session]]
+
+#: State of the session machine -> state that is shown.
+_SHOWN = {
+    "new": "CONNECTING",
+    "preparing": "CONNECTING",
+    "dialling": "CONNECTING",
+    "opening": "CONNECTING",
+    "up": "CONNECTED",
+    "waiting": "RECONNECTING",
+    "failed": "FAILED",
+    "ended": "DISCONNECTED",
+}
+CONNECTED = "CONNECTED"
+STATES = tuple(dict.fromkeys(_SHOWN.values()))
+
+
+def shown(status: Mapping[str, Any]) -> Session:
+    """Return a session's ``status()`` as it is shown: with the state's public name and the counters inlined.
+
+    ``required`` defaults to False.
+    """
+    life = status["state"]
+    counters = status.get("counters", {})
+    rest = {name: value for name, value in status.items() if name != "counters"}
+    return {"required": False, **rest, **counters, "life": life, "state": _SHOWN.get(life, life)}
+
+
+def without_samples(session: Session) -> Session:
+    """Return the session without samples of unknown messages, which may contain account data."""
+    return {name: value for name, value in session.items() if name != "samples"}
+
+
+def not_ready(sessions: Iterable[Session]) -> list[dict[str, Any]]:
+    """Return the required sessions that are not connected."""
+    return [
+        {name: session.get(name) for name in ("provider", "account", "state", "reason")}
+        for session in sessions
+        if session["required"] and session["state"] != CONNECTED
+    ]
+
+
+# Endpoints -----------------------------------------------------------------------------------------------------------
 
 
 class Status:
-    """The endpoints. All callables give the state of the moment."""
+    """Endpoints for health, status and metrics. All callables return the current state."""
 
     def __init__(
         self,
@@ -45,24 +93,24 @@ class Status:
         self._registry = registry
 
     async def health(self, request: Request) -> Response:
-        """GET /healthz: the process is up."""
+        """Answer GET /healthz: the process is up."""
         return json_answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """GET /readyz: every required session is connected; otherwise 503 and which is not."""
+        """Answer GET /readyz: 200 if every required session is connected, else 503 with those that are not."""
         waiting = not_ready(self._sessions())
         if waiting:
             return json_answer({"status": "not ready", "waiting": waiting}, 503)
         return json_answer({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
-        """GET /metrics, in Prometheus' text format."""
-        self._admit(request)
+        """Answer GET /metrics in Prometheus' text format."""
+        self._check_key(request)
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def status(self, request: Request) -> Response:
-        """GET /api/v2/status: what the dashboard shows."""
-        self._admit(request)
+        """Answer GET /api/v2/status, the data of the dashboard."""
+        self._check_key(request)
         by_key = "authorization" in request.headers and bearer(request, self._keys) is not None
         app, sessions, hub = self._find_app(self._settings.app_id), list(self._sessions()), self._hub()
         return json_answer(
@@ -73,23 +121,23 @@ class Status:
                 "ready": not not_ready(sessions),
                 "sessions": sessions if by_key else list(map(without_samples, sessions)),
                 "quotes": list(_quotes(self._catalog())),
-                "hub": hub if by_key else _for_everybody(hub),
+                "hub": hub if by_key else _without_names(hub),
             }
         )
 
-    def _admit(self, request: Request) -> None:
+    def _check_key(self, request: Request) -> None:
         if not self._settings.status_public:
             bearer(request, self._keys)
 
 
-def _for_everybody(hub: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The hub's state without names of channels and accounts, which may say who somebody is."""
+def _without_names(hub: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the hub's state without names of channels and accounts, which may identify a person."""
     apps = {id: {**app, "channels": len(app["channels"])} for id, app in hub["apps"].items()}
     return {**hub, "apps": apps, "streams": [stream for stream in hub["streams"] if stream["kind"] != "account"]}
 
 
 def _quotes(entries: Iterable[CatalogEntry]) -> Iterable[dict[str, Any]]:
-    """Quotes worth showing: the known symbols of every provider whose market data are public, and its market streams."""
+    """Yield the known symbols of every provider with public market data, and the kinds of its market streams."""
     entries = list(entries)
     kinds: dict[str, list[str]] = {}
     for entry in entries:
@@ -108,3 +156,115 @@ def _quotes(entries: Iterable[CatalogEntry]) -> Iterable[dict[str, Any]]:
                     "channel": channel,
                     "kinds": kinds[entry.provider],
                 }
+
+
+# Metrics -------------------------------------------------------------------------------------------------------------
+
+Labels = tuple[str, str]
+Values = Mapping[Any, float]
+"""Values by their labels' values, a tuple with one text per label."""
+
+_OF_SESSION = ("provider", "account")
+
+#: Counters of a session: name there, name here, help.
+_SESSION_COUNTERS = (
+    ("messages", "tickrelay_session_messages", "Messages and HTTP answers read from the provider."),
+    ("received", "tickrelay_session_received", "Events, and parts not understood, that the adapter made of them."),
+    ("published", "tickrelay_session_published", "Events of the provider that were published."),
+    ("deduped", "tickrelay_session_deduped", "Events that had been published before."),
+    ("unknown", "tickrelay_session_unknown", "Messages and parts of messages that were not understood."),
+    ("raised", "tickrelay_session_raised", "Events about the session, by the relay itself."),
+    ("reconnects", "tickrelay_session_reconnects", "Connections after the first."),
+)
+
+
+class RelayCollector(Collector):
+    """Metrics of `Hub.snapshot` and the sessions' status.
+
+    They are collected on request from state that exists anyway. So they cost nothing on the path of a message, and cannot
+    differ from the status page.
+    """
+
+    def __init__(
+        self, version: str, hub: Callable[[], Mapping[str, Any]], sessions: Callable[[], Iterable[Session]]
+    ) -> None:
+        self._version = version
+        self._hub = hub
+        self._sessions = sessions
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: the label values are not known in advance."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the current values."""
+        yield _gauge("tickrelay_info", "The relay's version.", {(self._version,): 1}, "version")
+        yield from _session_metrics(list(self._sessions()))
+        yield from _hub_metrics(self._hub())
+
+
+def _session_metrics(sessions: list[Session]) -> Iterator[Metric]:
+    states = {(*_labels(session), state): float(session["state"] == state) for session in sessions for state in STATES}
+    yield _gauge("tickrelay_session_state", "1 for the state the session is in.", states, *_OF_SESSION, "state")
+    dropped = {
+        (*_labels(session), reason): count
+        for session in sessions
+        for reason, count in session.get("dropped", {}).items()
+    }
+    yield _counter("tickrelay_session_dropped", "Events not published, by reason.", dropped, *_OF_SESSION, "reason")
+    for key, name, about in _SESSION_COUNTERS:
+        counts = {_labels(session): session[key] for session in sessions if key in session}
+        yield _counter(name, about, counts, *_OF_SESSION)
+
+
+def _labels(session: Session) -> tuple[str, str]:
+    return str(session["provider"]), str(session.get("account") or "")
+
+
+def _hub_metrics(hub: Mapping[str, Any]) -> Iterator[Metric]:
+    kinds = {(kind,): count for kind, count in hub["published"].items()}
+    yield _counter("tickrelay_events_published", "Events published, by kind.", kinds, "kind")
+    yield _counter("tickrelay_events_unrouted", "Events that belonged to no channel.", {(): hub["unrouted"]})
+    dropped = {(policy,): count for policy, count in hub["dropped"].items()}
+    about = "Deliveries that slow subscribers did not get as they were, by policy."
+    yield _counter("tickrelay_deliveries_dropped", about, dropped, "policy")
+    subscribers, streams = _by_stream(hub["streams"])
+    yield _gauge("tickrelay_stream_subscribers", "Subscriptions to streams.", subscribers, "provider", "kind")
+    yield _gauge("tickrelay_streams", "Streams that are kept.", streams, "provider", "kind")
+    apps = hub["apps"]
+    connections = {(id,): app["connections"] for id, app in apps.items()}
+    yield _gauge("tickrelay_connections", "Open connections.", connections, "app")
+    channels = {(id,): len(app["channels"]) for id, app in apps.items()}
+    yield _gauge("tickrelay_channels", "Occupied channels.", channels, "app")
+    subscriptions = {(id,): _subscriptions(app["channels"].values()) for id, app in apps.items()}
+    yield _gauge("tickrelay_subscriptions", "Subscriptions to channels.", subscriptions, "app")
+    users = {(id,): app["users"] for id, app in apps.items()}
+    yield _gauge("tickrelay_users", "Users signed in.", users, "app")
+
+
+def _subscriptions(channels: Iterable[Mapping[str, Any]]) -> int:
+    return sum(channel["subscribers"] for channel in channels)
+
+
+def _by_stream(streams: Iterable[Mapping[str, Any]]) -> tuple[Counter[Labels], Counter[Labels]]:
+    subscribers: Counter[Labels] = Counter()
+    kept: Counter[Labels] = Counter()
+    for stream in streams:
+        labels = (stream["provider"], stream["kind"])
+        subscribers[labels] += stream["subscribers"]
+        kept[labels] += 1
+    return subscribers, kept
+
+
+def _gauge(name: str, about: str, values: Values, *labels: str) -> Metric:
+    return _filled(GaugeMetricFamily(name, about, labels=labels), values)
+
+
+def _counter(name: str, about: str, values: Values, *labels: str) -> Metric:
+    return _filled(CounterMetricFamily(name, about, labels=labels), values)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: Values) -> Metric:
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family

@@ -1,74 +1,49 @@
-"""The Pusher HTTP API: ``/apps/ID/...`` (https://pusher.com/docs/channels/library_auth_reference/rest-api/).
+"""Serve the Pusher HTTP API, ``/apps/ID/...`` (https://pusher.com/docs/channels/library_auth_reference/rest-api/).
 
-The path is read as it was sent, piece by piece, because it is signed that way and because a user id may hold any character,
-an escaped ``/`` too. `relay.pusher.http_api` decides whose request it is and what it asks; the hub answers it. Nothing is
-awaited between authentication and answer.
+The raw path is split before unescaping, because the raw path is signed and because a user id may contain any character, also
+an escaped ``/``. `relay.pusher.http_api` authenticates and parses; the hub answers. Nothing is awaited between
+authentication and answer.
 
 ``/users/ID/terminate_connections`` without ``/apps/ID`` is what the official Python library sends; the app is then found by
 its key.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote
 
+from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.hub.app import HistoryPage
 from relay.hub.history import Missed
+from relay.hub.hub import Hub
 from relay.hub.streams import claims_stream
 from relay.limits import TokenBucket
 from relay.pusher import http_api
 from relay.pusher.apps import App
 from relay.pusher.http_api import ApiError, ChannelState, Trigger
-from relay.pusher.messages import ProtocolError, ResumePosition
+from relay.pusher.messages import ProtocolError
 from relay.server.api.answers import Refusal, json_answer, read_body
 
-Parts = Sequence[str]
-
-_METHODS: Mapping[tuple[str, ...], str] = {
-    ("events",): "POST",
-    ("batch_events",): "POST",
-    ("channels",): "GET",
-    ("channels", "*"): "GET",
-    ("channels", "*", "users"): "GET",
-    ("channels", "*", "history"): "GET",
-    ("channels", "*", "events"): "POST",
-    ("users", "*", "events"): "POST",
-    ("users", "*", "terminate_connections"): "POST",
-}
+Params = Mapping[str, str]
 
 
-class Channels(Protocol):
-    """What the HTTP API asks of the hub; `relay.hub.hub.Hub` is one. ``now`` is the hub's clock, in seconds."""
+@frozen
+class _Call:
+    """One authenticated request."""
 
-    def app(self, app_id: str) -> App | None: ...
-    def app_by_key(self, key: str) -> App | None: ...
-    def trigger(
-        self,
-        app_id: str,
-        channels: Iterable[str],
-        name: str,
-        data: str,
-        *,
-        socket_id: str | None = None,
-        user_id: str | None = None,
-        now: float,
-    ) -> None: ...
-    def channels(self, app_id: str, prefix: str, now: float) -> Mapping[str, ChannelState]: ...
-    def channel_info(self, app_id: str, name: str, now: float) -> ChannelState: ...
-    def users(self, app_id: str, channel: str) -> Iterable[str]: ...
-    def history(self, app_id: str, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage: ...
-    def terminate_user(self, app_id: str, user_id: str, now: float) -> None: ...
-    def send_to_user(self, app_id: str, user_id: str, name: str, data: str, now: float) -> None: ...
+    app: App
+    name: str
+    """The channel or user id in the path, if it has one."""
+    params: Params
+    body: bytes
 
 
 class PusherApi:
-    """The endpoints of one hub. ``clock`` is the hub's, ``unix_time`` is compared with the requests' timestamps."""
+    """Endpoints of one hub. ``clock`` is the hub's, ``unix_time`` is compared with the requests' timestamps."""
 
     def __init__(
-        self, hub: Channels, *, clock: Callable[[], float], unix_time: Callable[[], float], body_within: float
+        self, hub: Hub, *, clock: Callable[[], float], unix_time: Callable[[], float], body_within: float
     ) -> None:
         self._hub = hub
         self._clock = clock
@@ -77,19 +52,20 @@ class PusherApi:
         self._buckets: dict[str, TokenBucket] = {}
 
     async def endpoint(self, request: Request) -> Response:
-        """Answer one request, whatever its path below ``/apps`` or ``/users``."""
+        """Answer any request below ``/apps`` or ``/users``."""
         raw_path = request.scope["raw_path"].decode("latin-1")
         query = request.scope["query_string"].decode("latin-1")
         app, parts = self._addressed(_parts(raw_path), query)
         body = await read_body(request, app.limits.request_body, self._body_within)
         params = http_api.authenticate(app, request.method, raw_path, query, body, self._unix_time())
-        _check_method(request.method, parts)
+        handler = _route(request.method, parts)
+        name = parts[1] if len(parts) > 1 else ""
         try:
-            return json_answer(self._answer(app, parts, params, body))
+            return json_answer(handler(self, _Call(app, name, params, body)))
         except ProtocolError as refusal:
             raise ApiError(refusal.status, refusal.message) from None
 
-    def _addressed(self, parts: Parts, query: str) -> tuple[App, Parts]:
+    def _addressed(self, parts: list[str], query: str) -> tuple[App, list[str]]:
         match parts:
             case ["apps", app_id, *rest]:
                 app = self._hub.app(app_id)
@@ -104,33 +80,53 @@ class PusherApi:
                 return app, parts
         raise ApiError(404, "there is no such path")
 
-    def _answer(self, app: App, parts: Parts, params: Mapping[str, str], body: bytes) -> bytes:
-        match parts:
-            case ["events"]:
-                trigger = http_api.parse_trigger(app, body)
-                return self._trigger(app, trigger)
-            case ["batch_events"]:
-                return self._batch(app, http_api.parse_batch(app, body))
-            case ["channels", channel, "events"]:
-                return self._trigger(app, http_api.parse_channel_event(app, channel, params, body))
-            case ["channels"]:
-                prefix, info = http_api.parse_channels_query(app, params)
-                return http_api.channels_response(info, self._hub.channels(app.id, prefix, self._clock()))
-            case ["channels", channel]:
-                info = http_api.parse_channel_query(app, channel, params)
-                return http_api.channel_response(channel, info, self._hub.channel_info(app.id, channel, self._clock()))
-            case ["channels", channel, "users"]:
-                http_api.parse_users_query(app, channel)
-                return http_api.users_response(self._hub.users(app.id, channel))
-            case ["channels", channel, "history"]:
-                return self._history(app, channel, params)
-            case ["users", user_id, "events"]:
-                trigger = http_api.parse_user_event(app, user_id, body)
-                self._spend(app, 1)
-                self._hub.send_to_user(app.id, user_id, trigger.name, trigger.data, self._clock())
-            case ["users", user_id, "terminate_connections"]:
-                http_api.parse_terminate(app, user_id)
-                self._hub.terminate_user(app.id, user_id, self._clock())
+    # The handlers of `_ROUTES`.
+
+    def _events(self, call: _Call) -> bytes:
+        return self._trigger(call.app, http_api.parse_trigger(call.app, call.body))
+
+    def _channel_events(self, call: _Call) -> bytes:
+        return self._trigger(call.app, http_api.parse_channel_event(call.app, call.name, call.params, call.body))
+
+    def _batch_events(self, call: _Call) -> bytes:
+        app, triggers = call.app, http_api.parse_batch(call.app, call.body)
+        for trigger in triggers:  # all or nothing: refuse before the first is sent
+            _check_own(trigger.channels)
+        self._spend(app, len(triggers))
+        for trigger in triggers:
+            self._publish(app, trigger)
+        wanted = [channel for trigger in triggers if trigger.info for channel in trigger.channels]
+        return http_api.batch_response(triggers, self._states(app, wanted))
+
+    def _channels(self, call: _Call) -> bytes:
+        prefix, info = http_api.parse_channels_query(call.app, call.params)
+        return http_api.channels_response(info, self._hub.channels(call.app.id, prefix, self._clock()))
+
+    def _channel(self, call: _Call) -> bytes:
+        info = http_api.parse_channel_query(call.app, call.name, call.params)
+        return http_api.channel_response(call.name, info, self._hub.channel_info(call.app.id, call.name, self._clock()))
+
+    def _users(self, call: _Call) -> bytes:
+        http_api.parse_users_query(call.app, call.name)
+        return http_api.users_response(self._hub.users(call.app.id, call.name))
+
+    def _history(self, call: _Call) -> bytes:
+        query = http_api.parse_history_query(call.app, call.name, call.params)
+        try:
+            page = self._hub.history(call.app.id, call.name, query.after, query.limit, self._clock())
+        except Missed as missed:
+            raise http_api.history_gone(missed.reason, missed.position) from None
+        return http_api.history_response(page.position, page.events, more=page.more)
+
+    def _user_events(self, call: _Call) -> bytes:
+        trigger = http_api.parse_user_event(call.app, call.name, call.body)
+        self._spend(call.app, 1)
+        self._hub.send_to_user(call.app.id, call.name, trigger.name, trigger.data, self._clock())
+        return http_api.EMPTY
+
+    def _terminate(self, call: _Call) -> bytes:
+        http_api.parse_terminate(call.app, call.name)
+        self._hub.terminate_user(call.app.id, call.name, self._clock())
         return http_api.EMPTY
 
     def _trigger(self, app: App, trigger: Trigger) -> bytes:
@@ -138,15 +134,6 @@ class PusherApi:
         self._spend(app, 1)
         self._publish(app, trigger)
         return http_api.trigger_response(trigger.info, self._states(app, trigger.channels if trigger.info else ()))
-
-    def _batch(self, app: App, triggers: Sequence[Trigger]) -> bytes:
-        for trigger in triggers:  # all or nothing: what the hub would refuse is refused before the first is sent
-            _check_own(trigger.channels)
-        self._spend(app, len(triggers))
-        for trigger in triggers:
-            self._publish(app, trigger)
-        told = [channel for trigger in triggers if trigger.info for channel in trigger.channels]
-        return http_api.batch_response(triggers, self._states(app, told))
 
     def _publish(self, app: App, trigger: Trigger) -> None:
         self._hub.trigger(
@@ -161,14 +148,6 @@ class PusherApi:
     def _states(self, app: App, channels: Iterable[str]) -> dict[str, ChannelState]:
         now = self._clock()
         return {channel: self._hub.channel_info(app.id, channel, now) for channel in channels}
-
-    def _history(self, app: App, channel: str, params: Mapping[str, str]) -> bytes:
-        query = http_api.parse_history_query(app, channel, params)
-        try:
-            page = self._hub.history(app.id, channel, query.after, query.limit, self._clock())
-        except Missed as missed:
-            raise http_api.history_gone(missed.reason, missed.position) from None
-        return http_api.history_response(page.position, page.events, more=page.more)
 
     def _spend(self, app: App, events: int) -> None:
         """Take ``events`` from the app's budget; a second's worth may come at once."""
@@ -194,11 +173,26 @@ def _check_own(channels: Iterable[str]) -> None:
             raise ApiError(403, f"channel {channel} carries a stream of the relay: apps cannot publish on it")
 
 
-def _check_method(method: str, parts: Parts) -> None:
-    """404 for a path there is not, 405 for a method it does not have."""
-    pattern = tuple("*" if place == 1 else part for place, part in enumerate(parts))
-    allowed = _METHODS.get(pattern)
-    if allowed is None:
+_ROUTES: Mapping[tuple[str, ...], tuple[str, Callable[[PusherApi, _Call], bytes]]] = {
+    ("events",): ("POST", PusherApi._events),
+    ("batch_events",): ("POST", PusherApi._batch_events),
+    ("channels",): ("GET", PusherApi._channels),
+    ("channels", "*"): ("GET", PusherApi._channel),
+    ("channels", "*", "users"): ("GET", PusherApi._users),
+    ("channels", "*", "history"): ("GET", PusherApi._history),
+    ("channels", "*", "events"): ("POST", PusherApi._channel_events),
+    ("users", "*", "events"): ("POST", PusherApi._user_events),
+    ("users", "*", "terminate_connections"): ("POST", PusherApi._terminate),
+}
+"""Method and handler of each path; ``*`` is the `_Call.name`."""
+
+
+def _route(method: str, parts: list[str]) -> Callable[[PusherApi, _Call], bytes]:
+    """Return the handler. Raises 404 for an unknown path, 405 for another method."""
+    route = _ROUTES.get(tuple("*" if index == 1 else part for index, part in enumerate(parts)))
+    if route is None:
         raise ApiError(404, "there is no such path")
+    allowed, handler = route
     if method != allowed:
         raise Refusal(405, f"the method here is {allowed}", headers={"Allow": allowed})
+    return handler

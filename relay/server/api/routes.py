@@ -1,31 +1,36 @@
-"""All of the relay's HTTP as one ASGI application: what the front serves beside the subscribers' sockets.
+"""Build the ASGI application with all HTTP endpoints of the relay.
 
-| path | what |
+| path | endpoint |
 |---|---|
-| ``/apps/ID/...`` | the Pusher HTTP API, signed (`pusher_api`) |
-| ``/api/v2/ws/session``, ``streams``, ``auth`` | session bootstrap, by API key (`bootstrap`) |
-| ``/api/v2/commands`` | trading, by API keys that may (`commands`) |
-| ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | how the relay is (`status`) |
+| ``/apps/ID/...`` | the Pusher HTTP API, signed (`pusher`) |
+| ``/api/v2/ws/session``, ``streams``, ``auth`` | session bootstrap, by API key (`channels`) |
+| ``/api/v2/commands`` | trading, by API keys with that permission (`commands`) |
+| ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | health, status, metrics (`health`) |
 | ``/schemas/KIND.json`` | JSON Schemas of the events |
-| ``/`` | the dashboard (`pages`) |
+| ``/`` | the dashboard (`Pages`) |
 
-Everything an endpoint needs is passed to `build_api`; there is nothing global, so several relays fit in one process.
+`build_api` receives everything the endpoints need. There is no global state, so one process can run several relays.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.auth import KeyRing
+from relay.hub.hub import Hub
 from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry
 from relay.pusher.http_api import ApiError
@@ -33,24 +38,13 @@ from relay.server.api import answers
 from relay.server.api.answers import Refusal
 from relay.server.api.channels import Bootstrap
 from relay.server.api.commands import Commands
-from relay.server.api.health import Status
-from relay.server.api.metrics import RelayCollector
-from relay.server.api.origin import Cors
-from relay.server.api.pages import WEB, Pages
-from relay.server.api.pusher import Channels, PusherApi
-from relay.server.api.sessions import Session, shown
+from relay.server.api.health import RelayCollector, Session, Status, shown
+from relay.server.api.pusher import PusherApi
 from relay.server.api.settings import ApiSettings
 from relay.trading.service import CommandService
 
+WEB = Path(__file__).parents[2] / "web"
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-
-
-class Hub(Channels, Protocol):
-    """What HTTP needs of the hub."""
-
-    def snapshot(self) -> Mapping[str, Any]:
-        """Counters and sizes, for status and metrics."""
-        ...
 
 
 def build_api(
@@ -69,23 +63,32 @@ def build_api(
 ) -> Starlette:
     """Return the application.
 
-    ``catalog`` and ``sessions`` are asked on every request that needs them; a session is told as its ``status()``, with
-    ``required`` added. ``authorize(key name, channel)`` may overrule what the configuration grants.
-    ``command_service`` takes the commands; without it there are none. ``registry`` is where
-    the metrics are registered, a new one by default. ``clock`` is the hub's.
+    ``catalog`` and ``sessions`` are called on every request that needs them; a session is its ``status()``, with
+    ``required`` added. ``authorize(key name, channel)`` may overrule the configured permissions. Without
+    ``command_service`` there is no endpoint for commands. The metrics are registered in ``registry``, a new one by default.
+    ``clock`` is the hub's.
     """
     registry = registry or CollectorRegistry()
 
-    def now_shown() -> list[Session]:
+    def current_sessions() -> list[Session]:
         return list(map(shown, sessions()))
 
-    registry.register(RelayCollector(settings.version, hub.snapshot, now_shown))
+    registry.register(RelayCollector(settings.version, hub.snapshot, current_sessions))
     pusher = PusherApi(hub, clock=clock, unix_time=unix_time, body_within=settings.body_within)
     bootstrap = Bootstrap(settings, app=hub.app, keys=keys, catalog=catalog, authorize=authorize)
     status = Status(
-        settings, keys=keys, app=hub.app, sessions=now_shown, catalog=catalog, hub=hub.snapshot, registry=registry
+        settings,
+        keys=keys,
+        app=hub.app,
+        sessions=current_sessions,
+        catalog=catalog,
+        hub=hub.snapshot,
+        registry=registry,
     )
-    trading = [] if command_service is None else [_commands(settings, keys, command_service)]
+    trading = []
+    if command_service is not None:
+        commands = Commands(settings, keys=keys, command_service=command_service)
+        trading = [Route("/v2/commands", commands.endpoint, methods=["GET", "POST"])]
 
     return Starlette(
         routes=[
@@ -115,12 +118,71 @@ def build_api(
     )  # fmt: skip
 
 
-def _commands(settings: ApiSettings, keys: KeyRing, command_service: CommandService) -> Route:
-    return Route(
-        "/v2/commands", Commands(settings, keys=keys, command_service=command_service).endpoint, methods=["GET", "POST"]
-    )
-
-
 def _exactly(routes: list[Route]) -> Router:
-    """A router that answers 404 and 405 itself, and sends nobody elsewhere."""
+    """Return a router that answers 404 and 405 itself and never redirects."""
     return Router(routes, redirect_slashes=False)
+
+
+class Cors:
+    """Middleware that lets pages of allowed origins use the endpoints below the path prefixes (WHATWG Fetch, CORS protocol).
+
+    Requests authenticate by a header of their own, never by cookies, so credentials are not allowed. A page of another
+    origin gets no permission; its preflight is answered 403.
+    """
+
+    def __init__(self, app: ASGIApp, *, prefixes: tuple[str, ...], allowed: Callable[[str], bool]) -> None:
+        self._app = app
+        self._prefixes = prefixes
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(self._prefixes):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            await self._preflight(origin)(scope, receive, send)
+            return
+
+        async def send_with_permission(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer.add_vary_header("Origin")
+                if origin is not None and self._allowed(origin):
+                    answer["Access-Control-Allow-Origin"] = origin
+            await send(message)
+
+        await self._app(scope, receive, send_with_permission)
+
+    def _preflight(self, origin: str) -> Response:
+        if not self._allowed(origin):
+            return Response(status_code=403, headers={"Vary": "Origin"})
+        return Response(
+            status_code=204,
+            headers={
+                "Access-Control-Allow-Origin": origin,
+                "Access-Control-Allow-Methods": "GET, POST",
+                "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
+                "Access-Control-Max-Age": "600",
+                "Vary": "Origin",
+            },
+        )
+
+
+class Pages(StaticFiles):
+    """Static files below one directory, with an ETag each; a path that leaves it is 404.
+
+    With ``no-cache``, browsers store the files but revalidate them every time. After an upgrade they use the new scripts.
+    """
+
+    def __init__(self, directory: Path = WEB) -> None:
+        super().__init__(directory=directory, html=True, check_dir=False)
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Content-Security-Policy"] = "frame-ancestors 'self'; base-uri 'none'; object-src 'none'"
+        return response

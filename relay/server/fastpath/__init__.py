@@ -1,1 +1,1 @@
-"""The quick paths of the port: epoll, io_uring, and the reader of ordinary upgrade requests."""
+"""Serve subscribers quickly: epoll, io_uring, and a reader of ordinary upgrade requests."""

@@ -50,7 +50,7 @@ class _Waiting:
 
 
 class Acceptor:
-    """Accepts for an HttpServer."""
+    """Accepts connections for an HttpServer."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class Acceptor:
         tune: Callable[[socket.socket], None] = lambda sock: None,
         elsewhere: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`arrived` gets a connection and its first bytes and owns it from then on; there are no bytes yet when the peer is
-        too slow to take the TLS handshake. `tune` sets options of listening sockets. `elsewhere` counts the connections
-        that `arrived` got and that are still open.
+        """Create an acceptor. `arrived` receives a connection with its first bytes and owns it from then on; there are no
+        bytes yet if the peer is too slow to take the TLS handshake. `tune` sets options of listening sockets. `elsewhere`
+        returns the number of open connections that `arrived` received.
         """
         self._limits = limits
         self._arrived = arrived
@@ -100,7 +100,7 @@ class Acceptor:
                         await trio.sleep(_PAUSE)
 
     def _accept(self, listening: socket.socket) -> bool:
-        """Accept everyone in the kernel's queue; False when the process is out of resources."""
+        """Accept all connections in the kernel's queue; False if the process is out of resources."""
         for _ in range(_AT_ONCE):
             try:
                 sock, _ = listening.accept()
@@ -109,7 +109,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     return False
-                continue  # the peer was gone again before it was accepted
+                continue  # the peer closed before it was accepted
             sock.setblocking(False)
             self._begin(sock)
         return True

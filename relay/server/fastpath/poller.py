@@ -31,7 +31,7 @@ class Watched(Protocol):
 
 
 class Poller:
-    """The watched sockets by file descriptor. Nothing is reported unless `run` is running."""
+    """Watched sockets by file descriptor. Nothing is reported unless `run` is running."""
 
     def __init__(self, *, epoll: bool = hasattr(select, "epoll")) -> None:
         self._source: _Epoll | _Tasks = _Epoll() if epoll else _Tasks()

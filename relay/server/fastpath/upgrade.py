@@ -1,4 +1,4 @@
-"""Read the request that asks for a WebSocket without h11, where it is a plain one.
+"""Read a plain request for a WebSocket without h11.
 
 Nearly every subscriber begins with one small GET that arrives whole in the first read. `read_upgrade` reads exactly those
 and returns None for everything incomplete, unusual or wrong, which h11 then parses. It accepts a subset of what h11
