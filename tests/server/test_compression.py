@@ -161,7 +161,7 @@ async def held_to_its_policy(r: Relay, stalled: Client, healthy: Client, size: i
             healthy.said = healthy.said[:0] + b"\r\n\r\n"
     assert slow.blocked
     assert slow.closing is None
-    assert not quick.blocked
+    await until(lambda: not quick.blocked)  # its small send buffer may be full for a moment
     last = f"{published} ".ljust(size, ".")
     await stalled.hears(last)
     expected = 1
