@@ -1,8 +1,7 @@
 """Helio, Trader WebSocket API: https://docs.helio.trade/trader/websocket.
 
-Every message is ``{"type", "payload"}``. A JWT from the login goes into the URL. The page names the messages of an account
-without their members; `relay_helio.reports` says what is read of them, `relay_helio.matching` how answers are told apart,
-`relay_helio.requests` what is asked for.
+Every message is ``{"type", "payload"}``. A JWT from the login goes into the URL. `relay_helio.reports` reads the messages,
+`relay_helio.requests` and `relay_helio.interest` write them, and `relay_helio.matching` finds the answers of commands.
 """
 
 from collections.abc import Hashable, Iterable
@@ -73,7 +72,8 @@ class Helio(Adapter):
         super().__init__(context)
         self.rest, self.whole = self.option("orders") == "rest", self.option("portfolio") == "whole"
         listed = {name.strip() for name in self.option("account_symbols").split(",") if name.strip()}
-        self.waiting, self.reports = Waiting(), Reports(self.symbol, self.option("account_id"))
+        self.reports = Reports(self.symbol, self.option("account_id"))
+        self.waiting = Waiting(self.reports.seen, self.reports.held)
         configured = listed | {native for native, _ in self.symbols}
         self.interest = Interest(self.native, int(self.option("depth")), configured, self.reports.traded)
 
@@ -109,8 +109,8 @@ class Helio(Adapter):
             case Command():
                 native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
                 command = requests.keyed(outgoing, self.context.learned.get("token", ""))
-                frame = message(TYPES[type(command)], requests.body(command, self.account(), native, rest=self.rest))
-                if isinstance(command, PlaceOrder):  # its executions must be heard of
+                frame = message(TYPES[type(command)], **requests.body(command, self.account(), native, rest=self.rest))
+                if isinstance(command, PlaceOrder):  # whose executions come only for subscribed symbols
                     yield from self.interest.trade(self.native(command.symbol))
                 self.waiting.add(command)
                 yield frame
@@ -120,7 +120,7 @@ class Helio(Adapter):
         return self.context.learned["token"]
 
     def account(self) -> str:
-        """The provider's id of the session's account. Raises ValueError when nobody said which it is."""
+        """Return the provider's id of the session's account. Raises ValueError when it is not known."""
         if not self.reports.account:
             raise ValueError("the login has no account, or several: set the option account_id")
         return self.reports.account
@@ -132,9 +132,10 @@ class Helio(Adapter):
             case {"type": "depthEvent", "payload": {"symbol": str(name), "bids": [*_], "asks": [*_]} as given}:
                 yield depth(given, name, self.symbol(name))
             case {"type": "executionEvent", "payload": payload}:
-                execution = self.reports.execution(payload)
-                yield from filter(None, (execution.order, execution.trade))
-                yield from self.waiting.executed(execution, self.reports.held)
+                order, trade = self.reports.execution(payload)
+                yield from (order,) if trade is None else (order, trade)
+                yield from self.waiting.executed(order)
+                self.reports.seen[order.id] = None
             case {"type": "portfolioEvent", "payload": payload}:
                 yield from self.reports.portfolio(payload, whole=self.whole)
             case {"type": "metricsEvent", "payload": payload}:

@@ -1,11 +1,11 @@
-"""What is subscribed at Helio: quotes and account events by symbols and events together, depth symbol by symbol.
+"""The subscriptions at Helio: quotes and account events by symbols and events together, depth symbol by symbol.
 
 The page has the account's executions and portfolio subscribed for a list of symbols. The relay wants the whole account, so
 they are subscribed for every symbol that is configured, as long as it is quoted, and once it was traded. There is no
 ``metricsUnsubscribe``; metrics stop with the connection.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from attrs import Factory, define
@@ -19,7 +19,8 @@ ACCOUNT_EVENTS = ["executionEvent", "portfolioEvent"]
 MOST_TRADED = 1000
 
 
-def message(type: str, payload: dict[str, Any]) -> str:
+def message(type: str, /, **payload: Any) -> str:
+    """Return a frame of Helio's envelope."""
     return dumps({"type": type, "payload": payload})
 
 
@@ -28,13 +29,13 @@ class Interest:
     """The subscriptions of one connection.
 
     Attributes:
-        native: the provider's text of a canonical symbol.
+        native: return the provider's text of a canonical symbol.
         depth: levels a side to ask for.
         configured: provider's symbols whose account events are always wanted.
-        traded: those that orders were sent for, and those that the account was said to have orders or positions of.
+        traded: those that orders were sent for, and those of the account's orders and positions.
         quoted, booked: those whose quotes or books are subscribed.
         watched: those whose account events are subscribed.
-        account: whether the account's events are wanted at all.
+        account: True while the account's events are wanted.
     """
 
     native: Callable[[str], str]
@@ -46,40 +47,41 @@ class Interest:
     watched: set[str] = Factory(set)
     account: bool = False
 
-    def subscribe(self, topics: Iterable[Topic], account_id: Callable[[], str]) -> Iterable[str]:
-        """Frames that subscribe ``topics``; ``account_id`` is called where the account's own id is needed."""
-        quotes, depths, account = self._sorted(topics)
-        if quotes:
-            yield message("subscribe", {"symbols": quotes, "events": [QUOTE]})
-        for text in depths:
-            yield message("depthSubscribe", {"symbol": text, "depth": self.depth})
-        self.quoted.update(quotes)
-        self.booked.update(depths)
-        if account:
-            yield message("metricsSubscribe", {"accountId": account_id()})
+    def subscribe(self, topics: Iterable[Topic], account_id: Callable[[], str]) -> Iterator[str]:
+        """Yield frames that subscribe ``topics``; ``account_id`` is called where the account's own id is needed."""
+        natives = self._by_kind(topics)
+        if natives["quote"]:
+            yield message("subscribe", symbols=natives["quote"], events=[QUOTE])
+        for symbol in natives["depth"]:
+            yield message("depthSubscribe", symbol=symbol, depth=self.depth)
+        self.quoted.update(natives["quote"])
+        self.booked.update(natives["depth"])
+        if natives["account"]:
+            yield message("metricsSubscribe", accountId=account_id())
             self.account = True
             self.watched.clear()
         if self.account:
             yield from self._watch(self.known)
 
-    def unsubscribe(self, topics: Iterable[Topic]) -> Iterable[str]:
-        quotes, depths, account = self._sorted(topics)
-        if quotes:
-            yield message("unsubscribe", {"symbols": quotes, "events": [QUOTE]})
-        for text in depths:
-            yield message("depthUnsubscribe", {"symbol": text})
-        self.quoted.difference_update(quotes)
-        self.booked.difference_update(depths)
-        self.account = self.account and not account
-        if gone := sorted(self.watched if account else self.watched - self.known):
+    def unsubscribe(self, topics: Iterable[Topic]) -> Iterator[str]:
+        """Yield frames that unsubscribe ``topics``, and the account events of symbols no longer wanted."""
+        natives = self._by_kind(topics)
+        if natives["quote"]:
+            yield message("unsubscribe", symbols=natives["quote"], events=[QUOTE])
+        for symbol in natives["depth"]:
+            yield message("depthUnsubscribe", symbol=symbol)
+        self.quoted.difference_update(natives["quote"])
+        self.booked.difference_update(natives["depth"])
+        self.account = self.account and not natives["account"]
+        if gone := sorted(self.watched if natives["account"] else self.watched - self.known):
             self.watched.difference_update(gone)
-            yield message("unsubscribe", {"symbols": gone, "events": ACCOUNT_EVENTS})
+            yield message("unsubscribe", symbols=gone, events=ACCOUNT_EVENTS)
 
-    def trade(self, native: str) -> Iterable[str]:
+    def trade(self, native: str) -> Iterator[str]:
         """Subscribe the account's events of a symbol that an order is about to be sent for.
 
         Raises:
-            ValueError: too many were traded on this connection, and what becomes of this order could not be heard of.
+            ValueError: too many were traded on this connection, so that no events of this order would be received.
         """
         if native not in self.configured | self.traded:
             if len(self.traded) >= MOST_TRADED:
@@ -92,20 +94,14 @@ class Interest:
         """The symbols whose account events are wanted."""
         return self.configured | self.quoted | self.booked | self.traded
 
-    def _watch(self, natives: Iterable[str]) -> Iterable[str]:
-        """Subscribe the account's events of these symbols, where they are not yet."""
+    def _watch(self, natives: Iterable[str]) -> Iterator[str]:
         if new := sorted(set(natives) - self.watched):
             self.watched.update(new)
-            yield message("subscribe", {"symbols": new, "events": ACCOUNT_EVENTS})
+            yield message("subscribe", symbols=new, events=ACCOUNT_EVENTS)
 
-    def _sorted(self, topics: Iterable[Topic]) -> tuple[list[str], list[str], bool]:
-        """The provider's symbols of quotes and of depth, and whether the account is among the topics."""
-        quotes: list[str] = []
-        depths: list[str] = []
-        account = False
+    def _by_kind(self, topics: Iterable[Topic]) -> dict[str, list[str]]:
+        """Return the provider's symbols of the topics by kind; the account is one empty text."""
+        natives: dict[str, list[str]] = {"quote": [], "depth": [], "account": []}
         for topic in topics:
-            if topic.kind == "account":
-                account = True
-            else:
-                (quotes if topic.kind == "quote" else depths).append(self.native(topic.symbol or ""))
-        return quotes, depths, account
+            natives[topic.kind].append(self.native(topic.symbol) if topic.symbol else "")
+        return natives
