@@ -102,10 +102,10 @@ class Helio(Adapter):
             case GivenUp(command_id):
                 self.waiting.forget(command_id)
             case Reconcile(since) if self.reports.account:
-                yield from requests.reconcile(self.account(), self.token, since)
+                yield from requests.reconcile(self.account(), self.context.learned["token"], since)
             case ListAccounts() | ListPositions() | ListOrders():
                 tag = ("list", outgoing.id, LISTS[type(outgoing)])
-                yield requests.portfolio(self.account(), self.token, tag)
+                yield requests.portfolio(self.account(), self.context.learned["token"], tag)
             case Command():
                 native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
                 command = requests.keyed(outgoing, self.context.learned.get("token", ""))
@@ -114,10 +114,6 @@ class Helio(Adapter):
                     yield from self.interest.trade(self.native(command.symbol))
                 self.waiting.add(command)
                 yield frame
-
-    @property
-    def token(self) -> str:
-        return self.context.learned["token"]
 
     def account(self) -> str:
         """Return the provider's id of the session's account. Raises ValueError when it is not known."""

@@ -341,9 +341,13 @@ def test_an_answer_nobody_waits_for_replies_to_nothing():
     assert reply == CommandReply("", {"orders": []})
 
 
-def test_a_fill_without_an_id_is_no_trade():
-    items = list(new_adapter().decode(execution(status="FILLED", filledQuantity=10000, price=1.0844)))
-    assert [type(item) for item in items] == [Order]
+@pytest.mark.parametrize("missing", ["executionId", "lastQuantity", "price"])
+def test_a_fill_without_id_quantity_or_price_is_no_trade(missing):
+    fill = {"executionId": "e1", "lastQuantity": 10000, "price": 1.0844}
+    del fill[missing]
+    (order,) = new_adapter().decode(execution(status="FILLED", filledQuantity=10000, **fill))
+    assert isinstance(order, Order)
+    assert order.data.keys() == fill.keys()  # nothing that was sent is lost
 
 
 def test_a_guess_at_a_state_is_not_made():

@@ -18,7 +18,7 @@ VENUE = 205
 #: Lines of a broker: what it needs today. The aim is 700; a number here only ever goes down.
 BUDGETS = {
     "relay_crosstrade": 1209,
-    "relay_helio": 862,
+    "relay_helio": 858,
     "relay_scaletrade": 833,
     "relay_shuriken": 500,
     "relay_tektii": 735,
