@@ -14,10 +14,9 @@ from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Unknown
 from relay.model.enums import StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
 from relay.provider.accounts import State
-from relay.provider.counters import SAMPLE_SIZE, Sample
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
-from relay.provider.session_state import Core
+from relay.provider.session_state import SAMPLE_SIZE, Core, Sample
 from relay.provider.subscription_table import Key, SubscriptionState, event_key
 from relay.provider.subscriptions import Subscriptions, staleness
 

@@ -63,7 +63,7 @@ from relay.provider.liveness import Transport
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
-from relay.provider.session_events import CloseSocket, Dial, Finished, Now, Output, SendPing
+from relay.provider.session_events import CloseSocket, DeadlineChanged, Dial, Finished, Now, Output, SendPing
 from relay.provider.session_state import Core, Publish, SessionSettings
 from relay.provider.subscription_table import SubscriptionState
 from relay.provider.subscriptions import Subscriptions
@@ -148,14 +148,12 @@ class SessionMachine:
 
     def step(self, turn: session_events.Input, at: Now) -> list[Output]:
         """Take one input; return what is to be done, in order."""
-        if isinstance(turn, session_events.Received):
-            return list(self.receive(turn.raw, at))
         self.core.begin(at)
         if self._life is not Life.ENDED:
             self._handle(turn)
             self._clocks()
             self._flush()
-        return self.core.taken()
+        return self.core.take_outputs()
 
     def receive(self, raw: str, at: Now) -> Sequence[Output]:
         """Take one message. Empty when nothing is to be done, not even to ask `deadline` again."""
@@ -170,8 +168,8 @@ class SessionMachine:
         if core.rearmed:
             self._clocks()
             self._flush()
-            return core.taken(rearm=True)
-        return core.taken() if core.restless else ()
+            return [*core.take_outputs(), DeadlineChanged()]
+        return core.take_outputs()
 
     def heard(self, now: float) -> None:
         """Something arrived on the open connection: it is alive."""
@@ -206,8 +204,6 @@ class SessionMachine:
                     self._announce(ConnectionEvent.RECONNECTING)
             case session_events.Opened() if self._life is Life.DIALLING:
                 self._opened()
-            case session_events.Heard():
-                self.heard(self.core.at.now)
             case session_events.Closed(code, reason) if self._life in _CONNECTED:
                 text = f"closed with {code}" + (f": {reason}" if reason else "")
                 self._lose(text, self.core.adapter_class.closed(code, reason), socket_open=False)

@@ -7,7 +7,10 @@ snapshot; here they meet, and become frames and events.
 from collections.abc import Iterable
 from math import inf
 
+from attrs import define
+
 from relay.adapter import Ack, Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
+from relay.limits import backoff
 from relay.model.channels import Topic
 from relay.model.enums import Refill, StalenessEvent
 from relay.model.events import Gap, Staleness
@@ -17,9 +20,12 @@ from relay.provider.liveness import Watch
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.session_state import Core
-from relay.provider.snapshots import ANSWER_WITHIN, Snapshots
 from relay.provider.subscription_table import Entry
 
+#: Seconds until a snapshot that came too old is requested again, growing up to the second number.
+SNAPSHOT_AGAIN, SNAPSHOT_RARELY = 0.5, 30.0
+#: Seconds until a snapshot request without an answer is repeated, doubling up to the second number.
+ANSWER_WITHIN, LONGEST_ANSWER = 15.0, 240.0
 #: Seconds from a subscription's acknowledgement until its snapshot is asked for. A fetched one is asked for at the first
 #: delta, because it has to be newer than that; only a quiet book is fetched without.
 _FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
@@ -28,6 +34,62 @@ RECONCILE_AGAIN, RECONCILE_RARELY = 5.0, 300.0
 #: Seconds by which the provider's clock may differ from the relay's: what was missed is asked for from so much earlier on.
 CLOCKS_DIFFER = 60
 _AWAY = "the session was away"
+
+
+@define(eq=False)
+class _Plan:
+    due_at: float
+    attempts: int = 0
+    under_way: bool = False
+
+
+class Snapshots:
+    """The books that need a snapshot, and when each is to be requested.
+
+    One request per symbol is under way at a time. After a snapshot that was too old, or an error, the next request waits
+    from `SNAPSHOT_AGAIN` seconds, growing to `SNAPSHOT_RARELY`. A request without any answer is repeated after
+    `ANSWER_WITHIN` seconds, then after twice as long, and so on up to `LONGEST_ANSWER`.
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[str, _Plan] = {}
+
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._plans
+
+    def need(self, symbol: str, at: float) -> None:
+        """A snapshot of ``symbol`` is needed, to be asked for at ``at`` or when it is planned already, if that is sooner."""
+        plan = self._plans.setdefault(symbol, _Plan(at))
+        if plan.attempts == 0:
+            plan.due_at = min(plan.due_at, at)
+
+    def due(self, now: float) -> list[str]:
+        """The symbols to ask for now; each is under way from here on."""
+        symbols = [symbol for symbol, plan in self._plans.items() if plan.due_at <= now]
+        for symbol in symbols:
+            plan = self._plans[symbol]
+            plan.due_at, plan.under_way = now + backoff(ANSWER_WITHIN, LONGEST_ANSWER, plan.attempts), True
+            plan.attempts += 1
+        return symbols
+
+    def failed(self, symbol: str, now: float, at_least: float = 0.0) -> None:
+        """The snapshot came too old, or an error came instead: ask again later."""
+        plan = self._plans.get(symbol)
+        if plan is not None and plan.under_way:
+            plan.under_way = False
+            plan.due_at = now + max(at_least, backoff(SNAPSHOT_AGAIN, SNAPSHOT_RARELY, plan.attempts - 1))
+
+    def done(self, symbol: str) -> None:
+        """The book is live, or nobody needs it."""
+        self._plans.pop(symbol, None)
+
+    def clear(self) -> None:
+        """The connection is gone."""
+        self._plans.clear()
+
+    def deadline(self) -> float:
+        """When `due` has something."""
+        return min((plan.due_at for plan in self._plans.values()), default=inf)
 
 
 class Subscriptions:

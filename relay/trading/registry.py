@@ -28,9 +28,10 @@ from math import inf
 from typing import Any
 
 import attrs
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 from relay.adapter import Answer
+from relay.model.channels import Stream
 from relay.model.commands import (
     AmendOrder,
     CancelOrder,
@@ -49,6 +50,8 @@ from relay.model.enums import OrderEvent, OrderStatus, Outcome, PositionEvent
 from relay.model.events import Event, Order, Position, Reply, Stamp
 from relay.model.serialize import encode
 
+COMMAND = "client-command"
+"""The client event by which a subscriber of an account's channel sends a command. The other members do not get it."""
 AGE = 3600.0
 """Seconds a reply is remembered."""
 MOST = 10_000
@@ -82,6 +85,49 @@ class Scope:
 
 
 Name = tuple[Scope, str, str]
+
+
+@frozen(kw_only=True)
+class ClientCommand:
+    """A command that came on an account's channel.
+
+    Attributes:
+        stream: the account's.
+        channel: the channel's name, prefix included.
+        user_id: the member the connection joined the channel as; None where the authorization named none.
+        user_info: JSON text of what the authorization says of the member.
+        data: the command's text.
+    """
+
+    stream: Stream
+    channel: str
+    socket_id: str
+    user_id: str | None = None
+    user_info: str | None = field(default=None, repr=False)
+    data: str
+
+
+@frozen
+class Rejected:
+    """The command is not taken; the sender is told why."""
+
+    message: str
+
+
+@frozen
+class Repeated:
+    """The command was taken before and has its reply: the sender gets it again, as the canonical event's JSON."""
+
+    reply: str
+
+
+OnCommand = Callable[[ClientCommand], Rejected | Repeated | None]
+"""Takes a command; None where its reply will come on the channel. Must not wait nor raise."""
+
+
+def off(command: ClientCommand) -> Rejected:
+    """What a hub says that takes no commands."""
+    return Rejected("this relay takes no commands")
 
 
 class Conflict(Exception):

@@ -15,7 +15,7 @@ TREES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in SOURCES
 #: webhooks plugin have none.
 STILL_DOUBLE = {
     "ApiError", "Bucket", "Chain", "Channels", "Close", "Connection", "Corrupt",
-    "Heard", "Link", "Missed", "Ping", "Pong",
+    "Link", "Missed", "Ping", "Pong",
     "Providers", "Record", "Refusal", "Refused", "Request", "Session",
     "SimulatedExchange", "Ticket", "Want", "Window",
 }  # fmt: skip
@@ -31,7 +31,7 @@ STILL_RIDDLES = {
 }  # fmt: skip
 RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whatever)\b")
 #: Modules of relay/, without `__init__.py`. Lower it when a room is folded.
-MOST_MODULES = 105
+MOST_MODULES = 101
 
 
 def room_of(path: Path) -> str:

@@ -56,7 +56,7 @@ def test_lists_that_do_not_come_are_asked_for_ever_more_rarely(away):
         assert away.requests(away.tick(now + wait - 0.1)) == []
         now += wait
         (request,) = away.requests(away.tick(now))
-        away.do(session_events.Heard(), now)
+        away.machine.heard(now)
 
 
 def test_an_order_that_shows_up_again_is_published(away):

@@ -8,9 +8,8 @@ from relay.adapter import Backoff, Context, Fetch, Session
 from relay.errors import HIDDEN
 from relay.model.events import Trade
 from relay.provider.accounts import Fills
-from relay.provider.renewal import Renewal
-from relay.provider.retry import Retry, retry_after
-from relay.provider.snapshots import Snapshots
+from relay.provider.retry import Renewal, Retry, retry_after
+from relay.provider.subscriptions import Snapshots
 from relay.provider.templates import KEPT, Redactor, TemplateError, fetch_target, fill
 
 
