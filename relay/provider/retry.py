@@ -89,8 +89,8 @@ class Renewal:
         lifetime = self._lifetime if expires_at is None else expires_at - unix_ns / 1e9
         self._at = inf if lifetime is None else now + max(RENEW_SHARE * lifetime, RENEW_LEAST)
 
-    def due(self, now: float) -> bool:
-        """Whether to renew now; asking takes it."""
+    def take_due(self, now: float) -> bool:
+        """Return True once when the login is to be renewed."""
         if now < self._at:
             return False
         self._at, self.pending = inf, True
@@ -107,7 +107,7 @@ class Renewal:
         self._at, self.pending = inf, False
 
     def deadline(self) -> float:
-        """When `due` says yes."""
+        """Return the time at which `take_due` returns True."""
         return self._at
 
 

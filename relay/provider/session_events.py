@@ -1,4 +1,4 @@
-"""What goes into the session machine, and what it wants done.
+"""Inputs and outputs of the session machine.
 
 Every input is handed over together with the `Now` it happened at; the machine has no clock. Messages are no input
 objects: `SessionMachine.receive` takes them. Events do not appear here:

@@ -1,4 +1,4 @@
-"""What the parts of one session share: the moment, the state machines, and the ways to publish, write and wake.
+"""State shared by the parts of one session: the moment, the state machines, and the ways to publish, write and wake.
 
 The parts (`inbound`, `subscriptions`, `trading`) share this; the session machine puts them
 together and owns the life of the connection.
@@ -42,7 +42,7 @@ UNKNOWN_SHARE = 0.01
 
 @frozen(kw_only=True)
 class SessionSettings:
-    """What an operator may set for a session. Durations are seconds.
+    """An operator's settings of a session. Durations are seconds.
 
     Attributes:
         linger: how long a topic nobody needs stays subscribed.
@@ -59,7 +59,7 @@ class SessionSettings:
     hours: Mapping[str | None, Hours] = Factory(dict)
 
     def hours_of(self, topic: Topic) -> Hours | None:
-        """When the operator says that the market of ``topic`` trades; None when nothing is said."""
+        """Return the operator's trading hours for the market of ``topic``; None when none are set."""
         return self.hours.get(topic.symbol, self.hours.get(None))
 
 
@@ -136,7 +136,7 @@ class Counters:
         }
 
 
-class Core:
+class SessionState:
     """The shared parts of one session.
 
     Args:
@@ -155,7 +155,7 @@ class Core:
         context: Context,
         publish: Publish,
         settings: SessionSettings,
-        after: "Core | None" = None,
+        after: "SessionState | None" = None,
     ) -> None:
         declared = adapter_class.session
         self.adapter_class = adapter_class
@@ -165,11 +165,11 @@ class Core:
         self.budget: Budget = Budget(declared.limits) if after is None else after.budget
         self.fills: Fills = Fills() if after is None else after.fills
         self.states: States = States() if after is None else after.states
-        self.ledger = SubscriptionTable(
+        self.table = SubscriptionTable(
             per_frame=declared.topics_per_frame, linger=settings.linger, ack_within=declared.ack_within
         )
         if after is not None:
-            self.ledger.adopt(after.ledger)
+            self.table.adopt(after.table)
         self.topics = Topics(
             declared,
             lambda topic: settings.hours_of(topic) or adapter_class.hours(topic, context),
@@ -186,7 +186,7 @@ class Core:
             levels=adapter_class.book_levels(context),
         )
         self.renewal = Renewal(declared.token_lifetime)
-        self.tally: Counters = Counters() if after is None else after.tally
+        self.counters: Counters = Counters() if after is None else after.counters
         if after is not None:
             self.books.dropped = after.books.dropped
         self.redact = Redactor(context)
@@ -200,7 +200,7 @@ class Core:
         self.rearmed = False
 
     def begin(self, at: Now) -> None:
-        """What happens from here on happens at this moment."""
+        """Set the moment of the input that is handled next."""
         self.at = at
         self.stamp = Stamp(
             provider=self.context.provider,
@@ -212,12 +212,12 @@ class Core:
 
     def provided(self, event: Event) -> None:
         """Publish an event of the provider's."""
-        self.tally.published += 1
+        self.counters.published += 1
         self._publish(event, self.stamp, self.at.now)
 
     def publish(self, event: Event) -> None:
         """Publish an event of the relay's own."""
-        self.tally.raised += 1
+        self.counters.raised += 1
         self._publish(event, self.stamp, self.at.now)
 
     def error(self, code: str, message: str, **details: Any) -> None:
@@ -249,7 +249,7 @@ class Core:
             self.error("template", str(error))
 
     def encode(self, outgoing: Outgoing) -> list[str | Fetch]:
-        """What the adapter writes for ``outgoing``; nothing, and an `error` event, when it raises."""
+        """Return what the adapter writes for ``outgoing``; nothing, and publish an `error` event, when it raises."""
         if self.adapter is None:
             return []
         try:

@@ -1,6 +1,6 @@
-"""What a session does for its topics: ask, ask again, notice silence, mend holes, and reconcile accounts.
+"""Subscriptions of a session: subscribe, repeat requests, notice silence, repair gaps, and reconcile accounts.
 
-The ledger knows how far each subscription has come, the clocks when one falls silent, the keeper which book needs a
+The table knows how far each subscription has come, the clocks when one falls silent, the keeper which book needs a
 snapshot; here they meet, and become frames and events.
 """
 
@@ -19,7 +19,7 @@ from relay.provider.books import Kept
 from relay.provider.liveness import Watch
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
-from relay.provider.session_state import Core
+from relay.provider.session_state import SessionState
 from relay.provider.subscription_table import Entry
 
 #: Seconds until a snapshot that came too old is requested again, growing up to the second number.
@@ -63,8 +63,8 @@ class Snapshots:
         if plan.attempts == 0:
             plan.due_at = min(plan.due_at, at)
 
-    def due(self, now: float) -> list[str]:
-        """The symbols to ask for now; each is under way from here on."""
+    def take_due(self, now: float) -> list[str]:
+        """Mark the symbols that are due as under way and return them."""
         symbols = [symbol for symbol, plan in self._plans.items() if plan.due_at <= now]
         for symbol in symbols:
             plan = self._plans[symbol]
@@ -88,16 +88,16 @@ class Snapshots:
         self._plans.clear()
 
     def deadline(self) -> float:
-        """When `due` has something."""
+        """Return the time at which `take_due` has something."""
         return min((plan.due_at for plan in self._plans.values()), default=inf)
 
 
 class Subscriptions:
     """The topics of one session, from wanting to mending."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: SessionState) -> None:
         self._core = core
-        self._ledger = core.ledger
+        self._table = core.table
         self._books = core.books
         self._topics = core.topics
         self._declared = core.declared
@@ -113,7 +113,7 @@ class Subscriptions:
 
     def want(self, topic: Topic) -> None:
         """Somebody needs ``topic``."""
-        self._ledger.want(topic)
+        self._table.want(topic)
         self._core.rearm()
 
     def _not_offered(self, topic: Topic) -> str | None:
@@ -131,10 +131,10 @@ class Subscriptions:
         core = self._core
         if not core.up or core.adapter is None or not core.outbound.queue.idle(Lane.INTEREST):
             return False
-        leaving = self._ledger.to_unsubscribe()
+        leaving = self._table.take_to_unsubscribe()
         if leaving:
             self._unsubscribe(leaving)
-        wanted = self._ledger.to_subscribe()
+        wanted = self._table.take_to_subscribe()
         if wanted:
             self._subscribe(wanted)
         return bool(leaving or wanted)
@@ -177,7 +177,7 @@ class Subscriptions:
     def sent(self, topics: Iterable[Topic]) -> None:
         """The request was sent."""
         topics, now = tuple(topics), self._core.at.now
-        self._ledger.sent(topics, now)
+        self._table.sent(topics, now)
         if self._declared.ack_within is None:
             for topic in topics:
                 self._topics.subscribed(topic, now)
@@ -189,12 +189,12 @@ class Subscriptions:
         if ack.done:
             self.confirmed(ack.topics)
         else:
-            self._ledger.ended(ack.topics)
+            self._table.ended(ack.topics)
         self._core.rearm()
 
     def confirmed(self, topics: Iterable[Topic]) -> None:
         """The provider acknowledged these topics."""
-        for entry in self._ledger.confirmed(topics):
+        for entry in self._table.confirmed(topics):
             self._topics.subscribed(entry.topic, self._core.at.now)
             symbol = entry.topic.symbol
             wait = _FIRST_SNAPSHOT.get(self._declared.book)
@@ -215,7 +215,7 @@ class Subscriptions:
         """The provider, or the adapter, refused these topics."""
         core = self._core
         shown = core.redact(reason)
-        for entry in self._ledger.refused(topics, shown):
+        for entry in self._table.refused(topics, shown):
             topic = entry.topic
             self._close_book(topic)
             watch = self._topics.refused(topic, shown, core.at.now)
@@ -243,13 +243,13 @@ class Subscriptions:
         self._reconcile_again = RECONCILE_AGAIN
         self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
         if away_since is not None:
-            for entry in self._ledger:
+            for entry in self._table:
                 if entry.flowed:
                     core.publish(self._gap(entry.topic, _AWAY, since=away_since))
 
     def lost(self) -> None:
         """The connection is gone."""
-        self._ledger.disconnected()
+        self._table.disconnected()
         self._topics.closed()
         self._books.close_all()
         self._snapshots.clear()
@@ -334,7 +334,7 @@ class Subscriptions:
     def _ask_for_snapshot(self, symbol: str) -> None:
         """Ask for one book; a provider that has no request for it sends one when it is subscribed anew."""
         core = self._core
-        entry = self._ledger.find(("depth", symbol))
+        entry = self._table.find(("depth", symbol))
         if entry is None or core.adapter is None or not self._books.collecting(symbol):
             self._snapshots.done(symbol)
             return
@@ -344,30 +344,30 @@ class Subscriptions:
             core.error("encode_failed", f"snapshot of {symbol}: {type(error).__name__}: {error}")
             return
         if not written:
-            self._ledger.again(entry.topic)
+            self._table.again(entry.topic)
 
     # --- clocks ------------------------------------------------------------------------------------------------------
 
     def clocks(self, now: float) -> None:
         """Do what is due: let lingering topics go; while up, repeat, renew, and say what is silent."""
-        for topic in self._ledger.expire(now):
+        for topic in self._table.expire(now):
             self._let_go(topic)
         if not self._core.up:
             return
-        _, given_up = self._ledger.overdue(now)
+        _, given_up = self._table.overdue(now)
         for entry in given_up:
             name = entry.topic.symbol or entry.topic.account or ""
             self._core.error("subscription_unanswered", f"{entry.topic.kind} {name}: {entry.reason}")
         for watch in self._topics.check(now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.STALE))
-            self._ledger.again(watch.topic)
-        for symbol in self._snapshots.due(now):
+            self._table.again(watch.topic)
+        for symbol in self._snapshots.take_due(now):
             self._ask_for_snapshot(symbol)
         if now >= self._reconcile_at:
             self._reconcile()
 
     def deadline(self) -> float:
-        """When `clocks` has something to do that the ledger's and the topics' own deadlines do not say."""
+        """Return the time at which `clocks` has something to do besides the table's and the topics' own deadlines."""
         return min(self._snapshots.deadline(), self._reconcile_at)
 
 

@@ -126,7 +126,7 @@ OnCommand = Callable[[ClientCommand], Rejected | Repeated | None]
 
 
 def off(command: ClientCommand) -> Rejected:
-    """What a hub says that takes no commands."""
+    """Reject the command: the hub takes none."""
     return Rejected("this relay takes no commands")
 
 
@@ -439,7 +439,7 @@ def _names(scope: Scope, command: Command, key: str | None) -> Iterator[Name]:
 
 
 def _subjects(pending: PendingCommand) -> Iterator[tuple[Scope, str, str]]:
-    """What of the account's stream says something about the command's fate."""
+    """Yield the names under which the account's stream tells the command's fate."""
     match pending.command:
         case PlaceOrder(client_order_id=str(client_order_id)):
             yield pending.scope, "client_order_id", client_order_id
@@ -450,7 +450,7 @@ def _subjects(pending: PendingCommand) -> Iterator[tuple[Scope, str, str]]:
 
 
 def fate(command: Command, event: Order | Position) -> Reply | None:
-    """What ``event``, which concerns the same order or position, says of the fate of ``command``; None for nothing."""
+    """Return the reply that ``event``, of the same order or position, gives to ``command``; None if it gives none."""
     match command, event:
         case PlaceOrder(), Order(status=OrderStatus.REJECTED):
             return _refused(command, event)
@@ -475,7 +475,7 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
 
 
 def _has_all(order: Order, asked: AmendOrder) -> bool:
-    """Whether the order has everything the amendment asked for, as far as numbers tell."""
+    """Return True if the order's numbers are all those that the amendment asked for."""
     pairs = [
         (getattr(asked, name), getattr(order, name))
         for name in ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit")

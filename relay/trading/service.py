@@ -76,7 +76,7 @@ class Session(Protocol):
 
 
 class Provider(Protocol):
-    """What is to be known of a configured provider."""
+    """A configured provider, as far as the service needs it."""
 
     name: str
 
@@ -86,7 +86,7 @@ class Provider(Protocol):
 
     @property
     def commands(self) -> Sequence[type[Command]]:
-        """What it takes."""
+        """The types of commands it takes."""
 
     def trading_session(self, account: str | None) -> Session:
         """The session that trades on the account."""

@@ -25,8 +25,6 @@ STILL_MANY = {"answers.py", "channels.py", "connection.py", "exchange.py", "payl
 OF_EVERY_PROVIDER = {"__init__.py", "adapter.py", "simulator.py"}
 #: Rooms that still have docstrings which begin with a question word. Only remove rooms here.
 STILL_RIDDLES = {
-    "relay/provider",
-    "relay/trading",
     "adapters/relay_helio",
 }  # fmt: skip
 RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whatever)\b")
