@@ -47,7 +47,7 @@ from relay.pusher.messages import (
     SignIn,
 )
 from relay.pusher.names import channel_type
-from relay.trading.client_events import COMMAND, ClientCommand, OnCommand, Rejected, Repeated
+from relay.trading.registry import COMMAND, ClientCommand, OnCommand, Rejected, Repeated
 from relay.websocket.frames import encode_ping
 
 _PING = Delivery(encode_ping(), "", Policy.CONTROL, 0)

@@ -31,7 +31,7 @@ from relay.pusher.connection import ServerConnection, admit
 from relay.pusher.http_api import ChannelState
 from relay.pusher.messages import CloseConnection, PusherCloseCode, ResumePosition
 from relay.pusher.names import server_to_user_channel
-from relay.trading.client_events import OnCommand, off
+from relay.trading.registry import OnCommand, off
 
 _NO_PATH = CloseConnection(
     PusherCloseCode.PATH_NOT_FOUND, f"{PusherCloseCode.PATH_NOT_FOUND.meaning}: subscribers connect to /app/KEY"

@@ -1,4 +1,4 @@
-"""What is known of an account's events: which fills were published, and the last state of every order and position.
+"""Memory of an account's events: the fills that were published, and the last state of every order and position.
 
 A fill is published once, whoever repeats it: the stream, a replay, or a list fetched after a reconnect. The last states
 are what a fetched list is compared with, so that after an absence only differences are published, marked ``reconciled``.
@@ -46,8 +46,8 @@ class Fills:
     def __init__(self, size: int = 20_000) -> None:
         self._seen: BoundedDict[tuple[str | None, str], None] = BoundedDict(size)
 
-    def is_new(self, fill: Trade, account: str | None) -> bool:
-        """Whether ``fill`` was not seen before; it is from now on. ``account`` is the session's own."""
+    def remember(self, fill: Trade, account: str | None) -> bool:
+        """Remember ``fill``; return True if it was not seen before. ``account`` is the session's own."""
         name = (fill.account or account, fill.id)
         is_new = name not in self._seen
         self._seen[name] = None
@@ -82,18 +82,18 @@ class States:
         before = None if known is None else known.event
         if item.event is not None:
             was_open = compared and before is not None and _is_open(before)
-            changed = self.changes(item, account, asked_at) or not compared
+            changed = self.remember(item, account, asked_at) or not compared
             return (still(item) if was_open else item) if changed else None
         first_list = compared and (item.kind, item.account or account) not in self._listed
         removed = () if compared or partial else _removed(item, before)
         now = derived(item, before, partial=partial, first_list=first_list)
         if now is None:
             return None
-        changed = self.changes(now, account, asked_at, without=removed)
+        changed = self.remember(now, account, asked_at, without=removed)
         return now if changed or removed else None
 
-    def changes(self, event: State, account: str | None, told_at: float, *, without: Container[str] = ()) -> bool:
-        """Whether ``event`` says anything that was not last known; it is known from now on.
+    def remember(self, event: State, account: str | None, told_at: float, *, without: Container[str] = ()) -> bool:
+        """Remember ``event``; return True if it differs from the last known state.
 
         What an event leaves out it says nothing about (lists have fewer members than the stream, or other ones), but for the
         members in ``without``, which are gone. Only that it
@@ -114,7 +114,7 @@ class States:
         return before is None or is_new
 
     def not_overtaken(self, event: State, account: str | None, asked_at: float) -> State | None:
-        """What an item of a list asked for at ``asked_at`` has that was not told since; None when that is nothing.
+        """Drop from an item of a list whatever was updated after ``asked_at``; return None if nothing is left.
 
         An order or position that was told since is newer as a whole, of money only the members that were.
         """
@@ -128,14 +128,14 @@ class States:
         return attrs.evolve(event, **newer) if len(newer) < len(said) else None
 
     def is_open(self, event: State, account: str | None) -> bool:
-        """Whether the order or position was last known to be open."""
+        """Return True if the order or position was last known to be open."""
         known = self._states.get(_name(event, account))
         return known is not None and _is_open(known.event)
 
     def vanished(
         self, kind: str, account: str | None, listed: Container[str], asked_at: float
     ) -> list[Order | Position]:
-        """What was open on the account and is not ``listed`` in a complete list, as it is now; each is said once.
+        """Return the end of what was open on the account and is not ``listed`` in a complete list; each is returned once.
 
         ``asked_at``: when the list was asked for. What was told at that moment or later is newer than the list.
         """
@@ -147,7 +147,7 @@ class States:
             if isinstance(event, Order | Position) and _is_open(event):
                 gone.append(_ended_unseen(event) if isinstance(event, Order) else _closed_unseen(event))
         for event in gone:
-            self.changes(event, account, asked_at)
+            self.remember(event, account, asked_at)
         return gone
 
 

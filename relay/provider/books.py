@@ -83,7 +83,7 @@ class _Book:
 
 @frozen
 class Kept:
-    """What the keeper makes of one event.
+    """The result of one event in a book.
 
     Attributes:
         out: what is to be published now, in order.
@@ -137,7 +137,7 @@ class Books:
             self.close(symbol)
 
     def collecting(self, symbol: str) -> bool:
-        """Whether ``symbol`` waits for a snapshot."""
+        """Return True if ``symbol`` waits for a snapshot."""
         book = self._books.get(symbol)
         return book is not None and book.phase is Phase.COLLECTING
 

@@ -125,7 +125,7 @@ class CatalogEntry:
         return stream
 
     def complete(self, filters: Mapping[str, str]) -> bool:
-        """Whether these filters choose a stream."""
+        """Return True if these filters choose a stream."""
         try:
             self.stream(filters)
         except UnknownStream:
@@ -148,7 +148,7 @@ class CatalogEntry:
 
     @property
     def prefix(self) -> str:
-        """What the channel's name begins with."""
+        """The beginning of the channel's name."""
         return _PREFIX[self.visibility]
 
 

@@ -313,7 +313,7 @@ def _refused(rejected: BaseException) -> Refused:
 
 
 def _unfinished(stream: _Stream) -> Refused | DialFailed:
-    """What the peer said before it hung up, or stopped talking, within the handshake."""
+    """Return what the peer sent before it hung up, or stopped sending, within the handshake."""
     first, *lines = stream.head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     match first.split(" ", 2):
         case [version, status, *_] if version.startswith("HTTP/") and status.isdigit() and status != "101":

@@ -132,7 +132,7 @@ class ProviderSession:
         return pending, new
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
-        """What would be sent for ``command``, as it may be shown; nothing is sent.
+        """Return what would be sent for ``command``, without secrets; nothing is sent.
 
         Raises:
             Unwritable: the adapter cannot write the command.
@@ -149,7 +149,7 @@ class ProviderSession:
         self._enqueue(session_events.Shutdown())
 
     def status(self) -> dict[str, Any]:
-        """What the status page shows of this session."""
+        """Return this session's part of the status page."""
         return self._machine.status()
 
     def _enqueue(self, turn: Input) -> None:

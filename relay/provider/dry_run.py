@@ -1,4 +1,4 @@
-"""What a command would send, without sending it: the adapter writes, and the secrets are taken out.
+"""Show what a command would send, without sending it: the adapter writes, and the secrets are taken out.
 
 Writing changes what an adapter remembers (request numbers, what waits for an answer, what it keeps for its next connection),
 so a copy of the connected one writes; where there is none, or it cannot be copied, a fresh one. Both have their own copy of

@@ -14,10 +14,9 @@ from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Unknown
 from relay.model.enums import StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
 from relay.provider.accounts import State
-from relay.provider.counters import SAMPLE_SIZE, Sample
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
-from relay.provider.session_state import Core
+from relay.provider.session_state import SAMPLE_SIZE, Sample, SessionState
 from relay.provider.subscription_table import Key, SubscriptionState, event_key
 from relay.provider.subscriptions import Subscriptions, staleness
 
@@ -28,12 +27,12 @@ PLAIN = frozenset(KINDS.values()) - {Depth, Trade, Order, Position, Account, Err
 class Inbound:
     """The reading half of a session."""
 
-    def __init__(self, core: Core, subscriptions: Subscriptions) -> None:
+    def __init__(self, core: SessionState, subscriptions: Subscriptions) -> None:
         self._core = core
         self._subscriptions = subscriptions
         self._account = core.context.account
-        self._tally = core.tally
-        self._entry_of = core.ledger.find
+        self._counters = core.counters
+        self._entry_of = core.table.find
         self._watch_of = core.topics.find
         self._reconciling = False
         #: The request whose answer is being handled; None for a message of the stream.
@@ -42,7 +41,7 @@ class Inbound:
 
     def decode(self, adapter: Adapter, raw: str) -> Sequence[object]:
         """Return the events and signals of one message; nothing when the adapter cannot read it."""
-        self._tally.messages += 1
+        self._counters.messages += 1
         try:
             items = list(adapter.decode(raw))
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a message concerns that message alone
@@ -60,7 +59,7 @@ class Inbound:
         if not isinstance(job.writing, Fetch):
             return ()
         tag = job.writing.tag
-        self._tally.messages += 1
+        self._counters.messages += 1
         try:
             items = list(job.adapter.fetched(tag, answer))
         except Exception as error:  # noqa: BLE001 - as in decode
@@ -87,14 +86,14 @@ class Inbound:
 
     def event(self, event: Event) -> None:
         """Publish an event of one of the `PLAIN` types, or an `error` event."""
-        self._tally.received += 1
+        self._counters.received += 1
         self._send(event, event_key(event, self._account))
 
     def _send(self, event: Event, key: Key) -> None:
         if self._is_news(event, key):
             self._core.provided(event)
         else:
-            self._tally.deduped += 1
+            self._counters.deduped += 1
 
     def _is_news(self, event: Event, key: Key) -> bool:
         """Data of this topic came and is about to be published, unless a topic that fell silent only repeats itself."""
@@ -118,7 +117,7 @@ class Inbound:
 
     def depth(self, depth: Depth) -> None:
         """Pass ``depth`` through its book; publish what the book lets out."""
-        self._tally.received += 1
+        self._counters.received += 1
         symbol = depth.symbol
         kept = self._core.books.offer(depth)
         for event in kept.out:
@@ -131,22 +130,22 @@ class Inbound:
 
     def fill(self, fill: Trade) -> None:
         """Publish a fill that was not published before."""
-        self._tally.received += 1
-        if self._core.fills.is_new(fill, self._account):
+        self._counters.received += 1
+        if self._core.fills.remember(fill, self._account):
             self._send(self._marked(fill), ("account", fill.account or self._account))
         else:
-            self._tally.deduped += 1
+            self._counters.deduped += 1
 
     def state(self, event: State, *, partial: bool = False) -> None:
         """Publish the state of an order, a position or an account, with what happened to it; of a list only what differs."""
-        self._tally.received += 1
+        self._counters.received += 1
         account = self._account
         compared = self._reconciling or bool(event.reconciled)
         news = self._core.states.news(event, account, self._asked_at(), compared=compared, partial=partial)
         if news is not None:
             self._send(self._marked(news), ("account", news.account or account))
             return
-        self._tally.deduped += 1
+        self._counters.deduped += 1
         if not compared:  # what repeats itself proves that the account's stream is alive
             self._is_news(event, ("account", event.account or account))
 
@@ -162,7 +161,7 @@ class Inbound:
         and the orders that ended in an absence, come in any order.
         """
         if any(isinstance(item, Unknown) for item in self._items):
-            self._core.tally.notes["incomplete_list"] += 1
+            self._core.counters.notes["incomplete_list"] += 1
         elif self._answering is None:
             self._judge([complete], self._listed(), self._core.at.now)
         else:
@@ -202,10 +201,10 @@ class Inbound:
             self._core.redact(why)[:500],
             self._core.stamp.received_at,
         )
-        share = self._tally.not_understood(sample)
+        share = self._counters.not_understood(sample)
         self._core.put(Sampled(sample.raw, sample.why))
         if share is not None:
             message = (
                 f"{share:.1%} of the last messages were not understood; the last: {sample.why or sample.raw[:200]}"
             )
-            self._core.error("unknown_messages", message, unknown=self._tally.unknown)
+            self._core.error("unknown_messages", message, unknown=self._counters.unknown)

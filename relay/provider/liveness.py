@@ -61,25 +61,25 @@ class Transport:
         self._open = False
 
     def silent(self, now: float) -> bool:
-        """Whether the connection must be presumed dead."""
+        """Return True if the connection must be presumed dead."""
         return self._open and now - max(self.heard, self._excused_at) >= self._silent_after
 
-    def excuse(self, now: float) -> bool:
-        """Quiet is normal now: be patient once more, if something came since this was last asked and we send no beats."""
+    def take_excuse(self, now: float) -> bool:
+        """Extend the silence deadline once; return False if we send heartbeats or nothing arrived since the last time."""
         if self._every is not None or self.heard <= self._excused_at:
             return False
         self._excused_at = now
         return True
 
-    def beat(self, now: float) -> bool:
-        """Whether a heartbeat of ours is due; asking takes it."""
+    def take_beat(self, now: float) -> bool:
+        """Return True once when a heartbeat of ours is due, and set the time of the next one."""
         if not self._open or self._every is None or now < self._beat_at:
             return False
         self._beat_at = now + self._every
         return True
 
     def deadline(self) -> float:
-        """When `silent` or `beat` may say yes."""
+        """Return the time at which `silent` or `take_beat` may return True."""
         heard = max(self.heard, self._excused_at)
         return min(heard + self._silent_after, self._beat_at) if self._open else inf
 
@@ -193,7 +193,7 @@ class Topics:
         return gone
 
     def _is_quiet(self, watch: Watch, now: float, unix_ns: int) -> bool:
-        """Whether the silence was no longer than allowed while the market was open; it counts anew from the opening."""
+        """Return True if the silence, counted from the opening of the market, is not longer than allowed."""
         hours = self._hours(watch.topic)
         if hours is None:
             return False
@@ -203,7 +203,7 @@ class Topics:
         return watch.last + watch.allowed > now
 
     def closed_market(self, unix_ns: int) -> bool:
-        """Whether there are topics and the markets of all of them are closed."""
+        """Return True if there are topics and the markets of all of them are closed."""
         hours = [self._hours(watch.topic) for watch in self._watches.values() if watch.topic.kind != "account"]
         return bool(hours) and all(each is not None and each.opened(unix_ns) is None for each in hours)
 
@@ -226,5 +226,5 @@ class Topics:
         self._check_at = inf
 
     def deadline(self) -> float:
-        """When `check` may find something."""
+        """Return the time at which `check` may find something."""
         return self._check_at

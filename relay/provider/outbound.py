@@ -1,4 +1,4 @@
-"""What goes out: the adapter writes it, the budget paces it, and every HTTP answer finds its way back.
+"""Outgoing frames and requests: the adapter writes them, the budget paces them, and HTTP answers are matched to them.
 
 Frames and requests wait in one queue by lane (trading calls, then subscriptions, then other requests). Answers that
 cannot wait (a pong, an acknowledgement, a heartbeat, the first words on a connection) are sent at once and charged all
@@ -45,7 +45,7 @@ class Purpose(enum.Enum):
 
 @define(eq=False)
 class Chain:
-    """What is asked for together, and whatever its answers lead to.
+    """Requests that are made together, and the further requests that their answers lead to.
 
     Attributes:
         asked_at: when the first request of it was made, monotonic seconds: the answers tell nothing newer for certain.
@@ -81,7 +81,7 @@ class Job:
 
 
 def uses(job: Job, outgoing: Outgoing | None) -> Uses:
-    """What sending ``job`` draws from the budget."""
+    """Return what sending ``job`` draws from the budget."""
     if isinstance(job.writing, Fetch):
         return {job.writing.of: job.writing.cost}
     if isinstance(outgoing, Subscribe | Unsubscribe):
@@ -151,7 +151,7 @@ class Outbound:
 
     def take_due(self, now: float) -> list[Job]:
         """Take from the queue what the budget allows now."""
-        return list(self.queue.due(now))
+        return list(self.queue.take_due(now))
 
     def output(self, job: Job, now: float) -> Output:
         """Return the frame or the request of ``job`` as the driver sends it.
@@ -175,7 +175,7 @@ class Outbound:
         return job
 
     def under_way(self, purpose: Purpose) -> int:
-        """How many requests of this purpose have no answer yet."""
+        """Return the number of requests of this purpose without an answer."""
         return sum(job.purpose is purpose for job in self._requests.values())
 
     def disconnected(self) -> None:

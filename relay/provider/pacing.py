@@ -89,7 +89,7 @@ class Budget:
             self._gauges.setdefault(rate.of, []).append(gauge)
 
     def at(self, uses: Uses, now: float) -> float:
-        """When all of ``uses`` can be drawn; ``now`` when they can be at once."""
+        """Return the time at which all of ``uses`` can be drawn; ``now`` if they can be at once."""
         when = now
         for of, cost in uses.items():
             when = max(
@@ -114,11 +114,11 @@ class Budget:
         return None if not gauges else int(max(0.0, min(gauge.free(now) for gauge in gauges)))
 
     def is_limited(self, of: RateOf) -> bool:
-        """Whether the provider declares a limit of these."""
+        """Return True if the provider declares a limit of these."""
         return of in self._gauges
 
     def capacity(self, of: RateOf) -> int:
-        """How many tokens there can be of the tightest gauge, 0 when the provider declares no such limit."""
+        """Return the most tokens of the tightest gauge, 0 when the provider declares no such limit."""
         return int(min((gauge.capacity for gauge in self._gauges.get(of, ())), default=0))
 
     def window(self, of: RateOf) -> float:
@@ -140,7 +140,7 @@ class Budget:
 
 
 class Lane(enum.IntEnum):
-    """What goes first."""
+    """Priority of what waits to be sent; the lowest number goes first."""
 
     CALL = 0
     INTEREST = 1
@@ -148,7 +148,7 @@ class Lane(enum.IntEnum):
 
 
 class Queue(Generic[Item]):
-    """What waits for its budget."""
+    """Items that wait for their budget, by lane."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -159,15 +159,15 @@ class Queue(Generic[Item]):
         return sum(map(len, self._lanes.values()))
 
     def idle(self, lane: Lane) -> bool:
-        """Whether nothing of this lane waits."""
+        """Return True if nothing of this lane waits."""
         return not self._lanes[lane]
 
     def put(self, lane: Lane, uses: Uses, item: Item, needs: Uses | None = None) -> None:
-        """Queue ``item``; `due` gives it back when it may go: when there is what it ``needs``, by default its ``uses``."""
+        """Queue ``item``; `take_due` returns it when it may go: when there is what it ``needs``, by default its ``uses``."""
         self._lanes[lane].append((needs or uses, uses, item))
         self._next = -inf
 
-    def due(self, now: float) -> Iterator[Item]:
+    def take_due(self, now: float) -> Iterator[Item]:
         """Take out, and charge for, everything that may go at ``now``."""
         self._next = inf
         held: set[RateOf] = set()
@@ -192,5 +192,5 @@ class Queue(Generic[Item]):
         return gone
 
     def deadline(self) -> float:
-        """When `due` may have something."""
+        """Return the time at which `take_due` may have something."""
         return self._next

@@ -1,18 +1,26 @@
-"""How long to wait before the next attempt to connect.
+"""Waits before the next attempt to connect, and before a login is renewed.
 
 The ceiling grows with every attempt up to a cap and the wait is a random share of it ("full jitter"), so that a thousand
 relays cut off together do not come back together. A connection that stays up only briefly does not make it start over:
 a provider that accepts and at once drops us must not be hammered. What the provider asks for (Retry-After) is a minimum.
+Renewals that fail are tried ever more rarely for the same reason.
 """
 
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from math import inf
 
 from relay.adapter import Backoff
 from relay.limits import backoff
 
 #: Seconds; the longest wait that is taken from a provider's recommendation.
 LONGEST = 3600.0
+#: The share of a login's life after which it is renewed.
+RENEW_SHARE = 0.8
+#: Least seconds until a renewal. A login that is over already means that the clocks disagree; renewing sooner does not help.
+RENEW_LEAST = 5.0
+#: Seconds until a renewal that failed is tried again, doubling up to the second number.
+RENEW_AGAIN, RENEW_RARELY = 15.0, 300.0
 
 
 class Retry:
@@ -59,6 +67,48 @@ class Retry:
             return named[attempt]
         first, more = (named[-1] * plan.factor, attempt - len(named)) if named else (plan.first, attempt)
         return max(backoff(first, plan.cap, more, factor=plan.factor), named[-1] if named else 0.0)
+
+
+class Renewal:
+    """The times at which one login is renewed: after `RENEW_SHARE` of its life, so that there is time to try more than once.
+
+    Args:
+        lifetime: seconds a login holds where the provider does not say; None when it holds for ever.
+    """
+
+    def __init__(self, lifetime: float | None) -> None:
+        self._lifetime = lifetime
+        self._at = inf
+        self._attempts = 0
+        #: Whether a renewal was begun and no login was learned yet.
+        self.pending = False
+
+    def learned(self, now: float, unix_ns: int, expires_at: float | None) -> None:
+        """A login was learned; ``expires_at`` is Unix seconds where the provider says."""
+        self._attempts, self.pending = 0, False
+        lifetime = self._lifetime if expires_at is None else expires_at - unix_ns / 1e9
+        self._at = inf if lifetime is None else now + max(RENEW_SHARE * lifetime, RENEW_LEAST)
+
+    def take_due(self, now: float) -> bool:
+        """Return True once when the login is to be renewed."""
+        if now < self._at:
+            return False
+        self._at, self.pending = inf, True
+        self._attempts += 1
+        return True
+
+    def failed(self, now: float, at_least: float = 0.0) -> None:
+        """A renewal without a login: try again later, after ``at_least`` seconds where the provider asks for that."""
+        if self.pending:
+            self._at = now + max(backoff(RENEW_AGAIN, RENEW_RARELY, self._attempts - 1), at_least)
+
+    def refused(self) -> None:
+        """The login was refused: the next connection has to ask for it."""
+        self._at, self.pending = inf, False
+
+    def deadline(self) -> float:
+        """Return the time at which `take_due` returns True."""
+        return self._at
 
 
 def retry_after(headers: Mapping[str, str], unix_ns: int) -> float | None:

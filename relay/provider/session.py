@@ -63,8 +63,8 @@ from relay.provider.liveness import Transport
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
-from relay.provider.session_events import CloseSocket, Dial, Finished, Now, Output, SendPing
-from relay.provider.session_state import Core, Publish, SessionSettings
+from relay.provider.session_events import CloseSocket, DeadlineChanged, Dial, Finished, Now, Output, SendPing
+from relay.provider.session_state import Publish, SessionSettings, SessionState
 from relay.provider.subscription_table import SubscriptionState
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
@@ -81,7 +81,7 @@ _SETTINGS = SessionSettings()
 
 
 class Life(enum.Enum):
-    """Where a session stands."""
+    """State of a session."""
 
     NEW = "new"
     PREPARING = "preparing"
@@ -126,7 +126,9 @@ class SessionMachine:
         settings: SessionSettings = _SETTINGS,
         after: "SessionMachine | None" = None,
     ) -> None:
-        self.core: Core = Core(adapter, context, publish, settings, None if after is None else after.core)
+        self.core: SessionState = SessionState(
+            adapter, context, publish, settings, None if after is None else after.core
+        )
         core = self.core
         self._declared = core.declared
         self._uniform = uniform
@@ -148,20 +150,18 @@ class SessionMachine:
 
     def step(self, turn: session_events.Input, at: Now) -> list[Output]:
         """Take one input; return what is to be done, in order."""
-        if isinstance(turn, session_events.Received):
-            return list(self.receive(turn.raw, at))
         self.core.begin(at)
         if self._life is not Life.ENDED:
             self._handle(turn)
             self._clocks()
             self._flush()
-        return self.core.taken()
+        return self.core.take_outputs()
 
     def receive(self, raw: str, at: Now) -> Sequence[Output]:
         """Take one message. Empty when nothing is to be done, not even to ask `deadline` again."""
         core = self.core
         if core.adapter is None or self._life not in _CONNECTED:
-            core.tally.notes["message_without_connection"] += 1
+            core.counters.notes["message_without_connection"] += 1
             return ()
         core.begin(at)
         self._transport.heard = at.now
@@ -170,8 +170,8 @@ class SessionMachine:
         if core.rearmed:
             self._clocks()
             self._flush()
-            return core.taken(rearm=True)
-        return core.taken() if core.restless else ()
+            return [*core.take_outputs(), DeadlineChanged()]
+        return core.take_outputs()
 
     def heard(self, now: float) -> None:
         """Something arrived on the open connection: it is alive."""
@@ -179,15 +179,15 @@ class SessionMachine:
 
     @property
     def life(self) -> Life:
-        """Where the session stands."""
+        """The state of the session."""
         return self._life
 
     def deadline(self) -> float:
-        """When `Tick` is due, monotonic seconds; infinite when nothing is waited for."""
+        """Return the time at which `Tick` is due, monotonic seconds; infinite when nothing is waited for."""
         core = self.core
         if self._life is Life.ENDED:
             return inf
-        deadline = min(self._wake_at, core.ledger.deadline(), self._commands.deadline(self._scope))
+        deadline = min(self._wake_at, core.table.deadline(), self._commands.deadline(self._scope))
         if self._life in _CONNECTED:
             deadline = min(deadline, self._transport.deadline(), core.outbound.queue.deadline())
         if self._life is Life.UP:
@@ -206,8 +206,6 @@ class SessionMachine:
                     self._announce(ConnectionEvent.RECONNECTING)
             case session_events.Opened() if self._life is Life.DIALLING:
                 self._opened()
-            case session_events.Heard():
-                self.heard(self.core.at.now)
             case session_events.Closed(code, reason) if self._life in _CONNECTED:
                 text = f"closed with {code}" + (f": {reason}" if reason else "")
                 self._lose(text, self.core.adapter_class.closed(code, reason), socket_open=False)
@@ -220,7 +218,7 @@ class SessionMachine:
             case session_events.Want(topic):
                 self._subscriptions.want(topic)
             case session_events.Unwant(topic):
-                self.core.ledger.unwant(topic, self.core.at.now)
+                self.core.table.unwant(topic, self.core.at.now)
             case session_events.SendCommand(pending):
                 self._send_command(pending)
             case session_events.Shutdown():
@@ -228,7 +226,7 @@ class SessionMachine:
             case session_events.Tick():
                 pass
             case _:
-                self.core.tally.notes[f"late_{type(turn).__name__.lower()}"] += 1
+                self.core.counters.notes[f"late_{type(turn).__name__.lower()}"] += 1
 
     # --- what an adapter decoded --------------------------------------------------------------------------------------
 
@@ -360,7 +358,7 @@ class SessionMachine:
         self._life, self._wake_at = Life.UP, inf
         self.core.up = True
         self._retry.opened(self.core.at.now)
-        self.core.tally.connections += 1
+        self.core.counters.connections += 1
         self._reason = ""
         gap, since = self._gap_ms(), self._lost_ns
         self._lost_ns = None
@@ -440,9 +438,7 @@ class SessionMachine:
     def _say_goodbye(self) -> None:
         """Unsubscribe as far as the budget lets it be said now; closing the socket ends the rest."""
         core = self.core
-        topics = [
-            e.topic for e in core.ledger if e.standing in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
-        ]
+        topics = [e.topic for e in core.table if e.standing in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)]
         size = self._declared.topics_per_frame
         for start in range(0, len(topics), size):
             for writing in core.encode(Unsubscribe(tuple(topics[start : start + size]))):
@@ -466,7 +462,7 @@ class SessionMachine:
         core = self.core
         job = core.outbound.answered(number)
         if job is None:
-            core.tally.notes["late_answer"] += 1
+            core.counters.notes["late_answer"] += 1
             return
         wait = retry_after(answer.headers, core.at.unix_ns)
         if answer.status == _TOO_MANY_REQUESTS and job.purpose is not Purpose.PREPARE:
@@ -496,17 +492,17 @@ class SessionMachine:
             text = f"preparing failed, {_status(answer)}: {answer.text[:200]}"
             self._turned_away(text, answer.status, answer.headers)
             return
-        unknown = core.tally.unknown
+        unknown = core.counters.unknown
         self._handle_answer(job, answer)
         if self._life is not Life.PREPARING:
             return
-        if core.tally.unknown > unknown:
-            self._lose(f"preparing failed: {core.tally.samples[-1].why or 'an answer was not understood'}")
+        if core.counters.unknown > unknown:
+            self._lose(f"preparing failed: {core.counters.samples[-1].why or 'an answer was not understood'}")
         elif not core.outbound.under_way(Purpose.PREPARE):
             self._dial()
 
     def _renewed(self, job: Job, answer: Answer, wait: float | None) -> None:
-        """Whatever an answer looks like, a login is renewed only when one was learned."""
+        """Handle the answer to a renewal, which has succeeded only if a login was learned from it."""
         core, why = self.core, "the answer has no login"
         if not answer.ok:
             why = _status(answer)
@@ -550,7 +546,7 @@ class SessionMachine:
     def _command_replied(self, reply: CommandReply) -> None:
         pending = self._commands.find(self._scope, reply.id)
         if pending is None:
-            self.core.tally.notes["unasked_reply"] += 1
+            self.core.counters.notes["unasked_reply"] += 1
         else:
             self.core.publish(pending.replied(reply.result, reply.error))
 
@@ -621,7 +617,7 @@ class SessionMachine:
         if self._life in _CONNECTED:
             self._transport_clock(now)
         self._subscriptions.clocks(now)
-        if self._life is Life.UP and self.core.renewal.due(now):
+        if self._life is Life.UP and self.core.renewal.take_due(now):
             self._renew()
 
     def _transport_clock(self, now: float) -> None:
@@ -629,15 +625,15 @@ class SessionMachine:
             self.core.put(SendPing())
         elif self._transport.silent(now):
             self._lose(f"nothing received for {self._declared.silent_after:g} s")
-        elif self._transport.beat(now):
+        elif self._transport.take_beat(now):
             if self._declared.heartbeat.frame:
                 self.core.put(SendPing())
             else:
                 self.core.at_once(self.core.encode(Ping()))
 
     def _is_quiet(self, now: float) -> bool:
-        """Whether all markets are closed and no ping of ours has gone unanswered: silence is normal, but is to be proved."""
-        return self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.excuse(now)
+        """Return True if all markets are closed and no ping of ours is unanswered: a ping can then check the silence."""
+        return self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.take_excuse(now)
 
     def _renew(self) -> None:
         core = self.core
@@ -652,7 +648,7 @@ class SessionMachine:
         core.at_once(fetches, Purpose.RENEW)
 
     def status(self) -> dict[str, Any]:
-        """What the status page shows of this session."""
+        """Return this session's part of the status page."""
         core = self.core
         return {
             "provider": core.context.provider,
@@ -661,9 +657,9 @@ class SessionMachine:
             "state": self._life.value,
             "reason": self._reason,
             "attempts": self._retry.attempts,
-            "topics": core.ledger.status(),
+            "topics": core.table.status(),
             "books": core.books.status(),
-            "counters": core.tally.status(core.books.held, core.books.dropped),
+            "counters": core.counters.status(core.books.held, core.books.dropped),
             "commands": len(self._commands.open_of(self._scope)),
             "queued": len(core.outbound.queue),
             "budget": core.budget.status(core.at.now),

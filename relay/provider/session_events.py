@@ -1,6 +1,7 @@
-"""What goes into the session machine, and what it wants done.
+"""Inputs and outputs of the session machine.
 
-Every input is handed over together with the `Now` it happened at; the machine has no clock. Events do not appear here:
+Every input is handed over together with the `Now` it happened at; the machine has no clock. Messages are no input
+objects: `SessionMachine.receive` takes them. Events do not appear here:
 they leave through the machine's ``publish`` callable, in order, while the input is being handled.
 """
 
@@ -38,18 +39,6 @@ class Start:
 @frozen
 class Opened:
     """The socket of the last `Dial` is open."""
-
-
-@frozen
-class Received:
-    """One text message. `SessionMachine.receive` takes the same without the object."""
-
-    raw: str
-
-
-@frozen
-class Heard:
-    """Something arrived, if only a WebSocket ping or pong. `SessionMachine.heard` takes the same without the object."""
 
 
 @frozen
@@ -120,7 +109,7 @@ class Shutdown:
 
 
 Input = (
-    Start | Opened | Received | Heard | Closed | Refused | DialFailed | Fetched
+    Start | Opened | Closed | Refused | DialFailed | Fetched
     | Want | Unwant | SendCommand | Tick | Resume | Shutdown
 )  # fmt: skip
 

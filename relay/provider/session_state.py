@@ -1,13 +1,14 @@
-"""What the parts of one session share: the moment, the state machines, and the ways to publish, write and wake.
+"""State shared by the parts of one session: the moment, the state machines, and the ways to publish, write and wake.
 
 The parts (`inbound`, `subscriptions`, `trading`) share this; the session machine puts them
 together and owns the life of the connection.
 """
 
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from attrs import Factory, frozen
+from attrs import Factory, define, frozen
 
 from relay.adapter import Adapter, Context, Fetch, Outgoing
 from relay.model.channels import Topic
@@ -17,22 +18,31 @@ from relay.model.hours import Hours
 from relay.model.text import from_micros
 from relay.provider.accounts import Fills, States
 from relay.provider.books import Books
-from relay.provider.counters import Counters
 from relay.provider.liveness import Topics
 from relay.provider.outbound import Outbound, Purpose
 from relay.provider.pacing import Budget
-from relay.provider.renewal import Renewal
-from relay.provider.session_events import DeadlineChanged, Now, Output
+from relay.provider.retry import Renewal
+from relay.provider.session_events import Now, Output
 from relay.provider.subscription_table import SubscriptionTable
 from relay.provider.templates import Redactor, TemplateError
 
 #: Takes an event, its stamp, and the monotonic time.
 Publish = Callable[[Event, Stamp, float], None]
 
+#: How many samples are kept, and how many characters of each.
+SAMPLES = 20
+SAMPLE_SIZE = 2000
+#: Messages over which the share of unknown ones is taken.
+WINDOW = 1000
+#: A share is not taken of fewer messages than this.
+AT_LEAST = 100
+#: The share of messages that may be unknown before an `error` event reports it.
+UNKNOWN_SHARE = 0.01
+
 
 @frozen(kw_only=True)
 class SessionSettings:
-    """What an operator may set for a session. Durations are seconds.
+    """An operator's settings of a session. Durations are seconds.
 
     Attributes:
         linger: how long a topic nobody needs stays subscribed.
@@ -49,11 +59,84 @@ class SessionSettings:
     hours: Mapping[str | None, Hours] = Factory(dict)
 
     def hours_of(self, topic: Topic) -> Hours | None:
-        """When the operator says that the market of ``topic`` trades; None when nothing is said."""
+        """Return the operator's trading hours for the market of ``topic``; None when none are set."""
         return self.hours.get(topic.symbol, self.hours.get(None))
 
 
-class Core:
+@frozen
+class Sample:
+    """One message that was not understood, redacted and cut, and when it came."""
+
+    raw: str
+    why: str
+    received_at: str
+
+
+@define(eq=False)
+class Counters:
+    """Counters of one session.
+
+    They add up: ``received == published + deduped + unknown + sum(dropped) + held``, where ``held`` are the deltas now
+    waiting in books. ``raised`` counts the relay's own events (connection, gap, staleness, ...), which no provider sent.
+
+    Attributes:
+        messages: messages and HTTP answers handed to the adapter.
+        received: events and unknown parts the adapter made of them.
+        published: events of the provider that were published.
+        deduped: fills that had been published before, and states a reconciliation found unchanged.
+        unknown: messages and parts of messages that were not understood.
+        dropped: events not published, by reason.
+        raised: events of the relay's own.
+        connections: connections that came up.
+        notes: oddities that are neither events nor losses (late replies and the like), by name.
+    """
+
+    messages: int = 0
+    received: int = 0
+    published: int = 0
+    deduped: int = 0
+    unknown: int = 0
+    raised: int = 0
+    connections: int = 0
+    dropped: Counter[str] = Factory(Counter)
+    notes: Counter[str] = Factory(Counter)
+    samples: deque[Sample] = Factory(lambda: deque(maxlen=SAMPLES))
+    _window_start: int = 0
+    _window_unknown: int = 0
+    _told: bool = False
+
+    def not_understood(self, sample: Sample) -> float | None:
+        """Count one Unknown; return the share of unknown messages when it is, once per window, above `UNKNOWN_SHARE`."""
+        self.unknown += 1
+        self.received += 1
+        self.samples.append(sample)
+        if self.messages - self._window_start > WINDOW:
+            self._window_start, self._window_unknown, self._told = self.messages - 1, 0, False
+        self._window_unknown += 1
+        share = self._window_unknown / max(self.messages - self._window_start, AT_LEAST)
+        if self._told or share <= UNKNOWN_SHARE:
+            return None
+        self._told = True
+        return share
+
+    def status(self, held: int, more_dropped: Counter[str]) -> dict[str, Any]:
+        """The counters for the status page; the books' own drops and held deltas are the keeper's to say."""
+        return {
+            "messages": self.messages,
+            "received": self.received,
+            "published": self.published,
+            "deduped": self.deduped,
+            "unknown": self.unknown,
+            "dropped": dict(self.dropped + more_dropped),
+            "held": held,
+            "raised": self.raised,
+            "reconnects": max(0, self.connections - 1),
+            "notes": dict(self.notes),
+            "samples": [{"raw": s.raw, "why": s.why, "received_at": s.received_at} for s in self.samples],
+        }
+
+
+class SessionState:
     """The shared parts of one session.
 
     Args:
@@ -72,7 +155,7 @@ class Core:
         context: Context,
         publish: Publish,
         settings: SessionSettings,
-        after: "Core | None" = None,
+        after: "SessionState | None" = None,
     ) -> None:
         declared = adapter_class.session
         self.adapter_class = adapter_class
@@ -82,11 +165,11 @@ class Core:
         self.budget: Budget = Budget(declared.limits) if after is None else after.budget
         self.fills: Fills = Fills() if after is None else after.fills
         self.states: States = States() if after is None else after.states
-        self.ledger = SubscriptionTable(
+        self.table = SubscriptionTable(
             per_frame=declared.topics_per_frame, linger=settings.linger, ack_within=declared.ack_within
         )
         if after is not None:
-            self.ledger.adopt(after.ledger)
+            self.table.adopt(after.table)
         self.topics = Topics(
             declared,
             lambda topic: settings.hours_of(topic) or adapter_class.hours(topic, context),
@@ -103,7 +186,7 @@ class Core:
             levels=adapter_class.book_levels(context),
         )
         self.renewal = Renewal(declared.token_lifetime)
-        self.tally: Counters = Counters() if after is None else after.tally
+        self.counters: Counters = Counters() if after is None else after.counters
         if after is not None:
             self.books.dropped = after.books.dropped
         self.redact = Redactor(context)
@@ -117,7 +200,7 @@ class Core:
         self.rearmed = False
 
     def begin(self, at: Now) -> None:
-        """What happens from here on happens at this moment."""
+        """Set the moment of the input that is handled next."""
         self.at = at
         self.stamp = Stamp(
             provider=self.context.provider,
@@ -129,12 +212,12 @@ class Core:
 
     def provided(self, event: Event) -> None:
         """Publish an event of the provider's."""
-        self.tally.published += 1
+        self.counters.published += 1
         self._publish(event, self.stamp, self.at.now)
 
     def publish(self, event: Event) -> None:
         """Publish an event of the relay's own."""
-        self.tally.raised += 1
+        self.counters.raised += 1
         self._publish(event, self.stamp, self.at.now)
 
     def error(self, code: str, message: str, **details: Any) -> None:
@@ -149,16 +232,9 @@ class Core:
         """A deadline may have come nearer, or something may be ready to be sent."""
         self.rearmed = True
 
-    @property
-    def restless(self) -> bool:
-        """Whether there is something for the shell to do."""
-        return bool(self._out)
-
-    def taken(self, *, rearm: bool = False) -> list[Output]:
-        """The outputs so far, handed over; with ``rearm``, and the news that there may be a nearer deadline."""
+    def take_outputs(self) -> list[Output]:
+        """Return the outputs so far and forget them."""
         out, self._out, self.rearmed = self._out, [], False
-        if rearm:
-            out.append(DeadlineChanged())
         return out
 
     # --- what several parts do ---------------------------------------------------------------------------------------
@@ -173,7 +249,7 @@ class Core:
             self.error("template", str(error))
 
     def encode(self, outgoing: Outgoing) -> list[str | Fetch]:
-        """What the adapter writes for ``outgoing``; nothing, and an `error` event, when it raises."""
+        """Return what the adapter writes for ``outgoing``; nothing, and publish an `error` event, when it raises."""
         if self.adapter is None:
             return []
         try:

@@ -1,4 +1,4 @@
-"""The subscription ledger: what is wanted from a provider, and how far each subscription has come.
+"""The subscription table: what is wanted from a provider, and how far each subscription has come.
 
 A topic is WANTED until a request for it is written, QUEUED while that request waits for its budget, PENDING once it was
 sent, CONFIRMED by the provider's acknowledgement or by the first data (providers without acknowledgements exist), or
@@ -46,7 +46,7 @@ def event_key(event: Event, account: str | None) -> Key:
 
 
 class SubscriptionState(enum.Enum):
-    """How far a subscription has come."""
+    """State of a subscription."""
 
     WANTED = "wanted"
     QUEUED = "queued"
@@ -139,8 +139,8 @@ class SubscriptionTable:
                 self._leaving[key] = entry.topic
         return [entry.topic for _, entry in gone]
 
-    def to_subscribe(self) -> tuple[Topic, ...]:
-        """The next batch to ask for, in the order they were wanted; they are QUEUED from now on.
+    def take_to_subscribe(self) -> tuple[Topic, ...]:
+        """Mark the next batch as QUEUED and return it, in the order the topics were wanted.
 
         What is yet to be unsubscribed waits for that, or the unsubscribe would end the new subscription.
         """
@@ -150,8 +150,8 @@ class SubscriptionTable:
             self._stand(key, entry, SubscriptionState.QUEUED)
         return tuple(entry.topic for _, entry in batch)
 
-    def to_unsubscribe(self) -> tuple[Topic, ...]:
-        """The next batch to be let go."""
+    def take_to_unsubscribe(self) -> tuple[Topic, ...]:
+        """Return the next batch to be unsubscribed, and forget it."""
         keys = list(self._leaving)[: self._per_frame]
         self._left.update(keys)
         return tuple(self._leaving.pop(key) for key in keys)
@@ -250,7 +250,7 @@ class SubscriptionTable:
         self.disconnected()
 
     def deadline(self) -> float:
-        """When `expire` or `overdue` has something to do."""
+        """Return the time at which `expire` or `overdue` has something to do."""
         acknowledged = self._ack_at if self._standing[SubscriptionState.PENDING] else inf
         return min(acknowledged, min(map(_leave_at, self._lingering.values()), default=inf))
 

@@ -1,13 +1,16 @@
-"""What a session does for its topics: ask, ask again, notice silence, mend holes, and reconcile accounts.
+"""Subscriptions of a session: subscribe, repeat requests, notice silence, repair gaps, and reconcile accounts.
 
-The ledger knows how far each subscription has come, the clocks when one falls silent, the keeper which book needs a
+The table knows how far each subscription has come, the clocks when one falls silent, the keeper which book needs a
 snapshot; here they meet, and become frames and events.
 """
 
 from collections.abc import Iterable
 from math import inf
 
+from attrs import define
+
 from relay.adapter import Ack, Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
+from relay.limits import backoff
 from relay.model.channels import Topic
 from relay.model.enums import Refill, StalenessEvent
 from relay.model.events import Gap, Staleness
@@ -16,10 +19,13 @@ from relay.provider.books import Kept
 from relay.provider.liveness import Watch
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
-from relay.provider.session_state import Core
-from relay.provider.snapshots import ANSWER_WITHIN, Snapshots
+from relay.provider.session_state import SessionState
 from relay.provider.subscription_table import Entry
 
+#: Seconds until a snapshot that came too old is requested again, growing up to the second number.
+SNAPSHOT_AGAIN, SNAPSHOT_RARELY = 0.5, 30.0
+#: Seconds until a snapshot request without an answer is repeated, doubling up to the second number.
+ANSWER_WITHIN, LONGEST_ANSWER = 15.0, 240.0
 #: Seconds from a subscription's acknowledgement until its snapshot is asked for. A fetched one is asked for at the first
 #: delta, because it has to be newer than that; only a quiet book is fetched without.
 _FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
@@ -30,12 +36,68 @@ CLOCKS_DIFFER = 60
 _AWAY = "the session was away"
 
 
+@define(eq=False)
+class _Plan:
+    due_at: float
+    attempts: int = 0
+    under_way: bool = False
+
+
+class Snapshots:
+    """The books that need a snapshot, and when each is to be requested.
+
+    One request per symbol is under way at a time. After a snapshot that was too old, or an error, the next request waits
+    from `SNAPSHOT_AGAIN` seconds, growing to `SNAPSHOT_RARELY`. A request without any answer is repeated after
+    `ANSWER_WITHIN` seconds, then after twice as long, and so on up to `LONGEST_ANSWER`.
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[str, _Plan] = {}
+
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._plans
+
+    def need(self, symbol: str, at: float) -> None:
+        """A snapshot of ``symbol`` is needed, to be asked for at ``at`` or when it is planned already, if that is sooner."""
+        plan = self._plans.setdefault(symbol, _Plan(at))
+        if plan.attempts == 0:
+            plan.due_at = min(plan.due_at, at)
+
+    def take_due(self, now: float) -> list[str]:
+        """Mark the symbols that are due as under way and return them."""
+        symbols = [symbol for symbol, plan in self._plans.items() if plan.due_at <= now]
+        for symbol in symbols:
+            plan = self._plans[symbol]
+            plan.due_at, plan.under_way = now + backoff(ANSWER_WITHIN, LONGEST_ANSWER, plan.attempts), True
+            plan.attempts += 1
+        return symbols
+
+    def failed(self, symbol: str, now: float, at_least: float = 0.0) -> None:
+        """The snapshot came too old, or an error came instead: ask again later."""
+        plan = self._plans.get(symbol)
+        if plan is not None and plan.under_way:
+            plan.under_way = False
+            plan.due_at = now + max(at_least, backoff(SNAPSHOT_AGAIN, SNAPSHOT_RARELY, plan.attempts - 1))
+
+    def done(self, symbol: str) -> None:
+        """The book is live, or nobody needs it."""
+        self._plans.pop(symbol, None)
+
+    def clear(self) -> None:
+        """The connection is gone."""
+        self._plans.clear()
+
+    def deadline(self) -> float:
+        """Return the time at which `take_due` has something."""
+        return min((plan.due_at for plan in self._plans.values()), default=inf)
+
+
 class Subscriptions:
     """The topics of one session, from wanting to mending."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: SessionState) -> None:
         self._core = core
-        self._ledger = core.ledger
+        self._table = core.table
         self._books = core.books
         self._topics = core.topics
         self._declared = core.declared
@@ -51,7 +113,7 @@ class Subscriptions:
 
     def want(self, topic: Topic) -> None:
         """Somebody needs ``topic``."""
-        self._ledger.want(topic)
+        self._table.want(topic)
         self._core.rearm()
 
     def _not_offered(self, topic: Topic) -> str | None:
@@ -69,10 +131,10 @@ class Subscriptions:
         core = self._core
         if not core.up or core.adapter is None or not core.outbound.queue.idle(Lane.INTEREST):
             return False
-        leaving = self._ledger.to_unsubscribe()
+        leaving = self._table.take_to_unsubscribe()
         if leaving:
             self._unsubscribe(leaving)
-        wanted = self._ledger.to_subscribe()
+        wanted = self._table.take_to_subscribe()
         if wanted:
             self._subscribe(wanted)
         return bool(leaving or wanted)
@@ -115,7 +177,7 @@ class Subscriptions:
     def sent(self, topics: Iterable[Topic]) -> None:
         """The request was sent."""
         topics, now = tuple(topics), self._core.at.now
-        self._ledger.sent(topics, now)
+        self._table.sent(topics, now)
         if self._declared.ack_within is None:
             for topic in topics:
                 self._topics.subscribed(topic, now)
@@ -127,12 +189,12 @@ class Subscriptions:
         if ack.done:
             self.confirmed(ack.topics)
         else:
-            self._ledger.ended(ack.topics)
+            self._table.ended(ack.topics)
         self._core.rearm()
 
     def confirmed(self, topics: Iterable[Topic]) -> None:
         """The provider acknowledged these topics."""
-        for entry in self._ledger.confirmed(topics):
+        for entry in self._table.confirmed(topics):
             self._topics.subscribed(entry.topic, self._core.at.now)
             symbol = entry.topic.symbol
             wait = _FIRST_SNAPSHOT.get(self._declared.book)
@@ -153,7 +215,7 @@ class Subscriptions:
         """The provider, or the adapter, refused these topics."""
         core = self._core
         shown = core.redact(reason)
-        for entry in self._ledger.refused(topics, shown):
+        for entry in self._table.refused(topics, shown):
             topic = entry.topic
             self._close_book(topic)
             watch = self._topics.refused(topic, shown, core.at.now)
@@ -181,13 +243,13 @@ class Subscriptions:
         self._reconcile_again = RECONCILE_AGAIN
         self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
         if away_since is not None:
-            for entry in self._ledger:
+            for entry in self._table:
                 if entry.flowed:
                     core.publish(self._gap(entry.topic, _AWAY, since=away_since))
 
     def lost(self) -> None:
         """The connection is gone."""
-        self._ledger.disconnected()
+        self._table.disconnected()
         self._topics.closed()
         self._books.close_all()
         self._snapshots.clear()
@@ -272,7 +334,7 @@ class Subscriptions:
     def _ask_for_snapshot(self, symbol: str) -> None:
         """Ask for one book; a provider that has no request for it sends one when it is subscribed anew."""
         core = self._core
-        entry = self._ledger.find(("depth", symbol))
+        entry = self._table.find(("depth", symbol))
         if entry is None or core.adapter is None or not self._books.collecting(symbol):
             self._snapshots.done(symbol)
             return
@@ -282,30 +344,30 @@ class Subscriptions:
             core.error("encode_failed", f"snapshot of {symbol}: {type(error).__name__}: {error}")
             return
         if not written:
-            self._ledger.again(entry.topic)
+            self._table.again(entry.topic)
 
     # --- clocks ------------------------------------------------------------------------------------------------------
 
     def clocks(self, now: float) -> None:
         """Do what is due: let lingering topics go; while up, repeat, renew, and say what is silent."""
-        for topic in self._ledger.expire(now):
+        for topic in self._table.expire(now):
             self._let_go(topic)
         if not self._core.up:
             return
-        _, given_up = self._ledger.overdue(now)
+        _, given_up = self._table.overdue(now)
         for entry in given_up:
             name = entry.topic.symbol or entry.topic.account or ""
             self._core.error("subscription_unanswered", f"{entry.topic.kind} {name}: {entry.reason}")
         for watch in self._topics.check(now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.STALE))
-            self._ledger.again(watch.topic)
-        for symbol in self._snapshots.due(now):
+            self._table.again(watch.topic)
+        for symbol in self._snapshots.take_due(now):
             self._ask_for_snapshot(symbol)
         if now >= self._reconcile_at:
             self._reconcile()
 
     def deadline(self) -> float:
-        """When `clocks` has something to do that the ledger's and the topics' own deadlines do not say."""
+        """Return the time at which `clocks` has something to do besides the table's and the topics' own deadlines."""
         return min(self._snapshots.deadline(), self._reconcile_at)
 
 

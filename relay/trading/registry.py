@@ -28,9 +28,10 @@ from math import inf
 from typing import Any
 
 import attrs
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 from relay.adapter import Answer
+from relay.model.channels import Stream
 from relay.model.commands import (
     AmendOrder,
     CancelOrder,
@@ -49,6 +50,8 @@ from relay.model.enums import OrderEvent, OrderStatus, Outcome, PositionEvent
 from relay.model.events import Event, Order, Position, Reply, Stamp
 from relay.model.serialize import encode
 
+COMMAND = "client-command"
+"""The client event by which a subscriber of an account's channel sends a command. The other members do not get it."""
 AGE = 3600.0
 """Seconds a reply is remembered."""
 MOST = 10_000
@@ -82,6 +85,49 @@ class Scope:
 
 
 Name = tuple[Scope, str, str]
+
+
+@frozen(kw_only=True)
+class ClientCommand:
+    """A command that came on an account's channel.
+
+    Attributes:
+        stream: the account's.
+        channel: the channel's name, prefix included.
+        user_id: the member the connection joined the channel as; None where the authorization named none.
+        user_info: JSON text of what the authorization says of the member.
+        data: the command's text.
+    """
+
+    stream: Stream
+    channel: str
+    socket_id: str
+    user_id: str | None = None
+    user_info: str | None = field(default=None, repr=False)
+    data: str
+
+
+@frozen
+class Rejected:
+    """The command is not taken; the sender is told why."""
+
+    message: str
+
+
+@frozen
+class Repeated:
+    """The command was taken before and has its reply: the sender gets it again, as the canonical event's JSON."""
+
+    reply: str
+
+
+OnCommand = Callable[[ClientCommand], Rejected | Repeated | None]
+"""Takes a command; None where its reply will come on the channel. Must not wait nor raise."""
+
+
+def off(command: ClientCommand) -> Rejected:
+    """Reject the command: the hub takes none."""
+    return Rejected("this relay takes no commands")
 
 
 class Conflict(Exception):
@@ -393,7 +439,7 @@ def _names(scope: Scope, command: Command, key: str | None) -> Iterator[Name]:
 
 
 def _subjects(pending: PendingCommand) -> Iterator[tuple[Scope, str, str]]:
-    """What of the account's stream says something about the command's fate."""
+    """Yield the names under which the account's stream tells the command's fate."""
     match pending.command:
         case PlaceOrder(client_order_id=str(client_order_id)):
             yield pending.scope, "client_order_id", client_order_id
@@ -404,7 +450,7 @@ def _subjects(pending: PendingCommand) -> Iterator[tuple[Scope, str, str]]:
 
 
 def fate(command: Command, event: Order | Position) -> Reply | None:
-    """What ``event``, which concerns the same order or position, says of the fate of ``command``; None for nothing."""
+    """Return the reply that ``event``, of the same order or position, gives to ``command``; None if it gives none."""
     match command, event:
         case PlaceOrder(), Order(status=OrderStatus.REJECTED):
             return _refused(command, event)
@@ -429,7 +475,7 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
 
 
 def _has_all(order: Order, asked: AmendOrder) -> bool:
-    """Whether the order has everything the amendment asked for, as far as numbers tell."""
+    """Return True if the order's numbers are all those that the amendment asked for."""
     pairs = [
         (getattr(asked, name), getattr(order, name))
         for name in ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit")

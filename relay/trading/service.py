@@ -21,8 +21,17 @@ from relay.model.command_input import CommandError
 from relay.model.commands import Command
 from relay.model.events import Event, Reply, Stamp
 from relay.model.text import from_micros
-from relay.trading.client_events import ClientCommand, Rejected, Repeated
-from relay.trading.registry import GRACE, WITHIN, CommandRegistry, Conflict, Full, PendingCommand
+from relay.trading.registry import (
+    GRACE,
+    WITHIN,
+    ClientCommand,
+    CommandRegistry,
+    Conflict,
+    Full,
+    PendingCommand,
+    Rejected,
+    Repeated,
+)
 
 SHUTTING_DOWN = {"code": "shutting_down", "message": "the relay is shutting down"}
 LONGEST = 60
@@ -67,7 +76,7 @@ class Session(Protocol):
 
 
 class Provider(Protocol):
-    """What is to be known of a configured provider."""
+    """A configured provider, as far as the service needs it."""
 
     name: str
 
@@ -77,7 +86,7 @@ class Provider(Protocol):
 
     @property
     def commands(self) -> Sequence[type[Command]]:
-        """What it takes."""
+        """The types of commands it takes."""
 
     def trading_session(self, account: str | None) -> Session:
         """The session that trades on the account."""
@@ -270,7 +279,7 @@ class CommandService:
     # --- client events -----------------------------------------------------------------------------------------------
 
     def client_command(self, sent: ClientCommand) -> Rejected | Repeated | None:
-        """Take a command that came as a client event: `relay.trading.client_events.OnCommand`."""
+        """Take a command that came as a client event: `relay.trading.registry.OnCommand`."""
         try:
             pending, _ = self.submit(self._validate_event(sent))
         except CommandRefused as refused:

@@ -6,7 +6,7 @@ import pytest
 
 from relay.auth import ApiKey, hash_key
 from relay.model.channels import Stream, Topic
-from relay.trading.client_events import ClientCommand, Rejected, Repeated
+from relay.trading.registry import ClientCommand, Rejected, Repeated
 
 CHANNEL = "presence-account.x.A"
 KEY = ApiKey(name="desk", digest=hash_key("k"), trade=("x.A", "cross*", "*.main"))

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.provider import session_events as session_events
-from relay.provider.counters import SAMPLE_SIZE, SAMPLES
+from relay.provider.session_state import SAMPLE_SIZE, SAMPLES
 
 
 @pytest.fixture

@@ -87,11 +87,11 @@ def test_the_queue_keeps_lanes_and_order():
     queue.put(Lane.INTEREST, {"frame": 1}, "sub 2")
     queue.put(Lane.FETCH, {"http": 1}, "snapshot")
     queue.put(Lane.CALL, {"frame": 1}, "order")
-    assert list(queue.due(0)) == ["order", "sub 1", "snapshot"]
+    assert list(queue.take_due(0)) == ["order", "sub 1", "snapshot"]
     assert queue.deadline() == 10
     queue.put(Lane.CALL, {"frame": 1}, "order 2")
-    assert list(queue.due(5)) == []
-    assert list(queue.due(10)) == ["order 2", "sub 2"]
+    assert list(queue.take_due(5)) == []
+    assert list(queue.take_due(10)) == ["order 2", "sub 2"]
     assert queue.deadline() == float("inf")
 
 
@@ -100,8 +100,8 @@ def test_what_waits_for_an_order_is_not_overtaken():
     queue.put(Lane.CALL, {"frame": 1, "call": 1}, "order 1")
     queue.put(Lane.CALL, {"frame": 1, "call": 1}, "order 2")
     queue.put(Lane.INTEREST, {"frame": 1}, "sub")
-    assert list(queue.due(0)) == ["order 1"]
-    assert list(queue.due(10)) == ["order 2", "sub"]
+    assert list(queue.take_due(0)) == ["order 1"]
+    assert list(queue.take_due(10)) == ["order 2", "sub"]
 
 
 def test_what_waits_holds_back_only_what_draws_from_the_same_limits():
@@ -110,7 +110,7 @@ def test_what_waits_holds_back_only_what_draws_from_the_same_limits():
     for lane, of, count in ((Lane.INTEREST, "interest", 2), (Lane.CALL, "call", 3), (Lane.FETCH, "call", 1)):
         for number in range(count):
             queue.put(lane, {"frame": 1, of: 1}, f"{lane.name} {number}")
-    went = {now: list(queue.due(now)) for now in (0, 5, 10, 20, 30, 59, 60)}
+    went = {now: list(queue.take_due(now)) for now in (0, 5, 10, 20, 30, 59, 60)}
     assert went == {
         0: ["CALL 0", "INTEREST 0"], 5: [], 10: ["CALL 1"], 20: ["CALL 2"], 30: ["FETCH 0"], 59: [], 60: ["INTEREST 1"],
     }  # fmt: skip
@@ -121,11 +121,11 @@ def test_what_needs_more_than_it_uses_leaves_the_rest():
     queue = Queue(budget)
     for n in range(4):
         queue.put(Lane.FETCH, {"call": 1}, n, {"call": 8})
-    assert list(queue.due(0)) == [0, 1, 2]
+    assert list(queue.take_due(0)) == [0, 1, 2]
     queue.put(Lane.CALL, {"call": 7}, "orders")
-    assert list(queue.due(0)) == ["orders"]
+    assert list(queue.take_due(0)) == ["orders"]
     assert (budget.remaining("call", 0), queue.deadline()) == (0, 8)
-    assert list(queue.due(8)) == [3]
+    assert list(queue.take_due(8)) == [3]
 
 
 def test_discard_takes_out_what_it_is_told():
@@ -133,5 +133,5 @@ def test_discard_takes_out_what_it_is_told():
     for item in "abc":
         queue.put(Lane.CALL, {}, item)
     assert queue.discard(lambda item: item == "b") == ["b"]
-    assert list(queue.due(0)) == ["a", "c"]
+    assert list(queue.take_due(0)) == ["a", "c"]
     assert queue.idle(Lane.CALL)

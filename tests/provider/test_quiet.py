@@ -91,7 +91,7 @@ def test_a_closed_market_is_asked_for_a_pong_before_it_is_redialled(market):
     r.want("quote:A", at=400)
     r.fresh()
     assert r.tick(460) == [session_events.SendPing()]
-    r.do(session_events.Heard(), 461)
+    r.machine.heard(461)
     assert r.tick(521) == [session_events.SendPing()]
     assert r.machine.deadline() == 581
     assert r.tick(581) == [session_events.CloseSocket(1000)]  # nothing came back: it is dead, market or not

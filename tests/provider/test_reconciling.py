@@ -56,7 +56,7 @@ def test_lists_that_do_not_come_are_asked_for_ever_more_rarely(away):
         assert away.requests(away.tick(now + wait - 0.1)) == []
         now += wait
         (request,) = away.requests(away.tick(now))
-        away.do(session_events.Heard(), now)
+        away.machine.heard(now)
 
 
 def test_an_order_that_shows_up_again_is_published(away):
@@ -198,12 +198,12 @@ def test_a_lost_connection_leaves_nothing_of_its_requests_in_the_ledger(rig):
     topic = rig.topic("quote:A")
     ledger.want(topic)
     for now in (0, 5):
-        ledger.sent(ledger.to_subscribe(), now)
+        ledger.sent(ledger.take_to_subscribe(), now)
         ledger.overdue(now + 5)
     ledger.disconnected()
     (entry,) = ledger
     assert (entry.standing, entry.asked_at, entry.asks) == (SubscriptionState.WANTED, None, 0)
-    ledger.sent(ledger.to_subscribe(), 100)
+    ledger.sent(ledger.take_to_subscribe(), 100)
     assert ledger.deadline() == 105  # the first request of a new connection waits the declared time, not longer
 
 
@@ -213,12 +213,12 @@ def test_topics_that_wait_for_nothing_are_not_looked_at(rig, monkeypatch):
     topics = [rig.topic(f"quote:S{number}") for number in range(1000)]
     for topic in topics:
         ledger.want(topic)
-    ledger.sent(ledger.to_subscribe(), 0)
+    ledger.sent(ledger.take_to_subscribe(), 0)
     ledger.confirmed(topics)
     ledger.unwant(topics[7], 1)
     monkeypatch.setattr(ledger, "_entries", None)  # whoever goes through all of them fails
     assert ledger.overdue(10) == ([], [])
-    assert (ledger.to_subscribe(), ledger.to_unsubscribe(), ledger.deadline()) == ((), (), 31)
+    assert (ledger.take_to_subscribe(), ledger.take_to_unsubscribe(), ledger.deadline()) == ((), (), 31)
     assert ledger.expire(30) == []
 
 
@@ -230,7 +230,7 @@ def test_a_successor_lets_go_of_what_lingered(rig):
     after.adopt(before)
     assert after.deadline() == 31
     assert after.expire(31) == [topic]
-    assert (len(after), after.to_subscribe()) == (0, ())
+    assert (len(after), after.take_to_subscribe()) == (0, ())
 
 
 def test_a_session_that_must_be_alone_says_so_when_it_dials(rig):

@@ -183,7 +183,7 @@ def test_silence_of_the_transport_redials_and_heartbeats_keep_it(rig):
     r = rig(silent_after=30, heartbeat=Heartbeat(every=10), backoff=ONCE)
     r.up(0)
     assert r.tick(10) == [session_events.SendPing()]
-    r.do(session_events.Heard(), 11)
+    r.machine.heard(11)
     assert r.tick(20) == [session_events.SendPing()]
     r.say("alive", at=25)
     r.kinds()

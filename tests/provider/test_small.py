@@ -8,9 +8,8 @@ from relay.adapter import Backoff, Context, Fetch, Session
 from relay.errors import HIDDEN
 from relay.model.events import Trade
 from relay.provider.accounts import Fills
-from relay.provider.renewal import Renewal
-from relay.provider.retry import Retry, retry_after
-from relay.provider.snapshots import Snapshots
+from relay.provider.retry import Renewal, Retry, retry_after
+from relay.provider.subscriptions import Snapshots
 from relay.provider.templates import KEPT, Redactor, TemplateError, fetch_target, fill
 
 
@@ -103,9 +102,9 @@ def test_renewal_by_the_declared_lifetime_or_the_told_one():
     assert renewal.deadline() == 100 + 2880
     renewal.learned(0, 1_000_000_000, 101.0)
     assert renewal.deadline() == 80
-    assert not renewal.due(79)
-    assert renewal.due(80)
-    assert not renewal.due(80)
+    assert not renewal.take_due(79)
+    assert renewal.take_due(80)
+    assert not renewal.take_due(80)
     renewal.learned(0, 1_000_000_000_000, 1.0)  # already over, by our clock
     assert renewal.deadline() == 5
 
@@ -116,28 +115,28 @@ def test_the_memory_of_fills_is_bounded_and_per_account():
     def fill_of(id, account=None):
         return Trade(id=id, order_id="o", symbol="S", side="BUY", quantity="1", price="1", account=account)
 
-    assert fills.is_new(fill_of("1"), "main")
-    assert not fills.is_new(fill_of("1", "main"), "main")
-    assert fills.is_new(fill_of("1", "other"), "main")
-    assert fills.is_new(fill_of("2"), "main")
-    assert fills.is_new(fill_of("1"), "main")  # forgotten by now
+    assert fills.remember(fill_of("1"), "main")
+    assert not fills.remember(fill_of("1", "main"), "main")
+    assert fills.remember(fill_of("1", "other"), "main")
+    assert fills.remember(fill_of("2"), "main")
+    assert fills.remember(fill_of("1"), "main")  # forgotten by now
 
 
 def test_snapshots_are_asked_for_one_at_a_time_and_later_each_time():
     snapshots = Snapshots()
     snapshots.need("S", 10)
     snapshots.need("S", 5)
-    assert snapshots.due(4) == []
-    assert snapshots.due(5) == ["S"]
+    assert snapshots.take_due(4) == []
+    assert snapshots.take_due(5) == ["S"]
     snapshots.need("S", 5)
-    assert snapshots.due(6) == []
+    assert snapshots.take_due(6) == []
     waits = []
     now = 5.0
     for _ in range(8):
         snapshots.failed("S", now)
         waits.append(snapshots.deadline() - now)
         now = snapshots.deadline()
-        assert snapshots.due(now) == ["S"]
+        assert snapshots.take_due(now) == ["S"]
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
     snapshots.done("S")
     assert snapshots.deadline() == float("inf")
