@@ -16,12 +16,13 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from relay.adapter import Adapter, Answer, Context, Fetch, Snapshot
+from relay.adapter import Adapter, Answer, Context, Fetch, Snapshot, Symbols
 from relay.model.channels import Topic
 from relay.model.events import Event, Quote, Stamp
 from relay.model.serialize import encode
 from relay.plugins.manager import load_plugins
 from relay.testing.recording import Recording, RequestKey, read_recording, request_key
+from relay.testing.subject import Read
 from support import cryptofeed_peer
 from support.processes import CLIENT_CORE, Unavailable
 from support.report import arguments, median, report
@@ -36,7 +37,7 @@ def new(adapter_class: type[Adapter]) -> Adapter:
     """An adapter as a new connection has it."""
     credentials = dict.fromkeys(adapter_class.credentials, "credential-of-the-bench")
     context = Context(
-        provider=adapter_class.name, account="bench", options=dict(adapter_class.options), credentials=credentials
+        provider=adapter_class.name, account="bench", options=adapter_class.defaults(), credentials=credentials
     )
     return adapter_class(context)
 
@@ -68,12 +69,15 @@ def play(adapter: Adapter, recording: Recording) -> Iterator[tuple[float, list[E
             except Exception:  # noqa: BLE001 - it lacks the subscriptions a session would have told it of
                 continue
             took = clock() - start
-            yield took, [item for item in items if isinstance(item, Event)]
+            yield took, list(Read(tuple(items)).events)
         elif record.dir == "http":
             key = request_key(record.method, record.url)
             known = known if key in known else fetches(adapter)
             if key in known:
-                list(adapter.fetched(known[key].tag, Answer(status=record.status, text=str(record.data))))
+                answer = Answer(status=record.status, text=str(record.data))
+                for item in adapter.fetched(known[key].tag, answer):
+                    if isinstance(item, Symbols):
+                        adapter.symbols.learn(item.pairs)
 
 
 def written(events: list[Event]) -> float:
