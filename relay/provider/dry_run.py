@@ -25,8 +25,11 @@ def dry_run(
     """Return what ``command`` would send, in order: ``{"frame": text}``, or ``{"method", "url", "headers", "body"}``.
 
     Raises:
-        Unwritable: the adapter cannot write it, or a value it needs is not there yet.
+        Unwritable: the broker does not take it (`Adapter.orders`), the adapter cannot write it, or a value it needs is not
+            there yet.
     """
+    if (reason := adapter.orders.refusal(command)) is not None:  # as a session refuses it before it is encoded
+        raise Unwritable(reason)
     redact = Redactor(context)
     shown = _Request(redact)
     try:

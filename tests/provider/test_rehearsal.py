@@ -7,8 +7,9 @@ import pytest
 from msgspec import Raw
 from msgspec.json import encode
 
-from relay.adapter import Adapter, Context, Fetch, Outgoing, Session, dumps
-from relay.model.commands import Call, Command
+from relay.adapter import Adapter, Context, Fetch, Orders, Outgoing, Session, dumps
+from relay.model.commands import Call, Command, PlaceOrder
+from relay.model.enums import OrderType, Side
 from relay.provider.dry_run import Unwritable, dry_run
 
 CONTEXT = Context(provider="x", credentials={"password": 'pa"ss word', "empty": ""}, learned={"token": "t0ken"})
@@ -112,3 +113,12 @@ def test_what_cannot_be_written_is_said_without_secrets() -> None:
         dry_run(Refusing, None, CONTEXT, CALL)
     with pytest.raises(Unwritable, match="the session's http needs {token}"):
         dry_run(Counting, None, Context(provider="x"), CALL)
+
+
+def test_an_order_the_broker_does_not_take_is_refused_as_when_it_is_sent() -> None:
+    class Plain(Counting):
+        orders = Orders(types=(OrderType.MARKET,), members=())
+
+    order = PlaceOrder(id="c", symbol="X", side=Side.BUY, quantity="1", order_type=OrderType.LIMIT, limit_price="2")
+    with pytest.raises(Unwritable, match="order_type: there is MARKET, not LIMIT"):
+        dry_run(Plain, None, CONTEXT, order)
