@@ -821,9 +821,9 @@ async def session_with(simulator, *wanted, **declared):
 
 
 @pytest.fixture
-async def relayed(nursery):
+async def relayed():
     simulator = CrossTradeSimulator(interval=0.02, clock=hurried())
-    async with simulator.serve() as at, HttpClient() as http:
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
         running = Relayed(at, http)
         await nursery.start(running.session.run)
         running.session.want(ES)
@@ -924,12 +924,12 @@ async def test_a_position_another_program_opened_is_found_by_the_profit(relayed)
     assert opened.side is PositionSide.SHORT
 
 
-async def test_an_add_on_that_comes_back_is_asked_again(nursery):
+async def test_an_add_on_that_comes_back_is_asked_again():
     simulator = CrossTradeSimulator(interval=0.02, clock=hurried())
     simulator.addon = False
     simulator.exchange.call("PlaceOrder", {"account": "Sim101", "instrument": "ES", "action": "Buy", "orderType": "Market",
                                        "quantity": 1, "timeInForce": "Day"})  # fmt: skip
-    async with simulator.serve() as at, HttpClient() as http:
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
         relay = Relayed(at, http)
         relay.session.want(ACCOUNT)
         await nursery.start(relay.session.run)

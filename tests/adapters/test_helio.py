@@ -633,9 +633,9 @@ class Relayed(support_relayed.Relayed):
 
 
 @pytest.fixture
-async def relayed(nursery):
+async def relayed():
     simulator = HelioSimulator(interval=0.02)
-    async with simulator.serve() as at, HttpClient() as http:
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
         running = Relayed(at, http)
         await nursery.start(running.session.run)
         running.session.want(QUOTES)

@@ -924,9 +924,9 @@ class Relayed(support_relayed.Relayed):
 
 
 @pytest.fixture(params=[1, 2])
-async def relayed(request, nursery):
+async def relayed(request):
     simulator = ScaleTradeSimulator(version=request.param, interval=0.02)
-    async with simulator.serve() as at, HttpClient() as http:
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
         running = Relayed(at, http)
         await nursery.start(running.session.run)
         running.session.want(QUOTES)

@@ -699,9 +699,9 @@ class Submission(TektiiSimulator):
 
 
 @pytest.fixture
-async def relayed(nursery):
+async def relayed():
     simulator = Submission(interval=0.02)
-    async with simulator.serve() as at, HttpClient() as http:
+    async with simulator.serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
         running = Relayed(at, http)
         await nursery.start(running.session.run)
         for topic in TOPICS:

@@ -127,16 +127,15 @@ async def running(
 ) -> AsyncIterator[tuple[ProviderSession, Events]]:
     """The provider's server and a session with it; both end with the block."""
     events = Events()
-    async with trio.open_nursery() as nursery:
+    async with HttpClient(options.pop("client", None)) as http, trio.open_nursery() as nursery:
         server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
         provider.port = server.port
         context = Context(
             provider="acme", options={"port": str(server.port)}, credentials=credentials or {"token": "s3cret"}
         )
-        async with HttpClient(options.pop("client", None)) as http:
-            session = lone_session(adapter, context, publish=events, http=http, **options)
-            await nursery.start(session.run)
-            yield session, events
+        session = lone_session(adapter, context, publish=events, http=http, **options)
+        await nursery.start(session.run)
+        yield session, events
         nursery.cancel_scope.cancel()
 
 
