@@ -31,11 +31,12 @@ from relay.adapter import (
     dumps,
     loads,
 )
+from relay.adapter.reading import members
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Event, Notification, RateLimit
 from relay_tektii import answers, reading, rest
-from relay_tektii.reading import OVER, PONG, TIMEFRAMES, members
+from relay_tektii.reading import OVER, PONG, TIMEFRAMES
 
 AAPL = {"symbol": "AAPL"}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from relay.adapter import CloseMeaning, Redial, Send, loads
+from relay.adapter.reading import members
 from relay.model.enums import AccountEvent, ConnectionEvent, OrderEvent, OrderStatus, PositionEvent
 from relay.model.events import (
     Account,
@@ -72,13 +73,6 @@ CONNECTIONS = {
 OF_THE_ACCOUNT = ("POSITION_UNPROTECTED", "LIQUIDATION", "OCO_DOUBLE_EXIT")
 
 _event_id = re.compile(r'"event_id"\s*:\s*"([^"\\]{1,200})"').search
-
-
-def members(raw: Any) -> Given:
-    """The members of an object, those that are null left out. TypeError when it is no object."""
-    if not isinstance(raw, dict):
-        raise TypeError(f"expected an object, got {raw!r:.64}")
-    return {name: value for name, value in raw.items() if value is not None}
 
 
 def listed(text: str) -> list[Given]:

@@ -5,12 +5,12 @@ https://docs.tektii.com/docs/trading-api
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
 
 from attrs import Factory, frozen
 from msgspec import Raw
 
 from relay.adapter import Orders
+from relay.adapter.reading import segment
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -74,17 +74,6 @@ class Request:
     path: str
     query: Mapping[str, str] = Factory(dict)
     json: Any = None
-
-
-def segment(text: str) -> str:
-    """Text as one segment of a path: ``EUR/USD`` is ``EUR%2FUSD``.
-
-    Raises:
-        ValueError: a segment that would be gone from the path; deleting ``/v1/orders/`` is not deleting one order.
-    """
-    if text in ("", ".", ".."):
-        raise ValueError(f"not an id or symbol: {text!r}")
-    return quote(text, safe="")
 
 
 def stands(topic: Topic, native: str) -> Request:

@@ -21,7 +21,7 @@ BUDGETS = {
     "relay_helio": 858,
     "relay_scaletrade": 833,
     "relay_shuriken": 491,
-    "relay_tektii": 725,
+    "relay_tektii": 709,
 }
 
 per_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)
