@@ -1,4 +1,4 @@
-"""What permessage-deflate costs and saves: quotes to plain and to compressed subscribers, turn by turn; a compression by itself.
+"""Measure what permessage-deflate costs and saves: quotes to plain and to compressed subscribers, turn by turn; a compression by itself.
 
 An event is compressed once however many subscribers get it, so what that adds to a delivery falls with their number.
 """
@@ -105,7 +105,7 @@ def at_level(payload: bytes, level: int) -> bytes:
 
 
 def notes() -> list[str]:
-    """What one compression gives and takes, as it is made and at other levels."""
+    """Describe one compression: its size and time at the level in use and at others."""
     lines = []
     for name, plain in samples().items():
         size = f"{len(plain)} -> {len(compressed(plain))} bytes"

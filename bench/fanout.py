@@ -1,4 +1,4 @@
-"""What a delivery costs: the relay beside a C loop of send(), with 100, 1,000 and 5,000 subscribers.
+"""Measure what a delivery costs: the relay beside a C loop of send(), with 100, 1,000 and 5,000 subscribers.
 
 Both send messages of the same size to the same load client, turn by turn. A turn begins with rounds that are not measured
 (caches, and connections that have been idle while the other had its turn); its cost is the server's CPU time over the

@@ -77,7 +77,7 @@ def grow(turns: int) -> list[dict[str, Any]]:
 
 
 def against(one: Grown, grown: list[Grown]) -> Grown:
-    """What a row is compared with."""
+    """The row that others are compared with."""
     if one.providers == 1:
         return grown[0]
     return next(other for other in grown if (other.channels, other.providers) == (one.channels, 1))

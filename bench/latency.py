@@ -1,4 +1,4 @@
-"""How long an event takes: from its publication in the relay to its arrival in the subscriber, in microseconds.
+"""Measure how long an event takes: from its publication in the relay to its arrival in the subscriber, in microseconds.
 
 1,000 events a second to 100 subscribers; then the same with one subscriber in a hundred that has stopped reading. Both ends
 read the same monotonic clock.

@@ -43,7 +43,7 @@ def new(adapter_class: type[Adapter]) -> Adapter:
 
 
 def fetches(adapter: Adapter) -> dict[RequestKey, Fetch]:
-    """What the adapter would ask over HTTP, by the request."""
+    """Return the fetches of the adapter, by the request."""
     wanted = [*adapter.prepare()]
     for _, symbol in adapter.symbols:
         wanted += [

@@ -151,7 +151,7 @@ def book(simulator: Any, symbol: str, levels: int | None = None) -> tuple[Mappin
 
 
 def wrong(stage: Stage, views: Mapping[str, ChannelView]) -> Iterator[str]:
-    """What of a subscriber's view is not the simulators' state."""
+    """Return what of a subscriber's view is not the simulators' state."""
     for channel, simulator, symbol in ((QUOTE, stage.venue, "BTC/USD"), (BROKER_QUOTE, stage.broker, "EURUSD")):
         moved, price = simulator.market.quote(symbol), simulator.market.instrument(symbol).price_text
         last = views[channel].last.get("quote")
@@ -187,12 +187,12 @@ async def converge(stage: Stage, within: float) -> Counter[str]:
 
 
 def lost(stage: Stage) -> int:
-    """How many resumes could not be given."""
+    """Return the number of resumes that could not be given."""
     return sum(view.lost for subscriber in stage.subscribers for view in subscriber.views.values())
 
 
 def sums(status: Any) -> Iterator[str]:
-    """What of the counters does not add up."""
+    """Return what of the counters does not add up."""
     for session in status["sessions"]:
         told = (
             session["published"]

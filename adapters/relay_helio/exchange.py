@@ -43,7 +43,7 @@ class SimulatedExchange:
         return kind in self._handlers
 
     def take(self, kind: str, asked: Asked) -> Done:
-        """What a message changed, and what answers it. Raises Refusal, or what a member of the wrong type raises."""
+        """Return what a message changed, and its answer. Raises Refusal, or what a member of the wrong type raises."""
         if asked.get("accountId") != self._account.id:
             raise Refusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
         return self._handlers[kind](asked)

@@ -1,4 +1,4 @@
-"""What the simulated Helio says: payloads of its messages, every number with its exact digits.
+"""The payloads of the simulated Helio's messages, every number with its exact digits.
 
 quoteEvent is as the page has it. The page names the others without their members: those of depth, executions and metrics are
 this simulator's own choice, those of the portfolio are of the REST API's portfolio in camelCase.

@@ -40,7 +40,7 @@ EVENTS = ("quoteEvent", "executionEvent", "portfolioEvent")
 
 @define(eq=False)
 class _Subscribed:
-    """What one session is subscribed to: symbols by event, levels of depth by symbol, and the orders it placed."""
+    """The subscriptions of one session: symbols by event, levels of depth by symbol, and the orders it placed."""
 
     symbols: dict[str, set[str]] = Factory(lambda: {event: set() for event in EVENTS})
     depth: dict[str, int | None] = Factory(dict)

@@ -1,1 +1,1 @@
-"""What the benches share: compiled helpers, pinned processes, the relay under test, tables."""
+"""Parts that the benches share: compiled helpers, pinned processes, the relay under test, tables."""

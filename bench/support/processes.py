@@ -172,7 +172,7 @@ class Load:
 
 
 class Got:
-    """What the load client has received."""
+    """The deliveries that the load client received."""
 
     def __init__(self, total: int, least: int, most: int, seconds: float, cpu: float, size: int) -> None:
         self.total, self.least, self.most, self.seconds, self.bytes = total, least, most, seconds, size

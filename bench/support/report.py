@@ -1,4 +1,4 @@
-"""What a bench prints and writes."""
+"""Print and write the results of a bench."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ def arguments(doc: str | None, **more: Any) -> argparse.Namespace:
 
 
 def machine() -> dict[str, str]:
-    """What the figures were taken on."""
+    """Describe the machine the figures were taken on."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return {

@@ -14,7 +14,7 @@ import re
 
 from attrs import frozen
 
-from relay.model.events import ACCOUNT_KINDS, MARKET_KINDS, STATUS_KINDS
+from relay.model.events import ACCOUNT_KINDS, MARKET_KINDS, STATUS_KINDS, is_timeframe
 
 #: The longest channel name the protocol allows.
 MAX_LENGTH = 164
@@ -27,7 +27,6 @@ PREFIXES = ("private-cache-", "presence-cache-", "private-", "presence-", "cache
 _plain = re.compile(r"[A-Za-z0-9_]")
 _token = re.compile(r"=([0-9A-F]{2})|([A-Za-z0-9_-])")
 _provider = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII).fullmatch
-_timeframe = re.compile(r"[1-9][0-9]{0,3}(?:[smhdw]|mo)").fullmatch
 
 
 class ChannelError(ValueError):
@@ -134,7 +133,7 @@ def parse_channel(name: str) -> Stream:
             return Stream(provider, Topic(kind="status"))
         case ["account", provider, account] if _is_provider(provider) and prefix[:2] == "pr":
             return Stream(provider, Topic(kind="account", account=unquote_symbol(account)))
-        case ["candle", provider, symbol, timeframe] if _is_provider(provider) and _timeframe(timeframe):
+        case ["candle", provider, symbol, timeframe] if _is_provider(provider) and is_timeframe(timeframe):
             return Stream(provider, Topic(kind="candle", symbol=unquote_symbol(symbol), timeframe=timeframe))
         case [kind, provider, symbol] if kind in MARKET_KINDS and kind != "candle" and _is_provider(provider):
             return Stream(provider, Topic(kind=kind, symbol=unquote_symbol(symbol)))

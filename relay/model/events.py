@@ -42,7 +42,7 @@ from relay.model.text import decimal_text, known_decimal, optional_decimal, opti
 
 Level = tuple[str, str]
 
-_timeframe = re.compile(r"[1-9][0-9]{0,3}(?:[smhdw]|mo)").fullmatch
+is_timeframe = re.compile(r"[1-9][0-9]{0,3}(?:[smhdw]|mo)").fullmatch
 
 
 def _text(value: object) -> str:
@@ -76,7 +76,7 @@ def _optional_flag(value: object) -> bool | None:
 
 
 def _timeframe_text(value: object) -> str:
-    if not isinstance(value, str) or not _timeframe(value):
+    if not isinstance(value, str) or not is_timeframe(value):
         raise ValueError(f"not a timeframe such as 1m, 4h, 1d, 1w: {value!r:.64}")
     return value
 

@@ -81,7 +81,7 @@ class States:
         known = self._states.get(_name(item, account))
         before = None if known is None else known.event
         if item.event is not None:
-            was_open = compared and before is not None and _is_open(before)
+            was_open = compared and self.is_open(item, account)
             changed = self.remember(item, account, asked_at) or not compared
             return (still(item) if was_open else item) if changed else None
         first_list = compared and (item.kind, item.account or account) not in self._listed
@@ -95,12 +95,12 @@ class States:
     def remember(self, event: State, account: str | None, told_at: float, *, without: Container[str] = ()) -> bool:
         """Remember ``event``; return True if it differs from the last known state.
 
-        What an event leaves out it says nothing about (lists have fewer members than the stream, or other ones), but for the
-        members in ``without``, which are gone. Only that it
-        has vanished is the relay's own word, and is no longer so when the provider tells of it again.
+        A member that an event leaves out is as it was, because lists have fewer members than the stream, or other ones; the
+        members in ``without`` are gone. ``vanished`` is the relay's own word and ends when the provider reports the state
+        again.
         """
         name = _name(event, account)
-        before = self._states.pop(name, None)
+        before = self._states.get(name)
         said = _said(event)
         members = dict.fromkeys(said, told_at) if isinstance(event, Account) else {}
         if before is not None:

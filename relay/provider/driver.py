@@ -20,7 +20,7 @@ from relay.adapter import Adapter, Context
 from relay.errors import leaves
 from relay.model.channels import Topic
 from relay.model.commands import Command
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.connection import Deadlines, Line
 from relay.provider.dry_run import dry_run
 from relay.provider.http import HttpClient
@@ -183,8 +183,7 @@ class ProviderSession:
         """Hand over what was asked for, and the time, until the session is over."""
         while True:
             while self._inbox:
-                turn = self._inbox.popleft()
-                self._step(turn)
+                self._step(self._inbox.popleft())
             if self._over:
                 return
             at = max(self._machine.deadline(), trio.current_time() + _LEAST_SLEEP)

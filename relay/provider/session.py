@@ -57,7 +57,7 @@ from relay.adapter import (
 )
 from relay.model.enums import ConnectionEvent, RateLimitEvent
 from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Reply, Trade
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.inbound import PLAIN, Inbound
 from relay.provider.liveness import Transport
 from relay.provider.outbound import Job, Purpose

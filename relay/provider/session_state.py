@@ -1,7 +1,7 @@
 """State shared by the parts of one session: the moment, the state machines, and the ways to publish, write and wake.
 
-The parts (`inbound`, `subscriptions`, `trading`) share this; the session machine puts them
-together and owns the life of the connection.
+The parts (`inbound`, `subscriptions`) share this; the session machine puts them together and owns the life of the
+connection.
 """
 
 from collections import Counter, deque
@@ -76,8 +76,9 @@ class Sample:
 class Counters:
     """Counters of one session.
 
-    They add up: ``received == published + deduped + unknown + sum(dropped) + held``, where ``held`` are the deltas now
-    waiting in books. ``raised`` counts the relay's own events (connection, gap, staleness, ...), which no provider sent.
+    They add up: ``received == published + deduped + unknown + sum(dropped) + held``, where ``dropped`` and ``held`` are the
+    deltas that books did not publish, and those now waiting in them. ``raised`` counts the relay's own events (connection,
+    gap, staleness, ...), which no provider sent.
 
     Attributes:
         messages: messages and HTTP answers handed to the adapter.
@@ -85,7 +86,6 @@ class Counters:
         published: events of the provider that were published.
         deduped: fills that had been published before, and states a reconciliation found unchanged.
         unknown: messages and parts of messages that were not understood.
-        dropped: events not published, by reason.
         raised: events of the relay's own.
         connections: connections that came up.
         notes: oddities that are neither events nor losses (late replies and the like), by name.
@@ -98,7 +98,6 @@ class Counters:
     unknown: int = 0
     raised: int = 0
     connections: int = 0
-    dropped: Counter[str] = Factory(Counter)
     notes: Counter[str] = Factory(Counter)
     samples: deque[Sample] = Factory(lambda: deque(maxlen=SAMPLES))
     _window_start: int = 0
@@ -119,15 +118,15 @@ class Counters:
         self._told = True
         return share
 
-    def status(self, held: int, more_dropped: Counter[str]) -> dict[str, Any]:
-        """The counters for the status page; the books' own drops and held deltas are the keeper's to say."""
+    def status(self, held: int, dropped: Counter[str]) -> dict[str, Any]:
+        """Return the counters for the status page; ``held`` and ``dropped`` are those of the books."""
         return {
             "messages": self.messages,
             "received": self.received,
             "published": self.published,
             "deduped": self.deduped,
             "unknown": self.unknown,
-            "dropped": dict(self.dropped + more_dropped),
+            "dropped": dict(+dropped),  # leaves out the reasons for which nothing was dropped
             "held": held,
             "raised": self.raised,
             "reconnects": max(0, self.connections - 1),

@@ -104,7 +104,7 @@ class Subscriptions:
         self._offers = {offer.kind: offer for offer in core.adapter_class.offers}
         self._snapshots = Snapshots()
         self._reconcile_at = inf
-        self._reconcile_again = RECONCILE_AGAIN
+        self._reconcile_failures = 0
         self._missed_since: str | None = None
         #: Whether the adapter can ask for what an account missed.
         self._replays = False
@@ -240,7 +240,7 @@ class Subscriptions:
         core = self._core
         away_since = None if lost_ns is None else from_micros(lost_ns // 1000)
         self._missed_since = None if lost_ns is None else from_micros(lost_ns // 1000 - CLOCKS_DIFFER * 1_000_000)
-        self._reconcile_again = RECONCILE_AGAIN
+        self._reconcile_failures = 0
         self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
         if away_since is not None:
             for entry in self._table:
@@ -297,8 +297,10 @@ class Subscriptions:
         text = f"what is open on the account could not be fetched: HTTP status {answer.status}"
         self._core.error("reconcile_failed", text)
         if self._reconcile_at == inf:  # of several lists one is enough
-            self._reconcile_at = self._core.at.now + self._reconcile_again
-            self._reconcile_again = min(2 * self._reconcile_again, RECONCILE_RARELY)
+            self._reconcile_at = self._core.at.now + backoff(
+                RECONCILE_AGAIN, RECONCILE_RARELY, self._reconcile_failures
+            )
+            self._reconcile_failures += 1
 
     # --- books -------------------------------------------------------------------------------------------------------
 
@@ -314,14 +316,6 @@ class Subscriptions:
         else:
             urgent = self._declared.book is Book.FETCHED
             self._snapshots.need(symbol, now if urgent else now + ANSWER_WITHIN)
-
-    def break_book(self, symbol: str, reason: str, from_seq: int, to_seq: int) -> None:
-        """Something of this book is missing: say so in its place, and have it mended."""
-        kept = self._books.lost(symbol, reason, from_seq, to_seq)
-        for event in kept.out:
-            self._core.publish(event)
-        if kept.snapshot_of is not None:
-            self.kept(symbol, kept)
 
     def snapshot_answered(self, job: Job, answer: Answer, retry_after: float | None) -> None:
         """A fetched snapshot was read: it joined, was too old, or was an error."""

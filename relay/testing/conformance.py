@@ -349,10 +349,11 @@ def _published(result: Read, states: States, now: float) -> Iterator[Event]:
         partial = isinstance(item, Partial)
         state = item.state if isinstance(item, Partial) else item
         if isinstance(state, Order | Position | Account):
-            named = state.event is not None
             news = states.news(state, ACCOUNT, now, compared=bool(state.reconciled), partial=partial)
-            if named or news is not None:
-                yield state if named or news is None else news
+            if state.event is not None:
+                yield state
+            elif news is not None:
+                yield news
         elif isinstance(state, Event):
             yield state
 

@@ -23,10 +23,6 @@ STILL_DOUBLE = {
 STILL_MANY = {"answers.py", "channels.py", "connection.py", "exchange.py", "payloads.py", "reading.py"}
 #: Names that each provider's package has by contract.
 OF_EVERY_PROVIDER = {"__init__.py", "adapter.py", "simulator.py"}
-#: Rooms that still have docstrings which begin with a question word. Only remove rooms here.
-STILL_RIDDLES = {
-    "adapters/relay_helio",
-}  # fmt: skip
 RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whatever)\b")
 #: Modules of relay/, without `__init__.py`. Lower it when a room is folded.
 MOST_MODULES = 101
@@ -54,7 +50,7 @@ def test_a_file_name_is_in_two_packages_at_most() -> None:
     assert not {name: many[name] for name in many.keys() - STILL_MANY - OF_EVERY_PROVIDER}
 
 
-@pytest.mark.parametrize("room", sorted({room_of(path) for path in TREES} - STILL_RIDDLES))
+@pytest.mark.parametrize("room", sorted({room_of(path) for path in TREES}))
 def test_docstrings_of_public_names_do_not_begin_with_a_question_word(room: str) -> None:
     riddles = []
     for path, tree in TREES.items():

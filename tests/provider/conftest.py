@@ -41,7 +41,7 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.commands import CancelOrder, Command, PlaceOrder
 from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quote, Reply, Stamp, Trade
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Now
 from relay.trading.registry import WITHIN, CommandRegistry, Scope

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from relay.adapter import Answer, Backoff, Fetch, Rate, dumps
 from relay.model.commands import CancelOrder
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 
 
 def answer(*items):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.session_state import SAMPLE_SIZE, SAMPLES
 
 

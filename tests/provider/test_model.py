@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from relay.adapter import Answer, Backoff, Book, Rate, Sequence, dumps
 from relay.model.events import Depth
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.session_state import SessionSettings
 
 SYMBOLS = st.sampled_from("AB")

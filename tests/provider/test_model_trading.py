@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from relay.adapter import Answer, Backoff, Rate
 from relay.model.commands import CancelOrder, PlaceOrder
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 
 CALLS, PER = 2, 3.0
 WITHIN = st.sampled_from([0.5, 2, 5])

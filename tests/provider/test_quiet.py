@@ -9,7 +9,7 @@ from relay.adapter import Backoff, Heartbeat, Offer
 from relay.model.enums import StalenessEvent
 from relay.model.events import Staleness
 from relay.model.hours import Hours
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.session import SessionSettings
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)

@@ -4,7 +4,7 @@ import pytest
 
 from relay.adapter import Answer, Backoff, Fetch, Rate, Reconcile, dumps
 from relay.model.commands import CancelOrder, PlaceOrder
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.subscription_table import SubscriptionState, SubscriptionTable
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)

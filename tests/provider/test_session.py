@@ -14,7 +14,7 @@ from relay.adapter import (
 )
 from relay.model.enums import ConnectionEvent, Refill
 from relay.model.events import Connection, Gap
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.session import Life
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)

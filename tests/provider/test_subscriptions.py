@@ -5,7 +5,7 @@ import pytest
 from relay.adapter import Answer, Backoff, Book, Rate, Sequence, dumps
 from relay.model.enums import Refill, StalenessEvent
 from relay.model.events import Depth, Gap, Staleness
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 from relay.provider.session_state import SessionSettings
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)

@@ -4,7 +4,7 @@ import pytest
 
 from relay.adapter import Answer, Rate, dumps
 from relay.model.commands import CancelOrder, PlaceOrder
-from relay.provider import session_events as session_events
+from relay.provider import session_events
 
 
 def order(id="c1"):

@@ -78,7 +78,7 @@ class Window:
 
 @define(eq=False)
 class _Session:
-    """What one session asked for. ``pnl_every`` is in nanoseconds, 0 while it is off."""
+    """The requests of one session. ``pnl_every`` is in nanoseconds, 0 while it is off."""
 
     instruments: set[str] = Factory(set)
     pnl_every: int = 0
