@@ -31,7 +31,7 @@ from relay.model.events import Gap, Stamp
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher import messages
 from relay.pusher.apps import App
-from relay.pusher.connection import ServerConnection
+from relay.pusher.connection import ServerConnection, hears_error
 from relay.pusher.http_api import ChannelState
 from relay.pusher.messages import (
     Action,
@@ -174,8 +174,10 @@ class RefusedSession:
 
     __slots__ = ("outbox",)
 
-    def __init__(self, close: CloseConnection) -> None:
+    def __init__(self, close: CloseConnection, protocol: int) -> None:
         self.outbox = Outbox(_NoOverflow())
+        if hears_error(protocol):
+            self.outbox.put(control(messages.error(close.reason, close.code)))
         self.outbox.close(close.code, close.reason)
 
     def receive(self, text: str, now: float) -> None:

@@ -27,7 +27,7 @@ from relay.model.channels import Stream
 from relay.model.events import Event, Stamp
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.apps import App
-from relay.pusher.connection import ServerConnection, admit
+from relay.pusher.connection import PROTOCOLS, ServerConnection, admit
 from relay.pusher.http_api import ChannelState
 from relay.pusher.messages import CloseConnection, PusherCloseCode, ResumePosition
 from relay.pusher.names import server_to_user_channel
@@ -159,7 +159,8 @@ class Hub:
         app_state = self._by_key.get(app_key)
         refusal = _NO_PATH if not app_key else self._refusal(app_state, origin, now, secure=secure)
         if app_state is None or refusal is not None:
-            return RefusedSession(refusal or CloseConnection(PusherCloseCode.APP_UNKNOWN))
+            close = refusal or CloseConnection(PusherCloseCode.APP_UNKNOWN, PusherCloseCode.APP_UNKNOWN.meaning)
+            return RefusedSession(close, _protocol(query))
         outbox = (CompressedOutbox if compressed else Outbox)(app_state, self._outbox_limits)
         session = SubscriberSession(app_state, ServerConnection(app_state.app, self._socket_ids(), now), outbox)
         session.open(_parameters(query), now)
@@ -278,6 +279,12 @@ class Hub:
 def _parameters(query: str) -> Mapping[str, str]:
     """Return the query's parameters. Cached, since clients of one library all send the same query."""
     return MappingProxyType(dict(parse_qsl(query, keep_blank_values=True)))
+
+
+def _protocol(query: str) -> int:
+    """Return the version of the protocol that a refused client speaks; the newest where it names none."""
+    version = _parameters(query).get("protocol", "")
+    return int(version) if version.isascii() and version.isdigit() and len(version) < 10 else PROTOCOLS[-1]
 
 
 def _end_all(app_state: AppState, code: int, reason: str, now: float) -> None:

@@ -7,9 +7,9 @@ from attrs import frozen
 
 from .apps import Limits
 from .messages import PresenceMember, ProtocolError, ResumePosition, read_as, text_of
-from .names import check_user_id
+from .names import check_channel_name, check_user_id, server_to_user_channel
 
-__all__ = ["User", "ids_of", "member_of", "resume_of", "rewind_of", "size_of", "user_of"]
+__all__ = ["User", "check_member_size", "ids_of", "member_of", "resume_of", "rewind_of", "size_of", "user_of"]
 
 _EPOCH = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 
@@ -48,18 +48,32 @@ def member_of(channel_data: str, limits: Limits) -> PresenceMember:
     data = read_as(_channel_data, channel_data, "channel_data")
     user_id = str(data.user_id)
     check_user_id(user_id, limits.user_id)
-    if len(bytes(data.user_info)) > limits.member_size:
+    member = PresenceMember(user_id, text_of(data.user_info))
+    check_member_size(member, limits)
+    return member
+
+
+def check_member_size(member: PresenceMember, limits: Limits) -> None:
+    """Raise ProtocolError 413 if what all members of a presence channel would be told of this one is too large."""
+    if member.user_info is not None and size_of(member.user_info) > limits.member_size:
         raise ProtocolError(f"user_info is larger than {limits.member_size} bytes (limit member_size)", status=413)
-    return PresenceMember(user_id, text_of(data.user_info))
 
 
 def user_of(user_data: str, limits: Limits) -> User:
-    """The user that a signed user_data describes: `id`, and perhaps `user_info` and `watchlist`."""
+    """The user that a signed user_data describes: `id`, and perhaps `user_info` and `watchlist`.
+
+    Raises:
+        ProtocolError: among others for an id that cannot stand in a channel's name: no event could reach its user.
+    """
     if size_of(user_data) > limits.user_data_size:
         raise ProtocolError(f"user_data is larger than {limits.user_data_size} bytes (limit user_data_size)")
     data = read_as(_user_data, user_data, "user_data")
     user_id = str(data.id)
     check_user_id(user_id, limits.user_id)
+    try:
+        check_channel_name(server_to_user_channel(user_id), limits.channel_name)
+    except ProtocolError as exc:
+        raise ProtocolError(f"user id {user_id!r:.140} cannot be reached by events: {exc.message}") from exc
     watchlist = tuple(dict.fromkeys(map(str, data.watchlist or ())))
     return User(user_id, text_of(data.user_info), watchlist)
 

@@ -11,8 +11,10 @@ Close. From there on:
 - Where the app demands it (authorized connections), a connection that has neither signed in nor joined a channel that
   needs a signature is closed with 4009 in time.
 - What a client may not do is answered and has no effect: with `pusher:subscription_error` where a subscription is
-  refused, else with `pusher:error`, whose code is null unless the protocol documents one. Only a sign-in with a wrong
-  signature closes (4009).
+  refused, else with `pusher:error`, whose code is null unless the protocol documents one. A sign-in with a wrong
+  signature is no exception: after a close with 4009 a client would not come back, although its server may sign again.
+- A signed-in user joins presence channels with `auth` alone, as the member that the sign-in describes (Pusher Channels,
+  authorizing users). `channel_data` that is sent with it counts instead.
 - A channel is held from the moment its Subscribe is returned until Unsubscribe, `forget` or `lost`. Whoever owns the
   connection calls `lost` once when the socket has ended; every channel is then given back and nothing is left.
 
@@ -28,7 +30,7 @@ from relay.limits import TokenBucket
 
 from . import messages
 from .apps import App
-from .auth_data import ids_of, member_of, resume_of, rewind_of, size_of, user_of
+from .auth_data import check_member_size, ids_of, member_of, resume_of, rewind_of, size_of, user_of
 from .messages import (
     Action,
     ClientEvent,
@@ -52,7 +54,7 @@ from .names import (
 )
 from .signatures import verify_channel_auth, verify_user_auth
 
-__all__ = ["PROTOCOLS", "ServerConnection", "admit"]
+__all__ = ["PROTOCOLS", "ServerConnection", "admit", "hears_error"]
 
 PROTOCOLS = range(4, 8)
 """Versions of the protocol that are spoken: 1 to 3 differ in their messages and are long retired."""
@@ -77,6 +79,11 @@ def admit(app: App | None, *, secure: bool, origin: str | None, connections: int
     return None
 
 
+def hears_error(protocol: int) -> bool:
+    """Return True if a client of this protocol reads the cause of a close from `pusher:error`, not from the close frame."""
+    return protocol < 6
+
+
 def _closing(code: PusherCloseCode) -> CloseConnection:
     return CloseConnection(code, code.meaning)
 
@@ -92,11 +99,11 @@ class ServerConnection:
         "_pinged",
         "_seen",
         "_used",
+        "_user",
         "app",
         "closed",
         "protocol",
         "socket_id",
-        "user_id",
     )
 
     def __init__(self, app: App, socket_id: str, now: float) -> None:
@@ -104,13 +111,12 @@ class ServerConnection:
         """May be replaced while the connection is open; what it says counts from then on."""
         self.socket_id = socket_id
         self.protocol = PROTOCOLS[-1]
-        self.user_id: str | None = None
-        """The signed-in user."""
         self.closed = False
         self._channels: dict[str, PresenceMember | None] = {}
         self._opened = self._seen = self._used = now
         self._pinged: float | None = None
         self._authorized = False
+        self._user: PresenceMember | None = None
         self._client_events: TokenBucket | None = None
         """Made with the first client event: most connections never send one."""
 
@@ -118,6 +124,11 @@ class ServerConnection:
     def channels(self) -> Mapping[str, PresenceMember | None]:
         """The channels held, each with the member it was joined as (None where there is none)."""
         return MappingProxyType(self._channels)
+
+    @property
+    def user_id(self) -> str | None:
+        """The signed-in user."""
+        return None if self._user is None else self._user.user_id
 
     # Verbs -----------------------------------------------------------------------------------------------------------
 
@@ -128,9 +139,9 @@ class ServerConnection:
             return self._close(PusherCloseCode.NO_PROTOCOL)
         if not re.fullmatch(r"[0-9]{1,9}", version):
             return self._close(PusherCloseCode.INVALID_VERSION)
-        if int(version) not in PROTOCOLS:
-            return self._close(PusherCloseCode.UNSUPPORTED_PROTOCOL)
         self.protocol = int(version)
+        if self.protocol not in PROTOCOLS:
+            return self._close(PusherCloseCode.UNSUPPORTED_PROTOCOL)
         return [SendMessage(messages.connection_established(self.socket_id, self.app.activity_timeout))]
 
     def receive(self, text: str, now: float) -> list[Action]:
@@ -191,7 +202,7 @@ class ServerConnection:
         left: list[Action] = [LeaveChannel(channel) for channel in self._channels]
         self._channels.clear()
         self.closed = True
-        self.user_id = None
+        self._user = None
         return left
 
     # Clocks ----------------------------------------------------------------------------------------------------------
@@ -203,7 +214,7 @@ class ServerConnection:
     def _inactive_at(self) -> float:
         if self.protocol < 5:
             return self._seen + self.app.inactivity_timeout
-        in_use = self._channels or self.user_id is not None
+        in_use = self._channels or self._user is not None
         return inf if in_use else self._used + self.app.inactivity_timeout
 
     def _pong_due_at(self) -> float:
@@ -216,8 +227,7 @@ class ServerConnection:
         if not reason and isinstance(code, PusherCloseCode):
             reason = code.meaning
         self.closed = True
-        # Before protocol 6 clients learn the cause from an error event, since then from the close frame alone.
-        told: list[Action] = [SendMessage(messages.error(reason, code))] if self.protocol < 6 else []
+        told: list[Action] = [SendMessage(messages.error(reason, code))] if hears_error(self.protocol) else []
         return [*told, CloseConnection(code, reason)]
 
     # Messages --------------------------------------------------------------------------------------------------------
@@ -291,6 +301,9 @@ class ServerConnection:
         return self._member(kind, channel_data)
 
     def _member(self, kind: ChannelType, channel_data: str | None) -> PresenceMember | None:
+        if kind.presence and not channel_data and self._user is not None:
+            check_member_size(self._user, self.app.limits)
+            return self._user
         try:
             return member_of(channel_data or "", self.app.limits)
         except ProtocolError:
@@ -312,12 +325,12 @@ class ServerConnection:
         if not isinstance(auth, str) or not isinstance(user_data, str):
             raise ProtocolError("pusher:signin: auth and user_data must be strings")
         if not verify_user_auth(self.app, auth, self.socket_id, user_data):
-            return self._close(PusherCloseCode.UNAUTHORIZED, "Sign-in is not signed for this app, socket and user_data")
+            raise ProtocolError("pusher:signin: auth is not this app's signature for this socket and user_data")
         limit = self.app.limits.watchlist
         user = user_of(user_data, self.app.limits)
         if self.user_id not in (None, user.id):
             raise ProtocolError("connection is already signed in as another user")
-        self.user_id, self._authorized = user.id, True
+        self._user, self._authorized = PresenceMember(user.id, user.user_info), True
         actions: list[Action] = [SendMessage(messages.signin_success(user_data))]
         if len(user.watchlist) > limit:
             text = f"watchlist is longer than {limit} users (limit watchlist): the first ones are watched"

@@ -10,6 +10,7 @@ from relay.hub.hub import UnknownApp
 from relay.model.channels import Stream, Topic
 from relay.model.events import Depth, Quote, Staleness
 from relay.pusher.apps import Limits
+from tests.hub.conftest import APP, Client
 
 # Connecting ----------------------------------------------------------------------------------------------------------
 
@@ -46,6 +47,15 @@ def test_a_refused_connection_is_closed_with_the_reason(relay_of, app_of, settin
     relay = relay_of(app_of(**settings))
     assert refusal(relay, **asked) == code
     assert relay.hub.connections == 0
+
+
+@pytest.mark.parametrize("query", ["protocol=5&client=pusher-dot-net-client", "protocol=7", "protocol=x", ""])
+@pytest.mark.parametrize("key", ["other", ""])
+def test_clients_of_an_old_protocol_are_told_of_a_refusal_by_an_error_first(relay, query, key):
+    client = Client(relay, relay.hub.connect(key, query, None, relay.now), APP)
+    errors = [message["data"]["code"] for message in client.take()]
+    assert client.close_code in (4001, 4005)
+    assert errors == ([client.close_code] if "protocol=5" in query else [])
 
 
 def test_connections_of_an_app_are_limited(relay_of, app_of):

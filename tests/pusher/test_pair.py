@@ -7,7 +7,6 @@ import pytest
 from relay.pusher import (
     ClientConnection,
     ClientEvent,
-    CloseConnection,
     JoinChannel,
     LeaveChannel,
     Limits,
@@ -198,8 +197,7 @@ def test_every_message_of_the_relay_is_one_line_of_compact_json():
         assert json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False) == text
 
 
-def test_closes_reach_the_owner(pair):
+def test_errors_reach_the_owner(pair):
     user_data = '{"id":"1"}'
-    (close,) = pair.to_server(pair.client.sign_in("k:s", user_data))
-    assert isinstance(close, CloseConnection)
-    assert close.code == 4009
+    (error,) = pair.to_server(pair.client.sign_in("k:s", user_data))
+    assert error == PusherError("pusher:signin: auth is not this app's signature for this socket and user_data", None)

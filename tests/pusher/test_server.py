@@ -59,7 +59,9 @@ def test_protocols_spoken(app, version):
 )
 def test_protocols_refused(app, query, code):
     connection = ServerConnection(app, SOCKET_ID, 0)
-    assert connection.open(query) == [CloseConnection(code, code.meaning)]
+    *told, close = connection.open(query)
+    assert close == CloseConnection(code, code.meaning)
+    assert [sent([error])["data"]["code"] for error in told] == ([4007] if query.get("protocol") == "3" else [])
     assert connection.closed
     assert connection.receive('{"event":"pusher:ping"}', 1) == []
 
@@ -270,11 +272,35 @@ def test_a_watchlist_over_the_limit_is_cut_and_told():
 
 
 @pytest.mark.parametrize("auth", ["", "k:s", "278d425bdf160c739803:00"])
-def test_a_wrong_signature_closes(talk, auth):
-    (close,) = talk.say("pusher:signin", {"auth": auth, "user_data": '{"id":"7"}'})
-    assert (type(close), close.code) == (CloseConnection, 4009)
+def test_a_wrong_signature_is_told_and_the_connection_kept(talk, auth):
+    error = sent(talk.say("pusher:signin", {"auth": auth, "user_data": '{"id":"7"}'}))
+    assert (error["event"], error["data"]["code"]) == ("pusher:error", None)
+    assert "signature" in error["data"]["message"]
     assert talk.server.user_id is None
-    assert talk.say("pusher:ping") == []
+    assert talk.sign_in(id="7")[-1] == SignIn("7")
+
+
+def test_a_signed_in_user_joins_a_presence_channel_by_the_signature_alone(talk):
+    talk.sign_in(id="7", user_info={"name": "Zoe"})
+    (join,) = talk.subscribe("presence-x")
+    assert join.member == PresenceMember("7", '{"name": "Zoe"}')
+    (join,) = talk.subscribe("presence-y", {"user_id": "8"})
+    assert join.member == PresenceMember("8")
+
+
+def test_a_sign_in_with_too_much_info_for_a_presence_channel():
+    talk = Conversation(make_app(limits=Limits(member_size=20)))
+    talk.sign_in(id="7", user_info={"name": "Z" * 20})
+    assert "limit member_size" in sent(talk.subscribe("presence-x"))["data"]["error"]
+    assert sent(talk.subscribe("presence-x"))["data"]["status"] == 413
+
+
+@pytest.mark.parametrize("user_id", ["auth0|5f2", "user:1", "a+b@x.com"])
+def test_a_user_whom_no_event_could_reach_is_refused(talk, user_id):
+    error = sent(talk.sign_in(id=user_id))
+    assert error["event"] == "pusher:error"
+    assert "cannot be reached by events" in error["data"]["message"]
+    assert talk.server.user_id is None
 
 
 @pytest.mark.parametrize(
