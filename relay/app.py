@@ -117,7 +117,7 @@ class Relay:
         self._demo_api_key = demo_api_key
         self._keys = KeyRing(settings.api_keys)
         self._plugin_code = PluginCode()
-        self._registry = CommandRegistry()
+        self._registry = CommandRegistry(settings.commands)
         self.providers = Providers(
             ConfiguredProvider(provider, http, self.publish, self._registry, _session_log)
             for provider in settings.providers

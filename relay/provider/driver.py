@@ -114,7 +114,7 @@ class ProviderSession:
         self._enqueue(session_events.Unwant(topic))
 
     def send(
-        self, command: Command, within: float = WITHIN, idempotency_key: str | None = None
+        self, command: Command, within: float = WITHIN, idempotency_key: str | None = None, api_key: str = ""
     ) -> tuple[PendingCommand, bool]:
         """Carry out ``command``; its one `Reply` is published within ``within`` seconds.
 
@@ -122,11 +122,11 @@ class ProviderSession:
 
         Raises:
             Conflict: a name of it belongs to another command.
-            Full: the session has too many open commands.
+            Full: the session, the API key or the account has no room for another command.
         """
         now = trio.current_time()
         session = Scope(self._context.provider, self._context.account)
-        pending, new = self._commands.take(session, command, idempotency_key, now + within, now)
+        pending, new = self._commands.take(session, command, idempotency_key, now + within, now, api_key)
         if new:
             self._enqueue(session_events.SendCommand(pending))
         return pending, new

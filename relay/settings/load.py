@@ -96,6 +96,7 @@ def settings_of(
         providers=providers,
         history=tables.value.history,
         outbox=tables.value.outbox,
+        commands=tables.value.commands,
         log=tables.value.log,
         plugins=plugins,
         secret_values=frozenset(secrets.values),

@@ -19,6 +19,7 @@ from relay.model.channels import Topic
 from relay.model.hours import Hours
 from relay.pusher.apps import App, Limits
 from relay.server.limits import HttpLimits, SubscriberLimits
+from relay.trading.registry import CommandLimits
 
 _positive: Any = validators.gt(0)
 _positive_or_none: Any = validators.optional(_positive)
@@ -207,6 +208,7 @@ class Document:
     providers: Mapping[str, ProviderTable] = Factory(dict)
     history: HistoryLimits = Factory(HistoryLimits)
     outbox: OutboxLimits = Factory(OutboxLimits)
+    commands: CommandLimits = Factory(CommandLimits)
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)
     """One table per plugin, as the plugin declares it."""
@@ -297,6 +299,7 @@ class Settings:
     providers: tuple[ProviderSettings, ...] = ()
     history: HistoryLimits = Factory(HistoryLimits)
     outbox: OutboxLimits = Factory(OutboxLimits)
+    commands: CommandLimits = Factory(CommandLimits)
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)
     secret_values: frozenset[str] = field(default=frozenset(), repr=False)

@@ -16,11 +16,13 @@ Senders and the sessions that carry commands out share this one table. What hold
 - An unknown outcome is corrected by the account's stream. What the stream shows of the same order (by its
   ``client_order_id``, or by the id of the order or position a command names) while the command is open makes an unknown
   reply a known one, marked ``reconciled``. What it shows later is no second reply: it answers a repetition of the command.
-- Nothing grows without bound. Replies are remembered `AGE` seconds, at most `MOST` of them and `MOST_BYTES` of their
-  JSON, the oldest forgotten first; the answers of commands that change nothing are not remembered. More than `MOST_OPEN`
-  open commands of a session are refused (`Full`). A restart forgets everything: a name used before it is free again.
+- Nothing grows without bound, and nobody pays for another's commands. Every API key and every account has a share of
+  its own (`CommandLimits`). A share that is full forgets its rejected commands, the oldest first: nothing came of them. A
+  command that was accepted, or is unknown, is remembered for its whole age: when a share is full of those, it is the new
+  command that is refused (`Full`). The answers of commands that change nothing are not remembered.
 """
 
+import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
@@ -28,9 +30,11 @@ from math import inf
 from typing import Any
 
 import attrs
-from attrs import Factory, define, field, frozen
+import msgspec
+from attrs import Factory, define, field, frozen, validators
 
 from relay.adapter import Answer
+from relay.model import command_input
 from relay.model.channels import Stream
 from relay.model.commands import (
     AmendOrder,
@@ -52,20 +56,18 @@ from relay.model.serialize import encode
 
 COMMAND = "client-command"
 """The client event by which a subscriber of an account's channel sends a command. The other members do not get it."""
-AGE = 3600.0
-"""Seconds a reply is remembered."""
-MOST = 10_000
-"""Commands open or remembered."""
-MOST_OPEN = 1000
-"""Commands of one session that may wait for their replies."""
 WITHIN = 10.0
 """Seconds until the reply to a command that names no deadline."""
-MOST_BYTES = 64 * 1024 * 1024
-"""Bytes of the remembered replies."""
 GRACE = 2.0
 """Seconds after its deadline until a command without a reply ends here."""
 #: Errors that are kept for one command.
 MOST_ERRORS = 3
+#: Bytes of a remembered reply. A longer one is remembered without its result, a rejection with a shortened error.
+MOST_ANSWER, MOST_REJECTION = 16 * 1024, 1024
+#: Characters of a shortened error.
+_SHORT = 300
+#: Bytes that a command takes besides its texts.
+_OVERHEAD = 1024
 
 #: Commands that change nothing: repeating one does no harm, so their replies are not remembered.
 READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositions, ListOrders, GetQuote)
@@ -74,6 +76,33 @@ CHECKED = frozenset({Reply, Order, Position})
 
 _NONE: dict[str, "PendingCommand"] = {}
 _SILENT = {"code": "deadline", "message": "the session with the provider said nothing in time"}
+
+
+@frozen(kw_only=True)
+class CommandLimits:
+    """Bounds of the trading commands that are taken and remembered. Each API key and each account has its own share."""
+
+    rate: float = field(default=50.0, validator=validators.gt(0))
+    """Commands a second of one API key on average; more are refused with 429 `RATE_LIMITED`."""
+    burst: int = field(default=200, validator=validators.ge(1))
+    """Commands of one API key at once."""
+    age: float = field(default=86_400.0, validator=validators.gt(0))
+    """Seconds that the names and the reply of an accepted or unknown command are remembered. None is forgotten earlier."""
+    rejected_age: float = field(default=3600.0, validator=validators.gt(0))
+    """Seconds that a rejected command is remembered; it is forgotten earlier where its share needs the room."""
+    per_key: int = field(default=50_000, validator=validators.ge(1))
+    """Commands of one API key, open or remembered. When all are open, accepted or unknown, new ones are refused with 429
+    `FULL`."""
+    bytes_per_key: int = field(default=128 * 1024 * 1024, validator=validators.ge(256 * 1024))
+    """Bytes of the same."""
+    per_account: int = field(default=100_000, validator=validators.ge(1))
+    """Commands on one account, open or remembered."""
+    bytes_per_account: int = field(default=256 * 1024 * 1024, validator=validators.ge(256 * 1024))
+    """Bytes of the same."""
+    open_per_key: int = field(default=500, validator=validators.ge(1))
+    """Commands of one API key that may wait for their replies."""
+    open_per_session: int = field(default=1000, validator=validators.ge(1))
+    """Commands of one session with a provider that may wait for their replies."""
 
 
 @frozen
@@ -140,7 +169,11 @@ class Conflict(Exception):
 
 
 class Full(Exception):
-    """Raised when too many commands wait for their replies."""
+    """Raised when there is no room for another command; ``limit`` is the setting that says so."""
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(f"{message} (limit commands.{limit})")
+        self.limit = limit
 
 
 @define(eq=False)
@@ -151,6 +184,8 @@ class PendingCommand:
         session: the session that carries it out.
         scope: the account its names belong to.
         due_at: its deadline, monotonic seconds.
+        api_key: name of the API key that sent it.
+        digest: of the command without its ``id``: another command under one of its names has another one.
         sent: whether it was sent to the provider.
         over_http: whether it was sent as an HTTP request, which outlives the WebSocket.
         errors: errors that came since it was sent and named no command.
@@ -162,6 +197,8 @@ class PendingCommand:
     command: Command
     due_at: float
     names: tuple[Name, ...] = ()
+    api_key: str = ""
+    digest: bytes = b""
     sent: bool = False
     over_http: bool = False
     errors: list[dict[str, str]] = Factory(list)
@@ -171,6 +208,7 @@ class PendingCommand:
     _stamp: Stamp | None = None
     _id: str = ""
     _shown: Reply | None = None
+    _size: int = 0
     _waiting: list[Callable[[], object]] = Factory(list)
 
     @property
@@ -216,6 +254,19 @@ class PendingCommand:
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call()
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Drop what a repetition can do without: what is remembered for a day must be small."""
+        reply, stamp = self.reply, self._stamp
+        assert reply is not None
+        assert stamp is not None
+        most = MOST_REJECTION if reply.outcome is Outcome.REJECTED else MOST_ANSWER
+        if len(self.answer) > most:
+            self.reply = _shortened(reply, len(self.answer))
+            self.answer = encode(self.reply, stamp, self._id)
+        if reply.outcome is not Outcome.UNKNOWN:
+            self.command = _without_objects(self.command)
 
     def _show(self, event: Order | Position) -> None:
         """Take over what the account's stream shows of this command's order or position."""
@@ -226,21 +277,34 @@ class PendingCommand:
         if self.reply is not None and self.reply.outcome is Outcome.UNKNOWN and self._stamp is not None:
             self.reply = found
             self.answer = encode(found, self._stamp, self._id)
+            self._shorten()
+
+
+@define(eq=False)
+class _Share:
+    """Everything one API key, or one account, has open or remembered."""
+
+    count: int = 0
+    bytes: int = 0
+    open: int = 0
+    rejected: OrderedDict[PendingCommand, None] = Factory(OrderedDict)
 
 
 class CommandRegistry:
     """All commands of one relay that are open or remembered. Times are monotonic seconds."""
 
-    def __init__(
-        self, *, age: float = AGE, most: int = MOST, most_bytes: int = MOST_BYTES, most_open: int = MOST_OPEN
-    ) -> None:
-        self._age, self._most, self._most_bytes, self._most_open = age, most, most_bytes, most_open
+    def __init__(self, limits: CommandLimits | None = None) -> None:
+        self.limits = CommandLimits() if limits is None else limits
         #: Open commands by the session that carries them out, and their ids.
         self._open: dict[Scope, dict[str, PendingCommand]] = {}
-        self._kept: OrderedDict[tuple[Scope, str], PendingCommand] = OrderedDict()
+        #: Commands that have their replies, and those of them that are forgotten by each age, the oldest first.
+        self._kept: dict[tuple[Scope, str], PendingCommand] = {}
+        self._lasting: OrderedDict[PendingCommand, None] = OrderedDict()
+        self._rejected: OrderedDict[PendingCommand, None] = OrderedDict()
         self._names: dict[Name, PendingCommand] = {}
         self._watched: dict[tuple[Scope, str, str], list[PendingCommand]] = {}
-        self._bytes = 0
+        #: The share of each API key, by its name, and of each account.
+        self._shares: dict[str | Scope, _Share] = {}
         self.notes: Counter[str] = Counter()
         """Counters: replies by outcome, ``repeated``, ``conflict``, ``full``, ``resolved``, ``late_reply``."""
 
@@ -256,36 +320,79 @@ class CommandRegistry:
     # --- from senders ------------------------------------------------------------------------------------------------
 
     def take(
-        self, session: Scope, command: Command, key: str | None, due_at: float, now: float
+        self, session: Scope, command: Command, key: str | None, due_at: float, now: float, api_key: str = ""
     ) -> tuple[PendingCommand, bool]:
         """Return the entry of ``command``, and whether it is new: only then it is to be sent.
 
+        Args:
+            key: the idempotency key.
+            api_key: name of the sender's API key.
+
         Raises:
             Conflict: a name of it belongs to another command.
-            Full: the session has too many open commands.
+            Full: the session, the API key or the account has no room for another command.
         """
         self.forget(now)
         scope = Scope(session.provider, session.account or command.account)
         names = tuple(_names(scope, command, key))
+        digest, size = _measured(command)
         for name in names:
             pending = self._names.get(name)
             if pending is not None:
-                return self._again(pending, name, command), False
+                return self._again(pending, name, digest), False
         waiting = self._open.get(session, _NONE)
         if command.id in waiting:  # on another account of the session; providers answer by the id alone
             raise Conflict("id", f"a command with id {command.id} is still waiting for its reply")
-        if len(waiting) >= self._most_open:
-            self.notes["full"] += 1
-            raise Full(f"{self._most_open} commands are waiting for their replies")
-        pending = PendingCommand(session, scope, command, due_at, names)
+        size += _OVERHEAD + sum(len(value) for _, _, value in names)
+        self._make_room(session, scope, api_key, size)
+        pending = PendingCommand(session, scope, command, due_at, names, api_key, digest)
         self._open.setdefault(session, {})[command.id] = pending
+        self._charge(pending, size, 1)
         self._names.update(dict.fromkeys(names, pending))
         for subject in _subjects(pending):
             self._watched.setdefault(subject, []).append(pending)
         return pending, True
 
-    def _again(self, pending: PendingCommand, name: Name, command: Command) -> PendingCommand:
-        if attrs.evolve(command, id=pending.command.id) != pending.command:
+    def _make_room(self, session: Scope, scope: Scope, api_key: str, size: int) -> None:
+        """Forget rejected commands until another one of ``size`` bytes has room. Raises Full if it has none."""
+        limits = self.limits
+        if len(self._open.get(session, _NONE)) >= limits.open_per_session:
+            raise self._full("open_per_session", f"{limits.open_per_session} commands are waiting for their replies")
+        of_key = self._shares.get(api_key)
+        if of_key is not None and of_key.open >= limits.open_per_key:
+            said = f"{limits.open_per_key} commands of API key {api_key} are waiting for their replies"
+            raise self._full("open_per_key", said)
+        for owner, what, most, most_bytes in (
+            (api_key, "key", limits.per_key, limits.bytes_per_key),
+            (scope, "account", limits.per_account, limits.bytes_per_account),
+        ):
+            share = self._shares.get(owner)
+            while share is not None and (share.count >= most or share.bytes + size > most_bytes):
+                if not share.rejected:
+                    limit = f"per_{what}" if share.count >= most else f"bytes_per_{what}"
+                    who = f"API key {api_key}" if what == "key" else "the account"
+                    said = f"{share.count} commands of {who} are open or remembered, and none may be forgotten yet"
+                    raise self._full(limit, said)
+                self._forget(next(iter(share.rejected)))
+                share = self._shares.get(owner)
+
+    def _full(self, limit: str, message: str) -> Full:
+        self.notes["full"] += 1
+        return Full(limit, message)
+
+    def _charge(self, pending: PendingCommand, size: int, open: int = 0) -> None:
+        """Set what a command takes of its shares to ``size`` bytes; 0 ends it. ``open`` is by how many more wait."""
+        for owner in (pending.api_key, pending.scope):
+            share = self._shares.setdefault(owner, _Share())
+            share.count += (size > 0) - (pending._size > 0)
+            share.bytes += size - pending._size
+            share.open += open
+            if not share.count:
+                del self._shares[owner]
+        pending._size = size
+
+    def _again(self, pending: PendingCommand, name: Name, digest: bytes) -> PendingCommand:
+        if digest != pending.digest:
             self.notes["conflict"] += 1
             field, value = name[1], name[2]
             raise Conflict(field, f"{field} {value} was used for another command ({pending.command.name})")
@@ -361,11 +468,25 @@ class CommandRegistry:
         id = id or reply.id
         pending._settle(reply, stamp, now, id, data or encode(reply, stamp, id))
         if isinstance(pending.command, READING) and reply.outcome is not Outcome.UNKNOWN:
+            self._charge(pending, 0, -1)
             self._forget_names(pending)
             return
         self._kept[pending.scope, reply.id] = pending
-        self._bytes += len(pending.answer)
+        self._charge(pending, pending._size, -1)
+        self._keep(pending)
         self.forget(now)
+
+    def _keep(self, pending: PendingCommand) -> None:
+        """Put a command that has its reply where it is forgotten from."""
+        names = sum(len(value) for _, _, value in pending.names)
+        self._charge(pending, _OVERHEAD + names + len(pending.answer))
+        if pending.outcome is not Outcome.REJECTED:
+            self._lasting.setdefault(pending)
+            return
+        self._lasting.pop(pending, None)
+        self._rejected[pending] = None
+        for owner in (pending.api_key, pending.scope):
+            self._shares[owner].rejected[pending] = None
 
     def _watch(self, event: Order | Position, stamp: Stamp) -> None:
         if not self._watched or event.is_foreign(stamp):
@@ -377,12 +498,11 @@ class CommandRegistry:
         for what, id in subjects:
             for pending in list(self._watched.get((scope, what, id), ())):
                 was = pending.outcome
-                size = len(pending.answer)
                 pending._show(event)
-                self._bytes += len(pending.answer) - size
                 if was is Outcome.UNKNOWN and pending.outcome is not was:
                     self.notes["resolved"] += 1
                     self._unwatch(pending)
+                    self._keep(pending)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -393,15 +513,19 @@ class CommandRegistry:
             yield pending, pending._reply(Outcome.UNKNOWN, error=error)
 
     def forget(self, now: float) -> None:
-        """Forget the replies that are too old or too many."""
-        while self._kept:
-            oldest = next(iter(self._kept.values()))
-            crowded = len(self) > self._most or self._bytes > self._most_bytes
-            if not crowded and oldest.answered_at + self._age > now:
-                return
-            self._kept.popitem(last=False)
-            self._bytes -= len(oldest.answer)
-            self._forget_names(oldest)
+        """Forget the replies that are old enough."""
+        for queue, age in ((self._lasting, self.limits.age), (self._rejected, self.limits.rejected_age)):
+            while queue and (oldest := next(iter(queue))).answered_at + age <= now:
+                self._forget(oldest)
+
+    def _forget(self, pending: PendingCommand) -> None:
+        self._lasting.pop(pending, None)
+        self._rejected.pop(pending, None)
+        for owner in (pending.api_key, pending.scope):
+            self._shares[owner].rejected.pop(pending, None)
+        del self._kept[pending.scope, pending.command.id]
+        self._charge(pending, 0)
+        self._forget_names(pending)
 
     def _forget_names(self, pending: PendingCommand) -> None:
         for name in pending.names:
@@ -419,6 +543,30 @@ class CommandRegistry:
     def snapshot(self) -> dict[str, Any]:
         """Counters for the status page."""
         return {"open": self.open, "remembered": len(self._kept), **self.notes}
+
+
+def _measured(command: Command) -> tuple[bytes, int]:
+    """Return the digest of a command without its ``id``, and its size as JSON."""
+    members = command_input.unstructure(command)
+    members.pop("id", None)
+    text = msgspec.json.encode(members, order="deterministic")
+    return hashlib.sha256(text).digest(), len(text)
+
+
+def _without_objects(command: Command) -> Command:
+    """Return the command without the provider's own members, which may be long; its digest still tells it apart."""
+    empty: dict[str, Any] = {name: {} for name in ("extra", "arguments") if getattr(command, name, None)}
+    return attrs.evolve(command, **empty) if empty else command
+
+
+def _shortened(reply: Reply, size: int) -> Reply:
+    """Return a reply that is small enough to be remembered."""
+    if reply.outcome is Outcome.ACCEPTED:
+        message = f"the result is not remembered: the reply had {size} bytes, {MOST_ANSWER} are remembered"
+        return attrs.evolve(reply, result=None, error={"code": "result_not_kept", "message": message})
+    error = reply.error if isinstance(reply.error, Mapping) else {"message": reply.error}
+    known = {name: str(error[name])[:_SHORT] for name in ("code", "message") if error.get(name) is not None}
+    return attrs.evolve(reply, result=None, error=known)
 
 
 def nothing_known(answer: Answer) -> bool:

@@ -16,9 +16,11 @@ from attrs import frozen
 
 from relay.auth import ApiKey, KeyRing
 from relay.errors import suggestion
+from relay.limits import TokenBucket
 from relay.model import command_input
 from relay.model.command_input import CommandError
 from relay.model.commands import Command
+from relay.model.enums import Outcome
 from relay.model.events import Event, Reply, Stamp
 from relay.model.text import from_micros
 from relay.trading.registry import (
@@ -45,18 +47,31 @@ class Refusal(enum.Enum):
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not found"
     CONFLICT = "conflict"
-    TOO_MANY = "too many"
+    RATE_LIMITED = "rate_limited"
+    FULL = "full"
     SHUTTING_DOWN = "shutting down"
 
 
-class CommandRefused(Exception):
-    """Raised when a command is not taken, so that it has no reply; ``field`` is the member at fault."""
+#: Refusals that are not about the command: a client event's sender gets the code too, since there is no status.
+_OF_THE_RELAY = frozenset({Refusal.RATE_LIMITED, Refusal.FULL})
 
-    def __init__(self, refusal: Refusal, message: str, *, field: str | None = None) -> None:
+
+class CommandRefused(Exception):
+    """Raised when a command is not taken, so that it has no reply.
+
+    Attributes:
+        field: the member at fault.
+        retry_after: seconds after which the command may be taken.
+    """
+
+    def __init__(
+        self, refusal: Refusal, message: str, *, field: str | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.refusal = refusal
         self.message = message
         self.field = field
+        self.retry_after = retry_after
 
 
 class Unwritable(ValueError):
@@ -67,7 +82,7 @@ class Session(Protocol):
     """The session that carries commands out; `relay.provider.driver.ProviderSession` is one."""
 
     def send(
-        self, command: Command, within: float = ..., idempotency_key: str | None = None
+        self, command: Command, within: float = ..., idempotency_key: str | None = None, api_key: str = ...
     ) -> tuple[PendingCommand, bool]:
         """Take the command into the registry and carry it out. Raises Conflict, Full."""
 
@@ -104,8 +119,9 @@ class Providers(Protocol):
 
 @frozen(kw_only=True)
 class Submission:
-    """A command that may be begun."""
+    """A command that may be begun. ``api_key`` is the name of the key it came with."""
 
+    api_key: str
     provider: Provider
     account: str | None
     command: Command
@@ -140,6 +156,7 @@ class CommandService:
         self._ids = ids
         self._clock = clock
         self._unix_ns = unix_ns
+        self._rates: dict[str, TokenBucket] = {}
         self._closed = False
 
     # --- what is asked -----------------------------------------------------------------------------------------------
@@ -149,8 +166,9 @@ class CommandService:
 
         Raises:
             CommandRefused: INVALID naming the member, FORBIDDEN naming the account, NOT_FOUND for a provider or account
-                that is not configured.
+                that is not configured, RATE_LIMITED where the key sends too many, whatever they are.
         """
+        self._count(key)
         members = dict(wire)
         try:
             provider, account = self._where(key, members.pop("provider", None), members.pop("account", None))
@@ -170,9 +188,21 @@ class CommandService:
         # A session of one account is told nothing it knows; one that tells accounts apart is told which one is meant.
         command = attrs.evolve(command, account=None if provider.accounts else account)
         return Submission(
-            provider=provider, account=account, command=command, within=within, dry_run=dry_run,
+            api_key=key.name, provider=provider, account=account, command=command, within=within, dry_run=dry_run,
             idempotency_key=idempotency_key,
         )  # fmt: skip
+
+    def _count(self, key: ApiKey) -> None:
+        """Take one command of the key's rate. Buckets of keys that the configuration lost are dropped."""
+        limits, now = self.registry.limits, self._clock()
+        bucket = self._rates.get(key.name)
+        if bucket is None:
+            self._rates = {name: each for name, each in self._rates.items() if self._keys.named(name) is not None}
+            bucket = self._rates[key.name] = TokenBucket(limits.rate, limits.burst)
+        if not bucket.take(1, now):
+            self.registry.notes["rate_limited"] += 1
+            message = f"more than {limits.rate:g} commands a second of API key {key.name} (limit commands.rate)"
+            raise CommandRefused(Refusal.RATE_LIMITED, message, retry_after=bucket.ready_at(1, now) - now)
 
     def _where(self, key: ApiKey, name: Any, account: Any) -> tuple[Provider, str | None]:
         if name is None:
@@ -227,18 +257,18 @@ class CommandService:
         """Send a command; return its entry in the registry, and whether it is new: a repeated one is not sent again.
 
         Raises:
-            CommandRefused: CONFLICT where a name of the command belongs to another one, TOO_MANY where too many are open,
-                SHUTTING_DOWN when the relay is about to stop.
+            CommandRefused: CONFLICT where a name of the command belongs to another one, FULL where the key, the account
+                or the session has no room for another command, SHUTTING_DOWN when the relay is about to stop.
         """
         if self._closed:
             raise CommandRefused(Refusal.SHUTTING_DOWN, SHUTTING_DOWN["message"])
         session = submission.provider.trading_session(submission.account)
         try:
-            return session.send(submission.command, submission.within, submission.idempotency_key)
+            return session.send(submission.command, submission.within, submission.idempotency_key, submission.api_key)
         except Conflict as conflict:
             raise CommandRefused(Refusal.CONFLICT, conflict.message, field=conflict.field) from None
         except Full as full:
-            raise CommandRefused(Refusal.TOO_MANY, str(full)) from None
+            raise CommandRefused(Refusal.FULL, str(full)) from None
 
     def dry_run(self, submission: Submission) -> list[dict[str, Any]]:
         """Return what would be sent for a command.
@@ -251,18 +281,30 @@ class CommandService:
         except Unwritable as error:
             raise CommandRefused(Refusal.INVALID, str(error), field="command") from None
 
-    async def wait(self, pending: PendingCommand) -> None:
-        """Wait for the reply, until `GRACE` after the command's deadline; then end it as unknown."""
+    async def wait(self, pending: PendingCommand) -> tuple[Outcome | None, bytes]:
+        """Wait for the reply, until `GRACE` after the command's deadline; then end it as unknown.
+
+        Return the outcome and the reply's JSON: all of it where the reply came now, else what is remembered of it.
+        """
         answered = trio.Event()
-        pending.when_answered(answered.set)
+        answer: tuple[Outcome | None, bytes] = None, b""
+
+        def take() -> None:
+            nonlocal answer
+            answer = pending.outcome, pending.answer
+            answered.set()
+
+        pending.when_answered(take)
         with trio.move_on_at(pending.due_at + GRACE):
             await answered.wait()
         if pending.reply is None:
             self.end_overdue()
+        return answer
 
     def end_overdue(self) -> None:
-        """End the commands whose session said nothing in time. To be called about once a second."""
+        """End the commands whose session said nothing in time, and forget old ones. To be called about once a second."""
         self._end(self.registry.overdue(self._clock()))
+        self.registry.forget(self._clock())
 
     def close(self) -> None:
         """The relay is about to stop: no more commands, and those without an answer get theirs while somebody hears it."""
@@ -283,7 +325,8 @@ class CommandService:
         try:
             pending, _ = self.submit(self._validate_event(sent))
         except CommandRefused as refused:
-            return Rejected(refused.message)
+            code = f"{refused.refusal.value}: " if refused.refusal in _OF_THE_RELAY else ""
+            return Rejected(f"{code}{refused.message}")
         return Repeated(pending.answer.decode()) if pending.answer else None
 
     def _validate_event(self, sent: ClientCommand) -> Submission:

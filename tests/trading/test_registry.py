@@ -9,7 +9,7 @@ import pytest
 from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, Command, ListOrders, PlaceOrder
 from relay.model.enums import OrderEvent, OrderStatus, Outcome, PositionEvent
 from relay.model.events import Event, Order, Position, Quote, Reply, Stamp
-from relay.trading.registry import GRACE, CommandRegistry, Conflict, Full, PendingCommand, Scope, fate
+from relay.trading.registry import GRACE, CommandLimits, CommandRegistry, Conflict, Full, PendingCommand, Scope, fate
 
 MAIN = Scope("helio", "main")
 STAMP = Stamp(provider="helio", account="main", received_at="2025-01-15T10:30:00Z")
@@ -32,15 +32,20 @@ def reply(id: str = "c1", outcome: str = "accepted", **more: Any) -> Reply:
 class Rig:
     """A registry whose events are published as the relay does."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.registry = CommandRegistry(**settings)
+    def __init__(self, **limits: Any) -> None:
+        self.registry = CommandRegistry(CommandLimits(**limits))
         self.published: list[Event] = []
         self.now = 0.0
 
     def take(
-        self, command: Command, key: str | None = None, session: Scope = MAIN, within: float = 10
+        self,
+        command: Command,
+        key: str | None = None,
+        session: Scope = MAIN,
+        within: float = 10,
+        api_key: str = "desk",
     ) -> tuple[PendingCommand, bool]:
-        return self.registry.take(session, command, key, self.now + within, self.now)
+        return self.registry.take(session, command, key, self.now + within, self.now, api_key)
 
     def hear(self, event: Event, stamp: Stamp = STAMP) -> None:
         checked = self.registry.check(event, stamp)
@@ -254,32 +259,71 @@ def test_other_events_pass_untouched(r: Rig) -> None:
 
 
 def test_replies_are_forgotten_by_age() -> None:
-    r = Rig(age=100)
-    r.take(place(), "k")
-    r.hear(reply())
+    r = Rig(age=100, rejected_age=10)
+    for n, outcome in enumerate(("accepted", "unknown", "rejected")):
+        r.take(place(f"c{n}", f"o{n}"), f"k{n}")
+        r.hear(reply(f"c{n}", outcome))
+    r.now = 9
+    assert not r.take(place("x", "o2"), "k2")[1]
+    r.now = 10
+    assert r.take(place("x", "o2", quantity="9"), "k2")[1]
     r.now = 99
-    assert not r.take(place("c2"), "k")[1]
+    assert not any(r.take(place("y", f"o{n}"), None)[1] for n in (0, 1))
     r.now = 100
-    assert r.take(place("c2", quantity="9"), "k")[1]
+    assert all(r.take(place(f"y{n}", f"o{n}", quantity="9"))[1] for n in (0, 1))
 
 
-def test_what_is_kept_is_bounded_in_number_and_bytes() -> None:
-    r = Rig(most=3)
-    for n in range(10):
+def test_a_full_share_forgets_rejected_commands_and_no_others() -> None:
+    r = Rig(per_key=4)
+    for n, outcome in enumerate(("accepted", "rejected", "unknown", "rejected")):
+        r.take(place(f"c{n}", f"o{n}"))
+        r.hear(reply(f"c{n}", outcome))
+    for n in (4, 5):
         r.take(place(f"c{n}", f"o{n}"))
         r.hear(reply(f"c{n}"))
-        assert len(r.registry) <= 3
-    assert not r.take(place("x", "o9"))[1]
-    assert r.take(place("y", "o0"))[1]
-    small = Rig(most_bytes=1000)
-    for n in range(10):
-        small.take(place(f"c{n}", f"o{n}"))
-        small.hear(reply(f"c{n}", result="x" * 300))
-    assert len(small.registry) <= 2
+        assert len(r.registry) == 4
+    with pytest.raises(Full, match=r"API key desk .*limit commands\.per_key"):
+        r.take(place("c6", "o6"))
+    for n in (0, 2, 4, 5):
+        assert not r.take(place("again", f"o{n}"))[1]
+    assert len(r.registry) == 4
+    assert r.take(place("c6", "o6"), api_key="another")[1]
+    r.now = r.registry.limits.age
+    assert r.take(place("c7", "o7"))[1]
+
+
+def test_an_account_has_its_own_share_and_other_accounts_do_not_feel_it() -> None:
+    r = Rig(per_account=2)
+    other = Scope("helio", "other")
+    for n in range(2):
+        r.take(place(f"c{n}", f"o{n}"), api_key=f"key {n}")
+        r.hear(reply(f"c{n}"))
+    with pytest.raises(Full, match=r"limit commands\.per_account"):
+        r.take(place("c2", "o2"), api_key="key 2")
+    assert r.take(place("c2", "o2"), session=other, api_key="key 2")[1]
+
+
+def test_what_is_kept_is_bounded_in_bytes() -> None:
+    r = Rig(bytes_per_key=256 * 1024)
+    for n in range(23):  # of about 11.3 kB each
+        r.take(place(f"c{n}", f"o{n}"))
+        r.hear(reply(f"c{n}", result="x" * 10_000))
+    with pytest.raises(Full, match=r"limit commands\.bytes_per_key"):
+        r.take(place("c23", "o23", extra={"note": "x" * 4000}))
+    rejected = Rig(bytes_per_key=256 * 1024)
+    for n in range(2000):
+        rejected.take(place(f"c{n}", f"o{n}", extra={"note": "x" * 1000}))
+        rejected.hear(reply(f"c{n}", "rejected", error={"code": "margin", "message": "y" * 5000, "raw": "z" * 5000}))
+        assert rejected.registry._shares["desk"].bytes <= 256 * 1024
+    assert len(rejected.registry) > 60
+    again, _ = rejected.take(place("again", "o1999", extra={"note": "x" * 1000}))
+    assert json.loads(again.answer)["error"] == {"code": "margin", "message": "y" * 300}
+    with pytest.raises(Conflict):
+        rejected.take(place("again", "o1999", extra={"note": "y" * 1000}))
 
 
 def test_too_many_open_commands_are_refused() -> None:
-    r = Rig(most_open=2)
+    r = Rig(open_per_session=2)
     r.take(place("c1", "a"))
     r.take(place("c2", "b"))
     with pytest.raises(Full, match="2 commands are waiting"):
@@ -287,6 +331,17 @@ def test_too_many_open_commands_are_refused() -> None:
     assert not r.take(place("c9", "a"))[1]
     r.hear(reply("c1"))
     assert r.take(place("c3", "c"))[1]
+
+
+def test_one_key_does_not_take_all_places_of_a_session() -> None:
+    r = Rig(open_per_key=2)
+    r.take(place("c1", "a"))
+    r.take(place("c2", "b"))
+    with pytest.raises(Full, match=r"2 commands of API key desk .*limit commands\.open_per_key"):
+        r.take(place("c3", "c"))
+    assert r.take(place("c3", "c"), api_key="another")[1]
+    r.hear(reply("c1"))
+    assert r.take(place("c4", "d"))[1]
 
 
 def test_answers_to_questions_are_shared_while_open_and_not_kept(r: Rig) -> None:
@@ -298,14 +353,17 @@ def test_answers_to_questions_are_shared_while_open_and_not_kept(r: Rig) -> None
 
 
 def test_nothing_is_left_of_what_was_forgotten() -> None:
-    r = Rig(age=1)
-    for n in range(20):
+    r = Rig(age=1, rejected_age=1)
+    for n, outcome in enumerate(("unknown", "rejected") * 10):
         r.take(place(f"c{n}", f"o{n}"), f"k{n}")
-        r.hear(reply(f"c{n}", "unknown"))
+        r.hear(reply(f"c{n}", outcome))
+    r.take(ListOrders(id="q1"))
+    r.hear(reply("q1"))
     r.registry.forget(r.now + 1)
     assert len(r.registry) == 0
-    assert not any(vars(r.registry)[name] for name in ("_open", "_kept", "_names", "_watched", "_bytes"))
-    assert r.registry.snapshot() == {"open": 0, "remembered": 0, "unknown": 20}
+    held = ("_open", "_kept", "_lasting", "_rejected", "_names", "_watched", "_shares")
+    assert not any(vars(r.registry)[name] for name in held)
+    assert r.registry.snapshot() == {"open": 0, "remembered": 0, "unknown": 10, "rejected": 10, "accepted": 1}
 
 
 def test_an_id_is_used_once_in_a_session_of_several_accounts(r: Rig) -> None:

@@ -35,15 +35,25 @@ _CODES = {
 
 
 class Refusal(Exception):
-    """Raised to refuse a request, with the status, the reason, the field or setting at fault, and further headers."""
+    """Raised to refuse a request, with the status, the reason, the field or setting at fault, and further headers.
+
+    ``code`` is the machine's word for the reason where the status has several.
+    """
 
     def __init__(
-        self, status: int, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        field: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.field = field
+        self.code = code
         self.headers = headers
 
 
@@ -92,7 +102,7 @@ def _too_large(limit: int) -> Refusal:
 def refused(request: Request, refusal: Exception) -> Response:
     """Return the answer to a `Refusal`."""
     assert isinstance(refusal, Refusal)
-    return _refused(request, refusal.status, refusal.message, refusal.field, refusal.headers)
+    return _refused(request, refusal.status, refusal.message, refusal.field, refusal.headers, refusal.code)
 
 
 def pusher_refused(request: Request, error: Exception) -> Response:
@@ -121,10 +131,15 @@ def abandoned(request: Request, error: Exception) -> Response:
 
 
 def _refused(
-    request: Request, status: int, message: str, field: str | None, headers: Mapping[str, str] | None
+    request: Request,
+    status: int,
+    message: str,
+    field: str | None,
+    headers: Mapping[str, str] | None,
+    code: str | None = None,
 ) -> Response:
     if not request.url.path.startswith(API):
         return json_answer({"error": message, "status": status}, status, headers)
     details: dict[str, Any] | None = None if field is None else {"field": field}
-    error = {"code": _CODES.get(status, "INTERNAL_ERROR"), "message": message, "details": details}
+    error = {"code": code or _CODES.get(status, "INTERNAL_ERROR"), "message": message, "details": details}
     return json_answer({"error": error, "requestId": f"req_{secrets.token_hex(8)}"}, status, headers)

@@ -6,6 +6,7 @@ unknown outcome may be live. Repeated under the same `Idempotency-Key`, ``id`` o
 again; the answer is the first one's, updated by the account's stream.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,10 +29,13 @@ REFUSED: Mapping[Reason, int] = {
     Reason.FORBIDDEN: 403,
     Reason.NOT_FOUND: 404,
     Reason.CONFLICT: 409,
-    Reason.TOO_MANY: 429,
+    Reason.RATE_LIMITED: 429,
+    Reason.FULL: 429,
     Reason.SHUTTING_DOWN: 503,
 }
-RETRY_AFTER: Mapping[Reason, str] = {Reason.TOO_MANY: "1", Reason.SHUTTING_DOWN: "5"}
+RETRY_AFTER: Mapping[Reason, float] = {Reason.RATE_LIMITED: 1, Reason.FULL: 10, Reason.SHUTTING_DOWN: 5}
+CODES: Mapping[Reason, str] = {Reason.FULL: "FULL"}
+"""Codes that say more than the status does."""
 STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED: 422, Outcome.UNKNOWN: 202}
 
 
@@ -61,9 +65,9 @@ class Commands:
             pending, new = self._command_service.submit(submission)
         except CommandRefused as refused:
             raise _refusal(refused) from None
-        await self._command_service.wait(pending)
+        outcome, answer = await self._command_service.wait(pending)
         headers = None if new else {"Idempotent-Replayed": "true"}
-        return json_answer(pending.answer, STATUS[pending.outcome], headers)
+        return json_answer(answer, STATUS[outcome], headers)
 
     async def _get(self, request: Request) -> Response:
         key = bearer(request, self._keys)
@@ -102,6 +106,7 @@ def _dry_run(submission: Submission, sends: list[dict[str, Any]]) -> dict[str, A
 
 
 def _refusal(refused: CommandRefused) -> Refusal:
-    wait = RETRY_AFTER.get(refused.refusal)
-    headers = None if wait is None else {"Retry-After": wait}
-    return Refusal(REFUSED[refused.refusal], refused.message, field=refused.field, headers=headers)
+    reason = refused.refusal
+    wait = RETRY_AFTER.get(reason) if refused.retry_after is None else refused.retry_after
+    headers = None if wait is None else {"Retry-After": f"{math.ceil(wait)}"}
+    return Refusal(REFUSED[reason], refused.message, field=refused.field, code=CODES.get(reason), headers=headers)
