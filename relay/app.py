@@ -108,13 +108,21 @@ class Relay:
         plugins: loaded and checked.
         http: makes the adapters' requests; the caller closes it.
         demo_api_key: the API key that the dashboard uses without asking; only the demo has one.
+        log_counts: returns the counts of log lines that were not written, for the metrics.
     """
 
     def __init__(
-        self, settings: Settings, plugins: Plugins, http: HttpClient, *, demo_api_key: str | None = None
+        self,
+        settings: Settings,
+        plugins: Plugins,
+        http: HttpClient,
+        *,
+        demo_api_key: str | None = None,
+        log_counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._settings = settings
         self._demo_api_key = demo_api_key
+        self._log_counts = log_counts
         self._keys = KeyRing(settings.api_keys)
         self._plugin_code = PluginCode()
         self._registry = CommandRegistry(settings.commands)
@@ -285,6 +293,7 @@ class Relay:
             sessions=self.providers.statuses,
             authorize=self._authorize,
             command_service=self._command_service,
+            log_counts=self._log_counts,
         )
 
     def _authorize(self, api_key: str, channel: str) -> Grant | None:
@@ -300,6 +309,7 @@ async def serve(
     plugins: Plugins,
     *,
     reload: Callable[[], Settings] | None = None,
+    log_counts: Callable[[], Mapping[str, int]] = dict,
     task_status: trio.TaskStatus[Relay] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a relay until SIGINT or SIGTERM; SIGHUP reads the configuration again by ``reload``.
@@ -309,7 +319,7 @@ async def serve(
     """
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with HttpClient() as http, trio.open_nursery() as nursery:
-            relay_ = Relay(settings, plugins, http)
+            relay_ = Relay(settings, plugins, http, log_counts=log_counts)
             await nursery.start(relay_.run)
             freeze_gc()
             task_status.started(relay_)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
+_userinfo = re.compile(r"(?<=://)[^/?#\s\"']*@")
 _bare = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 
 #: A place in a configuration: table names, keys, and indexes of lists.
@@ -70,6 +71,11 @@ def secrets_pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
     # The longest first: a secret that begins with another one must not leave its end behind.
     ordered = sorted(spellings, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+
+def hide_userinfo(text: str) -> str:
+    """Return ``text`` with the ``user:password@`` of every URL in it hidden."""
+    return _userinfo.sub(f"{HIDDEN}@", text)
 
 
 def _spellings(secret: str) -> set[str]:

@@ -1,11 +1,11 @@
 """Bounds for memory, rates and retries, each written once. Pure: times are monotonic seconds that the caller passes."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from math import inf
 from typing import Any, TypeVar
 
-__all__ = ["BoundedDict", "TokenBucket", "backoff"]
+__all__ = ["BoundedDict", "LineSampler", "TokenBucket", "backoff"]
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -81,6 +81,60 @@ class TokenBucket:
             return False
         self.draw(cost, now)
         return True
+
+
+class LineSampler:
+    """Decide which of repeated log lines are written: of each kind the first `most` in `period` seconds.
+
+    The rest is counted.
+
+    Args:
+        most: lines of one kind; 0 writes all of them.
+        kinds: how many kinds are remembered; the counts of those that are forgotten are told without their names.
+    """
+
+    def __init__(self, most: int, period: float = 60.0, kinds: int = 1000) -> None:
+        self._most = most
+        self._period = period
+        self._kinds = kinds
+        self._windows: OrderedDict[Hashable, list[float]] = OrderedDict()  # kind -> [end of its period, its lines]
+        self._forgotten = 0
+        self.withheld = 0
+        """Lines that were not written, of all kinds."""
+
+    def admits(self, kind: Hashable, now: float) -> bool:
+        """Count one line; return True if it is to be written."""
+        if self._most <= 0:
+            return True
+        window = self._windows.get(kind)
+        if window is None:
+            if len(self._windows) >= self._kinds:
+                self._forgotten += self._not_written(self._windows.popitem(last=False)[1])
+            self._windows[kind] = window = [now + self._period, 0]
+        window[1] += 1
+        if window[1] <= self._most:
+            return True
+        self.withheld += 1
+        return False
+
+    def take_withheld(self, now: float = inf) -> list[tuple[Hashable | None, int]]:
+        """End the periods that are over; return the kinds of which lines were not written, with their number.
+
+        None stands for kinds whose names are not known any more.
+        """
+        taken: list[tuple[Hashable | None, int]] = []
+        while self._windows and (first := next(iter(self._windows.items())))[1][0] <= now:
+            kind, window = first
+            del self._windows[kind]
+            if count := self._not_written(window):
+                taken.append((kind, count))
+        if self._forgotten:
+            taken.append((None, self._forgotten))
+            self._forgotten = 0
+        return taken
+
+    def _not_written(self, window: list[float]) -> int:
+        return max(0, int(window[1]) - self._most)
 
 
 def backoff(

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from relay import __version__
 from relay.auth import hash_key
-from relay.cli.logs import configure_logs
+from relay.cli.logs import configure_logs, log_writer, say_error
 from relay.cli.order import order_app
 from relay.errors import OperatorError, leaves, path_text
 from relay.plugins.manager import PluginError, Plugins, load_plugins
@@ -66,7 +66,7 @@ def run(tokens: Sequence[str], plugins: Plugins | None = None) -> int:
 def say(*lines: str) -> None:
     """Write lines to standard error."""
     for line in lines:
-        print(f"tickrelay: {line}", file=sys.stderr)
+        say_error(f"tickrelay: {line}")
 
 
 def _stated(group: BaseExceptionGroup[BaseException]) -> list[str] | None:
@@ -124,16 +124,23 @@ class CommandLine:
             config: The configuration, see `tickrelay config --reference`.
         """
         settings = read_settings(config, self.plugins)
-        configure_logs(settings.log, settings.secret_values)
-        log = structlog.get_logger()
-        for note in settings.notes:
-            log.warning(note)
-        for broken in self.plugins.broken:
-            log.warning("plugin skipped", plugin=broken.name, reason=broken.reason)
         from relay import app
 
-        with listening_on(settings.server.host, settings.server.port):
-            await app.serve(settings, self.plugins, reload=partial(read_settings, config, self.plugins))
+        with log_writer() as stream:
+            configured = configure_logs(settings.log, settings.secret_values, stream)
+            log = structlog.get_logger()
+            for note in settings.notes:
+                log.warning(note)
+            for broken in self.plugins.broken:
+                log.warning("plugin skipped", plugin=broken.name, reason=broken.reason)
+
+            def reload() -> Settings:
+                read = read_settings(config, self.plugins)
+                configured.mask_also(read.secret_values)
+                return read
+
+            with listening_on(settings.server.host, settings.server.port):
+                await app.serve(settings, self.plugins, reload=reload, log_counts=configured.counts)
 
     def check(self, config: Path = Path("tickrelay.toml"), /) -> None:
         """Say everything that is wrong with a configuration.
@@ -162,11 +169,12 @@ class CommandLine:
             raise OperatorError(
                 f"--listen {listen}: the demo's keys are known to everybody, it listens on loopback only"
             )
-        configure_logs(LogTable(level="warning"))
         from relay.demo import demo
 
-        with listening_on(host, port):
-            await demo((host, port), seconds, self.plugins)
+        with log_writer() as stream:
+            configure_logs(LogTable(level="warning"), (), stream)
+            with listening_on(host, port):
+                await demo((host, port), seconds, self.plugins)
 
     async def play(
         self,

@@ -188,12 +188,14 @@ class ProviderTable:
 
 @frozen(kw_only=True)
 class LogTable:
-    """The log, on standard error. Secrets are masked in it."""
+    """The log, on standard error. Secrets are masked in it. Lines that cannot be written are counted; they stop nothing."""
 
     format: Literal["console", "json"] = "console"
     """For people, or one JSON object a line."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe level that is written."""
+    repeats: int = field(default=10, validator=validators.ge(0))
+    """Lines of one kind that are written a minute; the others are counted, and their number is written. 0 writes all."""
 
 
 @frozen(kw_only=True)

@@ -132,7 +132,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Any:
     module: Any = types.ModuleType("relay.app")
     module.calls, module.error, module.reload = [], None, None
 
-    async def called(*arguments: Any, reload: Any = None) -> None:
+    async def called(*arguments: Any, reload: Any = None, log_counts: Any = None) -> None:
         module.calls.append(arguments)
         module.reload = reload
         await trio.lowlevel.checkpoint()

@@ -178,6 +178,13 @@ _SESSION_COUNTERS = (
 )
 
 
+#: Counts of log lines: name, help.
+_LOG_COUNTS = {
+    "lost": "Log lines that could not be written.",
+    "withheld": "Repeated log lines that were not written.",
+}
+
+
 class RelayCollector(Collector):
     """Metrics of `Hub.snapshot` and the sessions' status.
 
@@ -186,11 +193,16 @@ class RelayCollector(Collector):
     """
 
     def __init__(
-        self, version: str, hub: Callable[[], Mapping[str, Any]], sessions: Callable[[], Iterable[Session]]
+        self,
+        version: str,
+        hub: Callable[[], Mapping[str, Any]],
+        sessions: Callable[[], Iterable[Session]],
+        log_counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._version = version
         self._hub = hub
         self._sessions = sessions
+        self._log_counts = log_counts
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: the label values are not known in advance."""
@@ -201,6 +213,8 @@ class RelayCollector(Collector):
         yield _gauge("tickrelay_info", "The relay's version.", {(self._version,): 1}, "version")
         yield from _session_metrics(list(self._sessions()))
         yield from _hub_metrics(self._hub())
+        for name, count in self._log_counts().items():
+            yield _counter(f"tickrelay_log_lines_{name}", _LOG_COUNTS[name], {(): count})
 
 
 def _session_metrics(sessions: list[Session]) -> Iterator[Metric]:

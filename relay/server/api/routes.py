@@ -57,6 +57,7 @@ def build_api(
     authorize: Callable[[str, str], Grant | None] = lambda key, channel: None,
     command_service: CommandService | None = None,
     registry: CollectorRegistry | None = None,
+    log_counts: Callable[[], Mapping[str, int]] = dict,
     web: Path = WEB,
     clock: Callable[[], float] = trio.current_time,
     unix_time: Callable[[], float] = time.time,
@@ -73,7 +74,7 @@ def build_api(
     def current_sessions() -> list[Session]:
         return list(map(shown, sessions()))
 
-    registry.register(RelayCollector(settings.version, hub.snapshot, current_sessions))
+    registry.register(RelayCollector(settings.version, hub.snapshot, current_sessions, log_counts))
     pusher = PusherApi(hub, clock=clock, unix_time=unix_time, body_within=settings.body_within)
     bootstrap = Bootstrap(settings, app=hub.app, keys=keys, catalog=catalog, authorize=authorize)
     status = Status(
