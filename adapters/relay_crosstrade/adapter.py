@@ -20,6 +20,7 @@ from relay.adapter import (
     Option,
     Outgoing,
     Ping,
+    Poll,
     Rate,
     Reconcile,
     Session,
@@ -37,7 +38,7 @@ from relay.model.events import Event
 from relay.model.text import from_millis
 from relay_crosstrade.answers import Answers
 from relay_crosstrade.orders import Blotter, Memory
-from relay_crosstrade.polling import SWEEP, Polling
+from relay_crosstrade.polling import Polling
 from relay_crosstrade.reading import Reader
 from relay_crosstrade.rpc import COMMANDS, ORDERS, Writer
 
@@ -77,7 +78,7 @@ class CrossTrade(Adapter):
         self.interval = int(self.option("pnl_interval"))
         if not 1000 <= self.interval <= 60_000:
             raise ValueError(f"pnl_interval: expected 1000 to 60000 milliseconds, got {self.interval}")
-        self.polling = Polling(every=max(1, SWEEP // self.interval))
+        self.polling = Polling(self.interval / 1000)
         self.reader = Reader(self.symbol, self.own, self.own if context.account else "")
         blotter = Blotter(self.reader, self.polling, context.kept.setdefault("orders", Memory()))
         writer = Writer(native=self.native, account=self.own, time_in_force=self.option("time_in_force"))
@@ -90,7 +91,7 @@ class CrossTrade(Adapter):
         """Return the meaning of a close; only the text says whether 1008 is a takeover or about the limits."""
         return CloseMeaning.RATE_LIMITED if code == 1008 and _of_limits(reason) else super().closed(code, reason)
 
-    def encode(self, outgoing: Outgoing) -> Iterable[str]:
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Poll]:
         match outgoing:
             case Subscribe(topics):
                 yield from self.instruments("subscribe", topics)
@@ -107,13 +108,14 @@ class CrossTrade(Adapter):
             case Ping():
                 yield dumps({"action": "ping"})
             case Reconcile():
-                yield from (send.text for send in self.answers.reconcile())
+                self.answers.reconcile()
             case GivenUp(id):
                 self.answers.given_up(id)
             case Command():
                 frame = self.answers.writer.frame(outgoing)
                 self.answers.awaited(outgoing)
                 yield frame
+        yield from self.polling.take()
 
     def watch(self, accounts: set[Topic]) -> None:
         """Poll the fills of these accounts, which are subscribed, and those of the session's own."""

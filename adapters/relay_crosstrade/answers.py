@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from relay.adapter import CloseMeaning, CommandReply, Complete, Limited, Redial, Send, Signal, Unknown
+from relay.adapter import CloseMeaning, CommandReply, Complete, Limited, Polled, Redial, Signal, Unknown
 from relay.adapter.reading import each, is_zero
 from relay.limits import BoundedDict
 from relay.model.commands import AmendOrder, CancelOrder, Command, ListOrders, OrderHistory, PlaceOrder, TradeHistory
@@ -64,7 +64,7 @@ class Answers:
         if question is None:
             yield from self._command(id, data, failed)
         else:
-            yield from self._question(self.polling.answered(question), data, failed)
+            yield from self._question(question, data, failed)
         if failed is None:
             self.violations = 0
         elif failed["code"] == "rate_limited":
@@ -72,17 +72,22 @@ class Answers:
             yield Limited()
             if self.violations >= VIOLATIONS:
                 yield Redial(f"{self.violations} rate limit violations in a row", CloseMeaning.RATE_LIMITED)
-        yield from self.polling.next()
+        self.polling.follow(self._open_orders())
+        yield from self.polling.take()
 
-    def reconcile(self) -> Iterator[Send]:
+    def reconcile(self) -> None:
         """Ask for what is open, what may have been missed, and orders of unknown fate."""
         for id, account in self.blotter.memory.unanswered.items():
             self.polling.want("order", id, account, missed=True)
         self.polling.look(*self.polling.accounts, missed=True)
-        yield from self.polling.next()
+        self.polling.look(*self.polling.accounts, now=False)
+        self.polling.follow(self._open_orders())
+
+    def _open_orders(self) -> Iterator[tuple[str, str]]:
+        return ((id, self.blotter.account(id)) for id in self.blotter.memory.open)
 
     def updated(self, accounts: list[Any], time: str | None) -> Iterable[Event | Signal]:
-        """Yield the money, and the positions, of a pnlUpdate, which also is the clock of the polling."""
+        """Yield the money, and the positions, of a pnlUpdate."""
         raws = self._own(accounts, "name")
         noticed: list[str] = []
         for item in each(raws, partial(self.reader.money, timestamp=time)):
@@ -92,10 +97,9 @@ class Answers:
         for raw in raws:
             if isinstance(raw, dict) and isinstance(raw.get("positions"), list):
                 yield from self._positions(raw["positions"])
-        self.polling.updated({id: self.blotter.account(id) for id in self.blotter.memory.open})
         for account in noticed:
             self.polling.look(account)
-        yield from self.polling.next()
+        yield from self.polling.take()
 
     def _shows_a_fill(self, account: Account) -> bool:
         """Return whether the realized profit has changed, or the unrealized one has begun or ceased to be zero."""
@@ -180,19 +184,18 @@ class Answers:
 
     def _question(self, asked: Question, data: Any, failed: Failure | None) -> Iterator[Event | Signal]:
         if failed is not None:
-            refused = is_final(failed)
-            self.polling.failed(asked, refused=refused)
-            if asked.what == "order" and refused:
-                yield from self._not_found(asked, data, failed)
-            else:
-                yield _error(failed["code"], f"{asked.what}: {failed['message']}", asked.id, data)
+            yield from self._failed(asked, data, failed)
         elif asked.what == "order":
             yield from each([data], lambda raw: self.blotter.found(raw, asked.about, missed=asked.missed))
+            yield Polled(asked.id, final=asked.about not in self.blotter.memory.open)
         elif (raws := _list(data, LISTS[asked.what])) is not None:
             whole = not isinstance(data, dict) or data.get("count", len(raws)) == len(raws)
             yield from self._listed(asked, raws, whole=whole)
+            is_unwatched = asked.what == "fills" and asked.about not in self.polling.accounts
+            yield Polled(asked.id, final=asked.missed or is_unwatched)
         else:
-            self.polling.failed(asked, refused=True)
+            self.polling.refused.add(asked.what)
+            yield Polled(asked.id, final=True)
             yield Unknown(data, f"no list of {asked.what}, which are not asked for again on this connection")
 
     def _listed(self, asked: Question, raws: list[Any], *, whole: bool) -> Iterator[Event | Signal]:
@@ -211,6 +214,21 @@ class Answers:
                 yield from self._positions(raws, missed=missed)
                 if whole:
                     yield from (Complete("position", account) for account in sorted(self.accounts, key=str))
+
+    def _failed(self, asked: Question, data: Any, failed: Failure) -> Iterator[Event | Signal]:
+        """Yield what a failure means: of an order that is refused that it is not found, else that it is asked again."""
+        error = _error(failed["code"], f"{asked.what}: {failed['message']}", asked.id, data)
+        if not is_final(failed):
+            yield Polled(asked.id, error)
+            if asked.what == "fills":  # in the meantime more are missed than a list without a time has
+                self.polling.want("fills", asked.about, missed=True)
+            return
+        yield Polled(asked.id, final=True)
+        if asked.what == "order":
+            yield from self._not_found(asked, data, failed)
+        else:
+            self.polling.refused.add(asked.what)
+            yield error
 
     def _not_found(self, asked: Question, data: Any, failed: Failure) -> Iterator[Event]:
         """Yield the end of an order that no list has either, or that an order whose fate was unknown never came."""

@@ -1,35 +1,28 @@
-"""Poll the add-on for what CrossTrade does not stream: orders, fills and positions.
+"""The polls of what CrossTrade does not stream: orders, fills and positions.
 
 The page (https://docs.crosstrade.io/api/websocket-api) streams quotes and profit only. The rest is requested:
 
 - when the session is up: open orders, the account's fills of the last 15 minutes, open positions;
 - when a command was accepted: at once, the order it names or, where it names none, all of these;
 - when an order was filled further, or the profit shows that something was filled: all of these;
-- while an order is open: the open orders, with every pnlUpdate;
-- every 30 seconds: all of these, for what happens outside the relay. The profit is only streamed while somebody is
-  subscribed to an account, so without a subscriber only the session's start and commands lead to requests.
+- while an order is open: the open orders, as often as the profit is streamed;
+- every 30 seconds: all of these, for what happens outside the relay.
 
-One request is outstanding at a time, and each waits until half of the budget is left to commands (`relay.adapter.Send`).
-Orders by their ids come first, because what else is read depends on knowing them; the lists take turns. A request that the
-add-on does not answer, or cannot answer now, is repeated with the next pnlUpdate, an order then behind a list. A request
-that it refuses is not repeated on this connection.
+Orders are asked for by their ids once, so they go before the lists: what else is read depends on knowing them. A request
+that the add-on refuses is not repeated on this connection.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Literal, cast
 
 from attrs import Factory, define, frozen
 
-from relay.adapter import Send
+from relay.adapter import Poll
 from relay_crosstrade.rpc import LOOKBACK, rpc
 
 What = Literal["order", "orders", "fills", "positions"]
-SWEEP = 30_000
-"""Milliseconds between two requests for everything."""
-PATIENCE = 10
-"""A question without an answer for so many pnlUpdates is asked again."""
-MOST = 1000
-"""Questions that may wait; beyond that an order is found by the lists."""
+#: Seconds between two requests for everything.
+SWEEP = 30.0
 
 
 @frozen
@@ -38,13 +31,11 @@ class Question:
 
     Attributes:
         about: an order's id, or the account of fills.
-        account: of the order; not part of the id.
         missed: whether it is asked because the relay was away.
     """
 
     what: What
     about: str = ""
-    account: str = ""
     missed: bool = False
 
     @classmethod
@@ -60,11 +51,11 @@ class Question:
     def id(self) -> str:
         return " ".join(filter(None, ("missed" if self.missed else "ask", self.what, self.about)))
 
-    @property
-    def text(self) -> str:
+    def frame(self, account: str) -> str:
+        """Return the request; ``account`` is that of an order."""
         match self.what:
             case "order":
-                return rpc(self.id, "GetOrder", {"account": self.account, "orderId": self.about})
+                return rpc(self.id, "GetOrder", {"account": account, "orderId": self.about})
             case "orders":
                 return rpc(self.id, "GetAllOrders", {"activeOnly": True})
             case "fills":
@@ -76,83 +67,58 @@ class Question:
 
 @define(eq=False)
 class Polling:
-    """Decides what is requested next. A pnlUpdate is its clock.
+    """Decides what is polled, and how often.
 
     Attributes:
-        every: pnlUpdates between two requests for everything.
-        accounts: the accounts whose fills are then requested.
-        due: the questions that wait.
-        asked: the outstanding question.
+        rate: seconds between two requests for the orders while one is open.
+        accounts: the accounts whose fills are polled.
         refused: what is not asked any more.
-        resting: nothing is asked before the next pnlUpdate, because the add-on is not there or the budget is used up.
+        wanted: polls that are to be yielded, by name.
+        followed: the open orders that the polls know of.
     """
 
-    every: int
+    rate: float
     accounts: list[str] = Factory(list)
-    due: dict[tuple[What, str], Question] = Factory(dict)
-    asked: Question | None = None
     refused: set[What] = Factory(set)
-    resting: bool = False
-    _updates: int = 0
-    _silent: int = 0
-    _failed: What | None = None
+    wanted: dict[str, Poll] = Factory(dict)
+    followed: frozenset[str] = frozenset()
 
-    def want(self, what: What, about: str = "", account: str = "", *, missed: bool = False) -> None:
-        """Ask this as soon as nothing else is outstanding."""
+    def want(self, what: What, about: str = "", account: str = "", *, missed: bool = False, now: bool = True) -> None:
+        """Ask for this, and ask again as often as it is polled."""
         if what in self.refused or not (about or what in ("orders", "positions")):
             return
-        if what == "order" and len(self.due) >= MOST:
-            what, about, account, missed = "orders", "", "", False
-        if (what, about) not in self.due or missed:
-            self.due[what, about] = Question(what, about, account, missed)
+        question = Question(what, about, missed)
+        every = self._every(question)
+        if question.id not in self.wanted or now:
+            self.wanted[question.id] = Poll(question.id, question.frame(account), every=every, now=now)
 
-    def look(self, *accounts: str, missed: bool = False) -> None:
+    def _every(self, question: Question) -> float | None:
+        """Return the seconds between two requests; None for an order that the lists will tell of again."""
+        match question.what:
+            case "order":
+                return self.rate if "orders" in self.refused and question.about in self.followed else None
+            case "orders" if self.followed:
+                return self.rate
+        return SWEEP  # lists that are asked for once too, so that an order by its id goes before them
+
+    def look(self, *accounts: str, missed: bool = False, now: bool = True) -> None:
         """Ask for everything, of fills those of ``accounts``."""
-        self.want("orders", missed=missed)
+        self.want("orders", missed=missed, now=now)
         for account in accounts:
-            self.want("fills", account, missed=missed)
-        self.want("positions", missed=missed)
+            self.want("fills", account, missed=missed, now=now or account not in self.accounts)
+        self.want("positions", missed=missed, now=now)
 
-    def next(self) -> Iterator[Send]:
-        """Yield the next question, unless one is outstanding."""
-        if self.asked is None and self.due and not self.resting:
-            key = min(self.due, key=lambda key: (key[0] == "order") is (self._failed == "order"))
-            self.asked, self._silent = self.due.pop(key), 0
-            yield Send(self.asked.text, of="call")
-
-    def updated(self, open_orders: Mapping[str, str]) -> None:
-        """Take note of a pnlUpdate: the add-on is there, and time has passed.
-
-        Args:
-            open_orders: the account of each open order.
-        """
-        self.resting = False
-        self._updates += 1
-        self._silent += 1
-        if self.asked is not None and self._silent > PATIENCE:
-            again, self.asked = self.asked, None
-            self.want(again.what, again.about, again.account, missed=again.missed)
-        if self._updates % self.every == 0:
-            self.look(*self.accounts)
-        elif open_orders:
-            self.want("orders")
+    def follow(self, orders: Iterable[tuple[str, str]]) -> None:
+        """Poll the open orders more often while there are any; ``orders`` are their ids with their accounts."""
+        before, accounts = self.followed, dict(orders)
+        self.followed = frozenset(accounts)
+        if bool(before) is not bool(accounts):
+            self.want("orders", now=False)
         if "orders" in self.refused:
-            for id, account in open_orders.items():
-                self.want("order", id, account)
+            for id in self.followed:
+                self.want("order", id, accounts[id], now=False)
 
-    def answered(self, read: Question) -> Question:
-        """Take note of an answer; return the question as it was asked, where it is the outstanding one."""
-        asked = self.asked
-        if asked is None or asked.id != read.id:
-            return read
-        self.asked, self._failed = None, None
-        return asked
-
-    def failed(self, failed: Question, *, refused: bool) -> None:
-        """Take note that there is no answer: refused for good, or to be asked again, as far back as can be."""
-        what = failed.what
-        if refused:
-            self.refused.update({what} - {"order"})
-        elif failed.account or what != "order":
-            self.resting, self._failed = True, what
-            self.want(what, failed.about, failed.account, missed=failed.missed or what == "fills")
+    def take(self) -> Iterator[Poll]:
+        """Yield the polls that are wanted."""
+        wanted, self.wanted = self.wanted, {}
+        yield from wanted.values()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from attrs import Factory, field, frozen
 
 from relay.adapter.declaration import CloseMeaning, Offer, Option, Orders, Session
-from relay.adapter.messages import Answer, Fetch, Outgoing, Secret, Signal
+from relay.adapter.messages import Answer, Fetch, Outgoing, Poll, Secret, Signal
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Event, Level
@@ -116,8 +116,10 @@ class Adapter(abc.ABC):
         """Fetches that must be answered before each dial: a login, symbol metadata not yet known."""
         return ()
 
-    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
-        """Frames and fetches that carry out ``outgoing``. Nothing for what the provider has no message for.
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch | Poll]:
+        """Frames and fetches that carry out ``outgoing``, and polls to begin.
+
+        Nothing for what the provider has no message for.
 
         Raises:
             relay.model.symbols.SymbolError: a symbol that cannot be written for this provider.

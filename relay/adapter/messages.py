@@ -8,7 +8,7 @@ from attrs import Factory, field, frozen
 from relay.adapter.declaration import CloseMeaning, RateOf
 from relay.model.channels import Topic
 from relay.model.commands import Command
-from relay.model.events import Order, Position
+from relay.model.events import Error, Order, Position
 
 Secret = str
 
@@ -91,6 +91,9 @@ class Fetch:
         secret_query: query parameters that must not appear in a log.
         of: which budget it counts against.
         cost: how many tokens of that budget.
+        once: a name under which at most one fetch waits. Another one that a message or an answer leads to is not made while
+            one of that name waits; while one is under way, whose answer may already be too old, one is made behind it.
+            It counts for nothing in a reconciliation and in a command, whose fetches are all made.
     """
 
     tag: Hashable
@@ -104,6 +107,7 @@ class Fetch:
     of: RateOf = "http"
     cost: int = 1
     within: float = 10.0
+    once: Hashable = None
 
 
 @frozen(kw_only=True)
@@ -150,14 +154,59 @@ class Alive:
 
 @frozen
 class Send:
-    """Send this text frame: at once (a pong), or, where ``of`` names a budget, when that one allows it.
-
-    What is of a budget is a question of the adapter's own: it waits behind commands and subscriptions, and until half of the
-    budget is left for them. The same text waits once; otherwise an adapter sees to it that few are under way.
-    """
+    """Send this text frame at once: a pong, the next step of a handshake."""
 
     text: str
-    of: RateOf | None = None
+
+
+@frozen
+class Poll:
+    """Request what the provider does not stream, again and again. `Adapter.encode` may yield it too.
+
+    A request waits behind commands and subscriptions, and until half of its budget is left for them. One of all polls is
+    under way at a time. A poll of a known name takes its place. Polls end with the connection.
+
+    An HTTP answer is handed to `Adapter.fetched` if it is a success; the answer to a frame is told by `Polled`. A request
+    that failed, or was not answered in time, is repeated with backoff, and reported once by an `error` event.
+
+    Attributes:
+        name: any hashable but None.
+        request: the frame, or the fetch.
+        every: seconds from one request to the next; None: it is repeated only until it was answered.
+        of: which budget a frame counts against; a fetch names its own.
+        now: False: the first request is made after ``every`` seconds. A poll of a known name that says True is asked at
+            once, and once more where it is under way.
+        within: seconds for the answer to a frame; a fetch has its own.
+    """
+
+    name: Hashable = field()
+    request: str | Fetch = field(repr=False)
+    every: float | None = field(default=None, kw_only=True)
+    of: RateOf = field(default="call", kw_only=True)
+    now: bool = field(default=True, kw_only=True)
+    within: float = field(default=10.0, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.name is None:
+            raise ValueError("'name' of a poll must not be None")
+        if self.every is not None and not self.every > 0:
+            raise ValueError(f"'every' of poll {self.name!r} must be more than 0 seconds, got {self.every!r}")
+        if self.every is None and not self.now:
+            raise ValueError(f"'every' of poll {self.name!r} is needed where it is not asked now")
+
+
+@frozen
+class Polled:
+    """The message answers the frame of the poll of this name.
+
+    Attributes:
+        failed: the reason why there is no answer; it is published for the first failure in a row.
+        final: the poll is over: it is refused for good, or nobody needs it.
+    """
+
+    name: Hashable
+    failed: Error | None = None
+    final: bool = False
 
 
 @frozen
@@ -260,6 +309,6 @@ class Waits:
 
 
 Signal = (
-    Ready | Ack | Nack | Alive | Send | Fetch | Processed | CommandReply | Partial | Complete | Learned | Symbols | Redial
-    | Limited | Waits | Unknown
+    Ready | Ack | Nack | Alive | Send | Fetch | Poll | Polled | Processed | CommandReply | Partial | Complete | Learned
+    | Symbols | Redial | Limited | Waits | Unknown
 )  # fmt: skip

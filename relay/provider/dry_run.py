@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from relay.adapter import Adapter, Context, Fetch
+from relay.adapter import Adapter, Context, Fetch, Poll
 from relay.errors import HIDDEN
 from relay.model.commands import Command
 from relay.provider.templates import Redactor, fetch_target
@@ -37,6 +37,7 @@ def dry_run(
         return [
             shown.show(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": redact(writing)}
             for writing in writer.encode(command)
+            if not isinstance(writing, Poll)
         ]
     except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a command is its reason
         raise Unwritable(redact(f"{error}" or type(error).__name__)) from None

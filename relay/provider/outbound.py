@@ -7,7 +7,7 @@ one even when the WebSocket connection has been replaced meanwhile.
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from itertools import count
 from math import inf
 
@@ -19,7 +19,7 @@ from relay.adapter import (
     Context,
     Fetch,
     Outgoing,
-    RateOf,
+    Poll,
     Reconcile,
     Session,
     Subscribe,
@@ -28,6 +28,7 @@ from relay.adapter import (
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.provider.pacing import Budget, Lane, Queue, Uses
+from relay.provider.polls import Polls
 from relay.provider.session_events import FetchRequest, Output, SendText
 from relay.provider.templates import fetch_target
 
@@ -40,6 +41,7 @@ class Purpose(enum.Enum):
     SNAPSHOT = "snapshot"
     CALL = "call"
     RECONCILE = "reconcile"
+    POLL = "poll"
     OTHER = "other"
 
 
@@ -70,6 +72,7 @@ class Job:
         subject: the symbol of a snapshot, the id of a command.
         topics: what is asked for once this, the last frame or request of its batch, was sent.
         chain: what it is a part of.
+        poll: the name of the poll whose request it is.
     """
 
     writing: str | Fetch
@@ -78,6 +81,14 @@ class Job:
     subject: str = ""
     topics: tuple[Topic, ...] = ()
     chain: Chain = Factory(Chain)
+    poll: Hashable = None
+
+    @property
+    def once(self) -> Hashable:
+        """The name under which at most one request like this one waits; None where all are made."""
+        if isinstance(self.writing, str) or self.purpose in (Purpose.CALL, Purpose.RECONCILE):
+            return None
+        return self.writing.once
 
 
 def uses(job: Job, outgoing: Outgoing | None) -> Uses:
@@ -98,6 +109,9 @@ class Outbound:
         self._budget = budget
         self._ids = count(1)
         self._requests: dict[int, Job] = {}
+        #: Requests made behind the one of the same name that is under way.
+        self._again: dict[Hashable, Job] = {}
+        self.polls = Polls()
         self.queue: Queue[Job] = Queue(budget)
 
     def write(
@@ -109,30 +123,49 @@ class Outbound:
         subject: str = "",
         topics: tuple[Topic, ...] = (),
     ) -> int:
-        """Queue what the adapter writes for ``outgoing``; return how many frames and requests that is.
+        """Queue what the adapter writes for ``outgoing``; return how many frames, requests and polls that is.
 
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        writings, chain = list(adapter.encode(outgoing)), Chain()
+        written, chain = list(adapter.encode(outgoing)), Chain()
+        writings = self.without_polls(written)
         for position, writing in enumerate(writings, start=1):
             job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else (), chain)
             chain.left += isinstance(writing, Fetch)
             self.queue.put(lane, uses(job, outgoing), job)
-        return len(writings)
+        return len(written)
 
-    def question(self, adapter: Adapter, text: str, of: RateOf) -> None:
-        """Queue a question of the adapter's own behind everything else; half of its budget is left to commands.
+    def without_polls(self, written: Iterable[str | Fetch | Poll]) -> list[str | Fetch]:
+        """Begin the polls among what the adapter wrote and return the rest."""
+        writings = []
+        for writing in written:
+            if isinstance(writing, Poll):
+                self.polls.put(writing)
+            else:
+                writings.append(writing)
+        return writings
 
-        The same question waits once.
-        """
-        self.queue.discard(lambda job: job.writing == text)
-        needs: Uses = {"frame": 1, of: 1 + self._budget.capacity(of) // 2}
-        self.queue.put(Lane.FETCH, {"frame": 1, of: 1}, Job(text, adapter), needs)
+    def poll_due(self, adapter: Adapter, now: float) -> None:
+        """Queue the poll that is due behind everything else; half of its budget is left to commands."""
+        poll = self.polls.take_due(now)
+        if poll is None:
+            return
+        job = Job(poll.request, adapter, Purpose.POLL, poll=poll.name)
+        drawn: Uses = {"frame": 1, poll.of: 1} if isinstance(poll.request, str) else uses(job, None)
+        needs = {of: cost if of == "frame" else cost + self._budget.capacity(of) // 2 for of, cost in drawn.items()}
+        job.chain.left += not isinstance(poll.request, str)
+        self.queue.put(Lane.FETCH, drawn, job, needs)
 
     def follow(self, fetch: Fetch, adapter: Adapter, job: Job | None) -> None:
         """Queue a further request, made for the same reason as ``job``; None for one that a message led to."""
         following = Job(fetch, adapter) if job is None else evolve(job, writing=fetch, topics=())
+        if (once := following.once) is not None:
+            if self.queue.has(lambda waiting: waiting.once == once):
+                return
+            if any(asked.once == once for asked in self._requests.values()):
+                self._again[once] = following
+                return
         following.chain.left += 1
         self.queue.put(Lane.CALL if following.purpose is Purpose.CALL else Lane.FETCH, uses(following, None), following)
 
@@ -172,6 +205,8 @@ class Outbound:
         job = self._requests.pop(number, None)
         if job is not None:
             job.chain.left -= 1
+            if (again := self._again.pop(job.once, None)) is not None and isinstance(again.writing, Fetch):
+                self.follow(again.writing, again.adapter, again)
         return job
 
     def under_way(self, purpose: Purpose) -> int:
@@ -181,6 +216,8 @@ class Outbound:
     def disconnected(self) -> None:
         """The connection is gone: nothing queued is sent, and only the answers to trading calls still matter."""
         self.queue.discard(lambda job: True)
+        self._again.clear()
+        self.polls.clear()
         self._requests = {number: job for number, job in self._requests.items() if job.purpose is Purpose.CALL}
 
     def forget_call(self, id: str) -> None:

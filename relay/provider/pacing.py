@@ -162,6 +162,10 @@ class Queue(Generic[Item]):
         """Return True if nothing of this lane waits."""
         return not self._lanes[lane]
 
+    def has(self, wanted: Callable[[Item], bool]) -> bool:
+        """Return True if an item waits that is ``wanted``."""
+        return any(wanted(item) for lane in self._lanes.values() for *_, item in lane)
+
     def put(self, lane: Lane, uses: Uses, item: Item, needs: Uses | None = None) -> None:
         """Queue ``item``; `take_due` returns it when it may go: when there is what it ``needs``, by default its ``uses``."""
         self._lanes[lane].append((needs or uses, uses, item))

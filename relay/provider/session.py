@@ -24,9 +24,11 @@ what the shell is to do; events leave through ``publish``.
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from math import inf
 from typing import Any
+
+import attrs
 
 from relay.adapter import (
     Ack,
@@ -46,6 +48,8 @@ from relay.adapter import (
     Nack,
     Partial,
     Ping,
+    Poll,
+    Polled,
     Processed,
     Ready,
     Redial,
@@ -192,6 +196,7 @@ class SessionMachine:
             deadline = min(deadline, self._transport.deadline(), core.outbound.queue.deadline())
         if self._life is Life.UP:
             deadline = min(deadline, core.topics.deadline(), core.renewal.deadline(), self._subscriptions.deadline())
+            deadline = min(deadline, core.outbound.polls.deadline())
         return deadline
 
     def _handle(self, turn: session_events.Input) -> None:
@@ -267,7 +272,12 @@ class SessionMachine:
             case CommandReply():
                 self._command_replied(item)
             case Send():
-                self._send_for_adapter(item)
+                core.at_once([item.text])
+            case Poll():
+                core.outbound.polls.put(item)
+                core.rearm()
+            case Polled():
+                self._polled(item.name, item.failed, final=item.final)
             case Processed():
                 ack = EventAck(item.ids, core.at.unix_ns // 1_000_000, self._correlation())
                 core.at_once(core.encode(ack))
@@ -289,13 +299,15 @@ class SessionMachine:
             case _:
                 self._inbound.unknown(repr(item), f"the adapter yielded a {type(item).__name__}")
 
-    def _send_for_adapter(self, send: Send) -> None:
+    def _polled(
+        self, name: Hashable, failed: Error | None = None, *, final: bool = False, at_least: float = 0.0
+    ) -> None:
+        """Plan the next request of a poll that was answered, or that failed for this reason."""
         core = self.core
-        if send.of is None:
-            core.at_once([send.text])
-        elif core.adapter is not None:
-            core.outbound.question(core.adapter, send.text, send.of)
-            core.rearm()
+        polls, is_failed = core.outbound.polls, failed is not None
+        if polls.answered(name, core.at.now, failed=is_failed, final=final, at_least=at_least) and failed is not None:
+            core.publish(attrs.evolve(failed, message=core.redact(failed.message)))
+        core.rearm()
 
     def _learned(self, learned: Learned) -> None:
         core = self.core
@@ -483,6 +495,8 @@ class SessionMachine:
                 if answer.ok:
                     self._handle_answer(job, answer)
                 self._subscriptions.snapshot_answered(job, answer, wait)
+            case Purpose.POLL:
+                self._poll_answered(job, answer, wait)
             case purpose:
                 self._handle_answer(job, answer, reconciling=purpose is Purpose.RECONCILE)
 
@@ -500,6 +514,18 @@ class SessionMachine:
             self._lose(f"preparing failed: {core.counters.samples[-1].why or 'an answer was not understood'}")
         elif not core.outbound.under_way(Purpose.PREPARE):
             self._dial()
+
+    def _poll_answered(self, job: Job, answer: Answer, wait: float | None) -> None:
+        """Hand over what a poll fetched; plan its next request when all of its pages have come."""
+        failed = None
+        if answer.ok:
+            self._handle_answer(job, answer)
+        if not answer.ok:
+            failed = Error(code="poll_failed", message=f"{job.poll}: {_status(answer)}")
+        elif job.chain.broken:
+            failed = Error(code="poll_failed", message=f"{job.poll}: the answer was not understood")
+        if failed is not None or job.chain.left <= 0:
+            self._polled(job.poll, failed, at_least=wait or 0.0)
 
     def _renewed(self, job: Job, answer: Answer, wait: float | None) -> None:
         """Handle the answer to a renewal, which has succeeded only if a login was learned from it."""
@@ -593,7 +619,11 @@ class SessionMachine:
                 core.put(core.outbound.output(job, core.at.now))
             except TemplateError as error:
                 core.error("template", str(error))
+                if job.poll is not None:
+                    core.outbound.polls.answered(job.poll, core.at.now, final=True)
                 continue
+            if job.poll is not None and isinstance(job.writing, str):
+                core.outbound.polls.sent(job.poll, core.at.now)
             if job.purpose is Purpose.CALL:
                 self._command_sent(job)
             if job.topics:
@@ -619,6 +649,8 @@ class SessionMachine:
         self._subscriptions.clocks(now)
         if self._life is Life.UP and self.core.renewal.take_due(now):
             self._renew()
+        if self._life is Life.UP and self.core.adapter is not None:
+            self._poll(self.core.adapter, now)
 
     def _transport_clock(self, now: float) -> None:
         if self._transport.silent(now) and self._is_quiet(now):
@@ -634,6 +666,13 @@ class SessionMachine:
     def _is_quiet(self, now: float) -> bool:
         """Return True if all markets are closed and no ping of ours is unanswered: a ping can then check the silence."""
         return self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.take_excuse(now)
+
+    def _poll(self, adapter: Adapter, now: float) -> None:
+        """Queue the next poll that is due; report one whose answer did not come in time."""
+        outbound = self.core.outbound
+        if (late := outbound.polls.overdue(now)) is not None:
+            self._polled(late, Error(code="poll_failed", message=f"{late}: no answer in time"))
+        outbound.poll_due(adapter, now)
 
     def _renew(self) -> None:
         core = self.core

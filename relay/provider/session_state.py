@@ -252,10 +252,12 @@ class SessionState:
         if self.adapter is None:
             return []
         try:
-            return list(self.adapter.encode(outgoing))
+            written = list(self.adapter.encode(outgoing))
         except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
             self.error("encode_failed", f"{type(outgoing).__name__}: {type(error).__name__}: {error}")
             return []
+        self.rearm()  # for the polls among it
+        return self.outbound.without_polls(written)
 
     def limited(self, retry_after: float | None) -> None:
         """The provider says that a limit was hit: nothing is asked for a while. When it ends is told where it is known."""

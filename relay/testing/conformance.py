@@ -34,7 +34,20 @@ from typing import Any
 import attrs
 import msgspec
 
-from relay.adapter import Adapter, CommandReply, Fetch, Hello, Partial, Signal, Subscribe, Unknown, Unsubscribe
+from relay.adapter import (
+    Adapter,
+    CommandReply,
+    Fetch,
+    Hello,
+    Partial,
+    Poll,
+    Polled,
+    Reconcile,
+    Signal,
+    Subscribe,
+    Unknown,
+    Unsubscribe,
+)
 from relay.model import serialize
 from relay.model.commands import Command
 from relay.model.events import Account, Event, Order, Position, Stamp
@@ -243,6 +256,25 @@ def check_frames(subject: Subject) -> None:
                 raise Broken(f"{type(outgoing).__name__}: not JSON, though the provider speaks JSON: {frame[:300]}")
 
 
+def check_polls(subject: Subject) -> None:
+    """Check that every poll has a name of its own, and JSON for a frame if the provider speaks JSON."""
+    speaks_json = subject.speaks_json()
+    yielded = [("encode(Reconcile)", item) for item in subject.prepared().encode(Reconcile())]
+    yielded += [(example.where, item) for example, _, result in subject.walk() for item in result.items]
+    requests: dict[Hashable, set[str]] = {}
+    for where, item in yielded:
+        if not isinstance(item, Poll):
+            continue
+        match item.request:
+            case str(frame) if speaks_json and not is_json(frame):
+                raise Broken(f"{where}: poll {item.name!r} is not JSON, though the provider speaks JSON: {frame[:300]}")
+            case str(asked) | Fetch(url=asked):
+                requests.setdefault(item.name, set()).add(asked)
+    for name, several in requests.items():
+        if len(several) > 1:
+            raise Broken(f"poll {name!r} is the name of several requests, of which only one is made: {sorted(several)}")
+
+
 def _frames(subject: Subject, outgoing: Any) -> list[str]:
     return [frame for frame in subject.prepared().encode(outgoing) if isinstance(frame, str)]
 
@@ -271,13 +303,13 @@ def check_secrets(subject: Subject) -> None:
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_examples, check_floats, check_prices, check_times, check_wire, check_mutations, check_answers, check_arbitrary,
     check_symbols,
-    check_offers, check_commands, check_frames, check_secrets,
+    check_offers, check_commands, check_frames, check_polls, check_secrets,
 )  # fmt: skip
 
 
 def _written(subject: Subject, command: Command) -> list[str | Fetch]:
     try:
-        return list(subject.prepared().encode(command))
+        return [item for item in subject.prepared().encode(command) if not isinstance(item, Poll)]
     except Exception as error:
         raise Broken(f"declares {command.name}, but encode raised {error!r} over {command}") from error
 
@@ -356,6 +388,8 @@ def _published(result: Read, states: States, now: float) -> Iterator[Event]:
                 yield news
         elif isinstance(state, Event):
             yield state
+        elif isinstance(state, Polled) and state.failed is not None:
+            yield state.failed
 
 
 # --- for tests -------------------------------------------------------------------------------------------------------

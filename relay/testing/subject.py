@@ -17,6 +17,7 @@ from relay.adapter import (
     Learned,
     Outgoing,
     Partial,
+    Poll,
     Reconcile,
     Snapshot,
     Subscribe,
@@ -290,7 +291,7 @@ def _name(outgoing: Outgoing) -> str:
 
 def _written(adapter: Adapter, outgoing: Outgoing) -> list[Fetch]:
     try:
-        return [writing for writing in adapter.encode(outgoing) if isinstance(writing, Fetch)]
+        return [*_fetches(adapter.encode(outgoing))]
     except Exception:  # noqa: BLE001 - what cannot be written is another check's
         return []
 
@@ -310,4 +311,12 @@ def _chain(of: Subject, where: str, adapter: Adapter, fetches: Iterable[Fetch]) 
             items = of.learn(adapter, adapter.fetched(fetch.tag, answer))
         except Exception:  # noqa: BLE001 - said by the check that reads the exchange
             return
-        waiting += [item for item in items if isinstance(item, Fetch)]
+        waiting += _fetches(items)
+
+
+def _fetches(items: Iterable[object]) -> Iterator[Fetch]:
+    """Yield the fetches among what an adapter yields, those of polls too."""
+    for item in items:
+        asked = item.request if isinstance(item, Poll) else item
+        if isinstance(asked, Fetch):
+            yield asked

@@ -21,9 +21,9 @@ from relay.adapter import (
     Context,
     Limited,
     Ping,
+    Poll,
     Rate,
     Redial,
-    Send,
     Subscribe,
     Unknown,
     Unsubscribe,
@@ -72,6 +72,7 @@ from support.crosstrade_session import (
     SECOND,
     VERBATIM,
     Published,
+    Questions,
     Session,
     carried_out,
     client,
@@ -111,26 +112,22 @@ def new_adapter(account="Sim101", name="", symbols=None, **options):
 
 
 def written(adapter, outgoing):
-    return [loads(text) for text in adapter.encode(outgoing)]
+    return [loads(text) for text in adapter.encode(outgoing) if not isinstance(text, Poll)]
 
 
 def decoded(adapter, **frame):
-    return adapter.published(adapter.decode(dumps(frame)))
+    """What a message tells, but for what is asked next."""
+    return adapter.published(Questions().take(adapter.decode(dumps(frame)), 0))
 
 
 def answered(adapter, command, **data):
-    """What is made of the answer to a command, but for what is asked next."""
+    """What is made of the answer to a command."""
     list(adapter.encode(command))
-    return [item for item in decoded(adapter, id=command.id, data=data) if not isinstance(item, Send)]
+    return decoded(adapter, id=command.id, data=data)
 
 
 def profit(realized="0.0", unrealized="0.0", name="Sim101"):
     return {"name": name, "realizedPnl": realized, "unrealizedPnl": unrealized, "netLiquidation": "100000.0"}
-
-
-def asks(items):
-    """The functions a message made the adapter call."""
-    return [loads(item.text)["api"] for item in items if isinstance(item, Send)]
 
 
 # --- the page's messages ---------------------------------------------------------------------------------------------
@@ -437,7 +434,7 @@ def test_an_answer_that_decides_nothing_leaves_the_command_open(command, data):
     """It becomes unknown at its deadline; a rejection would be a lie if the order is live, an acceptance if it is not."""
     adapter = new_adapter()
     list(adapter.encode(command))
-    (error,) = (item for item in decoded(adapter, id="c1", data=data) if not isinstance(item, Send))
+    (error,) = decoded(adapter, id="c1", data=data)
     assert error == Error(code="undecided", message=error.message, details={"id": "c1", "data": data})
     assert "c1" in error.message
     if command.name == "place_order":
@@ -503,8 +500,7 @@ def test_the_text_of_a_close_says_which_policy_was_violated(code, reason, meanin
 
 
 def listing(adapter, id, *positions):
-    items = decoded(adapter, id=id, data={"positions": list(positions), "count": len(positions), "success": True})
-    return [item for item in items if not isinstance(item, Send)]
+    return decoded(adapter, id=id, data={"positions": list(positions), "count": len(positions), "success": True})
 
 
 def test_the_documented_position():

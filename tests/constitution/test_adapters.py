@@ -17,7 +17,7 @@ SIMULATED = {"simulator", "exchange", "payloads", "tickets", "chain"}
 VENUE = 199
 #: Lines of a broker: what it needs today. The aim is 700; a number here only ever goes down.
 BUDGETS = {
-    "relay_crosstrade": 1209,
+    "relay_crosstrade": 1195,
     "relay_helio": 858,
     "relay_scaletrade": 833,
     "relay_shuriken": 491,

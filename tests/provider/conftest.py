@@ -24,6 +24,8 @@ from relay.adapter import (
     Offer,
     Outgoing,
     Ping,
+    Poll,
+    Polled,
     Processed,
     Ready,
     Reconcile,
@@ -146,8 +148,20 @@ class Venue(Adapter):
                 yield Error(code=code, message=message)
             case ["send", text]:
                 yield Send(text)
-            case ["question", text]:
-                yield Send(text, of="call")
+            case ["poll", name, every]:
+                yield Poll(name, dumps(name), every=every)
+            case ["poll url", url, every]:
+                yield Poll(url, Fetch(tag=url, url=url), every=every)
+            case ["rate", name, every]:
+                yield Poll(name, dumps(name), every=every, now=False)
+            case ["polled", name]:
+                yield Polled(name)
+            case ["polled", name, code]:
+                yield Polled(name, Error(code=code, message=f"no {name}"))
+            case ["no more", name]:
+                yield Polled(name, final=True)
+            case ["fetch once", url, name]:
+                yield Fetch(tag=url, url=url, once=name)
             case ["processed", *ids]:
                 yield Processed(tuple(ids))
             case ["learned", values, expires_at]:

@@ -180,40 +180,6 @@ def test_shutdown_answers_what_is_open(rig):
     assert event.outcome == "unknown"
 
 
-# --- an adapter's own questions --------------------------------------------------------------------------------------
-
-
-def test_questions_leave_half_of_the_budget_to_commands(rig):
-    r = rig(limits=(Rate(1, burst=8, of="call"),))
-    r.up(0)
-    asked = [r.texts(r.say(["question", f"{n}"])) for n in range(6)]
-    assert [len(texts) for texts in asked] == [1, 1, 1, 1, 0, 0]
-    sent = [r.texts(r.ask(order(f"c{n}"))) for n in range(4)]
-    assert sent == [[{"order": f"c{n}"}] for n in range(4)], "none of them waits"
-    r.ask(order("late"))
-    assert r.texts(r.tick(1)) == [{"order": "late"}], "and the first to wait is a command"
-    assert r.texts(r.tick(5)) == []
-    assert r.texts(r.tick(6)) == [4]
-
-
-def test_the_same_question_waits_once(rig):
-    r = rig(limits=(Rate(1, burst=2, of="call"),))
-    r.up(0)
-    r.ask(order())
-    for question in ("1", "2", "1", "1"):
-        r.say(["question", question])
-    assert [r.texts(r.tick(at)) for at in (1, 2, 3, 9)] == [[2], [1], [], []]
-
-
-def test_a_question_ends_with_its_connection(rig):
-    r = rig(limits=(Rate(1, burst=1, of="call"),))
-    r.up(0)
-    r.ask(order())
-    r.say(["question", "1"])
-    r.do(session_events.Closed(1006), 2)
-    assert r.texts(r.up(40)) == []
-
-
 def test_asking_for_what_is_open_is_charged_as_a_call(rig):
     r = rig(options={"lists": "yes"}, limits=(Rate(1, burst=4, of="call"),))
     assert r.texts(r.up(0)) == ["open?"]

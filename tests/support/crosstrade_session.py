@@ -8,7 +8,7 @@ import attrs
 import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
-from relay.adapter import CommandReply, Complete, Context, Reconcile, Redial, Send, Subscribe, Unsubscribe
+from relay.adapter import CommandReply, Complete, Context, Poll, Polled, Reconcile, Redial, Subscribe, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -26,6 +26,7 @@ from relay.model.commands import (
 )
 from relay.model.events import Account, Order, Position
 from relay.provider.accounts import States
+from relay.provider.polls import Polls
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_crosstrade.adapter import CrossTrade
@@ -108,6 +109,43 @@ class Published:
         return published
 
 
+class Questions:
+    """The polls of one connection, as a session asks them.
+
+    Attributes:
+        asked: every poll that was asked, in order.
+    """
+
+    def __init__(self) -> None:
+        self.polls = Polls()
+        self.asked: list[Poll] = []
+
+    def take(self, items, now) -> list:
+        """Begin and answer the polls among ``items``; return the others, with the error of a poll that failed."""
+        rest = []
+        for item in items:
+            if isinstance(item, Poll):
+                self.polls.put(item)
+            elif isinstance(item, Polled):
+                first = self.polls.answered(item.name, now, failed=item.failed is not None, final=item.final)
+                rest += [item.failed] if first else []
+            else:
+                rest.append(item)
+        return rest
+
+    def due(self, now) -> str | None:
+        """The frame that is to be sent now; what came too late has failed."""
+        if (late := self.polls.overdue(now)) is not None:
+            self.polls.answered(late, now, failed=True)
+        poll = self.polls.take_due(now)
+        if poll is None:
+            return None
+        assert poll.of == "call", "a poll is charged"
+        self.polls.sent(poll.name, now)
+        self.asked.append(poll)
+        return str(poll.request)
+
+
 class Line:
     """A link that remembers what was sent, in the place of one with a socket."""
 
@@ -142,6 +180,7 @@ class Session:
     def connect(self) -> None:
         """A new connection, with a new adapter."""
         self.adapter = CrossTrade(self.context)
+        self.questions = Questions()
         self.line = Line()
         self._record("open", url="ws://127.0.0.1/ws/stream")
         assert self.simulator.admit(self.line.request) is None
@@ -150,7 +189,8 @@ class Session:
 
     def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers."""
-        return [item for text in self.adapter.encode(outgoing) for item in self.send(text)]
+        written = self.questions.take(self.adapter.encode(outgoing), self.now_ns / SECOND)
+        return [item for text in written for item in self.send(text)] + self.ask()
 
     def send(self, text: str) -> list:
         self._record("out", text)
@@ -166,17 +206,20 @@ class Session:
         return items
 
     def hear(self) -> list:
-        """Read what came, and send at once what is to be, as a session does."""
+        """Read what came, and ask at once what is to be, as a session does."""
         items = []
         for text in self.line.take():
             self._record("in", text)
-            for item in self.published(self.adapter.decode(text)):
+            for item in self.published(self.questions.take(self.adapter.decode(text), self.now_ns / SECOND)):
                 items.append(item)
-                if isinstance(item, Send):
-                    items += self.send(item.text)
                 if isinstance(item, Redial):
                     self.line.take()
-        return items
+        return items + self.ask()
+
+    def ask(self) -> list:
+        """Ask what is due; return what the answer tells."""
+        text = self.questions.due(self.now_ns / SECOND)
+        return [] if text is None else self.send(text)
 
     def _record(self, dir, data="", **about) -> None:
         self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))

@@ -1,0 +1,133 @@
+"""Polls: requests repeated for what a provider does not stream, one at a time.
+
+Of the requests that are due, those asked only once go first, then the one that has been due the longest. The next one is
+taken when the one under way was answered, or was not answered in time. A request that failed is repeated after `AGAIN`
+seconds, then ever more rarely; asking for it anew does not hasten it.
+"""
+
+from collections.abc import Hashable
+from itertools import count
+from math import inf
+
+from attrs import define
+
+from relay.adapter import Poll
+from relay.limits import backoff
+
+#: Seconds until a request that failed is repeated, doubling up to the second number.
+AGAIN, RARELY = 1.0, 30.0
+#: Requests of one connection that may wait; further ones are refused.
+MOST = 1000
+
+
+@define(eq=False)
+class _Plan:
+    """One poll: when it is due, its place among those of the same time, and how often it failed in a row.
+
+    Attributes:
+        again: it was asked for anew while it was under way, so that its answer may be too old.
+    """
+
+    poll: Poll
+    due_at: float
+    place: int
+    asked_at: float = -inf
+    failures: int = 0
+    again: bool = False
+
+
+class Polls:
+    """The polls of one connection. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._new: list[Poll] = []
+        self._plans: dict[Hashable, _Plan] = {}
+        self._places = count()
+        self._asked: Hashable = None
+        self._answer_by = inf
+        #: Polls that were refused since there were too many.
+        self.refused = 0
+
+    def put(self, poll: Poll) -> None:
+        """Begin ``poll``, or change the one of the same name."""
+        self._new.append(poll)
+
+    def take_due(self, now: float) -> Poll | None:
+        """Mark the poll whose request is to be queued now as under way and return it; None when there is none."""
+        new, self._new = self._new, []
+        for poll in new:
+            self._admit(poll, now)
+        if self._asked is not None:
+            return None
+        due = [plan for plan in self._plans.values() if plan.due_at <= now]
+        if not due:
+            return None
+        plan = min(due, key=lambda plan: (plan.poll.every is not None, plan.due_at, plan.place))
+        plan.asked_at, plan.again = now, False
+        self._asked, self._answer_by = plan.poll.name, inf
+        return plan.poll
+
+    def _admit(self, poll: Poll, now: float) -> None:
+        plan = self._plans.get(poll.name)
+        due_at = now if poll.now else now + (poll.every or 0.0)
+        if plan is None and len(self._plans) >= MOST:
+            self.refused += 1
+        elif plan is None:
+            self._plans[poll.name] = _Plan(poll, due_at, next(self._places))
+        else:
+            plan.poll = poll
+            plan.again |= poll.now and poll.name == self._asked
+            if not plan.failures:
+                plan.due_at = min(plan.due_at, due_at)
+
+    def sent(self, name: Hashable, now: float) -> None:
+        """Note that the request of this poll was sent: its answer is waited for from now on."""
+        plan = self._plans.get(name)
+        if plan is not None and name == self._asked:
+            plan.asked_at, self._answer_by = now, now + plan.poll.within
+
+    def overdue(self, now: float) -> Hashable:
+        """Return the name of the poll whose answer did not come in time; None when there is none."""
+        return self._asked if now >= self._answer_by else None
+
+    def answered(
+        self, name: Hashable, now: float, *, failed: bool = False, final: bool = False, at_least: float = 0.0
+    ) -> bool:
+        """Plan the next request of a poll that was answered; return True if that is its first failure in a row.
+
+        Args:
+            failed: it is asked again with backoff, after ``at_least`` seconds.
+            final: it is not asked again.
+        """
+        plan = self._plans.get(name)
+        if is_asked := name == self._asked:
+            self._asked, self._answer_by = None, inf
+        if plan is None:
+            return failed
+        if not is_asked:  # the answer to another connection's request, or one that comes too late
+            plan.asked_at = now
+        first = failed and not plan.failures
+        plan.failures = plan.failures + 1 if failed else 0
+        every = plan.poll.every
+        if final or not (failed or plan.again or every):
+            del self._plans[name]
+        elif failed:
+            plan.due_at = now + max(at_least, backoff(AGAIN, RARELY, plan.failures - 1))
+        else:
+            plan.due_at = now if plan.again or every is None else plan.asked_at + every
+        plan.place = next(self._places)
+        return first
+
+    def clear(self) -> None:
+        """Forget everything: the connection is gone."""
+        self._new.clear()
+        self._plans.clear()
+        self._asked, self._answer_by = None, inf
+
+    def deadline(self) -> float:
+        """Return the time at which `take_due` or `overdue` may have something."""
+        if self._new:
+            return -inf
+        if self._asked is not None:
+            return self._answer_by
+        return min((plan.due_at for plan in self._plans.values()), default=inf)
