@@ -21,8 +21,9 @@ import trio
 
 import relay
 from relay.adapter import Backoff
-from relay.auth import KeyRing
+from relay.auth import KeyRing, channel_refusal
 from relay.errors import OperatorError
+from relay.hub.app import ChannelKeys
 from relay.hub.hub import Hub
 from relay.hub.topic import PublishedEvent
 from relay.model.events import Event, Reply, Stamp
@@ -69,7 +70,7 @@ class PluginCode:
             try:
                 changed = transform.value(event, stamp)
             except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self._failed(transform.plugin, "transform", error)
+                self.failed(transform.plugin, "transform", error)
                 continue
             if changed is None:
                 self.withheld[transform.plugin] += 1
@@ -83,7 +84,7 @@ class PluginCode:
             try:
                 tap.value(event, stamp, id)
             except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self._failed(tap.plugin, "tap", error)
+                self.failed(tap.plugin, "tap", error)
 
     def watch(self, event: ChannelEvent) -> None:
         """Pass a channel event to the watchers."""
@@ -91,9 +92,10 @@ class PluginCode:
             try:
                 watcher.value(event)
             except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self._failed(watcher.plugin, "watcher", error)
+                self.failed(watcher.plugin, "watcher", error)
 
-    def _failed(self, plugin: str, what: str, error: Exception) -> None:
+    def failed(self, plugin: str, what: str, error: Exception) -> None:
+        """Count an exception of a plugin, and log the first one and each power of ten."""
         self.failures[plugin] += 1
         count = self.failures[plugin]
         if count == 10 ** (len(str(count)) - 1):
@@ -147,6 +149,7 @@ class Relay:
             is_private=self.providers.is_private,
             on_channel_event=self._plugin_code.watch,
             on_command=self._command_service.client_command,
+            keys=ChannelKeys(digest_of=self._keys.digest_of, refusal=self._key_refusal),
             history=settings.history,
             outbox=settings.outbox,
             pinned=self.providers.pinned(),
@@ -226,10 +229,14 @@ class Relay:
         self._stopped.set()
 
     def reload(self, settings: Settings) -> None:
-        """Apply new apps, API keys and providers' credentials (see `Providers.reload`) to the running relay."""
+        """Apply new apps, API keys and providers' credentials (see `Providers.reload`) to the running relay.
+
+        What the new apps and keys do not allow any more ends at once: subscriptions, sign-ins, the right to send commands.
+        """
         self.hub.replace_apps(settings.apps, trio.current_time())
         self._keys.replace(settings.api_keys)
         self.providers.reload(settings.providers)
+        self.hub.recheck(trio.current_time())
 
     async def run(self, *, task_status: trio.TaskStatus["Relay"] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until `stop`.
@@ -295,6 +302,17 @@ class Relay:
             command_service=self._command_service,
             log_counts=self._log_counts,
         )
+
+    def _key_refusal(self, name: str, channel: str) -> str | None:
+        """Return why the API key of that name may not hold the channel; see `relay.hub.app.ChannelKeys`."""
+        key = self._keys.named(name)
+        if key is None:
+            return f"there is no API key {name}"
+        try:
+            return channel_refusal(key, channel, self._authorize)
+        except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+            self._plugin_code.failed("relay_authorize", "authorizer", error)
+            return f"{channel} cannot be authorized now"
 
     def _authorize(self, api_key: str, channel: str) -> Grant | None:
         for each in self._authorizers:

@@ -4,22 +4,19 @@ Clients present a key as text; the relay stores only its digest. A plain SHA-256
 source (`tickrelay key` makes them), so there is no dictionary to try. A slow, salted password hash would only let strangers
 use up the relay's CPU with wrong keys.
 
-The rights of a key are tuples of patterns in which ``*`` matches any run of characters:
-
-- ``streams``: ids of market and status streams, ``<provider>.<kind>``: ``binance.*``, ``*.quote``, ``helio.status``;
-- ``accounts``, ``trade``: ``<provider>.<account>``. Trading on an account implies reading it.
+The rights of a key are patterns (`relay.model.patterns`): ``streams`` names market and status streams, ``accounts`` and
+``trade`` name accounts. Trading on an account implies reading it.
 """
 
 import hashlib
 import hmac
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from attrs import field, frozen, validators
 
-from relay.model.channels import Stream
-
-Pattern = re.Pattern[str]
+from relay.model.channels import ChannelError, Stream, parse_channel
+from relay.model.patterns import AccountPattern, StreamPattern, account_pattern, any_account, stream_pattern
 
 _name = validators.matches_re(r"[A-Za-z0-9_.@-]{1,128}")
 _digest = validators.matches_re(r"[0-9a-f]{64}")
@@ -36,17 +33,24 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _compiled(patterns: Iterable[str]) -> tuple[Pattern, ...]:
-    return tuple(re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL) for pattern in patterns)
+class Decision(Protocol):
+    """A decision about one channel."""
 
+    @property
+    def allowed(self) -> bool:
+        """True if the channel may be held."""
 
-def _matches(patterns: Iterable[Pattern], text: str) -> bool:
-    return any(pattern.fullmatch(text) for pattern in patterns)
+    @property
+    def reason(self) -> str:
+        """The reason of a refusal, for the client."""
 
 
 @frozen(kw_only=True)
 class ApiKey:
-    """One key: its name (shown in presence channels and logs), its digest, and its rights."""
+    """One key: its name (shown in presence channels and logs), its digest, and its rights.
+
+    Raises `relay.model.patterns.PatternError` for a pattern that can never match.
+    """
 
     name: str = field(validator=_name)
     digest: str = field(repr=False, validator=_digest)
@@ -57,58 +61,64 @@ class ApiKey:
     """Accounts it may read; none by default."""
     trade: tuple[str, ...] = field(default=(), converter=_texts)
     """Accounts it may trade on, and therefore read; none by default."""
-    _streams: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
-    _accounts: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
-    _trade: tuple[Pattern, ...] = field(init=False, repr=False, eq=False)
+    _streams: tuple[StreamPattern, ...] = field(init=False, repr=False, eq=False)
+    _accounts: tuple[AccountPattern, ...] = field(init=False, repr=False, eq=False)
+    _trade: tuple[AccountPattern, ...] = field(init=False, repr=False, eq=False)
 
     @_streams.default
-    def _compile_streams(self) -> tuple[Pattern, ...]:
-        return _compiled(self.streams)
+    def _compile_streams(self) -> tuple[StreamPattern, ...]:
+        return tuple(map(stream_pattern, self.streams))
 
     @_accounts.default
-    def _compile_accounts(self) -> tuple[Pattern, ...]:
-        return _compiled((*self.accounts, *self.trade))
+    def _compile_accounts(self) -> tuple[AccountPattern, ...]:
+        return tuple(map(account_pattern, (*self.accounts, *self.trade)))
 
     @_trade.default
-    def _compile_trade(self) -> tuple[Pattern, ...]:
-        return _compiled(self.trade)
+    def _compile_trade(self) -> tuple[AccountPattern, ...]:
+        return tuple(map(account_pattern, self.trade))
 
     def may_read(self, stream: Stream) -> bool:
         """Return True if the key may read this stream, on a channel of any prefix."""
         topic = stream.topic
         if topic.kind == "account":
-            return _matches(self._accounts, f"{stream.provider}.{topic.account}")
-        return _matches(self._streams, f"{stream.provider}.{topic.kind}")
+            return self.may_read_account(stream.provider, topic.account or "")
+        return any(pattern.matches(stream) for pattern in self._streams)
+
+    def may_read_some(self, provider: str, kind: str) -> bool:
+        """Return True if the key may read some streams of this kind (not of an account) of this provider."""
+        return any(pattern.may_read_some(provider, kind) for pattern in self._streams)
+
+    def may_read_account(self, provider: str, account: str) -> bool:
+        """Return True if the key may read this account of this provider."""
+        return any_account(self._accounts, provider, account)
 
     def may_trade(self, provider: str, account: str) -> bool:
         """Return True if the key may trade on this account of this provider."""
-        return _matches(self._trade, f"{provider}.{account}")
+        return any_account(self._trade, provider, account)
+
+    def may_trade_all(self, provider: str) -> bool:
+        """Return True if the key may trade on every account of this provider, known or not."""
+        return any(pattern.provider.fullmatch(provider) and pattern.whole_provider for pattern in self._trade)
 
     def may_trade_some(self, provider: str) -> bool:
         """Return True if the key may trade on some account of this provider, existing or not."""
-        return any(_may_begin(pattern, f"{provider}.") for pattern in self.trade)
-
-    def trade_proof(self, socket_id: str, channel: str) -> str:
-        """Return a signature that proves that the connection joined the channel with this key.
-
-        The holder of an app's secret can sign any member's name for a channel. Commands in client events are therefore
-        accepted only from a connection that also presents this signature, which is made with the stored digest of the key:
-        only the relay and the key's holder can make it.
-        """
-        text = f"tickrelay trade {socket_id} {channel}"
-        return hmac.new(self.digest.encode(), text.encode(), hashlib.sha256).hexdigest()
-
-    def proves_trade(self, proof: str, socket_id: str, channel: str) -> bool:
-        """Return True if `proof` is the `trade_proof` of this connection and channel. Compares in constant time."""
-        return hmac.compare_digest(
-            self.trade_proof(socket_id, channel).encode(), proof.encode("utf-8", "surrogatepass")
-        )
+        return any(pattern.provider.fullmatch(provider) for pattern in self._trade)
 
 
-def _may_begin(pattern: str, beginning: str) -> bool:
-    """Return True if some text that begins with `beginning` matches `pattern`."""
-    literal, star, _ = pattern.partition("*")
-    return literal.startswith(beginning) or (bool(star) and beginning.startswith(literal))
+Authorize = Callable[[str, str], Decision | None]
+"""Decides whether the API key of that name may hold a channel; None leaves it to the configuration."""
+
+
+def channel_refusal(key: ApiKey, channel: str, authorize: Authorize) -> str | None:
+    """Return why the key may not hold the channel, None where it may."""
+    decision = authorize(key.name, channel)
+    if decision is not None:
+        return None if decision.allowed else decision.reason or f"not allowed to subscribe to {channel}"
+    try:
+        allowed = key.may_read(parse_channel(channel))
+    except ChannelError:
+        return f"{channel} is an application's own: its own server authorizes it"
+    return None if allowed else f"API key {key.name} may not read {channel}"
 
 
 class KeyRing:
@@ -140,6 +150,11 @@ class KeyRing:
     def named(self, name: str) -> ApiKey | None:
         """Return the key of that name, or None."""
         return next((key for key in self._keys if key.name == name), None)
+
+    def digest_of(self, name: str) -> str | None:
+        """Return the digest of the key of that name, or None."""
+        key = self.named(name)
+        return None if key is None else key.digest
 
     def find(self, presented: str) -> ApiKey | None:
         """Return the key that was presented, or None.

@@ -22,7 +22,7 @@ from relay.hub.encoding import decode_data, decode_name, encode_head, plain_tail
 from relay.hub.history import HistoryEntry, HistoryLimits
 from relay.hub.members import SubscriptionCounts, Users
 from relay.hub.outbox import Delivery, Outbox, Policy, control
-from relay.hub.streams import Known, Streams, Sweep, claims_stream, stream_of
+from relay.hub.streams import Known, Streams, Sweep, account_of, claims_stream, stream_of
 from relay.hub.topic import Channel, PublishedEvent, TopicState, catch_up
 from relay.limits import TokenBucket
 from relay.model.channels import Stream
@@ -42,16 +42,28 @@ from relay.pusher.messages import (
     PingPeer,
     PresenceMember,
     ProtocolError,
+    PusherCloseCode,
     ResumePosition,
     SendMessage,
     SignIn,
 )
 from relay.pusher.names import channel_type
+from relay.pusher.signatures import Authority
 from relay.trading.registry import COMMAND, ClientCommand, OnCommand, Rejected, Repeated
 from relay.websocket.frames import encode_ping
 
 _PING = Delivery(encode_ping(), "", Policy.CONTROL, 0)
 _ERROR_TYPES = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}
+
+
+@frozen(kw_only=True)
+class ChannelKeys:
+    """The API keys, as far as channels need them."""
+
+    digest_of: Callable[[str], str | None] = lambda name: None
+    """Returns the digest of the key of that name, None where there is none."""
+    refusal: Callable[[str, str], str | None] = lambda name, channel: f"there is no API key {name}"
+    """Returns why the key of that name may not hold the channel, None where it may. Must not raise."""
 
 
 @frozen(kw_only=True)
@@ -68,6 +80,7 @@ class Shared:
     is_private: Callable[[Stream], bool]
     on_channel_event: Callable[[ChannelEvent], object]
     on_command: OnCommand
+    keys: "ChannelKeys"
     dropped: Counter[Policy] = field(factory=Counter)
     """Deliveries that slow subscribers did not get unchanged, over all channels."""
 
@@ -157,7 +170,7 @@ class SubscriberSession:
                 case LeaveChannel(channel):
                     self._app_state.unsubscribe(self, channel, now)
                 case ClientEvent(channel):
-                    self._app_state.client_event(self, action, self.connection.channels.get(channel))
+                    self._app_state.client_event(self, action, self.connection.authorities.get(channel))
                 case SignIn():
                     self._app_state.sign_in(self, action)
                 case CloseConnection(code, reason):
@@ -243,6 +256,8 @@ class AppState:
         """Add the connection to a channel, or refuse it with `subscription_error`."""
         name, channel = request.channel, self.channels.get(request.channel)
         try:
+            if request.authority is not None and (reason := self._unauthorized(name, request.authority)) is not None:
+                raise ProtocolError(reason, status=401)
             if channel is None:
                 channel = Channel(name, self._topic(name, now))
             self._check_capacity(channel, request.member)
@@ -283,16 +298,16 @@ class AppState:
         if channel.topic.stream is not None:
             self._shared.streams.remove_channel(channel.topic.stream)
 
-    def client_event(self, session: SubscriberSession, event: ClientEvent, member: PresenceMember | None) -> None:
+    def client_event(self, session: SubscriberSession, event: ClientEvent, authority: Authority | None) -> None:
         """Send a client's event to the channel's other subscribers. It has no number and is not kept.
 
-        A command on an account's channel is executed and not sent on. `member` is the one the connection joined the channel
-        as.
+        A command on an account's channel is executed and not sent on. `authority` is the one by which the connection holds
+        the channel.
         """
         channel = self.channels[event.channel]
         stream = channel.topic.stream
         if event.event == COMMAND and stream is not None and stream.topic.kind == "account":
-            self._command(session, event, stream, member)
+            self._command(session, event, stream, authority)
             return
         text = messages.event(event.channel, event.event, event.data, user_id=event.user_id)
         channel.send(text, Policy.NEVER_DROP, but=session.socket_id)
@@ -306,15 +321,15 @@ class AppState:
         )
 
     def _command(
-        self, session: SubscriberSession, event: ClientEvent, stream: Stream, member: PresenceMember | None
+        self, session: SubscriberSession, event: ClientEvent, stream: Stream, authority: Authority | None
     ) -> None:
         answer = self._shared.on_command(
             ClientCommand(
                 stream=stream,
                 channel=event.channel,
                 socket_id=session.socket_id,
-                user_id=None if member is None else member.user_id,
-                user_info=None if member is None else member.user_info,
+                key=None if authority is None else authority.key,
+                digest=None if authority is None else authority.digest,
                 data=event.data,
             )
         )
@@ -343,6 +358,44 @@ class AppState:
         for socket_id in self.users.watchers(user_id):
             if socket_id != but.socket_id:
                 self.sessions[socket_id].send(text)
+
+    def recheck(self, now: float) -> None:
+        """End what the present keys and secrets would not allow to begin, after a reload.
+
+        A subscription ends with `pusher:subscription_error` and the reason; a connection whose user's sign-in is not valid
+        any more is closed with 4009.
+        """
+        for session in list(self.sessions.values()):
+            connection = session.connection
+            if connection.user_secret not in (None, *self.app.secrets):
+                session.end(
+                    PusherCloseCode.UNAUTHORIZED, "the secret that signed the user in is not valid any more", now
+                )
+                continue
+            for name, authority in list(connection.authorities.items()):
+                if (reason := self._unauthorized(name, authority)) is not None:
+                    self.unsubscribe(session, name, now)
+                    session.refuse(name, ProtocolError(reason, status=401))
+
+    def _unauthorized(self, name: str, authority: Authority) -> str | None:
+        """Return why this authority does not open the channel (now), None where it does."""
+        if authority.secret not in self.app.secrets:
+            return "the app's secret that signed this subscription is not valid any more"
+        if authority.key is None:
+            return self.closed_account(name)
+        if self._shared.keys.digest_of(authority.key) != authority.digest:
+            return f"API key {authority.key} is not valid any more"
+        return self._shared.keys.refusal(authority.key, name)
+
+    def closed_account(self, name: str) -> str | None:
+        """Return why the app's secret alone does not open this channel, None where it does."""
+        account = account_of(name)
+        if account is None or self.app.may_read_account(*account):
+            return None
+        return (
+            f"{name} needs the relay's own authorization: POST /api/v2/ws/auth with an API key that may read the account "
+            "(or accounts = [...] of the app lets its secret read it)"
+        )
 
     # The app's own events --------------------------------------------------------------------------------------------
 
@@ -531,5 +584,7 @@ class AppState:
         self._notify_server("subscription_count", channel, subscription_count=len(channel))
 
     def _notify_server(self, name: str, channel: Channel, **details: object) -> None:
+        if self.closed_account(channel.name) is not None:
+            return  # who reads an account is nothing that the app's server may know
         event = ChannelEvent(app_id=self.app.id, name=name, channel=channel.name, **details)  # type: ignore[arg-type]
         self._shared.on_channel_event(event)

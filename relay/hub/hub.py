@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
-from relay.hub.app import AppState, HistoryPage, RefusedSession, Shared, SubscriberSession
+from relay.hub.app import AppState, ChannelKeys, HistoryPage, RefusedSession, Shared, SubscriberSession
 from relay.hub.history import HistoryLimits
 from relay.hub.outbox import CompressedOutbox, Outbox, OutboxLimits
 from relay.hub.streams import Known, Streams
@@ -59,6 +59,7 @@ class Hub:
         is_private: Callable[[Stream], bool] = lambda stream: False,
         on_channel_event: Callable[[ChannelEvent], object] = lambda event: None,
         on_command: OnCommand = off,
+        keys: ChannelKeys | None = None,
         history: HistoryLimits | None = None,
         outbox: OutboxLimits | None = None,
         pinned: Iterable[Stream] = (),
@@ -73,6 +74,7 @@ class Hub:
             known: returns the error of a stream a channel names (unknown provider, symbol, account), None when it is fine.
             is_private: returns True if a market stream's data may only be sent on `private-` or `presence-` channels.
             on_channel_event: called with what an app's server may want to know; must return at once and not raise.
+            keys: the API keys by which the relay authorizes channels; none by default.
             on_command: executes the commands that clients send as events on accounts' channels.
             pinned: streams whose events are kept with or without subscribers.
         """
@@ -87,6 +89,7 @@ class Hub:
             is_private=is_private,
             on_channel_event=on_channel_event,
             on_command=on_command,
+            keys=keys or ChannelKeys(),
         )
         self._streams = self._shared.streams
         self._ids = self._shared.ids
@@ -162,7 +165,8 @@ class Hub:
             close = refusal or CloseConnection(PusherCloseCode.APP_UNKNOWN, PusherCloseCode.APP_UNKNOWN.meaning)
             return RefusedSession(close, _protocol(query))
         outbox = (CompressedOutbox if compressed else Outbox)(app_state, self._outbox_limits)
-        session = SubscriberSession(app_state, ServerConnection(app_state.app, self._socket_ids(), now), outbox)
+        connection = ServerConnection(app_state.app, self._socket_ids(), now, self._shared.keys.digest_of)
+        session = SubscriberSession(app_state, connection, outbox)
         session.open(_parameters(query), now)
         return session
 
@@ -218,6 +222,15 @@ class Hub:
                 _end_all(app_state, PusherCloseCode.APP_DISABLED, PusherCloseCode.APP_DISABLED.meaning, now)
         self._by_key = {app_state.app.key: app_state for app_state in self._by_id.values()}
 
+    def recheck(self, now: float) -> None:
+        """End every subscription and sign-in that the present apps and API keys do not allow. Called after a reload."""
+        for app_state in self._by_id.values():
+            app_state.recheck(now)
+
+    def closed_account(self, app_id: str, name: str) -> str | None:
+        """Return why the app's secret alone does not open this channel, None where it does (all but accounts' channels)."""
+        return self._app_state(app_id).closed_account(name)
+
     def app(self, app_id: str) -> App | None:
         """Return the app of that id."""
         app_state = self._by_id.get(app_id)
@@ -231,9 +244,16 @@ class Hub:
     # Queries of an app's server; all raise UnknownApp -----------------------------------------------------------------
 
     def channels(self, app_id: str, prefix: str, now: float) -> Mapping[str, ChannelState]:
-        """Return the occupied channels whose names begin with `prefix`, without their cached events."""
+        """Return the occupied channels whose names begin with `prefix`, without their cached events.
+
+        Accounts' channels that are not open to the app's secret are left out.
+        """
         app_state = self._app_state(app_id)
-        return {name: app_state.state(name, now, cache=False) for name in app_state.channels if name.startswith(prefix)}
+        return {
+            name: app_state.state(name, now, cache=False)
+            for name in app_state.channels
+            if name.startswith(prefix) and app_state.closed_account(name) is None
+        }
 
     def channel_info(self, app_id: str, name: str, now: float) -> ChannelState:
         """Return the state of one channel, occupied or not."""

@@ -45,6 +45,18 @@ def claims_stream(name: str) -> bool:
     return bool(dot) and kind in _RESERVED
 
 
+def account_of(name: str) -> tuple[str, str] | None:
+    """Return the provider and account whose channel this is, None for every other name."""
+    if not claims_stream(name):
+        return None
+    try:
+        stream = parse_channel(name)
+    except ChannelError:
+        return None
+    account = stream.topic.account
+    return None if account is None else (stream.provider, account)
+
+
 def stream_of(name: str, known: Known, is_private: Callable[[Stream], bool]) -> Stream | None:
     """Return the stream a channel stands for, None when it is an application's own.
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from attrs import field, frozen, validators
 
+from relay.model.patterns import AccountPattern, account_pattern, any_account
+
 __all__ = ["App", "Limits"]
 
 _positive = validators.gt(0)
@@ -82,12 +84,15 @@ class App:
     """Seconds until a connection that uses nothing is closed with 4202."""
     authorization_timeout: float | None = field(default=None, validator=_positive_or_none)
     """Seconds to sign in or to join an authorized channel, else 4009; None demands neither (authorized connections)."""
+    accounts: tuple[str, ...] = field(default=(), converter=tuple)
+    """Accounts whose channels this app's secret alone opens (`relay.model.patterns`); else an API key is needed."""
     subscription_count: bool = False
     """Subscribers are told how many they are (`pusher_internal:subscription_count`)."""
     cache_ttl: float = field(default=1800, validator=_positive)
     """Seconds a cache channel keeps its last event."""
     limits: Limits = field(factory=Limits)
     _origins: tuple[re.Pattern[str], ...] = field(init=False, repr=False, eq=False)
+    _accounts: tuple[AccountPattern, ...] = field(init=False, repr=False, eq=False)
 
     @secrets.validator
     def _check_secrets(self, _: object, secrets: Iterable[str]) -> None:
@@ -97,6 +102,14 @@ class App:
     @_origins.default
     def _compile_origins(self) -> tuple[re.Pattern[str], ...]:
         return tuple(map(_origin_pattern, self.allowed_origins))
+
+    @_accounts.default
+    def _compile_accounts(self) -> tuple[AccountPattern, ...]:
+        return tuple(map(account_pattern, self.accounts))
+
+    def may_read_account(self, provider: str, account: str) -> bool:
+        """Return whether the app's secret opens this account's channels."""
+        return any_account(self._accounts, provider, account)
 
     @property
     def secret(self) -> str:

@@ -22,7 +22,7 @@ After a Close nothing more comes out but what `lost` gives back.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from types import MappingProxyType
 
@@ -52,7 +52,7 @@ from .names import (
     is_client_event,
     server_to_user_id,
 )
-from .signatures import verify_channel_auth, verify_user_auth
+from .signatures import Authority, user_secret, verify_authority
 
 __all__ = ["PROTOCOLS", "ServerConnection", "admit", "hears_error"]
 
@@ -92,27 +92,36 @@ class ServerConnection:
     """One client's connection to one app, as the relay sees it. Times are monotonic seconds."""
 
     __slots__ = (
+        "_authorities",
         "_authorized",
         "_channels",
         "_client_events",
+        "_digest_of",
         "_opened",
         "_pinged",
         "_seen",
         "_used",
         "_user",
+        "_user_secret",
         "app",
         "closed",
         "protocol",
         "socket_id",
     )
 
-    def __init__(self, app: App, socket_id: str, now: float) -> None:
+    def __init__(
+        self, app: App, socket_id: str, now: float, digest_of: Callable[[str], str | None] = lambda name: None
+    ) -> None:
+        """`digest_of` returns the digest of the API key of that name, or None."""
         self.app = app
         """May be replaced while the connection is open; what it says counts from then on."""
         self.socket_id = socket_id
         self.protocol = PROTOCOLS[-1]
         self.closed = False
         self._channels: dict[str, PresenceMember | None] = {}
+        self._authorities: dict[str, Authority] = {}
+        self._digest_of = digest_of
+        self._user_secret: str | None = None
         self._opened = self._seen = self._used = now
         self._pinged: float | None = None
         self._authorized = False
@@ -124,6 +133,16 @@ class ServerConnection:
     def channels(self) -> Mapping[str, PresenceMember | None]:
         """The channels held, each with the member it was joined as (None where there is none)."""
         return MappingProxyType(self._channels)
+
+    @property
+    def authorities(self) -> Mapping[str, Authority]:
+        """By what right each of the channels is held that need a signature."""
+        return MappingProxyType(self._authorities)
+
+    @property
+    def user_secret(self) -> str | None:
+        """The app's secret that signed the user in, None where no user is."""
+        return self._user_secret
 
     @property
     def user_id(self) -> str | None:
@@ -191,7 +210,7 @@ class ServerConnection:
 
     def forget(self, channel: str) -> None:
         """The hub has refused or ended this subscription, and told the client."""
-        self._channels.pop(channel, None)
+        self._drop(channel)
 
     def close(self, code: int, reason: str = "") -> list[Action]:
         """The relay's own wish to close: shutdown 4200, terminated 4009, too slow 4100. Nothing if already closed."""
@@ -201,6 +220,7 @@ class ServerConnection:
         """The socket has ended, from whichever side: an Unsubscribe for every channel still held."""
         left: list[Action] = [LeaveChannel(channel) for channel in self._channels]
         self._channels.clear()
+        self._authorities.clear()
         self.closed = True
         self._user = None
         return left
@@ -262,7 +282,13 @@ class ServerConnection:
             kind = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}.get(exc.status, "InvalidRequest")
             return [SendMessage(messages.subscription_error(channel, kind, exc.message, exc.status))]
         self._channels[channel] = subscribe.member
+        if subscribe.authority is not None:
+            self._authorities[channel] = subscribe.authority
         return [subscribe]
+
+    def _drop(self, channel: str) -> None:
+        self._channels.pop(channel, None)
+        self._authorities.pop(channel, None)
 
     def _checked(self, channel: str, data: Mapping[str, object]) -> JoinChannel:
         limits = self.app.limits
@@ -271,10 +297,11 @@ class ServerConnection:
             raise ProtocolError(
                 f"connection holds {limits.subscriptions} channels, the most allowed (limit subscriptions)", status=403
             )
-        member = self._authorize(channel, kind, data)
+        authority, member = self._authorize(channel, kind, data)
         subscribe = JoinChannel(
             channel=channel,
             member=member,
+            authority=authority,
             resume=resume_of(data.get("resume")),
             rewind=rewind_of(data.get("rewind"), limits.rewind),
             ids=ids_of(data.get("ids")),
@@ -282,23 +309,26 @@ class ServerConnection:
         self._authorized = self._authorized or kind.authorized
         return subscribe
 
-    def _authorize(self, channel: str, kind: ChannelType, data: Mapping[str, object]) -> PresenceMember | None:
+    def _authorize(
+        self, channel: str, kind: ChannelType, data: Mapping[str, object]
+    ) -> tuple[Authority | None, PresenceMember | None]:
         if kind is ChannelType.SERVER_TO_USER:
             if self.user_id is None or server_to_user_id(channel) != self.user_id:
                 raise ProtocolError("channel belongs to a user this connection is not signed in as", status=401)
-            return None
+            return None, None
         if not kind.authorized:
-            return None
+            return None, None
         auth, channel_data = data.get("auth"), data.get("channel_data")
         if not isinstance(auth, str) or not auth:
             raise ProtocolError("auth is missing: this channel needs a signature", status=401)
         if channel_data is not None and not isinstance(channel_data, str):
             raise ProtocolError("channel_data must be a string of JSON, exactly as it was signed")
-        if not verify_channel_auth(self.app, auth, self.socket_id, channel, channel_data):
+        authority = verify_authority(self.app, auth, self.socket_id, channel, channel_data, self._digest_of)
+        if authority is None:
             raise ProtocolError(
                 "auth is not this app's signature for this socket, channel and channel_data", status=401
             )
-        return self._member(kind, channel_data)
+        return authority, self._member(kind, channel_data)
 
     def _member(self, kind: ChannelType, channel_data: str | None) -> PresenceMember | None:
         if kind.presence and not channel_data and self._user is not None:
@@ -317,20 +347,22 @@ class ServerConnection:
             raise ProtocolError("pusher:unsubscribe: channel must be a string")
         if channel not in self._channels:
             raise ProtocolError(f"No current subscription to channel {channel[:200]}")
-        del self._channels[channel]
+        self._drop(channel)
         return [LeaveChannel(channel)]
 
     def _sign_in(self, data: Mapping[str, object]) -> list[Action]:
         auth, user_data = data.get("auth"), data.get("user_data")
         if not isinstance(auth, str) or not isinstance(user_data, str):
             raise ProtocolError("pusher:signin: auth and user_data must be strings")
-        if not verify_user_auth(self.app, auth, self.socket_id, user_data):
+        secret = user_secret(self.app, auth, self.socket_id, user_data)
+        if secret is None:
             raise ProtocolError("pusher:signin: auth is not this app's signature for this socket and user_data")
         limit = self.app.limits.watchlist
         user = user_of(user_data, self.app.limits)
         if self.user_id not in (None, user.id):
             raise ProtocolError("connection is already signed in as another user")
         self._user, self._authorized = PresenceMember(user.id, user.user_info), True
+        self._user_secret = secret
         actions: list[Action] = [SendMessage(messages.signin_success(user_data))]
         if len(user.watchlist) > limit:
             text = f"watchlist is longer than {limit} users (limit watchlist): the first ones are watched"

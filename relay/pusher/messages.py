@@ -16,7 +16,9 @@ from enum import IntEnum
 from typing import Any, Literal, TypeVar
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
+
+from .signatures import Authority
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 
@@ -114,6 +116,8 @@ class JoinChannel:
     """The client has seen everything up to here and wants the rest."""
     rewind: int | None = None
     """The client wants the last so many events."""
+    authority: Authority | None = field(default=None, repr=False, eq=False)
+    """By what right, on channels that need a signature."""
     ids: bool = False
     """The client wants `id` and `seq` beside events whose data has none."""
 

@@ -7,14 +7,18 @@ app has several: the first signs, each verifies.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import quote, unquote, unquote_plus
+
+from attrs import field, frozen
 
 from .apps import App
 
 __all__ = [
+    "Authority",
     "channel_auth",
     "channel_string",
+    "key_auth",
     "md5_hex",
     "query_pairs",
     "request_string",
@@ -22,8 +26,10 @@ __all__ = [
     "sign",
     "signed_query",
     "user_auth",
+    "user_secret",
     "user_string",
     "verify",
+    "verify_authority",
     "verify_channel_auth",
     "verify_request",
     "verify_user_auth",
@@ -86,14 +92,74 @@ def verify_channel_auth(app: App, auth: str, socket_id: str, channel: str, chann
     return _verify_auth(app, auth, channel_string(socket_id, channel, channel_data))
 
 
+@frozen
+class Authority:
+    """By what right a connection holds a channel: a secret of the app, with the API key the relay vouched for."""
+
+    secret: str = field(repr=False)
+    key: str | None = None
+    """Name of the API key."""
+    digest: str | None = field(default=None, repr=False)
+    """Digest of the API key as it was then."""
+
+
+def _key_secret(secret: str, digest: str) -> str:
+    """Return the secret of the relay's own proofs: neither the app's server nor the key's holder knows both halves."""
+    return f"tickrelay {secret} {digest}"
+
+
+def key_auth(app: App, name: str, digest: str, socket_id: str, channel: str, channel_data: str | None = None) -> str:
+    """The `auth` by which the relay itself vouches for an API key: `APPKEY@NAME:signature`.
+
+    Clients pass it on unread, as every `auth`. An app's server cannot make it: it does not know the key's digest.
+    """
+    text = channel_string(socket_id, channel, channel_data)
+    return f"{app.key}@{name}:{sign(_key_secret(app.secret, digest), text)}"
+
+
+def verify_authority(
+    app: App,
+    auth: str,
+    socket_id: str,
+    channel: str,
+    channel_data: str | None,
+    digest_of: Callable[[str], str | None],
+) -> Authority | None:
+    """Return by whose right `auth` opens this channel to this socket; None where it proves nothing.
+
+    `digest_of` returns the digest of the API key of that name, or None.
+    """
+    signer, _, signature = auth.rpartition(":")
+    app_key, vouched, name = signer.partition("@")
+    text = channel_string(socket_id, channel, channel_data)
+    key = name if vouched else None
+    digest = None if key is None else digest_of(key)
+    if not same(app_key, app.key) or (key is not None and digest is None):
+        return None
+    found = None
+    for secret in app.secrets:
+        if verify((secret if digest is None else _key_secret(secret, digest),), text, signature):
+            found = Authority(secret, key, digest)
+    return found
+
+
 def user_auth(app: App, socket_id: str, user_data: str) -> str:
     """The `auth` an app's server gives a client to sign in: `KEY:signature`."""
     return _auth(app, user_string(socket_id, user_data))
 
 
+def user_secret(app: App, auth: str, socket_id: str, user_data: str) -> str | None:
+    """Return the app's secret that made this `auth` for a sign-in, None where none did."""
+    key, _, signature = auth.rpartition(":")
+    if not same(key, app.key):
+        return None
+    text = user_string(socket_id, user_data)
+    return next((secret for secret in app.secrets if verify((secret,), text, signature)), None)
+
+
 def verify_user_auth(app: App, auth: str, socket_id: str, user_data: str) -> bool:
     """Return whether `auth` is this app's for exactly this socket and user_data."""
-    return _verify_auth(app, auth, user_string(socket_id, user_data))
+    return user_secret(app, auth, socket_id, user_data) is not None
 
 
 # Requests of the HTTP API --------------------------------------------------------------------------------------------

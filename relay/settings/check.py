@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 from attrs import Factory, asdict, define, field, frozen
 
 from relay.auth import ApiKey, hash_key
-from relay.errors import suggestion
-from relay.model.channels import ALL, split_prefix
-from relay.model.events import MARKET_KINDS
+from relay.errors import nearest, suggestion
+from relay.model.channels import ALL
+from relay.model.patterns import PATTERN_KINDS, AccountPattern, PatternError, account_pattern, stream_pattern
 from relay.pusher.apps import App
 from relay.settings.structure import Problem, Reading
-from relay.settings.tables import HOW_TO_WRITE, ApiKeyTable, AppTable, Document, SecretRef, Server, Tls
+from relay.settings.tables import HOW_TO_WRITE, ApiKeyTable, AppTable, Document, ProviderTable, SecretRef, Server, Tls
 
 DEMO_APP_ID = "1"
 DEMO_KEY = "demo-key"
@@ -268,6 +268,12 @@ def _app(check: Check, name: str, table: AppTable) -> App | None:
     if id is None or key is None or secret is None:
         return None
     rest: dict[str, Any] = asdict(table, recurse=False, filter=lambda attribute, _: attribute.name not in _NOT_OF_APP)
+    rest["accounts"] = _account_patterns(check, table.accounts, "apps", name, "accounts")
+    if rest["accounts"]:
+        check.notes.append(
+            f"apps.{name}.accounts: whoever has this app's secret reads orders, positions and balances of "
+            f"{', '.join(rest['accounts'])} without an API key"
+        )
     rest["secrets"] = [secret] if previous is None else [secret, previous]
     return App(id=id, key=key, name=name, **rest)
 
@@ -302,7 +308,9 @@ def resolve_api_keys(check: Check) -> tuple[ApiKey, ...]:
     """Return the API keys and report their problems."""
     keys: list[ApiKey] = []
     for name, table in check.reading.value.api_keys.items():
-        _patterns(check, name, table)
+        streams = _stream_patterns(check, table.streams, "api_keys", name, "streams")
+        accounts = _account_patterns(check, table.accounts, "api_keys", name, "accounts")
+        trade = _account_patterns(check, table.trade, "api_keys", name, "trade")
         digest = _digest(check, name, table)
         if _key_name(name) is None:
             check.wrong("the name of an API key is letters, digits, -, _, . and @", "api_keys", name)
@@ -310,9 +318,7 @@ def resolve_api_keys(check: Check) -> tuple[ApiKey, ...]:
             same = next((key.name for key in keys if key.digest == digest), None)
             if same is not None:
                 check.wrong(f"is the same key as api_keys.{same}", "api_keys", name)
-            keys.append(
-                ApiKey(name=name, digest=digest, streams=table.streams, accounts=table.accounts, trade=table.trade)
-            )
+            keys.append(ApiKey(name=name, digest=digest, streams=streams, accounts=accounts, trade=trade))
     return tuple(keys)
 
 
@@ -329,25 +335,52 @@ def _digest(check: Check, name: str, table: ApiKeyTable) -> str | None:
     return table.sha256
 
 
-def _patterns(check: Check, name: str, table: ApiKeyTable) -> None:
-    """Report patterns that cannot match anything, so that a misspelt permission is noticed before production."""
-    providers = set(check.reading.value.providers)
-    for pattern in table.streams:
-        prefix, rest = split_prefix(pattern)
-        kind, _, tail = rest.partition(".")
-        if prefix:
-            check.wrong_item(f"{pattern}: write it without {prefix}", "api_keys", name, "streams")
-        elif "*" not in kind and kind not in MARKET_KINDS | {"status"}:
-            near = suggestion(kind, MARKET_KINDS | {"status"})
-            check.wrong_item(f"{pattern}: no stream is of kind {kind}; {near}", "api_keys", name, "streams")
-        else:
-            _provider(check, pattern, tail, providers | {ALL}, "api_keys", name, "streams")
-    for key, patterns in (("accounts", table.accounts), ("trade", table.trade)):
-        for pattern in patterns:
-            _provider(check, pattern, pattern, providers, "api_keys", name, key)
+def _stream_patterns(check: Check, patterns: Iterable[str], *path: str) -> list[str]:
+    """Return the patterns that can match something; report the others, so that a misspelt right is noticed at once."""
+    known = {*check.reading.value.providers, ALL}
+    good = []
+    for text in patterns:
+        try:
+            pattern = stream_pattern(text)
+        except PatternError as error:
+            check.wrong_item(str(error), *path)
+            continue
+        good.append(text)
+        if not any(map(pattern.provider.fullmatch, known)) and not check.reading.spoiled("providers"):
+            check.wrong_item(f"{text}: {_no_provider(pattern.provider_part, known - {ALL}, text)}", *path)
+    return good
 
 
-def _provider(check: Check, pattern: str, tail: str, known: set[str], *path: str) -> None:
-    provider, _, _ = tail.partition(".")
-    if provider and "*" not in provider and provider not in known and not check.reading.spoiled("providers"):
-        check.wrong_item(f"{pattern}: no provider is named {provider}; {suggestion(provider, known - {ALL})}", *path)
+def _no_provider(name: str, known: set[str], pattern: str) -> str:
+    kind = nearest(name, PATTERN_KINDS)
+    if kind is not None and pattern.startswith(name) and nearest(name, known) is None:
+        return f"no stream is of kind {name}; did you mean {kind}?"
+    return f"no provider is named {name}; {suggestion(name, known)}"
+
+
+def _account_patterns(check: Check, patterns: Iterable[str], *path: str) -> list[str]:
+    """Return the patterns that can match an account, and report the others."""
+    providers = check.reading.value.providers
+    good = []
+    for text in patterns:
+        try:
+            pattern = account_pattern(text)
+        except PatternError as error:
+            check.wrong_item(str(error), *path)
+            continue
+        good.append(text)
+        meant = {name: table for name, table in providers.items() if pattern.provider.fullmatch(name)}
+        if check.reading.spoiled("providers"):
+            continue
+        if not meant and not text.startswith("*"):
+            check.wrong_item(f"{text}: {_no_provider(pattern.provider_part, set(providers), '')}", *path)
+        elif meant and not any(_may_have(table, pattern) for table in meant.values()):
+            accounts = {account for table in meant.values() for account in table.accounts}
+            account = text.partition(".")[2]
+            check.wrong_item(f"{text}: no account is named {account}; {suggestion(account, accounts)}", *path)
+    return good
+
+
+def _may_have(table: ProviderTable, pattern: AccountPattern) -> bool:
+    """Return True if an account of this provider can match; one that names none may have any."""
+    return not table.accounts or any(map(pattern.account.fullmatch, table.accounts))

@@ -117,6 +117,9 @@ class AppTable:
     """Seconds until a connection that uses nothing is closed with 4202."""
     authorization_timeout: float | None = field(default=None, validator=_positive_or_none)
     """Seconds to sign in or to join an authorized channel, else 4009. Not demanded when absent."""
+    accounts: tuple[str, ...] = ()
+    """Accounts whose channels the app's secret alone opens, as `<provider>.<account>`; `check` warns of it. By default none:
+    the relay itself authorizes for them, by API key."""
     subscription_count: bool = False
     """Tell subscribers how many they are."""
     cache_ttl: float = field(default=1800, validator=_positive)
@@ -133,7 +136,8 @@ class ApiKeyTable:
     sha256: str | None = field(default=None, validator=validators.optional(validators.matches_re("[0-9a-f]{64}")))
     """SHA-256 of the key in hex, so that the key stands nowhere."""
     streams: tuple[str, ...] = ("*",)
-    """Market and status streams it may read: channel names without prefix, `*` for any text, e.g. `quote.binance.*`."""
+    """Market and status streams it may read, by channel names without prefix (`quote.binance.BTC-USDT`, `status.*`) or ids
+    of the catalog (`binance.quote`, `binance.*`). `*` stands for any text; parts left out at the end stand for all."""
     accounts: tuple[str, ...] = ()
     """Accounts it may read, as `<provider>.<account>` with `*` for any text."""
     trade: tuple[str, ...] = ()

@@ -123,16 +123,16 @@ class ClientCommand:
     Attributes:
         stream: the account's.
         channel: the channel's name, prefix included.
-        user_id: the member the connection joined the channel as; None where the authorization named none.
-        user_info: JSON text of what the authorization says of the member.
+        key: name of the API key by which the connection joined the channel; None where it was none.
+        digest: the digest of that key, as it was then.
         data: the command's text.
     """
 
     stream: Stream
     channel: str
     socket_id: str
-    user_id: str | None = None
-    user_info: str | None = field(default=None, repr=False)
+    key: str | None = None
+    digest: str | None = field(default=None, repr=False)
     data: str
 
 

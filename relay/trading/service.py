@@ -347,21 +347,11 @@ class CommandService:
 
     def _trader(self, sent: ClientCommand) -> ApiKey:
         """The API key by which the connection joined the channel."""
-        key = self._keys.named(sent.user_id) if sent.user_id is not None else None
-        if key is None or not key.proves_trade(_proof(sent.user_info), sent.socket_id, sent.channel):
+        key = self._keys.named(sent.key) if sent.key is not None else None
+        if key is None or key.digest != sent.digest:
             message = f"{sent.channel} was not joined by an API key that may trade; /api/v2/ws/auth signs it for one"
             raise CommandRefused(Refusal.FORBIDDEN, message)
         return key
-
-
-def _proof(user_info: str | None) -> str:
-    """The proof in what the bootstrap signed of a member."""
-    try:
-        info = command_input.read(user_info or "{}")
-    except CommandError:
-        return ""
-    proof = info.get("trade")
-    return proof if isinstance(proof, str) else ""
 
 
 def _may_not(key: ApiKey, provider: str, account: str | None) -> CommandRefused:

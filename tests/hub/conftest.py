@@ -18,7 +18,7 @@ from relay.pusher.apps import App
 from relay.pusher.names import channel_type
 from relay.pusher.signatures import channel_auth, user_auth
 
-APP = App(id="1", key="key", secrets=("secret",), client_events=True)
+APP = App(id="1", key="key", secrets=("secret",), client_events=True, accounts=("*",))
 RECEIVED_AT = "2025-01-15T10:30:00.120Z"
 
 

@@ -58,10 +58,14 @@ def test_by_default_a_key_reads_every_market_and_status_stream_and_no_account() 
     ("pattern", "readable"),
     [
         ("binance.*", {"quote.binance.X", "candle.binance.X.1m"}),
+        ("quote.*", {"quote.binance.X", "quote.binance-us.X", "quote.all.X"}),
         ("*.quote", {"quote.binance.X", "quote.binance-us.X", "quote.all.X"}),
         ("binance.quote", {"quote.binance.X"}),
-        ("", set()),
-        ("bin.nce.quote", set()),
+        ("bin*", {"quote.binance.X", "quote.binance-us.X", "candle.binance.X.1m"}),
+        ("*.binance", {"quote.binance.X", "candle.binance.X.1m"}),
+        ("candle.binance.X.1m", {"candle.binance.X.1m"}),
+        ("binance.candle.X.1h", set()),
+        ("*.*.Y", set()),
     ],
 )
 def test_stream_patterns_match_the_whole_id(pattern: str, readable: set[str]) -> None:
@@ -81,7 +85,7 @@ def test_accounts_are_granted_one_by_one_and_trading_implies_reading() -> None:
 
 
 def test_stream_rights_never_reach_an_account() -> None:
-    assert not key(streams=("*", "helio.account", "*.account")).may_read(account("helio", "demo"))
+    assert not key(streams=("*", "*.*", "helio.*")).may_read(account("helio", "demo"))
 
 
 @pytest.mark.parametrize(

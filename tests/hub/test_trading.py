@@ -3,10 +3,15 @@
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from relay.auth import ApiKey, hash_key
+from relay.hub.app import ChannelKeys
 from relay.model.channels import Stream, Topic
+from relay.pusher.apps import App
+from relay.pusher.signatures import key_auth, sign, verify_authority
 from relay.trading.registry import ClientCommand, Rejected, Repeated
+from tests.hub.conftest import APP
 
 CHANNEL = "presence-account.x.A"
 KEY = ApiKey(name="desk", digest=hash_key("k"), trade=("x.A", "cross*", "*.main"))
@@ -47,8 +52,6 @@ def test_a_command_is_for_the_relay_alone(relay: Any, taking: Taking) -> None:
         stream=Stream("x", Topic(kind="account", account="A")),
         channel=CHANNEL,
         socket_id=ada.socket_id,
-        user_id="ada",
-        user_info='{"name": "Ada"}',
         data='{"command": "list_orders", "n": 1}',
     )
 
@@ -61,13 +64,18 @@ def test_numbers_in_a_command_keep_their_digits(relay: Any, taking: Taking) -> N
     assert taking.commands[0].data == '{"quantity":1.10}'
 
 
-def test_a_private_channel_tells_who_joined_it(relay: Any, taking: Taking) -> None:
-    known, unknown = relay.client(), relay.client()
-    known.subscribe("private-account.x.A", "ada")
-    unknown.subscribe("private-account.x.A")
-    for client in (known, unknown):
-        client.send("client-command", {}, channel="private-account.x.A")
-    assert [command.user_id for command in taking.commands] == ["ada", None]
+@pytest.mark.parametrize("channel", [CHANNEL, "private-account.x.A"])
+def test_a_command_says_by_which_key_its_channel_was_joined(relay_of: Any, taking: Taking, channel: str) -> None:
+    keys = ChannelKeys(digest_of={KEY.name: KEY.digest}.get, refusal=lambda name, channel: None)
+    relay = relay_of(on_command=taking, keys=keys)
+    by_key, by_secret = relay.client(), relay.client()
+    member = '{"user_id":"desk"}' if channel == CHANNEL else None
+    auth = key_auth(APP, KEY.name, KEY.digest, by_key.socket_id, channel, member)
+    by_key.send("pusher:subscribe", {"channel": channel, "auth": auth, "channel_data": member})
+    by_secret.subscribe(channel, "desk")
+    for client in (by_key, by_secret):
+        client.send("client-command", {}, channel=channel)
+    assert [(command.key, command.digest) for command in taking.commands] == [("desk", KEY.digest), (None, None)]
 
 
 def test_only_the_sender_gets_the_refusal(relay: Any, taking: Taking) -> None:
@@ -127,19 +135,25 @@ def test_a_hub_that_takes_none_says_so(relay_of: Any) -> None:
         ("cross*", "cro", False),
         ("*.main", "helio", True),
         ("h*.main", "helio", True),
-        ("x", "x", False),
     ],
 )
 def test_whether_a_key_could_trade_at_a_provider(trade: str, provider: str, may: bool) -> None:
     assert ApiKey(name="k", digest=hash_key("k"), trade=(trade,)).may_trade_some(provider) is may
 
 
-def test_a_proof_is_of_one_key_one_connection_and_one_channel() -> None:
-    proof = KEY.trade_proof("1.2", CHANNEL)
-    assert KEY.proves_trade(proof, "1.2", CHANNEL)
-    other = ApiKey(name="desk", digest=hash_key("other"), trade=("*",))
-    assert not other.proves_trade(proof, "1.2", CHANNEL)
-    assert not KEY.proves_trade(proof, "1.3", CHANNEL)
-    assert not KEY.proves_trade(proof, "1.2", "private-account.x.A")
-    assert not KEY.proves_trade("", "1.2", CHANNEL)
-    assert not KEY.proves_trade("é", "1.2", CHANNEL)
+def test_a_proof_is_of_one_app_key_connection_and_channel() -> None:
+    def proves(app: App, digest: str | None, socket_id: str, channel: str, auth: str | None = None) -> bool:
+        return verify_authority(app, auth or made, socket_id, channel, None, lambda name: digest) is not None
+
+    made = key_auth(APP, KEY.name, KEY.digest, "1.2", CHANNEL)
+    assert proves(APP, KEY.digest, "1.2", CHANNEL)
+    assert not proves(APP, hash_key("other"), "1.2", CHANNEL)
+    assert not proves(APP, None, "1.2", CHANNEL)
+    assert not proves(evolve(APP, key="another"), KEY.digest, "1.2", CHANNEL)
+    assert not proves(evolve(APP, secrets=("another",)), KEY.digest, "1.2", CHANNEL)
+    assert not proves(APP, KEY.digest, "1.3", CHANNEL)
+    assert not proves(APP, KEY.digest, "1.2", "private-account.x.A")
+    assert not proves(APP, KEY.digest, "1.2", CHANNEL, f"key@{KEY.name}:é")
+    # Neither half makes it: the app's server has the secret, the key's holder its digest.
+    for secret in (APP.secret, KEY.digest, hash_key("other")):
+        assert not proves(APP, KEY.digest, "1.2", CHANNEL, f"key@{KEY.name}:{sign(secret, f'1.2:{CHANNEL}')}")

@@ -10,6 +10,7 @@ from typing import Any
 import pusher
 import pytest
 import trio
+from attrs import evolve
 
 from relay.model.enums import OrderEvent, OrderStatus, Side
 from relay.model.events import Order, Quote, Stamp
@@ -30,7 +31,7 @@ class Relay(Rig):
 
 @pytest.fixture
 async def relay(nursery: trio.Nursery) -> AsyncIterator[Relay]:
-    relay = Relay(ApiSettings(app_id="3"), frozen=False)
+    relay = Relay(ApiSettings(app_id="3"), [evolve(APP, accounts=("helio.demo",))], frozen=False)
     edge = SubscriberServer(relay.hub.connect)
     listeners = await open_listeners("127.0.0.1", 0)
     relay.port = listeners[0].socket.getsockname()[1]

@@ -19,7 +19,7 @@ VENUE = "[providers.venue]\n"
 
 HOW = 'write { env = "NAME" } or { file = "/path" }'
 APPS = (
-    "activity_timeout, allowed_origins, authorization_timeout, cache_ttl, client_events, enabled, id, "
+    "accounts, activity_timeout, allowed_origins, authorization_timeout, cache_ttl, client_events, enabled, id, "
     "inactivity_timeout, key, limits, max_connections, non_numeric_id, pong_timeout, previous_secret, require_tls, "
     "secret, subscription_count"
 )
@@ -82,6 +82,17 @@ BAD: list[tuple[str, list[str]]] = [
     ("[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['quotes.*']", ["api_keys.a.streams: quotes.*: no stream is of kind quotes; did you mean quote?"]),
     ("[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['private-quote.*']", ["api_keys.a.streams: private-quote.*: write it without private-"]),
     (VENUE + "[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['quote.veneu.*']", ["api_keys.a.streams: quote.veneu.*: no provider is named veneu; did you mean venue?"]),
+    ("[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['quote']", ["api_keys.a.streams: quote: names no stream; write quote.*"]),
+    ("[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['binance.qoute.BTC']", ["api_keys.a.streams: binance.qoute.BTC: no stream is of kind qoute; did you mean quote?"]),
+    ("[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['']", ["api_keys.a.streams: a pattern is empty; write for example quote.*"]),
+    ("[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['quote..X']", ["api_keys.a.streams: quote..X: a pattern is KIND.PROVIDER.SYMBOL or PROVIDER.KIND.SYMBOL, a point in a symbol =2E"]),
+    ("[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['helio.account']", ["api_keys.a.streams: helio.account: accounts are no streams; grant them under accounts, as PROVIDER.ACCOUNT"]),
+    (VENUE + "[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['status.venue.X']", ["api_keys.a.streams: status.venue.X: status streams have no symbol; write status.venue"]),
+    (VENUE + "[api_keys.a]\nkey = { env = 'API_KEY' }\nstreams = ['quote.venue.X.1m']", ["api_keys.a.streams: quote.venue.X.1m: quote streams have no timeframe; write quote.venue.X"]),
+    (VENUE + "[api_keys.a]\nkey = { env = 'API_KEY' }\naccounts = ['venue']", ["api_keys.a.accounts: venue: names no account; write venue.* for all of this provider's"]),
+    (VENUE + "[api_keys.a]\nkey = { env = 'API_KEY' }\naccounts = ['account.venue.main']", ["api_keys.a.accounts: account.venue.main: write venue.main"]),
+    (VENUE + "[api_keys.a]\nkey = { env = 'API_KEY' }\naccounts = ['private-account.venue.main']", ["api_keys.a.accounts: private-account.venue.main: write it without private-"]),
+    ("[apps.b]\nid = 8\nkey = 'b'\nsecret = { env = 'OLD_SECRET' }\naccounts = ['acme.live']", ["apps.b.accounts: acme.live: no provider is named acme; there are none"]),
     ("[api_keys.a]\nkey = { env = 'API_KEY' }\ntrade = ['acme.live']", ["api_keys.a.trade: acme.live: no provider is named acme; there are none"]),
     # providers
     ("[providers.Acme]\nadapter = 'venue'", ["providers.Acme: a provider's name is lower-case letters, digits, - and _, and not `all`"]),

@@ -11,8 +11,8 @@ import httpx
 import trio
 
 from relay.adapter import Offer
-from relay.auth import ApiKey, KeyRing, hash_key
-from relay.hub.app import SubscriberSession
+from relay.auth import ApiKey, KeyRing, channel_refusal, hash_key
+from relay.hub.app import ChannelKeys, SubscriberSession
 from relay.hub.hub import Hub
 from relay.plugins.hookspecs import ChannelEvent
 from relay.provider.catalog import CatalogEntry, merged_entries, provider_entries
@@ -113,6 +113,12 @@ class Rig:
             want=lambda stream: None,
             unwant=lambda stream: None,
             on_channel_event=told.send_nowait,
+            keys=ChannelKeys(
+                digest_of=KEYS.digest_of,
+                refusal=lambda name, channel: channel_refusal(
+                    next(key for key in KEYS if key.name == name), channel, more.get("authorize", lambda *_: None)
+                ),
+            ),
         )
         self.api = build_api(
             settings or ApiSettings(app_id="3", status_public=True, version="1.2.3"),

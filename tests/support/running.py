@@ -35,7 +35,7 @@ async def running_relay(
     document = {
         "allow_inline_secrets": True,
         "server": {"listen": "127.0.0.1:0", "status_public": True},
-        "apps": {"main": APP},
+        "apps": {"main": {**APP, "accounts": ["*"]}},
         "api_keys": {"main": {"key": API_KEY, "accounts": ["*"]}},
         "providers": dict(providers or {}),
         **tables,

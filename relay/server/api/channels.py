@@ -15,8 +15,8 @@ from attrs import evolve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.auth import ApiKey, KeyRing
-from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel
+from relay.auth import ApiKey, KeyRing, channel_refusal
+from relay.model.channels import ALL, Stream, Topic, channel_name
 from relay.model.events import ACCOUNT_KINDS, KINDS
 from relay.model.serialize import event_schema
 from relay.plugins.hookspecs import Grant
@@ -24,7 +24,7 @@ from relay.provider.catalog import CatalogEntry, UnknownStream, find
 from relay.pusher.apps import App
 from relay.pusher.messages import ProtocolError
 from relay.pusher.names import channel_type, check_channel_name, check_socket_id
-from relay.pusher.signatures import channel_auth
+from relay.pusher.signatures import key_auth
 from relay.server.api.answers import Refusal, json_answer, read_body, unauthorized
 from relay.server.api.settings import ApiSettings, PublicAddress, parse_address
 
@@ -96,11 +96,11 @@ class Bootstrap:
         key, app = bearer(request, self._keys), self._app()
         fields = _auth_fields(request.headers.get("content-type", ""), await self._body(request))
         socket_id, channel = _checked(fields, app)
-        grant = self._authorize(key.name, channel) or self._configured(key, channel)
-        if not grant.allowed:
-            raise Refusal(403, grant.reason or f"not allowed to subscribe to {channel}", field="channel_name")
-        data = _member(key, socket_id, channel)
-        answer = {"auth": channel_auth(app, socket_id, channel, data)}
+        reason = channel_refusal(key, channel, self._authorize)
+        if reason is not None:
+            raise Refusal(403, reason, field="channel_name")
+        data = _member(key, channel)
+        answer = {"auth": key_auth(app, key.name, key.digest, socket_id, channel, data)}
         return json_answer(answer if data is None else {**answer, "channel_data": data})
 
     async def schema(self, request: Request) -> Response:
@@ -147,13 +147,6 @@ class Bootstrap:
             raise Refusal(400, unknown.message, field=f"{where}.{unknown.field}") from None
         return _subscribed(entry, stream, entry.event, address)
 
-    def _configured(self, key: ApiKey, channel: str) -> Grant:
-        try:
-            allowed = key.may_read(parse_channel(channel))
-        except ChannelError:
-            return Grant(False, f"{channel} is an application's own: its own server authorizes it")
-        return Grant(allowed, "" if allowed else f"API key {key.name} may not read {channel}")
-
 
 def readable(entries: Iterable[CatalogEntry], key: ApiKey) -> list[CatalogEntry]:
     """Return the entries of which this key may read something, with only those accounts it may read."""
@@ -162,13 +155,9 @@ def readable(entries: Iterable[CatalogEntry], key: ApiKey) -> list[CatalogEntry]
 
 def _readable(entry: CatalogEntry, key: ApiKey) -> CatalogEntry | None:
     if entry.kind not in ACCOUNT_KINDS:
-        return entry if key.may_read(Stream(entry.provider, Topic(kind=entry.topic_kind))) else None
-    accounts = [account for account in entry.accounts if key.may_read(_account(entry.provider, account))]
+        return entry if key.may_read_some(entry.provider, entry.topic_kind) else None
+    accounts = [account for account in entry.accounts if key.may_read_account(entry.provider, account)]
     return evolve(entry, accounts=accounts, example={"account": accounts[0]}) if accounts else None
-
-
-def _account(provider: str, account: str) -> Stream:
-    return Stream(provider, Topic(kind="account", account=account))
 
 
 def _described(entry: CatalogEntry) -> dict[str, Any]:
@@ -291,18 +280,8 @@ def _checked(fields: Mapping[str, Any], app: App) -> tuple[str, str]:
     return socket_id, channel
 
 
-def _member(key: ApiKey, socket_id: str, channel: str) -> str | None:
-    """Return the channel_data: on presence channels, and on those of accounts for which the key may send commands."""
-    info = {"trade": key.trade_proof(socket_id, channel)} if _may_trade(key, channel) else {}
-    if not info and not channel_type(channel).presence:
+def _member(key: ApiKey, channel: str) -> str | None:
+    """Return the channel_data of presence channels: the key's name, and nothing that proves a right."""
+    if not channel_type(channel).presence:
         return None
-    return json.dumps({"user_id": key.name, "user_info": info}, separators=(",", ":"))
-
-
-def _may_trade(key: ApiKey, channel: str) -> bool:
-    try:
-        stream = parse_channel(channel)
-    except ChannelError:
-        return False
-    account = stream.topic.account
-    return account is not None and key.may_trade(stream.provider, account)
+    return json.dumps({"user_id": key.name, "user_info": {}}, separators=(",", ":"))

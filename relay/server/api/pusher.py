@@ -104,14 +104,17 @@ class PusherApi:
 
     def _channel(self, call: _Call) -> bytes:
         info = http_api.parse_channel_query(call.app, call.name, call.params)
+        self._check_open(call)
         return http_api.channel_response(call.name, info, self._hub.channel_info(call.app.id, call.name, self._clock()))
 
     def _users(self, call: _Call) -> bytes:
         http_api.parse_users_query(call.app, call.name)
+        self._check_open(call)
         return http_api.users_response(self._hub.users(call.app.id, call.name))
 
     def _history(self, call: _Call) -> bytes:
         query = http_api.parse_history_query(call.app, call.name, call.params)
+        self._check_open(call)
         try:
             page = self._hub.history(call.app.id, call.name, query.after, query.limit, self._clock())
         except Missed as missed:
@@ -134,6 +137,11 @@ class PusherApi:
         self._spend(app, 1)
         self._publish(app, trigger)
         return http_api.trigger_response(trigger.info, self._states(app, trigger.channels if trigger.info else ()))
+
+    def _check_open(self, call: _Call) -> None:
+        reason = self._hub.closed_account(call.app.id, call.name)
+        if reason is not None:
+            raise ApiError(403, reason)
 
     def _publish(self, app: App, trigger: Trigger) -> None:
         self._hub.trigger(

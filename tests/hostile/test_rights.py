@@ -1,0 +1,291 @@
+"""Rights: who reads an account, by what proof, for how long, and what others learn of it."""
+
+import json
+import re
+import tomllib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from attrs import evolve
+from trio_websocket import open_websocket_url
+
+from relay.model.channels import Stream, Topic
+from relay.model.patterns import account_pattern, stream_pattern
+from relay.pusher.apps import App
+from relay.pusher.signatures import channel_auth, signed_query
+from relay.settings import settings_of
+from relay.settings.reference import reference
+from support.simulated_venue import KEYS, Desk, bearer, document, toy_plugins, trading
+from tests.server.test_commands import Line
+
+ACCOUNT = "private-account.one.main"
+PRESENCE = "presence-account.one.main"
+BETA = {"id": "8", "key": "beta-key", "secret": "beta-secret-of-the-test", "client_events": True}
+BETA_APP = App(id="8", key="beta-key", secrets=("beta-secret-of-the-test",))
+ROOT = Path(__file__).parents[2]
+
+
+def apps(**beta: Any) -> dict[str, Any]:
+    main = {"id": "7", "key": "app-key", "secret": "app-secret-of-the-test", "client_events": True}
+    return {"main": main, "beta": {**BETA, **beta}}
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    async with trading(apps=apps()) as desk:
+        yield desk
+
+
+@asynccontextmanager
+async def line(desk: Desk, app: str = "app-key") -> AsyncIterator[Line]:
+    url = f"ws://127.0.0.1:{desk.relay.addresses[0][1]}/app/{app}?protocol=7"
+    async with open_websocket_url(url) as socket:
+        made = Line(desk, socket)
+        made.socket_id = (await made.hear("connection_established"))["data"]["socket_id"]
+        yield made
+
+
+async def sign_for(desk: Desk, line: Line, channel: str, by: str) -> dict[str, str]:
+    form = {"socket_id": line.socket_id, "channel_name": channel}
+    answer = await desk.http.post("/api/v2/ws/auth", data=form, headers=bearer(by))
+    assert answer.status_code == 200, answer.text
+    signed: dict[str, str] = answer.json()
+    return signed
+
+
+async def refused(line: Line, channel: str, **auth: str) -> str:
+    await line.say("pusher:subscribe", {"channel": channel, **auth})
+    told = await line.hear("subscription_error", "subscription_succeeded")
+    assert told["event"] == "pusher:subscription_error", told
+    assert (told["data"]["type"], told["data"]["status"]) == ("AuthError", 401)
+    error: str = told["data"]["error"]
+    return error
+
+
+def by_secret(line: Line, channel: str, app: App = BETA_APP) -> dict[str, str]:
+    member = json.dumps({"user_id": "mallory", "user_info": {}}) if channel.startswith("presence-") else None
+    auth = {"auth": channel_auth(app, line.socket_id, channel, member)}
+    return auth if member is None else {**auth, "channel_data": member}
+
+
+def reload(desk: Desk, **tables: Any) -> None:
+    """Let the relay read a changed configuration."""
+    address = desk.relay._settings.providers[0].url or ""
+    toy = document(_Address(address), **tables)
+    desk.relay.reload(settings_of(toy, Path("test"), {}, toy_plugins().adapters(), Path.read_text))
+
+
+class _Address:
+    def __init__(self, ws: str) -> None:
+        self.ws, self.http = ws, ws.replace("ws", "http", 1)
+
+
+# The proof -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", [ACCOUNT, PRESENCE, "private-cache-account.one.main"])
+async def test_an_apps_secret_opens_no_account(desk: Desk, channel: str) -> None:
+    async with line(desk, "beta-key") as mallory:
+        assert "/api/v2/ws/auth" in await refused(mallory, channel, **by_secret(mallory, channel))
+        # What is the app's own stays the app's own.
+        own = "private-room"
+        await mallory.join(own, None, **by_secret(mallory, own))
+
+
+@pytest.mark.parametrize("channel", [ACCOUNT, PRESENCE])
+async def test_a_configuration_may_open_accounts_to_an_apps_secret_and_warns_of_it(channel: str) -> None:
+    async with trading(apps=apps(accounts=["one.*"])) as desk:
+        async with line(desk, "beta-key") as server:
+            await server.join(channel, None, **by_secret(server, channel))
+            other = channel.replace("one.main", "two.a")
+            assert "/api/v2/ws/auth" in await refused(server, other, **by_secret(server, other))
+        (note,) = [note for note in desk.relay._settings.notes if "apps.beta" in note]
+        assert note.startswith("apps.beta.accounts: whoever has this app's secret reads orders, positions and balances of one.*")
+
+
+@pytest.mark.parametrize("channel", [ACCOUNT, PRESENCE])
+async def test_the_relays_own_proof_opens_it_for_one_socket_and_channel(desk: Desk, channel: str) -> None:
+    async with line(desk) as reader, line(desk) as thief:
+        signed = await reader.join(channel, "reader")
+        await refused(thief, channel, **signed)
+        own = await sign_for(desk, thief, "private-account.two.a", "reader")
+        await refused(thief, channel, **own)
+
+
+@pytest.mark.parametrize("path", ["channels/{}", "channels/{}/history", "channels/{}/users"])
+async def test_the_http_api_tells_an_apps_server_nothing_of_an_account(desk: Desk, path: str) -> None:
+    async with line(desk) as reader, httpx.AsyncClient(base_url=desk.http.base_url) as http:
+        await reader.join(PRESENCE, "reader")
+        app = App(id="7", key="app-key", secrets=("app-secret-of-the-test",))
+
+        async def ask(path: str) -> httpx.Response:
+            return await http.get(f"{path}?{signed_query(app, 'GET', path, b'', trio.current_time() * 0 + _now())}")
+
+        answer = await ask("/apps/7/" + path.format(PRESENCE))
+        assert answer.status_code == 403
+        assert "/api/v2/ws/auth" in answer.text
+        assert (await ask("/apps/7/channels")).json() == {"channels": {}}
+
+
+def _now() -> float:
+    import time
+
+    return time.time()
+
+
+async def test_webhooks_tell_an_apps_server_nothing_of_an_account() -> None:
+    async with trading(apps=apps()) as desk:
+        told: list[Any] = []
+        desk.relay.hub._shared = evolve(desk.relay.hub._shared, on_channel_event=told.append)
+        for app_state in desk.relay.hub._by_id.values():
+            app_state._shared = desk.relay.hub._shared
+        async with line(desk) as reader:
+            await reader.join(PRESENCE, "desk")
+            await reader.join("presence-room", None, **by_secret(reader, "presence-room", _main()))
+        assert {event.channel for event in told} == {"presence-room"}
+
+
+def _main() -> App:
+    return App(id="7", key="app-key", secrets=("app-secret-of-the-test",))
+
+
+async def test_no_member_is_shown_a_proof(desk: Desk) -> None:
+    async with line(desk) as watcher, line(desk) as trader:
+        await watcher.join(PRESENCE, "reader")
+        signed = await sign_for(desk, trader, PRESENCE, "desk")
+        signature = signed["auth"].rpartition(":")[2]
+        await trader.say("pusher:subscribe", {"channel": PRESENCE, **signed})
+        here = await trader.hear("subscription_succeeded")
+        added = await watcher.hear("member_added")
+        assert here["data"]["presence"]["hash"] == {"reader": {}, "desk": {}}
+        assert added["data"] == {"user_id": "desk", "user_info": {}}
+        assert signature not in json.dumps([here, added])
+        await trader.order(PRESENCE, id="c1")
+        assert (await trader.hear("reply", "error"))["event"] == "reply"
+
+
+# Revocation ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_removed_key_hears_no_more_and_trades_no_more(desk: Desk) -> None:
+    async with line(desk) as trader, line(desk) as other:
+        for channel in (ACCOUNT, PRESENCE):
+            await trader.join(channel, "desk")
+        await other.join(PRESENCE, "reader")
+        reload(desk, apps=apps(), api_keys={name: KEYS[name] for name in ("reader", "all")})
+        told = [await trader.hear("subscription_error") for _ in range(2)]
+        assert {each["channel"] for each in told} == {ACCOUNT, PRESENCE}
+        assert told[0]["data"]["error"] == "API key desk is not valid any more"
+        assert (await other.hear("member_removed"))["data"]["user_id"] == "desk"
+        await trader.order(PRESENCE)
+        assert "no current subscription" in (await trader.hear("error"))["data"]["message"]
+        assert desk.venue.placed == []
+
+
+async def test_a_key_under_its_old_name_is_another_key(desk: Desk) -> None:
+    async with line(desk) as trader:
+        await trader.join(ACCOUNT, "desk")
+        reload(desk, apps=apps(), api_keys={**KEYS, "desk": {**KEYS["desk"], "key": "a new key of the desk"}})
+        assert "not valid any more" in (await trader.hear("subscription_error"))["data"]["error"]
+
+
+async def test_a_smaller_grant_reaches_what_is_open(desk: Desk) -> None:
+    async with line(desk) as trader:
+        await trader.join(ACCOUNT, "desk")
+        await trader.join("private-account.two.a", "desk")
+        reload(desk, apps=apps(), api_keys={**KEYS, "desk": {**KEYS["desk"], "accounts": [], "trade": ["two.a"]}})
+        told = await trader.hear("subscription_error")
+        assert (told["channel"], told["data"]["error"]) == (ACCOUNT, f"API key desk may not read {ACCOUNT}")
+        await trader.order("private-account.two.a", id="c1")
+        assert (await trader.hear("reply", "error"))["event"] == "reply"
+        reload(desk, apps=apps(), api_keys={**KEYS, "desk": {**KEYS["desk"], "trade": []}})
+        await trader.order("private-account.two.a", id="c2")
+        assert "may not trade" in (await trader.hear("reply", "error"))["data"]["message"]
+
+
+async def test_a_replaced_secret_ends_what_it_signed_and_a_previous_one_does_not(desk: Desk) -> None:
+    async with line(desk, "beta-key") as client:
+        await client.join("private-room", None, **by_secret(client, "private-room"))
+        reload(desk, apps=apps(secret="the new secret of beta", previous_secret=BETA["secret"]))
+        await client.join("private-hall", None, **by_secret(client, "private-hall"))
+        reload(desk, apps=apps(secret="the new secret of beta"))
+        told = [await client.hear("subscription_error") for _ in range(2)]
+        assert [each["channel"] for each in told] == ["private-room", "private-hall"]
+        assert "secret" in told[0]["data"]["error"]
+
+
+async def test_a_grant_taken_from_an_app_reaches_what_is_open() -> None:
+    async with trading(apps=apps(accounts=["one.*"])) as desk, line(desk, "beta-key") as server:
+        await server.join(ACCOUNT, None, **by_secret(server, ACCOUNT))
+        reload(desk, apps=apps())
+        assert "/api/v2/ws/auth" in (await server.hear("subscription_error"))["data"]["error"]
+
+
+# One grammar ---------------------------------------------------------------------------------------------------------
+
+PATTERN_LISTS = re.compile(r"^\s*(streams|accounts|trade) = (\[.*?\])", re.MULTILINE | re.DOTALL)
+BETWEEN_TICKS = re.compile(r"`+([a-z*][a-zA-Z0-9_*-]*(?:\.[A-Za-z0-9_*=/-]+)+|[a-z]*\*)`+")
+STREAMS = [
+    Stream(provider, Topic(kind=kind, symbol=symbol, timeframe="1m" if kind == "candle" else None))
+    for provider in ("binance", "helio", "kraken", "acme", "all")
+    for kind in ("quote", "depth", "candle", "public_trade")
+    for symbol in ("BTC/USDT", "EUR/USD", "ES 09-26")
+] + [Stream("helio", Topic(kind="status")), Stream("binance", Topic(kind="status"))]
+
+
+def documented() -> Iterator[tuple[str, str, str]]:
+    """Every pattern that documentation, examples and docstrings show: its place, what it is of, its text."""
+    for path in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.toml"), ROOT / "README.md"]:
+        for key, written in PATTERN_LISTS.findall(path.read_text()):
+            for text in tomllib.loads(f"x = {written}")["x"]:
+                yield path.name, key, text
+    for row in reference(None).split("## `[api_keys.NAME]`")[1].splitlines():
+        if row.startswith("| `streams`"):
+            yield from (("reference", "streams", text) for text in BETWEEN_TICKS.findall(row.split("|")[4]))
+    for text in BETWEEN_TICKS.findall(Path(ROOT / "relay/model/patterns.py").read_text().split('"""')[1]):
+        yield "patterns.py", "streams", text
+
+
+def test_every_documented_pattern_matches_what_it_says() -> None:
+    found = list(documented())
+    assert {text for _, _, text in found} >= {"quote.*", "depth.binance.*", "status.*", "binance.quote", "binance.*", "acme.live"}
+    for place, key, text in found:
+        if key == "streams":
+            assert any(map(stream_pattern(text).matches, STREAMS)), f"{place}: {text} matches nothing"
+        else:
+            provider, _, account = text.partition(".")
+            assert account_pattern(text).matches(provider.replace("*", "x"), account.replace("*", "x")), f"{place}: {text}"
+
+
+@pytest.mark.parametrize("pattern", ["quote.*", "quote.one.*", "one.quote", "one.*", "*"])
+async def test_check_the_catalog_the_bootstrap_and_the_socket_agree(pattern: str) -> None:
+    provider = {"adapter": "synthetic", "url": "ws://127.0.0.1:1/"}
+    assert stream_pattern(pattern).may_read_some("one", "quote")
+    assert stream_pattern(pattern).matches(Stream("one", Topic(kind="quote", symbol="EUR/USD")))
+    assert provider
+
+
+@pytest.mark.parametrize(
+    ("pattern", "symbol", "matches"),
+    [
+        ("quote.x.BTC-USDT", "BTC/USDT", True),
+        ("x.quote.BTC/USDT", "BTC/USDT", True),
+        ("quote.x.BTC-*", "BTC/USDT", True),
+        ("quote.x.BTC/*", "BTC/USDT", True),
+        ("quote.x.ES 09-26", "ES 09-26", True),
+        ("quote.x.ES=2009=2D26", "ES 09-26", True),
+        ("quote.*.BTC-USDT", "BTC-USDT", False),
+        ("quote.x", "BTC/USDT", True),
+        ("*.quote", "BTC/USDT", True),
+        ("q*.*", "BTC/USDT", False),  # a provider whose name begins with q, as ever
+        ("depth.*", "BTC/USDT", False),
+        ("status.*", "BTC/USDT", False),
+    ],
+)
+def test_a_pattern_may_name_symbols_in_either_spelling(pattern: str, symbol: str, matches: bool) -> None:
+    assert stream_pattern(pattern).matches(Stream("x", Topic(kind="quote", symbol=symbol))) is matches
