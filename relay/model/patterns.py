@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
-from relay.errors import suggestion
+from relay.errors import nearest, suggestion
 from relay.model.channels import Stream, quote_symbol, split_prefix
 from relay.model.events import MARKET_KINDS
 
@@ -100,7 +100,8 @@ def stream_pattern(text: str) -> StreamPattern:
         provider, kind = first, second
     kinds = frozenset(filter(_compiled(kind).fullmatch, PATTERN_KINDS))
     if not kinds:
-        raise PatternError(f"{text}: no stream is of kind {kind}; {suggestion(kind, PATTERN_KINDS)}")
+        meant = second if nearest(first, PATTERN_KINDS) is None and nearest(second, PATTERN_KINDS) else kind
+        raise PatternError(f"{text}: no stream is of kind {meant}; {suggestion(meant, PATTERN_KINDS)}")
     if len(parts) > 2 and (symbol, timeframe) != (_ANY, _ANY):
         kinds -= {"status"}
     if len(parts) > 3 and timeframe != _ANY:

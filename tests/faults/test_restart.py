@@ -27,6 +27,7 @@ listen = "127.0.0.1:{{port}}"
 id = "{APP["id"]}"
 key = "{APP["key"]}"
 secret = "{APP["secret"]}"
+accounts = ["broker.*"]
 [providers.venue]
 adapter = "synthetic"
 url = "VENUE"
