@@ -170,10 +170,12 @@ class Streams:
             return (self._topic(("account", account, None), provider, now),) if account else ()
         if isinstance(event, Gap):
             return list(self._qualified(event.of, (event.symbol,) if event.symbol else (), event.timeframe, stamp))
-        status = self._topic(_STATUS, provider, now)
         if isinstance(event, Staleness):
-            return [*self._qualified(event.of, event.symbols, event.timeframe, stamp), status]
-        return (status,)
+            topics = self._qualified(event.of, event.symbols, event.timeframe, stamp)
+            if event.session:  # the status channel has the `connection` event; nobody is told of what nobody follows
+                return [topic for topic in topics if topic.channels or topic.permanent]
+            return [*topics, self._topic(_STATUS, provider, now)]
+        return (self._topic(_STATUS, provider, now),)
 
     def books(self, topic: TopicState) -> Iterable[DepthBook]:
         """Return the books of a depth topic: its own, or those of all providers."""
@@ -225,7 +227,8 @@ class Streams:
             subjects = [subject for subject in self._subjects if _is_about(subject, kind, symbols, timeframe, stamp)]
         for subject in subjects:
             by_provider = self._subjects.get(subject, {})
-            yield from (by_provider[name] for name in (stamp.provider, ALL) if name in by_provider)
+            if stamp.provider in by_provider:  # a merged topic alone has nothing of this provider
+                yield from (by_provider[name] for name in (stamp.provider, ALL) if name in by_provider)
 
 
 def _subject_of(topic: Topic) -> Subject:

@@ -265,7 +265,15 @@ class TopicState:
             "kept": len(self.history),
             "subscribers": sum(len(channel) for channel in self.channels),
             "last_received_at": self.last_received_at,
+            "usable": self.usable,
         }
+
+    @property
+    def usable(self) -> bool:
+        """False while the data are stale; of a merged topic, while those of every provider it has had data from are."""
+        if not self.merged:
+            return not self.stale
+        return not self.stale or any(provider not in self.stale for provider in self.last)
 
     def last_values(self, now: float, ttl: float = inf) -> Sequence[HistoryEntry]:
         """Return the last value (of each provider in a merged topic) not older than `ttl` seconds, in order."""

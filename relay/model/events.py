@@ -455,10 +455,11 @@ class RateLimit(Event):
 
 @frozen(kw_only=True)
 class Staleness(Event):
-    """Data of the named symbols stopped coming (STALE) or came back (FRESH) while the session itself is up.
+    """Data of the named symbols cannot be relied on (STALE) or can again (FRESH). Without symbols: of all of this kind.
 
-    ``of`` and ``timeframe`` say which streams. ``reason`` is there when it is the provider who said so: it refused them, or
-    tells of its own sources.
+    ``of`` and ``timeframe`` say which streams. ``reason`` is there when the provider refused them or tells of its own
+    sources, and when the relay has no session with it: ``session`` is true then, and FRESH comes with the first event behind
+    the gap.
     """
 
     kind = "staleness"
@@ -469,6 +470,7 @@ class Staleness(Event):
     timeframe: str | None = field(default=None, converter=_optional_text)
     reason: str | None = field(default=None, converter=_optional_text)
     stale_since: str | None = field(default=None, converter=optional_time)
+    session: bool | None = None
 
 
 @frozen(kw_only=True)

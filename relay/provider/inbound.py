@@ -80,6 +80,8 @@ class Inbound:
             if chain.left <= 0 and not chain.broken:
                 completes, chain.completes = chain.completes, []
                 self._judge(completes, chain.listed, asked_at)
+                if self._reconciling:
+                    self._subscriptions.reconciled()
         self._reconciling, self._answering = False, None
 
     # --- events ------------------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ class Inbound:
                 self._subscriptions.confirmed_by_data(entry)
         watch = self._watch_of(key)
         if watch is None:
-            if (left := self._core.topics.left(key, self._core.at.now)) is not None:
+            if (left := self._core.topics.left(key)) is not None:
                 self._core.publish(staleness(left, StalenessEvent.FRESH))
             return True
         if watch.stale and watch.said == event:  # the answer to the new request; what comes again and again is alive
@@ -164,6 +166,7 @@ class Inbound:
             self._core.counters.notes["incomplete_list"] += 1
         elif self._answering is None:
             self._judge([complete], self._listed(), self._core.at.now)
+            self._subscriptions.reconciled()
         else:
             self._answering.chain.completes.append(complete)
 

@@ -12,6 +12,10 @@ fell silent is asked with a WebSocket ping, which every server answers, before i
 
 A topic the provider refused is STALE with the provider's reason, and FRESH like any other at its first event.
 
+A session that is gone for longer than `SETTLES` makes all its topics STALE at once. Such a topic is FRESH with its first
+event on the next connection. Where no event has to come it is FRESH when the provider confirms the subscription (trades,
+signals, news), or when what is open on the account was compared with the provider's lists.
+
 Topic clocks are checked when the earliest of them could run out. Events only push that time back, so the path of a
 message writes one attribute and never looks for the minimum.
 """
@@ -29,6 +33,10 @@ from relay.model.events import Event
 from relay.model.hours import Hours
 from relay.provider.subscription_table import Key, topic_key
 
+#: Seconds after which a session that is gone makes its topics stale; one that is back sooner only has a gap.
+SETTLES = 0.25
+#: Kinds with a last value, which is old until the next event: a confirmed subscription says nothing of it.
+_WITH_VALUE = frozenset({"quote", "candle", "depth", "reference"})
 #: Stale topics that nobody wants any more are remembered, at most so many.
 _LEFT = 10_000
 
@@ -94,6 +102,7 @@ class Watch:
         allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after``, or what the first event has.
         since_ns: Unix nanoseconds of its last event, None when there was none.
         stale: whether it has been called stale.
+        session: whether that was because the session was gone.
         reason: why, when the provider refused it.
         said: its last event; None where a repetition of it has been let pass already.
     """
@@ -104,8 +113,31 @@ class Watch:
     allowed: float = inf
     since_ns: int | None = None
     stale: bool = False
+    session: bool = False
     reason: str | None = None
     said: Event | None = None
+
+    @property
+    def runs(self) -> bool:
+        """True while silence is news: the topic is fresh, or is stale only since the session was gone."""
+        return not self.stale or self.session
+
+
+@define(eq=False)
+class Outage:
+    """The session is gone: why, since when (Unix nanoseconds, None before the first connection), and when that is told."""
+
+    reason: str
+    since_ns: int | None
+    due_at: float
+    told: bool = False
+
+    def take_due(self, now: float) -> bool:
+        """Return True once it has lasted long enough to be told, and then only once."""
+        if self.told or now < self.due_at:
+            return False
+        self.told = True
+        return True
 
 
 class Topics:
@@ -133,8 +165,10 @@ class Topics:
         self._hours = hours
         self._rearm = rearm
         self._watches: dict[Key, Watch] = {}
-        self._left_stale: BoundedDict[Key, Topic] = BoundedDict(_LEFT)
+        self._left_stale: BoundedDict[Key, Watch] = BoundedDict(_LEFT)
         self._check_at = inf
+        #: The connection's absence; None while it is up, and before the first attempt has failed.
+        self.outage: Outage | None = None
         #: The watch of a key, None when it is not watched.
         self.find: Callable[[Key], Watch | None] = self._watches.get
 
@@ -152,16 +186,18 @@ class Topics:
         key = topic_key(topic)
         watch = self._watches.get(key)
         if watch is None:
-            stale = self._left_stale.pop(key, None) is not None
+            left = self._left_stale.pop(key, None)
             after = self._after.get(topic, self._after.get(topic.kind, inf)) or inf
-            watch = self._watches[key] = Watch(topic, now, after, stale=stale)
+            watch = self._watches[key] = Watch(topic, now, after)
+            if left is not None:
+                watch.stale, watch.session = True, left.session
         return watch
 
     def refused(self, topic: Topic, reason: str, now: float) -> Watch | None:
         """The provider refused the topic; the watch of it if that is news."""
         watch = self._watched(topic, now)
-        news = not watch.stale or watch.reason != reason
-        watch.stale, watch.reason, watch.allowed = True, reason, inf
+        news = not watch.stale or watch.session or watch.reason != reason
+        watch.stale, watch.session, watch.reason, watch.allowed = True, False, reason, inf
         return watch if news else None
 
     def event(self, watch: Watch, now: float, unix_ns: int) -> bool:
@@ -175,20 +211,27 @@ class Topics:
         was_stale, watch.stale = watch.stale, False
         return was_stale
 
-    def left(self, key: Key, now: float) -> Watch | None:
+    def fresh_when_quiet(self, topic: Topic) -> Watch | None:
+        """Return the watch of a topic that its confirmed subscription makes fresh: no event of it has to come. Else None."""
+        watch = self._watches.get(topic_key(topic))
+        if watch is None or not (watch.stale and watch.session) or topic.kind in _WITH_VALUE or watch.after != inf:
+            return None
+        watch.stale = False
+        return watch
+
+    def left(self, key: Key) -> Watch | None:
         """An event came of a topic that is not subscribed, not any more or not yet: its watch if it was stale till now."""
-        topic = self._left_stale.pop(key, None)
-        return None if topic is None else Watch(topic, now, inf)
+        return self._left_stale.pop(key, None)
 
     def check(self, now: float, unix_ns: int) -> list[Watch]:
         """The topics whose clock has run out just now; they are STALE until their next event."""
         if now < self._check_at:
             return []
-        due = [watch for watch in self._watches.values() if not watch.stale and watch.last + watch.allowed <= now]
+        due = [watch for watch in self._watches.values() if watch.runs and watch.last + watch.allowed <= now]
         gone = [watch for watch in due if not self._is_quiet(watch, now, unix_ns)]
         for watch in gone:
-            watch.stale = True
-        running = (watch.last + watch.allowed for watch in self._watches.values() if not watch.stale)
+            watch.stale, watch.session = True, False
+        running = (watch.last + watch.allowed for watch in self._watches.values() if watch.runs)
         self._check_at = min(running, default=inf)
         return gone
 
@@ -212,18 +255,31 @@ class Topics:
         key = topic_key(topic)
         watch = self._watches.pop(key, None)
         if watch is not None and watch.stale:
-            self._left_stale[key] = topic
+            self._left_stale[key] = watch
 
     def adopt(self, other: "Topics") -> None:
         """Take over which topics of a session that is being replaced are stale."""
         self._left_stale = other._left_stale
-        self._left_stale.update((key, watch.topic) for key, watch in other._watches.items() if watch.stale)
+        self._left_stale.update((key, watch) for key, watch in other._watches.items() if watch.stale)
+        self.outage = other.outage
 
-    def closed(self) -> None:
-        """The connection is gone: no topic can be called silent until it is subscribed again."""
+    def closed(self, reason: str, since_ns: int | None, now: float) -> None:
+        """The connection is gone, or an attempt failed: no topic can be called silent until it is subscribed again."""
         for watch in self._watches.values():
             watch.allowed = inf
         self._check_at = inf
+        if self.outage is None:
+            self.outage = Outage(reason, since_ns, now + SETTLES)
+        self.outage.reason = reason
+
+    def opened(self) -> None:
+        """The session is up again; what it made stale becomes fresh topic by topic."""
+        self.outage = None
+
+    def suspend(self, topic: Topic, now: float) -> None:
+        """Make a topic stale because the session is gone. What it said last proves nothing when it is said again."""
+        watch = self._watched(topic, now)
+        watch.stale, watch.session, watch.allowed, watch.said = True, True, inf, None
 
     def deadline(self) -> float:
         """Return the time at which `check` may find something."""

@@ -197,6 +197,8 @@ class SessionMachine:
         if self._life is Life.UP:
             deadline = min(deadline, core.topics.deadline(), core.renewal.deadline(), self._subscriptions.deadline())
             deadline = min(deadline, core.outbound.polls.deadline())
+        else:
+            deadline = min(deadline, self._subscriptions.outage_deadline())
         return deadline
 
     def _handle(self, turn: session_events.Input) -> None:
@@ -419,7 +421,7 @@ class SessionMachine:
         self._retry.lost(core.at.now)
         self._transport.closed()
         core.outbound.disconnected()
-        self._subscriptions.lost()
+        self._subscriptions.lost(self._reason, self._lost_ns)
         for pending in self._commands.open_of(self._scope):
             if not (pending.sent and pending.over_http):
                 core.publish(pending.given_up("disconnected", "the connection was lost"))

@@ -16,7 +16,7 @@ from relay.model.enums import Refill, StalenessEvent
 from relay.model.events import Gap, Staleness
 from relay.model.text import from_micros
 from relay.provider.books import Kept
-from relay.provider.liveness import Watch
+from relay.provider.liveness import Outage, Watch
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.session_state import SessionState
@@ -112,8 +112,12 @@ class Subscriptions:
     # --- what is wanted ----------------------------------------------------------------------------------------------
 
     def want(self, topic: Topic) -> None:
-        """Somebody needs ``topic``."""
+        """Somebody needs ``topic``. While the session is gone, whoever came is told that nothing will come."""
         self._table.want(topic)
+        outage = self._topics.outage
+        if outage is not None and (outage.told or outage.take_due(self._core.at.now)):
+            self._topics.suspend(topic, self._core.at.now)
+            self._core.publish(self._down(outage, topic.kind, topic))
         self._core.rearm()
 
     def _not_offered(self, topic: Topic) -> str | None:
@@ -196,6 +200,8 @@ class Subscriptions:
         """The provider acknowledged these topics."""
         for entry in self._table.confirmed(topics):
             self._topics.subscribed(entry.topic, self._core.at.now)
+            if entry.topic.kind != "account" or not self._replays:
+                self._fresh_when_quiet(entry.topic)
             symbol = entry.topic.symbol
             wait = _FIRST_SNAPSHOT.get(self._declared.book)
             if (
@@ -205,6 +211,17 @@ class Subscriptions:
                 and self._books.collecting(symbol)
             ):
                 self._snapshots.need(symbol, self._core.at.now + wait)
+
+    def _fresh_when_quiet(self, topic: Topic) -> None:
+        watch = self._topics.fresh_when_quiet(topic)
+        if watch is not None:
+            self._core.publish(staleness(watch, StalenessEvent.FRESH))
+
+    def reconciled(self) -> None:
+        """The provider's lists say what is open: what is known of the account is true again."""
+        for entry in self._table:
+            if entry.topic.kind == "account":
+                self._fresh_when_quiet(entry.topic)
 
     def confirmed_by_data(self, entry: Entry) -> None:
         """Data came before, or instead of, an acknowledgement."""
@@ -238,6 +255,7 @@ class Subscriptions:
     def begin(self, lost_ns: int | None) -> None:
         """The session is up. ``lost_ns`` is since when it had been away, None when this is the first connection."""
         core = self._core
+        self._topics.opened()
         away_since = None if lost_ns is None else from_micros(lost_ns // 1000)
         self._missed_since = None if lost_ns is None else from_micros(lost_ns // 1000 - CLOCKS_DIFFER * 1_000_000)
         self._reconcile_failures = 0
@@ -247,10 +265,10 @@ class Subscriptions:
                 if entry.flowed:
                     core.publish(self._gap(entry.topic, _AWAY, since=away_since))
 
-    def lost(self) -> None:
-        """The connection is gone."""
+    def lost(self, reason: str, lost_ns: int | None) -> None:
+        """The connection is gone, or was not to be had; ``lost_ns`` is since when, None when there was none yet."""
         self._table.disconnected()
-        self._topics.closed()
+        self._topics.closed(reason, lost_ns, self._core.at.now)
         self._books.close_all()
         self._snapshots.clear()
         self._reconcile_at = inf
@@ -346,6 +364,10 @@ class Subscriptions:
         """Do what is due: let lingering topics go; while up, repeat, renew, and say what is silent."""
         for topic in self._table.expire(now):
             self._let_go(topic)
+        outage = self._topics.outage
+        if outage is not None and len(self._table) and outage.take_due(now):
+            for kind in self._suspended():
+                self._core.publish(self._down(outage, kind))
         if not self._core.up:
             return
         _, given_up = self._table.overdue(now)
@@ -360,9 +382,31 @@ class Subscriptions:
         if now >= self._reconcile_at:
             self._reconcile()
 
+    def _suspended(self) -> dict[str, None]:
+        """Make all topics stale and return their kinds: one event each, however many topics there are."""
+        for entry in self._table:
+            self._topics.suspend(entry.topic, self._core.at.now)
+        return dict.fromkeys(entry.topic.kind for entry in self._table)
+
+    def _down(self, outage: Outage, kind: str, topic: Topic | None = None) -> Staleness:
+        return Staleness(
+            event=StalenessEvent.STALE,
+            symbols=(topic.symbol,) if topic is not None and topic.symbol else (),
+            of=kind,
+            timeframe=None if topic is None else topic.timeframe,
+            reason=f"no session with {self._core.context.provider}: {outage.reason}",
+            stale_since=None if outage.since_ns is None else from_micros(outage.since_ns // 1000),
+            session=True,
+        )
+
     def deadline(self) -> float:
         """Return the time at which `clocks` has something to do besides the table's and the topics' own deadlines."""
         return min(self._snapshots.deadline(), self._reconcile_at)
+
+    def outage_deadline(self) -> float:
+        """Return the time at which topics are to be told that the session is gone."""
+        outage = self._topics.outage
+        return inf if outage is None or outage.told or not len(self._table) else outage.due_at
 
 
 def staleness(watch: Watch, event: StalenessEvent) -> Staleness:
@@ -378,4 +422,5 @@ def staleness(watch: Watch, event: StalenessEvent) -> Staleness:
         timeframe=topic.timeframe,
         reason=watch.reason,
         stale_since=since,
+        session=True if watch.session else None,
     )

@@ -192,6 +192,37 @@ def test_staleness_of_one_timeframe_does_not_concern_another(relay):
     assert late.names == ["subscription_succeeded", "staleness"]
 
 
+def test_the_end_of_a_session_reaches_the_data_channels_of_its_kind_and_not_the_status(relay):
+    relay.publish(Quote(symbol="A", bid="1"))
+    relay.publish(Quote(symbol="A", bid="1"), "y")
+    relay.publish(Quote(symbol="B", bid="1"), "y")
+    client = relay.client()
+    for channel in ("status.x", "quote.x.A", "quote.x.C", "quote.y.A", "quote.all.A", "quote.all.B", "candle.x.A.1m"):
+        client.subscribe(channel)
+    gone = Staleness(event="STALE", symbols=[], of="quote", reason="no session with x: cut", session=True)
+    relay.publish(gone)
+    got = client.take()
+    assert sorted(m["channel"] for m in got) == ["quote.all.A", "quote.x.A", "quote.x.C"]
+    assert {(m["data"]["provider"], m["data"]["session"]) for m in got} == {("x", True)}
+    assert relay.client().subscribe("cache-quote.x.A").names == ["subscription_succeeded", "quote", "staleness"]
+    usable = {
+        f"{s['provider']}.{s['symbol']}": s["usable"] for s in relay.hub.snapshot()["streams"] if s["kind"] == "quote"
+    }
+    assert usable == {"x.A": False, "x.C": False, "y.A": True, "y.B": True, "all.A": True, "all.B": True}
+    relay.publish(Staleness(event="FRESH", symbols=["A"], of="quote", session=True))
+    assert [m["channel"] for m in client.take()] == ["quote.x.A", "quote.all.A"]
+
+
+def test_the_end_of_a_session_with_many_channels_is_encoded_once(relay):
+    clients = [relay.client() for _ in range(200)]
+    for number, client in enumerate(clients):
+        client.subscribe(f"quote.x.S{number}")
+    before = relay.hub.published["staleness"]
+    relay.publish(Staleness(event="STALE", symbols=[], of="quote", session=True))
+    assert [client.take().names for client in clients] == [["staleness"]] * 200
+    assert relay.hub.published["staleness"] == before + 1
+
+
 @pytest.mark.parametrize(
     ("gap", "channels"),
     [

@@ -241,6 +241,8 @@ def test_a_refused_topic_is_stale_with_the_reason_and_fresh_when_it_flows_after_
     r.tick(4)
     r.do(session_events.Opened(), 4)
     r.say(["nack", "no permission", "candle:A:1m"], at=5)
+    assert stale(r.fresh())[-1] == (StalenessEvent.STALE, ("A",), "1m")  # the session's absence was told in between
+    r.say(["nack", "no permission", "candle:A:1m"], at=5)
     assert stale(r.fresh()) == []  # said once
     r.say(["nack", "no such symbol", "candle:A:1m"], at=6)
     assert r.fresh()[0].reason == "no such symbol"

@@ -12,8 +12,8 @@ from relay.adapter import (
     Query,
     Rate,
 )
-from relay.model.enums import ConnectionEvent, Refill
-from relay.model.events import Connection, Gap
+from relay.model.enums import ConnectionEvent, Refill, StalenessEvent
+from relay.model.events import Connection, Gap, Staleness
 from relay.provider import session_events
 from relay.provider.session import Life
 
@@ -66,6 +66,14 @@ def test_reconnects_with_reason_and_gap_and_subscribes_again(rig):
     assert isinstance(dial, session_events.Dial)
     assert r.texts(r.do(session_events.Opened(), 6)) == [{"sub": ["quote:A", "quote:B"]}]
     assert r.fresh() == [
+        Staleness(
+            event=StalenessEvent.STALE,
+            symbols=[],
+            of="quote",
+            reason="no session with acme: closed with 1006: reset",
+            stale_since="2023-11-14T22:13:22.000000Z",
+            session=True,
+        ),
         Connection(event=ConnectionEvent.CONNECTED, gap_ms=4000),
         Gap(
             of="quote",
@@ -427,6 +435,9 @@ def test_a_successor_takes_over_budgets_topics_and_the_gap(rig):
     r.say(["quote", "A", "1"], ["fill", "f1"], at=2)
     assert succeeded(r, 3) == []
     assert r.kinds()[-1] == "connection RECONNECTING"
+    assert r.machine.deadline() == 3.25
+    r.tick(3.25)
+    assert r.kinds() == ["staleness STALE"]
     assert r.machine.deadline() == 60
     r.tick(60)
     assert r.texts(r.do(session_events.Opened(), 61)) == [{"sub": ["quote:A"]}]

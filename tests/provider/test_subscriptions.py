@@ -86,7 +86,9 @@ def test_what_the_provider_does_not_offer_is_refused_at_once_on_every_connection
     r.tick(3)
     assert r.texts(r.do(session_events.Opened(), 4)) == [{"sub": ["quote:A"]}]
     assert [t["reason"] for t in troubled(r)] == reasons
-    assert [event.kind for event in r.fresh() if event.kind == "staleness"] == []  # said once
+    told = [event for event in r.fresh() if event.kind == "staleness"]
+    assert [event.of for event in told if event.session] == ["reference", "candle", "quote"]
+    assert [event.reason for event in told if not event.session] == reasons
 
 
 def test_a_topic_the_adapter_cannot_write_does_not_take_the_batch_with_it(rig):
@@ -269,7 +271,7 @@ def test_staleness_outlives_a_reconnect_but_its_clock_does_not(rig):
     r.kinds()
     r.tick(22)
     r.do(session_events.Opened(), 50)
-    assert r.kinds() == ["connection CONNECTED", "gap"]
+    assert r.kinds() == ["staleness STALE", "connection CONNECTED", "gap"]
     r.say(["quote", "A", "2"], at=51)
     assert r.kinds() == ["staleness FRESH", "quote"]
 
@@ -377,7 +379,9 @@ def test_after_a_reconnect_a_book_starts_with_a_snapshot(rig):
     (request,) = r.say(["delta", "A", 900, 901], at=5)
     assert r.fresh() == []
     r.do(session_events.Fetched(request.id, answer(["snapshot", "A", 900])), 6)
-    assert seqs(r.fresh()) == [(True, 900), (False, 901)]
+    fresh, *depth = r.fresh()
+    assert (fresh.kind, fresh.event) == ("staleness", "FRESH")
+    assert seqs(depth) == [(True, 900), (False, 901)]
 
 
 def test_late_deltas_of_a_topic_nobody_wants_are_counted(rig):

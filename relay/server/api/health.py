@@ -242,9 +242,10 @@ def _hub_metrics(hub: Mapping[str, Any]) -> Iterator[Metric]:
     dropped = {(policy,): count for policy, count in hub["dropped"].items()}
     about = "Deliveries that slow subscribers did not get as they were, by policy."
     yield _counter("tickrelay_deliveries_dropped", about, dropped, "policy")
-    subscribers, streams = _by_stream(hub["streams"])
+    subscribers, streams, unusable = _by_stream(hub["streams"])
     yield _gauge("tickrelay_stream_subscribers", "Subscriptions to streams.", subscribers, "provider", "kind")
     yield _gauge("tickrelay_streams", "Streams that are kept.", streams, "provider", "kind")
+    yield _gauge("tickrelay_streams_unusable", "Streams whose data are stale now.", unusable, "provider", "kind")
     apps = hub["apps"]
     connections = {(id,): app["connections"] for id, app in apps.items()}
     yield _gauge("tickrelay_connections", "Open connections.", connections, "app")
@@ -260,14 +261,17 @@ def _subscriptions(channels: Iterable[Mapping[str, Any]]) -> int:
     return sum(channel["subscribers"] for channel in channels)
 
 
-def _by_stream(streams: Iterable[Mapping[str, Any]]) -> tuple[Counter[Labels], Counter[Labels]]:
+def _by_stream(streams: Iterable[Mapping[str, Any]]) -> tuple[Counter[Labels], Counter[Labels], Counter[Labels]]:
+    """Return subscriptions, streams, and streams that are not usable, by provider and kind."""
     subscribers: Counter[Labels] = Counter()
     kept: Counter[Labels] = Counter()
+    unusable: Counter[Labels] = Counter()
     for stream in streams:
         labels = (stream["provider"], stream["kind"])
         subscribers[labels] += stream["subscribers"]
         kept[labels] += 1
-    return subscribers, kept
+        unusable[labels] += not stream["usable"]
+    return subscribers, kept, unusable
 
 
 def _gauge(name: str, about: str, values: Values, *labels: str) -> Metric:
