@@ -4,8 +4,10 @@ Order of the shutdown: stop accepting connections, close subscribers with 4200, 
 connections, cancel the services of plugins. Each step has a deadline; the end of the nursery drops the rest.
 """
 
+import contextlib
 import gc
 import random
+import resource
 import secrets
 import signal
 import ssl
@@ -33,6 +35,7 @@ from relay.provider.http import HttpClient
 from relay.provider.retry import Retry
 from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
+from relay.server.admission import Admission, DescriptorPlan, plan_descriptors
 from relay.server.api.routes import build_api
 from relay.server.api.settings import ApiSettings
 from relay.server.http import HttpServer, open_listeners
@@ -45,6 +48,7 @@ log = structlog.get_logger()
 
 #: Seconds for subscribers to receive their close frame, and for the unsubscribe messages to providers.
 GOODBYE = 2.0
+_MANY_DESCRIPTORS = 1 << 20
 _RESTARTS = Backoff(first=0.5, cap=30.0)
 
 
@@ -245,7 +249,11 @@ class Relay:
             OSError: the address cannot be listened on.
         """
         server = self._settings.server
-        front = HttpServer(self._api(), self._edge, server.limits, _tls(server))
+        plan = plan_descriptors(server.limits, len(list(self.providers.sessions())), descriptor_limit())
+        admission = Admission(server.limits, descriptors=plan.allowed - plan.reserve, behind_proxy=server.behind_proxy)
+        front = HttpServer(
+            self._api(), self._edge, server.limits, _tls(server), hosts=server.hosts, admission=admission
+        )
         listeners = await open_listeners(server.host, server.port)
         self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as nursery:
@@ -258,11 +266,38 @@ class Relay:
                 for service in self._services:
                     nursery.start_soon(self._serve, service)
                 log.info("listening", addresses=self.addresses)
+                self._log_limits(plan)
                 task_status.started(self)
                 await self._stopped.wait()
                 await self._shut_down(front, sessions)
             await front.drained()
             nursery.cancel_scope.cancel()
+
+    def _log_limits(self, plan: DescriptorPlan) -> None:
+        """Log how many connections the settings and the system allow, and every limit that the system does not allow."""
+        limits = self._settings.server.limits
+        log.info(
+            "limits",
+            connections=plan.clients,
+            file_descriptors=plan.allowed,
+            reserved_descriptors=plan.reserve,
+            bodies=limits.bodies,
+        )
+        if not plan.enough:
+            log.warning(
+                "the system allows fewer file descriptors than server.limits.connections needs: raise RLIMIT_NOFILE",
+                connections=limits.connections,
+                needed=plan.needed,
+                allowed=plan.allowed,
+            )
+        for app in self._settings.apps:
+            if app.max_connections is not None and app.max_connections > plan.clients:
+                log.warning(
+                    "an app's max_connections exceeds the connections that are possible",
+                    app=app.name,
+                    max_connections=app.max_connections,
+                    connections=plan.clients,
+                )
 
     async def _shut_down(self, front: HttpServer, sessions: trio.Nursery) -> None:
         log.info("shutting down", subscribers=self.hub.connections)
@@ -293,6 +328,7 @@ class Relay:
                 status_public=settings.server.status_public,
                 demo_api_key=self._demo_api_key,
                 version=relay.__version__,
+                bodies=settings.server.limits.bodies,
             ),
             hub=self.hub,
             keys=self._keys,
@@ -338,6 +374,8 @@ async def serve(
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with HttpClient() as http, trio.open_nursery() as nursery:
             relay_ = Relay(settings, plugins, http, log_counts=log_counts)
+            sessions = len(list(relay_.providers.sessions()))
+            raise_descriptor_limit(plan_descriptors(settings.server.limits, sessions, descriptor_limit()).needed)
             await nursery.start(relay_.run)
             freeze_gc()
             task_status.started(relay_)
@@ -375,6 +413,22 @@ async def supervise(
         else:
             return
         await trio.sleep(wait)
+
+
+def descriptor_limit() -> int:
+    """Return how many file descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else _MANY_DESCRIPTORS
+
+
+def raise_descriptor_limit(needed: int) -> None:
+    """Raise the process's own limit of file descriptors to ``needed``, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = needed if hard == unlimited else min(needed, hard)
+    if soft != unlimited and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def freeze_gc() -> None:

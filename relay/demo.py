@@ -42,10 +42,12 @@ Ctrl-C ends it.
 def document(listen: tuple[str, int], simulators: Iterable[tuple[Simulated, tuple[str, str]]]) -> dict[str, Any]:
     """Return the demo's configuration, in the form of ``tickrelay.toml``."""
     host, port = listen
+    app = {"id": DEMO_APP_ID, "key": DEMO_KEY, "secret": DEMO_SECRET, "client_events": True}
     return {
         "allow_inline_secrets": True,
         "server": {"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "status_public": True},
-        "apps": {"demo": {"id": DEMO_APP_ID, "key": DEMO_KEY, "secret": DEMO_SECRET, "client_events": True}},
+        # Its keys are public and trade, so only pages that this machine serves may use them.
+        "apps": {"demo": {**app, "allowed_origins": ["localhost", "127.0.0.1", "[::1]"]}},
         "api_keys": {"demo": {"key": DEMO_API_KEY, "accounts": ["*"], "trade": ["*"]}},
         "providers": {simulated.provider: _provider(simulated, *urls) for simulated, urls in simulators},
     }

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from . import signatures
 from .apps import App
-from .messages import ProtocolError, ResumeFailure, ResumePosition, json_text
+from .messages import ProtocolError, ResumeFailure, ResumePosition, json_fault, json_text
 from .names import (
     channel_type,
     check_channel_name,
@@ -88,10 +88,45 @@ def auth_key(raw_query: str) -> str | None:
 def authenticate(app: App, method: str, path: str, raw_query: str, body: bytes, now_unix: float) -> dict[str, str]:
     """The parameters of an authentic request, keys in lower case, without those that authenticate it.
 
+    Raises what `authenticate_head` and `AuthenticHead.check_body` raise.
+    """
+    head = authenticate_head(app, method, path, raw_query, now_unix)
+    head.check_body(body)
+    return head.params
+
+
+@frozen
+class AuthenticHead:
+    """A request whose signature is the app's. Its body, which the signature covers by `body_md5`, is not checked yet."""
+
+    params: dict[str, str]
+    """Keys in lower case, without those that authenticate; of a list only the last item."""
+    lists: Mapping[str, tuple[str, ...]]
+    """The lists, `name[]=one&name[]=other`, by the name without brackets."""
+    body_md5: str | None
+
+    def check_body(self, body: bytes) -> None:
+        """Raise ApiError 401 unless this is the body that was signed."""
+        if self.body_md5 is None:
+            if body:
+                raise unsigned_body()
+        elif not signatures.same(self.body_md5.lower(), signatures.md5_hex(body)):
+            raise ApiError(401, "body_md5 is not the MD5 of the body")
+
+
+def unsigned_body() -> ApiError:
+    """The refusal of a request that has a body without `body_md5`."""
+    return ApiError(401, "body_md5 is missing: a request with a body must sign it")
+
+
+def authenticate_head(app: App, method: str, path: str, raw_query: str, now_unix: float) -> AuthenticHead:
+    """Check everything that authenticates a request except for its body, which need not have been read.
+
     `path` and `raw_query` as they stood in the request line; `now_unix` in seconds. ApiError 400 for a key that occurs
     twice, 401 for whatever does not prove the app, 403 for an app that is disabled.
     """
-    params = _unique(signatures.query_pairs(raw_query))
+    pairs = signatures.query_pairs(raw_query)
+    params = _unique(pairs)
     for name in ("auth_key", "auth_timestamp", "auth_version", "auth_signature"):
         if name not in params:
             raise ApiError(401, f"{name} is missing")
@@ -100,18 +135,25 @@ def authenticate(app: App, method: str, path: str, raw_query: str, body: bytes, 
     if params["auth_version"] != "1.0":
         raise ApiError(401, "auth_version must be 1.0")
     _check_timestamp(params["auth_timestamp"], now_unix)
-    _check_body(params.get("body_md5"), body)
     if not signatures.verify_request(app.secrets, method, path, raw_query, params["auth_signature"]):
         raise ApiError(401, "auth_signature is not this app's for this method, path and query")
     if not app.enabled:
         raise ApiError(403, "app is disabled")
-    return {name: value for name, value in params.items() if name not in _AUTH_PARAMS}
+    lists: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name.endswith("[]"):
+            lists.setdefault(name[:-2], []).append(value)
+    return AuthenticHead(
+        {name: value for name, value in params.items() if name not in _AUTH_PARAMS},
+        {name: tuple(values) for name, values in lists.items()},
+        params.get("body_md5"),
+    )
 
 
 def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     params: dict[str, str] = {}
     for name, value in pairs:
-        if name in params:
+        if name in params and not name.endswith("[]"):
             raise ApiError(400, f"query parameter {name[:100]!r} occurs twice")
         params[name] = value
     return params
@@ -123,14 +165,6 @@ def _check_timestamp(text: str, now_unix: float) -> None:
     off = int(text) - now_unix
     if abs(off) > TIMESTAMP_WINDOW:
         raise ApiError(401, f"auth_timestamp is {abs(off):.0f} s off the relay's clock, more than {TIMESTAMP_WINDOW} s")
-
-
-def _check_body(body_md5: str | None, body: bytes) -> None:
-    if body_md5 is None:
-        if body:
-            raise ApiError(401, "body_md5 is missing: a request with a body must sign it")
-    elif not signatures.same(body_md5.lower(), signatures.md5_hex(body)):
-        raise ApiError(401, "body_md5 is not the MD5 of the body")
 
 
 # --- requests that publish -------------------------------------------------------------------------------------------
@@ -149,7 +183,11 @@ class _Batch(msgspec.Struct):
     batch: list[_Event]
 
 
+_TRIGGER_PARAMS = ("name", "data", "channel", "socket_id", "info")
+_NONE: Mapping[str, Any] = {}
+
 _event = msgspec.json.Decoder(_Event).decode
+_members = msgspec.json.Decoder(dict[str, Any]).decode
 _batch = msgspec.json.Decoder(_Batch).decode
 
 
@@ -162,7 +200,7 @@ def _decode(decode: Callable[[bytes], _Body], app: App, body: bytes) -> _Body:
     try:
         return decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise ApiError(400, f"body is not the JSON expected: {exc}") from None
+        raise ApiError(400, f"body is not the JSON expected: {json_fault(body, exc)}") from None
 
 
 def _trigger(app: App, event: _Event, channels: Sequence[str]) -> Trigger:
@@ -175,7 +213,8 @@ def _trigger(app: App, event: _Event, channels: Sequence[str]) -> Trigger:
         with _refusing("channel"):
             check_channel_name(channel, limits.channel_name)
     if len(event.data.encode()) > limits.event_payload:
-        raise ApiError(413, f"data: larger than {limits.event_payload} bytes (limit event_payload)")
+        most = limits.event_payload  # the official PHP library's tests look for "content of this event"
+        raise ApiError(413, f"data: the content of this event is larger than {most} bytes (limit event_payload)")
     if event.socket_id is not None:
         with _refusing("socket_id"):
             check_socket_id(event.socket_id)
@@ -197,13 +236,33 @@ def _refusing(field: str) -> Iterator[None]:
         raise ApiError(400, f"{field}: {exc.message}") from None
 
 
-def parse_trigger(app: App, body: bytes) -> Trigger:
-    """POST /apps/ID/events: `name`, `data`, `channel` or `channels`, and perhaps `socket_id` and `info`."""
-    event = _decode(_event, app, body)
+def parse_trigger(
+    app: App, body: bytes, params: Mapping[str, str] = _NONE, lists: Mapping[str, tuple[str, ...]] = _NONE
+) -> Trigger:
+    """POST /apps/ID/events: `name`, `data`, `channel` or `channels`, and perhaps `socket_id` and `info`.
+
+    Each may stand in the query instead of the body, `channels` as `channels[]=one&channels[]=other`.
+    """
+    given: dict[str, Any] = {name: params[name] for name in _TRIGGER_PARAMS if name in params}
+    if "channels" in lists:
+        given["channels"] = list(lists["channels"])
+    event = _merged(app, body, given) if given else _decode(_event, app, body)
     channels = event.channels if event.channels is not None else [] if event.channel is None else [event.channel]
     if not channels:
         raise ApiError(400, "channels: names no channel")
     return _trigger(app, event, channels)
+
+
+def _merged(app: App, body: bytes, given: Mapping[str, Any]) -> _Event:
+    """Return the event that the body and the query give together. A parameter in both must be the same in both."""
+    members = _decode(_members, app, body) if body else {}
+    for name, value in given.items():
+        if members.setdefault(name, value) != value:
+            raise ApiError(400, f"{name}: the query and the body differ")
+    try:
+        return msgspec.convert(members, _Event)
+    except msgspec.ValidationError as error:
+        raise ApiError(400, f"query and body do not make an event: {error}") from None
 
 
 def parse_batch(app: App, body: bytes) -> tuple[Trigger, ...]:
@@ -213,7 +272,8 @@ def parse_batch(app: App, body: bytes) -> tuple[Trigger, ...]:
     """
     events = _decode(_batch, app, body).batch
     if len(events) > app.limits.batch:
-        raise ApiError(400, f"batch: more than {app.limits.batch} events (limit batch)")
+        # The official PHP library's tests look for "Batch too large".
+        raise ApiError(400, f"Batch too large: {len(events)} events, more than {app.limits.batch} (limit batch)")
     return tuple(_batched(app, place, event) for place, event in enumerate(events))
 
 

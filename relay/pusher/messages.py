@@ -11,6 +11,7 @@
 have `data` as a string or as any JSON value: `read` keeps its text, digit for digit, either way.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Literal, TypeVar
@@ -559,7 +560,7 @@ def read(text: str) -> Frame:
     except msgspec.ValidationError as exc:
         raise ProtocolError(f"message is not understood: {exc}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise ProtocolError(f"message is not JSON: {exc}") from None
+        raise ProtocolError(f"message is not JSON: {json_fault(text, exc)}") from None
     user_id, id, seq = envelope.user_id, envelope.id, envelope.seq
     return Frame(
         event=envelope.event,
@@ -586,4 +587,21 @@ def read_as(decode: Callable[[str], Data], text: str | None, what: str) -> Data:
     except msgspec.ValidationError as exc:
         raise ProtocolError(f"{what} is not understood: {exc}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise ProtocolError(f"{what} is not JSON: {exc}") from None
+        raise ProtocolError(f"{what} is not JSON: {json_fault(text or '', exc)}") from None
+
+
+_half_pair = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})").search
+
+
+def json_fault(text: str | bytes, error: Exception) -> str:
+    """Return the reason that `text` could not be decoded as JSON, for its sender.
+
+    msgspec calls text with half of a surrogate pair truncated, and names Python's limits where JSON is nested too deeply.
+    """
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if "truncated" in str(error) and _half_pair(text if isinstance(text, str) else text.decode("latin-1")):
+        return "an escape stands for half a character (a lone surrogate)"
+    return str(error)

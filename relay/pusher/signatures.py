@@ -8,6 +8,7 @@ app has several: the first signs, each verifies.
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from urllib.parse import quote, unquote, unquote_plus
 
 from attrs import field, frozen
@@ -178,8 +179,12 @@ def query_pairs(raw_query: str, *, plus_is_space: bool = False) -> list[tuple[st
 
 
 def request_string(method: str, path: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """Return the text that a request signs: METHOD, path and the unescaped pairs sorted by key, without `auth_signature`."""
-    query = "&".join(f"{key}={value}" for key, value in sorted(pairs) if key != "auth_signature")
+    """Return the text that a request signs: METHOD, path and the unescaped pairs sorted by key, without `auth_signature`.
+
+    Pairs of the same key (`channels[]`) stay in the order in which they were sent.
+    """
+    ordered = sorted(pairs, key=itemgetter(0))
+    query = "&".join(f"{key}={value}" for key, value in ordered if key != "auth_signature")
     return f"{method.upper()}\n{path}\n{query}"
 
 

@@ -7,7 +7,9 @@ for every connection that was upgraded, so it cannot hand a connection over to a
   HTTP/1.1 in h11, and on every request, not only the first, `Upgrade: websocket` hands the connection over for good: a
   proxy keeps connections alive and mixes.
 - A request is refused before the application sees it when its framing is ambiguous (h11's own errors, or both
-  Content-Length and Transfer-Encoding).
+  Content-Length and Transfer-Encoding), when its head is too large, or when its Host is not one of ours. The texts of
+  these refusals are fixed: nothing a peer sent is sent back or logged.
+- A body that turns out to be malformed ends the request with 400, however far the application has read it.
 - ASGI `send` does nothing once the peer is gone, and `receive` returns `http.disconnect` (ASGI HTTP, version 2.3).
 - An answer that starts before the request's body was read closes the connection after it, and lingers: closing a socket
   with unread input would destroy the answer on its way.
@@ -16,10 +18,13 @@ for every connection that was upgraded, so it cannot hand a connection over to a
   seconds the rest is cancelled. The subscribers' server closes the connections it has taken over.
 """
 
+import contextlib
+import ipaddress
+import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
@@ -30,7 +35,8 @@ import h11
 import structlog
 import trio
 
-from relay.server.fastpath.acceptor import Acceptor
+from relay.server.admission import Admission, forwarded_for
+from relay.server.fastpath.acceptor import Acceptor, no_room
 from relay.server.fastpath.upgrade import UpgradeRequest, asks_for_websocket, read_upgrade
 from relay.server.limits import HttpLimits
 from relay.server.subscribers import SubscriberServer
@@ -59,6 +65,15 @@ class PeerGone(Exception):
     """Raised when the peer closed, reset or stalled; nothing more can be sent to it."""
 
 
+class RequestRefused(Exception):
+    """Raised to refuse a request that the application does not see; the text quotes nothing that the peer sent."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(status, text)
+        self.status = status
+        self.text = text
+
+
 async def open_listeners(host: str, port: int, *, backlog: int = 1024) -> list[trio.SocketListener]:
     """Return listening sockets of `host` (port 0: the kernel chooses).
 
@@ -76,9 +91,13 @@ class HttpServer:
         subscribers: SubscriberServer | None = None,
         limits: HttpLimits | None = None,
         tls: ssl.SSLContext | None = None,
+        *,
+        hosts: Collection[str] | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """Create a server. Without `subscribers`, upgrade requests are ordinary requests. With `tls` every connection is
-        encrypted, and only HTTP/1.1 is offered: HTTP/2 is a proxy's work.
+        encrypted, and only HTTP/1.1 is offered: HTTP/2 is a proxy's work. `hosts` are the names that Host may have,
+        without ports and in lower case (None: any). `admission` decides which connections there is room for.
         """
         if tls is not None:
             tls.set_alpn_protocols(["http/1.1"])
@@ -86,8 +105,15 @@ class HttpServer:
         self._app = app
         self._subscribers = subscribers
         self._limits = limits or HttpLimits()
+        self._hosts = hosts
+        self._admission = admission or Admission(self._limits)
         self._acceptor = Acceptor(
-            self._limits, self._arrived, tls=tls, tune=self._tune, elsewhere=lambda: self.connections
+            self._limits,
+            self._arrived,
+            tls=tls,
+            tune=self._tune,
+            elsewhere=lambda: self.connections,
+            admission=self._admission,
         )
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -136,12 +162,32 @@ class HttpServer:
             self._subscribers.tune(sock)
 
     def _arrived(self, transport: SocketTransport, data: bytes) -> None:
-        found = None if self._subscribers is None else read_upgrade(data, self._limits.head_bytes)
-        if found is not None and self._subscribers is not None:
-            self._subscribers.adopt(transport, *found)
+        upgrades = self._subscribers is not None and not transport.reserved
+        found = read_upgrade(data, self._limits.head_bytes) if upgrades else None
+        if found is not None and self._subscribers is not None and self._is_ours(found[0].header(b"host")):
+            self._adopt(transport, *found)
         elif self._nursery is not None:
             self._served += 1
             self._nursery.start_soon(self._connection, transport, data)
+
+    def _adopt(self, transport: SocketTransport, request: UpgradeRequest, trailing: bytes) -> None:
+        """Hand a connection over to the subscribers' server. Behind a proxy, only here the client's address is known."""
+        assert self._subscribers is not None
+        if self._admission.behind_proxy:
+            address = forwarded_for(request.headers)
+            full = self._admission.refusal_of_address(address)
+            if full is not None:
+                self._acceptor.report(f"connections refused: {full}")
+                with contextlib.suppress(OSError):
+                    transport.send(no_room(full))
+                transport.close()
+                return
+            transport.on_close = self._admission.count(address)
+        self._subscribers.adopt(transport, request, trailing)
+
+    def _is_ours(self, host: bytes | None) -> bool:
+        """Return True if Host names this relay. HTTP/1.0 may come without one; a browser always sends it."""
+        return self._hosts is None or host is None or host_name(host) in self._hosts
 
     async def _connection(self, transport: SocketTransport, begun: bytes) -> None:
         """Serve one connection, of which `begun` was read already."""
@@ -157,7 +203,7 @@ class HttpServer:
             if upgraded is None:
                 transport.close()
         if upgraded is not None and self._subscribers is not None:
-            self._subscribers.adopt(transport, upgraded.request, upgraded.trailing)
+            self._adopt(transport, upgraded.request, upgraded.trailing)
 
     async def _http(self, transport: SocketTransport, begun: bytes) -> Upgraded | None:
         """Serve HTTP until the connection ends (None) or asks for a WebSocket."""
@@ -170,15 +216,21 @@ class HttpServer:
                 request = await self._request(http, wait)
                 if request is None:
                     break
-                if self._subscribers is not None and is_upgrade(request):
-                    return _upgraded(http, request)
-                await self._exchange(http, request)
+                target, headers = self._checked(http, request)
+                if self._subscribers is not None and is_upgrade(request) and not transport.reserved:
+                    return _upgraded(http, target, headers)
+                scope = http_scope(request, target, headers, transport)
+                await HttpExchange(http, scope, closing=lambda: self._stopping or transport.reserved).run(self._app)
+            except RequestRefused as refusal:
+                await self._complain(http, refusal.status, refusal.text)
+                break
             except h11.RemoteProtocolError as error:
-                await self._complain(http, error.error_status_hint, str(error))
+                await self._complain(http, error.error_status_hint, self._fault(error))
                 break
             if http.gone or http.h11.our_state is not h11.DONE or http.h11.their_state is not h11.DONE:
                 break
             http.h11.start_next_cycle()
+            http.head_only = False
             wait = self._limits.idle
         if not http.gone and http.h11.our_state is not h11.IDLE:
             await http.linger()
@@ -186,7 +238,7 @@ class HttpServer:
 
     async def _request(self, http: "HttpConnection", wait: float) -> h11.Request | None:
         """Return the next request's head; None when the connection ended or stayed idle. A head that is too slow is answered
-        408.
+        408, one that is too large 431.
         """
         idle = trio.CancelScope(deadline=trio.current_time() + wait)
         begun = bool(http.h11.trailing_data[0])
@@ -198,28 +250,55 @@ class HttpServer:
                 idle.cancel()
         try:
             with idle:
+                held = len(http.h11.trailing_data[0])
                 while (event := http.h11.next_event()) is h11.NEED_DATA:
                     await http.fill()
+                    held = len(http.h11.trailing_data[0])
                     if not begun:
                         begun = True
                         self._idle.discard(idle)
                         idle.deadline = trio.current_time() + self._limits.head
-                return event if isinstance(event, h11.Request) else None
+                if not isinstance(event, h11.Request):
+                    return None
+                http.head_only = event.method == b"HEAD"
+                # h11 bounds only heads that are incomplete: the rest of a larger one may have come with the last read.
+                if held - len(http.h11.trailing_data[0]) > self._limits.head_bytes:
+                    raise RequestRefused(431, self._head_too_large())
+                return event
         finally:
             self._idle.discard(idle)
         if begun:
-            await self._complain(http, 408, "the request's head took too long")
+            await self._complain(http, 408, "the request's head took too long (server.limits.head)")
         return None
 
-    async def _exchange(self, http: "HttpConnection", request: h11.Request) -> None:
+    def _checked(self, http: "HttpConnection", request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Return the request's target, a path with its query, and its headers. Raises RequestRefused."""
         names = {name for name, _ in request.headers}
         if {b"content-length", b"transfer-encoding"} <= names:
-            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding", error_status_hint=400)
-        try:
-            scope = http_scope(request, http.transport)
-        except ValueError as error:
-            raise h11.RemoteProtocolError(str(error), error_status_hint=400) from error
-        await HttpExchange(http, request, scope, closing=lambda: self._stopping).run(self._app)
+            raise RequestRefused(400, "both Content-Length and Transfer-Encoding")
+        if not request.http_version.startswith(b"1."):
+            raise RequestRefused(505, "only HTTP/1.0 and HTTP/1.1 are served here")
+        if request.method == b"CONNECT":
+            raise RequestRefused(501, "CONNECT is not served here")
+        target, headers = origin_form(request)
+        host = next((value for name, value in headers if name == b"host"), None)
+        if host is not None and not is_authority(host):
+            raise RequestRefused(400, "the Host header must be host or host:port")
+        if not self._is_ours(host):
+            raise RequestRefused(421, "the Host header names another host than this relay's (server.hosts)")
+        if http.transport.reserved and target.partition(b"?")[0] not in ADMIN_PATHS:
+            raise RequestRefused(503, "too many connections (server.limits.connections)")
+        return target, headers
+
+    def _fault(self, error: h11.RemoteProtocolError) -> str:
+        """Return what is wrong with the peer's bytes, without any of them: h11's own texts quote what was sent."""
+        if error.error_status_hint == 431:
+            return self._head_too_large()
+        text = str(error)
+        return next((fault for fault in _FAULTS if text.startswith(fault)), "the request is not HTTP/1.1 (RFC 9112)")
+
+    def _head_too_large(self) -> str:
+        return f"the request's head is larger than {self._limits.head_bytes} bytes (server.limits.head_bytes)"
 
     async def _complain(self, http: "HttpConnection", status: int, text: str) -> None:
         """Answer a request that cannot be served, if nothing was answered yet."""
@@ -229,16 +308,70 @@ class HttpServer:
 
 def is_upgrade(request: h11.Request) -> bool:
     """Return True if the request asks for a WebSocket (RFC 6455, 4.2.1)."""
-    return request.method == b"GET" and request.http_version >= b"1.1" and asks_for_websocket(request.headers)
+    return request.method == b"GET" and request.http_version == b"1.1" and asks_for_websocket(request.headers)
 
 
-def _upgraded(http: "HttpConnection", request: h11.Request) -> Upgraded:
-    headers = [(bytes(name), bytes(value)) for name, value in request.headers]
+def _upgraded(http: "HttpConnection", target: bytes, headers: list[tuple[bytes, bytes]]) -> Upgraded:
     for name, value in headers:
         if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-            raise h11.RemoteProtocolError("an upgrade request carries no body", error_status_hint=400)
+            raise RequestRefused(400, "an upgrade request carries no body")
     http.h11.next_event()
-    return Upgraded(UpgradeRequest("GET", request.target.decode("ascii"), headers), http.h11.trailing_data[0])
+    return Upgraded(UpgradeRequest("GET", target.decode("ascii"), headers), http.h11.trailing_data[0])
+
+
+#: The parts of h11's messages that quote nothing.
+_FAULTS = (
+    "illegal request line",
+    "illegal header line",
+    "illegal chunk header",
+    "Missing mandatory Host: header",
+    "Found multiple Host: headers",
+    "bad Content-Length",
+    "conflicting Content-Length headers",
+    "multiple Transfer-Encoding headers",
+    "Only Transfer-Encoding: chunked is supported",
+    "peer closed connection without sending complete message body",
+)
+#: Answered on the connections that are kept for an administrator.
+ADMIN_PATHS = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/api/v2/status"})
+
+_absolute = re.compile(rb"https?://([^/?]*)((?:/[^?]*)?)((?:\?.*)?)", re.IGNORECASE | re.DOTALL).fullmatch
+_authority = re.compile(rb"([A-Za-z0-9_.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?").fullmatch
+
+
+def is_authority(host: bytes) -> bool:
+    """Return True for a Host header, or the authority of a target, as RFC 9110 (7.2) allows it."""
+    match = _authority(host)
+    if match is None or not match[1].startswith(b"["):
+        return match is not None
+    try:
+        ipaddress.IPv6Address(match[1][1:-1].decode())
+    except ValueError:
+        return False
+    return True
+
+
+def host_name(host: bytes) -> str:
+    """Return the name in a Host header, in lower case, without port and final dot; IPv6 addresses stay in brackets."""
+    name, _, port = host.decode("latin-1").lower().rpartition(":")
+    return (name if name and (not port or port.isdigit()) else host.decode("latin-1").lower()).removesuffix(".")
+
+
+def origin_form(request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Return the target as a path with its query, and the headers.
+
+    The authority of an absolute target takes the place of Host (RFC 9112, 3.2.2). Raises RequestRefused for a target that is
+    neither a path nor a URL.
+    """
+    headers = [(bytes(name), bytes(value)) for name, value in request.headers]
+    target = bytes(request.target)
+    if target.startswith(b"/") or target == b"*":
+        return target, headers
+    match = _absolute(target)
+    if match is None or not match[1] or not is_authority(match[1]):
+        raise RequestRefused(400, "the request target must be a path or a URL")
+    rest = [(name, value) for name, value in headers if name != b"host"]
+    return (match[2] or b"/") + match[3], [(b"host", match[1]), *rest]
 
 
 class HttpConnection:
@@ -297,34 +430,38 @@ class HttpConnection:
 class HttpExchange:
     """One request and its answer."""
 
-    def __init__(
-        self, connection: HttpConnection, request: h11.Request, scope: Scope, *, closing: Callable[[], bool]
-    ) -> None:
+    def __init__(self, connection: HttpConnection, scope: Scope, *, closing: Callable[[], bool]) -> None:
         self._connection = connection
         self._h11 = connection.h11
         self._scope = scope
-        connection.head_only = request.method == b"HEAD"
         self._closing = closing
         self._body: deque[bytes] = deque()
         self._body_read = False
         self._start: Message | None = None
         self._started = False
         self._complete = trio.Event()
+        self._malformed: h11.RemoteProtocolError | None = None
+        """The fault of the body, once it was found; nothing of the application's answer is sent after that."""
 
     async def run(self, app: AsgiApp) -> None:
-        """Call the application; an exception of it, or no answer, becomes 500, or the end of the connection."""
+        """Call the application; an exception of it, or no answer, becomes 500, or the end of the connection.
+
+        Raises h11.RemoteProtocolError when the body is malformed and nothing was answered yet.
+        """
+        self._pull()
         try:
-            self._pull()
             await app(self._scope, self.receive, self.send)
         except PeerGone:
             raise
         except Exception:
             log.exception("http application failed", path=self._scope["path"])
             await self._fail()
-        else:
-            if not self._complete.is_set() and not self._connection.gone:
-                log.error("http application gave no whole answer", path=self._scope["path"])
-                await self._fail()
+            return
+        if self._malformed is not None and not self._started:
+            raise self._malformed
+        if not self._complete.is_set() and not self._connection.gone:
+            log.error("http application gave no whole answer", path=self._scope["path"])
+            await self._fail()
 
     async def _fail(self) -> None:
         if self._connection.gone or self._started:
@@ -341,14 +478,28 @@ class HttpExchange:
                 return False
         return True
 
+    def _body_ended(self) -> bool:
+        """Return True if the whole body has arrived. After an answer that did not wait for it, a fault in it is of no
+        interest: the connection ends.
+        """
+        try:
+            return self._pull()
+        except h11.RemoteProtocolError:
+            return False
+
     async def receive(self) -> Message:
-        """Receive as ASGI defines it: the body's parts, then the disconnect once it happens."""
+        """Receive as ASGI defines it: the body's parts, then the disconnect once it happens. A malformed body is one."""
+        if self._malformed is not None:
+            return {"type": "http.disconnect"}
         if self._body_read or self._connection.gone:
             await self._disconnected()
             return {"type": "http.disconnect"}
         try:
             await self._fill_body()
-        except (PeerGone, h11.RemoteProtocolError):
+        except h11.RemoteProtocolError as error:
+            self._malformed = error
+            return {"type": "http.disconnect"}
+        except PeerGone:
             self._connection.gone = True
             return {"type": "http.disconnect"}
         data = self._body.popleft() if self._body else b""
@@ -357,7 +508,7 @@ class HttpExchange:
         return {"type": "http.request", "body": data, "more_body": more}
 
     async def _fill_body(self) -> None:
-        if self._h11.they_are_waiting_for_100_continue:
+        if self._h11.they_are_waiting_for_100_continue and not self._started:
             go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
             await self._connection.write(self._h11.send(go_on) or b"")
         while not self._pull() and not self._body:
@@ -383,7 +534,7 @@ class HttpExchange:
 
     async def send(self, message: Message) -> None:
         """Send as ASGI defines it. The head leaves together with the first part of the body."""
-        if self._connection.gone:
+        if self._connection.gone or (self._malformed is not None and not self._started):
             await trio.lowlevel.checkpoint()
             return
         if message["type"] == "http.response.start":
@@ -406,7 +557,7 @@ class HttpExchange:
         assert self._start is not None, "http.response.body before http.response.start"
         self._started = True
         headers = [*_own_headers(), *self._start.get("headers", ())]
-        if self._closing() or not self._pull():
+        if self._closing() or not self._body_ended():
             headers.append(_CLOSE)
         status = self._start["status"]
         return self._h11.send(h11.Response(status_code=status, headers=headers, reason=_reason(status))) or b""
@@ -426,11 +577,11 @@ def _reason(status: int) -> bytes:
         return b""
 
 
-def http_scope(request: h11.Request, transport: SocketTransport) -> Scope:
-    """Return the ASGI scope of a request. Raises ValueError for a target that is no path."""
-    raw_path, _, query = request.target.partition(b"?")
-    if not raw_path.startswith(b"/") and raw_path != b"*":
-        raise ValueError("request target must be a path")
+def http_scope(
+    request: h11.Request, target: bytes, headers: list[tuple[bytes, bytes]], transport: SocketTransport
+) -> Scope:
+    """Return the ASGI scope of a request, whose target and headers `origin_form` returned."""
+    raw_path, _, query = target.partition(b"?")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -441,7 +592,7 @@ def http_scope(request: h11.Request, transport: SocketTransport) -> Scope:
         "raw_path": raw_path,
         "query_string": query,
         "root_path": "",
-        "headers": [(bytes(name), bytes(value)) for name, value in request.headers],
+        "headers": headers,
         "client": transport.peer,
         "server": transport.local,
     }

@@ -10,7 +10,16 @@ class HttpLimits:
     """Deadlines in seconds and bounds of HTTP connections. Every one of them is about a peer that may be slow or hostile."""
 
     connections: int = attrs.field(default=20_000, validator=attrs.validators.ge(1))
-    """Connections at once, upgraded ones included; one more is answered 503 (over TLS: closed)."""
+    """Connections at once, upgraded ones included; one more is answered 503 (over TLS: closed). Beyond them, a few from this
+    machine are answered `/healthz`, `/readyz`, `/metrics` and `/api/v2/status`."""
+    connections_per_address: int = attrs.field(default=2_000, validator=attrs.validators.ge(1))
+    """Connections at once of one client address, or of one IPv6 /64; one more is answered 503. Clients on this machine are
+    not counted. With `behind_proxy` this counts subscribers by the last address in `X-Forwarded-For`."""
+    reserved_descriptors: int = attrs.field(default=64, validator=attrs.validators.ge(16))
+    """File descriptors that connections may not use: they are kept for providers (four more for each session), the log and
+    an administrator. A connection that would take one of them is answered 503."""
+    bodies: int = attrs.field(default=64 * 1024 * 1024, validator=attrs.validators.ge(1_048_576))
+    """Bytes of request bodies in memory over all connections; a request whose body would exceed it is answered 503."""
     tls_handshake: float = 10.0
     """From accept to the end of the TLS handshake."""
     head: float = 10.0

@@ -27,7 +27,7 @@ Address = tuple[str, int]
 class SocketTransport:
     """A plain TCP connection."""
 
-    __slots__ = ("sock",)
+    __slots__ = ("on_close", "reserved", "sock")
 
     scheme = "http"
     handshaken = True
@@ -40,6 +40,10 @@ class SocketTransport:
     def __init__(self, sock: socket.socket) -> None:
         """Take over `sock`, which is non-blocking."""
         self.sock = sock
+        self.on_close: Callable[[], object] | None = None
+        """Called once, when this end is closed."""
+        self.reserved = False
+        """True for a connection that was admitted only for an administrator's requests."""
 
     @property
     def send(self) -> Callable[[bytes], int]:
@@ -73,6 +77,8 @@ class SocketTransport:
         if self.sock.fileno() != -1:
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
+            if self.on_close is not None:
+                self.on_close()
 
     def abort(self) -> None:
         """Close and discard what the kernel holds for the peer."""

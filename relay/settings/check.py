@@ -205,11 +205,55 @@ def resolve_server(check: Check) -> Server:
         port=port,
         tls=tls,
         public_url=table.public_url,
+        hosts=_hosts(check, host),
         behind_proxy=table.behind_proxy,
         status_public=table.status_public,
         limits=table.limits,
         subscribers=table.subscribers,
     )
+
+
+_host_pattern = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:.]+\]|\*").fullmatch
+
+
+def _hosts(check: Check, listen: str) -> frozenset[str] | None:
+    """Return the names that the Host header may have, None for any."""
+    table = check.reading.value.server
+    for n, name in enumerate(table.hosts):
+        if _host_pattern(name.lower()) is None:
+            check.wrong_item(
+                "must be a host's name or address without port, IPv6 in brackets, or *", "server", "hosts", n
+            )
+    if table.hosts:
+        return None if "*" in table.hosts else frozenset(name.lower().removesuffix(".") for name in table.hosts)
+    if not is_loopback(listen):
+        return None
+    public = _host_of(table.public_url)
+    if table.behind_proxy and public is None:
+        check.notes.append(
+            "server.hosts: every Host header is answered, since neither hosts nor public_url says what the proxy passes on"
+        )
+        return None
+    own = f"[{listen}]" if ":" in listen else listen
+    return frozenset({"localhost", "127.0.0.1", "[::1]", own.lower()} | ({public} if public else set()))
+
+
+def _host_of(url: str | None) -> str | None:
+    try:
+        host = urlsplit(url or "").hostname
+    except ValueError:
+        return None
+    return None if host is None else f"[{host}]" if ":" in host else host
+
+
+def note_open_origins(check: Check) -> None:
+    """Note apps that pages of every site may use, where browsers reach the relay from elsewhere."""
+    server = check.reading.value.server
+    for name, table in check.reading.value.apps.items():
+        if table.enabled and "*" in table.allowed_origins and (server.public_url or server.tls_cert):
+            check.notes.append(
+                f"apps.{name}.allowed_origins: pages of every site may connect (*); name the sites of yours"
+            )
 
 
 def _tls(check: Check) -> Tls | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from relay.adapter import Adapter
 from relay.errors import OperatorError, suggestion
-from relay.settings.check import Check, SecretReader, resolve_api_keys, resolve_apps, resolve_server
+from relay.settings.check import Check, SecretReader, note_open_origins, resolve_api_keys, resolve_apps, resolve_server
 from relay.settings.providers import Credential, resolve_providers
 from relay.settings.structure import Problem, Reading, structure
 from relay.settings.tables import Document, Settings
@@ -83,6 +83,7 @@ def settings_of(
     elif check_plugins is not None:
         check_plugins(plugins)
     server, apps, api_keys = resolve_server(check), resolve_apps(check), resolve_api_keys(check)
+    note_open_origins(check)
     providers = resolve_providers(check, adapters, find)
     if check.problems:
         raise SettingsError(map(str, sorted(check.problems, key=_place)))

@@ -77,8 +77,13 @@ class ServerTable:
     """Private key in PEM."""
     public_url: str | None = None
     """What subscribers reach the relay by where a proxy stands in front, e.g. `https://feed.example.com`."""
+    hosts: tuple[str, ...] = ()
+    """Names in the Host header that are answered, without port; every other one is refused with 421. `*` allows any. When
+    absent: any, except that a relay which listens on loopback answers only to `localhost`, `127.0.0.1`, `[::1]` and the
+    host of `public_url`, so that no page in a browser on this machine reaches it through a name of its own."""
     behind_proxy: bool = False
-    """Believe `X-Forwarded-Proto: https`, where nobody reaches the port but a TLS proxy of ours; see `require_tls`."""
+    """Believe `X-Forwarded-Proto: https` and the last address in `X-Forwarded-For`, where nobody reaches the port but a
+    proxy of ours; see `require_tls` and `connections_per_address`."""
     status_public: bool = False
     """Show the states of sessions and the metrics without an API key. Health checks are always public."""
     limits: HttpLimits = Factory(HttpLimits)
@@ -233,12 +238,13 @@ class Tls:
 
 @frozen(kw_only=True)
 class Server:
-    """The port. ``port`` 0 lets the kernel choose; ``tls`` None speaks plain."""
+    """The port. ``port`` 0 lets the kernel choose; ``tls`` None speaks plain; ``hosts`` None answers to every name."""
 
     host: str
     port: int
     tls: Tls | None = None
     public_url: str | None = None
+    hosts: frozenset[str] | None = None
     behind_proxy: bool = False
     status_public: bool = False
     limits: HttpLimits = Factory(HttpLimits)

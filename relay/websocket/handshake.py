@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+SUBPROTOCOL = b"pusher-channels-protocol-7"
+"""The official Swift client offers it, and RFC 6455 (4.1) lets a client fail when none that it offered comes back."""
 _REASONS = {400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 426: "Upgrade Required"}
 
 
@@ -33,10 +35,10 @@ def accept_key(key: bytes) -> bytes:
 
 
 def handshake_response(headers: Sequence[tuple[bytes, bytes]], extensions: bytes = b"") -> bytes:
-    """Return the 101 answer to an upgrade request.
+    """Return the 101 answer to an upgrade request, with the subprotocol `SUBPROTOCOL` where the client offers it.
 
     `headers` are the request's, names in lower case. `extensions`, when not empty, is sent as Sec-WebSocket-Extensions;
-    `relay.websocket.deflate.accepted` returns it. No subprotocol is ever chosen. Raises BadHandshake: 426 for another
+    `relay.websocket.deflate.accepted` returns it. Raises BadHandshake: 426 for another
     version, 400 for a bad or repeated key.
     """
     versions = [value for name, value in headers if name == b"sec-websocket-version"]
@@ -47,6 +49,9 @@ def handshake_response(headers: Sequence[tuple[bytes, bytes]], extensions: bytes
         raise BadHandshake(400, "Sec-WebSocket-Key must be 16 bytes in base64")
     lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
     lines.append(b"Sec-WebSocket-Accept: " + accept_key(keys[0]))
+    offered = [value for name, value in headers if name == b"sec-websocket-protocol"]
+    if any(SUBPROTOCOL in value.replace(b" ", b"").split(b",") for value in offered):
+        lines.append(b"Sec-WebSocket-Protocol: " + SUBPROTOCOL)
     if extensions:
         lines.append(b"Sec-WebSocket-Extensions: " + extensions)
     return b"\r\n".join(lines) + b"\r\n\r\n"

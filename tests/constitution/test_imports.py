@@ -60,6 +60,7 @@ PURE = (
     "relay.hub",
     "relay.provider",
     "relay.trading",
+    "relay.server.admission",
 )
 SHELLS = {"relay.provider.driver", "relay.provider.connection", "relay.provider.http", "relay.trading.service"}
 IMPURE_MODULES = {

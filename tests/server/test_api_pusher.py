@@ -245,16 +245,20 @@ async def test_escaped_paths_are_verified_as_they_were_sent(rig: Rig) -> None:
     assert (await rig.http.get(f"/apps/3/channels/a%2Fusers?{slash}")).status_code == 400
 
 
+#: The query that signs a body, which need not have come yet.
+SIGNED = signed_query(APP, "POST", "/apps/3/events", b"{}", NOW)
+
+
 async def test_a_body_is_counted_while_it_comes(rig: Rig) -> None:
     endless = Exchange(body=b"x" * 1000, more_body=True)
-    await endless.ask(rig, "POST", "/apps/3/events")
+    await endless.ask(rig, "POST", "/apps/3/events", SIGNED)
     assert endless.status == 413
     assert endless.reads == 21
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(rig: Rig) -> None:
     leaving = Exchange(type="http.disconnect")
-    await leaving.ask(rig, "POST", "/apps/3/events")
+    await leaving.ask(rig, "POST", "/apps/3/events", SIGNED)
     assert leaving.status == 400
 
 
@@ -267,7 +271,7 @@ async def test_a_body_that_does_not_come_is_408() -> None:
         await trio.sleep_forever()
 
     async with rig.http:
-        assert (await rig.http.post("/apps/3/events", content=stalling())).status_code == 408
+        assert (await rig.http.post(f"/apps/3/events?{SIGNED}", content=stalling())).status_code == 408
 
 
 async def test_events_per_second_are_limited_per_app() -> None:

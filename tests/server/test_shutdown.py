@@ -5,7 +5,7 @@ import trio
 from support.running import API_KEY, port_of, running_relay
 
 HEAD = (
-    f"POST /api/v2/ws/session HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\n"
+    f"POST /api/v2/ws/session HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {API_KEY}\r\n"
     "Content-Type: application/json\r\nContent-Length: 21\r\n\r\n"
 ).encode()
 

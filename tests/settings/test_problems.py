@@ -27,7 +27,7 @@ APPS = (
 BAD: list[tuple[str, list[str]]] = [
     # keys
     ("sever = 1", ["sever: unknown key; did you mean server?"]),
-    ("[server]\nport = 1", ["server.port: unknown key; there are: behind_proxy, limits, listen, public_url, status_public, subscribers, tls_cert, tls_key"]),
+    ("[server]\nport = 1", ["server.port: unknown key; there are: behind_proxy, hosts, limits, listen, public_url, status_public, subscribers, tls_cert, tls_key"]),
     ("[provider.acme]", ["provider: unknown key; did you mean providers?"]),
     ("[[providers]]\nname = 'x'", ["providers: must be a table of names, like [providers.NAME], not a list"]),
     ("server = 5", ["server: must be a table, not 5"]),

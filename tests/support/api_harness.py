@@ -172,14 +172,14 @@ class Exchange:
     async def send(self, message: Any) -> None:
         self.sent.append(message)
 
-    async def ask(self, rig: Rig, method: str, raw_path: str) -> None:
+    async def ask(self, rig: Rig, method: str, raw_path: str, query: str = "") -> None:
         scope = {
             "type": "http",
             "method": method,
             "scheme": "http",
             "path": unquote(raw_path),
             "raw_path": raw_path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": [],
         }
         await rig.api(scope, self.receive, self.send)

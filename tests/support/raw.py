@@ -44,7 +44,7 @@ class Raw:
         self._text = ""
 
     async def shake_hands(self, target: str) -> None:
-        await self.stream.send_all(self._protocol.send(Request(host="relay", target=target)))
+        await self.stream.send_all(self._protocol.send(Request(host="127.0.0.1", target=target)))
         event = await self._event()
         if isinstance(event, RejectConnection):
             raise Closed(event.status_code)

@@ -69,27 +69,65 @@ def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | N
     return Response(body, status, media_type="application/json", headers={**own, **(headers or {})})
 
 
-async def read_body(request: Request, limit: int, within: float) -> bytes:
-    """Return the body. Raises 413 once it exceeds ``limit`` bytes, 408 if it takes more than ``within`` seconds."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
-    with trio.move_on_after(within):
-        return await _read(request, limit)
-    raise Refusal(408, f"the body took longer than {within:g} s")
+class Bodies:
+    """Read the bodies of requests, each in bounded time, and all together in bounded memory.
 
+    What is counted is what has arrived, not what was announced: a slow sender takes no room from others.
+    """
 
-async def _read(request: Request, limit: int) -> bytes:
-    body, more = bytearray(), True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body += message.get("body", b"")
-        if len(body) > limit:
+    def __init__(self, most: int, within: float) -> None:
+        """Create a reader that holds at most `most` bytes of bodies that are being read, each for `within` seconds."""
+        self._most = most
+        self._within = within
+        self.held = 0
+        """Bytes of bodies that are being read now."""
+
+    async def read(self, request: Request, limit: int) -> bytes:
+        """Return the body, which the caller must handle without waiting.
+
+        Raises 413 once it exceeds ``limit`` bytes, 408 if it takes too long, 503 if there is no room for it.
+        """
+        announced = _announced(request)
+        if announced > limit:
             raise _too_large(limit)
-        more = message.get("more_body", False)
-    return bytes(body)
+        if self.held + announced > self._most:
+            raise self._no_room()
+        with trio.move_on_after(self._within):
+            return await self._read(request, limit)
+        raise Refusal(408, f"the body took longer than {self._within:g} s")
+
+    async def _read(self, request: Request, limit: int) -> bytes:
+        body, more = bytearray(), True
+        try:
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                part = message.get("body", b"")
+                if len(body) + len(part) > limit:
+                    raise _too_large(limit)
+                if self.held + len(part) > self._most:
+                    raise self._no_room()
+                self.held += len(part)
+                body += part
+                more = message.get("more_body", False)
+            return bytes(body)
+        finally:
+            self.held -= len(body)
+
+    def _no_room(self) -> Refusal:
+        message = f"the bodies of all requests together exceed {self._most} bytes (server.limits.bodies)"
+        return Refusal(503, message, headers={"Retry-After": "1"})
+
+
+def announces_body(request: Request) -> bool:
+    """Return True if the request's head says that a body follows."""
+    return _announced(request) > 0 or "transfer-encoding" in request.headers
+
+
+def _announced(request: Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() else 0
 
 
 def _too_large(limit: int) -> Refusal:
@@ -115,7 +153,7 @@ def pusher_refused(request: Request, error: Exception) -> Response:
 def http_refused(request: Request, error: Exception) -> Response:
     """Return the answer to an unknown path or method."""
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    message = f"{request.method} {request.scope['path'][:200]}: {error.detail}"
     return _refused(request, error.status_code, message, None, error.headers)
 
 
@@ -138,7 +176,7 @@ def _refused(
     headers: Mapping[str, str] | None,
     code: str | None = None,
 ) -> Response:
-    if not request.url.path.startswith(API):
+    if not request.scope["path"].startswith(API):
         return json_answer({"error": message, "status": status}, status, headers)
     details: dict[str, Any] | None = None if field is None else {"field": field}
     error = {"code": code or _CODES.get(status, "INTERNAL_ERROR"), "message": message, "details": details}

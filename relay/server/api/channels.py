@@ -22,10 +22,10 @@ from relay.model.serialize import event_schema
 from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry, UnknownStream, find
 from relay.pusher.apps import App
-from relay.pusher.messages import ProtocolError
+from relay.pusher.messages import ProtocolError, json_fault
 from relay.pusher.names import channel_type, check_channel_name, check_socket_id
 from relay.pusher.signatures import key_auth
-from relay.server.api.answers import Refusal, json_answer, read_body, unauthorized
+from relay.server.api.answers import Bodies, Refusal, json_answer, unauthorized
 from relay.server.api.settings import ApiSettings, PublicAddress, parse_address
 
 Catalog = Callable[[], Iterable[CatalogEntry]]
@@ -59,8 +59,10 @@ class Bootstrap:
         keys: KeyRing,
         catalog: Catalog,
         authorize: Authorize,
+        bodies: Bodies,
     ) -> None:
         self._settings = settings
+        self._bodies = bodies
         self._find_app = app
         self._keys = keys
         self._catalog = catalog
@@ -120,7 +122,7 @@ class Bootstrap:
         return app
 
     async def _body(self, request: Request) -> bytes:
-        return await read_body(request, self._settings.body, self._settings.body_within)
+        return await self._bodies.read(request, self._settings.body)
 
     def _wanted(self, body: bytes) -> list[Any]:
         wanted = _json_object(body).get("subscriptions")
@@ -227,7 +229,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Refusal(400, f"the body is not JSON: {error}", field="body") from None
+        raise Refusal(400, f"the body is not JSON: {json_fault(body, error)}", field="body") from None
     if not isinstance(value, dict):
         raise Refusal(400, "the body must be a JSON object", field="body")
     return value

@@ -18,7 +18,7 @@ from relay.model import command_input
 from relay.model.command_input import MEMBERS, CommandError, read
 from relay.model.commands import COMMANDS
 from relay.model.enums import Outcome
-from relay.server.api.answers import Refusal, json_answer, read_body
+from relay.server.api.answers import Bodies, Refusal, json_answer
 from relay.server.api.channels import bearer
 from relay.server.api.settings import ApiSettings
 from relay.trading.service import CommandRefused, CommandService, Submission
@@ -42,8 +42,11 @@ STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED:
 class Commands:
     """Endpoints for commands."""
 
-    def __init__(self, settings: ApiSettings, *, keys: KeyRing, command_service: CommandService) -> None:
+    def __init__(
+        self, settings: ApiSettings, *, keys: KeyRing, command_service: CommandService, bodies: Bodies
+    ) -> None:
         self._settings = settings
+        self._bodies = bodies
         self._keys = keys
         self._command_service = command_service
 
@@ -53,9 +56,8 @@ class Commands:
 
     async def _post(self, request: Request) -> Response:
         key = bearer(request, self._keys)
-        body = await read_body(request, self._settings.body, self._settings.body_within)
         try:
-            wire = read(body)
+            wire = read(await self._bodies.read(request, self._settings.body))
         except CommandError as error:
             raise Refusal(400, str(error), field=error.field) from None
         try:

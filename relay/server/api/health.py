@@ -117,12 +117,21 @@ class Status:
             {
                 "version": self._settings.version,
                 "app_key": app.key if app else None,
-                **({"demo_api_key": self._settings.demo_api_key} if self._settings.demo_api_key else {}),
+                **({"demo_api_key": self._settings.demo_api_key} if self._gives_demo_key(request) else {}),
                 "ready": not not_ready(sessions),
                 "sessions": sessions if by_key else list(map(without_samples, sessions)),
                 "quotes": list(_quotes(self._catalog())),
                 "hub": hub if by_key else _without_names(hub),
             }
+        )
+
+    def _gives_demo_key(self, request: Request) -> bool:
+        """Return True for the demo's dashboard; a page of another origin does not get the key that trades."""
+        own = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
+        return (
+            self._settings.demo_api_key is not None
+            and request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+            and request.headers.get("origin", own).lower() == own.lower()
         )
 
     def _check_key(self, request: Request) -> None:

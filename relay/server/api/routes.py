@@ -35,7 +35,7 @@ from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry
 from relay.pusher.http_api import ApiError
 from relay.server.api import answers
-from relay.server.api.answers import Refusal
+from relay.server.api.answers import Bodies, Refusal
 from relay.server.api.channels import Bootstrap
 from relay.server.api.commands import Commands
 from relay.server.api.health import RelayCollector, Session, Status, shown
@@ -75,8 +75,9 @@ def build_api(
         return list(map(shown, sessions()))
 
     registry.register(RelayCollector(settings.version, hub.snapshot, current_sessions, log_counts))
-    pusher = PusherApi(hub, clock=clock, unix_time=unix_time, body_within=settings.body_within)
-    bootstrap = Bootstrap(settings, app=hub.app, keys=keys, catalog=catalog, authorize=authorize)
+    bodies = Bodies(settings.bodies, settings.body_within)
+    pusher = PusherApi(hub, clock=clock, unix_time=unix_time, bodies=bodies)
+    bootstrap = Bootstrap(settings, app=hub.app, keys=keys, catalog=catalog, authorize=authorize, bodies=bodies)
     status = Status(
         settings,
         keys=keys,
@@ -88,7 +89,7 @@ def build_api(
     )
     trading = []
     if command_service is not None:
-        commands = Commands(settings, keys=keys, command_service=command_service)
+        commands = Commands(settings, keys=keys, command_service=command_service, bodies=bodies)
         trading = [Route("/v2/commands", commands.endpoint, methods=["GET", "POST"])]
 
     return Starlette(
@@ -181,7 +182,10 @@ class Pages(StaticFiles):
         super().__init__(directory=directory, html=True, check_dir=False)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
+        try:
+            response = await super().get_response(path, scope)
+        except (OSError, ValueError):  # a path that no file can have
+            raise HTTPException(404) from None
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"

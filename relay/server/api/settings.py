@@ -65,6 +65,8 @@ class ApiSettings:
     """The relay's version, for status and metrics."""
     body: int = 65_536
     """Largest body of a request, in bytes; the Pusher HTTP API has a limit per app."""
+    bodies: int = 64 * 1024 * 1024
+    """Bytes of bodies in memory, of all requests together."""
     body_within: float = 30.0
     """Seconds for receiving a body."""
     subscriptions: int = 100

@@ -5,19 +5,22 @@ for connections that turn out to need one. Over TLS, reading the first bytes car
 
 - A connection that sent nothing within `limits.head` seconds (over TLS: did not finish its handshake within
   `limits.tls_handshake`) is closed at the next sweep.
-- One more connection than the limit is answered 503.
+- A connection that there is no room for (`relay.server.admission`) is answered 503 with the limit's name (over TLS: closed).
 - While the process has no file descriptor left, accepting pauses and the kernel queues new connections.
+- Refusals and pauses are logged at once, then at most once in `_REPORT` seconds with their number.
 """
 
 import contextlib
 import errno
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import structlog
 import trio
 
+from relay.server.admission import Admission
 from relay.server.fastpath.poller import Poller
 from relay.server.limits import HttpLimits
 from relay.server.transport import SocketTransport, TlsTransport
@@ -30,7 +33,14 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _PAUSE = 0.1
 _SWEEP = 1.0
 
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+_REPORT = 60.0
+
+
+def no_room(setting: str) -> bytes:
+    """Return the HTTP answer to a connection that exceeds the limit."""
+    body = f"too many connections ({setting})\n".encode()
+    head = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
+    return head + b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 class _Waiting:
@@ -60,16 +70,20 @@ class Acceptor:
         tls: ssl.SSLContext | None = None,
         tune: Callable[[socket.socket], None] = lambda sock: None,
         elsewhere: Callable[[], int] = lambda: 0,
+        admission: Admission | None = None,
     ) -> None:
         """Create an acceptor. `arrived` receives a connection with its first bytes and owns it from then on; there are no
         bytes yet if the peer is too slow to take the TLS handshake. `tune` sets options of listening sockets. `elsewhere`
-        returns the number of open connections that `arrived` received.
+        returns the number of open connections that `arrived` received. `admission` decides which ones there is room for.
         """
         self._limits = limits
         self._arrived = arrived
         self._tls = tls
         self._tune = tune
         self._elsewhere = elsewhere
+        self._admission = admission or Admission(limits)
+        self._troubles: Counter[str] = Counter()
+        self._reported: dict[str, float] = {}
         self._poller = Poller()
         self._waiting: dict[int, _Waiting] = {}
 
@@ -96,14 +110,14 @@ class Acceptor:
                 while True:
                     await trio.lowlevel.wait_readable(sock)
                     if not self._accept(sock):
-                        log.warning("accepting pauses: no file descriptors are left")
+                        self.report("accepting pauses: the process has no file descriptor or memory left")
                         await trio.sleep(_PAUSE)
 
     def _accept(self, listening: socket.socket) -> bool:
         """Accept all connections in the kernel's queue; False if the process is out of resources."""
         for _ in range(_AT_ONCE):
             try:
-                sock, _ = listening.accept()
+                sock, address = listening.accept()
             except BlockingIOError:
                 break
             except OSError as error:
@@ -111,21 +125,26 @@ class Acceptor:
                     return False
                 continue  # the peer closed before it was accepted
             sock.setblocking(False)
-            self._begin(sock)
+            self._begin(sock, address[0] if isinstance(address, tuple) else None)
         return True
 
-    def _begin(self, sock: socket.socket) -> None:
-        if self._elsewhere() + len(self._waiting) >= self._limits.connections:
-            log.warning("connection refused: too many connections", limit=self._limits.connections)
+    def _begin(self, sock: socket.socket, address: str | None) -> None:
+        full = self._admission.refusal(address, sock.fileno(), self._elsewhere() + len(self._waiting))
+        if full is None:
+            leave = None if self._admission.behind_proxy else self._admission.count(address)
+        elif (leave := self._admission.count_admin(address)) is None:
+            self.report(f"connections refused: {full}")
             with sock, contextlib.suppress(OSError):
                 if self._tls is None:
-                    sock.send(_FULL)
+                    sock.send(no_room(full))
             return
         now = trio.current_time()
         if self._tls is None:
             waiting = _Waiting(self, SocketTransport(sock), now + self._limits.head)
         else:
             waiting = _Waiting(self, TlsTransport(sock, self._tls), now + self._limits.tls_handshake)
+        waiting.transport.reserved = full is not None
+        waiting.transport.on_close = leave
         self._waiting[sock.fileno()] = waiting
         self.read(waiting)  # usually the first bytes are here already
         if sock.fileno() in self._waiting:
@@ -155,10 +174,23 @@ class Acceptor:
         del self._waiting[fd]
         self._poller.forget(fd)
 
+    def report(self, trouble: str) -> None:
+        """Log what strangers can cause at any rate, with the number of times since the last such line."""
+        self._troubles[trouble] += 1
+        if trio.current_time() >= self._reported.get(trouble, 0.0):
+            self._log(trouble)
+
+    def _log(self, trouble: str) -> None:
+        log.warning(trouble, times=self._troubles.pop(trouble))
+        self._reported[trouble] = trio.current_time() + _REPORT
+
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(_SWEEP)
-            self._close_overdue(trio.current_time())
+            now = trio.current_time()
+            self._close_overdue(now)
+            for trouble in [trouble for trouble in self._troubles if self._reported[trouble] <= now]:
+                self._log(trouble)
 
     def _close_overdue(self, now: float) -> None:
         for fd, waiting in list(self._waiting.items()):

@@ -12,7 +12,7 @@ from functools import lru_cache
 import attrs
 
 _FIELDS = rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+\r\n)++"
-_HEAD = re.compile(rb"GET ([!-~]+) HTTP/1\.1\r\n(" + _FIELDS + rb")\r\n").match
+_HEAD = re.compile(rb"GET (/[!-~]*) HTTP/1\.1\r\n(" + _FIELDS + rb")\r\n").match
 """RFC 9110, 5.5 and RFC 9112, 2-5, without folded lines, bare line feeds, control characters or spaces before the colon."""
 
 _ELSEWHERE = frozenset({b"content-length", b"transfer-encoding", b"expect", b"trailer", b"te"})

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from relay.server.admission import ADMIN_CONNECTIONS
 from relay.server.fastpath.acceptor import Acceptor
 from relay.server.fastpath.poller import Poller
 from relay.server.http import open_listeners
@@ -124,8 +125,15 @@ async def test_who_says_nothing_is_sent_away() -> None:
 async def test_one_too_many_is_told_so() -> None:
     async with door(HttpLimits(connections=1)) as it:
         it.elsewhere = 1
+        kept = [await it.call() for _ in range(ADMIN_CONNECTIONS)]
         async with await it.call() as stream:
             assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 503 ")
+        await kept[0].send_all(b"health?")
+        while not it.arrived:
+            await trio.lowlevel.checkpoint()
+        assert it.arrived[0][0].reserved
+        for stream in kept:
+            await stream.aclose()
 
 
 async def test_accepting_goes_on_after_the_process_was_out_of_descriptors(

@@ -1,0 +1,156 @@
+"""Decide which new connections there is room for: in all, per client address, and by the process's file descriptors.
+
+- `limits.connections` bounds all connections, `limits.connections_per_address` those of one address. An IPv6 client owns a
+  whole /64, so that network counts as one address. Clients on this machine are not counted by address: they are proxies and
+  tests. Behind a proxy that is ours, the address that the proxy saw is counted (`forwarded_for`).
+- The kernel gives the lowest free number to a new descriptor, so a number at or above `descriptors` means that only the
+  reserve is left, which providers, the store, the log and an administrator need.
+- `ADMIN_CONNECTIONS` more connections from this machine are admitted although the others are full. The HTTP server answers
+  only health checks, metrics and the status on them.
+
+Pure: no sockets. `HttpServer` calls it for every connection.
+"""
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import attrs
+
+from relay.server.limits import HttpLimits
+
+ADMIN_CONNECTIONS = 4
+"""Connections from this machine that are kept for an administrator."""
+DESCRIPTORS_PER_SESSION = 4
+"""File descriptors of one session with a provider: its WebSocket, HTTP requests, and a dial beside them."""
+
+
+@attrs.frozen
+class DescriptorPlan:
+    """Shares of the file descriptors that the system allows."""
+
+    allowed: int
+    """RLIMIT_NOFILE of the process."""
+    reserve: int
+    """Kept for providers, the store, the log and an administrator."""
+    clients: int
+    """Connections that the rest is enough for, or `limits.connections` where that is less."""
+    needed: int
+    """RLIMIT_NOFILE at which `limits.connections` are possible."""
+
+    @property
+    def enough(self) -> bool:
+        """True if every connection that the limits allow has a descriptor."""
+        return self.needed <= self.allowed
+
+
+def plan_descriptors(limits: HttpLimits, sessions: int, allowed: int) -> DescriptorPlan:
+    """Return the plan for a number of sessions with providers. At most half of the descriptors are reserved."""
+    wanted = limits.reserved_descriptors + DESCRIPTORS_PER_SESSION * sessions
+    reserve = min(wanted, allowed // 2)
+    clients = max(1, min(limits.connections, allowed - reserve))
+    return DescriptorPlan(allowed, reserve, clients, limits.connections + wanted)
+
+
+def network_of(address: str) -> str | None:
+    """Return the network that is counted as one client: an IPv4 address, or an IPv6 /64; None if it is no address."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(ip) >> 64 << 64)) + "/64"
+
+
+def is_local(address: str) -> bool:
+    """Return True for an address of this machine's loopback interface."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback
+
+
+def forwarded_for(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """Return the client's address as our own proxy saw it: the last one in X-Forwarded-For. What precedes it is claimed by
+    the client. None if there is no address.
+    """
+    lines = [value for name, value in headers if name == b"x-forwarded-for"]
+    if not lines:
+        return None
+    last = lines[-1].rpartition(b",")[2].strip().decode("latin-1")
+    if last.startswith("["):
+        last = last[1:].partition("]")[0]
+    elif last.count(":") == 1:
+        last = last.partition(":")[0]
+    return None if network_of(last) is None else last
+
+
+class Admission:
+    """The connections that are open, by address, and the room that is left."""
+
+    def __init__(
+        self,
+        limits: HttpLimits,
+        *,
+        descriptors: int | None = None,
+        behind_proxy: bool = False,
+        uncounted: Callable[[str], bool] = is_local,
+    ) -> None:
+        """Create an account of no connections. Descriptors from number `descriptors` on are the reserve. `behind_proxy`:
+        peers are our own proxy, and only `admit_forwarded` counts addresses. `uncounted` addresses have no limit.
+        """
+        self.behind_proxy = behind_proxy
+        self._limits = limits
+        self._descriptors = descriptors
+        self._uncounted = uncounted
+        self._open: Counter[str] = Counter()
+        self._admin = 0
+
+    def refusal(self, address: str | None, fd: int, connections: int) -> str | None:
+        """Return the setting that leaves no room for one more connection, None if there is room.
+
+        `fd` is its descriptor, `connections` the number of those that are open.
+        """
+        if connections >= self._limits.connections:
+            return "server.limits.connections"
+        if self._descriptors is not None and fd >= self._descriptors:
+            return "server.limits.reserved_descriptors"
+        return None if self.behind_proxy else self.refusal_of_address(address)
+
+    def refusal_of_address(self, address: str | None) -> str | None:
+        """Return the setting that leaves no room for one more connection of this address, None if there is room."""
+        network = self._counted(address)
+        most = self._limits.connections_per_address
+        return None if network is None or self._open[network] < most else "server.limits.connections_per_address"
+
+    def count(self, address: str | None) -> Callable[[], None] | None:
+        """Count an open connection of this address. Return what to call at its end; None if the address is not counted."""
+        network = self._counted(address)
+        if network is None:
+            return None
+        self._open[network] += 1
+        return partial(self._leave, network)
+
+    def _counted(self, address: str | None) -> str | None:
+        return None if address is None or self._uncounted(address) else network_of(address)
+
+    def _leave(self, network: str) -> None:
+        self._open[network] -= 1
+        if not self._open[network]:
+            del self._open[network]
+
+    def count_admin(self, address: str | None) -> Callable[[], None] | None:
+        """Count an administrator's connection. Return what to call at its end; None if it may not have one."""
+        if address is None or not is_local(address) or self._admin >= ADMIN_CONNECTIONS:
+            return None
+        self._admin += 1
+        return self._leave_admin
+
+    def _leave_admin(self) -> None:
+        self._admin -= 1
