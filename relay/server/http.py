@@ -324,6 +324,7 @@ _FAULTS = (
     "illegal request line",
     "illegal header line",
     "illegal chunk header",
+    "malformed chunk footer",
     "Missing mandatory Host: header",
     "Found multiple Host: headers",
     "bad Content-Length",

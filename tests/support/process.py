@@ -12,10 +12,16 @@ import trio
 
 
 @asynccontextmanager
-async def started(*command: str, until: str, stream: str = "stderr") -> AsyncIterator[tuple[trio.Process, str]]:
-    """Run `tickrelay` with these arguments; go on at the first line with ``until`` in it, and kill it at the end."""
+async def started(
+    *command: str, until: str, stream: str = "stderr", descriptors: int | None = None
+) -> AsyncIterator[tuple[trio.Process, str]]:
+    """Run `tickrelay` with these arguments; go on at the first line with ``until`` in it, and kill it at the end.
+
+    ``descriptors`` is how many file descriptors the process may have.
+    """
+    limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "relay", *command], stdin=subprocess.DEVNULL, **{stream: subprocess.PIPE}
+        [*limited, sys.executable, "-m", "relay", *command], stdin=subprocess.DEVNULL, **{stream: subprocess.PIPE}
     )
     output: Any = getattr(process, stream)
     try:
@@ -49,9 +55,11 @@ async def _line(
 
 
 @asynccontextmanager
-async def serving(directory: Path, configuration: str, port: int = 0) -> AsyncIterator[tuple[trio.Process, int]]:
+async def serving(
+    directory: Path, configuration: str, port: int = 0, *, descriptors: int | None = None
+) -> AsyncIterator[tuple[trio.Process, int]]:
     """Run `tickrelay serve`; yields the process and its port. ``{port}`` in the configuration is replaced."""
     path = directory / "tickrelay.toml"
     path.write_text(configuration.replace("{port}", str(port)) + '\n[log]\nformat = "json"\n')
-    async with started("serve", "-c", str(path), until='"listening"') as (process, line):
+    async with started("serve", "-c", str(path), until='"listening"', descriptors=descriptors) as (process, line):
         yield process, json.loads(line)["addresses"][0][1]
