@@ -602,6 +602,8 @@ def json_fault(text: str | bytes, error: Exception) -> str:
         return "it is not UTF-8"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    if ("truncated" in str(error) or "surrogate" in str(error)) and _half_pair(text if isinstance(text, str) else text.decode("latin-1")):
+    if ("truncated" in str(error) or "surrogate" in str(error)) and _half_pair(
+        text if isinstance(text, str) else text.decode("latin-1")
+    ):
         return "an escape stands for half a character (a lone surrogate)"
     return str(error)

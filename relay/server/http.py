@@ -177,7 +177,7 @@ class HttpServer:
             address = forwarded_for(request.headers)
             full = self._admission.refusal_of_address(address)
             if full is not None:
-                self._acceptor.report(f"connections refused: {full}")
+                log.warning("connection refused: too many connections", setting=full)
                 with contextlib.suppress(OSError):
                     transport.send(no_room(full))
                 transport.close()

@@ -246,6 +246,8 @@ async def test_one_connection_more_than_the_port_takes() -> None:
     server = {"listen": "127.0.0.1:0", "limits": {"connections": 3}}
     async with watched(server=server) as (s, _), raw(s.port), raw(s.port):
         async with await trio.open_tcp_stream("127.0.0.1", s.port) as one_more:
-            await one_more.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")  # not what is kept for an administrator
+            await one_more.send_all(
+                b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            )  # not what is kept for an administrator
             with trio.fail_after(60):
                 assert (await one_more.receive_some()).startswith(b"HTTP/1.1 503 ")

@@ -77,6 +77,8 @@ class Running:
         answer = ask(self.port, signed("POST", "/apps/7/events", body, b"Connection: close\r\n"))
         assert answer.startswith(b"HTTP/1.1 200 "), answer
         self._until(text.encode())
+        self.honest.sendall(frame(message("pusher:ping", {})))
+        self._until(b"pusher:pong")
         assert not self.errors
 
     def _until(self, text: bytes) -> None:

@@ -175,7 +175,11 @@ def test_triggers(app):
         (body(name="pusher:ping"), 400, "name: event name 'pusher:ping' is reserved"),
         (body(data={"x": 1}), 400, "$.data"),
         (body(data=None), 400, "$.data"),
-        (body(data="x" * 10_241), 413, "data: the content of this event is larger than 10240 bytes (limit event_payload)"),
+        (
+            body(data="x" * 10_241),
+            413,
+            "data: the content of this event is larger than 10240 bytes (limit event_payload)",
+        ),
         (body(data="é" * 5_121), 413, "limit event_payload"),
         (body(channel="a b"), 400, "channel: channel name 'a b' may only contain"),
         (body(channel="x" * 165), 400, "limit channel_name"),

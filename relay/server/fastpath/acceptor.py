@@ -7,14 +7,12 @@ for connections that turn out to need one. Over TLS, reading the first bytes car
   `limits.tls_handshake`) is closed at the next sweep.
 - A connection that there is no room for (`relay.server.admission`) is answered 503 with the limit's name (over TLS: closed).
 - While the process has no file descriptor left, accepting pauses and the kernel queues new connections.
-- Refusals and pauses are logged at once, then at most once in `_REPORT` seconds with their number.
 """
 
 import contextlib
 import errno
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -32,8 +30,6 @@ _AT_ONCE = 64
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _PAUSE = 0.1
 _SWEEP = 1.0
-
-_REPORT = 60.0
 
 
 def no_room(setting: str) -> bytes:
@@ -82,8 +78,6 @@ class Acceptor:
         self._tune = tune
         self._elsewhere = elsewhere
         self._admission = admission or Admission(limits)
-        self._troubles: Counter[str] = Counter()
-        self._reported: dict[str, float] = {}
         self._poller = Poller()
         self._waiting: dict[int, _Waiting] = {}
 
@@ -110,7 +104,7 @@ class Acceptor:
                 while True:
                     await trio.lowlevel.wait_readable(sock)
                     if not self._accept(sock):
-                        self.report("accepting pauses: the process has no file descriptor or memory left")
+                        log.warning("accepting pauses: the process has no file descriptor or memory left")
                         await trio.sleep(_PAUSE)
 
     def _accept(self, listening: socket.socket) -> bool:
@@ -133,7 +127,7 @@ class Acceptor:
         if full is None:
             leave = None if self._admission.behind_proxy else self._admission.count(address)
         elif (leave := self._admission.count_admin(address)) is None:
-            self.report(f"connections refused: {full}")
+            log.warning("connection refused: too many connections", setting=full)
             with sock, contextlib.suppress(OSError):
                 if self._tls is None:
                     sock.send(no_room(full))
@@ -174,23 +168,10 @@ class Acceptor:
         del self._waiting[fd]
         self._poller.forget(fd)
 
-    def report(self, trouble: str) -> None:
-        """Log what strangers can cause at any rate, with the number of times since the last such line."""
-        self._troubles[trouble] += 1
-        if trio.current_time() >= self._reported.get(trouble, 0.0):
-            self._log(trouble)
-
-    def _log(self, trouble: str) -> None:
-        log.warning(trouble, times=self._troubles.pop(trouble))
-        self._reported[trouble] = trio.current_time() + _REPORT
-
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(_SWEEP)
-            now = trio.current_time()
-            self._close_overdue(now)
-            for trouble in [trouble for trouble in self._troubles if self._reported[trouble] <= now]:
-                self._log(trouble)
+            self._close_overdue(trio.current_time())
 
     def _close_overdue(self, now: float) -> None:
         for fd, waiting in list(self._waiting.items()):
