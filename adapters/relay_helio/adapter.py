@@ -34,7 +34,7 @@ from relay_helio import requests
 from relay_helio.interest import ACCOUNT_EVENTS, QUOTE, Interest, message
 from relay_helio.matching import Waiting
 from relay_helio.reports import Reports, depth, quote
-from relay_helio.requests import LISTS, ORDERS, TYPES
+from relay_helio.requests import CODES, LISTS, ORDERS, TYPES
 
 EURUSD = {"symbol": "EURUSD"}
 OPTIONS = (
@@ -58,6 +58,7 @@ class Helio(Adapter):
               Offer(kind="account", visibility="presence"))  # fmt: skip
     commands = (*TYPES, *LISTS)
     orders = ORDERS
+    codes = CODES
     session = Session(
         url="wss://{host}/api/v1/ws",
         http="https://{host}/api/v1",

@@ -16,7 +16,7 @@ from attrs import Factory, define
 from relay.adapter import Complete, reading
 from relay.adapter.reading import Members, first, is_zero, take, text, unless_zero
 from relay.limits import BoundedDict
-from relay.model.enums import AccountEvent, OrderStatus, PositionSide, Side
+from relay.model.enums import OrderStatus, PositionSide, Side
 from relay.model.events import Account, Depth, Order, Position, Quote, Trade
 
 STATUS = {
@@ -119,13 +119,7 @@ class Reports:
         """Return the money of a metricsEvent. ``pnl`` is taken to be the difference of equity and balance."""
         left = members(payload)
         account = self._other(left)
-        return Account(
-            event=None, account=account, reconciled=self._is_first("metrics", account),
-            balance=take(left, "balance"), equity=take(left, "equity"),
-            margin_used=take(left, "margin", "usedMargin"), margin_available=take(left, "freeMargin"),
-            unrealized_pnl=take(left, "unrealizedPnl", "pnl"), currency=take(left, "currency"),
-            timestamp=take(left, "ts"), data=rest(left),
-        )  # fmt: skip
+        return self._money(left, account, self._is_first("metrics", account))
 
     def order(self, left: Members, *, reconciled: bool | None = None) -> Order:
         """Return the order that an execution or a list describes."""
@@ -167,13 +161,14 @@ class Reports:
         return position
 
     def _money(self, given: Members, account: str | None, reconciled: bool | None) -> Account:
-        """Return the money of a portfolio. A stop out is a margin call that has gone further, and stays in ``data``."""
+        """Return the money of a portfolio or of metrics. A stop out is a margin call gone further, and stays in ``data``."""
         left = {name: value for name, value in given.items() if name not in ("positions", "orders")}
-        called = take(left, "inMarginCall") is True or left.get("inStopOut") is True
+        named = [value for value in (take(left, "inMarginCall"), left.get("inStopOut")) if isinstance(value, bool)]
         return Account(
-            event=AccountEvent.MARGIN_CALL if called else None, account=account, reconciled=reconciled,
-            balance=take(left, "balance"), equity=take(left, "equity"), margin_used=take(left, "usedMargin"),
-            unrealized_pnl=take(left, "unrealizedPnl"), currency=take(left, "currency"),
+            event=None, account=account, reconciled=reconciled, margin_call=any(named) if named else None,
+            balance=take(left, "balance"), equity=take(left, "equity"), margin_used=take(left, "margin", "usedMargin"),
+            margin_available=take(left, "freeMargin"), unrealized_pnl=take(left, "unrealizedPnl", "pnl"),
+            currency=take(left, "currency"),
             timestamp=take(left, "ts"), data=rest(left),
         )  # fmt: skip
 

@@ -29,7 +29,7 @@ from relay.model.commands import (
     PositionHistory,
     TradeHistory,
 )
-from relay.model.enums import OrderType
+from relay.model.enums import ErrorCode, OrderType
 from relay.model.events import Error, Event
 from relay.model.text import from_nanos, rfc3339, to_ns
 from relay_helio.reports import members
@@ -50,6 +50,9 @@ ORDERS = Orders(
     types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT),
     members=("client_order_id", "stop_loss", "take_profit"),
 )
+#: The states in which an order is neither cancelled nor amended, and the codes of gRPC that its gateway's errors have.
+CODES = {**dict.fromkeys(("FILLED", "EXPIRED"), ErrorCode.ORDER_NOT_OPEN), "3": ErrorCode.INVALID_REQUEST,
+         "7": ErrorCode.NOT_PERMITTED, "12": ErrorCode.UNSUPPORTED}  # fmt: skip
 #: Names of the REST bodies that are not the page's in snake_case.
 REST_NAMES = {"symbol": "symbol_id", "quantity": "volume"}
 REST_PREFIXES = {"side": "TRADE_SIDE_", "type": "ORDER_TYPE_", "timeInForce": "TIF_"}

@@ -145,7 +145,8 @@ class ScaleTrade(Adapter):
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match message if message in ("ping", "pong") else loads(message):
             case "pong":
-                yield Alive() if self.ready else self.opened()
+                yield Alive() if self.ready else Ready()
+                self.ready = True
             case "ping":
                 yield Send("pong")
             case ["t", str(name), bid, ask, ctm, *_]:
@@ -166,7 +167,8 @@ class ScaleTrade(Adapter):
                 yield Send(dumps({"event": "account.switch", "active_login": self.login}))
                 # where the pong was quicker, what was subscribed before this answer may not have counted
                 yield from map(Send, self.channels.subscribe(list(self.channels.subscribed.values())))
-                yield self.opened()
+                yield Ready()
+                self.ready = True
             case {"event": "authorization", "success": False, **rest}:
                 error = rest.get("error")  # a token that is no good any more is come back from with a new one
                 meaning = CloseMeaning.REFUSED if error == "UNSUPPORTED_SESSION" else CloseMeaning.RETRY
@@ -187,10 +189,6 @@ class ScaleTrade(Adapter):
         """Return the account a message names; None for the session's own."""
         login = whole(given["login"])
         return None if login == self.login else str(login)
-
-    def opened(self) -> Ready:
-        self.ready = True
-        return Ready()
 
     def symbol(self, native: str) -> str:
         return super().symbol(self.channels.spelled(native))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relay.adapter.reading import Members, is_zero, named, unless_zero, whole
-from relay.model.enums import AccountEvent
 from relay.model.events import Account, Alert, Notification
 from relay.model.text import decimal_text, from_millis, from_seconds
 
@@ -21,6 +20,8 @@ ALERT = ("id", "login", "symbol", "indicator_name", "message", "side", "conditio
 
 #: Members of an account that are about money and have no field of their own.
 MONEY = ("margin_level", "credit", "level_type", "code", "storage", "commission", "prevbalance", "leverage")
+#: ``level_type``: none, margin call, stop out, which is a margin call that has gone further.
+MARGIN_CALL = {0: False, 1: True, 2: True}
 LEVELS = {10: "INFO", 20: "WARNING", 30: "ERROR", 40: "PROMO", 50: "MARKETING", 60: "NEWS"}
 CONDITIONS = ("CrossUp", "CrossDown", ">", "<", "EnterChannel", "ExitChannel", "InsideChannel", "OutsideChannel", "MoveUp",
               "MoveDown", "MoveUp%", "MoveDown%")  # fmt: skip
@@ -56,9 +57,8 @@ def text(value: object) -> str:
 
 def balance(given: Members, account: str | None, currency: str | None) -> Account:
     """Return a ``b`` array, or the answer of ``/account/me``, whose personal members are left out."""
-    is_alarmed = whole(given.get("level_type", 0)) in (1, 2)
     return Account(
-        event=AccountEvent.MARGIN_CALL if is_alarmed else None,
+        event=None,
         account=account,
         balance=given["balance"],
         equity=given["equity"],
@@ -66,6 +66,7 @@ def balance(given: Members, account: str | None, currency: str | None) -> Accoun
         margin_available=given["margin_free"],
         unrealized_pnl=given.get("profit"),
         currency=currency,
+        margin_call=MARGIN_CALL.get(whole(given["level_type"])) if "level_type" in given else None,
         data={name: given[name] for name in MONEY if name in given},
     )
 

@@ -5,7 +5,7 @@ message to subscribe with, so a new topic only asks for what stands. Frames of a
 goes on when every one of them was acknowledged; so each is, also one that was not understood.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from relay.adapter import (
@@ -34,6 +34,7 @@ from relay.adapter import (
 from relay.adapter.reading import members
 from relay.model.channels import Topic
 from relay.model.commands import Command
+from relay.model.enums import ErrorCode
 from relay.model.events import Event, Notification, RateLimit
 from relay_tektii import answers, reading, rest
 from relay_tektii.reading import OVER, PONG, TIMEFRAMES
@@ -67,8 +68,14 @@ class Tektii(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.lists = answers.Lists()
         self.acknowledges = self.option("acknowledge")
+
+    @classmethod
+    def error_code(cls, error: Mapping[str, Any], command: Command) -> ErrorCode:
+        """Return the code of the reason where the gateway gives one, as it does for a rejected order."""
+        details = error.get("details")
+        reason = details.get("reject_code") if isinstance(details, dict) else error.get("reject_reason")
+        return super().error_code({**error, "code": reason} if isinstance(reason, str) else error, command)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -80,7 +87,6 @@ class Tektii(Adapter):
                         asked = rest.stands(topic, self.native(topic.symbol or ""))
                         yield self.fetch(("stands", topic), asked, of="interest")
             case Reconcile(since) if self.context.account is not None:
-                self.lists = answers.Lists()
                 for what, asked in rest.open_or_missed(since):
                     yield self.fetch((what, since), asked)
             case Command():
@@ -99,7 +105,7 @@ class Tektii(Adapter):
             case ("stands", Topic() as topic):
                 yield from answers.stands(topic, answer, self.symbol)
             case (str(what), None | str() as since):
-                yield from self.lists.read(what, since, answer.text, self.symbol)
+                yield from answers.listed(what, since, answer.text, self.symbol)
 
     def decode(self, text: str) -> Iterable[Event | Signal]:
         frame: Any = None

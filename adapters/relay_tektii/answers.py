@@ -6,9 +6,8 @@ An error is ``{"code", "message", "details"?}`` whatever the status (https://doc
 from collections.abc import Iterable
 from typing import Any
 
-from attrs import Factory, define
-
 from relay.adapter import Ack, Answer, CommandReply, Complete, Limited, Nack, Signal, loads
+from relay.adapter.reading import failure
 from relay.model.channels import Topic
 from relay.model.commands import Call, Command
 from relay.model.enums import OrderStatus
@@ -34,17 +33,6 @@ _LISTS = ("order_history", "trade_history", "list_positions", "list_orders")
 def kind(command: Command) -> str:
     """Return the name by which the answer is read: the command's, or that of the function of a ``call``."""
     return _TRADING.get(command.function, "call") if isinstance(command, Call) else command.name
-
-
-def failure(answer: Answer) -> dict[str, Any]:
-    """Return code, message and status of an answer that is no success."""
-    try:
-        said = loads(answer.text)
-    except (ValueError, RecursionError):
-        said = None
-    if isinstance(said, dict) and isinstance(said.get("code"), str) and isinstance(said.get("message"), str):
-        return {**said, "status": answer.status}
-    return {"code": f"http_{answer.status}", "message": answer.text[:200], "status": answer.status}
 
 
 def called(id: str, name: str, answer: Answer) -> Iterable[Signal]:
@@ -112,28 +100,11 @@ def stands(topic: Topic, answer: Answer, symbol: Symbol) -> Iterable[Event | Sig
     yield Ack((topic,))
 
 
-@define(eq=False)
-class Lists:
-    """The lists of one reconciliation. Orders that ended are told before the open ones are called complete.
-
-    The two come as two answers in any order, so the first one waits for the other.
-    """
-
-    waiting: dict[str, list[Event]] = Factory(dict)
-
-    def read(self, what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event | Signal]:
-        """Yield the account as it is now, and what the session missed while it was away."""
-        told = list(_told(what, since, text, symbol))
-        if since is not None and what in ("orders", "ended"):
-            self.waiting[what] = told
-            if len(self.waiting) < 2:
-                return
-            told = [*self.waiting.pop("ended"), *self.waiting.pop("orders")]
-        yield from told
-        if what in ("orders", "ended"):
-            yield Complete("order")
-        elif what == "positions":
-            yield Complete("position")
+def listed(what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event | Signal]:
+    """Yield the account as it is now, and what the session missed while it was away."""
+    yield from _told(what, since, text, symbol)
+    if what in ("orders", "positions"):
+        yield Complete("order" if what == "orders" else "position")
 
 
 def _told(what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from relay.adapter import CloseMeaning, Redial, Send, loads
-from relay.adapter.reading import members
+from relay.adapter.reading import members, text
 from relay.model.enums import AccountEvent, ConnectionEvent, OrderEvent, OrderStatus, PositionEvent
 from relay.model.events import (
     Account,
@@ -88,14 +88,6 @@ def event_id(text: str, frame: Any) -> str | None:
         return id if isinstance(id, str) and id else None
     found = _event_id(text) if frame is None else None
     return found[1] if found else None
-
-
-def text(given: Given, name: str) -> str:
-    """A member that must be text. KeyError when it is absent, TypeError when it is anything else."""
-    value = given[name]
-    if not isinstance(value, str):
-        raise TypeError(f"{name}: expected text, got {value!r:.64}")
-    return value
 
 
 def _about(given: Given, symbol: Symbol) -> Given:

@@ -107,13 +107,12 @@ def request(command: Command, written: Callable[[str], str]) -> Request:
         case CancelOrder(order_id=order_id):
             return Request("DELETE", f"/v1/orders/{segment(order_id)}")
         case AmendOrder(order_id=order_id):
-            _refuse(command, "time_in_force", "good_till")
-            return Request("PATCH", f"/v1/orders/{segment(order_id)}", json=_some(command, AMENDED))
+            return Request("PATCH", f"/v1/orders/{segment(order_id)}", json=_given(command, AMENDED))
         case ClosePosition(position_id=position_id):  # a part of it by a body of the DELETE, as the SDK does
             body = _given(command, ("quantity",)) or None
             return Request("DELETE", f"/v1/positions/{segment(position_id)}", json=body)
         case AmendPosition(position_id=position_id):
-            body = _some(command, ("stop_loss", "take_profit"))
+            body = _given(command, ("stop_loss", "take_profit"))
             return Request("PATCH", f"/v1/positions/{segment(position_id)}", json=body)
         case OrderHistory():
             return Request("GET", "/v1/orders/history", _period(command, native))
@@ -133,30 +132,11 @@ def request(command: Command, written: Callable[[str], str]) -> Request:
 
 
 def _order(command: PlaceOrder, native: str | None) -> dict[str, Any]:
-    _refuse(command, "good_till")
-    if command.time_in_force == "GTD":
-        raise ValueError("time_in_force: the gateway has GTC, DAY, IOC and FOK, not GTD")
-    unknown = ", ".join(sorted(set(command.extra) - set(EXTRA)))
-    if unknown:
-        raise ValueError(f"extra: the gateway's orders have no {unknown}; there are {', '.join(EXTRA)}")
     return {"symbol": native, **_given(command, PLACED), **_body(command.extra)}
 
 
 def _given(command: Command, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(command, name)) is not None}
-
-
-def _some(command: Command, names: tuple[str, ...]) -> dict[str, Any]:
-    given = _given(command, names)
-    if not given:
-        raise ValueError(f"{command.name}: nothing to change; give {', '.join(names)}")
-    return given
-
-
-def _refuse(command: Command, *names: str) -> None:
-    for name in names:
-        if getattr(command, name) is not None:
-            raise ValueError(f"{name}: the gateway's orders have no such member")
 
 
 def _period(command: OrderHistory | TradeHistory, native: str | None) -> dict[str, str]:

@@ -2,14 +2,17 @@
 
 import abc
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from attrs import Factory, field, frozen
 
+from relay.adapter import reading
 from relay.adapter.declaration import CloseMeaning, Offer, Option, Orders, Session
 from relay.adapter.messages import Answer, Fetch, Outgoing, Poll, Secret, Signal
 from relay.model.channels import Topic
 from relay.model.commands import Command
+from relay.model.enums import ErrorCode
 from relay.model.events import Event, Level
 from relay.model.hours import Hours
 from relay.model.symbols import SymbolTable
@@ -54,6 +57,8 @@ class Adapter(abc.ABC):
         orders: the orders it takes; the core refuses any other.
         options: the options an operator may set.
         credentials: names of the credentials it needs.
+        codes: the canonical code of the provider's codes of refusals, which are in upper case here. Codes and messages in
+            plain English need no entry (`relay.adapter.reading.error_code`).
     """
 
     name: ClassVar[str]
@@ -63,6 +68,7 @@ class Adapter(abc.ABC):
     orders: ClassVar[Orders] = Orders()
     options: ClassVar[tuple[Option, ...]] = ()
     credentials: ClassVar[tuple[str, ...]] = ()
+    codes: ClassVar[Mapping[str, ErrorCode]] = MappingProxyType({})
 
     @staticmethod
     def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> str | None:
@@ -93,6 +99,11 @@ class Adapter(abc.ABC):
         asked only when a clock has run out, never on the path of a message.
         """
         return next((offer.hours for offer in cls.offers if offer.kind == topic.kind), None)
+
+    @classmethod
+    def error_code(cls, error: Mapping[str, Any], command: Command) -> ErrorCode:
+        """Return the canonical code of the error of a `CommandReply`. Override where other members than its code say it."""
+        return reading.error_code(error, command, cls.codes)
 
     def __init__(self, context: Context) -> None:
         """Override to refuse values of options that no list of choices can say, with a ValueError that names the option."""

@@ -4,6 +4,7 @@
 names the member; `each` turns that into one `Unknown` for one element. No number ever becomes a float.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from urllib.parse import quote
 import msgspec
 
 from relay.adapter.messages import Answer, CommandReply, Unknown
+from relay.model.commands import AmendOrder, AmendPosition, CancelOrder, ClosePosition, Command, GetQuote
+from relay.model.enums import ErrorCode
 
 Members = dict[str, Any]
 _T = TypeVar("_T")
@@ -170,6 +173,65 @@ def failure(answer: Answer) -> dict[str, Any]:
     code = next((inner[name] for name in _CODES if isinstance(inner.get(name), str | int)), f"http_{answer.status}")
     message = next((inner[name] for name in _MESSAGES if isinstance(inner.get(name), str)), answer.text[:200])
     return {**inner, "code": str(code), "message": message, "status": answer.status}
+
+
+#: The subject of a command: what "not found" is about where nothing else says it.
+_SUBJECTS: tuple[tuple[type[Command] | tuple[type[Command], ...], ErrorCode], ...] = (
+    ((CancelOrder, AmendOrder), ErrorCode.UNKNOWN_ORDER),
+    ((ClosePosition, AmendPosition), ErrorCode.UNKNOWN_POSITION),
+    (GetQuote, ErrorCode.UNKNOWN_SYMBOL),
+)
+_STATUSES = {
+    401: ErrorCode.NOT_PERMITTED, 403: ErrorCode.NOT_PERMITTED, 429: ErrorCode.RATE_LIMITED, 501: ErrorCode.UNSUPPORTED,
+}  # fmt: skip
+#: Words of codes and messages that say the reason in plain English; the first that is found counts.
+_REASONS = tuple(
+    (re.compile(words, re.IGNORECASE).search, code)
+    for words, code in (
+        (r"(insufficient|not enough) (free )?(margin|funds|balance|money|buying power)", ErrorCode.INSUFFICIENT_MARGIN),
+        (r"market (is )?closed", ErrorCode.MARKET_CLOSED),
+        (r"rate limit|too many requests", ErrorCode.RATE_LIMITED),
+        (r"post.only", ErrorCode.POST_ONLY_VIOLATED),
+        (r"reduce.only", ErrorCode.REDUCE_ONLY_VIOLATED),
+        (r"not trad(e)?able", ErrorCode.NOT_TRADABLE),
+        (r"unsupported|not supported", ErrorCode.UNSUPPORTED),
+        (r"not (modifiable|cancel+ed)", ErrorCode.ORDER_NOT_OPEN),
+        (r"not connected", ErrorCode.PROVIDER_UNAVAILABLE),
+        (r"permission denied|unauthorized|forbidden", ErrorCode.NOT_PERMITTED),
+        (r"invalid price", ErrorCode.INVALID_PRICE),
+        (r"invalid (quantity|volume|size)", ErrorCode.INVALID_QUANTITY),
+        (r"invalid (data|request|value|parameter|argument)|incorrect cmd|validation error", ErrorCode.INVALID_REQUEST),
+    )
+)
+_THINGS = {
+    "order": ErrorCode.UNKNOWN_ORDER, "position": ErrorCode.UNKNOWN_POSITION, "symbol": ErrorCode.UNKNOWN_SYMBOL,
+    "instrument": ErrorCode.UNKNOWN_SYMBOL, "account": ErrorCode.UNKNOWN_ACCOUNT,
+}  # fmt: skip
+_NAMES = "(order|position|symbol|instrument|account)"
+_not_there = re.compile(
+    rf"\b(?:unknown|no such|no open|no|invalid(?= symbol| instrument| account)) {_NAMES}s?\b"
+    rf"|\b{_NAMES}\b[^.:;]{{0,80}}\bnot found\b",
+    re.IGNORECASE,
+).search
+_not_found = re.compile(r"\bnot ?found\b", re.IGNORECASE).search
+
+
+def error_code(error: Mapping[str, Any], command: Command, codes: Mapping[str, ErrorCode]) -> ErrorCode:
+    """Return the canonical code of a refusal: what ``codes`` has for the provider's own one, else what its words say.
+
+    Words are a code of several words, and the message. "Not found" alone is about the subject of the command.
+    """
+    own, status = str(error.get("code", "")), error.get("status")
+    if (known := codes.get(own.upper())) is not None:
+        return known
+    said = f"{own.replace('_', ' ')}: {error.get('message', '')}"
+    if (reason := next((code for is_in, code in _REASONS if is_in(said)), None)) is not None:
+        return reason
+    if (found := _not_there(said)) is not None:
+        return _THINGS[(found[1] or found[2]).lower()]
+    if status == 404 or _not_found(said) is not None:
+        return next((code for kinds, code in _SUBJECTS if isinstance(command, kinds)), ErrorCode.REJECTED)
+    return _STATUSES.get(status, ErrorCode.REJECTED) if isinstance(status, int) else ErrorCode.REJECTED
 
 
 def reply(id: str, answer: Answer) -> CommandReply:

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import inf
+from typing import Any
 
+import attrs
 from attrs import define, field
 
 from relay.hub.encoding import encode_event, encode_head, encode_middle, frame, numbered_tail, with_position
@@ -41,7 +43,9 @@ _POLICIES = {
 }
 #: Kinds that are no last value: depth updates the book, gap and staleness qualify other events.
 _WITHOUT_VALUE = frozenset({"depth", "gap", "staleness"})
-_MARGIN = (AccountEvent.MARGIN_WARNING, AccountEvent.MARGIN_CALL)
+_MARGIN = (AccountEvent.MARGIN_WARNING, AccountEvent.MARGIN_CALL, AccountEvent.MARGIN_CALL_ENDED)
+#: Members of a position that the market moves, or that say when.
+_OF_THE_MARKET = {"current_price": None, "unrealized_pnl": None, "updated_at": None, "timestamp": None, "data": None}
 MAX_ACCOUNT_STATE = 10_000
 """Open orders, positions and other facts remembered of one account for newcomers; the oldest beyond that are dropped."""
 
@@ -68,6 +72,10 @@ def conflation_key(event: Event) -> str:
 def account_state(event: Event) -> tuple[str, bool] | None:
     """Return (key, is_open) of the order, position or account this event updates; None for events without state."""
     match event:
+        case Account(event=AccountEvent.MARGIN_WARNING | AccountEvent.MARGIN_CALL):
+            return f"margin {event.account}", True
+        case Account(event=AccountEvent.MARGIN_CALL_ENDED):  # until the next one it is the newest word on the money
+            return f"account {event.account} {AccountEvent.METRICS_UPDATED}", True
         case Account():
             return f"account {event.account} {event.event}", True
         case Position():
@@ -75,6 +83,17 @@ def account_state(event: Event) -> tuple[str, bool] | None:
         case Order():
             return f"order {event.account} {event.id}", not event.status.is_final
     return None
+
+
+def is_revalued(before: Event, now: Event) -> bool:
+    """Return True if only the market has moved a position: price and profit may replace each other at a slow subscriber."""
+    if not isinstance(before, Position) or not isinstance(now, Position):
+        return False
+    opened = (PositionEvent.POSITION_OPENED, PositionEvent.POSITION_MODIFIED)
+    if now.event is not PositionEvent.POSITION_MODIFIED or before.event not in opened:
+        return False
+    rest: dict[str, Any] = {**_OF_THE_MARKET, "event": now.event}
+    return attrs.evolve(before, **rest) == attrs.evolve(now, **rest)
 
 
 _head = lru_cache(maxsize=256)(encode_head)
@@ -195,17 +214,19 @@ class TopicState:
         self.seq = seq = self.seq + 1
         self.touched = now
         self.last_received_at = published.stamp.received_at
-        kind = published.kind
+        kind, revalued = published.kind, False
         if kind in _WITHOUT_VALUE:
             self._apply_qualifier(published, now)
         elif self.kind == "account":
-            self._remember_account_state(published, now)
+            revalued = self._remember_account_state(published, now)
         elif self.kind != "status" or kind == "connection":  # of a status, only the connection's state is true later
             self.last[published.stamp.provider if self.merged else ""] = LastValue(published, seq, now)
         if now >= self.keep_until:
             self.history.skip(seq)
             return
         entry = published.entry(seq, now, merged=self.merged)
+        if revalued and isinstance(published.event, Position):
+            entry.policy, entry.conflates = Policy.CONFLATE, f"position {published.event.account} {published.event.id}"
         self.history.append(entry)
         if isinstance(published.event, Depth) and published.event.snapshot:
             for channel in self.channels:
@@ -213,17 +234,23 @@ class TopicState:
         for channel in self.channels:
             channel.deliver(entry)
 
-    def _remember_account_state(self, published: PublishedEvent, now: float) -> None:
-        """Store the balance, the open order or the open position that the event updates, for newcomers."""
+    def _remember_account_state(self, published: PublishedEvent, now: float) -> bool:
+        """Store the balance, the open order or the open position that the event updates, for newcomers.
+
+        Return True if it is a position of which only the market's members are others than before.
+        """
         state = account_state(published.event)
         if state is None:
-            return
+            return False
         key, is_open = state
-        self.last.pop(key, None)
+        before = self.last.pop(key, None)
+        if isinstance(published.event, Account) and published.event.event is AccountEvent.MARGIN_CALL_ENDED:
+            self.last.pop(f"margin {published.event.account}", None)
         if is_open:
             self.last[key] = LastValue(published, self.seq, now)
             if len(self.last) > MAX_ACCOUNT_STATE:
                 del self.last[next(iter(self.last))]
+        return isinstance(before, LastValue) and is_revalued(before.published.event, published.event)
 
     def _apply_qualifier(self, published: PublishedEvent, now: float) -> None:
         """Update the book or the staleness warning."""

@@ -85,6 +85,7 @@ class AccountEvent(StrEnum):
     METRICS_UPDATED = "METRICS_UPDATED"
     MARGIN_WARNING = "MARGIN_WARNING"
     MARGIN_CALL = "MARGIN_CALL"
+    MARGIN_CALL_ENDED = "MARGIN_CALL_ENDED"
 
 
 class ConnectionEvent(StrEnum):
@@ -112,6 +113,40 @@ class Refill(StrEnum):
     SNAPSHOT = "snapshot"
     REPLAY = "replay"
     NONE = "none"
+
+
+class ErrorCode(StrEnum):
+    """The reason why a provider refused a command; the provider's own code is beside it.
+
+    A code is only as exact as the provider's words. REJECTED is every refusal whose reason is none of the others.
+    """
+
+    INSUFFICIENT_MARGIN = "insufficient_margin"
+    """Margin, balance or buying power is too small."""
+    UNKNOWN_ORDER = "unknown_order"
+    """There is no such order, or it has ended and the provider does not tell the two apart."""
+    UNKNOWN_POSITION = "unknown_position"
+    UNKNOWN_SYMBOL = "unknown_symbol"
+    UNKNOWN_ACCOUNT = "unknown_account"
+    ORDER_NOT_OPEN = "order_not_open"
+    """The order has ended, or cannot be changed in its present state."""
+    MARKET_CLOSED = "market_closed"
+    NOT_TRADABLE = "not_tradable"
+    """The symbol is known and cannot be traded."""
+    INVALID_PRICE = "invalid_price"
+    INVALID_QUANTITY = "invalid_quantity"
+    INVALID_REQUEST = "invalid_request"
+    """Another member is wrong, or the provider does not say which."""
+    POST_ONLY_VIOLATED = "post_only_violated"
+    REDUCE_ONLY_VIOLATED = "reduce_only_violated"
+    RATE_LIMITED = "rate_limited"
+    NOT_PERMITTED = "not_permitted"
+    """The login may not do this."""
+    UNSUPPORTED = "unsupported"
+    """The provider, or the broker behind it, has no such function."""
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
+    """The provider cannot reach its own broker or platform; the command was not carried out."""
+    REJECTED = "rejected"
 
 
 class Outcome(StrEnum):

@@ -368,7 +368,10 @@ class Position(AccountScoped):
 
 @frozen(kw_only=True)
 class Account(AccountScoped):
-    """Money of one account, in its own currency. The account's id is ``id`` inside the body."""
+    """Money of one account, in its own currency. The account's id is ``id`` inside the body.
+
+    ``margin_call``: whether the account is in a margin call, or beyond it; absent where the provider does not say.
+    """
 
     kind = "account"
     body = "account"
@@ -382,6 +385,7 @@ class Account(AccountScoped):
     unrealized_pnl: str | None = field(default=None, converter=optional_decimal)
     realized_pnl: str | None = field(default=None, converter=optional_decimal)
     currency: str | None = field(default=None, converter=_optional_text)
+    margin_call: bool | None = field(default=None, converter=_optional_flag)
     data: Any = None
 
 

@@ -178,6 +178,9 @@ def derived(now: State, before: State | None, *, partial: bool = False, first_li
         case Position():
             known = before if isinstance(before, Position) else None
             return _derived_position(now, known, partial=partial, first_list=first_list)
+    was_called = isinstance(before, Account) and before.margin_call is True
+    if now.margin_call is not None and now.margin_call is not was_called:
+        return attrs.evolve(now, event=AccountEvent.MARGIN_CALL if now.margin_call else AccountEvent.MARGIN_CALL_ENDED)
     is_balance = now.balance is not None and now.balance != getattr(before, "balance", None)
     return attrs.evolve(now, event=AccountEvent.BALANCE_UPDATED if is_balance else AccountEvent.METRICS_UPDATED)
 

@@ -576,7 +576,12 @@ class SessionMachine:
         if pending is None:
             self.core.counters.notes["unasked_reply"] += 1
         else:
-            self.core.publish(pending.replied(reply.result, reply.error))
+            error = reply.error
+            if isinstance(error, Mapping):
+                code = self.core.adapter_class.error_code(error, pending.command)
+                own = {"provider_code": error["code"]} if "code" in error else {}
+                error = {**error, "code": code, **own}
+            self.core.publish(pending.replied(reply.result, error))
 
     def _command_unanswered(self, job: Job, answer: Answer) -> None:
         """End a command as unknown: its HTTP answer does not tell whether it was carried out."""

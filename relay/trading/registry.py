@@ -33,7 +33,7 @@ import attrs
 import msgspec
 from attrs import Factory, define, field, frozen, validators
 
-from relay.adapter import Answer
+from relay.adapter import Answer, reading
 from relay.model import command_input
 from relay.model.channels import Stream
 from relay.model.commands import (
@@ -50,7 +50,7 @@ from relay.model.commands import (
     PositionHistory,
     TradeHistory,
 )
-from relay.model.enums import OrderEvent, OrderStatus, Outcome, PositionEvent
+from relay.model.enums import ErrorCode, OrderEvent, OrderStatus, Outcome, PositionEvent
 from relay.model.events import Event, Order, Position, Reply, Stamp
 from relay.model.serialize import encode
 
@@ -639,9 +639,14 @@ def _done(command: Command, **result: Any) -> Reply:
 
 
 def _refused(command: Command, order: Order) -> Reply:
+    said = order.reject_reason or f"the order is {order.status}"
+    code = ErrorCode.ORDER_NOT_OPEN
+    if isinstance(command, PlaceOrder):
+        code = reading.error_code({"code": order.reject_reason or "", "message": said}, command, {})
     error = {
-        "code": str(order.status).lower(),
-        "message": order.reject_reason or f"the order is {order.status}",
+        "code": code,
+        "provider_code": order.reject_reason or order.status,
+        "message": said,
         "order_id": order.id,
     }
     return Reply(

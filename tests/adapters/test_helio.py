@@ -147,7 +147,7 @@ def test_the_rest_pages_examples_are_read_to_the_last_member():
     account, position, order, *complete = new_adapter().fetched(
         PORTFOLIO, Answer(status=200, text=dumps(REST_PORTFOLIO))
     )
-    assert account == Account(event=None, balance="10000", margin_used="2500", unrealized_pnl="150.5", currency="USD",
+    assert account == Account(event=None, balance="10000", margin_used="2500", unrealized_pnl="150.5", currency="USD", margin_call=False,
                               data={"inStopOut": False, "status": "TRADE_STATUS_FULL"})  # fmt: skip
     times = {"updated_at": "2025-01-01T12:30:00Z", "timestamp": "2025-01-01T12:30:00Z"}
     assert position == Position(
@@ -176,17 +176,19 @@ def test_empty_text_unspecified_words_and_zero_prices_are_nothing():
 
 
 @pytest.mark.parametrize(
-    ("members", "event"),
+    ("members", "called"),
     [
-        ({"inMarginCall": True}, "MARGIN_CALL"),
-        ({"inStopOut": True}, "MARGIN_CALL"),
-        ({"inMarginCall": False}, None),
+        ({"inMarginCall": True}, True),
+        ({"inStopOut": True}, True),
+        ({"inMarginCall": False}, False),
+        ({"inMarginCall": False, "inStopOut": True}, True),
+        ({}, None),
     ],
 )
-def test_a_stop_out_is_a_margin_call(members, event):
+def test_a_stop_out_is_a_margin_call(members, called):
     payload = {"type": "portfolioEvent", "payload": {"accountId": "acc_123456", "balance": 1, **members}}
     (account,) = new_adapter().decode(dumps(payload))
-    assert account.event == event
+    assert (account.event, account.margin_call) == (None, called)
 
 
 def test_a_cancelled_position_is_closed_and_says_so():

@@ -132,7 +132,7 @@ def test_the_pages_frames_decode_to_what_they_say():
     assert balance == [
         Account(event=AccountEvent.BALANCE_UPDATED, balance="12500.0", equity="12610.3", margin_used="850.0", currency="USD",
                 margin_available="11650.0", unrealized_pnl="110.3",
-                data={"margin_level": "1470.58", "credit": "0.0", "level_type": 0, "code": 1}),
+                margin_call=False, data={"margin_level": "1470.58", "credit": "0.0", "level_type": 0, "code": 1}),
     ]  # fmt: skip
     assert trade == [Position(
         event=PositionEvent.POSITION_OPENED, id="100739", symbol="EURUSD", native_symbol="EURUSD", side="LONG", quantity="100",

@@ -18,10 +18,10 @@ VENUE = 199
 #: Lines of a broker: what it needs today. The aim is 700; a number here only ever goes down.
 BUDGETS = {
     "relay_crosstrade": 1195,
-    "relay_helio": 858,
-    "relay_scaletrade": 833,
+    "relay_helio": 857,
+    "relay_scaletrade": 832,
     "relay_shuriken": 491,
-    "relay_tektii": 709,
+    "relay_tektii": 658,
 }
 
 per_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)

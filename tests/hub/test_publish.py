@@ -363,6 +363,49 @@ def test_a_new_subscriber_of_an_account_gets_its_current_state(relay):
     assert got[2]["data"]["position"]["quantity"] == "2"
 
 
+def test_a_margin_call_that_is_over_is_not_told_to_newcomers(relay):
+    relay.publish(Account(event="MARGIN_CALL", equity="1"), account="A")
+    relay.publish(Account(event="METRICS_UPDATED", equity="2"), account="A")
+    got = relay.client().subscribe("private-account.x.A")
+    assert [m["data"]["event"] for m in got[1:]] == ["MARGIN_CALL", "METRICS_UPDATED"]
+    relay.publish(Account(event="MARGIN_CALL_ENDED", equity="3"), account="A")
+    got = relay.client().subscribe("private-account.x.A")
+    assert [m["data"]["event"] for m in got[1:]] == ["MARGIN_CALL_ENDED"], "with the newest money"
+    relay.publish(Account(event="METRICS_UPDATED", equity="4"), account="A")
+    got = relay.client().subscribe("private-account.x.A")
+    assert [m["data"]["event"] for m in got[1:]] == ["METRICS_UPDATED"]
+
+
+def test_a_slow_subscriber_gets_the_newest_profit_of_a_position_and_every_change_of_it(relay):
+    def position(event, pnl, **members):
+        members = {"id": "p", "quantity": "1", **members}
+        return Position(event=event, symbol="EURUSD", side="LONG", unrealized_pnl=pnl, **members)
+
+    client = relay.client()
+    client.subscribe("private-account.x.A")
+    client.slow = True
+    relay.publish(position("POSITION_OPENED", "0"), account="A")
+    for n in range(1, 50):
+        relay.publish(position("POSITION_MODIFIED", f"{n}", data={"swap": n}), account="A")
+        relay.publish(position("POSITION_MODIFIED", f"-{n}", id="q"), account="A")
+        client.take()
+    relay.publish(position("POSITION_MODIFIED", "50", quantity="2"), account="A")
+    for n in range(51, 60):
+        relay.publish(position("POSITION_MODIFIED", f"{n}", quantity="2"), account="A")
+    relay.publish(position("POSITION_CLOSED", None, quantity="0"), account="A")
+    client.take()
+    client.slow = False
+    told = [m["data"] for m in client.take()]
+    assert [(e["event"], e["position"]["id"], e["position"].get("unrealized_pnl"), e["seq"]) for e in told] == [
+        ("POSITION_OPENED", "p", "0", 1),
+        ("POSITION_MODIFIED", "q", "-1", 3),
+        ("POSITION_MODIFIED", "q", "-49", 99),
+        ("POSITION_MODIFIED", "p", "50", 100),
+        ("POSITION_MODIFIED", "p", "59", 109),
+        ("POSITION_CLOSED", "p", None, 110),
+    ]
+
+
 def test_with_ids_the_position_of_an_account_follows_its_state(relay):
     relay.publish(Account(event="BALANCE_UPDATED", balance="5"), account="A")
     relay.publish(Notification(message="hello"), account="A")

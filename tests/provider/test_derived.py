@@ -28,6 +28,23 @@ def told(*states, listed=False, partial=False):
     return [event and event.event.value for event in events]
 
 
+def test_a_margin_call_is_told_when_it_begins_and_when_it_ends():
+    states = [
+        money(balance="1", equity="1", margin_call=False),
+        money(balance="1", equity="0.5", margin_call=True),
+        money(balance="1", equity="0.4", margin_call=True),
+        money(balance="1", equity="0.3"),
+        money(balance="2", equity="0.3", margin_call=True),
+        money(balance="2", equity="2", margin_call=False),
+        money(balance="2", equity="3", margin_call=False),
+    ]
+    assert told(*states) == [
+        "BALANCE_UPDATED", "MARGIN_CALL", "METRICS_UPDATED", "METRICS_UPDATED", "BALANCE_UPDATED", "MARGIN_CALL_ENDED",
+        "METRICS_UPDATED",
+    ]  # fmt: skip
+    assert told(money(equity="1", margin_call=True), money(equity="1", margin_call=True)) == ["MARGIN_CALL", None]
+
+
 @pytest.mark.parametrize(
     ("states", "events"),
     [

@@ -39,7 +39,8 @@ def test_accepted_and_rejected_by_the_provider(rig):
     assert reply(r) == ("c1", "accepted", True, None)
     r.ask(order("c2"), at=3)
     r.say(["reply", "c2", None, {"code": "margin"}], at=4)
-    assert reply(r) == ("c2", "rejected", False, "margin")
+    assert reply(r) == ("c2", "rejected", False, "rejected")
+    assert r.events[-1].error["provider_code"] == "margin"
     r.say(["reply", "c2", {}, None], at=5)
     assert r.fresh() == []
     assert r.counters()["notes"] == {"unasked_reply": 1}

@@ -53,7 +53,8 @@ async def test_accepted_is_200_with_the_reply_as_it_is_published(desk: Desk) -> 
 
 async def test_rejected_is_422_and_unknown_202(desk: Desk) -> None:
     poor = await desk.post(symbol="POOR")
-    assert (poor.status_code, poor.json()["outcome"], poor.json()["error"]) == (422, "rejected", {"code": "margin"})
+    error = {"code": "rejected", "provider_code": "margin"}
+    assert (poor.status_code, poor.json()["outcome"], poor.json()["error"]) == (422, "rejected", error)
     mute = await desk.post(symbol="MUTE", within=0.1)
     assert (mute.status_code, mute.json()["outcome"], mute.json()["error"]["code"]) == (202, "unknown", "deadline")
     bad = await desk.post(symbol="BAD")
