@@ -148,6 +148,7 @@ class Relay:
             epoch=f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(2)}",
             socket_ids=_socket_id,
             want=self.providers.want,
+            want_too=self.providers.want_too,
             unwant=self.providers.unwant,
             known=self.providers.wrong_with,
             is_private=self.providers.is_private,

@@ -13,7 +13,7 @@ import attrs
 
 from relay.adapter import Adapter, Context
 from relay.errors import suggestion
-from relay.model.channels import ALL, Stream, Topic, topic_kind
+from relay.model.channels import ALL, Asker, Stream, Topic, topic_kind
 from relay.model.commands import Command
 from relay.model.events import MARKET_KINDS
 from relay.model.symbols import SymbolError, SymbolTable
@@ -53,6 +53,7 @@ class ConfiguredProvider:
                 http=http,
                 settings=SessionSettings(
                     linger=settings.linger,
+                    waiting=settings.waiting,
                     first_data_within=settings.first_data_within,
                     stale_after=settings.stale_after,
                     hours=settings.hours,
@@ -144,6 +145,8 @@ class Providers:
     def __init__(self, providers: Iterable[ConfiguredProvider]) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._wanted: Counter[Stream] = Counter()
+        #: What each wanted stream asks of which providers: a table of symbols may change while it is wanted.
+        self._asked: dict[Stream, list[tuple[ConfiguredProvider, Topic]]] = {}
 
     def __iter__(self) -> Iterator[ConfiguredProvider]:
         return iter(self._providers.values())
@@ -164,19 +167,26 @@ class Providers:
             for account, session in provider.sessions.items():
                 yield provider.name if account is None else f"{provider.name}/{account}", session
 
-    def want(self, stream: Stream) -> None:
-        """Somebody subscribed to ``stream``."""
-        for provider, topic in self._behind(stream):
-            self._wanted[Stream(provider.name, topic)] += 1
-            if self._wanted[Stream(provider.name, topic)] == 1:
-                provider.session(topic).want(topic)
+    def want(self, stream: Stream, by: Asker) -> None:
+        """Somebody subscribed to ``stream``, who is its first subscriber."""
+        self._asked[stream] = self._behind(stream)
+        for provider, topic in self._asked[stream]:
+            own = Stream(provider.name, topic)
+            self._wanted[own] += 1
+            if self._wanted[own] == 1:
+                provider.session(topic).want(topic, by)
+            else:
+                provider.session(topic).want_too(topic, by)
+
+    def want_too(self, stream: Stream, by: Asker) -> None:
+        """Somebody else subscribed to ``stream``."""
+        for provider, topic in self._asked.get(stream, ()):
+            provider.session(topic).want_too(topic, by)
 
     def unwant(self, stream: Stream) -> None:
         """Nobody is subscribed to ``stream`` any more."""
-        for provider, topic in self._behind(stream):
+        for provider, topic in self._asked.pop(stream, ()):
             own = Stream(provider.name, topic)
-            if own not in self._wanted:
-                continue
             self._wanted[own] -= 1
             if not self._wanted[own]:
                 del self._wanted[own]

@@ -144,4 +144,4 @@ class Binance(Adapter):
         elif answer.ok:
             listed = loads(answer.text)["symbols"]
             pairs = [(item["symbol"], f"{item['baseAsset']}/{item['quoteAsset']}") for item in listed]
-            yield Symbols(pairs)
+            yield Symbols(pairs, complete=True)

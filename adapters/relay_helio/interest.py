@@ -50,6 +50,8 @@ class Interest:
     def subscribe(self, topics: Iterable[Topic], account_id: Callable[[], str]) -> Iterator[str]:
         """Yield frames that subscribe ``topics``; ``account_id`` is called where the account's own id is needed."""
         natives = self._by_kind(topics)
+        # Asked for again they are so with their account events, which one unknown symbol among them had refused as well.
+        self.watched -= {*natives["quote"], *natives["depth"]} - self.configured - self.traded
         if natives["quote"]:
             yield message("subscribe", symbols=natives["quote"], events=[QUOTE])
         for symbol in natives["depth"]:

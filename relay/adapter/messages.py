@@ -141,7 +141,12 @@ class Ack:
 
 @frozen
 class Nack:
-    """These topics were refused; the reason is shown to whoever asks for them."""
+    """These topics were refused; the reason is shown to whoever asks for them.
+
+    A refusal of one topic is final on this connection. Where the provider refuses a request without saying which of its
+    topics is at fault, name all of them: they are asked for again in parts until the one at fault is alone. Where it says
+    so for each, yield one for each.
+    """
 
     topics: tuple[Topic, ...]
     reason: str
@@ -273,9 +278,15 @@ class Symbols:
 
     The relay adds them to the session's table before it goes on to the next item. A pair that contradicts another one is
     reported as an `error` event of code ``symbol``, and its native text stays its canonical name.
+
+    Attributes:
+        complete: these are all symbols the provider has, those of other lists included. From then on a symbol that is
+            neither among them nor configured is refused before anything is asked of the provider. Leave it False where
+            the provider may know a name that its list lacks.
     """
 
     pairs: tuple[tuple[str, str], ...] = field(converter=_pairs)
+    complete: bool = field(default=False, kw_only=True)
 
 
 @frozen

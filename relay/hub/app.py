@@ -22,10 +22,10 @@ from relay.hub.encoding import decode_data, decode_name, encode_head, plain_tail
 from relay.hub.history import HistoryEntry, HistoryLimits
 from relay.hub.members import SubscriptionCounts, Users
 from relay.hub.outbox import Delivery, Outbox, Policy, control
-from relay.hub.streams import Known, Streams, Sweep, account_of, claims_stream, stream_of
+from relay.hub.streams import IdleTopics, Known, Streams, account_of, claims_stream, stream_of
 from relay.hub.topic import Channel, PublishedEvent, TopicState, catch_up
 from relay.limits import TokenBucket
-from relay.model.channels import Stream
+from relay.model.channels import Asker, Stream
 from relay.model.enums import Refill
 from relay.model.events import Gap, Stamp
 from relay.plugins.hookspecs import ChannelEvent
@@ -102,12 +102,16 @@ class SubscriberSession:
     monotonic seconds.
     """
 
-    __slots__ = ("_app_state", "connection", "outbox")
+    __slots__ = ("_app_state", "asker", "connection", "outbox", "streams")
 
     def __init__(self, app_state: "AppState", connection: ServerConnection, outbox: Outbox) -> None:
         self._app_state = app_state
         self.connection = connection
         self.outbox = outbox
+        self.asker = Asker(app_state.app.id, connection.socket_id)
+        """What it is called where it asks something of providers."""
+        self.streams = 0
+        """Channels it holds that ask something of a provider."""
         app_state.sessions[connection.socket_id] = self
 
     @property
@@ -213,6 +217,11 @@ class RefusedSession:
         """Do nothing; the hub holds nothing of the connection."""
 
 
+def _asks_provider(stream: Stream | None) -> bool:
+    """Return True if a subscriber of the stream makes the relay ask something of a provider."""
+    return stream is not None and stream.topic.kind != "status"
+
+
 class _NoOverflow:
     """The OverflowSource of a refused connection, which has no channels."""
 
@@ -240,8 +249,10 @@ class AppState:
         self.new_connections = TokenBucket(app.limits.connections_per_second)
         self.topics: dict[str, TopicState] = {}
         """Topics of the app's own channels, occupied or not."""
+        self.streams = 0
+        """Occupied channels that ask something of a provider."""
         self._shared = shared
-        self._sweep: Sweep[str] = Sweep()
+        self._idle: IdleTopics[str] = IdleTopics(shared.history)
 
     def replace(self, app: App) -> None:
         """Take over changed settings, for open connections too."""
@@ -261,13 +272,20 @@ class AppState:
             if channel is None:
                 channel = Channel(name, self._topic(name, now))
             self._check_capacity(channel, request.member)
+            self._check_streams(session, channel)
         except ProtocolError as refusal:
             session.refuse(name, refusal)
+            if channel is not None and not len(channel):
+                self._settle(name, channel.topic)
             return
         first = not len(channel)
+        asks = _asks_provider(channel.topic.stream)
+        session.streams += asks
         if first:
             self.channels[name] = channel
+            self.streams += asks
             channel.topic.attach(channel)
+            self._idle.remove(name)
             self._notify_server("channel_occupied", channel)
         member = request.member if channel.presence is not None else None
         added = member is not None and channel.presence is not None and channel.presence.join(session.socket_id, member)
@@ -276,12 +294,18 @@ class AppState:
             channel.send(messages.member_added(name, member), but=session.socket_id)
             self._notify_server("member_added", channel, user_id=member.user_id)
         self._update_count(channel, now)
-        if first and channel.topic.stream is not None:
-            self._shared.streams.add_channel(channel.topic.stream)
+        if channel.topic.stream is None:
+            return
+        if first:
+            self._shared.streams.add_channel(channel.topic.stream, session.asker)
+        else:
+            self._shared.streams.add_subscriber(channel.topic.stream, session.asker)
 
     def unsubscribe(self, session: SubscriberSession, name: str, now: float) -> None:
         """Remove the connection from a channel it is subscribed to."""
         channel = self.channels[name]
+        asks = _asks_provider(channel.topic.stream)
+        session.streams -= asks
         channel.remove(session.socket_id)
         session.outbox.discard(name)
         user_id = channel.presence.leave(session.socket_id) if channel.presence is not None else None
@@ -292,11 +316,14 @@ class AppState:
         if len(channel):
             return
         del self.channels[name]
+        self.streams -= asks
         self.counts.forget(name)
         channel.topic.detach(channel, now)
         self._notify_server("channel_vacated", channel)
         if channel.topic.stream is not None:
             self._shared.streams.remove_channel(channel.topic.stream)
+        else:
+            self._settle(name, channel.topic)
 
     def client_event(self, session: SubscriberSession, event: ClientEvent, authority: Authority | None) -> None:
         """Send a client's event to the channel's other subscribers. It has no number and is not kept.
@@ -412,7 +439,9 @@ class AppState:
         id, head, tail = self._shared.ids(), encode_head(name), plain_tail(data, user_id)
         for channel in channels:
             cached = channel_type(channel).cache
-            self._topic(channel, now).trigger(head, tail, id, now, cached=cached, but=socket_id)
+            topic = self._topic(channel, now)
+            topic.trigger(head, tail, id, now, cached=cached, but=socket_id)
+            self._settle(channel, topic)
             if cached and channel in self.channels:
                 self.channels[channel].miss_reported = False
 
@@ -443,7 +472,9 @@ class AppState:
 
         Raises Missed, and ProtocolError as subscribing does.
         """
-        history = self._topic(name, now).history
+        topic = self._topic(name, now)
+        self._settle(name, topic)
+        history = topic.history
         entries = history.newest(limit, now) if after is None else history.after(after, now)
         events = [
             {"event": decode_name(entry.head), "data": decode_data(entry.tail), "id": entry.id, "seq": entry.seq}
@@ -517,11 +548,9 @@ class AppState:
             self._send_count(self.channels[name])
 
     def forget_idle(self, now: float, at_most: int) -> None:
-        """Drop idle topics of own channels among the next `at_most`."""
-        for name in self._sweep.next(self.topics, at_most):
-            topic = self.topics.get(name)
-            if topic is not None and topic.is_idle(now, self.app.cache_ttl):
-                del self.topics[name]
+        """Drop topics of own channels that have been idle for long, among the next `at_most`."""
+        for name in self._idle.take_expired(now, at_most, self.app.cache_ttl):
+            del self.topics[name]
 
     # Parts -----------------------------------------------------------------------------------------------------------
 
@@ -534,6 +563,14 @@ class AppState:
         if topic is None:
             topic = self.topics[name] = TopicState(None, self._shared.epochs(), self._shared.history, now)
         return topic
+
+    def _settle(self, name: str, topic: TopicState) -> None:
+        """Keep a topic, if it has no channel, within the bounds."""
+        if topic.stream is not None:
+            self._shared.streams.settle(topic.stream)
+            return
+        for forgotten in self._idle.put(name, topic):
+            self.topics.pop(forgotten, None)
 
     def _find_topic(self, name: str) -> TopicState | None:
         """Return the topic behind a channel's name, if there is one now."""
@@ -552,6 +589,16 @@ class AppState:
             return
         if len(presence) >= limit:
             raise ProtocolError(f"presence channel has {limit} members (limit presence_members)", status=403)
+
+    def _check_streams(self, session: SubscriberSession, channel: Channel) -> None:
+        limits = self.app.limits
+        if not _asks_provider(channel.topic.stream):
+            return
+        if session.streams >= limits.streams:
+            raise ProtocolError(f"this connection holds {limits.streams} streams (limit streams)", status=403)
+        if not len(channel) and self.streams >= limits.occupied_streams:
+            text = f"the app's connections hold {limits.occupied_streams} streams (limit occupied_streams)"
+            raise ProtocolError(text, status=403)
 
     def _greet(self, session: SubscriberSession, channel: Channel, request: JoinChannel, now: float) -> None:
         """Send `subscription_succeeded` and the missed events or current values, and make the subscriber live."""

@@ -36,6 +36,11 @@ class HistoryLimits:
     """Seconds an event is kept; an idle topic is forgotten after them too."""
     bytes: int = field(default=1024 * 1024, validator=validators.ge(0))
     """Encoded bytes per topic."""
+    idle_topics: int = field(default=10_000, validator=validators.ge(0))
+    """Topics without subscribers that are kept, of each app's own channels and of all streams; the oldest go first, those
+    that never had an event before the others. Pinned streams, accounts and statuses are kept beside these."""
+    idle_bytes: int = field(default=64 * 1024 * 1024, validator=validators.ge(0))
+    """Bytes that these may take, about 2 kB for one without events."""
 
 
 @define(eq=False)
@@ -77,6 +82,11 @@ class EventHistory:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Encoded bytes of its events."""
+        return self._bytes
 
     @property
     def position(self) -> ResumePosition:

@@ -23,7 +23,7 @@ from relay.hub.history import HistoryLimits
 from relay.hub.outbox import CompressedOutbox, Outbox, OutboxLimits
 from relay.hub.streams import Known, Streams
 from relay.hub.topic import PublishedEvent
-from relay.model.channels import Stream
+from relay.model.channels import Asker, Stream
 from relay.model.events import Event, Stamp
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.apps import App
@@ -53,8 +53,9 @@ class Hub:
         *,
         epoch: str,
         socket_ids: Callable[[], str],
-        want: Callable[[Stream], object],
+        want: Callable[[Stream, Asker], object],
         unwant: Callable[[Stream], object],
+        want_too: Callable[[Stream, Asker], object] = lambda stream, by: None,
         known: Known = lambda stream: None,
         is_private: Callable[[Stream], bool] = lambda stream: False,
         on_channel_event: Callable[[ChannelEvent], object] = lambda event: None,
@@ -71,6 +72,7 @@ class Hub:
             epoch: unique to this run of the relay, at most 40 of `A-Za-z0-9_-`; event ids and positions begin with it.
             socket_ids: names connections, `<digits>.<digits>`; unpredictable, since signatures are bound to them.
             want, unwant: called when a stream's first channel gets a subscriber, and when its last one loses its last.
+            want_too: called when a stream that is wanted gets another subscriber.
             known: returns the error of a stream a channel names (unknown provider, symbol, account), None when it is fine.
             is_private: returns True if a market stream's data may only be sent on `private-` or `presence-` channels.
             on_channel_event: called with what an app's server may want to know; must return at once and not raise.
@@ -81,7 +83,7 @@ class Hub:
         history = history or HistoryLimits()
         epochs = _counter(epoch)
         self._shared = Shared(
-            streams=Streams(epochs, history, pinned, want=want, unwant=unwant),
+            streams=Streams(epochs, history, pinned, want=want, want_too=want_too, unwant=unwant),
             history=history,
             ids=_counter(epoch),
             epochs=epochs,

@@ -14,12 +14,14 @@ Topics of streams begin with their first event or their first subscriber and are
 - All other events about a session go to its provider's status.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from relay.hub.history import DepthBook, HistoryLimits
 from relay.hub.topic import TopicState
-from relay.model.channels import ALL, ChannelError, Stream, Topic, parse_channel, split_prefix, topic_kind
+from relay.model.channels import ALL, Asker, ChannelError, Stream, Topic, parse_channel, split_prefix, topic_kind
 from relay.model.events import MARKET_KINDS, AccountScoped, Event, Gap, MarketEvent, Staleness, Stamp
 from relay.pusher.messages import ProtocolError
 from relay.pusher.names import channel_type
@@ -91,19 +93,61 @@ def _is_text(name: str) -> bool:
     return True
 
 
-class Sweep(Generic[Key]):
-    """Incremental sweep: visits every key of a changing collection, a bounded number per call, over and over."""
+class IdleTopics(Generic[Key]):
+    """Topics without a channel, which are kept for those who come back; anybody can make one by a name.
 
-    def __init__(self) -> None:
-        self._left: list[Key] = []
+    They are bounded in number and in bytes: the oldest that never had an event go first, then the oldest of the others. So
+    what a stranger's names leave behind never takes the place of what an application or a provider has published. A topic is
+    `put` when it has lost its last channel, or begins without one, and `remove`d with its next channel.
+    """
 
-    def next(self, keys: Collection[Key], count: int) -> Sequence[Key]:
-        """Return the next `count` keys; some may not exist any more."""
-        if not self._left:
-            self._left = list(keys)
-        part = self._left[-count:]
-        del self._left[-count:]
-        return part
+    def __init__(self, limits: HistoryLimits) -> None:
+        self._limits = limits
+        self._empty: OrderedDict[Key, tuple[TopicState, int]] = OrderedDict()
+        self._used: OrderedDict[Key, tuple[TopicState, int]] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._empty) + len(self._used)
+
+    def put(self, key: Key, topic: TopicState, *, used: bool = False) -> list[Key]:
+        """Keep `topic`; return the keys of those that are not kept any more, which may be its own.
+
+        `used`: it has had an event, or is about to have one.
+        """
+        self.remove(key)
+        if topic.permanent or topic.channels:
+            return []
+        size = topic.size
+        (self._used if used or topic.seq else self._empty)[key] = topic, size
+        self._bytes += size
+        gone: list[Key] = []
+        while len(self) > self._limits.idle_topics or self._bytes > self._limits.idle_bytes:
+            name, (oldest, _) = next(iter((self._empty or self._used).items()))
+            if oldest.seq and self._empty:  # it had its first event since
+                gone += self.put(name, oldest)
+                continue
+            self.remove(name)
+            gone.append(name)
+        return gone
+
+    def remove(self, key: Key) -> None:
+        """Do not count the topic of this key; nothing where it is not counted."""
+        found = self._empty.pop(key, None) or self._used.pop(key, None)
+        if found is not None:
+            self._bytes -= found[1]
+
+    def take_expired(self, now: float, at_most: int, keep_value: float = 0.0) -> list[Key]:
+        """Look at the next `at_most` topics of either sort; return the keys of those whose time is over."""
+        expired = []
+        for topics in (self._empty, self._used):
+            for key, (topic, _) in list(islice(topics.items(), at_most)):
+                if topic.is_idle(now, keep_value):
+                    self.remove(key)
+                    expired.append(key)
+                else:
+                    topics.move_to_end(key)
+        return expired
 
 
 class Streams:
@@ -115,26 +159,37 @@ class Streams:
         limits: HistoryLimits,
         pinned: Iterable[Stream] = (),
         *,
-        want: Callable[[Stream], object],
+        want: Callable[[Stream, Asker], object],
+        want_too: Callable[[Stream, Asker], object],
         unwant: Callable[[Stream], object],
     ) -> None:
-        """`want` is called when a stream gets its first channel, `unwant` when it loses its last one."""
+        """`want` is called when a stream gets its first channel, `unwant` when it loses its last one.
+
+        `want_too` is called for every other subscriber.
+        """
         self._epochs = epochs
         self._limits = limits
         self._pinned = frozenset(pinned)
-        self._want, self._unwant = want, unwant
+        self._want, self._want_too, self._unwant = want, want_too, unwant
         self._channels: dict[Stream, int] = {}
         self._subjects: dict[Subject, dict[str, TopicState]] = {}
-        self._sweep: Sweep[Subject] = Sweep()
+        self._idle: IdleTopics[tuple[Subject, str]] = IdleTopics(limits)
 
     def __iter__(self) -> Iterator[TopicState]:
         return (topic for by_provider in self._subjects.values() for topic in by_provider.values())
 
-    def add_channel(self, stream: Stream) -> None:
+    def add_channel(self, stream: Stream, by: Asker) -> None:
         """Count one more channel with subscribers, over all apps and all variants of the stream's channel."""
         self._channels[stream] = channels = self._channels.get(stream, 0) + 1
         if channels == 1:
-            self._want(stream)
+            self._idle.remove((_subject_of(stream.topic), stream.provider))
+            self._want(stream, by)
+        else:
+            self._want_too(stream, by)
+
+    def add_subscriber(self, stream: Stream, by: Asker) -> None:
+        """Note one more subscriber of a channel that has some."""
+        self._want_too(stream, by)
 
     def remove_channel(self, stream: Stream) -> None:
         """Count one channel with subscribers less."""
@@ -142,6 +197,7 @@ class Streams:
         if not self._channels[stream]:
             del self._channels[stream]
             self._unwant(stream)
+            self.settle(stream)
 
     def topic(self, stream: Stream, now: float) -> TopicState:
         """Return the topic of a stream; begin it if it does not exist."""
@@ -163,6 +219,8 @@ class Streams:
             own = by_provider.get(provider) if by_provider is not None else None
             if own is None:
                 own = self._topic(subject, provider, now)
+                self._forget(self._idle.put((subject, provider), own, used=True))
+                by_provider = self._subjects.get(subject)
             merged = by_provider.get(ALL) if by_provider is not None else None
             return (own,) if merged is None else (own, merged)
         if isinstance(event, AccountScoped):
@@ -186,13 +244,20 @@ class Streams:
         return [part.book for part in parts if part.book is not None]
 
     def forget_idle(self, now: float, at_most: int) -> None:
-        """Drop idle topics among the next `at_most` subjects."""
-        for subject in self._sweep.next(self._subjects, at_most):
-            by_provider = self._subjects.get(subject, {})
-            for provider in [provider for provider, topic in by_provider.items() if topic.is_idle(now)]:
-                del by_provider[provider]
+        """Drop topics that have been idle for long, among the next `at_most`."""
+        self._forget(self._idle.take_expired(now, at_most))
+
+    def settle(self, stream: Stream) -> None:
+        """Keep the topic of a stream, if it has no channel, within the bounds."""
+        if (topic := self.find(stream)) is not None:
+            self._forget(self._idle.put((_subject_of(stream.topic), stream.provider), topic))
+
+    def _forget(self, keys: Iterable[tuple[Subject, str]]) -> None:
+        for subject, provider in keys:
+            by_provider = self._subjects[subject]
+            del by_provider[provider]
             if not by_provider:
-                self._subjects.pop(subject, None)
+                del self._subjects[subject]
 
     def _topic(self, subject: Subject, provider: str, now: float) -> TopicState:
         by_provider = self._subjects.get(subject)

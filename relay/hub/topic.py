@@ -46,6 +46,8 @@ _WITHOUT_VALUE = frozenset({"depth", "gap", "staleness"})
 _MARGIN = (AccountEvent.MARGIN_WARNING, AccountEvent.MARGIN_CALL, AccountEvent.MARGIN_CALL_ENDED)
 #: Members of a position that the market moves, or that say when.
 _OF_THE_MARKET = {"current_price": None, "unrealized_pnl": None, "updated_at": None, "timestamp": None, "data": None}
+_EMPTY_BYTES, _VALUE_BYTES = 2048, 1024
+"""Memory of a topic without events, measured with its entries in the tables, and of a last value."""
 MAX_ACCOUNT_STATE = 10_000
 """Open orders, positions and other facts remembered of one account for newcomers; the oldest beyond that are dropped."""
 
@@ -188,6 +190,11 @@ class TopicState:
         """Time of the last event, or of the last channel's end."""
         self._limits = limits
         self._snapshots: tuple[int, tuple[HistoryEntry, ...]] = (-1, ())
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        return _EMPTY_BYTES + self.history.size + _VALUE_BYTES * (len(self.last) + len(self.stale))
 
     def attach(self, channel: "Channel") -> None:
         """Add a channel that has got its first subscriber."""

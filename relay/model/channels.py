@@ -54,6 +54,14 @@ class Stream:
     topic: Topic
 
 
+@frozen
+class Asker:
+    """The one who asks for a stream: an app, and within it a connection."""
+
+    app: str
+    connection: str
+
+
 def valid_provider(name: str) -> bool:
     """Return whether ``name`` can name a provider: lower-case letters, digits, ``-`` and ``_``, not ``all``."""
     return _provider(name) is not None and name != ALL

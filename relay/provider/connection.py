@@ -102,6 +102,7 @@ class Line:
         on_open: called when frames may be sent.
         on_text: called with every message.
         on_bytes: called whenever anything arrives.
+        on_written: called when a text frame was taken by the kernel.
     """
 
     def __init__(
@@ -112,7 +113,9 @@ class Line:
         on_open: Callable[[], None],
         on_text: Callable[[str], None],
         on_bytes: Callable[[], None],
+        on_written: Callable[[], object] = lambda: None,
     ) -> None:
+        self._on_written = on_written
         self._deadlines = deadlines
         self._ssl_context = ssl_context
         self._on_open = on_open
@@ -260,10 +263,12 @@ class Line:
                 else:
                     with trio.fail_after(self._deadlines.send):
                         await ws.send_message(item)
+                    self._on_written()
         except trio_websocket.ConnectionClosed:
             return  # the reader reports it
         except trio.TooSlowError:
-            ending.append(Closed(1006, f"a frame was not taken within {self._deadlines.send:g} s"))
+            slow = f"a frame was not taken within {self._deadlines.send:g} s"
+            ending.append(Closed(1006, f"the provider does not read: {slow}"))
             nursery.cancel_scope.cancel()
 
     async def _ping(self, ws: trio_websocket.WebSocketConnection) -> None:

@@ -18,7 +18,7 @@ import trio
 
 from relay.adapter import Adapter, Context
 from relay.errors import leaves
-from relay.model.channels import Topic
+from relay.model.channels import Asker, Topic
 from relay.model.commands import Command
 from relay.provider import session_events
 from relay.provider.connection import Deadlines, Line
@@ -31,6 +31,8 @@ from relay.trading.registry import WITHIN, CommandRegistry, PendingCommand, Scop
 
 #: A deadline in the past may not make the loop spin.
 _LEAST_SLEEP = 0.001
+#: Changes of interest handed over in one pass: a command, and whatever else waits for the loop, goes before the next ones.
+_INTEREST_AT_ONCE = 500
 
 _SETTINGS = SessionSettings()
 _DEADLINES = Deadlines()
@@ -84,6 +86,7 @@ class ProviderSession:
         self._log = log
         self._machine = self._new_machine(None)
         self._inbox: deque[Input] = deque()
+        self._interest: deque[session_events.Want | session_events.Unwant] = deque()
         self._wake = trio.Event()
         self._line: Line | None = None
         self._lines = 0
@@ -105,13 +108,20 @@ class ProviderSession:
 
     # --- from outside; synchronous -----------------------------------------------------------------------------------
 
-    def want(self, topic: Topic) -> None:
-        """Somebody needs ``topic``."""
-        self._enqueue(session_events.Want(topic))
+    def want(self, topic: Topic, by: Asker | None = None) -> None:
+        """Somebody needs ``topic``: ``by``, or the operator, who pinned it."""
+        self._interest.append(session_events.Want(topic, by))
+        self._wake.set()
+
+    def want_too(self, topic: Topic, by: Asker) -> None:
+        """Somebody else needs ``topic`` too: it is asked for at the first turn of any of them."""
+        if self._machine.core.table.is_news(topic, by):
+            self.want(topic, by)
 
     def unwant(self, topic: Topic) -> None:
         """Nobody needs ``topic`` any more; it is kept for the linger."""
-        self._enqueue(session_events.Unwant(topic))
+        self._interest.append(session_events.Unwant(topic))
+        self._wake.set()
 
     def send(
         self, command: Command, within: float = WITHIN, idempotency_key: str | None = None, api_key: str = ""
@@ -145,7 +155,8 @@ class ProviderSession:
         self._enqueue(session_events.Resume())
 
     def shutdown(self) -> None:
-        """Unsubscribe, close, and end `run`."""
+        """Unsubscribe, close, and end `run`; what was not asked for yet is not any more."""
+        self._interest.clear()
         self._enqueue(session_events.Shutdown())
 
     def status(self) -> dict[str, Any]:
@@ -186,11 +197,19 @@ class ProviderSession:
                 self._step(self._inbox.popleft())
             if self._over:
                 return
+            if self._interest:
+                self._hand_over_interest()
+                await trio.lowlevel.checkpoint()
+                continue
             at = max(self._machine.deadline(), trio.current_time() + _LEAST_SLEEP)
             with trio.move_on_at(at):
                 await self._wake.wait()
             self._wake = trio.Event()
             self._step(session_events.Tick())
+
+    def _hand_over_interest(self) -> None:
+        turns = [self._interest.popleft() for _ in range(min(len(self._interest), _INTEREST_AT_ONCE))]
+        self._do(self._machine.interest(turns, moment()))
 
     def _wait_for_close(self, nursery: trio.Nursery) -> None:
         """Give the closing handshake its time; requests and pings under way are of no use any more."""
@@ -227,10 +246,15 @@ class ProviderSession:
 
     def _send(self, text: str) -> None:
         if self._line is not None and not self._line.send(text):
+            # What is sent of our own accord waits in the machine: these are answers to a provider that reads none of them.
             self._close(1008, "")
             self._enqueue(
                 session_events.Closed(1006, f"the provider does not read: {self._deadlines.queue} frames waiting")
             )
+
+    def _written(self, line: Line) -> None:
+        if line is self._line and self._machine.written():
+            self._wake.set()
 
     def _close(self, code: int, reason: str) -> None:
         if self._line is not None:
@@ -245,6 +269,7 @@ class ProviderSession:
             on_open=lambda: self._turn(session_events.Opened()),
             on_text=self._received,
             on_bytes=lambda: self._machine.heard(trio.current_time()),
+            on_written=lambda: self._written(line),
         )
         self._line = line
         if dial.alone:

@@ -32,6 +32,12 @@ from relay.provider.polls import Polls
 from relay.provider.session_events import FetchRequest, Output, SendText
 from relay.provider.templates import fetch_target
 
+#: Frames that wait to be written, beyond which no more subscriptions are handed over: they wait here, where a command, a
+#: heartbeat or an answer passes them.
+MOST_UNWRITTEN = 32
+#: The same for commands: beyond it the provider does not read, and a command waits until its deadline.
+MOST_COMMANDS = 500
+
 
 class Purpose(enum.Enum):
     """Why something is sent."""
@@ -112,6 +118,8 @@ class Outbound:
         #: Requests made behind the one of the same name that is under way.
         self._again: dict[Hashable, Job] = {}
         self.polls = Polls()
+        #: Frames handed over that the connection has not written yet.
+        self.unwritten = 0
         self.queue: Queue[Job] = Queue(budget)
 
     def write(
@@ -184,7 +192,28 @@ class Outbound:
 
     def take_due(self, now: float) -> list[Job]:
         """Take from the queue what the budget allows now."""
-        return list(self.queue.take_due(now))
+        taken: list[Job] = []
+        frames = 0
+
+        def room(lane: Lane) -> float:
+            if lane is Lane.FETCH:
+                return inf
+            return (MOST_COMMANDS if lane is Lane.CALL else MOST_UNWRITTEN) - self.unwritten - frames
+
+        for job in self.queue.take_due(now, room):
+            taken.append(job)
+            frames += isinstance(job.writing, str)
+        return taken
+
+    @property
+    def room(self) -> int:
+        """How many frames of subscriptions may be handed over now."""
+        return max(0, MOST_UNWRITTEN - self.unwritten)
+
+    def written(self) -> bool:
+        """The connection has written a frame; return True if what waits for that may go on."""
+        self.unwritten = max(0, self.unwritten - 1)
+        return self.unwritten in (MOST_UNWRITTEN // 2, MOST_COMMANDS - 1)
 
     def output(self, job: Job, now: float) -> Output:
         """Return the frame or the request of ``job`` as the driver sends it.
@@ -193,6 +222,7 @@ class Outbound:
             TemplateError: the URL of a request needs a value there is none of.
         """
         if isinstance(job.writing, str):
+            self.unwritten += 1
             return SendText(job.writing)
         url, shown = fetch_target(job.writing, self._session, self._context)
         number = next(self._ids)
@@ -218,6 +248,7 @@ class Outbound:
         self.queue.discard(lambda job: True)
         self._again.clear()
         self.polls.clear()
+        self.unwritten = 0
         self._requests = {number: job for number, job in self._requests.items() if job.purpose is Purpose.CALL}
 
     def forget_call(self, id: str) -> None:

@@ -7,8 +7,8 @@ in first out within it, and an item that has to wait holds back everything behin
 """
 
 import enum
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from math import inf
 from typing import Any, Generic, TypeVar
 
@@ -16,8 +16,10 @@ from attrs import frozen
 
 from relay.adapter import Rate, RateOf
 from relay.limits import TokenBucket
+from relay.model.channels import Asker
 
 Item = TypeVar("Item")
+Name = TypeVar("Name", bound=Hashable)
 #: What one item draws: how many tokens of which rates.
 Uses = Mapping[RateOf, int]
 
@@ -171,12 +173,15 @@ class Queue(Generic[Item]):
         self._lanes[lane].append((needs or uses, uses, item))
         self._next = -inf
 
-    def take_due(self, now: float) -> Iterator[Item]:
-        """Take out, and charge for, everything that may go at ``now``."""
+    def take_due(self, now: float, most: Callable[[Lane], float] = lambda lane: inf) -> Iterator[Item]:
+        """Take out, and charge for, everything that may go at ``now``.
+
+        Of a lane only while ``most`` says that there is room for another item; it is asked before each.
+        """
         self._next = inf
         held: set[RateOf] = set()
-        for lane in self._lanes.values():
-            while lane:
+        for name, lane in self._lanes.items():
+            while lane and most(name) > 0:
                 needs, uses, item = lane[0]
                 when = self._budget.at(needs, now)
                 if when > now or not held.isdisjoint(uses):
@@ -198,3 +203,98 @@ class Queue(Generic[Item]):
     def deadline(self) -> float:
         """Return the time at which `take_due` may have something."""
         return self._next
+
+
+class Rotation(Generic[Name]):
+    """Names that wait, taken in turn: round the apps, within an app round its connections, first come first served of one.
+
+    A name several have asked for is taken at the first turn of any of them.
+    """
+
+    def __init__(self) -> None:
+        self._apps: OrderedDict[str, OrderedDict[Asker, OrderedDict[Name, None]]] = OrderedDict()
+        self._askers: dict[Name, dict[Asker, None]] = {}
+        #: How many names wait, each counted once for everybody who asked for it.
+        self.size = 0
+        #: How many connections have names that wait.
+        self.connections = 0
+
+    def __contains__(self, name: Name) -> bool:
+        return name in self._askers
+
+    def __len__(self) -> int:
+        return len(self._askers)
+
+    def put(self, name: Name, by: Asker) -> None:
+        """Have ``name`` wait in the line of ``by``; at the place it has where it waits there already."""
+        connections = self._apps.setdefault(by.app, OrderedDict())
+        line = connections.get(by)
+        if line is None:
+            line = connections[by] = OrderedDict()
+            self.connections += 1
+        if name not in line:
+            line[name] = None
+            self._askers.setdefault(name, {})[by] = None
+            self.size += 1
+
+    def discard(self, name: Name) -> None:
+        """Let ``name`` wait no more; nothing where it does not."""
+        for by in self._askers.pop(name, ()):
+            self._remove(name, by)
+
+    def withdraw(self, name: Name, by: Asker) -> bool:
+        """Take ``name`` out of the line of ``by``; return True if nobody else waits for it."""
+        askers = self._askers.get(name, {})
+        if by in askers:
+            del askers[by]
+            self._remove(name, by)
+        if not askers:
+            self._askers.pop(name, None)
+        return not askers
+
+    def _remove(self, name: Name, by: Asker) -> None:
+        connections = self._apps[by.app]
+        line = connections[by]
+        del line[name]
+        self.size -= 1
+        if not line:
+            del connections[by]
+            self.connections -= 1
+            if not connections:
+                del self._apps[by.app]
+
+    def take(self, most: int, fits: Callable[[Name], bool] = lambda name: True) -> list[Name]:
+        """Take out up to ``most`` names in turn. A line whose first name does not fit is passed over."""
+        taken: list[Name] = []
+        while len(taken) < most and (name := self._next(fits)) is not None:
+            taken.append(name)
+        return taken
+
+    def _next(self, fits: Callable[[Name], bool]) -> Name | None:
+        found = next(
+            (
+                (by, name)
+                for connections in self._apps.values()
+                for by, line in connections.items()
+                if fits(name := next(iter(line)))
+            ),
+            None,
+        )
+        if found is None:
+            return None
+        by, name = found
+        self._apps[by.app].move_to_end(by)
+        self._apps.move_to_end(by.app)
+        self.discard(name)
+        return name
+
+    def waiting_of(self, by: Asker) -> int:
+        """Return how many names wait in the line of ``by``."""
+        connections = self._apps.get(by.app)
+        return 0 if connections is None else len(connections.get(by, ()))
+
+    def longest(self) -> tuple[Asker, Name]:
+        """Return the connection with the longest line, and the last name in it. There must be one."""
+        lines = (each for connections in self._apps.values() for each in connections.items())
+        by, line = max(lines, key=lambda each: len(each[1]))
+        return by, next(reversed(line))

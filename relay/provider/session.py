@@ -161,6 +161,16 @@ class SessionMachine:
             self._flush()
         return self.core.take_outputs()
 
+    def interest(self, turns: Sequence[session_events.Want | session_events.Unwant], at: Now) -> list[Output]:
+        """Take what is needed, and what is not any more, all of it before a request is written."""
+        self.core.begin(at)
+        if self._life is not Life.ENDED:
+            for turn in turns:
+                self._handle(turn)
+            self._clocks()
+            self._flush()
+        return self.core.take_outputs()
+
     def receive(self, raw: str, at: Now) -> Sequence[Output]:
         """Take one message. Empty when nothing is to be done, not even to ask `deadline` again."""
         core = self.core
@@ -180,6 +190,10 @@ class SessionMachine:
     def heard(self, now: float) -> None:
         """Something arrived on the open connection: it is alive."""
         self._transport.heard = now
+
+    def written(self) -> bool:
+        """The connection has written a frame of `SendText`; return True if a `Tick` would send more now."""
+        return self.core.outbound.written()
 
     @property
     def life(self) -> Life:
@@ -222,8 +236,8 @@ class SessionMachine:
                 self._lose(f"no connection: {error}")
             case session_events.Fetched(number, answer):
                 self._fetched(number, answer)
-            case session_events.Want(topic):
-                self._subscriptions.want(topic)
+            case session_events.Want(topic, by):
+                self._subscriptions.want(topic, by)
             case session_events.Unwant(topic):
                 self.core.table.unwant(topic, self.core.at.now)
             case session_events.SendCommand(pending):
@@ -286,7 +300,7 @@ class SessionMachine:
             case Learned():
                 self._learned(item)
             case Symbols():
-                for error in core.context.symbols.learn(item.pairs):
+                for error in core.context.symbols.learn(item.pairs, complete=item.complete):
                     core.error("symbol", str(error))
             case Limited():
                 core.limited(item.retry_after)
@@ -704,6 +718,7 @@ class SessionMachine:
             "reason": self._reason,
             "attempts": self._retry.attempts,
             "topics": core.table.status(),
+            "unwritten": core.outbound.unwritten,
             "books": core.books.status(),
             "counters": core.counters.status(core.books.held, core.books.dropped),
             "commands": len(self._commands.open_of(self._scope)),

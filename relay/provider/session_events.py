@@ -11,7 +11,7 @@ from typing import NamedTuple
 from attrs import Factory, field, frozen
 
 from relay.adapter import Answer, Fetch
-from relay.model.channels import Topic
+from relay.model.channels import Asker, Topic
 from relay.model.text import from_micros
 from relay.trading.registry import PendingCommand
 
@@ -74,9 +74,10 @@ class Fetched:
 
 @frozen
 class Want:
-    """Somebody needs this topic."""
+    """Somebody needs this topic: ``by``, or the operator, who pinned it, where there is no such one."""
 
     topic: Topic
+    by: Asker | None = None
 
 
 @frozen

@@ -23,7 +23,7 @@ from relay.provider.outbound import Outbound, Purpose
 from relay.provider.pacing import Budget
 from relay.provider.retry import Renewal
 from relay.provider.session_events import Now, Output
-from relay.provider.subscription_table import SubscriptionTable
+from relay.provider.subscription_table import MOST_WAITING, SubscriptionTable
 from relay.provider.templates import Redactor, TemplateError
 
 #: Takes an event, its stamp, and the monotonic time.
@@ -46,6 +46,7 @@ class SessionSettings:
 
     Attributes:
         linger: how long a topic nobody needs stays subscribed.
+        waiting: how many topics may wait to be asked for, each counted once for everybody who waits for it.
         book_buffer: how many deltas may wait for one book's snapshot.
         first_data_within: seconds from a subscription to its first event before it is called stale; None: ``stale_after``.
         stale_after: seconds of silence by kind, or by topic, in place of what the adapter declares; 0: quiet is normal.
@@ -53,6 +54,7 @@ class SessionSettings:
     """
 
     linger: float = 30.0
+    waiting: int = MOST_WAITING
     book_buffer: int = 5000
     first_data_within: float | None = None
     stale_after: Mapping[str | Topic, float] = Factory(dict)
@@ -165,7 +167,10 @@ class SessionState:
         self.fills: Fills = Fills() if after is None else after.fills
         self.states: States = States() if after is None else after.states
         self.table = SubscriptionTable(
-            per_frame=declared.topics_per_frame, linger=settings.linger, ack_within=declared.ack_within
+            per_frame=declared.topics_per_frame,
+            linger=settings.linger,
+            ack_within=declared.ack_within,
+            most_waiting=settings.waiting,
         )
         if after is not None:
             self.table.adopt(after.table)

@@ -3,29 +3,50 @@
 A topic is WANTED until a request for it is written, QUEUED while that request waits for its budget, PENDING once it was
 sent, CONFIRMED by the provider's acknowledgement or by the first data (providers without acknowledgements exist), or
 REFUSED with the provider's reason, which stays visible. When nobody needs a topic it lingers, so that a page being
-reloaded costs the provider nothing, and is then unsubscribed. When the connection is lost everything still wanted,
-refused topics included, is WANTED again: the next connection replays the original requests, in their order.
+reloaded costs the provider nothing, and is then unsubscribed; one that was never asked for is forgotten at once. When the
+connection is lost everything still wanted, refused topics included, is WANTED again.
+
+What is WANTED is taken by rank: the operator's pinned streams and accounts, then topics that data have come for, then those
+that are new, then those that were refused, or not answered, on an earlier connection. Within a rank the apps, and their
+connections, take turns (`Rotation`). A request carries topics of one rank, and one of the last rank alone, so that what is
+known to be good never shares a request with what is not.
+
+A provider may refuse a whole request for one topic in it, or not answer it at all. Then the topics of the request are asked
+for again in parts: those of each connection by themselves, and then in halves, until the one at fault is alone.
 
 A session may have thousands of topics, and is asked after every message what is to be done. So the topics that wait for
 something are found without looking at all of them.
 """
 
 import enum
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, islice
 from math import inf
 from typing import Any
 
-from attrs import define
+from attrs import Factory, define
 
-from relay.model.channels import Topic
+from relay.limits import BoundedDict
+from relay.model.channels import Asker, Topic
 from relay.model.events import ACCOUNT_KINDS, Event
+from relay.provider.pacing import Rotation
 
 #: What identifies a topic on the path of a message: cheaper to build and hash than a `Topic`.
 Key = tuple[str | None, ...]
 
 #: A request without an answer is repeated this often before it is reported and left pending.
 MAX_ASKS = 3
+#: So many of those who asked for a topic are remembered once it is subscribed; they share its turn on the next connection.
+_REMEMBERED = 8
+#: Topics whose end the provider has yet to confirm, at most so many: some never do.
+_ENDING = 10_000
+#: Seconds until it is told that a topic still waits to be asked for; between this and twice as long.
+WAITS_FOR = 5.0
+#: Topics one session has waiting at most.
+MOST_WAITING = 10_000
+#: The one who asks for what is pinned.
+_OPERATOR = Asker("", "")
 
 
 def topic_key(topic: Topic) -> Key:
@@ -55,6 +76,15 @@ class SubscriptionState(enum.Enum):
     REFUSED = "refused"
 
 
+class Rank(enum.IntEnum):
+    """Order in which topics are asked for; the lowest number goes first."""
+
+    PINNED = 0
+    PROVEN = 1
+    NEW = 2
+    DOUBTED = 3
+
+
 @define(eq=False)
 class Entry:
     """One wanted topic. Times are monotonic seconds.
@@ -65,6 +95,13 @@ class Entry:
         leave_at: when it is to be unsubscribed; None while somebody needs it.
         reason: why it was refused, or why it is still not confirmed.
         flowed: whether data has ever come for it.
+        pinned: True where the operator wants it, and not only subscribers.
+        askers: those who asked for it while it waited, and the first of the others.
+        doubted: True where an earlier request for it alone was refused, or not answered.
+        request: the number of the last request it was part of.
+        shared: True where that request carried other topics too.
+        part: the part of a refused request that it is to be asked for with.
+        told: None until it has waited for a while, False then, True once its subscribers were told.
     """
 
     topic: Topic
@@ -74,6 +111,22 @@ class Entry:
     leave_at: float | None = None
     reason: str | None = None
     flowed: bool = False
+    pinned: bool = False
+    askers: dict[Asker, None] = Factory(dict)
+    doubted: bool = False
+    request: int = 0
+    shared: bool = False
+    part: int | None = None
+    told: bool | None = None
+
+    @property
+    def rank(self) -> Rank:
+        """Its place in the order of asking."""
+        if self.pinned or self.topic.kind == "account":
+            return Rank.PINNED
+        if self.doubted:
+            return Rank.DOUBTED
+        return Rank.PROVEN if self.flowed else Rank.NEW
 
 
 class SubscriptionTable:
@@ -83,19 +136,31 @@ class SubscriptionTable:
         per_frame: how many topics one request may carry.
         linger: seconds a topic nobody needs is kept subscribed.
         ack_within: seconds for an acknowledgement; None when the provider sends none.
+        most_waiting: topics that may wait to be asked for, one counted for everybody who waits for it.
     """
 
-    def __init__(self, *, per_frame: int, linger: float, ack_within: float | None) -> None:
+    def __init__(
+        self, *, per_frame: int, linger: float, ack_within: float | None, most_waiting: int = MOST_WAITING
+    ) -> None:
         self._per_frame = per_frame
         self._linger = linger
         self._ack_within = ack_within
+        self._most_waiting = most_waiting
         self._entries: dict[Key, Entry] = {}
         self._leaving: dict[Key, Topic] = {}
-        self._left: set[Key] = set()
+        self._left: BoundedDict[Key, None] = BoundedDict(_ENDING)
         self._standing: dict[SubscriptionState, dict[Key, Entry]] = {standing: {} for standing in SubscriptionState}
-        self._lingering: dict[Key, Entry] = {}
+        #: What waits to be asked for, by rank.
+        self._lines: dict[Rank, Rotation[Key]] = {rank: Rotation() for rank in Rank}
+        #: The parts of refused requests that are to be asked for by themselves, by number.
+        self._parts: dict[int, dict[Key, None]] = {}
+        self._numbers = count(1)
+        #: In the order of their ends.
+        self._lingering: OrderedDict[Key, Entry] = OrderedDict()
         #: No acknowledgement is overdue before this; it is looked for anew when it comes.
         self._ack_at = inf
+        #: When to look for what has waited too long; None: something began to wait, `waiting` will say.
+        self._look_at: float | None = inf
         #: The entry of a key, None when its topic is not wanted.
         self.find: Callable[[Key], Entry | None] = self._entries.get
 
@@ -105,55 +170,142 @@ class SubscriptionTable:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def want(self, topic: Topic) -> None:
-        """Somebody needs ``topic``."""
+    def want(self, topic: Topic, by: Asker | None = None) -> list[Entry]:
+        """Somebody needs ``topic``: ``by``, or the operator where there is no such one.
+
+        Return the topics that are REFUSED because too many wait, with the reason: those of the connection that has the most
+        waiting, which may be this one.
+        """
         key = topic_key(topic)
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = Entry(topic)
-            self._stand(key, entry, SubscriptionState.WANTED)
+            self._standing[SubscriptionState.WANTED][key] = entry
         elif entry.standing is SubscriptionState.REFUSED and entry.leave_at is not None:
             self._stand(key, entry, SubscriptionState.WANTED)
         entry.leave_at = None
         self._lingering.pop(key, None)
+        if by is None and not entry.pinned:
+            self._unline(key, entry)  # its rank changes
+            entry.pinned = True
+        elif by is not None and (entry.standing is SubscriptionState.WANTED or len(entry.askers) < _REMEMBERED):
+            entry.askers[by] = None
+        if entry.standing is not SubscriptionState.WANTED:
+            return []
+        self._line_up(key, entry)
+        return [] if by is None else self._crowded_out(key, entry, by)
+
+    def is_news(self, topic: Topic, by: Asker) -> bool:
+        """Return True if `want` is to know that ``by`` needs ``topic`` too."""
+        entry = self._entries.get(topic_key(topic))
+        if entry is None:
+            return True
+        waits = entry.standing is SubscriptionState.WANTED
+        return (waits or len(entry.askers) < _REMEMBERED) and by not in entry.askers
+
+    def _crowded_out(self, key: Key, entry: Entry, by: Asker) -> list[Entry]:
+        line = self._lines[entry.rank]
+        if entry.rank is Rank.PINNED or line.size <= self._most_waiting:
+            return []
+        if line.waiting_of(by) * line.connections < line.size:
+            by, key = line.longest()
+            entry = self._entries[key]
+        entry.askers.pop(by, None)
+        if not line.withdraw(key, by):
+            return []
+        self._stand(key, entry, SubscriptionState.REFUSED)
+        entry.reason = f"{self._most_waiting} topics wait already (setting waiting of the provider)"
+        return [entry]
 
     def _stand(self, key: Key, entry: Entry, standing: SubscriptionState) -> None:
         self._standing[entry.standing].pop(key, None)
         self._standing[standing][key] = entry
+        if entry.standing is SubscriptionState.WANTED and standing is not SubscriptionState.WANTED:
+            self._unline(key, entry)
         entry.standing = standing
+        if standing is SubscriptionState.WANTED:
+            self._line_up(key, entry)
+        elif standing is SubscriptionState.CONFIRMED:
+            entry.doubted, entry.told = False, None
+            if len(entry.askers) > _REMEMBERED:
+                entry.askers = dict.fromkeys(islice(entry.askers, _REMEMBERED))
+
+    def _line_up(self, key: Key, entry: Entry) -> None:
+        line = self._lines[entry.rank]
+        for by in (_OPERATOR,) if entry.rank is Rank.PINNED else entry.askers or (_OPERATOR,):
+            line.put(key, by)
+        if self._look_at == inf:
+            self._look_at = None
+
+    def _unline(self, key: Key, entry: Entry) -> None:
+        for line in self._lines.values():  # its rank may have changed since
+            line.discard(key)
+        self._leave_part(key, entry)
+
+    def _leave_part(self, key: Key, entry: Entry) -> None:
+        part = None if entry.part is None else self._parts.get(entry.part)
+        if part is not None and entry.part is not None:
+            part.pop(key, None)
+            if not part:
+                del self._parts[entry.part]
+        entry.part = None
 
     def unwant(self, topic: Topic, now: float) -> None:
-        """Nobody needs ``topic``; it is kept for the linger."""
+        """Nobody needs ``topic``; it is kept for the linger, unless it was not asked for yet."""
         key = topic_key(topic)
         entry = self._entries.get(key)
-        if entry is not None:
-            entry.leave_at = now + self._linger
-            self._lingering[key] = entry
+        if entry is None:
+            return
+        self._lingering.pop(key, None)
+        untouched = entry.standing is SubscriptionState.WANTED and not entry.asks and not entry.flowed
+        entry.leave_at = now if untouched else now + self._linger
+        self._lingering[key] = entry
+        if untouched:
+            self._lingering.move_to_end(key, last=False)
 
     def expire(self, now: float) -> list[Topic]:
         """Let go of what has lingered long enough; return those topics."""
-        gone = [(key, entry) for key, entry in self._lingering.items() if _leave_at(entry) <= now]
+        gone = []
+        while self._lingering and _leave_at((first := next(iter(self._lingering.items())))[1]) <= now:
+            gone.append(first)
+            self._lingering.popitem(last=False)
         for key, entry in gone:
-            del self._entries[key], self._lingering[key], self._standing[entry.standing][key]
+            self._unline(key, entry)
+            del self._entries[key], self._standing[entry.standing][key]
             if entry.standing in (SubscriptionState.QUEUED, SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
                 self._leaving[key] = entry.topic
         return [entry.topic for _, entry in gone]
 
-    def take_to_subscribe(self) -> tuple[Topic, ...]:
-        """Mark the next batch as QUEUED and return it, in the order the topics were wanted.
+    def take_to_subscribe(self, most: int | None = None) -> tuple[Topic, ...]:
+        """Mark the next batch, of at most ``most`` topics, as QUEUED and return it.
 
         What is yet to be unsubscribed waits for that, or the unsubscribe would end the new subscription.
         """
-        wanted = self._standing[SubscriptionState.WANTED].items()
-        batch = list(islice((each for each in wanted if each[0] not in self._leaving), self._per_frame))
-        for key, entry in batch:
+        found = ((rank, line, line.take(1, lambda key: key not in self._leaving)) for rank, line in self._lines.items())
+        rank, line, keys = next((each for each in found if each[-1]), (Rank.PINNED, self._lines[Rank.PINNED], []))
+        if not keys:
+            return ()
+        part = self._entries[keys[0]].part
+        if part is not None:
+            together = list(self._parts.pop(part))
+            for key in together:
+                self._entries[key].part = None
+            keys = [key for key in together if key not in self._leaving]
+        elif rank is not Rank.DOUBTED:
+            size = self._per_frame if most is None else max(1, min(most, self._per_frame))
+            keys += line.take(size - 1, lambda key: key not in self._leaving and self._entries[key].part is None)
+        number, shared = next(self._numbers), len(keys) > 1
+        for key in keys:
+            entry = self._entries[key]
+            entry.part, entry.request, entry.shared = None, number, shared
             self._stand(key, entry, SubscriptionState.QUEUED)
-        return tuple(entry.topic for _, entry in batch)
+        return tuple(self._entries[key].topic for key in keys)
 
     def take_to_unsubscribe(self) -> tuple[Topic, ...]:
         """Return the next batch to be unsubscribed, and forget it."""
         keys = list(self._leaving)[: self._per_frame]
-        self._left.update(keys)
+        for key in keys:
+            self._left[key] = None
         return tuple(self._leaving.pop(key) for key in keys)
 
     def sent(self, topics: Iterable[Topic], now: float) -> None:
@@ -175,13 +327,36 @@ class SubscriptionTable:
             entry.reason = None
         return [entry for _, entry in fresh]
 
-    def refused(self, topics: Iterable[Topic], reason: str) -> list[Entry]:
-        """The provider refused these topics; they are not asked for again on this connection."""
+    def refused(self, topics: Sequence[Topic], reason: str) -> list[Entry]:
+        """The provider refused these topics; return what is not asked for again on this connection.
+
+        That is one topic. Of several it is not known which one is at fault: they are WANTED again, in smaller parts.
+        """
         refused = self._asked_for(topics)
+        if len(topics) > 1:
+            self._ask_in_parts(refused, reason)
+            return []
         for key, entry in refused:
             self._stand(key, entry, SubscriptionState.REFUSED)
-            entry.reason = reason
+            entry.reason, entry.doubted = reason, True
         return [entry for _, entry in refused]
+
+    def _ask_in_parts(self, suspects: Sequence[tuple[Key, Entry]], reason: str) -> None:
+        """Ask for these again by connection where several asked for them, else in halves."""
+        asked = [(key, entry) for key, entry in suspects if entry.standing in _ASKED]
+        by_asker: dict[Asker, list[tuple[Key, Entry]]] = {}
+        for key, entry in asked:
+            by_asker.setdefault(next(iter(entry.askers), _OPERATOR), []).append((key, entry))
+        parts = list(by_asker.values())
+        if len(parts) == 1:
+            half = (len(asked) + 1) // 2
+            parts = [part for part in (asked[:half], asked[half:]) if part]
+        for part in parts:
+            number = next(self._numbers)
+            self._parts[number] = {key: None for key, _ in part}
+            for key, entry in part:
+                entry.part, entry.reason = number, f"asked for again in a smaller request: {reason}"
+                self._stand(key, entry, SubscriptionState.WANTED)
 
     def _asked_for(self, topics: Iterable[Topic]) -> list[tuple[Key, Entry]]:
         """Those an answer can concern: what was not asked for yet had been before, and that subscription is to end first."""
@@ -197,7 +372,7 @@ class SubscriptionTable:
             key = topic_key(topic)
             entry = self._entries.get(key)
             if key in self._left:
-                self._left.discard(key)
+                del self._left[key]
             elif entry is not None and entry.standing in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
                 self._stand(key, entry, SubscriptionState.WANTED)
 
@@ -211,37 +386,67 @@ class SubscriptionTable:
             entry.asks = 0
 
     def overdue(self, now: float) -> tuple[list[Entry], list[Entry]]:
-        """Requests without acknowledgement: those to be repeated (they are WANTED again), and those given up just now."""
+        """Requests without acknowledgement: those to be repeated (they are WANTED again), and those given up just now.
+
+        Topics that were asked for together are repeated in smaller parts: one of them may be why there is no answer.
+        """
         repeat: list[Entry] = []
         given_up: list[Entry] = []
         if now < self._ack_at:
             return repeat, given_up
         pending = self._standing[SubscriptionState.PENDING]
+        requests: dict[int, list[tuple[Key, Entry]]] = {}
         for key, entry in [each for each in pending.items() if self._ack_due(each[1]) <= now]:
-            if entry.asks < MAX_ASKS:
+            if entry.shared:
+                requests.setdefault(entry.request, []).append((key, entry))
+                repeat.append(entry)
+            elif entry.asks < MAX_ASKS:
                 self._stand(key, entry, SubscriptionState.WANTED)
                 repeat.append(entry)
             else:
                 entry.asked_at, entry.reason = None, f"no acknowledgement after {entry.asks} requests"
+                entry.doubted = True
                 given_up.append(entry)
+        for together in requests.values():
+            self._ask_in_parts(together, "no acknowledgement")
         self._ack_at = min(map(self._ack_due, pending.values()), default=inf)
         return repeat, given_up
+
+    def waiting(self, now: float) -> list[Entry]:
+        """Return, once, the topics that have waited to be asked for longer than `WAITS_FOR`."""
+        if self._look_at is None:
+            self._look_at = now + WAITS_FOR
+        if now < self._look_at:
+            return []
+        found = []
+        for standing in (SubscriptionState.WANTED, SubscriptionState.QUEUED):
+            for entry in self._standing[standing].values():
+                if entry.told is False:
+                    found.append(entry)
+                entry.told = entry.told is not None
+        waits = self._standing[SubscriptionState.WANTED] or self._standing[SubscriptionState.QUEUED]
+        self._look_at = now + WAITS_FOR if waits else inf
+        return found
 
     def _ack_due(self, entry: Entry) -> float:
         if self._ack_within is None or entry.standing is not SubscriptionState.PENDING or entry.asked_at is None:
             return inf
-        return entry.asked_at + self._ack_within * float(2 ** (entry.asks - 1))
+        return entry.asked_at + self._ack_within * float(2 ** min(entry.asks - 1, MAX_ASKS - 1))
 
     def disconnected(self) -> None:
         """The connection is lost: everything wanted is to be asked for again, nothing is to be unsubscribed."""
         self._leaving.clear()
         self._left.clear()
-        self._ack_at = inf
+        self._parts.clear()
+        self._ack_at, self._look_at = inf, inf
         for found in self._standing.values():
             found.clear()
+        self._lines = {rank: Rotation() for rank in Rank}
         for key, entry in self._entries.items():
-            self._stand(key, entry, SubscriptionState.WANTED)
-            entry.asked_at, entry.asks = None, 0
+            entry.asked_at, entry.asks, entry.part, entry.told = None, 0, None, None
+            entry.standing = SubscriptionState.WANTED
+            self._standing[SubscriptionState.WANTED][key] = entry
+            self._line_up(key, entry)
 
     def adopt(self, other: "SubscriptionTable") -> None:
         """Take over the topics of a session that is being replaced, all to be asked for again."""
@@ -252,7 +457,14 @@ class SubscriptionTable:
     def deadline(self) -> float:
         """Return the time at which `expire` or `overdue` has something to do."""
         acknowledged = self._ack_at if self._standing[SubscriptionState.PENDING] else inf
-        return min(acknowledged, min(map(_leave_at, self._lingering.values()), default=inf))
+        first = next(iter(self._lingering.values()), None)
+        return min(acknowledged, inf if first is None else _leave_at(first))
+
+    def waiting_deadline(self) -> float:
+        """Return the time at which `waiting` has something to do; it counts only while topics can be asked for."""
+        if not self._standing[SubscriptionState.WANTED] and not self._standing[SubscriptionState.QUEUED]:
+            return inf
+        return self._look_at or -inf
 
     def status(self) -> dict[str, Any]:
         """Counts by standing, and every topic that is refused or unanswered with its reason."""
@@ -272,6 +484,10 @@ class SubscriptionTable:
     def _found(self, topics: Iterable[Topic]) -> list[tuple[Key, Entry]]:
         keys = map(topic_key, topics)
         return [(key, self._entries[key]) for key in keys if key in self._entries]
+
+
+#: What an answer about a whole request can concern.
+_ASKED = (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
 
 
 def _leave_at(entry: Entry) -> float:

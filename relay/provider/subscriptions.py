@@ -4,23 +4,24 @@ The table knows how far each subscription has come, the clocks when one falls si
 snapshot; here they meet, and become frames and events.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from attrs import define
 
 from relay.adapter import Ack, Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
 from relay.limits import backoff
-from relay.model.channels import Topic
+from relay.model.channels import Asker, Topic
 from relay.model.enums import Refill, StalenessEvent
 from relay.model.events import Gap, Staleness
+from relay.model.symbols import SymbolError
 from relay.model.text import from_micros
 from relay.provider.books import Kept
 from relay.provider.liveness import Outage, Watch
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.session_state import SessionState
-from relay.provider.subscription_table import Entry
+from relay.provider.subscription_table import Entry, topic_key
 
 #: Seconds until a snapshot that came too old is requested again, growing up to the second number.
 SNAPSHOT_AGAIN, SNAPSHOT_RARELY = 0.5, 30.0
@@ -108,19 +109,39 @@ class Subscriptions:
         self._missed_since: str | None = None
         #: Whether the adapter can ask for what an account missed.
         self._replays = False
+        #: Frames a topic took in the last request. Where requests are limited, a batch must not use up the turns of others.
+        limited = core.budget.is_limited("interest") or core.budget.is_limited("frame")
+        self._frames_each = 1.0 if limited else 0.0
 
     # --- what is wanted ----------------------------------------------------------------------------------------------
 
-    def want(self, topic: Topic) -> None:
-        """Somebody needs ``topic``. While the session is gone, whoever came is told that nothing will come."""
-        self._table.want(topic)
+    def want(self, topic: Topic, by: Asker | None = None) -> None:
+        """Somebody needs ``topic``, see `SubscriptionTable.want`.
+
+        While the session is gone, whoever comes first is told that nothing will come; it is then true for all.
+        """
+        entry = self._table.find(topic_key(topic))
+        is_wanted = entry is not None and entry.leave_at is None
+        for refused in self._table.want(topic, by):
+            self._say_stale(refused.topic, refused.reason or "")
         outage = self._topics.outage
-        if outage is not None and (outage.told or outage.take_due(self._core.at.now)):
+        if not is_wanted and outage is not None and (outage.told or outage.take_due(self._core.at.now)):
             self._topics.suspend(topic, self._core.at.now)
             self._core.publish(self._down(outage, topic.kind, topic))
         self._core.rearm()
 
+    def _say_stale(self, topic: Topic, reason: str) -> None:
+        """Tell whoever listens to ``topic`` why there are no data; once for each reason."""
+        watch = self._topics.refused(topic, reason, self._core.at.now)
+        if watch is not None:
+            self._core.publish(staleness(watch, StalenessEvent.STALE))
+
     def _not_offered(self, topic: Topic) -> str | None:
+        if topic.symbol is not None:
+            try:
+                self._core.context.symbols.native(topic.symbol)
+            except SymbolError as error:
+                return str(error)
         if not self._offers or topic.kind == "status":
             return None
         offer = self._offers.get(topic.kind)
@@ -133,15 +154,23 @@ class Subscriptions:
     def write(self) -> bool:
         """Queue the next requests unless earlier ones still wait for their budget; False when there was nothing."""
         core = self._core
-        if not core.up or core.adapter is None or not core.outbound.queue.idle(Lane.INTEREST):
+        if not core.up or core.adapter is None or not core.outbound.queue.idle(Lane.INTEREST) or not core.outbound.room:
             return False
         leaving = self._table.take_to_unsubscribe()
         if leaving:
             self._unsubscribe(leaving)
-        wanted = self._table.take_to_subscribe()
+        wanted = self._table.take_to_subscribe(self._batch())
         if wanted:
             self._subscribe(wanted)
         return bool(leaving or wanted)
+
+    def _batch(self) -> int:
+        """Return how many topics a request may carry, so that all of its frames can be sent now."""
+        core, room = self._core, float(self._core.outbound.room)
+        for of in ("interest", "frame"):
+            left = core.budget.remaining(of, core.at.now)
+            room = room if left is None else min(room, left)
+        return max(1, int(room / self._frames_each)) if self._frames_each else self._declared.topics_per_frame
 
     def _unsubscribe(self, topics: tuple[Topic, ...]) -> None:
         core = self._core
@@ -149,7 +178,11 @@ class Subscriptions:
         try:
             core.outbound.write(core.adapter, Unsubscribe(topics), Lane.INTEREST)
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
-            core.error("encode_failed", f"unsubscribe: {type(error).__name__}: {error}")
+            if len(topics) == 1:
+                core.error("encode_failed", f"unsubscribe: {type(error).__name__}: {error}")
+            else:
+                for topic in topics:
+                    self._unsubscribe((topic,))
 
     def _subscribe(self, batch: tuple[Topic, ...]) -> None:
         """Queue the request for what the provider offers; when the adapter cannot write it, refuse the topics at fault."""
@@ -174,6 +207,7 @@ class Subscriptions:
                 for topic in topics:
                     self._subscribe((topic,))
             return
+        self._frames_each = written / len(topics)
         if not written:
             self.sent(topics)
             self.confirmed(topics)
@@ -228,16 +262,14 @@ class Subscriptions:
         self.confirmed((entry.topic,))
         self._core.rearm()
 
-    def refused(self, topics: Iterable[Topic], reason: str) -> None:
-        """The provider, or the adapter, refused these topics."""
+    def refused(self, topics: Sequence[Topic], reason: str) -> None:
+        """The provider, or the adapter, refused these topics; of several, see `SubscriptionTable.refused`."""
         core = self._core
         shown = core.redact(reason)
         for entry in self._table.refused(topics, shown):
             topic = entry.topic
             self._close_book(topic)
-            watch = self._topics.refused(topic, shown, core.at.now)
-            if watch is not None:
-                core.publish(staleness(watch, StalenessEvent.STALE))
+            self._say_stale(topic, shown)
             name = topic.symbol or topic.account or ""
             core.error("subscription_refused", f"{topic.kind} {name}: {shown}", kind=topic.kind, symbol=name)
 
@@ -374,6 +406,10 @@ class Subscriptions:
         for entry in given_up:
             name = entry.topic.symbol or entry.topic.account or ""
             self._core.error("subscription_unanswered", f"{entry.topic.kind} {name}: {entry.reason}")
+            self._say_stale(entry.topic, entry.reason or "")
+        waiting = self._table.waiting(now)
+        for entry in waiting:
+            self._say_stale(entry.topic, f"not asked for yet: {len(waiting)} topics wait until the provider takes more")
         for watch in self._topics.check(now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.STALE))
             self._table.again(watch.topic)
@@ -401,7 +437,7 @@ class Subscriptions:
 
     def deadline(self) -> float:
         """Return the time at which `clocks` has something to do besides the table's and the topics' own deadlines."""
-        return min(self._snapshots.deadline(), self._reconcile_at)
+        return min(self._snapshots.deadline(), self._reconcile_at, self._table.waiting_deadline())
 
     def outage_deadline(self) -> float:
         """Return the time at which topics are to be told that the session is gone."""

@@ -43,6 +43,10 @@ class Limits:
     """Client events per second and connection; a second's worth may come at once."""
     subscriptions: int = field(default=1000, validator=_positive)
     """Channels one connection may hold."""
+    streams: int = field(default=500, validator=_positive)
+    """Of them those that make the relay ask something of a provider: market streams and accounts."""
+    occupied_streams: int = field(default=10_000, validator=_positive)
+    """Such channels that all connections of the app together may hold, each counted once."""
     rewind: int = field(default=1000, validator=_positive)
     """Past events one subscription may ask for."""
     request_body: int = field(default=1_048_576, validator=_positive)

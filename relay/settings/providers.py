@@ -49,6 +49,7 @@ def _provider(
         pinned=_pinned(check, name, table, adapter, symbols),
         required=table.required,
         linger=table.linger,
+        waiting=table.waiting,
         first_data_within=table.first_data_within,
         stale_after=_stale_after(check, name, table, adapter, symbols),
         hours=_hours(check, name, table, adapter, symbols),

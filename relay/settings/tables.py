@@ -179,6 +179,9 @@ class ProviderTable:
     """The relay is not ready (`/readyz`) while this provider is not."""
     linger: float = 30.0
     """Seconds a stream stays subscribed after its last subscriber left."""
+    waiting: int = field(default=10_000, validator=_positive)
+    """Streams that may wait to be asked for, each counted once for every connection that waits for it; where there are more,
+    the connection with the most is refused one."""
     first_data_within: float | None = field(default=None, validator=_positive_or_none)
     """Seconds from a subscription to its first event before the stream is called stale; the adapter's own when absent."""
     stale_after: Mapping[str, float] = Factory(dict)
@@ -271,6 +274,7 @@ class ProviderSettings:
         pinned: topics that are always wanted, each once.
         required: True if the relay is ready only while this provider is.
         linger: seconds a topic stays subscribed without a subscriber.
+        waiting: topics that may wait to be asked for.
         first_data_within: seconds from a subscription to its first event; None: ``stale_after``.
         stale_after, hours: see `SessionSettings` of `relay.provider`.
         visibility: `private` if its market streams need authorization.
@@ -286,6 +290,7 @@ class ProviderSettings:
     pinned: tuple[Topic, ...] = ()
     required: bool = False
     linger: float = 30.0
+    waiting: int = 10_000
     first_data_within: float | None = None
     stale_after: Mapping[str | Topic, float] = Factory(dict)
     hours: Mapping[str | None, Hours] = Factory(dict)

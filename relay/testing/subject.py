@@ -148,7 +148,7 @@ class Subject:
             if isinstance(item, Learned):
                 adapter.context.learned.update(item.values)
             elif isinstance(item, Symbols):
-                adapter.symbols.learn(item.pairs)
+                adapter.symbols.learn(item.pairs, complete=item.complete)
         return found
 
     def topics(self) -> list[Topic]:

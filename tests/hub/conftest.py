@@ -136,7 +136,7 @@ class Relay:
             apps or (APP,),
             epoch="run",
             socket_ids=lambda: f"7.{next(numbers)}",
-            want=self.wanted.append,
+            want=lambda stream, by: self.wanted.append(stream),
             unwant=self.wanted.remove,
             on_channel_event=self.channel_events.append,
             now=self.now,

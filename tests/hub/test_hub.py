@@ -158,7 +158,7 @@ def test_a_stream_is_wanted_from_the_first_subscriber_to_the_last(relay_of, app_
 def test_events_published_while_a_stream_is_wanted_reach_the_new_subscriber(relay_of):
     relay = relay_of()
     relay.wanted = _Answers(relay)
-    relay.hub._shared.streams._want = relay.wanted.append
+    relay.hub._shared.streams._want = lambda stream, by: relay.wanted.append(stream)
     assert relay.client().subscribe("quote.x.A").names == ["subscription_succeeded", "quote"]
 
 

@@ -403,11 +403,12 @@ async def test_commands_are_answered_once_and_bounded_by_id():
 
 
 async def test_shutdown_unsubscribes_and_ends_run():
-    goodbye = trio.Event()
+    subscribed, goodbye = trio.Event(), trio.Event()
 
     async def stay(request: Any) -> None:
         ws = await request.accept()
         assert await provider.hear(ws) == {"sub": ["A"]}
+        subscribed.set()
         assert await provider.hear(ws) == {"unsub": ["A"]}
         goodbye.set()
         await until_closed(ws)
@@ -424,6 +425,7 @@ async def test_shutdown_unsubscribes_and_ends_run():
                 await inner.start(session.run)
                 await events.next("connection")
                 session.want(A)
+                await subscribed.wait()
                 session.shutdown()
             await goodbye.wait()
         nursery.cancel_scope.cancel()
@@ -512,7 +514,8 @@ async def test_a_provider_that_stops_reading_is_dialled_again():
         session.want(A)
         await nursery.start(session.run)
         assert (await events.next("connection")).event == "CONNECTED"
-        assert (await events.next("connection")).reason == "closed with 1006: a frame was not taken within 0.2 s"
+        reason = "closed with 1006: the provider does not read: a frame was not taken within 0.2 s"
+        assert (await events.next("connection")).reason == reason
         nursery.cancel_scope.cancel()
 
 

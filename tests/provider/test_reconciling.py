@@ -226,6 +226,7 @@ def test_a_successor_lets_go_of_what_lingered(rig):
     before, after = (SubscriptionTable(per_frame=10, linger=30, ack_within=5) for _ in range(2))
     topic = rig.topic("quote:A")
     before.want(topic)
+    before.sent(before.take_to_subscribe(), 0)
     before.unwant(topic, 1)
     after.adopt(before)
     assert after.deadline() == 31

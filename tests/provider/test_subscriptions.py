@@ -28,7 +28,8 @@ def test_interest_is_batched_and_paced(rig):
         {"sub": ["quote:C", "quote:D"]},
     ]
     assert standing(r) == {"pending": 4, "queued": 1}
-    assert r.machine.deadline() == 10
+    assert r.machine.deadline() == 5  # when it is first looked for what waits
+    assert r.texts(r.tick(5)) == []
     assert r.texts(r.tick(10)) == [{"sub": ["quote:E"]}]
 
 
@@ -51,8 +52,9 @@ def test_without_an_acknowledgement_it_is_asked_again_then_reported(rig):
     assert r.texts(r.tick(15)) == [{"sub": ["quote:A"]}]
     r.kinds()
     assert r.texts(r.tick(35)) == []
-    (error,) = r.fresh()
+    error, stale = r.fresh()
     assert error.code == "subscription_unanswered"
+    assert (stale.event, stale.reason) == (StalenessEvent.STALE, "no acknowledgement after 3 requests")
     assert troubled(r)[0]["reason"] == "no acknowledgement after 3 requests"
     r.say(["quote", "A", "1"], at=40)  # it was subscribed all the same
     assert troubled(r) == []

@@ -110,7 +110,7 @@ class Rig:
             self.apps,
             epoch="e",
             socket_ids=lambda: f"1.{next(numbers)}",
-            want=lambda stream: None,
+            want=lambda stream, by: None,
             unwant=lambda stream: None,
             on_channel_event=told.send_nowait,
             keys=ChannelKeys(

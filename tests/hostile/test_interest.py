@@ -1,0 +1,147 @@
+"""Interest of strangers: names a provider does not have, in any number, harm neither its session nor anybody's streams."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+import trio
+
+from relay.adapter import Adapter
+from relay.app import Relay
+from relay.testing.simulator import Drop
+from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from support.raw import Raw, raw
+from support.running import API_KEY, APP, port_of, running_relay
+
+PINNED = "quote.helio.EUR-USD"
+
+
+def topics(relay: Relay) -> Any:
+    """The counts of topics of the session, by standing."""
+    return relay.providers.statuses()[0]["topics"]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for something that no event tells."""
+    with trio.fail_after(60):
+        while not is_so():
+            await trio.sleep(0.01)
+
+
+def impatient(adapter: type[Adapter]) -> type[Adapter]:
+    """The adapter with the same session, whose acknowledgements are waited for less long."""
+    return type(adapter.__name__, (adapter,), {"session": attrs.evolve(adapter.session, ack_within=0.3)})
+
+
+@pytest.fixture
+async def helio() -> AsyncIterator[tuple[Relay, HelioSimulator]]:
+    simulator = HelioSimulator(seed=1)
+    async with simulator.serve() as address:
+        provider = {
+            "adapter": "helio",
+            "url": address.ws,
+            "http_url": address.http,
+            "symbols": {"EURUSD": "EUR/USD"},
+            "pinned": ["quote EUR/USD", "account main"],
+            "accounts": {"main": {"credentials": {"email": EMAIL, "password": PASSWORD}}},
+        }
+        keys = {"desk": {"key": API_KEY, "trade": ["helio.main"]}}
+        apps = {"main": {**APP, "limits": {"streams": 600}}}
+        async with running_relay({"helio": provider}, api_keys=keys, apps=apps, adapt=impatient) as relay:
+            await until(lambda: topics(relay)["confirmed"] >= 2)
+            yield relay, simulator
+
+
+async def flood(socket: Raw, names: int) -> None:
+    """Subscribe to streams of symbols that do not exist, in one write."""
+    for each in range(names):
+        await socket.say("pusher:subscribe", {"channel": f"quote.helio.MADE-UP{each}"})
+
+
+async def order(relay: Relay) -> Any:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(relay)}", timeout=60) as http:
+        form = {"provider": "helio", "command": "place_order", "symbol": "EUR/USD", "side": "BUY",
+                "order_type": "MARKET", "quantity": 1000}  # fmt: skip
+        answer = await http.post("/api/v2/commands", json=form, headers={"Authorization": f"Bearer {API_KEY}"})
+        return answer.json()["outcome"]
+
+
+async def test_520_names_that_do_not_exist_take_neither_the_session_nor_an_order_nor_a_pinned_stream(
+    helio: tuple[Relay, HelioSimulator],
+) -> None:
+    relay, simulator = helio
+    async with raw(port_of(relay)) as stranger, raw(port_of(relay)) as honest:
+        await honest.subscribe(PINNED)
+        await flood(stranger, 520)
+        await stranger.hear("pusher_internal:subscription_succeeded", "quote.helio.MADE-UP519")
+        assert await order(relay) == "accepted"
+        await honest.hear("quote", PINNED)
+        assert relay.providers.statuses()[0]["counters"]["reconnects"] == 0
+        # The next connection asks for everything again, and for what is pinned by itself.
+        simulator.inject(Drop())
+        await until(lambda: relay.providers.statuses()[0]["counters"]["reconnects"] == 1)
+        assert await order(relay) == "accepted"
+        await honest.hear("gap", PINNED)
+        await honest.hear("quote", PINNED)
+        assert relay.providers.statuses()[0]["counters"]["reconnects"] == 1
+
+
+async def test_a_good_name_among_bad_ones_of_the_same_request_lives(helio: tuple[Relay, HelioSimulator]) -> None:
+    relay, _ = helio
+    async with raw(port_of(relay)) as client:
+        for name in ("MADE-UP1", "GBPUSD", "MADE-UP2", "XAUUSD", "MADE-UP3"):
+            await client.say("pusher:subscribe", {"channel": f"quote.helio.{name}"})
+        await client.hear("quote", "quote.helio.GBPUSD")
+        await client.hear("quote", "quote.helio.XAUUSD")
+        stale = await client.hear("staleness", "quote.helio.MADE-UP1")
+        assert (stale["event"], stale["reason"]) == ("STALE", "no acknowledgement after 3 requests")
+    assert relay.providers.statuses()[0]["counters"]["reconnects"] == 0
+
+
+async def test_one_connection_holds_so_many_streams_and_is_told_the_limit() -> None:
+    simulator = HelioSimulator(seed=1)
+    async with simulator.serve() as address:
+        provider = {
+            "adapter": "helio",
+            "url": address.ws,
+            "http_url": address.http,
+            "credentials": {"email": EMAIL, "password": PASSWORD},
+        }
+        limits = {"streams": 2, "occupied_streams": 3}
+        async with running_relay({"helio": provider}, apps={"main": {**APP, "limits": limits}}) as relay:
+            async with raw(port_of(relay)) as one, raw(port_of(relay)) as other:
+                await one.subscribe("quote.helio.EURUSD")
+                await one.subscribe("quote.helio.GBPUSD")
+                await one.subscribe("status.helio")  # asks nothing of the provider
+                await one.say("pusher:subscribe", {"channel": "quote.helio.XAUUSD"})
+                refused = await one.hear("pusher:subscription_error", "quote.helio.XAUUSD")
+                assert refused["status"] == 403
+                assert "(limit streams)" in refused["error"]
+                await other.subscribe("quote.helio.EURUSD")
+                await other.subscribe("quote.helio.XAUUSD")
+                await one.say("pusher:unsubscribe", {"channel": "quote.helio.EURUSD"})
+                await one.say("pusher:subscribe", {"channel": "depth.helio.EURUSD"})
+                refused = await one.hear("pusher:subscription_error", "depth.helio.EURUSD")
+                assert "(limit occupied_streams)" in refused["error"]
+                await other.say("pusher:unsubscribe", {"channel": "quote.helio.XAUUSD"})
+                await other.say("pusher:ping")
+                await other.hear("pusher:pong")
+                await one.subscribe("depth.helio.EURUSD")
+
+
+async def test_names_nobody_is_on_any_more_leave_as_fast_as_they_come() -> None:
+    history = {"idle_topics": 100}
+    async with running_relay(history=history) as relay, raw(port_of(relay)) as client:
+        await client.subscribe("kept")
+        for each in range(1000):
+            name = f"room-{each}"
+            await client.say("pusher:subscribe", {"channel": name})
+            await client.say("pusher:unsubscribe", {"channel": name})
+        await client.say("pusher:ping")
+        await client.hear("pusher:pong")
+        (app,) = relay.hub._by_id.values()
+        assert len(app.topics) == 101
+        assert json.loads(json.dumps(list(app.channels))) == ["kept"]
