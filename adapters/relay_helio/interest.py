@@ -48,16 +48,14 @@ class Interest:
     account: bool = False
 
     def subscribe(self, topics: Iterable[Topic], account_id: Callable[[], str]) -> Iterator[str]:
-        """Yield frames that subscribe ``topics``; ``account_id`` is called where the account's own id is needed."""
+        """Yield frames that subscribe ``topics``, if again then their account events too; ``account_id`` returns the own id."""
         natives = self._by_kind(topics)
-        # Asked for again they are so with their account events, which one unknown symbol among them had refused as well.
         self.watched -= {*natives["quote"], *natives["depth"]} - self.configured - self.traded
         if natives["quote"]:
             yield message("subscribe", symbols=natives["quote"], events=[QUOTE])
         for symbol in natives["depth"]:
             yield message("depthSubscribe", symbol=symbol, depth=self.depth)
-        self.quoted.update(natives["quote"])
-        self.booked.update(natives["depth"])
+        self.quoted, self.booked = self.quoted.union(natives["quote"]), self.booked.union(natives["depth"])
         if natives["account"]:
             yield message("metricsSubscribe", accountId=account_id())
             self.account = True

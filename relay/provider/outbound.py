@@ -207,7 +207,7 @@ class Outbound:
 
     @property
     def room(self) -> int:
-        """How many frames of subscriptions may be handed over now."""
+        """The number of frames of subscriptions that may be handed over now."""
         return max(0, MOST_UNWRITTEN - self.unwritten)
 
     def written(self) -> bool:
