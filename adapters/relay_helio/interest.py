@@ -48,7 +48,7 @@ class Interest:
     account: bool = False
 
     def subscribe(self, topics: Iterable[Topic], account_id: Callable[[], str]) -> Iterator[str]:
-        """Yield frames that subscribe ``topics``, if again then their account events too; ``account_id`` returns the own id."""
+        """Yield frames that subscribe ``topics``, if again their account events too; ``account_id`` returns the own id."""
         natives = self._by_kind(topics)
         self.watched -= {*natives["quote"], *natives["depth"]} - self.configured - self.traded
         if natives["quote"]:
