@@ -5,7 +5,9 @@ Exit codes: 0: done. 1: a problem, written to standard error. 2: wrong usage. 3:
 """
 
 import errno
+import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -31,6 +33,28 @@ from relay.cli.order import order_app
 from relay.errors import OperatorError, leaves, path_text
 from relay.plugins.manager import PluginError, Plugins, load_plugins
 from relay.settings import LogTable, Settings, is_loopback, load, parse_listen, reference
+
+_origin = re.compile(r"(?:https?://)?[A-Za-z0-9*._-]+(?::[0-9]{1,5})?", re.ASCII).fullmatch
+
+#: The configuration that `tickrelay init` writes.
+FIRST = """\
+# `tickrelay config --reference` prints every setting, `tickrelay check` what is wrong here.
+
+[server]
+listen = "127.0.0.1:6001"
+# public_url = "https://feed.example.com" # where a TLS proxy stands in front
+
+[apps.main]
+id = 1001
+key = "{key}"
+secret = {{ file = "{secret}" }}
+# Sites whose pages may connect; programs that are no browsers always may.
+allowed_origins = {origins}
+
+# A provider, here one whose public feed needs no credentials. `tickrelay plugins` lists the adapters.
+# [providers.binance]
+# pinned = ["quote BTC/USDT"]
+"""
 
 _BIND_ERRORS = {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
@@ -88,7 +112,15 @@ def build_app(plugins: Plugins) -> cyclopts.App:
         suppress_keyboard_interrupt=False,
     )
     commands = CommandLine(plugins)
-    for command in (commands.serve, commands.check, commands.demo, commands.play, commands.key, commands.config):
+    for command in (
+        commands.init,
+        commands.serve,
+        commands.check,
+        commands.demo,
+        commands.play,
+        commands.key,
+        commands.config,
+    ):
         app.command(command)
     app.command(commands.plugin_list, name="plugins")
     app.command(order_app())
@@ -116,6 +148,34 @@ class CommandLine:
     """The commands, as methods, with the plugins that were found."""
 
     plugins: Plugins
+
+    def init(
+        self,
+        config: Path = Path("tickrelay.toml"),
+        /,
+        *,
+        origin: Annotated[list[str] | None, Parameter(name="--origin", negative=())] = None,
+    ) -> None:
+        """Write a first configuration: one app with a new key and secret, which listens on this machine only.
+
+        Args:
+            config: The file to write; it must not be there yet.
+            origin: A site whose pages may connect, for example https://app.example.com; may be given several times. Asked
+                for on a terminal when absent; without any, only programs connect.
+        """
+        if origin is None and sys.stdin.isatty():
+            origin = input("Sites whose pages may connect, separated by spaces (none: only programs connect): ").split()
+        for each in origin or ():
+            if _origin(each) is None:
+                raise OperatorError(
+                    f"--origin {each!r:.200}: write it like https://app.example.com, *.example.com or *"
+                )
+        secret = config.with_name("app-secret")
+        text = FIRST.format(key=secrets.token_hex(10), secret=secret.name, origins=json.dumps(origin or []))
+        write_new(config, text, mode=0o644)
+        write_new(secret, secrets.token_urlsafe(32) + "\n", mode=0o600)
+        print(f"wrote {config} and the app's secret, {secret}")
+        print(f"next: name a provider in it, then tickrelay check {config} and tickrelay serve -c {config}")
 
     async def serve(self, *, config: Annotated[Path, Parameter(alias="-c")] = Path("tickrelay.toml")) -> None:
         """Run the relay until SIGINT or SIGTERM.
@@ -244,6 +304,15 @@ class CommandLine:
             return 2
         print(reference_text(self.plugins if plugins else None), end="")
         return 0
+
+
+def write_new(path: Path, text: str, *, mode: int) -> None:
+    """Write a file that does not exist yet. Raises OperatorError if it does or cannot be written."""
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise OperatorError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_settings(config: Path, plugins: Plugins) -> Settings:

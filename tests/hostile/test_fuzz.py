@@ -179,9 +179,10 @@ def message(event: Any, data: Any, **beside: Any) -> bytes:
 def frame(payload: bytes, opcode: int = 1, *, fin: bool = True, mask: bytes = b"\1\2\3\4", rsv: int = 0) -> bytes:
     first = (0x80 if fin else 0) | rsv << 4 | opcode
     size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    if size > 0xFFFF:
-        length = b"\xff" + size.to_bytes(8, "big")
+    if size < 126:
+        length = bytes([0x80 | size])
+    else:
+        length = b"\xfe" + size.to_bytes(2, "big") if size <= 0xFFFF else b"\xff" + size.to_bytes(8, "big")
     return bytes([first]) + length + mask + bytes(byte ^ mask[n % 4] for n, byte in enumerate(payload))
 
 
