@@ -164,6 +164,7 @@ class Relay:
             self.hub.connect, settings.server.subscribers, behind_proxy=settings.server.behind_proxy
         )
         self._stopped = trio.Event()
+        self._tls: ssl.SSLContext | None = None
         self.addresses: list[tuple[str, int]] = []
         """The addresses that the relay listens on."""
         self._services: list[FromPlugin[Service]] = []
@@ -234,10 +235,15 @@ class Relay:
         self._stopped.set()
 
     def reload(self, settings: Settings) -> None:
-        """Apply new apps, API keys and providers' credentials (see `Providers.reload`) to the running relay.
+        """Apply new apps, API keys, providers' credentials (see `Providers.reload`) and the port's certificate.
 
         What the new apps and keys do not allow any more ends at once: subscriptions, sign-ins, the right to send commands.
+
+        Raises:
+            OperatorError: the certificate cannot be used; nothing is changed.
         """
+        if self._tls is not None:
+            _tls(settings.server, self._tls)
         self.hub.replace_apps(settings.apps, trio.current_time())
         self._keys.replace(settings.api_keys)
         self.providers.reload(settings.providers)
@@ -252,9 +258,8 @@ class Relay:
         server = self._settings.server
         plan = plan_descriptors(server.limits, len(list(self.providers.sessions())), descriptor_limit())
         admission = Admission(server.limits, descriptors=plan.allowed - plan.reserve, behind_proxy=server.behind_proxy)
-        front = HttpServer(
-            self._api(), self._edge, server.limits, _tls(server), hosts=server.hosts, admission=admission
-        )
+        self._tls = _tls(server)
+        front = HttpServer(self._api(), self._edge, server.limits, self._tls, hosts=server.hosts, admission=admission)
         listeners = await open_listeners(server.host, server.port)
         self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as nursery:
@@ -455,12 +460,16 @@ def _reload(relay_: Relay, reload: Callable[[], Settings] | None) -> None:
         log.info("configuration reloaded")
 
 
-def _tls(server: Server) -> ssl.SSLContext | None:
+def _tls(server: Server, reload: ssl.SSLContext | None = None) -> ssl.SSLContext | None:
+    """Return a context with the certificate of the port; None without one. ``reload``, a context in use, gets it too."""
     if server.tls is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(server.tls.cert, server.tls.key)
+        # A pair that does not fit must not get into a context in use: it would have one half of it.
+        for each in (context, reload):
+            if each is not None:
+                each.load_cert_chain(server.tls.cert, server.tls.key)
     except (OSError, ssl.SSLError) as error:
         raise OperatorError(f"server.tls_cert, server.tls_key: {error}") from error
     return context
@@ -471,8 +480,8 @@ def _socket_id() -> str:
     return f"{both >> 31}.{both & 0x7FFF_FFFF}"
 
 
-def _session_log(event: str, **fields: object) -> None:
-    log.info(event, **fields)
+def _session_log(level: str, event: str, **fields: object) -> None:
+    getattr(log, level)(event, **fields)
 
 
 def _crashed(name: str, error: Exception, wait: float) -> None:

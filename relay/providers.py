@@ -18,10 +18,10 @@ from relay.model.commands import Command
 from relay.model.events import MARKET_KINDS
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.provider.catalog import CatalogEntry, merged_entries, provider_entries
-from relay.provider.driver import Log, ProviderSession
+from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.provider.session import SessionSettings
-from relay.provider.session_state import Publish
+from relay.provider.session_state import Publish, SessionLog
 from relay.settings import ProviderSettings
 from relay.trading.registry import CommandRegistry
 
@@ -30,7 +30,7 @@ class ConfiguredProvider:
     """One provider of the configuration with its sessions."""
 
     def __init__(
-        self, settings: ProviderSettings, http: HttpClient, publish: Publish, commands: CommandRegistry, log: Log
+        self, settings: ProviderSettings, http: HttpClient, publish: Publish, commands: CommandRegistry, log: SessionLog
     ) -> None:
         self.settings = settings
         self.name = settings.name

@@ -1,9 +1,11 @@
 """One WebSocket connection to a provider, over trio-websocket.
 
 The reader always drains the library's queue: what a message leads to is synchronous. Everything waited for has a
-deadline, and closing is bounded whatever the peer does. The stream is wrapped, for two things the library does not tell:
-that bytes arrived at all (it answers pings itself), and that the peer hung up, or answered with a status and an endless
-body, in the middle of the handshake.
+deadline, and closing is bounded whatever the peer does. The stream is wrapped, for what the library does not tell: that
+bytes arrived at all (it answers pings itself), and that the peer hung up, or answered with a status and an endless body, in
+the middle of the handshake. And for what it does not bound: the frames of one message that carry next to nothing.
+
+Whatever a peer answers to the handshake, the attempt ends as `Refused` or `DialFailed`, never by an exception.
 """
 
 import ssl
@@ -16,10 +18,16 @@ import trio_websocket
 from attrs import frozen
 from wsproto.utilities import LocalProtocolError
 
-from relay.errors import leaves
+from relay.errors import leaves, one_line
 from relay.provider.session_events import Closed, Dial, DialFailed, Refused
 
 _LARGEST_HEAD = 16 * 1024
+#: Frames of one message, from which on they must have this many bytes on average. The library keeps a part for each.
+_MANY_FRAMES, _FRAME_BYTES = 1000, 16
+#: Bytes in which a read with so many empty frames is handed on: the library takes all frames of a read at once.
+_SLICE = 512
+#: Characters of the reason of a failed attempt.
+_REASON = 200
 
 
 @frozen(kw_only=True)
@@ -62,11 +70,29 @@ class _Stream(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream, on_bytes: Callable[[], None]) -> None:
         self._stream = stream
         self._on_bytes = on_bytes
+        self._sliced: bytes | bytearray = b""
         self.head = b""
         self.in_handshake = True
         self.ended = trio.Event()
+        #: The connection that reads from the stream, once there is one.
+        self.ws: trio_websocket.WebSocketConnection | None = None
+        #: True once the connection was given up because of a message in too many frames.
+        self.flooded = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self.ws is not None and _is_flooded(self.ws):
+            self.flooded = True
+            raise trio.BrokenResourceError
+        if not self._sliced:
+            data = await self._read(max_bytes)
+            if len(data) <= 2 * _MANY_FRAMES or data.count(b"\0\0") <= _MANY_FRAMES:
+                return data
+            self._sliced = data
+        await trio.lowlevel.checkpoint()
+        data, self._sliced = self._sliced[:_SLICE], self._sliced[_SLICE:]
+        return data
+
+    async def _read(self, max_bytes: int | None) -> bytes | bytearray:
         try:
             data = await self._stream.receive_some(max_bytes)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -192,7 +218,7 @@ class Line:
                 if ws is None:
                     ending.append(_unfinished(stream))
                 else:
-                    stream.in_handshake = False
+                    stream.in_handshake, stream.ws = False, ws
                     nursery.start_soon(self._write, ws, nursery, ending)
                     self._open = True
                     if self.live:
@@ -209,6 +235,13 @@ class Line:
             ending.append(Closed(1006, "the connection broke") if self._open else _unfinished(stream))
         except* trio_websocket.ConnectionRejected as rejected:
             ending[:0] = [_refused(error) for error in leaves(rejected)]
+        except* Exception as failed:
+            # In the handshake only the library is at work: it stumbles over what it would say to an answer that is no HTTP.
+            if self._open:
+                raise
+            ending.append(DialFailed(f"the answer to the WebSocket handshake: {_first_cause(failed)}"))
+        if stream.flooded:
+            return Closed(1006, f"a message of more than {_MANY_FRAMES} frames with next to nothing in them")
         return ending[0] if ending else _unfinished(stream)
 
     async def _hung_up(self, stream: _Stream, scope: trio.CancelScope) -> None:
@@ -308,7 +341,26 @@ def _explained(error: BaseException) -> str:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     found = (leaf for cause in causes for leaf in leaves(cause))
-    return "; ".join(dict.fromkeys(str(leaf) or type(leaf).__name__ for leaf in found))
+    return _quoted("; ".join(dict.fromkeys(str(leaf) or type(leaf).__name__ for leaf in found)))
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> str:
+    """Return the error that led to the one in `group`: the library raises another one while it handles the first."""
+    error = leaves(group)[0]
+    while error.__context__ is not None:
+        error = error.__context__
+    return _quoted(str(error) or type(error).__name__)
+
+
+def _quoted(text: str) -> str:
+    """Return what may hold a peer's bytes as one short line."""
+    return one_line(text[:_REASON])
+
+
+def _is_flooded(ws: trio_websocket.WebSocketConnection) -> bool:
+    # The library bounds the bytes of a message only. It has no public name for what it has kept of one.
+    parts = len(ws._message_parts)
+    return parts > _MANY_FRAMES and ws._message_size < parts * _FRAME_BYTES
 
 
 def _refused(rejected: BaseException) -> Refused:
@@ -321,8 +373,12 @@ def _unfinished(stream: _Stream) -> Refused | DialFailed:
     """Return what the peer sent before it hung up, or stopped sending, within the handshake."""
     first, *lines = stream.head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     match first.split(" ", 2):
-        case [version, status, *_] if version.startswith("HTTP/") and status.isdigit() and status != "101":
+        case [version, status, *_] if version.startswith("HTTP/") and _is_status(status) and status != "101":
             pairs = (line.partition(":") for line in lines)
             return Refused(int(status), {name.strip().lower(): value.strip() for name, _, value in pairs})
     what = "the peer hung up during" if stream.ended.is_set() else "no end of"
     return DialFailed(f"{what} the WebSocket handshake")
+
+
+def _is_status(text: str) -> bool:
+    return len(text) == 3 and text.isascii() and text.isdigit()

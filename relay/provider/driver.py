@@ -26,7 +26,7 @@ from relay.provider.dry_run import dry_run
 from relay.provider.http import HttpClient
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Input, Now, Output
-from relay.provider.session_state import Publish
+from relay.provider.session_state import Publish, SessionLog, no_log
 from relay.trading.registry import WITHIN, CommandRegistry, PendingCommand, Scope
 
 #: A deadline in the past may not make the loop spin.
@@ -37,16 +37,10 @@ _INTEREST_AT_ONCE = 500
 _SETTINGS = SessionSettings()
 _DEADLINES = Deadlines()
 
-Log = Callable[..., None]
-
 
 def moment() -> Now:
     """This instant."""
     return Now(trio.current_time(), time.time_ns())
-
-
-def _no_log(event: str, **fields: object) -> None:
-    """Log nothing."""
 
 
 class ProviderSession:
@@ -59,7 +53,7 @@ class ProviderSession:
         http: makes the adapter's requests.
         settings, deadlines: the operator's choices.
         ssl_context: for ``wss``; by default the system's certificates.
-        log: called with an event name and fields; nothing in them is secret.
+        log: called with a level, an event name and fields; nothing in them is secret.
     """
 
     def __init__(
@@ -73,7 +67,7 @@ class ProviderSession:
         settings: SessionSettings = _SETTINGS,
         deadlines: Deadlines = _DEADLINES,
         ssl_context: ssl.SSLContext | None = None,
-        log: Log = _no_log,
+        log: SessionLog = no_log,
     ) -> None:
         self._adapter = adapter
         self._context = context
@@ -104,7 +98,12 @@ class ProviderSession:
             correlation=lambda: str(uuid.uuid4()),
             settings=self._settings,
             after=after,
+            log=self._line_of_log,
         )
+
+    def _line_of_log(self, level: str, event: str, **fields: object) -> None:
+        account = {} if self._context.account is None else {"account": self._context.account}
+        self._log(level, event, provider=self._context.provider, **account, **fields)
 
     # --- from outside; synchronous -----------------------------------------------------------------------------------
 
@@ -148,7 +147,7 @@ class ProviderSession:
             Unwritable: the adapter cannot write the command.
         """
         core = self._machine.core
-        return dry_run(self._adapter, core.adapter, self._context, command)
+        return dry_run(self._adapter, core.adapter, self._context, command, core.reason_of)
 
     def resume(self) -> None:
         """Try again although the session stopped as FAILED; nothing where it did not."""
@@ -226,7 +225,7 @@ class ProviderSession:
                 case session_events.DeadlineChanged():
                     self._wake.set()
                 case session_events.Sampled(raw, why):
-                    self._log("unknown_message", provider=self._context.provider, raw=raw, why=why)
+                    self._line_of_log("warning", "unknown_message", raw=raw, why=why)
                 case session_events.SendPing():
                     if self._line is not None:
                         self._line.ping()
@@ -236,8 +235,7 @@ class ProviderSession:
                     self._start(self._dial, output)
                 case session_events.CloseSocket(code, reason):
                     self._close(code, reason)
-                case session_events.Finished(reason, failed):
-                    self._log("session_finished", provider=self._context.provider, reason=reason, failed=failed)
+                case session_events.Finished(_, failed):
                     self._over = not failed
 
     def _start(self, task: Callable[..., Any], *args: object) -> None:
@@ -262,7 +260,7 @@ class ProviderSession:
             self._line = None
 
     async def _dial(self, dial: session_events.Dial) -> None:
-        self._log("dial", provider=self._context.provider, url=dial.shown)
+        self._line_of_log("info", "dial", url=dial.shown)
         line = Line(
             self._deadlines,
             self._ssl_context,
@@ -289,7 +287,8 @@ class ProviderSession:
     async def _fetch(self, request: session_events.FetchRequest) -> None:
         answer = await self._http.fetch(request.fetch, request.url)
         if answer.status == 0:
-            self._log("fetch_failed", provider=self._context.provider, url=request.shown, tag=str(request.fetch.tag))
+            cause = self._machine.core.redact(answer.text)
+            self._line_of_log("warning", "fetch_failed", url=request.shown, tag=str(request.fetch.tag), cause=cause)
         self._turn(session_events.Fetched(request.id, answer))
 
     def _received(self, raw: str) -> None:

@@ -7,6 +7,7 @@ what the context keeps and learned.
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -15,14 +16,21 @@ import msgspec
 from relay.adapter import Adapter, Context, Fetch, Poll
 from relay.errors import HIDDEN
 from relay.model.commands import Command
+from relay.provider.outbound import written
 from relay.provider.templates import Redactor, fetch_target
 from relay.trading.service import Unwritable
 
 
 def dry_run(
-    adapter: type[Adapter], connected: Adapter | None, context: Context, command: Command
+    adapter: type[Adapter],
+    connected: Adapter | None,
+    context: Context,
+    command: Command,
+    reason_of: Callable[[Exception, str], str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return what ``command`` would send, in order: ``{"frame": text}``, or ``{"method", "url", "headers", "body"}``.
+
+    ``reason_of`` tells an adapter's refusal from a fault of its code, as `SessionState.reason_of`.
 
     Raises:
         Unwritable: the broker does not take it (`Adapter.orders`), the adapter cannot write it, or a value it needs is not
@@ -36,11 +44,13 @@ def dry_run(
         writer = _copied(connected, context) or adapter(_apart(context, {}))
         return [
             shown.show(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": redact(writing)}
-            for writing in writer.encode(command)
+            for writing in written(writer.encode(command))
             if not isinstance(writing, Poll)
         ]
     except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a command is its reason
-        raise Unwritable(redact(f"{error}" or type(error).__name__)) from None
+        if reason_of is None:
+            raise Unwritable(redact(f"{error}" or type(error).__name__)) from None
+        raise Unwritable(reason_of(error, f"writing {type(command).__name__}")) from None
 
 
 def _copied(adapter: Adapter | None, context: Context) -> Adapter | None:

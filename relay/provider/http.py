@@ -1,21 +1,26 @@
 """HTTP to providers: the one module that knows httpx.
 
 A fetch ends in an `Answer` whatever happens: no connection, a deadline, or a body above the limit is status 0 with the
-reason as its text. Redirects are not followed, because the request may carry credentials.
+reason as its text. Redirects are not followed, because the request may carry credentials. Cookies are not kept: accounts of
+one provider would share them.
 """
 
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Self, cast
 
 import httpx
 import trio
 
 from relay.adapter import Answer, Fetch, dumps
+from relay.errors import one_line
 
 #: Bytes of a decoded body above which an answer is given up. Symbol lists of big venues are some 10 MB.
 MAX_BODY = 32 * 1024 * 1024
+#: Characters of the reason why there is no answer.
+_REASON = 300
 
 
 class HttpClient:
@@ -28,7 +33,8 @@ class HttpClient:
 
     def __init__(self, client: httpx.AsyncClient | None = None, *, max_body: int = MAX_BODY) -> None:
         self._own = client is None
-        self._client = httpx.AsyncClient(follow_redirects=False) if client is None else client
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        self._client = httpx.AsyncClient(follow_redirects=False, cookies=no_cookies) if client is None else client
         self._max_body = max_body
         for name in ("httpx", "httpcore"):  # both log whole URLs and headers, tokens included
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -49,8 +55,8 @@ class HttpClient:
         with trio.move_on_after(fetch.within):
             try:
                 return await self._answer(fetch, url)
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-                return Answer(status=0, text=f"{type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - the libraries stumble over hostile answers in many ways
+                return Answer(status=0, text=one_line(f"{type(error).__name__}: {error}"[:_REASON]))
         return Answer(status=0, text=f"no answer within {fetch.within:g} s")
 
     async def _answer(self, fetch: Fetch, url: str) -> Answer:
@@ -62,14 +68,28 @@ class HttpClient:
         async with self._client.stream(
             fetch.method, url, headers=headers, content=content, data=fetch.form, timeout=fetch.within
         ) as response:
+            encodings = response.headers.get("content-encoding", "")
+            if "," in encodings:  # each would multiply what one read may become by a thousand
+                return Answer(status=0, text=one_line(f"several content encodings: {encodings:.100}"))
             body = bytearray()
             async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > self._max_body:
                         return Answer(status=0, text=f"a body of more than {self._max_body} bytes")
-        text = body.decode(response.charset_encoding or "utf-8", "replace")
-        return Answer(status=response.status_code, text=text, headers=_lower(response.headers))
+        return Answer(
+            status=response.status_code,
+            text=_text(bytes(body), response.charset_encoding),
+            headers=_lower(response.headers),
+        )
+
+
+def _text(body: bytes, charset: str | None) -> str:
+    """Decode a body by its charset; by UTF-8 when there is none, or none that text can be decoded by."""
+    try:
+        return body.decode(charset or "utf-8", "replace")
+    except (LookupError, ValueError):
+        return body.decode("utf-8", "replace")
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Even
 from relay.provider.accounts import State
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
-from relay.provider.session_state import SAMPLE_SIZE, Sample, SessionState
+from relay.provider.session_state import SAMPLE_SIZE, Sample, SessionState, place
 from relay.provider.subscription_table import Key, SubscriptionState, event_key
 from relay.provider.subscriptions import Subscriptions, staleness
 
@@ -45,7 +45,7 @@ class Inbound:
         try:
             items = list(adapter.decode(raw))
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a message concerns that message alone
-            self.unknown(raw, f"{type(error).__name__}: {error}")
+            self.unknown(raw, f"{type(error).__name__}: {error} (at {place(error)})")
             return ()
         self._items = items
         return items
@@ -63,7 +63,7 @@ class Inbound:
         try:
             items = list(job.adapter.fetched(tag, answer))
         except Exception as error:  # noqa: BLE001 - as in decode
-            self.unknown(answer.text, f"answer to {tag!r}: {type(error).__name__}: {error}")
+            self.unknown(answer.text, f"answer to {tag!r:.100}: {type(error).__name__}: {error} (at {place(error)})")
             job.chain.broken = True
             return ()
         self._items, self._reconciling, self._answering = items, reconciling, job
@@ -133,6 +133,7 @@ class Inbound:
     def fill(self, fill: Trade) -> None:
         """Publish a fill that was not published before."""
         self._counters.received += 1
+        self._core.notice_time(fill.timestamp)
         if self._core.fills.remember(fill, self._account):
             self._send(self._marked(fill), ("account", fill.account or self._account))
         else:
@@ -141,6 +142,7 @@ class Inbound:
     def state(self, event: State, *, partial: bool = False) -> None:
         """Publish the state of an order, a position or an account, with what happened to it; of a list only what differs."""
         self._counters.received += 1
+        self._core.notice_time(event.timestamp, getattr(event, "updated_at", None))
         account = self._account
         compared = self._reconciling or bool(event.reconciled)
         news = self._core.states.news(event, account, self._asked_at(), compared=compared, partial=partial)
@@ -207,7 +209,9 @@ class Inbound:
         share = self._counters.not_understood(sample)
         self._core.put(Sampled(sample.raw, sample.why))
         if share is not None:
+            unknown, of = share
             message = (
-                f"{share:.1%} of the last messages were not understood; the last: {sample.why or sample.raw[:200]}"
+                f"{unknown} of the last {of} messages ({unknown / of:.1%}) were not understood by the adapter "
+                f"{self._core.adapter_class.name}; the log and the status page have samples"
             )
             self._core.error("unknown_messages", message, unknown=self._counters.unknown)

@@ -106,6 +106,35 @@ def uses(job: Job, outgoing: Outgoing | None) -> Uses:
     return {"frame": 1, "call": 1} if isinstance(outgoing, Command | Reconcile) else {"frame": 1}
 
 
+def written(writings: Iterable[object]) -> list[str | Fetch | Poll]:
+    """Return what an adapter wrote as a list.
+
+    Raises:
+        TypeError: something of it is neither text nor a `Fetch`, nor a `Poll` of one.
+    """
+    checked: list[str | Fetch | Poll] = []
+    for writing in writings:
+        asked: object = writing.request if isinstance(writing, Poll) else writing
+        if not isinstance(writing, str | Fetch | Poll) or not isinstance(asked, str | Fetch):
+            raise TypeError(f"the adapter wrote a {type(asked).__name__}, which is neither text nor a Fetch")
+        checked.append(writing)
+    return checked
+
+
+def prepared(fetches: Iterable[object]) -> list[Fetch]:
+    """Return the requests that an adapter makes before it connects.
+
+    Raises:
+        TypeError: something of it is no `Fetch`.
+    """
+    checked: list[Fetch] = []
+    for fetch in fetches:
+        if not isinstance(fetch, Fetch):
+            raise TypeError(f"the adapter prepares by a {type(fetch).__name__}, which is no Fetch")
+        checked.append(fetch)
+    return checked
+
+
 class Outbound:
     """The writing half of a session."""
 
@@ -136,23 +165,23 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        written, chain = list(adapter.encode(outgoing)), Chain()
-        writings = self.without_polls(written)
+        everything, chain = written(adapter.encode(outgoing)), Chain()
+        writings = self.without_polls(everything)
         for position, writing in enumerate(writings, start=1):
             job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else (), chain)
             chain.left += isinstance(writing, Fetch)
             self.queue.put(lane, uses(job, outgoing), job)
-        return len(written)
+        return len(everything)
 
-    def without_polls(self, written: Iterable[str | Fetch | Poll]) -> list[str | Fetch]:
+    def without_polls(self, writings: Iterable[str | Fetch | Poll]) -> list[str | Fetch]:
         """Begin the polls among what the adapter wrote and return the rest."""
-        writings = []
-        for writing in written:
+        others = []
+        for writing in writings:
             if isinstance(writing, Poll):
                 self.polls.put(writing)
             else:
-                writings.append(writing)
-        return writings
+                others.append(writing)
+        return others
 
     def poll_due(self, adapter: Adapter, now: float) -> None:
         """Queue the poll that is due behind everything else; half of its budget is left to commands."""

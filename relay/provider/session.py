@@ -64,11 +64,11 @@ from relay.model.events import Account, Connection, Depth, Error, Order, Positio
 from relay.provider import session_events
 from relay.provider.inbound import PLAIN, Inbound
 from relay.provider.liveness import Transport
-from relay.provider.outbound import Job, Purpose
+from relay.provider.outbound import Job, Purpose, prepared, written
 from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
 from relay.provider.session_events import CloseSocket, DeadlineChanged, Dial, Finished, Now, Output, SendPing
-from relay.provider.session_state import Publish, SessionSettings, SessionState
+from relay.provider.session_state import Publish, SessionLog, SessionSettings, SessionState
 from relay.provider.subscription_table import SubscriptionState
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
@@ -116,6 +116,7 @@ class SessionMachine:
         settings: the operator's choices.
         after: the machine this one replaces, after a crash; its budgets, memories, topics, open gap and waits are
             taken over, and that it stopped as FAILED.
+        log: takes the lines for the log, as ``log(level, event, **fields)``.
     """
 
     def __init__(
@@ -129,9 +130,15 @@ class SessionMachine:
         correlation: Callable[[], str],
         settings: SessionSettings = _SETTINGS,
         after: "SessionMachine | None" = None,
+        log: SessionLog | None = None,
     ) -> None:
         self.core: SessionState = SessionState(
-            adapter, context, publish, settings, None if after is None else after.core
+            adapter,
+            context,
+            publish,
+            settings,
+            None if after is None else after.core,
+            **({} if log is None else {"log": log}),
         )
         core = self.core
         self._declared = core.declared
@@ -147,7 +154,7 @@ class SessionMachine:
         self._life: Life = Life.FAILED if failed else Life.NEW
         self._wake_at = inf
         self._not_before: float = -inf if after is None else after._not_before
-        self._lost_ns: int | None = None if after is None else after._lost_ns
+        self._lost: Now | None = None if after is None else after._lost
         self._reason: str = after._reason if after is not None and failed else ""
 
     # --- the two ways in ---------------------------------------------------------------------------------------------
@@ -229,7 +236,7 @@ class SessionMachine:
                 self._opened()
             case session_events.Closed(code, reason) if self._life in _CONNECTED:
                 text = f"closed with {code}" + (f": {reason}" if reason else "")
-                self._lose(text, self.core.adapter_class.closed(code, reason), socket_open=False)
+                self._lose(text, self._meaning(code, reason), socket_open=False)
             case session_events.Refused(status, headers) if self._life is Life.DIALLING:
                 self._turned_away(f"the connection was refused with HTTP status {status}", status, headers)
             case session_events.DialFailed(error) if self._life is Life.DIALLING:
@@ -290,8 +297,7 @@ class SessionMachine:
             case Send():
                 core.at_once([item.text])
             case Poll():
-                core.outbound.polls.put(item)
-                core.rearm()
+                self._poll_for_adapter(item)
             case Polled():
                 self._polled(item.name, item.failed, final=item.final)
             case Processed():
@@ -314,6 +320,13 @@ class SessionMachine:
                 pass  # any message restarts the clock of the transport, see `receive`
             case _:
                 self._inbound.unknown(repr(item), f"the adapter yielded a {type(item).__name__}")
+
+    def _poll_for_adapter(self, poll: Poll) -> None:
+        try:
+            self.core.outbound.without_polls(written([poll]))
+        except TypeError as error:
+            self._inbound.unknown(repr(poll.name), str(error))
+        self.core.rearm()
 
     def _polled(
         self, name: Hashable, failed: Error | None = None, *, final: bool = False, at_least: float = 0.0
@@ -351,14 +364,17 @@ class SessionMachine:
         self._life, self._wake_at = Life.PREPARING, inf
         try:
             core.adapter = core.adapter_class(core.context)
-            fetches = list(core.adapter.prepare())
+            fetches = prepared(core.adapter.prepare())
         except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
-            self._lose(f"the adapter cannot prepare: {type(error).__name__}: {error}")
+            self._lose(f"the adapter cannot prepare: {core.reason_of(error, 'preparing')}")
             return
         try:
             core.put(*core.outbound.now(core.adapter, fetches, Purpose.PREPARE, core.at.now))
         except TemplateError as error:
             self._lose(str(error), CloseMeaning.REFUSED)
+            return
+        except Exception as error:  # noqa: BLE001 - as above
+            self._lose(f"the adapter cannot prepare: {core.fault('preparing', error)}")
             return
         if not fetches:
             self._dial()
@@ -388,8 +404,8 @@ class SessionMachine:
         self._retry.opened(self.core.at.now)
         self.core.counters.connections += 1
         self._reason = ""
-        gap, since = self._gap_ms(), self._lost_ns
-        self._lost_ns = None
+        gap, since = self._gap_ms(), self._lost
+        self._lost = None
         self.core.publish(Connection(event=ConnectionEvent.CONNECTED, gap_ms=gap))
         self._subscriptions.begin(since)
         self.core.rearm()
@@ -429,23 +445,31 @@ class SessionMachine:
         core = self.core
         if core.up:
             silent = core.at.now - self._transport.heard
-            self._lost_ns = core.at.unix_ns - int(silent * 1e9)
+            self._lost = Now(self._transport.heard, core.at.unix_ns - int(silent * 1e9))
         core.up = False
         self._reason = core.redact(reason)
         self._retry.lost(core.at.now)
         self._transport.closed()
         core.outbound.disconnected()
-        self._subscriptions.lost(self._reason, self._lost_ns)
+        self._subscriptions.lost(self._reason, None if self._lost is None else self._lost.unix_ns)
         for pending in self._commands.open_of(self._scope):
             if not (pending.sent and pending.over_http):
                 core.publish(pending.given_up("disconnected", "the connection was lost"))
         core.adapter = None
 
     def _gap_ms(self) -> int | None:
-        return None if self._lost_ns is None else max(0, self.core.at.unix_ns - self._lost_ns) // 1_000_000
+        """Return the length of the open gap, by the monotonic clock: the other one may be set meanwhile."""
+        return None if self._lost is None else max(0, int((self.core.at.now - self._lost.now) * 1000))
 
     def _announce(self, event: ConnectionEvent) -> None:
         self.core.publish(Connection(event=event, reason=self._reason, gap_ms=self._gap_ms()))
+
+    def _meaning(self, code: int, reason: str) -> CloseMeaning:
+        try:
+            return self.core.adapter_class.closed(code, reason)
+        except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
+            self.core.fault("judging a close code", error)
+            return CloseMeaning.RETRY
 
     def _turned_away(self, what: str, status: int, headers: Mapping[str, str]) -> None:
         meaning = self._declared.refusals.get(status, CloseMeaning.RETRY)
@@ -527,7 +551,7 @@ class SessionMachine:
         if self._life is not Life.PREPARING:
             return
         if core.counters.unknown > unknown:
-            self._lose(f"preparing failed: {core.counters.samples[-1].why or 'an answer was not understood'}")
+            self._lose("preparing failed: an answer was not understood; the log and the status page have it")
         elif not core.outbound.under_way(Purpose.PREPARE):
             self._dial()
 
@@ -574,7 +598,7 @@ class SessionMachine:
         try:
             written = core.outbound.write(core.adapter, command, Lane.CALL, Purpose.CALL, command.id)
         except Exception as error:  # noqa: BLE001 - whatever the adapter cannot write is refused with its reason
-            core.publish(pending.refused("invalid_command", core.redact(f"{error}" or type(error).__name__)))
+            core.publish(pending.refused("invalid_command", core.reason_of(error, f"writing {type(command).__name__}")))
             return
         if not written:
             message = "the adapter writes nothing for this command"
@@ -638,8 +662,8 @@ class SessionMachine:
         for job in core.outbound.take_due(core.at.now):
             try:
                 core.put(core.outbound.output(job, core.at.now))
-            except TemplateError as error:
-                core.error("template", str(error))
+            except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
+                self._not_sent(job, error)
                 if job.poll is not None:
                     core.outbound.polls.answered(job.poll, core.at.now, final=True)
                 continue
@@ -649,6 +673,17 @@ class SessionMachine:
                 self._command_sent(job)
             if job.topics:
                 self._subscriptions.sent(job.topics)
+
+    def _not_sent(self, job: Job, error: Exception) -> None:
+        """Say that the URL of a request could not be made; a command is refused with the reason."""
+        core = self.core
+        code, reason = "template", str(error)
+        if not isinstance(error, TemplateError):
+            code, reason = "encode_failed", core.fault("writing a request", error)
+        core.error(code, reason)
+        pending = self._commands.find(self._scope, job.subject) if job.purpose is Purpose.CALL else None
+        if pending is not None:
+            core.publish(pending.refused("invalid_command", core.redact(reason)))
 
     def _warn(self) -> None:
         core = self.core
@@ -700,9 +735,9 @@ class SessionMachine:
         if core.adapter is None:
             return
         try:
-            fetches = list(core.adapter.prepare())
+            fetches = prepared(core.adapter.prepare())
         except Exception as error:  # noqa: BLE001 - an adapter's fault must not end a session that is up
-            core.error("renewal_failed", f"{type(error).__name__}: {error}")
+            core.error("renewal_failed", core.reason_of(error, "preparing"))
             core.renewal.failed(core.at.now)
             return
         core.at_once(fetches, Purpose.RENEW)

@@ -6,20 +6,21 @@ connection.
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from json import JSONDecodeError
 from typing import Any
 
 from attrs import Factory, define, frozen
 
 from relay.adapter import Adapter, Context, Fetch, Outgoing
 from relay.model.channels import Topic
-from relay.model.enums import RateLimitEvent
-from relay.model.events import Error, Event, RateLimit, Stamp
+from relay.model.enums import ConnectionEvent, RateLimitEvent, StalenessEvent
+from relay.model.events import Connection, Error, Event, Gap, RateLimit, Staleness, Stamp
 from relay.model.hours import Hours
-from relay.model.text import from_micros
+from relay.model.text import from_micros, to_ns
 from relay.provider.accounts import Fills, States
 from relay.provider.books import Books
 from relay.provider.liveness import Topics
-from relay.provider.outbound import Outbound, Purpose
+from relay.provider.outbound import Outbound, Purpose, written
 from relay.provider.pacing import Budget
 from relay.provider.retry import Renewal
 from relay.provider.session_events import Now, Output
@@ -28,6 +29,9 @@ from relay.provider.templates import Redactor, TemplateError
 
 #: Takes an event, its stamp, and the monotonic time.
 Publish = Callable[[Event, Stamp, float], None]
+
+#: Takes a line for the log: its level, its event, and fields without secrets.
+SessionLog = Callable[..., None]
 
 #: How many samples are kept, and how many characters of each.
 SAMPLES = 20
@@ -38,6 +42,10 @@ WINDOW = 1000
 AT_LEAST = 100
 #: The share of messages that may be unknown before an `error` event reports it.
 UNKNOWN_SHARE = 0.01
+
+
+def no_log(level: str, event: str, **fields: object) -> None:
+    """Log nothing."""
 
 
 @frozen(kw_only=True)
@@ -104,21 +112,25 @@ class Counters:
     samples: deque[Sample] = Factory(lambda: deque(maxlen=SAMPLES))
     _window_start: int = 0
     _window_unknown: int = 0
+    _last_unknown: int = -1
     _told: bool = False
 
-    def not_understood(self, sample: Sample) -> float | None:
-        """Count one Unknown; return the share of unknown messages when it is, once per window, above `UNKNOWN_SHARE`."""
+    def not_understood(self, sample: Sample) -> tuple[int, int] | None:
+        """Count one Unknown. Once per window, when their share is above `UNKNOWN_SHARE`, return the numbers of the messages
+        that were not understood (in whole or in part) and of all messages of the window.
+        """
         self.unknown += 1
         self.received += 1
         self.samples.append(sample)
         if self.messages - self._window_start > WINDOW:
             self._window_start, self._window_unknown, self._told = self.messages - 1, 0, False
-        self._window_unknown += 1
-        share = self._window_unknown / max(self.messages - self._window_start, AT_LEAST)
-        if self._told or share <= UNKNOWN_SHARE:
+        self._window_unknown += self.messages != self._last_unknown
+        self._last_unknown = self.messages
+        of = max(1, self.messages - self._window_start)
+        if self._told or self._window_unknown / max(of, AT_LEAST) <= UNKNOWN_SHARE:
             return None
         self._told = True
-        return share
+        return self._window_unknown, of
 
     def status(self, held: int, dropped: Counter[str]) -> dict[str, Any]:
         """Return the counters for the status page; ``held`` and ``dropped`` are those of the books."""
@@ -142,12 +154,15 @@ class SessionState:
 
     Args:
         after: the session this one replaces; its budgets, memories, counters and topics are taken over.
+        log: takes the lines for the log, as ``log(level, event, **fields)``.
 
     Attributes:
         adapter: the instance of the present connection, None between connections.
         at: the moment of the input being handled.
         stamp: the stamp of everything published at that moment.
         up: whether the provider takes subscriptions and commands now.
+        provider_ahead_ns: the provider's wall clock less the monotonic one, by the newest time it gave in an account's
+            event; None while it gave none.
     """
 
     def __init__(
@@ -157,8 +172,10 @@ class SessionState:
         publish: Publish,
         settings: SessionSettings,
         after: "SessionState | None" = None,
+        log: SessionLog = no_log,
     ) -> None:
         declared = adapter_class.session
+        self.log = log
         self.adapter_class = adapter_class
         self.declared = declared
         self.context = context
@@ -197,6 +214,7 @@ class SessionState:
         self.outbound = Outbound(declared, context, self.budget)
         self.adapter: Adapter | None = None
         self.up = False
+        self.provider_ahead_ns: int | None = None if after is None else after.provider_ahead_ns
         self.begin(Now(0.0, 0))
         self._publish = publish
         self._out: list[Output] = []
@@ -223,6 +241,10 @@ class SessionState:
         """Publish an event of the relay's own."""
         self.counters.raised += 1
         self._publish(event, self.stamp, self.at.now)
+        line = log_line(event)
+        if line is not None:
+            level, name, fields = line
+            self.log(level, name, **fields)
 
     def error(self, code: str, message: str, **details: Any) -> None:
         """Publish an `error` event, redacted."""
@@ -251,18 +273,48 @@ class SessionState:
             self.put(*self.outbound.now(self.adapter, writings, purpose, self.at.now))
         except TemplateError as error:
             self.error("template", str(error))
+        except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
+            self.error("encode_failed", self.fault("writing a request", error))
 
     def encode(self, outgoing: Outgoing) -> list[str | Fetch]:
         """Return what the adapter writes for ``outgoing``; nothing, and publish an `error` event, when it raises."""
         if self.adapter is None:
             return []
         try:
-            written = list(self.adapter.encode(outgoing))
+            everything = written(self.adapter.encode(outgoing))
         except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
-            self.error("encode_failed", f"{type(outgoing).__name__}: {type(error).__name__}: {error}")
+            self.encode_failed(type(outgoing).__name__, error)
             return []
         self.rearm()  # for the polls among it
-        return self.outbound.without_polls(written)
+        return self.outbound.without_polls(everything)
+
+    def encode_failed(self, what: str, error: Exception) -> None:
+        """Publish that the adapter could not write ``what``."""
+        self.error("encode_failed", f"{what}: {self.reason_of(error, f'writing {what}')}")
+
+    def reason_of(self, error: Exception, doing: str) -> str:
+        """Return the reason that an adapter did not do something, as others may read it.
+
+        A ValueError is the adapter's refusal and says why. Everything else is a fault of its code: that is for the log.
+        """
+        if isinstance(error, ValueError) and not isinstance(error, UnicodeError | JSONDecodeError):
+            return self.redact(f"{error}" or type(error).__name__)
+        return self.fault(doing, error)
+
+    def fault(self, doing: str, error: Exception) -> str:
+        """Log an exception of the adapter's own code, with its place; return what others are told of it."""
+        name = self.adapter_class.name
+        text = self.redact(f"{type(error).__name__}: {error}")
+        self.log("error", "adapter_fault", adapter=name, doing=doing, cause=text, at=place(error))
+        return f"a fault of the adapter {name} in {doing}; the log has it"
+
+    def notice_time(self, *times: str | None) -> None:
+        """Notice the provider's clock by the times of an account's event."""
+        for time in times:
+            if time is not None:
+                ahead = to_ns(time) - int(self.at.now * 1e9)
+                if self.provider_ahead_ns is None or ahead > self.provider_ahead_ns:
+                    self.provider_ahead_ns = ahead
 
     def limited(self, retry_after: float | None) -> None:
         """The provider says that a limit was hit: nothing is asked for a while. When it ends is told where it is known."""
@@ -276,3 +328,46 @@ class SessionState:
     def later(self, seconds: float) -> str:
         """The wall time ``seconds`` from now, as text."""
         return from_micros((self.at.unix_ns + int(seconds * 1e9)) // 1000)
+
+
+_LEVELS = {ConnectionEvent.CONNECTED: "info", ConnectionEvent.DISCONNECTING: "info", ConnectionEvent.FAILED: "error"}
+
+
+def log_line(event: Event) -> tuple[str, str, dict[str, Any]] | None:
+    """Return the level, the name and the fields of the log line about an event of the relay's own; None if it has none."""
+    fields: dict[str, Any]
+    match event:
+        case Connection():
+            fields = {"cause": event.reason, "gap_ms": event.gap_ms}
+            line = _LEVELS.get(event.event, "warning"), f"session_{event.event.value.lower()}", fields
+        case Gap():
+            line = (
+                "warning",
+                "gap",
+                {"kind": event.of, "symbol": event.symbol, "cause": event.reason, "since": event.since},
+            )
+        case Staleness():
+            stale = event.event is StalenessEvent.STALE
+            fields = {"kind": event.of, "symbols": list(event.symbols), "cause": event.reason}
+            line = ("warning", "stream_stale", fields) if stale else ("info", "stream_fresh", fields)
+        case RateLimit():
+            hit = event.event is RateLimitEvent.RATE_LIMIT_HIT
+            fields = {"remaining": event.requests_remaining, "reset_at": event.reset_at}
+            line = "warning" if hit else "info", event.event.value.lower(), fields
+        case Error():
+            line = "warning", event.code, {"cause": event.message}
+        case _:
+            return None
+    level, name, fields = line
+    return level, name, {key: value for key, value in fields.items() if value not in (None, "")}
+
+
+def place(error: BaseException) -> str:
+    """Return the file and the line of the innermost code outside the relay that an exception passed."""
+    found, step = "", error.__traceback__
+    while step is not None:
+        module = str(step.tb_frame.f_globals.get("__name__", ""))
+        if not found or module.partition(".")[0] != "relay":
+            found = f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}"
+        step = step.tb_next
+    return found

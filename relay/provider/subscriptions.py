@@ -20,6 +20,7 @@ from relay.provider.books import Kept
 from relay.provider.liveness import Outage, Watch
 from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
+from relay.provider.session_events import Now
 from relay.provider.session_state import SessionState
 from relay.provider.subscription_table import Entry, topic_key
 
@@ -179,7 +180,7 @@ class Subscriptions:
             core.outbound.write(core.adapter, Unsubscribe(topics), Lane.INTEREST)
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
             if len(topics) == 1:
-                core.error("encode_failed", f"unsubscribe: {type(error).__name__}: {error}")
+                core.encode_failed("Unsubscribe", error)
             else:
                 for topic in topics:
                     self._unsubscribe((topic,))
@@ -202,7 +203,7 @@ class Subscriptions:
             written = core.outbound.write(core.adapter, Subscribe(topics), Lane.INTEREST, topics=topics)
         except Exception as error:  # noqa: BLE001 - as above; the topics at fault are refused with the reason
             if len(topics) == 1:
-                self.refused(topics, f"{error}" or type(error).__name__)
+                self.refused(topics, core.reason_of(error, "writing Subscribe"))
             else:
                 for topic in topics:
                     self._subscribe((topic,))
@@ -284,12 +285,18 @@ class Subscriptions:
 
     # --- connections come and go -------------------------------------------------------------------------------------
 
-    def begin(self, lost_ns: int | None) -> None:
-        """The session is up. ``lost_ns`` is since when it had been away, None when this is the first connection."""
+    def begin(self, lost: Now | None) -> None:
+        """The session is up. ``lost`` is since when it had been away, None when this is the first connection."""
         core = self._core
         self._topics.opened()
-        away_since = None if lost_ns is None else from_micros(lost_ns // 1000)
-        self._missed_since = None if lost_ns is None else from_micros(lost_ns // 1000 - CLOCKS_DIFFER * 1_000_000)
+        away_since, self._missed_since = None, None
+        if lost is not None:
+            # Either wall clock may have been set meanwhile: the earlier of what both say misses nothing.
+            since_ns = min(lost.unix_ns, core.at.unix_ns - int((core.at.now - lost.now) * 1e9))
+            away_since = from_micros(since_ns // 1000)
+            if core.provider_ahead_ns is not None:
+                since_ns = min(since_ns, int(lost.now * 1e9) + core.provider_ahead_ns)
+            self._missed_since = from_micros(since_ns // 1000 - CLOCKS_DIFFER * 1_000_000)
         self._reconcile_failures = 0
         self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
         if away_since is not None:
@@ -340,7 +347,7 @@ class Subscriptions:
             written = core.outbound.write(core.adapter, Reconcile(self._missed_since), Lane.FETCH, Purpose.RECONCILE)
             self._replays = written > 0
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
-            core.error("encode_failed", f"reconcile: {type(error).__name__}: {error}")
+            core.encode_failed("Reconcile", error)
 
     def not_reconciled(self, answer: Answer) -> None:
         """A list of what is open did not come."""
@@ -385,7 +392,7 @@ class Subscriptions:
         try:
             written = core.outbound.write(core.adapter, Snapshot(entry.topic), Lane.FETCH, Purpose.SNAPSHOT, symbol)
         except Exception as error:  # noqa: BLE001 - as above
-            core.error("encode_failed", f"snapshot of {symbol}: {type(error).__name__}: {error}")
+            core.encode_failed("Snapshot", error)
             return
         if not written:
             self._table.again(entry.topic)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 from relay.adapter import Context, Fetch, Header, Query, Session
-from relay.errors import HIDDEN, secrets_pattern
+from relay.errors import HIDDEN, hide_userinfo, secrets_pattern
 
 #: Values of one name that are kept out of texts: the present one and those before it.
 KEPT = 4
@@ -72,11 +72,11 @@ def fetch_target(fetch: Fetch, session: Session, context: Context) -> tuple[str,
         url = urljoin(base.rstrip("/") + "/", url.lstrip("/"))
     url = with_query(url, fetch.query)
     hidden = dict.fromkeys(fetch.secret_query, HIDDEN)
-    return with_query(url, fetch.secret_query), with_query(url, hidden)
+    return with_query(url, fetch.secret_query), with_query(hide_userinfo(url), hidden)
 
 
 class Redactor:
-    """Takes secrets out of text: their values as they are, in URLs and in JSON.
+    """Takes secrets out of text: their values as they are, in URLs and in JSON, and the ``user:password@`` of a URL.
 
     A value that was replaced is still secret for as long as a provider may repeat it: the last `KEPT` of each name are kept.
     """
@@ -90,6 +90,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         """Return ``text`` without any credential or learned value, the last ones included."""
         self.notice()
+        text = hide_userinfo(text)
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
     def notice(self) -> None:

@@ -10,6 +10,7 @@ Rules of the parser:
 - control frames are at most 125 bytes, never fragmented, and may come between the fragments of a message;
 - a message, all fragments together, is at most `max_message` bytes, else 1009, judged by the header before the payload
   is kept; a compressed one before and after decompression, which stops at the limit;
+- of the fragments of a message at most `MOST_EMPTY` are empty, else 1008: they would never come to the limit of its size;
 - text is UTF-8, close reasons too, else 1007; a message in fragments is judged when it is complete;
 - corrupt compressed data: 1007;
 - after a Close or a FrameError the parser is finished: all later data are ignored.
@@ -26,6 +27,9 @@ MAX_MESSAGE = 64 * 1024
 """Default limit of a received message, in bytes. Clients of a feed send subscriptions and client events of 10 kB at
 most.
 """
+
+MOST_EMPTY = 16
+"""Fragments of one message that may be empty."""
 
 _CLOSE_CODES_RECEIVED = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 _CONTROL_LIMIT = 125
@@ -52,6 +56,7 @@ class CloseCode(enum.IntEnum):
     PROTOCOL_ERROR = 1002
     NO_STATUS = 1005
     INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011
 
@@ -175,7 +180,7 @@ def unmask(payload: bytes | bytearray | memoryview, mask: bytes | bytearray | me
 class FrameParser:
     """Parser that turns the bytes of one client into messages."""
 
-    __slots__ = ("_buffer", "_compression", "_finished", "_fragments", "_kind", "_max", "_wanted")
+    __slots__ = ("_buffer", "_compression", "_empty", "_finished", "_fragments", "_kind", "_max", "_wanted")
 
     def __init__(self, max_message: int = MAX_MESSAGE, *, compression: bool = False) -> None:
         """Create a parser. `compression`: permessage-deflate was agreed, without context takeover."""
@@ -184,6 +189,7 @@ class FrameParser:
         self._buffer: bytes | bytearray = b""
         self._wanted = 0  # bytes the buffer must have before parsing it again
         self._fragments: bytearray | None = None
+        self._empty = 0  # empty fragments of the message
         self._kind: int = Opcode.TEXT
         self._finished = False
 
@@ -291,7 +297,15 @@ class FrameParser:
         if self._fragments is None:
             self._fragments = bytearray()
             self._kind = first & 0x7F
+            self._empty = 0
         self._fragments += payload
+        self._empty += not payload
+        if self._empty > MOST_EMPTY:
+            self._finished = True
+            received.append(
+                FrameError(CloseCode.POLICY_VIOLATION, f"more than {MOST_EMPTY} empty fragments in a message")
+            )
+            return
         if first & 0x80:
             whole = bytes(self._fragments)
             self._fragments = None

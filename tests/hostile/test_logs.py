@@ -320,3 +320,12 @@ def test_a_traceback_is_bounded_and_looks_like_no_line_of_the_log() -> None:
     assert "\x1b[2J" not in whole
     assert not any(line.startswith("2026-01-01 [info] nothing") for line in whole.splitlines())
     assert len(whole) < 10_000
+
+
+def test_credentials_of_a_url_are_hidden(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    structlog.get_logger().warning(
+        "dial wss://u:pa55@host/ws", url="https://me:pa55w@rd@host:1/x?y=@", nested=["ftp://pa55@h"]
+    )
+    (line,) = lines()
+    assert "pa55" not in json.dumps(line)
+    assert line["url"] == "https://[redacted]@host:1/x?y=@"

@@ -202,9 +202,13 @@ class Rig:
         self.seen = 0
         self.now = 0.0
         self.commands = CommandRegistry()
+        #: Nanoseconds by which the wall clock was set.
+        self.clock_set = 0
+        #: The lines for the log: level, event, fields.
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
         self.machine = SessionMachine(
             self.adapter, self.context, publish=self._publish, commands=self.commands, uniform=lambda: uniform,
-            correlation=lambda: "uuid", settings=settings or SessionSettings(),
+            correlation=lambda: "uuid", settings=settings or SessionSettings(), log=self._log,
         )  # fmt: skip
 
     def succeed(self) -> None:
@@ -220,9 +224,12 @@ class Rig:
         if isinstance(event, Reply):
             self.commands.settle(event, stamp, now)
 
+    def _log(self, level: str, event: str, **fields: Any) -> None:
+        self.lines.append((level, event, fields))
+
     def moment(self, at: float | None = None) -> Now:
         self.now = self.now if at is None else at
-        return Now(self.now, UNIX + int(self.now * 1e9))
+        return Now(self.now, UNIX + int(self.now * 1e9) + self.clock_set)
 
     def do(self, turn: session_events.Input, at: float | None = None) -> list[Any]:
         return self.machine.step(turn, self.moment(at))

@@ -473,7 +473,10 @@ async def test_what_is_not_text_is_an_unknown_and_a_giant_closes_the_connection(
 
     logged: list[Any] = []
     provider, closed = Provider(odd, _stay), []
-    options = {"deadlines": Deadlines(max_message=1000), "log": lambda event, **fields: logged.append((event, fields))}
+    options = {
+        "deadlines": Deadlines(max_message=1000),
+        "log": lambda level, event, **fields: logged.append((event, fields)),
+    }
     async with running(provider, **options) as (session, events):
         assert (await events.next("connection")).event == "CONNECTED"
         assert (await events.next("connection")).reason.startswith("closed with 1009")

@@ -2,7 +2,6 @@
 
 import pytest
 
-from relay.provider import session_events
 from relay.provider.session_state import SAMPLE_SIZE, SAMPLES
 
 
@@ -17,7 +16,9 @@ def r(rig):
 
 def test_a_message_that_raises_is_one_unknown_and_publishes_none_of_its_events(r):
     outputs = r.say(["quote", "A", "1"], "raise", at=1)
-    assert outputs == [session_events.Sampled('[["quote","A","1"],"raise"]', "KeyError: 'no such member'")]
+    (sampled,) = outputs
+    assert sampled.raw == '[["quote","A","1"],"raise"]'
+    assert sampled.why.startswith("KeyError: 'no such member' (at ")
     assert r.fresh() == []
     assert r.counters()["unknown"] == 1
     r.say(["quote", "A", "2"], at=2)

@@ -252,3 +252,19 @@ def test_control_payload_is_bounded() -> None:
     with pytest.raises(ValueError, match="at most 125 bytes, not 126"):
         frames.encode_ping(b"x" * 126)
     assert frames.encode_close(1005) == b"\x88\x00"
+
+
+def test_a_message_of_endless_empty_fragments_is_closed_with_a_reason() -> None:
+    parser = FrameParser()
+    empty = b"\x00\x80" + bytes(4)
+    assert parser.feed(b"\x01\x80" + bytes(4)) == []
+    received = [item for _ in range(10) for item in parser.feed(empty * 10)]
+    assert received == [FrameError(1008, f"more than {frames.MOST_EMPTY} empty fragments in a message")]
+    assert parser.finished
+
+
+def test_a_few_empty_fragments_are_a_message() -> None:
+    parser = FrameParser()
+    empty, last = b"\x00\x80" + bytes(4), b"\x80\x81" + bytes(4) + b"x"
+    for _ in range(3):  # the count begins anew with each message
+        assert parser.feed(b"\x01\x80" + bytes(4) + empty * (frames.MOST_EMPTY - 1) + last) == [Text("x")]
