@@ -16,6 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -28,12 +29,13 @@ from relay.errors import OperatorError
 from relay.hub.app import ChannelKeys
 from relay.hub.hub import Hub
 from relay.hub.topic import PublishedEvent
+from relay.model.channels import Stream, Topic
 from relay.model.events import Event, Reply, Stamp
 from relay.plugins.hookspecs import ChannelEvent, Grant, Service, Tap, Transform, Watcher
 from relay.plugins.manager import FromPlugin, Plugins
 from relay.provider.http import HttpClient
 from relay.provider.retry import Retry
-from relay.providers import ConfiguredProvider, Providers
+from relay.providers import DIALS, ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
 from relay.server.admission import Admission, DescriptorPlan, plan_descriptors
 from relay.server.api.routes import build_api
@@ -41,7 +43,11 @@ from relay.server.api.settings import ApiSettings
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from relay.settings import Server, Settings
+from relay.store.interface import Rows, Store
+from relay.store.memory import MemoryStore
+from relay.store.sqlite import SqliteStore
 from relay.trading.registry import CHECKED, CommandRegistry
+from relay.trading.registry import TABLE as COMMANDS
 from relay.trading.service import CommandService
 
 log = structlog.get_logger()
@@ -49,6 +55,8 @@ log = structlog.get_logger()
 #: Seconds for subscribers to receive their close frame, and for the unsubscribe messages to providers.
 GOODBYE = 2.0
 _MANY_DESCRIPTORS = 1 << 20
+#: Seconds for which the account of a command that a restart left unknown is subscribed to without a subscriber.
+LOOK = 60.0
 _RESTARTS = Backoff(first=0.5, cap=30.0)
 
 
@@ -115,6 +123,7 @@ class Relay:
         http: makes the adapters' requests; the caller closes it.
         demo_api_key: the API key that the dashboard uses without asking; only the demo has one.
         log_counts: returns the counts of log lines that were not written, for the metrics.
+        store: keeps what outlives the process; by default the one in the settings.
     """
 
     def __init__(
@@ -125,15 +134,17 @@ class Relay:
         *,
         demo_api_key: str | None = None,
         log_counts: Callable[[], Mapping[str, int]] = dict,
+        store: Store | None = None,
     ) -> None:
         self._settings = settings
         self._demo_api_key = demo_api_key
         self._log_counts = log_counts
         self._keys = KeyRing(settings.api_keys)
         self._plugin_code = PluginCode()
-        self._registry = CommandRegistry(settings.commands)
+        self._store = _store(settings.store) if store is None else store
+        self._registry = CommandRegistry(settings.commands, self._store)
         self.providers = Providers(
-            ConfiguredProvider(provider, http, self.publish, self._registry, _session_log)
+            ConfiguredProvider(provider, http, self.publish, self._registry, _session_log, self._store)
             for provider in settings.providers
         )
         self._command_service = CommandService(
@@ -167,6 +178,7 @@ class Relay:
         self._tls: ssl.SSLContext | None = None
         self.addresses: list[tuple[str, int]] = []
         """The addresses that the relay listens on."""
+        self._unresolved: list[Stream] = []
         self._services: list[FromPlugin[Service]] = []
         self._call_hooks(plugins)
 
@@ -219,6 +231,7 @@ class Relay:
             "sessions": self.providers.statuses(),
             "plugins": plugins,
             "commands": commands,
+            "store": self._store.status(),
         }
 
     def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
@@ -263,6 +276,7 @@ class Relay:
         listeners = await open_listeners(server.host, server.port)
         self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as nursery:
+            await nursery.start(partial(self._store.run, self._restore, self._registry.rows))
             await nursery.start(self._edge.run)
             await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
@@ -271,6 +285,7 @@ class Relay:
                     sessions.start_soon(partial(supervise, name, session.run, report=_crashed))
                 for service in self._services:
                     nursery.start_soon(self._serve, service)
+                nursery.start_soon(self._look_for_unresolved)
                 log.info("listening", addresses=self.addresses)
                 self._log_limits(plan)
                 task_status.started(self)
@@ -304,6 +319,27 @@ class Relay:
                     max_connections=app.max_connections,
                     connections=plan.clients,
                 )
+
+    def _restore(self, rows: Rows) -> None:
+        """Take over what an earlier process left in the store."""
+        restored = self._registry.restore(rows.get(COMMANDS, ()), trio.current_time(), time.time_ns())
+        self._command_service.end_restored(restored)
+        self.providers.restore_dials(rows.get(DIALS, ()))
+        self._unresolved = [
+            Stream(scope.provider, Topic(kind="account", account=scope.account))
+            for scope in self._registry.unresolved()
+            if scope.account is not None
+        ]
+        if len(self._registry):
+            log.info("restored", commands=len(self._registry), without_reply=len(restored))
+
+    async def _look_for_unresolved(self) -> None:
+        """Subscribe for a while to the accounts whose stream may show what became of a command before the restart."""
+        for stream in self._unresolved:
+            self.providers.keep(stream)
+        await trio.sleep(LOOK)
+        for stream in self._unresolved:
+            self.providers.release(stream)
 
     async def _shut_down(self, front: HttpServer, sessions: trio.Nursery) -> None:
         log.info("shutting down", subscribers=self.hub.connections)
@@ -343,6 +379,7 @@ class Relay:
             authorize=self._authorize,
             command_service=self._command_service,
             log_counts=self._log_counts,
+            store=self._store.status,
         )
 
     def _key_refusal(self, name: str, channel: str) -> str | None:
@@ -482,6 +519,14 @@ def _socket_id() -> str:
 
 def _session_log(level: str, event: str, **fields: object) -> None:
     getattr(log, level)(event, **fields)
+
+
+def _store(path: Path | None) -> Store:
+    return MemoryStore() if path is None else SqliteStore(path, log=_store_log)
+
+
+def _store_log(event: str, **fields: object) -> None:
+    (log.error if "reason" in fields else log.info)(event, **fields)
 
 
 def _crashed(name: str, error: Exception, wait: float) -> None:

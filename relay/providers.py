@@ -6,7 +6,8 @@ every provider that offers its kind and may know its symbol.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -23,14 +24,24 @@ from relay.provider.http import HttpClient
 from relay.provider.session import SessionSettings
 from relay.provider.session_state import Publish, SessionLog
 from relay.settings import ProviderSettings
+from relay.store.interface import Row, Store
 from relay.trading.registry import CommandRegistry
+
+DIALS = "dials"
+"""The store's table of dials: the wall times of each session's last ones, by its name."""
 
 
 class ConfiguredProvider:
     """One provider of the configuration with its sessions."""
 
     def __init__(
-        self, settings: ProviderSettings, http: HttpClient, publish: Publish, commands: CommandRegistry, log: SessionLog
+        self,
+        settings: ProviderSettings,
+        http: HttpClient,
+        publish: Publish,
+        commands: CommandRegistry,
+        log: SessionLog,
+        store: Store | None = None,
     ) -> None:
         self.settings = settings
         self.name = settings.name
@@ -59,6 +70,7 @@ class ConfiguredProvider:
                     hours=settings.hours,
                 ),
                 log=log,
+                on_dials=partial(_store_dials, store, _session_name(settings.name, account.name)),
             )
             for account in settings.accounts
         }
@@ -165,7 +177,14 @@ class Providers:
         """Every session with a name for logs."""
         for provider in self:
             for account, session in provider.sessions.items():
-                yield provider.name if account is None else f"{provider.name}/{account}", session
+                yield _session_name(provider.name, account), session
+
+    def restore_dials(self, rows: Iterable[tuple[str, bytes]]) -> None:
+        """Charge the sessions' budgets for the dials that the store holds."""
+        stored = dict(rows)
+        for name, session in self.sessions():
+            if name in stored:
+                session.restore_dials([int(each) for each in stored[name].split()])
 
     def want(self, stream: Stream, by: Asker) -> None:
         """Somebody subscribed to ``stream``, who is its first subscriber."""
@@ -186,12 +205,26 @@ class Providers:
     def unwant(self, stream: Stream) -> None:
         """Nobody is subscribed to ``stream`` any more."""
         for provider, topic in self._asked.pop(stream, ()):
-            own = Stream(provider.name, topic)
-            self._wanted[own] -= 1
-            if not self._wanted[own]:
-                del self._wanted[own]
-                if topic not in provider.settings.pinned:
-                    provider.session(topic).unwant(topic)
+            self._release(provider, topic)
+
+    def keep(self, stream: Stream) -> None:
+        """Subscribe to a provider's own stream for the relay itself, whoever else is subscribed to it."""
+        for provider, topic in self._behind(stream):
+            self._wanted[Stream(provider.name, topic)] += 1
+            provider.session(topic).want(topic)
+
+    def release(self, stream: Stream) -> None:
+        """End what `keep` began."""
+        for provider, topic in self._behind(stream):
+            self._release(provider, topic)
+
+    def _release(self, provider: ConfiguredProvider, topic: Topic) -> None:
+        own = Stream(provider.name, topic)
+        self._wanted[own] -= 1
+        if not self._wanted[own]:
+            del self._wanted[own]
+            if topic not in provider.settings.pinned:
+                provider.session(topic).unwant(topic)
 
     def _behind(self, stream: Stream) -> list[tuple[ConfiguredProvider, Topic]]:
         topic = stream.topic
@@ -233,6 +266,15 @@ class Providers:
     def statuses(self) -> list[Mapping[str, Any]]:
         """One status per session."""
         return [status for provider in self for status in provider.statuses()]
+
+
+def _session_name(provider: str, account: str | None) -> str:
+    return provider if account is None else f"{provider}/{account}"
+
+
+def _store_dials(store: Store | None, session: str, dials: Sequence[int]) -> None:
+    if store is not None:
+        store.write(Row(DIALS, session, " ".join(map(str, dials)).encode()))
 
 
 def _as_configured(settings: ProviderSettings) -> type[Adapter]:

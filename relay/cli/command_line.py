@@ -341,6 +341,7 @@ def summary(settings: Settings) -> Iterator[str]:
     """Yield a summary of a configuration, line by line."""
     server = settings.server
     yield f"listens on {server.host}:{server.port}{' with TLS' if server.tls else ''}"
+    yield f"stores commands in {settings.store or 'memory, which a restart empties'}"
     for app in settings.apps:
         yield f"app {app.name}: id {app.id}, key {app.key}{'' if app.enabled else ', disabled'}"
     for key in settings.api_keys:

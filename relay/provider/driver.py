@@ -34,6 +34,9 @@ _LEAST_SLEEP = 0.001
 #: Changes of interest handed over in one pass: a command, and whatever else waits for the loop, goes before the next ones.
 _INTEREST_AT_ONCE = 500
 
+#: Dials that are remembered over a restart; no provider counts as many.
+_MOST_DIALS = 500
+
 _SETTINGS = SessionSettings()
 _DEADLINES = Deadlines()
 
@@ -41,6 +44,10 @@ _DEADLINES = Deadlines()
 def moment() -> Now:
     """This instant."""
     return Now(trio.current_time(), time.time_ns())
+
+
+def _no_dials(dials: Sequence[int]) -> None:
+    """Remember no dials."""
 
 
 class ProviderSession:
@@ -54,6 +61,8 @@ class ProviderSession:
         settings, deadlines: the operator's choices.
         ssl_context: for ``wss``; by default the system's certificates.
         log: called with a level, an event name and fields; nothing in them is secret.
+        on_dials: called with the wall times of the last dials, in nanoseconds, whenever one was added: the provider counts
+            them over a restart of the relay too. See `restore_dials`.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class ProviderSession:
         deadlines: Deadlines = _DEADLINES,
         ssl_context: ssl.SSLContext | None = None,
         log: SessionLog = no_log,
+        on_dials: Callable[[Sequence[int]], object] = _no_dials,
     ) -> None:
         self._adapter = adapter
         self._context = context
@@ -78,6 +88,8 @@ class ProviderSession:
         self._deadlines = deadlines
         self._ssl_context = ssl_context
         self._log = log
+        self._on_dials = on_dials
+        self._dials: deque[int] = deque(maxlen=_MOST_DIALS)
         self._machine = self._new_machine(None)
         self._inbox: deque[Input] = deque()
         self._interest: deque[session_events.Want | session_events.Unwant] = deque()
@@ -125,19 +137,20 @@ class ProviderSession:
     def send(
         self, command: Command, within: float = WITHIN, idempotency_key: str | None = None, api_key: str = ""
     ) -> tuple[PendingCommand, bool]:
-        """Carry out ``command``; its one `Reply` is published within ``within`` seconds.
+        """Carry out ``command`` once its names are in the store; its one `Reply` is published within ``within`` seconds.
 
         Return its entry in the registry, and whether it is new: a repeated command is not sent again.
 
         Raises:
             Conflict: a name of it belongs to another command.
             Full: the session, the API key or the account has no room for another command.
+            Unstorable: the store fails.
         """
         now = trio.current_time()
         session = Scope(self._context.provider, self._context.account)
         pending, new = self._commands.take(session, command, idempotency_key, now + within, now, api_key)
         if new:
-            self._enqueue(session_events.SendCommand(pending))
+            self._commands.make_durable(pending, lambda: self._enqueue(session_events.SendCommand(pending)))
         return pending, new
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
@@ -148,6 +161,14 @@ class ProviderSession:
         """
         core = self._machine.core
         return dry_run(self._adapter, core.adapter, self._context, command, core.reason_of)
+
+    def restore_dials(self, dials: Sequence[int]) -> None:
+        """Charge the budget for dials of an earlier process; ``dials`` are what ``on_dials`` was called with last."""
+        at, budget = moment(), self._machine.core.budget
+        for unix_ns in sorted(dials)[-_MOST_DIALS:]:
+            # A clock that was set back must not make a dial newer than now.
+            budget.take({"dial": 1}, at.now - max(0, at.unix_ns - unix_ns) / 1e9)
+            self._dials.append(unix_ns)
 
     def resume(self) -> None:
         """Try again although the session stopped as FAILED; nothing where it did not."""
@@ -232,11 +253,17 @@ class ProviderSession:
                 case session_events.FetchRequest():
                     self._start(self._fetch, output)
                 case session_events.Dial():
+                    self._remember_dial()
                     self._start(self._dial, output)
                 case session_events.CloseSocket(code, reason):
                     self._close(code, reason)
                 case session_events.Finished(_, failed):
                     self._over = not failed
+
+    def _remember_dial(self) -> None:
+        if self._machine.core.budget.is_limited("dial"):
+            self._dials.append(time.time_ns())
+            self._on_dials(self._dials)
 
     def _start(self, task: Callable[..., Any], *args: object) -> None:
         if self._nursery is not None:

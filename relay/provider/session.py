@@ -589,6 +589,9 @@ class SessionMachine:
         core, command = self.core, pending.command
         if pending.reply is not None:  # ended while it waited to be handed over
             return
+        if pending.not_stored:
+            core.publish(pending.refused("store_unavailable", pending.not_stored))
+            return
         if not core.up or core.adapter is None:
             core.publish(pending.refused("not_connected", f"the session with {core.context.provider} is not up"))
             return

@@ -281,6 +281,20 @@ def _pem(check: Check, name: str | None, key: str) -> Path | None:
     return path
 
 
+def resolve_store(check: Check, default: Path | None) -> Path | None:
+    """Return the file of the store, None for one in memory, and report a URL that is neither."""
+    url = check.reading.value.store.url
+    if url is None:
+        return default
+    if url == "memory:":
+        return None
+    scheme, found, name = url.partition("sqlite:///")
+    if scheme or not found or not name or "?" in name:
+        check.wrong("must be memory: or sqlite:///PATH", "store", "url")
+        return None
+    return check.secrets.base / name
+
+
 # --- apps and API keys ---
 
 

@@ -8,7 +8,15 @@ from typing import Any
 
 from relay.adapter import Adapter
 from relay.errors import OperatorError, suggestion
-from relay.settings.check import Check, SecretReader, note_open_origins, resolve_api_keys, resolve_apps, resolve_server
+from relay.settings.check import (
+    Check,
+    SecretReader,
+    note_open_origins,
+    resolve_api_keys,
+    resolve_apps,
+    resolve_server,
+    resolve_store,
+)
 from relay.settings.providers import Credential, resolve_providers
 from relay.settings.structure import Problem, Reading, structure
 from relay.settings.tables import Document, Settings
@@ -40,7 +48,7 @@ def load(
         raise SettingsError(f"cannot read {path}: it is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
-    return settings_of(document, path, environ, adapters, read_file, **more)
+    return settings_of(document, path, environ, adapters, read_file, store=path.with_suffix(".sqlite3"), **more)
 
 
 def settings_of(
@@ -53,6 +61,7 @@ def settings_of(
     plugin_tables: Mapping[str, type] | None = None,
     check_plugins: Callable[[Mapping[str, Any]], object] | None = None,
     credential: Callable[[Mapping[str, Any], str, str], str | None] | None = None,
+    store: Path | None = None,
     demo: bool = False,
 ) -> Settings:
     """Return the settings of a parsed ``document``.
@@ -67,6 +76,7 @@ def settings_of(
         check_plugins: called with those tables; raises what plugins refuse.
         credential: called with those tables, the provider and the credential's name for every credential that an adapter
             needs and the configuration does not have.
+        store: the store's file where the configuration names none; None for a store in memory.
         demo: allow the demo's well-known values.
 
     Raises:
@@ -85,6 +95,7 @@ def settings_of(
     server, apps, api_keys = resolve_server(check), resolve_apps(check), resolve_api_keys(check)
     note_open_origins(check)
     providers = resolve_providers(check, adapters, find)
+    stored = resolve_store(check, store)
     if check.problems:
         raise SettingsError(map(str, sorted(check.problems, key=_place)))
     if not providers:
@@ -98,6 +109,7 @@ def settings_of(
         history=tables.value.history,
         outbox=tables.value.outbox,
         commands=tables.value.commands,
+        store=stored,
         log=tables.value.log,
         plugins=plugins,
         secret_values=frozenset(secrets.values),

@@ -211,6 +211,16 @@ class LogTable:
 
 
 @frozen(kw_only=True)
+class StoreTable:
+    """The file of what must outlive the process: the names and replies of commands, and recent dials."""
+
+    url: str | None = None
+    """`sqlite:///PATH` is one file; a relative PATH is relative to the configuration, an absolute one gives four slashes.
+    `memory:` keeps nothing: after a restart a repeated order is sent again. When absent, a file beside the configuration
+    with its name and the ending `.sqlite3`."""
+
+
+@frozen(kw_only=True)
 class Document:
     """The keys outside of any table."""
 
@@ -223,6 +233,7 @@ class Document:
     history: HistoryLimits = Factory(HistoryLimits)
     outbox: OutboxLimits = Factory(OutboxLimits)
     commands: CommandLimits = Factory(CommandLimits)
+    store: StoreTable = Factory(StoreTable)
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)
     """One table per plugin, as the plugin declares it."""
@@ -304,6 +315,7 @@ class Settings:
 
     Attributes:
         path: the configuration file.
+        store: the file of the store; None: nothing outlives the process.
         plugins: every table that a plugin declared, by name; absent tables have their defaults.
         secret_values: every secret that was read, for masking in logs.
         notes: warnings, one line each.
@@ -317,6 +329,7 @@ class Settings:
     history: HistoryLimits = Factory(HistoryLimits)
     outbox: OutboxLimits = Factory(OutboxLimits)
     commands: CommandLimits = Factory(CommandLimits)
+    store: Path | None = None
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)
     secret_values: frozenset[str] = field(default=frozenset(), repr=False)

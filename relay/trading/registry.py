@@ -20,11 +20,14 @@ Senders and the sessions that carry commands out share this one table. What hold
   its own (`CommandLimits`). A share that is full forgets its rejected commands, the oldest first: nothing came of them. A
   command that was accepted, or is unknown, is remembered for its whole age: when a share is full of those, it is the new
   command that is refused (`Full`). The answers of commands that change nothing are not remembered.
+- A command that changes something is in the store before it is sent (`CommandRegistry.make_durable`), and its reply after.
+  After a restart it is remembered as before; one without a reply ends as unknown, and is not sent again. While the store
+  fails, such commands are refused (`Unstorable`).
 """
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from math import inf
 from typing import Any
@@ -53,6 +56,9 @@ from relay.model.commands import (
 from relay.model.enums import ErrorCode, OrderEvent, OrderStatus, Outcome, PositionEvent
 from relay.model.events import Event, Order, Position, Reply, Stamp
 from relay.model.serialize import encode
+from relay.model.text import to_ns
+from relay.store.interface import Row, Store
+from relay.trading.records import CommandRecord, RecordError, read
 
 COMMAND = "client-command"
 """The client event by which a subscriber of an account's channel sends a command. The other members do not get it."""
@@ -71,10 +77,14 @@ _OVERHEAD = 1024
 
 #: Commands that change nothing: repeating one does no harm, so their replies are not remembered.
 READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositions, ListOrders, GetQuote)
+#: The store's table of commands.
+TABLE = "commands"
 #: The types of events that `CommandRegistry.check` is to be given.
 CHECKED = frozenset({Reply, Order, Position})
 
 _NONE: dict[str, "PendingCommand"] = {}
+#: What is told of a command whose fate a restart left open.
+RESTARTED = {"code": "restarted", "message": "the relay was restarted before the provider's answer"}
 _SILENT = {"code": "deadline", "message": "the session with the provider said nothing in time"}
 
 
@@ -176,6 +186,10 @@ class Full(Exception):
         self.limit = limit
 
 
+class Unstorable(Exception):
+    """Raised when the store cannot take a command's names, without which it must not be sent."""
+
+
 @define(eq=False)
 class PendingCommand:
     """One command and its reply.
@@ -188,6 +202,7 @@ class PendingCommand:
         digest: of the command without its ``id``: another command under one of its names has another one.
         sent: whether it was sent to the provider.
         over_http: whether it was sent as an HTTP request, which outlives the WebSocket.
+        not_stored: the reason that its names are not in the store, so that it must not be sent; else empty.
         errors: errors that came since it was sent and named no command.
         answer: the reply as it was published, canonical JSON; empty while the command is open.
     """
@@ -201,6 +216,7 @@ class PendingCommand:
     digest: bytes = b""
     sent: bool = False
     over_http: bool = False
+    not_stored: str = ""
     errors: list[dict[str, str]] = Factory(list)
     reply: Reply | None = None
     answer: bytes = b""
@@ -293,8 +309,9 @@ class _Share:
 class CommandRegistry:
     """All commands of one relay that are open or remembered. Times are monotonic seconds."""
 
-    def __init__(self, limits: CommandLimits | None = None) -> None:
+    def __init__(self, limits: CommandLimits | None = None, store: Store | None = None) -> None:
         self.limits = CommandLimits() if limits is None else limits
+        self._store = store
         #: Open commands by the session that carries them out, and their ids.
         self._open: dict[Scope, dict[str, PendingCommand]] = {}
         #: Commands that have their replies, and those of them that are forgotten by each age, the oldest first.
@@ -331,6 +348,7 @@ class CommandRegistry:
         Raises:
             Conflict: a name of it belongs to another command.
             Full: the session, the API key or the account has no room for another command.
+            Unstorable: the command would change something, and the store fails.
         """
         self.forget(now)
         scope = Scope(session.provider, session.account or command.account)
@@ -343,15 +361,42 @@ class CommandRegistry:
         waiting = self._open.get(session, _NONE)
         if command.id in waiting:  # on another account of the session; providers answer by the id alone
             raise Conflict("id", f"a command with id {command.id} is still waiting for its reply")
+        if self._store is not None and self._store.failure and not isinstance(command, READING):
+            self.notes["unstorable"] += 1
+            raise Unstorable(self._store.failure)
         size += _OVERHEAD + sum(len(value) for _, _, value in names)
         self._make_room(session, scope, api_key, size)
         pending = PendingCommand(session, scope, command, due_at, names, api_key, digest)
-        self._open.setdefault(session, {})[command.id] = pending
-        self._charge(pending, size, 1)
-        self._names.update(dict.fromkeys(names, pending))
-        for subject in _subjects(pending):
-            self._watched.setdefault(subject, []).append(pending)
+        self._enter(pending, size)
         return pending, True
+
+    def _enter(self, pending: PendingCommand, size: int) -> None:
+        """Open an entry of ``size`` bytes."""
+        self._open.setdefault(pending.session, {})[pending.command.id] = pending
+        self._charge(pending, size, 1)
+        self._know(pending)
+
+    def _know(self, pending: PendingCommand) -> None:
+        """Answer for a command under all its names, and look for its fate in the account's stream while it is not known."""
+        self._names.update(dict.fromkeys(pending.names, pending))
+        if pending.outcome in (None, Outcome.UNKNOWN):
+            for subject in _subjects(pending):
+                self._watched.setdefault(subject, []).append(pending)
+
+    def make_durable(self, pending: PendingCommand, then: Callable[[], object]) -> None:
+        """Put the names of a new command into the store, then call ``then``: with `PendingCommand.not_stored` if it failed.
+
+        A command that changes nothing needs no store.
+        """
+        if self._store is None or isinstance(pending.command, READING):
+            then()
+            return
+
+        def done(failure: str) -> None:
+            pending.not_stored = failure
+            then()
+
+        self._store.commit(Row(TABLE, _key(pending), _record(pending).encode()), done)
 
     def _make_room(self, session: Scope, scope: Scope, api_key: str, size: int) -> None:
         """Forget rejected commands until another one of ``size`` bytes has room. Raises Full if it has none."""
@@ -477,7 +522,12 @@ class CommandRegistry:
         self.forget(now)
 
     def _keep(self, pending: PendingCommand) -> None:
-        """Put a command that has its reply where it is forgotten from."""
+        """Put a command that has its reply where it is forgotten from, and into the store."""
+        if self._store is not None and not isinstance(pending.command, READING):
+            self._store.write(Row(TABLE, _key(pending), _record(pending).encode()))
+        self._shelve(pending)
+
+    def _shelve(self, pending: PendingCommand) -> None:
         names = sum(len(value) for _, _, value in pending.names)
         self._charge(pending, _OVERHEAD + names + len(pending.answer))
         if pending.outcome is not Outcome.REJECTED:
@@ -504,6 +554,55 @@ class CommandRegistry:
                     self._unwatch(pending)
                     self._keep(pending)
 
+    # --- from the store ----------------------------------------------------------------------------------------------
+
+    def restore(self, rows: Iterable[tuple[str, bytes]], now: float, unix_ns: int) -> list[PendingCommand]:
+        """Remember the commands that the store holds; return those without a reply, which were sent and are open here.
+
+        A row that is no command's is counted as ``unreadable`` and left where it is.
+
+        Args:
+            now, unix_ns: this moment by the monotonic and by the wall clock, in seconds and nanoseconds.
+        """
+        known, open_ones = [], []
+        for _, value in rows:
+            try:
+                record = read(value)
+                reply = record.reply
+            except RecordError:
+                self.notes["unreadable"] += 1
+                continue
+            pending = _restored(record)
+            if any(name in self._names for name in pending.names):
+                continue  # taken since: the store was opened late
+            if reply is None:
+                pending.sent, pending.due_at = True, now
+                self._enter(pending, _OVERHEAD)
+                open_ones.append(pending)
+                continue
+            assert isinstance(reply.event, Reply)
+            pending.reply, pending._stamp, pending._id = reply.event, reply.stamp, reply.id
+            # A clock that was set back must not make it older than it is.
+            pending.answered_at = now - max(0, unix_ns - to_ns(reply.stamp.received_at)) / 1e9
+            known.append(pending)
+        for pending in sorted(known, key=lambda each: each.answered_at):
+            self._charge(pending, _OVERHEAD)
+            self._know(pending)
+            self._kept[pending.scope, pending.command.id] = pending
+            self._shelve(pending)
+        self.forget(now)
+        return open_ones
+
+    def rows(self) -> Iterator[Row]:
+        """Yield everything that belongs into the store."""
+        for pending in [*self._kept.values(), *(each for waiting in self._open.values() for each in waiting.values())]:
+            if not isinstance(pending.command, READING):
+                yield Row(TABLE, _key(pending), _record(pending).encode())
+
+    def unresolved(self) -> set[Scope]:
+        """Return the accounts on which the outcome of a command is unknown."""
+        return {pending.scope for pending in self._lasting if pending.outcome is Outcome.UNKNOWN}
+
     # --- time --------------------------------------------------------------------------------------------------------
 
     def overdue(self, now: float, error: Mapping[str, str] = _SILENT) -> Iterator[tuple[PendingCommand, Reply]]:
@@ -519,6 +618,8 @@ class CommandRegistry:
                 self._forget(oldest)
 
     def _forget(self, pending: PendingCommand) -> None:
+        if self._store is not None and not isinstance(pending.command, READING):
+            self._store.write(Row(TABLE, _key(pending), None))
         self._lasting.pop(pending, None)
         self._rejected.pop(pending, None)
         for owner in (pending.api_key, pending.scope):
@@ -543,6 +644,39 @@ class CommandRegistry:
     def snapshot(self) -> dict[str, Any]:
         """Counters for the status page."""
         return {"open": self.open, "remembered": len(self._kept), **self.notes}
+
+
+def _key(pending: PendingCommand) -> str:
+    scope = pending.scope
+    return f"{scope.provider}/{scope.account or ''}/{pending.command.id}"
+
+
+def _record(pending: PendingCommand) -> CommandRecord:
+    return CommandRecord(
+        session=(pending.session.provider, pending.session.account),
+        account=pending.scope.account,
+        names=tuple((kind, value) for _, kind, value in pending.names),
+        api_key=pending.api_key,
+        digest=pending.digest,
+        command=pending.command,
+        answer=pending.answer,
+    )
+
+
+def _restored(record: CommandRecord) -> PendingCommand:
+    provider, account = record.session
+    scope = Scope(provider, record.account)
+    return PendingCommand(
+        Scope(provider, account),
+        scope,
+        record.command,
+        inf,
+        tuple((scope, kind, value) for kind, value in record.names),
+        record.api_key,
+        record.digest,
+        answer=record.answer,
+        sent=True,
+    )
 
 
 def _measured(command: Command) -> tuple[bytes, int]:

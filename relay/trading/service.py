@@ -25,6 +25,7 @@ from relay.model.events import Event, Reply, Stamp
 from relay.model.text import from_micros
 from relay.trading.registry import (
     GRACE,
+    RESTARTED,
     WITHIN,
     ClientCommand,
     CommandRegistry,
@@ -33,6 +34,7 @@ from relay.trading.registry import (
     PendingCommand,
     Rejected,
     Repeated,
+    Unstorable,
 )
 
 SHUTTING_DOWN = {"code": "shutting_down", "message": "the relay is shutting down"}
@@ -49,11 +51,12 @@ class Refusal(enum.Enum):
     CONFLICT = "conflict"
     RATE_LIMITED = "rate_limited"
     FULL = "full"
+    STORE_UNAVAILABLE = "store_unavailable"
     SHUTTING_DOWN = "shutting down"
 
 
 #: Refusals that are not about the command: a client event's sender gets the code too, since there is no status.
-_OF_THE_RELAY = frozenset({Refusal.RATE_LIMITED, Refusal.FULL})
+_OF_THE_RELAY = frozenset({Refusal.RATE_LIMITED, Refusal.FULL, Refusal.STORE_UNAVAILABLE})
 
 
 class CommandRefused(Exception):
@@ -84,7 +87,7 @@ class Session(Protocol):
     def send(
         self, command: Command, within: float = ..., idempotency_key: str | None = None, api_key: str = ...
     ) -> tuple[PendingCommand, bool]:
-        """Take the command into the registry and carry it out. Raises Conflict, Full."""
+        """Take the command into the registry and carry it out. Raises Conflict, Full, Unstorable."""
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
         """Return what would be sent for it. Raises Unwritable."""
@@ -258,7 +261,8 @@ class CommandService:
 
         Raises:
             CommandRefused: CONFLICT where a name of the command belongs to another one, FULL where the key, the account
-                or the session has no room for another command, SHUTTING_DOWN when the relay is about to stop.
+                or the session has no room for another command, STORE_UNAVAILABLE where its names cannot be stored,
+                SHUTTING_DOWN when the relay is about to stop.
         """
         if self._closed:
             raise CommandRefused(Refusal.SHUTTING_DOWN, SHUTTING_DOWN["message"])
@@ -269,6 +273,9 @@ class CommandService:
             raise CommandRefused(Refusal.CONFLICT, conflict.message, field=conflict.field) from None
         except Full as full:
             raise CommandRefused(Refusal.FULL, str(full)) from None
+        except Unstorable as reason:
+            message = f"the command's names cannot be stored, so it is not sent: {reason}"
+            raise CommandRefused(Refusal.STORE_UNAVAILABLE, message) from None
 
     def dry_run(self, submission: Submission) -> list[dict[str, Any]]:
         """Return what would be sent for a command.
@@ -305,6 +312,10 @@ class CommandService:
         """End the commands whose session said nothing in time, and forget old ones. To be called about once a second."""
         self._end(self.registry.overdue(self._clock()))
         self.registry.forget(self._clock())
+
+    def end_restored(self, restored: Iterable[PendingCommand]) -> None:
+        """End the commands that a restart left without a reply: they are unknown now, and never sent again."""
+        self._end((pending, pending.given_up(**RESTARTED)) for pending in restored)
 
     def close(self) -> None:
         """The relay is about to stop: no more commands, and those without an answer get theirs while somebody hears it."""

@@ -85,6 +85,7 @@ def test_check_ok(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == [
         f"{config} is fine",
         "  listens on 127.0.0.1:6001",
+        f"  stores commands in {config.with_suffix('.sqlite3')}",
         "  app web: id 7, key web",
         "  API key desk: 0 account patterns, may not trade",
         "  note: providers: none is enabled, only the applications' own events will flow",

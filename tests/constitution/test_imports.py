@@ -31,13 +31,14 @@ FLOORS = {
     "relay.pusher": {"relay.limits", "relay.model", "relay.websocket"},
     "relay.plugins": {"relay.errors", "relay.model", "relay.adapter"},
     "relay.auth": {"relay.model"},
-    "relay.trading": GROUND,
+    "relay.store": set(),
+    "relay.trading": GROUND | {"relay.store"},
     "relay.hub": {"relay.limits", "relay.model", "relay.plugins", "relay.pusher", "relay.trading", "relay.websocket"},
     "relay.provider": GROUND | {"relay.trading", "relay.hub"},
     "relay.settings": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.server"},
     "relay.server": GROUND | {"relay.trading", "relay.hub", "relay.provider"},
-    "relay.providers": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.settings"},
-    "relay.app": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.settings", "relay.server", "relay.providers"},
+    "relay.providers": GROUND | {"relay.store", "relay.trading", "relay.hub", "relay.provider", "relay.settings"},
+    "relay.app": GROUND | {"relay.store", "relay.trading", "relay.hub", "relay.provider", "relay.settings", "relay.server", "relay.providers"},
     "relay.testing": GROUND | {"relay.provider"},
     "relay.demo": GROUND | {"relay.settings", "relay.provider", "relay.app", "relay.providers"},
     "relay.cli": GROUND | {"relay.trading", "relay.settings", "relay.provider", "relay.server", "relay.app", "relay.demo", "relay.testing"},
@@ -59,10 +60,18 @@ PURE = (
     "relay.pusher",
     "relay.hub",
     "relay.provider",
+    "relay.store",
     "relay.trading",
     "relay.server.admission",
 )
-SHELLS = {"relay.provider.driver", "relay.provider.connection", "relay.provider.http", "relay.trading.service"}
+SHELLS = {
+    "relay.store.memory",
+    "relay.store.sqlite",
+    "relay.provider.driver",
+    "relay.provider.connection",
+    "relay.provider.http",
+    "relay.trading.service",
+}
 IMPURE_MODULES = {
     "trio", "trio_websocket", "httpx", "socket", "ssl", "time", "random", "secrets", "logging", "structlog", "asyncio", "threading",
     "select", "subprocess", "os", "tempfile", "urllib.request", "http",

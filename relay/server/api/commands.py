@@ -31,10 +31,16 @@ REFUSED: Mapping[Reason, int] = {
     Reason.CONFLICT: 409,
     Reason.RATE_LIMITED: 429,
     Reason.FULL: 429,
+    Reason.STORE_UNAVAILABLE: 503,
     Reason.SHUTTING_DOWN: 503,
 }
-RETRY_AFTER: Mapping[Reason, float] = {Reason.RATE_LIMITED: 1, Reason.FULL: 10, Reason.SHUTTING_DOWN: 5}
-CODES: Mapping[Reason, str] = {Reason.FULL: "FULL"}
+RETRY_AFTER: Mapping[Reason, float] = {
+    Reason.RATE_LIMITED: 1,
+    Reason.FULL: 10,
+    Reason.STORE_UNAVAILABLE: 5,
+    Reason.SHUTTING_DOWN: 5,
+}
+CODES: Mapping[Reason, str] = {Reason.FULL: "FULL", Reason.STORE_UNAVAILABLE: "STORE_UNAVAILABLE"}
 """Codes that say more than the status does."""
 STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED: 422, Outcome.UNKNOWN: 202}
 

@@ -82,6 +82,8 @@ class Status:
         sessions: Sessions,
         catalog: Callable[[], Iterable[CatalogEntry]],
         hub: Callable[[], Mapping[str, Any]],
+        store: Callable[[], Mapping[str, Any]],
+        commands: Callable[[], Mapping[str, Any]],
         registry: CollectorRegistry,
     ) -> None:
         self._settings = settings
@@ -90,6 +92,8 @@ class Status:
         self._sessions = sessions
         self._catalog = catalog
         self._hub = hub
+        self._store = store
+        self._commands = commands
         self._registry = registry
 
     async def health(self, request: Request) -> Response:
@@ -97,10 +101,11 @@ class Status:
         return json_answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Answer GET /readyz: 200 if every required session is connected, else 503 with those that are not."""
-        waiting = not_ready(self._sessions())
-        if waiting:
-            return json_answer({"status": "not ready", "waiting": waiting}, 503)
+        """Answer GET /readyz: 200 if every required session is connected and the store works, else 503 with what is not."""
+        waiting, available = not_ready(self._sessions()), self._store()["available"]
+        if waiting or not available:
+            about = {} if available else {"store": "unavailable"}  # the reason names files, and this page is public
+            return json_answer({"status": "not ready", "waiting": waiting, **about}, 503)
         return json_answer({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
@@ -118,7 +123,9 @@ class Status:
                 "version": self._settings.version,
                 "app_key": app.key if app else None,
                 **({"demo_api_key": self._settings.demo_api_key} if self._gives_demo_key(request) else {}),
-                "ready": not not_ready(sessions),
+                "ready": not not_ready(sessions) and self._store()["available"],
+                "store": self._store() if by_key else {"available": self._store()["available"]},
+                "commands": self._commands(),
                 "sessions": sessions if by_key else list(map(without_samples, sessions)),
                 "quotes": list(_quotes(self._catalog())),
                 "hub": hub if by_key else _without_names(hub),
@@ -206,11 +213,15 @@ class RelayCollector(Collector):
         version: str,
         hub: Callable[[], Mapping[str, Any]],
         sessions: Callable[[], Iterable[Session]],
+        store: Callable[[], Mapping[str, Any]],
+        commands: Callable[[], Mapping[str, Any]],
         log_counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._version = version
         self._hub = hub
         self._sessions = sessions
+        self._store = store
+        self._commands = commands
         self._log_counts = log_counts
 
     def describe(self) -> Iterable[Metric]:
@@ -222,8 +233,24 @@ class RelayCollector(Collector):
         yield _gauge("tickrelay_info", "The relay's version.", {(self._version,): 1}, "version")
         yield from _session_metrics(list(self._sessions()))
         yield from _hub_metrics(self._hub())
+        yield from _command_metrics(dict(self._commands()))
+        yield from _store_metrics(self._store())
         for name, count in self._log_counts().items():
             yield _counter(f"tickrelay_log_lines_{name}", _LOG_COUNTS[name], {(): count})
+
+
+def _command_metrics(commands: dict[str, Any]) -> Iterator[Metric]:
+    yield _gauge("tickrelay_commands_open", "Commands without a reply.", {(): commands.pop("open", 0)})
+    yield _gauge("tickrelay_commands_remembered", "Replies remembered.", {(): commands.pop("remembered", 0)})
+    counts = {(note,): count for note, count in commands.items()}
+    yield _counter("tickrelay_commands", "Replies by outcome, repetitions and refusals.", counts, "what")
+
+
+def _store_metrics(store: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _gauge("tickrelay_store_available", "1 while the store can be written.", {(): float(store["available"])})
+    yield _gauge("tickrelay_store_waiting", "Rows whose acknowledgement is waited for.", {(): store["waiting"]})
+    for name in ("transactions", "rows", "failures"):
+        yield _counter(f"tickrelay_store_{name}", f"{name.capitalize()} of the store.", {(): store.get(name, 0)})
 
 
 def _session_metrics(sessions: list[Session]) -> Iterator[Metric]:

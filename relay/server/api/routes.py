@@ -56,6 +56,7 @@ def build_api(
     sessions: Callable[[], Iterable[Mapping[str, Any]]],
     authorize: Callable[[str, str], Grant | None] = lambda key, channel: None,
     command_service: CommandService | None = None,
+    store: Callable[[], Mapping[str, Any]] = lambda: {"available": True, "waiting": 0},
     registry: CollectorRegistry | None = None,
     log_counts: Callable[[], Mapping[str, int]] = dict,
     web: Path = WEB,
@@ -66,15 +67,16 @@ def build_api(
 
     ``catalog`` and ``sessions`` are called on every request that needs them; a session is its ``status()``, with
     ``required`` added. ``authorize(key name, channel)`` may overrule the configured permissions. Without
-    ``command_service`` there is no endpoint for commands. The metrics are registered in ``registry``, a new one by default.
-    ``clock`` is the hub's.
+    ``command_service`` there is no endpoint for commands. ``store`` is the store's ``status``. The metrics are registered in
+    ``registry``, a new one by default. ``clock`` is the hub's.
     """
     registry = registry or CollectorRegistry()
 
     def current_sessions() -> list[Session]:
         return list(map(shown, sessions()))
 
-    registry.register(RelayCollector(settings.version, hub.snapshot, current_sessions, log_counts))
+    commands = dict[str, Any] if command_service is None else command_service.registry.snapshot
+    registry.register(RelayCollector(settings.version, hub.snapshot, current_sessions, store, commands, log_counts))
     bodies = Bodies(settings.bodies, settings.body_within)
     pusher = PusherApi(hub, clock=clock, unix_time=unix_time, bodies=bodies)
     bootstrap = Bootstrap(settings, app=hub.app, keys=keys, catalog=catalog, authorize=authorize, bodies=bodies)
@@ -85,12 +87,14 @@ def build_api(
         sessions=current_sessions,
         catalog=catalog,
         hub=hub.snapshot,
+        store=store,
+        commands=commands,
         registry=registry,
     )
     trading = []
     if command_service is not None:
-        commands = Commands(settings, keys=keys, command_service=command_service, bodies=bodies)
-        trading = [Route("/v2/commands", commands.endpoint, methods=["GET", "POST"])]
+        endpoint = Commands(settings, keys=keys, command_service=command_service, bodies=bodies).endpoint
+        trading = [Route("/v2/commands", endpoint, methods=["GET", "POST"])]
 
     return Starlette(
         routes=[

@@ -1,0 +1,1 @@
+"""The store: small rows that outlive the process."""

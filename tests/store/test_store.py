@@ -1,0 +1,302 @@
+"""Every store, by one suite; and the SQLite file where it cannot be used."""
+
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from relay.store import sqlite
+from relay.store.interface import Row, Rows, Store
+from relay.store.memory import MemoryStore
+from relay.store.sqlite import APPLICATION, SqliteStore
+
+Make = Callable[[], Store]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "PAUSE", 0.1)
+
+
+class Kept:
+    """A store that runs, and what it restored."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.rows: list[Rows] = []
+        self.contents: list[Row] = []
+
+    def restore(self, rows: Rows) -> None:
+        self.rows.append({table: sorted(of_table) for table, of_table in rows.items()})
+
+    async def commit(self, key: str, value: bytes | None, table: str = "t") -> str:
+        """Commit a row and return the failure."""
+        said: list[str] = []
+        done = trio.Event()
+
+        def take(failure: str) -> None:
+            said.append(failure)
+            done.set()
+
+        self.store.commit(Row(table, key, value), take)
+        with trio.fail_after(30):
+            await done.wait()
+        assert len(said) == 1
+        return said[0]
+
+    async def until(self, available: bool) -> None:
+        with trio.fail_after(30):
+            while self.store.status()["available"] is not available:
+                await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def keeping(store: Any, contents: Iterable[Row] = ()) -> AsyncIterator[Kept]:
+    kept = Kept(store)
+    kept.contents = list(contents)
+    async with trio.open_nursery() as nursery:
+
+        async def run(task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+            await store.run(kept.restore, lambda: kept.contents, task_status=task_status)
+
+        await nursery.start(run)
+        yield kept
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Make the same store again and again, as restarts do."""
+    if request.param == "memory":
+        return MemoryStore
+    return lambda: SqliteStore(tmp_path / "s.sqlite3")
+
+
+# Every store ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_store_starts_empty_and_available(make: Make) -> None:
+    async with keeping(make()) as kept:
+        assert kept.rows == [{}]
+        assert kept.store.failure == ""
+        status = kept.store.status()
+        assert (status["available"], status["reason"], status["waiting"]) == (True, "", 0)
+
+
+async def test_commits_are_acknowledged_once_each_in_order(make: Make) -> None:
+    async with keeping(make()) as kept:
+        said: list[tuple[int, str]] = []
+        for n in range(500):
+            kept.store.commit(Row("t", f"k{n}", b"v"), lambda failure, n=n: said.append((n, failure)))
+            kept.store.write(Row("t", f"k{n}", b"w"))
+        assert await kept.commit("last", b"v") == ""
+        assert said == [(n, "") for n in range(500)]
+
+
+async def test_a_restart_restores_all_that_was_written_or_nothing(make: Make) -> None:
+    """In memory nothing outlives the process; on disk the last value of each key does, per table."""
+    async with keeping(make()) as kept:
+        kept.store.write(Row("t", "changed", b"1"))
+        kept.store.write(Row("t", "changed", b"2"))
+        kept.store.write(Row("t", "gone", b"1"))
+        kept.store.write(Row("u", "changed", b"\x00\xff"))
+        await kept.commit("committed", b"1")
+        kept.store.write(Row("t", "gone", None))
+        await kept.commit("gone too", b"1")
+        kept.store.write(Row("t", "gone too", None))
+        kept.store.write(Row("t", "late", b"1"))  # written when the store ends
+    is_disk = isinstance(kept.store, SqliteStore)
+    async with keeping(make()) as again:
+        expected = {"t": [("changed", b"2"), ("committed", b"1"), ("late", b"1")], "u": [("changed", b"\x00\xff")]}
+        assert again.rows == [expected if is_disk else {}]
+
+
+async def test_an_order_given_to_a_key_again_is_the_last_one(make: Make) -> None:
+    store = make()
+    async with keeping(store) as kept:
+        await kept.commit("k", b"1")
+        kept.store.write(Row("t", "k", None))
+        assert await kept.commit("k", b"2") == ""
+        kept.store.write(Row("t", "k", b"3"))
+    async with keeping(make()) as again:
+        assert again.rows == ([{"t": [("k", b"3")]}] if isinstance(store, SqliteStore) else [{}])
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    async with keeping(SqliteStore(tmp_path / "s.sqlite3")) as kept:
+        await kept.commit("k", b"v")
+        modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(tmp_path)}
+    assert modes["s.sqlite3"] == 0o600
+    assert set(modes.values()) == {0o600}
+
+
+async def test_what_was_acknowledged_is_in_the_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    async with keeping(SqliteStore(path)) as kept:
+        await kept.commit("k", b"v")
+        connection = sqlite3.connect(path)
+        assert connection.execute("SELECT kind, key, value FROM rows").fetchall() == [("t", "k", b"v")]
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        connection.close()
+
+
+async def test_a_second_process_is_kept_out_until_the_first_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    async with keeping(SqliteStore(path)) as first:
+        await first.commit("k", b"v")
+        async with keeping(SqliteStore(path)) as second:
+            assert second.store.failure == f"{path} is used by another process"
+            assert second.rows == []
+            assert await second.commit("x", b"v") == second.store.failure
+    async with keeping(SqliteStore(path)) as third:
+        assert third.rows == [{"t": [("k", b"v")]}]
+
+
+def foreign(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.commit()
+    connection.close()
+    return f"{path} is not a store of tickrelay"
+
+
+def newer(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    connection.executescript(f"CREATE TABLE r (x); PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 2")
+    connection.close()
+    return f"{path} is a store of version 2; this tickrelay has version 1"
+
+
+def rubbish(path: Path) -> str:
+    path.write_bytes(b"no database " * 1000)
+    return f"{path}: file is not a database"
+
+
+def directory(path: Path) -> str:
+    path.mkdir()
+    return f"{path}: Is a directory"
+
+
+@pytest.mark.parametrize("spoil", [foreign, newer, rubbish, directory])
+async def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
+    path = tmp_path / "s.sqlite3"
+    reason = spoil(path)
+    before = path.read_bytes() if path.is_file() else b""
+    async with keeping(SqliteStore(path)) as kept:
+        assert kept.store.failure == reason
+        assert await kept.commit("k", b"v") == reason
+        kept.store.write(Row("t", "k", b"v"))
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+async def test_no_directory_no_store_until_there_is_one(tmp_path: Path) -> None:
+    """A store that is opened late restores then, and writes what it was given meanwhile."""
+    path = tmp_path / "deep" / "s.sqlite3"
+    async with keeping(SqliteStore(path)) as kept:
+        assert kept.store.failure.endswith("No such file or directory")
+        assert kept.rows == []
+        kept.store.write(Row("t", "meanwhile", b"v"))
+        path.parent.mkdir()
+        await kept.until(available=True)
+        assert kept.rows == [{}]
+        assert await kept.commit("k", b"v") == ""
+    async with keeping(SqliteStore(path)) as again:
+        assert again.rows == [{"t": [("k", b"v"), ("meanwhile", b"v")]}]
+
+
+async def test_a_locked_file_fails_what_waits_and_comes_back_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    async with keeping(SqliteStore(path)) as kept:
+        await kept.commit("before", b"v")
+        stranger = sqlite3.connect(path, isolation_level=None)
+        stranger.execute("BEGIN IMMEDIATE")
+        assert await kept.commit("failed", b"v") == f"{path}: database is locked"
+        assert kept.store.failure == f"{path}: database is locked"
+        assert await kept.commit("refused", b"v") == kept.store.failure
+        kept.store.write(Row("t", "before", b"w"))
+        kept.store.write(Row("t", "meanwhile", b"v"))
+        stranger.execute("ROLLBACK")
+        stranger.close()
+        await kept.until(available=True)
+        assert await kept.commit("after", b"v") == ""
+        assert kept.store.status()["failures"] == 1
+    async with keeping(SqliteStore(path)) as again:
+        assert again.rows == [{"t": [("after", b"v"), ("before", b"w"), ("meanwhile", b"v")]}]
+
+
+async def test_a_full_disk_fails_what_waits_and_what_could_not_be_written_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file may not grow: SQLite's own error for a full disk."""
+    path = tmp_path / "s.sqlite3"
+    connect = sqlite3.connect
+    pages = 8
+
+    def small(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    async with keeping(SqliteStore(path)) as kept:
+        assert await kept.commit("small", b"v") == ""
+        kept.store.write(Row("t", "small", b"w"))
+        assert "full" in await kept.commit("large", b"v" * 100_000)
+        await kept.until(available=True)  # what was held fits
+        kept.store.write(Row("t", "larger", b"v" * 100_000))
+        await kept.until(available=False)
+        assert "full" in await kept.commit("small", b"x")
+        pages = 1000
+        await kept.until(available=True)
+    monkeypatch.undo()
+    async with keeping(SqliteStore(path)) as again:
+        assert again.rows == [{"t": [("larger", b"v" * 100_000), ("small", b"w")]}]
+
+
+async def test_a_file_that_was_removed_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    rows = [Row("t", "a", b"1"), Row("t", "b", b"2")]
+    async with keeping(SqliteStore(path), rows) as kept:
+        for row in rows:
+            await kept.commit(row.key, row.value)
+        for each in list(os.scandir(tmp_path)):
+            if not each.name.endswith(".lock"):
+                os.unlink(each.path)
+        await kept.until(available=False)
+        assert kept.store.failure == f"{path} was removed or replaced while it was open"
+        await kept.until(available=True)
+        await kept.commit("c", b"3")
+    async with keeping(SqliteStore(path)) as again:
+        assert again.rows == [{"t": [("a", b"1"), ("b", b"2"), ("c", b"3")]}]
+
+
+async def test_a_disk_that_does_not_answer_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.sqlite3"
+    monkeypatch.setattr(sqlite, "SILENT", 0.3)
+    async with keeping(SqliteStore(path)) as kept:
+        await kept.commit("before", b"v")
+        goes_on = threading.Event()
+        apply = sqlite._Writer._apply
+
+        def hang(self: Any, rows: Any) -> None:
+            goes_on.wait(30)
+            apply(self, rows)
+
+        monkeypatch.setattr(sqlite._Writer, "_apply", hang)
+        assert await kept.commit("hung", b"v") == f"{path} has not answered for 0.3 s"
+        assert kept.store.failure
+        goes_on.set()
+        await kept.until(available=True)
+        assert await kept.commit("after", b"v") == ""
+    async with keeping(SqliteStore(path)) as again:
+        assert again.rows == [{"t": [("after", b"v"), ("before", b"v")]}]
