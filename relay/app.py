@@ -168,6 +168,7 @@ class Relay:
             keys=ChannelKeys(digest_of=self._keys.digest_of, refusal=self._key_refusal),
             history=settings.history,
             outbox=settings.outbox,
+            costs=settings.costs,
             pinned=self.providers.pinned(),
             now=trio.current_time(),
         )

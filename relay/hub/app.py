@@ -32,6 +32,7 @@ from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher import messages
 from relay.pusher.apps import App
 from relay.pusher.connection import ServerConnection, hears_error
+from relay.pusher.costs import ClientBudgets, Spending
 from relay.pusher.http_api import ChannelState
 from relay.pusher.messages import (
     Action,
@@ -81,6 +82,7 @@ class Shared:
     on_channel_event: Callable[[ChannelEvent], object]
     on_command: OnCommand
     keys: "ChannelKeys"
+    budgets: ClientBudgets
     dropped: Counter[Policy] = field(factory=Counter)
     """Deliveries that slow subscribers did not get unchanged, over all channels."""
 
@@ -102,9 +104,9 @@ class SubscriberSession:
     monotonic seconds.
     """
 
-    __slots__ = ("_app_state", "asker", "connection", "outbox", "streams")
+    __slots__ = ("_app_state", "asker", "connection", "outbox", "spending", "streams")
 
-    def __init__(self, app_state: "AppState", connection: ServerConnection, outbox: Outbox) -> None:
+    def __init__(self, app_state: "AppState", connection: ServerConnection, outbox: Outbox, spending: Spending) -> None:
         self._app_state = app_state
         self.connection = connection
         self.outbox = outbox
@@ -112,7 +114,8 @@ class SubscriberSession:
         """What it is called where it asks something of providers."""
         self.streams = 0
         """Channels it holds that ask something of a provider."""
-        app_state.sessions[connection.socket_id] = self
+        self.spending = spending
+        app_state.add(self)
 
     @property
     def socket_id(self) -> str:
@@ -123,17 +126,48 @@ class SubscriberSession:
         """Greet the subscriber, or refuse its version of the protocol. To be called once, first."""
         self._act(self.connection.open(query), now)
 
+    def arrived(self, size: int, now: float) -> None:
+        """Charge for the bytes of a read."""
+        self.spending.spend(size * self.spending.budgets.byte, now)
+
+    def pause(self, now: float) -> float:
+        """Return the seconds to wait before the next message is handed over; 0 for none."""
+        return self.spending.pause(now)
+
     def receive(self, text: str, now: float) -> None:
-        """Process a text message."""
-        self._act(self.connection.receive(text, now), now)
+        """Process a text message, or refuse it where a budget was exceeded for too long."""
+        spending = self.spending
+        limit = spending.exceeded(now)
+        spending.spend(spending.budgets.prices.message + len(text) * spending.budgets.byte, now)
+        if limit is None:
+            self._act(self.connection.receive(text, now), now)
+        elif spending.refuse(limit):
+            self._act(self.connection.refuse(text, limit, now), now)
+        else:
+            self._end_spender(limit, now)
 
     def receive_binary(self, now: float) -> None:
         """Refuse a binary message, of which the protocol has none."""
-        self._act(self.connection.receive_binary(now), now)
+        if self._paid(now):
+            self._act(self.connection.receive_binary(now), now)
 
     def alive(self, now: float) -> None:
         """Note that the peer sent a ping or pong of WebSocket."""
-        self.connection.alive(now)
+        if self._paid(now):
+            self.connection.alive(now)
+
+    def _paid(self, now: float) -> bool:
+        """Charge for a message that cannot be refused; False where the connection was closed in its place."""
+        limit = self.spending.exceeded(now)
+        self.spending.spend(self.spending.budgets.prices.message, now)
+        if limit is None or self.spending.refuse(limit):
+            return True
+        self._end_spender(limit, now)
+        return False
+
+    def _end_spender(self, limit: str, now: float) -> None:
+        code = PusherCloseCode.OVER_CAPACITY
+        self.end(code, f"{code.meaning}: more was asked for than allowed (limit {limit})", now)
 
     def deadline(self) -> float:
         """Return the time to call `timeout` unless something is received before; infinity for never."""
@@ -143,6 +177,10 @@ class SubscriberSession:
         """Ping the subscriber, or close the connection, since the deadline has passed."""
         self._act(self.connection.timeout(now), now)
 
+    def leave(self, now: float) -> None:
+        """Leave all channels: nothing more reaches the subscriber, though its socket may take a while to end."""
+        self._act(self.connection.close(PusherCloseCode.OVER_CAPACITY), now)
+
     def end(self, code: int, reason: str, now: float) -> None:
         """Close the connection on the relay's own decision."""
         self._act(self.connection.close(code, reason), now)
@@ -150,7 +188,6 @@ class SubscriberSession:
     def closed(self, now: float) -> None:
         """Remove the session after its socket has closed."""
         self._leave(now)
-        self._app_state.sessions.pop(self.socket_id, None)
 
     def send(self, text: str) -> None:
         """Send one of the protocol's own messages."""
@@ -174,9 +211,9 @@ class SubscriberSession:
                 case LeaveChannel(channel):
                     self._app_state.unsubscribe(self, channel, now)
                 case ClientEvent(channel):
-                    self._app_state.client_event(self, action, self.connection.authorities.get(channel))
+                    self._app_state.client_event(self, action, self.connection.authorities.get(channel), now)
                 case SignIn():
-                    self._app_state.sign_in(self, action)
+                    self._app_state.sign_in(self, action, now)
                 case CloseConnection(code, reason):
                     self.outbox.close(code, reason)
                     self._leave(now)
@@ -184,6 +221,7 @@ class SubscriberSession:
     def _leave(self, now: float) -> None:
         self._act(self.connection.lost(), now)
         self._app_state.sign_out(self)
+        self._app_state.remove(self)
 
 
 class RefusedSession:
@@ -196,6 +234,16 @@ class RefusedSession:
         if hears_error(protocol):
             self.outbox.put(control(messages.error(close.reason, close.code)))
         self.outbox.close(close.code, close.reason)
+
+    def arrived(self, size: int, now: float) -> None:
+        """Charge nobody."""
+
+    def pause(self, now: float) -> float:
+        """Return 0: what it sends costs nothing."""
+        return 0.0
+
+    def leave(self, now: float) -> None:
+        """Do nothing; it holds no channel."""
 
     def receive(self, text: str, now: float) -> None:
         """Ignore the message."""
@@ -253,6 +301,9 @@ class AppState:
         """Occupied channels that ask something of a provider."""
         self._shared = shared
         self._idle: IdleTopics[str] = IdleTopics(shared.history)
+        self._prices = shared.budgets.prices
+        self._pending: dict[str, SubscriberSession] = {}
+        """Connections of an app with authorized connections that are not authorized yet, the oldest first."""
 
     def replace(self, app: App) -> None:
         """Take over changed settings, for open connections too."""
@@ -263,9 +314,47 @@ class AppState:
 
     # Connections -----------------------------------------------------------------------------------------------------
 
+    @property
+    def counted(self) -> int:
+        """Connections that count for `max_connections`: where they have to be authorized, those that are."""
+        return len(self.sessions) - len(self._pending)
+
+    def add(self, session: SubscriberSession) -> None:
+        """Add a new connection."""
+        self.sessions[session.socket_id] = session
+        if self.app.authorization_timeout is not None:
+            self._pending[session.socket_id] = session
+
+    def remove(self, session: SubscriberSession) -> None:
+        """Remove a connection that has ended."""
+        self.sessions.pop(session.socket_id, None)
+        self._pending.pop(session.socket_id, None)
+
+    def bound_unauthorized(self, now: float) -> None:
+        """Close the oldest connection that is not authorized yet if there are too many: an honest one is soon authorized."""
+        if len(self._pending) > self.app.max_unauthorized:
+            self._shared.budgets.counts["max_unauthorized", "closed"] += 1
+            code = PusherCloseCode.OVER_CAPACITY
+            reason = f"{code.meaning}: too many connections are not authorized (limit max_unauthorized)"
+            self._pending.pop(next(iter(self._pending))).end(code, reason, now)
+
+    def _admit(self, session: SubscriberSession, now: float, *, joining: str = "") -> bool:
+        """Count a connection that has been authorized; False where it was closed because there are enough."""
+        if session.connection.authorized and session.socket_id in self._pending:
+            most = self.app.max_connections
+            if most is not None and self.counted >= most:
+                session.connection.forget(joining)
+                session.end(PusherCloseCode.OVER_QUOTA, PusherCloseCode.OVER_QUOTA.meaning, now)
+                return False
+            del self._pending[session.socket_id]
+        return True
+
     def subscribe(self, session: SubscriberSession, request: JoinChannel, now: float) -> None:
         """Add the connection to a channel, or refuse it with `subscription_error`."""
         name, channel = request.channel, self.channels.get(request.channel)
+        session.spending.spend(self._prices.subscribe, now)
+        if self._pending and not self._admit(session, now, joining=name):
+            return
         try:
             if request.authority is not None and (reason := self._unauthorized(name, request.authority)) is not None:
                 raise ProtocolError(reason, status=401)
@@ -292,8 +381,9 @@ class AppState:
         self._greet(session, channel, request, now)
         if added and member is not None:
             channel.send(messages.member_added(name, member), but=session.socket_id)
+            session.spending.spend(self._prices.recipient * len(channel), now)
             self._notify_server("member_added", channel, user_id=member.user_id)
-        self._update_count(channel, now)
+        self._update_count(session, channel, now)
         if channel.topic.stream is None:
             return
         if first:
@@ -308,11 +398,13 @@ class AppState:
         session.streams -= asks
         channel.remove(session.socket_id)
         session.outbox.discard(name)
+        session.spending.spend(self._prices.unsubscribe, now)
         user_id = channel.presence.leave(session.socket_id) if channel.presence is not None else None
         if user_id is not None:
             channel.send(messages.member_removed(name, user_id))
+            session.spending.spend(self._prices.recipient * len(channel), now)
             self._notify_server("member_removed", channel, user_id=user_id)
-        self._update_count(channel, now)
+        self._update_count(session, channel, now)
         if len(channel):
             return
         del self.channels[name]
@@ -325,7 +417,9 @@ class AppState:
         else:
             self._settle(name, channel.topic)
 
-    def client_event(self, session: SubscriberSession, event: ClientEvent, authority: Authority | None) -> None:
+    def client_event(
+        self, session: SubscriberSession, event: ClientEvent, authority: Authority | None, now: float
+    ) -> None:
         """Send a client's event to the channel's other subscribers. It has no number and is not kept.
 
         A command on an account's channel is executed and not sent on. `authority` is the one by which the connection holds
@@ -333,6 +427,7 @@ class AppState:
         """
         channel = self.channels[event.channel]
         stream = channel.topic.stream
+        session.spending.spend(self._prices.client_event + self._prices.recipient * len(channel), now)
         if event.event == COMMAND and stream is not None and stream.topic.kind == "account":
             self._command(session, event, stream, authority)
             return
@@ -366,8 +461,11 @@ class AppState:
             case Repeated(reply):
                 session.send(messages.event(event.channel, "reply", reply))
 
-    def sign_in(self, session: SubscriberSession, user: SignIn) -> None:
+    def sign_in(self, session: SubscriberSession, user: SignIn, now: float) -> None:
         """Assign the connection to a user, and notify it and the user's watchers of who is online."""
+        session.spending.spend(self._prices.sign_in, now)
+        if self._pending and not self._admit(session, now):
+            return
         came_online = self.users.sign_in(session.socket_id, user.user_id, user.watchlist)
         if online := self.users.online(user.watchlist):
             session.send(messages.watchlist_events([("online", online)]))
@@ -615,15 +713,25 @@ class AppState:
         )
         for delivery in caught_up.deliveries:
             put(delivery)
+        self._charge(session, channel, caught_up.deliveries, now)
         channel.add(session.socket_id, session.outbox, ids=request.ids, waits=caught_up.waits)
         if caught_up.cache_missed and not channel.miss_reported:
             channel.miss_reported = True
             self._notify_server("cache_miss", channel)
 
-    def _update_count(self, channel: Channel, now: float) -> None:
+    def _charge(self, session: SubscriberSession, channel: Channel, sent: Sequence[Delivery], now: float) -> None:
+        """Charge a new subscriber for the members and the past events that it was sent."""
+        units = 0.0 if channel.presence is None else self._prices.member * len(channel.presence)
+        if sent:
+            units += self._prices.event * len(sent) + self._prices.sent_kilobyte * sum(map(len, sent)) / 1024
+        if units:
+            session.spending.spend(units, now)
+
+    def _update_count(self, session: SubscriberSession, channel: Channel, now: float) -> None:
         if not self.app.subscription_count or channel.presence is not None:
             return
         if self.counts.changed(channel.name, len(channel), now):
+            session.spending.spend(self._prices.recipient * len(channel), now)
             self._send_count(channel)
 
     def _send_count(self, channel: Channel) -> None:

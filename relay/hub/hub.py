@@ -28,6 +28,7 @@ from relay.model.events import Event, Stamp
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.apps import App
 from relay.pusher.connection import PROTOCOLS, ServerConnection, admit
+from relay.pusher.costs import ClientBudgets, Costs
 from relay.pusher.http_api import ChannelState
 from relay.pusher.messages import CloseConnection, PusherCloseCode, ResumePosition
 from relay.pusher.names import server_to_user_channel
@@ -63,6 +64,7 @@ class Hub:
         keys: ChannelKeys | None = None,
         history: HistoryLimits | None = None,
         outbox: OutboxLimits | None = None,
+        costs: Costs | None = None,
         pinned: Iterable[Stream] = (),
         now: float = 0.0,
     ) -> None:
@@ -82,6 +84,7 @@ class Hub:
         """
         history = history or HistoryLimits()
         epochs = _counter(epoch)
+        self.budgets = ClientBudgets(costs or Costs())
         self._shared = Shared(
             streams=Streams(epochs, history, pinned, want=want, want_too=want_too, unwant=unwant),
             history=history,
@@ -92,6 +95,7 @@ class Hub:
             on_channel_event=on_channel_event,
             on_command=on_command,
             keys=keys or ChannelKeys(),
+            budgets=self.budgets,
         )
         self._streams = self._shared.streams
         self._ids = self._shared.ids
@@ -151,6 +155,7 @@ class Hub:
         *,
         secure: bool = False,
         compressed: bool = False,
+        address: str | None = None,
     ) -> SubscriberSession | RefusedSession:
         """Begin a connection to `/app/<app_key>?<query>`; the greeting, or the refusal and its close, is in its outbox.
 
@@ -160,6 +165,7 @@ class Hub:
             origin: the Origin header of a browser's page.
             secure: the client uses TLS.
             compressed: permessage-deflate was agreed.
+            address: the network whose connections share a budget; None for none.
         """
         app_state = self._by_key.get(app_key)
         refusal = _NO_PATH if not app_key else self._refusal(app_state, origin, now, secure=secure)
@@ -167,9 +173,11 @@ class Hub:
             close = refusal or CloseConnection(PusherCloseCode.APP_UNKNOWN, PusherCloseCode.APP_UNKNOWN.meaning)
             return RefusedSession(close, _protocol(query))
         outbox = (CompressedOutbox if compressed else Outbox)(app_state, self._outbox_limits)
+        spending = self.budgets.connect(app_state.app.id, address, now)
         connection = ServerConnection(app_state.app, self._socket_ids(), now, self._shared.keys.digest_of)
-        session = SubscriberSession(app_state, connection, outbox)
+        session = SubscriberSession(app_state, connection, outbox, spending)
         session.open(_parameters(query), now)
+        app_state.bound_unauthorized(now)
         return session
 
     def _refusal(
@@ -177,11 +185,12 @@ class Hub:
     ) -> CloseConnection | None:
         if self._closing:
             return CloseConnection(PusherCloseCode.RECONNECT, "server is shutting down")
-        app, connections = (None, 0) if app_state is None else (app_state.app, len(app_state.sessions))
+        app, connections = (None, 0) if app_state is None else (app_state.app, app_state.counted)
         refusal = admit(app, secure=secure, origin=origin, connections=connections)
         if refusal is not None or app_state is None:
             return refusal
         if not app_state.new_connections.take(1, now):
+            self.budgets.counts["connections_per_second", "refused"] += 1
             return CloseConnection(
                 PusherCloseCode.OVER_CAPACITY, "Too many new connections per second (limit connections_per_second)"
             )
@@ -286,6 +295,7 @@ class Hub:
             "published": dict(self.published),
             "unrouted": self.unrouted,
             "dropped": {policy.value: dropped for policy, dropped in self._shared.dropped.items()},
+            "limits": self.budgets.exceeded(),
             "streams": [topic.status() for topic in self._streams],
             "apps": {app_id: app_state.status() for app_id, app_state in self._by_id.items()},
         }
@@ -297,10 +307,20 @@ class Hub:
             raise UnknownApp(f"there is no app {app_id}") from None
 
 
-@lru_cache(maxsize=256)
+#: Characters of the longest query that is remembered, and of what is read of any: the libraries send some 70.
+_REMEMBERED, _LONGEST = 256, 4096
+
+
 def _parameters(query: str) -> Mapping[str, str]:
     """Return the query's parameters. Cached, since clients of one library all send the same query."""
+    return _remembered_parameters(query) if len(query) <= _REMEMBERED else _parsed(query[:_LONGEST])
+
+
+def _parsed(query: str) -> Mapping[str, str]:
     return MappingProxyType(dict(parse_qsl(query, keep_blank_values=True)))
+
+
+_remembered_parameters = lru_cache(maxsize=256)(_parsed)
 
 
 def _protocol(query: str) -> int:

@@ -2,13 +2,15 @@
 
 The reader always drains the library's queue: what a message leads to is synchronous. Everything waited for has a
 deadline, and closing is bounded whatever the peer does. The stream is wrapped, for what the library does not tell: that
-bytes arrived at all (it answers pings itself), and that the peer hung up, or answered with a status and an endless body, in
-the middle of the handshake. And for what it does not bound: the frames of one message that carry next to nothing.
+and when bytes arrived (it answers pings itself, and messages wait in its queue while the relay is busy), and that the peer
+hung up, or answered with a status and an endless body, in the middle of the handshake. And for what it does not bound: the
+frames of one message that carry next to nothing.
 
 Whatever a peer answers to the handshake, the attempt ends as `Refused` or `DialFailed`, never by an exception.
 """
 
 import ssl
+import time
 from collections.abc import Callable
 from math import inf
 from urllib.parse import urlsplit
@@ -126,7 +128,7 @@ class Line:
 
     Args:
         on_open: called when frames may be sent.
-        on_text: called with every message.
+        on_text: called with every message, and the Unix time in nanoseconds at which bytes were last read before it.
         on_bytes: called whenever anything arrives.
         on_written: called when a text frame was taken by the kernel.
     """
@@ -137,7 +139,7 @@ class Line:
         ssl_context: ssl.SSLContext | None,
         *,
         on_open: Callable[[], None],
-        on_text: Callable[[str], None],
+        on_text: Callable[[str, int], None],
         on_bytes: Callable[[], None],
         on_written: Callable[[], object] = lambda: None,
     ) -> None:
@@ -147,6 +149,7 @@ class Line:
         self._on_open = on_open
         self._on_text = on_text
         self._on_bytes = on_bytes
+        self._arrived = 0
         self._scope = trio.CancelScope()
         self._open = False
         self._put, self._items = trio.open_memory_channel[str | _Ping | _Close](inf)
@@ -277,7 +280,8 @@ class Line:
                 return Closed(1006) if reason is None else Closed(reason.code, reason.reason or "")
             if self.live:
                 # Not text by the protocol: kept recognisable, so that it ends as an Unknown and not in silence.
-                self._on_text(message if isinstance(message, str) else message.decode("utf-8", "backslashreplace"))
+                text = message if isinstance(message, str) else message.decode("utf-8", "backslashreplace")
+                self._on_text(text, self._arrived)
 
     async def _write(
         self,
@@ -312,6 +316,7 @@ class Line:
                 return  # the reader reports it
 
     def _on_bytes_if_live(self) -> None:
+        self._arrived = time.time_ns()
         if self.live:
             self._on_bytes()
 

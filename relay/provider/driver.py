@@ -318,8 +318,8 @@ class ProviderSession:
             self._line_of_log("warning", "fetch_failed", url=request.shown, tag=str(request.fetch.tag), cause=cause)
         self._turn(session_events.Fetched(request.id, answer))
 
-    def _received(self, raw: str) -> None:
-        outputs = self._machine.receive(raw, moment())
+    def _received(self, raw: str, arrived: int) -> None:
+        outputs = self._machine.receive(raw, Now(trio.current_time(), arrived))
         if outputs:
             self._do(outputs)
 

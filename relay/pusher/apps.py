@@ -79,7 +79,11 @@ class App:
     allowed_origins: tuple[str, ...] = field(default=("*",), converter=tuple)
     """Origins of browser pages that may connect: `*`, `example.com`, `*.example.com`, `https://example.com:8443`."""
     max_connections: int | None = field(default=None, validator=_positive_or_none)
-    """Connections at once; more are refused with 4004."""
+    """Connections at once; more are refused with 4004. With `authorization_timeout` only authorized ones count."""
+    max_unauthorized: int = field(default=1000, validator=_positive)
+    """With `authorization_timeout`: connections at once that are not authorized yet. One more closes the oldest of them
+    with 4100.
+    """
     activity_timeout: float = field(default=120, validator=validators.ge(1))
     """Seconds of silence after which either side pings the other."""
     pong_timeout: float = field(default=30, validator=_positive)

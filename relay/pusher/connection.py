@@ -145,6 +145,11 @@ class ServerConnection:
         return self._user_secret
 
     @property
+    def authorized(self) -> bool:
+        """True once it has signed in or joined a channel that needs a signature."""
+        return self._authorized
+
+    @property
     def user_id(self) -> str | None:
         """The signed-in user."""
         return None if self._user is None else self._user.user_id
@@ -174,6 +179,28 @@ class ServerConnection:
             return self._handle(messages.read(text), now)
         except ProtocolError as exc:
             return [SendMessage(messages.error(exc.message, exc.code))]
+
+    def refuse(self, text: str, limit: str, now: float) -> list[Action]:
+        """One text message came in from a client that has used up a budget; `limit` is the setting's name.
+
+        A channel may be left all the same; everything else is answered with an error and has no effect.
+        """
+        if self.closed:
+            return []
+        self.alive(now)
+        why = f"more was asked for than allowed (limit {limit})"
+        try:
+            if size_of(text) <= self.app.limits.message_size:
+                frame = messages.read(text)
+                if frame.event == "pusher:unsubscribe":
+                    return self._handle(frame, now)
+                if frame.event == "pusher:subscribe":
+                    channel = messages.read_json(frame.data, "data of pusher:subscribe").get("channel")
+                    if isinstance(channel, str) and channel not in self._channels:
+                        return [SendMessage(messages.subscription_error(channel, "LimitReached", why, 429))]
+        except ProtocolError as exc:
+            why = f"{exc.message}; {why}"
+        return [SendMessage(messages.error(why, PusherCloseCode.RATE_LIMITED))]
 
     def receive_binary(self, now: float) -> list[Action]:
         """One binary message came in; the protocol has none."""

@@ -71,16 +71,25 @@ _PREFIXES = (
 )
 
 
-@lru_cache(maxsize=4096)
+#: Characters of the longest name that is remembered: a client may send names of any length.
+_REMEMBERED = 200
+
+
 def channel_type(name: str) -> ChannelType:
     """The type a channel has by its name's prefix; does not check the name."""
+    return _remembered_type(name) if len(name) <= _REMEMBERED else _type_of(name)
+
+
+def _type_of(name: str) -> ChannelType:
     for prefix, kind in _PREFIXES:
         if name.startswith(prefix):
             return kind
     return ChannelType.PUBLIC
 
 
-@lru_cache(maxsize=4096)
+_remembered_type = lru_cache(maxsize=4096)(_type_of)
+
+
 def check_channel_name(name: str, limit: int = 164) -> ChannelType:
     """The type of a valid channel name; otherwise ProtocolError naming the limit or the character set.
 
@@ -90,10 +99,16 @@ def check_channel_name(name: str, limit: int = 164) -> ChannelType:
         raise ProtocolError("channel name is empty")
     if len(name) > limit:
         raise ProtocolError(f"channel name is longer than {limit} characters (limit channel_name)")
-    kind = channel_type(name)
-    if not _NAME.fullmatch(name.removeprefix(SERVER_TO_USER)):
+    if not (_is_remembered_name(name) if len(name) <= _REMEMBERED else _is_name(name)):
         raise ProtocolError(f"channel name {name!r} may only contain A-Z a-z 0-9 _ - = @ , . ;")
-    return kind
+    return channel_type(name)
+
+
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name.removeprefix(SERVER_TO_USER)) is not None
+
+
+_is_remembered_name = lru_cache(maxsize=4096)(_is_name)
 
 
 def check_event_name(name: str, limit: int = 200, *, server: bool = True) -> None:

@@ -9,11 +9,18 @@
   stream has come; after `limits.close` seconds it is dropped, with what the kernel still holds for it.
 - A slow subscriber whose socket takes no byte for `limits.write` seconds is dropped the same way.
 - One subscriber's failure, also that of its session's code, ends that subscriber only.
+- Subscribers' requests come last: they are handled for a millisecond at a time, and between two such slices trio's other
+  tasks, which read from the providers and carry out commands, have their turn. A subscriber that exceeds a budget
+  (`relay.pusher.costs`) is not read from until the budget allows its next message.
 """
 
+import heapq
 import math
 import socket
+import time
+from collections.abc import Sequence
 from functools import partial
+from itertools import count
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -21,7 +28,8 @@ import structlog
 import trio
 
 from relay.hub.outbox import Delivery, Outbox, Policy
-from relay.server.fastpath.poller import Poller
+from relay.server.admission import forwarded_for, is_local, network_of
+from relay.server.fastpath.poller import SLICE, Poller
 from relay.server.fastpath.upgrade import UpgradeRequest
 from relay.server.fastpath.writer import BatchWriter
 from relay.server.limits import SubscriberLimits
@@ -45,6 +53,9 @@ log = structlog.get_logger()
 SHUTDOWN_CODE = 4200
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
 
+_PASSES = 4
+"""Passes of trio's scheduler between two slices of held messages: a command needs some ten to come and go."""
+
 
 class Session(Protocol):
     """One subscriber as the hub knows it. All calls are synchronous; `now` is trio's clock in seconds."""
@@ -52,6 +63,18 @@ class Session(Protocol):
     @property
     def outbox(self) -> Outbox:
         """The messages on their way to this subscriber; the same object for the session's whole life."""
+        ...
+
+    def arrived(self, size: int, now: float) -> None:
+        """Note that `size` bytes were read."""
+        ...
+
+    def pause(self, now: float) -> float:
+        """Return the seconds to wait before the next message is handed over; 0 for none."""
+        ...
+
+    def leave(self, now: float) -> None:
+        """Handle that nothing more reaches the subscriber, whose socket has not ended yet. May be called repeatedly."""
         ...
 
     def receive(self, text: str, now: float) -> None:
@@ -85,12 +108,22 @@ class Connect(Protocol):
     """Function that opens the session of a new subscriber."""
 
     def __call__(
-        self, app_key: str, query: str, origin: str | None, now: float, /, *, secure: bool, compressed: bool
+        self,
+        app_key: str,
+        query: str,
+        origin: str | None,
+        now: float,
+        /,
+        *,
+        secure: bool,
+        compressed: bool,
+        address: str | None,
     ) -> Session:
         """Return a session whose outbox already has the greeting, or the refusal and its close.
 
         `app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the Origin
-        header. `secure`: the subscriber uses TLS. `compressed`: long messages may leave the outbox compressed.
+        header. `secure`: the subscriber uses TLS. `compressed`: long messages may leave the outbox compressed. `address`:
+        the network it comes from, None for this machine.
         """
         ...
 
@@ -98,7 +131,7 @@ class Connect(Protocol):
 class Connection:
     """One subscriber: its transport, its session, and the state of both."""
 
-    __slots__ = ("_server", "die_by", "outbox", "parser", "peer_closed", "session", "transport", "writing")
+    __slots__ = ("_server", "die_by", "held", "outbox", "parser", "peer_closed", "session", "transport", "writing")
 
     def __init__(
         self, server: "SubscriberServer", transport: SocketTransport, session: Session, parser: FrameParser
@@ -111,6 +144,8 @@ class Connection:
         self.writing = False
         self.peer_closed = False
         self.die_by = math.inf
+        self.held: Sequence[Received] = ()
+        """Messages that were read and wait for their turn; while there are any, nothing more is read."""
 
     def ready(self) -> None:
         """See `relay.server.fastpath.poller.Watched`."""
@@ -150,6 +185,10 @@ class SubscriberServer:
         self._nursery: trio.Nursery | None = None
         self._stopping = False
         self._gone = trio.Event()
+        self._held: list[tuple[float, int, Connection]] = []
+        """Heap of the connections with held messages, by the time at which to go on."""
+        self._order = count()
+        self._woken = trio.Event()
         self.connections: dict[Outbox, Connection] = {}
         """The open connections."""
 
@@ -165,6 +204,7 @@ class SubscriberServer:
                 self._nursery.start_soon(self._poller.run)
                 self._nursery.start_soon(self._batch_writer.run)
                 self._nursery.start_soon(self._sweep)
+                self._nursery.start_soon(self._serve_held)
                 task_status.started()
         finally:
             for connection in list(self.connections.values()):
@@ -205,7 +245,7 @@ class SubscriberServer:
             return
         if trailing:
             self._received(connection, trailing)
-        if transport.buffered and connection.outbox in self.connections:
+        if transport.buffered and not connection.held and connection.outbox in self.connections:
             self.read(connection)
 
     async def _refuse(self, transport: SocketTransport, response: bytes) -> None:
@@ -231,6 +271,7 @@ class SubscriberServer:
             trio.current_time(),
             secure=forwarded or isinstance(transport, TlsTransport),
             compressed=compressed,
+            address=self._network(transport, request),
         )
         parser = FrameParser(self._limits.message_bytes, compression=compressed)
         connection = Connection(self, transport, session, parser)
@@ -241,6 +282,15 @@ class SubscriberServer:
         if self._stopping:
             connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
         return connection
+
+    def _network(self, transport: SocketTransport, request: UpgradeRequest) -> str | None:
+        """Return the network the subscriber comes from; behind our proxy, the one the proxy saw."""
+        if self._behind_proxy:
+            address = forwarded_for(request.headers)
+        else:
+            peer = transport.peer
+            address = None if peer is None else peer[0]
+        return None if address is None or is_local(address) else network_of(address)
 
     def read(self, connection: Connection) -> None:
         """Read what has arrived and handle it."""
@@ -257,14 +307,35 @@ class SubscriberServer:
                 return
             self._received(connection, data)
             # What TLS has decrypted already is not in the kernel any more: the poller would not call for it.
-            if not transport.buffered or connection.outbox not in self.connections:
+            if not transport.buffered or connection.held or connection.outbox not in self.connections:
                 return
 
     def _received(self, connection: Connection, data: bytes) -> None:
         try:
+            connection.session.arrived(len(data), trio.current_time())
+            frames = connection.parser.feed(data)
+        except Exception:
+            log.exception("subscriber failed")
+            self._end(connection, abort=True)
+        else:
+            self._handle(connection, frames)
+
+    def _handle(self, connection: Connection, frames: Sequence[Received]) -> None:
+        """Handle messages in turn, for a slice of time and while the session does not ask for a pause; hold the rest."""
+        try:
             now = trio.current_time()
-            for frame in connection.parser.feed(data):
+            left = len(frames)
+            ends = time.perf_counter() + SLICE if left > 1 else math.inf
+            for frame in frames:
+                pause = connection.session.pause(now) if connection.outbox.closing is None else 0.0
+                if pause > 0 and connection.parser.finished:
+                    connection.received(frames[-1], now)  # it has hung up: what it asked for beyond its budget is moot
+                    break
+                if pause > 0 or (ends != math.inf and time.perf_counter() > ends):
+                    self._hold(connection, frames[-left:], now + pause)
+                    return
                 connection.received(frame, now)
+                left -= 1
             if connection.parser.finished and self._flush(connection):
                 self._finish(connection)
         except OSError:
@@ -272,6 +343,36 @@ class SubscriberServer:
         except Exception:
             log.exception("subscriber failed")
             self._end(connection, abort=True)
+
+    def _hold(self, connection: Connection, frames: Sequence[Received], until: float) -> None:
+        connection.held = frames
+        self._poller.forget(connection.transport.fd)
+        heapq.heappush(self._held, (until, next(self._order), connection))
+        self._woken.set()
+
+    async def _serve_held(self) -> None:
+        """Go on with held messages, a slice at a time, each after trio's other tasks have had several turns."""
+        while True:
+            due = self._held[0][0] if self._held else math.inf
+            if due > trio.current_time():
+                self._woken = trio.Event()
+                with trio.move_on_at(due):
+                    await self._woken.wait()
+                continue
+            for _ in range(_PASSES):
+                await trio.lowlevel.checkpoint()
+            _, _, connection = heapq.heappop(self._held)
+            if connection.outbox in self.connections:
+                self._go_on(connection)
+
+    def _go_on(self, connection: Connection) -> None:
+        frames, connection.held = connection.held, ()
+        self._handle(connection, frames)
+        if connection.held or connection.outbox not in self.connections:
+            return
+        self._poller.watch(connection.transport.fd, connection)
+        if connection.transport.buffered:
+            self.read(connection)
 
     def _finish(self, connection: Connection) -> None:
         """End the connection, or wait for the peer's end, after our close frame was sent and the parser ignores the rest."""
@@ -319,7 +420,12 @@ class SubscriberServer:
     def _attend(self, connection: Connection) -> None:
         """Handle a connection whose bytes were refused, or whose outbox is closing."""
         if connection.outbox.closing is not None and connection.die_by == math.inf:
-            connection.die_by = trio.current_time() + self._limits.close
+            now = trio.current_time()
+            connection.die_by = now + self._limits.close
+            try:
+                connection.session.leave(now)  # it counts no more, however long its socket takes to end
+            except Exception:
+                log.exception("ending a subscriber's session failed")
         if connection.outbox.blocked:
             self._write_later(connection)
 
@@ -333,6 +439,8 @@ class SubscriberServer:
         transport = connection.transport
         try:
             while not (transport.flush() and connection.outbox.drain() and not transport.unsent):
+                if connection.outbox.closing is not None:
+                    self._attend(connection)
                 with trio.fail_after(self._limits.write):
                     await transport.wait_writable()
             if connection.parser.finished:
@@ -355,7 +463,7 @@ class SubscriberServer:
     def _check(self, connection: Connection, now: float) -> None:
         if connection.die_by <= now:
             self._end(connection, abort=True)
-        elif connection.outbox.closing is None and connection.session.deadline() <= now:
+        elif connection.outbox.closing is None and not connection.held and connection.session.deadline() <= now:
             try:
                 connection.session.timeout(now)
             except Exception:

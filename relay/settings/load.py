@@ -110,6 +110,7 @@ def settings_of(
         outbox=tables.value.outbox,
         commands=tables.value.commands,
         store=stored,
+        costs=tables.value.costs,
         log=tables.value.log,
         plugins=plugins,
         secret_values=frozenset(secrets.values),

@@ -18,6 +18,7 @@ from relay.hub.outbox import OutboxLimits
 from relay.model.channels import Topic
 from relay.model.hours import Hours
 from relay.pusher.apps import App, Limits
+from relay.pusher.costs import Costs
 from relay.server.limits import HttpLimits, SubscriberLimits
 from relay.trading.registry import CommandLimits
 
@@ -113,7 +114,11 @@ class AppTable:
     allowed_origins: tuple[str, ...] = ("*",)
     """Origins of pages that may connect: `*`, `example.com`, `*.example.com`, `https://example.com:8443`."""
     max_connections: int | None = field(default=None, validator=_positive_or_none)
-    """Connections at once; more are refused with 4004. Unlimited when absent."""
+    """Connections at once; more are refused with 4004. With `authorization_timeout` only authorized ones count. Unlimited
+    when absent."""
+    max_unauthorized: int = field(default=1000, validator=_positive)
+    """With `authorization_timeout`: connections at once that are not authorized yet. One more closes the oldest of them
+    with 4100."""
     activity_timeout: float = field(default=120, validator=validators.ge(1))
     """Seconds of silence after which either side pings the other."""
     pong_timeout: float = field(default=30, validator=_positive)
@@ -234,6 +239,7 @@ class Document:
     outbox: OutboxLimits = Factory(OutboxLimits)
     commands: CommandLimits = Factory(CommandLimits)
     store: StoreTable = Factory(StoreTable)
+    costs: Costs = Factory(Costs)
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)
     """One table per plugin, as the plugin declares it."""
@@ -330,6 +336,7 @@ class Settings:
     outbox: OutboxLimits = Factory(OutboxLimits)
     commands: CommandLimits = Factory(CommandLimits)
     store: Path | None = None
+    costs: Costs = Factory(Costs)
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)
     secret_values: frozenset[str] = field(default=frozenset(), repr=False)

@@ -107,9 +107,14 @@ class Hello:
     def deadline(self) -> float:
         return float("inf")
 
+    def arrived(self, size: int, now: float) -> None: ...
+
+    def pause(self, now: float) -> float:
+        return 0.0
+
     def closed(self, now: float) -> None: ...
 
-    receive_binary = alive = timeout = closed
+    receive_binary = alive = timeout = leave = closed
 
 
 class Served:
@@ -132,7 +137,7 @@ class Served:
 
 @asynccontextmanager
 async def served(limits: HttpLimits | None = None, context: ssl.SSLContext | None = None) -> AsyncIterator[Served]:
-    site, edge = Site(), SubscriberServer(lambda *_, secure, compressed: Hello())  # type: ignore[arg-type,return-value]
+    site, edge = Site(), SubscriberServer(lambda *_, secure, compressed, address: Hello())  # type: ignore[arg-type,return-value]
     front = HttpServer(site.app, edge, limits, context)
     listeners = await open_listeners("127.0.0.1", 0)
     server = Served(site, front, edge, listeners[0].socket.getsockname()[1])

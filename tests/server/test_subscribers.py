@@ -72,6 +72,13 @@ class EchoSession:
     def say(self, text: str) -> None:
         self.outbox.put(Delivery(encode_text(text.encode()), "", Policy.CONTROL, 0))
 
+    def arrived(self, size: int, now: float) -> None: ...
+
+    def pause(self, now: float) -> float:
+        return 0.0
+
+    def leave(self, now: float) -> None: ...
+
     def receive(self, text: str, now: float) -> None:
         if text == "raise":
             raise RuntimeError("a bug in a session")
@@ -110,7 +117,16 @@ class FakeHub:
         self.secure: bool | None = None
 
     def connect(
-        self, app: str, query: str, origin: str | None, now: float, /, *, secure: bool, compressed: bool
+        self,
+        app: str,
+        query: str,
+        origin: str | None,
+        now: float,
+        /,
+        *,
+        secure: bool,
+        compressed: bool,
+        address: str | None,
     ) -> EchoSession:
         self.secure = secure
         session = EchoSession(self, app, query, origin, compressed=compressed)
@@ -524,7 +540,7 @@ async def test_a_session_that_cannot_begin_harms_nobody_who_comes_after() -> Non
                 assert await ws.get_message() == "echo ?"
 
 
-def fails(*_: object, secure: bool, compressed: bool) -> EchoSession:
+def fails(*_: object, secure: bool, compressed: bool, address: str | None) -> EchoSession:
     raise RuntimeError("a bug in the hub")
 
 

@@ -20,7 +20,7 @@ VENUE = "[providers.venue]\n"
 HOW = 'write { env = "NAME" } or { file = "/path" }'
 APPS = (
     "accounts, activity_timeout, allowed_origins, authorization_timeout, cache_ttl, client_events, enabled, id, "
-    "inactivity_timeout, key, limits, max_connections, non_numeric_id, pong_timeout, previous_secret, require_tls, "
+    "inactivity_timeout, key, limits, max_connections, max_unauthorized, non_numeric_id, pong_timeout, previous_secret, require_tls, "
     "secret, subscription_count"
 )
 

@@ -18,6 +18,7 @@ from wsproto.events import (
     TextMessage,
 )
 
+from relay.pusher.apps import App
 from relay.pusher.signatures import channel_auth
 from support.http_api import OURS
 from support.running import APP
@@ -62,6 +63,15 @@ class Raw:
     async def send(self, message: str | bytes) -> None:
         event = TextMessage(message) if isinstance(message, str) else BytesMessage(message)
         await self.stream.send_all(self._protocol.send(event))
+
+    def frame(self, message: str) -> bytes:
+        """Return the frame of a message, for a test that writes several at once."""
+        return self._protocol.send(TextMessage(message))
+
+    def member(self, app: App, channel: str, user_id: str) -> dict[str, str]:
+        """Return what a subscription to a presence channel needs to join it as this user."""
+        data = json.dumps({"user_id": user_id})
+        return {"auth": channel_auth(app, self.socket_id, channel, data), "channel_data": data}
 
     async def ping(self) -> None:
         """Send a WebSocket ping."""

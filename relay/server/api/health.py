@@ -278,6 +278,9 @@ def _hub_metrics(hub: Mapping[str, Any]) -> Iterator[Metric]:
     dropped = {(policy,): count for policy, count in hub["dropped"].items()}
     about = "Deliveries that slow subscribers did not get as they were, by policy."
     yield _counter("tickrelay_deliveries_dropped", about, dropped, "policy")
+    limits = {(limit, action): count for limit, actions in hub["limits"].items() for action, count in actions.items()}
+    about = "Times a client exceeded a limit, by what was done: slowed (connections), refused (messages), closed."
+    yield _counter("tickrelay_limits_exceeded", about, limits, "limit", "action")
     subscribers, streams, unusable = _by_stream(hub["streams"])
     yield _gauge("tickrelay_stream_subscribers", "Subscriptions to streams.", subscribers, "provider", "kind")
     yield _gauge("tickrelay_streams", "Streams that are kept.", streams, "provider", "kind")

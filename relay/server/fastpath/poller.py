@@ -3,7 +3,7 @@
 - `ready` is called when the socket has something to read or has ended, and again until that has been read. It must not
   block. If it raises, the exception is logged, that socket is no longer watched, and the others are served.
 - A socket is `forget`-ed before it is closed.
-- At most `_AT_ONCE` sockets are served before trio's other tasks run.
+- Sockets are served for `SLICE` seconds, and at most `_AT_ONCE` of them, before trio's other tasks run.
 
 A task that waits for an idle subscriber takes four kilobytes and a task switch whenever something arrives; here a socket
 takes one entry of a dictionary. epoll is Linux's: elsewhere `Poller` falls back to a task per socket (`_Tasks`).
@@ -11,6 +11,7 @@ takes one entry of a dictionary. epoll is Linux's: elsewhere `Poller` falls back
 
 import contextlib
 import select
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,6 +20,8 @@ import trio
 
 log = structlog.get_logger()
 
+SLICE = 0.001
+"""Seconds for which subscribers' requests are handled before trio's other tasks run. One request may take longer."""
 _AT_ONCE = 128
 
 
@@ -86,7 +89,11 @@ class _Epoll:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
+                ends = time.perf_counter() + SLICE
                 for fd, _ in self._epoll.poll(0, _AT_ONCE):
+                    if time.perf_counter() > ends:
+                        await trio.lowlevel.checkpoint()
+                        ends = time.perf_counter() + SLICE
                     ready(fd)
         finally:
             self._epoll.close()

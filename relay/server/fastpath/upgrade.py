@@ -66,8 +66,10 @@ def read_upgrade(data: bytes, limit: int) -> tuple[UpgradeRequest, bytes] | None
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
     name, _, value = line.partition(b":")
-    return _lower(name), value.strip(b" \t")
+    return _lower(name) if len(name) <= _LONGEST_NAME else name.lower(), value.strip(b" \t")
 
 
 _lower = lru_cache(maxsize=512)(bytes.lower)
 """Names of header fields, so that the requests of idle subscribers share them. Values are not cached: they may be secret."""
+_LONGEST_NAME = 64
+"""Bytes of the longest name that is cached."""

@@ -1,0 +1,230 @@
+"""Prices of what clients ask for, and the budgets they are paid from.
+
+Everything a client can ask for has a price in units; a unit stands for some 10 microseconds of the relay's time. It is paid
+from three budgets at once: the connection's own, its address' and its app's. A budget refills at its rate and holds at most
+its burst. What is paid is what was done: a request is carried out while the budgets are not exceeded, and may overdraw them
+by its own price, which the app's limits bound.
+
+A connection that exceeds a budget is, in this order,
+
+1. slowed: its next message is read when the budget allows it, for at most `Costs.slowed` seconds in all;
+2. refused: what it asks for is answered with an error that names the limit;
+3. closed with 4100, after `Costs.refusals` refusals.
+
+It begins anew once its own budget is full again. Times are monotonic seconds.
+"""
+
+from collections import Counter
+from typing import Any, Literal
+
+from attrs import field, frozen, validators
+
+from relay.limits import BoundedDict
+
+__all__ = ["ClientBudget", "ClientBudgets", "Costs", "RequestPrices", "Spending"]
+
+_not_negative: Any = validators.ge(0)
+
+
+@frozen(kw_only=True)
+class RequestPrices:
+    """Units for each thing a client can ask for. A unit is about 10 microseconds of the relay's time."""
+
+    connection: float = field(default=10, validator=_not_negative)
+    """A new connection; not paid from its own budget."""
+    message: float = field(default=1, validator=_not_negative)
+    """A message of any kind, pings too."""
+    kilobyte: float = field(default=2, validator=_not_negative)
+    """1,024 bytes received, and again 1,024 bytes of whole messages, which may have been compressed."""
+    subscribe: float = field(default=4, validator=_not_negative)
+    """A subscription, beside the message."""
+    unsubscribe: float = field(default=2, validator=_not_negative)
+    """Leaving a channel, beside the message."""
+    event: float = field(default=0.5, validator=_not_negative)
+    """Each past event, state or snapshot that a new subscriber is sent (`rewind`, `resume`), and each of a history page."""
+    sent_kilobyte: float = field(default=0.2, validator=_not_negative)
+    """1,024 bytes of these."""
+    member: float = field(default=0.2, validator=_not_negative)
+    """Each member that a new member of a presence channel is told of."""
+    recipient: float = field(default=0.05, validator=_not_negative)
+    """Each subscriber that is told of a joining or leaving member, of a new count, or gets a client event."""
+    sign_in: float = field(default=10, validator=_not_negative)
+    """A sign-in, beside the message."""
+    client_event: float = field(default=2, validator=_not_negative)
+    """A client event, beside the message and the recipients."""
+    page: float = field(default=5, validator=_not_negative)
+    """A page of history or of channels over HTTP, beside the events or channels in it."""
+    catalog: float = field(default=20, validator=_not_negative)
+    """A request for the catalog or for a session, beside its entries."""
+
+
+@frozen(kw_only=True)
+class Costs:
+    """Budgets of what clients ask for, in units of `[costs.prices]`: at once (burst) and per second. Rate 0: no limit.
+
+    An ordinary page never meets them: 200 channels joined at once with 20 rewinds of 100 events are some 2,400 units, ten
+    client events a second some 40 a second.
+    """
+
+    connection_rate: float = field(default=2_500, validator=_not_negative)
+    """Units per second of one connection."""
+    connection_burst: float = field(default=25_000, validator=_not_negative)
+    """Units of one connection at once."""
+    address_rate: float = field(default=10_000, validator=_not_negative)
+    """Units per second of all connections from one address (IPv6: one /64). Loopback addresses have no such budget."""
+    address_burst: float = field(default=200_000, validator=_not_negative)
+    """Units of one address at once."""
+    app_rate: float = field(default=50_000, validator=_not_negative)
+    """Units per second of all connections of one app."""
+    app_burst: float = field(default=1_000_000, validator=_not_negative)
+    """Units of one app at once."""
+    api_rate: float = field(default=20_000, validator=_not_negative)
+    """Units per second of one app's server and of one API key, for history, channels and catalog over HTTP; then 429."""
+    api_burst: float = field(default=200_000, validator=_not_negative)
+    """Units of these at once."""
+    slowed: float = field(default=30, validator=_not_negative)
+    """Seconds for which a connection that exceeds a budget is slowed; then it is refused with 4301 (subscriptions: 429)."""
+    refusals: int = field(default=50, validator=_not_negative)
+    """Refused messages after which the connection is closed with 4100."""
+    prices: RequestPrices = field(factory=RequestPrices)
+
+
+class ClientBudget:
+    """One budget that several connections share, kept as the time until which everything spent is paid for."""
+
+    __slots__ = ("_burst", "_unit", "limit", "paid_until")
+
+    def __init__(self, limit: str, rate: float, burst: float) -> None:
+        self.limit = limit
+        """The setting's name."""
+        self.paid_until = 0.0
+        self._unit = 1 / rate if rate else 0.0
+        self._burst = burst * self._unit
+
+    def spend(self, units: float, now: float) -> None:
+        """Take units, even where there are fewer."""
+        paid = self.paid_until
+        self.paid_until = (paid if paid > now else now) + units * self._unit
+
+    def over(self, now: float) -> float:
+        """Return the seconds until the budget is not exceeded; 0 or less where it is not."""
+        return self.paid_until - now - self._burst
+
+
+#: Addresses whose budgets are remembered: a new connection does not begin with a full one.
+_ADDRESSES = 10_000
+Action = Literal["slowed", "refused", "closed"]
+
+
+class ClientBudgets:
+    """The budgets of one relay, and the number of times that each limit was exceeded."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+        self.prices = costs.prices
+        self.byte = costs.prices.kilobyte / 1024
+        self.unit = 1 / costs.connection_rate if costs.connection_rate else 0.0
+        """Seconds in which a connection's budget gains one unit."""
+        self.burst = costs.connection_burst * self.unit
+        self.counts: Counter[tuple[str, Action]] = Counter()
+        """By limit and by what was done about it. `slowed` counts connections, the others messages."""
+        self._apps: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
+        self._addresses: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
+        self._callers: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
+
+    def connect(self, app_id: str, address: str | None, now: float) -> "Spending":
+        """Open the account of a new connection and charge for the connection. `address` names its network, if it has one."""
+        costs = self.costs
+        app = self._of(self._apps, app_id, "costs.app_rate", costs.app_rate, costs.app_burst)
+        network = None
+        if address is not None:
+            network = self._of(self._addresses, address, "costs.address_rate", costs.address_rate, costs.address_burst)
+            network.spend(self.prices.connection, now)
+        app.spend(self.prices.connection, now)
+        return Spending(self, app, network)
+
+    def take(self, caller: str, units: float, now: float) -> bool:
+        """Charge an app's server or an API key for a request; False, charging nothing, where its budget is exceeded."""
+        costs = self.costs
+        budget = self._of(self._callers, caller, "costs.api_rate", costs.api_rate, costs.api_burst)
+        if budget.over(now) > 0:
+            self.counts[budget.limit, "refused"] += 1
+            return False
+        budget.spend(units, now)
+        return True
+
+    def exceeded(self) -> dict[str, dict[str, int]]:
+        """Return the counts by limit, then by what was done."""
+        limits: dict[str, dict[str, int]] = {}
+        for (limit, action), count in self.counts.items():
+            limits.setdefault(limit, {})[action] = count
+        return limits
+
+    def _of(
+        self, known: BoundedDict[str, ClientBudget], name: str, limit: str, rate: float, burst: float
+    ) -> ClientBudget:
+        budget = known.get(name) or ClientBudget(limit, rate, burst)
+        known[name] = budget  # renewed: the one that is forgotten first has not been used for the longest time
+        return budget
+
+
+class Spending:
+    """One connection's own budget, and the shared ones that it spends from as well."""
+
+    __slots__ = ("_address", "_app", "_paid_until", "_refusals", "_slowed_since", "budgets")
+
+    def __init__(self, budgets: ClientBudgets, app: ClientBudget, address: ClientBudget | None) -> None:
+        self.budgets = budgets
+        self._app = app
+        self._address = address
+        self._paid_until = 0.0
+        self._slowed_since: float | None = None
+        self._refusals = 0
+
+    def spend(self, units: float, now: float) -> None:
+        """Pay for what was done."""
+        paid = self._paid_until
+        self._paid_until = (paid if paid > now else now) + units * self.budgets.unit
+        self._app.spend(units, now)
+        if self._address is not None:
+            self._address.spend(units, now)
+
+    def pause(self, now: float) -> float:
+        """Return the seconds to wait before the next message is handled.
+
+        0 where no budget is exceeded, and where the connection has been slowed for long enough: then it is refused.
+        """
+        over, limit = self._over(now)
+        if over <= 0:
+            if self._slowed_since is not None and self._paid_until <= now:
+                self._slowed_since, self._refusals = None, 0
+            return 0.0
+        if self._slowed_since is None:
+            self._slowed_since = now
+            self.budgets.counts[limit, "slowed"] += 1
+        return max(0.0, min(over, self._slowed_since + self.budgets.costs.slowed - now))
+
+    def exceeded(self, now: float) -> str | None:
+        """Return the limit for which a message of now is to be refused; None where it is to be carried out."""
+        since = self._slowed_since
+        if since is None or now < since + self.budgets.costs.slowed:
+            return None
+        over, limit = self._over(now)
+        return limit if over > 0 else None
+
+    def refuse(self, limit: str) -> bool:
+        """Count a refused message; False where it was one too many, and the connection is to be closed."""
+        self._refusals += 1
+        self.budgets.counts[limit, "refused"] += 1
+        if self._refusals <= self.budgets.costs.refusals:
+            return True
+        self.budgets.counts[limit, "closed"] += 1
+        return False
+
+    def _over(self, now: float) -> tuple[float, str]:
+        """Return the seconds until no budget is exceeded, and the limit of the one that takes the longest."""
+        over, limit = self._paid_until - now - self.budgets.burst, "costs.connection_rate"
+        for budget in (self._app, self._address):
+            if budget is not None and (more := budget.over(now)) > over:
+                over, limit = more, budget.limit
+        return over, limit
