@@ -21,7 +21,7 @@ import trio
 from relay.plugins.hookspecs import ChannelEvent, RelayApi
 from relay_webhooks.departures import Departures
 from relay_webhooks.endpoints import Endpoint
-from relay_webhooks.payload import encode_event
+from relay_webhooks.payload import encode_event, kind_of
 from relay_webhooks.queue import Batch, EventQueue
 
 SHUTDOWN = "shutdown"
@@ -55,9 +55,9 @@ class Sender:
         """Undo `stop`, because the service is started again after a failure."""
         self._stopping = False
 
-    def put(self, event: bytes, now: float, time_ms: int) -> None:
+    def put(self, event: bytes, now: float, time_ms: int, kind: str) -> None:
         """Add an encoded event to the queue."""
-        self.queue.put(event, now, time_ms)
+        self.queue.put(event, now, time_ms, kind)
         self.report(now)
         self._woken.set()
 
@@ -237,7 +237,7 @@ class Webhooks:
                 sender.queue.losses.add(SHUTDOWN, 1)
                 sender.report(now)
             else:
-                sender.put(encoded, now, time_ms)
+                sender.put(encoded, now, time_ms, kind_of(event))
 
     def _warn_of_unknown_apps(self, relay: RelayApi) -> None:
         for sender in self.senders:

@@ -8,14 +8,16 @@ Rules:
 - a batch that is not accepted is tried again, the waits doubling up to a cap, a random half of each taken off. The last
   attempt is at the end of the time for retries, counted from the first; then the batch is dropped. The next batch waits as
   long as another attempt would have: the endpoint is no healthier for it;
-- at most so many events and bytes wait; what is too much drops the oldest waiting. The batch on its way is not among them.
+- at most so many events and bytes wait. What is too much drops the oldest event of the kind that has most waiting, so that
+  events which anybody can cause (a name makes a channel occupied) do not push out those of members. The batch on its way is
+  not among them.
 """
 
 from collections import Counter, deque
 from collections.abc import Mapping
 from math import inf
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from relay.limits import backoff
 from relay_webhooks.payload import encode_body
@@ -80,6 +82,15 @@ class Losses:
         return report
 
 
+@define
+class _Waiting:
+    """The waiting events of one kind, oldest first."""
+
+    events: deque[tuple[int, float, int, bytes]] = field(factory=deque)
+    """(number, when, Unix milliseconds, event)"""
+    bytes: int = 0
+
+
 class EventQueue:
     """The events that wait to be sent to one endpoint."""
 
@@ -90,22 +101,29 @@ class EventQueue:
         self.failures = 0
         """Attempts since the last one that was accepted."""
         self._limits = limits
-        self._waiting: deque[tuple[float, int, bytes]] = deque()  # (when, Unix milliseconds, event)
-        self._bytes = 0
+        self._kinds: dict[str, _Waiting] = {}
+        self._count = self._bytes = self._next = 0
         self._batch: Batch | None = None
         self._first_try = 0.0
         self._not_before = -inf
 
     def __len__(self) -> int:
         """Events that wait or are on their way."""
-        return len(self._waiting) + (len(self._batch.events) if self._batch is not None else 0)
+        return self._count + (len(self._batch.events) if self._batch is not None else 0)
 
-    def put(self, event: bytes, now: float, time_ms: int) -> None:
-        """Append an encoded event; what is too much drops the oldest."""
-        self._waiting.append((now, time_ms, event))
+    def put(self, event: bytes, now: float, time_ms: int, kind: str = "") -> None:
+        """Append an encoded event; what is too much drops the oldest of the kind that has most waiting."""
+        waiting = self._kinds.setdefault(kind, _Waiting())
+        waiting.events.append((self._next, now, time_ms, event))
+        waiting.bytes += len(event)
+        self._next += 1
+        self._count += 1
         self._bytes += len(event)
-        while len(self._waiting) > self._limits.events or self._bytes > self._limits.bytes:
-            self._take()
+        while self._count > self._limits.events:
+            self._take(max(self._kinds, key=lambda kind: len(self._kinds[kind].events)))
+            self.losses.add(OVERFLOW, 1)
+        while self._bytes > self._limits.bytes:
+            self._take(max(self._kinds, key=lambda kind: self._kinds[kind].bytes))
             self.losses.add(OVERFLOW, 1)
 
     def look(self, now: float, *, at_once: bool = False) -> Batch | float:
@@ -120,8 +138,8 @@ class EventQueue:
         if now < self._not_before:
             return self._not_before
         if self._batch is None:
-            ready_at = self._waiting[0][0] + self._limits.batch_wait
-            if len(self._waiting) < self._limits.batch_events and now < ready_at and not at_once:
+            ready_at = self._kinds[self._oldest()].events[0][1] + self._limits.batch_wait
+            if self._count < self._limits.batch_events and now < ready_at and not at_once:
                 return ready_at
             self._batch = self._make_batch()
             self._first_try = now
@@ -153,17 +171,26 @@ class EventQueue:
         if len(self):
             self.losses.add(reason, len(self))
         self._end_batch()
-        self._waiting.clear()
-        self._bytes = 0
+        self._kinds.clear()
+        self._count = self._bytes = 0
 
     def _make_batch(self) -> Batch:
-        count = min(self._limits.batch_events, len(self._waiting))
-        time_ms = self._waiting[0][1]
-        return Batch(time_ms, tuple(self._take() for _ in range(count)))
+        count = min(self._limits.batch_events, self._count)
+        time_ms = self._kinds[self._oldest()].events[0][2]
+        return Batch(time_ms, tuple(self._take(self._oldest()) for _ in range(count)))
 
-    def _take(self) -> bytes:
-        _, _, event = self._waiting.popleft()
+    def _oldest(self) -> str:
+        """Return the kind of the event that has waited the longest. There are a few kinds, and none without an event."""
+        return min(self._kinds, key=lambda kind: self._kinds[kind].events[0][0])
+
+    def _take(self, kind: str) -> bytes:
+        waiting = self._kinds[kind]
+        _, _, _, event = waiting.events.popleft()
+        waiting.bytes -= len(event)
+        self._count -= 1
         self._bytes -= len(event)
+        if not waiting.events:
+            del self._kinds[kind]
         return event
 
     def _end_batch(self) -> int:

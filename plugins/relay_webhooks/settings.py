@@ -122,9 +122,9 @@ class EndpointTable:
     retry_for: float = field(default=300.0, validator=_not_negative)
     """Seconds a webhook that is not accepted is tried again; then it is dropped."""
     queue_events: int = field(default=10_000, validator=_positive)
-    """Events that may wait; one more drops the oldest."""
+    """Events that may wait; one more drops the oldest of the kind that has most waiting."""
     queue_bytes: int = field(default=16 * 1024 * 1024, validator=validators.ge(1024 * 1024))
-    """Bytes of events that may wait; more drop the oldest."""
+    """Bytes of events that may wait; more drop the oldest of the kind that has most."""
 
 
 @frozen(kw_only=True)

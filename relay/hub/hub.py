@@ -266,6 +266,10 @@ class Hub:
             if name.startswith(prefix) and app_state.closed_account(name) is None
         }
 
+    def occupied(self, app_id: str) -> int:
+        """Return the number of occupied channels."""
+        return len(self._app_state(app_id).channels)
+
     def channel_info(self, app_id: str, name: str, now: float) -> ChannelState:
         """Return the state of one channel, occupied or not."""
         return self._app_state(app_id).state(name, now)

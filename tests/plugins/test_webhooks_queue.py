@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.plugins.hookspecs import ChannelEvent
-from relay_webhooks.payload import encode_body, encode_event
+from relay_webhooks.payload import encode_body, encode_event, kind_of
 from relay_webhooks.queue import EXPIRED, OVERFLOW, Batch, EventQueue, Losses, QueueLimits
 
 
@@ -160,6 +160,41 @@ def test_too_many_bytes_drop_the_oldest() -> None:
     assert events(queue.look(1.0)) == (b"bbbb", b"cccc")
     queue.put(b"x" * 10, 1.0, 0)  # the room of what is on its way is free again
     assert queue.losses.total == {OVERFLOW: 1}
+
+
+def test_events_that_anybody_causes_do_not_push_out_those_of_members() -> None:
+    queue = EventQueue(QueueLimits(events=1000, batch_events=1000))
+    for n in range(20):
+        queue.put(b"member %d" % n, 0.0, 0, "member_added presence")
+    for n in range(14_000):
+        queue.put(b"name %d" % n, 0.0, 0, "channel_occupied public")
+    for n in range(20, 40):
+        queue.put(b"member %d" % n, 0.0, 0, "member_added presence")
+    assert len(queue) == 1000
+    sent = events(queue.look(0.0))
+    assert [event for event in sent if event.startswith(b"member")] == [b"member %d" % n for n in range(40)]
+    assert sent[:20] == tuple(b"member %d" % n for n in range(20))
+    assert sent[20] == b"name 13040"  # the oldest names went, in their order
+    assert queue.losses.total == {OVERFLOW: 13_040}
+
+
+def test_long_events_push_out_long_ones() -> None:
+    queue = EventQueue(QueueLimits(bytes=1000, batch_events=1000))
+    for n in range(10):
+        queue.put(b"%d" % n, 0.0, 0, "member_added presence")
+    for _ in range(20):
+        queue.put(b"x" * 100, 0.0, 0, "client_event private")
+    assert events(queue.look(1.0)) == (*(b"%d" % n for n in range(10)), *[b"x" * 100] * 9)
+
+
+def test_a_kind_tells_open_channels_from_those_that_need_a_signature() -> None:
+    kinds = {
+        channel: kind_of(ChannelEvent(app_id="3", name="channel_occupied", channel=channel))
+        for channel in ("room", "cache-room", "private-room", "presence-room", "private-encrypted-room")
+    }
+    assert kinds["room"] == kinds["cache-room"]
+    assert kinds["private-room"] == kinds["private-encrypted-room"]
+    assert len(set(kinds.values())) == 3
 
 
 @given(

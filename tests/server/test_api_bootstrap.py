@@ -359,3 +359,10 @@ async def test_a_page_of_another_origin_may_not(rig: Rig) -> None:
 async def test_the_signed_api_is_not_for_pages(rig: Rig) -> None:
     answer = await rig.http.get("/apps/3/channels", headers={"Origin": GOOD})
     assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_the_catalog_and_sessions_have_a_price(rig: Rig) -> None:
+    rig.hub.budgets.take("key demo", 1e6, rig.now)
+    answer = await rig.http.get("/api/v2/ws/streams", headers=BEARER)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "RATE_LIMITED")
+    assert (await session(rig)).status_code == 429

@@ -60,8 +60,11 @@ class Bootstrap:
         catalog: Catalog,
         authorize: Authorize,
         bodies: Bodies,
+        pay: Callable[[str, int], bool],
     ) -> None:
+        """``pay(caller, items)`` charges for a request about so many streams; False where too much was asked for."""
         self._settings = settings
+        self._pay = pay
         self._bodies = bodies
         self._find_app = app
         self._keys = keys
@@ -76,12 +79,15 @@ class Bootstrap:
     async def streams(self, request: Request) -> Response:
         """Answer GET /api/v2/ws/streams: the streams this key may read."""
         key = bearer(request, self._keys)
-        return json_answer({"streams": [_described(entry) for entry in readable(self._catalog(), key)]})
+        entries = list(self._catalog())
+        self._charge(key, len(entries))
+        return json_answer({"streams": [_described(entry) for entry in readable(entries, key)]})
 
     async def session(self, request: Request) -> Response:
         """Answer POST /api/v2/ws/session: the address to connect to, and the channels of the requested streams."""
         key, app = bearer(request, self._keys), self._app()
         wanted = self._wanted(await self._body(request))
+        self._charge(key, len(wanted))
         address = address_of(request, self._settings.public)
         entries = [*self._catalog(), PROBE]
         resolved = [self._resolved(f"subscriptions[{n}]", item, entries, key, address) for n, item in enumerate(wanted)]
@@ -112,6 +118,10 @@ class Bootstrap:
             raise Refusal(404, f"there is no kind {kind!r:.64}; there are {', '.join(KINDS)}")
         id = _schema_url(address_of(request, self._settings.public), kind)
         return json_answer({"$id": id, **event_schema(kind)}, headers={"Content-Type": "application/schema+json"})
+
+    def _charge(self, key: ApiKey, streams: int) -> None:
+        if not self._pay(f"key {key.name}", streams):
+            raise Refusal(429, "more was asked for than allowed (limit costs.api_rate)")
 
     def _app(self) -> App:
         app = self._find_app(self._settings.app_id)

@@ -104,6 +104,7 @@ class PusherApi:
 
     def _channels(self, call: _Call) -> bytes:
         prefix, info = http_api.parse_channels_query(call.app, call.params)
+        self._pay(call.app, self._hub.occupied(call.app.id))
         return http_api.channels_response(info, self._hub.channels(call.app.id, prefix, self._clock()))
 
     def _channel(self, call: _Call) -> bytes:
@@ -114,11 +115,13 @@ class PusherApi:
     def _users(self, call: _Call) -> bytes:
         http_api.parse_users_query(call.app, call.name)
         self._check_open(call)
+        self._pay(call.app, 0)
         return http_api.users_response(self._hub.users(call.app.id, call.name))
 
     def _history(self, call: _Call) -> bytes:
         query = http_api.parse_history_query(call.app, call.name, call.params)
         self._check_open(call)
+        self._pay(call.app, query.limit)
         try:
             page = self._hub.history(call.app.id, call.name, query.after, query.limit, self._clock())
         except Missed as missed:
@@ -160,6 +163,12 @@ class PusherApi:
     def _states(self, app: App, channels: Iterable[str]) -> dict[str, ChannelState]:
         now = self._clock()
         return {channel: self._hub.channel_info(app.id, channel, now) for channel in channels}
+
+    def _pay(self, app: App, items: int) -> None:
+        """Charge the app's server for a page of up to so many events or channels."""
+        prices = self._hub.budgets.prices
+        if not self._hub.budgets.take(f"app {app.id}", prices.page + prices.event * items, self._clock()):
+            raise ApiError(429, "more was asked for than allowed (limit costs.api_rate)")
 
     def _spend(self, app: App, events: int) -> None:
         """Take ``events`` from the app's budget; a second's worth may come at once."""

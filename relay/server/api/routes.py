@@ -79,7 +79,14 @@ def build_api(
     registry.register(RelayCollector(settings.version, hub.snapshot, current_sessions, store, commands, log_counts))
     bodies = Bodies(settings.bodies, settings.body_within)
     pusher = PusherApi(hub, clock=clock, unix_time=unix_time, bodies=bodies)
-    bootstrap = Bootstrap(settings, app=hub.app, keys=keys, catalog=catalog, authorize=authorize, bodies=bodies)
+
+    def pay(caller: str, items: int) -> bool:
+        prices = hub.budgets.prices
+        return hub.budgets.take(caller, prices.catalog + prices.event * items, clock())
+
+    bootstrap = Bootstrap(
+        settings, app=hub.app, keys=keys, catalog=catalog, authorize=authorize, bodies=bodies, pay=pay
+    )
     status = Status(
         settings,
         keys=keys,
