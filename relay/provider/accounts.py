@@ -7,7 +7,12 @@ What was open and is missing from a list the provider calls complete has vanishe
 closed; of an order only that it is not open any more is known, and nothing else is said.
 
 A list is as old as the moment it was asked for, however long its answer and its further pages take. What was told after
-that is newer: it is not judged by the list, nor overwritten by what the list has of it.
+that is newer: it is not judged by the list, nor overwritten by what the list has of it. A fetched list may be older still,
+as providers serve them from copies. So an item with an earlier ``updated_at`` of the provider's than what is known is not
+used, an order that has ended is never open again by a list, and of what was told in the last `LAG` seconds before the
+request a list is only believed when the next one says the same.
+
+Figures and times are compared as numbers and instants: ``100`` and ``100.00`` are the same balance.
 
 Both memories outlive connections, and both are bounded: the longest unused is forgotten.
 """
@@ -22,36 +27,56 @@ import attrs
 from relay.limits import BoundedDict
 from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, PositionEvent
 from relay.model.events import Account, AccountScoped, Order, Position, Trade
+from relay.model.text import decimal_text, optional_decimal, optional_time, to_ns
 
 #: Attributes that say what happened or when it was told, not what is; a list's ``data`` has other members than the stream's.
 _NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id", "data")
 
 _ABSENT = object()
+#: Seconds by which a fetched list may lag behind the stream.
+LAG = 10.0
 #: What an adapter says of an account.
 State = Order | Position | Account
 _Name = tuple[str, str | None, str]
 
 
 class _Known(NamedTuple):
-    """A state, when it was last told, and of money, of which messages tell different members, when each of them was."""
+    """A state, when it was last told, and of money, of which messages tell different members, when each of them was.
+
+    ``doubted_at`` is the time of the list that contradicted it first, while that is not believed.
+    """
 
     event: State
     told_at: float
     members: Mapping[str, float]
+    doubted_at: float | None = None
 
 
 class Fills:
-    """The fills seen, by (account, id); one memory belongs to one provider."""
+    """The fills seen; one memory belongs to one provider.
+
+    Ids are unique at some providers by symbol, by order, or by side only (both sides of one match have its id), so that all
+    of them name a fill.
+    """
 
     def __init__(self, size: int = 20_000) -> None:
-        self._seen: BoundedDict[tuple[str | None, str], None] = BoundedDict(size)
+        self._seen: BoundedDict[tuple[str | None, str, str, str, str], None] = BoundedDict(size)
+        self._filled: BoundedDict[tuple[str | None, str], Decimal] = BoundedDict(size)
 
     def remember(self, fill: Trade, account: str | None) -> bool:
         """Remember ``fill``; return True if it was not seen before. ``account`` is the session's own."""
-        name = (fill.account or account, fill.id)
+        account = fill.account or account
+        name = (account, fill.symbol, fill.order_id, fill.id, fill.side.value)
         is_new = name not in self._seen
         self._seen[name] = None
+        if is_new:
+            order = (account, fill.order_id)
+            self._filled[order] = self._filled.get(order, Decimal(0)) + Decimal(fill.quantity)
         return is_new
+
+    def filled(self, fill: Trade, account: str | None) -> Decimal:
+        """Return the quantity of all fills seen of the order that ``fill`` belongs to."""
+        return self._filled.get((fill.account or account, fill.order_id), Decimal(0))
 
 
 class States:
@@ -61,6 +86,12 @@ class States:
         self._states: BoundedDict[_Name, _Known] = BoundedDict(size)
         #: The kinds and accounts of which a complete list was seen.
         self._listed: set[tuple[str, str | None]] = set()
+        self._is_in_doubt = False
+
+    def take_doubt(self) -> bool:
+        """Return True once if a list contradicted something that was told shortly before: another one has to confirm it."""
+        is_in_doubt, self._is_in_doubt = self._is_in_doubt, False
+        return is_in_doubt
 
     def news(
         self, event: State, account: str | None, asked_at: float, *, compared: bool, partial: bool = False
@@ -76,7 +107,7 @@ class States:
             partial: what is None stays as it was last known.
         """
         item = self.not_overtaken(event, account, asked_at)
-        if item is None:
+        if item is None or (compared and self._is_outdated(item, account, asked_at)):
             return None
         known = self._states.get(_name(item, account))
         before = None if known is None else known.event
@@ -105,7 +136,7 @@ class States:
         members = dict.fromkeys(said, told_at) if isinstance(event, Account) else {}
         if before is not None:
             had = _said(before.event)
-            is_new = any(had.get(field, _ABSENT) != value for field, value in said.items())
+            is_new = any(not _same(field, had.get(field, _ABSENT), value) for field, value in said.items())
             event = attrs.evolve(
                 event, **{field: value for field, value in had.items() if field not in said and field not in without}
             )
@@ -127,24 +158,77 @@ class States:
         newer: dict[str, Any] = {field: None for field in said if known.members.get(field, -inf) > asked_at}
         return attrs.evolve(event, **newer) if len(newer) < len(said) else None
 
+    def _is_outdated(self, item: State, account: str | None, asked_at: float) -> bool:
+        """Return True if an item of a list is older than what is known, or may be."""
+        name = _name(item, account)
+        known = self._states.get(name)
+        if known is None or isinstance(item, Account) or isinstance(known.event, Account):
+            return False
+        newer = _is_newer(item.updated_at, known.event.updated_at)
+        ended = not _is_open(known.event) and getattr(known.event, "vanished", None) is None
+        if newer is False or (newer is None and isinstance(item, Order) and ended and not item.status.is_final):
+            return True
+        if newer is not None or isinstance(item, Order) or not ended or not _is_open(item):
+            return False
+        return self._doubt(name, known, asked_at)  # a position that was closed a moment ago is open again, or still
+
+    def _doubt(self, name: _Name, known: _Known, asked_at: float) -> bool:
+        """Return True, and ask for another list, if one asked for at ``asked_at`` may be older than what is known."""
+        if asked_at - known.told_at >= LAG:
+            return False
+        if known.doubted_at is None or asked_at <= known.doubted_at:
+            self._states[name] = known._replace(doubted_at=asked_at)
+            self._is_in_doubt = True
+            return True
+        return False
+
+    def corrected(self, fill: Trade, account: str | None, filled: Decimal) -> Order | None:
+        """Return the order of a fill that came after its end, if more was ``filled`` than the order says; else None."""
+        known = self._states.get(("order", fill.account or account, fill.order_id))
+        order = None if known is None else known.event
+        if not isinstance(order, Order) or not order.status.is_final or filled <= _filled(order):
+            return None
+        left = None if order.quantity is None else Decimal(order.quantity) - filled
+        is_filled = left is not None and left <= 0
+        order = attrs.evolve(
+            order,
+            event=OrderEvent.ORDER_FILLED if is_filled else OrderEvent.ORDER_MODIFIED,
+            status=OrderStatus.FILLED if is_filled else order.status,
+            filled_quantity=format(filled, "f"),
+            remaining_quantity=None if left is None else format(max(left, Decimal(0)), "f"),
+            average_fill_price=None,
+            vanished=None,
+            updated_at=None,
+            timestamp=fill.timestamp,
+            reconciled=True,
+        )
+        assert known is not None
+        self.remember(order, account, known.told_at, without=("average_fill_price",))
+        return order
+
     def is_open(self, event: State, account: str | None) -> bool:
         """Return True if the order or position was last known to be open."""
         known = self._states.get(_name(event, account))
         return known is not None and _is_open(known.event)
 
     def vanished(
-        self, kind: str, account: str | None, listed: Container[str], asked_at: float
+        self, kind: str, account: str | None, listed: Container[str], asked_at: float, *, may_lag: bool = False
     ) -> list[Order | Position]:
         """Return the end of what was open on the account and is not ``listed`` in a complete list; each is returned once.
 
-        ``asked_at``: when the list was asked for. What was told at that moment or later is newer than the list.
+        Args:
+            asked_at: when the list was asked for. What was told at that moment or later is newer than the list.
+            may_lag: the list was fetched, so that it may be older than what the stream told shortly before.
         """
         self._listed.add((kind, account))
         gone: list[Order | Position] = []
-        for name, (event, told_at, _) in self._states.items():
+        for name, known in list(self._states.items()):
+            event, told_at = known.event, known.told_at
             if name[:2] != (kind, account) or name[2] in listed or told_at >= asked_at:
                 continue
             if isinstance(event, Order | Position) and _is_open(event):
+                if may_lag and self._doubt(name, known, asked_at):
+                    continue
                 gone.append(_ended_unseen(event) if isinstance(event, Order) else _closed_unseen(event))
         for event in gone:
             self.remember(event, account, asked_at)
@@ -181,7 +265,7 @@ def derived(now: State, before: State | None, *, partial: bool = False, first_li
     was_called = isinstance(before, Account) and before.margin_call is True
     if now.margin_call is not None and now.margin_call is not was_called:
         return attrs.evolve(now, event=AccountEvent.MARGIN_CALL if now.margin_call else AccountEvent.MARGIN_CALL_ENDED)
-    is_balance = now.balance is not None and now.balance != getattr(before, "balance", None)
+    is_balance = now.balance is not None and not _same("balance", getattr(before, "balance", None), now.balance)
     return attrs.evolve(now, event=AccountEvent.BALANCE_UPDATED if is_balance else AccountEvent.METRICS_UPDATED)
 
 
@@ -271,6 +355,34 @@ def _closed_unseen(position: Position) -> Position:
         timestamp=None,
         reconciled=True,
     )
+
+
+def _is_newer(item: str | None, known: str | None) -> bool | None:
+    """Compare two of the provider's own times; None where one is missing, or they are the same."""
+    if item is None or known is None or (this := to_ns(item)) == (that := to_ns(known)):
+        return None
+    return this > that
+
+
+def _same(name: str, one: object, other: object) -> bool:
+    """Return True if two values of a member are the same text, number or instant."""
+    if one == other:
+        return True
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    if name in _DECIMALS:
+        return Decimal(one) == Decimal(other)
+    return name in _TIMES and to_ns(one) == to_ns(other)
+
+
+def _converted_by(*converters: object) -> frozenset[str]:
+    return frozenset(
+        a.name for cls in (Order, Position, Account) for a in attrs.fields(cls) if a.converter in converters
+    )
+
+
+_DECIMALS = _converted_by(decimal_text, optional_decimal)
+_TIMES = _converted_by(optional_time)
 
 
 def _said(event: AccountScoped) -> dict[str, Any]:

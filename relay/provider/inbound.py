@@ -80,7 +80,9 @@ class Inbound:
             if chain.left <= 0 and not chain.broken:
                 completes, chain.completes = chain.completes, []
                 self._judge(completes, chain.listed, asked_at)
-                if self._reconciling:
+                if self._core.states.take_doubt():
+                    self._subscriptions.reconcile_again()
+                elif self._reconciling:
                     self._subscriptions.reconciled()
         self._reconciling, self._answering = False, None
 
@@ -135,7 +137,11 @@ class Inbound:
         self._counters.received += 1
         self._core.notice_time(fill.timestamp)
         if self._core.fills.remember(fill, self._account):
-            self._send(self._marked(fill), ("account", fill.account or self._account))
+            key = ("account", fill.account or self._account)
+            self._send(self._marked(fill), key)
+            filled = self._core.fills.filled(fill, self._account)
+            if (order := self._core.states.corrected(fill, self._account, filled)) is not None:
+                self._core.publish(order)
         else:
             self._counters.deduped += 1
 
@@ -182,7 +188,8 @@ class Inbound:
         for complete in completes:
             account = complete.account or self._account
             ids = {id for kind, of, id in listed if (kind, of) == (complete.kind, account)}
-            for event in self._core.states.vanished(complete.kind, account, ids, asked_at):
+            may_lag = self._answering is not None
+            for event in self._core.states.vanished(complete.kind, account, ids, asked_at, may_lag=may_lag):
                 self._core.publish(event)
 
     def fetch(self, fetch: Fetch) -> None:

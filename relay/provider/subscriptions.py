@@ -33,6 +33,8 @@ ANSWER_WITHIN, LONGEST_ANSWER = 15.0, 240.0
 _FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
 #: Seconds until what is open is asked for again when it did not come, doubling up to the second number.
 RECONCILE_AGAIN, RECONCILE_RARELY = 5.0, 300.0
+#: Seconds until what is open is asked for again to confirm what a list that may lag behind the stream says.
+SECOND_LOOK = 2.0
 #: Seconds by which the provider's clock may differ from the relay's: what was missed is asked for from so much earlier on.
 CLOCKS_DIFFER = 60
 _AWAY = "the session was away"
@@ -348,6 +350,11 @@ class Subscriptions:
             self._replays = written > 0
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
             core.encode_failed("Reconcile", error)
+
+    def reconcile_again(self) -> None:
+        """A list contradicts what was told shortly before it was asked for: the next one decides."""
+        self._reconcile_at = min(self._reconcile_at, self._core.at.now + SECOND_LOOK)
+        self._core.rearm()
 
     def not_reconciled(self, answer: Answer) -> None:
         """A list of what is open did not come."""

@@ -20,12 +20,12 @@ def said(r):
 
 @pytest.fixture
 def away(rig):
-    """Orders 1, 2 and 3 (filled), positions p and q; then the session is away for a second, and asks for the lists."""
+    """Orders 1, 2 and 3 (filled), positions p and q; long after, the session is away for a second, and asks for the lists."""
     r = rig(credentials={"key": "k"}, backoff=ONCE)
-    (request,) = r.requests(r.up(0))
-    r.do(session_events.Fetched(request.id, answer()), 0)
-    r.say(["order", "1", "OPEN"], ["order", "2", "PARTIALLY_FILLED"], ["order", "3", "FILLED"], at=1)
-    r.say(["position", "p", "POSITION_OPENED", "2"], ["position", "q", "POSITION_CLOSED", "0.0"], at=1)
+    (request,) = r.requests(r.up(-20))
+    r.do(session_events.Fetched(request.id, answer()), -20)
+    r.say(["order", "1", "OPEN"], ["order", "2", "PARTIALLY_FILLED"], ["order", "3", "FILLED"], at=-19)
+    r.say(["position", "p", "POSITION_OPENED", "2"], ["position", "q", "POSITION_CLOSED", "0.0"], at=-19)
     r.do(session_events.Closed(1006), 2)
     r.tick(3)
     (r.request,) = r.requests(r.do(session_events.Opened(), 4))
@@ -117,7 +117,8 @@ def test_a_list_does_not_overwrite_what_the_stream_told_since_it_was_asked_for(a
 
 
 def test_of_two_lists_of_one_answer_the_later_stands(away):
-    away.do(session_events.Fetched(away.request.id, answer(["order", "1", "CANCELLED"], ["order", "1", "OPEN"])), 5)
+    listed = answer(["order", "1", "PARTIALLY_FILLED"], ["order", "1", "CANCELLED"])
+    away.do(session_events.Fetched(away.request.id, listed), 5)
     assert len(said(away)) == 2
 
 
@@ -140,6 +141,53 @@ def test_another_account_s_list_says_nothing_of_ours(away):
     away.machine.core.begin(away.moment(5))
     away.machine.handle(Complete("order", "other"))
     assert said(away) == []
+
+
+# --- lists that lag behind the stream --------------------------------------------------------------------------------
+
+
+def lagging(r, *told, at=0.5):
+    """What the stream told just before the session was away; returns the request for the lists."""
+    (request,) = r.requests(r.up(-20))
+    r.do(session_events.Fetched(request.id, answer()), -20)
+    r.say(*told, at=at)
+    r.do(session_events.Closed(1006), 1)
+    r.tick(2)
+    (request,) = r.requests(r.do(session_events.Opened(), 3))
+    r.fresh()
+    return request
+
+
+def test_an_order_of_a_moment_ago_is_gone_only_when_a_second_list_has_not_got_it_either(rig):
+    r = rig(credentials={"key": "k"}, backoff=ONCE)
+    request = lagging(r, ["order", "1", "FILLED"], ["order", "2", "OPEN"])
+    r.do(session_events.Fetched(request.id, answer(["order", "1", "OPEN"], ["complete", "order"])), 3.5)
+    assert said(r) == []
+    (request,) = r.requests(r.tick(5.5))
+    r.do(session_events.Fetched(request.id, answer(["order", "1", "OPEN"], ["complete", "order"])), 6)
+    assert said(r) == [("order", "2", "ORDER_MODIFIED", True)]
+    assert r.requests(r.tick(20)) == []
+
+
+def test_an_order_that_the_second_list_has_was_never_gone(rig):
+    r = rig(credentials={"key": "k"}, backoff=ONCE)
+    request = lagging(r, ["order", "2", "OPEN"])
+    r.do(session_events.Fetched(request.id, answer(["complete", "order"])), 3.5)
+    (request,) = r.requests(r.tick(5.5))
+    r.do(session_events.Fetched(request.id, answer(["order", "2", "OPEN"], ["complete", "order"])), 6)
+    assert said(r) == []
+    assert r.requests(r.tick(20)) == []
+
+
+def test_a_position_closed_a_moment_ago_is_open_again_only_by_a_second_list(rig):
+    r = rig(credentials={"key": "k"}, backoff=ONCE)
+    request = lagging(r, ["position", "p", "POSITION_OPENED", "2"], ["position", "p", "POSITION_CLOSED", "0"])
+    listed = answer(["position", "p", "POSITION_MODIFIED", "2"], ["complete", "position"])
+    r.do(session_events.Fetched(request.id, listed), 3.5)
+    assert said(r) == []
+    (request,) = r.requests(r.tick(5.5))
+    r.do(session_events.Fetched(request.id, listed), 6)
+    assert said(r) == [("position", "p", "POSITION_MODIFIED", True)]
 
 
 # --- given up --------------------------------------------------------------------------------------------------------
@@ -293,7 +341,7 @@ def test_pages_and_ended_orders_come_in_any_order_and_are_judged_together(rig):
 
     r = rig(adapter=Paged)
     first, ended = r.requests(r.up(0))
-    r.say(*(["order", id, "OPEN"] for id in ("1", "2", "3", "4")), at=-1)
+    r.say(*(["order", id, "OPEN"] for id in ("1", "2", "3", "4")), at=-20)
     r.fresh()
     more = r.do(session_events.Fetched(first.id, answer(["order", "1", "OPEN"], ["fetch", "/page2"])), 2)
     (page,) = r.requests(more)

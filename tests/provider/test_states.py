@@ -1,7 +1,11 @@
 """What is known of an account, and what counts as news of it."""
 
-from relay.model.events import Account, Order, Position
-from relay.provider.accounts import States, still
+from decimal import Decimal
+
+import pytest
+
+from relay.model.events import Account, Order, Position, Trade
+from relay.provider.accounts import Fills, States, still
 
 
 def order(**members):
@@ -61,3 +65,100 @@ def test_of_money_only_the_members_told_since_overtake_a_list():
     assert states.remember(listed, "main", 1.0)
     assert states.not_overtaken(money(equity="99"), "main", 1.0) is None
     assert states.not_overtaken(money(equity="99"), "main", 2.0) == money(equity="99")
+
+
+# --- the same figure, and the provider's own times -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_new"),
+    [
+        ({"limit_price": "100"}, {"limit_price": "100.00"}, False),
+        ({"limit_price": "100"}, {"limit_price": "100.01"}, True),
+        ({"created_at": "2026-01-01T10:30:40Z"}, {"created_at": "2026-01-01T10:30:40.000Z"}, False),
+        ({"created_at": "2026-01-01T10:30:40Z"}, {"created_at": "2026-01-01T10:30:40.001Z"}, True),
+        ({"client_order_id": "1"}, {"client_order_id": "1.0"}, True),
+    ],
+)
+def test_figures_are_compared_as_numbers_and_times_as_instants(before, after, is_new):
+    states = States()
+    states.remember(order(**before), "main", 0.0)
+    assert states.remember(order(**after), "main", 1.0) is is_new
+
+
+def test_an_unchanged_balance_in_other_digits_is_no_balance_update():
+    states = States()
+    states.news(Account(event=None, balance="100"), "main", 0.0, compared=False)
+    news = states.news(Account(event=None, balance="100.00", equity="7"), "main", 1.0, compared=False)
+    assert news.event == "METRICS_UPDATED"
+
+
+EARLY, LATE = "2026-01-01T10:30:40Z", "2026-01-01T10:30:46.5Z"
+
+
+@pytest.mark.parametrize(
+    ("known", "listed", "is_news"),
+    [
+        ({"status": "FILLED", "updated_at": LATE}, {"status": "OPEN", "updated_at": EARLY}, False),
+        ({"status": "PARTIALLY_FILLED", "updated_at": LATE}, {"status": "OPEN", "updated_at": EARLY}, False),
+        ({"status": "FILLED", "updated_at": EARLY}, {"status": "OPEN", "updated_at": LATE}, True),
+        ({"status": "FILLED"}, {"status": "OPEN"}, False),
+        ({"status": "CANCELLED"}, {"status": "FILLED"}, True),
+        ({"status": "OPEN", "updated_at": EARLY}, {"status": "CANCELLED", "updated_at": LATE}, True),
+    ],
+)
+def test_a_list_older_than_what_is_known_says_nothing(known, listed, is_news):
+    states = States()
+    states.news(order(**known), "main", 0.0, compared=False)
+    news = states.news(order(event=None, **listed), "main", 100.0, compared=True)
+    assert (news is not None) is is_news
+
+
+# --- fills -----------------------------------------------------------------------------------------------------------
+
+
+def fill(**members):
+    given = {"id": "28457", "order_id": "o1", "symbol": "BTC/USDT", "side": "BUY", "quantity": "1", "price": "5"}
+    return Trade(**{**given, **members})
+
+
+def test_an_id_that_two_symbols_two_orders_or_two_sides_share_is_two_fills():
+    fills = Fills()
+    others = ({}, {"symbol": "ETH/USDT"}, {"order_id": "o3"}, {"order_id": "o4", "side": "SELL"}, {"side": "SELL"})
+    assert [fills.remember(fill(**other), "main") for other in others] == [True] * 5
+    assert [fills.remember(fill(**other), "main") for other in others] == [False] * 5
+
+
+def corrected(states, fills, event):
+    fills.remember(event, "main")
+    return states.corrected(event, "main", fills.filled(event, "main"))
+
+
+def test_a_fill_behind_the_end_of_its_order_corrects_it():
+    states, fills = States(), Fills()
+    ended = order(status="CANCELLED", quantity="2", filled_quantity="1", average_fill_price="5", remaining_quantity="1")
+    states.remember(ended, "main", 0.0)
+    assert corrected(states, fills, fill(id="f1")) is None  # the one that the order's end has counted
+    late = corrected(states, fills, fill(id="f2", price="6"))
+    assert (late.event, late.status, late.filled_quantity, late.remaining_quantity) == (
+        "ORDER_FILLED",
+        "FILLED",
+        "2",
+        "0",
+    )
+    assert (late.average_fill_price, late.reconciled) == (None, True)
+    assert corrected(states, fills, fill(id="f2", price="6")) is None
+
+
+def test_a_late_fill_that_does_not_fill_the_order_leaves_it_cancelled():
+    states, fills = States(), Fills()
+    states.remember(order(status="CANCELLED", quantity="3", filled_quantity="0"), "main", 0.0)
+    late = corrected(states, fills, fill(id="f1", quantity="0.5"))
+    assert (late.event, late.status, late.filled_quantity) == ("ORDER_MODIFIED", "CANCELLED", "0.5")
+    assert Decimal(late.remaining_quantity) == Decimal("2.5")
+
+
+def test_fills_of_an_open_order_change_nothing_that_the_provider_does_not_say():
+    states, fills = States(), Fills()
+    states.remember(order(quantity="3", filled_quantity="0"), "main", 0.0)
+    assert corrected(states, fills, fill()) is None
