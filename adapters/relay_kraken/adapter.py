@@ -16,6 +16,7 @@ from relay.adapter import (
     Context,
     Fetch,
     Heartbeat,
+    Limited,
     Nack,
     Offer,
     Option,
@@ -46,6 +47,8 @@ TAKER = {"b": Side.BUY, "s": Side.SELL}
 DONE = {"subscribed": True, "unsubscribed": False}
 ALIASES = {"XBT": "BTC", "XDG": "DOGE"}
 BTC = {"symbol": "BTC/USD"}
+#: What Kraken answers to more requests than it takes; it passes. How many it takes no page says.
+TOO_MANY = "Exceeded msg rate"
 
 
 class Kraken(Adapter):
@@ -67,6 +70,12 @@ class Kraken(Adapter):
         limits=(Rate(150, per=600, of="dial"),),
     )
     checksum = staticmethod(checksum)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        #: The id of the last request: even for a subscription, odd for its end.
+        self._reqid = 0
+        self._status = "online"
 
     @classmethod
     def book_levels(cls, context: Context) -> int:
@@ -96,7 +105,8 @@ class Kraken(Adapter):
                 subscription["depth"] = int(self.option("depth"))
             elif kind == "candle":
                 subscription["interval"] = MINUTES[timeframe or ""]
-            yield dumps({"event": event, "pair": names, "subscription": subscription})
+            self._reqid = (self._reqid | 1) + 1 + (event == "unsubscribe")
+            yield dumps({"event": event, "reqid": self._reqid, "pair": names, "subscription": subscription})
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
@@ -116,10 +126,15 @@ class Kraken(Adapter):
                 start = from_seconds(f"{int(second) - 60 * minutes}{point}{fraction}")
                 yield Candle(symbol=self.symbol(pair), native_symbol=pair, timeframe=TIMEFRAMES[minutes], start=start,
                              open=o, high=h, low=low, close=c, volume=volume, timestamp=from_seconds(time))  # fmt: skip
-            case {"event": "heartbeat" | "pong"} | {"event": "systemStatus", "status": "online"}:
+            case {"event": "heartbeat" | "pong"}:
                 yield Alive()
             case {"event": "systemStatus", "status": str(status)}:
-                yield Error(code="system_status", message=status)
+                changed, self._status = status != self._status, status
+                yield Error(code="system_status", message=status) if changed else Alive()
+            case {"errorMessage": reason} if reason == TOO_MANY:
+                yield Limited()  # the subscription is asked for again when its acknowledgement is overdue
+            case {"status": "error", "reqid": int(reqid), "pair": str(pair), "errorMessage": str(reason)} if reqid % 2:
+                yield Error(code="request", message=f"unsubscribe {pair}: {reason}")
             case {"status": "error", "pair": str(pair), "subscription": subscription, "errorMessage": str(reason)}:
                 yield Nack((self.topic(subscription, pair),), reason)
             case {"event": "subscriptionStatus", "status": status, "pair": str(pair), "subscription": subscription}:

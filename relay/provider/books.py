@@ -4,6 +4,7 @@ A book is COLLECTING until a snapshot joins it: deltas are held back, the oldest
 snapshot (on the stream, or fetched) covers everything up to its ``last_seq`` = L. Held deltas with ``last_seq`` <= L are
 contained in it and dropped. Where sequence numbers have no holes the first one left must reach across L:
 ``first_seq`` <= L + 1 <= ``last_seq``; otherwise the snapshot is too old, it is not shown, and another one is asked for.
+Where numbers have holes by design, a fetched snapshot is too old if it ends before the first delta that is held.
 (This is the procedure Binance documents under "How to manage a local order book correctly".) A delta that overlaps the
 snapshot is published as it is: sizes are absolute, so applying a part twice changes nothing.
 
@@ -184,6 +185,9 @@ class Books:
         if pending and self._contiguous and covered is not None and _first(pending[0], covered) > covered + 1:
             self.dropped["snapshot_too_old"] += 1
             return Kept((), book.symbol)
+        if self._fetched and not self._contiguous and book.held and _is_older(snapshot, book.held[0]):
+            self.dropped["snapshot_too_old"] += 1
+            return Kept((), book.symbol)
         self.dropped["in_snapshot"] += len(book.held) - len(pending)
         book.held.clear()
         book.bids, book.asks = Levels(descending=True), Levels(descending=False)
@@ -263,6 +267,11 @@ def _removed(levels: Sequence[Level]) -> tuple[Level, ...]:
 
 def _contained(delta: Depth, covered: int) -> bool:
     return delta.last_seq is not None and delta.last_seq <= covered
+
+
+def _is_older(snapshot: Depth, delta: Depth) -> bool:
+    """Return True if a snapshot ends before the delta begins: nothing says whether changes are missing between the two."""
+    return snapshot.last_seq is not None and snapshot.last_seq < _first(delta, snapshot.last_seq)
 
 
 def _first(delta: Depth, before: int) -> int:

@@ -28,6 +28,8 @@ from relay.provider.subscription_table import Entry, topic_key
 SNAPSHOT_AGAIN, SNAPSHOT_RARELY = 0.5, 30.0
 #: Seconds until a snapshot request without an answer is repeated, doubling up to the second number.
 ANSWER_WITHIN, LONGEST_ANSWER = 15.0, 240.0
+#: Seconds a book has to stay live to be called stable, and the number of breaks in a row after which it is called unstable.
+STABLE, UNSTABLE = 60.0, 4
 #: Seconds from a subscription's acknowledgement until its snapshot is asked for. A fetched one is asked for at the first
 #: delta, because it has to be newer than that; only a quiet book is fetched without.
 _FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
@@ -52,11 +54,16 @@ class Snapshots:
 
     One request per symbol is under way at a time. After a snapshot that was too old, or an error, the next request waits
     from `SNAPSHOT_AGAIN` seconds, growing to `SNAPSHOT_RARELY`. A request without any answer is repeated after
-    `ANSWER_WITHIN` seconds, then after twice as long, and so on up to `LONGEST_ANSWER`.
+    `ANSWER_WITHIN` seconds, then after twice as long, and so on up to `LONGEST_ANSWER`. A book that breaks again and again
+    soon after its snapshot (its checksum or its numbers never fit) waits in the same growing way, until it has stayed live
+    for `STABLE` seconds.
     """
 
     def __init__(self) -> None:
         self._plans: dict[str, _Plan] = {}
+        #: Books that broke: how often in a row, and when each was last live.
+        self._breaks: dict[str, int] = {}
+        self._live_at: dict[str, float] = {}
 
     def __contains__(self, symbol: str) -> bool:
         return symbol in self._plans
@@ -83,13 +90,33 @@ class Snapshots:
             plan.under_way = False
             plan.due_at = now + max(at_least, backoff(SNAPSHOT_AGAIN, SNAPSHOT_RARELY, plan.attempts - 1))
 
-    def done(self, symbol: str) -> None:
-        """The book is live, or nobody needs it."""
+    def live(self, symbol: str, now: float) -> None:
+        """The book is live."""
+        self._plans.pop(symbol, None)
+        self._live_at[symbol] = now
+
+    def broken(self, symbol: str, now: float) -> int:
+        """A live book broke and needs a snapshot. Return how often that happened since the book was last stable."""
+        self._plans.pop(symbol, None)
+        live_at = self._live_at.pop(symbol, now)
+        breaks = self._breaks[symbol] = self._breaks.get(symbol, 0) + 1 if now - live_at < STABLE else 1
+        self.need(symbol, now if breaks == 1 else now + backoff(SNAPSHOT_AGAIN, SNAPSHOT_RARELY, breaks - 2))
+        return breaks
+
+    def skip(self, symbol: str) -> None:
+        """No snapshot of the book is to be had now."""
         self._plans.pop(symbol, None)
 
+    def done(self, symbol: str) -> None:
+        """Nobody needs the book."""
+        self._plans.pop(symbol, None)
+        self._breaks.pop(symbol, None)
+        self._live_at.pop(symbol, None)
+
     def clear(self) -> None:
-        """The connection is gone."""
+        """The connection is gone. How often books broke is remembered: the next connection may fare no better."""
         self._plans.clear()
+        self._live_at.clear()
 
     def deadline(self) -> float:
         """Return the time at which `take_due` has something."""
@@ -373,13 +400,24 @@ class Subscriptions:
         now = self._core.at.now
         self._core.rearm()
         if kept.snapshot_of is None:
-            self._snapshots.done(symbol)
+            self._snapshots.live(symbol, now)
         elif kept.out:
-            self._snapshots.done(symbol)
-            self._snapshots.need(symbol, now)
+            breaks = self._snapshots.broken(symbol, now)
+            if breaks >= UNSTABLE:
+                self._unstable(symbol, kept, is_news=breaks == UNSTABLE)
         else:
             urgent = self._declared.book is Book.FETCHED
             self._snapshots.need(symbol, now if urgent else now + ANSWER_WITHIN)
+
+    def _unstable(self, symbol: str, kept: Kept, *, is_news: bool) -> None:
+        """Tell that a book does not stay right, so that snapshots of it are asked for ever more rarely."""
+        reasons = [event.reason for event in kept.out if isinstance(event, Gap)]
+        reason = f"the book does not stay right: {reasons[-1] if reasons else 'no reason given'}"
+        if is_news:
+            self._core.error("book_unstable", f"depth {symbol}: {reason}", symbol=symbol)
+        watch = self._topics.refused(Topic(kind="depth", symbol=symbol), reason, self._core.at.now)
+        if watch is not None:
+            self._core.publish(staleness(watch, StalenessEvent.STALE))
 
     def snapshot_answered(self, job: Job, answer: Answer, retry_after: float | None) -> None:
         """A fetched snapshot was read: it joined, was too old, or was an error."""
@@ -394,7 +432,7 @@ class Subscriptions:
         core = self._core
         entry = self._table.find(("depth", symbol))
         if entry is None or core.adapter is None or not self._books.collecting(symbol):
-            self._snapshots.done(symbol)
+            self._snapshots.skip(symbol)
             return
         try:
             written = core.outbound.write(core.adapter, Snapshot(entry.topic), Lane.FETCH, Purpose.SNAPSHOT, symbol)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from relay.adapter import Ack, Alive, Answer, Fetch, Nack, Ping, Subscribe, Unknown, Unsubscribe
+from relay.adapter import Ack, Alive, Answer, Fetch, Limited, Nack, Ping, Subscribe, Unknown, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Error, PublicTrade, Quote
@@ -173,14 +173,14 @@ def test_one_frame_subscribes_all_pairs_of_a_channel(adapter):
         topic("public_trade", "DOGE/BTC"),
     )
     assert [json.loads(frame) for frame in adapter.encode(Subscribe(topics))] == [
-        {"event": "subscribe", "pair": ["XBT/USD", "ADA/EUR"], "subscription": {"name": "ticker"}},
-        {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "book", "depth": 1000}},
-        {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "ohlc", "interval": 240}},
-        {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "ohlc", "interval": 1}},
-        {"event": "subscribe", "pair": ["XDG/XBT"], "subscription": {"name": "trade"}},
+        {"event": "subscribe", "reqid": 2, "pair": ["XBT/USD", "ADA/EUR"], "subscription": {"name": "ticker"}},
+        {"event": "subscribe", "reqid": 4, "pair": ["XBT/USD"], "subscription": {"name": "book", "depth": 1000}},
+        {"event": "subscribe", "reqid": 6, "pair": ["XBT/USD"], "subscription": {"name": "ohlc", "interval": 240}},
+        {"event": "subscribe", "reqid": 8, "pair": ["XBT/USD"], "subscription": {"name": "ohlc", "interval": 1}},
+        {"event": "subscribe", "reqid": 10, "pair": ["XDG/XBT"], "subscription": {"name": "trade"}},
     ]
     assert [json.loads(frame) for frame in adapter.encode(Unsubscribe(topics[:1]))] == [
-        {"event": "unsubscribe", "pair": ["XBT/USD"], "subscription": {"name": "ticker"}}
+        {"event": "unsubscribe", "reqid": 13, "pair": ["XBT/USD"], "subscription": {"name": "ticker"}}
     ]
 
 
@@ -216,9 +216,26 @@ def test_heartbeats_prove_the_connection_and_a_status_other_than_online_is_told(
     assert list(adapter.encode(Ping())) == ['{"event":"ping"}']
     for text in ('{"event":"heartbeat"}', '{"event":"pong","reqid":42}', json.dumps(online)):
         assert decode(adapter, text) == (Alive(),)
-    assert decode(adapter, json.dumps(online | {"status": "maintenance"})) == (
-        Error(code="system_status", message="maintenance"),
-    )
+    for state in ("maintenance", "post_only", "online"):  # the all-clear is told too
+        assert decode(adapter, json.dumps(online | {"status": state})) == (Error(code="system_status", message=state),)
+    assert decode(adapter, json.dumps(online)) == (Alive(),)
+
+
+def test_a_passing_rate_limit_refuses_nothing(adapter):
+    refused = status(status="error", subscription={"name": "ticker"}, errorMessage="Exceeded msg rate", reqid=2)
+    for text in (refused, '{"event":"error","errorMessage":"Exceeded msg rate"}'):
+        assert decode(adapter, text) == (Limited(),)
+
+
+def test_a_refused_unsubscription_does_not_end_the_topic(adapter):
+    (frame,) = adapter.encode(Unsubscribe((topic("depth"),)))
+    reqid = json.loads(frame)["reqid"]
+    (again,) = adapter.encode(Subscribe((topic("depth"),)))
+    assert json.loads(again)["reqid"] > reqid
+    refused = {"status": "error", "subscription": {"depth": 1000, "name": "book"}, "errorMessage": "Event(s) not found"}
+    (error,) = decode(adapter, status(**refused, reqid=reqid))
+    assert (error.code, error.message) == ("request", "unsubscribe XBT/USD: Event(s) not found")
+    assert isinstance(decode(adapter, status(**refused, reqid=json.loads(again)["reqid"]))[0], Nack)
 
 
 def test_symbols_go_both_ways_by_krakens_own_two_aliases(adapter):

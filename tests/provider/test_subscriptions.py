@@ -1,5 +1,7 @@
 """Topics over time: asked for, paced, acknowledged, silent, refused, broken, mended."""
 
+import itertools
+
 import pytest
 
 from relay.adapter import Answer, Backoff, Book, Rate, Sequence, dumps
@@ -324,6 +326,46 @@ def test_a_snapshot_that_is_too_old_is_not_shown_and_asked_for_again_later(rig):
     r.do(session_events.Fetched(request.id, answer(["snapshot", "A", 9])), 9.1)
     assert seqs(r.fresh()) == [(True, 9), (False, 11)]
     assert r.add_up()
+
+
+def test_where_numbers_have_holes_a_snapshot_older_than_the_first_delta_is_too_old(rig):
+    r = rig(book=Book.FETCHED, sequence=Sequence(scope="topic", contiguous=False))
+    r.up(0)
+    r.want("depth:A", at=0)
+    r.fresh()
+    (request,) = r.say(["delta", "A", None, 2000], at=1)
+    assert r.do(session_events.Fetched(request.id, answer(["snapshot", "A", 1990])), 1.2) == []
+    assert r.fresh() == []
+    (request,) = r.tick(1.7)
+    r.do(session_events.Fetched(request.id, answer(["snapshot", "A", 2000])), 2)
+    r.say(["delta", "A", None, 2010], at=3)
+    assert seqs(r.fresh()) == [(True, 2000), (False, 2010)]
+
+
+def test_a_book_that_never_fits_is_asked_for_ever_more_rarely_and_called_unstable(rig):
+    r = rig(**FETCHED, silent_after=99_999)
+    r.up(0)
+    r.want("depth:A", "depth:B", at=0)
+    r.fresh()
+    (request,) = r.say(["delta", "A", 1, 1], at=0)
+    asked, seq, now, told = [], 1, 0.0, []
+    while now < 100:
+        r.do(session_events.Fetched(request.id, answer(["snapshot", "A", seq])), now)
+        outputs = r.say(["delta", "A", seq + 5, seq + 5], at=now)  # a hole behind every snapshot
+        seq += 5
+        while not outputs:
+            now = r.machine.deadline()
+            outputs = r.requests(r.tick(now))
+        (request,) = outputs
+        asked.append(now)
+        told += [(e.kind, getattr(e, "code", None) or e.reason) for e in r.fresh() if e.kind in ("error", "staleness")]
+    waits = [after - before for before, after in itertools.pairwise(asked)]
+    assert waits[:6] == [0.5, 1, 2, 4, 8, 16]
+    assert max(waits) == 30
+    reason = "the book does not stay right: sequence numbers are missing"
+    assert told[:4] == [("error", "book_unstable"), ("staleness", reason), ("staleness", None), ("staleness", reason)]
+    (other,) = r.requests(r.say(["delta", "B", 1, 1], at=now))
+    assert other.url.endswith("/book/B")  # another book is not harmed
 
 
 def test_a_hole_is_announced_in_its_place_and_mended_for_that_symbol_only(rig):
