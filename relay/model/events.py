@@ -267,7 +267,7 @@ class Reference(MarketEvent):
 
 @frozen(kw_only=True)
 class Trade(AccountScoped):
-    """A fill of OUR order. Fills are deduplicated by (provider, account, id)."""
+    """A fill of OUR order. It is published once: account, symbol, order, side and id together name it."""
 
     kind = "trade"
     body = "trade"
