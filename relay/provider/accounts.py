@@ -35,6 +35,8 @@ _NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id"
 _ABSENT = object()
 #: Seconds by which a fetched list may lag behind the stream.
 LAG = 10.0
+#: Nanoseconds by which a provider's times of one change may differ.
+_SAME_CHANGE = 1_000_000_000
 #: What an adapter says of an account.
 State = Order | Position | Account
 _Name = tuple[str, str | None, str]
@@ -166,6 +168,8 @@ class States:
             return False
         newer = _is_newer(item.updated_at, known.event.updated_at)
         ended = not _is_open(known.event) and getattr(known.event, "vanished", None) is None
+        if isinstance(item, Order) and item.status.is_final and not ended:
+            return False
         if newer is False or (newer is None and isinstance(item, Order) and ended and not item.status.is_final):
             return True
         if newer is not None or isinstance(item, Order) or not ended or not _is_open(item):
@@ -358,10 +362,13 @@ def _closed_unseen(position: Position) -> Position:
 
 
 def _is_newer(item: str | None, known: str | None) -> bool | None:
-    """Compare two of the provider's own times; None where one is missing, or they are the same."""
-    if item is None or known is None or (this := to_ns(item)) == (that := to_ns(known)):
+    """Compare two of the provider's own times; None where one is missing, or they are as good as the same.
+
+    The stream and the lists of a provider may take one change's time at different moments.
+    """
+    if item is None or known is None or abs(later := to_ns(item) - to_ns(known)) < _SAME_CHANGE:
         return None
-    return this > that
+    return later > 0
 
 
 def _same(name: str, one: object, other: object) -> bool:

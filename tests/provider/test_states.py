@@ -105,6 +105,7 @@ EARLY, LATE = "2026-01-01T10:30:40Z", "2026-01-01T10:30:46.5Z"
         ({"status": "FILLED"}, {"status": "OPEN"}, False),
         ({"status": "CANCELLED"}, {"status": "FILLED"}, True),
         ({"status": "OPEN", "updated_at": EARLY}, {"status": "CANCELLED", "updated_at": LATE}, True),
+        ({"status": "OPEN", "updated_at": LATE}, {"status": "CANCELLED", "updated_at": EARLY}, True),  # it has ended
     ],
 )
 def test_a_list_older_than_what_is_known_says_nothing(known, listed, is_news):
