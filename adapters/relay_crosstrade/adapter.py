@@ -6,6 +6,7 @@ function called by rpc. `relay_crosstrade.polling` requests orders, fills and po
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from relay.adapter import (
     Adapter,
@@ -16,6 +17,7 @@ from relay.adapter import (
     GivenUp,
     Header,
     Heartbeat,
+    Nack,
     Offer,
     Option,
     Outgoing,
@@ -34,12 +36,12 @@ from relay.adapter import (
 from relay.adapter.reading import each
 from relay.model.channels import Topic
 from relay.model.commands import Command
-from relay.model.events import Event
+from relay.model.events import Event, Quote
 from relay.model.text import from_millis
 from relay_crosstrade.answers import Answers
 from relay_crosstrade.orders import Blotter, Memory
 from relay_crosstrade.polling import Polling
-from relay_crosstrade.reading import Reader
+from relay_crosstrade.reading import Reader, has_expiry, is_alias
 from relay_crosstrade.rpc import COMMANDS, ORDERS, Writer
 
 _of_limits = re.compile(r"(?!.*(session|elsewhere)).*(rate|limit|violation|abuse)", re.IGNORECASE).match
@@ -79,11 +81,12 @@ class CrossTrade(Adapter):
         if not 1000 <= self.interval <= 60_000:
             raise ValueError(f"pnl_interval: expected 1000 to 60000 milliseconds, got {self.interval}")
         self.polling = Polling(self.interval / 1000)
-        self.reader = Reader(self.symbol, self.own, self.own if context.account else "")
+        self.reader = Reader(self.symbol, self.native, self.own, self.own if context.account else "")
         blotter = Blotter(self.reader, self.polling, context.kept.setdefault("orders", Memory()))
         writer = Writer(native=self.native, account=self.own, time_in_force=self.option("time_in_force"))
         accounts = {self.reader.account(self.own)} if self.own else set()
         self.answers = Answers(writer, self.reader, blotter, self.polling, accounts)
+        self.aliases: set[str] = set()  # subscribed names that may be aliases: the add-on has not used them yet
         self.watch(set())
 
     @classmethod
@@ -97,7 +100,7 @@ class CrossTrade(Adapter):
                 yield from self.instruments("subscribe", topics)
                 if accounts := {topic for topic in topics if topic.kind == "account"}:
                     self.watch(self.accounts | accounts)
-                    self.polling.look(*self.polling.accounts)
+                    self.polling.look(*self.polling.accounts, now=not self.polling.missed)  # they are under way
                     yield dumps({"action": "streamPnl", "enabled": True, "interval": self.interval})
             case Unsubscribe(topics):
                 yield from self.instruments("unsubscribe", topics)
@@ -126,12 +129,26 @@ class CrossTrade(Adapter):
     def instruments(self, action: str, topics: Iterable[Topic]) -> Iterable[str]:
         natives = [self.native(topic.symbol or "") for topic in topics if topic.kind == "quote"]
         if natives:
+            unsure = {native for native in natives if not has_expiry(native)}
+            self.aliases = self.aliases | unsure if action == "subscribe" else self.aliases - unsure
             yield dumps({"action": action, "instruments": natives})
+
+    def quotes(self, raws: list[Any]) -> Iterable[Event | Signal]:
+        """Yield quotes, and refuse subscriptions under an alias: quotes have the add-on's own name."""
+        for item in each(raws, self.reader.quote):
+            yield item
+            if self.aliases and isinstance(item, Quote) and (native := item.native_symbol) is not None:
+                self.aliases.discard(native)
+                for alias in [alias for alias in self.aliases if is_alias(alias, native)]:
+                    self.aliases.discard(alias)
+                    yield Nack(
+                        (Topic(kind="quote", symbol=self.symbol(alias)),), f"{alias} is {native}: subscribe that"
+                    )
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
             case {"type": "marketData", "quotes": [*quotes]}:
-                yield from each(quotes, self.reader.quote)
+                yield from self.quotes(quotes)
             case {"type": "pnlUpdate", "accounts": [*accounts]} as update:
                 epoch = update.get("epoch")
                 yield from self.answers.updated(accounts, None if epoch is None else from_millis(epoch))

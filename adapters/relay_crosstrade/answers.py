@@ -183,6 +183,7 @@ class Answers:
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def _question(self, asked: Question, data: Any, failed: Failure | None) -> Iterator[Event | Signal]:
+        self.polling.missed.discard(asked.id)
         if failed is not None:
             yield from self._failed(asked, data, failed)
         elif asked.what == "order":
@@ -191,8 +192,9 @@ class Answers:
         elif (raws := _list(data, LISTS[asked.what])) is not None:
             whole = not isinstance(data, dict) or data.get("count", len(raws)) == len(raws)
             yield from self._listed(asked, raws, whole=whole)
-            is_unwatched = asked.what == "fills" and asked.about not in self.polling.accounts
-            yield Polled(asked.id, final=asked.missed or is_unwatched)
+            yield Polled(
+                asked.id, final=asked.missed or (asked.what == "fills" and asked.about not in self.polling.accounts)
+            )
         else:
             self.polling.refused.add(asked.what)
             yield Polled(asked.id, final=True)

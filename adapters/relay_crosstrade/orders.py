@@ -21,7 +21,7 @@ from relay.model.commands import PlaceOrder
 from relay.model.enums import OrderStatus
 from relay.model.events import Order, Trade
 from relay_crosstrade.polling import Polling
-from relay_crosstrade.reading import Reader
+from relay_crosstrade.reading import Reader, has_expiry
 
 #: Orders, or ids, remembered of each kind; beyond that the oldest is forgotten.
 MOST = 10_000
@@ -75,28 +75,21 @@ class Blotter:
         return self.memory.unanswered.pop(client or "", None) is not None
 
     def placed(self, command: PlaceOrder, id: str, account: str) -> Iterator[Order]:
-        """Yield an order that was accepted: what is known of it is what was asked for, unless a list was faster."""
+        """Yield an accepted order as it was asked for, or as a list has it; later where its symbol may be an alias."""
         if id in self.memory.ended:
             return
         known = self.memory.open.get(id)
         order = Order(
-            event=None,
-            account=self.reader.account(account),
-            id=id,
-            client_order_id=command.client_order_id,
-            symbol=command.symbol,
-            side=command.side,
-            order_type=command.order_type,
-            quantity=command.quantity,
-            status=OrderStatus.PENDING,
-            time_in_force=command.time_in_force,
-            limit_price=command.limit_price,
+            event=None, account=self.reader.account(account), id=id, client_order_id=command.client_order_id,
+            symbol=command.symbol, side=command.side, order_type=command.order_type, quantity=command.quantity,
+            status=OrderStatus.PENDING, time_in_force=command.time_in_force, limit_price=command.limit_price,
             stop_price=command.stop_price,
-        )
+        )  # fmt: skip
         if known is not None:
             order = attrs.evolve(known, client_order_id=command.client_order_id)
         self.memory.open[id] = order
-        yield order
+        if known is not None or has_expiry(self.reader.native(command.symbol)):
+            yield order
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
@@ -147,8 +140,8 @@ class Blotter:
         """Yield an order's state, unless its end was published or it ended before anybody knew of it."""
         before = self.memory.open.get(id)
         now = self.reader.order(given, id, None if before is None else before.side)
-        if client is not None:
-            now = attrs.evolve(now, client_order_id=client)
+        known = None if before is None else before.client_order_id
+        now = attrs.evolve(now, client_order_id=client or known)
         ended = now.status.is_final
         if id in self.memory.ended or (before is None and ended and not sought):
             return

@@ -75,6 +75,7 @@ class Polling:
         refused: what is not asked any more.
         wanted: polls that are to be yielded, by name.
         followed: the open orders that the polls know of.
+        missed: ids of the questions for what was missed that have no answer yet.
     """
 
     rate: float
@@ -82,6 +83,7 @@ class Polling:
     refused: set[What] = Factory(set)
     wanted: dict[str, Poll] = Factory(dict)
     followed: frozenset[str] = frozenset()
+    missed: set[str] = Factory(set)
 
     def want(self, what: What, about: str = "", account: str = "", *, missed: bool = False, now: bool = True) -> None:
         """Ask for this, and ask again as often as it is polled."""
@@ -89,6 +91,8 @@ class Polling:
             return
         question = Question(what, about, missed)
         every = self._every(question)
+        if missed:
+            self.missed.add(question.id)
         if question.id not in self.wanted or now:
             self.wanted[question.id] = Poll(question.id, question.frame(account), every=every, now=now)
 

@@ -6,6 +6,7 @@ cut off what an order has behind ``limitPriceChanged`` and a fill behind ``quant
 NinjaTrader's own names. What is absent stays absent.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,17 +28,10 @@ CURRENCIES = {"UsDollar": "USD"}
 POSITION_SIDES = {"LONG": PositionSide.LONG, "SHORT": PositionSide.SHORT, "FLAT": None}
 #: https://ninjatrader.com/support/helpGuides/nt8/order_state_definitions.htm, in NinjaScript's spelling.
 STATES = {
-    "INITIALIZED": OrderStatus.PENDING,
-    "SUBMITTED": OrderStatus.PENDING,
-    "TRIGGERPENDING": OrderStatus.PENDING,
-    "ACCEPTED": OrderStatus.OPEN,
-    "SUSPENDED": OrderStatus.OPEN,
-    "WORKING": OrderStatus.OPEN,
-    "CHANGEPENDING": OrderStatus.OPEN,
-    "CHANGESUBMITTED": OrderStatus.OPEN,
+    **dict.fromkeys(("INITIALIZED", "SUBMITTED", "TRIGGERPENDING"), OrderStatus.PENDING),
+    **dict.fromkeys(("ACCEPTED", "SUSPENDED", "WORKING", "CHANGEPENDING", "CHANGESUBMITTED"), OrderStatus.OPEN),
+    **dict.fromkeys(("CANCELPENDING", "CANCELSUBMITTED"), OrderStatus.PENDING_CANCEL),
     "PARTFILLED": OrderStatus.PARTIALLY_FILLED,
-    "CANCELPENDING": OrderStatus.PENDING_CANCEL,
-    "CANCELSUBMITTED": OrderStatus.PENDING_CANCEL,
     "FILLED": OrderStatus.FILLED,
     "CANCELLED": OrderStatus.CANCELLED,
     "REJECTED": OrderStatus.REJECTED,
@@ -52,17 +46,37 @@ TYPES = {
 TIMES = {each.value: each for each in TimeInForce}
 
 
+_MONTHS = "FGHJKMNQUVXZ"
+_contract = re.compile(rf"(.+?)(?:([{_MONTHS}])(\d{{1,2}})|\d!| (\d\d)-(\d\d))?").fullmatch
+
+
+def has_expiry(native: str) -> bool:
+    """Return whether this is NinjaTrader's own name of a future; without an expiry it may be an alias of one."""
+    found = _contract(native)
+    return found is not None and found[4] is not None
+
+
+def is_alias(name: str, native: str) -> bool:
+    """Return whether ``name`` may mean the future ``native``: ES, ES1! and ESU26 are ES 09-26 in September 2026."""
+    asked, meant = _contract(name.upper()), _contract(native.upper())
+    if asked is None or meant is None or asked[4] is not None or meant[4] is None or asked[1] != meant[1]:
+        return False
+    return asked[2] is None or (_MONTHS.index(asked[2]) + 1 == int(meant[4]) and meant[5].endswith(asked[3]))
+
+
 @frozen
 class Reader:
     """Makes events of the provider's objects. Every method raises KeyError, TypeError or ValueError for what it cannot read.
 
     Attributes:
         symbol: returns the canonical text of a provider's symbol.
+        native: returns the provider's text of a canonical symbol.
         own: NinjaTrader's name of the session's account; empty where commands name theirs.
         only: the account the session acts for, the only one it publishes; empty: all of the key.
     """
 
     symbol: Callable[[str], str]
+    native: Callable[[str], str]
     own: str = ""
     only: str = ""
 
@@ -99,18 +113,11 @@ class Reader:
         native, side = text(given, "instrument"), word(POSITION_SIDES, given["marketPosition"])
         priced = given if side else {}  # a flat position has the market's price, but none of its own
         return Position(
-            event=None,
-            account=self.account(text(given, "account")),
-            id=native,
-            symbol=self.symbol(native),
-            native_symbol=native,
-            side=side,
-            quantity=given["quantity"],
-            average_entry_price=priced.get("averagePrice"),
-            current_price=priced.get("marketPrice"),
+            event=None, account=self.account(text(given, "account")), id=native, symbol=self.symbol(native),
+            native_symbol=native, side=side, quantity=given["quantity"], reconciled=missed or None,
+            average_entry_price=priced.get("averagePrice"), current_price=priced.get("marketPrice"),
             unrealized_pnl=priced.get("unrealizedProfitLoss"),
-            reconciled=missed or None,
-        )
+        )  # fmt: skip
 
     def order(self, given: Members, id: str, side: Side | None) -> Order:
         """Return an order as it is now, under the id it has for us.
@@ -121,43 +128,27 @@ class Reader:
         native, time = text(given, "instrument"), given.get("timeInForce")
         kind = TYPES.get(text(given, "orderType").upper())
         action = first(given, "orderAction", "action")
+        filled = None if is_zero(given.get("filled")) else given.get("averageFillPrice")  # 0.0 until then
         return Order(
-            event=None,
-            account=self.account(text(given, "account")),
-            id=id,
-            symbol=self.symbol(native),
-            native_symbol=native,
-            side=side if action is None and side else word(SIDES, action),
-            order_type=kind,
-            quantity=given.get("quantity"),
-            filled_quantity=given.get("filled"),
+            event=None, account=self.account(text(given, "account")), id=id, symbol=self.symbol(native),
+            native_symbol=native, side=side if action is None and side else word(SIDES, action), order_type=kind,
+            quantity=given.get("quantity"), filled_quantity=given.get("filled"), average_fill_price=filled,
             status=word(STATES, given["orderState"]),
             time_in_force=TIMES.get(time.upper()) if isinstance(time, str) else None,
             limit_price=given.get("limitPrice") if kind in (OrderType.LIMIT, OrderType.STOP_LIMIT) else None,
             stop_price=given.get("stopPrice") if kind in (OrderType.STOP, OrderType.STOP_LIMIT) else None,
-            average_fill_price=None
-            if is_zero(given.get("filled"))
-            else given.get("averageFillPrice"),  # 0.0 until then
-            oco_group_id=given.get("oco") or None,
-            updated_at=_time(given),
-        )
+            oco_group_id=given.get("oco") or None, updated_at=_time(given),
+        )  # fmt: skip
 
     def fill(self, given: Members, order_id: str, *, missed: bool) -> Trade:
         """Return one execution."""
         native = text(given, "instrument")
         return Trade(
-            account=self.account(text(given, "account")),
-            id=text(given, "id"),
-            order_id=order_id,
-            symbol=self.symbol(native),
-            native_symbol=native,
-            side=word(FILLED, given["marketPosition"]),
-            quantity=given["quantity"],
-            price=given["price"],
-            commission=given.get("commission"),
-            time=_time(given),
+            account=self.account(text(given, "account")), id=text(given, "id"), order_id=order_id,
+            symbol=self.symbol(native), native_symbol=native, side=word(FILLED, given["marketPosition"]),
+            quantity=given["quantity"], price=given["price"], commission=given.get("commission"), time=_time(given),
             reconciled=missed or None,
-        )
+        )  # fmt: skip
 
 
 def _time(given: Members) -> str | None:

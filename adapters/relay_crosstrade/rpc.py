@@ -155,16 +155,11 @@ class Writer:
 
     def _order(self, order: PlaceOrder) -> dict[str, Any]:
         asked = {
-            "account": self.account_of(order),
-            "instrument": self.native(order.symbol),
-            "action": str(order.side),
-            "orderType": ORDER_TYPES[order.order_type],
-            "quantity": json_number(order.quantity),
-            "timeInForce": str(order.time_in_force or self.time_in_force),
-            "limitPrice": json_number(order.limit_price),
-            "stopPrice": json_number(order.stop_price),
-            "orderId": order.client_order_id,
-        }
+            "account": self.account_of(order), "instrument": self.native(order.symbol), "action": str(order.side),
+            "orderType": ORDER_TYPES[order.order_type], "quantity": json_number(order.quantity),
+            "timeInForce": str(order.time_in_force or self.time_in_force), "limitPrice": json_number(order.limit_price),
+            "stopPrice": json_number(order.stop_price), "orderId": order.client_order_id,
+        }  # fmt: skip
         _stay_on(str(asked["account"]), order.extra, "extra")
         own = order.with_extra(asked)
         return {name: value for name, value in own.items() if value is not None or name in order.extra}

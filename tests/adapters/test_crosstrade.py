@@ -20,6 +20,7 @@ from relay.adapter import (
     Complete,
     Context,
     Limited,
+    Nack,
     Ping,
     Poll,
     Rate,
@@ -670,6 +671,43 @@ def test_an_instrument_has_many_names(name):
     assert reply.result["instrument"] == "ES 09-26"
 
 
+@pytest.mark.parametrize("alias", ["ES", "es", "ES1!", "ESU26", "ESU6"])
+def test_a_subscription_under_an_alias_is_refused_with_the_name_to_use(alias):
+    adapter = new_adapter()
+    list(adapter.encode(Subscribe((Topic(kind="quote", symbol=alias), NQ))))
+    assert [
+        type(item) for item in decoded(adapter, type="marketData", quotes=[{"instrument": "NQ 09-26", "bid": 1}])
+    ] == [Quote]
+    quote, refused = decoded(adapter, type="marketData", quotes=[{"instrument": "ES 09-26", "bid": 1}])
+    assert quote.symbol == "ES 09-26"
+    assert refused == Nack((Topic(kind="quote", symbol=alias),), f"{alias} is ES 09-26: subscribe that")
+    assert [
+        type(item) for item in decoded(adapter, type="marketData", quotes=[{"instrument": "ES 09-26", "bid": 2}])
+    ] == [Quote]
+
+
+@pytest.mark.parametrize("name", ["ESZ26", "NQ", "MES", "ES 12-26", "ESU27", "AAPL"])
+def test_another_instrument_is_no_alias(name):
+    adapter = new_adapter()
+    list(adapter.encode(Subscribe((Topic(kind="quote", symbol=name),))))
+    assert len(decoded(adapter, type="marketData", quotes=[{"instrument": "ES 09-26", "bid": 1}])) == 1
+
+
+def test_a_name_the_add_on_itself_uses_is_no_alias():
+    adapter = new_adapter()
+    list(adapter.encode(Subscribe((Topic(kind="quote", symbol="ES"),))))
+    for instrument in ("ES", "ES 09-26"):
+        assert len(decoded(adapter, type="marketData", quotes=[{"instrument": instrument, "bid": 1}])) == 1
+
+
+def test_an_order_placed_under_an_alias_has_one_symbol():
+    session = Session()
+    items = session.say(place("c", symbol="ES", client_order_id="mine", **FAR)) + session.tick(2)
+    orders = [item for item in items if isinstance(item, Order)]
+    assert {(order.symbol, order.client_order_id) for order in orders} == {("ES 09-26", "mine")}
+    assert orders[0].event is OrderEvent.ORDER_CREATED
+
+
 def test_a_contract_s_point_has_its_value():
     session = Session()
     session.say(place("c1"))
@@ -824,6 +862,9 @@ async def relayed():
         await nursery.start(running.session.run)
         running.session.want(ES)
         running.session.want(ACCOUNT)
+        with trio.fail_after(60):  # until the first lists have come: what they show was open before, and is not opened
+            while ("position", "Sim101") not in running.session._machine.core.states._listed:
+                await trio.sleep(0.01)
         yield simulator, running
         running.session.shutdown()
         nursery.cancel_scope.cancel()
