@@ -8,8 +8,7 @@ The page (https://docs.crosstrade.io/api/websocket-api) streams quotes and profi
 - while an order is open: the open orders, as often as the profit is streamed;
 - every 30 seconds: all of these, for what happens outside the relay.
 
-Orders are asked for by their ids once, so they go before the lists: what else is read depends on knowing them. A request
-that the add-on refuses is not repeated on this connection.
+Orders are asked for by their ids once, so they go before the lists: what else is read depends on knowing them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,8 +20,7 @@ from relay.adapter import Poll
 from relay_crosstrade.rpc import LOOKBACK, rpc
 
 What = Literal["order", "orders", "fills", "positions"]
-#: Seconds between two requests for everything.
-SWEEP = 30.0
+SWEEP = 30.0  # seconds between two requests for everything
 
 
 @frozen
@@ -72,7 +70,7 @@ class Polling:
     Attributes:
         rate: seconds between two requests for the orders while one is open.
         accounts: the accounts whose fills are polled.
-        refused: what is not asked any more.
+        refused: what the add-on has refused, and is not asked any more on this connection.
         wanted: polls that are to be yielded, by name.
         followed: the open orders that the polls know of.
         missed: ids of the questions for what was missed that have no answer yet.
