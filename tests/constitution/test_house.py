@@ -15,7 +15,7 @@ def tracked() -> list[Path]:
 
 
 def test_the_top_level_is_what_it_is_said_to_be() -> None:
-    expected = {"pyproject.toml", "uv.lock", "relay", "adapters", "plugins", "tests", "docs", "bench", "README.md", "CHANGELOG.md", "LICENSE",
+    expected = {"pyproject.toml", "uv.lock", "relay", "adapters", "plugins", "tests", "docs", "bench", "README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE",
                 "Makefile", ".ci", ".gitignore"}  # fmt: skip
     assert {path.relative_to(ROOT).parts[0] for path in tracked()} <= expected
 
