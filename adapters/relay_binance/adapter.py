@@ -34,6 +34,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
+from relay.adapter.reading import quoted
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
@@ -83,7 +84,7 @@ class Binance(Adapter):
         self.last_id = 0
 
     def prepare(self) -> Iterable[Fetch]:
-        yield Fetch(tag="symbols", url="/api/v3/exchangeInfo", cost=20, within=30)
+        yield Fetch(tag="symbols", url="/api/v3/exchangeInfo", cost=20, within=30, needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -109,6 +110,7 @@ class Binance(Adapter):
             case {"stream": str(name), "data": {"s": s, "b": bid, "B": bid_size, "a": ask, "A": ask_size}} if (
                 name.endswith("@bookTicker")
             ):
+                (bid, bid_size), (ask, ask_size) = quoted(bid, bid_size), quoted(ask, ask_size)
                 yield Quote(
                     symbol=self.symbol(s), native_symbol=s, bid=bid, bid_size=bid_size, ask=ask, ask_size=ask_size
                 )

@@ -63,7 +63,7 @@ class Bitstamp(Adapter):
     )
 
     def prepare(self) -> Iterable[Fetch]:
-        yield Fetch(tag="symbols", url="/api/v2/trading-pairs-info/")
+        yield Fetch(tag="symbols", url="/api/v2/trading-pairs-info/", needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:

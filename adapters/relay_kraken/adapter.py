@@ -32,6 +32,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
+from relay.adapter.reading import quoted
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Error, Event, PublicTrade, Quote
@@ -83,7 +84,7 @@ class Kraken(Adapter):
         return int(context.options["depth"])
 
     def prepare(self) -> Iterable[Fetch]:
-        yield Fetch(tag="symbols", url="/0/public/AssetPairs")
+        yield Fetch(tag="symbols", url="/0/public/AssetPairs", needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -118,6 +119,7 @@ class Kraken(Adapter):
                                       side=TAKER[side], time=from_seconds(time))  # fmt: skip
             case [_, {"a": [ask, _, ask_size, *_], "b": [bid, _, bid_size, *_], "c": [last, *_], "v": [_, volume, *_]},
                   "ticker", str(pair)]:  # fmt: skip
+                (bid, bid_size), (ask, ask_size) = quoted(bid, bid_size), quoted(ask, ask_size)
                 yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid, bid_size=bid_size, ask=ask,
                             ask_size=ask_size, last=last, volume=volume)  # fmt: skip
             case [_, [time, end, o, h, low, c, _, volume, *_], str(channel), str(pair)] if channel.startswith("ohlc-"):

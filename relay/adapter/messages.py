@@ -94,6 +94,8 @@ class Fetch:
         once: a name under which at most one fetch waits. Another one that a message or an answer leads to is not made while
             one of that name waits; while one is under way, whose answer may already be too old, one is made behind it.
             It counts for nothing in a reconciliation and in a command, whose fetches are all made.
+        needed: False for a fetch of `Adapter.prepare` that a connection can do without once one has succeeded, such as the
+            symbols: where it fails and symbols are known, the relay dials all the same.
     """
 
     tag: Hashable
@@ -108,6 +110,7 @@ class Fetch:
     cost: int = 1
     within: float = 10.0
     once: Hashable = None
+    needed: bool = True
 
 
 @frozen(kw_only=True)

@@ -56,6 +56,12 @@ def first(given: Mapping[str, Any], *names: str) -> Any:
     return next((given[name] for name in names if given.get(name) is not None), None)
 
 
+def quoted(price: Any, size: Any) -> tuple[Any, Any]:
+    """Return price and size of one side of a quote; None for both where the side is empty and sent as two zeros."""
+    is_empty = all(isinstance(value, str) and not value.strip("0.") for value in (price, size))
+    return (None, None) if is_empty else (price, size)
+
+
 def take(given: Members, *names: str) -> Any:
     """Remove and return the first of these members that there is, None when there is none.
 

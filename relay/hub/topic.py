@@ -177,7 +177,7 @@ class TopicState:
         self.seq = 0
         self.history = EventHistory(epoch, limits)
         self.last: dict[str, LastValue | HistoryEntry] = {}
-        """Newest value by provider; an application's under ""; an account's by `account_state` key."""
+        """Newest value by provider; an application's under ""; an account's by `account_state` key; a status' by account."""
         self.stale: dict[str, LastValue] = {}
         """The event that announced stale data, by provider, until the data are fresh again."""
         self.last_received_at = ""
@@ -226,8 +226,12 @@ class TopicState:
             self._apply_qualifier(published, now)
         elif self.kind == "account":
             revalued = self._remember_account_state(published, now)
-        elif self.kind != "status" or kind == "connection":  # of a status, only the connection's state is true later
+        elif self.kind != "status":
             self.last[published.stamp.provider if self.merged else ""] = LastValue(published, seq, now)
+        elif (
+            kind == "connection"
+        ):  # of a status, only the connection's state is true later: that of each account's session
+            self.last[published.stamp.account or ""] = LastValue(published, seq, now)
         if now >= self.keep_until:
             self.history.skip(seq)
             return

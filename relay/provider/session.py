@@ -542,18 +542,26 @@ class SessionMachine:
 
     def _prepared(self, job: Job, answer: Answer) -> None:
         core = self.core
+        unknown, failed = core.counters.unknown, None
         if not answer.ok:
-            text = f"preparing failed, {_status(answer)}: {answer.text[:200]}"
-            self._turned_away(text, answer.status, answer.headers)
+            failed = f"preparing failed, {_status(answer)}: {answer.text[:200]}"
+        else:
+            self._handle_answer(job, answer)
+            if self._life is not Life.PREPARING:
+                return
+            if core.counters.unknown > unknown:
+                failed = "preparing failed: an answer was not understood; the log and the status page have it"
+        if failed is not None and not self._can_do_without(job):
+            self._turned_away(failed, 0 if answer.ok else answer.status, answer.headers)
             return
-        unknown = core.counters.unknown
-        self._handle_answer(job, answer)
-        if self._life is not Life.PREPARING:
-            return
-        if core.counters.unknown > unknown:
-            self._lose("preparing failed: an answer was not understood; the log and the status page have it")
-        elif not core.outbound.under_way(Purpose.PREPARE):
+        if failed is not None:
+            core.error("not_refreshed", f"{failed}; what was learned before is used")
+        if not core.outbound.under_way(Purpose.PREPARE):
             self._dial()
+
+    def _can_do_without(self, job: Job) -> bool:
+        fetch = job.writing
+        return isinstance(fetch, Fetch) and not fetch.needed and len(self.core.context.symbols) > 0
 
     def _poll_answered(self, job: Job, answer: Answer, wait: float | None) -> None:
         """Hand over what a poll fetched; plan its next request when all of its pages have come."""

@@ -98,6 +98,11 @@ def test_kline_is_a_candle_that_starts_when_it_starts(adapter, interval, closed,
     )  # fmt: skip
 
 
+def test_an_empty_side_sent_as_zeros_is_absent(adapter):
+    (quote,) = decode(adapter, combined("bnbusdt@bookTicker", BOOK_TICKER | {"b": "0.00000000", "B": "0.00000000"}))
+    assert (quote.bid, quote.bid_size, quote.ask) == (None, None, BOOK_TICKER["a"])
+
+
 def test_a_fetched_book_is_a_snapshot_up_to_its_update_id(adapter):
     wanted = Snapshot(topic("depth"))
     (fetch,) = adapter.encode(wanted)

@@ -182,6 +182,14 @@ def test_status_kinds_go_to_the_providers_status_and_staleness_to_the_data_too(r
     ]
 
 
+def test_a_status_cache_channel_has_the_state_of_each_accounts_session(relay):
+    relay.publish(Connection(event="CONNECTED"), account="one")
+    relay.publish(Connection(event="RECONNECTING"), account="two")
+    relay.publish(Connection(event="FAILED"), account="two")
+    states = relay.client().subscribe("cache-status.x").of("connection")
+    assert [(m["data"]["account"], m["data"]["event"]) for m in states] == [("one", "CONNECTED"), ("two", "FAILED")]
+
+
 def test_staleness_of_one_timeframe_does_not_concern_another(relay):
     client = relay.client()
     for channel in ("candle.x.A.1m", "candle.x.A.5m"):

@@ -11,6 +11,7 @@ from relay.adapter import (
     Heartbeat,
     Query,
     Rate,
+    Symbols,
 )
 from relay.model.enums import ConnectionEvent, Refill, StalenessEvent
 from relay.model.events import Connection, Gap, Staleness
@@ -444,3 +445,27 @@ def test_a_successor_takes_over_budgets_topics_and_the_gap(rig):
     assert r.kinds() == ["connection CONNECTED", "gap"]
     r.say(["fill", "f1"], at=62)
     assert r.kinds() == []
+
+
+def test_a_refresh_that_fails_does_not_keep_a_session_away_whose_symbols_are_known(rig):
+    class Listed(rig.Venue):
+        def prepare(self):
+            yield Fetch(tag="symbols", url="/symbols", needed=False)
+
+        def fetched(self, tag, answer):
+            return [Symbols([("XBTUSD", "BTC/USD")])] if answer.ok else []
+
+    r = rig(adapter=Listed, backoff=ONCE)
+    (request,) = r.requests(r.do(session_events.Start(), 0))
+    r.do(session_events.Fetched(request.id, Answer(status=503, text="busy")), 1)
+    assert r.machine.life is Life.WAITING  # nothing is known yet
+    (request,) = r.requests(r.tick(2))
+    (dial,) = r.do(session_events.Fetched(request.id, Answer(status=200, text="[]")), 2)
+    assert isinstance(dial, session_events.Dial)
+    r.do(session_events.DialFailed("no route"), 3)
+    r.fresh()
+    (request,) = r.requests(r.tick(r.machine.deadline()))
+    (dial,) = r.do(session_events.Fetched(request.id, Answer(status=503, text="busy")), 6)
+    assert isinstance(dial, session_events.Dial)
+    (error,) = r.fresh()
+    assert (error.code, "HTTP status 503: busy" in error.message) == ("not_refreshed", True)
