@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import structlog
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.demo import document
@@ -29,7 +29,9 @@ from support.running import API_KEY, APP, port_of, running_relay
 
 #: hypothesis watches the random numbers of the whole process, and the relay in its thread takes some.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
-WITHIN = 20.0
+WITHIN = 60.0
+#: Each example speaks over several sockets.
+FEWER = settings(max_examples=settings().max_examples // 2)
 HOST = b"Host: localhost\r\n"
 HANDSHAKE = (
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -411,6 +413,7 @@ targets = st.sampled_from(
 # Tests ---------------------------------------------------------------------------------------------------------------
 
 
+@FEWER
 @given(st.lists(requests(), min_size=1, max_size=4), st.booleans())
 def test_requests_of_every_route(relay: Running, sent: list[bytes], pipelined: bool) -> None:
     if pipelined:
@@ -421,6 +424,7 @@ def test_requests_of_every_route(relay: Running, sent: list[bytes], pipelined: b
     relay.check()
 
 
+@FEWER
 @given(targets, headers, st.lists(frames, max_size=12), st.binary(max_size=20), st.booleans())
 def test_subscribers_with_strange_messages(
     relay: Running, target: bytes, more: list[bytes], sent: list[bytes], end: bytes, abrupt: bool
@@ -431,6 +435,7 @@ def test_subscribers_with_strange_messages(
     relay.check()
 
 
+@FEWER
 @given(st.integers(0, 2**32), st.lists(requests(), min_size=1, max_size=3), st.lists(frames, min_size=1, max_size=3))
 def test_mutated_bytes(relay: Running, seed: int, sent: list[bytes], said: list[bytes]) -> None:
     chance = random.Random(seed)
