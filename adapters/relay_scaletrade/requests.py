@@ -198,10 +198,8 @@ def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> R
     segments = set() if found is None else {*found[2].lower().split("/")}
     if found is None or segments & {"", ".", ".."}:
         raise ValueError("function: expected a method and a path, such as `GET /market`")
-    if segments & _SIGNING:
-        raise ValueError(
-            "function: the relay signs in itself; the answer to another sign-in would be everybody's to read"
-        )
+    if segments & (_SIGNING - {"login"} if (found[1] or "").upper() == "GET" else _SIGNING):  # a list may be of a login
+        raise ValueError("function: the relay signs in itself, and everybody could read the answer to another sign-in")
     for name, value in _named_accounts(arguments):
         if not _is_login(value, login):
             raise ValueError(f"arguments.{name}: the session is of account {login}")

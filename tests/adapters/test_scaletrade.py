@@ -610,6 +610,7 @@ def test_replies_have_no_more_of_a_person_than_events():
         ("GET /trades", {"login": True}), ("GET /trades", {"logins": [LOGIN, 999]}), ("GET /trades", {"data": [{"login": 999}]}),
         ("GET /trades", {"whereBetween": [["login", [1, 999]]]}), ("GET /trades", {"accountId": {"is": LOGIN}}),
         ("POST /sign/in", {}), ("sign/up", {}), ("POST /customer/AUTH", {}), ("POST /x/../sign/in", {}), ("POST /./trade/open", {}),
+        ("login", {}), ("GET /sign/in", {}), ("GET /auth/token", {}),
     ],
 )  # fmt: skip
 def test_a_call_stays_on_the_session_s_own_account(function, arguments):
@@ -620,6 +621,7 @@ def test_a_call_stays_on_the_session_s_own_account(function, arguments):
 def test_a_call_may_name_the_session_s_own_account():
     arguments = {"login": str(LOGIN), "logins": [LOGIN], "whereBetween": [["close_time", [1, 2]]]}
     assert written(new_adapter(), Call(id="c", function="GET /trades", arguments=arguments))[2] == arguments
+    assert written(new_adapter(), Call(id="c", function="GET /trades/history/login"))[1] == "/trades/history/login"
 
 
 def test_no_member_of_an_order_s_own_names_another_account():

@@ -21,7 +21,7 @@ BUDGETS = {
     "relay_kraken": 216,
     "relay_crosstrade": 1195,
     "relay_helio": 857,
-    "relay_scaletrade": 832,
+    "relay_scaletrade": 830,
     "relay_shuriken": 491,
     "relay_tektii": 658,
 }
