@@ -68,7 +68,7 @@ class Costs:
 
     connection_rate: float = field(default=2_500, validator=_not_negative)
     """Units per second of one connection."""
-    connection_burst: float = field(default=25_000, validator=_not_negative)
+    connection_burst: float = field(default=10_000, validator=_not_negative)
     """Units of one connection at once."""
     address_rate: float = field(default=10_000, validator=_not_negative)
     """Units per second of all connections from one address (IPv6: one /64). Loopback addresses have no such budget."""
