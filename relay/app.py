@@ -179,6 +179,7 @@ class Relay:
         self._tls: ssl.SSLContext | None = None
         self.addresses: list[tuple[str, int]] = []
         """The addresses that the relay listens on."""
+        self._restored = trio.Event()
         self._unresolved: list[Stream] = []
         self._services: list[FromPlugin[Service]] = []
         self._call_hooks(plugins)
@@ -331,11 +332,13 @@ class Relay:
             for scope in self._registry.unresolved()
             if scope.account is not None
         ]
+        self._restored.set()
         if len(self._registry):
             log.info("restored", commands=len(self._registry), without_reply=len(restored))
 
     async def _look_for_unresolved(self) -> None:
         """Subscribe for a while to the accounts whose stream may show what became of a command before the restart."""
+        await self._restored.wait()  # the store may be opened late
         for stream in self._unresolved:
             self.providers.keep(stream)
         await trio.sleep(LOOK)

@@ -200,6 +200,7 @@ class PendingCommand:
         due_at: its deadline, monotonic seconds.
         api_key: name of the API key that sent it.
         digest: of the command without its ``id``: another command under one of its names has another one.
+        called: the name of the command's type.
         sent: whether it was sent to the provider.
         over_http: whether it was sent as an HTTP request, which outlives the WebSocket.
         not_stored: the reason that its names are not in the store, so that it must not be sent; else empty.
@@ -214,6 +215,7 @@ class PendingCommand:
     names: tuple[Name, ...] = ()
     api_key: str = ""
     digest: bytes = b""
+    called: str = ""
     sent: bool = False
     over_http: bool = False
     not_stored: str = ""
@@ -366,7 +368,7 @@ class CommandRegistry:
             raise Unstorable(self._store.failure)
         size += _OVERHEAD + sum(len(value) for _, _, value in names)
         self._make_room(session, scope, api_key, size)
-        pending = PendingCommand(session, scope, command, due_at, names, api_key, digest)
+        pending = PendingCommand(session, scope, command, due_at, names, api_key, digest, command.name)
         self._enter(pending, size)
         return pending, True
 
@@ -428,7 +430,9 @@ class CommandRegistry:
     def _charge(self, pending: PendingCommand, size: int, open: int = 0) -> None:
         """Set what a command takes of its shares to ``size`` bytes; 0 ends it. ``open`` is by how many more wait."""
         for owner in (pending.api_key, pending.scope):
-            share = self._shares.setdefault(owner, _Share())
+            share = self._shares.get(owner)
+            if share is None:
+                share = self._shares[owner] = _Share()
             share.count += (size > 0) - (pending._size > 0)
             share.bytes += size - pending._size
             share.open += open
@@ -440,7 +444,7 @@ class CommandRegistry:
         if digest != pending.digest:
             self.notes["conflict"] += 1
             field, value = name[1], name[2]
-            raise Conflict(field, f"{field} {value} was used for another command ({pending.command.name})")
+            raise Conflict(field, f"{field} {value} was used for another command ({pending.called})")
         self.notes["repeated"] += 1
         return pending
 
@@ -567,24 +571,17 @@ class CommandRegistry:
         known, open_ones = [], []
         for _, value in rows:
             try:
-                record = read(value)
-                reply = record.reply
+                pending = _restored(read(value), now, unix_ns)
             except RecordError:
                 self.notes["unreadable"] += 1
                 continue
-            pending = _restored(record)
             if any(name in self._names for name in pending.names):
                 continue  # taken since: the store was opened late
-            if reply is None:
-                pending.sent, pending.due_at = True, now
+            if pending.reply is None:
                 self._enter(pending, _OVERHEAD)
                 open_ones.append(pending)
-                continue
-            assert isinstance(reply.event, Reply)
-            pending.reply, pending._stamp, pending._id = reply.event, reply.stamp, reply.id
-            # A clock that was set back must not make it older than it is.
-            pending.answered_at = now - max(0, unix_ns - to_ns(reply.stamp.received_at)) / 1e9
-            known.append(pending)
+            else:
+                known.append(pending)
         for pending in sorted(known, key=lambda each: each.answered_at):
             self._charge(pending, _OVERHEAD)
             self._know(pending)
@@ -652,31 +649,55 @@ def _key(pending: PendingCommand) -> str:
 
 
 def _record(pending: PendingCommand) -> CommandRecord:
+    command, stamp = pending.command, pending._stamp
+    is_known = pending.outcome not in (None, Outcome.UNKNOWN)
     return CommandRecord(
         session=(pending.session.provider, pending.session.account),
         account=pending.scope.account,
-        names=tuple((kind, value) for _, kind, value in pending.names),
+        id=command.id,
+        name=pending.called,
+        names=tuple([(kind, value) for _, kind, value in pending.names]),
         api_key=pending.api_key,
-        digest=pending.digest,
-        command=pending.command,
-        answer=pending.answer,
+        digest=pending.digest.hex(),
+        command="" if is_known else command_input.encode(command).decode(),
+        outcome="" if pending.outcome is None else pending.outcome.value,
+        answered_at="" if stamp is None else stamp.received_at,
+        answer=pending.answer.decode(),
     )
 
 
-def _restored(record: CommandRecord) -> PendingCommand:
-    provider, account = record.session
-    scope = Scope(provider, record.account)
-    return PendingCommand(
-        Scope(provider, account),
+def _restored(record: CommandRecord, now: float, unix_ns: int) -> PendingCommand:
+    """Return the entry of a stored command. Raises RecordError."""
+    scope = Scope(record.session[0], record.account)
+    try:
+        outcome = Outcome(record.outcome) if record.outcome else None
+        # A clock that was set back must not make it older than it is.
+        answered_at = now - max(0, unix_ns - to_ns(record.answered_at)) / 1e9 if record.answered_at else inf
+        digest = bytes.fromhex(record.digest)
+    except ValueError as error:
+        raise RecordError(str(error)) from None
+    pending = PendingCommand(
+        Scope(*record.session),
         scope,
-        record.command,
-        inf,
-        tuple((scope, kind, value) for kind, value in record.names),
+        record.restored(),
+        now,
+        tuple([(scope, kind, value) for kind, value in record.names]),
         record.api_key,
-        record.digest,
-        answer=record.answer,
+        digest,
+        record.name,
         sent=True,
+        answer=record.answer.encode(),
+        answered_at=answered_at,
     )
+    if outcome is Outcome.UNKNOWN:  # the account's stream may make another reply of it, with the same stamp and id
+        published = record.reply()
+        assert isinstance(published.event, Reply)
+        pending.reply, pending._stamp, pending._id = published.event, published.stamp, published.id
+    elif outcome is not None:
+        ok = outcome is Outcome.ACCEPTED
+        pending.reply = Reply(id=record.id, account=record.account, ok=ok, outcome=outcome)
+        pending._stamp = Stamp(provider=scope.provider, account=scope.account, received_at=record.answered_at)
+    return pending
 
 
 def _measured(command: Command) -> tuple[bytes, int]:
