@@ -102,6 +102,11 @@ class ConfiguredProvider:
         return self.sessions.get(topic.account, first) if topic.account is not None else first
 
     @property
+    def names_accounts(self) -> bool:
+        """True where a command is carried out on the account that it names, and on no other."""
+        return self.settings.adapter.names_accounts
+
+    @property
     def commands(self) -> tuple[type[Command], ...]:
         """The trading commands it takes."""
         return self.settings.adapter.commands

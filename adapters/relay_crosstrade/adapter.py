@@ -58,6 +58,7 @@ class CrossTrade(Adapter):
     )  # fmt: skip
     offers = (Offer(kind="quote", example={"symbol": "ES 09-26"}), Offer(kind="account", visibility="presence"))
     commands = COMMANDS
+    names_accounts = True
     orders = ORDERS
     session = Session(
         url="wss://app.crosstrade.io/ws/stream",

@@ -17,7 +17,7 @@ from relay.model.commands import AmendOrder, CancelOrder, Command, ListOrders, O
 from relay.model.events import Account, Error, Event, Position
 from relay_crosstrade.orders import Blotter
 from relay_crosstrade.polling import Polling, Question, What
-from relay_crosstrade.reading import Reader, of_account
+from relay_crosstrade.reading import Reader, names_another, of_account
 from relay_crosstrade.rpc import Failure, Writer, failure, is_final, is_refusal, may_change
 
 VIOLATIONS = 10
@@ -143,7 +143,13 @@ class Answers:
         if failed is not None:
             yield CommandReply(id, error=failed)
             return
-        yield CommandReply(id, self._result(command, data))
+        account = self.writer.account if command is None else command.account or self.writer.account
+        if account and names_another(data, account, "account"):
+            message = f"the answer is of another account than {account}"
+            yield CommandReply(id, error={"code": "not_of_this_account", "message": message})
+            return
+        result = self._result(command, data)
+        yield CommandReply(id, of_account(result, account) if account else result)
         if command is not None:
             yield from self._accepted(command, data)
         match data:

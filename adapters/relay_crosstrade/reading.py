@@ -162,7 +162,7 @@ def of_account(data: Any, own: str, by: str = "account") -> Any:
     Some functions answer for every account of the key, whatever the arguments say. ``by`` is the member with the name.
     """
     if isinstance(data, list):
-        return [of_account(each, own) for each in data if not _names_another(each, own, by)]
+        return [of_account(each, own) for each in data if not names_another(each, own, by)]
     if not isinstance(data, dict):
         return data
     kept = {name: of_account(value, own, "name" if name == "accounts" else "account") for name, value in data.items()}
@@ -172,7 +172,8 @@ def of_account(data: Any, own: str, by: str = "account") -> Any:
     return kept
 
 
-def _names_another(raw: Any, own: str, by: str) -> bool:
+def names_another(raw: Any, own: str, by: str) -> bool:
+    """Return whether an object names another account than ``own``; ``by`` is the member with the name beside ``account``."""
     name = raw.get("account", raw.get(by)) if isinstance(raw, dict) else None
     if isinstance(name, dict):
         name = name.get("name")

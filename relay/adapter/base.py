@@ -59,6 +59,8 @@ class Adapter(abc.ABC):
         credentials: names of the credentials it needs.
         codes: the canonical code of the provider's codes of refusals, which are in upper case here. Codes and messages in
             plain English need no entry (`relay.adapter.reading.error_code`).
+        names_accounts: True where a command is carried out on the account it names, and answered for that one alone. Where
+            it is False, a session acts on its login's account, whatever account a command names.
     """
 
     name: ClassVar[str]
@@ -69,6 +71,7 @@ class Adapter(abc.ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     credentials: ClassVar[tuple[str, ...]] = ()
     codes: ClassVar[Mapping[str, ErrorCode]] = MappingProxyType({})
+    names_accounts: ClassVar[bool] = False
 
     @staticmethod
     def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> str | None:

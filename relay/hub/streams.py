@@ -11,6 +11,7 @@ Topics of streams begin with their first event or their first subscriber and are
 - An event of an account goes to the stream of the session's configured account; where no account is configured, to that of
   the account the event names. One that names another account than the session's configured one goes nowhere.
 - A gap goes, in order, to the data streams it qualifies, and begins none. Staleness goes to these and to the status.
+- An error about an account goes to that account's stream alone.
 - All other events about a session go to its provider's status.
 """
 
@@ -22,7 +23,7 @@ from typing import Generic, TypeVar
 from relay.hub.history import DepthBook, HistoryLimits
 from relay.hub.topic import TopicState
 from relay.model.channels import ALL, Asker, ChannelError, Stream, Topic, parse_channel, split_prefix, topic_kind
-from relay.model.events import MARKET_KINDS, AccountScoped, Event, Gap, MarketEvent, Staleness, Stamp
+from relay.model.events import MARKET_KINDS, AccountScoped, Error, Event, Gap, MarketEvent, Staleness, Stamp
 from relay.pusher.messages import ProtocolError
 from relay.pusher.names import channel_type
 
@@ -226,6 +227,8 @@ class Streams:
         if isinstance(event, AccountScoped):
             account = None if event.is_foreign(stamp) else stamp.account or event.account
             return (self._topic(("account", account, None), provider, now),) if account else ()
+        if isinstance(event, Error) and event.account is not None:
+            return (self._topic(("account", stamp.account or event.account, None), provider, now),)
         if isinstance(event, Gap):
             return list(self._qualified(event.of, (event.symbol,) if event.symbol else (), event.timeframe, stamp))
         if isinstance(event, Staleness):

@@ -501,10 +501,14 @@ class Gap(Event):
 
 @frozen(kw_only=True)
 class Error(Event):
-    """The provider refused or failed something, or the relay noticed that it did."""
+    """The provider refused or failed something, or the relay noticed that it did.
+
+    ``account``: the account it is about. Only that account's channel has it then, and the status has its ``code`` alone.
+    """
 
     kind = "error"
 
+    account: str | None = field(default=None, converter=_optional_text)
     code: str = field(converter=_text)
     message: str
     details: Any = None

@@ -280,7 +280,8 @@ class SessionMachine:
                 self._inbound.state(item.state, partial=True)
             case Error():
                 self._commands.add_error(self._scope, item.code, item.message)
-                self._inbound.event(item)
+                for each in core.split(item) if core.trades else (item,):
+                    self._inbound.event(each)
             case Complete():
                 self._inbound.complete(item)
             case Fetch():

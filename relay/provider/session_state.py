@@ -5,11 +5,11 @@ connection.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from json import JSONDecodeError
 from typing import Any
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 
 from relay.adapter import Adapter, Context, Fetch, Outgoing
 from relay.model.channels import Topic
@@ -33,6 +33,8 @@ Publish = Callable[[Event, Stamp, float], None]
 #: Takes a line for the log: its level, its event, and fields without secrets.
 SessionLog = Callable[..., None]
 
+#: What everybody learns of an error that is about an account.
+OF_ACCOUNT = "an error about the account; its readers have the rest"
 #: How many samples are kept, and how many characters of each.
 SAMPLES = 20
 SAMPLE_SIZE = 2000
@@ -246,9 +248,25 @@ class SessionState:
             level, name, fields = line
             self.log(level, name, **fields)
 
-    def error(self, code: str, message: str, **details: Any) -> None:
-        """Publish an `error` event, redacted."""
-        self.publish(Error(code=code, message=self.redact(message), details=details or None))
+    def error(self, code: str, message: str, *, of_account: bool = False, **details: Any) -> None:
+        """Publish an `error` event, redacted; ``of_account``: to the readers of the account alone."""
+        error = Error(code=code, message=self.redact(message), details=details or None)
+        for each in self.split(error) if of_account else (error,):
+            self.publish(each)
+
+    @property
+    def trades(self) -> bool:
+        """True where the provider is a broker, whose words may be about an account's orders."""
+        return bool(self.adapter_class.commands) or any(offer.kind == "account" for offer in self.adapter_class.offers)
+
+    def split(self, error: Error) -> Iterator[Error]:
+        """Yield an error about the account: all of it for its readers, and that there was one for everybody."""
+        account = error.account or self.context.account
+        if account is not None:
+            yield evolve(error, account=account)
+        else:  # nobody's channel has it
+            self.log("warning", "account_error", code=error.code, message=self.redact(error.message))
+        yield Error(code=error.code, message=OF_ACCOUNT, timestamp=error.timestamp)
 
     def put(self, *outputs: Output) -> None:
         """Have the shell do this."""

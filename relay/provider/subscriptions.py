@@ -301,7 +301,8 @@ class Subscriptions:
             self._close_book(topic)
             self._say_stale(topic, shown)
             name = topic.symbol or topic.account or ""
-            core.error("subscription_refused", f"{topic.kind} {name}: {shown}", kind=topic.kind, symbol=name)
+            text, mine = f"{topic.kind} {name}: {shown}", topic.kind == "account"
+            core.error("subscription_refused", text, kind=topic.kind, symbol=name, of_account=mine)
 
     def _let_go(self, topic: Topic) -> None:
         self._topics.forget(topic)
@@ -386,7 +387,7 @@ class Subscriptions:
     def not_reconciled(self, answer: Answer) -> None:
         """A list of what is open did not come."""
         text = f"what is open on the account could not be fetched: HTTP status {answer.status}"
-        self._core.error("reconcile_failed", text)
+        self._core.error("reconcile_failed", text, of_account=True)
         if self._reconcile_at == inf:  # of several lists one is enough
             self._reconcile_at = self._core.at.now + backoff(
                 RECONCILE_AGAIN, RECONCILE_RARELY, self._reconcile_failures

@@ -103,6 +103,10 @@ class Provider(Protocol):
         """The configured accounts' names."""
 
     @property
+    def names_accounts(self) -> bool:
+        """True where it carries a command out on the account that the command names, and on no other."""
+
+    @property
     def commands(self) -> Sequence[type[Command]]:
         """The types of commands it takes."""
 
@@ -237,6 +241,12 @@ class CommandService:
             account = provider.accounts[0]
         if not key.may_trade(provider.name, account or ""):
             raise _may_not(key, provider.name, account)
+        if not (provider.accounts or provider.names_accounts or key.may_trade_all(provider.name)):
+            message = (
+                f"provider {provider.name} has no configured account, and what it does is on its login's account whatever a "
+                f'command names: API key {key.name} needs trade = ["{provider.name}.*"], or an account must be configured'
+            )
+            raise CommandRefused(Refusal.FORBIDDEN, message, field="account")
         return account
 
     def _seconds(self, value: Any) -> float:

@@ -14,16 +14,23 @@ import pytest
 from attrs import evolve
 from trio_websocket import open_websocket_url
 
-from relay.adapter import Offer
+from relay.adapter import CommandReply, Context, Offer, dumps
+from relay.app import Relay
 from relay.auth import channel_refusal
 from relay.model.channels import Stream, Topic
+from relay.model.commands import Call, Command, ListAccounts, ListOrders, ListPositions, OrderHistory, TradeHistory
 from relay.model.patterns import account_pattern, stream_pattern
+from relay.plugins.manager import load_plugins
 from relay.provider.catalog import provider_entries
+from relay.provider.http import HttpClient
 from relay.pusher.apps import App
 from relay.pusher.signatures import channel_auth, signed_query
 from relay.server.api.channels import readable
 from relay.settings import settings_of
 from relay.settings.reference import reference
+from relay.trading.service import CommandRefused
+from relay.trading.service import Refusal as Reason
+from relay_crosstrade.adapter import CrossTrade
 from support.simulated_venue import KEYS, Desk, bearer, document, toy_plugins, trading
 from tests.server.test_commands import Line
 
@@ -301,3 +308,130 @@ def test_check_the_catalog_and_the_channels_agree(pattern: str) -> None:
 )
 def test_a_pattern_may_name_symbols_in_either_spelling(pattern: str, symbol: str, matches: bool) -> None:
     assert stream_pattern(pattern).matches(Stream("x", Topic(kind="quote", symbol=symbol))) is matches
+
+
+# Accounts that nobody configured ---------------------------------------------------------------------------------------
+
+
+def crosstrade(account: str | None = None) -> CrossTrade:
+    options = {**CrossTrade.defaults(), "account": ""}
+    return CrossTrade(Context(provider="crosstrade", account=account, options=options, credentials={"key": "k"}))
+
+
+def of_two_accounts(**more: Any) -> dict[str, Any]:
+    rows = [
+        {"account": name, "instrument": "ES 09-26", "quantity": 1, "orderId": name, **more}
+        for name in ("Sim101", "Sim110")
+    ]
+    return {"success": True, "count": 2, "rows": rows}
+
+
+@pytest.mark.parametrize("account", ["Sim101", None])
+@pytest.mark.parametrize(
+    ("command", "data"),
+    [
+        (ListAccounts(id="1", account="Sim101"), {"accounts": [{"name": "Sim101"}, {"name": "Sim110"}], "count": 2}),
+        (ListPositions(id="1", account="Sim101"), {"positions": of_two_accounts()["rows"], "count": 2}),
+        (ListOrders(id="1", account="Sim101"), {"orders": of_two_accounts()["rows"], "count": 2}),
+        (OrderHistory(id="1", account="Sim101"), {"orders": of_two_accounts()["rows"], "count": 2}),
+        (TradeHistory(id="1", account="Sim101"), {"executions": of_two_accounts()["rows"], "count": 2}),
+        (Call(id="1", account="Sim101", function="GetAllOrders"), {"orders": of_two_accounts()["rows"], "count": 2}),
+        (
+            Call(id="1", account="Sim101", function="ListAccounts"),
+            {"accounts": [{"name": "Sim101"}, {"name": "Sim110"}]},
+        ),
+        (
+            Call(id="1", account="Sim101", function="GetAllPositions"),
+            {"deep": {"positions": of_two_accounts()["rows"]}},
+        ),
+    ],
+)
+def test_an_answer_for_one_account_has_nothing_of_another(
+    command: Command, data: dict[str, Any], account: str | None
+) -> None:
+    adapter = crosstrade(account)
+    list(adapter.encode(command))
+    told = adapter.decode(dumps({"id": "1", "data": {"success": True, **data}}))
+    (reply,) = [item for item in told if isinstance(item, CommandReply)]
+    assert "Sim101" in str(reply.result)
+    assert "Sim110" not in str(reply.result)
+
+
+def test_a_call_that_is_answered_with_another_accounts_order_is_refused() -> None:
+    adapter = crosstrade()
+    list(adapter.encode(Call(id="1", account="Sim101", function="GetOrder", arguments={"orderId": "o"})))
+    told = adapter.decode(
+        dumps({"id": "1", "data": {"success": True, "account": "Sim110", "orderId": "o", "quantity": 7}})
+    )
+    (reply,) = [item for item in told if isinstance(item, CommandReply)]
+    assert (reply.result, reply.error["code"]) == (None, "not_of_this_account")
+    assert "Sim110" not in str(reply)
+
+
+BROKERS = {name: adapter for name, adapter in load_plugins().adapters().items() if adapter.commands}
+
+
+@pytest.mark.parametrize("name", BROKERS)
+async def test_a_key_for_one_account_sends_nothing_where_the_account_cannot_be_told(name: str) -> None:
+    """Where no account is configured, a broker either carries the named account out, or takes only keys for all of it."""
+    adapter = BROKERS[name]
+    provider = {"adapter": name, "credentials": dict.fromkeys(adapter.credentials, "c")}
+    wanted = {
+        "allow_inline_secrets": True,
+        "apps": {"main": {"id": "7", "key": "app-key", "secret": "app-secret-of-the-test"}},
+        "api_keys": {
+            "one": {"key": "key for one account", "trade": [f"{name}.Sim101"]},
+            "all": {"key": "key for all accounts", "trade": [f"{name}.*"]},
+        },
+        "providers": {name: provider},
+    }
+    plugins = load_plugins()
+    settings = settings_of(wanted, Path("test"), {}, plugins.adapters(), Path.read_text, plugin_tables=plugins.tables())
+    async with HttpClient() as http:
+        service = Relay(settings, plugins, http)._command_service
+        one, all = settings.api_keys
+        for command in adapter.commands:
+            wire = {"provider": name, "account": "Sim101", "command": command.name, **NEEDED.get(command.name, {})}
+            assert service.validate(all, wire).account == "Sim101"
+            with pytest.raises(CommandRefused) as refused:
+                service.validate(one, {**wire, "account": "Sim110"})
+            assert refused.value.refusal is Reason.FORBIDDEN
+            if adapter.names_accounts:
+                assert service.validate(one, wire).command.account == "Sim101"
+            else:
+                with pytest.raises(CommandRefused, match="login's account") as refused:
+                    service.validate(one, wire)
+                assert refused.value.refusal is Reason.FORBIDDEN
+
+
+ORDER = {"symbol": "X", "side": "BUY", "order_type": "MARKET", "quantity": "1"}
+NEEDED: dict[str, dict[str, Any]] = {
+    "place_order": ORDER,
+    "cancel_order": {"order_id": "o"},
+    "amend_order": {"order_id": "o", "quantity": "1"},
+    "close_position": {"position_id": "p"},
+    "amend_position": {"position_id": "p", "stop_loss": "1"},
+    "get_quote": {"symbol": "X"},
+    "call": {"function": "f"},
+}
+
+
+# What others learn -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_brokers_errors_reach_the_accounts_readers_and_everybody_else_learns_that_there_was_one() -> None:
+    async with trading(apps=apps()) as desk, line(desk) as anyone, line(desk) as reader:
+        await anyone.join("status.one", None)
+        await reader.join(ACCOUNT, "reader")
+        for link in desk.venue.links:
+            link.send(dumps({"failed": "margin", "text": "order o-4711 of login 12345 was refused"}))
+        told = (await reader.hear("error"))["data"]
+        assert (told["code"], told["account"], told["message"]) == (
+            "margin",
+            "main",
+            "order o-4711 of login 12345 was refused",
+        )
+        public = (await anyone.hear("error"))["data"]
+        assert public["code"] == "margin"
+        assert "4711" not in json.dumps(public)
+        assert "12345" not in json.dumps(public)

@@ -26,7 +26,7 @@ from relay.adapter import (
 )
 from relay.app import Relay
 from relay.model.commands import Call, CancelOrder, ListOrders, PlaceOrder
-from relay.model.events import Order
+from relay.model.events import Error, Order
 from relay.plugins import hookspecs as hooks
 from relay.plugins.hookspecs import hookimpl
 from relay.plugins.manager import Plugins
@@ -87,6 +87,8 @@ class Toy(Adapter):
                 yield CommandReply(id, error={"code": why})
             case {"order": order}:
                 yield Order(**order)
+            case {"failed": str(code), "text": text}:
+                yield Error(code=code, message=text, details={"text": text})
             case other:
                 yield Unknown(other)
 

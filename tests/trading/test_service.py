@@ -31,6 +31,7 @@ class Silent:
 
     name = "one"
     accounts = ("main",)
+    names_accounts = False
     commands = (PlaceOrder,)
 
     def __init__(self, registry: CommandRegistry) -> None:
