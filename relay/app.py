@@ -381,6 +381,7 @@ class Relay:
             catalog=self.providers.catalog,
             sessions=self.providers.statuses,
             authorize=self._authorize,
+            refusal=self.providers.wrong_with,
             command_service=self._command_service,
             log_counts=self._log_counts,
             store=self._store.status,

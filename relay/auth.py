@@ -55,6 +55,8 @@ class ApiKey:
     name: str = field(validator=_name)
     digest: str = field(repr=False, validator=_digest)
     """The result of `hash_key`."""
+    app: str | None = None
+    """Id of the app whose sessions it begins; None: the one a request names, else the first."""
     streams: tuple[str, ...] = field(default=("*",), converter=_texts)
     """Market and status streams it may read; all of them by default."""
     accounts: tuple[str, ...] = field(default=(), converter=_texts)
@@ -91,6 +93,10 @@ class ApiKey:
     def may_read_account(self, provider: str, account: str) -> bool:
         """Return True if the key may read this account of this provider."""
         return any_account(self._accounts, provider, account)
+
+    def may_read_all(self, provider: str) -> bool:
+        """Return True if the key may read every account of this provider, known or not."""
+        return any(pattern.provider.fullmatch(provider) and pattern.whole_provider for pattern in self._accounts)
 
     def may_trade(self, provider: str, account: str) -> bool:
         """Return True if the key may trade on this account of this provider."""

@@ -47,6 +47,10 @@ from relay_crosstrade.rpc import COMMANDS, ORDERS, Writer
 _of_limits = re.compile(r"(?!.*(session|elsewhere)).*(rate|limit|violation|abuse)", re.IGNORECASE).match
 
 
+#: Kinds of events of an account.
+CARRIED = ("account", "order", "position", "trade", "reply")
+
+
 class CrossTrade(Adapter):
     name = "crosstrade"
     credentials = ("key",)
@@ -56,7 +60,10 @@ class CrossTrade(Adapter):
         Option("time_in_force", "DAY", choices=("DAY", "GTC"),
                about="of an order without one, because CrossTrade requires one"),
     )  # fmt: skip
-    offers = (Offer(kind="quote", example={"symbol": "ES 09-26"}), Offer(kind="account", visibility="presence"))
+    offers = (
+        Offer(kind="quote", example={"symbol": "ES 09-26"}),
+        Offer(kind="account", visibility="presence", events=CARRIED),
+    )
     commands = COMMANDS
     names_accounts = True
     orders = ORDERS

@@ -50,12 +50,16 @@ OPTIONS = (
 )  # fmt: skip
 
 
+#: Kinds of events of an account.
+CARRIED = ("account", "order", "position", "trade", "reply")
+
+
 class Helio(Adapter):
     name = "helio"
     credentials = ("email", "password")
     options = OPTIONS
     offers = (Offer(kind="quote", example=EURUSD), Offer(kind="depth", example=EURUSD),
-              Offer(kind="account", visibility="presence"))  # fmt: skip
+              Offer(kind="account", visibility="presence", events=CARRIED))  # fmt: skip
     commands = (*TYPES, *LISTS)
     orders = ORDERS
     codes = CODES

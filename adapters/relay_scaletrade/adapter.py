@@ -50,6 +50,10 @@ from relay_scaletrade.trades import TRADE, Trades
 REMEMBERED = 10_000
 
 
+#: Kinds of events of an account.
+CARRIED = ("account", "order", "position", "notification", "alert", "reply")
+
+
 class ScaleTrade(Adapter):
     name = "scaletrade"
     credentials = ("login", "password")
@@ -59,7 +63,14 @@ class ScaleTrade(Adapter):
         Option("pending_path", requests.PENDING_PATH,
                about="where pending orders go; older servers take them at /trade/open"),
     )  # fmt: skip
-    offers = (Offer(kind="quote", example={"symbol": "EURUSD"}), Offer(kind="account", visibility="presence"))
+    offers = (
+        Offer(kind="quote", example={"symbol": "EURUSD"}),
+        Offer(
+            kind="account",
+            visibility="presence",
+            events=CARRIED,
+        ),
+    )
     commands = requests.COMMANDS
     orders = requests.ORDERS
     session = Session(

@@ -58,7 +58,7 @@ class Shuriken(Adapter):
         Offer(kind="public_trade", example=SOL),
         Offer(kind="reference", example=SOL),
         Offer(kind="signal", example={"symbol": "global"}),
-        Offer(kind="account", visibility="presence"),
+        Offer(kind="account", visibility="presence", events=("notification",)),
     )
     session = Session(
         url="{server}/app/{app_key}?protocol=7&client=tickrelay&version=1.0&flash=false",

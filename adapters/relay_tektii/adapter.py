@@ -42,6 +42,10 @@ from relay_tektii.reading import OVER, PONG, TIMEFRAMES
 AAPL = {"symbol": "AAPL"}
 
 
+#: Kinds of events of an account.
+CARRIED = ("account", "order", "position", "trade", "notification", "reply")
+
+
 class Tektii(Adapter):
     name = "tektii"
     credentials = ("api_key",)
@@ -51,7 +55,7 @@ class Tektii(Adapter):
                about="`paced`: frames that have an id, which is all that advances a backtest; `all`: every frame"),
     )  # fmt: skip
     offers = (Offer(kind="quote", example=AAPL), Offer(kind="candle", timeframes=TIMEFRAMES, example=AAPL),
-              Offer(kind="account", visibility="presence"))  # fmt: skip
+              Offer(kind="account", visibility="presence", events=CARRIED))  # fmt: skip
     commands = rest.COMMANDS
     orders = rest.ORDERS
     session = Session(

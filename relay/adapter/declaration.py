@@ -187,6 +187,7 @@ class Offer:
         kind: the topic's kind (``quote``, ``candle``, ``account``, ...).
         visibility: ``public``, or ``presence`` for what belongs to an account.
         timeframes: for candles, the ones the provider has.
+        events: for an account, the kinds of events its channel can carry; empty: not known, all are offered.
         example: a filter that works where neither configuration nor metadata gives a symbol, e.g. ``{"symbol": "BTC/USD"}``.
         hours: when its market trades, where that is the same for all symbols (`Adapter.hours` may say it for each): while
             it is closed quiet is normal. None: always.
@@ -195,6 +196,7 @@ class Offer:
     kind: str = field(validator=in_(tuple(KINDS)))
     visibility: Literal["public", "presence"] = field(default="public", validator=in_(("public", "presence")))
     timeframes: tuple[str, ...] = field(default=(), validator=_are_texts)
+    events: tuple[str, ...] = field(default=(), validator=_are_texts)
     example: Mapping[str, str] = field(factory=dict, validator=_is_mapping(_is_text, _is_text))
     hours: Hours | None = field(default=None, validator=_is_optional(instance_of(Hours)))
 

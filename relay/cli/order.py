@@ -315,6 +315,11 @@ def told(answer: Answer, target: Target, key: str) -> int:
         print(msgspec.json.format(answer.text, indent=2) if body else answer.text)
     elif body.get("type") == "reply":
         show(body)
+    if any(name.lower() == "idempotent-replayed" for name in answer.headers):
+        print(
+            "tickrelay: replayed: the reply of an earlier command of this name; nothing was sent",
+            file=sys.stderr,
+        )
     if answer.status == 200 and body.get("dry_run") is True:
         return 0
     if body.get("type") == "reply":

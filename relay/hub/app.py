@@ -456,8 +456,9 @@ class AppState:
             )
         )
         match answer:
-            case Rejected(message):
-                session.send(messages.error(f"{COMMAND}: {message}"))
+            case Rejected(message, id, reason, field):
+                told = {"channel": event.channel, "id": id, "reason": reason, "field": field}
+                session.send(messages.error(f"{COMMAND}: {message}", PusherCloseCode.COMMAND_REFUSED, told))
             case Repeated(reply):
                 session.send(messages.event(event.channel, "reply", reply))
 

@@ -180,15 +180,15 @@ def provider_entries(
     entries = []
     for offer in offers:
         if topic_kind(offer.kind) == "account":
-            entries += _account_entries(provider, accounts)
+            entries += _account_entries(provider, accounts, offer.events)
         elif offer.kind in MARKET_KINDS:
             entries.append(_market_entry(provider, offer, known, private))
     entries += [CatalogEntry(provider=provider, kind=kind) for kind in _STATUS_STREAMS]
     return list({entry.id: entry for entry in entries}.values())
 
 
-def _account_entries(provider: str, accounts: Sequence[str]) -> list[CatalogEntry]:
-    kinds = [kind for kind in KINDS if kind in ACCOUNT_KINDS] if accounts else []
+def _account_entries(provider: str, accounts: Sequence[str], carried: Sequence[str]) -> list[CatalogEntry]:
+    kinds = [kind for kind in KINDS if kind in ACCOUNT_KINDS and (not carried or kind in carried)] if accounts else []
     return [
         CatalogEntry(
             provider=provider, kind=kind, visibility="presence", accounts=accounts, example={"account": accounts[0]}

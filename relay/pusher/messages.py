@@ -54,6 +54,7 @@ class PusherCloseCode(IntEnum):
     INACTIVE = 4202, "Closed after inactivity"
     RATE_LIMITED = 4301, "Client event rejected due to rate limit"
     WATCHLIST_LIMIT = 4302, "Watchlist limit exceeded"
+    COMMAND_REFUSED = 4303, "Command refused"
 
 
 class ProtocolError(Exception):
@@ -387,11 +388,14 @@ def connection_established(socket_id: str, activity_timeout: float) -> str:
     return json_text({"event": "pusher:connection_established", "data": json_text(data)})
 
 
-def error(message: str, code: PusherCloseCode | int | None = None) -> str:
-    """Something the client sent was refused. The code is null where the protocol documents none for the cause."""
-    return json_text(
-        {"event": "pusher:error", "data": {"message": message, "code": None if code is None else int(code)}}
-    )
+def error(message: str, code: PusherCloseCode | int | None = None, details: Mapping[str, object] | None = None) -> str:
+    """Something the client sent was refused. The code is null where the protocol documents none for the cause.
+
+    `details` are more members for the program; those that are None are left out.
+    """
+    data: dict[str, object] = {"message": message, "code": None if code is None else int(code)}
+    data |= {name: value for name, value in (details or {}).items() if value is not None}
+    return json_text({"event": "pusher:error", "data": data})
 
 
 def ping() -> str:

@@ -376,8 +376,18 @@ def resolve_api_keys(check: Check) -> tuple[ApiKey, ...]:
             same = next((key.name for key in keys if key.digest == digest), None)
             if same is not None:
                 check.wrong(f"is the same key as api_keys.{same}", "api_keys", name)
-            keys.append(ApiKey(name=name, digest=digest, streams=streams, accounts=accounts, trade=trade))
+            app = _app_of(check, name, table)
+            keys.append(ApiKey(name=name, digest=digest, app=app, streams=streams, accounts=accounts, trade=trade))
     return tuple(keys)
+
+
+def _app_of(check: Check, name: str, table: ApiKeyTable) -> str | None:
+    apps = check.reading.value.apps
+    if table.app is None or table.app in apps:
+        id = None if table.app is None else apps[table.app].id
+        return None if id is None else str(id)
+    check.wrong(f"no app is named {table.app}; {suggestion(table.app, apps)}", "api_keys", name, "app")
+    return None
 
 
 def _digest(check: Check, name: str, table: ApiKeyTable) -> str | None:

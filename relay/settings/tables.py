@@ -145,6 +145,8 @@ class ApiKeyTable:
     """The key itself; only its hash is kept. Write either `key` or `sha256`."""
     sha256: str | None = field(default=None, validator=validators.optional(validators.matches_re("[0-9a-f]{64}")))
     """SHA-256 of the key in hex, so that the key stands nowhere."""
+    app: str | None = None
+    """The app, by its NAME in `[apps.NAME]`, whose sessions it begins. When absent a request may name one."""
     streams: tuple[str, ...] = ("*",)
     """Market and status streams it may read, by channel names without prefix (`quote.binance.BTC-USDT`, `status.*`) or ids
     of the catalog (`binance.quote`, `binance.*`). `*` stands for any text; parts left out at the end stand for all."""

@@ -148,9 +148,18 @@ class ClientCommand:
 
 @frozen
 class Rejected:
-    """The command is not taken; the sender is told why."""
+    """The command is not taken; the sender is told why.
+
+    Attributes:
+        id: the command's, as far as it could be read.
+        reason: the kind of refusal, in one word.
+        field: the member at fault.
+    """
 
     message: str
+    id: str | None = None
+    reason: str | None = None
+    field: str | None = None
 
 
 @frozen
@@ -166,7 +175,7 @@ OnCommand = Callable[[ClientCommand], Rejected | Repeated | None]
 
 def off(command: ClientCommand) -> Rejected:
     """Reject the command: the hub takes none."""
-    return Rejected("this relay takes no commands")
+    return Rejected("this relay takes no commands", reason="not_available")
 
 
 class Conflict(Exception):

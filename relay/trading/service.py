@@ -38,6 +38,8 @@ from relay.trading.registry import (
 )
 
 SHUTTING_DOWN = {"code": "shutting_down", "message": "the relay is shutting down"}
+#: Characters of an id that a refusal tells again.
+LONGEST_ID = 128
 LONGEST = 60
 """Seconds a command may ask for; 0.1 at least."""
 
@@ -347,7 +349,8 @@ class CommandService:
             pending, _ = self.submit(self._validate_event(sent))
         except CommandRefused as refused:
             code = f"{refused.refusal.value}: " if refused.refusal in _OF_THE_RELAY else ""
-            return Rejected(f"{code}{refused.message}")
+            reason = refused.refusal.name.lower()
+            return Rejected(f"{code}{refused.message}", _id_of(sent.data), reason, refused.field)
         return Repeated(pending.answer.decode()) if pending.answer else None
 
     def _validate_event(self, sent: ClientCommand) -> Submission:
@@ -373,6 +376,15 @@ class CommandService:
             message = f"{sent.channel} was not joined by an API key that may trade; /api/v2/ws/auth signs it for one"
             raise CommandRefused(Refusal.FORBIDDEN, message)
         return key
+
+
+def _id_of(data: str) -> str | None:
+    """Return the id of a command, None where it cannot be read."""
+    try:
+        id = command_input.read(data).get("id")
+    except CommandError:
+        return None
+    return id if isinstance(id, str) and len(id) <= LONGEST_ID else None
 
 
 def _may_not(key: ApiKey, provider: str, account: str | None) -> CommandRefused:

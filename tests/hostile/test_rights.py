@@ -19,6 +19,7 @@ from relay.app import Relay
 from relay.auth import channel_refusal
 from relay.model.channels import Stream, Topic
 from relay.model.commands import Call, Command, ListAccounts, ListOrders, ListPositions, OrderHistory, TradeHistory
+from relay.model.events import ACCOUNT_KINDS
 from relay.model.patterns import account_pattern, stream_pattern
 from relay.plugins.manager import load_plugins
 from relay.provider.catalog import provider_entries
@@ -31,6 +32,7 @@ from relay.settings.reference import reference
 from relay.trading.service import CommandRefused
 from relay.trading.service import Refusal as Reason
 from relay_crosstrade.adapter import CrossTrade
+from support.api_harness import BEARER, OTHER, Rig
 from support.simulated_venue import KEYS, Desk, bearer, document, toy_plugins, trading
 from tests.server.test_commands import Line
 
@@ -435,3 +437,131 @@ async def test_a_brokers_errors_reach_the_accounts_readers_and_everybody_else_le
         assert public["code"] == "margin"
         assert "4711" not in json.dumps(public)
         assert "12345" not in json.dumps(public)
+
+
+async def test_status_and_metrics_name_an_account_only_to_whom_it_is_granted() -> None:
+    keys = {**KEYS, "two": {"key": "key of the second provider", "accounts": ["two.a"]}}
+    async with trading(apps=apps(), api_keys=keys) as desk, line(desk) as reader:
+        await reader.join(ACCOUNT, "reader")
+        await reader.join("private-account.two.b", "reader")
+        await reader.join("private-room-of-alice", None, **by_secret(reader, "private-room-of-alice", _main()))
+
+        async def ask(path: str, key: str | None) -> str:
+            headers = {} if key is None else {"Authorization": f"Bearer {keys[key]['key']}"}
+            answer = await desk.http.get(path, headers=headers)
+            assert answer.status_code == 200
+            return answer.text
+
+        for path in ("/api/v2/status", "/metrics"):
+            for key, secrets in {
+                None: ("main", '"a"', '"b"', "alice"),
+                "two": ("main", '"b"', "alice", ".main", "two.b"),
+                "reader": ("alice",),
+            }.items():
+                text = await ask(path, key)
+                apart = text.replace('"main"}', "").replace("apps.main", "")
+                for secret in secrets:
+                    assert secret not in apart, f"{path} tells {secret} to {key}"
+        assert '"account":"main"' in await ask("/api/v2/status", "reader")
+        assert 'account="main"' in await ask("/metrics", "reader")
+        told = json.loads(await ask("/api/v2/status", "two"))
+        assert [(each["provider"], each["account"], each["state"]) for each in told["sessions"]] == [
+            ("one", None, "CONNECTED"), ("two", "a", "CONNECTED"), ("two", None, "CONNECTED"), ("bare", None, "CONNECTED"),
+        ]  # fmt: skip
+        assert "main" not in (await desk.http.get("/readyz")).text
+
+
+# The bootstrap -------------------------------------------------------------------------------------------------------
+
+
+def wrong(stream: Stream) -> str | None:
+    """What the socket would say: the symbols of the harness, and nobody has signals."""
+    if stream.topic.kind == "signal":
+        return "no provider has signals"
+    return "EURUSD is written EUR/USD here" if stream.topic.symbol == "EURUSD" else None
+
+
+@pytest.mark.parametrize("stream", ["helio.quote", "all.quote"])
+async def test_the_bootstrap_gives_no_channel_that_the_socket_refuses(stream: str) -> None:
+    rig = Rig(refusal=wrong)
+    async with rig.http:
+        asked = {"subscriptions": [{"stream": stream, "filter": {"symbol": "EURUSD"}}]}
+        answer = await rig.http.post("/api/v2/ws/session", json=asked, headers=BEARER)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["details"] == {"field": "subscriptions[0].filter.symbol"}
+        assert "EUR/USD" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "channel"), [(wrong, "alpha.signalFeedGlobal"), (lambda stream: None, "signal.all.global")]
+)
+async def test_the_sdks_first_question_asks_a_provider_only_for_what_it_has(refusal: Any, channel: str) -> None:
+    rig = Rig(refusal=refusal)
+    async with rig.http:
+        asked = {"subscriptions": [{"stream": "alpha.signalFeedGlobal", "filter": {}}]}
+        (given,) = (await rig.http.post("/api/v2/ws/session", json=asked, headers=BEARER)).json()["subscriptions"]
+        assert (given["channel"], given["event"]) == (channel, "signal")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, adapter in load_plugins().adapters().items() if adapter.commands or name == "shuriken"]
+)
+def test_the_catalog_offers_only_what_an_accounts_channel_carries(name: str) -> None:
+    adapter = load_plugins().adapters()[name]
+    golden = (ROOT / f"tests/fixtures/{name}.golden.jsonl").read_text()
+    carried = {kind for kind in ACCOUNT_KINDS if f'"type":"{kind}"' in golden or f'"type": "{kind}"' in golden}
+    expected = carried | ({"reply"} if adapter.commands else set())
+    entries = provider_entries(name, adapter.offers, accounts=["main"])
+    assert {entry.kind for entry in entries if entry.kind in ACCOUNT_KINDS} == expected
+
+
+@pytest.mark.parametrize("named", ["4", "otherkey"])
+async def test_a_request_names_its_app(named: str) -> None:
+    rig = Rig()
+    async with rig.http:
+        answer = await rig.http.post("/api/v2/ws/session", json={"subscriptions": [], "app": named}, headers=BEARER)
+        connection = answer.json()["connection"]
+        assert connection["appKey"] == OTHER.key
+        subscriber = rig.connect(app=OTHER)
+        form = {"socket_id": subscriber.socket_id, "channel_name": "private-account.helio.demo"}
+        signed = (await rig.http.post(connection["authEndpoint"], data=form, headers=BEARER)).json()
+        subscriber.say("pusher:subscribe", {"channel": form["channel_name"], **signed})
+        assert [message["event"] for message in subscriber.heard()] == ["pusher_internal:subscription_succeeded"]
+        assert (await rig.http.post("/api/v2/ws/auth", data={**form, "app": named}, headers=BEARER)).json() == signed
+        # Of the first app's it is not.
+        first = rig.connect()
+        first.say("pusher:subscribe", {"channel": form["channel_name"], **signed})
+        assert [message["event"] for message in first.heard()] == ["pusher:subscription_error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("session", {"subscriptions": [], "ap": "4"}, "ap"),
+        ("session", {"subscriptions": [], "app": "99"}, "app"),
+        ("session", {"subscriptions": [], "app": 4}, "app"),
+        ("session", {"subscriptions": [{"stream": "helio.status", "filters": {}}]}, "subscriptions[0].filters"),
+        ("auth", {"socket_id": "1.2", "channel_name": "private-account.helio.demo", "ap": "4"}, "ap"),
+        ("auth", {"socket_id": "1.2", "channel_name": "private-account.helio.demo", "app": "99"}, "app"),
+    ],
+)
+async def test_what_a_request_does_not_have_is_refused(path: str, body: dict[str, Any], field: str) -> None:
+    rig = Rig()
+    async with rig.http:
+        answer = await rig.http.post(f"/api/v2/ws/{path}", json=body, headers=BEARER)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["details"] == {"field": field}
+
+
+async def test_a_refused_command_says_which_one_and_why(desk: Desk) -> None:
+    async with line(desk) as trader:
+        await trader.join(ACCOUNT, "desk")
+        await trader.order(ACCOUNT, id="c1", quantity="0")
+        told = (await trader.hear("error"))["data"]
+        expected = {"code": 4303, "id": "c1", "reason": "invalid", "field": "quantity", "channel": ACCOUNT}
+        assert {name: told[name] for name in expected} == expected
+    async with line(desk) as reader:
+        await reader.join(ACCOUNT, "reader")
+        await reader.order(ACCOUNT, id="c2")
+        told = (await reader.hear("error"))["data"]
+        assert (told["id"], told["reason"]) == ("c2", "forbidden")

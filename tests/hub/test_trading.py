@@ -83,9 +83,13 @@ def test_only_the_sender_gets_the_refusal(relay: Any, taking: Taking) -> None:
     ada.subscribe(CHANNEL, "ada")
     bob.subscribe(CHANNEL, "bob")
     ada.take()
-    taking.answer = Rejected("side: is missing")
+    taking.answer = Rejected("side: is missing", "c1", "invalid", "side")
     (error,) = ada.send("client-command", {}, channel=CHANNEL)
-    assert error == {"event": "pusher:error", "data": {"code": None, "message": "client-command: side: is missing"}}
+    said = {"channel": CHANNEL, "id": "c1", "reason": "invalid", "field": "side"}
+    assert error == {
+        "event": "pusher:error",
+        "data": {"code": 4303, "message": "client-command: side: is missing", **said},
+    }
     taking.answer = Repeated('{"type":"reply","command_id":"c1"}')
     (again,) = ada.send("client-command", {}, channel=CHANNEL)
     assert again == {"event": "reply", "channel": CHANNEL, "data": {"type": "reply", "command_id": "c1"}}

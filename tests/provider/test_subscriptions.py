@@ -479,5 +479,7 @@ def test_reconciling_that_fails_is_reported_and_tried_again(rig):
     (request,) = r.requests(r.up(0))
     r.fresh()
     r.do(session_events.Fetched(request.id, Answer(status=502, text="")), 1)
-    assert [event.code for event in r.fresh()] == ["reconcile_failed"]
+    told = r.fresh()
+    assert [(event.code, event.account) for event in told] == [("reconcile_failed", "main"), ("reconcile_failed", None)]
+    assert [("502" in event.message) for event in told] == [True, False]
     assert len(r.requests(r.tick(6))) == 1

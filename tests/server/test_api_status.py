@@ -43,7 +43,7 @@ Figures = dict[tuple[str, frozenset[str]], float]
 
 
 async def figures(rig: Rig) -> Figures:
-    answer = await rig.http.get("/metrics")
+    answer = await rig.http.get("/metrics", headers=BEARER)
     assert answer.headers["content-type"].startswith("text/plain; version=")
     families = text_string_to_metric_families(answer.text)
     return {(s.name, frozenset(s.labels.values())): s.value for family in families for s in family.samples}
@@ -73,7 +73,7 @@ async def test_ready_when_every_required_session_is_connected(
 
 async def test_not_ready_says_which(rig: Rig) -> None:
     rig.sessions = [session(), session("waiting", provider="binance", account=None, reason="closed 1006")]
-    waiting = [{"provider": "binance", "account": None, "state": "RECONNECTING", "reason": "closed 1006"}]
+    waiting = [{"provider": "binance", "state": "RECONNECTING"}]
     assert (await rig.http.get("/readyz")).json() == {"status": "not ready", "waiting": waiting}
 
 
@@ -83,7 +83,7 @@ async def test_a_session_without_required_is_not(rig: Rig) -> None:
 
 
 async def test_the_state_is_what_the_dashboard_needs(rig: Rig) -> None:
-    state = (await rig.http.get("/api/v2/status")).json()
+    state = (await rig.http.get("/api/v2/status", headers=BEARER)).json()
     assert (state["version"], state["app_key"], state["ready"]) == ("1.2.3", "278d425bdf160c739803", True)
     (shown,) = state["sessions"]
     assert (shown["provider"], shown["account"], shown["state"], shown["life"]) == ("helio", "demo", "CONNECTED", "up")

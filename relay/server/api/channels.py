@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.auth import ApiKey, KeyRing, channel_refusal
+from relay.errors import suggestion
 from relay.model.channels import ALL, Stream, Topic, channel_name
 from relay.model.events import ACCOUNT_KINDS, KINDS
 from relay.model.serialize import event_schema
@@ -31,10 +32,10 @@ from relay.server.api.settings import ApiSettings, PublicAddress, parse_address
 Catalog = Callable[[], Iterable[CatalogEntry]]
 Authorize = Callable[[str, str], Grant | None]
 
-#: Shuriken's SDK always requests this stream when it connects. Here it is the merged feed of that name, which has no events
-#: if no provider has one.
+#: Shuriken's SDK always requests this stream when it connects: the global feed of all providers that have one. Where none
+#: has, or the key may not read it, the answer is a channel of the app's own by that name, which nobody is asked for.
 PROBE = CatalogEntry(provider="alpha", kind="signalFeedGlobal")
-_PROBE_STREAM = Stream(ALL, Topic(kind="signal", symbol=PROBE.id))
+_PROBE_STREAM = Stream(ALL, Topic(kind="signal", symbol="global"))
 
 
 def bearer(request: Request, keys: KeyRing) -> ApiKey:
@@ -49,15 +50,23 @@ def bearer(request: Request, keys: KeyRing) -> ApiKey:
 
 
 class Bootstrap:
-    """Endpoints that sign in clients. ``app`` finds the app by id for each request: a reload may replace it."""
+    """Endpoints that sign in clients.
+
+    Args:
+        app: finds the app by id for each request: a reload may replace it.
+        app_by_key: finds it by its key.
+        refusal: returns why the socket would refuse a stream, None where it would not.
+    """
 
     def __init__(
         self,
         settings: ApiSettings,
         *,
         app: Callable[[str], App | None],
+        app_by_key: Callable[[str], App | None],
         keys: KeyRing,
         catalog: Catalog,
+        refusal: Callable[[Stream], str | None],
         authorize: Authorize,
         bodies: Bodies,
         pay: Callable[[str, int], bool],
@@ -67,13 +76,19 @@ class Bootstrap:
         self._pay = pay
         self._bodies = bodies
         self._find_app = app
+        self._app_by_key = app_by_key
+        self._refusal = refusal
         self._keys = keys
         self._catalog = catalog
         self._authorize = authorize
 
-    def origin_allowed(self, origin: str) -> bool:
-        """Return True if pages of this origin may use the endpoints."""
-        app = self._find_app(self._settings.app_id)
+    def origin_allowed(self, origin: str, query: str = "") -> bool:
+        """Return True if pages of this origin may use the endpoints: by the app that the query names, else by the first.
+
+        A browser asks before it sends the key or the body, so these cannot name the app here.
+        """
+        named = dict(parse_qsl(query)).get("app")
+        app = self._find_app(self._settings.app_id) if named is None else self._named(named)
         return app is not None and app.origin_allowed(origin)
 
     async def streams(self, request: Request) -> Response:
@@ -85,15 +100,18 @@ class Bootstrap:
 
     async def session(self, request: Request) -> Response:
         """Answer POST /api/v2/ws/session: the address to connect to, and the channels of the requested streams."""
-        key, app = bearer(request, self._keys), self._app()
-        wanted = self._wanted(await self._body(request))
+        key = bearer(request, self._keys)
+        self._app(key, None)
+        asked = _json_object(await self._body(request))
+        _known_members(asked, "subscriptions", "app")
+        app, wanted = self._app(key, asked.get("app", request.query_params.get("app"))), self._wanted(asked)
         self._charge(key, len(wanted))
         address = address_of(request, self._settings.public)
         entries = [*self._catalog(), PROBE]
         resolved = [self._resolved(f"subscriptions[{n}]", item, entries, key, address) for n, item in enumerate(wanted)]
         return json_answer(
             {
-                "connection": _connection(app, address),
+                "connection": _connection(app, address, named=app.id != self._app(key, None).id),
                 "session": {"recommendedReconnectBackoffMs": self._settings.reconnect_backoff_ms},
                 "subscriptions": resolved,
             }
@@ -101,8 +119,11 @@ class Bootstrap:
 
     async def auth(self, request: Request) -> Response:
         """Answer POST /api/v2/ws/auth: the signature for one channel and socket, as pusher-js asks for it (form or JSON)."""
-        key, app = bearer(request, self._keys), self._app()
+        key = bearer(request, self._keys)
+        self._app(key, None)
         fields = _auth_fields(request.headers.get("content-type", ""), await self._body(request))
+        _known_members(fields, "socket_id", "channel_name", "app")
+        app = self._app(key, fields.get("app", request.query_params.get("app")))
         socket_id, channel = _checked(fields, app)
         reason = channel_refusal(key, channel, self._authorize)
         if reason is not None:
@@ -123,19 +144,30 @@ class Bootstrap:
         if not self._pay(f"key {key.name}", streams):
             raise Refusal(429, "more was asked for than allowed (limit costs.api_rate)")
 
-    def _app(self) -> App:
-        app = self._find_app(self._settings.app_id)
+    def _app(self, key: ApiKey, named: object) -> App:
+        """Return the app of a request: the one it names by id or key, else the API key's, else the first."""
+        own = key.app or self._settings.app_id
+        app = self._find_app(own)
+        if named is not None:
+            app = self._named(named) if isinstance(named, str) else None
+            if app is None:
+                raise Refusal(400, "app: must be the id or the key of an app of this relay", field="app")
+            if key.app is not None and app.id != key.app:
+                raise Refusal(403, f"API key {key.name} is of another app", field="app")
         if app is None:
             raise Refusal(503, "the relay has no app for sessions now")
         if not app.enabled:
             raise Refusal(403, "the app for sessions is disabled")
         return app
 
+    def _named(self, name: str) -> App | None:
+        return self._find_app(name) or self._app_by_key(name)
+
     async def _body(self, request: Request) -> bytes:
         return await self._bodies.read(request, self._settings.body)
 
-    def _wanted(self, body: bytes) -> list[Any]:
-        wanted = _json_object(body).get("subscriptions")
+    def _wanted(self, asked: Mapping[str, Any]) -> list[Any]:
+        wanted = asked.get("subscriptions")
         if not isinstance(wanted, list):
             raise Refusal(400, "subscriptions must be a list", field="subscriptions")
         if len(wanted) > self._settings.subscriptions:
@@ -150,14 +182,22 @@ class Bootstrap:
         try:
             entry = find(entries, id)
             if entry is PROBE:
-                return _subscribed(PROBE, _PROBE_STREAM, "signal", address)
+                return self._probe(key, address)
             stream, own = entry.stream(filters), _readable(entry, key)
             if own is None or not key.may_read(stream):
                 raise Refusal(403, f"API key {key.name} may not read {channel_name(stream)}", field=where)
             own.check_account(filters)
         except UnknownStream as unknown:
             raise Refusal(400, unknown.message, field=f"{where}.{unknown.field}") from None
+        if (reason := self._refusal(stream)) is not None:
+            raise Refusal(400, f"{entry.id}: {reason}", field=f"{where}.filter.{entry.filters[0].name}")
         return _subscribed(entry, stream, entry.event, address)
+
+    def _probe(self, key: ApiKey, address: PublicAddress) -> dict[str, Any]:
+        answer = _subscribed(PROBE, _PROBE_STREAM, "signal", address)
+        if not key.may_read(_PROBE_STREAM) or self._refusal(_PROBE_STREAM) is not None:
+            answer["channel"] = PROBE.id
+        return answer
 
 
 def readable(entries: Iterable[CatalogEntry], key: ApiKey) -> list[CatalogEntry]:
@@ -189,14 +229,14 @@ def _described(entry: CatalogEntry) -> dict[str, Any]:
     }
 
 
-def _connection(app: App, address: PublicAddress) -> dict[str, Any]:
+def _connection(app: App, address: PublicAddress, *, named: bool) -> dict[str, Any]:
     return {
         "provider": "pusher",
         "appKey": app.key,
         "wsHost": address.host,
         "wsPort": address.port,
         "forceTls": address.tls,
-        "authEndpoint": f"{address.url}/api/v2/ws/auth",
+        "authEndpoint": f"{address.url}/api/v2/ws/auth{f'?app={app.id}' if named else ''}",
     }
 
 
@@ -245,9 +285,17 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _known_members(given: Mapping[str, Any], *known: str, where: str = "") -> None:
+    """Refuse members that the request does not have: a misspelt one must not be ignored in silence."""
+    for name in given:
+        if name not in known:
+            raise Refusal(400, f"{where}{name[:64]}: unknown; {suggestion(name, known)}", field=f"{where}{name[:64]}")
+
+
 def _subscription(where: str, item: Any) -> tuple[str, Mapping[str, str]]:
     if not isinstance(item, dict):
         raise Refusal(400, f"{where} must be an object", field=where)
+    _known_members(item, "stream", "filter", where=f"{where}.")
     id, filters = item.get("stream"), item.get("filter")
     if not isinstance(id, str):
         raise Refusal(400, f"{where}.stream must be text", field=f"{where}.stream")
@@ -268,7 +316,7 @@ def _auth_fields(content_type: str, body: bytes) -> Mapping[str, Any]:
     except ValueError as error:
         raise Refusal(400, f"the body is not a form: {error}", field="body") from None
     fields = dict(pairs)
-    for name in ("socket_id", "channel_name"):
+    for name in ("socket_id", "channel_name", "app"):
         if sum(other == name for other, _ in pairs) > 1:
             raise Refusal(400, f"{name} occurs twice", field=name)
     return fields

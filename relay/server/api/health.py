@@ -1,11 +1,12 @@
 """Answer whether the relay is alive and ready, with its status as JSON for the dashboard and metrics for Prometheus.
 
-`/healthz` and `/readyz` are public and brief. Status and metrics need an API key unless they are configured as public; only
-API keys receive samples of unknown messages, which may contain account data.
+`/healthz` and `/readyz` are public and brief. Status and metrics need an API key unless they are configured as public. They
+name an account, and what may tell of it (reasons, topics, samples of messages), only to API keys that may read it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -14,13 +15,14 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.auth import KeyRing
-from relay.model.channels import ALL, channel_name
+from relay.auth import ApiKey, KeyRing
+from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel
 from relay.model.events import MARKET_KINDS
 from relay.provider.catalog import CatalogEntry
 from relay.pusher.apps import App
+from relay.pusher.names import channel_type
 from relay.server.api.answers import json_answer
-from relay.server.api.channels import bearer
+from relay.server.api.channels import bearer, readable
 from relay.server.api.settings import ApiSettings
 
 Session = Mapping[str, Any]
@@ -53,15 +55,53 @@ def shown(status: Mapping[str, Any]) -> Session:
     return {"required": False, **rest, **counters, "life": life, "state": _SHOWN.get(life, life)}
 
 
-def without_samples(session: Session) -> Session:
-    """Return the session without samples of unknown messages, which may contain account data."""
-    return {name: value for name, value in session.items() if name != "samples"}
+def as_seen_by(session: Session, key: ApiKey | None) -> Session:
+    """Return the session as the key's holder, or a stranger, may see it.
+
+    Who may not read its account sees that there is a session and how it is, and nothing that may tell of the account.
+    """
+    provider, account = session["provider"], session.get("account")
+    if key is not None and (key.may_read_account(provider, account) if account else key.may_read_all(provider)):
+        return session
+    seen = {name: value for name, value in session.items() if name != "samples"}
+    return seen if account is None else {**seen, "account": None, "reason": None, "topics": {}}
+
+
+def hub_as_seen_by(hub: Mapping[str, Any], key: ApiKey | None) -> Mapping[str, Any]:
+    """Return the hub's state with the streams and channels that the key's holder, or a stranger, may know of.
+
+    Of an app's own channels only the public ones are named. ``channels`` is their number where nobody presents a key,
+    ``other_channels`` the number of those that are not named.
+    """
+    streams = [each for each in hub["streams"] if _may_know(_stream(each), key)]
+    apps = {}
+    for id, app in hub["apps"].items():
+        named = {name: each for name, each in app["channels"].items() if _may_know_channel(name, key)}
+        count = len(app["channels"])
+        apps[id] = {**app, "channels": count if key is None else named, "other_channels": count - len(named)}
+    return {**hub, "apps": apps, "streams": streams}
+
+
+def _stream(status: Mapping[str, Any]) -> Stream:
+    members = ("kind", "symbol", "timeframe", "account")
+    return Stream(status["provider"], Topic(**{name: status[name] for name in members}))
+
+
+def _may_know(stream: Stream, key: ApiKey | None) -> bool:
+    return stream.topic.kind != "account" if key is None else key.may_read(stream)
+
+
+def _may_know_channel(name: str, key: ApiKey | None) -> bool:
+    try:
+        return key is not None and key.may_read(parse_channel(name))
+    except ChannelError:
+        return key is not None and not channel_type(name).authorized
 
 
 def not_ready(sessions: Iterable[Session]) -> list[dict[str, Any]]:
-    """Return the required sessions that are not connected."""
+    """Return the required sessions that are not connected; accounts and reasons are told by the status."""
     return [
-        {name: session.get(name) for name in ("provider", "account", "state", "reason")}
+        {name: session.get(name) for name in ("provider", "state")}
         for session in sessions
         if session["required"] and session["state"] != CONNECTED
     ]
@@ -85,6 +125,7 @@ class Status:
         store: Callable[[], Mapping[str, Any]],
         commands: Callable[[], Mapping[str, Any]],
         registry: CollectorRegistry,
+        collector: "RelayCollector",
     ) -> None:
         self._settings = settings
         self._keys = keys
@@ -95,6 +136,7 @@ class Status:
         self._store = store
         self._commands = commands
         self._registry = registry
+        self._collector = collector
 
     async def health(self, request: Request) -> Response:
         """Answer GET /healthz: the process is up."""
@@ -110,25 +152,26 @@ class Status:
 
     async def metrics(self, request: Request) -> Response:
         """Answer GET /metrics in Prometheus' text format."""
-        self._check_key(request)
-        return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        with self._collector.seen_by(self._key(request)):
+            text = generate_latest(self._registry)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def status(self, request: Request) -> Response:
         """Answer GET /api/v2/status, the data of the dashboard."""
-        self._check_key(request)
-        by_key = "authorization" in request.headers and bearer(request, self._keys) is not None
+        key = self._key(request)
         app, sessions, hub = self._find_app(self._settings.app_id), list(self._sessions()), self._hub()
+        entries = list(self._catalog())
         return json_answer(
             {
                 "version": self._settings.version,
                 "app_key": app.key if app else None,
                 **({"demo_api_key": self._settings.demo_api_key} if self._gives_demo_key(request) else {}),
                 "ready": not not_ready(sessions) and self._store()["available"],
-                "store": self._store() if by_key else {"available": self._store()["available"]},
+                "store": self._store() if key is not None else {"available": self._store()["available"]},
                 "commands": self._commands(),
-                "sessions": sessions if by_key else list(map(without_samples, sessions)),
-                "quotes": list(_quotes(self._catalog())),
-                "hub": hub if by_key else _without_names(hub),
+                "sessions": [as_seen_by(session, key) for session in sessions],
+                "quotes": list(_quotes(entries if key is None else readable(entries, key))),
+                "hub": hub_as_seen_by(hub, key),
             }
         )
 
@@ -141,15 +184,11 @@ class Status:
             and request.headers.get("origin", own).lower() == own.lower()
         )
 
-    def _check_key(self, request: Request) -> None:
-        if not self._settings.status_public:
-            bearer(request, self._keys)
-
-
-def _without_names(hub: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the hub's state without names of channels and accounts, which may identify a person."""
-    apps = {id: {**app, "channels": len(app["channels"])} for id, app in hub["apps"].items()}
-    return {**hub, "apps": apps, "streams": [stream for stream in hub["streams"] if stream["kind"] != "account"]}
+    def _key(self, request: Request) -> ApiKey | None:
+        """Return the API key that is presented; none is needed where status and metrics are public."""
+        if self._settings.status_public and "authorization" not in request.headers:
+            return None
+        return bearer(request, self._keys)
 
 
 def _quotes(entries: Iterable[CatalogEntry]) -> Iterable[dict[str, Any]]:
@@ -223,6 +262,16 @@ class RelayCollector(Collector):
         self._store = store
         self._commands = commands
         self._log_counts = log_counts
+        self._key: ApiKey | None = None
+
+    @contextmanager
+    def seen_by(self, key: ApiKey | None) -> Iterator[None]:
+        """Collect what the holder of this key may see, for the length of the block, which must not await."""
+        self._key = key
+        try:
+            yield
+        finally:
+            self._key = None
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: the label values are not known in advance."""
@@ -231,7 +280,7 @@ class RelayCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the current values."""
         yield _gauge("tickrelay_info", "The relay's version.", {(self._version,): 1}, "version")
-        yield from _session_metrics(list(self._sessions()))
+        yield from _session_metrics([as_seen_by(session, self._key) for session in self._sessions()])
         yield from _hub_metrics(self._hub())
         yield from _command_metrics(dict(self._commands()))
         yield from _store_metrics(self._store())
@@ -254,16 +303,19 @@ def _store_metrics(store: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _session_metrics(sessions: list[Session]) -> Iterator[Metric]:
-    states = {(*_labels(session), state): float(session["state"] == state) for session in sessions for state in STATES}
+    # Sessions whose accounts are not named share their labels: their figures are added up.
+    states: Counter[Any] = Counter()
+    dropped: Counter[Any] = Counter()
+    for session in sessions:
+        states.update({(*_labels(session), state): float(session["state"] == state) for state in STATES})
+        dropped.update({(*_labels(session), reason): count for reason, count in session.get("dropped", {}).items()})
     yield _gauge("tickrelay_session_state", "1 for the state the session is in.", states, *_OF_SESSION, "state")
-    dropped = {
-        (*_labels(session), reason): count
-        for session in sessions
-        for reason, count in session.get("dropped", {}).items()
-    }
     yield _counter("tickrelay_session_dropped", "Events not published, by reason.", dropped, *_OF_SESSION, "reason")
     for key, name, about in _SESSION_COUNTERS:
-        counts = {_labels(session): session[key] for session in sessions if key in session}
+        counts: Counter[Any] = Counter()
+        for session in sessions:
+            if key in session:
+                counts[_labels(session)] += session[key]
         yield _counter(name, about, counts, *_OF_SESSION)
 
 

@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.auth import KeyRing
 from relay.hub.hub import Hub
+from relay.model.channels import Stream
 from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry
 from relay.pusher.http_api import ApiError
@@ -55,6 +56,7 @@ def build_api(
     catalog: Callable[[], Iterable[CatalogEntry]],
     sessions: Callable[[], Iterable[Mapping[str, Any]]],
     authorize: Callable[[str, str], Grant | None] = lambda key, channel: None,
+    refusal: Callable[[Stream], str | None] = lambda stream: None,
     command_service: CommandService | None = None,
     store: Callable[[], Mapping[str, Any]] = lambda: {"available": True, "waiting": 0},
     registry: CollectorRegistry | None = None,
@@ -66,9 +68,9 @@ def build_api(
     """Return the application.
 
     ``catalog`` and ``sessions`` are called on every request that needs them; a session is its ``status()``, with
-    ``required`` added. ``authorize(key name, channel)`` may overrule the configured permissions. Without
-    ``command_service`` there is no endpoint for commands. ``store`` is the store's ``status``. The metrics are registered in
-    ``registry``, a new one by default. ``clock`` is the hub's.
+    ``required`` added. ``authorize(key name, channel)`` may overrule the configured permissions; ``refusal(stream)`` is the
+    reason that a stream cannot be had. Without ``command_service`` there is no endpoint for commands. ``store`` is the
+    store's ``status``. The metrics are registered in ``registry``, a new one by default. ``clock`` is the hub's.
     """
     registry = registry or CollectorRegistry()
 
@@ -76,7 +78,8 @@ def build_api(
         return list(map(shown, sessions()))
 
     commands = dict[str, Any] if command_service is None else command_service.registry.snapshot
-    registry.register(RelayCollector(settings.version, hub.snapshot, current_sessions, store, commands, log_counts))
+    collector = RelayCollector(settings.version, hub.snapshot, current_sessions, store, commands, log_counts)
+    registry.register(collector)
     bodies = Bodies(settings.bodies, settings.body_within)
     pusher = PusherApi(hub, clock=clock, unix_time=unix_time, bodies=bodies)
 
@@ -85,7 +88,15 @@ def build_api(
         return hub.budgets.take(caller, prices.catalog + prices.event * items, clock())
 
     bootstrap = Bootstrap(
-        settings, app=hub.app, keys=keys, catalog=catalog, authorize=authorize, bodies=bodies, pay=pay
+        settings,
+        app=hub.app,
+        app_by_key=hub.app_by_key,
+        keys=keys,
+        catalog=catalog,
+        refusal=refusal,
+        authorize=authorize,
+        bodies=bodies,
+        pay=pay,
     )
     status = Status(
         settings,
@@ -97,6 +108,7 @@ def build_api(
         store=store,
         commands=commands,
         registry=registry,
+        collector=collector,
     )
     trading = []
     if command_service is not None:
@@ -143,7 +155,7 @@ class Cors:
     origin gets no permission; its preflight is answered 403.
     """
 
-    def __init__(self, app: ASGIApp, *, prefixes: tuple[str, ...], allowed: Callable[[str], bool]) -> None:
+    def __init__(self, app: ASGIApp, *, prefixes: tuple[str, ...], allowed: Callable[[str, str], bool]) -> None:
         self._app = app
         self._prefixes = prefixes
         self._allowed = allowed
@@ -154,22 +166,23 @@ class Cors:
             return
         headers = Headers(scope=scope)
         origin = headers.get("origin")
+        query = scope["query_string"].decode("latin-1")
         if origin is not None and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            await self._preflight(origin)(scope, receive, send)
+            await self._preflight(origin, query)(scope, receive, send)
             return
 
         async def send_with_permission(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 answer.add_vary_header("Origin")
-                if origin is not None and self._allowed(origin):
+                if origin is not None and self._allowed(origin, query):
                     answer["Access-Control-Allow-Origin"] = origin
             await send(message)
 
         await self._app(scope, receive, send_with_permission)
 
-    def _preflight(self, origin: str) -> Response:
-        if not self._allowed(origin):
+    def _preflight(self, origin: str, query: str) -> Response:
+        if not self._allowed(origin, query):
             return Response(status_code=403, headers={"Vary": "Origin"})
         return Response(
             status_code=204,
