@@ -143,7 +143,7 @@ class Answers:
         if failed is not None:
             yield CommandReply(id, error=failed)
             return
-        account = self.writer.account if command is None else command.account or self.writer.account
+        account = (None if command is None else command.account) or self.reader.only
         if account and names_another(data, account, "account"):
             message = f"the answer is of another account than {account}"
             yield CommandReply(id, error={"code": "not_of_this_account", "message": message})
