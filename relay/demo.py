@@ -42,7 +42,7 @@ Ctrl-C ends it.
 def document(listen: tuple[str, int], simulators: Iterable[tuple[Simulated, tuple[str, str]]]) -> dict[str, Any]:
     """Return the demo's configuration, in the form of ``tickrelay.toml``."""
     host, port = listen
-    app = {"id": DEMO_APP_ID, "key": DEMO_KEY, "secret": DEMO_SECRET, "client_events": True}
+    app = {"id": DEMO_APP_ID, "key": DEMO_KEY, "secret": DEMO_SECRET, "client_events": True, "accounts": ["*"]}
     return {
         "allow_inline_secrets": True,
         "server": {"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "status_public": True},
