@@ -65,11 +65,7 @@ class ScaleTrade(Adapter):
     )  # fmt: skip
     offers = (
         Offer(kind="quote", example={"symbol": "EURUSD"}),
-        Offer(
-            kind="account",
-            visibility="presence",
-            events=CARRIED,
-        ),
+        Offer(kind="account", visibility="presence", events=CARRIED),
     )
     commands = requests.COMMANDS
     orders = requests.ORDERS

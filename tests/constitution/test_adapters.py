@@ -19,11 +19,11 @@ VENUE = 199
 #: match answers to requests besides: it refuses subscriptions and their ends by the same message.
 BUDGETS = {
     "relay_kraken": 216,
-    "relay_crosstrade": 1195,
-    "relay_helio": 857,
-    "relay_scaletrade": 830,
+    "relay_crosstrade": 1210,
+    "relay_helio": 861,
+    "relay_scaletrade": 839,
     "relay_shuriken": 491,
-    "relay_tektii": 658,
+    "relay_tektii": 662,
 }
 
 per_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)
