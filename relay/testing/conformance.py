@@ -51,6 +51,7 @@ from relay.adapter import (
 from relay.model import serialize
 from relay.model.commands import Command
 from relay.model.events import Account, Event, Order, Position, Stamp
+from relay.model.symbols import SymbolError
 from relay.provider.accounts import States
 from relay.testing.evidence import Evidence, enums, fields
 from relay.testing.mutations import mutants, shape, strangers, swollen
@@ -213,8 +214,14 @@ def _check_read(subject: Subject, where: str, text: str, result: Read) -> None:
 
 
 def check_symbols(subject: Subject) -> None:
-    """Every symbol survives the way to canonical and back."""
+    """Every symbol survives the way to canonical and back; a list that is said to be complete has those of the offers."""
     adapter = subject.prepared()
+    if adapter.symbols.complete:
+        for symbol in {topic.symbol for topic in subject.topics() if topic.symbol is not None}:
+            try:
+                adapter.native(symbol)
+            except SymbolError as error:
+                raise Broken(f"yields Symbols(complete=True), but offers a stream of {symbol}: {error}") from None
     for native, canonical in adapter.symbols:
         if adapter.native(canonical) != native or adapter.symbol(native) != canonical:
             raise Broken(f"symbol {native} becomes {canonical}, which is written {adapter.native(canonical)}")

@@ -11,7 +11,13 @@ import trio
 
 from relay.adapter import Adapter
 from relay.app import Relay
+from relay.model.channels import ALL, Asker, Stream, Topic
+from relay.provider.http import HttpClient
+from relay.providers import ConfiguredProvider, Providers
+from relay.settings import ProviderSettings
 from relay.testing.simulator import Drop
+from relay.trading.registry import CommandRegistry
+from relay_binance.adapter import Binance
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from support.raw import Raw, raw
 from support.running import API_KEY, APP, port_of, running_relay
@@ -102,6 +108,38 @@ async def test_a_good_name_among_bad_ones_of_the_same_request_lives(helio: tuple
                 reason = " ".join((json.loads(message["data"]).get("reason") or "").split()[:3])
                 missing.discard((message["event"], message.get("channel", "").removeprefix("quote.helio."), reason))
     assert relay.providers.statuses()[0]["counters"]["reconnects"] == 0
+
+
+def configured(name: str, wanted: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> ConfiguredProvider:
+    """A provider without a connection; what is asked of it goes to ``wanted``."""
+    provider = ConfiguredProvider(
+        ProviderSettings(name=name, adapter=Binance), HttpClient(), lambda *event: None, CommandRegistry(), print
+    )
+    for session in provider.sessions.values():
+        monkeypatch.setattr(session, "want", lambda topic, by: wanted.append((name, topic.symbol)))
+        monkeypatch.setattr(session, "unwant", lambda topic: wanted.remove((name, topic.symbol)))
+    return provider
+
+
+def test_a_merged_stream_asks_only_who_lists_the_symbol_and_gives_back_what_it_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted: list[tuple[str, str]] = []
+    one, other = (configured(name, wanted, monkeypatch) for name in ("one", "other"))
+    providers, by = Providers([one, other]), Asker("7", "1.1")
+    one.symbols.learn([("BTCUSDT", "BTC/USDT")], complete=True)
+    other.symbols.learn([("ETHUSDT", "ETH/USDT")], complete=True)
+    merged = Stream(ALL, Topic(kind="quote", symbol="ETH/USDT"))
+    providers.want(merged, by)
+    assert wanted == [("other", "ETH/USDT")]
+    one.symbols.learn([("BTCUSDT", "BTC/USDT"), ("ETHUSDT", "ETH/USDT")], complete=True)  # listed since
+    providers.unwant(merged)
+    assert wanted == []
+    refused = providers.wrong_with(Stream("one", Topic(kind="quote", symbol="BTCUSDC")))
+    assert refused == "the provider lists no symbol 'BTCUSDC'; did you mean BTC/USDT?"
+    refused = providers.wrong_with(Stream(ALL, Topic(kind="quote", symbol="XRP/XRP")))
+    assert refused is not None
+    assert refused.count("lists no symbol") == 2
 
 
 async def test_one_connection_holds_so_many_streams_and_is_told_the_limit() -> None:
