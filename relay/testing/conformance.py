@@ -217,11 +217,11 @@ def check_symbols(subject: Subject) -> None:
     """Every symbol survives the way to canonical and back; a list that is said to be complete has those of the offers."""
     adapter = subject.prepared()
     if adapter.symbols.complete:
-        for symbol in {topic.symbol for topic in subject.topics() if topic.symbol is not None}:
+        for offered in sorted({topic.symbol for topic in subject.topics() if topic.symbol is not None}):
             try:
-                adapter.native(symbol)
+                adapter.native(offered)
             except SymbolError as error:
-                raise Broken(f"yields Symbols(complete=True), but offers a stream of {symbol}: {error}") from None
+                raise Broken(f"yields Symbols(complete=True), but offers a stream of {offered}: {error}") from None
     for native, canonical in adapter.symbols:
         if adapter.native(canonical) != native or adapter.symbol(native) != canonical:
             raise Broken(f"symbol {native} becomes {canonical}, which is written {adapter.native(canonical)}")
