@@ -28,6 +28,8 @@ class OperatorError(Exception):
 
 def one_line(text: str) -> str:
     """Return ``text`` with every character that would break or blur a line written as its escape."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

@@ -137,6 +137,8 @@ class Adapter(abc.ABC):
 
         Raises:
             relay.model.symbols.SymbolError: a symbol that cannot be written for this provider.
+            ValueError: the provider has no way to say this. Whoever asked is told the text. Any other exception is a
+                fault of the adapter, of which only the log has the text.
         """
         return ()
 

@@ -425,7 +425,9 @@ class Redaction:
     def quote_fields(self, logger: Any, method: str, event: Event) -> Event:
         """Quote and shorten every field: a control character becomes its escape, and long text ends with its length."""
         return {
-            self._text(key): value if key in ("exc_info", "stack", "exception") else self._quoted(value)
+            key if key.isidentifier() else self._text(key): value
+            if key in ("exc_info", "stack", "exception")
+            else self._quoted(value)
             for key, value in event.items()
         }
 
