@@ -194,6 +194,13 @@ class Spending:
 
         0 where no budget is exceeded, and where the connection has been slowed for long enough: then it is refused.
         """
+        if (
+            self._slowed_since is None
+            and self._paid_until - now <= self.budgets.burst
+            and self._app.over(now) <= 0
+            and (self._address is None or self._address.over(now) <= 0)
+        ):
+            return 0.0  # nearly always
         over, limit = self._over(now)
         if over <= 0:
             if self._slowed_since is not None and self._paid_until <= now:

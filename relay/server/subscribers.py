@@ -19,7 +19,7 @@ import math
 import socket
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Protocol
 from urllib.parse import unquote
@@ -287,10 +287,9 @@ class SubscriberServer:
         """Return the network the subscriber comes from; behind our proxy, the one the proxy saw."""
         if self._behind_proxy:
             address = forwarded_for(request.headers)
-        else:
-            peer = transport.peer
-            address = None if peer is None else peer[0]
-        return None if address is None or is_local(address) else network_of(address)
+            return None if address is None or is_local(address) else network_of(address)
+        peer = transport.peer
+        return None if peer is None else _network_of_peer(peer[0])
 
     def read(self, connection: Connection) -> None:
         """Read what has arrived and handle it."""
@@ -474,6 +473,12 @@ class SubscriberServer:
             except Exception:
                 log.exception("subscriber's timeout failed")
                 self._end(connection, abort=True)
+
+
+@lru_cache(maxsize=1024)
+def _network_of_peer(address: str) -> str | None:
+    """Return the network of an address as the kernel writes it, which is short."""
+    return None if is_local(address) else network_of(address)
 
 
 def _app_key(path: str) -> str:
