@@ -214,14 +214,18 @@ class Providers:
 
     def keep(self, stream: Stream) -> None:
         """Subscribe to a provider's own stream for the relay itself, whoever else is subscribed to it."""
-        for provider, topic in self._behind(stream):
+        for provider, topic in self._kept(stream):
             self._wanted[Stream(provider.name, topic)] += 1
             provider.session(topic).want(topic)
 
     def release(self, stream: Stream) -> None:
         """End what `keep` began."""
-        for provider, topic in self._behind(stream):
+        for provider, topic in self._kept(stream):
             self._release(provider, topic)
+
+    def _kept(self, stream: Stream) -> list[tuple[ConfiguredProvider, Topic]]:
+        """The provider behind a stream, unless the configuration has lost its account since."""
+        return [(provider, topic) for provider, topic in self._behind(stream) if provider.wrong_with(topic) is None]
 
     def _release(self, provider: ConfiguredProvider, topic: Topic) -> None:
         own = Stream(provider.name, topic)
