@@ -68,6 +68,7 @@ class ConfiguredProvider:
                     first_data_within=settings.first_data_within,
                     stale_after=settings.stale_after,
                     hours=settings.hours,
+                    audit=settings.audit,
                 ),
                 log=log,
                 on_dials=partial(_store_dials, store, _session_name(settings.name, account.name)),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 
 from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Unknown
-from relay.model.enums import StalenessEvent
+from relay.model.enums import PositionEvent, StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
 from relay.provider.accounts import State
 from relay.provider.outbound import Job, Purpose
@@ -80,6 +80,8 @@ class Inbound:
             if chain.left <= 0 and not chain.broken:
                 completes, chain.completes = chain.completes, []
                 self._judge(completes, chain.listed, asked_at)
+                if job.purpose is Purpose.AUDIT:
+                    self._subscriptions.audited(chain.facts)
                 if self._core.states.take_doubt():
                     self._subscriptions.reconcile_again()
                 elif self._reconciling:
@@ -138,6 +140,7 @@ class Inbound:
         self._core.notice_time(fill.timestamp)
         if self._core.fills.remember(fill, self._account):
             key = ("account", fill.account or self._account)
+            self._count_fact(fill)
             self._send(self._marked(fill), key)
             filled = self._core.fills.filled(fill, self._account)
             if (order := self._core.states.corrected(fill, self._account, filled)) is not None:
@@ -153,11 +156,19 @@ class Inbound:
         compared = self._reconciling or bool(event.reconciled)
         news = self._core.states.news(event, account, self._asked_at(), compared=compared, partial=partial)
         if news is not None:
+            self._count_fact(news)
             self._send(self._marked(news), ("account", news.account or account))
             return
         self._counters.deduped += 1
         if not compared:  # what repeats itself proves that the account's stream is alive
             self._is_news(event, ("account", event.account or account))
+
+    def _count_fact(self, event: AccountScoped) -> None:
+        """Count what an audit found, but for figures that only follow the market."""
+        if self._answering is None or isinstance(event, Account):
+            return
+        if not isinstance(event, Position) or event.event is not PositionEvent.POSITION_MODIFIED:
+            self._answering.chain.facts += 1
 
     def _asked_at(self) -> float:
         """Return the time the data being handled is valid for: that of the request for a REST list, otherwise now."""
@@ -190,6 +201,7 @@ class Inbound:
             ids = {id for kind, of, id in listed if (kind, of) == (complete.kind, account)}
             may_lag = self._answering is not None
             for event in self._core.states.vanished(complete.kind, account, ids, asked_at, may_lag=may_lag):
+                self._count_fact(event)
                 self._core.publish(event)
 
     def fetch(self, fetch: Fetch) -> None:

@@ -47,6 +47,7 @@ class Purpose(enum.Enum):
     SNAPSHOT = "snapshot"
     CALL = "call"
     RECONCILE = "reconcile"
+    AUDIT = "audit"
     POLL = "poll"
     OTHER = "other"
 
@@ -60,6 +61,7 @@ class Chain:
         left: how many of its requests have no answer yet.
         listed: the kind, account and id of every order and position that its answers had so far.
         completes: the lists that are complete, judged when the last answer has come.
+        facts: how many fills, orders, openings and closings its answers had that were not known.
         broken: an answer failed, or was not understood in a part that belongs to no list: nothing is complete.
     """
 
@@ -68,6 +70,7 @@ class Chain:
     listed: set[tuple[str, str | None, str]] = Factory(set)
     completes: list[Complete] = Factory(list)
     broken: bool = False
+    facts: int = 0
 
 
 @frozen
@@ -92,7 +95,7 @@ class Job:
     @property
     def once(self) -> Hashable:
         """The name under which at most one request like this one waits; None where all are made."""
-        if isinstance(self.writing, str) or self.purpose in (Purpose.CALL, Purpose.RECONCILE):
+        if isinstance(self.writing, str) or self.purpose in (Purpose.CALL, Purpose.RECONCILE, Purpose.AUDIT):
             return None
         return self.writing.once
 
@@ -172,6 +175,27 @@ class Outbound:
             chain.left += isinstance(writing, Fetch)
             self.queue.put(lane, uses(job, outgoing), job)
         return len(everything)
+
+    def audit(self, adapter: Adapter, reconcile: Reconcile) -> int:
+        """Queue the requests of a reconciliation behind everything else; half of their budget is left to commands.
+
+        Returns:
+            How many requests that is; 0 where the adapter reconciles by other means, and then nothing is queued.
+
+        Raises:
+            Exception: whatever ``encode`` raises; nothing is queued then.
+        """
+        everything, chain = written(adapter.encode(reconcile)), Chain()
+        fetches = [writing for writing in everything if isinstance(writing, Fetch)]
+        if len(fetches) < len(everything):
+            return 0
+        for fetch in fetches:
+            job = Job(fetch, adapter, Purpose.AUDIT, chain=chain)
+            chain.left += 1
+            used = uses(job, reconcile)
+            needs = {of: cost + self._budget.capacity(of) // 2 for of, cost in used.items()}
+            self.queue.put(Lane.FETCH, used, job, needs)
+        return len(fetches)
 
     def without_polls(self, writings: Iterable[str | Fetch | Poll]) -> list[str | Fetch]:
         """Begin the polls among what the adapter wrote and return the rest."""

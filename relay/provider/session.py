@@ -538,8 +538,11 @@ class SessionMachine:
                 self._subscriptions.snapshot_answered(job, answer, wait)
             case Purpose.POLL:
                 self._poll_answered(job, answer, wait)
+            case Purpose.AUDIT if not answer.ok:
+                job.chain.broken = True
+                core.counters.notes["audit_failed"] += 1
             case purpose:
-                self._handle_answer(job, answer, reconciling=purpose is Purpose.RECONCILE)
+                self._handle_answer(job, answer, reconciling=purpose in (Purpose.RECONCILE, Purpose.AUDIT))
 
     def _prepared(self, job: Job, answer: Answer) -> None:
         core = self.core

@@ -61,6 +61,7 @@ class SessionSettings:
         first_data_within: seconds from a subscription to its first event before it is called stale; None: ``stale_after``.
         stale_after: seconds of silence by kind, or by topic, in place of what the adapter declares; 0: quiet is normal.
         hours: when the market of a symbol trades, in place of what the adapter knows; None is for all other symbols.
+        audit: how often an account is compared with the provider's lists although no connection was lost; 0: never.
     """
 
     linger: float = 30.0
@@ -69,6 +70,7 @@ class SessionSettings:
     first_data_within: float | None = None
     stale_after: Mapping[str | Topic, float] = Factory(dict)
     hours: Mapping[str | None, Hours] = Factory(dict)
+    audit: float = 60.0
 
     def hours_of(self, topic: Topic) -> Hours | None:
         """Return the operator's trading hours for the market of ``topic``; None when none are set."""

@@ -139,6 +139,10 @@ class Subscriptions:
         self._missed_since: str | None = None
         #: Whether the adapter can ask for what an account missed.
         self._replays = False
+        #: When the account is compared with the provider's lists next, although nothing is known to be missing.
+        self._audit_at = inf
+        #: Whether the adapter fetches lists, as far as is known.
+        self._audits = True
         #: Frames a topic took in the last request. Where requests are limited, a batch must not use up the turns of others.
         limited = core.budget.is_limited("interest") or core.budget.is_limited("frame")
         self._frames_each = 1.0 if limited else 0.0
@@ -283,6 +287,8 @@ class Subscriptions:
 
     def reconciled(self) -> None:
         """The provider's lists say what is open: what is known of the account is true again."""
+        if self._audit_at == inf and self._audits and self._core.settings.audit:
+            self._audit_at = self._core.at.now + self._core.settings.audit
         for entry in self._table:
             if entry.topic.kind == "account":
                 self._fresh_when_quiet(entry.topic)
@@ -340,7 +346,7 @@ class Subscriptions:
         self._topics.closed(reason, lost_ns, self._core.at.now)
         self._books.close_all()
         self._snapshots.clear()
-        self._reconcile_at = inf
+        self._reconcile_at = self._audit_at = inf
 
     def _gap(
         self,
@@ -378,6 +384,27 @@ class Subscriptions:
             self._replays = written > 0
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
             core.encode_failed("Reconcile", error)
+
+    def _audit(self) -> None:
+        """Compare the account with the provider's lists: streams have been seen to lose fills without a word."""
+        core, every = self._core, self._core.settings.audit
+        self._audit_at = core.at.now + every
+        if core.adapter is None or not core.outbound.queue.idle(Lane.FETCH) or not core.outbound.queue.idle(Lane.CALL):
+            return
+        # What two audits ago could have shown is asked for once more, as the lists may lag behind the stream.
+        since = from_micros(core.at.unix_ns // 1000 - int((2 * every + CLOCKS_DIFFER) * 1_000_000))
+        try:
+            if not core.outbound.audit(core.adapter, Reconcile(since)):
+                self._audits, self._audit_at = False, inf
+        except Exception as error:  # noqa: BLE001 - as above
+            core.encode_failed("Reconcile", error)
+
+    def audited(self, facts: int) -> None:
+        """An audit is over; it found so many facts that the stream had not told."""
+        if facts:
+            self._core.counters.notes["found_by_audit"] += facts
+            text = f"the stream did not tell {facts} changes of the account that the provider's lists have"
+            self._core.error("stream_incomplete", text, facts=facts)
 
     def reconcile_again(self) -> None:
         """A list contradicts what was told shortly before it was asked for: the next one decides."""
@@ -470,6 +497,8 @@ class Subscriptions:
             self._ask_for_snapshot(symbol)
         if now >= self._reconcile_at:
             self._reconcile()
+        if now >= self._audit_at:
+            self._audit()
 
     def _suspended(self) -> dict[str, None]:
         """Make all topics stale and return their kinds: one event each, however many topics there are."""
@@ -490,7 +519,7 @@ class Subscriptions:
 
     def deadline(self) -> float:
         """Return the time at which `clocks` has something to do besides the table's and the topics' own deadlines."""
-        return min(self._snapshots.deadline(), self._reconcile_at, self._table.waiting_deadline())
+        return min(self._snapshots.deadline(), self._reconcile_at, self._audit_at, self._table.waiting_deadline())
 
     def outage_deadline(self) -> float:
         """Return the time at which topics are to be told that the session is gone."""

@@ -53,6 +53,7 @@ def _provider(
         first_data_within=table.first_data_within,
         stale_after=_stale_after(check, name, table, adapter, symbols),
         hours=_hours(check, name, table, adapter, symbols),
+        audit=table.audit,
         visibility=table.visibility,
         accounts=accounts,
     )

@@ -23,6 +23,7 @@ from relay.server.limits import HttpLimits, SubscriberLimits
 from relay.trading.registry import CommandLimits
 
 _positive: Any = validators.gt(0)
+_not_negative: Any = validators.ge(0)
 _positive_or_none: Any = validators.optional(_positive)
 
 #: Metadata of a key that must be written.
@@ -198,6 +199,9 @@ class ProviderTable:
     """When a market trades, by symbol or for all others (`default = "Sun 17:00-Fri 17:00 America/New_York"`), before what
     the adapter knows: while it is closed, silence is normal. Spans are separated by commas (`Mon-Fri 09:30-12:00, Mon-Fri
     13:00-16:00 Asia/Tokyo`), times are UTC where no zone is named, and `always` never closes."""
+    audit: float = field(default=60.0, validator=_not_negative)
+    """Seconds between two comparisons of an account with the provider's lists while the session is up; 0: never. They are
+    paid from budget that is idle, and never delay a command."""
     visibility: Literal["public", "private"] = "public"
     """`private`: its market streams need an authorized subscription (`private-` channels)."""
     credentials: Mapping[str, SecretRef] = Factory(dict)
@@ -295,7 +299,7 @@ class ProviderSettings:
         linger: seconds a topic stays subscribed without a subscriber.
         waiting: topics that may wait to be asked for.
         first_data_within: seconds from a subscription to its first event; None: ``stale_after``.
-        stale_after, hours: see `SessionSettings` of `relay.provider`.
+        stale_after, hours, audit: see `SessionSettings` of `relay.provider`.
         visibility: `private` if its market streams need authorization.
         accounts: its sessions, at least one.
     """
@@ -313,6 +317,7 @@ class ProviderSettings:
     first_data_within: float | None = None
     stale_after: Mapping[str | Topic, float] = Factory(dict)
     hours: Mapping[str | None, Hours] = Factory(dict)
+    audit: float = 60.0
     visibility: Literal["public", "private"] = "public"
     accounts: tuple[AccountSettings, ...] = (AccountSettings(),)
 
