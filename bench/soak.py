@@ -31,7 +31,7 @@ from relay.pusher.apps import App
 from relay.testing.faults import Corrupt, Cut, FaultProxy, HalfOpen, Reset, Stall, Throttle
 from relay.testing.simulator import Close, Mute, Simulator
 from relay.testing.subscriber import ChannelView, Subscriber
-from relay.testing.trading import Refusal, Ticket
+from relay.testing.trading import SimulatedRefusal, Ticket
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from relay_synthetic.simulator import SyntheticSimulator
 from support.processes import raise_limits
@@ -90,7 +90,7 @@ async def market(stage: Stage, rate: float, random: Random) -> None:
             side = random.choice((Side.BUY, Side.SELL))
             try:
                 stage.broker.trade(Ticket(symbol=random.choice(("EURUSD", "XAUUSD")), side=side, quantity=10_000))
-            except Refusal:
+            except SimulatedRefusal:
                 stage.done["order refused"] += 1
 
 

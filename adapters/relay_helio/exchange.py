@@ -11,7 +11,7 @@ from typing import Any
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.testing.account import TradingAccount
 from relay.testing.market import Instrument, Market, units
-from relay.testing.trading import Change, HeldPosition, Refusal, Ticket
+from relay.testing.trading import Change, HeldPosition, SimulatedRefusal, Ticket
 from relay_helio import payloads
 from relay_helio.reports import word
 
@@ -43,15 +43,15 @@ class SimulatedExchange:
         return kind in self._handlers
 
     def take(self, kind: str, asked: Asked) -> Done:
-        """Return what a message changed, and its answer. Raises Refusal, or what a member of the wrong type raises."""
+        """Return what a message changed, and its answer. Raises SimulatedRefusal, or as a wrong type does."""
         if asked.get("accountId") != self._account.id:
-            raise Refusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
+            raise SimulatedRefusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
         return self._handlers[kind](asked)
 
     def listed(self, symbol: Any) -> str:
-        """A symbol that there is. Raises Refusal."""
+        """A symbol that there is. Raises SimulatedRefusal."""
         if not isinstance(symbol, str) or symbol not in self._market:
-            raise Refusal("UNKNOWN_SYMBOL", f"no such symbol: {symbol!r:.64}")
+            raise SimulatedRefusal("UNKNOWN_SYMBOL", f"no such symbol: {symbol!r:.64}")
         return symbol
 
     def rest(self, path: str) -> dict[str, Any] | None:
@@ -88,7 +88,7 @@ class SimulatedExchange:
     def _amend_order(self, asked: Asked) -> Done:
         order = self._account.orders.get(asked["orderId"])
         if order is None:
-            raise Refusal("UNKNOWN_ORDER", f"no open order {asked['orderId']!r:.64}")
+            raise SimulatedRefusal("UNKNOWN_ORDER", f"no open order {asked['orderId']!r:.64}")
         instrument = self._market.instrument(order.ticket.symbol)
         size = asked.get("quantity", asked.get("volume"))
         changes = self._account.amend(
@@ -117,7 +117,7 @@ class SimulatedExchange:
         for position in self._account.positions.values():
             if position.id == asked["positionId"]:
                 return position
-        raise Refusal("UNKNOWN_POSITION", f"no open position {asked['positionId']!r:.64}")
+        raise SimulatedRefusal("UNKNOWN_POSITION", f"no open position {asked['positionId']!r:.64}")
 
 
 def _price(instrument: Instrument, value: Any) -> int | None:

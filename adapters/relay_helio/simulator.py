@@ -23,7 +23,7 @@ from relay.model.enums import PositionEvent
 from relay.testing.account import TradingAccount
 from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
-from relay.testing.trading import Change, Filled, OrderMoved, PlacedOrder, PositionMoved, Refusal, Ticket
+from relay.testing.trading import Change, Filled, OrderMoved, PlacedOrder, PositionMoved, SimulatedRefusal, Ticket
 from relay_helio import payloads
 from relay_helio.exchange import SimulatedExchange
 from relay_helio.reports import members
@@ -140,12 +140,12 @@ class HelioSimulator(Simulator):
                         _send(link, kind, answer)
                     self._changed(changes, by=link)
                 case {"type": str(kind)} if kind not in self._handlers and kind not in self.exchange:
-                    raise Refusal("UNKNOWN_TYPE", f"no such message: {kind[:64]}")
+                    raise SimulatedRefusal("UNKNOWN_TYPE", f"no such message: {kind[:64]}")
                 case _:
-                    raise Refusal("INVALID_MESSAGE", "expected an object with type and payload")
+                    raise SimulatedRefusal("INVALID_MESSAGE", "expected an object with type and payload")
         except (msgspec.DecodeError, RecursionError):
             _send(link, "error", {"code": "INVALID_MESSAGE", "message": "not JSON"})
-        except Refusal as refusal:
+        except SimulatedRefusal as refusal:
             _send(link, "error", {"code": refusal.code, "message": str(refusal)})
         except (KeyError, TypeError, ValueError) as error:
             _send(link, "error", {"code": "INVALID_PAYLOAD", "message": f"{type(error).__name__}: {error}"})
@@ -158,7 +158,7 @@ class HelioSimulator(Simulator):
             self.exchange.listed(symbol)
         for event in events:
             if event not in EVENTS:
-                raise Refusal("UNKNOWN_EVENT", f"no such event: {event}")
+                raise SimulatedRefusal("UNKNOWN_EVENT", f"no such event: {event}")
             (link.state.symbols[event].update if on else link.state.symbols[event].difference_update)(symbols)
         _send(link, "subscribed" if on else "unsubscribed", {"symbols": symbols, "events": events})
         if on and "quoteEvent" in events:
@@ -170,13 +170,13 @@ class HelioSimulator(Simulator):
     def _depth_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
         symbol, depth = self.exchange.listed(asked["symbol"]), asked.get("depth")
         if depth is not None and (not isinstance(depth, int) or depth < 1):
-            raise Refusal("INVALID_PAYLOAD", "depth: expected a positive integer")
+            raise SimulatedRefusal("INVALID_PAYLOAD", "depth: expected a positive integer")
         link.state.depth[symbol] = depth
         self._send_depth(link, symbol)
 
     def _metrics_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
         if asked.get("accountId") != ACCOUNT:
-            raise Refusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
+            raise SimulatedRefusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
         link.state.metrics = True
         _send(link, "metricsEvent", payloads.metrics(self.market, self.account))
 
@@ -205,7 +205,7 @@ class HelioSimulator(Simulator):
             self._tell_metrics()
 
     def trade(self, ticket: Ticket) -> None:
-        """The user trades at another terminal. Raises Refusal."""
+        """The user trades at another terminal. Raises SimulatedRefusal."""
         self._changed(self.account.place(ticket, self._clock()))
 
     def _changed(self, changes: list[Change], by: Link | None = None) -> None:
@@ -256,7 +256,7 @@ def _send(link: Link, type: str, payload: dict[str, Any]) -> None:
 def _texts(asked: dict[str, Any], name: str) -> list[str]:
     value = asked.get(name)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise Refusal("INVALID_PAYLOAD", f"{name}: expected an array of text")
+        raise SimulatedRefusal("INVALID_PAYLOAD", f"{name}: expected an array of text")
     return value
 
 

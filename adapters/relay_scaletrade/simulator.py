@@ -24,7 +24,7 @@ from attrs import Factory, define
 from relay.adapter import dumps, loads
 from relay.testing.market import Instrument, Market, QuoteMoved, units
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
-from relay.testing.trading import Refusal
+from relay.testing.trading import SimulatedRefusal
 from relay_scaletrade import payloads
 from relay_scaletrade.payloads import SECOND, PriceAlert
 from relay_scaletrade.tickets import CLOSE, OPEN, Ticket, TicketAccount, Told
@@ -135,7 +135,7 @@ class ScaleTradeSimulator(Simulator):
             return _failed(401, "PERMISSION_DENIED", "Missing or invalid authenticated session")
         try:
             return HttpResponse(body=dumps(route(asked)))
-        except Refusal as refusal:
+        except SimulatedRefusal as refusal:
             return self._refused(refusal, path)
         except (KeyError, TypeError, ValueError) as error:
             return _failed(400, "INVALID_DATA", f"Validation failed: {error}")
@@ -167,7 +167,7 @@ class ScaleTradeSimulator(Simulator):
     def _is_valid(self, token: str | None) -> bool:
         return self.tokens.get(token or "", 0) > self._clock() // SECOND
 
-    def _refused(self, refusal: Refusal, path: str) -> HttpResponse:
+    def _refused(self, refusal: SimulatedRefusal, path: str) -> HttpResponse:
         status, code = STATUS.get(refusal.code, 400), refusal.code
         if self.version == 1:
             status, code = OLD_ERRORS.get(code, (status, code))
@@ -176,12 +176,14 @@ class ScaleTradeSimulator(Simulator):
 
     def _open(self, asked: Body, cmds: range) -> Body:
         if asked["login"] != LOGIN:
-            raise Refusal("PERMISSION_DENIED", "login does not match the authenticated session")
+            raise SimulatedRefusal("PERMISSION_DENIED", "login does not match the authenticated session")
         symbol, cmd, volume = asked["symbol"], asked["cmd"], asked["volume"]
         if symbol not in self.market:
-            raise Refusal("RET_SYMBOL_NOT_FOUND", f"no such symbol: {symbol!r:.40}")
+            raise SimulatedRefusal("RET_SYMBOL_NOT_FOUND", f"no such symbol: {symbol!r:.40}")
         if cmd not in cmds:
-            raise Refusal("RET_TRADE_INCORRECT_CMD", f"cmd {cmd!r:.10} is not one of {cmds.start} to {cmds.stop - 1}")
+            raise SimulatedRefusal(
+                "RET_TRADE_INCORRECT_CMD", f"cmd {cmd!r:.10} is not one of {cmds.start} to {cmds.stop - 1}"
+            )
         if not isinstance(volume, int) or volume <= 0:
             raise ValueError("volume: expected minimal lots")
         ticket = Ticket(
@@ -213,7 +215,7 @@ class ScaleTradeSimulator(Simulator):
             raise ValueError("sl and tp are required")
         ticket = self.account.tickets.get(asked["order"])
         if ticket is None:
-            raise Refusal("RET_ERR_NOTFOUND", "Order not found")
+            raise SimulatedRefusal("RET_ERR_NOTFOUND", "Order not found")
         changes = {
             name: asked[name] if name == "expiration" else self._price(ticket.symbol, asked[name])
             for name in names

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import Factory, define, evolve
 
 from relay.testing.market import Market, Units
-from relay.testing.trading import Refusal
+from relay.testing.trading import SimulatedRefusal
 
 LOT = 100
 CONTRACTS = {"EURUSD": 100_000, "GBPUSD": 100_000, "XAUUSD": 100, "BTCUSD": 1}
@@ -71,33 +71,33 @@ class TicketAccount:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def open(self, ticket: Ticket) -> Iterator[Told]:
-        """Accept an order. Raises Refusal."""
+        """Accept an order. Raises SimulatedRefusal."""
         self._check_levels(ticket)
         if ticket.is_market and self._margin(evolve(ticket, open_price=self._touch(ticket))) > self.free():
-            raise Refusal("RET_ERROR", "not enough money")
+            raise SimulatedRefusal("RET_ERROR", "not enough money")
         self.tickets[ticket.order] = ticket
         self._queue.append(lambda now: self._opened(ticket, now))
         yield ticket, ADD
 
     def close(self, order: int, volume: int | None) -> Iterator[Told]:
-        """Accept the closing of a position, or of a part of it. Raises Refusal."""
+        """Accept the closing of a position, or of a part of it. Raises SimulatedRefusal."""
         ticket = self._open_ticket(order, market=True)
         size = ticket.volume if volume is None else volume
         if not 0 < size <= ticket.volume:
-            raise Refusal("INVALID_DATA", f"volume: {order} has {ticket.volume}")
+            raise SimulatedRefusal("INVALID_DATA", f"volume: {order} has {ticket.volume}")
         ticket.state = CLOSE_REQUEST if size == ticket.volume else PARTIAL_CLOSE
         self._queue.append(lambda now: self._closed(ticket, size, now))
         yield ticket, UPDATE
 
     def cancel(self, order: int) -> Iterator[Told]:
-        """Accept the cancelling of a pending order. Raises Refusal."""
+        """Accept the cancelling of a pending order. Raises SimulatedRefusal."""
         ticket = self._open_ticket(order, market=False)
         ticket.state = CANCEL_REQUEST
         self._queue.append(lambda now: self._deleted(ticket, now))
         yield ticket, UPDATE
 
     def modify(self, order: int, *, market: bool, **changes: Any) -> Iterator[Told]:
-        """Accept new levels, price or expiration. Raises Refusal."""
+        """Accept new levels, price or expiration. Raises SimulatedRefusal."""
         ticket = self._open_ticket(order, market=market)
         self._check_levels(evolve(ticket, **changes))
         ticket.state = OPEN_UPDATE if market else PENDING_UPDATE
@@ -228,9 +228,9 @@ class TicketAccount:
     def _open_ticket(self, order: int, *, market: bool) -> Ticket:
         ticket = self.tickets.get(order)
         if ticket is None:
-            raise Refusal("RET_ERR_NOTFOUND", f"no open order {order}")
+            raise SimulatedRefusal("RET_ERR_NOTFOUND", f"no open order {order}")
         if ticket.is_market is not market or ticket.state != OPEN:
-            raise Refusal(
+            raise SimulatedRefusal(
                 "RET_TRADE_INCORRECT_CMD", f"{order} is not an open {'position' if market else 'pending order'}"
             )
         return ticket
@@ -240,7 +240,7 @@ class TicketAccount:
         at = self._touch(ticket) if ticket.is_market else ticket.open_price
         sign = 1 if ticket.is_buy else -1
         if (ticket.sl and sign * (at - ticket.sl) <= 0) or (ticket.tp and sign * (ticket.tp - at) <= 0):
-            raise Refusal("INCORRECT_SL_TP", "stop loss or take profit is on the wrong side")
+            raise SimulatedRefusal("INCORRECT_SL_TP", "stop loss or take profit is on the wrong side")
 
     def _is_hit(self, ticket: Ticket) -> bool:
         at, sign = self._exit(ticket), 1 if ticket.is_buy else -1

@@ -65,7 +65,7 @@ _PRESENCE = {
 }
 
 
-class Refusal(Exception):
+class RouteRefusal(Exception):
     """A request that is answered with an error."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -131,14 +131,14 @@ class ShurikenSimulator(Simulator):
     async def answer(self, request: HttpRequest) -> HttpResponse:
         try:
             return HttpResponse(body=dumps(self._answer(request)))
-        except Refusal as refusal:
+        except RouteRefusal as refusal:
             error = {"code": refusal.code, "message": str(refusal), "details": None}
             return HttpResponse(status=refusal.status, body=dumps({"error": error, "requestId": self._request_id()}))
 
     def _answer(self, request: HttpRequest) -> dict[str, Any]:
         route = request.method, urlsplit(request.target).path
         if not same(request.headers.get("authorization", ""), f"Bearer {KEY}"):
-            raise Refusal(401, "UNAUTHORIZED", "Invalid or expired API key")
+            raise RouteRefusal(401, "UNAUTHORIZED", "Invalid or expired API key")
         match route:
             case "POST", "/api/v2/ws/session":
                 return self._session(request)
@@ -146,7 +146,7 @@ class ShurikenSimulator(Simulator):
                 return self._authorization(request)
             case "GET", "/api/v2/ws/streams":
                 return {"streams": [self._entry(stream) for stream in STREAMS], "requestId": self._request_id()}
-        raise Refusal(404, "NOT_FOUND", f"no such route: {route[0]} {route[1]}")
+        raise RouteRefusal(404, "NOT_FOUND", f"no such route: {route[0]} {route[1]}")
 
     def _request_id(self) -> str:
         return f"req_{next(self._ids)}"
@@ -161,7 +161,7 @@ class ShurikenSimulator(Simulator):
             asked = loads(request.body)["subscriptions"]
             subscriptions = [self._subscription(each) for each in asked]
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError):
-            raise Refusal(400, "INVALID_PARAMS", "expected subscriptions, each with stream and filter") from None
+            raise RouteRefusal(400, "INVALID_PARAMS", "expected subscriptions, each with stream and filter") from None
         host, _, port = request.headers.get("host", "127.0.0.1").rpartition(":")
         answer = {
             "connection": {
@@ -182,15 +182,15 @@ class ShurikenSimulator(Simulator):
         spelled = str(asked["stream"])
         stream = canonical(spelled)
         if stream not in STREAMS:
-            raise Refusal(400, "INVALID_PARAMS", f"unknown stream: {spelled[:64]}")
+            raise RouteRefusal(400, "INVALID_PARAMS", f"unknown stream: {spelled[:64]}")
         given = asked.get("filter") or {}
         missing = [name for name in STREAMS[stream] if not isinstance(given.get(name), str) or not given[name]]
         if missing:
-            raise Refusal(400, "INVALID_PARAMS", f"{stream} needs the filter {', '.join(missing)}")
+            raise RouteRefusal(400, "INVALID_PARAMS", f"{stream} needs the filter {', '.join(missing)}")
         if not all(value.isalnum() and value.isascii() for value in given.values()):
-            raise Refusal(400, "INVALID_PARAMS", f"{stream}: not an address or id")
+            raise RouteRefusal(400, "INVALID_PARAMS", f"{stream}: not an address or id")
         if stream in self._forbidden:
-            raise Refusal(403, "FORBIDDEN", f"the key has no access to {stream}")
+            raise RouteRefusal(403, "FORBIDDEN", f"the key has no access to {stream}")
         channel = channel_of(stream, tuple(given[name] for name in STREAMS[stream]))
         return {"stream": spelled, "channel": channel, "event": EVENT, "visibility": _visibility(stream),
                 "payloadFormat": "json", "payloadSchemaId": stream,
@@ -198,15 +198,15 @@ class ShurikenSimulator(Simulator):
 
     def _authorization(self, request: HttpRequest) -> dict[str, Any]:
         if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            raise Refusal(400, "INVALID_PARAMS", "expected a form")
+            raise RouteRefusal(400, "INVALID_PARAMS", "expected a form")
         form = {name: values[0] for name, values in parse_qs(request.body.decode("latin-1")).items()}
         if not form.keys() >= {"socket_id", "channel_name"}:
-            raise Refusal(400, "INVALID_PARAMS", "socket_id and channel_name are needed")
+            raise RouteRefusal(400, "INVALID_PARAMS", "socket_id and channel_name are needed")
         channel = form["channel_name"]
         if channel not in {channel_of(stream, (PROFILE,)) for stream in ACCOUNT - {NAMED}} | {
             channel_of(NAMED, (FEED,))
         }:
-            raise Refusal(403, "FORBIDDEN", "no access to this channel")
+            raise RouteRefusal(403, "FORBIDDEN", "no access to this channel")
         data = dumps({"user_id": USER, "user_info": {}})
         return {"auth": _auth(self.app_key, form["socket_id"], channel, data), "channel_data": data}
 

@@ -16,7 +16,7 @@ from relay.model.text import to_ns
 from relay.testing.account import TradingAccount
 from relay.testing.market import TIMEFRAMES, Market, units
 from relay.testing.port import HttpRequest
-from relay.testing.trading import Change, Filled, HeldPosition, PlacedOrder, Refusal, Ticket
+from relay.testing.trading import Change, Filled, HeldPosition, PlacedOrder, SimulatedRefusal, Ticket
 from relay_tektii import payloads
 
 _OPEN = (OrderStatus.OPEN, OrderStatus.PARTIALLY_FILLED)
@@ -70,7 +70,7 @@ class SimulatedExchange:
         query = dict(parse_qsl(url.query))
         try:
             return self._answer(request.method, path, query, request.body)
-        except Refusal as refusal:
+        except SimulatedRefusal as refusal:
             status, code = _REFUSALS[refusal.code]
             raise ApiError(status, code, str(refusal)) from None
 

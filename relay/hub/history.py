@@ -54,8 +54,8 @@ class HistoryEntry:
     head: bytes
     tail: bytes
     policy: Policy
-    conflates: str = ""
-    """Key of the channel's events that it replaces at a slow subscriber (see Delivery.topic)."""
+    conflation_key: str = ""
+    """Key of the channel's events that it replaces at a slow subscriber (see Delivery.conflation_key)."""
 
 
 class Missed(Exception):

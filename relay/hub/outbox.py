@@ -9,8 +9,8 @@ Invariants:
 
 - The rest of a partly sent frame leaves first, so no frame is ever split by another.
 - Within a channel a subscriber never receives an older seq after a newer one.
-- Every dropped delivery is announced (by a gap frame, or by a snapshot that covers it) and counted, or the subscriber is
-  closed.
+- Every dropped delivery is counted and announced, or the subscriber is closed: by a gap frame, by a snapshot that covers it,
+  or, where a newer one has replaced it, by the jump of the sequence number alone.
 - After `close` nothing more is accepted, and the close frame is the last frame.
 
 The outbox touches no socket: the server attaches a function that writes.
@@ -55,15 +55,16 @@ class Delivery(bytes):
     policy: Policy
     seq: int
     """The channel's sequence number of the event; 0 for CONTROL."""
-    topic: str
+    conflation_key: str
     """Key that CONFLATE compares within the channel, where a channel carries several (a merged feed: the provider)."""
     twin: "Delivery | None" = None
     """Result of `compressed`, once it was made."""
 
-    def __new__(cls, frame: bytes, channel: str, policy: Policy, seq: int, topic: str = "") -> "Delivery":
+    def __new__(cls, frame: bytes, channel: str, policy: Policy, seq: int, conflation_key: str = "") -> "Delivery":
         """Make a delivery of a whole WebSocket frame."""
         delivery = super().__new__(cls, frame)
-        delivery.channel, delivery.policy, delivery.seq, delivery.topic = channel, policy, seq, topic
+        delivery.channel, delivery.policy, delivery.seq = channel, policy, seq
+        delivery.conflation_key = conflation_key
         return delivery
 
     def compressed(self) -> "Delivery":
@@ -74,7 +75,7 @@ class Delivery(bytes):
         if not self.channel:
             return self
         if self.twin is None:
-            self.twin = Delivery(compressed(self), self.channel, self.policy, self.seq, self.topic)
+            self.twin = Delivery(compressed(self), self.channel, self.policy, self.seq, self.conflation_key)
         return self.twin
 
 
@@ -482,7 +483,7 @@ class Backlog:
 
     def _replace(self, delivery: Delivery) -> bool:
         """Replace the waiting delivery of the topic; returns False when there is none or `delivery` must go to the end."""
-        key = self._latest.get((delivery.channel, delivery.topic))
+        key = self._latest.get((delivery.channel, delivery.conflation_key))
         if key is None:
             return False
         self._on_drop(delivery.channel, Policy.CONFLATE)
@@ -500,7 +501,7 @@ class Backlog:
         self.bytes += len(delivery)
         match delivery.policy:
             case Policy.CONFLATE:
-                self._latest[delivery.channel, delivery.topic] = key
+                self._latest[delivery.channel, delivery.conflation_key] = key
             case Policy.GAP:
                 self._gaps[key] = delivery
             case Policy.SNAPSHOT:
@@ -537,7 +538,7 @@ class Backlog:
         self.bytes -= len(delivery)
         match delivery.policy:
             case Policy.CONFLATE:
-                del self._latest[delivery.channel, delivery.topic]
+                del self._latest[delivery.channel, delivery.conflation_key]
             case Policy.GAP:
                 del self._gaps[key]
             case Policy.SNAPSHOT:

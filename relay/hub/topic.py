@@ -237,7 +237,10 @@ class TopicState:
             return
         entry = published.entry(seq, now, merged=self.merged)
         if revalued and isinstance(published.event, Position):
-            entry.policy, entry.conflates = Policy.CONFLATE, f"position {published.event.account} {published.event.id}"
+            entry.policy, entry.conflation_key = (
+                Policy.CONFLATE,
+                f"position {published.event.account} {published.event.id}",
+            )
         self.history.append(entry)
         if isinstance(published.event, Depth) and published.event.snapshot:
             for channel in self.channels:
@@ -444,7 +447,7 @@ class Channel:
         else:
             framed = frame(entry.head, self._middle, with_position(entry.tail, entry.id, entry.seq))
             framed += self._position(entry.seq)
-        return Delivery(framed, self.name, entry.policy, entry.seq, entry.conflates)
+        return Delivery(framed, self.name, entry.policy, entry.seq, entry.conflation_key)
 
     def _position(self, seq: int) -> bytes:
         return encode_text(

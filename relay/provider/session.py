@@ -163,7 +163,7 @@ class SessionMachine:
         """Take one input; return what is to be done, in order."""
         self.core.begin(at)
         if self._life is not Life.ENDED:
-            self._handle(turn)
+            self._take_input(turn)
             self._clocks()
             self._flush()
         return self.core.take_outputs()
@@ -173,7 +173,7 @@ class SessionMachine:
         self.core.begin(at)
         if self._life is not Life.ENDED:
             for turn in turns:
-                self._handle(turn)
+                self._take_input(turn)
             self._clocks()
             self._flush()
         return self.core.take_outputs()
@@ -187,7 +187,7 @@ class SessionMachine:
         core.begin(at)
         self._transport.heard = at.now
         for item in self._inbound.decode(core.adapter, raw):
-            self.handle(item)
+            self.handle_decoded(item)
         if core.rearmed:
             self._clocks()
             self._flush()
@@ -222,7 +222,7 @@ class SessionMachine:
             deadline = min(deadline, self._subscriptions.outage_deadline())
         return deadline
 
-    def _handle(self, turn: session_events.Input) -> None:
+    def _take_input(self, turn: session_events.Input) -> None:
         match turn:
             case session_events.Start():
                 if self._life is Life.NEW:  # what had FAILED before a crash goes on only by Resume
@@ -258,7 +258,7 @@ class SessionMachine:
 
     # --- what an adapter decoded --------------------------------------------------------------------------------------
 
-    def handle(self, item: object) -> None:
+    def handle_decoded(self, item: object) -> None:
         """Handle one event or signal of the adapter's."""
         # Market events are most of what arrives: one set look-up and they are on their way.
         kind = type(item)
@@ -267,9 +267,9 @@ class SessionMachine:
         elif kind is Depth:
             self._inbound.depth(item)  # type: ignore[arg-type]
         else:
-            self._handle_other(item)
+            self._handle_signal(item)
 
-    def _handle_other(self, item: object) -> None:
+    def _handle_signal(self, item: object) -> None:
         core = self.core
         match item:
             case Trade():
@@ -350,7 +350,7 @@ class SessionMachine:
         """Handle what an HTTP answer brings."""
         try:
             for item in self._inbound.begin_answer(job, answer, reconciling=reconciling):
-                self.handle(item)
+                self.handle_decoded(item)
         finally:
             self._inbound.end_answer()
 

@@ -8,7 +8,7 @@
 - Profit is in the quote currency, which is taken to be the account's own. Money is an exact fraction; only its text has
   two decimals.
 
-Every call returns what it changed, in order. What the request itself gets wrong raises `Refusal`; an order the
+Every call returns what it changed, in order. What the request itself gets wrong raises `SimulatedRefusal`; an order the
 account cannot bear (margin) is an order that was rejected.
 """
 
@@ -26,7 +26,7 @@ from relay.testing.trading import (
     OrderMoved,
     PlacedOrder,
     PositionMoved,
-    Refusal,
+    SimulatedRefusal,
     Ticket,
 )
 
@@ -59,7 +59,7 @@ class TradingAccount:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def place(self, ticket: Ticket, now_ns: int) -> list[Change]:
-        """Place an order. Raises Refusal for one that makes no sense."""
+        """Place an order. Raises SimulatedRefusal for one that makes no sense."""
         self._check(ticket)
         order = PlacedOrder(
             id=self._name("ord"), ticket=ticket, status=OrderStatus.OPEN, created_ns=now_ns, updated_ns=now_ns
@@ -72,7 +72,7 @@ class TradingAccount:
         return [OrderMoved(order=order, event=OrderEvent.ORDER_CREATED), *self._match(order.id, now_ns, first=True)]
 
     def cancel(self, order_id: str, now_ns: int) -> list[Change]:
-        """Cancel an open order. Raises Refusal when there is none of that id."""
+        """Cancel an open order. Raises SimulatedRefusal when there is none of that id."""
         self._open_order(order_id)
         return self._end(order_id, OrderStatus.CANCELLED, OrderEvent.ORDER_CANCELLED, now_ns)
 
@@ -85,7 +85,7 @@ class TradingAccount:
         limit: Units | None = None,
         stop: Units | None = None,
     ) -> list[Change]:
-        """Change an open order; what is None stays. Raises Refusal."""
+        """Change an open order; what is None stays. Raises SimulatedRefusal."""
         order = self._open_order(order_id)
         before = order.ticket
         ticket = evolve(
@@ -96,16 +96,16 @@ class TradingAccount:
         )
         self._check(ticket)
         if ticket.quantity <= order.filled:
-            raise Refusal("INVALID_QUANTITY", f"{order_id} has filled {order.filled} already")
+            raise SimulatedRefusal("INVALID_QUANTITY", f"{order_id} has filled {order.filled} already")
         self.orders[order_id] = evolve(order, ticket=ticket, updated_ns=now_ns)
         amended = OrderMoved(order=self.orders[order_id], event=OrderEvent.ORDER_MODIFIED)
         return [amended, *self._match(order_id, now_ns)]
 
     def close(self, position_id: str, now_ns: int, quantity: Units | None = None) -> list[Change]:
-        """Close a position, or ``quantity`` of it, with a market order. Raises Refusal."""
+        """Close a position, or ``quantity`` of it, with a market order. Raises SimulatedRefusal."""
         position = self._position(position_id)
         if quantity is not None and not 0 < quantity <= position.quantity:
-            raise Refusal("INVALID_QUANTITY", f"{position_id} has a quantity of {position.quantity} units")
+            raise SimulatedRefusal("INVALID_QUANTITY", f"{position_id} has a quantity of {position.quantity} units")
         side = Side.SELL if position.side is PositionSide.LONG else Side.BUY
         size = position.quantity if quantity is None else quantity
         return self.place(Ticket(symbol=position.symbol, side=side, quantity=size, closes=position_id), now_ns)
@@ -113,7 +113,7 @@ class TradingAccount:
     def protect(
         self, position_id: str, now_ns: int, *, stop_loss: Units | None = None, take_profit: Units | None = None
     ) -> list[Change]:
-        """Set the stop loss and take profit of a position; None stays as it is. Raises Refusal."""
+        """Set the stop loss and take profit of a position; None stays as it is. Raises SimulatedRefusal."""
         position = self._position(position_id)
         changed = evolve(
             position,
@@ -166,30 +166,30 @@ class TradingAccount:
 
     def _check(self, ticket: Ticket) -> None:
         if ticket.symbol not in self._market:
-            raise Refusal("UNKNOWN_SYMBOL", f"no such symbol: {ticket.symbol}")
+            raise SimulatedRefusal("UNKNOWN_SYMBOL", f"no such symbol: {ticket.symbol}")
         if ticket.quantity <= 0:
-            raise Refusal("INVALID_QUANTITY", "the quantity must be positive")
+            raise SimulatedRefusal("INVALID_QUANTITY", "the quantity must be positive")
         if ticket.order_type is OrderType.TRAILING_STOP:
-            raise Refusal("UNSUPPORTED_TYPE", "no trailing stops here")
+            raise SimulatedRefusal("UNSUPPORTED_TYPE", "no trailing stops here")
         needs_limit = ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT)
         needs_stop = ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
         for name, needed, price in (("limit", needs_limit, ticket.limit), ("stop", needs_stop, ticket.stop)):
             if needed and (price is None or price <= 0):
-                raise Refusal("INVALID_PRICE", f"a {ticket.order_type} order needs a positive {name} price")
+                raise SimulatedRefusal("INVALID_PRICE", f"a {ticket.order_type} order needs a positive {name} price")
         if ticket.closes is not None:
             self._position(ticket.closes)
 
     def _open_order(self, order_id: str) -> PlacedOrder:
         order = self.orders.get(order_id)
         if order is None or order.status not in _OPEN:
-            raise Refusal("UNKNOWN_ORDER", f"no open order {order_id}")
+            raise SimulatedRefusal("UNKNOWN_ORDER", f"no open order {order_id}")
         return order
 
     def _position(self, position_id: str) -> HeldPosition:
         for position in self.positions.values():
             if position.id == position_id:
                 return position
-        raise Refusal("UNKNOWN_POSITION", f"no open position {position_id}")
+        raise SimulatedRefusal("UNKNOWN_POSITION", f"no open position {position_id}")
 
     def _instrument(self, symbol: str) -> Instrument:
         return self._market.instrument(symbol)

@@ -8,7 +8,7 @@ from relay.model.enums import OrderEvent, OrderStatus, OrderType, PositionEvent,
 from relay.testing.market import Units, plain
 
 
-class Refusal(Exception):
+class SimulatedRefusal(Exception):
     """A request that cannot be carried out: ``code`` in words of a program, the text in words of a person."""
 
     def __init__(self, code: str, message: str) -> None:

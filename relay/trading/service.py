@@ -44,7 +44,7 @@ LONGEST = 60
 """Seconds a command may ask for; 0.1 at least."""
 
 
-class Refusal(enum.Enum):
+class RefusalReason(enum.Enum):
     """Why a command is not taken."""
 
     INVALID = "invalid"
@@ -58,7 +58,7 @@ class Refusal(enum.Enum):
 
 
 #: Refusals that are not about the command: a client event's sender gets the code too, since there is no status.
-_OF_THE_RELAY = frozenset({Refusal.RATE_LIMITED, Refusal.FULL, Refusal.STORE_UNAVAILABLE})
+_OF_THE_RELAY = frozenset({RefusalReason.RATE_LIMITED, RefusalReason.FULL, RefusalReason.STORE_UNAVAILABLE})
 
 
 class CommandRefused(Exception):
@@ -70,7 +70,7 @@ class CommandRefused(Exception):
     """
 
     def __init__(
-        self, refusal: Refusal, message: str, *, field: str | None = None, retry_after: float | None = None
+        self, refusal: RefusalReason, message: str, *, field: str | None = None, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
         self.refusal = refusal
@@ -189,11 +189,11 @@ class CommandService:
                 members["id"] = self._ids()
             command = command_input.structure(members)
         except CommandError as error:
-            raise CommandRefused(Refusal.INVALID, str(error), field=error.field) from None
+            raise CommandRefused(RefusalReason.INVALID, str(error), field=error.field) from None
         if type(command) not in provider.commands:
             takes = ", ".join(each.name for each in provider.commands) or "no commands"
             message = f"provider {provider.name} does not take {command.name}; it takes {takes}"
-            raise CommandRefused(Refusal.INVALID, message, field="command")
+            raise CommandRefused(RefusalReason.INVALID, message, field="command")
         # A session of one account is told nothing it knows; one that tells accounts apart is told which one is meant.
         command = attrs.evolve(command, account=None if provider.accounts else account)
         return Submission(
@@ -211,7 +211,7 @@ class CommandService:
         if not bucket.take(1, now):
             self.registry.notes["rate_limited"] += 1
             message = f"more than {limits.rate:g} commands a second of API key {key.name} (limit commands.rate)"
-            raise CommandRefused(Refusal.RATE_LIMITED, message, retry_after=bucket.ready_at(1, now) - now)
+            raise CommandRefused(RefusalReason.RATE_LIMITED, message, retry_after=bucket.ready_at(1, now) - now)
 
     def _where(self, key: ApiKey, name: Any, account: Any) -> tuple[Provider, str | None]:
         if name is None:
@@ -226,7 +226,7 @@ class CommandService:
         if provider is None:
             known = [each.name for each in self._providers if key.may_trade_some(each.name)]
             message = f"no provider is named {command_input.shown(name)}; {suggestion(name, known)}"
-            raise CommandRefused(Refusal.NOT_FOUND, message, field="provider")
+            raise CommandRefused(RefusalReason.NOT_FOUND, message, field="provider")
         return provider, self._account(key, provider, account)
 
     def _account(self, key: ApiKey, provider: Provider, account: str | None) -> str | None:
@@ -238,7 +238,7 @@ class CommandService:
             message = (
                 f"provider {provider.name} has no account {command_input.shown(account)}; {suggestion(account, own)}"
             )
-            raise CommandRefused(Refusal.NOT_FOUND, message, field="account")
+            raise CommandRefused(RefusalReason.NOT_FOUND, message, field="account")
         if account is None and provider.accounts:
             account = provider.accounts[0]
         if not key.may_trade(provider.name, account or ""):
@@ -248,7 +248,7 @@ class CommandService:
                 f"provider {provider.name} has no configured account, and what it does is on its login's account whatever a "
                 f'command names: API key {key.name} needs trade = ["{provider.name}.*"], or an account must be configured'
             )
-            raise CommandRefused(Refusal.FORBIDDEN, message, field="account")
+            raise CommandRefused(RefusalReason.FORBIDDEN, message, field="account")
         return account
 
     def _seconds(self, value: Any) -> float:
@@ -277,17 +277,17 @@ class CommandService:
                 SHUTTING_DOWN when the relay is about to stop.
         """
         if self._closed:
-            raise CommandRefused(Refusal.SHUTTING_DOWN, SHUTTING_DOWN["message"])
+            raise CommandRefused(RefusalReason.SHUTTING_DOWN, SHUTTING_DOWN["message"])
         session = submission.provider.trading_session(submission.account)
         try:
             return session.send(submission.command, submission.within, submission.idempotency_key, submission.api_key)
         except Conflict as conflict:
-            raise CommandRefused(Refusal.CONFLICT, conflict.message, field=conflict.field) from None
+            raise CommandRefused(RefusalReason.CONFLICT, conflict.message, field=conflict.field) from None
         except Full as full:
-            raise CommandRefused(Refusal.FULL, str(full)) from None
+            raise CommandRefused(RefusalReason.FULL, str(full)) from None
         except Unstorable as reason:
             message = f"the command's names cannot be stored, so it is not sent: {reason}"
-            raise CommandRefused(Refusal.STORE_UNAVAILABLE, message) from None
+            raise CommandRefused(RefusalReason.STORE_UNAVAILABLE, message) from None
 
     def dry_run(self, submission: Submission) -> list[dict[str, Any]]:
         """Return what would be sent for a command.
@@ -298,7 +298,7 @@ class CommandService:
         try:
             return submission.provider.trading_session(submission.account).dry_run(submission.command)
         except Unwritable as error:
-            raise CommandRefused(Refusal.INVALID, str(error), field="command") from None
+            raise CommandRefused(RefusalReason.INVALID, str(error), field="command") from None
 
     async def wait(self, pending: PendingCommand) -> tuple[Outcome | None, bytes]:
         """Wait for the reply, until `GRACE` after the command's deadline; then end it as unknown.
@@ -358,15 +358,15 @@ class CommandService:
         try:
             members = command_input.read(sent.data)
         except CommandError as error:
-            raise CommandRefused(Refusal.INVALID, str(error), field=error.field) from None
+            raise CommandRefused(RefusalReason.INVALID, str(error), field=error.field) from None
         own = {"provider": sent.stream.provider, "account": sent.stream.topic.account}
         for name, value in own.items():
             if members.get(name, value) != value:
-                raise CommandRefused(Refusal.INVALID, f"{name}: this channel is {sent.channel}", field=name)
+                raise CommandRefused(RefusalReason.INVALID, f"{name}: this channel is {sent.channel}", field=name)
         submission = self.validate(key, {**members, **own})
         if submission.dry_run:
             message = "dry_run: only POST /api/v2/commands shows what would be sent"
-            raise CommandRefused(Refusal.INVALID, message, field="dry_run")
+            raise CommandRefused(RefusalReason.INVALID, message, field="dry_run")
         return submission
 
     def _trader(self, sent: ClientCommand) -> ApiKey:
@@ -374,7 +374,7 @@ class CommandService:
         key = self._keys.named(sent.key) if sent.key is not None else None
         if key is None or key.digest != sent.digest:
             message = f"{sent.channel} was not joined by an API key that may trade; /api/v2/ws/auth signs it for one"
-            raise CommandRefused(Refusal.FORBIDDEN, message)
+            raise CommandRefused(RefusalReason.FORBIDDEN, message)
         return key
 
 
@@ -394,4 +394,4 @@ def _may_not(key: ApiKey, provider: str, account: str | None) -> CommandRefused:
         else f"{command_input.shown(provider)}.{command_input.shown(account)}"
     )
     message = f"API key {key.name} may not trade on {where}"
-    return CommandRefused(Refusal.FORBIDDEN, message, field="provider" if account is None else "account")
+    return CommandRefused(RefusalReason.FORBIDDEN, message, field="provider" if account is None else "account")

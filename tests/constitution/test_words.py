@@ -16,7 +16,7 @@ TREES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in SOURCES
 STILL_DOUBLE = {
     "ApiError", "Bucket", "Chain", "Channels", "Close", "Connection", "Corrupt",
     "Link", "Missed", "Ping", "Pong",
-    "Providers", "Record", "Refusal", "Refused", "Request", "Session",
+    "Providers", "Record", "Refused", "Request", "Session",
     "SimulatedExchange", "Ticket", "Want", "Window",
 }  # fmt: skip
 #: File names that still are in more than two packages. Only remove names here.

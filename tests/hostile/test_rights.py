@@ -29,8 +29,7 @@ from relay.pusher.signatures import channel_auth, signed_query
 from relay.server.api.channels import readable
 from relay.settings import settings_of
 from relay.settings.reference import reference
-from relay.trading.service import CommandRefused
-from relay.trading.service import Refusal as Reason
+from relay.trading.service import CommandRefused, RefusalReason
 from relay_crosstrade.adapter import CrossTrade
 from support.api_harness import BEARER, OTHER, Rig
 from support.simulated_venue import KEYS, Desk, bearer, document, toy_plugins, trading
@@ -397,13 +396,13 @@ async def test_a_key_for_one_account_sends_nothing_where_the_account_cannot_be_t
             assert service.validate(all, wire).account == "Sim101"
             with pytest.raises(CommandRefused) as refused:
                 service.validate(one, {**wire, "account": "Sim110"})
-            assert refused.value.refusal is Reason.FORBIDDEN
+            assert refused.value.refusal is RefusalReason.FORBIDDEN
             if adapter.names_accounts:
                 assert service.validate(one, wire).command.account == "Sim101"
             else:
                 with pytest.raises(CommandRefused, match="login's account") as refused:
                     service.validate(one, wire)
-                assert refused.value.refusal is Reason.FORBIDDEN
+                assert refused.value.refusal is RefusalReason.FORBIDDEN
 
 
 ORDER = {"symbol": "X", "side": "BUY", "order_type": "MARKET", "quantity": "1"}

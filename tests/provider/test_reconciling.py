@@ -139,7 +139,7 @@ def test_another_account_s_list_says_nothing_of_ours(away):
     from relay.adapter import Complete
 
     away.machine.core.begin(away.moment(5))
-    away.machine.handle(Complete("order", "other"))
+    away.machine.handle_decoded(Complete("order", "other"))
     assert said(away) == []
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from relay.model.enums import OrderEvent, OrderStatus, OrderType, PositionEvent, PositionSide, Side, TimeInForce
 from relay.testing.account import TradingAccount
 from relay.testing.market import SECOND, Bar, BookMoved, Instrument, Market, Printed, QuoteMoved, plain, units
-from relay.testing.trading import Filled, OrderMoved, PositionMoved, Refusal, Ticket, money_text
+from relay.testing.trading import Filled, OrderMoved, PositionMoved, SimulatedRefusal, Ticket, money_text
 
 EURUSD = Instrument(symbol="EURUSD", price=108_430, decimals=5, typical=100_000)
 ES = Instrument(symbol="ES", price=512_025, decimals=2, tick=25, size_decimals=0, typical=50, levels=5)
@@ -247,7 +247,7 @@ def test_an_amended_order_keeps_what_is_not_named():
     ],
 )
 def test_requests_that_make_no_sense_are_refused(request_, code):
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(SimulatedRefusal) as refusal:
         request_(Desk())
     assert refusal.value.code == code
 

@@ -12,7 +12,7 @@ from relay.model.commands import Command, PlaceOrder
 from relay.model.enums import Outcome
 from relay.model.events import Event, Reply, Stamp
 from relay.trading.registry import GRACE, CommandLimits, CommandRegistry, PendingCommand, Scope
-from relay.trading.service import CommandRefused, CommandService, Refusal
+from relay.trading.service import CommandRefused, CommandService, RefusalReason
 
 KEY = ApiKey(name="registry", digest=hash_key("k"), trade=("one.main",))
 ORDER = {
@@ -107,7 +107,7 @@ async def test_too_many_open_commands_are_refused() -> None:
     rig.submit()
     with pytest.raises(CommandRefused) as raised:
         rig.submit(id="c2")
-    assert raised.value.refusal is Refusal.FULL
+    assert raised.value.refusal is RefusalReason.FULL
     assert "limit commands.open_per_session" in raised.value.message
     assert len(rig.provider.taken) == 1
 
@@ -129,7 +129,7 @@ async def test_each_key_has_a_rate_of_its_own(autojump_clock: MockClock) -> None
             rig.command_service.validate(KEY, wrong)  # whatever it is, it is one of the rate
     with pytest.raises(CommandRefused) as raised:
         rig.submit(id="c3")
-    assert raised.value.refusal is Refusal.RATE_LIMITED
+    assert raised.value.refusal is RefusalReason.RATE_LIMITED
     assert raised.value.retry_after == pytest.approx(0.5)
     assert "limit commands.rate" in raised.value.message
     assert (len(rig.registry), rig.registry.notes["rate_limited"]) == (0, 1)

@@ -19,7 +19,7 @@ from typing import Any
 
 from relay.model.enums import OrderStatus, OrderType, Side, TimeInForce
 from relay.testing.market import Market, Units, units
-from relay.testing.trading import Change, OrderMoved, PlacedOrder, Refusal, Ticket
+from relay.testing.trading import Change, OrderMoved, PlacedOrder, SimulatedRefusal, Ticket
 from relay_crosstrade.simulator import payloads
 from relay_crosstrade.simulator.payloads import Contract, FuturesAccount, Payload
 
@@ -105,7 +105,7 @@ class SimulatedExchange:
             if function is None:
                 raise Refused("Unknown API command")
             return function(args)
-        except Refusal as refusal:
+        except SimulatedRefusal as refusal:
             return {"success": False, "error": refusal.code.lower(), "detail": str(refusal)}
         except Refused as refusal:
             return {"error": str(refusal)}
@@ -149,7 +149,7 @@ class SimulatedExchange:
     def _placed(self, changes: list[Change]) -> PlacedOrder:
         order = next(change.order for change in changes if isinstance(change, OrderMoved))
         if order.status is OrderStatus.REJECTED:
-            raise Refusal("order_rejected", order.reason or "")
+            raise SimulatedRefusal("order_rejected", order.reason or "")
         return order
 
     def _order(self, args: Args) -> tuple[FuturesAccount, PlacedOrder]:
@@ -265,13 +265,13 @@ class SimulatedExchange:
         name = args["account"]
         account = self.accounts.get(name)
         if account is None:
-            raise Refusal("invalid_account", f"Account {str(name)[:64]} not found")
+            raise SimulatedRefusal("invalid_account", f"Account {str(name)[:64]} not found")
         return account
 
     def _contract(self, args: Args) -> Contract:
         symbol = self.symbol(args["instrument"])
         if symbol is None:
-            raise Refusal("invalid_instrument", f"Instrument {str(args['instrument'])[:64]} not found")
+            raise SimulatedRefusal("invalid_instrument", f"Instrument {str(args['instrument'])[:64]} not found")
         return self.contracts[symbol]
 
 

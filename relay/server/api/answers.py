@@ -34,7 +34,7 @@ _CODES = {
 }
 
 
-class Refusal(Exception):
+class HttpRefusal(Exception):
     """Raised to refuse a request, with the status, the reason, the field or setting at fault, and further headers.
 
     ``code`` is the machine's word for the reason where the status has several.
@@ -57,9 +57,9 @@ class Refusal(Exception):
         self.headers = headers
 
 
-def unauthorized(message: str) -> Refusal:
+def unauthorized(message: str) -> HttpRefusal:
     """Return a 401 that names the required scheme (RFC 9110, 11.6.1)."""
-    return Refusal(401, message, field="Authorization", headers={"WWW-Authenticate": "Bearer"})
+    return HttpRefusal(401, message, field="Authorization", headers={"WWW-Authenticate": "Bearer"})
 
 
 def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -94,7 +94,7 @@ class Bodies:
             raise self._no_room()
         with trio.move_on_after(self._within):
             return await self._read(request, limit)
-        raise Refusal(408, f"the body took longer than {self._within:g} s")
+        raise HttpRefusal(408, f"the body took longer than {self._within:g} s")
 
     async def _read(self, request: Request, limit: int) -> bytes:
         body, more = bytearray(), True
@@ -115,9 +115,9 @@ class Bodies:
         finally:
             self.held -= len(body)
 
-    def _no_room(self) -> Refusal:
+    def _no_room(self) -> HttpRefusal:
         message = f"the bodies of all requests together exceed {self._most} bytes (server.limits.bodies)"
-        return Refusal(503, message, headers={"Retry-After": "1"})
+        return HttpRefusal(503, message, headers={"Retry-After": "1"})
 
 
 def announces_body(request: Request) -> bool:
@@ -130,16 +130,16 @@ def _announced(request: Request) -> int:
     return int(length) if length.isascii() and length.isdigit() else 0
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(413, f"body is larger than {limit} bytes (limit request_body)")
+def _too_large(limit: int) -> HttpRefusal:
+    return HttpRefusal(413, f"body is larger than {limit} bytes (limit request_body)")
 
 
 # Refusals as answers -------------------------------------------------------------------------------------------------
 
 
 def refused(request: Request, refusal: Exception) -> Response:
-    """Return the answer to a `Refusal`."""
-    assert isinstance(refusal, Refusal)
+    """Return the answer to a `HttpRefusal`."""
+    assert isinstance(refusal, HttpRefusal)
     return _refused(request, refusal.status, refusal.message, refusal.field, refusal.headers, refusal.code)
 
 

@@ -26,7 +26,7 @@ from relay.pusher.apps import App
 from relay.pusher.messages import ProtocolError, json_fault
 from relay.pusher.names import channel_type, check_channel_name, check_socket_id
 from relay.pusher.signatures import key_auth
-from relay.server.api.answers import Bodies, Refusal, json_answer, unauthorized
+from relay.server.api.answers import Bodies, HttpRefusal, json_answer, unauthorized
 from relay.server.api.settings import ApiSettings, PublicAddress, parse_address
 
 Catalog = Callable[[], Iterable[CatalogEntry]]
@@ -127,7 +127,7 @@ class Bootstrap:
         socket_id, channel = _checked(fields, app)
         reason = channel_refusal(key, channel, self._authorize)
         if reason is not None:
-            raise Refusal(403, reason, field="channel_name")
+            raise HttpRefusal(403, reason, field="channel_name")
         data = _member(key, channel)
         answer = {"auth": key_auth(app, key.name, key.digest, socket_id, channel, data)}
         return json_answer(answer if data is None else {**answer, "channel_data": data})
@@ -136,13 +136,13 @@ class Bootstrap:
         """Answer GET /schemas/KIND.json: the JSON Schema of an event kind. It needs no API key."""
         kind = request.path_params["kind"]
         if kind not in KINDS:
-            raise Refusal(404, f"there is no kind {kind!r:.64}; there are {', '.join(KINDS)}")
+            raise HttpRefusal(404, f"there is no kind {kind!r:.64}; there are {', '.join(KINDS)}")
         id = _schema_url(address_of(request, self._settings.public), kind)
         return json_answer({"$id": id, **event_schema(kind)}, headers={"Content-Type": "application/schema+json"})
 
     def _charge(self, key: ApiKey, streams: int) -> None:
         if not self._pay(f"key {key.name}", streams):
-            raise Refusal(429, "more was asked for than allowed (limit costs.api_rate)")
+            raise HttpRefusal(429, "more was asked for than allowed (limit costs.api_rate)")
 
     def _app(self, key: ApiKey, named: object) -> App:
         """Return the app of a request: the one it names by id or key, else the API key's, else the first."""
@@ -151,13 +151,13 @@ class Bootstrap:
         if named is not None:
             app = self._named(named) if isinstance(named, str) else None
             if app is None:
-                raise Refusal(400, "app: must be the id or the key of an app of this relay", field="app")
+                raise HttpRefusal(400, "app: must be the id or the key of an app of this relay", field="app")
             if key.app is not None and app.id != key.app:
-                raise Refusal(403, f"API key {key.name} is of another app", field="app")
+                raise HttpRefusal(403, f"API key {key.name} is of another app", field="app")
         if app is None:
-            raise Refusal(503, "the relay has no app for sessions now")
+            raise HttpRefusal(503, "the relay has no app for sessions now")
         if not app.enabled:
-            raise Refusal(403, "the app for sessions is disabled")
+            raise HttpRefusal(403, "the app for sessions is disabled")
         return app
 
     def _named(self, name: str) -> App | None:
@@ -169,10 +169,10 @@ class Bootstrap:
     def _wanted(self, asked: Mapping[str, Any]) -> list[Any]:
         wanted = asked.get("subscriptions")
         if not isinstance(wanted, list):
-            raise Refusal(400, "subscriptions must be a list", field="subscriptions")
+            raise HttpRefusal(400, "subscriptions must be a list", field="subscriptions")
         if len(wanted) > self._settings.subscriptions:
             limit = self._settings.subscriptions
-            raise Refusal(400, f"subscriptions: more than {limit}", field="subscriptions")
+            raise HttpRefusal(400, f"subscriptions: more than {limit}", field="subscriptions")
         return wanted
 
     def _resolved(
@@ -185,12 +185,12 @@ class Bootstrap:
                 return self._probe(key, address)
             stream, own = entry.stream(filters), _readable(entry, key)
             if own is None or not key.may_read(stream):
-                raise Refusal(403, f"API key {key.name} may not read {channel_name(stream)}", field=where)
+                raise HttpRefusal(403, f"API key {key.name} may not read {channel_name(stream)}", field=where)
             own.check_account(filters)
         except UnknownStream as unknown:
-            raise Refusal(400, unknown.message, field=f"{where}.{unknown.field}") from None
+            raise HttpRefusal(400, unknown.message, field=f"{where}.{unknown.field}") from None
         if (reason := self._refusal(stream)) is not None:
-            raise Refusal(400, f"{entry.id}: {reason}", field=f"{where}.filter.{entry.filters[0].name}")
+            raise HttpRefusal(400, f"{entry.id}: {reason}", field=f"{where}.filter.{entry.filters[0].name}")
         return _subscribed(entry, stream, entry.event, address)
 
     def _probe(self, key: ApiKey, address: PublicAddress) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def address_of(request: Request, public: PublicAddress | None) -> PublicAddress:
     host = request.headers.get("host") or (f"{server[0]}:{server[1]}" if server else "")
     address = parse_address(host, tls=tls)
     if address is None:
-        raise Refusal(400, "the Host header must be host or host:port", field="Host")
+        raise HttpRefusal(400, "the Host header must be host or host:port", field="Host")
     return address
 
 
@@ -279,9 +279,9 @@ def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Refusal(400, f"the body is not JSON: {json_fault(body, error)}", field="body") from None
+        raise HttpRefusal(400, f"the body is not JSON: {json_fault(body, error)}", field="body") from None
     if not isinstance(value, dict):
-        raise Refusal(400, "the body must be a JSON object", field="body")
+        raise HttpRefusal(400, "the body must be a JSON object", field="body")
     return value
 
 
@@ -289,22 +289,24 @@ def _known_members(given: Mapping[str, Any], *known: str, where: str = "") -> No
     """Refuse members that the request does not have: a misspelt one must not be ignored in silence."""
     for name in given:
         if name not in known:
-            raise Refusal(400, f"{where}{name[:64]}: unknown; {suggestion(name, known)}", field=f"{where}{name[:64]}")
+            raise HttpRefusal(
+                400, f"{where}{name[:64]}: unknown; {suggestion(name, known)}", field=f"{where}{name[:64]}"
+            )
 
 
 def _subscription(where: str, item: Any) -> tuple[str, Mapping[str, str]]:
     if not isinstance(item, dict):
-        raise Refusal(400, f"{where} must be an object", field=where)
+        raise HttpRefusal(400, f"{where} must be an object", field=where)
     _known_members(item, "stream", "filter", where=f"{where}.")
     id, filters = item.get("stream"), item.get("filter")
     if not isinstance(id, str):
-        raise Refusal(400, f"{where}.stream must be text", field=f"{where}.stream")
+        raise HttpRefusal(400, f"{where}.stream must be text", field=f"{where}.stream")
     filters = {} if filters is None else filters
     if not isinstance(filters, dict):
-        raise Refusal(400, f"{where}.filter must be an object", field=f"{where}.filter")
+        raise HttpRefusal(400, f"{where}.filter must be an object", field=f"{where}.filter")
     for name, value in filters.items():
         if value is not None and not isinstance(value, str):
-            raise Refusal(400, f"{where}.filter.{name} must be text", field=f"{where}.filter.{name}")
+            raise HttpRefusal(400, f"{where}.filter.{name} must be text", field=f"{where}.filter.{name}")
     return id, {name: value for name, value in filters.items() if value is not None}
 
 
@@ -314,29 +316,29 @@ def _auth_fields(content_type: str, body: bytes) -> Mapping[str, Any]:
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=16)
     except ValueError as error:
-        raise Refusal(400, f"the body is not a form: {error}", field="body") from None
+        raise HttpRefusal(400, f"the body is not a form: {error}", field="body") from None
     fields = dict(pairs)
     for name in ("socket_id", "channel_name", "app"):
         if sum(other == name for other, _ in pairs) > 1:
-            raise Refusal(400, f"{name} occurs twice", field=name)
+            raise HttpRefusal(400, f"{name} occurs twice", field=name)
     return fields
 
 
 def _checked(fields: Mapping[str, Any], app: App) -> tuple[str, str]:
     for name in ("socket_id", "channel_name"):
         if not isinstance(fields.get(name), str):
-            raise Refusal(400, f"{name} is missing", field=name)
+            raise HttpRefusal(400, f"{name} is missing", field=name)
     socket_id, channel = fields["socket_id"], fields["channel_name"]
     try:
         check_socket_id(socket_id)
     except ProtocolError as error:
-        raise Refusal(400, error.message, field="socket_id") from None
+        raise HttpRefusal(400, error.message, field="socket_id") from None
     try:
         kind = check_channel_name(channel, app.limits.channel_name)
     except ProtocolError as error:
-        raise Refusal(400, error.message, field="channel_name") from None
+        raise HttpRefusal(400, error.message, field="channel_name") from None
     if not kind.authorized:
-        raise Refusal(400, f"{channel} needs no authorization", field="channel_name")
+        raise HttpRefusal(400, f"{channel} needs no authorization", field="channel_name")
     return socket_id, channel
 
 

@@ -18,29 +18,28 @@ from relay.model import command_input
 from relay.model.command_input import MEMBERS, CommandError, read
 from relay.model.commands import COMMANDS
 from relay.model.enums import Outcome
-from relay.server.api.answers import Bodies, Refusal, json_answer
+from relay.server.api.answers import Bodies, HttpRefusal, json_answer
 from relay.server.api.channels import bearer
 from relay.server.api.settings import ApiSettings
-from relay.trading.service import CommandRefused, CommandService, Submission
-from relay.trading.service import Refusal as Reason
+from relay.trading.service import CommandRefused, CommandService, RefusalReason, Submission
 
-REFUSED: Mapping[Reason, int] = {
-    Reason.INVALID: 400,
-    Reason.FORBIDDEN: 403,
-    Reason.NOT_FOUND: 404,
-    Reason.CONFLICT: 409,
-    Reason.RATE_LIMITED: 429,
-    Reason.FULL: 429,
-    Reason.STORE_UNAVAILABLE: 503,
-    Reason.SHUTTING_DOWN: 503,
+REFUSED: Mapping[RefusalReason, int] = {
+    RefusalReason.INVALID: 400,
+    RefusalReason.FORBIDDEN: 403,
+    RefusalReason.NOT_FOUND: 404,
+    RefusalReason.CONFLICT: 409,
+    RefusalReason.RATE_LIMITED: 429,
+    RefusalReason.FULL: 429,
+    RefusalReason.STORE_UNAVAILABLE: 503,
+    RefusalReason.SHUTTING_DOWN: 503,
 }
-RETRY_AFTER: Mapping[Reason, float] = {
-    Reason.RATE_LIMITED: 1,
-    Reason.FULL: 10,
-    Reason.STORE_UNAVAILABLE: 5,
-    Reason.SHUTTING_DOWN: 5,
+RETRY_AFTER: Mapping[RefusalReason, float] = {
+    RefusalReason.RATE_LIMITED: 1,
+    RefusalReason.FULL: 10,
+    RefusalReason.STORE_UNAVAILABLE: 5,
+    RefusalReason.SHUTTING_DOWN: 5,
 }
-CODES: Mapping[Reason, str] = {Reason.FULL: "FULL", Reason.STORE_UNAVAILABLE: "STORE_UNAVAILABLE"}
+CODES: Mapping[RefusalReason, str] = {RefusalReason.FULL: "FULL", RefusalReason.STORE_UNAVAILABLE: "STORE_UNAVAILABLE"}
 """Codes that say more than the status does."""
 STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED: 422, Outcome.UNKNOWN: 202}
 
@@ -65,7 +64,7 @@ class Commands:
         try:
             wire = read(await self._bodies.read(request, self._settings.body))
         except CommandError as error:
-            raise Refusal(400, str(error), field=error.field) from None
+            raise HttpRefusal(400, str(error), field=error.field) from None
         try:
             submission = self._command_service.validate(key, wire, _idempotency_key(request))
             if submission.dry_run:
@@ -104,7 +103,7 @@ def described(name: str) -> dict[str, Any]:
 def _idempotency_key(request: Request) -> str | None:
     keys = request.headers.getlist("idempotency-key")
     if len(keys) > 1:
-        raise Refusal(400, "Idempotency-Key: occurs twice", field="Idempotency-Key")
+        raise HttpRefusal(400, "Idempotency-Key: occurs twice", field="Idempotency-Key")
     return keys[0] if keys else None
 
 
@@ -113,8 +112,8 @@ def _dry_run(submission: Submission, sends: list[dict[str, Any]]) -> dict[str, A
     return {**answer, "command": command_input.unstructure(submission.command), "sends": sends}
 
 
-def _refusal(refused: CommandRefused) -> Refusal:
+def _refusal(refused: CommandRefused) -> HttpRefusal:
     reason = refused.refusal
     wait = RETRY_AFTER.get(reason) if refused.retry_after is None else refused.retry_after
     headers = None if wait is None else {"Retry-After": f"{math.ceil(wait)}"}
-    return Refusal(REFUSED[reason], refused.message, field=refused.field, code=CODES.get(reason), headers=headers)
+    return HttpRefusal(REFUSED[reason], refused.message, field=refused.field, code=CODES.get(reason), headers=headers)

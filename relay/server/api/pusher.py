@@ -23,7 +23,7 @@ from relay.pusher import http_api
 from relay.pusher.apps import App
 from relay.pusher.http_api import ApiError, AuthenticHead, ChannelState, Trigger
 from relay.pusher.messages import ProtocolError
-from relay.server.api.answers import Bodies, Refusal, announces_body, json_answer
+from relay.server.api.answers import Bodies, HttpRefusal, announces_body, json_answer
 
 
 @frozen
@@ -215,5 +215,5 @@ def _route(method: str, parts: list[str]) -> Callable[[PusherApi, _Call], bytes]
         raise ApiError(404, "there is no such path")
     allowed, handler = route
     if method != allowed:
-        raise Refusal(405, f"the method here is {allowed}", headers={"Allow": allowed})
+        raise HttpRefusal(405, f"the method here is {allowed}", headers={"Allow": allowed})
     return handler

@@ -36,7 +36,7 @@ from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry
 from relay.pusher.http_api import ApiError
 from relay.server.api import answers
-from relay.server.api.answers import Bodies, Refusal
+from relay.server.api.answers import Bodies, HttpRefusal
 from relay.server.api.channels import Bootstrap
 from relay.server.api.commands import Commands
 from relay.server.api.health import RelayCollector, Session, Status, shown
@@ -135,7 +135,7 @@ def build_api(
         middleware=[Middleware(Cors, prefixes=(answers.API, "/schemas/"), allowed=bootstrap.origin_allowed)],
         exception_handlers={
             ApiError: answers.pusher_refused,
-            Refusal: answers.refused,
+            HttpRefusal: answers.refused,
             HTTPException: answers.http_refused,
             ClientDisconnect: answers.abandoned,
             Exception: answers.failed,
