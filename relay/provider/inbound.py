@@ -1,9 +1,10 @@
 """Incoming data: an adapter's events are checked, kept in order, counted and published.
 
-A message is decoded whole before any of it is used: if the adapter raises, the message is one Unknown and nothing of it
-is published. `SessionMachine.handle_decoded` passes each event to the method for its kind. A market event costs two
-dictionary look-ups (its subscription, its clock) before it is published; depth passes the book keeper, fills and account
-states pass their memories. Events are published in order, by a call and not as output objects: every message takes this path.
+A message is decoded whole before any of it is used: if the adapter raises, the message is one Unknown and nothing of
+it is published. `SessionMachine.handle_decoded` passes each event to the method for its kind. A market event costs two
+dictionary look-ups (its subscription, its clock) before it is published; depth passes the book keeper, fills and
+account states pass their memories. Events are published in order, by a call and not as output objects: every message
+takes this path.
 """
 
 from collections.abc import Sequence
