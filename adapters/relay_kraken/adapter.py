@@ -1,60 +1,37 @@
-"""Kraken spot market data: WebSocket API v1 and, of the REST API, ``AssetPairs``.
-
-https://docs.kraken.com/api/docs/websocket-v1/ticker (trade, ohlc, book). Data are arrays, ``[channel id, data, (more
-data,) "<channel>-<option>", "<pair>"]``; all else is an object with an ``event``. Pairs are spelled as in ``wsname``.
-"""
+"""Kraken spot market data: the declaration. The protocol is `relay_kraken.v1` or `relay_kraken.v2`, by an option."""
 
 from collections.abc import Hashable, Iterable
-from typing import Any
 
 from relay.adapter import (
-    Ack,
     Adapter,
-    Alive,
     Answer,
     Book,
     Context,
     Fetch,
     Heartbeat,
-    Limited,
-    Nack,
     Offer,
     Option,
     Outgoing,
-    Ping,
     Rate,
     Session,
     Signal,
-    Subscribe,
-    Symbols,
-    Unknown,
-    Unsubscribe,
-    dumps,
-    loads,
 )
-from relay.adapter.reading import quoted
-from relay.model.channels import Topic
-from relay.model.enums import Side
-from relay.model.events import Candle, Error, Event, PublicTrade, Quote
-from relay.model.text import from_seconds
-from relay_kraken.book import checksum, read_book
+from relay.model.events import Event
+from relay_kraken.book import checksum
+from relay_kraken.v1 import V1
+from relay_kraken.v2 import V2
+from relay_kraken.words import MINUTES
 
-NAMES = {"quote": "ticker", "public_trade": "trade", "depth": "book", "candle": "ohlc"}
-KINDS = {name: kind for kind, name in NAMES.items()}
-MINUTES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440, "1w": 10080, "15d": 21600}
-TIMEFRAMES = {minutes: timeframe for timeframe, minutes in MINUTES.items()}
-DEPTHS = ("10", "25", "100", "500", "1000")
-TAKER = {"b": Side.BUY, "s": Side.SELL}
-DONE = {"subscribed": True, "unsubscribed": False}
-ALIASES = {"XBT": "BTC", "XDG": "DOGE"}
+PROTOCOLS: dict[str, type[V1] | type[V2]] = {"v1": V1, "v2": V2}
 BTC = {"symbol": "BTC/USD"}
-#: What Kraken answers to more requests than it takes; it passes. How many it takes no page says.
-TOO_MANY = "Exceeded msg rate"
 
 
 class Kraken(Adapter):
     name = "kraken"
-    options = (Option("depth", "1000", choices=DEPTHS, about="levels a side of the book"),)
+    options = (
+        Option("api", "v1", choices=tuple(PROTOCOLS), about="version of the WebSocket API"),
+        Option("depth", "1000", choices=("10", "25", "100", "500", "1000"), about="levels a side of the book"),
+    )
     offers = (
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
@@ -62,7 +39,7 @@ class Kraken(Adapter):
         Offer(kind="candle", timeframes=tuple(MINUTES), example=BTC),
     )
     session = Session(
-        url="wss://ws.kraken.com",
+        url=V1.url,
         http="https://api.kraken.com",
         heartbeat=Heartbeat(every=10, frame=False),  # Kraken's own heartbeats begin with the first subscription
         silent_after=25,
@@ -74,89 +51,27 @@ class Kraken(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        #: The id of the last request: even for a subscription, odd for its end.
-        self._reqid = 0
-        self._status = "online"
+        self._protocol = PROTOCOLS[self.option("api")](self)
+
+    @classmethod
+    def url(cls, context: Context) -> str:
+        """Return the endpoint of the chosen protocol; a configured ``url`` is that endpoint already."""
+        own = cls.session.url
+        return PROTOCOLS[context.options.get("api", "v1")].url if own == V1.url else own
 
     @classmethod
     def book_levels(cls, context: Context) -> int:
-        """The subscribed depth: a level beyond it is gone without a word (documented under "Maintaining a valid book")."""
+        """The subscribed depth: a level beyond it is gone without a word (documented under "Maintaining the book")."""
         return int(context.options["depth"])
 
     def prepare(self) -> Iterable[Fetch]:
-        yield Fetch(tag="symbols", url="/0/public/AssetPairs", needed=False)
+        return self._protocol.prepare()
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
-        match outgoing:
-            case Subscribe(topics):
-                yield from self.requests("subscribe", topics)
-            case Unsubscribe(topics):
-                yield from self.requests("unsubscribe", topics)
-            case Ping():
-                yield dumps({"event": "ping"})
-
-    def requests(self, event: str, topics: Iterable[Topic]) -> Iterable[str]:
-        """One frame for each channel, with the pairs of all its topics."""
-        pairs: dict[tuple[str, str | None], list[str]] = {}
-        for topic in topics:
-            pairs.setdefault((topic.kind, topic.timeframe), []).append(self.native(topic.symbol or ""))
-        for (kind, timeframe), names in pairs.items():
-            subscription: dict[str, Any] = {"name": NAMES[kind]}
-            if kind == "depth":
-                subscription["depth"] = int(self.option("depth"))
-            elif kind == "candle":
-                subscription["interval"] = MINUTES[timeframe or ""]
-            self._reqid = (self._reqid | 1) + 1 + (event == "unsubscribe")
-            yield dumps({"event": event, "reqid": self._reqid, "pair": names, "subscription": subscription})
+        return self._protocol.encode(outgoing)
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
-        match loads(message):
-            case [_, *parts, str(channel), str(pair)] if channel.startswith("book-"):
-                yield read_book(parts, self.symbol(pair), pair)
-            case [_, [*trades], "trade", str(pair)]:
-                for price, quantity, time, side, *_ in trades:
-                    yield PublicTrade(symbol=self.symbol(pair), native_symbol=pair, price=price, quantity=quantity,
-                                      side=TAKER[side], time=from_seconds(time))  # fmt: skip
-            case [_, {"a": [ask, _, ask_size, *_], "b": [bid, _, bid_size, *_], "c": [last, *_], "v": [_, volume, *_]},
-                  "ticker", str(pair)]:  # fmt: skip
-                (bid, bid_size), (ask, ask_size) = quoted(bid, bid_size), quoted(ask, ask_size)
-                yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid, bid_size=bid_size, ask=ask,
-                            ask_size=ask_size, last=last, volume=volume)  # fmt: skip
-            case [_, [time, end, o, h, low, c, _, volume, *_], str(channel), str(pair)] if channel.startswith("ohlc-"):
-                minutes = int(channel.removeprefix("ohlc-"))
-                second, point, fraction = end.partition(".")
-                start = from_seconds(f"{int(second) - 60 * minutes}{point}{fraction}")
-                yield Candle(symbol=self.symbol(pair), native_symbol=pair, timeframe=TIMEFRAMES[minutes], start=start,
-                             open=o, high=h, low=low, close=c, volume=volume, timestamp=from_seconds(time))  # fmt: skip
-            case {"event": "heartbeat" | "pong"}:
-                yield Alive()
-            case {"event": "systemStatus", "status": str(status)}:
-                changed, self._status = status != self._status, status
-                yield Error(code="system_status", message=status) if changed else Alive()
-            case {"errorMessage": reason} if reason == TOO_MANY:
-                yield Limited()  # the subscription is asked for again when its acknowledgement is overdue
-            case {"status": "error", "reqid": int(reqid), "pair": str(pair), "errorMessage": str(reason)} if reqid % 2:
-                yield Error(code="request", message=f"unsubscribe {pair}: {reason}")
-            case {"status": "error", "pair": str(pair), "subscription": subscription, "errorMessage": str(reason)}:
-                yield Nack((self.topic(subscription, pair),), reason)
-            case {"event": "subscriptionStatus", "status": status, "pair": str(pair), "subscription": subscription}:
-                yield Ack((self.topic(subscription, pair),), done=DONE[status])
-            case {"errorMessage": str(reason)}:
-                yield Error(code="request", message=reason)
-            case other:
-                yield Unknown(other)
-
-    def topic(self, subscription: dict[str, Any], pair: str) -> Topic:
-        name = subscription["name"]
-        timeframe = TIMEFRAMES[subscription.get("interval", 1)] if name == "ohlc" else None
-        return Topic(kind=KINDS[name], symbol=self.symbol(pair), timeframe=timeframe)
+        return self._protocol.decode(message)
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
-        if answer.ok:
-            listed = loads(answer.text)
-            if listed["error"]:  # Kraken answers 200 for these too
-                yield Unknown(listed["error"], "; ".join(listed["error"]))
-                return
-            names = [pair["wsname"] for pair in listed["result"].values() if pair.get("wsname")]
-            pairs = [(name, "/".join(ALIASES.get(asset, asset) for asset in name.split("/"))) for name in names]
-            yield Symbols(pairs)
+        return self._protocol.fetched(answer)

@@ -82,6 +82,15 @@ class Adapter(abc.ABC):
         return None
 
     @classmethod
+    def url(cls, context: Context) -> str:
+        """Return the template of the WebSocket URL; as it stands here, `Session.url`.
+
+        Override where an option chooses between endpoints that no template of one option's value can say. A URL that an
+        operator configures is `Session.url` too.
+        """
+        return cls.session.url
+
+    @classmethod
     def closed(cls, code: int, reason: str) -> CloseMeaning:
         """Return what a close by the provider means for the session.
 

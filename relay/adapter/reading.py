@@ -58,7 +58,7 @@ def first(given: Mapping[str, Any], *names: str) -> Any:
 
 def quoted(price: Any, size: Any) -> tuple[Any, Any]:
     """Return price and size of one side of a quote; None for both where the side is empty and sent as two zeros."""
-    is_empty = all(isinstance(value, str) and not value.strip("0.") for value in (price, size))
+    is_empty = all(isinstance(value, str | int) and not str(value).strip("0.") for value in (price, size))
     return (None, None) if is_empty else (price, size)
 
 

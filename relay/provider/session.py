@@ -382,9 +382,13 @@ class SessionMachine:
 
     def _dial(self) -> None:
         try:
-            url, headers = dial_target(self._declared, self.core.context)
+            template = self.core.adapter_class.url(self.core.context)
+            url, headers = dial_target(self._declared, self.core.context, template)
         except TemplateError as error:
             self._lose(str(error), CloseMeaning.REFUSED)
+            return
+        except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
+            self._lose(f"there is no URL to dial: {self.core.fault('making the URL', error)}")
             return
         self._life = Life.DIALLING
         self.core.budget.take({"dial": 1}, self.core.at.now)

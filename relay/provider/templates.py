@@ -34,13 +34,13 @@ def fill(template: str, context: Context, *, what: str) -> str:
     return _name.sub(value, template)
 
 
-def dial_target(session: Session, context: Context) -> tuple[str, dict[str, str]]:
-    """Return the URL and the headers of the upgrade request.
+def dial_target(session: Session, context: Context, template: str | None = None) -> tuple[str, dict[str, str]]:
+    """Return the URL and the headers of the upgrade request; ``template`` is that of the URL if not `Session.url`.
 
     Raises:
         TemplateError: a value is missing.
     """
-    url = fill(session.url, context, what="the session's url")
+    url = fill(template or session.url, context, what="the session's url")
     match session.auth:
         case Header(name, value):
             return url, {name: fill(value, context, what=f"the header {name}")}

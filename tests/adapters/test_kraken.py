@@ -9,8 +9,9 @@ from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Error, PublicTrade, Quote
 from relay.model.symbols import SymbolError
-from relay_kraken.adapter import MINUTES, Kraken
+from relay_kraken.adapter import Kraken
 from relay_kraken.book import checksum
+from relay_kraken.words import MINUTES
 from support.recordings import decode, new_adapter
 
 PAIRS = {

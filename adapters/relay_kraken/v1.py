@@ -1,0 +1,127 @@
+"""Kraken's WebSocket API v1 and, of the REST API, ``AssetPairs``.
+
+https://docs.kraken.com/api/docs/websocket-v1/ticker (trade, ohlc, book). Data are arrays, ``[channel id, data, (more
+data,) "<channel>-<option>", "<pair>"]``; all else is an object with an ``event``. Pairs are spelled as in ``wsname``.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Alive,
+    Answer,
+    Fetch,
+    Limited,
+    Nack,
+    Outgoing,
+    Ping,
+    Signal,
+    Subscribe,
+    Symbols,
+    Unknown,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.adapter.reading import quoted
+from relay.model.channels import Topic
+from relay.model.enums import Side
+from relay.model.events import Candle, Error, Event, PublicTrade, Quote
+from relay.model.text import from_seconds
+from relay_kraken.book import read_book
+from relay_kraken.words import MINUTES, NAMES, TIMEFRAMES, TOO_MANY, stream
+
+TAKER = {"b": Side.BUY, "s": Side.SELL}
+DONE = {"subscribed": True, "unsubscribed": False}
+ALIASES = {"XBT": "BTC", "XDG": "DOGE"}
+
+
+class V1:
+    """The protocol on one connection."""
+
+    url = "wss://ws.kraken.com"
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self.symbol, self.native = adapter.symbol, adapter.native
+        #: The id of the last request: even for a subscription, odd for its end.
+        self._reqid = 0
+        self._status = "online"
+
+    def prepare(self) -> Iterable[Fetch]:
+        yield Fetch(tag="symbols", url="/0/public/AssetPairs", needed=False)
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        match outgoing:
+            case Subscribe(topics):
+                yield from self.requests("subscribe", topics)
+            case Unsubscribe(topics):
+                yield from self.requests("unsubscribe", topics)
+            case Ping():
+                yield dumps({"event": "ping"})
+
+    def requests(self, event: str, topics: Iterable[Topic]) -> Iterable[str]:
+        """One frame for each channel, with the pairs of all its topics."""
+        pairs: dict[tuple[str, str | None], list[str]] = {}
+        for topic in topics:
+            pairs.setdefault((topic.kind, topic.timeframe), []).append(self.native(topic.symbol or ""))
+        for (kind, timeframe), names in pairs.items():
+            subscription: dict[str, Any] = {"name": NAMES[kind]}
+            if kind == "depth":
+                subscription["depth"] = int(self._adapter.option("depth"))
+            elif kind == "candle":
+                subscription["interval"] = MINUTES[timeframe or ""]
+            self._reqid = (self._reqid | 1) + 1 + (event == "unsubscribe")
+            yield dumps({"event": event, "reqid": self._reqid, "pair": names, "subscription": subscription})
+
+    def decode(self, message: str) -> Iterable[Event | Signal]:
+        match loads(message):
+            case [_, *parts, str(channel), str(pair)] if channel.startswith("book-"):
+                yield read_book(parts, self.symbol(pair), pair)
+            case [_, [*trades], "trade", str(pair)]:
+                for price, quantity, time, side, *_ in trades:
+                    yield PublicTrade(symbol=self.symbol(pair), native_symbol=pair, price=price, quantity=quantity,
+                                      side=TAKER[side], time=from_seconds(time))  # fmt: skip
+            case [_, {"a": [ask, _, ask_size, *_], "b": [bid, _, bid_size, *_], "c": [last, *_], "v": [_, volume, *_]},
+                  "ticker", str(pair)]:  # fmt: skip
+                (bid, bid_size), (ask, ask_size) = quoted(bid, bid_size), quoted(ask, ask_size)
+                yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid, bid_size=bid_size, ask=ask,
+                            ask_size=ask_size, last=last, volume=volume)  # fmt: skip
+            case [_, [time, end, o, h, low, c, _, volume, *_], str(channel), str(pair)] if channel.startswith("ohlc-"):
+                minutes = int(channel.removeprefix("ohlc-"))
+                second, point, fraction = end.partition(".")
+                start = from_seconds(f"{int(second) - 60 * minutes}{point}{fraction}")
+                yield Candle(symbol=self.symbol(pair), native_symbol=pair, timeframe=TIMEFRAMES[minutes], start=start,
+                             open=o, high=h, low=low, close=c, volume=volume, timestamp=from_seconds(time))  # fmt: skip
+            case {"event": "heartbeat" | "pong"}:
+                yield Alive()
+            case {"event": "systemStatus", "status": str(status)}:
+                changed, self._status = status != self._status, status
+                yield Error(code="system_status", message=status) if changed else Alive()
+            case {"errorMessage": reason} if reason == TOO_MANY:
+                yield Limited()  # the subscription is asked for again when its acknowledgement is overdue
+            case {"status": "error", "reqid": int(reqid), "pair": str(pair), "errorMessage": str(reason)} if reqid % 2:
+                yield Error(code="request", message=f"unsubscribe {pair}: {reason}")
+            case {"status": "error", "pair": str(pair), "subscription": subscription, "errorMessage": str(reason)}:
+                yield Nack((self.topic(subscription, pair),), reason)
+            case {"event": "subscriptionStatus", "status": status, "pair": str(pair), "subscription": subscription}:
+                yield Ack((self.topic(subscription, pair),), done=DONE[status])
+            case {"errorMessage": str(reason)}:
+                yield Error(code="request", message=reason)
+            case other:
+                yield Unknown(other)
+
+    def topic(self, subscription: dict[str, Any], pair: str) -> Topic:
+        return stream(subscription["name"], self.symbol(pair), subscription.get("interval"))
+
+    def fetched(self, answer: Answer) -> Iterable[Event | Signal]:
+        if answer.ok:
+            listed = loads(answer.text)
+            if listed["error"]:  # Kraken answers 200 for these too
+                yield Unknown(listed["error"], "; ".join(listed["error"]))
+                return
+            names = [pair["wsname"] for pair in listed["result"].values() if pair.get("wsname")]
+            pairs = [(name, "/".join(ALIASES.get(asset, asset) for asset in name.split("/"))) for name in names]
+            yield Symbols(pairs)

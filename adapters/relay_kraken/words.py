@@ -1,0 +1,15 @@
+"""The words for Kraken's streams that both of its protocols share."""
+
+from relay.model.channels import Topic
+
+NAMES = {"quote": "ticker", "public_trade": "trade", "depth": "book", "candle": "ohlc"}
+KINDS = {name: kind for kind, name in NAMES.items()}
+MINUTES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440, "1w": 10080, "15d": 21600}
+TIMEFRAMES = {minutes: timeframe for timeframe, minutes in MINUTES.items()}
+#: What Kraken answers to more requests than it takes; it passes. How many it takes no page says.
+TOO_MANY = "Exceeded msg rate"
+
+
+def stream(name: str, symbol: str, interval: int | None) -> Topic:
+    """Return the topic of a channel of Kraken's. Raises KeyError for a channel or an interval that is not offered."""
+    return Topic(kind=KINDS[name], symbol=symbol, timeframe=TIMEFRAMES[interval or 1] if name == "ohlc" else None)
