@@ -153,10 +153,10 @@ def _says(given: Given) -> str:
 
 
 def connection(given: Given, **time: Any) -> Connection:
-    """The gateway's own connection to its broker; the reason says so."""
+    """The gateway's own connection to its broker."""
     failure = text(given, "error") if "error" in given else None
     return Connection(event=CONNECTIONS[text(given, "event")], reason=_says(given), error=failure,
-                      gap_ms=given.get("gap_duration_ms"), **time)  # fmt: skip
+                      gap_ms=given.get("gap_duration_ms"), upstream=True, **time)  # fmt: skip
 
 
 def staleness(given: Given, symbol: Symbol, natives: Iterable[str], **time: Any) -> Staleness:

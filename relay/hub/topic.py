@@ -24,7 +24,19 @@ from relay.hub.members import Presence
 from relay.hub.outbox import Delivery, Outbox, Policy, control
 from relay.model.channels import ALL, Stream
 from relay.model.enums import AccountEvent, PositionEvent, Refill, StalenessEvent
-from relay.model.events import Account, Candle, Depth, Event, Gap, Order, Position, Reference, Staleness, Stamp
+from relay.model.events import (
+    Account,
+    Candle,
+    Connection,
+    Depth,
+    Event,
+    Gap,
+    Order,
+    Position,
+    Reference,
+    Staleness,
+    Stamp,
+)
 from relay.model.serialize import encode
 from relay.pusher import messages
 from relay.pusher.names import channel_type
@@ -228,10 +240,9 @@ class TopicState:
             revalued = self._remember_account_state(published, now)
         elif self.kind != "status":
             self.last[published.stamp.provider if self.merged else ""] = LastValue(published, seq, now)
-        elif (
-            kind == "connection"
-        ):  # of a status, only the connection's state is true later: that of each account's session
-            self.last[published.stamp.account or ""] = LastValue(published, seq, now)
+        elif isinstance(published.event, Connection):  # only the state of each account's connections is true later
+            name = f"{published.stamp.account or ''}{' upstream' if published.event.upstream else ''}"
+            self.last[name] = LastValue(published, seq, now)
         if now >= self.keep_until:
             self.history.skip(seq)
             return

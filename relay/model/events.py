@@ -436,7 +436,10 @@ class Reply(AccountScoped):
 
 @frozen(kw_only=True)
 class Connection(Event):
-    """State of a session with a provider. ``gap_ms`` is how long nothing could have been received."""
+    """State of a session with a provider. ``gap_ms`` is how long nothing could have been received.
+
+    ``upstream`` is true where the provider tells of a connection of its own, as a gateway does of its broker's.
+    """
 
     kind = "connection"
 
@@ -444,6 +447,7 @@ class Connection(Event):
     reason: str | None = None
     error: str | None = None
     gap_ms: int | None = field(default=None, converter=_optional_integer)
+    upstream: bool | None = field(default=None, converter=_optional_flag)
 
 
 @frozen(kw_only=True)

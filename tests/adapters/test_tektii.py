@@ -143,7 +143,9 @@ def test_every_order_event_of_the_page(event):
 )  # fmt: skip
 def test_the_gateway_s_own_connection_is_told_apart_from_ours(word, meaning):
     (connection,) = decode(dumps({"type": "connection", "event": word, "broker": "oanda-live", "gap_duration_ms": 7}))
-    assert connection == Connection(event=meaning, reason=f"the gateway says {word} oanda-live", gap_ms=7)
+    assert connection == Connection(
+        event=meaning, reason=f"the gateway says {word} oanda-live", gap_ms=7, upstream=True
+    )
 
 
 @pytest.mark.parametrize("code", ["POSITION_UNPROTECTED", "LIQUIDATION", "OCO_DOUBLE_EXIT"])

@@ -186,8 +186,13 @@ def test_a_status_cache_channel_has_the_state_of_each_accounts_session(relay):
     relay.publish(Connection(event="CONNECTED"), account="one")
     relay.publish(Connection(event="RECONNECTING"), account="two")
     relay.publish(Connection(event="FAILED"), account="two")
+    relay.publish(Connection(event="DISCONNECTING", upstream=True), account="one")  # a gateway's, not the relay's own
     states = relay.client().subscribe("cache-status.x").of("connection")
-    assert [(m["data"]["account"], m["data"]["event"]) for m in states] == [("one", "CONNECTED"), ("two", "FAILED")]
+    assert [(m["data"]["account"], m["data"]["event"]) for m in states] == [
+        ("one", "CONNECTED"),
+        ("two", "FAILED"),
+        ("one", "DISCONNECTING"),
+    ]
 
 
 def test_staleness_of_one_timeframe_does_not_concern_another(relay):
