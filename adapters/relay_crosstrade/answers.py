@@ -4,7 +4,7 @@ The server closes after more than 10 violations of its limits in a row (https://
 adapter leaves before, at the tenth.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,18 @@ from attrs import Factory, define
 from relay.adapter import CloseMeaning, CommandReply, Complete, Limited, Polled, Redial, Signal, Unknown
 from relay.adapter.reading import each, is_zero
 from relay.limits import BoundedDict
-from relay.model.commands import AmendOrder, CancelOrder, Command, ListOrders, OrderHistory, PlaceOrder, TradeHistory
+from relay.model.commands import (
+    AmendOrder,
+    CancelOrder,
+    Command,
+    GetQuote,
+    ListAccounts,
+    ListOrders,
+    ListPositions,
+    OrderHistory,
+    PlaceOrder,
+    TradeHistory,
+)
 from relay.model.events import Account, Error, Event, Position
 from relay_crosstrade.orders import Blotter
 from relay_crosstrade.polling import Polling, Question, What
@@ -149,7 +160,8 @@ class Answers:
             yield CommandReply(id, error={"code": "not_of_this_account", "message": message})
             return
         result = self._result(command, data)
-        yield CommandReply(id, of_account(result, account) if account else result)
+        result = of_account(result, account) if account else result
+        yield CommandReply(id, result, events=self._in_words(command, result))
         if command is not None:
             yield from self._accepted(command, data)
         match data:
@@ -164,6 +176,23 @@ class Answers:
             return data if symbol is None else _of_symbol(data, self.writer.native(symbol))
         id = _order_id(data)
         return data if id is None else {"order_id": id, **data}
+
+    def _in_words(self, command: Command | None, result: Any) -> tuple[Event | Unknown, ...] | None:
+        """Return what the answer to a list, a history or a quote says; None where it has no list."""
+        raws: list[Any] | None = None
+        read: Callable[[Any], Event] = self.reader.quote
+        match command:
+            case GetQuote():
+                raws = [result]
+            case ListAccounts():
+                raws, read = _list(result, "accounts"), self.reader.listed
+            case ListPositions():
+                raws, read = _list(result, "positions"), self.reader.position
+            case ListOrders() | OrderHistory():
+                raws, read = _list(result, "orders"), self.blotter.order
+            case TradeHistory():
+                raws, read = _list(result, "executions"), self.blotter.execution
+        return None if raws is None else tuple(each(raws, read))
 
     def _accepted(self, command: Command, data: Any) -> Iterator[Event | Signal]:
         """Yield what an accepted command has done, as far as it is known, and ask for the rest."""

@@ -138,10 +138,7 @@ class Blotter:
         self, given: Members, id: str, *, missed: bool, sought: bool = False, client: str | None = None
     ) -> Iterator[Order]:
         """Yield an order's state, unless its end was published or it ended before anybody knew of it."""
-        before = self.memory.open.get(id)
-        now = self.reader.order(given, id, None if before is None else before.side)
-        known = None if before is None else before.client_order_id
-        now = attrs.evolve(now, client_order_id=client or known)
+        before, now = self.memory.open.get(id), self._order(id, given, client)
         ended = now.status.is_final
         if id in self.memory.ended or (before is None and ended and not sought):
             return
@@ -153,6 +150,21 @@ class Blotter:
         else:
             self.memory.open[id] = now
         yield attrs.evolve(now, reconciled=missed or None)
+
+    def _order(self, id: str, given: Members, client: str | None = None) -> Order:
+        before = self.memory.open.get(id)
+        now = self.reader.order(given, id, None if before is None else before.side)
+        known = None if before is None else before.client_order_id
+        return attrs.evolve(now, client_order_id=client or known)
+
+    def order(self, raw: Any) -> Order:
+        """Return an order of a list that an application asked for."""
+        return self._order(*self._identified(raw))
+
+    def execution(self, raw: Any) -> Trade:
+        """Return an execution of a list that an application asked for."""
+        order, given = self._identified(raw)
+        return self.reader.fill(given, order, missed=False)
 
     def gone(self, id: str) -> Iterator[Order]:
         """Yield an open order that neither a whole list has nor a question for it finds: it ended unseen."""

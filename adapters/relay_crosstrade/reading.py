@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from relay.adapter.reading import Members, first, is_zero, members, text, word
 from relay.model.enums import OrderStatus, OrderType, PositionSide, Side, TimeInForce
@@ -95,17 +95,21 @@ class Reader:
 
     def money(self, raw: Any, timestamp: str | None = None) -> Account | None:
         """Return the money of one account; None for an account with nothing but its name."""
+        account = self.listed(raw)
+        said = any(getattr(account, field) is not None for field in MONEY)
+        return evolve(account, timestamp=timestamp) if said else None
+
+    def listed(self, raw: Any) -> Account:
+        """Return one account, with its money as far as it is told."""
         given = members(raw)
         for nested in ("account", "item"):
             if isinstance(given.get(nested), dict):
                 given |= members(given.pop(nested))
         name = self.account(text(given, "name" if "name" in given else "account"))
         found = {field: first(given, *names) for field, names in MONEY.items()}
-        if all(value is None for value in found.values()):
-            return None
         currency = given.get("denomination")
         currency = CURRENCIES.get(currency, currency) if isinstance(currency, str) else None
-        return Account(event=None, account=name, currency=currency, timestamp=timestamp, **found)
+        return Account(event=None, account=name, currency=currency, **found)
 
     def position(self, raw: Any, *, missed: bool = False) -> Position:
         """Return one position. An account has one per instrument, so the instrument is its id."""

@@ -96,7 +96,7 @@ class Helio(Adapter):
             case ("missed", str(since)):
                 yield from self.reports.listed(requests.changed_since(answer, since))
             case ("list", str(command_id), str() | None as part):
-                yield requests.listed(command_id, part, answer)
+                yield requests.listed(command_id, part, answer, self.reports)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -149,6 +149,6 @@ class Helio(Adapter):
             case {"type": "error", "payload": {"code": str() | int() as code, "message": str(reason), **rest}}:
                 yield Error(code=str(code), message=reason, details=rest or None)
             case {"type": str(word), "payload": payload} if word in TYPES.values():
-                yield self.waiting.answered(word, payload)
+                yield self.waiting.answered(word, payload, self.reports.answer)
             case other:
                 yield Unknown(other)

@@ -15,7 +15,7 @@ among those that an answer may belong to: where it is one of several, none is an
 deadline. Events of another account decide nothing. An ``error`` names no message, so it answers no command either.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +26,7 @@ from relay.model.commands import AmendOrder, AmendPosition, CancelOrder, ClosePo
 from relay.model.enums import OrderStatus, PositionSide, Side, TimeInForce
 from relay.model.events import Order, Position
 from relay_helio.reports import members
-from relay_helio.requests import TYPES
+from relay_helio.requests import HISTORIES, TYPES
 
 WAITING = 1000
 """Commands that wait, and commands given up, that are remembered. Beyond that no answer without a key is matched."""
@@ -64,8 +64,11 @@ class Waiting:
         if len(self.given_up) < WAITING:
             self.given_up[id] = command
 
-    def answered(self, type: str, payload: Any) -> CommandReply:
-        """Return the reply of a message of a command's own type; one without an id where it may be another's."""
+    def answered(self, type: str, payload: Any, read: Callable[[Any, str], tuple[Any, ...] | None]) -> CommandReply:
+        """Return the reply of a message of a command's own type; one without an id where it may be another's.
+
+        ``read`` returns what this list of the answer to a history says.
+        """
         waiting = [each for each in self.commands.values() if TYPES[each.__class__] == type]
         late = next((each for each in self.given_up.values() if TYPES[each.__class__] == type), None)
         if (
@@ -82,6 +85,8 @@ class Waiting:
         del self.commands[command.id]
         if isinstance(payload, dict) and "code" in payload and "message" in payload:
             return CommandReply(command.id, error=payload)
+        if (part := HISTORIES.get(command.__class__)) is not None:
+            return CommandReply(command.id, payload, events=read(payload, part))
         # https://docs.helio.trade/trader/api/trading/amend-position: what was done has the id of an operation.
         done = isinstance(payload, dict) and "operationId" in members(payload)
         return CommandReply(command.id if done or not isinstance(command, AmendPosition) else "", payload)

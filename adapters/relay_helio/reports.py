@@ -13,11 +13,11 @@ from typing import Any
 
 from attrs import Factory, define
 
-from relay.adapter import Complete, reading
-from relay.adapter.reading import Members, first, is_zero, take, text, unless_zero
+from relay.adapter import Complete, Unknown, reading
+from relay.adapter.reading import Members, each, first, is_zero, take, text, unless_zero
 from relay.limits import BoundedDict
 from relay.model.enums import OrderStatus, PositionSide, Side
-from relay.model.events import Account, Depth, Order, Position, Quote, Trade
+from relay.model.events import Account, Depth, Event, Order, Position, Quote, Trade
 
 STATUS = {
     **{str(status): status for status in OrderStatus if status is not OrderStatus.PENDING_CANCEL},
@@ -107,6 +107,26 @@ class Reports:
             yield Complete("position", account)
         if whole and "orders" in given:
             yield Complete("order", account)
+
+    def answer(self, payload: Any, part: str | None) -> tuple[Event | Unknown, ...] | None:
+        """Return this part of the answer to a list or a history, the money where it is None; None where it is not there.
+
+        Nothing is remembered: an answer may be older than the last message.
+        """
+        reader, given = Reports(self.symbol, self.account), members(payload) if isinstance(payload, dict) else {}
+        account, raws = reader._other(given), [given] if part is None else given.get(part)
+        read: dict[str | None, Callable[[Any], Event]] = {
+            None: lambda raw: reader._money(raw, account, None),
+            "positions": lambda raw: reader._position(members(raw), account, None),
+            "orders": lambda raw: reader.order(members(raw)),
+            "deals": reader._deal,
+        }
+        return tuple(each(raws, read[part])) if isinstance(raws, list) else None
+
+    def _deal(self, raw: Any) -> Trade:
+        if (trade := self.execution(raw)[1]) is None:
+            raise ValueError(f"a deal without one of {', '.join(FILL)}")
+        return trade
 
     def listed(self, orders: Iterable[Any]) -> Iterator[Order]:
         """Yield the orders of a list; their changes are published from executions, so a list only adds what was missed."""

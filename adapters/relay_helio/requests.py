@@ -32,7 +32,7 @@ from relay.model.commands import (
 from relay.model.enums import ErrorCode, OrderType
 from relay.model.events import Error, Event
 from relay.model.text import from_nanos, rfc3339, to_ns
-from relay_helio.reports import members
+from relay_helio.reports import Reports, members
 
 TYPES: dict[type[Command], str] = {
     PlaceOrder: "createOrder",
@@ -46,6 +46,8 @@ TYPES: dict[type[Command], str] = {
 }
 #: Commands that the portfolio answers, with the name of their part of it; the account is all but its lists.
 LISTS: dict[type[Command], str | None] = {ListAccounts: None, ListPositions: "positions", ListOrders: "orders"}
+#: The lists of the answers to histories.
+HISTORIES: dict[type[Command], str] = {OrderHistory: "orders", PositionHistory: "positions", TradeHistory: "deals"}
 ORDERS = Orders(
     types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT),
     members=("client_order_id", "stop_loss", "take_profit"),
@@ -157,13 +159,14 @@ def changed_since(answer: Answer, since: str) -> Iterator[Any]:
             yield raw
 
 
-def listed(command_id: str, part: str | None, answer: Answer) -> CommandReply:
-    """Return the reply to a list command: its part of the portfolio as it came."""
+def listed(command_id: str, part: str | None, answer: Answer, reports: Reports) -> CommandReply:
+    """Return the reply to a list command: its part of the portfolio as it came, and as it is read."""
     reply = reading.reply(command_id, answer)
     if reply.error is not None:
         return reply
     money = {name: value for name, value in reply.result.items() if not isinstance(value, list)}
-    return CommandReply(command_id, [money] if part is None else reply.result[part])
+    asked = money if part is None else reply.result[part]
+    return CommandReply(command_id, asked, events=reports.answer(reply.result, part))
 
 
 def signed_in(answer: Answer, chosen: str) -> tuple[str, list[Event | Signal]]:

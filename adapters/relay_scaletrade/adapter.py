@@ -14,6 +14,7 @@ from relay.adapter import (
     Alive,
     Answer,
     CloseMeaning,
+    CommandReply,
     Complete,
     Context,
     Fetch,
@@ -138,7 +139,7 @@ class ScaleTrade(Adapter):
                 self.currency = currency if isinstance(currency, str) and currency else None
                 yield Learned({"token": token}, requests.expiry(token))
             case ("command", str(id), str(form)):
-                yield requests.reply(id, form, answer)
+                yield self.in_words(requests.reply(id, form, answer), form)
             case "account":
                 yield wire.balance(loads(answer.text), None, self.currency)
             case ("trades", int(kind), int(offset), None | str() as since):
@@ -148,6 +149,16 @@ class ScaleTrade(Adapter):
                     yield self.fetch(("trades", kind, behind, since), requests.trades(kind, behind, since))
                 elif kind != CLOSED_TRADES:
                     yield Complete("position" if kind == OPEN_TRADES else "order")
+
+    def in_words(self, reply: CommandReply, form: str) -> CommandReply:
+        """Return the reply with what a list or the account says. The list's records are read apart from the stream's."""
+        apart = Trades(self.account_symbol, self.placed, BoundedDict(REMEMBERED))
+        match form, reply.result:
+            case "account", dict() as given:
+                return evolve(reply, events=tuple(each([given], lambda raw: wire.balance(raw, None, self.currency))))
+            case "table", {"rows": rows}:
+                return evolve(reply, events=tuple(each(rows, lambda row: apart.read(row, self.other(row)))))
+        return reply
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match message if message in ("ping", "pong") else loads(message):

@@ -272,7 +272,7 @@ def _success(form: str, given: Any) -> Any:
         case "table" | "call", {"structure": [*_], "rows": [*_]}:
             return table(given)
         case "account", {"login": int()}:
-            return [given]
+            return given
         case "call", list() | dict() if given and "accepted" not in given:
             return given
     raise ValueError("the answer does not say what became of the command")

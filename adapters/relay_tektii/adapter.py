@@ -105,7 +105,7 @@ class Tektii(Adapter):
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
             case ("call", str(id), str(name)):
-                yield from answers.called(id, name, answer)
+                yield from answers.called(id, name, answer, self.symbol)
             case ("stands", Topic() as topic):
                 yield from answers.stands(topic, answer, self.symbol)
             case (str(what), None | str() as since):

@@ -6,8 +6,10 @@ An error is ``{"code", "message", "details"?}`` whatever the status (https://doc
 from collections.abc import Iterable
 from typing import Any
 
+from attrs import evolve
+
 from relay.adapter import Ack, Answer, CommandReply, Complete, Limited, Nack, Signal, loads
-from relay.adapter.reading import failure
+from relay.adapter.reading import each, failure, members
 from relay.model.channels import Topic
 from relay.model.commands import Call, Command
 from relay.model.enums import OrderStatus
@@ -28,6 +30,9 @@ _TRADING = {
     "close_all_positions": "close_all_positions",
 }
 _LISTS = ("order_history", "trade_history", "list_positions", "list_orders")
+#: The commands that read, and what their answers are lists of.
+_READ = {"list_accounts": "account", "list_positions": "positions", "list_orders": "orders", "order_history": "orders",
+         "trade_history": "trades", "get_quote": "quote"}  # fmt: skip
 
 
 def kind(command: Command) -> str:
@@ -35,7 +40,7 @@ def kind(command: Command) -> str:
     return _TRADING.get(command.function, "call") if isinstance(command, Call) else command.name
 
 
-def called(id: str, name: str, answer: Answer) -> Iterable[Signal]:
+def called(id: str, name: str, answer: Answer, symbol: Symbol) -> Iterable[Signal]:
     """The answer to the command with this id and name."""
     if not answer.ok:
         refused = failure(answer)
@@ -45,7 +50,11 @@ def called(id: str, name: str, answer: Answer) -> Iterable[Signal]:
             yield Limited(after)
         yield CommandReply(id, error=refused)
         return
-    yield _taken(id, name, loads(answer.text))
+    taken = _taken(id, name, loads(answer.text))
+    if name in _READ and taken.error is None:
+        given = taken.result if isinstance(taken.result, list) else [taken.result]
+        taken = evolve(taken, events=tuple(each(given, lambda raw: _read(_READ[name], members(raw), symbol))))
+    yield taken
 
 
 def _taken(id: str, name: str, body: Any) -> CommandReply:
@@ -71,7 +80,7 @@ def _taken(id: str, name: str, body: Any) -> CommandReply:
         case ("cancel_all_orders", {"cancelled_count": int()}) | ("close_all_positions", list()):
             return CommandReply(id, body)
         case "list_accounts", {"balance": _}:
-            return CommandReply(id, [body])
+            return CommandReply(id, body)
         case "get_quote", {"symbol": str()}:
             return CommandReply(id, body)
         case ("call", dict() | list()) | ("amend_position", dict()) if body or name == "call":
@@ -94,7 +103,7 @@ def stands(topic: Topic, answer: Answer, symbol: Symbol) -> Iterable[Event | Sig
         return
     found = reading.listed(answer.text)
     if topic.kind == "quote":
-        yield from (reading.quote(given, symbol, timestamp=given.get("timestamp")) for given in found)
+        yield from (_read("quote", given, symbol) for given in found)
     elif found:
         yield reading.candle(max(found, key=lambda bar: to_ns(bar["timestamp"])), symbol)
     yield Ack((topic,))
@@ -109,14 +118,21 @@ def listed(what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[
 
 def _told(what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event]:
     for given in reading.listed(text):
-        match what:
-            case "account":
-                yield reading.account(given)
-            case "positions":
-                yield reading.listed_position(given, symbol)
-            case "orders":
-                yield reading.listed_order(given, symbol)
-            case "ended" if since is not None and to_ns(given["updated_at"]) >= to_ns(since):
-                yield reading.listed_order(given, symbol)
-            case "trades":
-                yield reading.trade(given, symbol, timestamp=given.get("timestamp"))
+        if what != "ended":
+            yield _read(what, given, symbol)
+        elif since is not None and to_ns(given["updated_at"]) >= to_ns(since):
+            yield _read("orders", given, symbol)
+
+
+def _read(what: str, given: reading.Given, symbol: Symbol) -> Event:
+    """Return the event of one element of a list of the gateway's."""
+    match what:
+        case "account":
+            return reading.account(given)
+        case "positions":
+            return reading.listed_position(given, symbol)
+        case "orders":
+            return reading.listed_order(given, symbol)
+        case "trades":
+            return reading.trade(given, symbol, timestamp=given.get("timestamp"))
+    return reading.quote(given, symbol, timestamp=given.get("timestamp"))

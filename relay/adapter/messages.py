@@ -8,7 +8,7 @@ from attrs import Factory, field, frozen
 from relay.adapter.declaration import CloseMeaning, RateOf
 from relay.model.channels import Topic
 from relay.model.commands import Command
-from relay.model.events import Error, Order, Position
+from relay.model.events import Error, Event, Order, Position
 
 Secret = str
 
@@ -226,11 +226,19 @@ class Processed:
 
 @frozen
 class CommandReply:
-    """The provider's answer to the command with this ``id``: a result, or an error."""
+    """The provider's answer to the command with this ``id``: a result, or an error.
+
+    Attributes:
+        result: the answer in the provider's own words.
+        events: what the answer to a list, a history or a quote says, as the adapter reads the same elsewhere; the relay
+            writes it into the reply, and publishes none of it. An `Unknown` is an element that could not be read. What is
+            of another kind than was asked for is not used. None where the answer has no such list.
+    """
 
     id: str
     result: Any = None
     error: Any = None
+    events: "tuple[Event | Partial | Unknown | Complete, ...] | None" = None
 
 
 @frozen

@@ -22,6 +22,7 @@ from relay.model.command_input import CommandError, free_object, read
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.provider.http import HttpClient
 from relay.settings import DEMO_API_KEY, DEMO_URL
+from relay.trading.registry import ANSWERS
 
 UNKNOWN = 3
 #: Failures of a request that happen before anything of it is sent.
@@ -366,6 +367,10 @@ def show(body: dict[str, Any]) -> None:
     head.add_row(*(str(body.get(name, "")) for name in ("outcome", "command_id", "provider", "account")))
     console.print(head)
     found = body.get("error") if body.get("error") is not None else body.get("result")
+    if (
+        isinstance(found, dict) and found.keys() & ANSWERS.keys()
+    ):  # said already; `--json` has the provider's own words too
+        found = {name: value for name, value in found.items() if name != "data"}
     for table in () if found is None else _tables(found, console):
         console.print(table)
 

@@ -21,9 +21,15 @@ class Command:
     Attributes:
         id: the sender's name of this request; its reply carries it. Unique per account.
         account: the account it acts on; None where the session has exactly one.
+
+    Class attributes:
+        name: the command's name.
+        answer: the member of the reply's result that holds what was asked for in the words of the events; None where the
+            command does not read.
     """
 
     name: ClassVar[str]
+    answer: ClassVar[str | None] = None
 
     id: str
     account: str | None = None
@@ -134,6 +140,7 @@ class OrderHistory(_History):
     """Past orders, those of a time or a symbol where given."""
 
     name = "order_history"
+    answer = "orders"
 
 
 @frozen(kw_only=True)
@@ -141,6 +148,7 @@ class PositionHistory(_History):
     """Closed positions, those of a time or a symbol where given."""
 
     name = "position_history"
+    answer = "positions"
 
 
 @frozen(kw_only=True)
@@ -148,6 +156,7 @@ class TradeHistory(_History):
     """Past fills, those of a time or a symbol where given."""
 
     name = "trade_history"
+    answer = "trades"
 
 
 @frozen(kw_only=True)
@@ -155,6 +164,7 @@ class ListAccounts(Command):
     """The accounts the session reaches."""
 
     name = "list_accounts"
+    answer = "accounts"
 
 
 @frozen(kw_only=True)
@@ -162,6 +172,7 @@ class ListPositions(Command):
     """The open positions."""
 
     name = "list_positions"
+    answer = "positions"
 
 
 @frozen(kw_only=True)
@@ -169,6 +180,7 @@ class ListOrders(Command):
     """The open orders."""
 
     name = "list_orders"
+    answer = "orders"
 
 
 @frozen(kw_only=True)
@@ -176,6 +188,7 @@ class GetQuote(Command):
     """The present quote of a symbol."""
 
     name = "get_quote"
+    answer = "quote"
 
     symbol: str
 

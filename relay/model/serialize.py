@@ -141,6 +141,20 @@ def encode(event: Event, stamp: Stamp, id: str, seq: int | None = None) -> bytes
     return _dumps(wire)
 
 
+def body(event: Event, stamp: Stamp) -> dict[str, Any]:
+    """Return the body of ``event`` as `encode` writes it, with the ``account`` and ``parent_order_id`` beside it.
+
+    Raises:
+        KeyError: events of this kind have no body.
+    """
+    wire = _LAYOUTS[type(event)].write(event, stamp, "")
+    if type(event).body is None:
+        raise KeyError(event.kind)
+    inner: dict[str, Any] = wire[str(type(event).body)]
+    beside = () if isinstance(event, Account) else ("account", "parent_order_id")
+    return inner | {name: wire[name] for name in beside if name in wire}
+
+
 def decode(data: bytes | str) -> Published:
     """Return the event in canonical JSON ``data``. Members this version does not know are ignored.
 

@@ -632,6 +632,11 @@ class SessionMachine:
         pending = self._commands.find(self._scope, reply.id)
         if pending is None:
             self.core.counters.notes["unasked_reply"] += 1
+        elif reply.error is None and pending.command.answer is not None:
+            self.core.publish(pending.answered(reply, self.core.stamp))
+            for item in reply.events or ():
+                if isinstance(item, Unknown):
+                    self._inbound.unknown(item.raw if isinstance(item.raw, str) else repr(item.raw), item.why)
         else:
             error = reply.error
             if isinstance(error, Mapping):

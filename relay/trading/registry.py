@@ -30,14 +30,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from math import inf
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 import msgspec
 from attrs import Factory, define, field, frozen, validators
 
-from relay.adapter import Answer, reading
-from relay.model import command_input
+from relay.adapter import Answer, CommandReply, Unknown, reading
+from relay.model import command_input, serialize
 from relay.model.channels import Stream
 from relay.model.commands import (
     AmendOrder,
@@ -54,7 +54,7 @@ from relay.model.commands import (
     TradeHistory,
 )
 from relay.model.enums import ErrorCode, OrderEvent, OrderStatus, Outcome, PositionEvent
-from relay.model.events import Event, Order, Position, Reply, Stamp
+from relay.model.events import Account, AccountScoped, Event, Order, Position, Quote, Reply, Stamp, Trade
 from relay.model.serialize import encode
 from relay.model.text import to_ns
 from relay.store.interface import Row, Store
@@ -77,6 +77,14 @@ _OVERHEAD = 1024
 
 #: Commands that change nothing: repeating one does no harm, so their replies are not remembered.
 READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositions, ListOrders, GetQuote)
+#: The events that an answer consists of, by `Command.answer`.
+ANSWERS: Mapping[str, type[Event]] = {
+    "accounts": Account,
+    "positions": Position,
+    "orders": Order,
+    "trades": Trade,
+    "quote": Quote,
+}
 #: The store's table of commands.
 TABLE = "commands"
 #: The types of events that `CommandRegistry.check` is to be given.
@@ -253,6 +261,24 @@ class PendingCommand:
     def replied(self, result: Any, error: Any) -> Reply:
         """Return the reply by the provider's answer."""
         return self._reply(Outcome.ACCEPTED if error is None else Outcome.REJECTED, result=result, error=error)
+
+    def answered(self, reply: CommandReply, stamp: Stamp) -> Reply:
+        """Return the reply by the provider's answer to a list, a history or a quote, in the words of the events.
+
+        The result has the bodies of the events under the name of `Command.answer`, and the provider's answer as ``data``.
+        What is of an account other than the command's is left out. ``not_understood`` counts the elements that could not be
+        read; they are in ``data``.
+        """
+        name = self.command.answer
+        assert name is not None
+        stamp = attrs.evolve(stamp, account=stamp.account or self.command.account)
+        found = [serialize.body(event, stamp) for event in reply.events or () if _is_asked(event, name, stamp)]
+        words: dict[str, Any] = {} if reply.events is None else {name: found}
+        if name == "quote":
+            words = {name: found[0]} if found else {}
+        if unread := sum(isinstance(item, Unknown) for item in reply.events or ()):
+            words["not_understood"] = unread
+        return self.replied({**words, "data": reply.result}, None)
 
     def refused(self, code: str, message: str) -> Reply:
         """Return the reply to a command that is not sent."""
@@ -740,6 +766,10 @@ def nothing_known(answer: Answer) -> bool:
     server answered.
     """
     return answer.status in (0, 408, 499) or (answer.status >= 500 and answer.status != 501)
+
+
+def _is_asked(event: object, name: str, stamp: Stamp) -> TypeGuard[Event]:
+    return isinstance(event, ANSWERS[name]) and not (isinstance(event, AccountScoped) and event.is_foreign(stamp))
 
 
 def _names(scope: Scope, command: Command, key: str | None) -> Iterator[Name]:

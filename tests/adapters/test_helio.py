@@ -224,15 +224,14 @@ def test_what_is_asked_for_after_an_absence_and_what_of_it_is_told():
 @pytest.mark.parametrize(
     ("command", "result"),
     [(ListPositions(id="c"), REST_PORTFOLIO["positions"]), (ListOrders(id="c"), [REST_ORDER]),
-     (ListAccounts(id="c"), [{name: value for name, value in REST_PORTFOLIO.items() if name not in ("positions", "orders")}])],
+     (ListAccounts(id="c"), {name: value for name, value in REST_PORTFOLIO.items() if name not in ("positions", "orders")})],
 )  # fmt: skip
 def test_lists_are_parts_of_the_portfolio(command, result):
     adapter = new_adapter()
     adapter.context.learned["token"] = "t0"
     (fetch,) = adapter.encode(command)
-    assert list(adapter.fetched(fetch.tag, Answer(status=200, text=dumps(REST_PORTFOLIO)))) == [
-        CommandReply("c", result)
-    ]
+    (reply,) = adapter.fetched(fetch.tag, Answer(status=200, text=dumps(REST_PORTFOLIO)))
+    assert (reply.id, reply.result, len(reply.events)) == ("c", result, 1)
     (refused,) = adapter.fetched(fetch.tag, Answer(status=403, text="no"))
     assert refused.error == {"code": "http_403", "message": "no", "status": 403}
 
@@ -687,7 +686,8 @@ async def test_what_happened_in_an_absence_is_found(relayed):
     assert (cancelled.id, cancelled.status, cancelled.vanished) == (gone.id, OrderStatus.CANCELLED, None)
     relay.session.send(ListOrders(id="list"))
     listed = (await relay.until(Reply, id="list")).result
-    assert [order["client_order_id"] for order in listed] == ["stays", "new"]
+    assert [order["client_order_id"] for order in listed["orders"]] == ["stays", "new"]
+    assert [order["client_order_id"] for order in listed["data"]] == ["stays", "new"]
 
 
 async def test_what_cannot_be_matched_is_unknown_by_its_deadline(relayed):

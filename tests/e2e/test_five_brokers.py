@@ -156,6 +156,20 @@ class Scenario:
                 assert symbol == self.traded.market.symbol
                 self.position_id = id
 
+    async def asked(self, name: str, **members: str) -> Mapping[str, Any]:
+        """Return the result of a command that reads."""
+        asked = {"provider": self.name, "account": self.account, "command": name, **members}
+        answer = await self._http.post("/api/v2/commands", json=asked)
+        assert answer.status_code == 200, answer.text
+        result: Mapping[str, Any] = answer.json()["result"]
+        return result
+
+    def last(self, kind: str, id: str) -> Mapping[str, Any]:
+        """Return the body of the last event of this kind and id."""
+        bodies = [event[kind] for event in self.heard if event["type"] == kind]
+        found: Mapping[str, Any] = [body for body in bodies if body["id"] == id][-1]
+        return found
+
     async def command(self, name: str, **members: str) -> None:
         """Send a command; a refusal before anything was begun has no reply and is noted here."""
         asked = {"provider": self.name, "account": self.account, "command": name, **members}
@@ -306,6 +320,75 @@ async def test_the_same_scenario_is_the_same_sequence(name: str) -> None:
         assert (status["state"], status["counters"]["unknown"], status["counters"]["reconnects"]) == ("up", 0, 1)
         app.check()
     assert list(found) == list(SEQUENCE)
+
+
+#: Members of a moment, or of one message: a list has others than the event before it.
+OF_THE_MOMENT = {"data", "updated_at", "current_price", "unrealized_pnl", "realized_pnl", "timestamp"}
+#: What the commands that read are not answered with, by provider.
+NOT_READ = {
+    "helio": {"get_quote"},
+    "tektii": {"position_history"},
+    "scaletrade": {"order_history", "trade_history", "get_quote"},
+    "crosstrade": {"position_history"},
+}
+PERIOD = {"since": "2020-01-01T00:00:00Z", "until": "2100-01-01T00:00:00Z"}
+#: Members of the histories' requests; CrossTrade's have no times.
+PERIODS: Mapping[str, Mapping[str, str]] = {"crosstrade": {}}
+
+
+def _agree(listed: Mapping[str, Any], heard: Mapping[str, Any]) -> None:
+    """Every member that both have is the same."""
+    both = (listed.keys() & heard.keys()) - OF_THE_MOMENT
+    assert {"id", "symbol", "side", "quantity"} <= both
+    assert {name: listed[name] for name in both} == {name: heard[name] for name in both}
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+async def test_lists_histories_and_quotes_are_answered_in_the_words_of_the_events(name: str) -> None:
+    async with scenario(name) as (app, _):
+        until, missing, symbol = app.subscriber.until, NOT_READ[name], app.traded.market.symbol or ""
+        await until(lambda: {"account", "quote"} <= {event["type"] for event in app.heard})
+        await app.place("MARKET")
+        bought = app.order_id
+        await until(lambda: any(event["type"] == "position" for event in app.heard))
+        position = app.position_id
+        await app.place("LIMIT", limit_price=app.traded.bid)
+        bid = app.order_id
+        await until(lambda: any(e["type"] == "order" and e["order"]["id"] == bid for e in app.heard))
+
+        (money,) = (accounts := await app.asked("list_accounts"))["accounts"]
+        assert (money["id"], accounts.keys()) == (app.account, {"accounts", "data"})
+        assert money.keys() >= {"balance", "currency"}
+        (held,) = (positions := await app.asked("list_positions"))["positions"]
+        _agree(held, app.last("position", position))
+        assert positions.keys() == {"positions", "data"}
+        (waiting,) = (orders := await app.asked("list_orders"))["orders"]
+        _agree(waiting, app.last("order", bid))
+        assert (waiting["status"], orders.keys()) == ("OPEN", {"orders", "data"})
+        period = PERIODS.get(name, PERIOD)
+        if "order_history" not in missing:
+            found = {order["id"]: order for order in (await app.asked("order_history", **period))["orders"]}
+            _agree(found[bought], app.last("order", bought))
+            assert found[bought]["status"] == "FILLED"
+        if "trade_history" not in missing:
+            (fill,) = (await app.asked("trade_history", **period))["trades"]
+            heard = next(event["trade"] for event in app.heard if event["type"] == "trade")
+            _agree(fill, heard)
+            assert (fill["order_id"], fill["price"]) == (heard["order_id"], heard["price"])
+        if "get_quote" not in missing:
+            quote = await app.asked("get_quote", symbol=symbol)
+            assert quote.keys() == {"quote", "data"}
+            assert quote["quote"].keys() >= {"symbol", "native_symbol", "bid", "ask", "provider"}
+            assert quote["quote"]["symbol"] == symbol
+        if "position_history" not in missing:
+            await app.command("close_position", position_id=position)
+            await until(lambda: "POSITION_CLOSED" in [event.get("event") for event in app.heard])
+            (closed,) = (await app.asked("position_history", **period))["positions"]
+            _agree(closed, app.last("position", position))
+            assert closed["quantity"] == "0"
+        assert (await app.asked("list_accounts")).get("not_understood") is None
+        ((_, session),) = app.relay.providers.sessions()
+        assert session.status()["counters"]["unknown"] == 0
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)

@@ -41,7 +41,7 @@ from relay.adapter import (
     loads,
 )
 from relay.model.channels import Topic
-from relay.model.commands import CancelOrder, Command, PlaceOrder
+from relay.model.commands import CancelOrder, Command, ListOrders, PlaceOrder
 from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quote, Reply, Stamp, Trade
 from relay.provider import session_events
 from relay.provider.session import SessionMachine, SessionSettings
@@ -68,7 +68,7 @@ class Venue(Adapter):
     name = "venue"
     session = Session(url="wss://venue.test/ws", http="https://venue.test/api")
     offers = (Offer(kind="quote"), Offer(kind="depth"), Offer(kind="account"), Offer(kind="candle", timeframes=("1m",)))
-    commands = (PlaceOrder, CancelOrder)
+    commands = (PlaceOrder, CancelOrder, ListOrders)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -84,7 +84,7 @@ class Venue(Adapter):
                 yield Fetch(tag="open", url="/open")
             case Reconcile() if "lists" in self.context.options:
                 yield '"open?"'
-            case PlaceOrder(id=id):
+            case PlaceOrder(id=id) | ListOrders(id=id):
                 yield dumps({"order": id})
             case CancelOrder(id=id):
                 yield Fetch(tag=("cancel", id), url="/cancel", method="POST", of="call")
@@ -144,6 +144,14 @@ class Venue(Adapter):
                 yield Complete(kind)
             case ["reply", id, result, error]:
                 yield CommandReply(id, result, error)
+            case ["listed", id, *orders]:
+                read = [
+                    Order(
+                        event=None, account=account, id=native, symbol="S", side="BUY", quantity="1.10", status="OPEN"
+                    )
+                    for native, account in orders
+                ]
+                yield CommandReply(id, {"rows": orders}, events=(*read, Unknown(["broken"], "no order")))
             case ["error", code, message]:
                 yield Error(code=code, message=message)
             case ["send", text]:

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.adapter import Answer, Rate, dumps
-from relay.model.commands import CancelOrder, PlaceOrder
+from relay.model.commands import CancelOrder, ListOrders, PlaceOrder
 from relay.provider import session_events
 
 
@@ -44,6 +44,29 @@ def test_accepted_and_rejected_by_the_provider(rig):
     r.say(["reply", "c2", {}, None], at=5)
     assert r.fresh() == []
     assert r.counters()["notes"] == {"unasked_reply": 1}
+
+
+def test_a_list_is_answered_with_the_bodies_of_events_and_the_provider_s_own_answer(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.ask(ListOrders(id="c1"), at=1)
+    rows = [["o1", None], ["o2", "somebody's"]]
+    r.say(["listed", "c1", *rows], at=2)
+    (event,) = [event for event in r.fresh() if event.kind == "reply"]
+    own = {"id": "o1", "symbol": "S", "side": "BUY", "quantity": "1.10", "status": "OPEN", "account": "main"}
+    assert event.result == {"orders": [own], "not_understood": 1, "data": {"rows": rows}}
+    assert r.counters()["unknown"] == 1, "what could not be read is sampled"
+
+
+def test_a_list_that_the_adapter_does_not_read_is_the_provider_s_own_answer(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.ask(ListOrders(id="c1"), at=1)
+    r.say(["reply", "c1", [{"anything": 1}], None], at=2)
+    (event,) = r.fresh()
+    assert (event.ok, event.result) == (True, {"data": [{"anything": 1}]})
 
 
 def test_no_answer_within_the_deadline_is_unknown(rig):
