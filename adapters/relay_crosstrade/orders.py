@@ -21,7 +21,7 @@ from relay.model.commands import PlaceOrder
 from relay.model.enums import OrderStatus
 from relay.model.events import Order, Trade
 from relay_crosstrade.polling import Polling
-from relay_crosstrade.reading import Reader, has_expiry
+from relay_crosstrade.reading import Reader, has_expiry, unit
 
 #: Orders, or ids, remembered of each kind; beyond that the oldest is forgotten.
 MOST = 10_000
@@ -82,6 +82,7 @@ class Blotter:
         order = Order(
             event=None, account=self.reader.account(account), id=id, client_order_id=command.client_order_id,
             symbol=command.symbol, side=command.side, order_type=command.order_type, quantity=command.quantity,
+            quantity_unit=unit(self.reader.native(command.symbol), {}),
             status=OrderStatus.PENDING, time_in_force=command.time_in_force, limit_price=command.limit_price,
             stop_price=command.stop_price,
         )  # fmt: skip

@@ -43,6 +43,8 @@ FILLED = {"LONG": Side.BUY, "SHORT": Side.SELL}
 TYPES = {
     "MARKET": OrderType.MARKET, "LIMIT": OrderType.LIMIT, "STOPMARKET": OrderType.STOP, "STOPLIMIT": OrderType.STOP_LIMIT,
 }  # fmt: skip
+#: Units of quantities by the ``instrumentType``.
+UNITS = {"Future": "contracts", "Option": "contracts", "Stock": "shares"}
 TIMES = {each.value: each for each in TimeInForce}
 
 
@@ -54,6 +56,11 @@ def has_expiry(native: str) -> bool:
     """Return whether this is NinjaTrader's own name of a future; without an expiry it may be an alias of one."""
     found = _contract(native)
     return found is not None and found[4] is not None
+
+
+def unit(native: str, given: Members) -> str | None:
+    """Return the unit of an instrument's quantities, where its name or its type says it."""
+    return "contracts" if has_expiry(native) else UNITS.get(str(given.get("instrumentType")))
 
 
 def is_alias(name: str, native: str) -> bool:
@@ -118,7 +125,8 @@ class Reader:
         priced = given if side else {}  # a flat position has the market's price, but none of its own
         return Position(
             event=None, account=self.account(text(given, "account")), id=native, symbol=self.symbol(native),
-            native_symbol=native, side=side, quantity=given["quantity"], reconciled=missed or None,
+            native_symbol=native, side=side, quantity=given["quantity"], quantity_unit=unit(native, given),
+            reconciled=missed or None,
             average_entry_price=priced.get("averagePrice"), current_price=priced.get("marketPrice"),
             unrealized_pnl=priced.get("unrealizedProfitLoss"),
         )  # fmt: skip
@@ -137,7 +145,7 @@ class Reader:
             event=None, account=self.account(text(given, "account")), id=id, symbol=self.symbol(native),
             native_symbol=native, side=side if action is None and side else word(SIDES, action), order_type=kind,
             quantity=given.get("quantity"), filled_quantity=given.get("filled"), average_fill_price=filled,
-            status=word(STATES, given["orderState"]),
+            quantity_unit=unit(native, given), status=word(STATES, given["orderState"]),
             time_in_force=TIMES.get(time.upper()) if isinstance(time, str) else None,
             limit_price=given.get("limitPrice") if kind in (OrderType.LIMIT, OrderType.STOP_LIMIT) else None,
             stop_price=given.get("stopPrice") if kind in (OrderType.STOP, OrderType.STOP_LIMIT) else None,
@@ -151,7 +159,7 @@ class Reader:
             account=self.account(text(given, "account")), id=text(given, "id"), order_id=order_id,
             symbol=self.symbol(native), native_symbol=native, side=word(FILLED, given["marketPosition"]),
             quantity=given["quantity"], price=given["price"], commission=given.get("commission"), time=_time(given),
-            reconciled=missed or None,
+            quantity_unit=unit(native, given), reconciled=missed or None,
         )  # fmt: skip
 
 

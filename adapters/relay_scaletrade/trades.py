@@ -48,6 +48,8 @@ PENDING = {2: (Side.BUY, OrderType.LIMIT), 3: (Side.SELL, OrderType.LIMIT), 4: (
 STATUS = {NORMAL: OrderStatus.OPEN, RESTORED: OrderStatus.OPEN, REQUEST: OrderStatus.PENDING,
           DELETED: OrderStatus.CANCELLED, DELETE_REQUEST: OrderStatus.PENDING_CANCEL,
           CANCEL_REQUEST: OrderStatus.PENDING_CANCEL}  # fmt: skip
+#: A volume counts minimal lots, of which a lot has 100.
+UNIT = "0.01 lots"
 #: The price of an order that ``open_price`` is. Of a stop limit order it is not documented which of the two.
 PRICE_OF = {OrderType.LIMIT: "limit_price", OrderType.STOP: "stop_price"}
 #: Tickets that are remembered as orders, and positions whose levels are.
@@ -127,7 +129,8 @@ class Trades:
                      symbol=self.symbol(given["symbol"]), native_symbol=given["symbol"], account=account,
                      side=MARKET[cmd] if cmd in MARKET else PENDING[cmd][0], quantity=given["volume"],
                      client_order_id=comment if comment in self.placed else None, stop_loss=unless_zero(given["sl"]),
-                     take_profit=unless_zero(given["tp"]), data=besides(given, *ORDER), **price)  # fmt: skip
+                     take_profit=unless_zero(given["tp"]), quantity_unit=UNIT, data=besides(given, *ORDER),
+                     **price)  # fmt: skip
 
     def _position(
         self, given: Members, account: str | None, event: PositionEvent | None, quantity: Any, **more: Any
@@ -137,7 +140,7 @@ class Trades:
         side = PositionSide.LONG if MARKET[given["cmd"]] is Side.BUY else PositionSide.SHORT
         return Position(event=event, id=_id(given), symbol=self.symbol(given["symbol"]), native_symbol=given["symbol"],
                         side=side, account=account, quantity=quantity, average_entry_price=given["open_price"],
-                        stop_loss=unless_zero(given["sl"]), take_profit=unless_zero(given["tp"]),
+                        stop_loss=unless_zero(given["sl"]), take_profit=unless_zero(given["tp"]), quantity_unit=UNIT,
                         opened_at=moment(given["open_time"]), data=besides(given, *POSITION, *own), **more)  # fmt: skip
 
 

@@ -280,6 +280,7 @@ class Trade(AccountScoped):
     native_symbol: str | None = field(default=None, converter=_optional_text)
     side: Side = field(converter=Side)
     quantity: str = field(converter=decimal_text)
+    quantity_unit: str | None = field(default=None, converter=_optional_text)
     price: str = field(converter=decimal_text)
     commission: str | None = field(default=None, converter=optional_decimal)
     commission_currency: str | None = field(default=None, converter=_optional_text)
@@ -293,7 +294,8 @@ class Trade(AccountScoped):
 class Order(AccountScoped):
     """The change of an order (``event``) and its state now (``status`` and the rest): two facts.
 
-    ``id`` is the provider's, ``client_order_id`` the sender's. Quantities are in the provider's units.
+    ``id`` is the provider's, ``client_order_id`` the sender's. Quantities are in the provider's unit. ``quantity_unit`` says
+    which one that is where the provider does, for example ``contracts``; so it is with `Position` and `Trade`.
 
     An adapter gives ``event`` None where the provider says only what the order is: the relay then finds out what happened
     (`relay.provider.accounts`). A published event always has it; so it is with `Position` and `Account`.
@@ -313,6 +315,7 @@ class Order(AccountScoped):
     side: Side = field(converter=Side)
     order_type: OrderType | None = field(default=None, converter=optional(OrderType))
     quantity: str | None = field(default=None, converter=optional_decimal)
+    quantity_unit: str | None = field(default=None, converter=_optional_text)
     filled_quantity: str | None = field(default=None, converter=optional_decimal)
     remaining_quantity: str | None = field(default=None, converter=optional_decimal)
     status: OrderStatus = field(converter=OrderStatus)
@@ -352,6 +355,7 @@ class Position(AccountScoped):
     native_symbol: str | None = field(default=None, converter=_optional_text)
     side: PositionSide | None = field(default=None, converter=optional(PositionSide))
     quantity: str = field(converter=decimal_text)
+    quantity_unit: str | None = field(default=None, converter=_optional_text)
     average_entry_price: str | None = field(default=None, converter=optional_decimal)
     current_price: str | None = field(default=None, converter=optional_decimal)
     unrealized_pnl: str | None = field(default=None, converter=optional_decimal)

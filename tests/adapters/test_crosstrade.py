@@ -510,6 +510,7 @@ def test_the_documented_position():
     assert position == Position(
         event=None, id="MES 03-26", symbol="MES 03-26", native_symbol="MES 03-26", quantity="7",
         side=PositionSide.LONG, average_entry_price="6615.178571428572", current_price="6614.25", unrealized_pnl="-32.5",
+        quantity_unit="contracts",
     )  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def test_an_order_is_read_with_what_it_has_and_nothing_else(line):
     assert order == Order(
         event=OrderEvent.ORDER_MODIFIED, id="o1", client_order_id="mine", symbol="ES 09-26", native_symbol="ES 09-26", side=Side.BUY,
         order_type="LIMIT", quantity="2", filled_quantity="0", status=OrderStatus.OPEN, time_in_force="DAY", limit_price="5000.0",
-        updated_at="2026-06-01T12:00:00.000Z",
+        updated_at="2026-06-01T12:00:00.000Z", quantity_unit="contracts",
     )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def test_a_fill_has_the_provider_s_id_and_time_and_comes_in_order(line):
     assert isinstance(unknown, Unknown)
     assert first == Trade(
         id="e1", order_id="o1", symbol="ES 09-26", native_symbol="ES 09-26", side=Side.BUY, quantity="1", price="5000.25",
-        time="2026-06-01T12:00:01.000Z",
+        time="2026-06-01T12:00:01.000Z", quantity_unit="contracts",
     )  # fmt: skip
     assert (second.id, second.side, second.commission) == ("e2", Side.SELL, "2.09")
 

@@ -136,7 +136,7 @@ def test_the_pages_frames_decode_to_what_they_say():
     ]  # fmt: skip
     assert trade == [Position(
         event=PositionEvent.POSITION_OPENED, id="100739", symbol="EURUSD", native_symbol="EURUSD", side="LONG", quantity="100",
-        average_entry_price="1.1001", unrealized_pnl="15.8", opened_at="2026-04-06T13:10:00Z",
+        average_entry_price="1.1001", unrealized_pnl="15.8", opened_at="2026-04-06T13:10:00Z", quantity_unit="0.01 lots",
         data={"cmd": 0, "close_price": "0.0", "close_time": 0, "state": 0, "storage": "0.0", "commission": "-1.2",
               "comment": "manual trade", "code": 1},
     )]  # fmt: skip

@@ -20,9 +20,9 @@ VENUE = 199
 #: two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message.
 BUDGETS = {
     "relay_kraken": 475,
-    "relay_crosstrade": 1255,
+    "relay_crosstrade": 1264,
     "relay_helio": 889,
-    "relay_scaletrade": 849,
+    "relay_scaletrade": 851,
     "relay_shuriken": 491,
     "relay_tektii": 678,
 }
