@@ -19,6 +19,8 @@ from relay.errors import one_line
 
 #: Bytes of a decoded body above which an answer is given up. Symbol lists of big venues are some 10 MB.
 MAX_BODY = 32 * 1024 * 1024
+#: No limit of connections: each session bounds its requests, and one that gets no answers must not take another's turn.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 #: Characters of the reason why there is no answer.
 _REASON = 300
 
@@ -34,7 +36,9 @@ class HttpClient:
     def __init__(self, client: httpx.AsyncClient | None = None, *, max_body: int = MAX_BODY) -> None:
         self._own = client is None
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        self._client = httpx.AsyncClient(follow_redirects=False, cookies=no_cookies) if client is None else client
+        self._client = (
+            httpx.AsyncClient(follow_redirects=False, cookies=no_cookies, limits=_LIMITS) if client is None else client
+        )
         self._max_body = max_body
         for name in ("httpx", "httpcore"):  # both log whole URLs and headers, tokens included
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Unknown
+from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Send, Unknown
 from relay.model.enums import PositionEvent, StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
 from relay.provider.accounts import State
@@ -213,6 +213,14 @@ class Inbound:
         elif (adapter := core.adapter if job is None else job.adapter) is not None:
             core.outbound.follow(fetch, adapter, job)
             core.rearm()
+
+    def send(self, send: Send) -> None:
+        """Send a frame at once; one that the answer to a request for subscriptions leads to waits for its turn like them."""
+        core, job = self._core, self._answering
+        if job is not None and job.purpose is Purpose.INTEREST:
+            core.outbound.interest(job.adapter, send.text)
+        else:
+            core.at_once([send.text])
 
     def _marked(self, event: AccountScoped) -> AccountScoped:
         return attrs.evolve(event, reconciled=True) if self._reconciling else event

@@ -7,6 +7,7 @@ one even when the WebSocket connection has been replaced meanwhile.
 """
 
 import enum
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from itertools import count
 from math import inf
@@ -37,6 +38,11 @@ from relay.provider.templates import fetch_target
 MOST_UNWRITTEN = 32
 #: The same for commands: beyond it the provider does not read, and a command waits until its deadline.
 MOST_COMMANDS = 500
+#: Frames that wait to be written, beyond which none of a lane are. Lists and snapshots may pass subscriptions that wait.
+MOST_FRAMES = {Lane.CALL: MOST_COMMANDS, Lane.INTEREST: MOST_UNWRITTEN, Lane.FETCH: 2 * MOST_UNWRITTEN}
+#: HTTP requests without an answer, by lane; more wait. All sessions share the process's descriptors and time, so a thousand
+#: subscriptions that need a request each must not make an order of another session wait.
+MOST_REQUESTS = {Lane.CALL: 64, Lane.INTEREST: 8, Lane.FETCH: 8}
 
 
 class Purpose(enum.Enum):
@@ -46,10 +52,19 @@ class Purpose(enum.Enum):
     RENEW = "renew"
     SNAPSHOT = "snapshot"
     CALL = "call"
+    INTEREST = "interest"
     RECONCILE = "reconcile"
     AUDIT = "audit"
     POLL = "poll"
     OTHER = "other"
+
+    @property
+    def lane(self) -> Lane:
+        """The lane in which it waits."""
+        return _LANES.get(self, Lane.FETCH)
+
+
+_LANES = {Purpose.CALL: Lane.CALL, Purpose.INTEREST: Lane.INTEREST}
 
 
 @define(eq=False)
@@ -228,7 +243,11 @@ class Outbound:
                 self._again[once] = following
                 return
         following.chain.left += 1
-        self.queue.put(Lane.CALL if following.purpose is Purpose.CALL else Lane.FETCH, uses(following, None), following)
+        self.queue.put(following.purpose.lane, uses(following, None), following)
+
+    def interest(self, adapter: Adapter, text: str) -> None:
+        """Queue a frame that the answer to a request for subscriptions leads to: it is one of them."""
+        self.queue.put(Lane.INTEREST, {"frame": 1, "interest": 1}, Job(text, adapter, Purpose.INTEREST))
 
     def now(self, adapter: Adapter, writings: Iterable[str | Fetch], purpose: Purpose, now: float) -> list[Output]:
         """Give out ``writings`` at once; the budget is charged, not asked.
@@ -246,16 +265,17 @@ class Outbound:
     def take_due(self, now: float) -> list[Job]:
         """Take from the queue what the budget allows now."""
         taken: list[Job] = []
-        frames = 0
+        frames, requests = self.unwritten, Counter(job.purpose.lane for job in self._requests.values())
 
         def room(lane: Lane) -> float:
-            if lane is Lane.FETCH:
-                return inf
-            return (MOST_COMMANDS if lane is Lane.CALL else MOST_UNWRITTEN) - self.unwritten - frames
+            return min(MOST_FRAMES[lane] - frames, MOST_REQUESTS[lane] - requests[lane])
 
         for job in self.queue.take_due(now, room):
             taken.append(job)
-            frames += isinstance(job.writing, str)
+            if isinstance(job.writing, str):
+                frames += 1
+            else:
+                requests[job.purpose.lane] += 1
         return taken
 
     @property

@@ -296,7 +296,7 @@ class SessionMachine:
             case CommandReply():
                 self._command_replied(item)
             case Send():
-                core.at_once([item.text])
+                self._inbound.send(item)
             case Poll():
                 self._poll_for_adapter(item)
             case Polled():

@@ -210,7 +210,7 @@ class Subscriptions:
         core = self._core
         assert core.adapter is not None
         try:
-            core.outbound.write(core.adapter, Unsubscribe(topics), Lane.INTEREST)
+            core.outbound.write(core.adapter, Unsubscribe(topics), Lane.INTEREST, Purpose.INTEREST)
         except Exception as error:  # noqa: BLE001 - an adapter's fault over one request must not end the session
             if len(topics) == 1:
                 core.encode_failed("Unsubscribe", error)
@@ -233,7 +233,9 @@ class Subscriptions:
             if topic.kind == "depth" and topic.symbol is not None:
                 self._books.open(topic.symbol)
         try:
-            written = core.outbound.write(core.adapter, Subscribe(topics), Lane.INTEREST, topics=topics)
+            written = core.outbound.write(
+                core.adapter, Subscribe(topics), Lane.INTEREST, Purpose.INTEREST, topics=topics
+            )
         except Exception as error:  # noqa: BLE001 - as above; the topics at fault are refused with the reason
             if len(topics) == 1:
                 self.refused(topics, core.reason_of(error, "writing Subscribe"))

@@ -15,10 +15,12 @@ from relay.model.channels import ALL, Asker, Stream, Topic
 from relay.provider.http import HttpClient
 from relay.providers import ConfiguredProvider, Providers
 from relay.settings import ProviderSettings
-from relay.testing.simulator import Drop
+from relay.testing.simulator import Drop, HttpRequest, HttpResponse
 from relay.trading.registry import CommandRegistry
 from relay_binance.adapter import Binance
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from relay_shuriken.simulator import KEY as SHURIKEN_KEY
+from relay_shuriken.simulator import ShurikenSimulator
 from support.raw import Raw, raw
 from support.running import API_KEY, APP, port_of, running_relay
 
@@ -93,6 +95,42 @@ async def test_520_names_that_do_not_exist_take_neither_the_session_nor_an_order
         await honest.hear("gap", PINNED)
         await honest.hear("quote", PINNED)
         assert relay.providers.statuses()[0]["counters"]["reconnects"] == 1
+
+
+class BusyShuriken(ShurikenSimulator):
+    """Counts the requests that are under way at once."""
+
+    under_way = most = 0
+
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await trio.sleep(0.01)  # so that requests made at once meet
+        self.under_way -= 1
+        return await super().answer(request)
+
+
+async def test_900_streams_that_need_a_request_each_are_asked_for_a_few_at_a_time() -> None:
+    simulator = BusyShuriken(interval=0)
+    async with simulator.serve() as address:
+        provider = {
+            "adapter": "shuriken",
+            "url": address.ws,
+            "http_url": address.http,
+            "pinned": ["signal global"],
+            "accounts": {"main": {"credentials": {"key": SHURIKEN_KEY}}},
+        }
+        limits = {"streams": 900}
+        async with running_relay({"shuriken": provider}, apps={"main": {**APP, "limits": limits}}) as relay:
+            await until(lambda: topics(relay)["confirmed"] == 1)
+            async with raw(port_of(relay)) as stranger:
+                for each in range(300):
+                    for kind in ("reference", "public_trade", "signal"):
+                        await stranger.say("pusher:subscribe", {"channel": f"{kind}.shuriken.MADEUP{each}"})
+                await stranger.hear("pusher_internal:subscription_succeeded", "signal.shuriken.MADEUP299")
+                await until(lambda: topics(relay)["wanted"] + topics(relay)["queued"] + topics(relay)["pending"] == 0)
+            assert relay.providers.statuses()[0]["counters"]["reconnects"] == 0
+            assert simulator.most <= 8
 
 
 async def test_a_good_name_among_bad_ones_of_the_same_request_lives(helio: tuple[Relay, HelioSimulator]) -> None:

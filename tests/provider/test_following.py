@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from relay.adapter import Answer, Backoff, Fetch, Rate, dumps
+from relay.adapter import Answer, Backoff, Fetch, Rate, Subscribe, dumps
 from relay.model.commands import CancelOrder
 from relay.provider import session_events
 
@@ -79,3 +79,40 @@ def test_recommended_waits_hold_for_the_attempts_they_name_and_grow_from_there(r
         now += waits[-1]
         r.tick(now)
     assert waits == [5, 9, 18, 30]
+
+
+def asks_over_http(venue):
+    """An adapter that subscribes by a request for each topic."""
+
+    class OverHttp(venue):
+        def encode(self, outgoing):
+            if isinstance(outgoing, Subscribe):
+                return [Fetch(tag=topic.symbol, url=f"/session/{topic.symbol}") for topic in outgoing.topics]
+            return super().encode(outgoing)
+
+    return OverHttp
+
+
+def test_requests_for_subscriptions_and_the_frames_they_lead_to_wait_for_their_turn(rig):
+    r = rig(adapter=asks_over_http(rig.Venue), topics_per_frame=50)
+    r.up(0)
+    at_first = r.requests(r.want(*(f"quote:S{n}" for n in range(200))))
+    assert len(at_first) == 8
+    # Another one is made as soon as one was answered; what an answer leads to is one of them.
+    assert len(r.requests(r.do(session_events.Fetched(at_first[0].id, answer(["alive"])), 1))) == 1
+    outputs = r.do(session_events.Fetched(at_first[1].id, answer(*(["send", f"{n}"] for n in range(100)))), 1)
+    assert len(outputs) < 40
+    # A command goes all the same, and so does an answer to the provider.
+    assert len(r.requests(r.ask(CancelOrder(id="c1", order_id="1"), at=1))) == 1
+    assert len([o for o in r.say(["send", "pong"], at=1) if isinstance(o, session_events.SendText)]) == 1
+
+
+def test_orders_to_a_broker_that_does_not_answer_leave_connections_to_others(rig):
+    r = rig()
+    r.up(0)
+    made = [r.requests(r.ask(CancelOrder(id=f"c{n}", order_id="1"), 10, at=1)) for n in range(200)]
+    assert sum(map(len, made)) == 64
+    r.fresh()
+    r.tick(12)
+    # What was not sent is known not to have been carried out.
+    assert [event.outcome for event in r.fresh() if event.kind == "reply"].count("rejected") == 136
