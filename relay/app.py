@@ -387,11 +387,13 @@ class Relay:
             store=self._store.status,
         )
 
-    def _key_refusal(self, name: str, channel: str) -> str | None:
-        """Return why the API key of that name may not hold the channel; see `relay.hub.app.ChannelKeys`."""
+    def _key_refusal(self, name: str, channel: str, app_id: str) -> str | None:
+        """Return why the API key of that name may not hold the channel in this app; see `relay.hub.app.ChannelKeys`."""
         key = self._keys.named(name)
         if key is None:
             return f"there is no API key {name}"
+        if key.app not in (None, app_id):
+            return f"API key {name} is of another app"
         try:
             return channel_refusal(key, channel, self._authorize)
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything

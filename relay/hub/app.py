@@ -63,8 +63,8 @@ class ChannelKeys:
 
     digest_of: Callable[[str], str | None] = lambda name: None
     """Returns the digest of the key of that name, None where there is none."""
-    refusal: Callable[[str, str], str | None] = lambda name, channel: f"there is no API key {name}"
-    """Returns why the key of that name may not hold the channel, None where it may. Must not raise."""
+    refusal: Callable[[str, str, str], str | None] = lambda name, channel, app_id: f"there is no API key {name}"
+    """Returns why the key of that name may not hold the channel in this app, None where it may. Must not raise."""
 
 
 @frozen(kw_only=True)
@@ -106,11 +106,18 @@ class SubscriberSession:
 
     __slots__ = ("_app_state", "asker", "connection", "outbox", "spending", "streams")
 
-    def __init__(self, app_state: "AppState", connection: ServerConnection, outbox: Outbox, spending: Spending) -> None:
+    def __init__(
+        self,
+        app_state: "AppState",
+        connection: ServerConnection,
+        outbox: Outbox,
+        spending: Spending,
+        network: str | None,
+    ) -> None:
         self._app_state = app_state
         self.connection = connection
         self.outbox = outbox
-        self.asker = Asker(app_state.app.id, connection.socket_id)
+        self.asker = Asker(app_state.app.id, connection.socket_id, network)
         """What it is called where it asks something of providers."""
         self.streams = 0
         """Channels it holds that ask something of a provider."""
@@ -511,7 +518,7 @@ class AppState:
             return self.closed_account(name)
         if self._shared.keys.digest_of(authority.key) != authority.digest:
             return f"API key {authority.key} is not valid any more"
-        return self._shared.keys.refusal(authority.key, name)
+        return self._shared.keys.refusal(authority.key, name, self.app.id)
 
     def closed_account(self, name: str) -> str | None:
         """Return why the app's secret alone does not open this channel, None where it does."""

@@ -165,7 +165,7 @@ class Hub:
             origin: the Origin header of a browser's page.
             secure: the client uses TLS.
             compressed: permessage-deflate was agreed.
-            address: the network whose connections share a budget; None for none.
+            address: the network whose connections share a budget, and their turns of providers; None for none.
         """
         app_state = self._by_key.get(app_key)
         refusal = _NO_PATH if not app_key else self._refusal(app_state, origin, now, secure=secure)
@@ -175,7 +175,7 @@ class Hub:
         outbox = (CompressedOutbox if compressed else Outbox)(app_state, self._outbox_limits)
         spending = self.budgets.connect(app_state.app.id, address, now)
         connection = ServerConnection(app_state.app, self._socket_ids(), now, self._shared.keys.digest_of)
-        session = SubscriberSession(app_state, connection, outbox, spending)
+        session = SubscriberSession(app_state, connection, outbox, spending, address)
         session.open(_parameters(query), now)
         app_state.bound_unauthorized(now)
         return session

@@ -56,10 +56,16 @@ class Stream:
 
 @frozen
 class Asker:
-    """The one who asks for a stream: an app, and within it a connection."""
+    """The one who asks for a stream: an app, and within it a connection.
+
+    Attributes:
+        network: whose connections share a turn: a client's address, or its IPv6 /64; None where it is not known, or is a
+            proxy's on this machine. Then each connection counts for itself.
+    """
 
     app: str
     connection: str
+    network: str | None = None
 
 
 def valid_provider(name: str) -> bool:

@@ -205,14 +205,25 @@ class Queue(Generic[Item]):
         return self._next
 
 
+_Lines = OrderedDict[Asker, OrderedDict[Name, None]]
+_Networks = OrderedDict[tuple[str | None, str], _Lines[Name]]
+_EMPTY: Mapping[Any, Any] = {}
+
+
+def _network(by: Asker) -> tuple[str | None, str]:
+    """Return whose connections share a turn with this one."""
+    return (by.network, "" if by.network is not None else by.connection)
+
+
 class Rotation(Generic[Name]):
-    """Names that wait, taken in turn: round the apps, within an app round its connections, first come first served of one.
+    """Names that wait, taken in turn: round the apps, within an app round the networks of its clients, within a network
+    round its connections, first come first served of one.
 
     A name several have asked for is taken at the first turn of any of them.
     """
 
     def __init__(self) -> None:
-        self._apps: OrderedDict[str, OrderedDict[Asker, OrderedDict[Name, None]]] = OrderedDict()
+        self._apps: OrderedDict[str, _Networks[Name]] = OrderedDict()
         self._askers: dict[Name, dict[Asker, None]] = {}
         #: How many names wait, each counted once for everybody who asked for it.
         self.size = 0
@@ -227,7 +238,7 @@ class Rotation(Generic[Name]):
 
     def put(self, name: Name, by: Asker) -> None:
         """Have ``name`` wait in the line of ``by``; at the place it has where it waits there already."""
-        connections = self._apps.setdefault(by.app, OrderedDict())
+        connections = self._apps.setdefault(by.app, OrderedDict()).setdefault(_network(by), OrderedDict())
         line = connections.get(by)
         if line is None:
             line = connections[by] = OrderedDict()
@@ -253,7 +264,8 @@ class Rotation(Generic[Name]):
         return not askers
 
     def _remove(self, name: Name, by: Asker) -> None:
-        connections = self._apps[by.app]
+        networks = self._apps[by.app]
+        connections = networks[_network(by)]
         line = connections[by]
         del line[name]
         self.size -= 1
@@ -261,6 +273,8 @@ class Rotation(Generic[Name]):
             del connections[by]
             self.connections -= 1
             if not connections:
+                del networks[_network(by)]
+            if not networks:
                 del self._apps[by.app]
 
     def take(self, most: int, fits: Callable[[Name], bool] = lambda name: True) -> list[Name]:
@@ -274,7 +288,8 @@ class Rotation(Generic[Name]):
         found = next(
             (
                 (by, name)
-                for connections in self._apps.values()
+                for networks in self._apps.values()
+                for connections in networks.values()
                 for by, line in connections.items()
                 if fits(name := next(iter(line)))
             ),
@@ -283,18 +298,25 @@ class Rotation(Generic[Name]):
         if found is None:
             return None
         by, name = found
-        self._apps[by.app].move_to_end(by)
+        networks = self._apps[by.app]
+        networks[_network(by)].move_to_end(by)
+        networks.move_to_end(_network(by))
         self._apps.move_to_end(by.app)
         self.discard(name)
         return name
 
     def waiting_of(self, by: Asker) -> int:
         """Return how many names wait in the line of ``by``."""
-        connections = self._apps.get(by.app)
-        return 0 if connections is None else len(connections.get(by, ()))
+        connections = self._apps.get(by.app, _EMPTY).get(_network(by), _EMPTY)
+        return len(connections.get(by, ()))
 
     def longest(self) -> tuple[Asker, Name]:
         """Return the connection with the longest line, and the last name in it. There must be one."""
-        lines = (each for connections in self._apps.values() for each in connections.items())
+        lines = (
+            each
+            for networks in self._apps.values()
+            for connections in networks.values()
+            for each in connections.items()
+        )
         by, line = max(lines, key=lambda each: len(each[1]))
         return by, next(reversed(line))

@@ -7,9 +7,9 @@ reloaded costs the provider nothing, and is then unsubscribed; one that was neve
 connection is lost everything still wanted, refused topics included, is WANTED again.
 
 What is WANTED is taken by rank: the operator's pinned streams and accounts, then topics that data have come for, then those
-that are new, then those that were refused, or not answered, on an earlier connection. Within a rank the apps, and their
-connections, take turns (`Rotation`). A request carries topics of one rank, and one of the last rank alone, so that what is
-known to be good never shares a request with what is not.
+that are new, then those that were refused, or not answered, on an earlier connection. Within a rank the apps, the
+networks of their clients, and the connections of these take turns (`Rotation`). A request carries topics of one rank, and
+one of the last rank alone, so that what is known to be good never shares a request with what is not.
 
 A provider may refuse a whole request for one topic in it, or not answer it at all. Then the topics of the request are asked
 for again in parts: those of each connection by themselves, and then in halves, until the one at fault is alone.

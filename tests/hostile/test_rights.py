@@ -216,6 +216,14 @@ async def test_a_smaller_grant_reaches_what_is_open(desk: Desk) -> None:
         assert "may not trade" in (await trader.hear("reply", "error"))["data"]["message"]
 
 
+async def test_a_key_that_is_given_to_another_app_ends_what_it_opened_in_the_first(desk: Desk) -> None:
+    async with line(desk) as trader:
+        await trader.join(ACCOUNT, "desk")
+        reload(desk, apps=apps(), api_keys={**KEYS, "desk": {**KEYS["desk"], "app": "beta"}})
+        told = await trader.hear("subscription_error")
+        assert (told["channel"], told["data"]["error"]) == (ACCOUNT, "API key desk is of another app")
+
+
 async def test_a_replaced_secret_ends_what_it_signed_and_a_previous_one_does_not(desk: Desk) -> None:
     async with line(desk, "beta-key") as client:
         await client.join("private-room", None, **by_secret(client, "private-room"))

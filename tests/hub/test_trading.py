@@ -66,7 +66,7 @@ def test_numbers_in_a_command_keep_their_digits(relay: Any, taking: Taking) -> N
 
 @pytest.mark.parametrize("channel", [CHANNEL, "private-account.x.A"])
 def test_a_command_says_by_which_key_its_channel_was_joined(relay_of: Any, taking: Taking, channel: str) -> None:
-    keys = ChannelKeys(digest_of={KEY.name: KEY.digest}.get, refusal=lambda name, channel: None)
+    keys = ChannelKeys(digest_of={KEY.name: KEY.digest}.get, refusal=lambda name, channel, app_id: None)
     relay = relay_of(on_command=taking, keys=keys)
     by_key, by_secret = relay.client(), relay.client()
     member = '{"user_id":"desk"}' if channel == CHANNEL else None

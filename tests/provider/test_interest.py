@@ -42,6 +42,18 @@ def test_apps_take_turns_and_their_connections_within_them() -> None:
     assert (len(line), line.size, line.connections) == (0, 0, 0)
 
 
+def test_a_client_with_many_connections_gets_the_turns_of_one() -> None:
+    line: Rotation[str] = Rotation()
+    for connection in range(60):
+        for each in range(10):
+            line.put(f"bad{connection}.{each}", Asker("1", f"7.{connection}", "192.0.2.1"))
+    line.put("good", Asker("1", "8.1", "192.0.2.2"))
+    line.put("proxied", Asker("1", "9.1"))
+    assert line.take(3) == ["bad0.0", "good", "proxied"]
+    assert line.take(2) == ["bad1.0", "bad2.0"]
+    assert line.waiting_of(Asker("1", "7.3", "192.0.2.1")) == 10
+
+
 def test_a_name_two_wait_for_is_taken_at_the_first_turn_of_either() -> None:
     line: Rotation[str] = Rotation()
     for each in ("bad0", "bad1", "bad2", "good"):

@@ -115,7 +115,7 @@ class Rig:
             on_channel_event=told.send_nowait,
             keys=ChannelKeys(
                 digest_of=KEYS.digest_of,
-                refusal=lambda name, channel: channel_refusal(
+                refusal=lambda name, channel, app_id: channel_refusal(
                     next(key for key in KEYS if key.name == name), channel, more.get("authorize", lambda *_: None)
                 ),
             ),
