@@ -147,7 +147,9 @@ async def test_pusher_js_sees_the_same_compressed_and_plain(library: str, browse
         seen = []
         for client, _ in everybody:
             await client.event("depth.venue.EUR-USD", "depth", skip=28)
-            seen.append({channel: client.events(channel) for channel in channels})
+            seen.append(
+                {channel: [data for data in client.events(channel) if not is_stale(data)] for channel in channels}
+            )
         assert seen[0] == seen[1] == seen[2]
         assert [len(seen[0][channel]) for channel in channels] == [30, 30, 30]
         books = [(await client.ask("books"))["books"] for client, _ in everybody]
@@ -155,8 +157,13 @@ async def test_pusher_js_sees_the_same_compressed_and_plain(library: str, browse
         assert len(books[0]["venue EUR/USD"]["bids"]) == len(LEVELS)
         plain, *compressed = [[first for first, _ in frames(tapped.said)] for _, tapped in everybody]
     assert plain.count(0xC1) == 0
-    assert [firsts.count(0xC1) for firsts in compressed] == [3 * 29, 3 * 29]
+    assert all(3 * 29 <= firsts.count(0xC1) <= 3 * 29 + 2 for firsts in compressed)  # and that the venue is away
     assert [len(tapped.said) < 0.6 * len(everybody[0][1].said) for _, tapped in everybody] == [False, True, True]
+
+
+def is_stale(data: Any) -> bool:
+    """Whether it is the event that says that the venue is not to be reached, which comes at its own time."""
+    return isinstance(data, dict) and data.get("type") == "staleness"
 
 
 def publish(relay: Relay, number: int) -> None:

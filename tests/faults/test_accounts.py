@@ -109,10 +109,11 @@ async def test_an_absence_is_reconciled(name):
         (gap,) = [event for event in events if event["type"] == "gap"]
         assert gap["refill"] == "replay"
         assert events.index(gap) < min(number for number, event in enumerate(events) if event.get("reconciled"))
-        closed = [position for position in told(events, "position") if position[0] == held]
+        behind = events[events.index(gap) :]  # what the line had brought before it broke may come first
+        closed = [position for position in told(behind, "position") if position[0] == held]
         assert closed == [(held, "POSITION_CLOSED", None, True)]
         if "order" in lists:
-            (ended,) = [placed for placed in told(events, "order") if placed[0] == resting]
+            (ended,) = [placed for placed in told(behind, "order") if placed[0] == resting]
             assert ended == (resting, "ORDER_CANCELLED", "CANCELLED", True)
         assert len(view.fills) == len(set(view.fills))
 
