@@ -63,6 +63,7 @@ class Binance(Adapter):
         heartbeat=Heartbeat(every=30),
         silent_after=75,
         ack_within=10,
+        most_topics=1024,
         refusals={
             403: CloseMeaning.RATE_LIMITED,  # the firewall's limit; 418 is an IP ban for ignoring 429
             418: CloseMeaning.RATE_LIMITED,

@@ -144,6 +144,9 @@ class Session:
         stale_after: seconds without an event after which a topic is called stale, by kind; kinds not named are never.
         ack_within: seconds for a subscription's acknowledgement; None when the provider sends none.
         topics_per_frame: how many topics one `Subscribe` may carry.
+        most_topics: how many topics one connection may have; None: the provider names no limit. The others wait, told why,
+            until one is given up.
+        on_interest: connect only while somebody wants a topic: the provider closes connections without a subscription.
         single: the provider allows one session per account, and a second one takes it over. A new connection is then
             dialled only when the old one has ended on our side, so that a redial does not meet its own predecessor.
         closes: the meanings of close codes; a code not named means RETRY.
@@ -162,6 +165,8 @@ class Session:
     stale_after: Mapping[str, float] = field(factory=dict, validator=_is_mapping(in_(tuple(KINDS)), _is_number))
     ack_within: float | None = field(default=None, validator=_is_optional(_is_seconds))
     topics_per_frame: int = field(default=100, validator=[instance_of(int), ge(1)])
+    most_topics: int | None = field(default=None, validator=_is_optional(and_(instance_of(int), ge(1))))
+    on_interest: bool = field(default=False, validator=_is_flag)
     single: bool = field(default=False, validator=_is_flag)
     closes: Mapping[int, CloseMeaning] = field(
         factory=dict, validator=_is_mapping(instance_of(int), instance_of(CloseMeaning))

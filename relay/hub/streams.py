@@ -18,6 +18,7 @@ Topics of streams begin with their first event or their first subscriber and are
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
+from math import inf
 from typing import Generic, TypeVar
 
 from relay.hub.history import DepthBook, HistoryLimits
@@ -175,6 +176,8 @@ class Streams:
         self._channels: dict[Stream, int] = {}
         self._subjects: dict[Subject, dict[str, TopicState]] = {}
         self._idle: IdleTopics[tuple[Subject, str]] = IdleTopics(limits)
+        for stream in self._pinned:  # what qualifies their data before anybody joins is for whoever joins
+            self._topic(_subject_of(stream.topic), stream.provider, -inf)
 
     def __iter__(self) -> Iterator[TopicState]:
         return (topic for by_provider in self._subjects.values() for topic in by_provider.values())

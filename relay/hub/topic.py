@@ -258,6 +258,9 @@ class TopicState:
                 channel.start_waiting()
         for channel in self.channels:
             channel.deliver(entry)
+        if kind == "staleness":
+            for channel in self.channels:
+                channel.deliver_to_waiting(entry)
 
     def _remember_account_state(self, published: PublishedEvent, now: float) -> bool:
         """Store the balance, the open order or the open position that the event updates, for newcomers.
@@ -440,6 +443,11 @@ class Channel:
             _put_all(self._with_ids, self.delivery(entry, ids=True), but)
             if but in self._with_ids:  # so that it does not get its own event when it resumes
                 self._with_ids[but].put(Delivery(self._position(entry.seq), self.name, entry.policy, entry.seq))
+
+    def deliver_to_waiting(self, entry: HistoryEntry) -> None:
+        """Deliver an event that tells of the data, and has none, to the subscribers that wait for a snapshot."""
+        if self._waiting:
+            _put_all(self._waiting, self.delivery(entry), None)
 
     def send(self, text: str, policy: Policy = Policy.CONTROL, but: str | None = None) -> None:
         """Send a message without a number (members, counts, client events) to every subscriber except `but`."""

@@ -470,8 +470,8 @@ class Staleness(Event):
     """Data of the named symbols cannot be relied on (STALE) or can again (FRESH). Without symbols: of all of this kind.
 
     ``of`` and ``timeframe`` say which streams. ``reason`` is there when the provider refused them or tells of its own
-    sources, and when the relay has no session with it: ``session`` is true then, and FRESH comes with the first event behind
-    the gap.
+    sources, when no data have come since the subscription, and when the relay has no session with it: ``session`` is true
+    then, and FRESH comes with the first event behind the gap.
     """
 
     kind = "staleness"

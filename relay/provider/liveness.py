@@ -4,7 +4,10 @@ The transport's clock is reset by anything at all that arrives, heartbeats inclu
 presumed dead and is dialled anew. A topic's clock is reset only by that topic's own events: a heartbeat proves the
 transport and nothing else. When it runs out the topic is STALE and is subscribed once more; the first new event makes it
 FRESH. A provider that repeats its last word to whoever subscribes says nothing new by it, once. Only kinds the provider
-declared, or the operator set, have a topic clock: for all others quiet is normal.
+declared, or the operator set, have a topic clock: for all others quiet is normal, once data have come.
+
+That no data have come yet is told of every topic that has a value (`FIRST_DATA`), once, and nothing is asked for because of
+it: that would take turns from others. The clock runs from the request, and again from its acknowledgement.
 
 A closed market is not dead. Where a topic's hours are known, silence counts from the opening of its market on, never while
 it is closed. And where the markets of all topics are closed and the provider needs no heartbeat of ours, a transport that
@@ -37,6 +40,11 @@ from relay.provider.subscription_table import Key, topic_key
 SETTLES = 0.25
 #: Kinds with a last value, which is old until the next event: a confirmed subscription says nothing of it.
 _WITH_VALUE = frozenset({"quote", "candle", "depth", "reference"})
+#: Seconds from a subscription to its first event, by kind, after which it is told that none came. A provider sends the
+#: present value or book at once to whoever subscribes; a candle comes at the end of its bar at the latest. What is told is
+#: true of a closed market too. Of other kinds, trades and signals for instance, no event has to come.
+FIRST_DATA = {"quote": 30.0, "depth": 30.0, "candle": 60.0}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_678_400}
 #: Stale topics that nobody wants any more are remembered, at most so many.
 _LEFT = 10_000
 
@@ -101,9 +109,13 @@ class Watch:
         after: seconds without an event after which it is called stale, infinite when quiet is normal.
         allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after``, or what the first event has.
         since_ns: Unix nanoseconds of its last event, None when there was none.
+        asked_at: monotonic time of its subscription, the request or the acknowledgement; -inf when it is not subscribed.
+        asked_ns: Unix nanoseconds of that.
+        confirmed: whether that was the acknowledgement.
         stale: whether it has been called stale.
         session: whether that was because the session was gone.
-        reason: why, when the provider refused it.
+        reason: why, when the provider refused it, or when no data came.
+        mute: whether ``reason`` is that no data came.
         said: its last event; None where a repetition of it has been let pass already.
     """
 
@@ -112,10 +124,19 @@ class Watch:
     after: float
     allowed: float = inf
     since_ns: int | None = None
+    asked_at: float = -inf
+    asked_ns: int = 0
+    confirmed: bool = False
     stale: bool = False
     session: bool = False
     reason: str | None = None
+    mute: bool = False
     said: Event | None = None
+
+    @property
+    def brought_nothing(self) -> bool:
+        """True if no event came since its subscription."""
+        return self.since_ns is None or self.since_ns < self.asked_ns
 
     @property
     def runs(self) -> bool:
@@ -149,7 +170,8 @@ class Topics:
         hours: when the market of a topic trades.
         rearm: called when a clock may run out earlier than was known.
         after: seconds of silence by kind or by topic, in place of the declared ones; 0: quiet is normal.
-        first: seconds from a subscription to its first event; None: as after any other event.
+        first: seconds from a subscription to its first event, 0: any number; None: as after any other event, or where that
+            has no clock, `FIRST_DATA`.
     """
 
     def __init__(
@@ -172,15 +194,38 @@ class Topics:
         #: The watch of a key, None when it is not watched.
         self.find: Callable[[Key], Watch | None] = self._watches.get
 
-    def subscribed(self, topic: Topic, now: float) -> None:
-        """The subscription of ``topic`` was confirmed: its clock runs from now on.
+    def requested(self, topic: Topic, now: float, unix_ns: int) -> None:
+        """The subscription of ``topic`` was asked for: its clock runs, unless an earlier request started it already."""
+        watch = self._watched(topic, now)
+        if watch.asked_at == -inf:
+            self._start(watch, now, unix_ns)
+
+    def subscribed(self, topic: Topic, now: float, unix_ns: int) -> None:
+        """The subscription of ``topic`` was confirmed, or needs no confirmation: its clock runs from now on.
 
         Where the first event has a deadline of its own that one counts, except for an account: nothing has to happen there.
         """
         watch = self._watched(topic, now)
-        first = None if topic.kind == "account" else self._first
-        watch.last, watch.allowed = now, watch.after if first is None else first
+        if watch.confirmed and watch.brought_nothing:  # asked for anew, and still without data
+            return
+        watch.confirmed = True
+        self._start(watch, now, unix_ns)
+
+    def _start(self, watch: Watch, now: float, unix_ns: int) -> None:
+        watch.last, watch.allowed = now, self._first_within(watch)
+        watch.asked_at, watch.asked_ns = now, unix_ns
         self._check_at = min(self._check_at, now + watch.allowed)
+
+    def _first_within(self, watch: Watch) -> float:
+        topic = watch.topic
+        if topic.kind == "account":
+            return watch.after
+        if self._first is not None:
+            return self._first or inf
+        if watch.after != inf or self._after.get(topic, self._after.get(topic.kind)) == 0:
+            return watch.after
+        bar = _seconds_of(topic.timeframe) if topic.kind == "candle" and topic.timeframe else 0.0
+        return FIRST_DATA.get(topic.kind, inf) + bar
 
     def _watched(self, topic: Topic, now: float) -> Watch:
         key = topic_key(topic)
@@ -198,13 +243,14 @@ class Topics:
         watch = self._watched(topic, now)
         news = not watch.stale or watch.session or watch.reason != reason
         watch.stale, watch.session, watch.reason, watch.allowed = True, False, reason, inf
+        watch.mute, watch.confirmed, watch.asked_at = False, False, -inf
         return watch if news else None
 
     def event(self, watch: Watch, now: float, unix_ns: int) -> bool:
         """An event came; True when the topic had been stale and is fresh now."""
         allowed = watch.after
         if watch.allowed != allowed or watch.stale or watch.last > now:
-            watch.allowed, watch.reason = allowed, None
+            watch.allowed, watch.reason, watch.mute = allowed, None, False
             self._check_at = min(self._check_at, now + allowed)
             self._rearm()
         watch.last, watch.since_ns = now, unix_ns
@@ -212,11 +258,16 @@ class Topics:
         return was_stale
 
     def fresh_when_quiet(self, topic: Topic) -> Watch | None:
-        """Return the watch of a topic that its confirmed subscription makes fresh: no event of it has to come. Else None."""
+        """Return the watch of a topic that its confirmed subscription makes fresh: no event of it has to come. Else None.
+
+        It had been called stale because the session was gone, or because it was not subscribed.
+        """
         watch = self._watches.get(topic_key(topic))
-        if watch is None or not (watch.stale and watch.session) or topic.kind in _WITH_VALUE or watch.after != inf:
+        if watch is None or not watch.stale or topic.kind in _WITH_VALUE or watch.after != inf:
             return None
-        watch.stale = False
+        if not watch.session and (watch.reason is None or watch.mute):
+            return None
+        watch.stale, watch.reason = False, None
         return watch
 
     def left(self, key: Key) -> Watch | None:
@@ -231,9 +282,15 @@ class Topics:
         gone = [watch for watch in due if not self._is_quiet(watch, now, unix_ns)]
         for watch in gone:
             watch.stale, watch.session = True, False
+            watch.mute = watch.brought_nothing
+            watch.reason = f"no data since the subscription, {now - watch.asked_at:.0f} s ago" if watch.mute else None
         running = (watch.last + watch.allowed for watch in self._watches.values() if watch.runs)
         self._check_at = min(running, default=inf)
         return gone
+
+    def is_due(self, watch: Watch) -> bool:
+        """Return True if an event of a silent topic was due by what is declared or configured, and not by `FIRST_DATA`."""
+        return watch.after != inf or self._first is not None
 
     def _is_quiet(self, watch: Watch, now: float, unix_ns: int) -> bool:
         """Return True if the silence, counted from the opening of the market, is not longer than allowed."""
@@ -266,7 +323,7 @@ class Topics:
     def closed(self, reason: str, since_ns: int | None, now: float) -> None:
         """The connection is gone, or an attempt failed: no topic can be called silent until it is subscribed again."""
         for watch in self._watches.values():
-            watch.allowed = inf
+            watch.allowed, watch.confirmed, watch.asked_at = inf, False, -inf
         self._check_at = inf
         if self.outage is None:
             self.outage = Outage(reason, since_ns, now + SETTLES)
@@ -280,7 +337,13 @@ class Topics:
         """Make a topic stale because the session is gone. What it said last proves nothing when it is said again."""
         watch = self._watched(topic, now)
         watch.stale, watch.session, watch.allowed, watch.said = True, True, inf, None
+        watch.reason, watch.mute = None, False
 
     def deadline(self) -> float:
         """Return the time at which `check` may find something."""
         return self._check_at
+
+
+def _seconds_of(timeframe: str) -> float:
+    number = timeframe.rstrip("smhdwo")
+    return float(int(number) * _UNITS[timeframe.removeprefix(number)])

@@ -43,6 +43,10 @@ class Retry:
             self.attempts = 0
         self._opened_at = None
 
+    def forgive(self) -> None:
+        """The last connection ended because nobody used it: that says nothing of the provider."""
+        self.attempts = max(0, self.attempts - 1)
+
     def wait(self, uniform: float, *, at_least: float = 0.0, longest: bool = False) -> float:
         """Seconds until the next attempt.
 

@@ -11,6 +11,10 @@ has said hello and waits for the provider to be ready. UP subscribes, decodes an
 WAITING and a new attempt with a new adapter instance, unless the provider's answer is declared to mean that the same
 attempt would be refused again, or that another session took this one's place.
 
+Where the provider closes connections without a subscription (`Session.on_interest`), a session is IDLE while nobody wants a
+topic: before the first dial, and when its connection has ended. The first topic that is wanted wakes it. That is no outage:
+nothing is stale, and nothing was missed.
+
 What holds:
 
 - Every change of state is published as a `connection` event with its reason, and the length of an open gap.
@@ -93,11 +97,14 @@ class Life(enum.Enum):
     OPENING = "opening"
     UP = "up"
     WAITING = "waiting"
+    IDLE = "idle"
     FAILED = "failed"
     ENDED = "ended"
 
 
 _CONNECTED = (Life.OPENING, Life.UP)
+#: The reason of a session that is IDLE.
+NOBODY = "idle: nobody wants anything"
 #: What another attempt would not change.
 _FINAL = (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER)
 
@@ -153,6 +160,8 @@ class SessionMachine:
         failed = after is not None and after._life is Life.FAILED
         self._life: Life = Life.FAILED if failed else Life.NEW
         self._wake_at = inf
+        #: Whether the connection ended while nobody wanted a topic: the wait that follows ends when somebody does.
+        self._unused = False
         self._not_before: float = -inf if after is None else after._not_before
         self._lost: Now | None = None if after is None else after._lost
         self._reason: str = after._reason if after is not None and failed else ""
@@ -244,6 +253,8 @@ class SessionMachine:
             case session_events.Fetched(number, answer):
                 self._fetched(number, answer)
             case session_events.Want(topic, by):
+                if self._life is Life.IDLE or (self._life is Life.WAITING and self._unused):
+                    self._awake()
                 self._subscriptions.want(topic, by)
             case session_events.Unwant(topic):
                 self.core.table.unwant(topic, self.core.at.now)
@@ -357,8 +368,27 @@ class SessionMachine:
     # --- the life of a connection ------------------------------------------------------------------------------------
 
     def _start(self) -> None:
+        if self._is_unwanted():
+            self._idle()
+            return
         self._life = Life.WAITING
         self._wake_at = max(self._not_before, self.core.budget.at({"dial": 1}, self.core.at.now))
+
+    def _is_unwanted(self) -> bool:
+        return self._declared.on_interest and not len(self.core.table)
+
+    def _idle(self) -> None:
+        """Connect no more until somebody wants a topic."""
+        self._life, self._wake_at, self._reason, self._lost = Life.IDLE, inf, NOBODY, None
+        self.core.topics.opened()
+
+    def _awake(self) -> None:
+        """Connect because somebody wants a topic. What failed before, or was limited, keeps its wait."""
+        if self._unused:
+            self._retry.forgive()
+        self._unused, self._life = False, Life.WAITING
+        self._wake_at = max(self._not_before, self.core.budget.at({"dial": 1}, self.core.at.now))
+        self.core.topics.opened()  # a connection that nobody used is missed by nobody
 
     def _prepare(self) -> None:
         core = self.core
@@ -424,8 +454,9 @@ class SessionMachine:
         socket_open: bool = True,
     ) -> None:
         """This connection, or this attempt, is over: say why, and come back or stop as ``meaning`` has it."""
-        if self._life in (Life.WAITING, Life.FAILED, Life.ENDED):
+        if self._life in (Life.WAITING, Life.IDLE, Life.FAILED, Life.ENDED):
             return
+        is_unused = self._life is Life.UP and not len(self.core.table)
         if socket_open and self._life in _CONNECTED:
             self.core.put(CloseSocket(1000))
         self._let_go(reason)
@@ -441,6 +472,12 @@ class SessionMachine:
             self.core.limited(wait)
         now = self.core.at.now
         pause = self._retry.wait(self._uniform(), at_least=wait or 0.0, longest=limited and wait is None)
+        self._unused = is_unused and not limited and not wait
+        self._not_before = -inf if self._unused else now + pause
+        if self._is_unwanted():
+            self._idle()
+            self._announce(ConnectionEvent.DISCONNECTING)
+            return
         self._life = Life.WAITING
         self._wake_at = max(now + pause, self.core.budget.at({"dial": 1}, now))
         self._announce(ConnectionEvent.RECONNECTING)
@@ -507,7 +544,8 @@ class SessionMachine:
         """The shell or this machine failed: say so, and what is not known of open commands. A successor takes over."""
         self.core.begin(at)
         if self._life is not Life.FAILED:
-            self._not_before = self._wake_at if self._life is Life.WAITING else -inf
+            if self._life is not Life.IDLE:
+                self._not_before = self._wake_at if self._life is Life.WAITING else -inf
             self._let_go(reason)
             self._announce(ConnectionEvent.RECONNECTING)
             self._life, self._wake_at = Life.ENDED, inf
@@ -721,7 +759,10 @@ class SessionMachine:
         now = self.core.at.now
         self._end_late_commands(now)
         if self._life is Life.WAITING and now >= self._wake_at:
-            self._prepare()
+            if self._is_unwanted():
+                self._idle()
+            else:
+                self._prepare()
         elif self._life is Life.OPENING and now >= self._wake_at:
             self._lose(f"not ready within {READY_WITHIN:g} s")
         if self._life in _CONNECTED:

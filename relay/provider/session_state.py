@@ -58,7 +58,8 @@ class SessionSettings:
         linger: how long a topic nobody needs stays subscribed.
         waiting: how many topics may wait to be asked for, each counted once for everybody who waits for it.
         book_buffer: how many deltas may wait for one book's snapshot.
-        first_data_within: seconds from a subscription to its first event before it is called stale; None: ``stale_after``.
+        first_data_within: seconds from a subscription to its first event before it is called stale; 0: any number; None:
+            ``stale_after``, or a default of the kind (`relay.provider.liveness.FIRST_DATA`).
         stale_after: seconds of silence by kind, or by topic, in place of what the adapter declares; 0: quiet is normal.
         hours: when the market of a symbol trades, in place of what the adapter knows; None is for all other symbols.
         audit: how often an account is compared with the provider's lists although no connection was lost; 0: never.
@@ -192,6 +193,7 @@ class SessionState:
             linger=settings.linger,
             ack_within=declared.ack_within,
             most_waiting=settings.waiting,
+            most_topics=declared.most_topics,
         )
         if after is not None:
             self.table.adopt(after.table)

@@ -137,15 +137,25 @@ class SubscriptionTable:
         linger: seconds a topic nobody needs is kept subscribed.
         ack_within: seconds for an acknowledgement; None when the provider sends none.
         most_waiting: topics that may wait to be asked for, one counted for everybody who waits for it.
+        most_topics: topics that one connection may have; None: as many as are wanted.
     """
 
     def __init__(
-        self, *, per_frame: int, linger: float, ack_within: float | None, most_waiting: int = MOST_WAITING
+        self,
+        *,
+        per_frame: int,
+        linger: float,
+        ack_within: float | None,
+        most_waiting: int = MOST_WAITING,
+        most_topics: int | None = None,
     ) -> None:
         self._per_frame = per_frame
         self._linger = linger
         self._ack_within = ack_within
         self._most_waiting = most_waiting
+        self._most_topics = inf if most_topics is None else most_topics
+        #: What the connection has no room for, and its subscribers were told.
+        self._crowded: dict[Key, None] = {}
         self._entries: dict[Key, Entry] = {}
         self._leaving: dict[Key, Topic] = {}
         self._left: BoundedDict[Key, None] = BoundedDict(_ENDING)
@@ -219,6 +229,7 @@ class SubscriptionTable:
 
     def _stand(self, key: Key, entry: Entry, standing: SubscriptionState) -> None:
         self._standing[entry.standing].pop(key, None)
+        self._crowded.pop(key, None)
         self._standing[standing][key] = entry
         if entry.standing is SubscriptionState.WANTED and standing is not SubscriptionState.WANTED:
             self._unline(key, entry)
@@ -271,16 +282,21 @@ class SubscriptionTable:
             self._lingering.popitem(last=False)
         for key, entry in gone:
             self._unline(key, entry)
+            self._crowded.pop(key, None)
             del self._entries[key], self._standing[entry.standing][key]
-            if entry.standing in (SubscriptionState.QUEUED, SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
+            if entry.standing in _TAKEN:
                 self._leaving[key] = entry.topic
         return [entry.topic for _, entry in gone]
 
     def take_to_subscribe(self, most: int | None = None) -> tuple[Topic, ...]:
         """Mark the next batch, of at most ``most`` topics, as QUEUED and return it.
 
-        What is yet to be unsubscribed waits for that, or the unsubscribe would end the new subscription.
+        What is yet to be unsubscribed waits for that, or the unsubscribe would end the new subscription. What the
+        connection has no room for waits too, see `crowded`.
         """
+        room = self._room()
+        if room < 1:
+            return ()
         found = ((rank, line, line.take(1, lambda key: key not in self._leaving)) for rank, line in self._lines.items())
         rank, line, keys = next((each for each in found if each[-1]), (Rank.PINNED, self._lines[Rank.PINNED], []))
         if not keys:
@@ -290,9 +306,10 @@ class SubscriptionTable:
             together = list(self._parts.pop(part))
             for key in together:
                 self._entries[key].part = None
-            keys = [key for key in together if key not in self._leaving]
+            keys = [key for key in together if key not in self._leaving][: int(min(room, len(together)))]
         elif rank is not Rank.DOUBTED:
             size = self._per_frame if most is None else max(1, min(most, self._per_frame))
+            size = int(min(size, room))
             keys += line.take(size - 1, lambda key: key not in self._leaving and self._entries[key].part is None)
         number, shared = next(self._numbers), len(keys) > 1
         for key in keys:
@@ -300,6 +317,22 @@ class SubscriptionTable:
             entry.part, entry.request, entry.shared = None, number, shared
             self._stand(key, entry, SubscriptionState.QUEUED)
         return tuple(self._entries[key].topic for key in keys)
+
+    def _room(self) -> float:
+        """Return how many more topics the connection may have; what is yet to be unsubscribed it still has."""
+        taken = sum(len(self._standing[standing]) for standing in _TAKEN)
+        return self._most_topics - taken - len(self._leaving)
+
+    def crowded(self) -> list[Entry]:
+        """Return, once, the topics that wait because the connection has no room for them, with the reason."""
+        wanted = self._standing[SubscriptionState.WANTED]
+        if len(wanted) == len(self._crowded) or self._room() >= 1:
+            return []
+        found = {key: entry for key, entry in wanted.items() if key not in self._crowded and key not in self._leaving}
+        for key, entry in found.items():
+            self._crowded[key] = None
+            entry.reason = f"the provider allows {self._most_topics} topics on a connection, and all are taken"
+        return list(found.values())
 
     def take_to_unsubscribe(self) -> tuple[Topic, ...]:
         """Return the next batch to be unsubscribed, and forget it."""
@@ -385,6 +418,11 @@ class SubscriptionTable:
             self._stand(key, entry, SubscriptionState.WANTED)
             entry.asks = 0
 
+    def is_confirmed(self, topic: Topic) -> bool:
+        """Return True if the provider has acknowledged ``topic``, or sent data of it."""
+        entry = self._entries.get(topic_key(topic))
+        return entry is not None and entry.standing is SubscriptionState.CONFIRMED
+
     def overdue(self, now: float) -> tuple[list[Entry], list[Entry]]:
         """Requests without acknowledgement: those to be repeated (they are WANTED again), and those given up just now.
 
@@ -421,7 +459,7 @@ class SubscriptionTable:
         found = []
         for standing in (SubscriptionState.WANTED, SubscriptionState.QUEUED):
             for entry in self._standing[standing].values():
-                if entry.told is False:
+                if entry.told is False and topic_key(entry.topic) not in self._crowded:
                     found.append(entry)
                 entry.told = entry.told is not None
         waits = self._standing[SubscriptionState.WANTED] or self._standing[SubscriptionState.QUEUED]
@@ -438,6 +476,7 @@ class SubscriptionTable:
         self._leaving.clear()
         self._left.clear()
         self._parts.clear()
+        self._crowded.clear()
         self._ack_at, self._look_at = inf, inf
         for found in self._standing.values():
             found.clear()
@@ -486,6 +525,8 @@ class SubscriptionTable:
         return [(key, self._entries[key]) for key in keys if key in self._entries]
 
 
+#: What takes a place on the connection.
+_TAKEN = (SubscriptionState.QUEUED, SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
 #: What an answer about a whole request can concern.
 _ASKED = (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
 

@@ -196,7 +196,20 @@ class Subscriptions:
         wanted = self._table.take_to_subscribe(self._batch())
         if wanted:
             self._subscribe(wanted)
+        else:
+            self._refuse_crowded()
         return bool(leaving or wanted)
+
+    def _refuse_crowded(self) -> None:
+        """Tell those whose topics the connection has no room for; they are asked for when others are given up."""
+        crowded = self._table.crowded()
+        if not crowded:
+            return
+        first, reason = crowded[0].topic, crowded[0].reason or ""
+        for entry in crowded:
+            self._say_stale(entry.topic, reason)
+        named = f"{first.kind} {first.symbol or first.account or ''}" if len(crowded) == 1 else f"{len(crowded)} topics"
+        self._core.error("subscription_refused", f"{named}: {reason}", kind=first.kind, symbol=first.symbol or "")
 
     def _batch(self) -> int:
         """Return how many topics a request may carry, so that all of its frames can be sent now."""
@@ -250,11 +263,13 @@ class Subscriptions:
 
     def sent(self, topics: Iterable[Topic]) -> None:
         """The request was sent."""
-        topics, now = tuple(topics), self._core.at.now
-        self._table.sent(topics, now)
-        if self._declared.ack_within is None:
-            for topic in topics:
-                self._topics.subscribed(topic, now)
+        topics, at = tuple(topics), self._core.at
+        self._table.sent(topics, at.now)
+        for topic in topics:
+            if self._declared.ack_within is None:
+                self._topics.subscribed(topic, at.now, at.unix_ns)
+            else:
+                self._topics.requested(topic, at.now, at.unix_ns)
 
     # --- what the provider makes of it -------------------------------------------------------------------------------
 
@@ -269,7 +284,7 @@ class Subscriptions:
     def confirmed(self, topics: Iterable[Topic]) -> None:
         """The provider acknowledged these topics."""
         for entry in self._table.confirmed(topics):
-            self._topics.subscribed(entry.topic, self._core.at.now)
+            self._topics.subscribed(entry.topic, self._core.at.now, self._core.at.unix_ns)
             if entry.topic.kind != "account" or not self._replays:
                 self._fresh_when_quiet(entry.topic)
             symbol = entry.topic.symbol
@@ -494,7 +509,11 @@ class Subscriptions:
             self._say_stale(entry.topic, f"not asked for yet: {len(waiting)} topics wait until the provider takes more")
         for watch in self._topics.check(now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.STALE))
-            self._table.again(watch.topic)
+            # What has no acknowledgement yet is asked for again because of that.
+            if self._topics.is_due(watch) and (
+                self._declared.ack_within is None or self._table.is_confirmed(watch.topic)
+            ):
+                self._table.again(watch.topic)
         for symbol in self._snapshots.take_due(now):
             self._ask_for_snapshot(symbol)
         if now >= self._reconcile_at:

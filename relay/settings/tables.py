@@ -190,8 +190,9 @@ class ProviderTable:
     waiting: int = field(default=10_000, validator=_positive)
     """Streams that may wait to be asked for, each counted once for every connection that waits for it; where there are more,
     the connection with the most is refused one."""
-    first_data_within: float | None = field(default=None, validator=_positive_or_none)
-    """Seconds from a subscription to its first event before the stream is called stale; the adapter's own when absent."""
+    first_data_within: float | None = field(default=None, validator=validators.optional(_not_negative))
+    """Seconds from a subscription to its first event before the stream is called stale; 0: never. When absent, those of
+    `stale_after`, else 30 for quotes and depth and 60 and the bar for candles."""
     stale_after: Mapping[str, float] = Factory(dict)
     """Seconds of silence after which a stream is called stale, by kind (`quote = 30`) or by stream (`"quote EUR/USD" = 5`),
     before what the adapter declares; 0: quiet is normal."""
@@ -298,7 +299,7 @@ class ProviderSettings:
         required: True if the relay is ready only while this provider is.
         linger: seconds a topic stays subscribed without a subscriber.
         waiting: topics that may wait to be asked for.
-        first_data_within: seconds from a subscription to its first event; None: ``stale_after``.
+        first_data_within: seconds from a subscription to its first event; see `SessionSettings` of `relay.provider`.
         stale_after, hours, audit: see `SessionSettings` of `relay.provider`.
         visibility: `private` if its market streams need authorization.
         accounts: its sessions, at least one.

@@ -155,7 +155,7 @@ class FramedBooks(Books):
         return self._framed(super().event(channel, policy, topic))
 
     def _framed(self, line):
-        return Delivery(framed(line), line.channel, line.policy, line.seq, line.topic)
+        return Delivery(framed(line), line.channel, line.policy, line.seq, line.conflation_key)
 
 
 def framed(line):

@@ -12,6 +12,7 @@ from relay.model.events import (
     Alert,
     Candle,
     Connection,
+    Depth,
     Gap,
     Notification,
     Order,
@@ -425,3 +426,31 @@ def test_with_ids_the_position_of_an_account_follows_its_state(relay):
     got = relay.client().subscribe("private-account.x.A", ids=True)
     assert [m["event"] for m in got] == ["pusher_internal:subscription_succeeded", "account", "tickrelay:position"]
     assert got[-1]["data"]["seq"] == 2
+
+
+@pytest.mark.parametrize("channel", ["depth.x.A", "depth.all.A"])
+def test_who_waits_for_the_first_snapshot_of_a_book_is_told_that_it_does_not_come(relay, channel):
+    waiting = relay.client()
+    waiting.subscribe(channel)
+    relay.publish(Depth(symbol="A", bids=[("1", "1")], asks=(), snapshot=False))  # nothing for who waits
+    waiting.take()
+    reason = "no data since the subscription, 30 s ago"
+    relay.publish(Staleness(event="STALE", symbols=["A"], of="depth", reason=reason))
+    (told,) = waiting.take()
+    assert (told["event"], told["data"]["reason"]) == ("staleness", reason)
+    late = relay.client().subscribe(channel)
+    assert late.names == ["subscription_succeeded", "staleness"]
+    relay.publish(Staleness(event="FRESH", symbols=["A"], of="depth"))
+    relay.publish(Depth(symbol="A", bids=[("1", "1")], asks=(), snapshot=True))
+    assert waiting.take().names == ["staleness", "depth"]
+
+
+def test_a_pinned_stream_that_went_stale_before_anybody_joined_tells_whoever_joins(relay_of, app_of):
+    pinned = Stream("x", Topic(kind="depth", symbol="A"))
+    relay = relay_of(app_of(), pinned=[pinned])
+    relay.publish(Staleness(event="STALE", symbols=["A"], of="depth", reason="no such symbol"))
+    got = relay.client().subscribe("depth.x.A")
+    assert (got.names, got.of("staleness")[0]["data"]["reason"]) == (
+        ["subscription_succeeded", "staleness"],
+        "no such symbol",
+    )

@@ -217,6 +217,7 @@ def test_a_topic_that_waits_long_is_stale_once_and_fresh_with_its_first_event(ri
     r.up(0)
     r.do(session_events.Want(topic("A"), STRANGER), 0)
     r.do(session_events.Want(topic("B"), STRANGER), 0)
+    r.say(["quote", "A", "1"], at=0)
     r.fresh()
     for at in (1, 5, 10, 15, 20, 25):
         r.tick(at)

@@ -172,7 +172,7 @@ def test_a_stream_that_stays_silent_behind_a_subscription_is_stale(rig):
     for at in range(6, 500):
         frames += r.texts(r.say("alive", ["ack", "quote:A", "account:main"], at=at) + r.tick(at))
         told += [(at, event.of) for event in r.fresh() if event.kind == "staleness"]
-    assert told == [(35, "quote"), (95, "account")]
+    assert told == [(35, "quote"), (95, "account"), (125, "candle")]
     assert frames == [
         {"unsub": ["quote:A"]},
         {"sub": ["quote:A"]},

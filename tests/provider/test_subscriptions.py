@@ -43,7 +43,7 @@ def test_acknowledged_explicitly_or_by_data(rig):
     r.say(["ack", "quote:A"], at=1)
     r.say(["quote", "B", "1"], ["candle", "A", "1m"], at=1)
     assert standing(r) == {"confirmed": 3}
-    assert r.machine.deadline() == 61  # nothing but the transport is waited for
+    assert r.machine.deadline() == 30  # when it is looked for data, which have to come of A
 
 
 def test_without_an_acknowledgement_it_is_asked_again_then_reported(rig):
@@ -225,7 +225,7 @@ def test_a_topic_that_was_let_go_is_not_watched_and_its_book_is_closed(rig):
     assert r.counters()["dropped"] == {"unwanted": 1}
 
 
-def test_a_topic_not_yet_subscribed_again_is_not_called_silent(rig):
+def test_a_topic_whose_subscription_is_not_acknowledged_is_called_silent_from_its_request_on(rig):
     r = rig(stale_after={"quote": 20}, backoff=ONCE, silent_after=9999, ack_within=500)
     r.up(0)
     r.want("quote:A", "quote:B", at=0)
@@ -235,8 +235,16 @@ def test_a_topic_not_yet_subscribed_again_is_not_called_silent(rig):
     r.do(session_events.Opened(), 10)
     r.say(["quote", "B", "2"], at=10)
     r.fresh()
-    r.tick(30)
-    assert [event.symbols for event in r.fresh()] == [("B",)]
+    r.tick(29.9)
+    assert r.fresh() == []
+    outputs = r.tick(30)
+    assert [(event.symbols, event.reason) for event in r.fresh()] == [
+        (("A",), "no data since the subscription, 20 s ago"),
+        (("B",), None),
+    ]
+    assert r.texts(outputs) == [{"unsub": ["quote:B"]}, {"sub": ["quote:B"]}], (
+        "A is asked for again when no answer came"
+    )
 
 
 def test_first_data_has_its_own_deadline_from_the_acknowledgement(rig):
@@ -250,6 +258,7 @@ def test_first_data_has_its_own_deadline_from_the_acknowledgement(rig):
     r.tick(15)
     (stale,) = r.fresh()
     assert (stale.event, stale.stale_since) == ("STALE", None)
+    assert stale.reason == "no data since the subscription, 10 s ago"
     r.say(["quote", "A", "1"], at=16)
     assert r.kinds() == ["staleness FRESH", "quote"]
     r.tick(5000)  # no stale_after for quotes: quiet is normal from here on

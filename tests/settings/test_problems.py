@@ -126,7 +126,7 @@ BAD: list[tuple[str, list[str]]] = [
     (VENUE + "stale_after = { quote = -1 }", ["providers.venue.stale_after.quote: must not be negative: -1"]),
     (VENUE + "stale_after = { 'candle BTC 5m' = 5 }", ['providers.venue.stale_after."candle BTC 5m": adapter venue has no candles of 5m; there are: 1m, 1h']),
     (VENUE + "symbols = { X = 'BTC/USD' }\nstale_after = { 'quote X' = 5 }", ['providers.venue.stale_after."quote X": X is written BTC/USD here']),
-    (VENUE + "first_data_within = 0", ["providers.venue.first_data_within: must be > 0: 0"]),
+    (VENUE + "first_data_within = -1", ["providers.venue.first_data_within: must not be negative: -1"]),
     (VENUE + "hours = 'Mon-Fri 09:30-16:00'", ["providers.venue.hours: must be a table of names, like [providers.NAME], not text"]),
     (VENUE + "hours = { default = 'nights' }", ["providers.venue.hours.default: not a timetable such as 'Sun 17:00-Fri 17:00' or 'Mon-Fri 09:30-16:00': 'nights'"]),
     (VENUE + "hours = { default = 'Mon-Fri 09:30-16:00 New_York' }", ["providers.venue.hours.default: no such time zone: 'New_York'"]),

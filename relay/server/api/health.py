@@ -37,10 +37,13 @@ _SHOWN = {
     "opening": "CONNECTING",
     "up": "CONNECTED",
     "waiting": "RECONNECTING",
+    "idle": "IDLE",
     "failed": "FAILED",
     "ended": "DISCONNECTED",
 }
 CONNECTED = "CONNECTED"
+#: Not connected because nobody wants anything: it connects when somebody does.
+IDLE = "IDLE"
 STATES = tuple(dict.fromkeys(_SHOWN.values()))
 
 
@@ -99,11 +102,11 @@ def _may_know_channel(name: str, key: ApiKey | None) -> bool:
 
 
 def not_ready(sessions: Iterable[Session]) -> list[dict[str, Any]]:
-    """Return the required sessions that are not connected; accounts and reasons are told by the status."""
+    """Return the required sessions that are not connected although somebody wants data; the status tells the reasons."""
     return [
         {name: session.get(name) for name in ("provider", "state")}
         for session in sessions
-        if session["required"] and session["state"] != CONNECTED
+        if session["required"] and session["state"] not in (CONNECTED, IDLE)
     ]
 
 
