@@ -50,8 +50,25 @@ function watchQuote(channel, symbol, provider, kinds) {
   const entry = { row, cells, symbol, provider, kinds, series: [[], [], []], at: null };
   quotes.set(channel, entry);
   row.onclick = () => choose(channel);
-  subscribe(channel, { quote: ({ quote }) => onQuote(channel, entry, quote) });
+  subscribe(channel, { quote: ({ quote }) => onQuote(channel, entry, quote), staleness: (data) => onStaleness(channel, entry, data) });
 }
+
+// A price that cannot be relied on stays, greyed, with the reason; the chart draws no line over the time without data.
+function onStaleness(channel, entry, { event, reason, stale_since: since }) {
+  entry.row.classList.toggle("stale", event === "STALE");
+  entry.row.title = event === "STALE" ? [reason ?? "no data", since && `since ${since}`].filter(Boolean).join(", ") : "";
+  if (event === "STALE") breakLine(entry);
+  if (channel === chosen) markChosen(entry);
+}
+
+function breakLine(entry) {
+  const [times, bids, asks] = entry.series;
+  if (times.length === 0 || (bids.at(-1) === null && asks.at(-1) === null)) return;
+  times.push(clock()); bids.push(null); asks.push(null);
+  entry.dirty = true;
+}
+
+const markChosen = (entry) => document.body.classList.toggle("stale-symbol", entry.row.classList.contains("stale"));
 
 function onQuote(channel, entry, quote) {
   for (const side of ["bid", "ask", "last"]) {
@@ -88,6 +105,7 @@ function choose(channel) {
   entry.row.classList.add("chosen");
   entry.row.scrollIntoView({ block: "nearest" });
   text($("chosen"), `${entry.symbol} · ${entry.provider}`);
+  markChosen(entry);
   book.bids.clear(); book.asks.clear(); $("tape").replaceChildren();
   plot.setData(entry.series);
   const handlers = { depth: { depth: onDepth }, public_trade: { public_trade: onTrade } };
@@ -138,6 +156,7 @@ function onTrade({ public_trade: trade }) {
 // --- accounts -------------------------------------------------------------------------------------------------------
 
 const rows = new Map();              // table id and key -> row
+const accountChannels = new Map();   // channel -> provider
 
 function rowOf(table, key, columns, first = false) {
   const name = `${table} ${key}`;
@@ -161,8 +180,18 @@ function money(element, value) {
   element.className = `n ${Number(value ?? 0) < 0 ? "down" : "up"}`;
 }
 
-function watchAccount(channel) {
+// What a relay that was restarted does not tell again is not so any more.
+function forgetAccount(provider) {
+  for (const table of ["accounts", "positions", "orders"])
+    for (const [name, row] of rows) if (name.startsWith(`${table} ${provider} `)) { row.remove(); rows.delete(name); }
+}
+
+function watchAccount(channel, provider) {
+  accountChannels.set(channel, provider);
   subscribe(channel, {
+    staleness: ({ event }) => {
+      for (const [name, row] of rows) if (name.split(" ")[1] === provider) row.classList.toggle("stale", event === "STALE");
+    },
     account: ({ provider, account }) => {
       const row = rowOf("accounts", `${provider} ${account.id}`, ["dim", "", "n", "n", "n"]);
       const known = [row.cells[2].textContent, row.cells[3].textContent];
@@ -187,13 +216,14 @@ function watchAccount(channel) {
 
 // Account streams need an API key: the demo tells its own, other relays show accounts to applications only.
 async function watchAccounts(key) {
+  if (accountChannels.size > 0) return;
   const headers = { Authorization: `Bearer ${key}`, "Content-Type": "application/json" };
   const { streams } = await (await fetch("api/v2/ws/streams", { headers })).json();
   const subscriptions = streams.filter(({ kind }) => kind === "account").flatMap(({ id, example }) => [{ stream: id, filter: example }]);
   if (subscriptions.length === 0) return;
   document.body.classList.remove("no-accounts");
   const answer = await fetch("api/v2/ws/session", { method: "POST", headers, body: JSON.stringify({ subscriptions }) });
-  for (const { channel } of (await answer.json()).subscriptions) watchAccount(channel);
+  (await answer.json()).subscriptions.forEach(({ channel }, index) => watchAccount(channel, subscriptions[index].stream.split(".")[0]));
 }
 
 // --- sessions -------------------------------------------------------------------------------------------------------
@@ -231,8 +261,11 @@ function drawSessions(sessions) {
 
 // --- life -----------------------------------------------------------------------------------------------------------
 
+let apiKey = null;                   // of an operator who signed in; kept by this page only
+
 async function status() {
-  const answer = await fetch("api/v2/status");
+  const answer = await fetch("api/v2/status", apiKey ? { headers: { Authorization: `Bearer ${apiKey}` } } : {});
+  if (answer.status === 401) throw new Error("401");
   if (!answer.ok) throw new Error(`status: HTTP ${answer.status}`);
   return answer.json();
 }
@@ -244,7 +277,18 @@ function everySecond() {
   text($("streams"), String(channels.size));
   lastReceived = received;
   for (const entry of quotes.values()) if (entry.at) text(entry.cells.age, `${Math.floor(clock() - entry.at)} s`);
-  status().then((state) => drawSessions(state.sessions)).catch(() => {});
+  status().then((state) => { drawSessions(state.sessions); answered(true); }).catch(() => answered(false));
+}
+
+// Without the relay nothing here is known to be true: everything is greyed, and says since when.
+let away = null;
+
+function answered(is) {
+  const known = is && pusher.connection.state === "connected";
+  away = known ? null : away ?? new Date();
+  document.body.classList.toggle("away", !known);
+  text($("away"), known ? "" : `nothing heard from the relay since ${away.toTimeString().slice(0, 8)}`);
+  if (!known) for (const entry of quotes.values()) breakLine(entry);
 }
 
 function draw() {
@@ -255,7 +299,7 @@ function draw() {
 }
 
 function makePlot() {
-  const line = (label, stroke) => ({ label, stroke, width: 1.25, points: { show: false }, spanGaps: true });
+  const line = (label, stroke) => ({ label, stroke, width: 1.25, points: { show: false }, spanGaps: false });
   const axis = { stroke: "#7d8896", grid: { stroke: "#1f2732", width: 1 }, ticks: { show: false }, font: "10px sans-serif" };
   const size = () => ({ width: $("plot").clientWidth - 12, height: 212 });
   plot = new uPlot({
@@ -271,18 +315,33 @@ async function start() {
   pusher = new Pusher(state.app_key, {
     wsHost: location.hostname, wsPort: location.port || 80, wssPort: location.port || 443,
     forceTLS: location.protocol === "https:", enabledTransports: ["ws", "wss"], disableStats: true, cluster: "",
-    channelAuthorization: { endpoint: "api/v2/ws/auth", transport: "ajax", headers: { Authorization: `Bearer ${state.demo_api_key ?? ""}` } },
+    channelAuthorization: { endpoint: "api/v2/ws/auth", transport: "ajax", headers: { Authorization: `Bearer ${apiKey ?? state.demo_api_key ?? ""}` } },
   });
-  tickrelayResume(pusher);
-  pusher.connection.bind("state_change", ({ current }) => { text($("link"), current); $("link").dataset.state = current; });
+  // Of a relay that was restarted: its positions, orders and money come again, and only what comes is so.
+  tickrelayResume(pusher, { failed: (channel) => { if (accountChannels.has(channel)) forgetAccount(accountChannels.get(channel)); } });
+  pusher.connection.bind("state_change", ({ current }) => { text($("link"), current); $("link").dataset.state = current; answered(current === "connected"); });
   drawSessions(state.sessions);
   for (const provider of new Set(state.sessions.map((session) => session.provider))) watchProvider(provider);
   for (const { provider, symbol, channel, kinds } of state.quotes) watchQuote(`cache-${channel}`, symbol, provider, kinds);
   const richest = [...state.quotes].sort((a, b) => shownKinds(b).length - shownKinds(a).length)[0];
   if (richest) choose(`cache-${richest.channel}`);
-  if (state.demo_api_key) watchAccounts(state.demo_api_key);
+  if (apiKey ?? state.demo_api_key) watchAccounts(apiKey ?? state.demo_api_key);
   setInterval(everySecond, 1000);
   requestAnimationFrame(draw);
 }
 
-start().catch((error) => { text($("link"), String(error.message ?? error)); $("link").dataset.state = "failed"; });
+function failed(error) {
+  const denied = error.message === "401";
+  document.body.classList.toggle("denied", denied);
+  text($("link"), denied ? (apiKey ? "this API key is not one of this relay's" : "sign in with an API key") : String(error.message ?? error));
+  $("link").dataset.state = "failed";
+}
+
+$("sign-in").addEventListener("submit", (event) => {
+  event.preventDefault();
+  apiKey = $("key").value.trim();
+  document.body.classList.remove("denied");
+  start().catch(failed);
+});
+
+start().catch(failed);
