@@ -98,8 +98,10 @@ class Trades:
             was_order = id in self.orders or is_new
             if was_order or is_listed:
                 filled = self._order(given, account, self.orders.pop(id, OrderType.MARKET if code == ADDED else None))
+                # A list has the position's volume now, of which a part may have been closed since the fill.
+                size = given["volume"] if was_order else None
                 yield Partial(evolve(
-                    filled, status=OrderStatus.FILLED, filled_quantity=given["volume"], position_id=id,
+                    filled, status=OrderStatus.FILLED, quantity=size, filled_quantity=size, position_id=id,
                     average_fill_price=given["open_price"], timestamp=moment(given["open_time"]),
                 ))  # fmt: skip
             if is_open:

@@ -13,6 +13,7 @@ A provider that differs says so in its README: `DIFFERENCES` quotes it, and a te
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from relay.testing.simulator import Drop, Simulator
 from relay.testing.subscriber import Subscriber
 from relay_shuriken.chain import BONK
 from support.faulty import OUR_APP, VENUES
+from support.meanings import rows, said_by
 from support.running import API_KEY, port_of, running_relay
 
 ADAPTERS = Path(__file__).parents[2] / "adapters"
@@ -43,7 +45,7 @@ EVERY = 0.05
 SETTLED = 3
 
 CREATED, FILLED = "order ORDER_CREATED OPEN", "order ORDER_FILLED FILLED"
-ACCEPTED, REFUSED, FILL, MONEY = "reply accepted", "refused", "trade TRADE_FILLED", "money"
+ACCEPTED, REJECTED, REFUSED, FILL, MONEY = "reply accepted", "reply rejected", "refused", "trade TRADE_FILLED", "money"
 LOST = ("connection RECONNECTING", "connection CONNECTED")
 
 #: What is heard, by phase.
@@ -53,6 +55,8 @@ SEQUENCE: Mapping[str, tuple[str, ...]] = {
     "bid below the market": (ACCEPTED, CREATED),
     "amend": (ACCEPTED, "order ORDER_MODIFIED OPEN"),
     "cancel": (ACCEPTED, "order ORDER_CANCELLED CANCELLED"),
+    "buy beyond the margin": (REJECTED, "order ORDER_REJECTED REJECTED"),
+    "close a part": (ACCEPTED, CREATED, FILLED, FILL, "position POSITION_MODIFIED", MONEY),
     "close": (ACCEPTED, CREATED, FILLED, FILL, "position POSITION_CLOSED", MONEY),
     "lose the connection": (*LOST, "gap quote none", "gap account replay", "quote"),
 }
@@ -73,6 +77,9 @@ _TAKEN = "An order of yours is published as `ORDER_CREATED` with status PENDING 
 _CLOSING = (
     "`ClosePosition` does not name the order it makes, so this order is published, as filled, when its fill names it."
 )
+_NO_ORDER = "A refused order has no ticket: there is no `order` event of it."
+_REFUSED_RPC = "An order that is refused has no id: there is no `order` event of it."
+_PART = "The part of a position that is closed gets a ticket of its own, which is published as POSITION_CLOSED."
 _STREAMS_ONLY = "It has no quotes and takes no commands."
 DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
     "helio": {},
@@ -88,6 +95,11 @@ DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
             (ACCEPTED, "order ORDER_MODIFIED PENDING_CANCEL", "order ORDER_CANCELLED CANCELLED"),
             "| 8 DELETE_REQUEST, 9 CANCEL_REQUEST | whole | order PENDING_CANCEL |",
         ),
+        "buy beyond the margin": Differs((REJECTED,), _NO_ORDER),
+        "close a part": Differs(
+            (ACCEPTED, "notification", "position POSITION_CLOSED", "notification", "position POSITION_MODIFIED", MONEY),
+            _PART, _NO_FILL, _NOTICE,
+        ),
         "close": Differs(  # no other order: the position's own ticket is closed
             (ACCEPTED, "notification", "position POSITION_CLOSED", "notification", MONEY),
             _ONE_TICKET, _NO_FILL, _NOTICE,
@@ -101,6 +113,8 @@ DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
     "crosstrade": {
         "buy": Differs((ACCEPTED, "order ORDER_CREATED PENDING", FILLED, FILL, "position POSITION_OPENED", MONEY), _TAKEN),
         "bid below the market": Differs((ACCEPTED, "order ORDER_CREATED PENDING", "order ORDER_MODIFIED OPEN"), _TAKEN),
+        "buy beyond the margin": Differs((REJECTED,), _REFUSED_RPC),
+        "close a part": Differs((ACCEPTED, FILLED, FILL, "position POSITION_MODIFIED", MONEY), _CLOSING),
         "close": Differs((ACCEPTED, FILLED, FILL, "position POSITION_CLOSED", MONEY), _CLOSING),
     },
 }  # fmt: skip
@@ -111,17 +125,60 @@ class Traded(NamedTuple):
 
     market: Topic
     quantity: str = "1"
+    part: str = "1"
     bid: str = "1"
     better: str = "2"
 
 
 TRADED = {
-    "helio": Traded(Topic(kind="quote", symbol="EUR/USD"), "10000", "1.05000", "1.06000"),
-    "tektii": Traded(Topic(kind="quote", symbol="AAPL"), "10", "100.00", "101.00"),
-    "scaletrade": Traded(Topic(kind="quote", symbol="EUR/USD"), "10", "1.05000", "1.06000"),
+    "helio": Traded(Topic(kind="quote", symbol="EUR/USD"), "10000", "4000", "1.05000", "1.06000"),
+    "tektii": Traded(Topic(kind="quote", symbol="AAPL"), "10", "4", "100.00", "101.00"),
+    "scaletrade": Traded(Topic(kind="quote", symbol="EUR/USD"), "10", "4", "1.05000", "1.06000"),
     "shuriken": Traded(Topic(kind="public_trade", symbol=BONK)),
-    "crosstrade": Traded(Topic(kind="quote", symbol="ES 09-26"), "1", "5000.00", "5100.00"),
+    "crosstrade": Traded(Topic(kind="quote", symbol="ES 09-26"), "2", "1", "5000.00", "5100.00"),
 }
+
+
+def _facts(traded: Traded) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    """What the last order, fill and position of a phase are, for every broker: each member that it says."""
+    whole, part = traded.quantity, traded.part
+    rest, limit = str(int(whole) - int(part)), {"side": "BUY", "order_type": "LIMIT", "quantity": whole}
+    sold = {"side": "SELL", "order_type": "MARKET", "status": "FILLED", "remaining_quantity": "0"}
+    none = {"filled_quantity": "0", "remaining_quantity": whole}
+    return {
+        "buy": {
+            "order": {**limit, "order_type": "MARKET", "filled_quantity": whole, "remaining_quantity": "0",
+                      "status": "FILLED", "client_order_id": "mine-1"},
+            "trade": {"side": "BUY", "quantity": whole},
+            "position": {"side": "LONG", "quantity": whole},
+        },
+        "bid below the market": {
+            "order": {**limit, **none, "limit_price": traded.bid, "status": "OPEN", "client_order_id": "mine-2"},
+        },
+        "amend": {"order": {**limit, **none, "limit_price": traded.better, "status": "OPEN"}},
+        "cancel": {"order": {**limit, **none, "limit_price": traded.better, "status": "CANCELLED"}},
+        "close a part": {
+            "order": {**sold, "quantity": part, "filled_quantity": part},
+            "trade": {"side": "SELL", "quantity": part},
+            "position": {"side": "LONG", "quantity": rest},
+        },
+        "close": {
+            "order": {**sold, "quantity": rest, "filled_quantity": rest},
+            "trade": {"side": "SELL", "quantity": rest},
+            "position": {"side": "LONG", "quantity": "0"},
+        },
+    }  # fmt: skip
+
+
+#: Members that an event may lack although the provider says them elsewhere, with the words of its documentation.
+UNSAID = {"scaletrade": {"order": {"filled_quantity": "ScaleTrade: of filled orders only"}}}
+
+
+def _is_said(value: str, expected: str) -> bool:
+    try:
+        return Decimal(value) == Decimal(expected)
+    except InvalidOperation:
+        return value == expected
 
 
 class Scenario:
@@ -135,6 +192,8 @@ class Scenario:
         self.heard: list[Mapping[str, Any]] = []
         self.order_id = self.position_id = "0"
         self.sent: list[str] = []
+        self.errors: list[Mapping[str, Any]] = []
+        self.stood: dict[str, Mapping[str, Any]] = {}
         self._http = http
         self._sizes: dict[str, str] = {}
         self._began = 0
@@ -174,6 +233,9 @@ class Scenario:
         """Send a command; a refusal before anything was begun has no reply and is noted here."""
         asked = {"provider": self.name, "account": self.account, "command": name, **members}
         answer = await self._http.post("/api/v2/commands", json=asked)
+        if answer.status_code == 422:
+            self.errors.append(answer.json()["error"])
+            return
         if answer.status_code == 400:
             assert f"provider {self.name} does not take {name}; it takes " in answer.json()["error"]["message"]
             self.heard.append({"type": "refused"})
@@ -183,9 +245,12 @@ class Scenario:
             self.order_id = answer.json()["result"]["order_id"]
 
     async def place(self, type: str, **members: str) -> None:
-        asked = {"symbol": self.traded.market.symbol or "", "side": "BUY", "quantity": self.traded.quantity}
-        self.sent.append(f"mine-{len(self.sent) + 1}")
-        await self.command("place_order", **asked, order_type=type, client_order_id=self.sent[-1], **members)
+        asked = {"symbol": self.traded.market.symbol or "", "side": "BUY", "quantity": self.traded.quantity, **members}
+        name = f"mine-{len(self.sent) + len(self.errors) + 1}"
+        known = len(self.errors)
+        await self.command("place_order", **asked, order_type=type, client_order_id=name)
+        if len(self.errors) == known:
+            self.sent.append(name)
 
     async def phase(self, expected: tuple[str, ...]) -> tuple[str, ...]:
         """Hear until the phase has as many steps as expected and then settled; return its steps."""
@@ -197,6 +262,7 @@ class Scenario:
         since = len(self.heard)
         await until(lambda: sum(event["type"] == self.traded.market.kind for event in self.heard[since:]) >= SETTLED)
         steps = self.steps(expected)
+        self.stood = {kind: event[kind] for kind in ("order", "trade", "position") for event in self._phase(kind)}
         self._sizes.update((e["position"]["id"], e["position"]["quantity"]) for e in self._phase("position"))
         self._began = len(self.heard)
         return steps
@@ -204,13 +270,25 @@ class Scenario:
     def _phase(self, kind: str) -> list[Mapping[str, Any]]:
         return [event for event in self.heard[self._began :] if event["type"] == kind]
 
+    def compare(self, phase: str) -> None:
+        """Every member of the phase's last order, fill and position is the same for all brokers, or documented as unsaid."""
+        for kind, members in _facts(self.traded).get(phase, {}).items():
+            if self.name == "shuriken" or kind not in self.stood:  # the steps have said so
+                continue
+            body = self.stood[kind]
+            unsaid = rows(kind).keys() - said_by(self.name, kind) | UNSAID.get(self.name, {}).get(kind, {}).keys()
+            for name, value in members.items():
+                told = body.get(name)
+                assert (name in unsaid) if told is None else _is_said(told, value), (phase, kind, name, told, value)
+
     def check(self) -> None:
         """What is said beside the words: nothing broke a channel's rules, the fills and orders are ours, the gap is in its place."""
         assert [problem for view in self.subscriber.views.values() for problem in view.problems] == []
         fills = [
             (event["trade"]["side"], event["trade"]["quantity"]) for event in self.heard if event["type"] == "trade"
         ]
-        assert fills in ([], [("BUY", self.traded.quantity), ("SELL", self.traded.quantity)])
+        whole, part = self.traded.quantity, self.traded.part
+        assert fills in ([], [("BUY", whole), ("SELL", part), ("SELL", str(int(whole) - int(part)))])
         orders = {event["order"].get("client_order_id") for event in self.heard if event["type"] == "order"}
         assert not orders or orders >= {*self.sent}
         states = [event.get("event") for event in self.heard]
@@ -300,6 +378,7 @@ async def test_the_same_scenario_is_the_same_sequence(name: str) -> None:
         async def heard(phase: str) -> None:
             found[phase] = await app.phase(expected[phase])
             assert found[phase] == expected[phase], phase
+            app.compare(phase)
 
         await heard("log in and stream")
         await app.place("MARKET")
@@ -310,7 +389,13 @@ async def test_the_same_scenario_is_the_same_sequence(name: str) -> None:
         await heard("amend")
         await app.command("cancel_order", order_id=app.order_id)
         await heard("cancel")
-        await app.command("close_position", position_id=app.position_id)
+        await app.place("MARKET", quantity="100000000")
+        await heard("buy beyond the margin")
+        assert [error["code"] for error in app.errors] == ([] if name == "shuriken" else ["insufficient_margin"])
+        held = app.position_id
+        await app.command("close_position", position_id=held, quantity=app.traded.part)
+        await heard("close a part")
+        await app.command("close_position", position_id=held)
         await heard("close")
         simulator.inject(Drop())
         await heard("lose the connection")
