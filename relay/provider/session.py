@@ -290,6 +290,7 @@ class SessionMachine:
             case Partial():
                 self._inbound.state(item.state, partial=True)
             case Error():
+                item = attrs.evolve(item, code=core.redact(item.code), message=core.redact(item.message))
                 self._commands.add_error(self._scope, item.code, item.message)
                 for each in core.split(item) if core.trades else (item,):
                     self._inbound.event(each)

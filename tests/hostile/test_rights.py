@@ -19,7 +19,7 @@ from relay.app import Relay
 from relay.auth import channel_refusal
 from relay.model.channels import Stream, Topic
 from relay.model.commands import Call, Command, ListAccounts, ListOrders, ListPositions, OrderHistory, TradeHistory
-from relay.model.events import ACCOUNT_KINDS
+from relay.model.events import ACCOUNT_KINDS, Error, Staleness, Stamp
 from relay.model.patterns import account_pattern, stream_pattern
 from relay.plugins.manager import load_plugins
 from relay.provider.catalog import provider_entries
@@ -32,7 +32,7 @@ from relay.settings.reference import reference
 from relay.trading.service import CommandRefused, RefusalReason
 from relay_crosstrade.adapter import CrossTrade
 from support.api_harness import BEARER, OTHER, Rig
-from support.simulated_venue import KEYS, Desk, bearer, document, toy_plugins, trading
+from support.simulated_venue import KEYS, TOKEN, Desk, bearer, document, toy_plugins, trading
 from tests.server.test_commands import Line
 
 ACCOUNT = "private-account.one.main"
@@ -444,6 +444,30 @@ async def test_a_brokers_errors_reach_the_accounts_readers_and_everybody_else_le
         assert public["code"] == "margin"
         assert "4711" not in json.dumps(public)
         assert "12345" not in json.dumps(public)
+
+
+async def test_why_an_account_is_stale_is_told_to_its_readers_alone() -> None:
+    stale = Staleness(event="STALE", symbols=(), of="account", reason="login 12345: margin call on o-4711")
+    async with trading(apps=apps()) as desk, line(desk) as anyone, line(desk) as reader:
+        await anyone.join("status.one", None)
+        await reader.join(ACCOUNT, "reader")
+        stamp = Stamp(provider="one", account="main", received_at="2025-01-15T10:30:00Z")
+        desk.relay.publish(stale, stamp)
+        desk.relay.publish(Error(code="later", message="what comes behind it"), stamp)
+        assert "4711" in (await reader.hear("staleness"))["data"]["reason"]
+        assert (await anyone.hear("staleness", "error"))["data"].get("code") == "later"
+
+
+async def test_a_brokers_error_does_not_repeat_what_is_secret() -> None:
+    async with trading(apps=apps()) as desk, line(desk) as anyone, line(desk) as reader:
+        await anyone.join("status.one", None)
+        await reader.join(ACCOUNT, "reader")
+        for link in desk.venue.links:
+            link.send(dumps({"failed": f"bad key {TOKEN}", "text": f"{TOKEN} has expired"}))
+        for each in (reader, anyone):
+            told = json.dumps((await each.hear("error"))["data"])
+            assert TOKEN not in told
+            assert "redacted" in told
 
 
 async def test_status_and_metrics_name_an_account_only_to_whom_it_is_granted() -> None:
