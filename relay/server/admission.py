@@ -22,6 +22,8 @@ from relay.server.limits import HttpLimits
 
 ADMIN_CONNECTIONS = 4
 """Connections from this machine that are kept for an administrator."""
+ADMIN_HEAD = 1.0
+"""Seconds in which these must send their request: one that says nothing does not keep the administrator out for long."""
 DESCRIPTORS_PER_SESSION = 4
 """File descriptors of one session with a provider: its WebSocket, HTTP requests, and a dial beside them."""
 

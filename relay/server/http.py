@@ -35,7 +35,7 @@ import h11
 import structlog
 import trio
 
-from relay.server.admission import Admission, forwarded_for
+from relay.server.admission import ADMIN_HEAD, Admission, forwarded_for
 from relay.server.fastpath.acceptor import Acceptor, no_room
 from relay.server.fastpath.upgrade import UpgradeRequest, asks_for_websocket, read_upgrade
 from relay.server.limits import HttpLimits
@@ -210,7 +210,7 @@ class HttpServer:
         http = HttpConnection(transport, self._limits)
         if begun:
             http.h11.receive_data(begun)
-        wait = self._limits.head if transport.handshaken else self._limits.tls_handshake
+        wait = self._head_within(transport) if transport.handshaken else self._limits.tls_handshake
         while True:
             try:
                 request = await self._request(http, wait)
@@ -236,6 +236,10 @@ class HttpServer:
             await http.linger()
         return None
 
+    def _head_within(self, transport: SocketTransport) -> float:
+        """Return the seconds in which the head of a request must have come."""
+        return min(self._limits.head, ADMIN_HEAD) if transport.reserved else self._limits.head
+
     async def _request(self, http: "HttpConnection", wait: float) -> h11.Request | None:
         """Return the next request's head; None when the connection ended or stayed idle. A head that is too slow is answered
         408, one that is too large 431.
@@ -243,7 +247,7 @@ class HttpServer:
         idle = trio.CancelScope(deadline=trio.current_time() + wait)
         begun = bool(http.h11.trailing_data[0])
         if begun:
-            idle.deadline = trio.current_time() + self._limits.head
+            idle.deadline = trio.current_time() + self._head_within(http.transport)
         else:
             self._idle.add(idle)
             if self._stopping:
@@ -257,7 +261,7 @@ class HttpServer:
                     if not begun:
                         begun = True
                         self._idle.discard(idle)
-                        idle.deadline = trio.current_time() + self._limits.head
+                        idle.deadline = trio.current_time() + self._head_within(http.transport)
                 if not isinstance(event, h11.Request):
                     return None
                 http.head_only = event.method == b"HEAD"

@@ -1,5 +1,6 @@
 """File descriptors: clients never get the last ones, so that providers can be dialled and an administrator is answered."""
 
+import contextlib
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -67,6 +68,25 @@ async def test_health_is_answered_while_clients_take_every_descriptor(tmp_path: 
                     await trio.sleep(0.01)  # the relay has not seen yet that the kept connections are closed
             assert (await send(port, "GET", "/metrics")).status_code == 200
             assert (await send(port, "GET", "/api/v2/status")).status_code == 200
+
+
+async def test_clients_of_this_machine_that_say_nothing_do_not_keep_an_administrator_out(tmp_path: Path) -> None:
+    """A proxy's connections come from this machine too."""
+    with socket.socket() as provider:
+        provider.bind(("127.0.0.1", 0))
+        configuration = CONFIGURATION.format(provider=provider.getsockname()[1])
+        async with serving(tmp_path, configuration, descriptors=ALLOWED) as (_, port), AsyncExitStack() as idle:
+            streams = [
+                await idle.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+                for _ in range(2 * ALLOWED)
+            ]
+            assert await refused_at_once(streams[-1])
+            for begun in streams:  # nor those that say half of what they want
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await begun.send_all(b"GET /he")
+            with trio.fail_after(45):  # less than server.limits.head
+                while (await send(port, "GET", "/healthz")).status_code != 200:
+                    await trio.sleep(0.01)
 
 
 async def refused_at_once(stream: trio.SocketStream) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import structlog
 import trio
 
-from relay.server.admission import Admission
+from relay.server.admission import ADMIN_HEAD, Admission
 from relay.server.fastpath.poller import Poller
 from relay.server.limits import HttpLimits
 from relay.server.transport import SocketTransport, TlsTransport
@@ -134,7 +134,8 @@ class Acceptor:
             return
         now = trio.current_time()
         if self._tls is None:
-            waiting = _Waiting(self, SocketTransport(sock), now + self._limits.head)
+            within = self._limits.head if full is None else min(self._limits.head, ADMIN_HEAD)
+            waiting = _Waiting(self, SocketTransport(sock), now + within)
         else:
             waiting = _Waiting(self, TlsTransport(sock, self._tls), now + self._limits.tls_handshake)
         waiting.transport.reserved = full is not None
