@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import structlog
 import trio
 
@@ -42,7 +43,7 @@ from relay.server.api.routes import build_api
 from relay.server.api.settings import ApiSettings
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
-from relay.settings import Server, Settings
+from relay.settings import ProviderSettings, Server, Settings, reload_changes
 from relay.store.interface import Rows, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
@@ -137,6 +138,8 @@ class Relay:
         store: Store | None = None,
     ) -> None:
         self._settings = settings
+        #: What is in force: the settings of the start, and what reloads have changed of them.
+        self._loaded = settings
         self._demo_api_key = demo_api_key
         self._log_counts = log_counts
         self._keys = KeyRing(settings.api_keys)
@@ -249,10 +252,13 @@ class Relay:
         """Shut down in order and return from `run`."""
         self._stopped.set()
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: Settings) -> tuple[list[str], list[str]]:
         """Apply new apps, API keys, providers' credentials (see `Providers.reload`) and the port's certificate.
 
         What the new apps and keys do not allow any more ends at once: subscriptions, sign-ins, the right to send commands.
+
+        Returns:
+            The names of the settings that changed: those that are applied, and those that need a restart.
 
         Raises:
             OperatorError: the certificate cannot be used; nothing is changed.
@@ -263,6 +269,14 @@ class Relay:
         self._keys.replace(settings.api_keys)
         self.providers.reload(settings.providers)
         self.hub.recheck(trio.current_time())
+        applied, restart = reload_changes(self._loaded, settings)
+        self._loaded = attrs.evolve(
+            self._loaded,
+            apps=settings.apps,
+            api_keys=settings.api_keys,
+            providers=_with_credentials(self._loaded, settings),
+        )
+        return applied, restart
 
     async def run(self, *, task_status: trio.TaskStatus["Relay"] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until `stop`.
@@ -497,11 +511,28 @@ def _reload(relay_: Relay, reload: Callable[[], Settings] | None) -> None:
     if reload is None:
         return
     try:
-        relay_.reload(reload())
+        applied, restart = relay_.reload(reload())
     except OperatorError as error:
         log.error("configuration not reloaded", problems=list(error.lines))
-    else:
-        log.info("configuration reloaded")
+        return
+    log.info("configuration reloaded", applied=applied or "nothing changed that a reload applies")
+    if restart:
+        log.warning("some changes of the configuration need a restart", settings=restart)
+
+
+def _with_credentials(old: Settings, new: Settings) -> tuple[ProviderSettings, ...]:
+    """Return the old providers with the new credentials of their accounts."""
+    fresh = {(p.name, a.name): a.credentials for p in new.providers for a in p.accounts}
+    return tuple(
+        attrs.evolve(
+            provider,
+            accounts=tuple(
+                attrs.evolve(account, credentials=fresh.get((provider.name, account.name), account.credentials))
+                for account in provider.accounts
+            ),
+        )
+        for provider in old.providers
+    )
 
 
 def _tls(server: Server, reload: ssl.SSLContext | None = None) -> ssl.SSLContext | None:

@@ -9,7 +9,7 @@ from relay.settings.check import (
     is_loopback,
     parse_listen,
 )
-from relay.settings.load import SettingsError, load, settings_of
+from relay.settings.load import SettingsError, load, reload_changes, settings_of
 from relay.settings.reference import Setting, describe_settings, reference
 from relay.settings.tables import AccountSettings, LogTable, ProviderSettings, Server, Settings, Tls
 
@@ -32,5 +32,6 @@ __all__ = [
     "load",
     "parse_listen",
     "reference",
+    "reload_changes",
     "settings_of",
 ]

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from relay.adapter import Adapter
 from relay.errors import OperatorError, suggestion
 from relay.settings.check import (
@@ -19,7 +21,7 @@ from relay.settings.check import (
 )
 from relay.settings.providers import Credential, resolve_providers
 from relay.settings.structure import Problem, Reading, structure
-from relay.settings.tables import Document, Settings
+from relay.settings.tables import Document, ProviderSettings, Settings
 
 
 class SettingsError(OperatorError):
@@ -143,3 +145,36 @@ def _plugin_tables(check: Check, classes: Mapping[str, type]) -> dict[str, Any]:
 def _place(problem: Problem) -> tuple[str, ...]:
     """Return the sort key that keeps the problems of one table together, in the order they were found."""
     return tuple(map(str, problem.path[:2]))
+
+
+def reload_changes(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
+    """Return the names of the settings that differ: those a running relay applies, and those that need a restart."""
+    applied = [name for name in ("apps", "api_keys") if getattr(old, name) != getattr(new, name)]
+    restart = [
+        f"{table.name}.{field.name}"
+        for table in attrs.fields(Settings)
+        if table.name in ("server", "history", "outbox", "commands", "costs", "log")
+        for field in attrs.fields(type(getattr(new, table.name)))
+        if getattr(getattr(old, table.name), field.name) != getattr(getattr(new, table.name), field.name)
+    ]
+    restart += [name for name in ("store", "plugins") if getattr(old, name) != getattr(new, name)]
+    before, after = ({provider.name: provider for provider in each.providers} for each in (old, new))
+    for name in dict.fromkeys((*before, *after)):
+        here, there = before.get(name), after.get(name)
+        if here is None or there is None:
+            restart.append(f"providers.{name}")
+            continue
+        known = {account.name: account.credentials for account in here.accounts}
+        for account in there.accounts:
+            where = f"providers.{name}" + (f".accounts.{account.name}" if account.name else "")
+            if account.name not in known:
+                restart.append(where)
+            elif known[account.name] != account.credentials:
+                applied.append(f"{where}.credentials")
+        restart += [f"providers.{name}.accounts.{gone}" for gone in known.keys() - {a.name for a in there.accounts}]
+        restart += [
+            f"providers.{name}.{field.name}"
+            for field in attrs.fields(ProviderSettings)
+            if field.name != "accounts" and getattr(here, field.name) != getattr(there, field.name)
+        ]
+    return applied, restart
