@@ -6,7 +6,7 @@ chosen before they push anything of it, older ones say nothing. All answer "ping
 
 from collections.abc import Hashable, Iterable, Iterator
 
-from attrs import evolve
+from attrs import evolve, field, frozen
 
 from relay.adapter import (
     Ack,
@@ -40,7 +40,7 @@ from relay.adapter import (
 from relay.adapter.reading import Members, each, named, text, whole
 from relay.limits import BoundedDict
 from relay.model.channels import Topic
-from relay.model.commands import AmendPosition, Command, PlaceOrder
+from relay.model.commands import AmendPosition, Command, ListOrders, ListPositions, PlaceOrder
 from relay.model.events import Error, Event, Quote
 from relay_scaletrade import requests, wire
 from relay_scaletrade.channels import Channels
@@ -49,6 +49,19 @@ from relay_scaletrade.trades import TRADE, Trades
 
 #: Client order ids, and tickets that are orders, that are remembered.
 REMEMBERED = 10_000
+
+
+#: ``tradeType`` of the lists that come in pages.
+LISTS: dict[type[Command], int] = {ListPositions: OPEN_TRADES, ListOrders: PENDING_TRADES}
+
+
+@frozen(eq=False)
+class Listing:
+    """A list that the command ``id`` asked for: its ``tradeType``, and the rows of the pages before."""
+
+    id: str
+    kind: int
+    rows: tuple[Members, ...] = field(default=(), repr=False)
 
 
 #: Kinds of events of an account.
@@ -115,7 +128,9 @@ class ScaleTrade(Adapter):
                     self.placed[command.client_order_id] = None
                 native = None if (symbol := getattr(command, "symbol", None)) is None else self.native(symbol)
                 asked = requests.request(command, self.login, native, self.option("pending_path"))
-                yield self.fetch(("command", command.id, requests.expected(command, asked)), asked)
+                is_list = type(command) in LISTS
+                tag = ("command", command.id, requests.expected(command, asked))
+                yield self.fetch(Listing(command.id, LISTS[type(command)]) if is_list else tag, asked)
 
     def with_levels(self, command: AmendPosition) -> AmendPosition:
         """Return the command with both levels as last known: older servers need both.
@@ -140,6 +155,8 @@ class ScaleTrade(Adapter):
                 yield Learned({"token": token}, requests.expiry(token))
             case ("command", str(id), str(form)):
                 yield self.in_words(requests.reply(id, form, answer), form)
+            case Listing() as listing:
+                yield self.page(listing, requests.reply(listing.id, "table", answer))
             case "account":
                 yield wire.balance(loads(answer.text), None, self.currency)
             case ("trades", int(kind), int(offset), None | str() as since):
@@ -149,6 +166,16 @@ class ScaleTrade(Adapter):
                     yield self.fetch(("trades", kind, behind, since), requests.trades(kind, behind, since))
                 elif kind != CLOSED_TRADES:
                     yield Complete("position" if kind == OPEN_TRADES else "order")
+
+    def page(self, listing: Listing, reply: CommandReply) -> Fetch | CommandReply:
+        """Return the request for the page behind this one; the reply with all rows behind the last, or for a failure."""
+        if reply.error is not None:
+            return reply
+        behind = requests.next_offset(reply.result, len(listing.rows))
+        rows = (*listing.rows, *reply.result["rows"])
+        if behind is not None:
+            return self.fetch(evolve(listing, rows=rows), requests.trades(listing.kind, behind))
+        return self.in_words(evolve(reply, result={**reply.result, "rows": list(rows)}), "table")
 
     def in_words(self, reply: CommandReply, form: str) -> CommandReply:
         """Return the reply with what a list or the account says. The list's records are read apart from the stream's."""

@@ -37,6 +37,7 @@ from relay.model.commands import (
     CancelOrder,
     ClosePosition,
     ListAccounts,
+    ListOrders,
     ListPositions,
     OrderHistory,
     PositionHistory,
@@ -54,7 +55,7 @@ from relay.testing.simulator import Close, Drop, Mute, Refuse
 from relay_scaletrade.adapter import ScaleTrade
 from relay_scaletrade.requests import expiry
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
-from relay_scaletrade.trades import CMDS, STATES
+from relay_scaletrade.trades import CMDS, STATES, TRADE
 from support import relayed as support_relayed
 from support.dialling import close_code, dialled
 from support.recordings import decode
@@ -566,6 +567,24 @@ def test_replies_of_both_versions(kind, status, body, result, error):
 def test_an_answer_that_says_nothing_is_no_reply(kind, body):
     with pytest.raises(ValueError, match=r"JSON|does not say"):
         list(new_adapter().fetched(("command", "c1", kind), Answer(status=200, text=body)))
+
+
+def test_a_list_of_several_pages_is_answered_whole():
+    adapter = new_adapter()
+    (asked,) = adapter.encode(ListOrders(id="c"))
+    told = []
+    for number in range(3):
+        frame = trade_frame(order=number, cmd=2, state=0, close_time=0)
+        row = dict(zip(TRADE, loads(frame)[1:], strict=False))
+        page = {"structure": list(row), "rows": [list(row.values())], "count": 3}
+        told += adapter.fetched(asked.tag, Answer(status=200, text=dumps(page)))
+        asked = told[-1]
+    *fetches, reply = told
+    assert [fetch.json["offset"] for fetch in fetches] == [1, 2]
+    assert ([row["order"] for row in reply.result["rows"]], reply.result["count"]) == ([0, 1, 2], 3)
+    assert [order.id for order in reply.events] == ["0", "1", "2"]
+    failed = list(adapter.fetched(fetches[0].tag, Answer(status=200, text='{"error":"RET_ERROR"}')))
+    assert [reply.error["code"] for reply in failed] == ["RET_ERROR"], "a page that is missing is no list"
 
 
 @pytest.mark.parametrize(

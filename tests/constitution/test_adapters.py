@@ -22,7 +22,7 @@ BUDGETS = {
     "relay_kraken": 475,
     "relay_crosstrade": 1264,
     "relay_helio": 889,
-    "relay_scaletrade": 853,
+    "relay_scaletrade": 880,
     "relay_shuriken": 491,
     "relay_tektii": 678,
 }
