@@ -9,8 +9,9 @@ closed; of an order only that it is not open any more is known, and nothing else
 A list is as old as the moment it was asked for, however long its answer and its further pages take. What was told after
 that is newer: it is not judged by the list, nor overwritten by what the list has of it. A fetched list may be older still,
 as providers serve them from copies. So an item with an earlier ``updated_at`` of the provider's than what is known is not
-used, an order that has ended is never open again by a list, and of what was told in the last `LAG` seconds before the
-request a list is only believed when the next one says the same.
+used, an order that has ended is never open again by a list, and where a list contradicts what was told in the last `LAG`
+seconds before the request, it is only believed when the next one says the same. Figures that follow the market are no
+contradiction.
 
 Figures and times are compared as numbers and instants: ``100`` and ``100.00`` are the same balance.
 
@@ -109,24 +110,30 @@ class States:
             partial: what is None stays as it was last known.
         """
         item = self.not_overtaken(event, account, asked_at)
-        if item is None or (compared and self._is_outdated(item, account, asked_at)):
+        if compared and item is not None:
+            item = self._undoubted(item, account, asked_at)
+        if item is None:
             return None
         known = self._states.get(_name(item, account))
         before = None if known is None else known.event
         if item.event is not None:
             was_open = compared and self.is_open(item, account)
-            changed = self.remember(item, account, asked_at) or not compared
+            changed = self.remember(item, account, asked_at, compared=compared) or not compared
             return (still(item) if was_open else item) if changed else None
         first_list = compared and (item.kind, item.account or account) not in self._listed
         removed = () if compared or partial else _removed(item, before)
         now = derived(item, before, partial=partial, first_list=first_list)
         if now is None:
             return None
-        changed = self.remember(now, account, asked_at, without=removed)
+        changed = self.remember(now, account, asked_at, without=removed, compared=compared)
         return now if changed or removed else None
 
-    def remember(self, event: State, account: str | None, told_at: float, *, without: Container[str] = ()) -> bool:
+    def remember(
+        self, event: State, account: str | None, told_at: float, *, without: Container[str] = (), compared: bool = False
+    ) -> bool:
         """Remember ``event``; return True if it differs from the last known state.
+
+        What the stream repeats leaves a list's contradiction of it standing; a list that is ``compared`` ends it.
 
         A member that an event leaves out is as it was, because lists have fewer members than the stream, or other ones; the
         members in ``without`` are gone. ``vanished`` is the relay's own word and ends when the provider reports the state
@@ -136,14 +143,17 @@ class States:
         before = self._states.get(name)
         said = _said(event)
         members = dict.fromkeys(said, told_at) if isinstance(event, Account) else {}
+        doubted_at = None
         if before is not None:
             had = _said(before.event)
+            if not compared and not _contradicted(event, before.event):
+                doubted_at = before.doubted_at
             is_new = any(not _same(field, had.get(field, _ABSENT), value) for field, value in said.items())
             event = attrs.evolve(
                 event, **{field: value for field, value in had.items() if field not in said and field not in without}
             )
             told_at, members = max(told_at, before.told_at), {**before.members, **members}
-        self._states[name] = _Known(event, told_at, members)
+        self._states[name] = _Known(event, told_at, members, doubted_at)
         return before is None or is_new
 
     def not_overtaken(self, event: State, account: str | None, asked_at: float) -> State | None:
@@ -160,21 +170,33 @@ class States:
         newer: dict[str, Any] = {field: None for field in said if known.members.get(field, -inf) > asked_at}
         return attrs.evolve(event, **newer) if len(newer) < len(said) else None
 
-    def _is_outdated(self, item: State, account: str | None, asked_at: float) -> bool:
-        """Return True if an item of a list is older than what is known, or may be."""
+    def _undoubted(self, item: State, account: str | None, asked_at: float) -> State | None:
+        """Return an item of a list without what is older than what is known, or may be; None if nothing is left."""
         name = _name(item, account)
         known = self._states.get(name)
-        if known is None or isinstance(item, Account) or isinstance(known.event, Account):
-            return False
+        if known is None:
+            return item
+        if isinstance(item, Account):
+            disputed = {
+                field: None
+                for field in _contradicted(item, known.event)
+                if asked_at - known.members.get(field, -inf) < LAG and self._doubt(name, known, asked_at)
+            }
+            return attrs.evolve(item, **disputed) if len(disputed) < len(_said(item)) else None
+        return None if self._is_outdated(item, name, known, asked_at) else item
+
+    def _is_outdated(self, item: Order | Position, name: _Name, known: _Known, asked_at: float) -> bool:
+        """Return True if an order or position of a list is older than what is known, or may be."""
+        assert not isinstance(known.event, Account)
         newer = _is_newer(item.updated_at, known.event.updated_at)
         ended = not _is_open(known.event) and getattr(known.event, "vanished", None) is None
         if isinstance(item, Order) and item.status.is_final and not ended:
             return False
         if newer is False or (newer is None and isinstance(item, Order) and ended and not item.status.is_final):
             return True
-        if newer is not None or isinstance(item, Order) or not ended or not _is_open(item):
+        if newer is not None or _is_ahead(item, known.event) or not _contradicted(item, known.event):
             return False
-        return self._doubt(name, known, asked_at)  # a position that was closed a moment ago is open again, or still
+        return self._doubt(name, known, asked_at)
 
     def _doubt(self, name: _Name, known: _Known, asked_at: float) -> bool:
         """Return True, and ask for another list, if one asked for at ``asked_at`` may be older than what is known."""
@@ -249,6 +271,12 @@ _ENDS = {
 _REMOVABLE = ("limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance", "liquidation_price")
 #: Members of the moment: an earlier one is not the present one.
 _MOMENTARY = ("current_price", "unrealized_pnl", "realized_pnl")
+#: How far an order has come; all others are 1.
+_PROGRESS = {OrderStatus.PENDING: 0, OrderStatus.PARTIALLY_FILLED: 2, **dict.fromkeys(_ENDS, 3)}
+#: Members that the market moves by itself, so that two sources seldom have the same value.
+_OF_THE_MARKET = frozenset(
+    (*_MOMENTARY, "equity", "margin_used", "margin_available", "liquidation_price", "trailing_distance")
+)
 #: What a message about a closed position may leave out, because it is the same as before.
 _OF_THE_CLOSED = ("side", "average_entry_price", "opened_at")
 
@@ -380,6 +408,25 @@ def _same(name: str, one: object, other: object) -> bool:
     if name in _DECIMALS:
         return Decimal(one) == Decimal(other)
     return name in _TIMES and to_ns(one) == to_ns(other)
+
+
+def _is_ahead(item: Order | Position, known: Order | Position) -> bool:
+    """Return True if more has happened to an order than is known: nothing of that can be undone."""
+    if not (isinstance(item, Order) and isinstance(known, Order)):
+        return False
+    done, before = _PROGRESS.get(item.status, 1), _PROGRESS.get(known.status, 1)
+    more = _filled(item) - _filled(known)
+    return (done > before and more >= 0) or (more > 0 and done >= before)
+
+
+def _contradicted(item: State, known: State) -> list[str]:
+    """Return the members that both tell, with another value. Members that the market moves are none of them."""
+    had = _said(known)
+    return [
+        field
+        for field, value in _said(item).items()
+        if value is not None and field not in _OF_THE_MARKET and had.get(field) is not None and not _same(field, had[field], value)
+    ]
 
 
 def _converted_by(*converters: object) -> frozenset[str]:

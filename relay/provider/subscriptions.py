@@ -136,6 +136,8 @@ class Subscriptions:
         self._snapshots = Snapshots()
         self._reconcile_at = inf
         self._reconcile_failures = 0
+        #: How many lists in a row contradicted what had been told shortly before.
+        self._looks = 0
         self._missed_since: str | None = None
         #: Whether the adapter can ask for what an account missed.
         self._replays = False
@@ -304,6 +306,7 @@ class Subscriptions:
 
     def reconciled(self) -> None:
         """The provider's lists say what is open: what is known of the account is true again."""
+        self._looks = 0
         if self._audit_at == inf and self._audits and self._core.settings.audit:
             self._audit_at = self._core.at.now + self._core.settings.audit
         for entry in self._table:
@@ -424,8 +427,13 @@ class Subscriptions:
             self._core.error("stream_incomplete", text, facts=facts)
 
     def reconcile_again(self) -> None:
-        """A list contradicts what was told shortly before it was asked for: the next one decides."""
-        self._reconcile_at = min(self._reconcile_at, self._core.at.now + SECOND_LOOK)
+        """A list contradicts what was told shortly before it was asked for: the next one decides.
+
+        Where lists lag and the account is busy, each has something else to doubt: they are asked for ever more rarely.
+        """
+        wait = backoff(SECOND_LOOK, RECONCILE_RARELY, self._looks)
+        self._looks += 1
+        self._reconcile_at = min(self._reconcile_at, self._core.at.now + wait)
         self._core.rearm()
 
     def not_reconciled(self, answer: Answer) -> None:
