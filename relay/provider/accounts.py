@@ -11,7 +11,7 @@ that is newer: it is not judged by the list, nor overwritten by what the list ha
 as providers serve them from copies. So an item with an earlier ``updated_at`` of the provider's than what is known is not
 used, an order that has ended is never open again by a list, and where a list contradicts what was told in the last `LAG`
 seconds before the request, it is only believed when the next one says the same. Figures that follow the market are no
-contradiction.
+contradiction, nor is what can only have come later, as more of an order is filled.
 
 Figures and times are compared as numbers and instants: ``100`` and ``100.00`` are the same balance.
 
@@ -97,28 +97,37 @@ class States:
         return is_in_doubt
 
     def news(
-        self, event: State, account: str | None, asked_at: float, *, compared: bool, partial: bool = False
+        self,
+        event: State,
+        account: str | None,
+        asked_at: float,
+        *,
+        compared: bool,
+        partial: bool = False,
+        may_lag: bool = False,
     ) -> State | None:
         """Return the event to publish for a state, None when it is no news; the state is known from now on.
 
-        An event the provider named is published as it is. Where it named none (``event`` None) what happened is derived
-        from the last known state, and an unchanged state is no news.
+        An event the provider named is published as it is, unless the same message comes twice. Where it named none
+        (``event`` None) what happened is derived from the last known state, and an unchanged state is no news.
 
         Args:
             asked_at: the time the state is valid for; a list is as old as its request.
             compared: the state is of a list, and only differences are news.
             partial: what is None stays as it was last known.
+            may_lag: the list was fetched, so that it may be older than what the stream told shortly before.
         """
         item = self.not_overtaken(event, account, asked_at)
         if compared and item is not None:
-            item = self._undoubted(item, account, asked_at)
+            item = self._undoubted(item, account, asked_at, may_lag=may_lag)
         if item is None:
             return None
         known = self._states.get(_name(item, account))
         before = None if known is None else known.event
         if item.event is not None:
+            is_repeated = not compared and before is not None and _is_repeated(item, before)
             was_open = compared and self.is_open(item, account)
-            changed = self.remember(item, account, asked_at, compared=compared) or not compared
+            changed = self.remember(item, account, asked_at, compared=compared) or not (compared or is_repeated)
             return (still(item) if was_open else item) if changed else None
         first_list = compared and (item.kind, item.account or account) not in self._listed
         removed = () if compared or partial else _removed(item, before)
@@ -170,22 +179,26 @@ class States:
         newer: dict[str, Any] = {field: None for field in said if known.members.get(field, -inf) > asked_at}
         return attrs.evolve(event, **newer) if len(newer) < len(said) else None
 
-    def _undoubted(self, item: State, account: str | None, asked_at: float) -> State | None:
+    def _undoubted(self, item: State, account: str | None, asked_at: float, *, may_lag: bool) -> State | None:
         """Return an item of a list without what is older than what is known, or may be; None if nothing is left."""
         name = _name(item, account)
         known = self._states.get(name)
         if known is None:
             return item
         if isinstance(item, Account):
+            if not may_lag:
+                return item
             disputed = {
                 field: None
                 for field in _contradicted(item, known.event)
                 if asked_at - known.members.get(field, -inf) < LAG and self._doubt(name, known, asked_at)
             }
             return attrs.evolve(item, **disputed) if len(disputed) < len(_said(item)) else None
-        return None if self._is_outdated(item, name, known, asked_at) else item
+        return None if self._is_outdated(item, name, known, asked_at, may_lag=may_lag) else item
 
-    def _is_outdated(self, item: Order | Position, name: _Name, known: _Known, asked_at: float) -> bool:
+    def _is_outdated(
+        self, item: Order | Position, name: _Name, known: _Known, asked_at: float, *, may_lag: bool
+    ) -> bool:
         """Return True if an order or position of a list is older than what is known, or may be."""
         assert not isinstance(known.event, Account)
         newer = _is_newer(item.updated_at, known.event.updated_at)
@@ -196,7 +209,7 @@ class States:
             return True
         if newer is not None or _is_ahead(item, known.event) or not _contradicted(item, known.event):
             return False
-        return self._doubt(name, known, asked_at)
+        return may_lag and self._doubt(name, known, asked_at)
 
     def _doubt(self, name: _Name, known: _Known, asked_at: float) -> bool:
         """Return True, and ask for another list, if one asked for at ``asked_at`` may be older than what is known."""
@@ -340,6 +353,14 @@ def _filled_in(now: Any, before: Any, names: Iterable[str]) -> Any:
     return attrs.evolve(now, **missing) if missing else now
 
 
+def _is_repeated(now: State, before: State) -> bool:
+    """Return True if a message says again what the last one said, with the same time of the provider's."""
+    if now.timestamp is None or (now.event, now.timestamp, now.data) != (before.event, before.timestamp, before.data):
+        return False
+    had = _said(before)
+    return all(_same(field, had.get(field, _ABSENT), value) for field, value in _said(now).items())
+
+
 def _removed(now: State, before: State | None) -> tuple[str, ...]:
     """Return the members that a state sent whole does not have any more."""
     if before is None or isinstance(now, Account):
@@ -425,7 +446,10 @@ def _contradicted(item: State, known: State) -> list[str]:
     return [
         field
         for field, value in _said(item).items()
-        if value is not None and field not in _OF_THE_MARKET and had.get(field) is not None and not _same(field, had[field], value)
+        if value is not None
+        and field not in _OF_THE_MARKET
+        and had.get(field) is not None
+        and not _same(field, had[field], value)
     ]
 
 

@@ -155,7 +155,10 @@ class Inbound:
         self._core.notice_time(event.timestamp, getattr(event, "updated_at", None))
         account = self._account
         compared = self._reconciling or bool(event.reconciled)
-        news = self._core.states.news(event, account, self._asked_at(), compared=compared, partial=partial)
+        may_lag = self._answering is not None
+        news = self._core.states.news(
+            event, account, self._asked_at(), compared=compared, partial=partial, may_lag=may_lag
+        )
         if news is not None:
             self._count_fact(news)
             self._send(self._marked(news), ("account", news.account or account))

@@ -5,6 +5,7 @@ import pytest
 from relay.adapter import Answer, Backoff, Fetch, Rate, Reconcile, dumps
 from relay.model.commands import CancelOrder, PlaceOrder
 from relay.provider import session_events
+from relay.provider.session import SessionSettings
 from relay.provider.subscription_table import SubscriptionState, SubscriptionTable
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
@@ -349,3 +350,60 @@ def test_pages_and_ended_orders_come_in_any_order_and_are_judged_together(rig):
     assert r.fresh() == []
     r.do(session_events.Fetched(ended.id, answer(["order", "3", "CANCELLED"])), 4)
     assert [(event.id, event.vanished) for event in r.fresh()] == [("3", None), ("4", True)]
+
+
+# --- a list that contradicts what was told shortly before -----------------------------------------------------------
+
+
+def reconnected(r, *said):
+    """A session that was told this at second 4, was away for a second, and asks for the list at second 6."""
+    (request,) = r.requests(r.up(0))
+    r.do(session_events.Fetched(request.id, answer()), 0)
+    r.say(*said, at=4)
+    r.do(session_events.Closed(1006), 5)
+    r.tick(6)
+    (request,) = r.requests(r.do(session_events.Opened(), 6))
+    r.fresh()
+    return request
+
+
+def test_a_position_that_a_list_rewinds_is_looked_at_a_second_time(rig):
+    r = rig(credentials={"key": "k"}, backoff=ONCE, silent_after=99_999)
+    request = reconnected(r, ["position", "p", "POSITION_OPENED", "1"], ["position", "p", "POSITION_MODIFIED", "3"])
+    old = answer(["position", "p", "POSITION_MODIFIED", "1"], ["complete", "position"])
+    r.do(session_events.Fetched(request.id, old), 7)
+    assert [e.quantity for e in r.fresh() if e.kind == "position"] == []
+    (request,) = r.requests(r.tick(9))
+    r.do(session_events.Fetched(request.id, answer(["position", "p", "POSITION_MODIFIED", "3"])), 9)
+    assert [e.quantity for e in r.fresh() if e.kind == "position"] == []
+    assert r.requests(r.tick(20)) == []
+
+
+def test_what_two_lists_say_is_believed_although_the_stream_goes_on_with_figures_of_the_market(rig):
+    r = rig(credentials={"key": "k"}, backoff=ONCE, silent_after=99_999)
+    request = reconnected(r, ["position", "p", "POSITION_OPENED", "3"])
+    other = answer(["position", "p", "POSITION_MODIFIED", "1"], ["complete", "position"])
+    r.do(session_events.Fetched(request.id, other), 7)
+    r.say(["position", "p", "POSITION_MODIFIED", "3"], at=8)
+    r.fresh()
+    (request,) = r.requests(r.tick(9))
+    r.do(session_events.Fetched(request.id, other), 9)
+    assert [(e.quantity, e.reconciled) for e in r.fresh() if e.kind == "position"] == [("1", True)]
+
+
+def test_lists_that_are_doubted_again_and_again_are_asked_for_more_rarely(rig):
+    r = rig(credentials={"key": "k"}, backoff=ONCE, silent_after=99_999, settings=SessionSettings(audit=0.0))
+    request, looks = reconnected(r, ["position", "p", "POSITION_OPENED", "3"]), []
+    at, quantity = 7.0, 3
+    while at < 100:
+        quantity += 1  # the account is busy, and the lists never know the last change
+        r.say(["position", "p", "POSITION_MODIFIED", str(quantity)], at=at - 0.5)
+        r.do(session_events.Fetched(request.id, answer(["position", "p", "POSITION_MODIFIED", "1"])), at)
+        while not (found := r.requests(r.tick(at))) and at < 100:
+            at += 0.5
+            quantity += 1
+            r.say(["position", "p", "POSITION_MODIFIED", str(quantity)], at=at)
+        if found:
+            (request,) = found
+            looks.append(at)
+    assert len(looks) <= 6

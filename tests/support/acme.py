@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 
-
 from relay.adapter import (
     Ack,
     Adapter,
@@ -41,7 +40,6 @@ from relay.plugins.hookspecs import hookimpl
 from relay.testing.simulator import HttpRequest, HttpResponse, Link, Simulator
 
 SYMBOL = "EUR/USD"
-
 
 
 class Acme(Adapter):

@@ -252,7 +252,11 @@ async def mute_line(s: Stage) -> None:
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-@situation("A subscription is acknowledged, and nothing comes (`first_data_within`)", table={"first_data_within": 0.3}, flows=False)
+@situation(
+    "A subscription is acknowledged, and nothing comes (`first_data_within`)",
+    table={"first_data_within": 0.3},
+    flows=False,
+)
 async def acked_and_mute(s: Stage) -> None:
     s.venue.mute = True
     s.watch()
@@ -486,9 +490,13 @@ async def restarted(s: Stage) -> None:
     await s.watcher.until(lambda: bool([word for word in s.words(QUOTE) if word == "quote"]))
 
 
-@situation("The store is unavailable", tables={
-    "store": {"url": "sqlite:////nowhere/there/s.sqlite3"}, "api_keys": {"main": {"key": API_KEY, "trade": ["*"]}},
-})
+@situation(
+    "The store is unavailable",
+    tables={
+        "store": {"url": "sqlite:////nowhere/there/s.sqlite3"},
+        "api_keys": {"main": {"key": API_KEY, "trade": ["*"]}},
+    },
+)
 async def no_store(s: Stage) -> None:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(s.relay)}") as client:
         order = {"provider": "acme", "command": "place_order", "account": "main", "symbol": SYMBOL, "side": "BUY",
