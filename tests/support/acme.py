@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-
 from relay.adapter import (
     Ack,
     Adapter,

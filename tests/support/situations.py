@@ -14,6 +14,7 @@ from unittest.mock import patch
 import attrs
 import httpx
 import trio
+import trio.lowlevel
 from attrs import Factory, define, frozen
 from trio_websocket import ConnectionClosed
 
@@ -79,7 +80,7 @@ class Stage:
         self.heard, self.began = [], 0
         heard = self.heard
         self.watcher = Watcher(
-            lambda: self.downstream.port, OUR_APP, channels or (self.data, ACCOUNT, STATUS),
+            lambda: self.downstream.port, OUR_APP, channels or (STATUS, ACCOUNT, self.data),
             activity_timeout=30, heard=lambda channel, event: heard.append((channel, event)),
         )  # fmt: skip
         self.nursery.start_soon(self.watcher.run)
@@ -462,7 +463,7 @@ async def slow_subscriber(s: Stage) -> None:
     with trio.fail_after(30):
         while not s.relay.hub.snapshot()["dropped"].get("conflate"):
             s.venue.quote()
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
     s.venue.order("o1", "FILLED", "2")
     s.downstream.heal()
     await s.watcher.until(lambda: s.heard[-1][1].get("event") == "ORDER_FILLED")
