@@ -762,6 +762,7 @@ class SessionMachine:
         if self._life is Life.WAITING and now >= self._wake_at:
             if self._is_unwanted():
                 self._idle()
+                self._announce(ConnectionEvent.DISCONNECTING)
             else:
                 self._prepare()
         elif self._life is Life.OPENING and now >= self._wake_at:

@@ -5,22 +5,27 @@ Bodies marked "seen" are messages of the real server as users publish them; ever
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
-from relay.adapter import Ack, Alive, Hello, Limited, Nack, Ping, Subscribe, Symbols, Unknown, Unsubscribe
+from relay.adapter import Ack, Alive, Context, Hello, Limited, Nack, Ping, Subscribe, Symbols, Unknown, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Error, PublicTrade, Quote
+from relay.model.events import MARKET_KINDS, Candle, Depth, Error, PublicTrade, Quote
 from relay.provider.books import Books
+from relay.provider.http import HttpClient
 from relay.testing import conformance
+from relay.testing.player import play
 from relay.testing.recording import read_recording
 from relay.testing.subject import subject
 from relay_kraken.adapter import Kraken
 from relay_kraken.book import checksum
 from relay_kraken.words import MINUTES
+from support.lone_session import lone_session
 from support.recordings import decode, new_adapter, run_through
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -297,6 +302,48 @@ def test_the_option_chooses_the_endpoint_unless_one_is_configured():
     assert url(beta, "v2") == "wss://beta-ws.kraken.com/v2"
     assert new_adapter(Kraken).option("api") == "v1", "what was proved by recordings is the default"
     assert list(new_adapter(Kraken, api="v2").prepare()) == [], "the instrument channel has the pairs"
+
+
+async def test_a_session_subscribes_by_v2_and_publishes_what_it_is_sent():
+    """Over real sockets: the instrument channel first, then each channel, and every event of the fixture."""
+    expected = {"quote": 2, "public_trade": 2, "depth": 4, "candle": 2}
+    topics = topic("depth"), topic("quote"), topic("public_trade", "DOGE/EUR"), topic("candle", timeframe="1m")
+    published, complete, asked = [], trio.Event(), []
+
+    def counts():
+        return Counter(event.kind for event in published if event.kind in MARKET_KINDS)
+
+    def publish(event, stamp):
+        published.append(event)
+        if counts() == expected:
+            complete.set()
+
+    def subscribed(text):
+        frame = json.loads(text)
+        if frame["method"] == "subscribe":
+            asked.append(frame["params"]["channel"])
+        if len(asked) == len(topics) + 1:
+            player.release()
+        return ()
+
+    async with play(read_recording(FIXTURE), start="release", reply=subscribed) as player:
+        declared = attrs.evolve(Kraken.session, url=player.ws_url, http=player.http_url)
+        played = type("Kraken", (Kraken,), {"session": declared})
+        context = Context(provider="kraken", options={**Kraken.defaults(), "api": "v2", "depth": "10"})
+        async with HttpClient() as http, trio.open_nursery() as nursery:
+            session = lone_session(played, context, publish=publish, http=http)
+            await nursery.start(session.run)
+            for each in topics:
+                session.want(each)
+            with trio.fail_after(60):
+                await complete.wait()
+            session.shutdown()
+    assert asked[0] == "instrument"
+    assert sorted(asked[1:]) == ["book", "ohlc", "ticker", "trade"]
+    status = session.status()
+    assert (status["counters"]["unknown"], status["counters"]["dropped"]) == (0, {})
+    assert [event for event in published if event.kind in ("gap", "error", "staleness")] == []
+    assert sorted(native for native, _ in context.symbols) == ["BTC/USD", "DOGE/EUR", "OLD/USD"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,20 @@
 """A session nobody wants anything of does not dial where the provider closes idle connections; the first subscriber wakes it."""
 
-import pytest
+from collections import deque
 
-from relay.adapter import Backoff, Rate
+import pytest
+import trio
+import trio.testing
+
+from relay.adapter import Backoff, Context, Rate, Session
 from relay.model.channels import Asker
 from relay.provider import session_events
+from relay.provider.http import HttpClient
 from relay.provider.session_state import SessionSettings
 from relay.server.api.health import not_ready, shown
+from relay.testing.player import play
+from relay.testing.recording import read_recording
+from support.lone_session import lone_session
 
 ONCE = Backoff(first=10, factor=2, cap=80, settle=60)
 BY = Asker("1", "7.1")
@@ -77,8 +85,10 @@ def test_what_failed_keeps_its_wait(idle):
     r.do(session_events.DialFailed("no route"), 1)
     assert r.machine.life.value == "waiting"
     r.unwant("quote:A", at=2)
+    r.fresh()
     assert dials(r.tick(11)) == 0, "nobody is left when the wait is over"
     assert state(r) == ("idle", NOBODY)
+    assert [(event.event, event.reason) for event in r.fresh()] == [("DISCONNECTING", NOBODY)], "no more attempts"
     want(r, "quote:A", 12)
     r.unwant("quote:A", at=12)
     r.do(session_events.DialFailed("no route"), 13)
@@ -153,3 +163,40 @@ def test_an_idle_session_does_not_keep_the_relay_from_being_ready(idle):
     assert session["state"] == "IDLE"
     assert not_ready([session]) == []
     assert not_ready([{**session, "state": "RECONNECTING"}]) == [{"provider": "acme", "state": "RECONNECTING"}]
+
+
+async def test_over_real_sockets_the_first_subscriber_wakes_it_and_the_last_one_lets_it_sleep(rig, tmp_path):
+    recording = tmp_path / "venue.jsonl"
+    recording.write_text('{"t":1,"dir":"in","data":"[[\\"quote\\",\\"A\\",\\"1\\"]]"}\n')
+    seen = deque()
+    news = trio.Event()
+
+    def publish(event, stamp):
+        nonlocal news
+        seen.append((event.kind, getattr(event, "event", None)))
+        news.set()
+        news = trio.Event()
+
+    async def until(kind, event):
+        while (kind, event) not in seen:
+            await news.wait()
+        seen.clear()
+
+    async with play(read_recording(recording), start="subscribe", close=True) as player:
+        declared = Session(url=player.ws_url, on_interest=True, backoff=Backoff(first=2, jitter=0))
+        venue = type("Venue", (rig.Venue,), {"session": declared})
+        async with HttpClient() as http, trio.open_nursery() as nursery:
+            settings = SessionSettings(linger=0)
+            session = lone_session(venue, Context(provider="venue"), publish=publish, http=http, settings=settings)
+            await nursery.start(session.run)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (player.connections, session.status()["state"]) == (0, "idle")
+            with trio.fail_after(60):
+                for connections in (1, 2):
+                    session.want(rig.topic("quote:A"), BY)
+                    await until("quote", None)
+                    assert player.connections == connections
+                    session.unwant(rig.topic("quote:A"))
+                    await until("connection", "DISCONNECTING")
+                    assert session.status()["reason"] == NOBODY
+            session.shutdown()
