@@ -140,8 +140,8 @@ class Watch:
 
     @property
     def runs(self) -> bool:
-        """True while silence is news: the topic is fresh, or is stale only since the session was gone."""
-        return not self.stale or self.session
+        """True while silence is news: the topic is fresh, or is stale because it was not subscribed, which it is now."""
+        return not self.stale or self.session or (self.asked_at != -inf and self.reason is not None and not self.mute)
 
 
 @define(eq=False)

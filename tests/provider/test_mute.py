@@ -172,6 +172,19 @@ def test_it_is_asked_for_when_a_place_is_free(rig):
     assert r.texts(r.tick(15)) == []
 
 
+def test_the_reason_stays_true_when_it_is_subscribed_at_last_and_mute(rig):
+    r = full(rig(most_topics=3, ack_within=5, silent_after=9999, settings=SessionSettings(linger=0)))
+    r.want("quote:D", at=2)
+    assert told(r) == [("STALE", "quote", ("D",), FULL)]
+    r.unwant("quote:A", at=3)
+    r.say(["ack", "quote:D"], at=4)
+    seen = []
+    for second in range(5, 300):
+        r.tick(second)
+        seen += [(second, *event) for event in told(r)]
+    assert seen == [(34, *mute("quote", "D", 30))]
+
+
 def test_eleven_hundred_topics_where_1024_are_allowed(rig):
     """Binance closes a connection with more streams: then no stream has data at all."""
     assert Binance.session.most_topics == 1024
