@@ -45,6 +45,8 @@ _WITH_VALUE = frozenset({"quote", "candle", "depth", "reference"})
 #: true of a closed market too. Of other kinds, trades and signals for instance, no event has to come.
 FIRST_DATA = {"quote": 30.0, "depth": 30.0, "candle": 60.0}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_678_400}
+#: Seconds for each topic between two looks at all of them, a few hundred times as long as the look takes.
+LOOK_EACH = 50e-6
 #: Stale topics that nobody wants any more are remembered, at most so many.
 _LEFT = 10_000
 
@@ -285,7 +287,8 @@ class Topics:
             watch.mute = watch.brought_nothing
             watch.reason = f"no data since the subscription, {now - watch.asked_at:.0f} s ago" if watch.mute else None
         running = (watch.last + watch.allowed for watch in self._watches.values() if watch.runs)
-        self._check_at = min(running, default=inf)
+        # Looking at all of them takes time: of many that run out one after the other, several are found at once.
+        self._check_at = max(min(running, default=inf), now + len(self._watches) * LOOK_EACH)
         return gone
 
     def is_due(self, watch: Watch) -> bool:

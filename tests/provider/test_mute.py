@@ -131,6 +131,22 @@ def test_a_book_whose_snapshot_does_not_come_is_told_although_deltas_flow(rig, b
     assert seen == [(30, "no data since the subscription, 30 s ago")]
 
 
+def test_thousands_of_mute_streams_are_found_together_and_soon(rig):
+    r = rig(ack_within=60, silent_after=9999, topics_per_frame=5000)
+    r.up(0)
+    r.machine.interest(
+        [session_events.Want(r.topic(f"quote:S{n}"), Asker("1", "7.1")) for n in range(5000)], r.moment(0)
+    )
+    for n in range(5000):
+        r.say(["ack", f"quote:S{n}"], at=1 + n / 1000)
+    looks = 0
+    while (at := r.machine.deadline()) < 40:
+        r.tick(at)
+        looks += 1
+    assert looks < 60, "not one look at 5,000 for each of 5,000"
+    assert len({event[2] for event in told(r)}) == 5000
+
+
 # --- no room ---------------------------------------------------------------------------------------------------------
 
 FULL = "the provider allows 3 topics on a connection, and all are taken"
