@@ -285,7 +285,7 @@ class Topics:
         for watch in gone:
             watch.stale, watch.session = True, False
             watch.mute = watch.brought_nothing
-            watch.reason = f"no data since the subscription, {now - watch.asked_at:.0f} s ago" if watch.mute else None
+            watch.reason = _no_data(watch, now) if watch.mute else None
         running = (watch.last + watch.allowed for watch in self._watches.values() if watch.runs)
         # Looking at all of them takes time: of many that run out one after the other, several are found at once.
         self._check_at = max(min(running, default=inf), now + len(self._watches) * LOOK_EACH)
@@ -350,3 +350,9 @@ class Topics:
 def _seconds_of(timeframe: str) -> float:
     number = timeframe.rstrip("smhdwo")
     return float(int(number) * _UNITS[timeframe.removeprefix(number)])
+
+
+def _no_data(watch: Watch, now: float) -> str:
+    # As allowed where its market was open all the time: the same text however late the look at it was.
+    seconds = watch.allowed if watch.last == watch.asked_at else now - watch.asked_at
+    return f"no data since the subscription, {f'{seconds:.1f}'.removesuffix('.0')} s ago"

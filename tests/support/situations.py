@@ -623,4 +623,4 @@ def _word(event: Said) -> str:
 
 
 def _reason(reason: str | None) -> str | None:
-    return None if reason is None else f"({re.sub(r'[0-9]+ s ago', 'N s ago', reason)})"
+    return None if reason is None else f"({re.sub(r'[0-9.]+ s ago', 'N s ago', reason)})"
