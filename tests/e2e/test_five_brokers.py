@@ -31,6 +31,7 @@ from relay.model.events import Event, Stamp
 from relay.plugins.hookspecs import Tap, hookimpl
 from relay.plugins.manager import load_plugins
 from relay.settings import DEMO_API_KEY
+from relay.testing.market import Market
 from relay.testing.simulator import Drop, Simulator
 from relay.testing.subscriber import Subscriber
 from relay_shuriken.chain import BONK
@@ -405,6 +406,49 @@ async def test_the_same_scenario_is_the_same_sequence(name: str) -> None:
         assert (status["state"], status["counters"]["unknown"], status["counters"]["reconnects"]) == ("up", 0, 1)
         app.check()
     assert list(found) == list(SEQUENCE)
+
+
+#: Quantities that the touch of the simulated market cannot fill at once.
+DEEP = {"helio": "900000", "tektii": "400", "crosstrade": "30"}
+
+
+@pytest.mark.parametrize("name", DEEP)
+async def test_what_is_filled_in_parts_adds_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states, the fills and the position tell the same; ScaleTrade's simulator fills every order whole."""
+    monkeypatch.setattr(Market, "_size", lambda market, listed, depth: listed.instrument.typical // 4)
+    async with scenario(name) as (app, _):
+        until, whole = app.subscriber.until, Decimal(DEEP[name])
+        await until(lambda: {"account", "quote"} <= {event["type"] for event in app.heard})
+        await app.place("MARKET", quantity=DEEP[name])
+        assert app.errors == []
+        id = app.order_id
+
+        def orders() -> list[Mapping[str, Any]]:
+            return [
+                e["order"] | {"event": e["event"]} for e in app.heard if e["type"] == "order" and e["order"]["id"] == id
+            ]
+
+        def fills() -> list[Decimal]:
+            of = [event["trade"] for event in app.heard if event["type"] == "trade"]
+            return [Decimal(trade["quantity"]) for trade in of if trade["order_id"] == id]
+
+        def sizes() -> list[Decimal]:
+            return [Decimal(event["position"]["quantity"]) for event in app.heard if event["type"] == "position"]
+
+        await until(lambda: orders()[-1:] and orders()[-1]["status"] == "FILLED" and sum(fills()) == whole)
+        await until(lambda: sizes()[-1:] == [whole])
+        states = [(order["event"], order["status"]) for order in orders()]
+        assert states[0] in (("ORDER_CREATED", "OPEN"), ("ORDER_CREATED", "PENDING"))
+        assert set(states[1:-1]) - {("ORDER_MODIFIED", "OPEN")} == {("ORDER_PARTIALLY_FILLED", "PARTIALLY_FILLED")}
+        assert states[-1] == ("ORDER_FILLED", "FILLED")
+        filled = [Decimal(order["filled_quantity"]) for order in orders() if "filled_quantity" in order]
+        assert filled == sorted(filled)
+        assert filled[-1] == whole
+        assert len(fills()) > 1
+        assert sizes() == sorted(sizes())
+        happened = [event["event"] for event in app.heard if event["type"] == "position"]
+        assert happened[0] == "POSITION_OPENED"
+        assert {*happened[1:]} <= {"POSITION_MODIFIED"}
 
 
 #: Members of a moment, or of one message: a list has others than the event before it.
