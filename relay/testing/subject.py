@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ from attrs import define, frozen
 from relay.adapter import (
     Adapter,
     Answer,
+    CommandReply,
     Context,
     Fetch,
     Hello,
@@ -95,8 +97,9 @@ class Read:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The events, each with what a state of an order, a position or an account would be published as at first sight."""
-        states = (item.state if isinstance(item, Partial) else item for item in self.items)
+        """The events, and those of an answer; each with what its state would be published as at first sight."""
+        items = chain(self.items, *(item.events or () for item in self.items if isinstance(item, CommandReply)))
+        states = (item.state if isinstance(item, Partial) else item for item in items)
         return tuple(_first_seen(item) for item in states if isinstance(item, Event))
 
 
