@@ -19,7 +19,7 @@ def row(of: Situation, *channels: list[str]) -> str:
 def rows() -> dict[str, str]:
     """The rows of the page by the situation."""
     lines = PAGE.read_text().splitlines()
-    return {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.count(" | ") == 3}
 
 
 @pytest.mark.parametrize("name", SITUATIONS)

@@ -113,6 +113,13 @@ def facts(events):
     return found
 
 
+async def rests(r, view):
+    """Wait until each open order was said to be open: some brokers have it pending first."""
+    await r.subscriber.until(
+        lambda: all(body["status"] == "OPEN" for (kind, _), body in view.held.items() if kind == "order")
+    )
+
+
 def truth(r, there, view):
     return view.open("position") == there.positions() and view.open("order") == there.orders()
 
@@ -162,6 +169,7 @@ async def test_lists_from_before_the_last_changes_take_nothing_back(name, monkey
         await r.subscriber.until(lambda: all(replied(r, id) == "accepted" for id in ("c3", "c4", "c5")))
         await r.subscriber.until(lambda: held not in there.positions() and resting not in there.orders())
         await r.subscriber.until(lambda: truth(r, there, view))
+        await rests(r, view)
         meddler.read_again = kept
         since = len(r.heard)
         r.upstream.inject(Cut())
@@ -181,6 +189,7 @@ async def test_lists_that_come_late_take_nothing_back(name, monkeypatch):
     async with rig(name, every=0.1, configured={"audit": 0.0}) as r:
         there, view = await traded(r)
         (resting,), (held,) = there.orders(), there.positions()
+        await rests(r, view)
         meddler = Meddler(r, monkeypatch)
         gate = trio.Event()
         meddler.before = gate.wait
