@@ -47,6 +47,8 @@ WAITS_FOR = 5.0
 MOST_WAITING = 10_000
 #: The one who asks for what is pinned.
 _OPERATOR = Asker("", "")
+#: Topics that the status names: strangers can have thousands refused, and the page is made in one go.
+_SHOWN = 100
 
 
 def topic_key(topic: Topic) -> Key:
@@ -506,7 +508,7 @@ class SubscriptionTable:
         return self._look_at or -inf
 
     def status(self) -> dict[str, Any]:
-        """Counts by standing, and every topic that is refused or unanswered with its reason."""
+        """Counts by standing, and topics that are refused or unanswered with the reason: the first `_SHOWN` of them."""
         counts = {standing.value: len(found) for standing, found in self._standing.items()}
         troubled = [
             {
@@ -515,8 +517,7 @@ class SubscriptionTable:
                 "standing": entry.standing.value,
                 "reason": entry.reason,
             }
-            for entry in self
-            if entry.reason is not None
+            for entry in islice((entry for entry in self if entry.reason is not None), _SHOWN)
         ]
         return counts | {"troubled": troubled}
 

@@ -296,3 +296,16 @@ def test_a_name_that_is_not_listed_asks_nothing_and_leaves_the_request_of_the_ot
     (stale,) = [event for event in r.fresh() if event.kind == "staleness"]
     assert stale.symbols == ("BAD",)
     assert "lists no symbol 'BAD'" in stale.reason
+
+
+def test_the_status_names_some_of_the_topics_that_were_refused_and_counts_all() -> None:
+    found = table()
+    for each in range(300):
+        found.want(topic(f"BAD{each}"), STRANGER)
+    for batch in iter(found.take_to_subscribe, ()):
+        found.sent(batch, 0)
+        for each in batch:
+            found.refused([each], "no such symbol")
+    status = found.status()
+    assert status["refused"] == 300
+    assert len(status["troubled"]) == 100
