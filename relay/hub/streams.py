@@ -10,8 +10,8 @@ Topics of streams begin with their first event or their first subscriber and are
 - A market event goes to its provider's stream, and to the merged one of its symbol where that exists.
 - An event of an account goes to the stream of the session's configured account; where no account is configured, to that of
   the account the event names. One that names another account than the session's configured one goes nowhere.
-- A gap goes, in order, to the data streams it qualifies, and begins none. Staleness goes to these and to the status; the
-  reason why an account is stale goes to its readers alone.
+- A gap goes, in order, to the data streams it qualifies, and begins none. Staleness goes to these, and to the status where
+  they are pinned or have had data; the reason why an account is stale goes to its readers alone.
 - An error about an account goes to that account's stream alone.
 - All other events about a session go to its provider's status.
 """
@@ -236,11 +236,13 @@ class Streams:
         if isinstance(event, Gap):
             return list(self._qualified(event.of, (event.symbol,) if event.symbol else (), event.timeframe, stamp))
         if isinstance(event, Staleness):
-            topics = self._qualified(event.of, event.symbols, event.timeframe, stamp)
+            topics = list(self._qualified(event.of, event.symbols, event.timeframe, stamp))
             if event.session:  # the status channel has the `connection` event; nobody is told of what nobody follows
                 return [topic for topic in topics if topic.channels or topic.permanent]
             if event.of == "account" and event.reason:  # a broker's words, for the account's readers
-                return list(topics)
+                return topics
+            if event.symbols and not any(topic.permanent or topic.last for topic in topics):
+                return topics  # names that strangers made up are no news of the provider
             return [*topics, self._topic(_STATUS, provider, now)]
         return (self._topic(_STATUS, provider, now),)
 

@@ -10,7 +10,7 @@ from math import inf
 from attrs import define
 
 from relay.adapter import Ack, Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
-from relay.limits import backoff
+from relay.limits import TokenBucket, backoff
 from relay.model.channels import Asker, Topic
 from relay.model.enums import Refill, StalenessEvent
 from relay.model.events import Gap, Staleness
@@ -22,7 +22,7 @@ from relay.provider.outbound import Job, Purpose
 from relay.provider.pacing import Lane
 from relay.provider.session_events import Now
 from relay.provider.session_state import SessionState
-from relay.provider.subscription_table import Entry, topic_key
+from relay.provider.subscription_table import Entry, Rank, topic_key
 
 #: Seconds until a snapshot that came too old is requested again, growing up to the second number.
 SNAPSHOT_AGAIN, SNAPSHOT_RARELY = 0.5, 30.0
@@ -37,6 +37,8 @@ _FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
 RECONCILE_AGAIN, RECONCILE_RARELY = 5.0, 300.0
 #: Seconds until what is open is asked for again to confirm what a list that may lag behind the stream says.
 SECOND_LOOK = 2.0
+#: Refused topics that the status tells of in a minute: strangers can ask for any number of names. Who asked is told of each.
+REFUSALS = 10
 #: Seconds by which the provider's clock may differ from the relay's: what was missed is asked for from so much earlier on.
 CLOCKS_DIFFER = 60
 _AWAY = "the session was away"
@@ -134,6 +136,7 @@ class Subscriptions:
         self._declared = core.declared
         self._offers = {offer.kind: offer for offer in core.adapter_class.offers}
         self._snapshots = Snapshots()
+        self._refusals = TokenBucket(REFUSALS / 60, REFUSALS)
         self._reconcile_at = inf
         self._reconcile_failures = 0
         #: How many lists in a row contradicted what had been told shortly before.
@@ -327,6 +330,9 @@ class Subscriptions:
             self._close_book(topic)
             self._say_stale(topic, shown)
             name = topic.symbol or topic.account or ""
+            if entry.rank is not Rank.PINNED and not self._refusals.take(1, core.at.now):
+                core.counters.notes["refusal_not_told"] += 1
+                continue
             text, mine = f"{topic.kind} {name}: {shown}", topic.kind == "account"
             core.error("subscription_refused", text, kind=topic.kind, symbol=name, of_account=mine)
 

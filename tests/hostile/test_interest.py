@@ -12,6 +12,7 @@ import trio
 from relay.adapter import Adapter
 from relay.app import Relay
 from relay.model.channels import ALL, Asker, Stream, Topic
+from relay.model.events import Error, Stamp
 from relay.provider.http import HttpClient
 from relay.providers import ConfiguredProvider, Providers
 from relay.settings import ProviderSettings
@@ -21,6 +22,7 @@ from relay_binance.adapter import Binance
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from relay_shuriken.simulator import KEY as SHURIKEN_KEY
 from relay_shuriken.simulator import ShurikenSimulator
+from relay_synthetic.simulator import SyntheticSimulator
 from support.raw import Raw, raw
 from support.running import API_KEY, APP, port_of, running_relay
 
@@ -178,6 +180,27 @@ def test_a_merged_stream_asks_only_who_lists_the_symbol_and_gives_back_what_it_a
     refused = providers.wrong_with(Stream(ALL, Topic(kind="quote", symbol="XRP/XRP")))
     assert refused is not None
     assert refused.count("lists no symbol") == 2
+
+
+async def test_names_that_strangers_make_up_do_not_fill_the_status_channel() -> None:
+    simulator = SyntheticSimulator(seed=1, rate=0)
+    async with simulator.serve() as address:
+        provider = {"adapter": "synthetic", "url": address.ws, "http_url": address.http}
+        async with running_relay({"synthetic": provider}) as relay:
+            async with raw(port_of(relay)) as stranger, raw(port_of(relay)) as honest:
+                await honest.subscribe("status.synthetic")
+                for each in range(200):
+                    await stranger.say("pusher:subscribe", {"channel": f"quote.synthetic.MADE-UP{each}"})
+                for each in range(200):
+                    assert (await stranger.hear("staleness", f"quote.synthetic.MADE-UP{each}"))["event"] == "STALE"
+                stamp = Stamp(provider="synthetic", account=None, received_at="2025-01-15T10:30:00Z")
+                relay.publish(Error(code="last", message="of the test"), stamp)
+                told = []
+                while not told or told[-1].get("code") != "last":
+                    message = await honest.receive()
+                    if message.get("channel") == "status.synthetic" and message["event"] in ("error", "staleness"):
+                        told.append({"event": message["event"]} | json.loads(message["data"]))
+                assert [each["code"] for each in told] == ["subscription_refused"] * 10 + ["last"]
 
 
 async def test_one_connection_holds_so_many_streams_and_is_told_the_limit() -> None:

@@ -173,13 +173,17 @@ def test_status_kinds_go_to_the_providers_status_and_staleness_to_the_data_too(r
     relay.publish(Connection(event="CONNECTED"))
     relay.publish(RateLimit(event="RATE_LIMIT_HIT"))
     relay.publish(Connection(event="CONNECTED"), "y")
+    relay.publish(quote(symbol="A"))
     relay.publish(Staleness(event="STALE", symbols=["A"], of="quote"))
+    relay.publish(Staleness(event="STALE", symbols=["B"], of="quote"))  # it has had no data
     got = client.take()
     assert [(m["channel"], m["event"]) for m in got] == [
         ("status.x", "connection"),
         ("status.x", "rate_limit"),
+        ("quote.x.A", "quote"),
         ("quote.x.A", "staleness"),
         ("status.x", "staleness"),
+        ("quote.x.B", "staleness"),
     ]
 
 
