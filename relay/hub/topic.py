@@ -248,10 +248,10 @@ class TopicState:
             return
         entry = published.entry(seq, now, merged=self.merged)
         if revalued and isinstance(published.event, Position):
-            entry.policy, entry.conflation_key = (
-                Policy.CONFLATE,
-                f"position {published.event.account} {published.event.id}",
-            )
+            key = f"position {published.event.account} {published.event.id}"
+            entry.policy, entry.conflation_key = Policy.CONFLATE, key
+        elif kind == "staleness" and self.kind != "status":  # only whether the data are fresh now matters
+            entry.policy, entry.conflation_key = Policy.CONFLATE, f"staleness {published.stamp.provider}"
         self.history.append(entry)
         if isinstance(published.event, Depth) and published.event.snapshot:
             for channel in self.channels:

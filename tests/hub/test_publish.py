@@ -293,6 +293,23 @@ def test_a_slow_subscriber_of_a_merged_stream_keeps_the_latest_of_each_provider(
     assert relay.hub.snapshot()["dropped"] == {"conflate": 4}
 
 
+def test_of_staleness_a_slow_subscriber_gets_the_newest_word_and_a_status_all_of_it(relay):
+    data, status = relay.client(), relay.client()
+    data.subscribe("quote.x.A")
+    status.subscribe("status.x")
+    data.slow = status.slow = True
+    for reason in ("first", "second"):
+        for symbols in (["A"], ["B"]):
+            relay.publish(Staleness(event="STALE", symbols=symbols, of="quote", reason=reason))
+        relay.publish(Staleness(event="STALE", symbols=[], of="quote", session=True))
+        relay.publish(Staleness(event="FRESH", symbols=["A"], of="quote"))
+        data.take(), status.take()
+    relay.publish(Quote(symbol="A", bid="2"))
+    data.slow = status.slow = False
+    assert [m["data"].get("event", m["event"]) for m in data.take().of("staleness", "quote")] == ["FRESH", "quote"]
+    assert len(status.take().of("staleness")) == 6
+
+
 def test_a_slow_subscribers_gap_names_the_lost_numbers(relay_of):
     relay = relay_of(outbox=OutboxLimits(messages=2))
     client = relay.client()
