@@ -295,6 +295,8 @@ def test_a_slow_subscriber_of_a_merged_stream_keeps_the_latest_of_each_provider(
 
 def test_of_staleness_a_slow_subscriber_gets_the_newest_word_and_a_status_all_of_it(relay):
     data, status = relay.client(), relay.client()
+    for symbol in ("A", "B"):  # a status tells of what has had data
+        relay.publish(Quote(symbol=symbol, bid="1"))
     data.subscribe("quote.x.A")
     status.subscribe("status.x")
     data.slow = status.slow = True
