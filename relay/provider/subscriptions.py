@@ -521,7 +521,9 @@ class Subscriptions:
         waiting = self._table.waiting(now)
         for entry in waiting:
             watch = self._topics.find(topic_key(entry.topic))
-            if watch is not None and watch.mute:  # it is asked for anew since it is mute, which was told, and once is enough
+            if (
+                watch is not None and watch.mute
+            ):  # it is asked for anew since it is mute, which was told, and once is enough
                 continue
             self._say_stale(entry.topic, f"not asked for yet: {len(waiting)} topics wait until the provider takes more")
         for watch in self._topics.check(now, self._core.at.unix_ns):

@@ -483,7 +483,12 @@ async def test_lists_histories_and_quotes_are_answered_in_the_words_of_the_event
         position = app.position_id
         await app.place("LIMIT", limit_price=app.traded.bid)
         bid = app.order_id
-        await until(lambda: any(e["type"] == "order" and e["order"]["id"] == bid for e in app.heard))
+        placed = [("order", bid, "OPEN")]  # it may be pending first
+        await until(
+            lambda: (
+                [(e["type"], e["order"]["id"], e["order"]["status"]) for e in app.heard if "order" in e][-1:] == placed
+            )
+        )
 
         (money,) = (accounts := await app.asked("list_accounts"))["accounts"]
         assert (money["id"], accounts.keys()) == (app.account, {"accounts", "data"})

@@ -100,7 +100,7 @@ class Running:
         structlog.configure(processors=[self._note], cache_logger_on_first_use=False)
         try:
             trio.run(self._serve)
-        except BaseException as failure:  # noqa: BLE001 - told to the test
+        except Exception as failure:  # noqa: BLE001 - told to the test
             self._failure = failure
             self._ready.set()
         finally:
