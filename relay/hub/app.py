@@ -118,7 +118,7 @@ class SubscriberSession:
         self.connection = connection
         self.outbox = outbox
         self.asker = Asker(app_state.app.id, connection.socket_id, network)
-        """What it is called where it asks something of providers."""
+        """Name of the connection where it asks something of providers."""
         self.streams = 0
         """Channels it holds that ask something of a provider."""
         self.spending = spending

@@ -55,7 +55,7 @@ class StreamPattern:
     kinds: frozenset[str]
     """The kinds it can match."""
     provider_part: str
-    """What it says of the provider, as written."""
+    """Part of the pattern about the provider, as written."""
     provider: re.Pattern[str] = field(repr=False)
     symbol: re.Pattern[str] = field(repr=False)
     """Matches symbols as channels write them."""
@@ -120,7 +120,7 @@ class AccountPattern:
 
     text: str
     provider_part: str
-    """What it says of the provider, as written."""
+    """Part of the pattern about the provider, as written."""
     provider: re.Pattern[str] = field(repr=False)
     account: re.Pattern[str] = field(repr=False)
 

@@ -207,10 +207,13 @@ class Outbound:
         for fetch in fetches:
             job = Job(fetch, adapter, Purpose.AUDIT, chain=chain)
             chain.left += 1
-            used = uses(job, reconcile)
-            needs = {of: cost + self._budget.capacity(of) // 2 for of, cost in used.items()}
-            self.queue.put(Lane.FETCH, used, job, needs)
+            self._put_last(job, uses(job, reconcile))
         return len(fetches)
+
+    def _put_last(self, job: Job, drawn: Uses) -> None:
+        """Queue a job behind everything else, to go when half of its budget is left to commands."""
+        needs = {of: cost if of == "frame" else cost + self._budget.capacity(of) // 2 for of, cost in drawn.items()}
+        self.queue.put(Lane.FETCH, drawn, job, needs)
 
     def without_polls(self, writings: Iterable[str | Fetch | Poll]) -> list[str | Fetch]:
         """Begin the polls among what the adapter wrote and return the rest."""
@@ -229,9 +232,8 @@ class Outbound:
             return
         job = Job(poll.request, adapter, Purpose.POLL, poll=poll.name)
         drawn: Uses = {"frame": 1, poll.of: 1} if isinstance(poll.request, str) else uses(job, None)
-        needs = {of: cost if of == "frame" else cost + self._budget.capacity(of) // 2 for of, cost in drawn.items()}
         job.chain.left += not isinstance(poll.request, str)
-        self.queue.put(Lane.FETCH, drawn, job, needs)
+        self._put_last(job, drawn)
 
     def follow(self, fetch: Fetch, adapter: Adapter, job: Job | None) -> None:
         """Queue a further request, made for the same reason as ``job``; None for one that a message led to."""

@@ -162,7 +162,7 @@ async def test_pusher_js_sees_the_same_compressed_and_plain(library: str, browse
 
 
 def is_stale(data: Any) -> bool:
-    """Whether it is the event that says that the venue is not to be reached, which comes at its own time."""
+    """Return True for the event that says that the venue is not to be reached, which comes at its own time."""
     return isinstance(data, dict) and data.get("type") == "staleness"
 
 

@@ -55,10 +55,7 @@ async def test_health_is_answered_while_clients_take_every_descriptor(tmp_path: 
         provider.bind(("127.0.0.1", 0))
         configuration = CONFIGURATION.format(provider=provider.getsockname()[1])
         async with serving(tmp_path, configuration, descriptors=ALLOWED) as (_, port), AsyncExitStack() as idle:
-            streams = [
-                await idle.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
-                for _ in range(2 * ALLOWED)
-            ]
+            streams = await crowd(idle, port)
             # The first of them are ordinary connections; an administrator's connection that says nothing is one of the kept.
             full = [stream for stream in streams if await refused_at_once(stream)]
             assert full
@@ -76,10 +73,7 @@ async def test_clients_of_this_machine_that_say_nothing_do_not_keep_an_administr
         provider.bind(("127.0.0.1", 0))
         configuration = CONFIGURATION.format(provider=provider.getsockname()[1])
         async with serving(tmp_path, configuration, descriptors=ALLOWED) as (_, port), AsyncExitStack() as idle:
-            streams = [
-                await idle.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
-                for _ in range(2 * ALLOWED)
-            ]
+            streams = await crowd(idle, port)
             # Those that are kept are free again after a second, so that one of the last may have got one.
             assert any([await refused_at_once(stream, within=1.0) for stream in streams[-8:]])
             for begun in streams:  # nor those that say half of what they want
@@ -88,6 +82,11 @@ async def test_clients_of_this_machine_that_say_nothing_do_not_keep_an_administr
             with trio.fail_after(45):  # less than server.limits.head
                 while (await send(port, "GET", "/healthz")).status_code != 200:
                     await trio.sleep(0.01)
+
+
+async def crowd(idle: AsyncExitStack, port: int) -> list[trio.SocketStream]:
+    """Open twice as many connections as there are descriptors; they say nothing and stay until the end."""
+    return [await idle.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(2 * ALLOWED)]
 
 
 async def refused_at_once(stream: trio.SocketStream, within: float = 0.02) -> bool:

@@ -148,7 +148,7 @@ def test_another_account_s_list_says_nothing_of_ours(away):
 
 
 def lagging(r, *told, at=0.5):
-    """What the stream told just before the session was away; returns the request for the lists."""
+    """Let the stream tell things just before the session is away; return the request for the lists."""
     (request,) = r.requests(r.up(-20))
     r.do(session_events.Fetched(request.id, answer()), -20)
     r.say(*told, at=at)
