@@ -396,6 +396,7 @@ class Relay:
             sessions=self.providers.statuses,
             authorize=self._authorize,
             refusal=self.providers.wrong_with,
+            search=self.providers.search,
             command_service=self._command_service,
             log_counts=self._log_counts,
             store=self._store.status,

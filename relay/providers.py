@@ -18,7 +18,7 @@ from relay.model.channels import ALL, Asker, Stream, Topic, topic_kind
 from relay.model.commands import Command
 from relay.model.events import MARKET_KINDS
 from relay.model.symbols import SymbolError, SymbolTable
-from relay.provider.catalog import CatalogEntry, merged_entries, provider_entries
+from relay.provider.catalog import CatalogEntry, ListedSymbol, merged_entries, provider_entries
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.provider.session import SessionSettings
@@ -151,6 +151,13 @@ class ConfiguredProvider:
             private=self.is_private,
         )
 
+    def search(self, query: str) -> Iterator[ListedSymbol]:
+        """Yield what a text may mean of the symbols that are pinned, configured or learned from its metadata."""
+        kinds = tuple(offer.kind for offer in self.settings.adapter.offers if offer.kind in MARKET_KINDS)
+        pinned = [topic.symbol for topic in self.settings.pinned if topic.symbol is not None]
+        for found in self.symbols.search(query, pinned) if kinds else ():
+            yield ListedSymbol(self.name, found, kinds, "private-" if self.is_private else "")
+
     def statuses(self) -> Iterator[Mapping[str, Any]]:
         """One status per session."""
         for session in self.sessions.values():
@@ -272,6 +279,11 @@ class Providers:
         """The catalog of all streams."""
         entries = [entry for provider in self for entry in provider.catalog()]
         return [*entries, *merged_entries(entries)]
+
+    def search(self, query: str, provider: str) -> tuple[list[ListedSymbol], int]:
+        """Return the symbols of a provider that a text may mean, and how many were compared with it."""
+        found = self._providers.get(provider)
+        return ([], 0) if found is None else (list(found.search(query)), len(found.symbols))
 
     def statuses(self) -> list[Mapping[str, Any]]:
         """One status per session."""

@@ -294,10 +294,12 @@ class Symbols:
         complete: these are all symbols the provider has, those of other lists included. From then on a symbol that is
             neither among them nor configured is refused before anything is asked of the provider. Leave it False where
             the provider may know a name that its list lacks.
+        names: what the provider calls a symbol for people, by its native text; people search by it.
     """
 
     pairs: tuple[tuple[str, str], ...] = field(converter=_pairs)
     complete: bool = field(default=False, kw_only=True)
+    names: Mapping[str, str] = field(factory=dict, kw_only=True)
 
 
 @frozen

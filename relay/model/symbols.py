@@ -4,17 +4,42 @@ Canonical text is ``BASE/QUOTE`` for pairs and the listed ticker for equities. I
 from configuration, never from cutting a symbol in half. Where no rule applies the provider's own text is the symbol.
 """
 
+import difflib
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping
+
+from attrs import field, frozen
 
 from relay.errors import nearest
 
 #: Listed symbols a name that is not listed is compared with: a stranger may ask for any number of names.
 _COMPARED = 16
+#: Symbols on either side that a search compares where nothing else is found.
+_NEAR = 32
+#: Characters of a query that are compared then, and per cent that may differ.
+_LONGEST, _UNLIKE = 64, 30
+#: `FoundSymbol.distance` of a symbol that is only spelt nearly alike; the less alike, the more is added.
+NEAR = 3
 
 
 class SymbolError(ValueError):
     """Two symbols claim the same name, or a symbol is written in a way that is not the canonical one."""
+
+
+@frozen(order=True)
+class FoundSymbol:
+    """A symbol that a search found. Sorting puts the likeliest first.
+
+    Attributes:
+        distance: 0 the symbol itself, 1 it begins with the query, 2 the query is a part of it or of its name, `NEAR` and
+            more: it is only spelt nearly alike.
+        name: the provider's name of it for people, None where it gives none.
+    """
+
+    distance: int
+    canonical: str = field(order=lambda symbol: (len(symbol), symbol))
+    native: str = field(order=False)
+    name: str | None = field(default=None, order=False)
 
 
 class SymbolTable:
@@ -32,6 +57,9 @@ class SymbolTable:
         self._listed: set[str] | None = None
         #: Canonical symbols in order, as `_plain` writes them, for suggestions; None until one is asked for.
         self._sorted: list[tuple[str, str]] | None = None
+        self._names: dict[str, str] = {}
+        #: (native, canonical, and as `_plain` writes them: native, canonical, name) for searches; None until one is made.
+        self._spellings: list[tuple[str, str, str, str, str]] | None = None
         for native, canonical in (configured or {}).items():
             self.add(native, canonical)
             self._pinned.add(native)
@@ -67,14 +95,18 @@ class SymbolTable:
         self._native[canonical] = native
         if self._listed is not None:
             self._listed.add(native)
-        self._sorted = None
+        self._sorted = self._spellings = None
 
-    def learn(self, pairs: Iterable[tuple[str, str]], *, complete: bool = False) -> list[SymbolError]:
+    def learn(
+        self, pairs: Iterable[tuple[str, str]], *, complete: bool = False, names: Mapping[str, str] | None = None
+    ) -> list[SymbolError]:
         """Learn pairs of a provider's metadata; return the ambiguous ones as errors instead of guessing one of them.
 
         An ambiguous native symbol keeps its own text as its canonical name. With ``complete`` these pairs are all that the
-        provider has: what an earlier list had beside them is not listed any more.
+        provider has: what an earlier list had beside them is not listed any more. ``names`` are what it calls native symbols
+        for people.
         """
+        self._names.update(names or {})
         refused, natives = [], set(self._pinned)
         for native, canonical in pairs:
             natives.add(native)
@@ -84,6 +116,7 @@ class SymbolTable:
                 refused.append(error)
         if complete:
             self._listed, self._sorted = natives, None
+        self._spellings = None
         return refused
 
     def canonical(self, native: str) -> str:
@@ -109,6 +142,46 @@ class SymbolTable:
             raise SymbolError(f"the provider lists no symbol {symbol!r:.128}{hint}")
         return native
 
+    def search(self, query: str, more: Iterable[str] = ()) -> list[FoundSymbol]:
+        """Return the symbols that ``query`` may mean, unsorted; all of them for an empty one.
+
+        Case and separators do not matter: ``btcusd`` finds ``BTC/USD``. A name is found by words that are parts of it. Only
+        if nothing is found, symbols that are spelt nearly alike are returned. ``more`` are canonical symbols that are known
+        to work beside the table's.
+        """
+        spellings = self._all_spellings(more)
+        wanted, words = _plain(query), query.lower().split()
+        found = [
+            FoundSymbol(distance, canonical, native, self._names.get(native))
+            for native, canonical, plain_native, plain, name in spellings
+            if (distance := _distance(wanted, words, plain, plain_native, name)) is not None
+        ]
+        if found or not wanted:
+            return found
+        alike = sorted((plain, canonical, native) for native, canonical, _, plain, _ in spellings)
+        place = bisect(alike, (wanted, "", ""))
+        around = {
+            plain: (canonical, native) for plain, canonical, native in alike[max(0, place - _NEAR) : place + _NEAR]
+        }
+        likeness = difflib.SequenceMatcher(b=wanted[:_LONGEST])
+        close = []
+        for plain, (canonical, native) in around.items():
+            likeness.set_seq1(plain)
+            if (unlike := round((1 - likeness.ratio()) * 100)) <= _UNLIKE:
+                close.append(FoundSymbol(NEAR + unlike, canonical, native, self._names.get(native)))
+        return close
+
+    def _all_spellings(self, more: Iterable[str]) -> list[tuple[str, str, str, str, str]]:
+        if self._spellings is None:
+            listed = self._canonical if self._listed is None else self._listed
+            self._spellings = [
+                (native, canonical, _plain(native), _plain(canonical), self._names.get(native, "").lower())
+                for native in listed
+                for canonical in [self._canonical.get(native, native)]
+            ]
+        beside = [each for each in dict.fromkeys(more) if each not in self._native]
+        return self._spellings + [(each, each, _plain(each), _plain(each), "") for each in beside]
+
     def _nearest(self, symbol: str) -> str | None:
         """Return the listed symbol most like ``symbol``, of those that begin alike: a table may have thousands."""
         listed = self._listed or set()
@@ -118,6 +191,17 @@ class SymbolTable:
         place = bisect(self._sorted, (_plain(symbol), ""))
         around = self._sorted[max(0, place - _COMPARED // 2) : place + _COMPARED // 2]
         return nearest(symbol, (name for _, name in around))
+
+
+def _distance(wanted: str, words: list[str], plain: str, plain_native: str, name: str) -> int | None:
+    """Return how far a symbol is from a query, see `FoundSymbol`; None where it is not found."""
+    if wanted in (plain, plain_native):
+        return 0
+    if plain.startswith(wanted) or plain_native.startswith(wanted):
+        return 1
+    if wanted and (wanted in plain or wanted in plain_native):
+        return 2
+    return 2 if name and words and all(word in name for word in words) else None
 
 
 def _plain(name: str) -> str:

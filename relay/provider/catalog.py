@@ -16,6 +16,7 @@ from relay.adapter import Offer
 from relay.errors import nearest
 from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind
 from relay.model.events import ACCOUNT_KINDS, KINDS, MARKET_KINDS
+from relay.model.symbols import FoundSymbol
 
 Visibility = Literal["public", "private", "presence"]
 
@@ -150,6 +151,25 @@ class CatalogEntry:
     def prefix(self) -> str:
         """The beginning of the channel's name."""
         return _PREFIX[self.visibility]
+
+
+@frozen
+class ListedSymbol:
+    """A symbol that a search found at one provider.
+
+    Attributes:
+        kinds: the market streams there are of it.
+        prefix: the beginning of the names of their channels.
+    """
+
+    provider: str
+    found: FoundSymbol
+    kinds: tuple[str, ...]
+    prefix: str
+
+    def channel(self, kind: str) -> str:
+        """Return the name of the channel of a kind; without the timeframe for candles. ChannelError if it is too long."""
+        return channel_name(Stream(self.provider, Topic(kind=kind, symbol=self.found.canonical)), self.prefix)
 
 
 def find(entries: Iterable[CatalogEntry], id: str) -> CatalogEntry:

@@ -319,7 +319,7 @@ class SessionMachine:
             case Learned():
                 self._learned(item)
             case Symbols():
-                for error in core.context.symbols.learn(item.pairs, complete=item.complete):
+                for error in core.context.symbols.learn(item.pairs, complete=item.complete, names=item.names):
                     core.error("symbol", str(error))
             case Limited():
                 core.limited(item.retry_after)

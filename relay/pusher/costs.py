@@ -55,7 +55,9 @@ class RequestPrices:
     page: float = field(default=5, validator=_not_negative)
     """A page of history or of channels over HTTP, beside the events or channels in it."""
     catalog: float = field(default=20, validator=_not_negative)
-    """A request for the catalog or for a session, beside its entries."""
+    """A request for the catalog or for a session, beside its entries; a search of symbols, beside those it returns."""
+    symbol: float = field(default=0.1, validator=_not_negative)
+    """Each symbol that a search compares with its text."""
 
 
 @frozen(kw_only=True)

@@ -151,7 +151,7 @@ class Subject:
             if isinstance(item, Learned):
                 adapter.context.learned.update(item.values)
             elif isinstance(item, Symbols):
-                adapter.symbols.learn(item.pairs, complete=item.complete)
+                adapter.symbols.learn(item.pairs, complete=item.complete, names=item.names)
         return found
 
     def topics(self) -> list[Topic]:

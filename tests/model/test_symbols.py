@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model.symbols import SymbolError, SymbolTable
+from relay.model.symbols import NEAR, SymbolError, SymbolTable
 
 names = st.text("ABC/", min_size=1, max_size=3)
 
@@ -47,3 +47,33 @@ def test_configuration_wins_over_metadata() -> None:
     table = SymbolTable({"EURUSD": "EUR/USD.spot"})
     assert table.learn([("EURUSD", "EUR/USD")]) == []
     assert table.canonical("EURUSD") == "EUR/USD.spot"
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("btc/usd", [(0, "BTC/USD"), (1, "BTC/USDT")]),
+        ("BTCUSD", [(0, "BTC/USD"), (1, "BTC/USDT")]),
+        ("xbt", [(1, "BTC/EUR")]),
+        ("usd", [(2, "BTC/USD"), (2, "BTC/USDT")]),
+        ("u.s. bitcoin", [(2, "BTC/USD")]),
+        ("AAPL", [(0, "AAPL")]),
+        ("btcusx", [(3, "BTC/USD"), (3, "BTC/USDT")]),
+        ("bctusd", [(3, "BTC/USD"), (3, "BTC/USDT")]),
+        ("zzzzzz", []),
+    ],
+)
+def test_a_search_ignores_case_and_separators_and_falls_back_on_near_names(
+    query: str, found: list[tuple[int, str]]
+) -> None:
+    table = SymbolTable({"btcusdt": "BTC/USDT"})
+    table.learn([("btcusd", "BTC/USD"), ("XBTEUR", "BTC/EUR")], names={"btcusd": "Bitcoin / U.S. dollar"})
+    assert [(min(each.distance, NEAR), each.canonical) for each in sorted(table.search(query, ["AAPL"]))] == found
+
+
+def test_a_search_finds_what_was_learned_since_and_forgets_what_a_complete_list_lacks() -> None:
+    table = SymbolTable()
+    table.learn([("a", "A"), ("b", "B")], complete=True)
+    assert {each.canonical for each in table.search("")} == {"A", "B"}
+    table.learn([("b", "B"), ("c", "C")], complete=True)
+    assert {each.canonical for each in table.search("")} == {"B", "C"}

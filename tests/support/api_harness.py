@@ -17,6 +17,7 @@ from relay.hub.hub import Hub
 from relay.plugins.hookspecs import ChannelEvent
 from relay.provider.catalog import CatalogEntry, merged_entries, provider_entries
 from relay.pusher.apps import App, Limits
+from relay.pusher.costs import Costs
 from relay.pusher.signatures import signed_query
 from relay.server.api.routes import build_api
 from relay.server.api.settings import ApiSettings
@@ -99,6 +100,7 @@ class Rig:
         apps: Sequence[App] = (APP, OTHER, DISABLED),
         *,
         frozen: bool = True,
+        costs: Costs | None = None,
         **more: Any,
     ) -> None:
         self.apps = apps
@@ -113,6 +115,7 @@ class Rig:
             want=lambda stream, by: None,
             unwant=lambda stream: None,
             on_channel_event=told.send_nowait,
+            costs=costs or Costs(),
             keys=ChannelKeys(
                 digest_of=KEYS.digest_of,
                 refusal=lambda name, channel, app_id: channel_refusal(

@@ -4,6 +4,7 @@
 |---|---|
 | ``/apps/ID/...`` | the Pusher HTTP API, signed (`pusher`) |
 | ``/api/v2/ws/session``, ``streams``, ``auth`` | session bootstrap, by API key (`channels`) |
+| ``/api/v2/symbols`` | search of symbols, by API key (`symbols`) |
 | ``/api/v2/commands`` | trading, by API keys with that permission (`commands`) |
 | ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | health, status, metrics (`health`) |
 | ``/schemas/KIND.json`` | JSON Schemas of the events |
@@ -31,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.auth import KeyRing
 from relay.hub.hub import Hub
-from relay.model.channels import Stream
+from relay.model.channels import ALL, Stream
 from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry
 from relay.pusher.http_api import ApiError
@@ -42,6 +43,7 @@ from relay.server.api.commands import Commands
 from relay.server.api.health import RelayCollector, Session, Status, shown
 from relay.server.api.pusher import PusherApi
 from relay.server.api.settings import ApiSettings
+from relay.server.api.symbols import Search, SymbolSearch
 from relay.trading.service import CommandService
 
 WEB = Path(__file__).parents[2] / "web"
@@ -57,6 +59,7 @@ def build_api(
     sessions: Callable[[], Iterable[Mapping[str, Any]]],
     authorize: Callable[[str, str], Grant | None] = lambda key, channel: None,
     refusal: Callable[[Stream], str | None] = lambda stream: None,
+    search: Search = lambda query, provider: ([], 0),
     command_service: CommandService | None = None,
     store: Callable[[], Mapping[str, Any]] = lambda: {"available": True, "waiting": 0},
     registry: CollectorRegistry | None = None,
@@ -69,8 +72,9 @@ def build_api(
 
     ``catalog`` and ``sessions`` are called on every request that needs them; a session is its ``status()``, with
     ``required`` added. ``authorize(key name, channel)`` may overrule the configured permissions; ``refusal(stream)`` is the
-    reason that a stream cannot be had. Without ``command_service`` there is no endpoint for commands. ``store`` is the
-    store's ``status``. The metrics are registered in ``registry``, a new one by default. ``clock`` is the hub's.
+    reason that a stream cannot be had, ``search`` finds symbols. Without ``command_service`` there is no endpoint for
+    commands. ``store`` is the store's ``status``. The metrics are registered in ``registry``, a new one by default.
+    ``clock`` is the hub's.
     """
     registry = registry or CollectorRegistry()
 
@@ -87,6 +91,11 @@ def build_api(
         prices = hub.budgets.prices
         return hub.budgets.take(caller, prices.catalog + prices.event * items, clock())
 
+    def pay_search(caller: str, compared: int, returned: int) -> bool:
+        prices = hub.budgets.prices
+        units = prices.catalog + prices.symbol * compared + prices.event * returned
+        return hub.budgets.take(caller, units, clock())
+
     bootstrap = Bootstrap(
         settings,
         app=hub.app,
@@ -97,6 +106,12 @@ def build_api(
         authorize=authorize,
         bodies=bodies,
         pay=pay,
+    )
+    symbols = SymbolSearch(
+        keys,
+        search,
+        lambda: list(dict.fromkeys(entry.provider for entry in catalog() if entry.provider != ALL)),
+        pay_search,
     )
     status = Status(
         settings,
@@ -123,6 +138,7 @@ def build_api(
                 Route("/v2/ws/session", bootstrap.session, methods=["POST"]),
                 Route("/v2/ws/streams", bootstrap.streams),
                 Route("/v2/ws/auth", bootstrap.auth, methods=["POST"]),
+                Route("/v2/symbols", symbols.endpoint),
                 Route("/v2/status", status.status),
                 *trading,
             ])),
