@@ -14,7 +14,7 @@ import ssl
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 import structlog
 import trio
+from attrs import frozen
 
 import relay
 from relay.adapter import Backoff
@@ -44,7 +45,7 @@ from relay.server.api.settings import ApiSettings
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from relay.settings import ProviderSettings, Server, Settings, reload_changes
-from relay.store.interface import Rows, Store
+from relay.store.interface import Loggable, LoggedTopic, Row, Rows, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from relay.trading.registry import CHECKED, CommandRegistry
@@ -113,6 +114,18 @@ class PluginCode:
         count = self.failures[plugin]
         if count == 10 ** (len(str(count)) - 1):
             log.error("plugin failed", plugin=plugin, what=what, count=count, error=f"{type(error).__name__}: {error}")
+
+
+@frozen
+class _Kept:
+    """What the store keeps of a relay: `relay.store.interface.Owner`."""
+
+    restore: Callable[[Rows, Mapping[str, LoggedTopic]], object]
+    rows: Callable[[], Iterable[Row]]
+
+    def topics(self, names: Collection[str] | None) -> Iterable[tuple[str, str, int, Sequence[Loggable]]]:
+        """Return no topics: none are logged."""
+        return ()
 
 
 class Relay:
@@ -292,7 +305,7 @@ class Relay:
         listeners = await open_listeners(server.host, server.port)
         self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(self._store.run, self._restore, self._registry.rows))
+            await nursery.start(self._store.run, _Kept(self._restore, self._registry.rows))
             await nursery.start(self._edge.run)
             await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
@@ -336,7 +349,7 @@ class Relay:
                     connections=plan.clients,
                 )
 
-    def _restore(self, rows: Rows) -> None:
+    def _restore(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> None:
         """Take over what an earlier process left in the store."""
         restored = self._registry.restore(rows.get(COMMANDS, ()), trio.current_time(), time.time_ns())
         self._command_service.end_restored(restored)

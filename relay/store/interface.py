@@ -1,18 +1,27 @@
-"""The one interface of all stores: rows by table and key, written soon, or acknowledged when they are on disk.
+"""The one interface of all stores: rows by table and key, and the log of each topic.
 
-Everything but `Store.run` is synchronous and waits for nothing, so that the path of a message never does. A store that
-fails keeps what it was told to write, tries again by itself, and says so in `Store.failure` until it has caught up.
+Everything but `Store.run` and `Store.read` is synchronous and waits for nothing, so that the path of a message never does.
+What is given without an ``await`` between is one change: after a crash all of it is there, or nothing. A store that fails
+keeps what it was told to write, tries again by itself, and says so in `Store.failure` until it has caught up.
+
+A topic's events are numbered in memory, from blocks of numbers that are reserved in the store ahead of need. So a process
+that follows a crash knows which numbers may have been used, and goes on behind them: a number of an epoch never means two
+events. There are two disciplines:
+
+- `Store.log`: the event is delivered, then logged with the next batch. A crash may lose the newest ones; whoever goes on
+  behind the reserved block tells of them with one gap.
+- `Store.log_first`: the event is delivered when it is acknowledged. A crash loses nothing that anybody has seen.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from attrs import frozen
 
 Rows = Mapping[str, Sequence[tuple[str, bytes]]]
 """Keys and values by table."""
 Done = Callable[[str], object]
-"""Called once with "" when the row is on disk, or with the reason that it is not. Must not raise."""
+"""Called once with "" when it is on disk, or with the reason that it is not. Must not raise."""
 
 
 class StoreError(Exception):
@@ -28,12 +37,100 @@ class Row:
     value: bytes | None
 
 
+class _Named(Protocol):
+    @property
+    def value(self) -> str: ...
+
+
+class Loggable(Protocol):
+    """One numbered and encoded event of a topic; `relay.hub.history.HistoryEntry` is one."""
+
+    @property
+    def seq(self) -> int:
+        """Its number in the topic, larger than that of the one before."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def at(self) -> float:
+        """The time of its publication, monotonic seconds."""
+
+    @property
+    def head(self) -> bytes:
+        """The encoded name of the event."""
+
+    @property
+    def tail(self) -> bytes:
+        """Its encoded data."""
+
+    @property
+    def policy(self) -> _Named:
+        """Its treatment at a slow subscriber."""
+
+    @property
+    def conflation_key(self) -> str:
+        """The key under which it is conflated."""
+
+
+class LoggedEvent(NamedTuple):
+    """One event as a store gives it back; see `Loggable`. ``at`` is Unix time in seconds."""
+
+    seq: int
+    id: str
+    at: float
+    head: bytes
+    tail: bytes
+    policy: str
+    conflation_key: str
+
+
+@frozen(kw_only=True)
+class LoggedTopic:
+    """One topic as a store holds it.
+
+    Attributes:
+        epoch: the topic's.
+        reserved: numbers up to this one may have been used.
+        events: the logged ones, oldest first. Numbers that are missing between two of them are the holes of earlier crashes.
+        complete: True where the process before ended in order: all events are here that it numbered.
+    """
+
+    epoch: str
+    reserved: int
+    events: Sequence[LoggedEvent] = ()
+    complete: bool = False
+
+
+class Owner(Protocol):
+    """The relay, whose knowledge a store keeps."""
+
+    def restore(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> object:
+        """Take over what an earlier process left. Called once, as soon as the store is open."""
+
+    def rows(self) -> Iterable[Row]:
+        """Return all rows that should be in the store; called where it was lost."""
+
+    def topics(self, names: Collection[str] | None) -> Iterable[tuple[str, str, int, Sequence[Loggable]]]:
+        """Return name, epoch, reserved number and kept events of the topics (None: of all).
+
+        Called where a store has lost events, to log them anew; a topic that is not returned is gone.
+        """
+
+
 class Store(Protocol):
-    """Keeps rows over the end of the process. One process uses it at a time."""
+    """Keeps rows and topics over the end of the process. One process uses it at a time, or each its own topics."""
+
+    @property
+    def keeps(self) -> bool:
+        """False where nothing outlives the process: nobody needs to number ahead or to log."""
 
     @property
     def failure(self) -> str:
-        """The reason that rows cannot be written now; empty while they can."""
+        """The reason that nothing can be written now; empty while it can."""
+
+    # Rows
 
     def write(self, row: Row) -> None:
         """Write a row soon, after all that were given before."""
@@ -41,14 +138,41 @@ class Store(Protocol):
     def commit(self, row: Row, done: Done) -> None:
         """Write a row and call ``done`` when it is on disk. A row that could not be written in time stays absent."""
 
-    async def run(
-        self, restore: Callable[[Rows], object], contents: Callable[[], Iterable[Row]], *, task_status: Any = ...
-    ) -> None:
+    # Topics; a name is any text that stays the same over restarts
+
+    def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
+        """Reserve the topic's numbers up to ``up_to``; they may be used when ``done`` is called with "".
+
+        The numbers of an epoch that is new may be used at once: without its reservation its epoch does not outlive a crash.
+        """
+
+    def log(self, topic: str, event: Loggable) -> None:
+        """Log an event that was delivered, with the next batch. While the store fails, it is logged later."""
+
+    def log_first(self, topic: str, event: Loggable, done: Done) -> None:
+        """Log an event now, and call ``done`` when it is on disk, in the order of the calls.
+
+        Where it cannot be, ``done`` is called with the reason, and the event is logged later.
+        """
+
+    def forget(self, topic: str) -> None:
+        """Remove the topic with its events."""
+
+    async def read(self, topic: str, after: int) -> LoggedTopic | None:
+        """Return a topic with its events behind number ``after``; None where there is none.
+
+        The first event's number tells if events behind ``after`` are gone: it is larger than ``after`` + 1.
+
+        Raises:
+            StoreError: it cannot be read now.
+        """
+
+    async def run(self, owner: Owner, *, task_status: Any = ...) -> None:
         """Keep the store until cancelled, then write what is left.
 
-        It has started when ``restore`` was called with what the store holds, or when it failed to open: then ``restore`` is
-        called later, once it has been opened. ``contents`` gives all rows that should be there, where the file was lost.
+        It has started when ``owner.restore`` was called with what the store holds, or when it failed to open: then that is
+        called later, once it has been opened.
         """
 
     def status(self) -> Mapping[str, Any]:
-        """Return its part of the status page: ``kind``, ``available``, ``reason``, ``waiting`` rows and further figures."""
+        """Return its part of the status page: ``kind``, ``available``, ``reason``, acknowledgements ``waiting``, figures."""

@@ -1,17 +1,18 @@
 """A store that ends with the process, for the demo and for tests: everything is written at once, nothing is kept."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import trio
 
-from relay.store.interface import Done, Row, Rows
+from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row
 
 
 class MemoryStore:
     """`relay.store.interface.Store` without a file. The relay's own memory holds what there is to know."""
 
     failure = ""
+    keeps = False
 
     def write(self, row: Row) -> None:
         """Keep nothing: a restart would find nothing anyway."""
@@ -20,15 +21,28 @@ class MemoryStore:
         """Call ``done`` at once."""
         done("")
 
-    async def run(
-        self,
-        restore: Callable[[Rows], object],
-        contents: Callable[[], Iterable[Row]],
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
+    def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
+        """Call ``done`` at once: no process follows that could use a number again."""
+        done("")
+
+    def log(self, topic: str, event: Loggable) -> None:
+        """Keep nothing."""
+
+    def log_first(self, topic: str, event: Loggable, done: Done) -> None:
+        """Call ``done`` at once."""
+        done("")
+
+    def forget(self, topic: str) -> None:
+        """Do nothing: there is nothing to remove."""
+
+    async def read(self, topic: str, after: int) -> LoggedTopic | None:
+        """Return None: the relay's own memory has the topic."""
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def run(self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore nothing, and wait to be cancelled."""
-        restore({})
+        owner.restore({}, {})
         task_status.started()
         await trio.sleep_forever()
 

@@ -67,6 +67,7 @@ PURE = (
 SHELLS = {
     "relay.store.memory",
     "relay.store.sqlite",
+    "relay.store.sqlite_file",
     "relay.provider.driver",
     "relay.provider.connection",
     "relay.provider.http",

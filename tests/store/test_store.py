@@ -1,43 +1,72 @@
 """Every store, by one suite; and the SQLite file where it cannot be used."""
 
+import enum
 import os
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from attrs import frozen
 
-from relay.store import sqlite
-from relay.store.interface import Row, Rows, Store
+from relay.store import sqlite, sqlite_file
+from relay.store.interface import LoggedTopic, Row, Rows, Store
 from relay.store.memory import MemoryStore
-from relay.store.sqlite import APPLICATION, SqliteStore
+from relay.store.sqlite import SqliteStore
+from relay.store.sqlite_file import _ROWS, APPLICATION, VERSION, LogLimits
 
 Make = Callable[[], Store]
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "PAUSE", 0.1)
+    monkeypatch.setattr(sqlite_file, "PAUSE", 0.1)
+    monkeypatch.setattr(sqlite, "BATCH", 0.05)
+
+
+class Sort(enum.Enum):
+    CONFLATE = "conflate"
+
+
+@frozen
+class Event:
+    """An event to be logged."""
+
+    seq: int
+    at: float = 0.0
+    tail: bytes = b"tail"
+    id: str = "id"
+    head: bytes = b"head"
+    policy: Sort = Sort.CONFLATE
+    conflation_key: str = "key"
 
 
 class Kept:
-    """A store that runs, and what it restored."""
+    """A store that runs, what it restored, and what it is told to be there."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
         self.rows: list[Rows] = []
+        self.restored: Mapping[str, LoggedTopic] = {}
         self.contents: list[Row] = []
+        self.rings: dict[str, tuple[str, int, list[Event]]] = {}
 
-    def restore(self, rows: Rows) -> None:
+    def restore(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> None:
         self.rows.append({table: sorted(of_table) for table, of_table in rows.items()})
+        self.restored = topics
 
-    async def commit(self, key: str, value: bytes | None, table: str = "t") -> str:
-        """Commit a row and return the failure."""
+    def topics(self, names: Collection[str] | None) -> Iterable[tuple[str, str, int, list[Event]]]:
+        return [(name, *ring) for name, ring in self.rings.items() if names is None or name in names]
+
+    def seqs(self) -> dict[str, list[int]]:
+        return {name: [event.seq for event in topic.events] for name, topic in self.restored.items()}
+
+    async def _asked(self, ask: Callable[[Callable[[str], object]], object]) -> str:
         said: list[str] = []
         done = trio.Event()
 
@@ -45,11 +74,21 @@ class Kept:
             said.append(failure)
             done.set()
 
-        self.store.commit(Row(table, key, value), take)
+        ask(take)
         with trio.fail_after(30):
             await done.wait()
         assert len(said) == 1
         return said[0]
+
+    async def reserve(self, topic: str, up_to: int, epoch: str = "e") -> str:
+        return await self._asked(lambda done: self.store.reserve(topic, epoch, up_to, done))
+
+    async def log_first(self, topic: str, event: Event) -> str:
+        return await self._asked(lambda done: self.store.log_first(topic, event, done))
+
+    async def commit(self, key: str, value: bytes | None, table: str = "t") -> str:
+        """Commit a row and return the failure."""
+        return await self._asked(lambda done: self.store.commit(Row(table, key, value), done))
 
     async def until(self, available: bool) -> None:
         with trio.fail_after(30):
@@ -57,16 +96,20 @@ class Kept:
                 await trio.sleep(0.01)
 
 
+class Owned:
+    """What `Kept` is to its store."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.restore, self.topics = kept.restore, kept.topics
+        self.rows = lambda: kept.contents
+
+
 @asynccontextmanager
 async def keeping(store: Any, contents: Iterable[Row] = ()) -> AsyncIterator[Kept]:
     kept = Kept(store)
     kept.contents = list(contents)
     async with trio.open_nursery() as nursery:
-
-        async def run(task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-            await store.run(kept.restore, lambda: kept.contents, task_status=task_status)
-
-        await nursery.start(run)
+        await nursery.start(store.run, Owned(kept))
         yield kept
         nursery.cancel_scope.cancel()
 
@@ -129,7 +172,148 @@ async def test_an_order_given_to_a_key_again_is_the_last_one(make: Make) -> None
         assert again.rows == ([{"t": [("k", b"3")]}] if isinstance(store, SqliteStore) else [{}])
 
 
+# The topics of every store ------------------------------------------------------------------------------------------
+
+
+async def test_acknowledgements_come_in_the_order_of_the_calls(make: Make) -> None:
+    said: list[tuple[str, int, str]] = []
+    async with keeping(make()) as kept:
+        for n in range(1, 100):
+            kept.store.reserve("a", "e", n * 10, lambda failure, n=n: said.append(("numbers", n, failure)))
+            kept.store.log_first("a", Event(n), lambda failure, n=n: said.append(("event", n, failure)))
+        assert await kept.commit("last", b"v") == ""
+    assert said == [(what, n, "") for n in range(1, 100) for what in ("numbers", "event")]
+
+
+async def test_topics_come_back_with_their_numbers_and_events(make: Make) -> None:
+    store = make()
+    async with keeping(store) as kept:
+        await kept.reserve("a", 1000)
+        await kept.reserve("b", 500, "f")
+        for n in (1, 2, 3):
+            kept.store.log("a", Event(n, trio.current_time()))
+        await kept.log_first("b", Event(1, trio.current_time()))
+        await kept.reserve("a", 2000)
+        kept.store.log("a", Event(4, trio.current_time()))
+        await kept.reserve("gone", 10)
+        kept.store.log("gone", Event(1))
+        kept.store.forget("gone")
+    async with keeping(make()) as again:
+        if not store.keeps:
+            assert again.restored == {}
+            assert await again.store.read("a", 0) is None
+            return
+        assert again.seqs() == {"a": [1, 2, 3, 4], "b": [1]}
+        a, b = again.restored["a"], again.restored["b"]
+        assert (a.epoch, a.reserved, a.complete) == ("e", 2000, True)
+        assert (b.epoch, b.reserved, b.complete) == ("f", 500, True)
+        event = a.events[0]
+        assert (event.id, event.head, event.tail, event.policy) == ("id", b"head", b"tail", "conflate")
+        assert event.conflation_key == "key"
+        read = await again.store.read("a", 2)
+        assert read is not None
+        assert [each.seq for each in read.events] == [3, 4]
+        assert await again.store.read("c", 0) is None
+
+
 # The file ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_process_that_died_leaves_its_topics_incomplete(tmp_path: Path) -> None:
+    """What is on disk when an event was acknowledged, as a killed process leaves it."""
+    path, copy = tmp_path / "s.sqlite3", tmp_path / "copy.sqlite3"
+    async with keeping(SqliteStore(path)) as kept:
+        await kept.reserve("a", 1000)
+        await kept.log_first("a", Event(1, trio.current_time()))
+        source, target = sqlite3.connect(path), sqlite3.connect(copy)
+        source.backup(target)
+        source.close()
+        target.close()
+    async with keeping(SqliteStore(copy)) as again:
+        assert again.seqs() == {"a": [1]}
+        assert not again.restored["a"].complete
+
+
+async def test_a_new_epoch_ends_what_was_logged_before(tmp_path: Path) -> None:
+    async with keeping(SqliteStore(tmp_path / "s.sqlite3")) as kept:
+        await kept.reserve("a", 1000)
+        await kept.log_first("a", Event(900, trio.current_time()))
+        await kept.reserve("a", 100, "new")
+        await kept.log_first("a", Event(1, trio.current_time()))
+    async with keeping(SqliteStore(tmp_path / "s.sqlite3")) as again:
+        assert again.seqs() == {"a": [1]}
+        assert (again.restored["a"].epoch, again.restored["a"].reserved) == ("new", 100)
+
+
+async def test_a_topic_keeps_the_newest_events_within_its_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_SWEEP", 0.0)
+    limits = LogLimits(events=10, age=50.0, bytes=2000)
+    async with keeping(SqliteStore(tmp_path / "s.sqlite3", limits=limits)) as kept:
+        now = trio.current_time()
+        for topic, size, age in (("many", 1, 0), ("large", 500, 0), ("old", 1, 60)):
+            await kept.reserve(topic, 1000)
+            for n in range(1, 31):
+                await kept.log_first(topic, Event(n, now - age, b"x" * size))
+    async with keeping(SqliteStore(tmp_path / "s.sqlite3", limits=limits)) as again:
+        seqs = again.seqs()
+        assert seqs["many"] == list(range(21, 31))
+        assert seqs["large"] == [27, 28, 29, 30]
+        assert seqs["old"] == [30], "the newest one has the last number"
+
+
+async def test_all_topics_together_keep_within_the_bound_of_the_file(tmp_path: Path) -> None:
+    limits = LogLimits(total=1024 * 1024)
+    async with keeping(SqliteStore(tmp_path / "s.sqlite3", limits=limits)) as kept:
+        for n in range(1, 5):
+            for topic in "abc":
+                await kept.reserve(topic, 1000)
+                await kept.log_first(topic, Event(n, trio.current_time(), b"x" * 200_000))
+        assert kept.store.status()["kept_bytes"] <= limits.total
+    async with keeping(SqliteStore(tmp_path / "s.sqlite3", limits=limits)) as again:
+        assert again.seqs() == {"a": [4], "b": [4], "c": [4]} or sum(map(len, again.seqs().values())) == 4
+        assert all(topic.reserved == 1000 for topic in again.restored.values())
+
+
+async def test_a_file_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
+    path, said = tmp_path / "s.sqlite3", []
+    connection = sqlite3.connect(path)
+    connection.executescript(f"{_ROWS} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 1")
+    connection.execute("INSERT INTO rows VALUES ('t', 'k', 'v')")
+    connection.execute("UPDATE rows SET value = CAST(value AS BLOB)")
+    connection.commit()
+    connection.close()
+    store = SqliteStore(path, log=lambda event, **fields: said.append((event, fields)))
+    async with keeping(store) as kept:
+        assert kept.rows == [{"t": [("k", b"v")]}]
+        assert said == [("store migrated", {"path": str(path), "version": 1, "to": VERSION})]
+        assert await kept.reserve("a", 10) == ""
+
+
+async def test_what_a_failing_store_missed_is_logged_anew_from_memory(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    async with keeping(SqliteStore(path)) as kept:
+        await kept.reserve("a", 1000)
+        await kept.reserve("b", 1000)
+        await kept.log_first("a", Event(1, trio.current_time()))
+        await kept.log_first("b", Event(1, trio.current_time()))
+        stranger = sqlite3.connect(path, isolation_level=None)
+        stranger.execute("BEGIN IMMEDIATE")
+        assert "locked" in await kept.log_first("a", Event(2, trio.current_time()))
+        assert "locked" in await kept.reserve("a", 3000)
+        kept.store.log("a", Event(3, trio.current_time()))
+        kept.rings = {"a": ("e", 3000, [Event(n, trio.current_time()) for n in (1, 2, 3)])}
+        stranger.execute("ROLLBACK")
+        stranger.close()
+        await kept.until(available=True)
+        with trio.fail_after(30):
+            while kept.store._torn:
+                await trio.sleep(0.01)
+        await kept.log_first("a", Event(4, trio.current_time()))
+    async with keeping(SqliteStore(path)) as again:
+        assert again.seqs() == {"a": [1, 2, 3, 4], "b": [1]}
+        assert again.restored["a"].reserved == 3000
 
 
 async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
@@ -172,9 +356,9 @@ def foreign(path: Path) -> str:
 
 def newer(path: Path) -> str:
     connection = sqlite3.connect(path)
-    connection.executescript(f"CREATE TABLE r (x); PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 2")
+    connection.executescript(f"CREATE TABLE r (x); PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 9")
     connection.close()
-    return f"{path} is a store of version 2; this tickrelay has version 1"
+    return f"{path} is a store of version 9; this tickrelay has version {VERSION}"
 
 
 def rubbish(path: Path) -> str:
@@ -286,13 +470,13 @@ async def test_a_disk_that_does_not_answer_is_a_failure(tmp_path: Path, monkeypa
     async with keeping(SqliteStore(path)) as kept:
         await kept.commit("before", b"v")
         goes_on = threading.Event()
-        apply = sqlite._Writer._apply
+        apply = sqlite_file.FileWriter._apply
 
-        def hang(self: Any, rows: Any) -> None:
+        def hang(self: Any, *changes: Any) -> int:
             goes_on.wait(30)
-            apply(self, rows)
+            return apply(self, *changes)
 
-        monkeypatch.setattr(sqlite._Writer, "_apply", hang)
+        monkeypatch.setattr(sqlite_file.FileWriter, "_apply", hang)
         assert await kept.commit("hung", b"v") == f"{path} has not answered for 0.3 s"
         assert kept.store.failure
         goes_on.set()

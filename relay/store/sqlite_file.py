@@ -1,0 +1,486 @@
+"""The SQLite file of a store, and the thread that alone has it open.
+
+The thread takes all changes that wait, writes them in one transaction (WAL, ``synchronous=FULL``: on disk when it is
+acknowledged, over a power failure too), and reports back. Changes that come meanwhile are the next transaction.
+
+A topic's events are kept in chunks, one for all of its events in one transaction. The thread knows of each chunk which
+numbers it has and how old it is, so that it removes what is too much or too old by the chunk's own key.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import trio
+from attrs import Factory, define, field, frozen, validators
+
+from relay.store.interface import Loggable, LoggedEvent, LoggedTopic, Row, Rows, StoreError
+
+#: ``PRAGMA application_id`` ("tick") and ``user_version`` of the file.
+APPLICATION, VERSION = 0x7469636B, 2
+#: Seconds between two attempts, and between two looks at an idle file.
+PAUSE = 1.0
+#: Bytes that SQLite's own log may keep on disk when it has been copied into the file.
+_JOURNAL = 16 * 1024 * 1024
+#: Seconds between two looks for events that are too old.
+_SWEEP = 10.0
+
+_ROWS = """
+CREATE TABLE rows (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key));
+"""
+_TOPICS = """
+CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL, reserved INTEGER NOT NULL);
+CREATE TABLE chunks (id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, count INTEGER NOT NULL, last INTEGER NOT NULL,
+    at REAL NOT NULL, size INTEGER NOT NULL, events BLOB NOT NULL);
+"""
+#: The steps from each version to the next.
+_STEPS = {1: _TOPICS}
+#: The row that says that the last process has ended in order.
+_ENDED = ("store", "ended")
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[LoggedEvent]).decode
+
+
+@frozen(kw_only=True)
+class LogLimits:
+    """Bounds of the events that are kept on disk: of each topic, and ``total`` bytes of all topics."""
+
+    events: int = 1000
+    age: float = 300.0
+    bytes: int = 1024 * 1024
+    total: int = field(default=256 * 1024 * 1024, validator=validators.ge(1024 * 1024))
+
+
+@frozen
+class Change:
+    """A row on its way to the thread; ``number`` is that of its acknowledgement, 0 for none."""
+
+    row: Row
+    number: int = 0
+
+
+@frozen
+class Log:
+    """An event of a topic on its way to the thread."""
+
+    topic: str
+    event: Loggable
+    number: int = 0
+
+
+@frozen
+class Reserve:
+    """A topic's epoch, and the number up to which its numbers may be used."""
+
+    topic: str
+    epoch: str
+    up_to: int
+    number: int = 0
+
+
+@frozen
+class Replace:
+    """A topic as a whole; without an epoch it is removed."""
+
+    topic: str
+    epoch: str = ""
+    reserved: int = 0
+    events: Sequence[Loggable] = ()
+    number: int = 0
+
+
+AnyChange = Change | Log | Reserve | Replace
+
+
+class FileReports(Protocol):
+    """Takes what the thread has to say, and gives it work; `relay.store.sqlite.SqliteStore`."""
+
+    path: Path
+    limits: LogLimits
+    ahead: float
+    """Unix time less the monotonic time of events, in seconds."""
+
+    @property
+    def is_whole(self) -> bool: ...
+
+    def take(self, seconds: float) -> tuple[list[AnyChange], bool]: ...
+    def opened(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> None: ...
+    def migrated(self, version: int) -> None: ...
+    def lost(self) -> None: ...
+    def written(self, numbers: Sequence[int], rows: int, events: int, kept: int, failure: str) -> None: ...
+    def torn(self, topics: Iterable[str]) -> None: ...
+    def ended(self) -> None: ...
+
+
+@define(eq=False)
+class _Chunk:
+    id: int
+    count: int
+    last: int
+    at: float
+    size: int
+
+
+@define(eq=False)
+class _Topic:
+    id: int
+    epoch: str
+    reserved: int
+    chunks: deque[_Chunk] = Factory(deque)
+    count: int = 0
+    size: int = 0
+
+
+@define(eq=False)
+class _File:
+    """The file as the thread has it open, and what it holds of each topic."""
+
+    connection: sqlite3.Connection
+    inode: int
+    is_new: bool
+    topics: dict[str, _Topic] = Factory(dict)
+    size: int = 0
+    next_topic: int = 1
+    next_chunk: int = 1
+
+
+class FileWriter:
+    """The thread; everything here but `__init__` runs in it."""
+
+    def __init__(self, store: FileReports, token: trio.lowlevel.TrioToken) -> None:
+        self._store = store
+        self._token = token
+        self._path = store.path
+        self._file: _File | None = None
+        self._lock: int | None = None
+        self._restored = False
+        self._swept_at = 0.0
+        #: Rows of failed transactions, to be written when the file is back.
+        self._held: dict[tuple[str, str], bytes | None] = {}
+
+    def run(self) -> None:
+        """Write until the store is closed and nothing waits."""
+        changes: list[AnyChange] = []
+        closing = failed = False
+        while True:
+            failed = not self._write(changes)
+            if closing and (failed or not changes):
+                break
+            if failed and not closing:
+                time.sleep(PAUSE)
+            changes, closing = self._store.take(PAUSE)
+        if not failed and self._store.is_whole:
+            self._write([Change(Row(*_ENDED, b""))])
+        self._close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._tell(self._store.ended)
+
+    def _write(self, changes: Sequence[AnyChange]) -> bool:
+        """Write what is held and ``changes`` in one transaction; return True if they are on disk."""
+        numbers = [change.number for change in changes if change.number]
+        rows, last = dict(self._held), {}
+        for change in changes:
+            if isinstance(change, Change):
+                key = change.row.table, change.row.key
+                rows[key], last[key] = change.row.value, change.number
+        others = [change for change in changes if not isinstance(change, Change)]
+        events = 0
+        try:
+            if self._file is None:
+                self._open()
+            elif not changes:
+                self._look()
+            if rows or others or self._is_due():
+                events = self._apply(rows, others)
+        except (sqlite3.Error, OSError, StoreError) as error:
+            self._close()
+            self._held = {key: None if last.get(key) else value for key, value in rows.items()}
+            self._tell(self._store.torn, {change.topic for change in others})
+            self._tell(self._store.written, numbers, 0, 0, 0, _reason(self._path, error))
+            return False
+        self._held = {}
+        kept = 0 if self._file is None else self._file.size
+        self._tell(self._store.written, numbers, len(rows), events, kept, "")
+        return True
+
+    def _tell(self, report: Callable[..., object], *about: object) -> None:
+        with contextlib.suppress(trio.RunFinishedError):  # with the loop everybody who waited is gone
+            self._token.run_sync_soon(report, *about)
+
+    # --- the file ----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._lock_out()
+        opened, version = _opened(self._path)
+        try:
+            self._load(opened, version)
+        except BaseException:
+            opened.connection.close()
+            raise
+        self._file = opened
+
+    def _load(self, opened: _File, version: int) -> None:
+        """Learn what the file holds, and hand it over if nothing was yet."""
+        connection = opened.connection
+        names = {}
+        for id, name, epoch, reserved in connection.execute("SELECT id, name, epoch, reserved FROM topics"):
+            names[id] = name
+            opened.topics[name] = _Topic(id, epoch, reserved)
+            opened.next_topic = max(opened.next_topic, id + 1)
+        oldest = time.time() - self._store.limits.age
+        events: dict[str, list[LoggedEvent]] = {}
+        columns = "id, topic, count, last, at, size" + ("" if self._restored else ", events")
+        for id, topic, count, last, at, size, *data in connection.execute(f"SELECT {columns} FROM chunks ORDER BY id"):
+            opened.next_chunk = id + 1
+            if (name := names.get(topic)) is None:
+                continue
+            _remember(opened, opened.topics[name], _Chunk(id, count, last, at, size))
+            if data and (at >= oldest or last == opened.topics[name].chunks[-1].last):
+                events.setdefault(name, []).extend(_events(data[0]))
+        if self._restored:
+            if opened.is_new:
+                self._tell(self._store.lost)
+            return
+        rows: dict[str, list[tuple[str, bytes]]] = {}
+        for table, key, value in connection.execute("SELECT kind, key, value FROM rows"):
+            rows.setdefault(table, []).append((key, value))
+        ended = rows.pop(_ENDED[0], None) is not None
+        connection.execute("DELETE FROM rows WHERE kind = ?", _ENDED[:1])
+        topics = {
+            name: LoggedTopic(
+                epoch=topic.epoch, reserved=topic.reserved, events=events.get(name, ()), complete=ended
+            )
+            for name, topic in opened.topics.items()
+        }  # fmt: skip
+        self._restored = True
+        if version != VERSION:
+            self._tell(self._store.migrated, version)
+        self._tell(self._store.opened, rows, topics)
+
+    def _lock_out(self) -> None:
+        """Hold the lock that keeps other processes out, until the process ends."""
+        if self._lock is not None:
+            return
+        lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise StoreError(f"{self._path} is used by another process") from None
+        self._lock = lock
+
+    def _look(self) -> None:
+        """Raise StoreError if the open file is not the one at the path any more."""
+        assert self._file is not None
+        try:
+            inode = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            inode = 0
+        if inode != self._file.inode:
+            raise StoreError(f"{self._path} was removed or replaced while it was open")
+
+    def _close(self) -> None:
+        if self._file is not None:
+            opened, self._file = self._file, None
+            with contextlib.suppress(sqlite3.Error):  # nothing more can be done about a file that failed
+                opened.connection.close()  # which rolls back what was begun
+
+    # --- a transaction -----------------------------------------------------------------------------------------------
+
+    def _apply(self, rows: Mapping[tuple[str, str], bytes | None], others: Sequence[AnyChange]) -> int:
+        """Write all of it; return the number of events."""
+        assert self._file is not None
+        connection = self._file.connection
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            "DELETE FROM rows WHERE kind = ? AND key = ?", [key for key, value in rows.items() if value is None]
+        )
+        connection.executemany(
+            "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)",
+            [(*key, value) for key, value in rows.items() if value is not None],
+        )
+        logged: dict[str, list[Loggable]] = {}
+        for change in others:
+            match change:
+                case Log(topic, event):
+                    logged.setdefault(topic, []).append(event)
+                case Reserve(topic, epoch, up_to):
+                    self._reserve(self._file, topic, epoch, up_to, logged)
+                case Replace(topic):
+                    logged.pop(topic, None)
+                    self._replace(self._file, change)
+                    if change.epoch:
+                        logged[topic] = list(change.events)
+        written = self._insert(self._file, logged)
+        _delete(connection, [*self._too_much(self._file, logged), *self._too_old(self._file)])
+        connection.execute("COMMIT")
+        return written
+
+    def _reserve(self, file: _File, name: str, epoch: str, up_to: int, logged: dict[str, list[Loggable]]) -> None:
+        known = file.topics.get(name)
+        if known is not None and known.epoch != epoch:  # begun anew: what the old epoch has is of no use any more
+            logged.pop(name, None)
+            self._replace(file, Replace(name))
+            known = None
+        if known is None:
+            known = file.topics[name] = _Topic(file.next_topic, epoch, up_to)
+            file.next_topic += 1
+            file.connection.execute("INSERT INTO topics VALUES (?, ?, ?, ?)", (known.id, name, epoch, up_to))
+        elif up_to > known.reserved:
+            known.reserved = up_to
+            file.connection.execute("UPDATE topics SET reserved = ? WHERE id = ?", (up_to, known.id))
+
+    def _replace(self, file: _File, change: Replace) -> None:
+        known = file.topics.pop(change.topic, None)
+        if known is not None:
+            _delete(file.connection, [_forget_oldest(file, known) for _ in range(len(known.chunks))])
+            file.connection.execute("DELETE FROM topics WHERE id = ?", (known.id,))
+        if change.epoch:
+            self._reserve(file, change.topic, change.epoch, change.reserved, {})
+
+    def _insert(self, file: _File, logged: Mapping[str, Sequence[Loggable]]) -> int:
+        """Write a chunk for each topic; an event of a topic that was never reserved is not kept."""
+        written, ahead, chunks = 0, self._store.ahead, []
+        for name, events in logged.items():
+            topic = file.topics.get(name)
+            if topic is None or not events:
+                continue
+            data = _pack(
+                [(e.seq, e.id, e.at + ahead, e.head, e.tail, e.policy.value, e.conflation_key) for e in events]
+            )
+            last = events[-1]
+            chunk = _Chunk(file.next_chunk, len(events), last.seq, last.at + ahead, len(data))
+            file.next_chunk += 1
+            _remember(file, topic, chunk)
+            chunks.append((chunk.id, topic.id, chunk.count, chunk.last, chunk.at, chunk.size, data))
+            written += len(events)
+        file.connection.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", chunks)
+        return written
+
+    def _too_much(self, file: _File, names: Iterable[str]) -> Iterator[int]:
+        """Forget the oldest chunks of these topics, and then of all, that exceed the bounds; yield their ids."""
+        limits = self._store.limits
+        for name in names:
+            topic = file.topics.get(name)
+            while topic is not None and len(topic.chunks) > 1:
+                oldest = topic.chunks[0]
+                if topic.count - oldest.count < limits.events and topic.size - oldest.size < limits.bytes:
+                    break
+                yield _forget_oldest(file, topic)
+        if file.size > limits.total:
+            every = sorted(((chunk.id, topic) for topic in file.topics.values() for chunk in topic.chunks), key=_first)
+            for _, topic in every:
+                if file.size <= limits.total * 9 // 10:  # not again with the next event
+                    break
+                yield _forget_oldest(file, topic)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() >= self._swept_at + _SWEEP and self._file is not None and self._file.size > 0
+
+    def _too_old(self, file: _File) -> Iterator[int]:
+        """Forget the chunks that are too old, but each topic's newest one, whose last number is needed; yield their ids."""
+        if not self._is_due():
+            return
+        self._swept_at = time.monotonic()
+        before = time.time() - self._store.limits.age
+        for topic in file.topics.values():
+            while len(topic.chunks) > 1 and topic.chunks[0].at < before:
+                yield _forget_oldest(file, topic)
+
+
+def _first(pair: tuple[int, _Topic]) -> int:
+    return pair[0]
+
+
+def _remember(file: _File, topic: _Topic, chunk: _Chunk) -> None:
+    topic.chunks.append(chunk)
+    topic.count += chunk.count
+    topic.size += chunk.size
+    file.size += chunk.size
+
+
+def _forget_oldest(file: _File, topic: _Topic) -> int:
+    chunk = topic.chunks.popleft()
+    topic.count -= chunk.count
+    topic.size -= chunk.size
+    file.size -= chunk.size
+    return chunk.id
+
+
+def _events(data: bytes) -> list[LoggedEvent]:
+    try:
+        return _unpack(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"a chunk of events cannot be read: {error}") from None
+
+
+def _delete(connection: sqlite3.Connection, chunks: Iterable[int]) -> None:
+    connection.executemany("DELETE FROM chunks WHERE id = ?", [(id,) for id in chunks])
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, StoreError):
+        return str(error)
+    return f"{path}: {(isinstance(error, OSError) and error.strerror) or error}"
+
+
+def read_topic(path: Path, name: str, after: int) -> LoggedTopic | None:
+    """Return a topic with its events behind number ``after``, read by a connection of its own; None where there is none.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PAUSE)
+        with contextlib.closing(connection):
+            found = connection.execute("SELECT id, epoch, reserved FROM topics WHERE name = ?", (name,)).fetchone()
+            if found is None:
+                return None
+            query = "SELECT events FROM chunks WHERE topic = ? AND last > ? ORDER BY id"
+            events = [event for (data,) in connection.execute(query, (found[0], after)) for event in _events(data)]
+    except sqlite3.Error as error:
+        raise StoreError(_reason(path, error)) from None
+    return LoggedTopic(epoch=found[1], reserved=found[2], events=[event for event in events if event.seq > after])
+
+
+def _opened(path: Path) -> tuple[_File, int]:
+    """Open the file, or make it; return the version that it had, too.
+
+    Raises:
+        StoreError: it is not a store, or one of a version that this relay does not know.
+        OSError, sqlite3.Error: it cannot be read or written.
+    """
+    # SQLite would make it readable for others; it says "unable to open" whatever the reason.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, timeout=PAUSE)
+    try:
+        ((application,),) = connection.execute("PRAGMA application_id")
+        ((version,),) = connection.execute("PRAGMA user_version")
+        ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
+        is_new = (application, version, tables) == (0, 0, 0)
+        if not is_new and application != APPLICATION:
+            raise StoreError(f"{path} is not a store of tickrelay")
+        if not is_new and not 1 <= version <= VERSION:
+            raise StoreError(f"{path} is a store of version {version}; this tickrelay has version {VERSION}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL}")
+        steps = _ROWS + _TOPICS if is_new else "".join(_STEPS[each] for each in range(version, VERSION))
+        if steps:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {steps} PRAGMA application_id = {APPLICATION};"
+                f" PRAGMA user_version = {VERSION}; COMMIT;"
+            )
+        return _File(connection, os.stat(path).st_ino, is_new), VERSION if is_new else version
+    except BaseException:
+        connection.close()
+        raise
