@@ -29,7 +29,7 @@ from attrs import frozen
 
 from relay.store import sqlite_file
 from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row, Rows
-from relay.store.sqlite_file import VERSION, AnyChange, Change, Log, LogLimits, Replace, Reserve, FileWriter
+from relay.store.sqlite_file import VERSION, AnyChange, Change, FileWriter, Log, LogLimits, Replace, Reserve
 
 #: Acknowledgements that may be waited for at once.
 MOST_WAITING = 10_000
