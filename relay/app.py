@@ -298,7 +298,7 @@ class Relay:
             OSError: the address cannot be listened on.
         """
         server = self._settings.server
-        plan = plan_descriptors(server.limits, len(list(self.providers.sessions())), descriptor_limit())
+        plan = plan_descriptors(server.limits, self.providers.most_connections, descriptor_limit())
         admission = Admission(server.limits, descriptors=plan.allowed - plan.reserve, behind_proxy=server.behind_proxy)
         self._tls = _tls(server)
         front = HttpServer(self._api(), self._edge, server.limits, self._tls, hosts=server.hosts, admission=admission)
@@ -310,8 +310,9 @@ class Relay:
             await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
             async with trio.open_nursery() as sessions:
-                for name, session in self.providers.sessions():
-                    sessions.start_soon(partial(supervise, name, session.run, report=_crashed))
+                self.providers.run_each(
+                    lambda name, session: sessions.start_soon(partial(supervise, name, session.run, report=_crashed))
+                )
                 for service in self._services:
                     nursery.start_soon(self._serve, service)
                 nursery.start_soon(self._look_for_unresolved)
@@ -378,7 +379,7 @@ class Relay:
         self._command_service.close()
         self.hub.shutdown(trio.current_time())
         await self._edge.shutdown(GOODBYE)
-        for _, session in self.providers.sessions():
+        for _, session in self.providers.connections():
             session.shutdown()
         sessions.cancel_scope.deadline = trio.current_time() + GOODBYE
 
@@ -452,7 +453,7 @@ async def serve(
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with HttpClient() as http, trio.open_nursery() as nursery:
             relay_ = Relay(settings, plugins, http, log_counts=log_counts)
-            sessions = len(list(relay_.providers.sessions()))
+            sessions = relay_.providers.most_connections
             raise_descriptor_limit(plan_descriptors(settings.server.limits, sessions, descriptor_limit()).needed)
             await nursery.start(relay_.run)
             freeze_gc()

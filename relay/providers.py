@@ -6,7 +6,7 @@ every provider that offers its kind and may know its symbol.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from relay.model.symbols import SymbolError, SymbolTable
 from relay.provider.catalog import CatalogEntry, ListedSymbol, merged_entries, provider_entries
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
+from relay.provider.pool import ConnectionPool
 from relay.provider.session import SessionSettings
 from relay.provider.session_state import Publish, SessionLog
 from relay.settings import ProviderSettings
@@ -49,32 +50,40 @@ class ConfiguredProvider:
         self.kinds = {topic_kind(offer.kind) for offer in settings.adapter.offers}
         adapter = _as_configured(settings)
         self._credentials = {account.name: dict(account.credentials) for account in settings.accounts}
-        self.sessions: dict[str | None, ProviderSession] = {
-            account.name: ProviderSession(
-                adapter,
-                Context(
-                    provider=settings.name,
-                    account=account.name,
-                    options=settings.options,
-                    credentials=self._credentials[account.name],
-                    symbols=self.symbols,
-                ),
-                publish=publish,
-                commands=commands,
-                http=http,
-                settings=SessionSettings(
-                    linger=settings.linger,
-                    waiting=settings.waiting,
-                    first_data_within=settings.first_data_within,
-                    stale_after=settings.stale_after,
-                    hours=settings.hours,
-                    audit=settings.audit,
-                ),
-                log=log,
-                on_dials=partial(_store_dials, store, _session_name(settings.name, account.name)),
+        session_settings = SessionSettings(
+            linger=settings.linger,
+            waiting=settings.waiting,
+            first_data_within=settings.first_data_within,
+            stale_after=settings.stale_after,
+            hours=settings.hours,
+            audit=settings.audit,
+        )
+
+        def pool(account: str | None) -> ConnectionPool:
+            context = Context(
+                provider=settings.name,
+                account=account,
+                options=settings.options,
+                credentials=self._credentials[account],
+                symbols=self.symbols,
             )
-            for account in settings.accounts
-        }
+
+            def connect(number: int, publish: Publish, beside: ProviderSession | None) -> ProviderSession:
+                return ProviderSession(
+                    adapter,
+                    context,
+                    publish=publish,
+                    commands=commands,
+                    http=http,
+                    settings=session_settings,
+                    log=log if beside is None else partial(log, connection=number),
+                    on_dials=partial(_store_dials, store, _session_name(settings.name, account)),
+                    beside=beside,
+                )
+
+            return ConnectionPool(connect, publish, adapter.session.most_topics, adapter.session.most_connections)
+
+        self.sessions: dict[str | None, ConnectionPool] = {each.name: pool(each.name) for each in settings.accounts}
         for topic in settings.pinned:
             self.session(topic).want(topic)
 
@@ -84,8 +93,8 @@ class ConfiguredProvider:
             if account.name in self._credentials:
                 self._credentials[account.name].clear()
                 self._credentials[account.name].update(account.credentials)
-        for session in self.sessions.values():
-            session.resume()
+        for _, connection in self.connections():
+            connection.resume()
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -97,7 +106,13 @@ class ConfiguredProvider:
         """True if the market streams need authorization."""
         return self.settings.visibility == "private"
 
-    def session(self, topic: Topic) -> ProviderSession:
+    def connections(self) -> Iterator[tuple[str, ProviderSession]]:
+        """Every connection of its sessions with a name for logs."""
+        for account, pool in self.sessions.items():
+            for number, connection in enumerate(pool.connections, start=1):
+                yield _session_name(self.name, account, number), connection
+
+    def session(self, topic: Topic) -> ConnectionPool:
         """The session a topic rides on."""
         first = next(iter(self.sessions.values()))
         return self.sessions.get(topic.account, first) if topic.account is not None else first
@@ -114,7 +129,8 @@ class ConfiguredProvider:
 
     def trading_session(self, account: str | None) -> ProviderSession:
         """The session that trades on this account: the account's own, or the only one."""
-        return self.sessions[account] if account in self.sessions else next(iter(self.sessions.values()))
+        pool = self.sessions[account] if account in self.sessions else next(iter(self.sessions.values()))
+        return pool.first
 
     def wrong_with(self, topic: Topic) -> str | None:
         """Return the reason that this provider cannot serve ``topic``; None if none is known."""
@@ -186,18 +202,28 @@ class Providers:
             if each.name in self._providers:
                 self._providers[each.name].reload(each)
 
-    def sessions(self) -> Iterator[tuple[str, ProviderSession]]:
-        """Every session with a name for logs."""
+    def connections(self) -> Iterator[tuple[str, ProviderSession]]:
+        """Every connection with a name for logs."""
         for provider in self:
-            for account, session in provider.sessions.items():
-                yield _session_name(provider.name, account), session
+            yield from provider.connections()
+
+    @property
+    def most_connections(self) -> int:
+        """The most connections that there can be at the same time."""
+        return sum(len(each.sessions) * each.settings.adapter.session.most_connections for each in self)
+
+    def run_each(self, run: Callable[[str, ProviderSession], object]) -> None:
+        """Have ``run`` called with the name of every connection there is, and of each that is opened later."""
+        for provider in self:
+            for account, pool in provider.sessions.items():
+                pool.run_each(partial(_run_named, run, provider.name, account))
 
     def restore_dials(self, rows: Iterable[tuple[str, bytes]]) -> None:
         """Charge the sessions' budgets for the dials that the store holds."""
         stored = dict(rows)
-        for name, session in self.sessions():
+        for name, connection in self.connections():
             if name in stored:
-                session.restore_dials([int(each) for each in stored[name].split()])
+                connection.restore_dials([int(each) for each in stored[name].split()])
 
     def want(self, stream: Stream, by: Asker) -> None:
         """Somebody subscribed to ``stream``, who is its first subscriber."""
@@ -290,8 +316,19 @@ class Providers:
         return [status for provider in self for status in provider.statuses()]
 
 
-def _session_name(provider: str, account: str | None) -> str:
-    return provider if account is None else f"{provider}/{account}"
+def _session_name(provider: str, account: str | None, number: int = 1) -> str:
+    name = provider if account is None else f"{provider}/{account}"
+    return name if number == 1 else f"{name} (connection {number})"
+
+
+def _run_named(
+    run: Callable[[str, ProviderSession], object],
+    provider: str,
+    account: str | None,
+    number: int,
+    connection: ProviderSession,
+) -> None:
+    run(_session_name(provider, account, number), connection)
 
 
 def _store_dials(store: Store | None, session: str, dials: Sequence[int]) -> None:

@@ -64,6 +64,7 @@ class Binance(Adapter):
         silent_after=75,
         ack_within=10,
         most_topics=1024,
+        most_connections=20,  # the page names no number; these carry all of its symbols
         refusals={
             403: CloseMeaning.RATE_LIMITED,  # the firewall's limit; 418 is an IP ban for ignoring 429
             418: CloseMeaning.RATE_LIMITED,

@@ -73,6 +73,17 @@ class Adapter(abc.ABC):
     codes: ClassVar[Mapping[str, ErrorCode]] = MappingProxyType({})
     names_accounts: ClassVar[bool] = False
 
+    def __init_subclass__(cls) -> None:
+        """Refuse declarations that contradict each other.
+
+        Raises:
+            ValueError: several connections, of an account that trades or has streams of its own.
+        """
+        session = getattr(cls, "session", None)
+        trades = bool(cls.commands) or any(offer.kind == "account" for offer in cls.offers)
+        if session is not None and session.most_connections > 1 and trades:
+            raise ValueError(f"{cls.__name__}: 'most_connections' is for market data; an account has one connection")
+
     @staticmethod
     def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> str | None:
         """Return what `Depth.checksum` must be for a book with these `CHECKSUM_LEVELS` levels, best first.

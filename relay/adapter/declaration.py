@@ -146,6 +146,8 @@ class Session:
         topics_per_frame: how many topics one `Subscribe` may carry.
         most_topics: how many topics one connection may have; None: the provider names no limit. The others wait, told why,
             until one is given up.
+        most_connections: how many connections with ``most_topics`` each an account may have at the same time. Where it is
+            more than one, a further connection is opened when all others are full. They carry market data, no accounts.
         on_interest: connect only while somebody wants a topic: the provider closes connections without a subscription.
         single: the provider allows one session per account, and a second one takes it over. A new connection is then
             dialled only when the old one has ended on our side, so that a redial does not meet its own predecessor.
@@ -166,6 +168,7 @@ class Session:
     ack_within: float | None = field(default=None, validator=_is_optional(_is_seconds))
     topics_per_frame: int = field(default=100, validator=[instance_of(int), ge(1)])
     most_topics: int | None = field(default=None, validator=_is_optional(and_(instance_of(int), ge(1))))
+    most_connections: int = field(default=1, validator=and_(instance_of(int), ge(1)))
     on_interest: bool = field(default=False, validator=_is_flag)
     single: bool = field(default=False, validator=_is_flag)
     closes: Mapping[int, CloseMeaning] = field(
@@ -182,6 +185,10 @@ class Session:
     sequence: Sequence = field(default=Sequence(), validator=instance_of(Sequence))
     limits: tuple[Rate, ...] = field(default=(), validator=deep_iterable(instance_of(Rate), instance_of(tuple)))
     token_lifetime: float | None = field(default=None, validator=_is_optional(_is_seconds))
+
+    def __attrs_post_init__(self) -> None:
+        if self.most_connections > 1 and (self.most_topics is None or self.single):
+            raise ValueError("'most_connections' above 1 needs 'most_topics', and no 'single'")
 
 
 @frozen(kw_only=True)

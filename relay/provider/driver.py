@@ -27,6 +27,7 @@ from relay.provider.http import HttpClient
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Input, Now, Output
 from relay.provider.session_state import Publish, SessionLog, no_log
+from relay.provider.subscription_table import Key, topic_key
 from relay.trading.registry import WITHIN, CommandRegistry, PendingCommand, Scope
 
 #: A deadline in the past may not make the loop spin.
@@ -63,6 +64,7 @@ class ProviderSession:
         log: called with a level, an event name and fields; nothing in them is secret.
         on_dials: called with the wall times of the last dials, in nanoseconds, whenever one was added: the provider counts
             them over a restart of the relay too. See `restore_dials`.
+        beside: the first connection of the pool that this is a further one of (`relay.provider.pool`).
     """
 
     def __init__(
@@ -78,7 +80,9 @@ class ProviderSession:
         ssl_context: ssl.SSLContext | None = None,
         log: SessionLog = no_log,
         on_dials: Callable[[Sequence[int]], object] = _no_dials,
+        beside: "ProviderSession | None" = None,
     ) -> None:
+        self._beside = beside
         self._adapter = adapter
         self._context = context
         self._publish = publish
@@ -89,10 +93,12 @@ class ProviderSession:
         self._ssl_context = ssl_context
         self._log = log
         self._on_dials = on_dials
-        self._dials: deque[int] = deque(maxlen=_MOST_DIALS)
+        self._dials: deque[int] = deque(maxlen=_MOST_DIALS) if beside is None else beside._dials
         self._machine = self._new_machine(None)
         self._inbox: deque[Input] = deque()
         self._interest: deque[session_events.Want | session_events.Unwant] = deque()
+        #: What of `_interest` is new to the machine.
+        self._coming: dict[Key, None] = {}
         self._wake = trio.Event()
         self._line: Line | None = None
         self._lines = 0
@@ -111,6 +117,7 @@ class ProviderSession:
             settings=self._settings,
             after=after,
             log=self._line_of_log,
+            beside=None if self._beside is None else self._beside._machine,
         )
 
     def _line_of_log(self, level: str, event: str, **fields: object) -> None:
@@ -122,12 +129,25 @@ class ProviderSession:
     def want(self, topic: Topic, by: Asker | None = None) -> None:
         """Somebody needs ``topic``: ``by``, or the operator, who pinned it."""
         self._interest.append(session_events.Want(topic, by))
+        key = topic_key(topic)
+        if self._machine.core.table.find(key) is None:
+            self._coming[key] = None
         self._wake.set()
 
     def want_too(self, topic: Topic, by: Asker) -> None:
         """Somebody else needs ``topic`` too: it is asked for at the first turn of any of them."""
         if self._machine.core.table.is_news(topic, by):
             self.want(topic, by)
+
+    def has(self, topic: Topic) -> bool:
+        """Return True if ``topic`` is needed here, or lingers."""
+        key = topic_key(topic)
+        return key in self._coming or self._machine.core.table.find(key) is not None
+
+    @property
+    def topics(self) -> int:
+        """The number of topics that are needed here, or linger."""
+        return len(self._machine.core.table) + len(self._coming)
 
     def unwant(self, topic: Topic) -> None:
         """Nobody needs ``topic`` any more; it is kept for the linger."""
@@ -177,6 +197,7 @@ class ProviderSession:
     def shutdown(self) -> None:
         """Unsubscribe, close, and end `run`; what was not asked for yet is not any more."""
         self._interest.clear()
+        self._coming.clear()
         self._enqueue(session_events.Shutdown())
 
     def status(self) -> dict[str, Any]:
@@ -229,6 +250,8 @@ class ProviderSession:
 
     def _hand_over_interest(self) -> None:
         turns = [self._interest.popleft() for _ in range(min(len(self._interest), _INTEREST_AT_ONCE))]
+        for turn in turns:
+            self._coming.pop(topic_key(turn.topic), None)
         self._do(self._machine.interest(turns, moment()))
 
     def _wait_for_close(self, nursery: trio.Nursery) -> None:

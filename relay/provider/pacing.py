@@ -1,18 +1,19 @@
 """Budgets: nothing is sent before the provider's limits allow it, and orders go before subscriptions.
 
 A `Budget` holds a gauge for every declared `Rate`; HTTP requests and WebSocket frames of one account draw from the same
-ones. A rate with a ``burst`` is a token bucket; one without is a sliding window, because a full bucket that refills would
-let twice the count through within one window. A `Queue` keeps what waits: items go out in the order of their lane, first
-in first out within it, and an item that has to wait holds back everything behind it that would draw from the same gauges.
+ones, and so do its connections where there are several, except for what is counted for each of them. A rate with a
+``burst`` is a token bucket; one without is a sliding window, because a full bucket that refills would let twice the count
+through within one window. A `Queue` keeps what waits: items go out in the order of their lane, first in first out within
+it, and an item that has to wait holds back everything behind it that would draw from the same gauges.
 """
 
 import enum
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
-from attrs import frozen
+from attrs import Factory, define, frozen
 
 from relay.adapter import Rate, RateOf
 from relay.limits import TokenBucket
@@ -79,66 +80,85 @@ class Low:
     reset_in: float
 
 
-class Budget:
-    """The gauges of one account. It outlives the session machine, so a restart does not make a fresh allowance."""
+@define(eq=False)
+class Limit:
+    """One kind of budget: its gauges, until when the provider allows nothing, and when the next warning is due."""
 
-    def __init__(self, rates: Iterable[Rate]) -> None:
-        self._gauges: dict[RateOf, list[Bucket | Window]] = {}
-        self._paused: dict[RateOf, float] = {}
-        self._warned: dict[RateOf, float] = {}
+    gauges: list[Bucket | Window] = Factory(list)
+    paused_until: float = -inf
+    warns_at: float = -inf
+
+
+#: What a provider counts for each connection by itself; everything else it counts for the account, or for the address.
+_OF_CONNECTION = ("frame", "interest")
+
+
+class Budget:
+    """The limits of one connection. It outlives the session machine, so a restart does not make a fresh allowance.
+
+    Args:
+        rates: the declared limits.
+        beside: the budget of another connection of the same account. What the provider does not count for each connection
+            is drawn from the same gauges.
+    """
+
+    def __init__(self, rates: Iterable[Rate], beside: "Budget | None" = None) -> None:
+        self._limits: dict[RateOf, Limit] = {
+            of: Limit() if beside is None or of in _OF_CONNECTION else beside._limits[of] for of in get_args(RateOf)
+        }
         for rate in rates:
-            gauge = Window(rate) if rate.burst is None else Bucket(rate)
-            self._gauges.setdefault(rate.of, []).append(gauge)
+            if beside is None or rate.of in _OF_CONNECTION:
+                self._limits[rate.of].gauges.append(Window(rate) if rate.burst is None else Bucket(rate))
 
     def at(self, uses: Uses, now: float) -> float:
         """Return the time at which all of ``uses`` can be drawn; ``now`` if they can be at once."""
         when = now
         for of, cost in uses.items():
-            when = max(
-                when, self._paused.get(of, now), *(gauge.ready_at(cost, now) for gauge in self._gauges.get(of, ()))
-            )
+            limit = self._limits[of]
+            when = max(when, limit.paused_until, *(gauge.ready_at(cost, now) for gauge in limit.gauges))
         return when
 
     def take(self, uses: Uses, now: float) -> None:
         """Draw ``uses``."""
         for of, cost in uses.items():
-            for gauge in self._gauges.get(of, ()):
+            for gauge in self._limits[of].gauges:
                 gauge.draw(cost, now)
 
     def pause(self, ofs: Iterable[RateOf], until: float) -> None:
         """Nothing of these is to be drawn before ``until``: the provider said that its limit was hit."""
         for of in ofs:
-            self._paused[of] = max(until, self._paused.get(of, until))
+            self._limits[of].paused_until = max(until, self._limits[of].paused_until)
 
     def remaining(self, of: RateOf, now: float) -> int | None:
         """Whole tokens left of the tightest gauge; None when the provider declares no such limit."""
-        gauges = self._gauges.get(of)
+        gauges = self._limits[of].gauges
         return None if not gauges else int(max(0.0, min(gauge.free(now) for gauge in gauges)))
 
     def is_limited(self, of: RateOf) -> bool:
         """Return True if the provider declares a limit of these."""
-        return of in self._gauges
+        return bool(self._limits[of].gauges)
 
     def capacity(self, of: RateOf) -> int:
         """Return the most tokens of the tightest gauge, 0 when the provider declares no such limit."""
-        return int(min((gauge.capacity for gauge in self._gauges.get(of, ())), default=0))
+        return int(min((gauge.capacity for gauge in self._limits[of].gauges), default=0))
 
     def window(self, of: RateOf) -> float:
         """The longest period of this limit's gauges, 0 when there is none."""
-        return max((gauge.per for gauge in self._gauges.get(of, ())), default=0.0)
+        return max((gauge.per for gauge in self._limits[of].gauges), default=0.0)
 
     def low(self, of: RateOf, share: float, now: float) -> Low | None:
         """Say, once per window, that less than ``share`` of a limit is left."""
-        for gauge in self._gauges.get(of, ()):
+        limit = self._limits[of]
+        for gauge in limit.gauges:
             free = gauge.free(now)
-            if free < share * gauge.capacity and now >= self._warned.get(of, -inf):
-                self._warned[of] = now + gauge.per
+            if free < share * gauge.capacity and now >= limit.warns_at:
+                limit.warns_at = now + gauge.per
                 return Low(of, int(max(0.0, free)), gauge.ready_at(int(gauge.capacity), now) - now)
         return None
 
     def status(self, now: float) -> dict[str, Any]:
         """Tokens left by what they count."""
-        return {of: self.remaining(of, now) for of in self._gauges}
+        return {of: self.remaining(of, now) for of, limit in self._limits.items() if limit.gauges}
 
 
 class Lane(enum.IntEnum):

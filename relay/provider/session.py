@@ -13,7 +13,8 @@ attempt would be refused again, or that another session took this one's place.
 
 Where the provider closes connections without a subscription (`Session.on_interest`), a session is IDLE while nobody wants a
 topic: before the first dial, and when its connection has ended. The first topic that is wanted wakes it. That is no outage:
-nothing is stale, and nothing was missed.
+nothing is stale, and nothing was missed. A further connection of a pool is IDLE in the same way, and closes by itself when
+its last topic is gone.
 
 What holds:
 
@@ -72,7 +73,7 @@ from relay.provider.outbound import Job, Purpose, prepared, written
 from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
 from relay.provider.session_events import CloseSocket, DeadlineChanged, Dial, Finished, Now, Output, SendPing
-from relay.provider.session_state import Publish, SessionLog, SessionSettings, SessionState
+from relay.provider.session_state import Publish, SessionLog, SessionSettings, SessionState, no_log
 from relay.provider.subscription_table import SubscriptionState
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
@@ -124,6 +125,7 @@ class SessionMachine:
         after: the machine this one replaces, after a crash; its budgets, memories, topics, open gap and waits are
             taken over, and that it stopped as FAILED.
         log: takes the lines for the log, as ``log(level, event, **fields)``.
+        beside: the first connection of the pool that this is a further one of; they share the account's budgets.
     """
 
     def __init__(
@@ -137,7 +139,8 @@ class SessionMachine:
         correlation: Callable[[], str],
         settings: SessionSettings = _SETTINGS,
         after: "SessionMachine | None" = None,
-        log: SessionLog | None = None,
+        log: SessionLog = no_log,
+        beside: "SessionMachine | None" = None,
     ) -> None:
         self.core: SessionState = SessionState(
             adapter,
@@ -145,9 +148,12 @@ class SessionMachine:
             publish,
             settings,
             None if after is None else after.core,
-            **({} if log is None else {"log": log}),
+            log,
+            None if beside is None else beside.core,
         )
         core = self.core
+        self._on_interest = core.declared.on_interest or beside is not None
+        self._closes_unused = beside is not None
         self._declared = core.declared
         self._uniform = uniform
         self._transport = Transport(core.declared.silent_after, core.declared.heartbeat.every)
@@ -376,7 +382,7 @@ class SessionMachine:
         self._wake_at = max(self._not_before, self.core.budget.at({"dial": 1}, self.core.at.now))
 
     def _is_unwanted(self) -> bool:
-        return self._declared.on_interest and not len(self.core.table)
+        return self._on_interest and not len(self.core.table)
 
     def _idle(self) -> None:
         """Connect no more until somebody wants a topic."""
@@ -770,6 +776,8 @@ class SessionMachine:
         if self._life in _CONNECTED:
             self._transport_clock(now)
         self._subscriptions.clocks(now)
+        if self._closes_unused and self._life is Life.UP and self._is_unwanted():
+            self._lose(NOBODY)
         if self._life is Life.UP and self.core.renewal.take_due(now):
             self._renew()
         if self._life is Life.UP and self.core.adapter is not None:

@@ -160,6 +160,7 @@ class SessionState:
     Args:
         after: the session this one replaces; its budgets, memories, counters and topics are taken over.
         log: takes the lines for the log, as ``log(level, event, **fields)``.
+        beside: the first connection of the pool that this is a further one of; they share the account's budgets.
 
     Attributes:
         adapter: the instance of the present connection, None between connections.
@@ -178,6 +179,7 @@ class SessionState:
         settings: SessionSettings,
         after: "SessionState | None" = None,
         log: SessionLog = no_log,
+        beside: "SessionState | None" = None,
     ) -> None:
         declared = adapter_class.session
         self.log = log
@@ -185,7 +187,8 @@ class SessionState:
         self.declared = declared
         self.context = context
         self.settings = settings
-        self.budget: Budget = Budget(declared.limits) if after is None else after.budget
+        shared = None if beside is None else beside.budget
+        self.budget: Budget = Budget(declared.limits, shared) if after is None else after.budget
         self.fills: Fills = Fills() if after is None else after.fills
         self.states: States = States() if after is None else after.states
         self.table = SubscriptionTable(
@@ -368,6 +371,8 @@ def log_line(event: Event) -> tuple[str, str, dict[str, Any]] | None:
                 "gap",
                 {"kind": event.of, "symbol": event.symbol, "cause": event.reason, "since": event.since},
             )
+        case Staleness(event=StalenessEvent.STALE, session=True) if event.symbols:  # the line about the session says it
+            return None
         case Staleness():
             stale = event.event is StalenessEvent.STALE
             fields = {"kind": event.of, "symbols": list(event.symbols), "cause": event.reason}

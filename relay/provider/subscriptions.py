@@ -509,8 +509,7 @@ class Subscriptions:
             self._let_go(topic)
         outage = self._topics.outage
         if outage is not None and len(self._table) and outage.take_due(now):
-            for kind in self._suspended():
-                self._core.publish(self._down(outage, kind))
+            self._suspend(outage)
         if not self._core.up:
             return
         _, given_up = self._table.overdue(now)
@@ -540,11 +539,15 @@ class Subscriptions:
         if now >= self._audit_at:
             self._audit()
 
-    def _suspended(self) -> dict[str, None]:
-        """Make all topics stale and return their kinds: one event each, however many topics there are."""
+    def _suspend(self, outage: Outage) -> None:
+        """Make all topics stale: by one event for each kind, or where other connections have topics too, for each topic."""
         for entry in self._table:
             self._topics.suspend(entry.topic, self._core.at.now)
-        return dict.fromkeys(entry.topic.kind for entry in self._table)
+            if self._declared.most_connections > 1:
+                self._core.publish(self._down(outage, entry.topic.kind, entry.topic))
+        if self._declared.most_connections == 1:
+            for kind in dict.fromkeys(entry.topic.kind for entry in self._table):
+                self._core.publish(self._down(outage, kind))
 
     def _down(self, outage: Outage, kind: str, topic: Topic | None = None) -> Staleness:
         return Staleness(

@@ -401,7 +401,7 @@ async def test_the_same_scenario_is_the_same_sequence(name: str) -> None:
         simulator.inject(Drop())
         await heard("lose the connection")
 
-        ((_, session),) = app.relay.providers.sessions()
+        ((_, session),) = app.relay.providers.connections()
         status = session.status()
         assert (status["state"], status["counters"]["unknown"], status["counters"]["reconnects"]) == ("up", 0, 1)
         app.check()
@@ -521,7 +521,7 @@ async def test_lists_histories_and_quotes_are_answered_in_the_words_of_the_event
             _agree(closed, app.last("position", position))
             assert closed["quantity"] == "0"
         assert (await app.asked("list_accounts")).get("not_understood") is None
-        ((_, session),) = app.relay.providers.sessions()
+        ((_, session),) = app.relay.providers.connections()
         assert session.status()["counters"]["unknown"] == 0
 
 

@@ -155,7 +155,7 @@ async def test_pusher_js_receives_exactly_what_was_recorded(name: str) -> None:
         provider = {"adapter": adapter, "options": options, "url": player.ws_url, "http_url": player.http_url}
         outbox = {"messages": 100_000, "bytes": 64 * 1024 * 1024}
         async with running_relay({"venue": provider}, outbox=outbox) as relay, pusher_js() as client:
-            (session,) = [session for _, session in relay.providers.sessions()]
+            (session,) = [session for _, session in relay.providers.connections()]
             await until(lambda: session.status()["state"] == "up")
             channels = list(channels_of(name, relay, recording))
             await client.connect(port_of(relay), APP["key"])

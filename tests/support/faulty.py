@@ -88,7 +88,7 @@ class Rig:
 
     @property
     def session(self) -> ProviderSession:
-        ((_, session),) = self.relay.providers.sessions()
+        ((_, session),) = self.relay.providers.connections()
         return session
 
     @property

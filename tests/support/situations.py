@@ -122,7 +122,7 @@ class Stage:
                 await trio.sleep(0.005)
 
     def counters(self) -> Mapping[str, Any]:
-        ((_, session),) = self.relay.providers.sessions()
+        ((_, session),) = self.relay.providers.connections()
         counters: Mapping[str, Any] = session.status()["counters"]
         return counters
 

@@ -1,0 +1,154 @@
+"""The connections of one provider account, which to the outside are one session.
+
+A provider that limits the topics of a connection may allow more than one connection (`Session.most_connections`). The first
+one is there from the start and is where commands go. A further one is opened when all others are full; it stays in the pool
+when its last topic is gone, not connected, and is used again. Each has its own life: what one of them loses makes its own
+topics stale and nothing else.
+
+The state that is told outside is the worst one: the session is connected while no connection that has topics is lost.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from relay.model.channels import Asker, Topic
+from relay.model.enums import ConnectionEvent
+from relay.model.events import Connection, Event, Stamp
+from relay.provider.driver import ProviderSession
+from relay.provider.session import NOBODY
+from relay.provider.session_state import Publish
+
+#: Entries of a list of the status, over all connections.
+_SHOWN = 100
+
+
+class ConnectionPool:
+    """The connections of one provider account.
+
+    Args:
+        connect: makes a connection with this number, which publishes with the function; beside the first one, which has
+            none beside.
+        publish: takes every event with its stamp.
+        most_topics, most_connections: as in `relay.adapter.Session`.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[int, Publish, ProviderSession | None], ProviderSession],
+        publish: Publish,
+        most_topics: int | None,
+        most_connections: int,
+    ) -> None:
+        self._connect = connect
+        self._publish = publish
+        self._most_topics = most_topics
+        self._most_connections = most_connections
+        #: The numbers of the connections that are up, and of those that are lost or never came up.
+        self._up: set[int] = set()
+        self._lost: set[int] = set()
+        self._run: Callable[[int, ProviderSession], object] = lambda number, connection: None
+        only = most_connections == 1
+        self.first: ProviderSession = connect(1, publish if only else self._published_by(1), None)
+        self.connections: list[ProviderSession] = [self.first]
+
+    def run_each(self, run: Callable[[int, ProviderSession], object]) -> None:
+        """Have ``run`` called with the number of every connection there is, and of each that is opened later."""
+        self._run = run
+        for number, connection in enumerate(self.connections, start=1):
+            run(number, connection)
+
+    def want(self, topic: Topic, by: Asker | None = None) -> None:
+        """Somebody needs ``topic``: ``by``, or the operator, who pinned it."""
+        self._connection_for(topic).want(topic, by)
+
+    def want_too(self, topic: Topic, by: Asker) -> None:
+        """Somebody else needs ``topic`` too."""
+        self._connection_for(topic).want_too(topic, by)
+
+    def unwant(self, topic: Topic) -> None:
+        """Nobody needs ``topic`` any more; it is kept for the linger."""
+        (self._holder(topic) or self.first).unwant(topic)
+
+    def _holder(self, topic: Topic) -> ProviderSession | None:
+        if self._most_connections == 1:
+            return self.first
+        return next((each for each in self.connections if each.has(topic)), None)
+
+    def _connection_for(self, topic: Topic) -> ProviderSession:
+        """Return the connection that has ``topic``, the first one with room for it, or a new one.
+
+        Where there can be no new one, the least crowded: ``topic`` waits there until another one is given up.
+        """
+        holder = self._holder(topic)
+        if holder is not None or self._most_topics is None:
+            return holder or self.first
+        with_room = (each for each in self.connections if each.topics < self._most_topics)
+        if (found := next(with_room, None)) is not None:
+            return found
+        if len(self.connections) == self._most_connections:
+            return min(self.connections, key=lambda each: each.topics)
+        number = len(self.connections) + 1
+        further = self._connect(number, self._published_by(number), self.first)
+        self.connections.append(further)
+        self._run(number, further)
+        return further
+
+    # --- one state outside -------------------------------------------------------------------------------------------
+
+    def _published_by(self, number: int) -> Publish:
+        def publish(event: Event, stamp: Stamp, now: float) -> None:
+            if type(event) is Connection:
+                outside = self._outside(number, event)
+                if outside is None:
+                    return
+                event = outside
+            self._publish(event, stamp, now)
+
+        return publish
+
+    def _outside(self, number: int, event: Connection) -> Connection | None:
+        """Return what the state of one connection makes of the session's; None where that stays as it is."""
+        was_up, was_lost = bool(self._up) and not self._lost, number in self._lost
+        self._up.discard(number)
+        self._lost.discard(number)
+        match event.event:
+            case ConnectionEvent.CONNECTED:
+                self._up.add(number)
+                return event if not self._lost and not was_up else None
+            case ConnectionEvent.DISCONNECTING:
+                if not self._up and not self._lost:
+                    return event
+                is_whole_again = was_lost and not self._lost and event.reason == NOBODY
+                return attrs.evolve(event, event=ConnectionEvent.CONNECTED, reason=None) if is_whole_again else None
+        self._lost.add(number)
+        if len(self.connections) == 1 or event.reason is None:
+            return event
+        return attrs.evolve(event, reason=f"connection {number} of {len(self.connections)}: {event.reason}")
+
+    def status(self) -> dict[str, Any]:
+        """Return the session's part of the status page: the worst state, and the sums of all connections."""
+        statuses = [connection.status() for connection in self.connections]
+        if len(statuses) == 1:
+            return statuses[0]
+        told = [statuses[number - 1] for number in sorted(self._lost) or sorted(self._up) or (1,)]
+        shown = next((status for status in told if status["state"] == "failed"), told[0])
+        names = ("unwritten", "topics", "books", "counters", "queued")
+        sums = {name: _added(status[name] for status in statuses) for name in names}
+        each = [
+            {"state": status["state"], "reason": status["reason"], "topics": connection.topics}
+            for status, connection in zip(statuses, self.connections, strict=True)
+        ]
+        return {**shown, **sums, "connections": each}
+
+
+def _added(parts: Iterable[Any]) -> Any:
+    """Return the sum of counters, lists one behind the other, and objects with each of their members added up."""
+    parts = list(parts)
+    if isinstance(parts[0], Mapping):
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: _added([part[name] for part in parts if name in part]) for name in names}
+    if isinstance(parts[0], list):
+        return [item for part in parts for item in part][:_SHOWN]
+    return sum(parts)

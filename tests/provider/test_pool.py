@@ -1,0 +1,276 @@
+"""Several connections of one provider account, which are one session to the outside."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import trio
+
+from adapters.relay_binance.adapter import Binance
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Backoff,
+    Fetch,
+    Offer,
+    Outgoing,
+    Rate,
+    Session,
+    Subscribe,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.model.channels import Asker, Topic
+from relay.model.events import Connection, Event, Quote, Stamp
+from relay.plugins.hookspecs import hookimpl
+from relay.provider import liveness
+from relay.provider.pacing import Budget
+from relay.provider.pool import ConnectionPool
+from relay.provider.session import NOBODY
+from relay.testing.simulator import Link, Simulator
+from relay.testing.subscriber import Subscriber
+from support.running import port_of, running_relay
+from support.situations import OUR_APP
+
+BY = Asker("7", "1.1")
+STAMP = Stamp(provider="acme", received_at="2026-01-01T00:00:00Z")
+
+
+class Stub:
+    """A connection that keeps what is wanted of it."""
+
+    def __init__(self, publish: Any) -> None:
+        self.publish, self.wanted = publish, set()
+        self.state: dict[str, Any] = {"state": "up", "reason": ""}
+
+    def want(self, topic: Topic, by: Asker | None = None) -> None:
+        self.wanted.add(topic.symbol)
+
+    want_too = want
+
+    def unwant(self, topic: Topic) -> None:
+        self.wanted.remove(topic.symbol)
+
+    def has(self, topic: Topic) -> bool:
+        return topic.symbol in self.wanted
+
+    @property
+    def topics(self) -> int:
+        return len(self.wanted)
+
+    def status(self) -> dict[str, Any]:
+        counters = {"received": 2, "notes": {"late_answer": 1}, "samples": [{"raw": "x"}] * 60}
+        topics = {"confirmed": self.topics, "troubled": []}
+        return {"provider": "acme", **self.state, "topics": topics, "books": {"held": 1, "collecting": ["A"]},
+                "counters": counters, "unwritten": 0, "queued": 1}  # fmt: skip
+
+
+class Pool:
+    """A pool of at most three connections with two topics each."""
+
+    def __init__(self, most_connections: int = 3) -> None:
+        self.heard: list[Event] = []
+        self.run: list[int] = []
+        self.pool = ConnectionPool(
+            lambda number, publish, beside: Stub(publish),
+            lambda event, stamp, now: self.heard.append(event),
+            2,
+            most_connections,
+        )  # type: ignore[arg-type, return-value]
+        self.pool.run_each(lambda number, connection: self.run.append(number))
+
+    def want(self, *symbols: str) -> None:
+        for symbol in symbols:
+            self.pool.want(Topic(kind="quote", symbol=symbol), BY)
+
+    def unwant(self, symbol: str) -> None:
+        self.pool.unwant(Topic(kind="quote", symbol=symbol))
+
+    @property
+    def wanted(self) -> list[str]:
+        return ["".join(sorted(each.wanted)) for each in self.pool.connections]
+
+    def say(self, number: int, event: str, reason: str | None = None) -> str | None:
+        """What the outside is told when a connection says this of itself."""
+        self.heard.clear()
+        self.pool.connections[number - 1].publish(Connection(event=event, reason=reason), STAMP, 0.0)
+        return f"{self.heard[0].event} {self.heard[0].reason or ''}".strip() if self.heard else None  # type: ignore[attr-defined]
+
+
+def test_a_further_connection_is_opened_when_the_others_are_full_and_places_are_used_again() -> None:
+    p = Pool()
+    p.want("A", "B", "C", "A", "D", "E")
+    assert p.wanted == ["AB", "CD", "E"]
+    assert p.run == [1, 2, 3]
+    p.unwant("A")
+    p.want("F", "G")
+    assert p.wanted == ["BF", "CD", "EG"]
+
+
+def test_where_there_can_be_no_further_one_a_topic_waits_on_the_least_crowded() -> None:
+    p = Pool()
+    p.want(*"ABCDEF", "G", "H")
+    assert p.wanted == ["ABG", "CDH", "EF"]
+    single = Pool(most_connections=1)
+    single.want(*"ABC")
+    assert single.wanted == ["ABC"], "its table tells the third why it waits"
+
+
+def test_the_session_is_connected_while_no_connection_is_lost() -> None:
+    p = Pool()
+    assert p.say(1, "CONNECTED") == "CONNECTED"
+    p.want(*"ABCDE")
+    assert p.say(2, "CONNECTED") is None
+    assert p.say(3, "CONNECTED") is None
+    assert p.say(2, "RECONNECTING", "closed with 1006") == "RECONNECTING connection 2 of 3: closed with 1006"
+    assert p.say(1, "RECONNECTING", "closed with 1006") == "RECONNECTING connection 1 of 3: closed with 1006"
+    assert p.say(1, "CONNECTED") is None, "the second one is still away"
+    assert p.say(2, "CONNECTED") == "CONNECTED"
+    assert p.say(3, "FAILED", "HTTP 451") == "FAILED connection 3 of 3: HTTP 451"
+
+
+def test_a_connection_without_topics_is_not_missed() -> None:
+    p = Pool()
+    p.say(1, "CONNECTED")
+    p.want(*"ABC")
+    p.say(2, "CONNECTED")
+    assert p.say(2, "DISCONNECTING", NOBODY) is None
+    p.say(2, "RECONNECTING", "closed with 1006")
+    assert p.say(2, "DISCONNECTING", NOBODY) == "CONNECTED"
+    assert p.say(1, "DISCONNECTING", "shutdown") == "DISCONNECTING shutdown"
+
+
+def test_the_status_has_the_worst_state_and_the_sums() -> None:
+    p = Pool()
+    assert p.pool.status()["counters"]["received"] == 2
+    p.want(*"ABC")
+    p.say(1, "CONNECTED")
+    p.say(2, "RECONNECTING", "closed with 1006")
+    p.pool.connections[1].state = {"state": "waiting", "reason": "closed with 1006"}  # type: ignore[attr-defined]
+    status = p.pool.status()
+    assert (status["state"], status["reason"]) == ("waiting", "closed with 1006")
+    assert status["counters"]["received"] == 4
+    assert status["counters"]["notes"] == {"late_answer": 2}
+    assert len(status["counters"]["samples"]) == 100
+    assert status["books"] == {"held": 2, "collecting": ["A", "A"]}
+    assert status["topics"]["confirmed"] == 3
+    assert [each["topics"] for each in status["connections"]] == [2, 1]
+
+
+def test_connections_share_what_the_provider_counts_for_the_account() -> None:
+    rates = (Rate(2, per=10), Rate(1, per=10, of="interest"), Rate(3, per=60, of="dial"), Rate(5, per=60, of="http"))
+    first = Budget(rates)
+    second = Budget(rates, first)
+    for budget in (first, second):
+        budget.take({"frame": 2, "interest": 1, "dial": 1, "http": 2}, 0)
+    assert [first.remaining(of, 0) for of in ("frame", "interest", "dial", "http")] == [0, 0, 1, 1]
+    assert second.at({"dial": 2}, 0) == 60
+    second.pause(("frame", "http"), 30)
+    assert first.at({"http": 1}, 0) == 30
+    assert first.at({"frame": 1}, 0) == 10, "only its own frames"
+
+
+def test_declarations_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="'most_connections' above 1 needs 'most_topics'"):
+        Session(url="wss://x", most_connections=2)
+    with pytest.raises(ValueError, match="no 'single'"):
+        Session(url="wss://x", most_connections=2, most_topics=9, single=True)
+    declared = {
+        "session": Session(url="wss://x", most_connections=2, most_topics=9),
+        "offers": (Offer(kind="account"),),
+    }
+    with pytest.raises(ValueError, match="Trading: 'most_connections' is for market data"):
+        type("Trading", (Adapter,), declared)
+    assert (Binance.session.most_topics, Binance.session.most_connections) == (1024, 20)
+
+
+class Feed(Adapter):
+    name = "acme"
+    offers = (Offer(kind="quote"),)
+    session = Session(
+        url="ws://acme.test/ws",
+        ack_within=5,
+        most_topics=2,
+        most_connections=3,
+        topics_per_frame=1,
+        backoff=Backoff(first=0.01, cap=0.01),
+    )
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
+        match outgoing:
+            case Subscribe((topic,)) | Unsubscribe((topic,)):
+                yield dumps([type(outgoing).__name__, topic.symbol])
+
+    def decode(self, message: str) -> Iterable[Event | Ack]:
+        what, symbol, bid = loads(message)
+        yield Ack((Topic(kind="quote", symbol=symbol),)) if what == "ack" else Quote(symbol=symbol, bid=bid)
+
+
+class Plugin:
+    @hookimpl
+    def relay_adapters(self) -> list[type[Adapter]]:
+        return [Feed]
+
+
+class FeedSimulator(Simulator):
+    """Acknowledges two topics on a connection and quotes them; it closes the connection over a third one."""
+
+    ws_path = "/ws"
+
+    def received(self, link: Link, message: str | bytes) -> None:
+        what, symbol = loads(message)
+        link.state = (link.state or set()) | {symbol} if what == "Subscribe" else link.state - {symbol}
+        if len(link.state) > 2:
+            link.close(1008, "too many topics")
+        elif what == "Subscribe":
+            link.send(dumps(["ack", symbol, None]))
+            link.send(dumps(["quote", symbol, "1"]))
+
+    def link(self, symbol: str) -> Link:
+        return next(each for each in self.links if symbol in (each.state or ()))
+
+    def quote(self, symbol: str, bid: str) -> None:
+        self.link(symbol).send(dumps(["quote", symbol, bid]))
+
+
+async def test_one_connection_of_three_is_lost_and_comes_back_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(liveness, "SETTLES", 0.0)
+    heard: dict[str, list[str]] = {}
+
+    def hear(channel: str, event: dict[str, Any]) -> None:
+        said = event.get("event") or event.get("quote", {}).get("bid") or event["type"]
+        heard.setdefault(channel.rpartition(".")[2], []).append(said)
+
+    venue = FeedSimulator()
+    async with (
+        venue.serve() as address,
+        running_relay({"acme": {"adapter": "acme", "url": address.ws, "linger": 0}}, stranger=Plugin()) as relay,
+    ):
+        channels = ["status.acme", *(f"quote.acme.{symbol}" for symbol in "ABCDE")]
+        subscriber = Subscriber(lambda: port_of(relay), OUR_APP, channels, heard=hear)  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscriber.run)
+            await subscriber.until(lambda: set(heard) >= set("ABCDE"))
+            assert sorted(sorted(link.state) for link in venue.links) == [["A", "B"], ["C", "D"], ["E"]]
+            (status,) = relay.providers.statuses()
+            assert status["topics"]["confirmed"] == 5
+            assert [each["state"] for each in status["connections"]] == ["up", "up", "up"]
+            for said in heard.values():
+                said.clear()
+            venue.link("C").drop()
+            await subscriber.until(lambda: heard["C"][-1:] == heard["D"][-1:] == ["1"] and "CONNECTED" in heard["acme"])
+            for symbol in "ABCDE":
+                venue.quote(symbol, "2")
+            await subscriber.until(lambda: all(heard[symbol][-1:] == ["2"] for symbol in "ABCDE"))
+            cut = ["STALE", "gap", "FRESH", "1", "2"]
+            states = heard.pop("acme")
+            assert heard == {"A": ["2"], "B": ["2"], "C": cut, "D": cut, "E": ["2"]}
+            assert (states[0], states[-1]) == ("RECONNECTING", "CONNECTED")
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(10):
+            while len(venue.links) > 1:  # further connections are closed when their last topic is gone
+                await trio.sleep(0.005)
+        assert relay.providers.statuses()[0]["state"] == "up"
