@@ -12,15 +12,6 @@ def relay_adapters() -> list[type[Adapter]]:
 
 @hookimpl
 def relay_simulators() -> list[Simulated]:
-    from relay_crosstrade import simulator  # only the demo needs it
+    from relay_crosstrade.simulator import SIMULATED  # only the demo needs it
 
-    return [
-        Simulated(
-            provider="crosstrade",
-            adapter="crosstrade",
-            run=simulator.run,
-            credentials={"key": simulator.KEY},
-            account="Sim101",
-            pinned=("quote ES 09-26", "account Sim101"),
-        )
-    ]
+    return [SIMULATED]

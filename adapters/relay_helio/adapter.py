@@ -14,6 +14,7 @@ from relay.adapter import (
     Context,
     Fetch,
     GivenUp,
+    Header,
     Heartbeat,
     Offer,
     Option,
@@ -67,6 +68,7 @@ class Helio(Adapter):
         url="wss://{host}/api/v1/ws",
         http="https://{host}/api/v1",
         auth=Query("token", "{token}"),
+        http_auth=Header("Authorization", "Bearer {token}"),
         heartbeat=Heartbeat(every=20),  # the server's own pings are answered below the adapter and prove nothing to it
         silent_after=60,
         ack_within=10,
@@ -84,7 +86,7 @@ class Helio(Adapter):
 
     def prepare(self) -> Iterable[Fetch]:
         credentials = {name: self.context.credentials[name] for name in self.credentials}
-        yield Fetch(tag="login", method="POST", url="/login", json=credentials)
+        yield Fetch(tag="login", method="POST", url="/login", json=credentials, authenticated=False)
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
@@ -107,10 +109,10 @@ class Helio(Adapter):
             case GivenUp(command_id):
                 self.waiting.forget(command_id)
             case Reconcile(since) if self.reports.account:
-                yield from requests.reconcile(self.account(), self.context.learned["token"], since)
+                yield from requests.reconcile(self.account(), since)
             case ListAccounts() | ListPositions() | ListOrders():
                 tag = ("list", outgoing.id, LISTS[type(outgoing)])
-                yield requests.portfolio(self.account(), self.context.learned["token"], tag)
+                yield requests.portfolio(self.account(), tag)
             case Command():
                 native = None if (symbol := getattr(outgoing, "symbol", None)) is None else self.native(symbol)
                 command = requests.keyed(outgoing, self.context.learned.get("token", ""))

@@ -15,39 +15,30 @@ import attrs
 
 from relay.adapter import Answer, CommandReply, Fetch, Learned, Orders, Signal, loads, reading
 from relay.adapter.reading import json_number
-from relay.model.commands import (
-    AmendOrder,
-    AmendPosition,
-    CancelOrder,
-    ClosePosition,
-    Command,
-    ListAccounts,
-    ListOrders,
-    ListPositions,
-    OrderHistory,
-    PlaceOrder,
-    PositionHistory,
-    TradeHistory,
-)
+from relay.model import commands
 from relay.model.enums import ErrorCode, OrderType
 from relay.model.events import Error, Event
 from relay.model.text import from_nanos, rfc3339, to_ns
 from relay_helio.reports import Reports, members
 
-TYPES: dict[type[Command], str] = {
-    PlaceOrder: "createOrder",
-    CancelOrder: "cancelOrder",
-    AmendOrder: "amendOrder",
-    ClosePosition: "closePosition",
-    AmendPosition: "amendPosition",
-    OrderHistory: "orderHistory",
-    PositionHistory: "positionHistory",
-    TradeHistory: "dealHistory",
+TYPES: dict[type[commands.Command], str] = {
+    commands.PlaceOrder: "createOrder",
+    commands.CancelOrder: "cancelOrder",
+    commands.AmendOrder: "amendOrder",
+    commands.ClosePosition: "closePosition",
+    commands.AmendPosition: "amendPosition",
+    commands.OrderHistory: "orderHistory",
+    commands.PositionHistory: "positionHistory",
+    commands.TradeHistory: "dealHistory",
 }
 #: Commands that the portfolio answers, with the name of their part of it; the account is all but its lists.
-LISTS: dict[type[Command], str | None] = {ListAccounts: None, ListPositions: "positions", ListOrders: "orders"}
+LISTS: dict[type[commands.Command], str | None] = {
+    commands.ListAccounts: None, commands.ListPositions: "positions", commands.ListOrders: "orders",
+}  # fmt: skip
 #: The lists of the answers to histories.
-HISTORIES: dict[type[Command], str] = {OrderHistory: "orders", PositionHistory: "positions", TradeHistory: "deals"}
+HISTORIES: dict[type[commands.Command], str] = {
+    commands.OrderHistory: "orders", commands.PositionHistory: "positions", commands.TradeHistory: "deals",
+}  # fmt: skip
 ORDERS = Orders(
     types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT),
     members=("client_order_id", "stop_loss", "take_profit"),
@@ -69,43 +60,43 @@ _camel = re.compile(r"[A-Z]")
 # --- trading ---------------------------------------------------------------------------------------------------------
 
 
-def keyed(command: Command, token: str) -> Command:
+def keyed(command: commands.Command, token: str) -> commands.Command:
     """Return the command as it is sent: an order without a ``client_order_id`` gets one, which its executions repeat.
 
     It is made of the command's id and the login's token, so that an id used again after a restart names no earlier order.
     It is a UUID because the longest name Helio takes is not documented.
     """
-    if not isinstance(command, PlaceOrder) or command.client_order_id is not None:
+    if not isinstance(command, commands.PlaceOrder) or command.client_order_id is not None:
         return command
     return attrs.evolve(command, client_order_id=str(uuid5(NAMESPACE_URL, f"{token}/{command.id}")))
 
 
-def body(command: Command, account_id: str, native: str | None, *, rest: bool = False) -> dict[str, Any]:
+def body(command: commands.Command, account_id: str, native: str | None, *, rest: bool = False) -> dict[str, Any]:
     """Return the payload of ``command`` in the spelling of the WebSocket page, or of the ``rest`` bodies.
 
     Raises:
         ValueError: Helio has no member for a part of the command.
     """
     match command:
-        case PlaceOrder():
+        case commands.PlaceOrder():
             own = {"symbol": native, "side": command.side, "quantity": json_number(command.quantity),
                    "type": command.order_type, "clientOrderId": command.client_order_id,
                    "timeInForce": command.time_in_force, "limitPrice": json_number(command.limit_price),
                    "stopPrice": json_number(command.stop_price), "stopLossPrice": json_number(command.stop_loss),
                    "takeProfitPrice": json_number(command.take_profit), "goodTillDate": command.good_till}  # fmt: skip
             asked = command.with_extra(own, *_OTHER_SPELLINGS)
-        case CancelOrder(order_id=order_id):
+        case commands.CancelOrder(order_id=order_id):
             asked = {"orderId": order_id}
-        case AmendOrder(order_id=order_id):
+        case commands.AmendOrder(order_id=order_id):
             asked = {"orderId": order_id, "quantity": json_number(command.quantity),
                      "limitPrice": json_number(command.limit_price), "stopPrice": json_number(command.stop_price),
                      "timeInForce": command.time_in_force, "goodTillDate": command.good_till,
                      **_levels(command)}  # fmt: skip
-        case ClosePosition(position_id=position_id):
+        case commands.ClosePosition(position_id=position_id):
             asked = {"positionId": position_id, "qty": json_number(command.quantity)}
-        case AmendPosition(position_id=position_id):
+        case commands.AmendPosition(position_id=position_id):
             asked = {"positionId": position_id, **_levels(command)}
-        case OrderHistory() | PositionHistory() | TradeHistory():
+        case commands.OrderHistory() | commands.PositionHistory() | commands.TradeHistory():
             if command.until is None:
                 raise ValueError("until: Helio's history needs to be told up to when")
             if native is not None:
@@ -117,7 +108,7 @@ def body(command: Command, account_id: str, native: str | None, *, rest: bool = 
     return _rest_body(page) if rest else page
 
 
-def _levels(command: AmendOrder | AmendPosition) -> dict[str, Any]:
+def _levels(command: commands.AmendOrder | commands.AmendPosition) -> dict[str, Any]:
     prices = {"slLevels": command.stop_loss, "tpLevels": command.take_profit}
     return {name: [{"price": json_number(price)}] for name, price in prices.items() if price is not None}
 
@@ -132,12 +123,12 @@ def _rest_body(page: dict[str, Any]) -> dict[str, Any]:
 # --- HTTP ------------------------------------------------------------------------------------------------------------
 
 
-def portfolio(account_id: str, token: str, tag: Hashable) -> Fetch:
+def portfolio(account_id: str, tag: Hashable) -> Fetch:
     """Ask for the account's money and all that is open on it."""
-    return Fetch(tag=tag, url=f"/accounts/{account_id}/portfolio", headers={"Authorization": f"Bearer {token}"})
+    return Fetch(tag=tag, url=f"/accounts/{account_id}/portfolio")
 
 
-def reconcile(account_id: str, token: str, since: str | None) -> Iterator[Fetch]:
+def reconcile(account_id: str, since: str | None) -> Iterator[Fetch]:
     """Ask for all that is open, and after an absence for the orders that may have ended in it.
 
     The page's dates are days of the order's creation: those made since the day before, up to a year ahead, are asked for.
@@ -145,9 +136,8 @@ def reconcile(account_id: str, token: str, since: str | None) -> Iterator[Fetch]
     if since is not None:
         began = to_ns(since)
         query = {"from": from_nanos(began - _DAY)[:10], "to": from_nanos(began + 365 * _DAY)[:10]}
-        url = f"/accounts/{account_id}/history/orders"
-        yield Fetch(tag=("missed", since), url=url, query=query, headers={"Authorization": f"Bearer {token}"})
-    yield portfolio(account_id, token, PORTFOLIO)
+        yield Fetch(tag=("missed", since), url=f"/accounts/{account_id}/history/orders", query=query)
+    yield portfolio(account_id, PORTFOLIO)
 
 
 def changed_since(answer: Answer, since: str) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from attrs import Factory, define
 
 from relay.adapter import dumps, loads
 from relay.model.enums import PositionEvent
+from relay.plugins.hookspecs import Simulated
 from relay.testing.account import TradingAccount
 from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
@@ -271,3 +272,16 @@ async def run(
     async with HelioSimulator(seed=seed).serve(port=port) as address:
         task_status.started(address)
         await trio.sleep_forever()
+
+
+#: The simulator as the demo runs it.
+SIMULATED = Simulated(
+    provider="helio",
+    adapter="helio",
+    run=run,
+    credentials={"email": EMAIL, "password": PASSWORD},
+    account="main",
+    options={"portfolio": "whole"},
+    symbols={"EURUSD": "EUR/USD", "GBPUSD": "GBP/USD", "USDJPY": "USD/JPY", "XAUUSD": "XAU/USD"},
+    pinned=("quote EUR/USD", "account main"),
+)

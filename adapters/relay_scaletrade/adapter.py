@@ -18,6 +18,7 @@ from relay.adapter import (
     Complete,
     Context,
     Fetch,
+    Header,
     Heartbeat,
     Hello,
     Learned,
@@ -37,7 +38,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import Members, each, named, text, whole
+from relay.adapter.reading import Members, each, jwt_expiry, named, text, unix_time, whole
 from relay.limits import BoundedDict
 from relay.model.channels import Topic
 from relay.model.commands import AmendPosition, Command, ListOrders, ListPositions, PlaceOrder
@@ -86,6 +87,7 @@ class ScaleTrade(Adapter):
     session = Session(
         url="wss://{host}:{ws_port}",
         http="https://{host}",
+        http_auth=Header("Authorization", "{token}"),
         ready="signal",
         heartbeat=Heartbeat(every=20, frame=False),
         silent_after=60,
@@ -106,7 +108,7 @@ class ScaleTrade(Adapter):
     def prepare(self) -> Iterable[Fetch]:
         login, password = (self.context.credentials[name] for name in self.credentials)
         asked = {"login": int(login) if login.isdecimal() else login, "password": password}
-        yield Fetch(tag="login", method="POST", url="/sign/in", json=asked)
+        yield Fetch(tag="login", method="POST", url="/sign/in", json=asked, authenticated=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -119,18 +121,17 @@ class ScaleTrade(Adapter):
             case Unsubscribe(topics):
                 yield from self.channels.unsubscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
             case Reconcile(since):
-                yield self.fetch("account", requests.ACCOUNT)
+                yield requests.account("account")
                 for kind in (OPEN_TRADES, PENDING_TRADES, CLOSED_TRADES)[: 2 if since is None else 3]:
-                    yield self.fetch(("trades", kind, 0, since), requests.trades(kind, 0, since))
+                    yield requests.trades(("trades", kind, 0, since), kind, 0, since)
+            case ListPositions() | ListOrders():
+                yield requests.trades(Listing(outgoing.id, LISTS[type(outgoing)]), LISTS[type(outgoing)])
             case Command():
                 command = self.with_levels(outgoing) if isinstance(outgoing, AmendPosition) else outgoing
                 if isinstance(command, PlaceOrder) and command.client_order_id is not None:
                     self.placed[command.client_order_id] = None
                 native = None if (symbol := getattr(command, "symbol", None)) is None else self.native(symbol)
-                asked = requests.request(command, self.login, native, self.option("pending_path"))
-                is_list = type(command) in LISTS
-                tag = ("command", command.id, requests.expected(command, asked))
-                yield self.fetch(Listing(command.id, LISTS[type(command)]) if is_list else tag, asked)
+                yield requests.request(command, self.login, native, self.option("pending_path"))
 
     def with_levels(self, command: AmendPosition) -> AmendPosition:
         """Return the command with both levels as last known: older servers need both.
@@ -142,17 +143,13 @@ class ScaleTrade(Adapter):
         stop_loss, take_profit = self.trades.take_levels(command.position_id)
         return evolve(command, stop_loss=command.stop_loss or stop_loss, take_profit=command.take_profit or take_profit)
 
-    def fetch(self, tag: Hashable, asked: requests.Request) -> Fetch:
-        headers = {"Authorization": self.context.learned["token"]}
-        return Fetch(tag=tag, method=asked.method, url=asked.path, headers=headers, json=asked.body, of="call")
-
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
             case "login":
                 profile = loads(answer.text)
                 token, self.login, currency = text(profile, "__token"), whole(profile["login"]), profile.get("currency")
                 self.currency = currency if isinstance(currency, str) and currency else None
-                yield Learned({"token": token}, requests.expiry(token))
+                yield Learned({"token": token}, jwt_expiry(token))
             case ("command", str(id), str(form)):
                 yield self.in_words(requests.reply(id, form, answer), form)
             case Listing() as listing:
@@ -163,7 +160,7 @@ class ScaleTrade(Adapter):
                 page = requests.table(loads(answer.text))
                 yield from each(page["rows"], self.trade)
                 if (behind := requests.next_offset(page, offset)) is not None:
-                    yield self.fetch(("trades", kind, behind, since), requests.trades(kind, behind, since))
+                    yield requests.trades(("trades", kind, behind, since), kind, behind, since)
                 elif kind != CLOSED_TRADES:
                     yield Complete("position" if kind == OPEN_TRADES else "order")
 
@@ -174,7 +171,7 @@ class ScaleTrade(Adapter):
         behind = requests.next_offset(reply.result, len(listing.rows))
         rows = (*listing.rows, *reply.result["rows"])
         if behind is not None:
-            return self.fetch(evolve(listing, rows=rows), requests.trades(listing.kind, behind))
+            return requests.trades(evolve(listing, rows=rows), listing.kind, behind)
         return self.in_words(evolve(reply, result={**reply.result, "rows": list(rows)}), "table")
 
     def in_words(self, reply: CommandReply, form: str) -> CommandReply:
@@ -195,7 +192,7 @@ class ScaleTrade(Adapter):
             case "ping":
                 yield Send("pong")
             case ["t", str(name), bid, ask, ctm, *_]:
-                yield Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, ask=ask, time=wire.moment(ctm))
+                yield Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, ask=ask, time=unix_time(ctm))
             case ["b", *values]:
                 given = named(wire.BALANCE, values)
                 account = self.other(given)

@@ -4,38 +4,24 @@ Bodies: https://scaletrade.com/client-api/rest/trade/OpenTrade/ and its neighbou
 GET included. An acknowledgement means that a request was accepted for processing; the trade stream tells the rest.
 """
 
-import base64
-import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
-from attrs import frozen
 
-from relay.adapter import Answer, CommandReply, Orders, loads
+from relay.adapter import Answer, CommandReply, Fetch, Orders
 from relay.adapter.reading import body as json_of
-from relay.adapter.reading import failure, json_number
-from relay.model.commands import (
-    AmendOrder,
-    AmendPosition,
-    Call,
-    CancelOrder,
-    ClosePosition,
-    Command,
-    ListAccounts,
-    ListOrders,
-    ListPositions,
-    PlaceOrder,
-    PositionHistory,
-)
+from relay.adapter.reading import failure, json_number, present
+from relay.model import commands
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.model.text import to_ns
 from relay_scaletrade.wire import MONEY, text
 
-COMMANDS: tuple[type[Command], ...] = (
-    PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, PositionHistory, ListAccounts, ListPositions,
-    ListOrders, Call,
+COMMANDS: tuple[type[commands.Command], ...] = (
+    commands.PlaceOrder, commands.CancelOrder, commands.AmendOrder, commands.ClosePosition, commands.AmendPosition,
+    commands.PositionHistory, commands.ListAccounts, commands.ListPositions, commands.ListOrders, commands.Call,
 )  # fmt: skip
 ORDERS = Orders(
     types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP),
@@ -67,37 +53,20 @@ _PERSONAL = {"email", "phone", "address", "zipcode", "avatar", "__token"}
 _function = re.compile(r"(?:([A-Za-z]+) +)?/?([A-Za-z0-9_][A-Za-z0-9_./-]*)").fullmatch
 
 
-@frozen
-class Request:
-    method: str
-    path: str
-    body: Mapping[str, Any] | None = None
-
-
-#: The account's profile and money.
-ACCOUNT = Request("GET", "/account/me")
-
-
-def expiry(token: str) -> int | None:
-    """Return the ``exp`` of a JWT (RFC 7519), Unix seconds; None where there is none."""
-    payload = token.split(".")[1] if token.count(".") == 2 else ""
-    try:
-        claims = loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    at = claims.get("exp") if isinstance(claims, dict) else None
-    return at if isinstance(at, int) and not isinstance(at, bool) else None
-
-
 # --- lists -----------------------------------------------------------------------------------------------------------
 
 
-def trades(kind: int, offset: int = 0, since: str | None = None) -> Request:
+def account(tag: Hashable) -> Fetch:
+    """Return the request of the account's profile and money."""
+    return Fetch(tag=tag, url="/account/me", of="call")
+
+
+def trades(tag: Hashable, kind: int, offset: int = 0, since: str | None = None) -> Fetch:
     """Return the request of a page of a list of trades; of closed ones, those closed from ``since`` on."""
     asked: dict[str, Any] = {"limit": ROWS, "offset": offset, "tradeType": kind}
     if kind == CLOSED_TRADES and (start := _seconds(since)) is not None:
         asked["whereBetween"] = [["close_time", [start, _END_OF_TIME]]]
-    return Request("GET", "/trades", asked)
+    return Fetch(tag=tag, url="/trades", json=asked, of="call")
 
 
 def table(given: Any) -> dict[str, Any]:
@@ -116,56 +85,54 @@ def next_offset(page: Mapping[str, Any], offset: int) -> int | None:
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-def request(command: Command, login: int | None, native: str | None, pending_path: str) -> Request:
-    """Return the request that carries out ``command``.
+def request(command: commands.Command, login: int | None, native: str | None, pending_path: str) -> Fetch:
+    """Return the request that carries out ``command``, other than the lists.
 
     Raises:
         ValueError: something is asked for that ScaleTrade has no member for.
     """
+    tag = ("command", command.id, expected(command))
+    ask = partial(Fetch, tag=tag, of="call")
     match command:
-        case PlaceOrder():
+        case commands.PlaceOrder():
             at = command.limit_price or command.stop_price
             order = command.with_extra({
                 "login": login, "cmd": CMD[command.order_type, command.side], "volume": json_number(command.quantity),
                 "symbol": native, "sl": json_number(command.stop_loss or "0"), "tp": json_number(command.take_profit or "0"),
-                **_given(open_price=json_number(at), expiration=_expiration(command), comment=command.client_order_id),
+                **present(open_price=json_number(at), expiration=_expiration(command), comment=command.client_order_id),
             }, *_LOGINS)  # fmt: skip
-            return Request("POST", "/trade/open" if command.order_type is OrderType.MARKET else pending_path, order)
-        case CancelOrder(order_id=id):
-            return Request("DELETE", "/trade/cancel", {"order": _ticket("order_id", id)})
-        case AmendOrder(order_id=id):
+            is_market = command.order_type is OrderType.MARKET
+            return ask(method="POST", url="/trade/open" if is_market else pending_path, json=order)
+        case commands.CancelOrder(order_id=id):
+            return ask(method="DELETE", url="/trade/cancel", json={"order": _ticket("order_id", id)})
+        case commands.AmendOrder(order_id=id):
             if command.limit_price is not None and command.stop_price is not None:
                 raise ValueError("limit_price, stop_price: a pending order has one price")
             expiration = 0 if (until := _expiration(command)) is None and command.time_in_force is not None else until
             at = command.limit_price or command.stop_price
-            changes = _given(open_price=json_number(at), **_levels(command), expiration=expiration)
-            return Request("PUT", "/trade/modify/pending", {"order": _ticket("order_id", id), **changes})
-        case AmendPosition(position_id=id):
-            return Request("PUT", "/trade/modify", {"order": _ticket("position_id", id), **_given(**_levels(command))})
-        case ClosePosition(position_id=id):
-            volume = _given(volume=json_number(command.quantity))
-            return Request("DELETE", "/trade/close", {"order": _ticket("position_id", id), **volume})
-        case PositionHistory(since=str(since), until=str(until)):
+            changes = present(open_price=json_number(at), **_levels(command), expiration=expiration)
+            return ask(method="PUT", url="/trade/modify/pending", json={"order": _ticket("order_id", id), **changes})
+        case commands.AmendPosition(position_id=id):
+            changes = present(**_levels(command))
+            return ask(method="PUT", url="/trade/modify", json={"order": _ticket("position_id", id), **changes})
+        case commands.ClosePosition(position_id=id):
+            volume = present(volume=json_number(command.quantity))
+            return ask(method="DELETE", url="/trade/close", json={"order": _ticket("position_id", id), **volume})
+        case commands.PositionHistory(since=str(since), until=str(until)):
             body = {"login": login, "from": _seconds(since), "to": _seconds(until)}
-            return Request("GET", "/trades/history/login", body)
-        case PositionHistory():
+            return ask(url="/trades/history/login", json=body)
+        case commands.PositionHistory():
             raise ValueError("since, until: ScaleTrade's history needs both")
-        case ListAccounts():
-            return ACCOUNT
-        case ListPositions():
-            return trades(OPEN_TRADES)
-        case ListOrders():
-            return trades(PENDING_TRADES)
-        case Call(function=function, arguments=arguments):
-            return _called(function, arguments, login)
+        case commands.ListAccounts():
+            return account(tag)
+        case commands.Call(function=function, arguments=arguments):
+            method, path = _called(function, arguments, login)
+            tag = ("command", command.id, expected(command, method, path))
+            return ask(tag=tag, method=method, url=path, json=arguments)
     raise ValueError(f"ScaleTrade has no {command.name}")
 
 
-def _given(**members: Any) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value is not None}
-
-
-def _levels(command: AmendOrder | AmendPosition) -> dict[str, Any]:
+def _levels(command: commands.AmendOrder | commands.AmendPosition) -> dict[str, Any]:
     return {"sl": json_number(command.stop_loss), "tp": json_number(command.take_profit)}
 
 
@@ -179,7 +146,7 @@ def _seconds(time: str | None) -> int | None:
     return None if time is None else to_ns(time) // 1_000_000_000
 
 
-def _expiration(command: PlaceOrder | AmendOrder) -> int | None:
+def _expiration(command: commands.PlaceOrder | commands.AmendOrder) -> int | None:
     """Return the time the order expires, Unix seconds; None when it does not, or when that stays as it is."""
     if command.time_in_force is not None and (command.time_in_force is TimeInForce.GTD) != (
         command.good_till is not None
@@ -188,8 +155,8 @@ def _expiration(command: PlaceOrder | AmendOrder) -> int | None:
     return _seconds(command.good_till)
 
 
-def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> Request:
-    """Return a request of the user's own, on the session's account.
+def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> tuple[str, str]:
+    """Return method and path of a request of the user's own, on the session's account.
 
     Raises:
         ValueError: it is no function, signs somebody in, or names another account.
@@ -203,7 +170,7 @@ def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> R
     for name, value in _named_accounts(arguments):
         if not _is_login(value, login):
             raise ValueError(f"arguments.{name}: the session is of account {login}")
-    return Request((found[1] or "POST").upper(), f"/{found[2]}", arguments)
+    return (found[1] or "POST").upper(), f"/{found[2]}"
 
 
 def _named_accounts(given: Any) -> Iterator[tuple[str, Any]]:
@@ -233,14 +200,14 @@ def _is_login(value: Any, login: int | None) -> bool:
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def expected(command: Command, asked: Request) -> str:
+def expected(command: commands.Command, method: str = "", path: str = "") -> str:
     """Return the form of a success: ``account``, ``table``, ``trade``, or any that a ``call`` may have."""
     match command:
-        case ListAccounts():
+        case commands.ListAccounts():
             return "account"
-        case ListPositions() | ListOrders() | PositionHistory():
+        case commands.PositionHistory():
             return "table"
-        case Call() if asked.method == "GET" or not asked.path.lower().startswith("/trade"):
+        case commands.Call() if method == "GET" or not path.lower().startswith("/trade"):
             return "call"
     return "trade"
 

@@ -22,6 +22,7 @@ import trio
 from attrs import Factory, define
 
 from relay.adapter import dumps, loads
+from relay.plugins.hookspecs import Simulated
 from relay.testing.market import Instrument, Market, QuoteMoved, units
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 from relay.testing.trading import SimulatedRefusal
@@ -357,3 +358,15 @@ async def run(
     async with ScaleTradeSimulator(seed=seed).serve(port=port) as address:
         task_status.started(address)
         await trio.sleep_forever()
+
+
+#: The simulator as the demo runs it.
+SIMULATED = Simulated(
+    provider="scaletrade",
+    adapter="scaletrade",
+    run=run,
+    credentials={"login": str(LOGIN), "password": PASSWORD},
+    account="main",
+    symbols={"EURUSD": "EUR/USD", "GBPUSD": "GBP/USD", "XAUUSD": "XAU/USD", "BTCUSD": "BTC/USD"},
+    pinned=("quote EUR/USD", "account main"),
+)

@@ -19,12 +19,12 @@ from typing import Any
 from attrs import Factory, define, evolve
 
 from relay.adapter import Partial
-from relay.adapter.reading import Members, besides, unless_zero, whole
+from relay.adapter.reading import Members, besides, unix_time, unless_zero, whole
 from relay.limits import BoundedDict
 from relay.model.enums import OrderStatus, OrderType, PositionEvent, PositionSide, Side
 from relay.model.events import Event, Notification, Order, Position
 from relay.model.text import decimal_text
-from relay_scaletrade.wire import code_word, moment, text
+from relay_scaletrade.wire import code_word, text
 
 TRADE = ("order", "login", "symbol", "cmd", "volume", "open_price", "close_price", "open_time", "close_time", "tp", "sl",
          "state", "storage", "commission", "profit", "comment", "code")  # fmt: skip
@@ -74,7 +74,12 @@ class Trades:
 
     def read(self, given: Members, account: str | None) -> Iterator[Event | Partial]:
         """Yield the states a record names; one that names none is published whole."""
-        id, cmd, state, closed_at = _id(given), whole(given["cmd"]), whole(given["state"]), moment(given["close_time"])
+        id, cmd, state, closed_at = (
+            _id(given),
+            whole(given["cmd"]),
+            whole(given["state"]),
+            unix_time(given["close_time"]),
+        )
         code = whole(given["code"]) if "code" in given else None
         is_open = state in (NORMAL, RESTORED) and closed_at is None
         if cmd in PENDING:
@@ -102,12 +107,12 @@ class Trades:
                 size = given["volume"] if was_order else None
                 yield Partial(evolve(
                     filled, status=OrderStatus.FILLED, quantity=size, filled_quantity=size, position_id=id,
-                    average_fill_price=given["open_price"], timestamp=moment(given["open_time"]),
+                    average_fill_price=given["open_price"], timestamp=unix_time(given["open_time"]),
                 ))  # fmt: skip
             if is_open:
                 self.levels[id] = decimal_text(given["sl"]), decimal_text(given["tp"])
                 yield self._position(given, account, None, given["volume"], unrealized_pnl=given["profit"],
-                                     timestamp=moment(given["open_time"]) if was_order else None)  # fmt: skip
+                                     timestamp=unix_time(given["open_time"]) if was_order else None)  # fmt: skip
             else:
                 self.levels.pop(id, None)
                 event = None if code == ARCHIVED else PositionEvent.POSITION_CLOSED
@@ -143,7 +148,7 @@ class Trades:
         return Position(event=event, id=_id(given), symbol=self.symbol(given["symbol"]), native_symbol=given["symbol"],
                         side=side, account=account, quantity=quantity, average_entry_price=given["open_price"],
                         stop_loss=unless_zero(given["sl"]), take_profit=unless_zero(given["tp"]), quantity_unit=UNIT,
-                        opened_at=moment(given["open_time"]), data=besides(given, *POSITION, *own), **more)  # fmt: skip
+                        opened_at=unix_time(given["open_time"]), data=besides(given, *POSITION, *own), **more)  # fmt: skip
 
 
 def _id(given: Members) -> str:

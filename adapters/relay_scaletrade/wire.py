@@ -7,9 +7,9 @@ documented ones are ignored; an array with fewer is not understood.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from relay.adapter.reading import Members, is_zero, named, unless_zero, whole
+from relay.adapter.reading import Members, named, unix_time, unless_zero, whole
 from relay.model.events import Account, Alert, Notification
-from relay.model.text import decimal_text, from_millis, from_seconds
+from relay.model.text import decimal_text
 
 BALANCE = ("login", "balance", "margin", "margin_free", "margin_level", "equity", "credit", "level_type", "profit",
            "code")  # fmt: skip
@@ -28,18 +28,6 @@ CONDITIONS = ("CrossUp", "CrossDown", ">", "<", "EnterChannel", "ExitChannel", "
 #: Conditions that compare with the target price; the others have a channel or a threshold and send 0 for it.
 TARGETED = range(4)
 ALERT_STATUS = ("Active", "Triggered", "Disabled", "Deleted", "Expired")
-#: A time of this many units is milliseconds: as seconds it would be after the year 5100, as milliseconds it is 1973.
-_MILLIS = 100_000_000_000
-
-
-def moment(value: Any) -> str | None:
-    """Return a Unix time in seconds or milliseconds, told apart by magnitude, as RFC 3339; None for zero.
-
-    The examples of the Client API are seconds, the Server API documents the same quote in milliseconds.
-    """
-    if is_zero(value):
-        return None
-    return from_millis(value) if isinstance(value, int) and value >= _MILLIS else from_seconds(value)
 
 
 def code_word(words: Sequence[str], code: object) -> str:
@@ -89,13 +77,13 @@ def notice(values: Sequence[Any]) -> Notification:
         title=text(given.pop("message")) or None,
         message=text(given.pop("description")),
         data=given,
-        timestamp=moment(given["create_time"]),
+        timestamp=unix_time(given["create_time"]),
     )
 
 
 def alert(given: Members, symbol: Callable[[str], str], account: str | None) -> Alert:
     """Return an ``a`` array; prices that do not belong to its condition or state are zero there and absent here."""
-    triggered_at = moment(given["triggered_at"])
+    triggered_at = unix_time(given["triggered_at"])
     return Alert(
         id=str(whole(given["id"])),
         account=account,

@@ -19,6 +19,7 @@ from relay.adapter import (
     CloseMeaning,
     Context,
     Fetch,
+    Header,
     Heartbeat,
     Offer,
     Option,
@@ -63,6 +64,7 @@ class Shuriken(Adapter):
     session = Session(
         url="{server}/app/{app_key}?protocol=7&client=tickrelay&version=1.0&flash=false",
         http="https://api.shuriken.trade",
+        http_auth=Header("authorization", "Bearer {key}"),
         ready="signal",
         heartbeat=Heartbeat(every=25, frame=False),
         silent_after=60,
@@ -78,7 +80,7 @@ class Shuriken(Adapter):
             [id for each in self.option(name).split(",") if (id := each.strip())] for name in ("profiles", "feeds")
         )
         self.pusher = pusher.ClientConnection("", 0)  # never asked what time it is for: the session keeps the time
-        self.channels = Channels(self.pusher, {"authorization": f"Bearer {context.credentials.get('key', '')}"})
+        self.channels = Channels(self.pusher)
 
     def prepare(self) -> Iterable[Fetch]:
         yield self.channels.resolve([Want(PROBE)])

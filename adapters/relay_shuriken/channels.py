@@ -51,12 +51,10 @@ class Channels:
 
     Args:
         pusher: the connection.
-        headers: what authenticates a request.
     """
 
-    def __init__(self, pusher: ClientConnection, headers: Mapping[str, str]) -> None:
+    def __init__(self, pusher: ClientConnection) -> None:
         self._pusher = pusher
-        self._headers = headers
         self._auth_url = AUTH
         self._wanted: dict[Want, Topic] = {}
         self._resolved: dict[Want, str] = {}
@@ -72,8 +70,8 @@ class Channels:
     def resolve(self, new: Iterable[Want], repeated: Iterable[Want] = ()) -> Fetch:
         """The bootstrap."""
         asked = tuple(dict.fromkeys((*repeated, *new)))
-        return Fetch(tag=Resolve(asked, tuple(new)), method="POST", url=SESSION, headers=self._headers,
-                     json={"subscriptions": [want.asked() for want in asked]})  # fmt: skip
+        body = {"subscriptions": [want.asked() for want in asked]}
+        return Fetch(tag=Resolve(asked, tuple(new)), method="POST", url=SESSION, json=body)
 
     def want(self, asked: Mapping[Want, Topic]) -> Iterator[str | Fetch]:
         """Ask for streams on behalf of their topics: resolve those that are not, join those that are."""
@@ -94,7 +92,7 @@ class Channels:
         if not channel_type(channel).authorized:
             return self._pusher.subscribe(channel)
         form = {"socket_id": self._pusher.socket_id or "", "channel_name": channel}
-        return Fetch(tag=Authorize(want), method="POST", url=self._auth_url, headers=self._headers, form=form)
+        return Fetch(tag=Authorize(want), method="POST", url=self._auth_url, form=form, authenticated=True)
 
     def leave(self, topics: Iterable[Topic]) -> Iterator[str]:
         """Let go of the topics' streams."""

@@ -6,17 +6,16 @@ Members as the provider's published SDK types them (https://github.com/ShurikenT
 from decimal import Decimal
 from typing import Any
 
+from relay.adapter.reading import unix_time
 from relay.model.enums import Side
 from relay.model.events import Event, Notification, ProviderSignal, PublicTrade, Reference
-from relay.model.text import decimal_text, from_millis, from_seconds
+from relay.model.text import decimal_text
 from relay_shuriken.streams import FEEDS, TOKENS
 
 _FEED_OF = {stream: symbol for symbol, stream in FEEDS.items()}
 _FACTS = frozenset((*TOKENS["reference", "svm"], *TOKENS["reference", "evm"]))
 #: Members of a swap that fields of a public trade have.
 _OF_TRADE = ("signature", "txHash", "priceUsd", "isBuy")
-_FIRST_MILLISECOND = 100_000_000_000
-"""Unix seconds beyond the year 5000, milliseconds of 1973: smaller numbers are seconds, larger ones milliseconds."""
 
 
 def native_symbol(stream: str, data: Any) -> str:
@@ -76,7 +75,7 @@ def time_of(data: Any) -> str | None:
             return None
     if type(moment) is not int or moment <= 0:
         return None
-    return from_seconds(moment) if moment < _FIRST_MILLISECOND else from_millis(moment)
+    return unix_time(moment)
 
 
 def tokens_swapped(data: Any) -> str | None:

@@ -18,6 +18,7 @@ import trio
 from attrs import Factory, define
 
 from relay.adapter import dumps, loads
+from relay.plugins.hookspecs import Simulated
 from relay.pusher.names import channel_type
 from relay.pusher.signatures import channel_string, same, sign
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
@@ -334,3 +335,15 @@ async def run(
     async with ShurikenSimulator(seed=seed).serve(port=port) as address:
         task_status.started(address)
         await trio.sleep_forever()
+
+
+#: The simulator as the demo runs it.
+SIMULATED = Simulated(
+    provider="shuriken",
+    adapter="shuriken",
+    run=run,
+    credentials={"key": KEY},
+    account="main",
+    options={"profiles": PROFILE, "feeds": FEED},
+    pinned=(f"public_trade {BONK}", f"reference {BONK}", "signal global", "account main"),
+)

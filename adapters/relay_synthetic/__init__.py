@@ -12,6 +12,6 @@ def relay_adapters() -> list[type[Adapter]]:
 
 @hookimpl
 def relay_simulators() -> list[Simulated]:
-    from relay_synthetic import simulator  # only the demo needs it
+    from relay_synthetic.simulator import SIMULATED  # only the demo needs it
 
-    return [Simulated(provider="synthetic", adapter="synthetic", run=simulator.run, pinned=("quote BTC/USD",))]
+    return [SIMULATED]

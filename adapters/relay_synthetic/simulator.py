@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from relay.adapter import dumps, loads
+from relay.plugins.hookspecs import Simulated
 from relay.testing.market import TIMEFRAMES, Bar, BookMoved, Instrument, Market, Move, Printed, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 
@@ -194,3 +195,7 @@ async def run(
     async with SyntheticSimulator(seed=seed, rate=rate).serve(port=port) as address:
         task_status.started(address)
         await trio.sleep_forever()
+
+
+#: The simulator as the demo runs it.
+SIMULATED = Simulated(provider="synthetic", adapter="synthetic", run=run, pinned=("quote BTC/USD",))

@@ -12,15 +12,6 @@ def relay_adapters() -> list[type[Adapter]]:
 
 @hookimpl
 def relay_simulators() -> list[Simulated]:
-    from relay_tektii import simulator  # only the demo needs it
+    from relay_tektii.simulator import SIMULATED  # only the demo needs it
 
-    return [
-        Simulated(
-            provider="tektii",
-            adapter="tektii",
-            run=simulator.run,
-            credentials={"api_key": simulator.KEY},
-            account="paper",
-            pinned=("quote AAPL", "quote EUR/USD", "candle AAPL 1m", "account paper"),
-        )
-    ]
+    return [SIMULATED]

@@ -22,7 +22,6 @@ from relay.adapter import (
     Outgoing,
     Processed,
     Rate,
-    RateOf,
     Reconcile,
     Session,
     Signal,
@@ -40,7 +39,7 @@ from relay_tektii import answers, reading, rest
 from relay_tektii.reading import OVER, PONG, TIMEFRAMES
 
 AAPL = {"symbol": "AAPL"}
-
+BEARER = Header("Authorization", "Bearer {api_key}")
 
 #: Kinds of events of an account.
 CARRIED = ("account", "order", "position", "trade", "notification", "reply")
@@ -61,7 +60,8 @@ class Tektii(Adapter):
     session = Session(
         url="ws://{host}/v1/ws",
         http="http://{host}",
-        auth=Header("Authorization", "Bearer {api_key}"),
+        auth=BEARER,
+        http_auth=BEARER,
         heartbeat=Heartbeat(every=20),
         silent_after=45,
         backoff=Backoff(first=2, cap=30),
@@ -88,26 +88,18 @@ class Tektii(Adapter):
             case Subscribe(topics):
                 for topic in topics:
                     if topic.kind != "account":
-                        asked = rest.stands(topic, self.native(topic.symbol or ""))
-                        yield self.fetch(("stands", topic), asked, of="interest")
+                        yield rest.current(topic, self.native(topic.symbol or ""))
             case Reconcile(since) if self.context.account is not None:
-                for what, asked in rest.open_or_missed(since):
-                    yield self.fetch((what, since), asked)
+                yield from rest.open_or_missed(since)
             case Command():
-                asked = rest.request(outgoing, self.native)
-                yield self.fetch(("call", outgoing.id, answers.kind(outgoing)), asked, of="call")
-
-    def fetch(self, tag: Hashable, asked: rest.Request, of: RateOf = "http") -> Fetch:
-        bearer = {"Authorization": f"Bearer {self.context.credentials['api_key']}"}
-        return Fetch(tag=tag, method=asked.method, url=asked.path, query=asked.query, json=asked.json, headers=bearer,
-                     of=of)  # fmt: skip
+                yield rest.request(outgoing, answers.kind(outgoing), self.native)
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
             case ("call", str(id), str(name)):
                 yield from answers.called(id, name, answer, self.symbol)
-            case ("stands", Topic() as topic):
-                yield from answers.stands(topic, answer, self.symbol)
+            case ("current", Topic() as topic):
+                yield from answers.current(topic, answer, self.symbol)
             case (str(what), None | str() as since):
                 yield from answers.listed(what, since, answer.text, self.symbol)
 

@@ -1,4 +1,4 @@
-"""Reading the answers of the gateway's REST API: to commands, to what stands of a topic, to what an absence left unknown.
+"""Read the answers of the gateway's REST API: to commands, to requests for current data, and to those after an absence.
 
 An error is ``{"code", "message", "details"?}`` whatever the status (https://docs.tektii.com/docs/trading-api).
 """
@@ -90,7 +90,7 @@ def _taken(id: str, name: str, body: Any) -> CommandReply:
     raise ValueError("the answer does not say what became of the command")
 
 
-def stands(topic: Topic, answer: Answer, symbol: Symbol) -> Iterable[Event | Signal]:
+def current(topic: Topic, answer: Answer, symbol: Symbol) -> Iterable[Event | Signal]:
     """Yield the current quote or the newest bar of a topic. A topic that cannot be asked for may still be streamed."""
     if not answer.ok:
         refused = failure(answer)

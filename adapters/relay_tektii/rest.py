@@ -4,12 +4,12 @@ https://docs.tektii.com/docs/trading-api
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from attrs import Factory, frozen
 from msgspec import Raw
 
-from relay.adapter import Orders
+from relay.adapter import Fetch, Orders
 from relay.adapter.reading import segment
 from relay.model.channels import Topic
 from relay.model.commands import (
@@ -66,68 +66,65 @@ FUNCTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 _BODIES = ("modify_order", "close_position")
 
 
-@frozen
-class Request:
-    """A request to the gateway."""
-
-    method: str
-    path: str
-    query: Mapping[str, str] = Factory(dict)
-    json: Any = None
-
-
-def stands(topic: Topic, native: str) -> Request:
-    """Asks for what stands of a quote or candle topic."""
+def current(topic: Topic, native: str) -> Fetch:
+    """Request the present quote, or the newest bar, of a topic."""
+    tag = ("current", topic)
     if topic.kind == "candle":
-        return Request("GET", f"/v1/bars/{segment(native)}", {"timeframe": topic.timeframe or "", "limit": "1"})
-    return Request("GET", f"/v1/quotes/{segment(native)}")
+        query = {"timeframe": topic.timeframe or "", "limit": "1"}
+        return Fetch(tag=tag, url=f"/v1/bars/{segment(native)}", query=query, of="interest")
+    return Fetch(tag=tag, url=f"/v1/quotes/{segment(native)}", of="interest")
 
 
-def open_or_missed(since: str | None) -> Iterable[tuple[str, Request]]:
-    """Asks for the account, what is open on it and, when the session was away, what ended or was filled meanwhile."""
-    yield "account", Request("GET", "/v1/account")
-    yield "positions", Request("GET", "/v1/positions")
-    yield "orders", Request("GET", "/v1/orders")
+def open_or_missed(since: str | None) -> Iterable[Fetch]:
+    """Request the account, what is open on it and, when the session was away, what ended or was filled meanwhile."""
+    yield Fetch(tag=("account", since), url="/v1/account")
+    yield Fetch(tag=("positions", since), url="/v1/positions")
+    yield Fetch(tag=("orders", since), url="/v1/orders")
     if since is not None:  # the history's own ``since`` is about when an order was created, so it is no use here
-        yield "ended", Request("GET", "/v1/orders/history")
-        yield "trades", Request("GET", "/v1/trades", {"since": since})
+        yield Fetch(tag=("ended", since), url="/v1/orders/history")
+        yield Fetch(tag=("trades", since), url="/v1/trades", query={"since": since})
 
 
-def request(command: Command, written: Callable[[str], str]) -> Request:
-    """The request that carries out ``command``; ``written`` gives the gateway's text of a symbol.
+def request(command: Command, kind: str, written: Callable[[str], str]) -> Fetch:
+    """Return the request that carries out ``command``.
+
+    Args:
+        kind: the name by which the answer is read.
+        written: returns the gateway's text of a symbol.
 
     Raises:
         ValueError: something is asked for that the gateway has no member or function for.
     """
     symbol: str | None = getattr(command, "symbol", None)
     native = None if symbol is None else written(symbol)
+    ask = partial(Fetch, tag=("call", command.id, kind), of="call")
     match command:
         case PlaceOrder():
-            return Request("POST", "/v1/orders", json=_order(command, native))
+            return ask(method="POST", url="/v1/orders", json=_order(command, native))
         case CancelOrder(order_id=order_id):
-            return Request("DELETE", f"/v1/orders/{segment(order_id)}")
+            return ask(method="DELETE", url=f"/v1/orders/{segment(order_id)}")
         case AmendOrder(order_id=order_id):
-            return Request("PATCH", f"/v1/orders/{segment(order_id)}", json=_given(command, AMENDED))
+            return ask(method="PATCH", url=f"/v1/orders/{segment(order_id)}", json=_given(command, AMENDED))
         case ClosePosition(position_id=position_id):  # a part of it by a body of the DELETE, as the SDK does
             body = _given(command, ("quantity",)) or None
-            return Request("DELETE", f"/v1/positions/{segment(position_id)}", json=body)
+            return ask(method="DELETE", url=f"/v1/positions/{segment(position_id)}", json=body)
         case AmendPosition(position_id=position_id):
             body = _given(command, ("stop_loss", "take_profit"))
-            return Request("PATCH", f"/v1/positions/{segment(position_id)}", json=body)
+            return ask(method="PATCH", url=f"/v1/positions/{segment(position_id)}", json=body)
         case OrderHistory():
-            return Request("GET", "/v1/orders/history", _period(command, native))
+            return ask(url="/v1/orders/history", query=_period(command, native))
         case TradeHistory():
-            return Request("GET", "/v1/trades", _period(command, native))
+            return ask(url="/v1/trades", query=_period(command, native))
         case ListAccounts():
-            return Request("GET", "/v1/account")
+            return ask(url="/v1/account")
         case ListPositions():
-            return Request("GET", "/v1/positions")
+            return ask(url="/v1/positions")
         case ListOrders():
-            return Request("GET", "/v1/orders")
+            return ask(url="/v1/orders")
         case GetQuote():
-            return Request("GET", f"/v1/quotes/{segment(native or '')}")
+            return ask(url=f"/v1/quotes/{segment(native or '')}")
         case Call(function=function, arguments=arguments):
-            return _called(function, dict(arguments))
+            return ask(**_called(function, dict(arguments)))
     raise ValueError(f"{command.name}: the gateway has no such request")
 
 
@@ -143,7 +140,8 @@ def _period(command: OrderHistory | TradeHistory, native: str | None) -> dict[st
     return _given(command, ("since", "until")) | ({} if native is None else {"symbol": native})
 
 
-def _called(function: str, arguments: dict[str, Any]) -> Request:
+def _called(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of the request that calls a function. Raises ValueError for a misspelt or missing argument."""
     if function not in FUNCTIONS:
         raise ValueError(f"function: the gateway has no {function}; there are {', '.join(FUNCTIONS)}")
     method, path, others = FUNCTIONS[function]
@@ -157,8 +155,8 @@ def _called(function: str, arguments: dict[str, Any]) -> Request:
     if "{" in path:
         raise ValueError(f"arguments: {function} needs {path.partition('{')[2].partition('}')[0]}")
     if function in _BODIES:
-        return Request(method, path, json=_body(arguments) or None)
-    return Request(method, path, {name: _text(value) for name, value in arguments.items()})
+        return {"method": method, "url": path, "json": _body(arguments) or None}
+    return {"method": method, "url": path, "query": {name: _text(value) for name, value in arguments.items()}}
 
 
 def _body(given: Mapping[str, Any]) -> dict[str, Any]:

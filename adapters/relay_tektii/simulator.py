@@ -21,6 +21,7 @@ from attrs import define, frozen
 
 from relay.adapter import dumps, loads
 from relay.model.enums import OrderEvent
+from relay.plugins.hookspecs import Simulated
 from relay.testing.account import TradingAccount
 from relay.testing.market import SECOND, Bar, Instrument, Market, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
@@ -337,3 +338,14 @@ async def run(
     async with TektiiSimulator(seed=seed).serve(port=port) as address:
         task_status.started(address)
         await trio.sleep_forever()
+
+
+#: The simulator as the demo runs it.
+SIMULATED = Simulated(
+    provider="tektii",
+    adapter="tektii",
+    run=run,
+    credentials={"api_key": KEY},
+    account="paper",
+    pinned=("quote AAPL", "quote EUR/USD", "candle AAPL 1m", "account paper"),
+)

@@ -124,7 +124,7 @@ class Query:
 
 @frozen
 class Header:
-    """Authenticate by a header of the upgrade request. ``value`` is a template as `Session.url`."""
+    """Authenticate by a header of a request. ``value`` is a template as `Session.url`."""
 
     name: str = field(validator=_is_name)
     value: str = field(validator=_is_name)
@@ -138,6 +138,7 @@ class Session:
         url: the WebSocket endpoint. ``{name}`` stands for an option, a credential, or a value learned by `Learned`.
         http: base of the provider's HTTP API, a template like ``url``; relative `Fetch` URLs are joined to it.
         auth: what authenticates the upgrade; None when a first frame (`Hello`) does, or nothing does.
+        http_auth: the header that authenticates HTTP requests (`Fetch.authenticated`); None: none does.
         ready: ``open`` when subscriptions may be sent at once, ``signal`` when `Ready` must be decoded first.
         heartbeat: who pings, and how.
         silent_after: seconds without any message after which the transport is presumed dead and redialled.
@@ -161,6 +162,7 @@ class Session:
     url: str = field(validator=_is_name)
     http: str = field(default="", validator=_is_text)
     auth: Query | Header | None = field(default=None, validator=_is_optional(instance_of((Query, Header))))
+    http_auth: Header | None = field(default=None, validator=_is_optional(instance_of(Header)))
     ready: Literal["open", "signal"] = field(default="open", validator=in_(("open", "signal")))
     heartbeat: Heartbeat = field(default=Heartbeat(), validator=instance_of(Heartbeat))
     silent_after: float = field(default=60.0, validator=_is_seconds)

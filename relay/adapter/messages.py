@@ -87,6 +87,8 @@ class Fetch:
     Attributes:
         tag: any hashable, given back with the answer.
         url: absolute, or relative to `Session.http`.
+        authenticated: True adds `Session.http_auth`, False does not, as for a login; None: a relative URL has it, an
+            absolute one, which may be somebody else's, has not.
         json, form: the body, at most one of them.
         secret_query: query parameters that must not appear in a log.
         of: which budget it counts against.
@@ -111,6 +113,7 @@ class Fetch:
     within: float = 10.0
     once: Hashable = None
     needed: bool = True
+    authenticated: bool | None = None
 
 
 @frozen(kw_only=True)

@@ -4,6 +4,8 @@
 names the member; `each` turns that into one `Unknown` for one element. No number ever becomes a float.
 """
 
+import base64
+import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
@@ -15,6 +17,7 @@ import msgspec
 from relay.adapter.messages import Answer, CommandReply, Unknown
 from relay.model.commands import AmendOrder, AmendPosition, CancelOrder, ClosePosition, Command, GetQuote
 from relay.model.enums import ErrorCode
+from relay.model.text import from_millis, from_seconds
 
 Members = dict[str, Any]
 _T = TypeVar("_T")
@@ -90,6 +93,11 @@ def whole(value: object) -> int:
     return value
 
 
+def present(**given: Any) -> Members:
+    """Return the members that are not None, for a frame or a body."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def word(words: Mapping[str, _W], value: object) -> _W:
     """Return what a word of the provider's means. Upper and lower case are the same; ``words`` has the upper case.
 
@@ -123,6 +131,20 @@ def json_number(decimal: str | None) -> msgspec.Raw | None:
     return None if decimal is None else msgspec.Raw(format(Decimal(decimal), "f").encode())
 
 
+#: A time of this many units is milliseconds: as seconds it would be after the year 5100, as milliseconds it is 1973.
+_FIRST_MILLISECOND = 100_000_000_000
+
+
+def unix_time(value: Any) -> str | None:
+    """Return a Unix time in seconds or milliseconds, told apart by magnitude, as RFC 3339; None for zero.
+
+    For providers whose pages have both.
+    """
+    if is_zero(value):
+        return None
+    return from_millis(value) if isinstance(value, int) and value >= _FIRST_MILLISECOND else from_seconds(value)
+
+
 # --- lists -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +175,17 @@ def segment(name: str) -> str:
     if name in ("", ".", ".."):
         raise ValueError(f"not an id or symbol: {name!r}")
     return quote(name, safe="")
+
+
+def jwt_expiry(token: str) -> int | None:
+    """Return the ``exp`` of a JWT (RFC 7519), Unix seconds; None where there is none."""
+    payload = token.split(".")[1] if token.count(".") == 2 else ""
+    try:
+        claims = loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    at = claims.get("exp") if isinstance(claims, dict) else None
+    return at if isinstance(at, int) and not isinstance(at, bool) else None
 
 
 def body(answer: Answer) -> Any:

@@ -17,7 +17,7 @@ from relay.adapter import Adapter, Context, Fetch, Poll
 from relay.errors import HIDDEN
 from relay.model.commands import Command
 from relay.provider.outbound import written
-from relay.provider.templates import Redactor, fetch_target
+from relay.provider.templates import Redactor, authenticated, fetch_target
 from relay.trading.service import Unwritable
 
 
@@ -78,6 +78,7 @@ class _Request:
         self._redact = redact
 
     def show(self, fetch: Fetch, adapter: type[Adapter], context: Context) -> dict[str, Any]:
+        fetch = authenticated(fetch, adapter.session, context)
         _, url = fetch_target(fetch, adapter.session, context)
         written: dict[str, Any] = {"method": fetch.method, "url": self._redact(url)}
         if fetch.headers:

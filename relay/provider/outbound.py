@@ -31,7 +31,7 @@ from relay.model.commands import Command
 from relay.provider.pacing import Budget, Lane, Queue, Uses
 from relay.provider.polls import Polls
 from relay.provider.session_events import FetchRequest, Output, SendText
-from relay.provider.templates import fetch_target
+from relay.provider.templates import authenticated, fetch_target
 
 #: Frames that wait to be written, beyond which no more subscriptions are handed over: they wait here, where a command, a
 #: heartbeat or an answer passes them.
@@ -255,7 +255,7 @@ class Outbound:
         """Give out ``writings`` at once; the budget is charged, not asked.
 
         Raises:
-            TemplateError: the URL of a request needs a value there is none of.
+            TemplateError: the URL or a header of a request needs a value there is none of.
         """
         outputs = []
         for writing in writings:
@@ -294,16 +294,17 @@ class Outbound:
         """Return the frame or the request of ``job`` as the driver sends it.
 
         Raises:
-            TemplateError: the URL of a request needs a value there is none of.
+            TemplateError: the URL or a header of a request needs a value there is none of.
         """
         if isinstance(job.writing, str):
             self.unwritten += 1
             return SendText(job.writing)
         url, shown = fetch_target(job.writing, self._session, self._context)
+        fetch = authenticated(job.writing, self._session, self._context)
         number = next(self._ids)
         self._requests[number] = job
         job.chain.asked_at = min(job.chain.asked_at, now)
-        return FetchRequest(number, job.writing, url, shown)
+        return FetchRequest(number, fetch, url, shown)
 
     def answered(self, number: int) -> Job | None:
         """The job the request was made for; None when its connection is gone and the answer is of no use."""

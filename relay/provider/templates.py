@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Mapping
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
+from attrs import evolve
+
 from relay.adapter import Context, Fetch, Header, Query, Session
 from relay.errors import HIDDEN, hide_userinfo, secrets_pattern
 
@@ -73,6 +75,20 @@ def fetch_target(fetch: Fetch, session: Session, context: Context) -> tuple[str,
     url = with_query(url, fetch.query)
     hidden = dict.fromkeys(fetch.secret_query, HIDDEN)
     return with_query(url, fetch.secret_query), with_query(hide_userinfo(url), hidden)
+
+
+def authenticated(fetch: Fetch, session: Session, context: Context) -> Fetch:
+    """Return ``fetch`` with the header of `Session.http_auth` where it is to have it.
+
+    Raises:
+        TemplateError: a value of the header is missing.
+    """
+    auth = session.http_auth
+    wanted = "://" not in fetch.url if fetch.authenticated is None else fetch.authenticated
+    if auth is None or not wanted:
+        return fetch
+    value = fill(auth.value, context, what=f"the header {auth.name}")
+    return evolve(fetch, headers={**fetch.headers, auth.name: value})
 
 
 class Redactor:

@@ -38,6 +38,7 @@ from relay.model.commands import (
 from relay.model.enums import ConnectionEvent, OrderEvent, OrderStatus, Outcome
 from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply, Trade
 from relay.provider.http import HttpClient
+from relay.provider.templates import authenticated
 from relay.testing import conformance
 from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
@@ -208,7 +209,8 @@ def test_what_is_asked_for_after_an_absence_and_what_of_it_is_told():
         "/accounts/acc_123456/history/orders",
         {"from": "2024-12-31", "to": "2026-01-01"},
     )
-    assert missed.headers == {"Authorization": "Bearer t0"}
+    missed_as_sent = authenticated(missed, Helio.session, adapter.context)
+    assert missed_as_sent.headers == {"Authorization": "Bearer t0"}
     orders = [
         REST_ORDER,
         {**REST_ORDER, "id": "o2", "updated_at": "2025-01-01T12:28:29Z"},

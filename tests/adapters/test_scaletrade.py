@@ -29,6 +29,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
+from relay.adapter.reading import jwt_expiry
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -47,13 +48,12 @@ from relay.model.events import Account, Alert, Connection, Error, Notification, 
 from relay.model.symbols import SymbolTable
 from relay.provider.accounts import States
 from relay.provider.http import HttpClient
-from relay.provider.templates import dial_target, fetch_target
+from relay.provider.templates import authenticated, dial_target, fetch_target
 from relay.testing import conformance
 from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Close, Drop, Mute, Refuse
 from relay_scaletrade.adapter import ScaleTrade
-from relay_scaletrade.requests import expiry
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
 from relay_scaletrade.trades import CMDS, STATES, TRADE
 from support import relayed as support_relayed
@@ -284,7 +284,7 @@ def test_sign_in_is_numbers_and_teaches_the_token_and_its_end():
     "token", ["", "a", "a.b.c", "a.bm90IGpzb24.c", "a.W10.c", "a.eyJleHAiOiJzb29uIn0.c", "a.eyJleHAiOnRydWV9.c"]
 )
 def test_a_token_that_does_not_say_when_it_ends(token):
-    assert expiry(token) is None
+    assert jwt_expiry(token) is None
 
 
 # --- trades ----------------------------------------------------------------------------------------------------------
@@ -493,6 +493,7 @@ def test_commands_are_written_as_on_the_pages():
         {"login": LOGIN},
     )
     (fetch,) = adapter.encode(CancelOrder(id="c", order_id="12"))
+    fetch = authenticated(fetch, ScaleTrade.session, adapter.context)
     assert (fetch.headers, fetch.of) == ({"Authorization": "a.b.c"}, "call")
     assert "a.b.c" not in repr(fetch)
 

@@ -36,7 +36,7 @@ from relay.model.commands import PlaceOrder
 from relay.model.enums import ConnectionEvent, Outcome, Side
 from relay.model.events import Connection, Error, Gap, Notification, ProviderSignal, PublicTrade, Reference, Reply
 from relay.provider.http import HttpClient
-from relay.provider.templates import dial_target
+from relay.provider.templates import authenticated, dial_target
 from relay.pusher import Reconnect, reconnect_action
 from relay.testing import conformance
 from relay.testing.evidence import lost
@@ -369,7 +369,9 @@ def established(adapter):
 
 
 def test_the_first_bootstrap_asks_as_the_sdks_do():
-    (fetch,) = new_adapter().prepare()
+    adapter = new_adapter()
+    (fetch,) = adapter.prepare()
+    fetch = authenticated(fetch, Shuriken.session, adapter.context)
     assert (fetch.method, fetch.url, fetch.headers) == (
         "POST",
         "/api/v2/ws/session",

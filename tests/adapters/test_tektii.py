@@ -57,6 +57,7 @@ from relay.model.events import (
     Trade,
 )
 from relay.provider.http import HttpClient
+from relay.provider.templates import authenticated
 from relay.testing import conformance
 from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
@@ -264,17 +265,17 @@ async def test_what_stands_is_told_and_what_is_not_there_is_refused():
     ("status", "kind"), [(400, Nack), (404, Nack), (501, Ack), (503, Error), (500, Error), (0, Error)]
 )
 def test_only_what_is_not_there_is_refused(status, kind):
-    (item,) = new_adapter().fetched(("stands", QUOTES), Answer(status=status, text="no"))
+    (item,) = new_adapter().fetched(("current", QUOTES), Answer(status=status, text="no"))
     assert isinstance(item, kind)
 
 
 def test_the_newest_bar_stands_however_they_are_listed():
     bars = [loads(INCOMING[0])["bar"] | {"timestamp": f"2025-01-15T{hour}:00:00Z"} for hour in (9, 10, 8)]
     (bar, _) = new_adapter().fetched(
-        ("stands", CANDLES), Answer(status=200, text=dumps(bars).replace("T9", "T09").replace("T8", "T08"))
+        ("current", CANDLES), Answer(status=200, text=dumps(bars).replace("T9", "T09").replace("T8", "T08"))
     )
     assert bar.start == "2025-01-15T10:00:00Z"
-    assert list(new_adapter().fetched(("stands", CANDLES), Answer(status=200, text="[]"))) == [Ack((CANDLES,))]
+    assert list(new_adapter().fetched(("current", CANDLES), Answer(status=200, text="[]"))) == [Ack((CANDLES,))]
 
 
 def test_what_a_command_is_on_the_wire():
@@ -296,7 +297,9 @@ def test_what_a_command_is_on_the_wire():
 
 
 def test_the_key_is_in_the_header_and_in_no_repr():
-    (fetch,) = new_adapter().encode(place("c"))
+    adapter = new_adapter()
+    (fetch,) = adapter.encode(place("c"))
+    fetch = authenticated(fetch, Tektii.session, adapter.context)
     assert fetch.headers == {"Authorization": f"Bearer {KEY}"}
     assert KEY not in repr(fetch)
 

@@ -20,11 +20,11 @@ VENUE = 199
 #: two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message.
 BUDGETS = {
     "relay_kraken": 475,
-    "relay_crosstrade": 1264,
-    "relay_helio": 889,
-    "relay_scaletrade": 880,
-    "relay_shuriken": 491,
-    "relay_tektii": 678,
+    "relay_crosstrade": 1255,
+    "relay_helio": 870,
+    "relay_scaletrade": 827,
+    "relay_shuriken": 481,
+    "relay_tektii": 659,
 }
 
 per_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)

@@ -16,6 +16,7 @@ from relay.model.commands import (
     PositionHistory,
     TradeHistory,
 )
+from relay.provider.templates import authenticated
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay.testing.simulator import Link
@@ -119,6 +120,7 @@ class Session:
         while waiting:
             fetch = waiting.pop(0)
             target = f"/api/v1{fetch.url}{f'?{urlencode(fetch.query)}' if fetch.query else ''}"
+            fetch = authenticated(fetch, Helio.session, self.adapter.context)
             headers = {name.lower(): value for name, value in fetch.headers.items()}
             answer = await self.simulator.answer(HttpRequest(method=fetch.method, target=target, headers=headers))
             self._record("http", answer.body, url=f"http://127.0.0.1{target}", status=answer.status)

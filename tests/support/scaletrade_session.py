@@ -20,6 +20,7 @@ from relay.model.commands import (
 )
 from relay.model.events import Account, Order, Position
 from relay.provider.accounts import States
+from relay.provider.templates import authenticated
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_scaletrade.adapter import ScaleTrade
@@ -120,6 +121,7 @@ class Session:
         return items
 
     async def fetch(self, fetch: Fetch) -> list:
+        fetch = authenticated(fetch, ScaleTrade.session, self.context)
         headers = {name.lower(): value for name, value in fetch.headers.items()}
         body = b"" if fetch.json is None else dumps(fetch.json).encode()
         answer = await self.simulator.answer(

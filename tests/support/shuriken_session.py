@@ -5,6 +5,7 @@ from urllib.parse import urlencode, urlsplit
 
 from relay.adapter import Answer, Context, Fetch, Learned, Ping, Send, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
+from relay.provider.templates import authenticated
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record, Recording
 from relay_shuriken.adapter import Shuriken
@@ -76,6 +77,7 @@ class Session:
 
     async def fetch(self, fetch: Fetch) -> list:
         self.asked.append(fetch)
+        fetch = authenticated(fetch, Shuriken.session, self.adapter.context)
         kind, body = (
             ("application/x-www-form-urlencoded", urlencode(fetch.form))
             if fetch.form

@@ -17,7 +17,7 @@ from relay.model.commands import (
     PlaceOrder,
     TradeHistory,
 )
-from relay.provider.templates import with_query
+from relay.provider.templates import authenticated, with_query
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_tektii.adapter import Tektii
@@ -60,6 +60,7 @@ class Session:
     async def _fetch(self, fetch: Fetch) -> list:
         target = with_query(fetch.url, fetch.query)
         body = b"" if fetch.json is None else dumps(fetch.json).encode()
+        fetch = authenticated(fetch, Tektii.session, self.adapter.context)
         headers = {name.lower(): value for name, value in fetch.headers.items()}
         answer = await self.simulator.answer(
             HttpRequest(method=fetch.method, target=target, headers=headers, body=body)

@@ -23,6 +23,7 @@ import trio
 from attrs import Factory, define
 
 from relay.adapter import dumps, loads
+from relay.plugins.hookspecs import Simulated
 from relay.testing.market import SECOND, Instrument
 from relay.testing.simulator import Address, Close, HttpRequest, HttpResponse, Link, Simulator
 from relay_crosstrade.simulator import payloads
@@ -250,3 +251,14 @@ async def run(
     async with CrossTradeSimulator(seed=seed).serve(port=port) as address:
         task_status.started(address)
         await trio.sleep_forever()
+
+
+#: The simulator as the demo runs it.
+SIMULATED = Simulated(
+    provider="crosstrade",
+    adapter="crosstrade",
+    run=run,
+    credentials={"key": KEY},
+    account="Sim101",
+    pinned=("quote ES 09-26", "account Sim101"),
+)
