@@ -32,6 +32,7 @@ FLOORS = {
     "relay.plugins": {"relay.errors", "relay.model", "relay.adapter"},
     "relay.auth": {"relay.model"},
     "relay.store": set(),
+    "relay.cluster": set(),
     "relay.trading": GROUND | {"relay.store"},
     "relay.hub": {"relay.limits", "relay.model", "relay.plugins", "relay.pusher", "relay.trading", "relay.websocket"},
     "relay.provider": GROUND | {"relay.trading", "relay.hub"},
@@ -61,6 +62,7 @@ PURE = (
     "relay.hub",
     "relay.provider",
     "relay.store",
+    "relay.cluster",
     "relay.trading",
     "relay.server.admission",
 )

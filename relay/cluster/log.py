@@ -1,0 +1,149 @@
+"""A provider's log: batches of events, written by the owner, read by every other node.
+
+A batch is named by the owner's fence and a number that counts from 1 within the fence. Names only grow, so a reader needs
+one position. Within a fence the numbers have no holes; the first batch of a fence names the batch it follows. So a reader
+that was away longer than the log is kept finds out, however few batches follow.
+
+A batch whose append got no answer is appended again under the same name, and the store takes it once. It is never changed.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+#: Events of one batch.
+MOST_EVENTS = 512
+#: Bytes of the events of one batch, about.
+MOST_BYTES = 512 * 1024
+
+
+class Position(NamedTuple):
+    """The name of a batch; (0, 0) is before the first one."""
+
+    fence: int
+    n: int
+
+
+START = Position(0, 0)
+
+
+class Numbered(msgspec.Struct, frozen=True, array_like=True):
+    """A number of a topic. ``first`` is lower than ``seq`` where the event stands for all numbers from it on: a gap."""
+
+    topic: str
+    epoch: str
+    first: int
+    seq: int
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """An event, and its numbers on the topics it belongs to."""
+
+    data: bytes
+    numbers: tuple[Numbered, ...]
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """A batch of the log. ``after`` is what the first one of a fence follows; ``ends`` is said by an owner that leaves."""
+
+    fence: int
+    n: int
+    entries: tuple[Entry, ...] = ()
+    after: Position | None = None
+    ends: bool = False
+
+    @property
+    def position(self) -> Position:
+        """Its name."""
+        return Position(self.fence, self.n)
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Batch).decode
+
+
+class LogWriter:
+    """What an owner has to append: one batch at a time is on its way, and is not given up before its fate is known."""
+
+    def __init__(self, fence: int, after: Position) -> None:
+        self.fence = fence
+        self._after: Position | None = after
+        self._n = 0
+        self._waiting: deque[Entry] = deque()
+        self._under_way: Batch | None = None
+        self._ends = self._ended = False
+
+    def __len__(self) -> int:
+        """Return the events that are not known to be in the log."""
+        return len(self._waiting) + (0 if self._under_way is None else len(self._under_way.entries))
+
+    @property
+    def begun(self) -> bool:
+        """True when its first batch is in the log."""
+        return self._n > (self._under_way is not None)
+
+    @property
+    def ended(self) -> bool:
+        """True when everything is in the log, the last batch too."""
+        return self._ended
+
+    def put(self, entry: Entry) -> None:
+        """Append an event."""
+        self._waiting.append(entry)
+
+    def end(self) -> None:
+        """Append a last batch, which tells the others that the owner leaves."""
+        self._ends = True
+
+    def batch(self) -> Batch | None:
+        """Return the batch to append now, the same one until its fate is known; None where there is none."""
+        if self._under_way is None:
+            ends = self._ends and not self._ended and len(self._waiting) <= MOST_EVENTS
+            if not self._waiting and self._after is None and not ends:
+                return None
+            entries = self._take()
+            self._n += 1
+            self._under_way = Batch(self.fence, self._n, entries, self._after, ends and not self._waiting)
+            self._after = None
+        return self._under_way
+
+    def _take(self) -> tuple[Entry, ...]:
+        entries: list[Entry] = []
+        size = 0
+        while self._waiting and len(entries) < MOST_EVENTS and size < MOST_BYTES:
+            entry = self._waiting.popleft()
+            size += len(entry.data)
+            entries.append(entry)
+        return tuple(entries)
+
+    def appended(self) -> Batch:
+        """Note that the batch is in the log; return it."""
+        batch, self._under_way = self._under_way, None
+        assert batch is not None
+        self._ended = batch.ends
+        return batch
+
+
+class LogReader:
+    """The position of a reader, and whether what it is given follows it."""
+
+    def __init__(self, position: Position = START) -> None:
+        self.position = position
+        self.missed = False
+        """True from the moment that batches were found to be lost for this reader, until `load`."""
+
+    def feed(self, batch: Batch) -> Sequence[Entry]:
+        """Return the events to publish: none of a batch that was read before. `missed` says if others were lost."""
+        at = batch.position
+        if at <= self.position:
+            return ()
+        if batch.fence == self.position.fence:
+            follows = batch.n == self.position.n + 1
+        else:
+            # A reader that is ahead of it saw batches that the store has lost since.
+            follows = batch.after is not None and Position(*batch.after) <= self.position
+        self.missed = self.missed or not follows
+        self.position = at
+        return batch.entries
