@@ -19,60 +19,61 @@ MOST_EVENTS = 512
 MOST_BYTES = 512 * 1024
 
 
-class Position(NamedTuple):
+class LogPosition(NamedTuple):
     """The name of a batch; (0, 0) is before the first one."""
 
     fence: int
     n: int
 
 
-START = Position(0, 0)
+START = LogPosition(0, 0)
 
 
-class Numbered(msgspec.Struct, frozen=True, array_like=True):
-    """A number of a topic. ``first`` is lower than ``seq`` where the event stands for all numbers from it on: a gap."""
+class LogEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A numbered event of one topic; ``id`` to ``key`` are those of `relay.hub.history.HistoryEntry`.
+
+    ``first`` is lower than ``seq`` where the event stands for all numbers from it on: the gap of a new owner.
+    """
 
     topic: str
     epoch: str
     first: int
     seq: int
+    id: str = ""
+    head: bytes = b""
+    tail: bytes = b""
+    policy: str = ""
+    key: str = ""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """An event, and its numbers on the topics it belongs to."""
-
-    data: bytes
-    numbers: tuple[Numbered, ...]
-
-
-class Batch(msgspec.Struct, frozen=True, array_like=True):
+class LogBatch(msgspec.Struct, frozen=True, array_like=True):
     """A batch of the log. ``after`` is what the first one of a fence follows; ``ends`` is said by an owner that leaves."""
 
     fence: int
     n: int
-    entries: tuple[Entry, ...] = ()
-    after: Position | None = None
+    entries: tuple[LogEntry, ...] = ()
+    after: LogPosition | None = None
     ends: bool = False
 
     @property
-    def position(self) -> Position:
+    def position(self) -> LogPosition:
         """Its name."""
-        return Position(self.fence, self.n)
+        return LogPosition(self.fence, self.n)
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Batch).decode
+decode = msgspec.msgpack.Decoder(LogBatch).decode
 
 
-class LogWriter:
-    """What an owner has to append: one batch at a time is on its way, and is not given up before its fate is known."""
+class LogAppender:
+    """The batches of an owner: one at a time is on its way, and is not given up before its fate is known."""
 
-    def __init__(self, fence: int, after: Position) -> None:
+    def __init__(self, fence: int, after: LogPosition) -> None:
         self.fence = fence
-        self._after: Position | None = after
+        self._after: LogPosition | None = after
         self._n = 0
-        self._waiting: deque[Entry] = deque()
-        self._under_way: Batch | None = None
+        self._waiting: deque[LogEntry] = deque()
+        self._under_way: LogBatch | None = None
         self._ends = self._ended = False
 
     def __len__(self) -> int:
@@ -89,7 +90,7 @@ class LogWriter:
         """True when everything is in the log, the last batch too."""
         return self._ended
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: LogEntry) -> None:
         """Append an event."""
         self._waiting.append(entry)
 
@@ -97,7 +98,7 @@ class LogWriter:
         """Append a last batch, which tells the others that the owner leaves."""
         self._ends = True
 
-    def batch(self) -> Batch | None:
+    def batch(self) -> LogBatch | None:
         """Return the batch to append now, the same one until its fate is known; None where there is none."""
         if self._under_way is None:
             ends = self._ends and not self._ended and len(self._waiting) <= MOST_EVENTS
@@ -105,20 +106,20 @@ class LogWriter:
                 return None
             entries = self._take()
             self._n += 1
-            self._under_way = Batch(self.fence, self._n, entries, self._after, ends and not self._waiting)
+            self._under_way = LogBatch(self.fence, self._n, entries, self._after, ends and not self._waiting)
             self._after = None
         return self._under_way
 
-    def _take(self) -> tuple[Entry, ...]:
-        entries: list[Entry] = []
+    def _take(self) -> tuple[LogEntry, ...]:
+        entries: list[LogEntry] = []
         size = 0
         while self._waiting and len(entries) < MOST_EVENTS and size < MOST_BYTES:
             entry = self._waiting.popleft()
-            size += len(entry.data)
+            size += len(entry.tail)
             entries.append(entry)
         return tuple(entries)
 
-    def appended(self) -> Batch:
+    def appended(self) -> LogBatch:
         """Note that the batch is in the log; return it."""
         batch, self._under_way = self._under_way, None
         assert batch is not None
@@ -129,12 +130,12 @@ class LogWriter:
 class LogReader:
     """The position of a reader, and whether what it is given follows it."""
 
-    def __init__(self, position: Position = START) -> None:
+    def __init__(self, position: LogPosition = START) -> None:
         self.position = position
         self.missed = False
         """True from the moment that batches were found to be lost for this reader, until `load`."""
 
-    def feed(self, batch: Batch) -> Sequence[Entry]:
+    def feed(self, batch: LogBatch) -> Sequence[LogEntry]:
         """Return the events to publish: none of a batch that was read before. `missed` says if others were lost."""
         at = batch.position
         if at <= self.position:
@@ -143,7 +144,7 @@ class LogReader:
             follows = batch.n == self.position.n + 1
         else:
             # A reader that is ahead of it saw batches that the store has lost since.
-            follows = batch.after is not None and Position(*batch.after) <= self.position
+            follows = batch.after is not None and LogPosition(*batch.after) <= self.position
         self.missed = self.missed or not follows
         self.position = at
         return batch.entries

@@ -9,9 +9,9 @@
 
 A new owner reads both logs to the end they had when the lease was granted, and appends its gaps. It publishes nothing and
 opens no session before these are in the log: if it fails before, the next owner leaves out the same numbers. Where the
-store may have lost what others have read (`Grant.continuous`), it begins new epochs. Whatever it appends is refused once
-another node has the lease; then, and when the lease runs out, it stops, and reads on behind the last batch that is known to
-be in the log.
+store may have lost what others have read (`LeaseGrant.continuous`), it begins new epochs. Whatever it appends is refused
+once another node has the lease; then, and when the lease runs out, it stops, and reads on behind the last batch that is
+known to be in the log.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 from attrs import define, evolve, field, frozen
 
-from relay.cluster.log import START, Batch, Entry, LogReader, LogWriter, Numbered, Position
+from relay.cluster.log import START, LogAppender, LogBatch, LogEntry, LogPosition, LogReader
 
 #: Numbers of a topic that a new owner leaves out, and events that an owner may be ahead of the log.
 WINDOW = 100_000
@@ -30,7 +30,7 @@ LOGS: tuple[LogName, ...] = ("market", "durable")
 
 
 @frozen(kw_only=True)
-class Grant:
+class LeaseGrant:
     """A lease as the store granted it.
 
     Attributes:
@@ -41,13 +41,13 @@ class Grant:
 
     token: str
     fence: int
-    ends: Mapping[LogName, Position]
+    ends: Mapping[LogName, LogPosition]
     run: str
     continuous: bool
 
 
 class Placing(Enum):
-    """Where a number stands among those of a topic that were published here."""
+    """The place of a number among those of its topic that were published here."""
 
     NEXT = "next"
     REPEATED = "repeated"
@@ -57,8 +57,8 @@ class Placing(Enum):
     """It is of an epoch that this node has not seen."""
 
 
-def place(known: tuple[str, int] | None, number: Numbered) -> Placing:
-    """Return where a number stands behind ``known``, the topic's epoch and its last number here; None for no topic."""
+def place(known: tuple[str, int] | None, number: LogEntry) -> Placing:
+    """Return where an event stands behind ``known``, the topic's epoch and its last number here; None for no topic."""
     if known is None or known[0] != number.epoch:
         return Placing.NEW
     if number.seq <= known[1]:
@@ -66,13 +66,13 @@ def place(known: tuple[str, int] | None, number: Numbered) -> Placing:
     return Placing.NEXT if number.first <= known[1] + 1 else Placing.HOLE
 
 
-class Topics(Protocol):
+class ReplicatedTopics(Protocol):
     """The topics of a provider on this node, as `Replica` needs them."""
 
-    def publish(self, entry: Entry) -> None:
-        """Publish an event under its numbers, where they are not `Placing.REPEATED`; a HOLE is told before."""
+    def publish(self, entry: LogEntry) -> None:
+        """Publish an event under its number, if that is not `Placing.REPEATED`; a HOLE is told before."""
 
-    def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, Entry]]:
+    def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, LogEntry]]:
         """Return the gaps to append: over numbers that are left out, or as the first of a new epoch."""
 
 
@@ -80,14 +80,14 @@ class Topics(Protocol):
 class Replica:
     """One node's part in one provider. It reads, or it writes: first a new owner's gaps, then, `leading`, its events."""
 
-    topics: Topics
+    topics: ReplicatedTopics
     readers: dict[LogName, LogReader] = field(factory=lambda: {name: LogReader() for name in LOGS})
-    writers: dict[LogName, LogWriter] = field(factory=dict)
+    writers: dict[LogName, LogAppender] = field(factory=dict)
     leading: bool = False
     """True while this node numbers the provider's events."""
-    _grant: Grant | None = None
+    _grant: LeaseGrant | None = None
 
-    def start_at(self, ends: Mapping[LogName, Position]) -> None:
+    def start_at(self, ends: Mapping[LogName, LogPosition]) -> None:
         """Begin behind these batches: what they lead to was loaded from the store."""
         for name in LOGS:
             self.readers[name].position = max(self.readers[name].position, ends.get(name, START))
@@ -95,7 +95,7 @@ class Replica:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def feed(self, name: LogName, batch: Batch) -> None:
+    def feed(self, name: LogName, batch: LogBatch) -> None:
         """Publish a batch that was read. While this node writes it has none to read."""
         if not self.writers:
             for entry in self.readers[name].feed(batch):
@@ -108,7 +108,7 @@ class Replica:
 
     # --- leading -----------------------------------------------------------------------------------------------------
 
-    def granted(self, grant: Grant) -> None:
+    def granted(self, grant: LeaseGrant) -> None:
         """Take a new lease. `try_to_write` is to be called now and after each `feed`."""
         self._grant = grant
 
@@ -119,7 +119,7 @@ class Replica:
             return False
         if any(self.readers[name].position < grant.ends.get(name, START) for name in LOGS):
             return False
-        self.writers = {name: LogWriter(grant.fence, self.readers[name].position) for name in LOGS}
+        self.writers = {name: LogAppender(grant.fence, self.readers[name].position) for name in LOGS}
         for name, entry in self.topics.take_over(new_epochs=not grant.continuous):
             self.writers[name].put(entry)
         return True
@@ -129,7 +129,7 @@ class Replica:
         """The life of the store in which this node leads, to be noted there with each renewal; empty while it does not."""
         return self._grant.run if self.leading and self._grant is not None else ""
 
-    def renewed(self, run: str, ends: Mapping[LogName, Position]) -> bool:
+    def renewed(self, run: str, ends: Mapping[LogName, LogPosition]) -> bool:
         """Note in which life the store is; False if it has lost batches of this node, which must stop and take over anew."""
         if self._grant is None or run == self._grant.run:
             return True
@@ -143,7 +143,7 @@ class Replica:
         """True if the log is too far behind what was published: the provider must be given up."""
         return any(len(writer) >= WINDOW for writer in self.writers.values())
 
-    def append(self, name: LogName, entry: Entry) -> None:
+    def append(self, name: LogName, entry: LogEntry) -> None:
         """Append an event. One of the market has been published; a durable one is published when it is in the log."""
         self.writers[name].put(entry)
 

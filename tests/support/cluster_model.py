@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from relay.cluster.lease import TTL, Lease, Request
-from relay.cluster.log import START, Batch, Entry, Numbered, Position, decode, encode
-from relay.cluster.replica import LOGS, WINDOW, Grant, LogName, Placing, Replica, place
+from relay.cluster.log import START, LogBatch, LogEntry, LogPosition, decode, encode
+from relay.cluster.replica import LOGS, WINDOW, LeaseGrant, LogName, Placing, Replica, place
 
 MARKET = tuple(f"quote.x.{name}" for name in "abc")
 DURABLE = "account.x.main"
@@ -42,12 +42,12 @@ class Store:
         self.token, self.led_in = "", ""
         self.life: tuple[int, float] = (-1, 0.0)  # a life that was noticed, and when
         self.logs: dict[LogName, deque[bytes]] = {name: deque(maxlen=KEPT) for name in LOGS}
-        self.ends: dict[LogName, Position] = dict.fromkeys(LOGS, START)
+        self.ends: dict[LogName, LogPosition] = dict.fromkeys(LOGS, START)
         self.topics: dict[str, tuple[str, int]] = {}
         self.told: set[str] = set()
         self.rows: set[str] = set()
 
-    def acquire(self, node: str, now: float) -> Grant | float:
+    def acquire(self, node: str, now: float) -> LeaseGrant | float:
         token, holder, end = self.lease
         if self.life[0] != self.run:
             self.life = (self.run, now)
@@ -59,9 +59,11 @@ class Store:
         self.token = f"{self.fence}:{node}"
         self.lease = (self.token, node, now + TTL)
         run = str(self.run)
-        return Grant(token=self.token, fence=self.fence, ends=dict(self.ends), run=run, continuous=self.led_in == run)
+        return LeaseGrant(
+            token=self.token, fence=self.fence, ends=dict(self.ends), run=run, continuous=self.led_in == run
+        )
 
-    def renew(self, token: str, leading_in: str, now: float) -> tuple[str, dict[LogName, Position]] | None:
+    def renew(self, token: str, leading_in: str, now: float) -> tuple[str, dict[LogName, LogPosition]] | None:
         if self.lease[0] != token or self.lease[2] <= now:
             return None
         self.led_in = leading_in or self.led_in
@@ -82,9 +84,9 @@ class Store:
         self.ends[name] = batch.position
         self.logs[name].append(raw)
         for entry in batch.entries:
-            self.topics.update({each.topic: (each.epoch, each.seq) for each in entry.numbers})
+            self.topics[entry.topic] = (entry.epoch, entry.seq)
             if name == "durable":
-                self.told.add(entry.data.decode())
+                self.told.add(entry.tail.decode())
         return True
 
     def insert(self, token: str, key: str) -> bool | None:
@@ -95,7 +97,7 @@ class Store:
         self.rows.add(key)
         return new
 
-    def read(self, name: LogName, after: Position) -> list[bytes]:
+    def read(self, name: LogName, after: LogPosition) -> list[bytes]:
         if self.ends[name] <= after:
             return []
         return [raw for raw in self.logs[name] if decode(raw).position > after][:20]
@@ -135,35 +137,36 @@ class Node:
         self.paused_until = 0.0
         self.sent: list[str] = []
 
-    # Topics ----------------------------------------------------------------------------------------------------------
+    # ReplicatedTopics ----------------------------------------------------------------------------------------------------------
 
-    def publish(self, entry: Entry) -> None:
-        data = entry.data.decode()
-        for number in entry.numbers:
-            known = self.known.get(number.topic)
-            placing = place(known, number)
-            if placing is Placing.REPEATED:
-                continue
-            self.known[number.topic] = (number.epoch, number.seq)
-            self.world.shown(self, number, placing, known, data)
-        if entry.numbers[0].topic == DURABLE:
+    def publish(self, entry: LogEntry) -> None:
+        data, known = entry.tail.decode(), self.known.get(entry.topic)
+        placing = place(known, entry)
+        if placing is not Placing.REPEATED:
+            self.known[entry.topic] = (entry.epoch, entry.seq)
+            self.world.shown(self, entry, placing, known, data)
+        if entry.topic == DURABLE:
             if data in self.told and not data.startswith("gap"):
                 self.world.fail(f"{self.name} published {data} twice", lossless=True)
             self.told.add(data)
 
-    def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, Entry]]:
+    def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, LogEntry]]:
         self.numbered = {topic: known for topic, known in self.known.items() if topic == DURABLE}
         for topic, (epoch, seq) in list(self.known.items()):
             name: LogName = "durable" if topic == DURABLE else "market"
             if new_epochs:
-                number = Numbered(topic, self.new_epoch(), 1, 1)
+                number = self.entry(topic, self.new_epoch(), 1, f"gap {self.lease.fence}")
             elif name == "market":
-                number = Numbered(topic, epoch, seq + 1, seq + WINDOW)
+                number = LogEntry(topic, epoch, seq + 1, seq + WINDOW, tail=f"gap {self.lease.fence}".encode())
             else:
                 continue
             if name == "durable":
                 self.numbered[topic] = (number.epoch, number.seq)
-            yield name, Entry(f"gap {self.lease.fence}".encode(), (number,))
+            yield name, number
+
+    @staticmethod
+    def entry(topic: str, epoch: str, seq: int, data: str) -> LogEntry:
+        return LogEntry(topic, epoch, seq, seq, tail=data.encode())
 
     def new_epoch(self) -> str:
         self.epochs += 1
@@ -243,7 +246,7 @@ class Node:
         if self.replica.writers:
             return
         for topic, (epoch, seq) in topics.items():
-            number = Numbered(topic, epoch, seq, seq)
+            number = self.entry(topic, epoch, seq, "")
             known = self.known.get(topic)
             if place(known, number) is not Placing.REPEATED:
                 self.known[topic] = (epoch, seq)
@@ -298,7 +301,7 @@ class Node:
         self.queued.add(data)
         epoch, seq = self.numbered.get(DURABLE) or (self.new_epoch(), 0)
         self.numbered[DURABLE] = (epoch, seq + 1)
-        self.replica.append("durable", Entry(data.encode(), (Numbered(DURABLE, epoch, seq + 1, seq + 1),)))
+        self.replica.append("durable", self.entry(DURABLE, epoch, seq + 1, data))
 
     def use_session(self, now: float) -> None:
         """Do what the session does in a step: tell news of the market and of the account, send a command."""
@@ -308,7 +311,7 @@ class Node:
             topic = world.random.choice(MARKET)
             epoch, seq = self.known.get(topic) or (self.new_epoch(), 0)
             world.events += 1
-            entry = Entry(f"quote {world.events}".encode(), (Numbered(topic, epoch, seq + 1, seq + 1),))
+            entry = self.entry(topic, epoch, seq + 1, f"quote {world.events}")
             self.publish(entry)
             self.replica.append("market", entry)
         for fill in world.fills:
@@ -419,7 +422,7 @@ class World:
             self.fail(f"{node.name} uses the session that {others} may use")
 
     def shown(
-        self, node: Node, number: Numbered, placing: Placing, known: tuple[str, int] | None, data: str | None
+        self, node: Node, number: LogEntry, placing: Placing, known: tuple[str, int] | None, data: str | None
     ) -> None:
         """Check what a node shows its subscribers; a HOLE is shown as a gap before it."""
         if known is not None and known[0] == number.epoch:
@@ -430,15 +433,14 @@ class World:
         if data is not None:
             self.same(number, data)
 
-    def same(self, number: Numbered, data: str) -> None:
+    def same(self, number: LogEntry, data: str) -> None:
         at = (number.topic, number.epoch, number.seq)
         if self.content.setdefault(at, data) != data:
             self.fail(f"{at} is {self.content[at]} and {data}")
 
-    def logged(self, batch: Batch) -> None:
+    def logged(self, batch: LogBatch) -> None:
         for entry in batch.entries:
-            for number in entry.numbers:
-                self.same(number, entry.data.decode())
+            self.same(entry, entry.tail.decode())
 
     def store_rows_seen(self, node: Node) -> set[str]:
         """The commands that a new owner finds: it reads them from the store before it begins."""
