@@ -18,7 +18,8 @@ from relay.model.events import Stamp
 from relay.store.interface import Row
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
-from relay.trading.registry import CommandRegistry, Scope
+from relay.trading.pending import Scope
+from relay.trading.registry import CommandRegistry
 from support.report import arguments, report
 
 COMMITS, AT_ONCE, REMEMBERED = 2000, (1, 10, 100), 10_000

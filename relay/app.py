@@ -48,8 +48,8 @@ from relay.settings import ProviderSettings, Server, Settings, reload_changes
 from relay.store.interface import Loggable, LoggedTopic, Row, Rows, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
+from relay.trading.pending import TABLE as COMMANDS
 from relay.trading.registry import CHECKED, CommandRegistry
-from relay.trading.registry import TABLE as COMMANDS
 from relay.trading.service import CommandService
 
 log = structlog.get_logger()

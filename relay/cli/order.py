@@ -22,7 +22,7 @@ from relay.model.command_input import CommandError, free_object, read
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.provider.http import HttpClient
 from relay.settings import DEMO_API_KEY, DEMO_URL
-from relay.trading.registry import ANSWERS
+from relay.trading.pending import ANSWERS
 
 UNKNOWN = 3
 #: Failures of a request that happen before anything of it is sent.

@@ -28,7 +28,8 @@ from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Input, Now, Output
 from relay.provider.session_state import Publish, SessionLog, no_log
 from relay.provider.subscription_table import Key, topic_key
-from relay.trading.registry import WITHIN, CommandRegistry, PendingCommand, Scope
+from relay.trading.pending import PendingCommand, Scope
+from relay.trading.registry import WITHIN, CommandRegistry
 
 #: A deadline in the past may not make the loop spin.
 _LEAST_SLEEP = 0.001

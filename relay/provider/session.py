@@ -77,7 +77,8 @@ from relay.provider.session_state import Publish, SessionLog, SessionSettings, S
 from relay.provider.subscription_table import SubscriptionState
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
-from relay.trading.registry import CommandRegistry, PendingCommand, Scope, nothing_known
+from relay.trading.pending import PendingCommand, Scope, nothing_known
+from relay.trading.registry import CommandRegistry
 
 __all__ = ["Life", "SessionMachine", "SessionSettings"]
 

@@ -13,7 +13,7 @@ from attrs import Factory, field, frozen
 from relay.adapter import Answer, Fetch
 from relay.model.channels import Asker, Topic
 from relay.model.text import from_micros
-from relay.trading.registry import PendingCommand
+from relay.trading.pending import PendingCommand
 
 
 class Now(NamedTuple):

@@ -25,40 +25,30 @@ Senders and the sessions that carry commands out share this one table. What hold
   fails, such commands are refused (`Unstorable`).
 """
 
-import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from decimal import Decimal
 from math import inf
-from typing import Any, TypeGuard
+from typing import Any
 
-import attrs
-import msgspec
 from attrs import Factory, define, field, frozen, validators
 
-from relay.adapter import Answer, CommandReply, Unknown, reading
-from relay.model import command_input, serialize
 from relay.model.channels import Stream
-from relay.model.commands import (
-    AmendOrder,
-    CancelOrder,
-    ClosePosition,
-    Command,
-    GetQuote,
-    ListAccounts,
-    ListOrders,
-    ListPositions,
-    OrderHistory,
-    PlaceOrder,
-    PositionHistory,
-    TradeHistory,
-)
-from relay.model.enums import ErrorCode, OrderEvent, OrderStatus, Outcome, PositionEvent
-from relay.model.events import Account, AccountScoped, Event, Order, Position, Quote, Reply, Stamp, Trade
+from relay.model.commands import Command
+from relay.model.enums import Outcome
+from relay.model.events import Event, Order, Position, Reply, Stamp
 from relay.model.serialize import encode
-from relay.model.text import to_ns
 from relay.store.interface import Row, Store
-from relay.trading.records import CommandRecord, RecordError, read
+from relay.trading.pending import (
+    READING,
+    TABLE,
+    Name,
+    PendingCommand,
+    RecordError,
+    Scope,
+    measured,
+    restored,
+)
+from relay.trading.pending import names as command_names
 
 COMMAND = "client-command"
 """The client event by which a subscriber of an account's channel sends a command. The other members do not get it."""
@@ -68,25 +58,9 @@ GRACE = 2.0
 """Seconds after its deadline until a command without a reply ends here."""
 #: Errors that are kept for one command.
 MOST_ERRORS = 3
-#: Bytes of a remembered reply. A longer one is remembered without its result, a rejection with a shortened error.
-MOST_ANSWER, MOST_REJECTION = 16 * 1024, 1024
-#: Characters of a shortened error.
-_SHORT = 300
 #: Bytes that a command takes besides its texts.
 _OVERHEAD = 1024
 
-#: Commands that change nothing: repeating one does no harm, so their replies are not remembered.
-READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositions, ListOrders, GetQuote)
-#: The events that an answer consists of, by `Command.answer`.
-ANSWERS: Mapping[str, type[Event]] = {
-    "accounts": Account,
-    "positions": Position,
-    "orders": Order,
-    "trades": Trade,
-    "quote": Quote,
-}
-#: The store's table of commands.
-TABLE = "commands"
 #: The types of events that `CommandRegistry.check` is to be given.
 CHECKED = frozenset({Reply, Order, Position})
 
@@ -121,17 +95,6 @@ class CommandLimits:
     """Commands of one API key that may wait for their replies."""
     open_per_session: int = field(default=1000, validator=validators.ge(1))
     """Commands of one session with a provider that may wait for their replies."""
-
-
-@frozen
-class Scope:
-    """One account of one provider, None where its events name none. A session is identified by its own account's."""
-
-    provider: str
-    account: str | None
-
-
-Name = tuple[Scope, str, str]
 
 
 @frozen(kw_only=True)
@@ -208,132 +171,6 @@ class Unstorable(Exception):
 
 
 @define(eq=False)
-class PendingCommand:
-    """One command and its reply.
-
-    Attributes:
-        session: the session that carries it out.
-        scope: the account its names belong to.
-        due_at: its deadline, monotonic seconds.
-        api_key: name of the API key that sent it.
-        digest: of the command without its ``id``: another command under one of its names has another one.
-        called: the name of the command's type.
-        sent: whether it was sent to the provider.
-        over_http: whether it was sent as an HTTP request, which outlives the WebSocket.
-        not_stored: the reason that its names are not in the store, so that it must not be sent; else empty.
-        errors: errors that came since it was sent and named no command.
-        answer: the reply as it was published, canonical JSON; empty while the command is open.
-    """
-
-    session: Scope
-    scope: Scope
-    command: Command
-    due_at: float
-    names: tuple[Name, ...] = ()
-    api_key: str = ""
-    digest: bytes = b""
-    called: str = ""
-    sent: bool = False
-    over_http: bool = False
-    not_stored: str = ""
-    errors: list[dict[str, str]] = Factory(list)
-    reply: Reply | None = None
-    answer: bytes = b""
-    answered_at: float = inf
-    _stamp: Stamp | None = None
-    _id: str = ""
-    _shown: Reply | None = None
-    _size: int = 0
-    _waiting: list[Callable[[], object]] = Factory(list)
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """The outcome by the present reply; None while the command is open."""
-        return None if self.reply is None else self.reply.outcome
-
-    def when_answered(self, call: Callable[[], object]) -> None:
-        """Call ``call`` as soon as there is a reply, at once if there is one."""
-        if self.reply is not None:
-            call()
-        else:
-            self._waiting.append(call)
-
-    def replied(self, result: Any, error: Any) -> Reply:
-        """Return the reply by the provider's answer."""
-        return self._reply(Outcome.ACCEPTED if error is None else Outcome.REJECTED, result=result, error=error)
-
-    def answered(self, reply: CommandReply, stamp: Stamp) -> Reply:
-        """Return the reply by the provider's answer to a list, a history or a quote, in the words of the events.
-
-        The result has the bodies of the events under the name of `Command.answer`, and the provider's answer as ``data``.
-        What is of an account other than the command's is left out. ``not_understood`` counts the elements that could not be
-        read; they are in ``data``.
-        """
-        name = self.command.answer
-        assert name is not None
-        stamp = attrs.evolve(stamp, account=stamp.account or self.command.account)
-        found = [serialize.body(event, stamp) for event in reply.events or () if _is_asked(event, name, stamp)]
-        words: dict[str, Any] = {} if reply.events is None else {name: found}
-        if name == "quote":
-            words = {name: found[0]} if found else {}
-        if unread := sum(isinstance(item, Unknown) for item in reply.events or ()):
-            words["not_understood"] = unread
-        return self.replied({**words, "data": reply.result}, None)
-
-    def refused(self, code: str, message: str) -> Reply:
-        """Return the reply to a command that is not sent."""
-        return self._reply(Outcome.REJECTED, error={"code": code, "message": message})
-
-    def unanswered(self, answer: Answer) -> Reply:
-        """Return the reply after an HTTP answer that does not tell the command's fate, see `nothing_known`."""
-        what = f"HTTP status {answer.status}" if answer.status else "no usable answer"
-        message = f"{what}: {answer.text[:500]}" if answer.text else what
-        return self._reply(Outcome.UNKNOWN, error={"code": "no_answer", "message": message})
-
-    def given_up(self, code: str, message: str) -> Reply:
-        """Return the reply to a command that is waited for no longer: unknown if it was sent, else rejected."""
-        if not self.sent:
-            return self.refused(f"{code}_before_sent", f"{message}, and the command had not been sent")
-        heard = {"heard": self.errors} if self.errors else {}
-        return self._reply(Outcome.UNKNOWN, error={"code": code, "message": message, **heard})
-
-    def _reply(self, outcome: Outcome, *, result: Any = None, error: Any = None) -> Reply:
-        ok, command = outcome is Outcome.ACCEPTED, self.command
-        return Reply(id=command.id, account=command.account, ok=ok, outcome=outcome, result=result, error=error)
-
-    def _settle(self, reply: Reply, stamp: Stamp, now: float, id: str, data: bytes) -> None:
-        self.reply, self._stamp, self._id, self.answered_at = reply, stamp, id, now
-        self.answer = data
-        waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            call()
-        self._shorten()
-
-    def _shorten(self) -> None:
-        """Drop what a repetition can do without: what is remembered for a day must be small."""
-        reply, stamp = self.reply, self._stamp
-        assert reply is not None
-        assert stamp is not None
-        most = MOST_REJECTION if reply.outcome is Outcome.REJECTED else MOST_ANSWER
-        if len(self.answer) > most:
-            self.reply = _shortened(reply, len(self.answer))
-            self.answer = encode(self.reply, stamp, self._id)
-        if reply.outcome is not Outcome.UNKNOWN:
-            self.command = _without_objects(self.command)
-
-    def _show(self, event: Order | Position) -> None:
-        """Take over what the account's stream shows of this command's order or position."""
-        found = fate(self.command, event)
-        if found is None:
-            return
-        self._shown = found
-        if self.reply is not None and self.reply.outcome is Outcome.UNKNOWN and self._stamp is not None:
-            self.reply = found
-            self.answer = encode(found, self._stamp, self._id)
-            self._shorten()
-
-
-@define(eq=False)
 class _Share:
     """Everything one API key, or one account, has open or remembered."""
 
@@ -389,8 +226,8 @@ class CommandRegistry:
         """
         self.forget(now)
         scope = Scope(session.provider, session.account or command.account)
-        names = tuple(_names(scope, command, key))
-        digest, size = _measured(command)
+        names = tuple(command_names(scope, command, key))
+        digest, size = measured(command)
         for name in names:
             pending = self._names.get(name)
             if pending is not None:
@@ -417,7 +254,7 @@ class CommandRegistry:
         """Answer for a command under all its names, and look for its fate in the account's stream while it is not known."""
         self._names.update(dict.fromkeys(pending.names, pending))
         if pending.outcome in (None, Outcome.UNKNOWN):
-            for subject in _subjects(pending):
+            for subject in pending.subjects():
                 self._watched.setdefault(subject, []).append(pending)
 
     def make_durable(self, pending: PendingCommand, then: Callable[[], object]) -> None:
@@ -433,7 +270,7 @@ class CommandRegistry:
             pending.not_stored = failure
             then()
 
-        self._store.commit(Row(TABLE, _key(pending), _record(pending).encode()), done)
+        self._store.commit(pending.row(), done)
 
     def _make_room(self, session: Scope, scope: Scope, api_key: str, size: int) -> None:
         """Forget rejected commands until another one of ``size`` bytes has room. Raises Full if it has none."""
@@ -468,12 +305,12 @@ class CommandRegistry:
             share = self._shares.get(owner)
             if share is None:
                 share = self._shares[owner] = _Share()
-            share.count += (size > 0) - (pending._size > 0)
-            share.bytes += size - pending._size
+            share.count += (size > 0) - (pending.size > 0)
+            share.bytes += size - pending.size
             share.open += open
             if not share.count:
                 del self._shares[owner]
-        pending._size = size
+        pending.size = size
 
     def _again(self, pending: PendingCommand, name: Name, digest: bytes) -> PendingCommand:
         if digest != pending.digest:
@@ -517,9 +354,9 @@ class CommandRegistry:
     def _check_reply(self, reply: Reply, stamp: Stamp) -> Reply | None:
         pending = self._find_by_stamp(reply, stamp)
         if pending is not None:
-            if reply.outcome is Outcome.UNKNOWN and pending._shown is not None:
+            if reply.outcome is Outcome.UNKNOWN and pending.shown is not None:
                 self.notes["resolved"] += 1
-                return pending._shown
+                return pending.shown
             return reply
         if (Scope(stamp.provider, stamp.account or reply.account), reply.id) in self._kept:
             self.notes["late_reply"] += 1
@@ -550,20 +387,20 @@ class CommandRegistry:
         if reply.outcome is not Outcome.UNKNOWN:
             self._unwatch(pending)
         id = id or reply.id
-        pending._settle(reply, stamp, now, id, data or encode(reply, stamp, id))
+        pending.settle(reply, stamp, now, id, data or encode(reply, stamp, id))
         if isinstance(pending.command, READING) and reply.outcome is not Outcome.UNKNOWN:
             self._charge(pending, 0, -1)
             self._forget_names(pending)
             return
         self._kept[pending.scope, reply.id] = pending
-        self._charge(pending, pending._size, -1)
+        self._charge(pending, pending.size, -1)
         self._keep(pending)
         self.forget(now)
 
     def _keep(self, pending: PendingCommand) -> None:
         """Put a command that has its reply where it is forgotten from, and into the store."""
         if self._store is not None and not isinstance(pending.command, READING):
-            self._store.write(Row(TABLE, _key(pending), _record(pending).encode()))
+            self._store.write(pending.row())
         self._shelve(pending)
 
     def _shelve(self, pending: PendingCommand) -> None:
@@ -587,7 +424,7 @@ class CommandRegistry:
         for what, id in subjects:
             for pending in list(self._watched.get((scope, what, id), ())):
                 was = pending.outcome
-                pending._show(event)
+                pending.show(event)
                 if was is Outcome.UNKNOWN and pending.outcome is not was:
                     self.notes["resolved"] += 1
                     self._unwatch(pending)
@@ -606,7 +443,7 @@ class CommandRegistry:
         known, open_ones = [], []
         for _, value in rows:
             try:
-                pending = _restored(read(value), now, unix_ns)
+                pending = restored(value, now, unix_ns)
             except RecordError:
                 self.notes["unreadable"] += 1
                 continue
@@ -629,7 +466,7 @@ class CommandRegistry:
         """Yield everything that belongs into the store."""
         for pending in [*self._kept.values(), *(each for waiting in self._open.values() for each in waiting.values())]:
             if not isinstance(pending.command, READING):
-                yield Row(TABLE, _key(pending), _record(pending).encode())
+                yield pending.row()
 
     def unresolved(self) -> set[Scope]:
         """Return the accounts on which the outcome of a command is unknown."""
@@ -641,7 +478,7 @@ class CommandRegistry:
         """Yield the commands whose session did not reply in time, each with the unknown reply to publish."""
         late = [each for waiting in self._open.values() for each in waiting.values() if each.due_at + GRACE <= now]
         for pending in late:
-            yield pending, pending._reply(Outcome.UNKNOWN, error=error)
+            yield pending, pending.undecided(error)
 
     def forget(self, now: float) -> None:
         """Forget the replies that are old enough."""
@@ -651,7 +488,7 @@ class CommandRegistry:
 
     def _forget(self, pending: PendingCommand) -> None:
         if self._store is not None and not isinstance(pending.command, READING):
-            self._store.write(Row(TABLE, _key(pending), None))
+            self._store.write(Row(TABLE, pending.key, None))
         self._lasting.pop(pending, None)
         self._rejected.pop(pending, None)
         for owner in (pending.api_key, pending.scope):
@@ -666,7 +503,7 @@ class CommandRegistry:
         self._unwatch(pending)
 
     def _unwatch(self, pending: PendingCommand) -> None:
-        for subject in _subjects(pending):
+        for subject in pending.subjects():
             left = [other for other in self._watched.get(subject, ()) if other is not pending]
             if left:
                 self._watched[subject] = left
@@ -676,173 +513,3 @@ class CommandRegistry:
     def snapshot(self) -> dict[str, Any]:
         """Counters for the status page."""
         return {"open": self.open, "remembered": len(self._kept), **self.notes}
-
-
-def _key(pending: PendingCommand) -> str:
-    scope = pending.scope
-    return f"{scope.provider}/{scope.account or ''}/{pending.command.id}"
-
-
-def _record(pending: PendingCommand) -> CommandRecord:
-    command, stamp = pending.command, pending._stamp
-    is_known = pending.outcome not in (None, Outcome.UNKNOWN)
-    return CommandRecord(
-        session=(pending.session.provider, pending.session.account),
-        account=pending.scope.account,
-        id=command.id,
-        name=pending.called,
-        names=tuple([(kind, value) for _, kind, value in pending.names]),
-        api_key=pending.api_key,
-        digest=pending.digest.hex(),
-        command="" if is_known else command_input.encode(command).decode(),
-        outcome="" if pending.outcome is None else pending.outcome.value,
-        answered_at="" if stamp is None else stamp.received_at,
-        answer=pending.answer.decode(),
-    )
-
-
-def _restored(record: CommandRecord, now: float, unix_ns: int) -> PendingCommand:
-    """Return the entry of a stored command. Raises RecordError."""
-    scope = Scope(record.session[0], record.account)
-    try:
-        outcome = Outcome(record.outcome) if record.outcome else None
-        # A clock that was set back must not make it older than it is.
-        answered_at = now - max(0, unix_ns - to_ns(record.answered_at)) / 1e9 if record.answered_at else inf
-        digest = bytes.fromhex(record.digest)
-    except ValueError as error:
-        raise RecordError(str(error)) from None
-    pending = PendingCommand(
-        Scope(*record.session),
-        scope,
-        record.restored(),
-        now,
-        tuple([(scope, kind, value) for kind, value in record.names]),
-        record.api_key,
-        digest,
-        record.name,
-        sent=True,
-        answer=record.answer.encode(),
-        answered_at=answered_at,
-    )
-    if outcome is Outcome.UNKNOWN:  # the account's stream may make another reply of it, with the same stamp and id
-        published = record.reply()
-        assert isinstance(published.event, Reply)
-        pending.reply, pending._stamp, pending._id = published.event, published.stamp, published.id
-    elif outcome is not None:
-        ok = outcome is Outcome.ACCEPTED
-        pending.reply = Reply(id=record.id, account=record.account, ok=ok, outcome=outcome)
-        pending._stamp = Stamp(provider=scope.provider, account=scope.account, received_at=record.answered_at)
-    return pending
-
-
-def _measured(command: Command) -> tuple[bytes, int]:
-    """Return the digest of a command without its ``id``, and its size as JSON."""
-    members = command_input.unstructure(command)
-    members.pop("id", None)
-    text = msgspec.json.encode(members, order="deterministic")
-    return hashlib.sha256(text).digest(), len(text)
-
-
-def _without_objects(command: Command) -> Command:
-    """Return the command without the provider's own members, which may be long; its digest still tells it apart."""
-    empty: dict[str, Any] = {name: {} for name in ("extra", "arguments") if getattr(command, name, None)}
-    return attrs.evolve(command, **empty) if empty else command
-
-
-def _shortened(reply: Reply, size: int) -> Reply:
-    """Return a reply that is small enough to be remembered."""
-    if reply.outcome is Outcome.ACCEPTED:
-        message = f"the result is not remembered: the reply had {size} bytes, {MOST_ANSWER} are remembered"
-        return attrs.evolve(reply, result=None, error={"code": "result_not_kept", "message": message})
-    error = reply.error if isinstance(reply.error, Mapping) else {"message": reply.error}
-    known = {name: str(error[name])[:_SHORT] for name in ("code", "message") if error.get(name) is not None}
-    return attrs.evolve(reply, result=None, error=known)
-
-
-def nothing_known(answer: Answer) -> bool:
-    """Return whether an HTTP answer leaves open if the order was carried out.
-
-    501 does not: the provider has no such function. 499 comes from a proxy (nginx) whose connection ended before its
-    server answered.
-    """
-    return answer.status in (0, 408, 499) or (answer.status >= 500 and answer.status != 501)
-
-
-def _is_asked(event: object, name: str, stamp: Stamp) -> TypeGuard[Event]:
-    return isinstance(event, ANSWERS[name]) and not (isinstance(event, AccountScoped) and event.is_foreign(stamp))
-
-
-def _names(scope: Scope, command: Command, key: str | None) -> Iterator[Name]:
-    yield scope, "id", command.id
-    if key is not None:
-        yield scope, "Idempotency-Key", key
-    if isinstance(command, PlaceOrder) and command.client_order_id is not None:
-        yield scope, "client_order_id", command.client_order_id
-
-
-def _subjects(pending: PendingCommand) -> Iterator[tuple[Scope, str, str]]:
-    """Yield the names under which the account's stream tells the command's fate."""
-    match pending.command:
-        case PlaceOrder(client_order_id=str(client_order_id)):
-            yield pending.scope, "client_order_id", client_order_id
-        case CancelOrder(order_id=order_id) | AmendOrder(order_id=order_id):
-            yield pending.scope, "order", order_id
-        case ClosePosition(position_id=position_id, quantity=None):
-            yield pending.scope, "position", position_id
-
-
-def fate(command: Command, event: Order | Position) -> Reply | None:
-    """Return the reply that ``event``, of the same order or position, gives to ``command``; None if it gives none."""
-    match command, event:
-        case PlaceOrder(), Order(status=OrderStatus.REJECTED):
-            return _refused(command, event)
-        case PlaceOrder(), Order():
-            return _done(command, order_id=event.id, status=event.status)
-        case CancelOrder(), Order(status=OrderStatus.CANCELLED):
-            return _done(command, order_id=event.id, status=event.status)
-        case AmendOrder(), Order(event=OrderEvent.ORDER_MODIFIED) if _has_all(event, command):
-            return _done(command, order_id=event.id, status=event.status)
-        case AmendOrder(), Order(status=OrderStatus.FILLED | OrderStatus.EXPIRED) if _has_all(event, command):
-            return _done(command, order_id=event.id, status=event.status)
-        case AmendOrder(), Order(status=OrderStatus.FILLED):  # before the amendment, or because of it
-            return None
-        # CANCELLED is final too, but no refusal of an amendment: a broker may amend by cancelling and placing anew.
-        case CancelOrder() | AmendOrder(), Order(status=status) if (
-            status.is_final and status is not OrderStatus.CANCELLED
-        ):
-            return _refused(command, event)
-        case ClosePosition(), Position(event=PositionEvent.POSITION_CLOSED):
-            return _done(command, position_id=event.id)
-    return None
-
-
-def _has_all(order: Order, asked: AmendOrder) -> bool:
-    """Return True if the order's numbers are all those that the amendment asked for."""
-    pairs = [
-        (getattr(asked, name), getattr(order, name))
-        for name in ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit")
-        if getattr(asked, name) is not None
-    ]
-    return bool(pairs) and all(has is not None and Decimal(has) == Decimal(wanted) for wanted, has in pairs)
-
-
-def _done(command: Command, **result: Any) -> Reply:
-    return Reply(
-        id=command.id, account=command.account, ok=True, outcome=Outcome.ACCEPTED, result=result, reconciled=True
-    )
-
-
-def _refused(command: Command, order: Order) -> Reply:
-    said = order.reject_reason or f"the order is {order.status}"
-    code = ErrorCode.ORDER_NOT_OPEN
-    if isinstance(command, PlaceOrder):
-        code = reading.error_code({"code": order.reject_reason or "", "message": said}, command, {})
-    error = {
-        "code": code,
-        "provider_code": order.reject_reason or order.status,
-        "message": said,
-        "order_id": order.id,
-    }
-    return Reply(
-        id=command.id, account=command.account, ok=False, outcome=Outcome.REJECTED, error=error, reconciled=True
-    )

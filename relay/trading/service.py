@@ -23,6 +23,7 @@ from relay.model.commands import Command
 from relay.model.enums import Outcome
 from relay.model.events import Event, Reply, Stamp
 from relay.model.text import from_micros
+from relay.trading.pending import PendingCommand
 from relay.trading.registry import (
     GRACE,
     RESTARTED,
@@ -31,7 +32,6 @@ from relay.trading.registry import (
     CommandRegistry,
     Conflict,
     Full,
-    PendingCommand,
     Rejected,
     Repeated,
     Unstorable,

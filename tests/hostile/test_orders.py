@@ -9,7 +9,8 @@ from trio.testing import MockClock
 from relay.auth import ApiKey, KeyRing, hash_key
 from relay.model.commands import Command, PlaceOrder
 from relay.model.events import Event, Reply, Stamp
-from relay.trading.registry import CommandRegistry, PendingCommand, Scope
+from relay.trading.pending import PendingCommand, Scope
+from relay.trading.registry import CommandRegistry
 from relay.trading.service import CommandRefused, CommandService
 from support.simulated_venue import trading
 

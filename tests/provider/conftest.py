@@ -46,7 +46,8 @@ from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quo
 from relay.provider import session_events
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Now
-from relay.trading.registry import WITHIN, CommandRegistry, Scope
+from relay.trading.pending import Scope
+from relay.trading.registry import WITHIN, CommandRegistry
 
 UNIX = 1_700_000_000_000_000_000
 

@@ -9,7 +9,8 @@ import pytest
 from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, Command, ListOrders, PlaceOrder
 from relay.model.enums import OrderEvent, OrderStatus, Outcome, PositionEvent
 from relay.model.events import Event, Order, Position, Quote, Reply, Stamp
-from relay.trading.registry import GRACE, CommandLimits, CommandRegistry, Conflict, Full, PendingCommand, Scope, fate
+from relay.trading.pending import PendingCommand, Scope, fate
+from relay.trading.registry import GRACE, CommandLimits, CommandRegistry, Conflict, Full
 
 MAIN = Scope("helio", "main")
 STAMP = Stamp(provider="helio", account="main", received_at="2025-01-15T10:30:00Z")

@@ -14,15 +14,8 @@ from relay.model.commands import Call, CancelOrder, Command, ListOrders, PlaceOr
 from relay.model.enums import OrderEvent, OrderStatus, Outcome
 from relay.model.events import Event, Order, Reply, Stamp
 from relay.store.interface import Done, Row, Rows
-from relay.trading.registry import (
-    RESTARTED,
-    CommandLimits,
-    CommandRegistry,
-    Conflict,
-    PendingCommand,
-    Scope,
-    Unstorable,
-)
+from relay.trading.pending import PendingCommand, Scope
+from relay.trading.registry import RESTARTED, CommandLimits, CommandRegistry, Conflict, Unstorable
 
 MAIN = Scope("helio", "main")
 STAMP = Stamp(provider="helio", account="main", received_at="2025-01-15T10:30:00Z")

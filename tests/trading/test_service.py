@@ -11,7 +11,8 @@ from relay.auth import ApiKey, KeyRing, hash_key
 from relay.model.commands import Command, PlaceOrder
 from relay.model.enums import Outcome
 from relay.model.events import Event, Reply, Stamp
-from relay.trading.registry import GRACE, CommandLimits, CommandRegistry, PendingCommand, Scope
+from relay.trading.pending import PendingCommand, Scope
+from relay.trading.registry import GRACE, CommandLimits, CommandRegistry
 from relay.trading.service import CommandRefused, CommandService, RefusalReason
 
 KEY = ApiKey(name="registry", digest=hash_key("k"), trade=("one.main",))

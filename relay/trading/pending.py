@@ -1,0 +1,445 @@
+"""One trading command from request to reply: its entry in the registry, what becomes of it, and its form in the store."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from math import inf
+from typing import Any, TypeGuard
+
+import attrs
+import msgspec
+from attrs import Factory, define, frozen
+
+from relay.adapter import Answer, CommandReply, Unknown, reading
+from relay.model import command_input, serialize
+from relay.model.commands import (
+    AmendOrder,
+    Call,
+    CancelOrder,
+    ClosePosition,
+    Command,
+    GetQuote,
+    ListAccounts,
+    ListOrders,
+    ListPositions,
+    OrderHistory,
+    PlaceOrder,
+    PositionHistory,
+    TradeHistory,
+)
+from relay.model.enums import ErrorCode, OrderEvent, OrderStatus, Outcome, PositionEvent
+from relay.model.events import Account, AccountScoped, Event, Order, Position, Quote, Reply, Stamp, Trade
+from relay.model.serialize import CodecError, Published, decode, encode
+from relay.model.text import to_ns
+from relay.store.interface import Row
+
+#: Bytes of a remembered reply. A longer one is remembered without its result, a rejection with a shortened error.
+MOST_ANSWER, MOST_REJECTION = 16 * 1024, 1024
+#: Characters of a shortened error.
+_SHORT = 300
+
+#: Commands that change nothing: repeating one does no harm, so their replies are not remembered.
+READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositions, ListOrders, GetQuote)
+#: The events that an answer consists of, by `Command.answer`.
+ANSWERS: Mapping[str, type[Event]] = {
+    "accounts": Account,
+    "positions": Position,
+    "orders": Order,
+    "trades": Trade,
+    "quote": Quote,
+}
+#: The store's table of commands.
+TABLE = "commands"
+
+
+@frozen
+class Scope:
+    """One account of one provider, None where its events name none. A session is identified by its own account's."""
+
+    provider: str
+    account: str | None
+
+
+Name = tuple[Scope, str, str]
+
+
+@define(eq=False)
+class PendingCommand:
+    """One command and its reply.
+
+    Attributes:
+        session: the session that carries it out.
+        scope: the account its names belong to.
+        due_at: its deadline, monotonic seconds.
+        api_key: name of the API key that sent it.
+        digest: of the command without its ``id``: another command under one of its names has another one.
+        called: the name of the command's type.
+        sent: whether it was sent to the provider.
+        over_http: whether it was sent as an HTTP request, which outlives the WebSocket.
+        not_stored: the reason that its names are not in the store, so that it must not be sent; else empty.
+        errors: errors that came since it was sent and named no command.
+        answer: the reply as it was published, canonical JSON; empty while the command is open.
+        stamp, event_id: those the reply was published with.
+        shown: the reply that the account's stream gives, whatever the provider's answer is.
+        size: the bytes that it takes of the shares of its key and account.
+    """
+
+    session: Scope
+    scope: Scope
+    command: Command
+    due_at: float
+    names: tuple[Name, ...] = ()
+    api_key: str = ""
+    digest: bytes = b""
+    called: str = ""
+    sent: bool = False
+    over_http: bool = False
+    not_stored: str = ""
+    errors: list[dict[str, str]] = Factory(list)
+    reply: Reply | None = None
+    answer: bytes = b""
+    answered_at: float = inf
+    stamp: Stamp | None = None
+    event_id: str = ""
+    shown: Reply | None = None
+    size: int = 0
+    _waiting: list[Callable[[], object]] = Factory(list)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The outcome by the present reply; None while the command is open."""
+        return None if self.reply is None else self.reply.outcome
+
+    @property
+    def key(self) -> str:
+        """The key of its row in the store."""
+        return f"{self.scope.provider}/{self.scope.account or ''}/{self.command.id}"
+
+    def row(self) -> Row:
+        """Return its row in the store."""
+        is_known = self.outcome not in (None, Outcome.UNKNOWN)
+        record = CommandRecord(
+            session=(self.session.provider, self.session.account),
+            account=self.scope.account,
+            id=self.command.id,
+            name=self.called,
+            names=tuple([(kind, value) for _, kind, value in self.names]),
+            api_key=self.api_key,
+            digest=self.digest.hex(),
+            command="" if is_known else command_input.encode(self.command).decode(),
+            outcome="" if self.outcome is None else self.outcome.value,
+            answered_at="" if self.stamp is None else self.stamp.received_at,
+            answer=self.answer.decode(),
+        )
+        return Row(TABLE, self.key, _encode(record))
+
+    def subjects(self) -> Iterator[tuple[Scope, str, str]]:
+        """Yield the names under which the account's stream tells the command's fate."""
+        match self.command:
+            case PlaceOrder(client_order_id=str(client_order_id)):
+                yield self.scope, "client_order_id", client_order_id
+            case CancelOrder(order_id=order_id) | AmendOrder(order_id=order_id):
+                yield self.scope, "order", order_id
+            case ClosePosition(position_id=position_id, quantity=None):
+                yield self.scope, "position", position_id
+
+    def when_answered(self, call: Callable[[], object]) -> None:
+        """Call ``call`` as soon as there is a reply, at once if there is one."""
+        if self.reply is not None:
+            call()
+        else:
+            self._waiting.append(call)
+
+    def replied(self, result: Any, error: Any) -> Reply:
+        """Return the reply by the provider's answer."""
+        return self._reply(Outcome.ACCEPTED if error is None else Outcome.REJECTED, result=result, error=error)
+
+    def answered(self, reply: CommandReply, stamp: Stamp) -> Reply:
+        """Return the reply by the provider's answer to a list, a history or a quote, in the words of the events.
+
+        The result has the bodies of the events under the name of `Command.answer`, and the provider's answer as ``data``.
+        What is of an account other than the command's is left out. ``not_understood`` counts the elements that could not be
+        read; they are in ``data``.
+        """
+        name = self.command.answer
+        assert name is not None
+        stamp = attrs.evolve(stamp, account=stamp.account or self.command.account)
+        found = [serialize.body(event, stamp) for event in reply.events or () if _is_asked(event, name, stamp)]
+        words: dict[str, Any] = {} if reply.events is None else {name: found}
+        if name == "quote":
+            words = {name: found[0]} if found else {}
+        if unread := sum(isinstance(item, Unknown) for item in reply.events or ()):
+            words["not_understood"] = unread
+        return self.replied({**words, "data": reply.result}, None)
+
+    def refused(self, code: str, message: str) -> Reply:
+        """Return the reply to a command that is not sent."""
+        return self._reply(Outcome.REJECTED, error={"code": code, "message": message})
+
+    def unanswered(self, answer: Answer) -> Reply:
+        """Return the reply after an HTTP answer that does not tell the command's fate, see `nothing_known`."""
+        what = f"HTTP status {answer.status}" if answer.status else "no usable answer"
+        message = f"{what}: {answer.text[:500]}" if answer.text else what
+        return self._reply(Outcome.UNKNOWN, error={"code": "no_answer", "message": message})
+
+    def given_up(self, code: str, message: str) -> Reply:
+        """Return the reply to a command that is waited for no longer: unknown if it was sent, else rejected."""
+        if not self.sent:
+            return self.refused(f"{code}_before_sent", f"{message}, and the command had not been sent")
+        heard = {"heard": self.errors} if self.errors else {}
+        return self._reply(Outcome.UNKNOWN, error={"code": code, "message": message, **heard})
+
+    def undecided(self, error: Mapping[str, str]) -> Reply:
+        """Return the reply to a command of which nothing was said in time."""
+        return self._reply(Outcome.UNKNOWN, error=error)
+
+    def _reply(self, outcome: Outcome, *, result: Any = None, error: Any = None) -> Reply:
+        ok, command = outcome is Outcome.ACCEPTED, self.command
+        return Reply(id=command.id, account=command.account, ok=ok, outcome=outcome, result=result, error=error)
+
+    def settle(self, reply: Reply, stamp: Stamp, now: float, id: str, data: bytes) -> None:
+        """Take ``reply``, published with ``id`` as the bytes ``data``, and wake those who wait for it."""
+        self.reply, self.stamp, self.event_id, self.answered_at = reply, stamp, id, now
+        self.answer = data
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Drop what a repetition can do without: what is remembered for a day must be small."""
+        reply, stamp = self.reply, self.stamp
+        assert reply is not None
+        assert stamp is not None
+        most = MOST_REJECTION if reply.outcome is Outcome.REJECTED else MOST_ANSWER
+        if len(self.answer) > most:
+            self.reply = _shortened(reply, len(self.answer))
+            self.answer = encode(self.reply, stamp, self.event_id)
+        if reply.outcome is not Outcome.UNKNOWN:
+            self.command = _without_objects(self.command)
+
+    def show(self, event: Order | Position) -> None:
+        """Take over what the account's stream shows of this command's order or position."""
+        found = fate(self.command, event)
+        if found is None:
+            return
+        self.shown = found
+        if self.reply is not None and self.reply.outcome is Outcome.UNKNOWN and self.stamp is not None:
+            self.reply = found
+            self.answer = encode(found, self.stamp, self.event_id)
+            self._shorten()
+
+
+# --- names -----------------------------------------------------------------------------------------------------
+
+
+def names(scope: Scope, command: Command, key: str | None) -> Iterator[Name]:
+    """Yield the names of a command on its account; ``key`` is its idempotency key."""
+    yield scope, "id", command.id
+    if key is not None:
+        yield scope, "Idempotency-Key", key
+    if isinstance(command, PlaceOrder) and command.client_order_id is not None:
+        yield scope, "client_order_id", command.client_order_id
+
+
+def measured(command: Command) -> tuple[bytes, int]:
+    """Return the digest of a command without its ``id``, and its size as JSON."""
+    members = command_input.unstructure(command)
+    members.pop("id", None)
+    text = msgspec.json.encode(members, order="deterministic")
+    return hashlib.sha256(text).digest(), len(text)
+
+
+# --- outcomes --------------------------------------------------------------------------------------------------
+
+
+def nothing_known(answer: Answer) -> bool:
+    """Return whether an HTTP answer leaves open if the order was carried out.
+
+    501 does not: the provider has no such function. 499 comes from a proxy (nginx) whose connection ended before its
+    server answered.
+    """
+    return answer.status in (0, 408, 499) or (answer.status >= 500 and answer.status != 501)
+
+
+def fate(command: Command, event: Order | Position) -> Reply | None:
+    """Return the reply that ``event``, of the same order or position, gives to ``command``; None if it gives none."""
+    match command, event:
+        case PlaceOrder(), Order(status=OrderStatus.REJECTED):
+            return _refused(command, event)
+        case PlaceOrder(), Order():
+            return _done(command, order_id=event.id, status=event.status)
+        case CancelOrder(), Order(status=OrderStatus.CANCELLED):
+            return _done(command, order_id=event.id, status=event.status)
+        case AmendOrder(), Order(event=OrderEvent.ORDER_MODIFIED) if _has_all(event, command):
+            return _done(command, order_id=event.id, status=event.status)
+        case AmendOrder(), Order(status=OrderStatus.FILLED | OrderStatus.EXPIRED) if _has_all(event, command):
+            return _done(command, order_id=event.id, status=event.status)
+        case AmendOrder(), Order(status=OrderStatus.FILLED):  # before the amendment, or because of it
+            return None
+        # CANCELLED is final too, but no refusal of an amendment: a broker may amend by cancelling and placing anew.
+        case CancelOrder() | AmendOrder(), Order(status=status) if (
+            status.is_final and status is not OrderStatus.CANCELLED
+        ):
+            return _refused(command, event)
+        case ClosePosition(), Position(event=PositionEvent.POSITION_CLOSED):
+            return _done(command, position_id=event.id)
+    return None
+
+
+def _has_all(order: Order, asked: AmendOrder) -> bool:
+    """Return True if the order's numbers are all those that the amendment asked for."""
+    pairs = [
+        (getattr(asked, name), getattr(order, name))
+        for name in ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit")
+        if getattr(asked, name) is not None
+    ]
+    return bool(pairs) and all(has is not None and Decimal(has) == Decimal(wanted) for wanted, has in pairs)
+
+
+def _done(command: Command, **result: Any) -> Reply:
+    return Reply(
+        id=command.id, account=command.account, ok=True, outcome=Outcome.ACCEPTED, result=result, reconciled=True
+    )
+
+
+def _refused(command: Command, order: Order) -> Reply:
+    said = order.reject_reason or f"the order is {order.status}"
+    code = ErrorCode.ORDER_NOT_OPEN
+    if isinstance(command, PlaceOrder):
+        code = reading.error_code({"code": order.reject_reason or "", "message": said}, command, {})
+    error = {
+        "code": code,
+        "provider_code": order.reject_reason or order.status,
+        "message": said,
+        "order_id": order.id,
+    }
+    return Reply(
+        id=command.id, account=command.account, ok=False, outcome=Outcome.REJECTED, error=error, reconciled=True
+    )
+
+
+def _is_asked(event: object, name: str, stamp: Stamp) -> TypeGuard[Event]:
+    return isinstance(event, ANSWERS[name]) and not (isinstance(event, AccountScoped) and event.is_foreign(stamp))
+
+
+def _shortened(reply: Reply, size: int) -> Reply:
+    """Return a reply that is small enough to be remembered."""
+    if reply.outcome is Outcome.ACCEPTED:
+        message = f"the result is not remembered: the reply had {size} bytes, {MOST_ANSWER} are remembered"
+        return attrs.evolve(reply, result=None, error={"code": "result_not_kept", "message": message})
+    error = reply.error if isinstance(reply.error, Mapping) else {"message": reply.error}
+    known = {name: str(error[name])[:_SHORT] for name in ("code", "message") if error.get(name) is not None}
+    return attrs.evolve(reply, result=None, error=known)
+
+
+def _without_objects(command: Command) -> Command:
+    """Return the command without the provider's own members, which may be long; its digest still tells it apart."""
+    empty: dict[str, Any] = {name: {} for name in ("extra", "arguments") if getattr(command, name, None)}
+    return attrs.evolve(command, **empty) if empty else command
+
+
+# --- the store -------------------------------------------------------------------------------------------------
+
+
+class RecordError(ValueError):
+    """Raised for a row that is not a command's; the text says why."""
+
+
+class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A command in the store. A thousand of them are read in some milliseconds, because a restart reads a day's.
+
+    Attributes:
+        session: provider and account of the session that carries it out.
+        account: the account its names belong to.
+        id: the command's.
+        name: of the command's type.
+        names: kind and value of each name.
+        digest: see `PendingCommand`, in hexadecimal.
+        command: the command as JSON; empty once its outcome is known for good.
+        outcome: of its reply; empty while there is none.
+        answered_at: wall time of the reply, RFC 3339; empty while there is none.
+        answer: the reply as it was published, canonical JSON; empty while there is none.
+    """
+
+    session: tuple[str, str | None]
+    account: str | None
+    id: str
+    name: str
+    names: tuple[tuple[str, str], ...]
+    api_key: str
+    digest: str
+    command: str = ""
+    outcome: str = ""
+    answered_at: str = ""
+    answer: str = ""
+
+    def restored(self) -> Command:
+        """Return the command. Where it is not stored, or this version refuses it, it is a stand-in: its names stay sent."""
+        try:
+            if self.command:
+                return command_input.decode(self.command)
+        except command_input.CommandError:
+            pass
+        return Call(id=self.id, account=self.account, function=self.name)
+
+    def reply(self) -> Published:
+        """Return the reply with its stamp and id.
+
+        Raises:
+            RecordError: the answer is no reply.
+        """
+        try:
+            published = decode(self.answer)
+        except CodecError as error:
+            raise RecordError(str(error)) from None
+        if not isinstance(published.event, Reply):
+            raise RecordError(f"a {published.event.kind} is no reply")
+        return published
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(CommandRecord).decode
+
+
+def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
+    """Return the entry of a stored command.
+
+    Args:
+        value: its row's.
+        now, unix_ns: this moment by the monotonic and by the wall clock, in seconds and nanoseconds.
+
+    Raises:
+        RecordError: the row is not one of a command.
+    """
+    try:
+        record = _decode(value)
+        scope = Scope(record.session[0], record.account)
+        outcome = Outcome(record.outcome) if record.outcome else None
+        # A clock that was set back must not make it older than it is.
+        answered_at = now - max(0, unix_ns - to_ns(record.answered_at)) / 1e9 if record.answered_at else inf
+        digest = bytes.fromhex(record.digest)
+    except (ValueError, msgspec.DecodeError) as error:
+        raise RecordError(str(error)) from None
+    pending = PendingCommand(
+        Scope(*record.session),
+        scope,
+        record.restored(),
+        now,
+        tuple([(scope, kind, value) for kind, value in record.names]),
+        record.api_key,
+        digest,
+        record.name,
+        sent=True,
+        answer=record.answer.encode(),
+        answered_at=answered_at,
+    )
+    if outcome is Outcome.UNKNOWN:  # the account's stream may make another reply of it, with the same stamp and id
+        published = record.reply()
+        assert isinstance(published.event, Reply)
+        pending.reply, pending.stamp, pending.event_id = published.event, published.stamp, published.id
+    elif outcome is not None:
+        ok = outcome is Outcome.ACCEPTED
+        pending.reply = Reply(id=record.id, account=record.account, ok=ok, outcome=outcome)
+        pending.stamp = Stamp(provider=scope.provider, account=scope.account, received_at=record.answered_at)
+    return pending
