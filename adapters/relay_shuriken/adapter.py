@@ -37,7 +37,7 @@ from relay.adapter import (
 )
 from relay.model.channels import Topic
 from relay.model.events import Error, Event, Notification
-from relay.pusher import messages
+from relay.pusher import client
 from relay.pusher.names import is_client_event, is_reserved_event
 from relay_shuriken.channels import Authorize, Channels, Resolve
 from relay_shuriken.payloads import native_symbol, own, public
@@ -105,28 +105,28 @@ class Shuriken(Adapter):
     def decode(self, message: str) -> Iterable[Event | Signal]:
         for heard in self.pusher.receive(message, 0):
             match heard:
-                case messages.ChannelMessage(str(channel), event, str(text)) if self.is_stream(channel, event):
+                case client.ChannelMessage(str(channel), event, str(text)) if self.is_stream(channel, event):
                     yield self.event(self.channels.streams[channel].stream, loads(text))
-                case messages.Established():
+                case client.Established():
                     yield Ready()
-                case messages.Subscribed(channel):
+                case client.Subscribed(channel):
                     yield from self.channels.joined(channel)
-                case messages.SubscriptionError(channel, kind, error, status):
+                case client.SubscriptionError(channel, kind, error, status):
                     yield from self.channels.refused(channel, f"{kind}: {error} ({status})")
-                case messages.MemberAdded(channel, member):
+                case client.MemberAdded(channel, member):
                     info = None if member.user_info is None else loads(member.user_info)
                     yield self.presence(channel, "member_added", {"user_id": member.user_id, "user_info": info})
-                case messages.MemberRemoved(channel, user_id):
+                case client.MemberRemoved(channel, user_id):
                     yield self.presence(channel, "member_removed", {"user_id": user_id})
-                case messages.PusherError(text, code):
+                case client.PusherError(text, code):
                     yield Error(code="pusher" if code is None else str(code), message=text)
                     if code in CLOSES:
                         yield Redial(f"{code}: {text}", CLOSES[code])
                 case pusher.SendMessage(text):
                     yield Send(text)
-                case messages.Pong() | messages.SubscriptionCount() | messages.CacheMiss():
+                case client.Pong() | client.SubscriptionCount() | client.CacheMiss():
                     yield Alive()
-                case messages.Malformed(reason=reason):
+                case client.Malformed(reason=reason):
                     yield Unknown(message, reason)
                 case _:
                     yield Unknown(message)

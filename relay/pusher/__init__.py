@@ -9,13 +9,12 @@ The source of the protocol's facts is its reference: https://pusher.com/docs/cha
 
 from . import http_api, messages, names, signatures
 from .apps import App, Limits
-from .client import ClientConnection, Reconnect, reconnect_action
+from .client import ClientConnection, ClientSignal, Reconnect, reconnect_action
 from .connection import PROTOCOLS, ServerConnection, admit
 from .http_api import ApiError
 from .messages import (
     Action,
     ClientEvent,
-    ClientSignal,
     CloseConnection,
     JoinChannel,
     LeaveChannel,

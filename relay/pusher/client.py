@@ -13,39 +13,201 @@ caller's: `auth` and `channel_data` come from the app's server once the socket i
 from collections.abc import Callable
 from enum import Enum
 from math import inf
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
+from attrs import frozen
 
 from . import messages
-from .messages import (
-    CacheMiss,
-    ChannelMessage,
-    ClientSignal,
-    CloseConnection,
-    Established,
-    Malformed,
-    MemberAdded,
-    MemberRemoved,
-    Pong,
-    PositionReached,
-    PresenceMember,
-    ProtocolError,
-    PusherCloseCode,
-    PusherError,
-    ResumeFailed,
-    ResumePosition,
-    ResumeSucceeded,
-    SendMessage,
-    SignedIn,
-    Subscribed,
-    SubscriptionCount,
-    SubscriptionError,
-    WatchlistEvents,
-)
+from .messages import CloseConnection, PresenceMember, ProtocolError, PusherCloseCode, ResumePosition, SendMessage
 
-__all__ = ["ClientConnection", "Reconnect", "reconnect_action"]
+__all__ = [
+    "CacheMiss",
+    "ChannelMessage",
+    "ClientConnection",
+    "ClientSignal",
+    "Established",
+    "Malformed",
+    "MemberAdded",
+    "MemberRemoved",
+    "Pong",
+    "PositionReached",
+    "PusherError",
+    "Reconnect",
+    "ResumeFailed",
+    "ResumeSucceeded",
+    "SignedIn",
+    "Subscribed",
+    "SubscriptionCount",
+    "SubscriptionError",
+    "WatchlistEvents",
+    "reconnect_action",
+]
+
+
+# --- signals ---------------------------------------------------------------------------------------------
+
+
+@frozen
+class Established:
+    """The connection is open."""
+
+    socket_id: str
+    activity_timeout: float
+    """Seconds of silence after which this client pings: the shorter of the server's and its own."""
+
+
+@frozen
+class Subscribed:
+    """The subscription holds."""
+
+    channel: str
+    members: tuple[PresenceMember, ...] = ()
+    """Everyone on a presence channel."""
+    position: ResumePosition | None = None
+    """Where the channel's history stands, where `ids` were asked for."""
+
+
+@frozen
+class SubscriptionError:
+    """The subscription was refused."""
+
+    channel: str
+    type: str
+    error: str
+    status: int | None
+
+
+@frozen
+class ChannelMessage:
+    """An event on a channel (or, with channel None, to the whole connection); `data` is its text, JSON or not."""
+
+    channel: str | None
+    event: str
+    data: str | None
+    user_id: str | None = None
+    id: str | None = None
+    seq: int | None = None
+
+
+@frozen
+class MemberAdded:
+    """A user came to a presence channel."""
+
+    channel: str
+    member: PresenceMember
+
+
+@frozen
+class MemberRemoved:
+    """A user left a presence channel."""
+
+    channel: str
+    user_id: str
+
+
+@frozen
+class SubscriptionCount:
+    """Report the number of connections subscribed to the channel."""
+
+    channel: str
+    count: int
+
+
+@frozen
+class CacheMiss:
+    """A cache channel has no last event."""
+
+    channel: str
+
+
+@frozen
+class SignedIn:
+    """The sign-in holds."""
+
+    user_data: str
+
+
+@frozen
+class WatchlistEvents:
+    """Watched users that came or went."""
+
+    name: Literal["online", "offline"]
+    user_ids: tuple[str, ...]
+
+
+@frozen
+class ResumeSucceeded:
+    """Everything missed was given; the channel stands at `position`."""
+
+    channel: str
+    position: ResumePosition
+    replayed: int
+
+
+@frozen
+class ResumeFailed:
+    """The missed events are lost; the channel goes on from `position`."""
+
+    channel: str
+    reason: str
+    position: ResumePosition | None
+
+
+@frozen
+class PositionReached:
+    """The channel's history now stands at `position`; everything up to there has been given."""
+
+    channel: str
+    position: ResumePosition
+
+
+@frozen
+class PusherError:
+    """The server refused something, or tells why it will close."""
+
+    message: str
+    code: int | None
+
+
+@frozen
+class Pong:
+    """The server answered a ping."""
+
+
+@frozen
+class Malformed:
+    """A message that is not of the protocol."""
+
+    text: str
+    reason: str
+
+
+ClientSignal = (
+    Established
+    | Subscribed
+    | SubscriptionError
+    | ChannelMessage
+    | MemberAdded
+    | MemberRemoved
+    | SubscriptionCount
+    | CacheMiss
+    | SignedIn
+    | WatchlistEvents
+    | ResumeSucceeded
+    | ResumeFailed
+    | PositionReached
+    | PusherError
+    | Pong
+    | Malformed
+    | SendMessage
+    | CloseConnection
+)
+"""What `receive` and `timeout` return. `SendMessage` and `CloseConnection` are for the caller to do, the rest is news."""
+
+
+# --- the connection ------------------------------------------------------------------------------------------------
 
 
 class Reconnect(Enum):

@@ -18,16 +18,15 @@ from attrs import Factory, define
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, connect_websocket_url
 
 from relay.pusher.apps import App
-from relay.pusher.client import ClientConnection
-from relay.pusher.messages import (
+from relay.pusher.client import (
     ChannelMessage,
+    ClientConnection,
     Established,
     ResumeFailed,
-    ResumePosition,
-    SendMessage,
     Subscribed,
     SubscriptionError,
 )
+from relay.pusher.messages import ResumePosition, SendMessage
 from relay.pusher.signatures import channel_auth
 
 

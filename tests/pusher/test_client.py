@@ -14,7 +14,7 @@ from relay.pusher import (
     messages,
     reconnect_action,
 )
-from relay.pusher.messages import (
+from relay.pusher.client import (
     ChannelMessage,
     Established,
     Malformed,

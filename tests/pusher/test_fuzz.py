@@ -21,7 +21,7 @@ from relay.pusher import (
     messages,
     signatures,
 )
-from relay.pusher.messages import ClientSignal
+from relay.pusher.client import ClientSignal
 from tests.pusher.talking import SOCKET_ID, make_app
 
 APP = make_app(limits=Limits(subscriptions=5, message_size=2000, watchlist=2), authorization_timeout=300)

@@ -19,7 +19,7 @@ from relay.pusher import (
     messages,
     signatures,
 )
-from relay.pusher.messages import (
+from relay.pusher.client import (
     CacheMiss,
     ChannelMessage,
     Established,
