@@ -28,10 +28,10 @@ from attrs import define
 
 from relay.model.enums import Side
 from relay.pusher.apps import App
+from relay.testing.account import SimulatedRefusal, Ticket
 from relay.testing.faults import Corrupt, Cut, FaultProxy, HalfOpen, Reset, Stall, Throttle
 from relay.testing.simulator import Close, Mute, Simulator
 from relay.testing.subscriber import ChannelView, Subscriber
-from relay.testing.trading import SimulatedRefusal, Ticket
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from relay_synthetic.simulator import SyntheticSimulator
 from support.processes import raise_limits

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from relay.model.enums import OrderType, Side, TimeInForce
-from relay.testing.account import TradingAccount
+from relay.testing.account import Change, HeldPosition, SimulatedRefusal, Ticket, TradingAccount
 from relay.testing.market import Instrument, Market, units
-from relay.testing.trading import Change, HeldPosition, SimulatedRefusal, Ticket
 from relay_helio import payloads
 from relay_helio.reports import word
 

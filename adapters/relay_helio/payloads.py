@@ -12,9 +12,8 @@ import msgspec
 
 from relay.model.enums import OrderStatus
 from relay.model.text import from_millis
-from relay.testing.account import TradingAccount
+from relay.testing.account import Filled, HeldPosition, PlacedOrder, TradingAccount, money_text
 from relay.testing.market import BookMoved, Market, QuoteMoved
-from relay.testing.trading import Filled, HeldPosition, PlacedOrder, money_text
 
 Payload = dict[str, Any]
 

@@ -21,10 +21,18 @@ from attrs import Factory, define
 from relay.adapter import dumps, loads
 from relay.model.enums import PositionEvent
 from relay.plugins.hookspecs import Simulated
-from relay.testing.account import TradingAccount
+from relay.testing.account import (
+    Change,
+    Filled,
+    OrderMoved,
+    PlacedOrder,
+    PositionMoved,
+    SimulatedRefusal,
+    Ticket,
+    TradingAccount,
+)
 from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
-from relay.testing.trading import Change, Filled, OrderMoved, PlacedOrder, PositionMoved, SimulatedRefusal, Ticket
 from relay_helio import payloads
 from relay_helio.exchange import SimulatedExchange
 from relay_helio.reports import members

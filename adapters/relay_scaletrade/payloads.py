@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from attrs import define
 
+from relay.testing.account import money_text
 from relay.testing.market import Instrument, Market, QuoteMoved, Units, plain
-from relay.testing.trading import money_text
 from relay_scaletrade.tickets import Ticket, TicketAccount
 
 SECOND = 1_000_000_000

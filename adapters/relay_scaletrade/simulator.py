@@ -23,9 +23,9 @@ from attrs import Factory, define
 
 from relay.adapter import dumps, loads
 from relay.plugins.hookspecs import Simulated
+from relay.testing.account import SimulatedRefusal
 from relay.testing.market import Instrument, Market, QuoteMoved, units
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
-from relay.testing.trading import SimulatedRefusal
 from relay_scaletrade import payloads
 from relay_scaletrade.payloads import SECOND, PriceAlert
 from relay_scaletrade.tickets import CLOSE, OPEN, Ticket, TicketAccount, Told

@@ -11,8 +11,8 @@ from typing import Any
 
 from attrs import Factory, define, evolve
 
+from relay.testing.account import SimulatedRefusal
 from relay.testing.market import Market, Units
-from relay.testing.trading import SimulatedRefusal
 
 LOT = 100
 CONTRACTS = {"EURUSD": 100_000, "GBPUSD": 100_000, "XAUUSD": 100, "BTCUSD": 1}

@@ -13,10 +13,9 @@ import msgspec
 from relay.adapter import loads
 from relay.model.enums import OrderStatus, OrderType, Side, TimeInForce
 from relay.model.text import to_ns
-from relay.testing.account import TradingAccount
+from relay.testing.account import Change, Filled, HeldPosition, PlacedOrder, SimulatedRefusal, Ticket, TradingAccount
 from relay.testing.market import TIMEFRAMES, Market, units
 from relay.testing.port import HttpRequest
-from relay.testing.trading import Change, Filled, HeldPosition, PlacedOrder, SimulatedRefusal, Ticket
 from relay_tektii import payloads
 
 _OPEN = (OrderStatus.OPEN, OrderStatus.PARTIALLY_FILLED)

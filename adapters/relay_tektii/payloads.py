@@ -5,9 +5,8 @@ from typing import Any
 
 from relay.model.enums import OrderStatus, PositionSide
 from relay.model.text import from_millis
-from relay.testing.account import TradingAccount
+from relay.testing.account import Filled, HeldPosition, PlacedOrder, TradingAccount, money_text
 from relay.testing.market import Bar, Instrument, Market, QuoteMoved
-from relay.testing.trading import Filled, HeldPosition, PlacedOrder, money_text
 
 Payload = dict[str, Any]
 

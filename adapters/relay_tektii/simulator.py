@@ -22,10 +22,9 @@ from attrs import define, frozen
 from relay.adapter import dumps, loads
 from relay.model.enums import OrderEvent
 from relay.plugins.hookspecs import Simulated
-from relay.testing.account import TradingAccount
+from relay.testing.account import Change, Filled, OrderMoved, PlacedOrder, PositionMoved, TradingAccount
 from relay.testing.market import SECOND, Bar, Instrument, Market, QuoteMoved
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
-from relay.testing.trading import Change, Filled, OrderMoved, PlacedOrder, PositionMoved
 from relay_tektii import payloads
 from relay_tektii.exchange import ApiError, SimulatedExchange
 

@@ -26,11 +26,13 @@ from collections.abc import Callable, Mapping
 from math import inf
 from types import MappingProxyType
 
+import msgspec
+from attrs import frozen
+
 from relay.limits import TokenBucket
 
 from . import messages
-from .apps import App
-from .auth_data import check_member_size, ids_of, member_of, resume_of, rewind_of, size_of, user_of
+from .apps import App, Limits
 from .messages import (
     Action,
     ClientEvent,
@@ -41,30 +43,140 @@ from .messages import (
     PresenceMember,
     ProtocolError,
     PusherCloseCode,
+    ResumePosition,
     SendMessage,
     SignIn,
+    read_as,
+    text_of,
 )
 from .names import (
     ChannelType,
     channel_type,
     check_channel_name,
     check_event_name,
+    check_user_id,
     is_client_event,
+    server_to_user_channel,
     server_to_user_id,
 )
 from .signatures import Authority, user_secret, verify_authority
 
 __all__ = ["PROTOCOLS", "ServerConnection", "admit", "hears_error"]
 
+# --- fields that a client sends beside a channel's name, checked against the app's limits -----------------------------
+
+_EPOCH = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+
+
+def size_of(text: str) -> int:
+    """Return the bytes of the text as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+class _ChannelData(msgspec.Struct):
+    user_id: str | int
+    user_info: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _UserData(msgspec.Struct):
+    id: str | int
+    user_info: msgspec.Raw = msgspec.Raw(b"null")
+    watchlist: list[str | int] | None = None
+
+
+_channel_data = msgspec.json.Decoder(_ChannelData).decode
+_user_data = msgspec.json.Decoder(_UserData).decode
+
+
+@frozen
+class User:
+    """The user of a sign-in, with everyone it wants to watch."""
+
+    id: str
+    user_info: str | None
+    watchlist: tuple[str, ...]
+
+
+def member_of(channel_data: str, limits: Limits) -> PresenceMember:
+    """The member that a signed channel_data describes: `user_id`, and perhaps `user_info` of any JSON."""
+    data = read_as(_channel_data, channel_data, "channel_data")
+    user_id = str(data.user_id)
+    check_user_id(user_id, limits.user_id)
+    member = PresenceMember(user_id, text_of(data.user_info))
+    check_member_size(member, limits)
+    return member
+
+
+def check_member_size(member: PresenceMember, limits: Limits) -> None:
+    """Raise ProtocolError 413 if what all members of a presence channel would be told of this one is too large."""
+    if member.user_info is not None and size_of(member.user_info) > limits.member_size:
+        raise ProtocolError(f"user_info is larger than {limits.member_size} bytes (limit member_size)", status=413)
+
+
+def user_of(user_data: str, limits: Limits) -> User:
+    """The user that a signed user_data describes: `id`, and perhaps `user_info` and `watchlist`.
+
+    Raises:
+        ProtocolError: among others for an id that cannot stand in a channel's name: no event could reach its user.
+    """
+    if size_of(user_data) > limits.user_data_size:
+        raise ProtocolError(f"user_data is larger than {limits.user_data_size} bytes (limit user_data_size)")
+    data = read_as(_user_data, user_data, "user_data")
+    user_id = str(data.id)
+    check_user_id(user_id, limits.user_id)
+    try:
+        check_channel_name(server_to_user_channel(user_id), limits.channel_name)
+    except ProtocolError as exc:
+        raise ProtocolError(f"user id {user_id!r:.140} cannot be reached by events: {exc.message}") from exc
+    watchlist = tuple(dict.fromkeys(map(str, data.watchlist or ())))
+    return User(user_id, text_of(data.user_info), watchlist)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def resume_of(value: object) -> ResumePosition | None:
+    """Return the position up to which a client has seen the channel, by `resume` of its subscription."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        epoch, seq = value.get("epoch"), _whole(value.get("seq"))
+        if isinstance(epoch, str) and _EPOCH.fullmatch(epoch) and seq is not None and seq >= 0:
+            return ResumePosition(epoch, seq)
+    raise ProtocolError("resume must be an object with epoch (text) and seq (a whole number from 0)")
+
+
+def rewind_of(value: object, limit: int) -> int | None:
+    """Return the number of past events that a client wants, by `rewind` of its subscription."""
+    if value is None:
+        return None
+    count = _whole(value)
+    if count is None or not 1 <= count <= limit:
+        raise ProtocolError(f"rewind must be a whole number from 1 to {limit} (limit rewind)")
+    return count
+
+
+def ids_of(value: object) -> bool:
+    """Return whether a client wants `id` and `seq` beside the data, by `ids` of its subscription."""
+    if not isinstance(value, bool | None):
+        raise ProtocolError("ids must be true or false")
+    return bool(value)
+
+
+# --- the connection ---------------------------------------------------------------------------------------------------
+
 PROTOCOLS = range(4, 8)
 """Versions of the protocol that are spoken: 1 to 3 differ in their messages and are long retired."""
 
 
 def admit(app: App | None, *, secure: bool, origin: str | None, connections: int) -> CloseConnection | None:
-    """None where a connection to this app may begin, or the Close that refuses it (4000, 4001, 4003, 4004, 4009).
+    """Return the close that refuses a connection to this app (4000, 4001, 4003, 4004, 4009); None where it may begin.
 
-    Submission before `ServerConnection.open`; `connections` counts the app's other open ones. The caller itself knows an
-    unknown path (4005) and the relay's own capacity (4100).
+    To be called before `ServerConnection.open`. An unknown path (4005) and the relay's own capacity (4100) are the caller's.
+
+    Args:
+        connections: the app's other open connections.
     """
     if app is None:
         return _closing(PusherCloseCode.APP_UNKNOWN)

@@ -35,10 +35,9 @@ import h11
 import structlog
 import trio
 
-from relay.server.admission import ADMIN_HEAD, Admission, forwarded_for
+from relay.server.admission import ADMIN_HEAD, Admission, HttpLimits, forwarded_for
 from relay.server.fastpath.acceptor import Acceptor, no_room
 from relay.server.fastpath.upgrade import UpgradeRequest, asks_for_websocket, read_upgrade
-from relay.server.limits import HttpLimits
 from relay.server.subscribers import SubscriberServer
 from relay.server.transport import SocketTransport
 

@@ -28,11 +28,10 @@ import structlog
 import trio
 
 from relay.hub.outbox import Delivery, Outbox, Policy
-from relay.server.admission import forwarded_for, is_local, network_of
+from relay.server.admission import SubscriberLimits, forwarded_for, is_local, network_of
 from relay.server.fastpath.poller import SLICE, Poller
 from relay.server.fastpath.upgrade import UpgradeRequest
 from relay.server.fastpath.writer import BatchWriter
-from relay.server.limits import SubscriberLimits
 from relay.server.transport import SocketTransport, TlsTransport, tune
 from relay.websocket.deflate import accepted
 from relay.websocket.frames import (

@@ -19,7 +19,7 @@ from relay.model.channels import Topic
 from relay.model.hours import Hours
 from relay.pusher.apps import App, Limits
 from relay.pusher.costs import Costs
-from relay.server.limits import HttpLimits, SubscriberLimits
+from relay.server.admission import HttpLimits, SubscriberLimits
 from relay.trading.registry import CommandLimits
 
 _positive: Any = validators.gt(0)

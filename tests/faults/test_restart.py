@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from relay.model.enums import OrderType, Side
-from relay.testing.trading import Ticket
+from relay.testing.account import Ticket
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from relay_synthetic.simulator import SyntheticSimulator
 from support.app_server import app_server

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from relay.server.admission import ADMIN_CONNECTIONS, Admission, plan_descriptors
-from relay.server.limits import HttpLimits
+from relay.server.admission import ADMIN_CONNECTIONS, Admission, HttpLimits, plan_descriptors
 from support.http_api import send
 from support.process import serving
 

@@ -9,7 +9,7 @@ import trio
 from attrs import evolve
 
 from relay.hub.outbox import OutboxLimits, Policy
-from relay.server.limits import SubscriberLimits
+from relay.server.admission import SubscriberLimits
 from support.wire import frames
 from tests.server.test_subscribers import PATIENT, Relay, relay, until
 from tests.websocket.test_frames import client_frame

@@ -18,8 +18,8 @@ from starlette.routing import Route
 from trio_websocket import wrap_client_stream
 
 from relay.hub.outbox import Delivery, Outbox, Policy
+from relay.server.admission import HttpLimits
 from relay.server.http import HttpServer, open_listeners
-from relay.server.limits import HttpLimits
 from relay.server.subscribers import SubscriberServer
 from relay.websocket.frames import encode_text
 from support.tls import self_signed, server_context

@@ -13,8 +13,8 @@ from relay.hub.hub import Hub
 from relay.hub.outbox import OutboxLimits
 from relay.model.events import PublicTrade, Stamp
 from relay.pusher.apps import App
+from relay.server.admission import SubscriberLimits
 from relay.server.http import HttpServer, open_listeners
-from relay.server.limits import SubscriberLimits
 from relay.server.subscribers import SubscriberServer
 
 SUBSCRIBERS, TRADES, ROOM = 1000, 80, 4096

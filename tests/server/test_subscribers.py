@@ -13,9 +13,9 @@ import wsproto.connection
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from relay.hub.outbox import CompressedOutbox, Delivery, Outbox, OutboxLimits, Policy
+from relay.server.admission import SubscriberLimits
 from relay.server.fastpath.uring import open_ring
 from relay.server.http import HttpServer, open_listeners
-from relay.server.limits import SubscriberLimits
 from relay.server.subscribers import SubscriberServer
 from relay.websocket.frames import encode_ping, encode_text
 from support import tools

@@ -11,7 +11,7 @@ from relay.auth import hash_key
 from relay.model.channels import Topic
 from relay.model.hours import Hours
 from relay.pusher.apps import App
-from relay.server.limits import SubscriberLimits
+from relay.server.admission import SubscriberLimits
 from relay.settings import AccountSettings, SettingsError, Tls, load, parse_listen, settings_of
 from relay.settings.tables import AppTable
 

@@ -7,10 +7,9 @@ from typing import Any
 from attrs import frozen
 
 from relay.model.enums import Side
-from relay.testing.account import TradingAccount
+from relay.testing.account import Ticket, TradingAccount
 from relay.testing.market import Market
 from relay.testing.simulator import Simulator
-from relay.testing.trading import Ticket
 from relay_crosstrade.simulator import CrossTradeSimulator, exchange
 from relay_scaletrade import tickets
 from relay_scaletrade.simulator import ScaleTradeSimulator

@@ -7,9 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.model.enums import OrderEvent, OrderStatus, OrderType, PositionEvent, PositionSide, Side, TimeInForce
-from relay.testing.account import TradingAccount
+from relay.testing.account import (
+    Filled,
+    OrderMoved,
+    PositionMoved,
+    SimulatedRefusal,
+    Ticket,
+    TradingAccount,
+    money_text,
+)
 from relay.testing.market import SECOND, Bar, BookMoved, Instrument, Market, Printed, QuoteMoved, plain, units
-from relay.testing.trading import Filled, OrderMoved, PositionMoved, SimulatedRefusal, Ticket, money_text
 
 EURUSD = Instrument(symbol="EURUSD", price=108_430, decimals=5, typical=100_000)
 ES = Instrument(symbol="ES", price=512_025, decimals=2, tick=25, size_decimals=0, typical=50, levels=5)

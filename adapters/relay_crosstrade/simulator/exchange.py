@@ -18,8 +18,8 @@ from math import ceil
 from typing import Any
 
 from relay.model.enums import OrderStatus, OrderType, Side, TimeInForce
+from relay.testing.account import Change, OrderMoved, PlacedOrder, SimulatedRefusal, Ticket
 from relay.testing.market import Market, Units, units
-from relay.testing.trading import Change, OrderMoved, PlacedOrder, SimulatedRefusal, Ticket
 from relay_crosstrade.simulator import payloads
 from relay_crosstrade.simulator.payloads import Contract, FuturesAccount, Payload
 

@@ -15,9 +15,8 @@ from attrs import frozen
 
 from relay.model.enums import OrderStatus, OrderType, Side
 from relay.model.text import from_nanos
-from relay.testing.account import TradingAccount
+from relay.testing.account import Filled, HeldPosition, PlacedOrder, TradingAccount, money_text
 from relay.testing.market import Instrument, Market, Units
-from relay.testing.trading import Filled, HeldPosition, PlacedOrder, money_text
 
 Payload = dict[str, Any]
 

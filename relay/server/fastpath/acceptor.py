@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterable
 import structlog
 import trio
 
-from relay.server.admission import ADMIN_HEAD, Admission
+from relay.server.admission import ADMIN_HEAD, Admission, HttpLimits
 from relay.server.fastpath.poller import Poller
-from relay.server.limits import HttpLimits
 from relay.server.transport import SocketTransport, TlsTransport
 
 log = structlog.get_logger()

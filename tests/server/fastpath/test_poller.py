@@ -10,11 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from relay.server.admission import ADMIN_CONNECTIONS
+from relay.server.admission import ADMIN_CONNECTIONS, HttpLimits
 from relay.server.fastpath.acceptor import Acceptor
 from relay.server.fastpath.poller import Poller
 from relay.server.http import open_listeners
-from relay.server.limits import HttpLimits
 from relay.server.transport import SocketTransport
 
 
