@@ -4,6 +4,9 @@ A stream's id is ``<provider>.<kind>`` (``helio.quote``, ``all.quote``, ``helio.
 ``timeframe``, ``account``) say which one of them is meant. All kinds of an account travel on the account's one channel and
 all kinds of a session's state on the provider's status channel; there the kind is the name of the event to bind to. So
 ``helio.account`` and ``helio.order`` are one channel, two events. ``<provider>.status`` binds to ``connection``.
+
+An id may have its filters behind it, ``helio.quote:EUR/USD``, ``kraken.candle:BTC/USD:1m``, ``helio.order:demo``: for clients that
+tell streams apart by their ids alone, as Shuriken's SDK does.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -125,6 +128,19 @@ class CatalogEntry:
             raise UnknownStream(f"filter.{names[-1]}", f"{self.id}: these filters make no channel name")
         return stream
 
+    def named_filters(self, named: str, filters: Mapping[str, str]) -> Mapping[str, str]:
+        """Return ``filters`` and those that stand behind the id. UnknownStream where it has none, or one is in both."""
+        if not named:
+            return filters
+        names = [wanted.name for wanted in self.filters]
+        if not names:
+            raise UnknownStream("stream", f"{self.id} has no filters")
+        behind = dict(zip(names, named.rsplit(":", len(names) - 1), strict=False))  # a symbol may have colons
+        for name in behind:
+            if name in filters:
+                raise UnknownStream(f"filter.{name}", f"{self.id}:{named:.64} names the {name} already")
+        return {**filters, **behind}
+
     def complete(self, filters: Mapping[str, str]) -> bool:
         """Return True if these filters choose a stream."""
         try:
@@ -173,8 +189,9 @@ class ListedSymbol:
 
 
 def find(entries: Iterable[CatalogEntry], id: str) -> CatalogEntry:
-    """The entry of that id, or UnknownStream naming the nearest."""
+    """The entry of that id, with filters behind it or not, or UnknownStream naming the nearest."""
     ids = {entry.id: entry for entry in entries}
+    id = id.partition(":")[0]
     if id in ids:
         return ids[id]
     close = nearest(id, ids, cutoff=0.0)

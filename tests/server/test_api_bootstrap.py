@@ -86,6 +86,22 @@ async def test_repeats_and_several_streams_are_answered_in_order(rig: Rig) -> No
     ]
 
 
+async def test_a_streams_filters_may_stand_behind_its_id(rig: Rig) -> None:
+    asked = [
+        {"stream": "helio.quote:EUR/USD"},
+        {"stream": "helio.candle:8453:0xabc:1m"},
+        {"stream": "helio.candle:EUR/USD", "filter": {"timeframe": "1m"}},
+        {"stream": "helio.order:demo", "filter": {}},
+    ]
+    # The names of streams are as they were asked for, since some clients find their answers by them alone.
+    assert [(item["stream"], item["channel"]) for item in (await session(rig, *asked)).json()["subscriptions"]] == [
+        ("helio.quote:EUR/USD", "quote.helio.EUR-USD"),
+        ("helio.candle:8453:0xabc:1m", "candle.helio.8453=3A0xabc.1m"),
+        ("helio.candle:EUR/USD", "candle.helio.EUR-USD.1m"),
+        ("helio.order:demo", "presence-account.helio.demo"),
+    ]
+
+
 async def test_every_entry_of_the_catalog_works_with_its_example(rig: Rig) -> None:
     streams = (await rig.http.get("/api/v2/ws/streams", headers=BEARER)).json()["streams"]
     assert {"helio.quote", "helio.candle", "helio.account", "helio.order", "helio.status", "all.quote"} <= {
@@ -123,6 +139,11 @@ async def test_the_catalog_shows_a_key_what_it_may_read(rig: Rig) -> None:
         ({"stream": "helio.quote", "filter": []}, 400, "subscriptions[0].filter", "object"),
         ({"stream": "helio.candle", "filter": {"symbol": "X", "timeframe": "2m"}}, 400,
          "subscriptions[0].filter.timeframe", "1m"),
+        ({"stream": "helio.quote:EUR/USD", "filter": {"symbol": "X"}}, 400, "subscriptions[0].filter.symbol", "already"),
+        ({"stream": "helio.quote:"}, 400, "subscriptions[0].filter.symbol", "needs"),
+        ({"stream": "helio.candle:X:2m"}, 400, "subscriptions[0].filter.timeframe", "1m"),
+        ({"stream": "helio.status:X"}, 400, "subscriptions[0].stream", "no filters"),
+        ({"stream": "helio.order:live"}, 403, "subscriptions[0]", "demo may not"),
         ({"stream": 5}, 400, "subscriptions[0].stream", "text"),
         ("helio.quote", 400, "subscriptions[0]", "object"),
         ({"stream": "helio.account", "filter": {"account": "live"}}, 403, "subscriptions[0]", "demo may not"),

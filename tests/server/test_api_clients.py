@@ -166,6 +166,17 @@ async def test_the_sdk_gets_market_data_and_an_accounts_orders(relay: Relay) -> 
 
 
 @pytest.mark.node
+async def test_the_sdk_tells_two_symbols_of_a_stream_apart_by_its_id(relay: Relay) -> None:
+    async with sdk(relay, ("helio.quote:EUR/USD", {}), ("helio.quote:GBP/USD", {})) as client:
+        await client.says()
+        await subscribed(relay, "quote.helio.EUR-USD", "quote.helio.GBP-USD")
+        for symbol in ("GBP/USD", "EUR/USD"):
+            relay.hub.publish(Quote(symbol=symbol, bid="1.0850"), STAMP, trio.current_time())
+            quote = await client.says()
+            assert (quote["stream"], quote["data"]["quote"]["symbol"]) == (f"helio.quote:{symbol}", symbol)
+
+
+@pytest.mark.node
 async def test_the_sdk_is_told_that_its_key_is_wrong(relay: Relay) -> None:
     async with sdk(relay, key="wrong") as client:
         assert (await client.says())["failed"] == "ShurikenAuthError"

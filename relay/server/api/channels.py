@@ -183,6 +183,7 @@ class Bootstrap:
             entry = find(entries, id)
             if entry is PROBE:
                 return self._probe(key, address)
+            filters = entry.named_filters(id.partition(":")[2], filters)
             stream, own = entry.stream(filters), _readable(entry, key)
             if own is None or not key.may_read(stream):
                 raise HttpRefusal(403, f"API key {key.name} may not read {channel_name(stream)}", field=where)
@@ -191,7 +192,7 @@ class Bootstrap:
             raise HttpRefusal(400, unknown.message, field=f"{where}.{unknown.field}") from None
         if (reason := self._refusal(stream)) is not None:
             raise HttpRefusal(400, f"{entry.id}: {reason}", field=f"{where}.filter.{entry.filters[0].name}")
-        return _subscribed(entry, stream, entry.event, address)
+        return {**_subscribed(entry, stream, entry.event, address), "stream": id}
 
     def _probe(self, key: ApiKey, address: PublicAddress) -> dict[str, Any]:
         answer = _subscribed(PROBE, _PROBE_STREAM, "signal", address)
