@@ -90,7 +90,7 @@ def subscriptions(total: int, channels: int = 10_000, sample: int = 2000) -> lis
         [App(id="1", key="bench", secrets=("secret",))],
         epoch="bench",
         socket_ids=lambda: f"1.{next(numbers)}",
-        want=lambda stream, by: None,
+        want=lambda stream, by: (),
         unwant=lambda stream: None,
     )
     sessions = []

@@ -225,8 +225,8 @@ class Providers:
             if name in stored:
                 connection.restore_dials([int(each) for each in stored[name].split()])
 
-    def want(self, stream: Stream, by: Asker) -> None:
-        """Somebody subscribed to ``stream``, who is its first subscriber."""
+    def want(self, stream: Stream, by: Asker) -> list[str]:
+        """Somebody subscribed to ``stream``, who is its first subscriber. Return the providers that are asked for it."""
         self._asked[stream] = self._behind(stream)
         for provider, topic in self._asked[stream]:
             own = Stream(provider.name, topic)
@@ -235,6 +235,7 @@ class Providers:
                 provider.session(topic).want(topic, by)
             else:
                 provider.session(topic).want_too(topic, by)
+        return [provider.name for provider, _ in self._asked[stream]]
 
     def want_too(self, stream: Stream, by: Asker) -> None:
         """Somebody else subscribed to ``stream``."""

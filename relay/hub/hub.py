@@ -54,7 +54,7 @@ class Hub:
         *,
         epoch: str,
         socket_ids: Callable[[], str],
-        want: Callable[[Stream, Asker], object],
+        want: Callable[[Stream, Asker], Iterable[str]],
         unwant: Callable[[Stream], object],
         want_too: Callable[[Stream, Asker], object] = lambda stream, by: None,
         known: Known = lambda stream: None,
@@ -73,7 +73,8 @@ class Hub:
         Args:
             epoch: unique to this run of the relay, at most 40 of `A-Za-z0-9_-`; event ids and positions begin with it.
             socket_ids: names connections, `<digits>.<digits>`; unpredictable, since signatures are bound to them.
-            want, unwant: called when a stream's first channel gets a subscriber, and when its last one loses its last.
+            want, unwant: called when a stream's first channel gets a subscriber, and when its last one loses its last;
+                ``want`` returns the providers that are asked for it.
             want_too: called when a stream that is wanted gets another subscriber.
             known: returns the error of a stream a channel names (unknown provider, symbol, account), None when it is fine.
             is_private: returns True if a market stream's data may only be sent on `private-` or `presence-` channels.

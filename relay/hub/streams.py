@@ -11,7 +11,8 @@ Topics of streams begin with their first event or their first subscriber and are
 - An event of an account goes to the stream of the session's configured account; where no account is configured, to that of
   the account the event names. One that names another account than the session's configured one goes nowhere.
 - A gap goes, in order, to the data streams it qualifies, and begins none. Staleness goes to these, and to the status where
-  they are pinned or have had data; the reason why an account is stale goes to its readers alone.
+  they are pinned or have had data; the reason why an account is stale goes to its readers alone. A merged stream is told
+  of every provider that was asked for it, except of those that refuse it and never had data of it.
 - An error about an account goes to that account's stream alone.
 - All other events about a session go to its provider's status.
 """
@@ -162,19 +163,21 @@ class Streams:
         limits: HistoryLimits,
         pinned: Iterable[Stream] = (),
         *,
-        want: Callable[[Stream, Asker], object],
+        want: Callable[[Stream, Asker], Iterable[str]],
         want_too: Callable[[Stream, Asker], object],
         unwant: Callable[[Stream], object],
     ) -> None:
         """`want` is called when a stream gets its first channel, `unwant` when it loses its last one.
 
-        `want_too` is called for every other subscriber.
+        `want` returns the providers that are asked for it. `want_too` is called for every other subscriber.
         """
         self._epochs = epochs
         self._limits = limits
         self._pinned = frozenset(pinned)
         self._want, self._want_too, self._unwant = want, want_too, unwant
         self._channels: dict[Stream, int] = {}
+        #: The providers that are asked for a merged stream, by its subject.
+        self._merged: dict[Subject, frozenset[str]] = {}
         self._subjects: dict[Subject, dict[str, TopicState]] = {}
         self._idle: IdleTopics[tuple[Subject, str]] = IdleTopics(limits)
         for stream in self._pinned:  # what qualifies their data before anybody joins is for whoever joins
@@ -188,7 +191,9 @@ class Streams:
         self._channels[stream] = channels = self._channels.get(stream, 0) + 1
         if channels == 1:
             self._idle.remove((_subject_of(stream.topic), stream.provider))
-            self._want(stream, by)
+            asked = self._want(stream, by)
+            if stream.provider == ALL:
+                self._merged[_subject_of(stream.topic)] = frozenset(asked)
         else:
             self._want_too(stream, by)
 
@@ -202,6 +207,8 @@ class Streams:
         if not self._channels[stream]:
             del self._channels[stream]
             self._unwant(stream)
+            if stream.provider == ALL:
+                del self._merged[_subject_of(stream.topic)]
             self.settle(stream)
 
     def topic(self, stream: Stream, now: float) -> TopicState:
@@ -236,7 +243,8 @@ class Streams:
         if isinstance(event, Gap):
             return list(self._qualified(event.of, (event.symbol,) if event.symbol else (), event.timeframe, stamp))
         if isinstance(event, Staleness):
-            topics = list(self._qualified(event.of, event.symbols, event.timeframe, stamp))
+            asked = not event.refused
+            topics = list(self._qualified(event.of, event.symbols, event.timeframe, stamp, asked=asked))
             if event.session:  # the status channel has the `connection` event; nobody is told of what nobody follows
                 return [topic for topic in topics if topic.channels or topic.permanent]
             if event.of == "account" and event.reason:  # a broker's words, for the account's readers
@@ -292,9 +300,13 @@ class Streams:
         return TopicState(stream, self._epochs(), self._limits, now, permanent=permanent)
 
     def _qualified(
-        self, of: str | None, symbols: Sequence[str], timeframe: str | None, stamp: Stamp
+        self, of: str | None, symbols: Sequence[str], timeframe: str | None, stamp: Stamp, *, asked: bool = False
     ) -> Iterator[TopicState]:
-        """Return the data topics that a gap or staleness is about; a member it does not name stands for all of them."""
+        """Return the data topics that a gap or staleness is about; a member it does not name stands for all of them.
+
+        A merged topic is one of them if it has, or may have, something of this provider; with ``asked``, also if the
+        provider was asked for it.
+        """
         kind = None if of is None else topic_kind(of)
         subjects: Iterable[Subject]
         if kind in MARKET_KINDS and symbols and (kind != "candle" or timeframe is not None):
@@ -303,7 +315,7 @@ class Streams:
             subjects = [subject for subject in self._subjects if _is_about(subject, kind, symbols, timeframe, stamp)]
         for subject in subjects:
             by_provider = self._subjects.get(subject, {})
-            if stamp.provider in by_provider:  # a merged topic alone has nothing of this provider
+            if stamp.provider in by_provider or (asked and stamp.provider in self._merged.get(subject, ())):
                 yield from (by_provider[name] for name in (stamp.provider, ALL) if name in by_provider)
 
 

@@ -471,7 +471,7 @@ class Staleness(Event):
 
     ``of`` and ``timeframe`` say which streams. ``reason`` is there when the provider refused them or tells of its own
     sources, when no data have come since the subscription, and when the relay has no session with it: ``session`` is true
-    then, and FRESH comes with the first event behind the gap.
+    then, and FRESH comes with the first event behind the gap. ``refused`` is true when the provider does not serve them.
     """
 
     kind = "staleness"
@@ -483,6 +483,7 @@ class Staleness(Event):
     reason: str | None = field(default=None, converter=_optional_text)
     stale_since: str | None = field(default=None, converter=optional_time)
     session: bool | None = None
+    refused: bool | None = None
 
 
 @frozen(kw_only=True)

@@ -5,8 +5,8 @@ A stream's id is ``<provider>.<kind>`` (``helio.quote``, ``all.quote``, ``helio.
 all kinds of a session's state on the provider's status channel; there the kind is the name of the event to bind to. So
 ``helio.account`` and ``helio.order`` are one channel, two events. ``<provider>.status`` binds to ``connection``.
 
-An id may have its filters behind it, ``helio.quote:EUR/USD``, ``kraken.candle:BTC/USD:1m``, ``helio.order:demo``: for clients that
-tell streams apart by their ids alone, as Shuriken's SDK does.
+An id may have its filters behind it, ``helio.quote:EUR/USD``, ``kraken.candle:BTC/USD:1m``, ``helio.order:demo``: for
+clients that tell streams apart by their ids alone, as Shuriken's SDK does.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -7,7 +7,7 @@ snapshot; here they meet, and become frames and events.
 from collections.abc import Iterable, Sequence
 from math import inf
 
-from attrs import define
+from attrs import define, evolve
 
 from relay.adapter import Ack, Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
 from relay.limits import TokenBucket, backoff
@@ -169,11 +169,11 @@ class Subscriptions:
             self._core.publish(self._down(outage, topic.kind, topic))
         self._core.rearm()
 
-    def _say_stale(self, topic: Topic, reason: str) -> None:
+    def _say_stale(self, topic: Topic, reason: str, *, refused: bool | None = None) -> None:
         """Tell whoever listens to ``topic`` why there are no data; once for each reason."""
         watch = self._topics.refused(topic, reason, self._core.at.now)
         if watch is not None:
-            self._core.publish(staleness(watch, StalenessEvent.STALE))
+            self._core.publish(evolve(staleness(watch, StalenessEvent.STALE), refused=refused))
 
     def _not_offered(self, topic: Topic) -> str | None:
         if topic.symbol is not None:
@@ -328,7 +328,7 @@ class Subscriptions:
         for entry in self._table.refused(topics, shown):
             topic = entry.topic
             self._close_book(topic)
-            self._say_stale(topic, shown)
+            self._say_stale(topic, shown, refused=True)
             name = topic.symbol or topic.account or ""
             if entry.rank is not Rank.PINNED and not self._refusals.take(1, core.at.now):
                 core.counters.notes["refusal_not_told"] += 1

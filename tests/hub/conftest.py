@@ -130,13 +130,15 @@ class Relay:
     def __init__(self, *apps: App, **settings: Any) -> None:
         self.now = 1000.0
         self.wanted: list[Stream] = []
+        #: The providers that are asked for merged streams.
+        self.asked: list[str] = []
         self.channel_events: list[ChannelEvent] = []
         numbers = count(1)
         self.hub = Hub(
             apps or (APP,),
             epoch="run",
             socket_ids=lambda: f"7.{next(numbers)}",
-            want=lambda stream, by: self.wanted.append(stream),
+            want=lambda stream, by: self.wanted.append(stream) or self.asked,
             unwant=self.wanted.remove,
             on_channel_event=self.channel_events.append,
             now=self.now,

@@ -108,6 +108,34 @@ def test_the_merged_stream_gets_every_providers_events_under_its_own_numbers(rel
     ]
 
 
+def test_the_merged_stream_is_told_of_every_provider_that_was_asked_and_never_sent(relay):
+    relay.asked = ["mute", "refuses"]
+    merged = relay.client()
+    merged.subscribe("quote.all.BTC-USDT")
+    symbols = ["BTC/USDT"]
+    relay.publish(Staleness(event="STALE", symbols=symbols, of="quote", reason="no data since ..."), "mute")
+    relay.publish(
+        Staleness(event="STALE", symbols=symbols, of="quote", reason="no such symbol", refused=True), "refuses"
+    )
+    relay.publish(Staleness(event="STALE", symbols=[], of="quote", session=True), "mute")
+    relay.publish(Staleness(event="STALE", symbols=[], of="quote", session=True), "not asked")
+    relay.publish(quote("1"), "refuses")
+    relay.publish(
+        Staleness(event="STALE", symbols=symbols, of="quote", reason="no permission", refused=True), "refuses"
+    )
+    assert [(m["event"], m["data"]["provider"], m["data"].get("reason")) for m in merged.take()] == [
+        ("staleness", "mute", "no data since ..."),
+        ("staleness", "mute", None),
+        ("quote", "refuses", None),
+        ("staleness", "refuses", "no permission"),
+    ]
+    merged.unsubscribe("quote.all.BTC-USDT")
+    relay.publish(Staleness(event="STALE", symbols=symbols, of="quote", reason="no data since ..."), "mute")
+    assert relay.hub.unrouted == 3, (
+        "the first refusal, the session that was not asked, and what nobody follows any more"
+    )
+
+
 def test_a_merged_cache_channel_begins_with_the_last_value_of_each_provider(relay):
     relay.publish(quote("1"), "x")
     relay.publish(quote("2"), "y")

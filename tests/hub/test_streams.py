@@ -30,7 +30,7 @@ def test_every_topic_begins_an_epoch_of_its_own(relay_of):
 @given(st.lists(st.sampled_from("ab"), max_size=30))
 def test_a_stream_is_wanted_exactly_while_it_has_channels(names):
     wanted, numbers = [], count()
-    streams = Streams(lambda: f"e{next(numbers)}", HistoryLimits(), want=lambda stream, by: wanted.append(stream),
+    streams = Streams(lambda: f"e{next(numbers)}", HistoryLimits(), want=lambda stream, by: wanted.append(stream) or (),
                       want_too=lambda stream, by: None, unwant=wanted.remove)  # fmt: skip
     held = []
     for name in names:

@@ -3,12 +3,13 @@
 import pytest
 
 from relay.adapter import Ack, Backoff, Book, Nack, Session
-from relay.model.channels import Asker
+from relay.model.channels import Asker, Topic
 from relay.model.enums import StalenessEvent
 from relay.model.hours import Hours
 from relay.provider import session_events
 from relay.provider.session import SessionSettings
 from relay_binance.adapter import Binance
+from relay_crosstrade.adapter import CrossTrade
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
 
@@ -272,3 +273,15 @@ def test_a_stream_without_a_last_value_is_fresh_when_it_is_confirmed_behind_a_re
 def test_a_wrong_bound_is_refused_where_it_is_declared(wrong):
     with pytest.raises((TypeError, ValueError), match="most_topics"):
         Session(url="wss://x", most_topics=wrong)
+
+
+def test_an_alias_of_which_no_quote_comes_is_told_that_no_data_came(rig):
+    """CrossTrade refuses an alias when the quote under the real name comes; in a quiet market none comes."""
+    r = rig(adapter=CrossTrade, credentials={"key": "k"}, ready="open", silent_after=9999)
+    r.up(0)
+    r.do(session_events.Want(Topic(kind="quote", symbol="ES"), Asker("1", "7.1")), 0)
+    r.fresh()
+    r.tick(29.9)
+    assert told(r) == []
+    r.tick(30)
+    assert told(r) == [mute("quote", "ES", 30)]

@@ -64,7 +64,7 @@ async def test_one_stalled_and_999_healthy(descriptors: None) -> None:
         [App(id="1", key="key", secrets=("secret",))],
         epoch="e",
         socket_ids=lambda: f"1.{next(numbers)}",
-        want=lambda stream, by: None,
+        want=lambda stream, by: (),
         unwant=lambda stream: None,
         outbox=limits,
     )

@@ -112,7 +112,7 @@ class Rig:
             self.apps,
             epoch="e",
             socket_ids=lambda: f"1.{next(numbers)}",
-            want=lambda stream, by: None,
+            want=lambda stream, by: (),
             unwant=lambda stream: None,
             on_channel_event=told.send_nowait,
             costs=costs or Costs(),
