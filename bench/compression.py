@@ -56,7 +56,7 @@ def compare(subscribers: int, batch: int, rounds: int, pairs: int) -> dict[str, 
 def frame(event: Event, channel: str) -> bytes:
     """The event as subscribers get it."""
     stamp = Stamp(provider="binance", received_at="2025-01-15T10:30:00.123456Z")
-    entry = PublishedEvent(event, stamp, "k3j2-1f").entry(12345, 0.0)
+    entry = PublishedEvent(event, stamp, "k3j2-1f").entry(12345, 0.0, event.kind)
     return encoding.frame(entry.head, encoding.encode_middle(channel), entry.tail)
 
 

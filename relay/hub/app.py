@@ -625,7 +625,7 @@ class AppState:
         )
         stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=topic.last_received_at)
         seq = topic.seq if topic.kind == "depth" else last_seq
-        return occupied.delivery(PublishedEvent(gap, stamp, self._shared.ids()).entry(seq, topic.touched))
+        return occupied.delivery(PublishedEvent(gap, stamp, self._shared.ids()).entry(seq, topic.touched, topic.kind))
 
     def snapshot_frame(self, channel: str) -> Delivery | None:
         """Return the current book of a depth channel; of a merged one all books, several frames in one delivery."""

@@ -64,16 +64,26 @@ MAX_ACCOUNT_STATE = 10_000
 """Open orders, positions and other facts remembered of one account for newcomers; the oldest beyond that are dropped."""
 
 
-def policy_of(event: Event) -> Policy:
-    """Return the policy for the event at a slow subscriber. A margin call is never dropped, whatever follows it."""
+def policy_of(event: Event, topic: str, *, revalued: bool = False) -> Policy:
+    """Return the policy for the event at a slow subscriber of a topic of this kind.
+
+    A margin call is never dropped, whatever follows it, and no change of a position but its price and profit (``revalued``).
+    On a channel of data only the newest word on whether they are fresh matters; on the status channel all of it does.
+    """
     if isinstance(event, Account) and event.event in _MARGIN:
         return Policy.NEVER_DROP
+    if revalued or (event.kind == "staleness" and topic != "status"):
+        return Policy.CONFLATE
     return _POLICIES.get(event.kind, Policy.NEVER_DROP)
 
 
 def conflation_key(event: Event) -> str:
     """Return the key under which events of a channel replace each other: two candles or two facts have different keys."""
     match event:
+        case Staleness():
+            return "staleness of the data"
+        case Position():
+            return f"position {event.account} {event.id}"
         case Candle():
             return event.start
         case Reference():
@@ -130,15 +140,18 @@ class PublishedEvent:
             self._data = encode(self.event, self.stamp, self.id)
         return self._data
 
-    def entry(self, seq: int, now: float, *, merged: bool = False) -> HistoryEntry:
-        """Return the event as number `seq` of a topic. In a merged topic only events of one provider replace each other."""
+    def entry(self, seq: int, now: float, topic: str, *, merged: bool = False, revalued: bool = False) -> HistoryEntry:
+        """Return the event as number `seq` of a topic of this kind; `revalued` as for `policy_of`.
+
+        In a merged topic only events of one provider replace each other.
+        """
         if not self._encoded:
             self._encoded = encode_event(self.data)
         kind = self.kind
         if kind == "quote":  # by far the most frequent kind, and it needs no lookups
             policy, key = Policy.CONFLATE, ""
         else:
-            policy, key = policy_of(self.event), conflation_key(self.event)
+            policy, key = policy_of(self.event, topic, revalued=revalued), conflation_key(self.event)
         if merged:
             key = f"{self.stamp.provider} {key}"
         return HistoryEntry(seq, self.id, now, _head(kind), numbered_tail(self._encoded, seq), policy, key)
@@ -246,12 +259,7 @@ class TopicState:
         if now >= self.keep_until:
             self.history.skip(seq)
             return
-        entry = published.entry(seq, now, merged=self.merged)
-        if revalued and isinstance(published.event, Position):
-            key = f"position {published.event.account} {published.event.id}"
-            entry.policy, entry.conflation_key = Policy.CONFLATE, key
-        elif kind == "staleness" and self.kind != "status":  # only whether the data are fresh now matters
-            entry.policy, entry.conflation_key = Policy.CONFLATE, f"staleness {published.stamp.provider}"
+        entry = published.entry(seq, now, self.kind, merged=self.merged, revalued=revalued)
         self.history.append(entry)
         if isinstance(published.event, Depth) and published.event.snapshot:
             for channel in self.channels:
@@ -340,7 +348,9 @@ class TopicState:
 
     def _entries(self, values: Iterable[LastValue | HistoryEntry]) -> Sequence[HistoryEntry]:
         return [
-            value if isinstance(value, HistoryEntry) else value.published.entry(value.seq, value.at, merged=self.merged)
+            value
+            if isinstance(value, HistoryEntry)
+            else value.published.entry(value.seq, value.at, self.kind, merged=self.merged)
             for value in sorted(values, key=lambda value: value.seq)
         ]
 
@@ -354,7 +364,7 @@ class TopicState:
         event, stamp = book.snapshot(), book.stamp
         assert event is not None
         assert stamp is not None
-        return PublishedEvent(event, stamp, id).entry(self.seq, self.touched, merged=self.merged)
+        return PublishedEvent(event, stamp, id).entry(self.seq, self.touched, self.kind, merged=self.merged)
 
     def copy_values(self, parts: Mapping[str, "TopicState"]) -> None:
         """Begin a merged topic with the last values and warnings of its providers' topics, as its number 0."""

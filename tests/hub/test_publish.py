@@ -298,10 +298,18 @@ def test_a_gap_begins_no_topic(relay):
 def test_policies_and_conflation_keys():
     trade = PublicTrade(symbol="A", price="1", quantity="1")
     alert = Alert(id="1", symbol="A", condition="above", target_price="1", status="set")
-    assert policy_of(quote()) is policy_of(bar()) is policy_of(Account(event="BALANCE_UPDATED")) is Policy.CONFLATE
-    assert policy_of(trade) is policy_of(alert) is Policy.GAP
-    assert policy_of(order()) is policy_of(Connection(event="FAILED")) is Policy.NEVER_DROP
-    assert policy_of(Account(event="MARGIN_CALL")) is Policy.NEVER_DROP
+    position = Position(event="POSITION_MODIFIED", id="1", symbol="A", side="LONG", quantity="1")
+    stale = Staleness(event="STALE", symbols=["A"], of="quote")
+    money = Account(event="BALANCE_UPDATED")
+    for event, topic, policy in (
+        (quote(), "quote", Policy.CONFLATE), (bar(), "candle", Policy.CONFLATE), (money, "account", Policy.CONFLATE),
+        (trade, "public_trade", Policy.GAP), (alert, "account", Policy.GAP),
+        (order(), "account", Policy.NEVER_DROP), (Connection(event="FAILED"), "status", Policy.NEVER_DROP),
+        (Account(event="MARGIN_CALL"), "account", Policy.NEVER_DROP), (position, "account", Policy.NEVER_DROP),
+        (stale, "quote", Policy.CONFLATE), (stale, "account", Policy.CONFLATE), (stale, "status", Policy.NEVER_DROP),
+    ):  # fmt: skip
+        assert policy_of(event, topic) is policy, (event, topic)
+    assert policy_of(position, "account", revalued=True) is Policy.CONFLATE
     assert conflation_key(bar("2025-01-15T10:30:00Z")) != conflation_key(bar("2025-01-15T10:31:00Z"))
     facts = [Reference(symbol="A", name=name) for name in ("funding", "mark_price")]
     assert conflation_key(facts[0]) != conflation_key(facts[1])
