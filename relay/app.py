@@ -33,7 +33,17 @@ from relay.hub.hub import Hub
 from relay.hub.topic import PublishedEvent
 from relay.model.channels import Stream, Topic
 from relay.model.events import Event, Reply, Stamp
-from relay.plugins.hookspecs import ChannelEvent, Grant, Service, Tap, Transform, Watcher
+from relay.plugins.hookspecs import (
+    ChannelEvent,
+    FrameTap,
+    Grant,
+    Service,
+    Tap,
+    TappedSession,
+    Traffic,
+    Transform,
+    Watcher,
+)
 from relay.plugins.manager import FromPlugin, Plugins
 from relay.provider.http import HttpClient
 from relay.provider.retry import Retry
@@ -107,6 +117,14 @@ class PluginCode:
                 watcher.value(event)
             except Exception as error:  # noqa: BLE001 - foreign code may raise anything
                 self.failed(watcher.plugin, "watcher", error)
+
+    def tap_frames(self, taps: Sequence[FromPlugin[FrameTap]], traffic: Traffic) -> None:
+        """Pass what a session sent or received to its taps."""
+        for tap in taps:
+            try:
+                tap.value(traffic)
+            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+                self.failed(tap.plugin, "frame tap", error)
 
     def failed(self, plugin: str, what: str, error: Exception) -> None:
         """Count an exception of a plugin, and log the first one and each power of ten."""
@@ -204,12 +222,26 @@ class Relay:
         """Call every hook that takes this relay: here, and only here, plugins learn which relay and settings are theirs."""
         collect = partial(plugins.collect, relay=self, settings=self._settings.plugins)
         self._services = collect("relay_services")
-        code = self._plugin_code
-        code.transforms, code.taps = collect("relay_transforms"), collect("relay_taps")
+        code, services = self._plugin_code, self._services
+        code.transforms = collect("relay_transforms")
+        code.taps = collect("relay_taps") + [
+            FromPlugin(each.plugin, each.value.tap) for each in services if each.value.tap
+        ]
         code.watchers = collect("relay_watchers") + [
-            FromPlugin(service.plugin, service.value.watch) for service in self._services if service.value.watch
+            FromPlugin(each.plugin, each.value.watch) for each in services if each.value.watch
         ]
         self._authorizers = plugins.calls("relay_authorize", relay=self, settings=self._settings.plugins)
+        for provider in self.providers:
+            for account, session in provider.sessions.items():
+                tapped = TappedSession(provider.name, account, session.mask)
+                taps = collect("relay_frame_taps", arguments={"session": tapped})
+                taps += [
+                    FromPlugin(each.plugin, tap)
+                    for each in services
+                    if each.value.tap_frames and (tap := each.value.tap_frames(tapped))
+                ]
+                if taps:
+                    session.frame_tap = partial(code.tap_frames, taps)
 
     # --- relay.plugins.hookspecs.RelayApi ---
 

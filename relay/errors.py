@@ -68,11 +68,20 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def secrets_pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
-    """Return a pattern that finds each of ``secrets`` as it is, in a URL, in JSON and in a ``repr``; None without any."""
+    """Return a pattern that finds each of ``secrets`` as it is, in a URL, in JSON and in a ``repr``; None without any.
+
+    A secret of digits only (the number of a login) is not found within a longer number.
+    """
     spellings = {spelling for secret in secrets if secret for spelling in _spellings(secret)}
     # The longest first: a secret that begins with another one must not leave its end behind.
     ordered = sorted(spellings, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+    return re.compile("|".join(map(_spelling_pattern, ordered))) if ordered else None
+
+
+def _spelling_pattern(spelling: str) -> str:
+    if spelling.isascii() and spelling.isdigit():
+        return rf"(?<![0-9])(?<![0-9]\.){spelling}(?![0-9]|\.[0-9])"
+    return re.escape(spelling)
 
 
 def hide_userinfo(text: str) -> str:

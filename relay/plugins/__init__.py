@@ -2,11 +2,14 @@
 
 from relay.plugins.hookspecs import (
     ChannelEvent,
+    FrameTap,
     Grant,
     RelayApi,
     Service,
     Simulated,
     Tap,
+    TappedSession,
+    Traffic,
     Transform,
     Watcher,
     hookimpl,
@@ -15,11 +18,14 @@ from relay.plugins.hookspecs import (
 
 __all__ = [
     "ChannelEvent",
+    "FrameTap",
     "Grant",
     "RelayApi",
     "Service",
     "Simulated",
     "Tap",
+    "TappedSession",
+    "Traffic",
     "Transform",
     "Watcher",
     "hookimpl",

@@ -13,7 +13,7 @@ Build objects inside the hook and return them. A module global would be shared b
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import pluggy
 from attrs import field, frozen
@@ -75,6 +75,51 @@ class ChannelEvent:
 Watcher = Callable[[ChannelEvent], None]
 
 
+class Traffic(NamedTuple):
+    """One thing that a session sent or received, as it was on the wire: secrets are in it.
+
+    Attributes:
+        direction: ``open`` the connection is open, ``out`` a frame was sent, ``in`` a frame was received, ``http`` an HTTP
+            request was answered, ``close`` the connection ended, or none came about.
+        unix_ns: wall time in nanoseconds; of a received frame, when its bytes were read.
+        data: the frame, the body of the answer, or the reason of the close.
+        url: of ``open`` and ``http``; of ``http`` without its secret query parameters.
+        method: of ``http``.
+        status: of ``http``, 0 where no answer came; of ``close`` the code, 1006 where there was no close frame.
+        request: of ``http``, the body of the request.
+        own: of ``close``, True if the relay closed the connection.
+    """
+
+    direction: Literal["open", "out", "in", "http", "close"]
+    unix_ns: int
+    data: str = ""
+    url: str = ""
+    method: str = "GET"
+    status: int = 0
+    request: str = ""
+    own: bool = False
+
+
+#: Receive the traffic of one session, in order. Must return quickly; exceptions are counted against the plugin.
+FrameTap = Callable[[Traffic], None]
+
+
+@frozen
+class TappedSession:
+    """A session with a provider account, for a tap of its traffic.
+
+    Attributes:
+        account: None where the provider has no accounts.
+        mask: returns a text without the session's credentials, and without what it learned (tokens). JSON stays JSON: a
+            login that is a number becomes one of nines. It may be called in any thread. A secret in an answer is known to
+            it when the taps are called with that answer.
+    """
+
+    provider: str
+    account: str | None
+    mask: Callable[[str], str]
+
+
 @frozen(kw_only=True)
 class Simulated:
     """A simulated provider for ``tickrelay demo``: a server on a port of its own, with invented data.
@@ -105,11 +150,15 @@ class Service:
     Attributes:
         run: the task.
         watch: receives channel events, as the result of `relay_watchers` does; also while the task does not run.
+        tap: receives published events, as the result of `relay_taps` does.
+        tap_frames: returns the tap of a session, as `relay_frame_taps` does; None leaves the session alone.
     """
 
     name: str
     run: Callable[[RelayApi], Awaitable[None]]
     watch: Watcher | None = None
+    tap: Tap | None = None
+    tap_frames: Callable[[TappedSession], FrameTap | None] | None = None
 
 
 @frozen
@@ -162,6 +211,14 @@ def relay_transforms(relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[T
 @hookspec
 def relay_taps(relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[Tap]:  # type: ignore[empty-body]
     """Return taps, called with every published event."""
+
+
+@hookspec
+def relay_frame_taps(relay: RelayApi, settings: Mapping[str, Any], session: TappedSession) -> Iterable[FrameTap]:  # type: ignore[empty-body]
+    """Return taps, called with everything that this session sends and receives. The hook is called once per session.
+
+    A tap has what is on the wire, so pass what leaves the process through ``session.mask``.
+    """
 
 
 @hookspec

@@ -14,6 +14,7 @@ import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -114,9 +115,17 @@ class Plugins:
         return found
 
     def collect(
-        self, hook: str, *, relay: hooks.RelayApi | None = None, settings: Mapping[str, Any] | None = None
+        self,
+        hook: str,
+        *,
+        relay: hooks.RelayApi | None = None,
+        settings: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[FromPlugin[Any]]:
         """Call a hook that returns an iterable in every plugin; return the items with their plugins.
+
+        Args:
+            arguments: those of the hook beside ``relay`` and ``settings``.
 
         Raises:
             PluginError: a hook raised, or returned no iterable.
@@ -124,7 +133,7 @@ class Plugins:
         found, problems = [], []
         for each in self.calls(hook, relay=relay, settings=settings):
             try:
-                found += [FromPlugin(each.plugin, item) for result in each.value() for item in result]
+                found += [FromPlugin(each.plugin, item) for result in each.value(**arguments) for item in result]
             except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported by name
                 problems.append(f"plugin {each.plugin}: {hook} raised {_raised(error)}")
         if problems:

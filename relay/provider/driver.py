@@ -13,13 +13,15 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import trio
 
-from relay.adapter import Adapter, Context
+from relay.adapter import Adapter, Context, Fetch, dumps
 from relay.errors import leaves
 from relay.model.channels import Asker, Topic
 from relay.model.commands import Command
+from relay.plugins import FrameTap, Traffic
 from relay.provider import session_events
 from relay.provider.connection import Deadlines, Line
 from relay.provider.dry_run import dry_run
@@ -106,6 +108,8 @@ class ProviderSession:
         self._no_line = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._over = False
+        #: Sees everything that is sent and received; None where nobody wants to.
+        self.frame_tap: FrameTap | None = None
 
     def _new_machine(self, after: SessionMachine | None) -> SessionMachine:
         return SessionMachine(
@@ -201,6 +205,10 @@ class ProviderSession:
         self._coming.clear()
         self._enqueue(session_events.Shutdown())
 
+    def mask(self, text: str) -> str:
+        """Return a frame or a body without any credential or learned value; may be called in another thread."""
+        return self._machine.core.redact.mask(text)
+
     def status(self) -> dict[str, Any]:
         """Return this session's part of the status page."""
         return self._machine.status()
@@ -259,8 +267,14 @@ class ProviderSession:
         """Give the closing handshake its time; requests and pings under way are of no use any more."""
         nursery.cancel_scope.deadline = trio.current_time() + self._deadlines.close
 
-    def _step(self, turn: Input) -> None:
-        self._do(self._machine.step(turn, moment()))
+    def _step(self, turn: Input, traffic: Traffic | None = None) -> None:
+        """Take one input; ``traffic`` is what brought it, which the tap is told when its secrets are known."""
+        try:
+            outputs = self._machine.step(turn, moment())
+        finally:
+            if traffic is not None and self.frame_tap is not None:
+                self.frame_tap(traffic)
+        self._do(outputs)
 
     def _do(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
@@ -300,6 +314,8 @@ class ProviderSession:
             self._enqueue(
                 session_events.Closed(1006, f"the provider does not read: {self._deadlines.queue} frames waiting")
             )
+        elif self.frame_tap is not None:
+            self.frame_tap(Traffic("out", time.time_ns(), text))
 
     def _written(self, line: Line) -> None:
         if line is self._line and self._machine.written():
@@ -309,13 +325,15 @@ class ProviderSession:
         if self._line is not None:
             self._line.close(code, reason)
             self._line = None
+            if self.frame_tap is not None:
+                self.frame_tap(Traffic("close", time.time_ns(), reason, status=code, own=True))
 
     async def _dial(self, dial: session_events.Dial) -> None:
         self._line_of_log("info", "dial", url=dial.shown)
         line = Line(
             self._deadlines,
             self._ssl_context,
-            on_open=lambda: self._turn(session_events.Opened()),
+            on_open=lambda: self._turn(session_events.Opened(), Traffic("open", time.time_ns(), url=dial.url)),
             on_text=self._received,
             on_bytes=lambda: self._machine.heard(trio.current_time()),
             on_written=lambda: self._written(line),
@@ -333,20 +351,47 @@ class ProviderSession:
             self._no_line = trio.Event()
         if line.live:
             self._line = None
-            self._turn(ending)
+            self._turn(ending, _ended(ending))
 
     async def _fetch(self, request: session_events.FetchRequest) -> None:
         answer = await self._http.fetch(request.fetch, request.url)
         if answer.status == 0:
             cause = self._machine.core.redact(answer.text)
             self._line_of_log("warning", "fetch_failed", url=request.shown, tag=str(request.fetch.tag), cause=cause)
-        self._turn(session_events.Fetched(request.id, answer))
+        traffic = None
+        if self.frame_tap is not None:
+            method, body = request.fetch.method, _body(request.fetch)
+            traffic = Traffic("http", time.time_ns(), answer.text, request.shown, method, answer.status, body)
+        self._turn(session_events.Fetched(request.id, answer), traffic)
 
     def _received(self, raw: str, arrived: int) -> None:
-        outputs = self._machine.receive(raw, Now(trio.current_time(), arrived))
+        if self.frame_tap is None:
+            outputs = self._machine.receive(raw, Now(trio.current_time(), arrived))
+        else:
+            try:
+                outputs = self._machine.receive(raw, Now(trio.current_time(), arrived))
+            finally:  # a message that breaks the session is the one most worth recording
+                self.frame_tap(Traffic("in", arrived, raw))
         if outputs:
             self._do(outputs)
 
-    def _turn(self, turn: Input) -> None:
-        self._step(turn)
+    def _turn(self, turn: Input, traffic: Traffic | None = None) -> None:
+        self._step(turn, traffic)
         self._wake.set()
+
+
+def _ended(ending: session_events.Closed | session_events.Refused | session_events.DialFailed) -> Traffic:
+    match ending:
+        case session_events.Closed(code, reason):
+            return Traffic("close", time.time_ns(), reason, status=code)
+        case session_events.Refused(status):
+            return Traffic("close", time.time_ns(), f"refused with HTTP status {status}", status=1006)
+        case session_events.DialFailed(error):
+            return Traffic("close", time.time_ns(), f"no connection: {error}", status=1006)
+
+
+def _body(fetch: Fetch) -> str:
+    """Return the body of a request as text."""
+    if fetch.json is not None:
+        return dumps(fetch.json)
+    return urlencode(fetch.form) if fetch.form else ""

@@ -1,7 +1,6 @@
 """URLs and headers from templates, and keeping secrets out of every text a person reads."""
 
 import re
-from collections import deque
 from collections.abc import Mapping
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
@@ -95,12 +94,13 @@ class Redactor:
     """Takes secrets out of text: their values as they are, in URLs and in JSON, and the ``user:password@`` of a URL.
 
     A value that was replaced is still secret for as long as a provider may repeat it: the last `KEPT` of each name are kept.
+    Several threads may use it.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._known: tuple[str, ...] = ()
-        self._values: dict[tuple[str, str], deque[str]] = {}
+        self._values: dict[tuple[str, str], tuple[str, ...]] = {}
         self._pattern: re.Pattern[str] | None = None
 
     def __call__(self, text: str) -> str:
@@ -109,17 +109,34 @@ class Redactor:
         text = hide_userinfo(text)
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
+    def mask(self, text: str) -> str:
+        """Return a frame or a body without any secret, in the shape it had: a number stays one, and JSON stays JSON."""
+        self.notice()
+        text = hide_userinfo(text)
+        return text if self._pattern is None else self._pattern.sub(_masked, text)
+
     def notice(self) -> None:
         """Remember what is secret now, before anything of it is replaced."""
         known = (*self._context.credentials.values(), *self._context.learned.values())
         if known != self._known:
+            # What another thread may read is replaced, never changed.
+            values = self._remembered("credential", self._context.credentials, self._values)
+            values = self._remembered("learned", self._context.learned, values)
+            self._values = values
+            self._pattern = secrets_pattern(value for of_name in values.values() for value in of_name)
             self._known = known
-            self._remember("credential", self._context.credentials)
-            self._remember("learned", self._context.learned)
-            self._pattern = secrets_pattern(value for values in self._values.values() for value in values)
 
-    def _remember(self, what: str, secrets: Mapping[str, str]) -> None:
-        for name, value in secrets.items():
-            values = self._values.setdefault((what, name), deque(maxlen=KEPT))
-            if value and value not in values:
-                values.append(value)
+    def _remembered(
+        self, what: str, secrets: Mapping[str, str], before: Mapping[tuple[str, str], tuple[str, ...]]
+    ) -> dict[tuple[str, str], tuple[str, ...]]:
+        values = dict(before)
+        for name, value in dict(secrets).items():
+            old = values.get((what, name), ())
+            if value and value not in old:
+                values[what, name] = (*old, value)[-KEPT:]
+        return values
+
+
+def _masked(match: re.Match[str]) -> str:
+    secret = match[0]
+    return "9" * len(secret) if secret.isascii() and secret.isdigit() else HIDDEN

@@ -259,6 +259,53 @@ async def test_hook_taps() -> None:
     await with_relay(plugins_of(bad=Bad(), good=Good()), use)
 
 
+async def idle(relay: RelayApi) -> None:
+    await trio.sleep_forever()
+
+
+async def test_hook_frame_taps() -> None:
+    """A session's tap has both directions in order, and ``mask`` knows its secrets; one that raises harms nothing."""
+    seen: list[hooks.Traffic] = []
+    sessions: list[hooks.TappedSession] = []
+
+    def raising(traffic: hooks.Traffic) -> None:
+        raise RuntimeError("a tap's own trouble")
+
+    class Taps:
+        @hookimpl
+        def relay_frame_taps(self, session: hooks.TappedSession) -> Iterable[hooks.FrameTap]:
+            sessions.append(session)
+            return [raising, seen.append]
+
+    class Recorder:
+        @hookimpl
+        def relay_services(self) -> Iterable[Service]:
+            return [Service("idle", idle, tap_frames=lambda session: None)]
+
+    frame = dumps({"symbol": "A/B", "bid": "1.00"})
+    async with play(Recording((Record(t=1.0, dir="in", data=frame),)), start="subscribe", quiet=0.01) as player:
+        provider = {"adapter": "toy", "url": f"{player.ws_url}/{{token}}", "pinned": ["quote A/B"],
+                    "accounts": {"main": {"credentials": {"token": "t0ken"}}}}  # fmt: skip
+
+        async def use(relay: Relay) -> None:
+            with trio.fail_after(60):
+                while not any(each.direction == "in" for each in seen):
+                    await trio.sleep(0.01)
+            assert relay.snapshot()["plugins"]["failures"] == {"taps": len(seen)}
+
+        await with_relay(
+            plugins_of(toy=Adapters(), taps=Taps(), recorder=Recorder()), use, providers={"mine": provider}
+        )
+        url = f"{player.ws_url}/t0ken"
+    assert [(each.direction, each.data or each.url) for each in seen[:3]] == [
+        ("open", url), ("out", '{"subscribe":["A/B"]}'), ("in", frame),
+    ]  # fmt: skip
+    assert [(each.direction, each.own) for each in seen[3:]] == [("close", True)]
+    ((provider_name, account, mask),) = [(each.provider, each.account, each.mask) for each in sessions]
+    assert (provider_name, account) == ("mine", "main")
+    assert "t0ken" not in mask(url)
+
+
 async def test_hook_watchers() -> None:
     seen: list[ChannelEvent] = []
 

@@ -72,8 +72,8 @@ def test_blank_lines_and_unknown_members_are_passed_over(tmp_path):
     [
         ("{", "not JSON"),
         ("[1]", "a record is a JSON object"),
-        ('{"t":1}', "dir: expected one of open, out, in, http, got None"),
-        ('{"t":1,"dir":"inn"}', "dir: expected one of open, out, in, http, got 'inn'"),
+        ('{"t":1}', "dir: expected one of open, out, in, http, close, lost, got None"),
+        ('{"t":1,"dir":"inn"}', "dir: expected one of open, out, in, http, close, lost, got 'inn'"),
         ('{"dir":"in","data":"x"}', "t: expected Unix seconds, got None"),
         ('{"t":true,"dir":"in","data":"x"}', "t: expected Unix seconds, got True"),
         ('{"t":-1,"dir":"in","data":"x"}', "t: expected Unix seconds, got -1"),

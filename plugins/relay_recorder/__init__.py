@@ -1,0 +1,44 @@
+"""The recorder of tickrelay: files of what sessions send and receive and of what is published, and commands for them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from relay.plugins import Service, hookimpl
+from relay_recorder.table import RecorderTable
+
+TABLE = "recorder"
+
+
+@hookimpl
+def relay_settings() -> Mapping[str, type]:
+    return {TABLE: RecorderTable}
+
+
+@hookimpl
+def relay_check_settings(settings: Mapping[str, Any]) -> None:
+    _table(settings).check()
+
+
+@hookimpl
+def relay_services(settings: Mapping[str, Any]) -> Iterable[Service]:
+    table = _table(settings)
+    if not table.directory:
+        return []
+    from relay_recorder.recorder import Recorder
+
+    recorder = Recorder(table)
+    return [
+        Service("recorder", recorder.run, tap=recorder.take_event if table.events else None, tap_frames=recorder.tap)
+    ]
+
+
+@hookimpl
+def relay_commands() -> Iterable[Callable[..., Any]]:
+    from relay_recorder.command import COMMANDS
+
+    return COMMANDS
+
+
+def _table(settings: Mapping[str, Any]) -> RecorderTable:
+    table: RecorderTable = settings.get(TABLE) or RecorderTable()
+    return table
