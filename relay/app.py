@@ -45,6 +45,7 @@ from relay.plugins.hookspecs import (
     Watcher,
 )
 from relay.plugins.manager import FromPlugin, Plugins
+from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.provider.retry import Retry
 from relay.providers import DIALS, ConfiguredProvider, Providers
@@ -232,16 +233,23 @@ class Relay:
         ]
         self._authorizers = plugins.calls("relay_authorize", relay=self, settings=self._settings.plugins)
         for provider in self.providers:
-            for account, session in provider.sessions.items():
-                tapped = TappedSession(provider.name, account, session.mask)
-                taps = collect("relay_frame_taps", arguments={"session": tapped})
-                taps += [
-                    FromPlugin(each.plugin, tap)
-                    for each in services
-                    if each.value.tap_frames and (tap := each.value.tap_frames(tapped))
-                ]
-                if taps:
-                    session.frame_tap = partial(code.tap_frames, taps)
+            provider.tap_each(partial(self._tap_of, collect, provider.name))
+
+    def _tap_of(
+        self,
+        collect: Callable[..., list[FromPlugin[FrameTap]]],
+        provider: str,
+        account: str | None,
+        number: int,
+        connection: ProviderSession,
+    ) -> FrameTap | None:
+        """Return the tap of a connection, if plugins want one."""
+        tapped = TappedSession(provider, account, number, connection.mask)
+        taps = collect("relay_frame_taps", arguments={"session": tapped})
+        for each in self._services:
+            if each.value.tap_frames is not None and (tap := each.value.tap_frames(tapped)) is not None:
+                taps.append(FromPlugin(each.plugin, tap))
+        return partial(self._plugin_code.tap_frames, taps) if taps else None
 
     # --- relay.plugins.hookspecs.RelayApi ---
 

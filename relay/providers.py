@@ -18,6 +18,7 @@ from relay.model.channels import ALL, Asker, Stream, Topic, topic_kind
 from relay.model.commands import Command
 from relay.model.events import MARKET_KINDS
 from relay.model.symbols import SymbolError, SymbolTable
+from relay.plugins import FrameTap
 from relay.provider.catalog import CatalogEntry, ListedSymbol, merged_entries, provider_entries
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
@@ -27,6 +28,9 @@ from relay.provider.session_state import Publish, SessionLog
 from relay.settings import ProviderSettings
 from relay.store.interface import Row, Store
 from relay.trading.registry import CommandRegistry
+
+#: Returns the tap of a connection: of this account's session, with this number; None leaves it alone.
+FrameTapOf = Callable[[str | None, int, ProviderSession], FrameTap | None]
 
 DIALS = "dials"
 """The store's table of dials: the wall times of each session's last ones, by its name."""
@@ -48,6 +52,7 @@ class ConfiguredProvider:
         self.name = settings.name
         self.symbols = SymbolTable(settings.symbols)
         self.kinds = {topic_kind(offer.kind) for offer in settings.adapter.offers}
+        self._frame_tap: FrameTapOf = _no_frame_tap
         adapter = _as_configured(settings)
         self._credentials = {account.name: dict(account.credentials) for account in settings.accounts}
         session_settings = SessionSettings(
@@ -69,7 +74,7 @@ class ConfiguredProvider:
             )
 
             def connect(number: int, publish: Publish, beside: ProviderSession | None) -> ProviderSession:
-                return ProviderSession(
+                connection = ProviderSession(
                     adapter,
                     context,
                     publish=publish,
@@ -80,6 +85,8 @@ class ConfiguredProvider:
                     on_dials=partial(_store_dials, store, _session_name(settings.name, account)),
                     beside=beside,
                 )
+                connection.frame_tap = self._frame_tap(account, number, connection)
+                return connection
 
             return ConnectionPool(connect, publish, adapter.session.most_topics, adapter.session.most_connections)
 
@@ -95,6 +102,13 @@ class ConfiguredProvider:
                 self._credentials[account.name].update(account.credentials)
         for _, connection in self.connections():
             connection.resume()
+
+    def tap_each(self, frame_tap: FrameTapOf) -> None:
+        """Tap the traffic of every connection there is, and of each that is opened later."""
+        self._frame_tap = frame_tap
+        for account, pool in self.sessions.items():
+            for number, connection in enumerate(pool.connections, start=1):
+                connection.frame_tap = frame_tap(account, number, connection)
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -315,6 +329,10 @@ class Providers:
     def statuses(self) -> list[Mapping[str, Any]]:
         """One status per session."""
         return [status for provider in self for status in provider.statuses()]
+
+
+def _no_frame_tap(account: str | None, number: int, connection: ProviderSession) -> None:
+    """Tap nothing."""
 
 
 def _session_name(provider: str, account: str | None, number: int = 1) -> str:

@@ -198,8 +198,10 @@ class FrameFile:
             if self._path is not None:
                 self.name, compression = self._path, compression_of(self._path)
             else:
-                account = () if self._session.account is None else (self._session.account,)
-                self.name = self._folder.new((self._session.provider, *account), _SUFFIXES[compression])
+                of = self._session
+                number = "" if of.connection == 1 else str(of.connection)
+                parts = tuple(filter(None, (of.provider, of.account, number)))
+                self.name = self._folder.new(parts, _SUFFIXES[compression])
             out = self._out = Compressed(self.name, compression)
             self._begun_at = now
             for line in self._head:

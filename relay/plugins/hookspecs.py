@@ -106,10 +106,11 @@ FrameTap = Callable[[Traffic], None]
 
 @frozen
 class TappedSession:
-    """A session with a provider account, for a tap of its traffic.
+    """A connection of a session with a provider account, for a tap of its traffic.
 
     Attributes:
         account: None where the provider has no accounts.
+        connection: 1, or the number of a further connection of a provider that caps the topics of each.
         mask: returns a text without the session's credentials, and without what it learned (tokens). JSON stays JSON: a
             login that is a number becomes one of nines. It may be called in any thread. A secret in an answer is known to
             it when the taps are called with that answer.
@@ -117,6 +118,7 @@ class TappedSession:
 
     provider: str
     account: str | None
+    connection: int
     mask: Callable[[str], str]
 
 
@@ -215,7 +217,7 @@ def relay_taps(relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[Tap]:  
 
 @hookspec
 def relay_frame_taps(relay: RelayApi, settings: Mapping[str, Any], session: TappedSession) -> Iterable[FrameTap]:  # type: ignore[empty-body]
-    """Return taps, called with everything that this session sends and receives. The hook is called once per session.
+    """Return taps, called with everything that this session sends and receives. Called for every connection of it.
 
     A tap has what is on the wire, so pass what leaves the process through ``session.mask``.
     """

@@ -39,7 +39,7 @@ def session(*secrets: str, provider: str = "toy", account: str | None = None) ->
             text = text.replace(secret, HIDDEN)
         return text
 
-    return TappedSession(provider, account, mask)
+    return TappedSession(provider, account, 1, mask)
 
 
 def recorder(path: Path, clock: Clock | None = None, **settings: Any) -> Recorder:
@@ -242,7 +242,7 @@ async def test_no_secret_of_any_shipped_broker_is_in_the_files(tmp_path: Path) -
             with trio.fail_after(60):
                 while any(each["counters"]["published"] < 3 for each in relay.providers.statuses()):
                     await trio.sleep(0.05)
-            contexts = {name: each._context for name, each in relay.providers.sessions()}
+            contexts = {name: each._context for name, each in relay.providers.connections()}
             secrets = {
                 name: [*context.credentials.values(), *context.learned.values()] for name, context in contexts.items()
             }
