@@ -33,7 +33,7 @@ DRAIN = 10.0
 
 
 class Recorded:
-    """What is recorded of one session, or the events of all: its file, and what of it was lost.
+    """The record of one session, or of all events: its file, and how much of it was lost.
 
     Attributes:
         lost: items that found no room; only the relay's thread counts here.
