@@ -34,7 +34,7 @@ FLOORS = {
     "relay.store": set(),
     "relay.cluster": set(),
     "relay.trading": GROUND | {"relay.store"},
-    "relay.hub": {"relay.limits", "relay.model", "relay.plugins", "relay.pusher", "relay.trading", "relay.websocket"},
+    "relay.hub": {"relay.limits", "relay.model", "relay.plugins", "relay.pusher", "relay.store", "relay.trading", "relay.websocket"},
     "relay.provider": GROUND | {"relay.trading", "relay.hub"},
     "relay.settings": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.server"},
     "relay.server": GROUND | {"relay.trading", "relay.hub", "relay.provider"},
