@@ -90,7 +90,7 @@ class Hub:
             store: keeps topics over a restart (see `restore`).
         """
         history = history or HistoryLimits()
-        epochs = _counter(epoch)
+        self._epochs = epochs = _counter(epoch)
         self.budgets = ClientBudgets(costs or Costs())
         self._store = store if store is not None and store.keeps and history.events else None
         self._shared = Shared(
@@ -158,7 +158,7 @@ class Hub:
     # The store -------------------------------------------------------------------------------------------------------
 
     def _new_log(self, key: str) -> TopicLog | None:
-        return None if self._store is None else TopicLog(self._store, key, self._shared.epochs)
+        return None if self._store is None else TopicLog(self._store, key, self._epochs)
 
     def restore(self, rows: Rows, topics: Mapping[str, LoggedTopic], now: float, unix_ns: int) -> int:
         """Go on with the topics of an earlier process; return how many.

@@ -56,7 +56,7 @@ def keep_nothing(table: str, key: str, value: bytes | None) -> None:
 
 
 class Restored(NamedTuple):
-    """What an earlier process kept of a session: see ``keep`` of `ProviderSession`. Keys and values, and a time in ns."""
+    """The rows that an earlier process left of a session (``keep`` of `ProviderSession`), and a time in nanoseconds."""
 
     dials: Sequence[int] = ()
     fills: Sequence[tuple[str, bytes]] = ()
