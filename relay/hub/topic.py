@@ -279,7 +279,7 @@ class TopicState:
                 if self.kind == "account":
                     self._log_state(published, seq)
                     self._held.append((published, seq, now))
-                    log.append_first(published.entry(seq, now), partial(self._logged, seq))
+                    log.append_first(published.entry(seq, now, self.kind), partial(self._logged, seq))
                     return
         self.touched = now
         self.last_received_at = published.stamp.received_at
@@ -414,7 +414,7 @@ class TopicState:
         """Return what the store is to hold of the topic; None for one that is not logged, or had no event yet."""
         if self.log is None or not self.log.epoch:
             return None
-        held = [published.entry(seq, at) for published, seq, at in self._held]
+        held = [published.entry(seq, at, self.kind) for published, seq, at in self._held]
         return self.log.key, self.history.epoch, self.log.reserved(self.seq), [*self.history.entries, *held]
 
     def forget(self) -> None:
