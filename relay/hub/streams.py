@@ -255,7 +255,7 @@ class Streams:
                 return [topic for topic in topics if topic.channels or topic.permanent]
             if event.of == "account" and event.reason:  # a broker's words, for the account's readers
                 return topics
-            if event.symbols and not any(topic.permanent or topic.last for topic in topics):
+            if event.symbols and not any(topic.permanent or topic.has_value_of(provider) for topic in topics):
                 return topics  # names that strangers made up are no news of the provider
             return [*topics, self._topic(_STATUS, provider, now)]
         return (self._topic(_STATUS, provider, now),)

@@ -459,6 +459,10 @@ class TopicState:
             return not self.stale
         return not self.stale or any(provider not in self.stale for provider in self.last)
 
+    def has_value_of(self, provider: str) -> bool:
+        """Return True if it has a last value, of this provider where it is merged."""
+        return provider in self.last if self.merged else bool(self.last)
+
     def last_values(self, now: float, ttl: float = inf) -> Sequence[HistoryEntry]:
         """Return the last value (of each provider in a merged topic) not older than `ttl` seconds, in order."""
         return self._entries(last for last in self.last.values() if last.at + ttl > now)
