@@ -396,5 +396,6 @@ def _may_not(key: ApiKey, provider: str, account: str | None) -> CommandRefused:
         if account is None
         else f"{command_input.shown(provider)}.{command_input.shown(account)}"
     )
-    message = f"API key {key.name} may not trade on {where}"
+    needed = where if account is not None else f"{where}.*"
+    message = f'API key {key.name} may not trade on {where}; it needs [api_keys.{key.name}] trade = ["{needed}"]'
     return CommandRefused(RefusalReason.FORBIDDEN, message, field="provider" if account is None else "account")
