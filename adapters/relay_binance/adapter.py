@@ -8,7 +8,6 @@ API ``exchangeInfo`` and ``depth``. Combined streams: every event comes as ``{"s
 from collections.abc import Hashable, Iterable
 
 from relay.adapter import (
-    Ack,
     Adapter,
     Answer,
     Book,
@@ -17,12 +16,12 @@ from relay.adapter import (
     Fetch,
     Heartbeat,
     Limited,
-    Nack,
     Offer,
     Option,
     Outgoing,
     Rate,
     Redial,
+    Requests,
     Sequence,
     Session,
     Signal,
@@ -37,7 +36,7 @@ from relay.adapter import (
 from relay.adapter.reading import quoted
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
+from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
 from relay.model.text import from_millis
 
 STREAMS = {"quote": "bookTicker", "public_trade": "aggTrade", "depth": "depth@100ms"}
@@ -82,8 +81,7 @@ class Binance(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.requests: dict[int, Subscribe | Unsubscribe] = {}
-        self.last_id = 0
+        self.requests = Requests()
 
     def prepare(self) -> Iterable[Fetch]:
         yield Fetch(tag="symbols", url="/api/v3/exchangeInfo", cost=20, within=30, needed=False)
@@ -93,9 +91,7 @@ class Binance(Adapter):
             case Subscribe(topics) | Unsubscribe(topics) as request:
                 method = "SUBSCRIBE" if isinstance(request, Subscribe) else "UNSUBSCRIBE"
                 streams = [self.stream(topic) for topic in topics]
-                self.last_id += 1
-                self.requests[self.last_id] = request
-                yield dumps({"method": method, "params": streams, "id": self.last_id})
+                yield dumps({"method": method, "params": streams, "id": self.requests.next_id(request)})
             case Snapshot(topic):
                 query = {"symbol": self.native(topic.symbol or ""), "limit": "1000"}
                 yield Fetch(tag=outgoing, url="/api/v3/depth", query=query, cost=50)
@@ -123,19 +119,14 @@ class Binance(Adapter):
                 yield Candle(symbol=self.symbol(s), native_symbol=s, timeframe=TIMEFRAMES[k["i"]], start=from_millis(k["t"]),
                              open=k["o"], high=k["h"], low=k["l"], close=k["c"], volume=k["v"], closed=k["x"],
                              timestamp=from_millis(sent))  # fmt: skip
-            case {"result": None, "id": int(id)} if id in self.requests:
-                request = self.requests.pop(id)
-                yield Ack(request.topics, done=isinstance(request, Subscribe))
+            case {"result": None, "id": id} if self.requests.waits(id):
+                yield self.requests.accepted(id)
             case {"error": {"code": code, "msg": msg}, **rest} | {"code": code, "msg": msg, **rest}:
-                yield self.refused(rest.get("id"), f"{msg} (code {code})")
+                yield self.requests.refused(rest.get("id"), f"{msg} (code {code})")
             case {"data": {"e": "serverShutdown"}} | {"e": "serverShutdown"}:
                 yield Redial("the server is about to shut down")
             case other:
                 yield Unknown(other)
-
-    def refused(self, id: object, reason: str) -> Nack | Error:
-        request = self.requests.pop(id, None) if isinstance(id, int) else None
-        return Nack(request.topics, reason) if isinstance(request, Subscribe) else Error(code="request", message=reason)
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         if answer.status == 418:  # banned for a while; 429 is every provider's

@@ -339,3 +339,53 @@ Signal = (
     Ready | Ack | Nack | Alive | Send | Fetch | Poll | Polled | Processed | CommandReply | Partial | Complete | Learned
     | Symbols | Redial | Limited | Waits | Unknown
 )  # fmt: skip
+
+
+# --- what was asked for ----------------------------------------------------------------------------------------------
+
+_MOST_WAITING = 1000
+
+
+class Requests:
+    """Remember what was asked for by which id, for a provider whose answers name the request and not its topics.
+
+    One of these lives as long as its adapter, which is one connection. Of requests that are never answered the newest 1,000
+    are kept.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Subscribe | Unsubscribe] = {}
+        self._last = 0
+
+    def next_id(self, request: Subscribe | Unsubscribe | None = None) -> int:
+        """Return the id to send ``request`` with, from 1; without one, the id of a message that says nothing of topics."""
+        self._last += 1
+        if request is not None:
+            self._waiting[self._last] = request
+            if len(self._waiting) > _MOST_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+        return self._last
+
+    def accepted(self, id: object) -> Ack:
+        """Return what the acceptance of the request ``id`` says, a number or its text; nothing where none waits."""
+        request = self._take(id)
+        return Ack(request.topics, done=isinstance(request, Subscribe)) if request is not None else Ack(())
+
+    def refused(self, id: object, reason: str) -> Nack | Error:
+        """Return what the refusal of the request ``id`` says: its topics are refused, or an error where it has none."""
+        request = self._take(id)
+        return Nack(request.topics, reason) if isinstance(request, Subscribe) else Error(code="request", message=reason)
+
+    def waits(self, id: object) -> bool:
+        """Return whether the request ``id`` has no answer yet."""
+        return _number(id) in self._waiting
+
+    def _take(self, id: object) -> Subscribe | Unsubscribe | None:
+        return self._waiting.pop(_number(id), None)
+
+
+def _number(id: object) -> int:
+    """Return the number an id stands for; 0, which is none, for anything else."""
+    if isinstance(id, str) and id.isascii() and id.isdigit() and len(id) < 20:
+        return int(id)
+    return id if isinstance(id, int) else 0

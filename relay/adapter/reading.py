@@ -46,12 +46,22 @@ def named(names: Iterable[str], values: Iterable[Any]) -> Members:
     """Return the elements of an array by name; more elements than names are left out.
 
     Raises:
+        TypeError: the values are text, which would be taken for an array of characters.
         ValueError: there are fewer elements than names.
     """
+    if isinstance(values, str):
+        raise TypeError(f"expected an array, got {values!r:.64}")
     names, values = tuple(names), tuple(values)
     if len(values) < len(names):
         raise ValueError(f"expected {len(names)} elements, got {len(values)}")
     return dict(zip(names, values, strict=False))
+
+
+def row(values: Any, count: int) -> list[Any]:
+    """Return an array that must have ``count`` elements; text has characters, but is no array."""
+    if not isinstance(values, list) or len(values) != count:
+        raise TypeError(f"expected an array of {count}, got {values!r:.64}")
+    return values
 
 
 def first(given: Mapping[str, Any], *names: str) -> Any:
@@ -143,6 +153,18 @@ def unix_time(value: Any) -> str | None:
     if is_zero(value):
         return None
     return from_millis(value) if isinstance(value, int) and value >= _FIRST_MILLISECOND else from_seconds(value)
+
+
+def newer(newest: dict[str, int], name: str, number: int) -> bool:
+    """Return whether ``number`` is above the highest one of ``name`` so far, and remember it then.
+
+    For a stream that begins with old trades. Keep ``newest`` in `Context.kept`: after a lost connection those that were
+    told are left out, and those of the absence are told.
+    """
+    if number <= newest.get(name, -1):
+        return False
+    newest[name] = whole(number)
+    return True
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------

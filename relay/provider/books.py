@@ -212,16 +212,19 @@ class Books:
     def _delta(self, book: _Book, delta: Depth) -> Kept:
         last = delta.last_seq
         if last is not None:
-            if book.covered is not None and last <= book.covered:
+            # Where each message names the one before it, the next one may have a lower number: the provider began anew.
+            follows = self._contiguous and book.last is not None and _first(delta, book.last) == book.last + 1
+            if book.covered is not None and last <= book.covered and not follows:
                 self.dropped["in_snapshot"] += 1
                 return _HELD
-            if self._contiguous and book.last is not None:
+            if self._contiguous and book.last is not None and not follows:
                 if last <= book.last:
                     self.dropped["repeated"] += 1
                     return _HELD
-                first = _first(delta, book.last)
-                if first > book.last + 1:
+                if (first := _first(delta, book.last)) > book.last + 1:
                     return self._broken(book, delta, "sequence numbers are missing", book.last + 1, first - 1)
+            if follows and book.covered is not None and last <= book.covered:
+                book.covered = None  # in numbers that are no longer counted in
             book.last = last
         followed = self._followed(book, delta)
         if followed is None:

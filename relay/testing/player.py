@@ -12,7 +12,7 @@ answer (it comes in its recorded place) or a ``reply`` function writes one.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Literal
@@ -21,10 +21,10 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from relay.testing.port import HttpRequest, HttpResponse, Wire, serve_port
-from relay.testing.recording import Recording, RequestKey, Source, read_recording, request_key
+from relay.testing.recording import Record, Recording, RequestKey, Source, read_recording, request_key
 
-#: When the frames begin: at once, after the client subscribed (its first frame and then ``quiet`` seconds without
-#: another), or when `Player.release` is called.
+#: When the frames begin that came after the client's first one: at once, after the client subscribed (its first frame and
+#: then ``quiet`` seconds without another), or when `Player.release` is called. A greeting before it is written at once.
 Start = Literal["connect", "subscribe", "release"]
 #: Writes the frames that answer a client's frame at once (an acknowledgement the recording lacks).
 Reply = Callable[[str], Iterable[str]]
@@ -57,6 +57,7 @@ class Player:
         self.connections = 0
         self.finished = trio.Event()
         self._frames = recording.incoming
+        self._greeting = _greeting(recording)
         self._answers = recording.answers()
         self._answered: dict[RequestKey, int] = {}
         self._speed = speed
@@ -98,8 +99,9 @@ class Player:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, connection, spoken, nursery.cancel_scope)
             try:
+                await self._play(connection, self._frames[: self._greeting])
                 await self._wait_to_start(heard)
-                await self._play(connection)
+                await self._play(connection, self._frames[self._greeting :])
                 self.finished.set()
                 ended = self._close
             except ConnectionClosed:
@@ -134,12 +136,22 @@ class Player:
                 if silence.cancelled_caught:
                     return
 
-    async def _play(self, connection: WebSocketConnection) -> None:
+    async def _play(self, connection: WebSocketConnection, frames: Sequence[Record]) -> None:
         began = trio.current_time()
-        for record in self._frames:
+        for record in frames:
             if self._speed:
-                await trio.sleep_until(began + (record.t - self._frames[0].t) / self._speed)
+                await trio.sleep_until(began + (record.t - frames[0].t) / self._speed)
             await _send(connection, record.data)
+
+
+def _greeting(recording: Recording) -> int:
+    """Return how many frames came before the client's first one: it may wait for them before it says anything."""
+    came = 0
+    for record in recording.records:
+        if record.dir == "out":
+            return came
+        came += record.dir == "in"
+    return 0
 
 
 async def _send(connection: WebSocketConnection, frame: str | bytes) -> None:

@@ -9,7 +9,13 @@ ROOT = Path(__file__).parents[2]
 ADAPTERS = sorted(path for path in (ROOT / "adapters").iterdir() if (path / "adapter.py").exists())
 FIXTURES = ROOT / "tests" / "fixtures"
 #: Public venues have no simulator of their own: the session player serves their fixture as a real server.
-PLAYED = {"relay_binance", "relay_bitstamp", "relay_kraken"}
+PLAYED = {
+    f"relay_{venue}"
+    for venue in (
+        "binance", "bitfinex", "bitstamp", "bybit", "coinbase", "deribit", "gateio", "kraken", "kraken_futures", "kucoin",
+        "okx", "upbit",
+    )
+}  # fmt: skip
 
 #: Modules that only the demo and the tests need.
 SIMULATED = {"simulator", "exchange", "payloads", "tickets", "chain"}

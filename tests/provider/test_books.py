@@ -84,6 +84,16 @@ def test_one_number_per_delta_without_a_first():
     assert isinstance(keeper.offer(delta(None, 8)).out[0], Gap)
 
 
+def test_a_chain_goes_on_where_the_provider_begins_its_numbers_anew():
+    """OKX: after maintenance ``seqId`` is lower than the ``prevSeqId`` beside it."""
+    keeper = books(Book.DELTAS)
+    keeper.offer(snapshot(90))
+    chain = [(91, 95), (96, 3), (4, 9), (10, 10)]  # prevSeqId + 1, seqId
+    assert [keeper.offer(delta(*numbers)).out[0].last_seq for numbers in chain] == [95, 3, 9, 10]
+    (gap,) = keeper.offer(delta(12, 13)).out
+    assert (gap.from_seq, gap.to_seq) == (11, 11)
+
+
 def test_times_as_numbers_only_say_what_a_snapshot_contains():
     keeper = books(sequence=Sequence(scope="topic", contiguous=False))
     keeper.offer(delta(None, 1_000_100))

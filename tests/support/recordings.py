@@ -57,16 +57,21 @@ def run_through(adapter: Adapter, recording: Recording) -> Iterator[Decoded]:
     """Yield what the adapter makes of every frame and HTTP answer of a recording, in recorded order.
 
     An answer goes to the fetch of the adapter's that has its method, path and query: one of ``prepare()``, or the book of
-    any symbol known by then.
+    any symbol known by then. One that no fetch asks for is left out: who recorded it asked for more.
     """
     fetches: dict[RequestKey, Fetch] = {}
+    known = -1
     for record in recording.records:
         if record.dir == "in":
-            yield Decoded(record, decode(adapter, str(record.data)))
+            text = record.data if isinstance(record.data, str) else record.data.decode()
+            yield Decoded(record, decode(adapter, text))
         elif record.dir == "http":
             key = request_key(record.method, record.url)
-            if key not in fetches:
+            if key not in fetches and len(adapter.symbols) != known:
                 fetches.update(_by_request(adapter))
+                known = len(adapter.symbols)
+            if key not in fetches:
+                continue
             answer = Answer(status=record.status, text=str(record.data))
             items = tuple(adapter.fetched(fetches[key].tag, answer))
             for item in items:
@@ -78,9 +83,7 @@ def run_through(adapter: Adapter, recording: Recording) -> Iterator[Decoded]:
 def _by_request(adapter: Adapter) -> dict[RequestKey, Fetch]:
     wanted = [*adapter.prepare()]
     for _, symbol in adapter.symbols:
-        for fetch in adapter.encode(Snapshot(Topic(kind="depth", symbol=symbol))):
-            assert isinstance(fetch, Fetch)
-            wanted.append(fetch)
+        wanted += [*adapter.encode(Snapshot(Topic(kind="depth", symbol=symbol)))]
     return {_fetch_key(fetch): fetch for fetch in wanted}
 
 

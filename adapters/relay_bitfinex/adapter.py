@@ -1,0 +1,189 @@
+"""Bitfinex market data: WebSocket API v2, https://docs.bitfinex.com/docs/ws-public, and the lists of pairs of REST.
+
+After ``subscribed`` a channel is known by its number: ``[CHANNEL, DATA, SEQUENCE]``. With the flag ``SEQ_ALL`` all messages
+of the connection are numbered without holes.
+"""
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Alive,
+    Answer,
+    Book,
+    Context,
+    Fetch,
+    Heartbeat,
+    Hello,
+    Nack,
+    Offer,
+    Outgoing,
+    Ping,
+    Rate,
+    Redial,
+    Session,
+    Signal,
+    Subscribe,
+    Symbols,
+    Unknown,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.adapter.reading import named, newer, row
+from relay.model.channels import Topic
+from relay.model.enums import Side
+from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
+from relay.model.text import from_millis
+
+CHANNELS = {"quote": "ticker", "public_trade": "trades", "depth": "book"}
+KINDS = {channel: kind for kind, channel in CHANNELS.items()}
+SAME = ("1m", "5m", "15m", "30m", "1h", "3h", "6h", "12h")
+TIMEFRAMES = {name: name for name in SAME} | {"1D": "1d", "1W": "1w", "14D": "14d", "1M": "1mo"}
+INTERVALS = {timeframe: interval for interval, timeframe in TIMEFRAMES.items()}
+TICKER = ("bid", "bid_size", "ask", "ask_size", "change", "change_relative", "last", "volume", "high", "low")
+BTC = {"symbol": "BTC/USD"}
+
+
+class Bitfinex(Adapter):
+    name = "bitfinex"
+    offers = (
+        Offer(kind="quote", example=BTC),
+        Offer(kind="public_trade", example=BTC),
+        Offer(kind="depth", example=BTC),
+        Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
+    )
+    session = Session(
+        url="wss://api-pub.bitfinex.com/ws/2",
+        http="https://api-pub.bitfinex.com",
+        heartbeat=Heartbeat(every=20, frame=False),
+        silent_after=50,
+        ack_within=10,
+        most_topics=25,
+        most_connections=20,
+        book=Book.DELTAS,
+        limits=(Rate(20, per=60, of="dial"), Rate(30, per=60, of="http")),
+    )
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.channels: dict[int, tuple[Topic, str]] = {}  # the stream, and the pair as Bitfinex writes it
+        self.last_sequence: int | None = None
+        self.told: dict[str, int] = context.kept.setdefault("trades", {})
+
+    def prepare(self) -> Iterable[Fetch]:
+        yield Fetch(tag="pairs", url="/v2/conf/pub:list:pair:exchange", within=30, needed=False)
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str]:
+        match outgoing:
+            case Hello():
+                yield dumps({"event": "conf", "flags": 65536})  # SEQ_ALL
+            case Subscribe(topics):
+                yield from (dumps({"event": "subscribe", **self.request(topic)}) for topic in topics)
+            case Unsubscribe(topics):
+                for number, (topic, _) in self.channels.items():
+                    if topic in topics:
+                        yield dumps({"event": "unsubscribe", "chanId": number})
+            case Ping():
+                yield dumps({"event": "ping"})
+
+    def request(self, topic: Topic) -> dict[str, str]:
+        symbol = f"t{self.native(topic.symbol or '')}"
+        match topic.kind:
+            case "candle":
+                return {"channel": "candles", "key": f"trade:{INTERVALS[topic.timeframe or '']}:{symbol}"}
+            case "depth":
+                return {"channel": "book", "symbol": symbol, "prec": "P0", "freq": "F0", "len": "250"}
+        return {"channel": CHANNELS[topic.kind], "symbol": symbol}
+
+    def topic(self, given: dict[str, Any]) -> tuple[Topic, str]:
+        """Return the stream of a ``subscribed`` or ``error`` message, and its pair."""
+        if given["channel"] == "candles":
+            _, interval, symbol = given["key"].split(":", 2)
+            native, timeframe = symbol.removeprefix("t"), TIMEFRAMES[interval]
+            return Topic(kind="candle", symbol=self.symbol(native), timeframe=timeframe), native
+        native = given["symbol"].removeprefix("t")
+        return Topic(kind=KINDS[given["channel"]], symbol=self.symbol(native)), native
+
+    def decode(self, message: str) -> Iterable[Event | Signal]:
+        match loads(message):
+            case [int(number), *data, int(sequence)]:
+                if self.last_sequence is not None and sequence != self.last_sequence + 1:
+                    yield Redial(f"message {self.last_sequence + 1} is missing, {sequence} came")
+                self.last_sequence = sequence
+                yield from self.data(number, data)
+            case {"event": "subscribed", "chanId": int(number)} as given:
+                self.channels[number] = self.topic(given)
+                yield Ack(self.channels[number][:1])
+            case {"event": "unsubscribed", "status": "OK", "chanId": int(number)}:
+                yield Ack(self.channels.pop(number)[:1], done=False)
+            case {"event": "error", "msg": str(reason)} as given:
+                why = f"{reason} (code {given.get('code')})"
+                yield Nack((self.topic(given)[0],), why) if "channel" in given else Error(code="request", message=why)
+            case {"event": "info", "code": 20051 | 20060} | {"event": "info", "platform": {"status": 0}}:
+                yield Redial("Bitfinex restarts its server, or maintains it")
+            case {"event": "info" | "conf" | "pong"}:
+                yield Alive()
+            case other:
+                yield Unknown(other)
+
+    def data(self, number: int, data: list[Any]) -> Iterable[Event | Signal]:
+        """Read what stands between the number of a channel and that of the message."""
+        if data == ["hb"]:  # may come before the channel's "subscribed"
+            yield Alive()
+            return
+        topic, native = self.channels[number]
+        match topic.kind, data:
+            case "quote", [list(ticker)]:
+                yield self.quote(native, ticker)
+            case "public_trade", ["te" | "tu", list(trade)]:
+                yield from self.trades(native, [trade])
+            case "public_trade", [list(trades)]:
+                yield from self.trades(native, trades)
+            case "depth", [[_, _, _] as level] if not isinstance(level[0], list):
+                yield self.depth(native, [level], snapshot=False)
+            case "depth", [list(levels)]:
+                yield self.depth(native, levels, snapshot=True)
+            case "candle", [list(bars)]:
+                several = bars[::-1] if isinstance(bars[0], list) else [bars]  # the newest comes first
+                yield from (self.candle(topic, native, bar) for bar in several)
+            case _:
+                yield Unknown(data)
+
+    def quote(self, native: str, ticker: list[Any]) -> Quote:
+        given = named(TICKER, ticker)
+        known = ("bid", "bid_size", "ask", "ask_size", "last", "volume")
+        return Quote(
+            symbol=self.symbol(native), native_symbol=native, **{name: given.pop(name) for name in known}, data=given
+        )
+
+    def trades(self, native: str, trades: list[list[Any]]) -> Iterable[PublicTrade]:
+        """The trades that were not told before: the channel begins with the last 30, and ``tu`` says ``te`` again."""
+        for id, millis, amount, price in sorted(row(trade, 4) for trade in trades):
+            if newer(self.told, native, id):
+                sold = str(amount).startswith("-")
+                yield PublicTrade(symbol=self.symbol(native), native_symbol=native, id=str(id), price=price,
+                                  quantity=str(amount).removeprefix("-"), side=Side.SELL if sold else Side.BUY,
+                                  time=from_millis(millis))  # fmt: skip
+
+    def depth(self, native: str, levels: list[list[Any]], *, snapshot: bool) -> Depth:
+        """A level is price, orders, amount: no orders remove it, and an amount below zero is an ask."""
+        sides: dict[bool, list[tuple[Any, str]]] = {False: [], True: []}
+        for price, orders, amount in (row(level, 3) for level in levels):
+            text = str(amount)
+            sides[text.startswith("-")].append((price, text.removeprefix("-") if orders else "0"))
+        return Depth(symbol=self.symbol(native), native_symbol=native, bids=sides[False], asks=sides[True],
+                     snapshot=snapshot)  # fmt: skip
+
+    def candle(self, topic: Topic, native: str, bar: list[Any]) -> Candle:
+        start, opened, closed, high, low, volume = row(bar, 6)
+        return Candle(symbol=self.symbol(native), native_symbol=native, timeframe=topic.timeframe or "",
+                      start=from_millis(start), open=opened, high=high, low=low, close=closed, volume=volume)  # fmt: skip
+
+    def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
+        """A pair is two names of three letters, or two names of any length with a colon between them."""
+        if answer.ok:
+            yield Symbols([(pair, pair.replace(":", "/") if ":" in pair else f"{pair[:3]}/{pair[3:]}")
+                           for pair in loads(answer.text)[0] if ":" in pair or len(pair) == 6])  # fmt: skip

@@ -1,0 +1,142 @@
+"""Kraken Futures market data: WebSocket API v1, https://docs.kraken.com/api/docs/futures-api/websocket/book.
+
+Every message names its ``feed`` and its ``product_id``. Changes of a book come one level a message, numbered without holes.
+"""
+
+from collections.abc import Hashable, Iterable
+from itertools import groupby
+from typing import Any
+
+from relay.adapter import (
+    Ack,
+    Adapter,
+    Alive,
+    Answer,
+    Book,
+    Context,
+    Fetch,
+    Heartbeat,
+    Nack,
+    Offer,
+    Outgoing,
+    Rate,
+    Sequence,
+    Session,
+    Signal,
+    Subscribe,
+    Symbols,
+    Unknown,
+    Unsubscribe,
+    dumps,
+    loads,
+)
+from relay.adapter.reading import besides, newer
+from relay.model.channels import Topic
+from relay.model.enums import Side
+from relay.model.events import Depth, Error, Event, PublicTrade, Quote
+from relay.model.text import from_millis
+
+FEEDS = {"quote": "ticker", "public_trade": "trade", "depth": "book"}
+KINDS = {feed: kind for kind, feed in FEEDS.items()} | {"ticker_lite": "quote"}
+BTC = {"symbol": "PF_XBTUSD"}
+
+
+def feed_of(topic: Topic) -> str:
+    return FEEDS[topic.kind]
+
+
+class KrakenFutures(Adapter):
+    name = "kraken_futures"
+    offers = (
+        Offer(kind="quote", example=BTC),
+        Offer(kind="public_trade", example=BTC),
+        Offer(kind="depth", example=BTC),
+    )
+    session = Session(
+        url="wss://futures.kraken.com/ws/v1",
+        http="https://futures.kraken.com",
+        heartbeat=Heartbeat(every=30),  # closed after 60 s without a ping
+        silent_after=75,
+        ack_within=10,
+        book=Book.DELTAS,
+        sequence=Sequence(scope="topic", contiguous=True),
+        limits=(Rate(100, of="frame"), Rate(100, of="dial")),
+    )
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.waiting: dict[Topic, None] = {}
+        self.told: dict[str, int] = context.kept.setdefault("trades", {})
+
+    def prepare(self) -> Iterable[Fetch]:
+        yield Fetch(tag="instruments", url="/derivatives/api/v3/instruments", within=30, needed=False)
+
+    def encode(self, outgoing: Outgoing) -> Iterable[str]:
+        match outgoing:
+            case Subscribe(topics):
+                self.waiting |= dict.fromkeys(topics)
+                yield from self.requests("subscribe", topics)
+            case Unsubscribe(topics):
+                yield from self.requests("unsubscribe", topics)
+
+    def requests(self, event: str, topics: tuple[Topic, ...]) -> Iterable[str]:
+        for feed, group in groupby(sorted(topics, key=feed_of), key=feed_of):
+            yield dumps(
+                {"event": event, "feed": feed, "product_ids": [self.native(each.symbol or "") for each in group]}
+            )
+
+    def decode(self, message: str) -> Iterable[Event | Signal]:
+        match loads(message):
+            case {"event": "subscribed" | "unsubscribed" as event, "feed": str(feed), "product_ids": list(natives)}:
+                topics = tuple(Topic(kind=KINDS[feed], symbol=self.symbol(native)) for native in natives)
+                for topic in topics:
+                    self.waiting.pop(topic, None)
+                yield Ack(topics, done=event == "subscribed")
+            case {"feed": "book", "product_id": native, "side": side, "seq": seq, "price": price, "qty": size} as given:
+                bids, asks = {"buy": ([(price, size)], []), "sell": ([], [(price, size)])}[side]
+                yield Depth(symbol=self.symbol(native), native_symbol=native, bids=bids, asks=asks, snapshot=False,
+                            last_seq=seq, timestamp=from_millis(given["timestamp"]))  # fmt: skip
+            case {"feed": "book_snapshot", "product_id": native, "seq": seq, "bids": bids, "asks": asks} as given:
+                bids, asks = ([(level["price"], level["qty"]) for level in side] for side in (bids, asks))
+                yield Depth(symbol=self.symbol(native), native_symbol=native, bids=bids, asks=asks, snapshot=True,
+                            last_seq=seq, timestamp=from_millis(given["timestamp"]))  # fmt: skip
+            case {"feed": "ticker" | "ticker_lite", "product_id": _} as ticker:
+                yield self.quote(ticker)
+            case {"feed": "trade", "product_id": _} as trade:
+                yield from self.trades([trade])
+            case {"feed": "trade_snapshot", "trades": list(trades)}:
+                yield from self.trades(trades)
+            case {"event": "info" | "pong"} | {"feed": "heartbeat"}:
+                yield Alive()
+            case {"event": "error" | "alert", "message": str(reason)}:
+                yield self.refused(reason)
+            case other:
+                yield Unknown(other)
+
+    def refused(self, reason: str) -> Nack | Error:
+        """A refusal names no request: it is about what has not been acknowledged."""
+        topics = tuple(self.waiting)
+        self.waiting.clear()
+        return Nack(topics, reason) if topics else Error(code="request", message=reason)
+
+    def quote(self, given: dict[str, Any]) -> Quote:
+        native, time = given["product_id"], given.get("time")
+        known = ("feed", "product_id", "bid", "bid_size", "ask", "ask_size", "last", "time")
+        return Quote(symbol=self.symbol(native), native_symbol=native, bid=given.get("bid"), ask=given.get("ask"),
+                     bid_size=given.get("bid_size"), ask_size=given.get("ask_size"), last=given.get("last"),
+                     time=None if time is None else from_millis(time), data=besides(given, *known))  # fmt: skip
+
+    def trades(self, given: list[dict[str, Any]]) -> Iterable[PublicTrade]:
+        """The trades that were not told before: a subscription begins with the last 100, newest first."""
+        known = ("feed", "product_id", "uid", "price", "qty", "side", "time")
+        for trade in sorted(given, key=lambda each: each["seq"]):
+            native = trade["product_id"]
+            if newer(self.told, native, trade["seq"]):
+                yield PublicTrade(symbol=self.symbol(native), native_symbol=native, id=trade["uid"], price=trade["price"],
+                                  quantity=trade["qty"], side=Side(trade["side"].upper()),
+                                  time=from_millis(trade["time"]), data=besides(trade, *known))  # fmt: skip
+
+    def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
+        if answer.ok:
+            natives = [each["symbol"].upper() for each in loads(answer.text)["instruments"]]
+            yield Symbols([(native, native) for native in natives], complete=True)
