@@ -62,7 +62,7 @@ from relay.testing.subject import (
     Exchange,
     Read,
     Subject,
-    clone,
+    copies,
     exchanges,
     is_json,
     read,
@@ -113,13 +113,13 @@ def check_floats(subject: Subject) -> None:
 def check_prices(subject: Subject) -> None:
     """Every decimal of an event stands in its message."""
     for example, _, result in subject.walk():
-        _check_decimals(subject, example.where, example.text, result)
+        _check_decimals(subject, example.where, Evidence(example.text), result)
 
 
 def check_times(subject: Subject) -> None:
     """Every time of an event stands in its message, in any of the units a time can have."""
     for example, _, result in subject.walk():
-        _check_moments(subject, example.where, example.text, result)
+        _check_moments(subject, example.where, Evidence(example.text), result)
 
 
 def check_wire(subject: Subject) -> None:
@@ -137,10 +137,11 @@ def check_mutations(subject: Subject) -> None:
         times[form] = times.get(form, 0) + 1
         if times[form] > _SHAPES:
             continue
+        before = copies(adapter)
         swelled = swollen(example.text, len(times)) if times[form] == 1 else ()
         for mutant in chain(mutants(example.text), swelled):
             where = f"{example.where}, {mutant.what}"
-            result = _survived(subject, clone(adapter), mutant.text, where)
+            result = _survived(subject, before(), mutant.text, where)
             if mutant.of_word:
                 _check_guesses(subject, where, original, result)
     for stranger in strangers():
@@ -183,12 +184,12 @@ def check_arbitrary(subject: Subject) -> None:
     hypothesis = pytest.importorskip("hypothesis")
     from relay.testing.arbitrary import messages
 
-    adapter = subject.prepared()
+    prepared = copies(subject.prepared())
 
     @hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)  # type: ignore[untyped-decorator]
     @hypothesis.given(messages([example.text for example in islice(subject.examples(), 200)]))  # type: ignore[untyped-decorator]
     def survives(text: str) -> None:
-        survive(subject, clone(adapter), text)
+        survive(subject, prepared(), text)
 
     survives()
 
@@ -207,8 +208,10 @@ def _survived(subject: Subject, adapter: Adapter, text: str, where: str) -> Read
 def _check_read(subject: Subject, where: str, text: str, result: Read) -> None:
     for item in result.items:
         _check_type(where, item)
-    _check_decimals(subject, where, text, result)
-    _check_moments(subject, where, text, result)
+    if result.events:
+        evidence = Evidence(text)
+        _check_decimals(subject, where, evidence, result)
+        _check_moments(subject, where, evidence, result)
     for event in result.events:
         _check_wire(where, event)
 
@@ -338,22 +341,20 @@ def _check_type(where: str, item: object) -> None:
         raise Broken(f"{where}: yields a {type(item).__name__}, which is neither an event nor a signal")
 
 
-def _check_decimals(subject: Subject, where: str, text: str, result: Read) -> None:
-    if not result.events or "decimals" in subject.loose:
+def _check_decimals(subject: Subject, where: str, evidence: Evidence, result: Read) -> None:
+    if "decimals" in subject.loose:
         return
-    evidence = Evidence(text)
     for event in result.events:
         for name, value in evidence.unfounded_decimals(event):
-            raise Broken(f"{where}: {event.kind}.{name} = {value} stands nowhere in the message: {text[:300]}")
+            raise Broken(f"{where}: {event.kind}.{name} = {value} stands nowhere in the message: {evidence.text[:300]}")
 
 
-def _check_moments(subject: Subject, where: str, text: str, result: Read) -> None:
-    if not result.events or "times" in subject.loose:
+def _check_moments(subject: Subject, where: str, evidence: Evidence, result: Read) -> None:
+    if "times" in subject.loose:
         return
-    evidence = Evidence(text)
     for event in result.events:
         for name, value in evidence.unfounded_times(event):
-            raise Broken(f"{where}: {event.kind}.{name} = {value} stands nowhere in the message: {text[:300]}")
+            raise Broken(f"{where}: {event.kind}.{name} = {value} stands nowhere in the message: {evidence.text[:300]}")
 
 
 def _check_guesses(subject: Subject, where: str, original: Read, result: Read) -> None:

@@ -33,13 +33,14 @@ class Evidence:
     """The numbers and times of one message, wherever in it they stand, in text as in JSON.
 
     Attributes:
+        text: the message.
         decimals: every number as canonical decimal text, with and without its sign.
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self.text = text
         self.decimals: set[str] = set()
-        for number in _number.findall(text):
+        for number in set(_number.findall(text)):
             try:
                 plain = decimal_text(number)
             except ValueError:
@@ -51,7 +52,7 @@ class Evidence:
     def moments(self) -> set[int]:
         """Every time the message may speak of, as nanoseconds since the epoch."""
         if self._moments is None:
-            self._moments = {ns for number in self.decimals for ns in _nanoseconds(number)} | set(_dates(self._text))
+            self._moments = {ns for number in self.decimals for ns in _nanoseconds(number)} | set(_dates(self.text))
         return self._moments
 
     def unfounded_decimals(self, event: Event) -> Iterator[tuple[str, str]]:

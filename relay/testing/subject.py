@@ -1,7 +1,10 @@
 """The adapter under test with its examples: recorded frames, recorded HTTP answers and one command of each kind."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+import io
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -95,7 +98,7 @@ class Read:
     items: tuple[Any, ...] = ()
     error: Exception | None = None
 
-    @property
+    @cached_property
     def events(self) -> tuple[Event, ...]:
         """The events, and those of an answer; each with what its state would be published as at first sight."""
         items = chain(self.items, *(item.events or () for item in self.items if isinstance(item, CommandReply)))
@@ -175,7 +178,7 @@ class Subject:
         """Every example with the adapter as it was before it, and what it read. The adapter lives on behind the yield."""
         adapter = self.prepared()
         for example in self.examples():
-            yield example, adapter, read(clone(adapter), example.text)
+            yield example, adapter, read(copies(adapter)(), example.text)
             read(adapter, example.text)
 
     def speaks_json(self) -> bool:
@@ -190,9 +193,41 @@ def read(adapter: Adapter, text: str) -> Read:
         return Read(error=error)
 
 
-def clone(adapter: Adapter) -> Adapter:
-    """The adapter with everything it learned on its connection; the symbols, which outlive it, are shared."""
-    return copy.deepcopy(adapter, {id(adapter.symbols): adapter.symbols})
+def copies(adapter: Adapter) -> Callable[[], Adapter]:
+    """Return a function that makes copies of ``adapter`` as it is now, with everything it learned on its connection.
+
+    The symbols, which outlive a connection, are shared.
+    """
+    symbols = adapter.symbols
+    stored = io.BytesIO()
+    try:
+        _Pickler(stored, symbols).dump(adapter)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        # A class within a function has no name to be found by.
+        shared = {id(symbols): symbols}
+        original = copy.deepcopy(adapter, dict(shared))
+        return lambda: copy.deepcopy(original, dict(shared))
+    # A copy is made for each of thousands of mutants: reading a pickle takes a third of a deep copy's time.
+    pickled = stored.getvalue()
+    return lambda: _Unpickler(pickled, symbols).load()
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, symbols: SymbolTable) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._symbols = symbols
+
+    def persistent_id(self, value: Any) -> str | None:
+        return "symbols" if value is self._symbols else None
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, pickled: bytes, symbols: SymbolTable) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self._symbols = symbols
+
+    def persistent_load(self, _: str) -> SymbolTable:
+        return self._symbols
 
 
 def recorded_answer(recorded: Mapping[Any, list[Any]], fetch: Fetch) -> Answer | None:
@@ -250,10 +285,10 @@ _CHAIN = 20
 
 @frozen
 class Exchange:
-    """One request and its answer, with the adapter as it was before it."""
+    """One request and its answer; ``before()`` is a copy of the adapter as it was before the answer."""
 
     where: str
-    adapter: Adapter
+    before: Callable[[], Adapter]
     fetch: Fetch
     answer: Answer
 
@@ -266,7 +301,7 @@ class Exchange:
         """Return the result of a copy of the adapter for the answer, or for one with these changes."""
         given = Answer(status=status or self.answer.status, text=self.answer.text if text is None else text)
         try:
-            return Read(tuple(clone(self.adapter).fetched(self.fetch.tag, given)))
+            return Read(tuple(self.before().fetched(self.fetch.tag, given)))
         except Exception as error:  # noqa: BLE001 - exactly what the session catches
             return Read(error=error)
 
@@ -308,7 +343,7 @@ def _chain(of: Subject, where: str, adapter: Adapter, fetches: Iterable[Fetch]) 
         answer = recorded_answer(recorded, fetch)
         if answer is None:
             continue
-        exchange = Exchange(f"{where}, answer to {fetch.method} {fetch.url}", clone(adapter), fetch, answer)
+        exchange = Exchange(f"{where}, answer to {fetch.method} {fetch.url}", copies(adapter), fetch, answer)
         yield exchange
         try:
             items = of.learn(adapter, adapter.fetched(fetch.tag, answer))
