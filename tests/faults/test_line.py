@@ -5,6 +5,7 @@ with the length of the gap; each stream that had carried data gets a `gap` befor
 """
 
 import re
+from itertools import groupby
 
 import pytest
 import trio
@@ -138,10 +139,13 @@ async def test_an_upgrade_that_is_refused_means_what_the_adapter_declares(name, 
         assert r.problems() == []
 
 
-DECLARED = [(name, code) for name in VENUES for code in declared(name).closes]
+def close_codes(name):
+    """Return the first and the last code of each run with one meaning, since a protocol may declare hundreds, and one of no meaning."""
+    runs = [list(codes) for _, codes in groupby(sorted(declared(name).closes), declared(name).closes.get)]
+    return sorted({code for codes in runs for code in (codes[0], codes[-1])} | {1013})
 
 
-@pytest.mark.parametrize(("name", "code"), [*DECLARED, *((name, 1013) for name in VENUES)])
+@pytest.mark.parametrize(("name", "code"), [(name, code) for name in VENUES for code in close_codes(name)])
 async def test_a_close_code_means_what_the_adapter_declares(name, code):
     async with rig(name) as r:
         since = len(r.heard)
