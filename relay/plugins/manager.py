@@ -13,7 +13,7 @@ Rules:
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -72,7 +72,9 @@ class Plugins:
 
     def problems(self) -> list[str]:
         """Return the mistakes that must stop the relay: misspelt hooks, bad or colliding adapters, failing hooks."""
-        problems = [line for name, plugin in self.manager.list_name_plugin() for line in _misspelt(self, name, plugin)]
+        known = [hook for hook in dir(hooks) if self.manager.parse_hookspec_opts(hooks, hook) is not None]
+        named = self.manager.list_name_plugin()
+        problems = [line for name, plugin in named for line in _misspelt(self.manager, known, name, plugin)]
         for find in (self.adapters, self.tables):
             try:
                 find()
@@ -248,9 +250,10 @@ def load_plugins(entry_points: Iterable[importlib.metadata.EntryPoint] | None = 
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=GROUP)
     loaded, broken = [], []
+    origin = cache(_origin)  # one distribution may have many plugins, and each name is parsed from its whole metadata
     # The last one registered is called first, so names in reverse are called in order.
     for entry_point in sorted(entry_points, key=lambda each: each.name, reverse=True):
-        distribution, version = _origin(entry_point)
+        distribution, version = origin(entry_point.dist)
         try:
             plugin = entry_point.load()
             _register(manager, plugin, entry_point.name)
@@ -261,8 +264,7 @@ def load_plugins(entry_points: Iterable[importlib.metadata.EntryPoint] | None = 
     return Plugins(manager, tuple(reversed(loaded)), tuple(reversed(broken)))
 
 
-def _origin(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    distribution = entry_point.dist
+def _origin(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
     return (distribution.name, distribution.version) if distribution is not None else ("", "")
 
 
@@ -286,12 +288,11 @@ def _hooks_of(manager: pluggy.PluginManager, plugin: object) -> Iterator[str]:
             yield options.get("specname") or attribute
 
 
-def _misspelt(plugins: Plugins, name: str, plugin: object) -> Iterator[str]:
-    known = [hook for hook in dir(hooks) if plugins.manager.parse_hookspec_opts(hooks, hook) is not None]
-    for hook in _hooks_of(plugins.manager, plugin):
+def _misspelt(manager: pluggy.PluginManager, known: list[str], name: str, plugin: object) -> Iterator[str]:
+    for hook in _hooks_of(manager, plugin):
         if hook not in known:
             yield f"plugin {name}: no hook is named {hook}; {suggestion(hook, known)}"
     for hook in known:
         function = getattr(plugin, hook, None)
-        if inspect.isroutine(function) and plugins.manager.parse_hookimpl_opts(plugin, hook) is None:
+        if inspect.isroutine(function) and manager.parse_hookimpl_opts(plugin, hook) is None:
             yield f"plugin {name}: {hook} is not marked with @hookimpl, so it would never be called"
