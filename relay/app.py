@@ -14,9 +14,9 @@ import ssl
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from math import inf
 from typing import Any
 
 import attrs
@@ -48,7 +48,7 @@ from relay.plugins.manager import FromPlugin, Plugins
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.provider.retry import Retry
-from relay.providers import DIALS, ConfiguredProvider, Providers
+from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
 from relay.server.admission import Admission, DescriptorPlan, plan_descriptors
 from relay.server.api.routes import build_api
@@ -59,6 +59,7 @@ from relay.settings import ProviderSettings, Server, Settings, reload_changes
 from relay.store.interface import Loggable, LoggedTopic, Row, Rows, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
+from relay.store.sqlite_file import LogLimits
 from relay.trading.pending import TABLE as COMMANDS
 from relay.trading.registry import CHECKED, CommandRegistry
 from relay.trading.service import CommandService
@@ -70,6 +71,8 @@ GOODBYE = 2.0
 _MANY_DESCRIPTORS = 1 << 20
 #: Seconds for which the account of a command that a restart left unknown is subscribed to without a subscriber.
 LOOK = 60.0
+#: Seconds between two times that sessions' last sign of life is stored; a restart asks for what happened since.
+HEARD = 5.0
 _RESTARTS = Backoff(first=0.5, cap=30.0)
 
 
@@ -141,10 +144,7 @@ class _Kept:
 
     restore: Callable[[Rows, Mapping[str, LoggedTopic]], object]
     rows: Callable[[], Iterable[Row]]
-
-    def topics(self, names: Collection[str] | None) -> Iterable[tuple[str, str, int, Sequence[Loggable]]]:
-        """Return no topics: none are logged."""
-        return ()
+    topics: Callable[[Collection[str] | None], Iterable[tuple[str, str, int, Sequence[Loggable]]]]
 
 
 class Relay:
@@ -176,7 +176,7 @@ class Relay:
         self._log_counts = log_counts
         self._keys = KeyRing(settings.api_keys)
         self._plugin_code = PluginCode()
-        self._store = _store(settings.store) if store is None else store
+        self._store = _store(settings) if store is None else store
         self._registry = CommandRegistry(settings.commands, self._store)
         self.providers = Providers(
             ConfiguredProvider(provider, http, self.publish, self._registry, _session_log, self._store)
@@ -205,6 +205,7 @@ class Relay:
             outbox=settings.outbox,
             costs=settings.costs,
             pinned=self.providers.pinned(),
+            store=self._store,
             now=trio.current_time(),
         )
         self._edge = SubscriberServer(
@@ -345,7 +346,7 @@ class Relay:
         listeners = await open_listeners(server.host, server.port)
         self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._store.run, _Kept(self._restore, self._registry.rows))
+            await nursery.start(self._store.run, _Kept(self._restore, self._rows, self.hub.logged_topics))
             await nursery.start(self._edge.run)
             await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
@@ -392,17 +393,25 @@ class Relay:
 
     def _restore(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> None:
         """Take over what an earlier process left in the store."""
-        restored = self._registry.restore(rows.get(COMMANDS, ()), trio.current_time(), time.time_ns())
+        now, unix_ns = trio.current_time(), time.time_ns()
+        restored = self._registry.restore(rows.get(COMMANDS, ()), now, unix_ns)
+        count = self.hub.restore(rows, topics, now, unix_ns)
         self._command_service.end_restored(restored)
-        self.providers.restore_dials(rows.get(DIALS, ()))
+        self.providers.restore(rows)
         self._unresolved = [
             Stream(scope.provider, Topic(kind="account", account=scope.account))
             for scope in self._registry.unresolved()
             if scope.account is not None
         ]
         self._restored.set()
-        if len(self._registry):
-            log.info("restored", commands=len(self._registry), without_reply=len(restored))
+        if len(self._registry) or count:
+            log.info("restored", commands=len(self._registry), without_reply=len(restored), topics=count)
+
+    def _rows(self) -> Iterator[Row]:
+        """Yield all rows that belong into the store."""
+        yield from self._registry.rows()
+        yield from self.providers.rows()
+        yield from self.hub.stored()
 
     async def _look_for_unresolved(self) -> None:
         """Subscribe for a while to the accounts whose stream may show what became of a command before the restart."""
@@ -424,8 +433,12 @@ class Relay:
         sessions.cancel_scope.deadline = trio.current_time() + GOODBYE
 
     async def _tick(self) -> None:
+        kept_at = -inf
         while True:
             await trio.sleep(1)
+            if trio.current_time() - kept_at >= HEARD:
+                kept_at = trio.current_time()
+                self.providers.keep_heard()
             self.hub.tick(trio.current_time())
             self._command_service.end_overdue()
 
@@ -614,8 +627,14 @@ def _session_log(level: str, event: str, **fields: object) -> None:
     getattr(log, level)(event, **fields)
 
 
-def _store(path: Path | None) -> Store:
-    return MemoryStore() if path is None else SqliteStore(path, log=_store_log)
+def _store(settings: Settings) -> Store:
+    if settings.store is None:
+        return MemoryStore()
+    history = settings.history
+    limits = LogLimits(
+        events=history.events, age=history.age, bytes=history.bytes, total=settings.store_event_bytes
+    )  # fmt: skip
+    return SqliteStore(settings.store, log=_store_log, limits=limits)
 
 
 def _store_log(event: str, **fields: object) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from attrs import field, frozen, validators
 
-from relay.model.channels import ChannelError, Stream, parse_channel
+from relay.model.channels import ChannelError, Stream, channel_name, parse_channel
 from relay.model.patterns import AccountPattern, StreamPattern, account_pattern, any_account, stream_pattern
 
 _name = validators.matches_re(r"[A-Za-z0-9_.@-]{1,128}")
@@ -121,10 +121,17 @@ def channel_refusal(key: ApiKey, channel: str, authorize: Authorize) -> str | No
     if decision is not None:
         return None if decision.allowed else decision.reason or f"not allowed to subscribe to {channel}"
     try:
-        allowed = key.may_read(parse_channel(channel))
+        stream = parse_channel(channel)
     except ChannelError:
         return f"{channel} is an application's own: its own server authorizes it"
-    return None if allowed else f"API key {key.name} may not read {channel}"
+    return None if key.may_read(stream) else f"API key {key.name} may not read {channel}; {missing_grant(key, stream)}"
+
+
+def missing_grant(key: ApiKey, stream: Stream) -> str:
+    """Return the end of a refusal: the grant that would let this key read the stream."""
+    if stream.topic.kind == "account":
+        return f'it needs [api_keys.{key.name}] accounts = ["{stream.provider}.{stream.topic.account}"]'
+    return f'it needs [api_keys.{key.name}] streams = ["{channel_name(stream)}"]'
 
 
 class KeyRing:

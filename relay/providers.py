@@ -6,7 +6,7 @@ every provider that offers its kind and may know its symbol.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,20 +20,20 @@ from relay.model.events import MARKET_KINDS
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.plugins import FrameTap
 from relay.provider.catalog import CatalogEntry, ListedSymbol, merged_entries, provider_entries
-from relay.provider.driver import ProviderSession
+from relay.provider.driver import ProviderSession, Restored, keep_nothing
 from relay.provider.http import HttpClient
 from relay.provider.pool import ConnectionPool
 from relay.provider.session import SessionSettings
 from relay.provider.session_state import Publish, SessionLog
 from relay.settings import ProviderSettings
-from relay.store.interface import Row, Store
+from relay.store.interface import Row, Rows, Store
 from relay.trading.registry import CommandRegistry
 
 #: Returns the tap of a connection: of this account's session, with this number; None leaves it alone.
 FrameTapOf = Callable[[str | None, int, ProviderSession], FrameTap | None]
 
-DIALS = "dials"
-"""The store's table of dials: the wall times of each session's last ones, by its name."""
+TABLES = ("dials", "fills", "states", "heard")
+"""The store's tables of sessions, see `ProviderSession`. A key is the session's name and, on a line of its own, the rest."""
 
 
 class ConfiguredProvider:
@@ -82,7 +82,9 @@ class ConfiguredProvider:
                     http=http,
                     settings=session_settings,
                     log=log if beside is None else partial(log, connection=number),
-                    on_dials=partial(_store_dials, store, _session_name(settings.name, account)),
+                    keep=keep_nothing
+                    if store is None or not store.keeps
+                    else partial(_keep, store, _session_name(settings.name, account)),
                     beside=beside,
                 )
                 connection.frame_tap = self._frame_tap(account, number, connection)
@@ -232,12 +234,33 @@ class Providers:
             for account, pool in provider.sessions.items():
                 pool.run_each(partial(_run_named, run, provider.name, account))
 
-    def restore_dials(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Charge the sessions' budgets for the dials that the store holds."""
-        stored = dict(rows)
-        for name, connection in self.connections():
-            if name in stored:
-                connection.restore_dials([int(each) for each in stored[name].split()])
+    def restore(self, rows: Rows) -> None:
+        """Let the sessions go on with what the store holds of them."""
+        stored: dict[tuple[str, str], list[tuple[str, bytes]]] = {}
+        for table in TABLES:
+            for key, value in rows.get(table, ()):
+                name, _, rest = key.partition("\n")
+                stored.setdefault((name, table), []).append((rest, value))
+        for name, session in self.connections():
+            dials, fills, states, heard = (stored.get((name, table), []) for table in TABLES)
+            session.restore(
+                Restored(
+                    [int(each) for _, value in dials for each in value.split()],
+                    fills,
+                    states,
+                    int(heard[0][1]) if heard else None,
+                )
+            )
+
+    def rows(self) -> Iterator[Row]:
+        """Yield everything that belongs into the store."""
+        for name, session in self.connections():
+            yield from (Row(table, _row_key(name, key), value) for table, key, value in session.rows())
+
+    def keep_heard(self) -> None:
+        """Store when each session last received something."""
+        for _, session in self.connections():
+            session.keep_heard()
 
     def want(self, stream: Stream, by: Asker) -> list[str]:
         """Somebody subscribed to ``stream``, who is its first subscriber. Return the providers that are asked for it."""
@@ -350,9 +373,12 @@ def _run_named(
     run(_session_name(provider, account, number), connection)
 
 
-def _store_dials(store: Store | None, session: str, dials: Sequence[int]) -> None:
-    if store is not None:
-        store.write(Row(DIALS, session, " ".join(map(str, dials)).encode()))
+def _keep(store: Store, session: str, table: str, key: str, value: bytes | None) -> None:
+    store.write(Row(table, _row_key(session, key), value))
+
+
+def _row_key(session: str, key: str) -> str:
+    return f"{session}\n{key}" if key else session
 
 
 def _as_configured(settings: ProviderSettings) -> type[Adapter]:

@@ -1,38 +1,59 @@
 """The ``tickrelay`` command line: its commands, and the way from ``sys.argv`` to an exit code.
 
-Exit codes: 0: done. 1: a problem, written to standard error. 2: wrong usage. 3: the outcome of an order is unknown.
-130: interrupted.
+Modules that take time to import are imported by the commands that need them, and adapters only by those that read a
+configuration: ``tickrelay --help`` takes 0.2 s instead of one.
 """
 
 import errno
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
 import secrets
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
-import structlog
-import trio
-from attrs import frozen
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
 
 from relay import __version__
-from relay.auth import hash_key
-from relay.cli.logs import configure_logs, log_writer, say_error
-from relay.cli.order import order_app
+from relay.cli.output import print_json, print_table, say
 from relay.errors import OperatorError, leaves, path_text
-from relay.plugins.manager import PluginError, Plugins, load_plugins
-from relay.settings import LogTable, Settings, is_loopback, load, parse_listen, reference
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from relay.plugins.manager import Plugins
+    from relay.settings import Settings
+
+#: The entry-point group of plugins, see `relay.plugins.manager.GROUP`.
+_GROUP = "tickrelay"
+
+EXIT_CODES = {
+    0: "done",
+    1: "a problem, or a refusal, written to standard error; `symbols` and `quote`: nothing found",
+    2: "wrong usage",
+    3: "the outcome of a command is unknown: the order may be live",
+    4: "the relay cannot be reached",
+    5: "`status`: something is not usable",
+    130: "interrupted",
+}
+
+#: Commands that live in modules of their own: name -> function or group, and the first line of its help.
+ELSEWHERE = {
+    "tail": ("relay.cli.tail:tail", "Follow channels of a running relay: a live table, or JSON lines."),
+    "status": ("relay.cli.status:status", "Show sessions, streams, budgets and audits of a running relay."),
+    "symbols": ("relay.cli.search:symbols", "Search the symbols that a running relay knows."),
+    "quote": ("relay.cli.search:quote", "Show the present quotes of a symbol, of every provider that has it."),
+    "accounts": ("relay.cli.accounts:accounts", "Show all accounts of a running relay: balances, orders, positions."),
+    "order": ("relay.cli.order:order_app", "Trade through a running relay."),
+}
 
 _origin = re.compile(r"(?:https?://)?[A-Za-z0-9*._-]+(?::[0-9]{1,5})?", re.ASCII).fullmatch
 
@@ -64,72 +85,101 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(tokens: Sequence[str], plugins: Plugins | None = None) -> int:
-    """Run one command and return its exit code."""
+def run(tokens: Sequence[str], plugins: "Plugins | None" = None) -> int:
+    """Run one command and return its exit code, see `EXIT_CODES`."""
     try:
-        app = build_app(load_plugins() if plugins is None else plugins)
+        app = build_app(tokens, plugins)
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         say(f"{error}".strip())
-        say("tickrelay --help says how commands are used")
+        say(f"{' '.join(('tickrelay', *_command_of(tokens)))} --help says how it is used")
         return 2
     except OperatorError as error:
         say(*error.lines)
-        return 1
+        return getattr(error, "exit_code", 1)
     except BaseExceptionGroup as group:
-        lines = _stated(group)
-        if lines is None:
+        found = _stated(group)
+        if not found:
             raise
-        say(*lines)
-        return 1
+        say(*(line for error in found for line in error.lines))
+        return max(getattr(error, "exit_code", 1) for error in found)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `tickrelay tail | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return result if isinstance(result, int) else 0
 
 
-def say(*lines: str) -> None:
-    """Write lines to standard error."""
-    for line in lines:
-        say_error(f"tickrelay: {line}")
+def _command_of(tokens: Sequence[str]) -> Sequence[str]:
+    """Return the first token where it is a command, for a hint."""
+    return tokens[:1] if tokens and tokens[0] in {*ELSEWHERE, *_OWN} else ()
 
 
-def _stated(group: BaseExceptionGroup[BaseException]) -> list[str] | None:
-    """Return the lines of a group (a nursery's) that holds operator errors only, else None."""
+def _stated(group: BaseExceptionGroup[BaseException]) -> list[OperatorError]:
+    """Return the operator errors of a group (a nursery's) that holds nothing else, else an empty list."""
     stated, others = group.split(OperatorError)
     if others is not None or stated is None:
-        return None
-    return [line for error in leaves(stated) if isinstance(error, OperatorError) for line in error.lines]
+        return []
+    return [error for error in leaves(stated) if isinstance(error, OperatorError)]
 
 
-def build_app(plugins: Plugins) -> cyclopts.App:
-    """Return the command line with the commands of plugins."""
+_OWN = ("init", "serve", "check", "demo", "play", "key", "config", "plugins", "completion")
+
+
+def build_app(tokens: Sequence[str] = (), plugins: "Plugins | None" = None) -> cyclopts.App:
+    """Return the command line. Commands of plugins are in it unless ``tokens`` begin with one of ours."""
     app = cyclopts.App(
         name="tickrelay",
         help="One relay between many brokers and many applications: every provider as one normalized Pusher feed.",
         version=f"tickrelay {__version__}",
         backend="trio",
-        console=Console(soft_wrap=not sys.stdout.isatty()),
         suppress_keyboard_interrupt=False,
+        help_epilogue="Exit codes: "
+        + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+        + ".\n\nTICKRELAY_URL and TICKRELAY_API_KEY stand for --url and --api-key. Completion of the shell: "
+        "tickrelay completion --help",
     )
-    commands = CommandLine(plugins)
-    for command in (
-        commands.init,
-        commands.serve,
-        commands.check,
-        commands.demo,
-        commands.play,
-        commands.key,
-        commands.config,
-    ):
-        app.command(command)
-    app.command(commands.plugin_list, name="plugins")
-    app.command(order_app())
-    _add_plugin_commands(app, plugins)
+    commands = CommandLine(cache(_all_plugins) if plugins is None else lambda: plugins)
+    for name in _OWN:
+        app.command(getattr(commands, "plugin_list" if name == "plugins" else name), name=name)
+    for name, (place, about) in ELSEWHERE.items():
+        app.command(place, name=name, help=about)
+    if not tokens or tokens[0] not in {*ELSEWHERE, *_OWN}:
+        _add_plugin_commands(app, _plugins_with_commands() if plugins is None else plugins)
     return app
 
 
-def _add_plugin_commands(app: cyclopts.App, plugins: Plugins) -> None:
+def _all_plugins() -> "Plugins":
+    from relay.plugins.manager import load_plugins
+
+    return load_plugins()
+
+
+def _plugins_with_commands() -> "Plugins | None":
+    """Load the plugins that may add commands, None if there are none: to load all adapters takes most of a second."""
+    found = [each for each in importlib.metadata.entry_points(group=_GROUP) if _may_have_commands(each)]
+    if not found:
+        return None
+    from relay.plugins.manager import load_plugins
+
+    return load_plugins(found)
+
+
+def _may_have_commands(entry_point: importlib.metadata.EntryPoint) -> bool:
+    """Return False for a plugin of our own distribution whose source does not name the hook."""
+    if entry_point.dist is None or entry_point.dist.name != "tickrelay":
+        return True
+    spec = importlib.util.find_spec(entry_point.module)
+    return spec is None or spec.origin is None or "relay_commands" in Path(spec.origin).read_text("utf-8")
+
+
+def _add_plugin_commands(app: cyclopts.App, plugins: "Plugins | None") -> None:
     """Add the commands of plugins. A plugin that fails here must not remove the other commands."""
+    if plugins is None:
+        return
+    from relay.plugins.manager import PluginError
+
     try:
         found = plugins.collect("relay_commands")
     except PluginError as error:
@@ -143,11 +193,16 @@ def _add_plugin_commands(app: cyclopts.App, plugins: Plugins) -> None:
             app.command(item.value)
 
 
-@frozen
 class CommandLine:
-    """The commands, as methods, with the plugins that were found."""
+    """The commands, as methods. ``plugins`` loads the plugins once."""
 
-    plugins: Plugins
+    def __init__(self, plugins: "Callable[[], Plugins]") -> None:
+        self._plugins = plugins
+
+    @property
+    def plugins(self) -> "Plugins":
+        """The plugins that were found."""
+        return self._plugins()
 
     def init(
         self,
@@ -184,7 +239,10 @@ class CommandLine:
             config: The configuration, see `tickrelay config --reference`.
         """
         settings = read_settings(config, self.plugins)
+        import structlog
+
         from relay import app
+        from relay.cli.logs import configure_logs, log_writer
 
         with log_writer() as stream:
             configured = configure_logs(settings.log, settings.secret_values, stream)
@@ -194,7 +252,7 @@ class CommandLine:
             for broken in self.plugins.broken:
                 log.warning("plugin skipped", plugin=broken.name, reason=broken.reason)
 
-            def reload() -> Settings:
+            def reload() -> "Settings":
                 read = read_settings(config, self.plugins)
                 configured.mask_also(read.secret_values)
                 return read
@@ -202,18 +260,38 @@ class CommandLine:
             with listening_on(settings.server.host, settings.server.port):
                 await app.serve(settings, self.plugins, reload=reload, log_counts=configured.counts)
 
-    def check(self, config: Path = Path("tickrelay.toml"), /) -> None:
-        """Say everything that is wrong with a configuration.
+    def check(
+        self,
+        config: Path = Path("tickrelay.toml"),
+        /,
+        *,
+        as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    ) -> int:
+        """Say everything that is wrong with a configuration, and warn of what may be meant otherwise.
 
         Args:
             config: The configuration.
+            as_json: Print an object with `ok`, `problems`, `warnings` and `summary`.
         """
-        settings = read_settings(config, self.plugins)
-        print(f"{config} is fine")
-        for line in summary(settings):
+        try:
+            settings = read_settings(config, self.plugins)
+        except OperatorError as error:
+            if not as_json:
+                raise
+            print_json({"ok": False, "problems": list(error.lines), "warnings": [], "summary": []})
+            return 1
+        lines = list(summary(settings))
+        if as_json:
+            print_json({"ok": True, "problems": [], "warnings": list(settings.notes), "summary": lines})
+            return 0
+        print(f"{config} is fine{', with warnings' if settings.notes else ''}")
+        for line in lines:
             print(f"  {line}")
+        if settings.notes:
+            print("warnings:")
         for note in settings.notes:
-            print(f"  note: {note}")
+            print(f"  {note}")
+        return 0
 
     async def demo(
         self, *, listen: str = "127.0.0.1:6001", seconds: Annotated[float | None, Parameter(name="--for")] = None
@@ -224,11 +302,14 @@ class CommandLine:
             listen: HOST:PORT on this machine; port 0 lets the kernel choose.
             seconds: How long; until Ctrl-C when absent.
         """
+        from relay.settings import LogTable, is_loopback
+
         host, port = listen_argument(listen)
         if not is_loopback(host):
             raise OperatorError(
                 f"--listen {listen}: the demo's keys are known to everybody, it listens on loopback only"
             )
+        from relay.cli.logs import configure_logs, log_writer
         from relay.demo import demo
 
         with log_writer() as stream:
@@ -253,6 +334,8 @@ class CommandLine:
             speed: 1 as recorded, 10 ten times as fast, 0 as fast as the client reads.
             start: When the frames begin: at once, or after the client subscribed.
         """
+        import trio
+
         from relay.testing.player import Player
         from relay.testing.recording import RecordingError, read_recording
 
@@ -271,9 +354,17 @@ class CommandLine:
                 await _until_stopped()
                 nursery.cancel_scope.cancel()
 
-    def plugin_list(self) -> int:
-        """List the plugins that were found, what they bring, and which of them are broken."""
-        print_wide(plugin_table(self.plugins))
+    def plugin_list(self, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
+        """List the plugins that were found, what they bring, and which of them are broken.
+
+        Args:
+            as_json: Print an object with `plugins`, `broken` and `problems`.
+        """
+        if as_json:
+            described = plugins_json(self.plugins)
+            print_json(described)
+            return 1 if described["problems"] else 0
+        print_table(plugin_table(self.plugins))
         for broken in self.plugins.broken:
             print(f"broken: {broken.name} ({broken.distribution or 'no distribution'}): {broken.reason}")
         problems = self.plugins.problems()
@@ -287,6 +378,8 @@ class CommandLine:
         Args:
             name: The key's name in the configuration and in logs.
         """
+        from relay.auth import hash_key
+
         key = secrets.token_urlsafe(32)
         print(f"# The key, shown only here: {key}")
         print(f"[{path_text(('api_keys', name))}]")
@@ -305,6 +398,17 @@ class CommandLine:
         print(reference_text(self.plugins if plugins else None), end="")
         return 0
 
+    def completion(self, shell: Literal["bash", "zsh", "fish"] = "bash", /) -> None:
+        """Print the script that completes commands, options and values in a shell.
+
+        bash: `tickrelay completion bash > ~/.local/share/bash-completion/completions/tickrelay`;
+        zsh: into a file `_tickrelay` of a directory of `fpath`; fish: `~/.config/fish/completions/tickrelay.fish`.
+
+        Args:
+            shell: The shell.
+        """
+        print(build_app().generate_completion(prog_name="tickrelay", shell=shell))
+
 
 def write_new(path: Path, text: str, *, mode: int) -> None:
     """Write a file that does not exist yet. Raises OperatorError if it does or cannot be written."""
@@ -315,12 +419,14 @@ def write_new(path: Path, text: str, *, mode: int) -> None:
         raise OperatorError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_settings(config: Path, plugins: Plugins) -> Settings:
+def read_settings(config: Path, plugins: "Plugins") -> "Settings":
     """Read a configuration, with the adapters and tables of the plugins.
 
     Raises:
         OperatorError: with every problem of the configuration, or of the plugins.
     """
+    from relay.settings import load
+
     plugins.check()
     return load(
         config,
@@ -333,11 +439,13 @@ def read_settings(config: Path, plugins: Plugins) -> Settings:
     )
 
 
-def reference_text(plugins: Plugins | None) -> str:
+def reference_text(plugins: "Plugins | None") -> str:
+    from relay.settings import reference
+
     return reference(plugins.tables() if plugins is not None else None)
 
 
-def summary(settings: Settings) -> Iterator[str]:
+def summary(settings: "Settings") -> Iterator[str]:
     """Yield a summary of a configuration, line by line."""
     server = settings.server
     yield f"listens on {server.host}:{server.port}{' with TLS' if server.tls else ''}"
@@ -352,24 +460,38 @@ def summary(settings: Settings) -> Iterator[str]:
         yield f"provider {provider.name}: adapter {provider.adapter.name}{of_accounts}, {len(provider.pinned)} pinned"
 
 
-def plugin_table(plugins: Plugins) -> Table:
+def plugin_table(plugins: "Plugins") -> "Table":
     """Return the loaded plugins as a table."""
-    table = Table("plugin", "distribution", "version", "adapters", "hooks", box=None, pad_edge=False)
+    from relay.cli.output import table_of
+
+    rows = ((*each[:3], ", ".join(each[3]), ", ".join(each[4])) for each in _loaded(plugins))
+    return table_of(("plugin", "distribution", "version", "adapters", "hooks"), rows)
+
+
+def plugins_json(plugins: "Plugins") -> dict[str, Any]:
+    """Return the plugins, the broken ones and their problems, for programs."""
+    names = ("name", "distribution", "version", "adapters", "hooks")
+    return {
+        "plugins": [dict(zip(names, each, strict=True)) for each in _loaded(plugins)],
+        "broken": [
+            {"name": each.name, "distribution": each.distribution, "version": each.version, "reason": each.reason}
+            for each in plugins.broken
+        ],
+        "problems": plugins.problems(),
+    }
+
+
+def _loaded(plugins: "Plugins") -> Iterable[tuple[str, str, str, list[str], list[str]]]:
     brought: dict[str, list[str]] = {}
     for item in plugins.collect("relay_adapters"):
         brought.setdefault(item.plugin, []).append(getattr(item.value, "name", repr(item.value)))
     for each in plugins.loaded:
-        adapters = ", ".join(brought.get(each.name, []))
-        table.add_row(each.name, each.distribution, each.version, adapters, ", ".join(each.hooks))
-    return table
-
-
-def print_wide(table: Table) -> None:
-    """Print a table. Lines are not wrapped if standard output is a pipe."""
-    Console(width=None if sys.stdout.isatty() else 250).print(table)
+        yield each.name, each.distribution, each.version, brought.get(each.name, []), list(each.hooks)
 
 
 def listen_argument(text: str) -> tuple[str, int]:
+    from relay.settings import parse_listen
+
     try:
         return parse_listen(text)
     except ValueError as error:
@@ -399,6 +521,10 @@ def _bind_error(error: BaseException) -> str | None:
 
 
 async def _until_stopped() -> None:
+    import signal
+
+    import trio
+
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             return

@@ -226,24 +226,6 @@ def log_writer() -> Iterator[LogWriter]:
             sys.stderr = stream
 
 
-def say_error(text: str) -> None:
-    """Write a line to standard error. A full volume or a closed pipe is no error; a pipe that nobody reads loses it."""
-    stream = cast("TextIO | None", sys.stderr)
-    if stream is None:
-        return
-    try:
-        fd = stream.fileno()
-    except (OSError, ValueError):
-        print(text, file=stream)
-        return
-    try:
-        stream.flush()
-        if select.select((), (fd,), (), 1.0)[1]:
-            os.write(fd, f"{text}\n".encode("utf-8", "backslashreplace"))
-    except OSError:
-        return
-
-
 # --- the lines -------------------------------------------------------------------------------------------------------
 
 

@@ -5,28 +5,28 @@ repeat the same command with the key that was printed, which never places it twi
 """
 
 import json
-import sys
-import uuid
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from attrs import field, frozen
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.table import Table
 
-from relay.adapter import Answer, Fetch
+from relay.cli.output import Busy, console, say
+from relay.cli.remote import DEMO_API_KEY, DEMO_URL, RunningRelay, connected
+from relay.client import Client, OutcomeUnknown
+from relay.client.client import implied_type
 from relay.errors import OperatorError, one_line
 from relay.model.command_input import CommandError, free_object, read
 from relay.model.enums import OrderType, Side, TimeInForce
-from relay.provider.http import HttpClient
-from relay.settings import DEMO_API_KEY, DEMO_URL
-from relay.trading.pending import ANSWERS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 UNKNOWN = 3
-#: Failures of a request that happen before anything of it is sent.
-_NOT_SENT = ("ConnectError", "ConnectTimeout", "UnsupportedProtocol", "InvalidURL", "LocalProtocolError")
+#: Members of a result that say in our words what its `data` says in the provider's (`relay.trading.pending.ANSWERS`).
+_ANSWERS = frozenset({"accounts", "positions", "orders", "trades", "quote"})
 
 
 @Parameter(name="*")
@@ -35,7 +35,7 @@ class Target:
     """The account that a command is for, the relay, and the form of the answer.
 
     Attributes:
-        provider: The provider's configured name.
+        provider: The provider's configured name; may be left out where the API key trades on one account only.
         account: The account; may be left out where the provider has one.
         url: The relay.
         api_key: An API key that may trade on the account.
@@ -45,7 +45,7 @@ class Target:
         raw: Print the answer as JSON.
     """
 
-    provider: str
+    provider: str | None = None
     account: str | None = None
     url: Annotated[str, Parameter(env_var="TICKRELAY_URL")] = DEMO_URL
     api_key: Annotated[str, Parameter(env_var="TICKRELAY_API_KEY", show_default=False)] = field(
@@ -57,13 +57,17 @@ class Target:
     raw: Annotated[bool, Parameter(name="--json", negative=())] = False
 
 
+ANY = Target()
+"""The account that the API key trades on, if there is one only."""
+
+
 async def place(
     *,
-    target: Target,
+    target: Target = ANY,
     symbol: str,
     side: Side,
     quantity: str,
-    order_type: Annotated[OrderType, Parameter(name="--type")] = OrderType.MARKET,
+    order_type: Annotated[OrderType | None, Parameter(name="--type")] = None,
     limit_price: Annotated[str | None, Parameter(name="--limit")] = None,
     stop_price: Annotated[str | None, Parameter(name="--stop")] = None,
     stop_loss: str | None = None,
@@ -82,7 +86,8 @@ async def place(
         symbol: Canonical symbol, EUR/USD.
         side: Which way.
         quantity: How much, in the provider's units.
-        order_type: Kind of order.
+        order_type: Kind of order; the prices imply it when absent: --limit a limit order, --stop a stop order, both a
+            stop-limit order, --trailing a trailing stop, none of them a market order.
         limit_price: Price of a limit or stop-limit order.
         stop_price: Price at which a stop or stop-limit order becomes active.
         stop_loss: Price of the stop loss.
@@ -101,7 +106,7 @@ async def place(
         symbol=symbol,
         side=side,
         quantity=quantity,
-        order_type=order_type,
+        order_type=order_type or _implied(limit_price, stop_price, trailing_distance),
         limit_price=limit_price,
         stop_price=stop_price,
         stop_loss=stop_loss,
@@ -116,7 +121,7 @@ async def place(
     )
 
 
-async def cancel(order_id: str, /, *, target: Target, symbol: str | None = None) -> int:
+async def cancel(order_id: str, /, *, target: Target = ANY, symbol: str | None = None) -> int:
     """Cancel an order.
 
     Args:
@@ -130,7 +135,7 @@ async def amend(
     order_id: str,
     /,
     *,
-    target: Target,
+    target: Target = ANY,
     symbol: str | None = None,
     quantity: str | None = None,
     limit_price: Annotated[str | None, Parameter(name="--limit")] = None,
@@ -168,7 +173,9 @@ async def amend(
     )
 
 
-async def close(position_id: str, /, *, target: Target, symbol: str | None = None, quantity: str | None = None) -> int:
+async def close(
+    position_id: str, /, *, target: Target = ANY, symbol: str | None = None, quantity: str | None = None
+) -> int:
     """Close a position.
 
     Args:
@@ -183,7 +190,7 @@ async def protect(
     position_id: str,
     /,
     *,
-    target: Target,
+    target: Target = ANY,
     symbol: str | None = None,
     stop_loss: str | None = None,
     take_profit: str | None = None,
@@ -206,25 +213,25 @@ async def protect(
     )
 
 
-async def positions(*, target: Target) -> int:
+async def positions(*, target: Target = ANY) -> int:
     """List the open positions."""
     return await send(target, "list_positions")
 
 
-async def orders(*, target: Target) -> int:
+async def orders(*, target: Target = ANY) -> int:
     """List the open orders."""
     return await send(target, "list_orders")
 
 
-async def accounts(*, target: Target) -> int:
+async def accounts(*, target: Target = ANY) -> int:
     """List the accounts the provider's session reaches."""
     return await send(target, "list_accounts")
 
 
 async def history(
     *,
-    target: Target,
-    of: str = "order",
+    target: Target = ANY,
+    of: Literal["order", "orders", "position", "positions", "trade", "trades"] = "order",
     since: str | None = None,
     until: str | None = None,
     symbol: str | None = None,
@@ -237,16 +244,14 @@ async def history(
         until: RFC 3339 time.
         symbol: Only of this symbol.
     """
-    if (kind := of.removesuffix("s")) not in ("order", "position", "trade"):
-        raise OperatorError(f"--of {of}: must be order, position or trade")
-    return await send(target, f"{kind}_history", since=since, until=until, symbol=symbol)
+    return await send(target, f"{of.removesuffix('s')}_history", since=since, until=until, symbol=symbol)
 
 
 async def call(
     function: str,
     /,
     *,
-    target: Target,
+    target: Target = ANY,
     argument: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = (),
 ) -> int:
     """Call a function of the provider's own.
@@ -258,14 +263,13 @@ async def call(
     return await send(target, "call", function=function, arguments=named(argument, "--argument") or None)
 
 
-def order_app() -> App:
-    """The group of commands."""
-    app = App(
-        name="order", help="Trade through a running relay. Exit codes: 0 accepted, 1 rejected or refused, 3 unknown."
-    )
-    for command in (place, cancel, amend, close, protect, positions, orders, accounts, history, call):
-        app.command(command)
-    return app
+order_app = App(
+    name="order",
+    help="Trade through a running relay. Exit codes: 0 accepted, 1 rejected or refused, 3 unknown: it may be live, 4 the "
+    "relay cannot be reached.",
+)
+for _command in (place, cancel, amend, close, protect, positions, orders, accounts, history, call):
+    order_app.command(_command)
 
 
 def named(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
@@ -285,107 +289,93 @@ def named(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
+def _implied(limit_price: str | None, stop_price: str | None, trailing_distance: str | None) -> str:
+    return implied_type(limit_price, stop_price) if trailing_distance is None else OrderType.TRAILING_STOP
+
+
 async def send(target: Target, command: str, /, **members: object) -> int:
     """Send a command, print what came of it, and return the exit code."""
-    key = target.key or str(uuid.uuid4())
-    wire = {
-        "command": command,
-        "provider": target.provider,
-        "account": target.account,
-        "within": f"{target.within:f}",
-        "dry_run": target.dry_run or None,
-        **members,
-    }
-    fetch = Fetch(
-        tag=command,
-        method="POST",
-        url=f"{target.url.rstrip('/')}/api/v2/commands",
-        headers={"Authorization": f"Bearer {target.api_key}", "Idempotency-Key": key},
-        json={name: value for name, value in wire.items() if value is not None},
-        within=target.within + 10,
-    )
-    async with HttpClient() as http:
-        answer = await http.fetch(fetch, fetch.url)
-    return told(answer, target, key)
-
-
-def told(answer: Answer, target: Target, key: str) -> int:
-    """Print an answer; return the exit code."""
-    body = _object(answer.text)
-    if target.raw or body.get("dry_run") is True:
-        print(msgspec.json.format(answer.text, indent=2) if body else answer.text)
-    elif body.get("type") == "reply":
-        show(body)
-    if any(name.lower() == "idempotent-replayed" for name in answer.headers):
-        print(
-            "tickrelay: replayed: the reply of an earlier command of this name; nothing was sent",
-            file=sys.stderr,
-        )
-    if answer.status == 200 and body.get("dry_run") is True:
+    async with connected(RunningRelay(url=target.url, api_key=target.api_key)) as client:
+        provider, account = target.provider, target.account
+        if provider is None:
+            provider, account = await _only_account(client, target)
+        with Busy(f"waiting for {provider}'s answer, at most {target.within:g} s"):
+            try:
+                result = await client.command(
+                    command,
+                    provider=provider,
+                    account=account,
+                    within=target.within,
+                    key=target.key,
+                    dry_run=target.dry_run,
+                    **members,
+                )
+            except OutcomeUnknown as error:
+                say(f"no answer that says anything of the command: {error}")
+                return _unknown(error.key)
+    if target.raw or result.reply is None:
+        print(msgspec.json.format(result.text, indent=2))
+    else:
+        show(result.body)
+    if result.replayed:
+        say("replayed: the reply of an earlier command of this name; nothing was sent")
+    if result.reply is None or result.reply.outcome == "accepted":
         return 0
-    if body.get("type") == "reply":
-        outcome = body.get("outcome")
-        return 0 if outcome == "accepted" else 1 if outcome == "rejected" else _unknown(key)
-    if answer.status == 0 and answer.text.startswith(_NOT_SENT):
-        raise OperatorError(f"cannot reach {target.url}: {one_line(answer.text)}")
-    if 300 <= answer.status < 500 and answer.status != 408:
-        error = body.get("error")
-        message = error.get("message", answer.text) if isinstance(error, dict) else answer.text[:500]
-        raise OperatorError(f"refused with status {answer.status}: {one_line(str(message))}")
-    said = one_line(answer.text[:200]) if answer.status == 0 else f"status {answer.status}"
-    print(f"tickrelay: no answer that says anything of the command: {said}", file=sys.stderr)
-    return _unknown(key)
+    return 1 if result.reply.outcome == "rejected" else _unknown(result.key)
+
+
+async def _only_account(client: Client, target: Target) -> tuple[str, str | None]:
+    """Return the account that the API key trades on, if there is one only and it has the name that was given."""
+    there = [
+        (str(about["provider"]), account)
+        for about in (await client.http.get("/api/v2/commands"))["providers"]
+        for account in about["accounts"] or (None,)
+        if target.account in (None, account)
+    ]
+    if len(there) == 1:
+        return there[0]
+    named = ", ".join(f"--provider {provider}" + (f" --account {name}" if name else "") for provider, name in there)
+    if not there:
+        raise OperatorError("this API key may trade on no account" + (f" {target.account}" if target.account else ""))
+    raise OperatorError(f"--provider: which account? There are {named}")
 
 
 def _unknown(key: str) -> int:
-    print(
-        f"tickrelay: the outcome is unknown, the command may have been carried out; --key {key} repeats it safely",
-        file=sys.stderr,
-    )
+    say(f"the outcome is unknown, the command may have been carried out; --key {key} repeats it safely")
     return UNKNOWN
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = read(text)
-    except CommandError:
-        return {}
-    return value
 
 
 # --- a reply as people read it: nothing is cut off, whatever the width of the terminal ---
 
-#: Width where the output is no terminal.
-_WIDTH = 250
 _ENDLESS = 100_000
 
 
-def show(body: dict[str, Any]) -> None:
+def show(body: Mapping[str, Any]) -> None:
     """Print a reply for people."""
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    from rich.table import Table
+
+    out = console()
     head = Table("outcome", "command", "provider", "account", box=None, pad_edge=False)
     head.add_row(*(str(body.get(name, "")) for name in ("outcome", "command_id", "provider", "account")))
-    console.print(head)
+    out.print(head)
     found = body.get("error") if body.get("error") is not None else body.get("result")
-    if (
-        isinstance(found, dict) and found.keys() & ANSWERS.keys()
-    ):  # said already; `--json` has the provider's own words too
+    if isinstance(found, dict) and found.keys() & _ANSWERS:  # said already; `--json` has the provider's own words too
         found = {name: value for name, value in found.items() if name != "data"}
-    for table in () if found is None else _tables(found, console):
-        console.print(table)
+    for table in () if found is None else _tables(found, out):
+        out.print(table)
 
 
-def _tables(found: Any, console: Console) -> Iterator[Table]:
-    """A list of objects row by row, also where it is the one list there is in an object; any other object by its members."""
+def _tables(found: Any, out: "Console") -> "Iterator[Table]":
+    """Yield a list of objects row by row, also where it is the one list there is in an object; others by their members."""
     if isinstance(found, dict):
         lists = [name for name, value in found.items() if _is_list(value)]
         one = lists[0] if len(lists) == 1 else None
         if rest := {name: value for name, value in found.items() if name != one}:
             yield _members(rest)
         if one is not None:
-            yield from _records(found[one], console)
+            yield from _records(found[one], out)
     elif _is_list(found):
-        yield from _records(found, console)
+        yield from _records(found, out)
     else:
         yield _members({"": found})
 
@@ -394,13 +384,15 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
-def _records(found: list[dict[str, Any]], console: Console) -> Iterator[Table]:
+def _records(found: list[dict[str, Any]], out: "Console") -> "Iterator[Table]":
     """One row each, or one table each where a row would not fit into a line."""
+    from rich.table import Table
+
     columns = list(dict.fromkeys(name for each in found for name in each))
     table = Table(*columns, box=None, pad_edge=False)
     for each in found:
         table.add_row(*(_cell(each.get(name)) for name in columns))
-    if console.measure(table, options=console.options.update(width=_ENDLESS)).maximum <= console.width:
+    if out.measure(table, options=out.options.update(width=_ENDLESS)).maximum <= out.width:
         yield table
         return
     for number, each in enumerate(found):
@@ -409,7 +401,9 @@ def _records(found: list[dict[str, Any]], console: Console) -> Iterator[Table]:
         yield _members(each)
 
 
-def _members(found: dict[str, Any]) -> Table:
+def _members(found: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in found.items():
         if isinstance(value, dict) and value:

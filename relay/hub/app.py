@@ -20,9 +20,10 @@ from attrs import field, frozen
 
 from relay.hub.encoding import decode_data, decode_name, encode_head, plain_tail
 from relay.hub.history import HistoryEntry, HistoryLimits
+from relay.hub.log import app_key
 from relay.hub.members import SubscriptionCounts, Users
 from relay.hub.outbox import Delivery, Outbox, Policy, control
-from relay.hub.streams import IdleTopics, Known, Streams, account_of, claims_stream, stream_of
+from relay.hub.streams import IdleTopics, Known, NewLog, Streams, account_of, claims_stream, stream_of
 from relay.hub.topic import Channel, PublishedEvent, TopicState, catch_up
 from relay.limits import TokenBucket
 from relay.model.channels import Asker, Stream
@@ -50,6 +51,7 @@ from relay.pusher.messages import (
 )
 from relay.pusher.names import channel_type
 from relay.pusher.signatures import Authority
+from relay.store.interface import LoggedTopic
 from relay.trading.registry import COMMAND, ClientCommand, OnCommand, Rejected, Repeated
 from relay.websocket.frames import encode_ping
 
@@ -83,6 +85,7 @@ class Shared:
     on_command: OnCommand
     keys: "ChannelKeys"
     budgets: ClientBudgets
+    new_log: NewLog = lambda key: None
     dropped: Counter[Policy] = field(factory=Counter)
     """Deliveries that slow subscribers did not get unchanged, over all channels."""
 
@@ -656,7 +659,7 @@ class AppState:
     def forget_idle(self, now: float, at_most: int) -> None:
         """Drop topics of own channels that have been idle for long, among the next `at_most`."""
         for name in self._idle.take_expired(now, at_most, self.app.cache_ttl):
-            del self.topics[name]
+            self.topics.pop(name).forget()
 
     # Parts -----------------------------------------------------------------------------------------------------------
 
@@ -667,8 +670,27 @@ class AppState:
             return self._shared.streams.topic(stream, now)
         topic = self.topics.get(name)
         if topic is None:
-            topic = self.topics[name] = TopicState(None, self._shared.epochs(), self._shared.history, now)
+            log = self._shared.new_log(app_key(self.app.id, name))
+            topic = self.topics[name] = TopicState(None, self._shared.epochs(), self._shared.history, now, log=log)
         return topic
+
+    def restore(self, name: str, logged: LoggedTopic, ahead: float, now: float) -> None:
+        """Go on with the topic of a channel where an earlier process ended.
+
+        An application's events cannot be told of a gap. So positions are good for resuming only if that process ended in
+        order; the past events and the cached one are there in any case.
+        """
+        topic = self._topic(name, now)
+        if topic.log is None or topic.seq or topic.channels:
+            return
+        used = logged.events[-1].seq if logged.complete and logged.events else logged.reserved
+        topic.restore(logged, used, ahead, now)
+        if not logged.complete:
+            topic.begin_epoch(self._shared.epochs())
+        kept = topic.history.newest(1, now)
+        if kept and channel_type(name).cache:
+            topic.last[""] = kept[-1]
+        self._settle(name, topic)
 
     def _settle(self, name: str, topic: TopicState) -> None:
         """Keep a topic, if it has no channel, within the bounds."""
@@ -676,7 +698,8 @@ class AppState:
             self._shared.streams.settle(topic.stream)
             return
         for forgotten in self._idle.put(name, topic):
-            self.topics.pop(forgotten, None)
+            if (gone := self.topics.pop(forgotten, None)) is not None:
+                gone.forget()
 
     def _find_topic(self, name: str) -> TopicState | None:
         """Return the topic behind a channel's name, if there is one now."""

@@ -1,8 +1,8 @@
 """The state of a topic that late joiners need: its last events, and for depth the order book.
 
-`EventHistory` holds consecutive events: each has the number after the one before. Events that are too many, too old or too
-large are removed at the old end, and `floor` is the number of the last one removed. So a position is answered by comparing
-numbers:
+`EventHistory` holds consecutive events: each has the number after the one before, except behind a hole that a crash has
+left, where the next event is the gap that tells of it. Events that are too many, too old or too large are removed at the old
+end, and `floor` is the number of the last one removed. So a position is answered by comparing numbers:
 
 - above the newest number: the subscriber is ahead of the topic, which can only be a mistake;
 - below `floor`: an event it missed was removed;
@@ -71,11 +71,11 @@ class Missed(Exception):
 class EventHistory:
     """The newest events of one topic in one epoch."""
 
-    __slots__ = ("_bytes", "_entries", "_limits", "epoch", "floor")
+    __slots__ = ("_bytes", "_entries", "_limits", "_newest", "epoch", "floor")
 
     def __init__(self, epoch: str, limits: HistoryLimits) -> None:
         self.epoch = epoch
-        self.floor = 0
+        self.floor = self._newest = 0
         self._limits = limits
         self._entries: deque[HistoryEntry] = deque()
         self._bytes = 0
@@ -91,12 +91,18 @@ class EventHistory:
     @property
     def position(self) -> ResumePosition:
         """The newest position of the topic."""
-        return ResumePosition(self.epoch, self.floor + len(self._entries))
+        return ResumePosition(self.epoch, self._newest)
+
+    @property
+    def entries(self) -> Sequence[HistoryEntry]:
+        """All events, oldest first."""
+        return list(self._entries)
 
     def append(self, entry: HistoryEntry) -> None:
         """Add the topic's next event. If numbers are missing before it, all older events are removed."""
-        if entry.seq != self.floor + len(self._entries) + 1:
+        if entry.seq != self._newest + 1:
             self.skip(entry.seq - 1)
+        self._newest = entry.seq
         self._entries.append(entry)
         self._bytes += len(entry.tail)
         limits = self._limits
@@ -108,7 +114,16 @@ class EventHistory:
         if self._entries:
             self._entries.clear()
             self._bytes = 0
-        self.floor = seq
+        self.floor = self._newest = seq
+
+    def restore(self, epoch: str, entries: Iterable[HistoryEntry], newest: int, now: float) -> None:
+        """Hold what an earlier process logged, which may have gone up to number ``newest``."""
+        self.epoch = epoch
+        self._entries = deque(entries)
+        self._bytes = sum(len(entry.tail) for entry in self._entries)
+        self.floor = self._entries[0].seq - 1 if self._entries else newest
+        self._newest = newest
+        self._shrink(now)
 
     def after(self, position: ResumePosition, now: float) -> Sequence[HistoryEntry]:
         """Return the events behind `position`, in order. Raises Missed."""
@@ -119,9 +134,11 @@ class EventHistory:
         self._shrink(now)
         if position.seq < self.floor:
             raise Missed("position_expired", self.position)
-        if position.seq > self.floor + len(self._entries):
+        if position.seq > self._newest:
             raise Missed("position_ahead", self.position)
-        return list(islice(self._entries, position.seq - self.floor, None))
+        # A hole makes the numbers run ahead of the places, never behind them.
+        start = position.seq - self.floor if len(self._entries) == self._newest - self.floor else 0
+        return [entry for entry in islice(self._entries, start, None) if entry.seq > position.seq]
 
     def newest(self, count: int, now: float) -> Sequence[HistoryEntry]:
         """Return the last `count` events that are still here, oldest first."""

@@ -11,7 +11,7 @@ channel costs one `put` of a frame made once. A published event takes these call
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from types import MappingProxyType
@@ -19,12 +19,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from relay.hub.app import AppState, ChannelKeys, HistoryPage, RefusedSession, Shared, SubscriberSession
-from relay.hub.history import HistoryLimits
+from relay.hub.history import HistoryEntry, HistoryLimits
+from relay.hub.log import STATES, TopicLog, parse_key
 from relay.hub.outbox import CompressedOutbox, Outbox, OutboxLimits
-from relay.hub.streams import Known, Streams
+from relay.hub.streams import Known, Streams, claims_stream
 from relay.hub.topic import PublishedEvent
-from relay.model.channels import Asker, Stream
-from relay.model.events import Event, Stamp
+from relay.model.channels import Asker, Stream, Topic
+from relay.model.enums import Refill
+from relay.model.events import Event, Gap, Stamp
+from relay.model.text import from_micros
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.apps import App
 from relay.pusher.connection import PROTOCOLS, ServerConnection, admit
@@ -32,6 +35,7 @@ from relay.pusher.costs import ClientBudgets, Costs
 from relay.pusher.http_api import ChannelState
 from relay.pusher.messages import CloseConnection, PusherCloseCode, ResumePosition
 from relay.pusher.names import server_to_user_channel
+from relay.store.interface import LoggedTopic, Row, Rows, Store
 from relay.trading.registry import OnCommand, off
 
 _NO_PATH = CloseConnection(
@@ -66,6 +70,7 @@ class Hub:
         outbox: OutboxLimits | None = None,
         costs: Costs | None = None,
         pinned: Iterable[Stream] = (),
+        store: Store | None = None,
         now: float = 0.0,
     ) -> None:
         """Make a hub with these apps.
@@ -82,12 +87,16 @@ class Hub:
             keys: the API keys by which the relay authorizes channels; none by default.
             on_command: executes the commands that clients send as events on accounts' channels.
             pinned: streams whose events are kept with or without subscribers.
+            store: keeps topics over a restart (see `restore`).
         """
         history = history or HistoryLimits()
-        epochs = _counter(epoch)
+        self._epochs = epochs = _counter(epoch)
         self.budgets = ClientBudgets(costs or Costs())
+        self._store = store if store is not None and store.keeps and history.events else None
         self._shared = Shared(
-            streams=Streams(epochs, history, pinned, want=want, want_too=want_too, unwant=unwant),
+            streams=Streams(
+                epochs, history, pinned, want=want, want_too=want_too, unwant=unwant, new_log=self._new_log
+            ),
             history=history,
             ids=_counter(epoch),
             epochs=epochs,
@@ -97,6 +106,7 @@ class Hub:
             on_command=on_command,
             keys=keys or ChannelKeys(),
             budgets=self.budgets,
+            new_log=self._new_log,
         )
         self._streams = self._shared.streams
         self._ids = self._shared.ids
@@ -144,6 +154,80 @@ class Hub:
     def send_to_user(self, app_id: str, user_id: str, name: str, data: str, now: float) -> None:
         """Publish an app's event to one user: the connections that hold the user's server-to-user channel."""
         self.trigger(app_id, [server_to_user_channel(user_id)], name, data, now=now)
+
+    # The store -------------------------------------------------------------------------------------------------------
+
+    def _new_log(self, key: str) -> TopicLog | None:
+        return None if self._store is None else TopicLog(self._store, key, self._epochs)
+
+    def restore(self, rows: Rows, topics: Mapping[str, LoggedTopic], now: float, unix_ns: int) -> int:
+        """Go on with the topics of an earlier process; return how many.
+
+        Each keeps its epoch, its number goes on behind all that may have been used, and one `gap` with reason `restart`
+        tells of what is missing. A topic that has had an event meanwhile, since the store was opened late, stays as it is.
+        """
+        if self._store is None:
+            return 0
+        ahead, at, count = unix_ns / 1e9 - now, from_micros(unix_ns // 1000), 0
+        for key, logged in topics.items():
+            owner = parse_key(key)
+            if isinstance(owner, tuple) and owner[0] in self._by_id and not claims_stream(owner[1]):
+                self._by_id[owner[0]].restore(owner[1], logged, ahead, now)
+            elif isinstance(owner, Stream) and self._is_known(owner):
+                self._restore_stream(owner, logged, ahead, now, at)
+            else:
+                self._store.forget(key)
+                continue
+            count += 1
+        for name, value in rows.get(STATES, ()):
+            key, _, state = name.partition("\n")
+            owner = parse_key(key)
+            topic = self._streams.find(owner) if isinstance(owner, Stream) and self._is_known(owner) else None
+            if topic is None:
+                self._store.write(Row(STATES, name, None))
+            elif state not in topic.last:
+                topic.restore_state(state, value, now)
+        return count
+
+    def _is_known(self, stream: Stream) -> bool:
+        """Return True if the stream's provider is configured, and its account; symbols may not be known yet."""
+        about = stream.topic if stream.topic.kind == "account" else Topic(kind="status")
+        return self._shared.known(Stream(stream.provider, about)) is None
+
+    def _restore_stream(self, stream: Stream, logged: LoggedTopic, ahead: float, now: float, at: str) -> None:
+        topic = self._streams.topic(stream, now)
+        if topic.log is None or topic.seq or topic.channels:
+            return
+        topic.restore(logged, logged.reserved, ahead, now)
+        last = logged.events[-1] if logged.events else None
+        gap = Gap(
+            of=topic.kind,
+            symbol=stream.topic.symbol,
+            timeframe=stream.topic.timeframe,
+            from_seq=None if last is None or last.seq == logged.reserved else last.seq + 1,
+            to_seq=None if last is None or last.seq == logged.reserved else logged.reserved,
+            since=None if last is None else from_micros(int(last.at * 1e6)),
+            until=at,
+            refill=Refill.SNAPSHOT if topic.kind == "depth" else Refill.NONE,
+            reason="restart",
+        )
+        stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=at)
+        topic.publish(PublishedEvent(gap, stamp, self._ids()), now)
+        self._streams.settle(stream)
+
+    def stored(self) -> Iterator[Row]:
+        """Yield the rows that belong into the store: the states of accounts."""
+        for topic in self._streams:
+            yield from topic.states()
+
+    def logged_topics(self, names: Collection[str] | None) -> Iterator[tuple[str, str, int, Sequence[HistoryEntry]]]:
+        """Yield what the store is to hold of these topics, None: of all; see `relay.store.interface.Owner.topics`."""
+        apps = (topic for app_state in self._by_id.values() for topic in app_state.topics.values())
+        for topic in (*self._streams, *apps):
+            if topic.log is not None and (names is None or topic.log.key in names):
+                logged = topic.logged()
+                if logged is not None:
+                    yield logged
 
     # Subscribers -----------------------------------------------------------------------------------------------------
 

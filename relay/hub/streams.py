@@ -24,6 +24,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from relay.hub.history import DepthBook, HistoryLimits
+from relay.hub.log import TopicLog, stream_key
 from relay.hub.topic import TopicState
 from relay.model.channels import ALL, Asker, ChannelError, Stream, Topic, parse_channel, split_prefix, topic_kind
 from relay.model.events import MARKET_KINDS, AccountScoped, Error, Event, Gap, MarketEvent, Staleness, Stamp
@@ -33,6 +34,8 @@ from relay.pusher.names import channel_type
 Known = Callable[[Stream], str | None]
 """Returns the error of a stream (no such provider, symbol, account), None when it can be had."""
 Key = TypeVar("Key", bound=Hashable)
+NewLog = Callable[[str], TopicLog | None]
+"""Begins the log of a topic under its name in the store; None where none is kept."""
 Subject = tuple[str, str | None, str | None]
 """Kind, symbol or account or None, timeframe or None."""
 
@@ -166,11 +169,14 @@ class Streams:
         want: Callable[[Stream, Asker], Iterable[str]],
         want_too: Callable[[Stream, Asker], object],
         unwant: Callable[[Stream], object],
+        new_log: NewLog = lambda key: None,
     ) -> None:
         """`want` is called when a stream gets its first channel, `unwant` when it loses its last one.
 
         `want` returns the providers that are asked for it. `want_too` is called for every other subscriber.
+        `new_log` begins the log of a topic; None where none is kept.
         """
+        self._new_log = new_log
         self._epochs = epochs
         self._limits = limits
         self._pinned = frozenset(pinned)
@@ -249,7 +255,7 @@ class Streams:
                 return [topic for topic in topics if topic.channels or topic.permanent]
             if event.of == "account" and event.reason:  # a broker's words, for the account's readers
                 return topics
-            if event.symbols and not any(topic.permanent or topic.last for topic in topics):
+            if event.symbols and not any(topic.permanent or topic.has_value_of(provider) for topic in topics):
                 return topics  # names that strangers made up are no news of the provider
             return [*topics, self._topic(_STATUS, provider, now)]
         return (self._topic(_STATUS, provider, now),)
@@ -274,7 +280,7 @@ class Streams:
     def _forget(self, keys: Iterable[tuple[Subject, str]]) -> None:
         for subject, provider in keys:
             by_provider = self._subjects[subject]
-            del by_provider[provider]
+            by_provider.pop(provider).forget()
             if not by_provider:
                 del self._subjects[subject]
 
@@ -297,7 +303,10 @@ class Streams:
         else:
             stream = Stream(provider, Topic(kind=kind, symbol=name, timeframe=timeframe))
         permanent = kind in ("account", "status") or stream in self._pinned
-        return TopicState(stream, self._epochs(), self._limits, now, permanent=permanent)
+        # A merged topic has no log: it is made of its providers' topics, in the order of their arrival here.
+        key = None if provider == ALL else stream_key(stream)
+        log = None if key is None else self._new_log(key)
+        return TopicState(stream, self._epochs(), self._limits, now, permanent=permanent, log=log)
 
     def _qualified(
         self, of: str | None, symbols: Sequence[str], timeframe: str | None, stamp: Stamp, *, asked: bool = False

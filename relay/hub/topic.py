@@ -9,17 +9,26 @@ history would be too old anyway. Until `keep_until` it keeps the events too. Tha
 pinned, or belongs to an account or a status, whose events are kept with or without subscribers.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from math import inf
 from typing import Any
 
 import attrs
 from attrs import define, field
 
-from relay.hub.encoding import encode_event, encode_head, encode_middle, frame, numbered_tail, with_position
+from relay.hub.encoding import (
+    decode_data,
+    encode_event,
+    encode_head,
+    encode_middle,
+    frame,
+    numbered_tail,
+    with_position,
+)
 from relay.hub.history import DepthBook, EventHistory, HistoryEntry, HistoryLimits, Missed
+from relay.hub.log import TopicLog, restored
 from relay.hub.members import Presence
 from relay.hub.outbox import Delivery, Outbox, Policy, control
 from relay.model.channels import ALL, Stream
@@ -37,9 +46,10 @@ from relay.model.events import (
     Staleness,
     Stamp,
 )
-from relay.model.serialize import encode
+from relay.model.serialize import CodecError, decode, encode
 from relay.pusher import messages
 from relay.pusher.names import channel_type
+from relay.store.interface import LoggedTopic, Row
 from relay.websocket.frames import encode_text
 
 _POLICIES = {
@@ -55,6 +65,8 @@ _POLICIES = {
 }
 #: Kinds that are no last value: depth updates the book, gap and staleness qualify other events.
 _WITHOUT_VALUE = frozenset({"depth", "gap", "staleness"})
+#: Kinds of topics that have no last value of their log's: an account's states are rows, a status is told anew.
+_WITHOUT_LAST = frozenset({"", "account", "status", "depth"})
 _MARGIN = (AccountEvent.MARGIN_WARNING, AccountEvent.MARGIN_CALL, AccountEvent.MARGIN_CALL_ENDED)
 #: Members of a position that the market moves, or that say when.
 _OF_THE_MARKET = {"current_price": None, "unrealized_pnl": None, "updated_at": None, "timestamp": None, "data": None}
@@ -170,6 +182,7 @@ class TopicState:
     """One topic. Its channels are added and removed by `attach` and `detach`; times are monotonic seconds."""
 
     __slots__ = (
+        "_held",
         "_limits",
         "_snapshots",
         "book",
@@ -179,6 +192,7 @@ class TopicState:
         "kind",
         "last",
         "last_received_at",
+        "log",
         "merged",
         "permanent",
         "seq",
@@ -188,12 +202,19 @@ class TopicState:
     )
 
     def __init__(
-        self, stream: Stream | None, epoch: str, limits: HistoryLimits, now: float, *, permanent: bool = False
+        self,
+        stream: Stream | None,
+        epoch: str,
+        limits: HistoryLimits,
+        now: float,
+        *,
+        permanent: bool = False,
+        log: TopicLog | None = None,
     ) -> None:
         """Begin a topic at number 0.
 
         `epoch` must be unique to this topic and run: a topic that was forgotten must not be taken for its successor.
-        `permanent` topics and their events are kept with or without subscribers.
+        `permanent` topics and their events are kept with or without subscribers. `log` keeps the topic over a restart.
         """
         self.stream = stream
         """None for a channel of an application's own."""
@@ -213,6 +234,9 @@ class TopicState:
         self.keep_until = inf if permanent else -inf
         self.touched = now
         """Time of the last event, or of the last channel's end."""
+        self.log = log
+        self._held: deque[tuple[PublishedEvent, int, float]] = deque()
+        """An account's events that are not on disk yet: nobody sees one that a crash could lose."""
         self._limits = limits
         self._snapshots: tuple[int, tuple[HistoryEntry, ...]] = (-1, ())
 
@@ -241,16 +265,29 @@ class TopicState:
             return now >= self.keep_until
         return now >= self.touched + max(self._limits.age, keep_value if self.last else 0.0)
 
-    def publish(self, published: PublishedEvent, now: float) -> None:
-        """Number, store and deliver a canonical event."""
-        self.seq = seq = self.seq + 1
+    def publish(self, published: PublishedEvent, now: float, seq: int = 0) -> None:
+        """Number, store and deliver a canonical event; one of an account as soon as it is logged.
+
+        `seq`: the number that it was logged with.
+        """
+        log = self.log
+        if not seq:
+            self.seq = seq = self.seq + 1
+            if log is not None:
+                if seq >= log.renew_at:
+                    self.history.epoch = log.renew(self.history.epoch, seq, now)
+                if self.kind == "account":
+                    self._log_state(published, seq)
+                    self._held.append((published, seq, now))
+                    log.append_first(published.entry(seq, now, self.kind), partial(self._logged, seq))
+                    return
         self.touched = now
         self.last_received_at = published.stamp.received_at
         kind, revalued = published.kind, False
         if kind in _WITHOUT_VALUE:
             self._apply_qualifier(published, now)
         elif self.kind == "account":
-            revalued = self._remember_account_state(published, now)
+            revalued = self._remember_account_state(published, seq, now)
         elif self.kind != "status":
             self.last[published.stamp.provider if self.merged else ""] = LastValue(published, seq, now)
         elif isinstance(published.event, Connection):  # only the state of each account's connections is true later
@@ -261,6 +298,8 @@ class TopicState:
             return
         entry = published.entry(seq, now, self.kind, merged=self.merged, revalued=revalued)
         self.history.append(entry)
+        if log is not None and self.kind != "account":
+            log.append(entry)
         if isinstance(published.event, Depth) and published.event.snapshot:
             for channel in self.channels:
                 channel.start_waiting()
@@ -270,7 +309,23 @@ class TopicState:
             for channel in self.channels:
                 channel.deliver_to_waiting(entry)
 
-    def _remember_account_state(self, published: PublishedEvent, now: float) -> bool:
+    def _logged(self, seq: int, failure: str) -> None:
+        """Deliver the events up to number `seq`. Where the store fails they are, too: its state is told elsewhere."""
+        while self._held and self._held[0][1] <= seq:
+            published, number, at = self._held.popleft()
+            self.publish(published, at, number)
+
+    def _log_state(self, published: PublishedEvent, seq: int) -> None:
+        """Write what `_remember_account_state` will remember into the store."""
+        assert self.log is not None
+        if (state := account_state(published.event)) is None:
+            return
+        key, is_open = state
+        self.log.write(self.log.state(key, published.data if is_open else None, seq))
+        if isinstance(published.event, Account) and published.event.event is AccountEvent.MARGIN_CALL_ENDED:
+            self.log.write(self.log.state(f"margin {published.event.account}", None))
+
+    def _remember_account_state(self, published: PublishedEvent, seq: int, now: float) -> bool:
         """Store the balance, the open order or the open position that the event updates, for newcomers.
 
         Return True if it is a position of which only the market's members are others than before.
@@ -283,9 +338,11 @@ class TopicState:
         if isinstance(published.event, Account) and published.event.event is AccountEvent.MARGIN_CALL_ENDED:
             self.last.pop(f"margin {published.event.account}", None)
         if is_open:
-            self.last[key] = LastValue(published, self.seq, now)
+            self.last[key] = LastValue(published, seq, now)
             if len(self.last) > MAX_ACCOUNT_STATE:
-                del self.last[next(iter(self.last))]
+                del self.last[oldest := next(iter(self.last))]
+                if self.log is not None:
+                    self.log.write(self.log.state(oldest, None))
         return isinstance(before, LastValue) and is_revalued(before.published.event, published.event)
 
     def _apply_qualifier(self, published: PublishedEvent, now: float) -> None:
@@ -305,12 +362,76 @@ class TopicState:
         """Number, store and deliver an application's event, except to the connection `but`."""
         self.seq = seq = self.seq + 1
         self.touched = now
+        log = self.log
+        if log is not None and seq >= log.renew_at:
+            self.history.epoch = log.renew(self.history.epoch, seq, now)
         entry = HistoryEntry(seq, id, now, head, tail, Policy.NEVER_DROP)
         if cached:
             self.last[""] = entry
         self.history.append(entry)
+        if log is not None:
+            log.append(entry)
         for channel in self.channels:
             channel.deliver(entry, but)
+
+    def restore(self, logged: LoggedTopic, used: int, ahead: float, now: float) -> None:
+        """Go on where an earlier process ended, behind number `used`; `ahead` is Unix time less the monotonic one."""
+        assert self.log is not None
+        self.log.go_on(logged.epoch, used, logged.granted)
+        self.seq = used
+        self.touched = now
+        if not self.permanent:
+            self.keep_until = now + self._limits.age
+        entries = restored(logged.events, ahead, now)
+        self.history.restore(logged.epoch, entries, used, now)
+        newest = entries[-1] if entries else None
+        if newest is not None and self.kind not in _WITHOUT_LAST:
+            self._restore_last(entries)
+
+    def restore_state(self, name: str, value: bytes, now: float) -> None:
+        """Take over a state of the account, as `_log_state` wrote it. One that cannot be read is left out."""
+        try:
+            known = decode(value)
+        except CodecError:
+            return
+        self.last[name] = LastValue(PublishedEvent(known.event, known.stamp, known.id), known.seq or 0, now)
+
+    def states(self) -> Iterator[Row]:
+        """Yield the states of an account, as the store is to hold them."""
+        if self.log is None or self.kind != "account":
+            return
+        for name, last in self.last.items():
+            if isinstance(last, LastValue):
+                yield self.log.state(name, last.published.data, last.seq)
+
+    def begin_epoch(self, epoch: str) -> None:
+        """Go on in a new epoch: nobody can resume from positions of the old one."""
+        self.history.epoch = epoch
+        if self.log is not None:
+            self.log.start_over()
+
+    def logged(self) -> tuple[str, str, int, Sequence[HistoryEntry]] | None:
+        """Return what the store is to hold of the topic; None for one that is not logged, or had no event yet."""
+        if self.log is None or not self.log.epoch:
+            return None
+        held = [published.entry(seq, at, self.kind) for published, seq, at in self._held]
+        return self.log.key, self.history.epoch, self.log.reserved(self.seq), [*self.history.entries, *held]
+
+    def forget(self) -> None:
+        """Remove the topic from the store."""
+        if self.log is not None:
+            self.log.forget()
+
+    def _restore_last(self, entries: Sequence[HistoryEntry]) -> None:
+        """Take over the last value of a market's stream, or of a status the state of each account's connections."""
+        for entry in reversed(entries):
+            try:
+                known = decode(decode_data(entry.tail))
+            except CodecError:  # an older relay's
+                continue
+            if known.event.kind not in _WITHOUT_VALUE:
+                self.last[""] = LastValue(PublishedEvent(known.event, known.stamp, known.id), entry.seq, entry.at)
+                return
 
     def status(self) -> Mapping[str, object]:
         """Return the counters of a stream's topic."""
@@ -337,6 +458,10 @@ class TopicState:
         if not self.merged:
             return not self.stale
         return not self.stale or any(provider not in self.stale for provider in self.last)
+
+    def has_value_of(self, provider: str) -> bool:
+        """Return True if it has a last value, of this provider where it is merged."""
+        return provider in self.last if self.merged else bool(self.last)
 
     def last_values(self, now: float, ttl: float = inf) -> Sequence[HistoryEntry]:
         """Return the last value (of each provider in a merged topic) not older than `ttl` seconds, in order."""

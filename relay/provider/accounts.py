@@ -15,19 +15,22 @@ contradiction, nor is what can only have come later, as more of an order is fill
 
 Figures and times are compared as numbers and instants: ``100`` and ``100.00`` are the same balance.
 
-Both memories outlive connections, and both are bounded: the longest unused is forgotten.
+Both memories outlive connections, and both are bounded: the longest unused is forgotten. Each change of them is told as a
+row (`OnChange`), from which `restore` makes the same memory after a restart.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from decimal import Decimal
 from math import inf
 from typing import Any, NamedTuple
 
 import attrs
+import msgspec
 
 from relay.limits import BoundedDict
 from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, PositionEvent
-from relay.model.events import Account, AccountScoped, Order, Position, Trade
+from relay.model.events import Account, AccountScoped, Order, Position, Stamp, Trade
+from relay.model.serialize import CodecError, decode, encode
 from relay.model.text import decimal_text, optional_decimal, optional_time, to_ns
 
 #: Attributes that say what happened or when it was told, not what is; a list's ``data`` has other members than the stream's.
@@ -38,6 +41,11 @@ _ABSENT = object()
 LAG = 10.0
 #: Nanoseconds by which a provider's times of one change may differ.
 _SAME_CHANGE = 1_000_000_000
+#: Takes the key and the value of a row that is to be stored; None removes it. It belongs to the event published with it.
+OnChange = Callable[[str, bytes | None], object]
+_Fill = tuple[str | None, str, str, str, str]
+#: A state is stored without its session's account and provider.
+_UNSTAMPED = Stamp(provider="", received_at="1970-01-01T00:00:00Z")
 #: What an adapter says of an account.
 State = Order | Position | Account
 _Name = tuple[str, str | None, str]
@@ -55,6 +63,10 @@ class _Known(NamedTuple):
     doubted_at: float | None = None
 
 
+def _untold(key: str, value: bytes | None) -> None:
+    """Store nothing."""
+
+
 class Fills:
     """The fills seen; one memory belongs to one provider.
 
@@ -63,29 +75,65 @@ class Fills:
     """
 
     def __init__(self, size: int = 20_000) -> None:
-        self._seen: BoundedDict[tuple[str | None, str, str, str, str], None] = BoundedDict(size)
+        self.on_change: OnChange = _untold
+        self._seen: BoundedDict[_Fill, str] = BoundedDict(size)
         self._filled: BoundedDict[tuple[str | None, str], Decimal] = BoundedDict(size)
+        self._count = 0
 
     def remember(self, fill: Trade, account: str | None) -> bool:
         """Remember ``fill``; return True if it was not seen before. ``account`` is the session's own."""
         account = fill.account or account
         name = (account, fill.symbol, fill.order_id, fill.id, fill.side.value)
-        is_new = name not in self._seen
-        self._seen[name] = None
-        if is_new:
-            order = (account, fill.order_id)
-            self._filled[order] = self._filled.get(order, Decimal(0)) + Decimal(fill.quantity)
-        return is_new
+        if name in self._seen:
+            self._seen[name] = self._seen[name]
+            return False
+        if len(self._seen) >= self._seen.most:
+            self.on_change(_text(next(iter(self._seen))), None)
+        self._add(name, fill.quantity)
+        self._count += 1
+        self.on_change(_text(name), msgspec.json.encode((self._count, fill.quantity)))
+        return True
+
+    def _add(self, name: _Fill, quantity: str) -> None:
+        self._seen[name] = quantity
+        order = name[0], name[2]
+        self._filled[order] = self._filled.get(order, Decimal(0)) + Decimal(quantity)
+
+    def restore(self, rows: Iterable[tuple[str, bytes]]) -> None:
+        """Remember the fills of an earlier process too."""
+        found = []
+        for key, value in rows:
+            try:
+                count, quantity = msgspec.json.decode(value, type=tuple[int, str])
+                found.append((count, msgspec.json.decode(key, type=_Fill), quantity))
+            except msgspec.DecodeError:
+                continue
+        for count, name, quantity in sorted(found):
+            if name not in self._seen:
+                self._add(name, quantity)
+            self._count = max(self._count, count)
+
+    def rows(self) -> Iterator[tuple[str, bytes]]:
+        """Yield all rows, as ``on_change`` was told them."""
+        for count, (name, quantity) in enumerate(self._seen.items(), self._count - len(self._seen) + 1):
+            yield _text(name), msgspec.json.encode((count, quantity))
 
     def filled(self, fill: Trade, account: str | None) -> Decimal:
         """Return the quantity of all fills seen of the order that ``fill`` belongs to."""
         return self._filled.get((fill.account or account, fill.order_id), Decimal(0))
 
 
+def _text(name: _Fill | _Name) -> str:
+    return msgspec.json.encode(name).decode()
+
+
 class States:
     """The last published state of every order, position and account."""
 
     def __init__(self, size: int = 20_000) -> None:
+        self.on_change: OnChange = _untold
+        self.ahead = 0.0
+        """Unix time less the monotonic one, in seconds."""
         self._states: BoundedDict[_Name, _Known] = BoundedDict(size)
         #: The kinds and accounts of which a complete list was seen.
         self._listed: set[tuple[str, str | None]] = set()
@@ -162,8 +210,37 @@ class States:
                 event, **{field: value for field, value in had.items() if field not in said and field not in without}
             )
             told_at, members = max(told_at, before.told_at), {**before.members, **members}
-        self._states[name] = _Known(event, told_at, members, doubted_at)
+        elif len(self._states) >= self._states.most:
+            self.on_change(_text(next(iter(self._states))), None)
+        known = self._states[name] = _Known(event, told_at, members, doubted_at)
+        if self.on_change is not _untold:
+            self.on_change(_text(name), self._value(known))
         return before is None or is_new
+
+    def _value(self, known: _Known) -> bytes:
+        text = encode(known.event, _UNSTAMPED, "").decode()
+        members = {field: at + self.ahead for field, at in known.members.items()}
+        return msgspec.json.encode((text, known.told_at + self.ahead, members))
+
+    def restore(self, rows: Iterable[tuple[str, bytes]], now: float) -> None:
+        """Know the states of an earlier process, too. What cannot be read is left out: a list will tell it."""
+        for key, value in rows:
+            try:
+                name = msgspec.json.decode(key, type=_Name)
+                text, told_at, members = msgspec.json.decode(value, type=tuple[str, float, dict[str, float]])
+                event = decode(text).event
+            except (msgspec.DecodeError, CodecError):
+                continue
+            if name in self._states or not isinstance(event, Order | Position | Account):
+                continue
+            told = {field: min(now, at - self.ahead) for field, at in members.items()}
+            self._states[name] = _Known(event, min(now, told_at - self.ahead), told)
+            self._listed.add(name[:2])
+
+    def rows(self) -> Iterator[tuple[str, bytes]]:
+        """Yield all rows, as ``on_change`` was told them."""
+        for name, known in self._states.items():
+            yield _text(name), self._value(known)
 
     def not_overtaken(self, event: State, account: str | None, asked_at: float) -> State | None:
         """Drop from an item of a list whatever was updated after ``asked_at``; return None if nothing is left.

@@ -56,6 +56,7 @@ class Filter:
     name: str
     required: bool = True
     description: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -100,11 +101,12 @@ class CatalogEntry:
             names = ("account",)
         elif self.kind in MARKET_KINDS:
             names = ("symbol", "timeframe") if self.kind == "candle" else ("symbol",)
-        return tuple(Filter(name=name, description=self._about(name)) for name in names)
+        return tuple(map(self._filter, names))
 
-    def _about(self, name: str) -> str:
+    def _filter(self, name: str) -> Filter:
         choices = {"timeframe": self.timeframes, "account": self.accounts}.get(name, ())
-        return f"{_ABOUT[name]} One of: {', '.join(choices)}." if choices else _ABOUT[name]
+        about = f"{_ABOUT[name]} One of: {', '.join(choices)}." if choices else _ABOUT[name]
+        return Filter(name=name, description=about, choices=choices)
 
     def stream(self, filters: Mapping[str, str]) -> Stream:
         """The stream that these filters choose. UnknownStream names the filter that is missing, unknown or wrong."""

@@ -11,8 +11,9 @@ import ssl
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import trio
@@ -50,8 +51,17 @@ def moment() -> Now:
     return Now(trio.current_time(), time.time_ns())
 
 
-def _no_dials(dials: Sequence[int]) -> None:
-    """Remember no dials."""
+def keep_nothing(table: str, key: str, value: bytes | None) -> None:
+    """Keep nothing over a restart."""
+
+
+class Restored(NamedTuple):
+    """The rows that an earlier process left of a session (``keep`` of `ProviderSession`), and a time in nanoseconds."""
+
+    dials: Sequence[int] = ()
+    fills: Sequence[tuple[str, bytes]] = ()
+    states: Sequence[tuple[str, bytes]] = ()
+    heard_ns: int | None = None
 
 
 class ProviderSession:
@@ -65,8 +75,9 @@ class ProviderSession:
         settings, deadlines: the operator's choices.
         ssl_context: for ``wss``; by default the system's certificates.
         log: called with a level, an event name and fields; nothing in them is secret.
-        on_dials: called with the wall times of the last dials, in nanoseconds, whenever one was added: the provider counts
-            them over a restart of the relay too. See `restore_dials`.
+        keep: called with a table, a key and a value (None: nothing any more) whenever something changes that must outlive
+            the process: the wall times of the last ``dials``, which the provider counts over a restart of the relay too,
+            ``fills`` that were published, ``states`` of the account, when the session was ``heard``. See `restore`.
         beside: the first connection of the pool that this is a further one of (`relay.provider.pool`).
     """
 
@@ -82,7 +93,7 @@ class ProviderSession:
         deadlines: Deadlines = _DEADLINES,
         ssl_context: ssl.SSLContext | None = None,
         log: SessionLog = no_log,
-        on_dials: Callable[[Sequence[int]], object] = _no_dials,
+        keep: Callable[[str, str, bytes | None], object] = keep_nothing,
         beside: "ProviderSession | None" = None,
     ) -> None:
         self._beside = beside
@@ -95,9 +106,13 @@ class ProviderSession:
         self._deadlines = deadlines
         self._ssl_context = ssl_context
         self._log = log
-        self._on_dials = on_dials
+        self._keep = keep
         self._dials: deque[int] = deque(maxlen=_MOST_DIALS) if beside is None else beside._dials
         self._machine = self._new_machine(None)
+        core = self._machine.core  # a machine that follows has the same memories
+        core.states.ahead = time.time() - trio.current_time()
+        if keep is not keep_nothing and beside is None:
+            core.fills.on_change, core.states.on_change = partial(keep, "fills"), partial(keep, "states")
         self._inbox: deque[Input] = deque()
         self._interest: deque[session_events.Want | session_events.Unwant] = deque()
         #: What of `_interest` is new to the machine.
@@ -187,13 +202,37 @@ class ProviderSession:
         core = self._machine.core
         return dry_run(self._adapter, core.adapter, self._context, command, core.reason_of)
 
-    def restore_dials(self, dials: Sequence[int]) -> None:
-        """Charge the budget for dials of an earlier process; ``dials`` are what ``on_dials`` was called with last."""
-        at, budget = moment(), self._machine.core.budget
-        for unix_ns in sorted(dials)[-_MOST_DIALS:]:
+    def restore(self, left: Restored) -> None:
+        """Go on with what an earlier process left: its budget of dials, its memories, and since when it heard nothing."""
+        at, core = moment(), self._machine.core
+        for unix_ns in sorted(left.dials)[-_MOST_DIALS:]:
             # A clock that was set back must not make a dial newer than now.
-            budget.take({"dial": 1}, at.now - max(0, at.unix_ns - unix_ns) / 1e9)
+            core.budget.take({"dial": 1}, at.now - max(0, at.unix_ns - unix_ns) / 1e9)
             self._dials.append(unix_ns)
+        core.fills.restore(left.fills)
+        core.states.restore(left.states, at.now)
+        if left.heard_ns is not None:
+            away = max(0, at.unix_ns - left.heard_ns)
+            self._machine.restore_absence(Now(at.now - away / 1e9, at.unix_ns - away))
+
+    def keep_heard(self) -> None:
+        """Keep when the session last received something. To be called every few seconds."""
+        heard = self._machine.heard_at()
+        if heard is not None and self._beside is None:
+            at = moment()
+            self._keep("heard", "", str(at.unix_ns - int((at.now - heard) * 1e9)).encode())
+
+    def rows(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yield everything that ``keep`` was told, as table, key and value; the first connection has it all."""
+        if self._beside is not None:
+            return
+        core = self._machine.core
+        yield "dials", "", self._dials_text()
+        yield from (("fills", key, value) for key, value in core.fills.rows())
+        yield from (("states", key, value) for key, value in core.states.rows())
+
+    def _dials_text(self) -> bytes:
+        return " ".join(map(str, self._dials)).encode()
 
     def resume(self) -> None:
         """Try again although the session stopped as FAILED; nothing where it did not."""
@@ -301,7 +340,7 @@ class ProviderSession:
     def _remember_dial(self) -> None:
         if self._machine.core.budget.is_limited("dial"):
             self._dials.append(time.time_ns())
-            self._on_dials(self._dials)
+            self._keep("dials", "", self._dials_text())
 
     def _start(self, task: Callable[..., Any], *args: object) -> None:
         if self._nursery is not None:

@@ -37,7 +37,7 @@ from relay.model.hours import Hours
 from relay.provider.subscription_table import Key, topic_key
 
 #: Seconds after which a session that is gone makes its topics stale; one that is back sooner only has a gap.
-SETTLES = 0.25
+SETTLES = 0.15
 #: Kinds with a last value, which is old until the next event: a confirmed subscription says nothing of it.
 _WITH_VALUE = frozenset({"quote", "candle", "depth", "reference"})
 #: Seconds from a subscription to its first event, by kind, after which it is told that none came. A provider sends the

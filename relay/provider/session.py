@@ -210,6 +210,15 @@ class SessionMachine:
             return [*core.take_outputs(), DeadlineChanged()]
         return core.take_outputs()
 
+    def heard_at(self) -> float | None:
+        """Return when something was last received, monotonic seconds; None while the session is not up."""
+        return self._transport.heard if self.core.up else None
+
+    def restore_absence(self, since: Now) -> None:
+        """The session was up in an earlier process, until ``since``: what happened after that is to be asked for."""
+        if self._lost is None and not self.core.counters.connections:
+            self._lost = since
+
     def heard(self, now: float) -> None:
         """Something arrived on the open connection: it is alive."""
         self._transport.heard = now

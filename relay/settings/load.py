@@ -112,6 +112,7 @@ def settings_of(
         outbox=tables.value.outbox,
         commands=tables.value.commands,
         store=stored,
+        store_event_bytes=tables.value.store.event_bytes,
         costs=tables.value.costs,
         log=tables.value.log,
         plugins=plugins,
@@ -157,6 +158,8 @@ def reload_changes(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
         for field in attrs.fields(type(getattr(new, table.name)))
         if getattr(getattr(old, table.name), field.name) != getattr(getattr(new, table.name), field.name)
     ]
+    if old.store_event_bytes != new.store_event_bytes:
+        restart.append("store.event_bytes")
     restart += [name for name in ("store", "plugins") if getattr(old, name) != getattr(new, name)]
     before, after = ({provider.name: provider for provider in each.providers} for each in (old, new))
     for name in dict.fromkeys((*before, *after)):

@@ -224,12 +224,15 @@ class LogTable:
 
 @frozen(kw_only=True)
 class StoreTable:
-    """The file of what must outlive the process: the names and replies of commands, and recent dials."""
+    """The file of what must outlive the process: commands, fills, states of accounts, recent events, recent dials."""
 
     url: str | None = None
     """`sqlite:///PATH` is one file; a relative PATH is relative to the configuration, an absolute one gives four slashes.
     `memory:` keeps nothing: after a restart a repeated order is sent again. When absent, a file beside the configuration
     with its name and the ending `.sqlite3`."""
+    event_bytes: int = field(default=256 * 1024 * 1024, validator=validators.ge(1024 * 1024))
+    """Bytes of recent events in the file, of all topics; the oldest are removed first. Each topic keeps as many, and as old
+    ones, as `[history]` says."""
 
 
 @frozen(kw_only=True)
@@ -330,6 +333,7 @@ class Settings:
     Attributes:
         path: the configuration file.
         store: the file of the store; None: nothing outlives the process.
+        store_event_bytes: bytes of recent events in it.
         plugins: every table that a plugin declared, by name; absent tables have their defaults.
         secret_values: every secret that was read, for masking in logs.
         notes: warnings, one line each.
@@ -344,6 +348,7 @@ class Settings:
     outbox: OutboxLimits = Factory(OutboxLimits)
     commands: CommandLimits = Factory(CommandLimits)
     store: Path | None = None
+    store_event_bytes: int = 256 * 1024 * 1024
     costs: Costs = Factory(Costs)
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)

@@ -24,6 +24,10 @@ Done = Callable[[str], object]
 """Called once with "" when it is on disk, or with the reason that it is not. Must not raise."""
 
 
+GRANTED = 1000
+"""Numbers that a store reserves of each topic for the process that takes it over."""
+
+
 class StoreError(Exception):
     """Raised when the store cannot be used; the text gives the reason and the file."""
 
@@ -93,12 +97,14 @@ class LoggedTopic:
     Attributes:
         epoch: the topic's.
         reserved: numbers up to this one may have been used.
+        granted: numbers up to this one are reserved for this process, from its start on.
         events: the logged ones, oldest first. Numbers that are missing between two of them are the holes of earlier crashes.
         complete: True where the process before ended in order: all events are here that it numbered.
     """
 
     epoch: str
     reserved: int
+    granted: int = 0
     events: Sequence[LoggedEvent] = ()
     complete: bool = False
 
@@ -137,6 +143,9 @@ class Store(Protocol):
 
     def commit(self, row: Row, done: Done) -> None:
         """Write a row and call ``done`` when it is on disk. A row that could not be written in time stays absent."""
+
+    def sync(self, done: Done) -> None:
+        """Call ``done`` when all that was given before is on disk, or with the reason that it is not yet."""
 
     # Topics; a name is any text that stays the same over restarts
 

@@ -29,7 +29,7 @@ from attrs import frozen
 
 from relay.store import sqlite_file
 from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row, Rows
-from relay.store.sqlite_file import VERSION, AnyChange, Change, FileWriter, Log, LogLimits, Replace, Reserve
+from relay.store.sqlite_file import VERSION, AnyChange, Change, FileWriter, Log, LogLimits, Replace, Reserve, Sync
 
 #: Acknowledgements that may be waited for at once.
 MOST_WAITING = 10_000
@@ -109,6 +109,10 @@ class SqliteStore:
     def commit(self, row: Row, done: Done) -> None:
         """Write a row and call ``done`` when it is on disk; at once, with the reason, where it cannot be."""
         self._ask(partial(Change, row), done)
+
+    def sync(self, done: Done) -> None:
+        """Call ``done`` when all that was given before is on disk, but for events that wait for a batch."""
+        self._ask(Sync, done)
 
     def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
         """Reserve the topic's numbers up to ``up_to``."""

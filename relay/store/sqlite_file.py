@@ -21,7 +21,7 @@ import msgspec
 import trio
 from attrs import Factory, define, field, frozen, validators
 
-from relay.store.interface import Loggable, LoggedEvent, LoggedTopic, Row, Rows, StoreError
+from relay.store.interface import GRANTED, Loggable, LoggedEvent, LoggedTopic, Row, Rows, StoreError
 
 #: ``PRAGMA application_id`` ("tick") and ``user_version`` of the file.
 APPLICATION, VERSION = 0x7469636B, 2
@@ -97,7 +97,15 @@ class Replace:
     number: int = 0
 
 
-AnyChange = Change | Log | Reserve | Replace
+@frozen
+class Sync:
+    """Nothing but an acknowledgement: of all that was given before."""
+
+    number: int = 0
+
+
+OfTopic = Log | Reserve | Replace
+AnyChange = Change | OfTopic | Sync
 
 
 class FileReports(Protocol):
@@ -192,7 +200,7 @@ class FileWriter:
             if isinstance(change, Change):
                 key = change.row.table, change.row.key
                 rows[key], last[key] = change.row.value, change.number
-        others = [change for change in changes if not isinstance(change, Change)]
+        others = [change for change in changes if not isinstance(change, Change | Sync)]
         events = 0
         try:
             if self._file is None:
@@ -254,13 +262,20 @@ class FileWriter:
         for table, key, value in connection.execute("SELECT kind, key, value FROM rows"):
             rows.setdefault(table, []).append((key, value))
         ended = rows.pop(_ENDED[0], None) is not None
+        connection.execute("BEGIN IMMEDIATE")
         connection.execute("DELETE FROM rows WHERE kind = ?", _ENDED[:1])
-        topics = {
-            name: LoggedTopic(
-                epoch=topic.epoch, reserved=topic.reserved, events=events.get(name, ()), complete=ended
+        connection.execute("UPDATE topics SET reserved = reserved + ?", (GRANTED,))
+        connection.execute("COMMIT")
+        topics = {}
+        for name, topic in opened.topics.items():
+            reserved, topic.reserved = topic.reserved, topic.reserved + GRANTED
+            topics[name] = LoggedTopic(
+                epoch=topic.epoch,
+                reserved=reserved,
+                granted=topic.reserved,
+                events=events.get(name, ()),
+                complete=ended,
             )
-            for name, topic in opened.topics.items()
-        }  # fmt: skip
         self._restored = True
         if version != VERSION:
             self._tell(self._store.migrated, version)
@@ -296,7 +311,7 @@ class FileWriter:
 
     # --- a transaction -----------------------------------------------------------------------------------------------
 
-    def _apply(self, rows: Mapping[tuple[str, str], bytes | None], others: Sequence[AnyChange]) -> int:
+    def _apply(self, rows: Mapping[tuple[str, str], bytes | None], others: Sequence[OfTopic]) -> int:
         """Write all of it; return the number of events."""
         assert self._file is not None
         connection = self._file.connection

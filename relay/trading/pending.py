@@ -82,6 +82,7 @@ class PendingCommand:
         stamp, event_id: those the reply was published with.
         shown: the reply that the account's stream gives, whatever the provider's answer is.
         size: the bytes that it takes of the shares of its key and account.
+        told: whether the reply may be told.
     """
 
     session: Scope
@@ -103,7 +104,8 @@ class PendingCommand:
     event_id: str = ""
     shown: Reply | None = None
     size: int = 0
-    _waiting: list[Callable[[], object]] = Factory(list)
+    told: bool = False
+    _waiting: list[Callable[[Outcome | None, bytes], object]] = Factory(list)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -143,10 +145,13 @@ class PendingCommand:
             case ClosePosition(position_id=position_id, quantity=None):
                 yield self.scope, "position", position_id
 
-    def when_answered(self, call: Callable[[], object]) -> None:
-        """Call ``call`` as soon as there is a reply, at once if there is one."""
-        if self.reply is not None:
-            call()
+    def when_answered(self, call: Callable[[Outcome | None, bytes], object]) -> None:
+        """Call ``call`` with the outcome and the reply's JSON as soon as there is a reply that may be told, at once if so.
+
+        A reply may be told when it is in the store: after a crash there must be no second one.
+        """
+        if self.told:
+            call(self.outcome, self.answer)
         else:
             self._waiting.append(call)
 
@@ -198,13 +203,17 @@ class PendingCommand:
         return Reply(id=command.id, account=command.account, ok=ok, outcome=outcome, result=result, error=error)
 
     def settle(self, reply: Reply, stamp: Stamp, now: float, id: str, data: bytes) -> None:
-        """Take ``reply``, published with ``id`` as the bytes ``data``, and wake those who wait for it."""
+        """Take ``reply``, published with ``id`` as the bytes ``data``; `tell` wakes those who wait for it."""
         self.reply, self.stamp, self.event_id, self.answered_at = reply, stamp, id, now
         self.answer = data
+        self._shorten()
+
+    def tell(self, outcome: Outcome, answer: bytes) -> None:
+        """Hand the reply, all of it, to those who wait for it."""
+        self.told = True
         waiting, self._waiting = self._waiting, []
         for call in waiting:
-            call()
-        self._shorten()
+            call(outcome, answer)
 
     def _shorten(self) -> None:
         """Drop what a repetition can do without: what is remembered for a day must be small."""
@@ -433,6 +442,7 @@ def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
         sent=True,
         answer=record.answer.encode(),
         answered_at=answered_at,
+        told=outcome is not None,
     )
     if outcome is Outcome.UNKNOWN:  # the account's stream may make another reply of it, with the same stamp and id
         published = record.reply()

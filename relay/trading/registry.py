@@ -387,14 +387,20 @@ class CommandRegistry:
         if reply.outcome is not Outcome.UNKNOWN:
             self._unwatch(pending)
         id = id or reply.id
-        pending.settle(reply, stamp, now, id, data or encode(reply, stamp, id))
+        data = data or encode(reply, stamp, id)
+        pending.settle(reply, stamp, now, id, data)
         if isinstance(pending.command, READING) and reply.outcome is not Outcome.UNKNOWN:
             self._charge(pending, 0, -1)
             self._forget_names(pending)
+            pending.tell(reply.outcome, data)
             return
         self._kept[pending.scope, reply.id] = pending
         self._charge(pending, pending.size, -1)
         self._keep(pending)
+        if self._store is None:
+            pending.tell(reply.outcome, data)
+        else:
+            self._store.sync(lambda failure: pending.tell(reply.outcome, data))
         self.forget(now)
 
     def _keep(self, pending: PendingCommand) -> None:

@@ -308,9 +308,9 @@ class CommandService:
         answered = trio.Event()
         answer: tuple[Outcome | None, bytes] = None, b""
 
-        def take() -> None:
+        def take(outcome: Outcome | None, data: bytes) -> None:
             nonlocal answer
-            answer = pending.outcome, pending.answer
+            answer = outcome, data
             answered.set()
 
         pending.when_answered(take)
@@ -318,6 +318,9 @@ class CommandService:
             await answered.wait()
         if pending.reply is None:
             self.end_overdue()
+        if not answered.is_set():  # its reply is on its way to the disk, or to a memory at once
+            with trio.move_on_after(GRACE):
+                await answered.wait()
         return answer
 
     def end_overdue(self) -> None:
@@ -351,7 +354,7 @@ class CommandService:
             code = f"{refused.refusal.value}: " if refused.refusal in _OF_THE_RELAY else ""
             reason = refused.refusal.name.lower()
             return Rejected(f"{code}{refused.message}", _id_of(sent.data), reason, refused.field)
-        return Repeated(pending.answer.decode()) if pending.answer else None
+        return Repeated(pending.answer.decode()) if pending.told else None
 
     def _validate_event(self, sent: ClientCommand) -> Submission:
         key = self._trader(sent)
@@ -393,5 +396,6 @@ def _may_not(key: ApiKey, provider: str, account: str | None) -> CommandRefused:
         if account is None
         else f"{command_input.shown(provider)}.{command_input.shown(account)}"
     )
-    message = f"API key {key.name} may not trade on {where}"
+    needed = where if account is not None else f"{where}.*"
+    message = f'API key {key.name} may not trade on {where}; it needs [api_keys.{key.name}] trade = ["{needed}"]'
     return CommandRefused(RefusalReason.FORBIDDEN, message, field="provider" if account is None else "account")

@@ -83,12 +83,13 @@ def test_wrong_use_exits_2(tokens: list[str], says: str, capsys: pytest.CaptureF
 def test_check_ok(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", str(config)], plugins_of()) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{config} is fine",
+        f"{config} is fine, with warnings",
         "  listens on 127.0.0.1:6001",
         f"  stores commands in {config.with_suffix('.sqlite3')}",
         "  app web: id 7, key web",
         "  API key desk: 0 account patterns, may not trade",
-        "  note: providers: none is enabled, only the applications' own events will flow",
+        "warnings:",
+        "  providers: none is enabled, only the applications' own events will flow",
     ]
 
 
@@ -376,4 +377,4 @@ def test_check_notes_an_app_that_every_site_may_use(
         + GOOD.replace("[api_keys", f"allowed_origins = {origins}\n[api_keys")
     )
     assert run(["check", str(path)], plugins_of()) == 0
-    assert ("note: apps.web.allowed_origins" in capsys.readouterr().out) is noted
+    assert ("\n  apps.web.allowed_origins" in capsys.readouterr().out) is noted

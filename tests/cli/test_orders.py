@@ -1,20 +1,20 @@
 """``tickrelay order`` against a running relay, and against what may stand in its place."""
 
-import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
-from relay.adapter import Answer
 from relay.cli import order as order_command
 from relay.cli import run
 from relay.plugins.manager import Plugins
-from relay.provider.http import HttpClient
 from support.simulated_venue import KEYS, Desk, toy_plugins, trading
 
+REPLY = {"type": "reply", "command_id": "c", "ok": False, "provider": "one", "account": "main", "id": "1",
+         "received_at": "2026-01-01T00:00:00Z"}  # fmt: skip
 ORDER = ("place", "--symbol", "FINE", "--side", "buy", "--quantity", "1.10")
 
 
@@ -109,12 +109,10 @@ async def test_the_exit_code_says_what_is_known(
         (("close", "p1"), "does not take close_position"),
         (("protect", "p1", "--stop-loss", "1"), "does not take amend_position"),
         (("history", "--of", "trades"), "does not take trade_history"),
-        (("history", "--of", "bets"), "--of bets: must be order, position or trade"),
         ((*ORDER, "--type", "limit"), "limit_price: is missing; a LIMIT order needs it"),
         ((*ORDER, "--account", "other"), "has no account other"),
         ((*ORDER, "--api-key", "wrong"), "refused with status 401: the API key is not valid"),
-        ((*ORDER, "--url", "http://127.0.0.1:1"), "cannot reach http://127.0.0.1:1: ConnectError"),
-        ((*ORDER, "--url", "nowhere"), "cannot reach nowhere: UnsupportedProtocol"),
+        ((*ORDER, "--url", "nowhere"), "--url: not the address of a relay: 'nowhere'; write http://HOST:PORT"),
         ((*ORDER, "--extra", "novalue"), "--extra novalue: write NAME=VALUE"),
     ],
 )
@@ -132,34 +130,87 @@ async def test_what_is_refused_is_one_line(
 async def test_a_key_makes_repeating_safe(desk: Desk, plugins: Plugins, capsys: Any) -> None:
     key = str(uuid.uuid4())
     assert await order(plugins, *ORDER, "--key", key) == 0
+    assert capsys.readouterr().err == ""
     assert await order(plugins, *ORDER, "--key", key) == 0
+    assert "replayed: the reply of an earlier command" in capsys.readouterr().err
     assert len(desk.venue.placed) == 1
     assert await order(plugins, *ORDER) == 0
     assert len(desk.venue.placed) == 2
 
 
+async def test_a_relay_that_is_not_running_is_told_with_its_own_exit_code(plugins: Plugins, capsys: Any) -> None:
+    assert await order(plugins, *ORDER, "--url", "http://127.0.0.1:1") == 4
+    assert capsys.readouterr().err == (
+        "tickrelay: cannot reach http://127.0.0.1:1: connection refused; is `tickrelay serve` running?\n"
+    )
+
+
 @pytest.mark.parametrize(
-    ("answer", "code"),
+    "answer",
     [
-        (Answer(status=0, text="ReadTimeout: "), 3),
-        (Answer(status=0, text="no answer within 20 s"), 3),
-        (Answer(status=0, text="RemoteProtocolError: gone"), 3),
-        (Answer(status=502, text="<html>"), 3),
-        (Answer(status=200, text="<html>"), 3),
-        (Answer(status=202, text=json.dumps({"type": "reply", "outcome": "unknown"})), 3),
-        (Answer(status=200, text=json.dumps({"type": "reply", "outcome": "maybe"})), 3),
+        httpx.ReadTimeout(""),
+        httpx.RemoteProtocolError("gone"),
+        httpx.Response(502, text="<html>"),
+        httpx.Response(200, text="<html>"),
+        httpx.Response(202, json=REPLY | {"outcome": "unknown"}),
+        httpx.Response(200, json=REPLY | {"outcome": "maybe"}),
     ],
+    ids=repr,
 )
 async def test_what_says_nothing_of_the_command_is_unknown(
-    monkeypatch: pytest.MonkeyPatch, capsys: Any, answer: Answer, code: int
+    monkeypatch: pytest.MonkeyPatch, plugins: Plugins, capsys: Any, answer: httpx.Response | Exception
 ) -> None:
-    async def fetch(self: HttpClient, fetch: Any, url: str) -> Answer:
-        assert fetch.headers["Idempotency-Key"] == "k1"
+    async def post(self: httpx.AsyncClient, url: str, **content: Any) -> httpx.Response:
+        assert content["headers"]["Idempotency-Key"] == "k1"
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
-    monkeypatch.setattr(HttpClient, "fetch", fetch)
-    assert await order_command.send(order_command.Target(provider="one", key="k1"), "list_orders") == code
+    monkeypatch.setattr(httpx.AsyncClient, "post", post)
+    assert await order(plugins, "orders", "--key", "k1") == 3
     assert "--key k1 repeats it safely" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prices", "type"),
+    [
+        ((), "MARKET"),
+        (("--limit", "1"), "LIMIT"),
+        (("--stop", "1"), "STOP"),
+        (("--limit", "1", "--stop", "2"), "STOP_LIMIT"),
+        (("--trailing", "1"), "TRAILING_STOP"),
+        (("--type", "limit", "--limit", "1"), "LIMIT"),
+    ],
+)
+async def test_the_prices_imply_the_type(
+    desk: Desk, plugins: Plugins, capsys: Any, prices: tuple[str, ...], type: str
+) -> None:
+    """A dry run shows what the relay understood."""
+    seen: list[str] = []
+    validate = desk.relay._command_service.validate
+
+    def noted(key: Any, wire: Any, name: Any) -> Any:
+        seen.append(wire["order_type"])
+        return validate(key, wire, name)
+
+    desk.relay._command_service.validate = noted  # type: ignore[method-assign]
+    assert await order(plugins, *ORDER, *prices, "--dry-run") == 0
+    assert seen == [type]
+
+
+async def test_the_account_may_be_left_out_where_the_key_trades_on_one_only(
+    desk: Desk, plugins: Plugins, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def place(*more: str) -> tuple[int, str]:
+        code = await trio.to_thread.run_sync(run, ["order", *ORDER, *more], plugins)
+        return code, capsys.readouterr().err
+
+    code, said = await place()
+    assert (code, "--provider: which account? There are --provider one --account main, " in said) == (1, True)
+    assert (await place("--account", "main"))[0] == 0
+    assert (await place("--account", "nope")) == (1, "tickrelay: this API key may trade on no account nope\n")
+    monkeypatch.setenv("TICKRELAY_API_KEY", KEYS["reader"]["key"])
+    assert (await place()) == (1, "tickrelay: this API key may trade on no account\n")
 
 
 def test_wrong_use_is_2(plugins: Plugins, capsys: Any) -> None:

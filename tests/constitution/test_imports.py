@@ -34,7 +34,7 @@ FLOORS = {
     "relay.store": set(),
     "relay.cluster": set(),
     "relay.trading": GROUND | {"relay.store"},
-    "relay.hub": {"relay.limits", "relay.model", "relay.plugins", "relay.pusher", "relay.trading", "relay.websocket"},
+    "relay.hub": {"relay.limits", "relay.model", "relay.plugins", "relay.pusher", "relay.store", "relay.trading", "relay.websocket"},
     "relay.provider": GROUND | {"relay.trading", "relay.hub"},
     "relay.settings": GROUND | {"relay.trading", "relay.hub", "relay.provider", "relay.server"},
     "relay.server": GROUND | {"relay.trading", "relay.hub", "relay.provider"},
@@ -42,7 +42,8 @@ FLOORS = {
     "relay.app": GROUND | {"relay.store", "relay.trading", "relay.hub", "relay.provider", "relay.settings", "relay.server", "relay.providers"},
     "relay.testing": GROUND | {"relay.provider"},
     "relay.demo": GROUND | {"relay.settings", "relay.provider", "relay.app", "relay.providers"},
-    "relay.cli": GROUND | {"relay.trading", "relay.settings", "relay.provider", "relay.server", "relay.app", "relay.demo", "relay.testing"},
+    "relay.client": {"relay.errors", "relay.model", "relay.pusher"},
+    "relay.cli": GROUND | {"relay.client", "relay.trading", "relay.settings", "relay.provider", "relay.server", "relay.app", "relay.demo", "relay.testing"},
     "relay.__main__": {"relay.cli"},
 }  # fmt: skip
 #: What adapters may import of the relay.
@@ -85,6 +86,7 @@ NETWORK_ROOMS = (
     "relay.app",
     "relay.demo",
     "relay.cli",
+    "relay.client.api",
     "relay.testing",
     *sorted(SHELLS),
 )
@@ -176,9 +178,15 @@ def test_adapters_stand_on_the_public_rooms_only(module: str) -> None:
         assert not impure, f"{module} is pure and imports {impure}"
 
 
-def test_httpx_is_imported_in_one_module_of_the_relay() -> None:
+def test_httpx_is_imported_in_one_module_of_the_relay_and_one_of_its_client() -> None:
+    """The client runs on asyncio too, so it cannot share the relay's."""
     importers = [m for m in MODULES if within(m, "relay") and "httpx" in {name.split(".")[0] for name in imports(m)}]
-    assert len(importers) == 1, importers
+    assert importers == ["relay.client.api", "relay.provider.http"]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if within(m, "relay.client")])
+def test_the_client_runs_on_trio_and_asyncio(module: str) -> None:
+    assert not {"trio", "trio_websocket", "asyncio"} & {name.split(".")[0] for name in imports(module)}
 
 
 def test_reading_settings_loads_no_network_code() -> None:

@@ -129,6 +129,8 @@ def test_the_merged_stream_is_told_of_every_provider_that_was_asked_and_never_se
         ("quote", "refuses", None),
         ("staleness", "refuses", "no permission"),
     ]
+    relay.publish(Staleness(event="FRESH", symbols=symbols, of="quote"), "mute")
+    assert [topic["provider"] for topic in relay.hub.snapshot()["streams"]].count("mute") == 0, "no news on its status"
     merged.unsubscribe("quote.all.BTC-USDT")
     relay.publish(Staleness(event="STALE", symbols=symbols, of="quote", reason="no data since ..."), "mute")
     assert relay.hub.unrouted == 3, (

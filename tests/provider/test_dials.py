@@ -1,7 +1,6 @@
 """A budget of dials is the provider's: it holds over a restart of the relay."""
 
 import time
-from collections.abc import Sequence
 
 import attrs
 import pytest
@@ -9,7 +8,7 @@ import trio
 
 from relay.adapter import Context, Rate
 from relay.model.symbols import SymbolTable
-from relay.provider.driver import ProviderSession
+from relay.provider.driver import ProviderSession, Restored
 from relay.provider.http import HttpClient
 from relay.trading.registry import CommandRegistry
 from support.simulated_venue import Toy
@@ -22,12 +21,13 @@ class Counted(Toy):
 
 
 def session_of(http: HttpClient, stored: list[list[int]]) -> ProviderSession:
-    def store(dials: Sequence[int]) -> None:
-        stored.append(list(dials))
+    def keep(table: str, key: str, value: bytes | None) -> None:
+        assert (table, key) == ("dials", "")
+        stored.append([int(each) for each in (value or b"").split()])
 
     context = Context(provider="toy", credentials={"token": "t"}, symbols=SymbolTable({}))
     return ProviderSession(
-        Counted, context, publish=lambda *event: None, commands=CommandRegistry(), http=http, on_dials=store
+        Counted, context, publish=lambda *event: None, commands=CommandRegistry(), http=http, keep=keep
     )
 
 
@@ -47,7 +47,7 @@ async def test_dials_of_the_process_before_count() -> None:
             nursery.cancel_scope.cancel()
         assert [len(dials) for dials in stored] == [1, 2, 3]
         again = session_of(http, stored)
-        again.restore_dials(stored[-1])
+        again.restore(Restored(dials=stored[-1]))
         assert left(again) == 0
         assert again._machine.core.budget.at({"dial": 1}, trio.current_time()) > trio.current_time() + 3500
 
@@ -56,5 +56,5 @@ async def test_dials_of_the_process_before_count() -> None:
 async def test_what_is_long_ago_counts_no_more_and_a_clock_set_back_makes_no_dial_newer(ago: float, free: int) -> None:
     async with HttpClient() as http:
         session = session_of(http, [])
-        session.restore_dials([time.time_ns() - int(ago * 1e9)])
+        session.restore(Restored(dials=[time.time_ns() - int(ago * 1e9)]))
         assert left(session) == free

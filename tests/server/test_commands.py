@@ -323,7 +323,9 @@ async def test_who_was_not_granted_trade_is_refused(desk: Desk, lines: list[Line
     assert "channel_data" not in auth
     await line.order(channel)
     said = (await line.hear("error"))["data"]["message"]
-    assert said == "client-command: API key reader may not trade on one.main"
+    assert said == (
+        'client-command: API key reader may not trade on one.main; it needs [api_keys.reader] trade = ["one.main"]'
+    )
     assert desk.venue.placed == []
 
 

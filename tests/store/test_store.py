@@ -15,7 +15,7 @@ import trio
 from attrs import frozen
 
 from relay.store import sqlite, sqlite_file
-from relay.store.interface import LoggedTopic, Row, Rows, Store
+from relay.store.interface import GRANTED, LoggedTopic, Row, Rows, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from relay.store.sqlite_file import _ROWS, APPLICATION, VERSION, LogLimits
@@ -207,6 +207,7 @@ async def test_topics_come_back_with_their_numbers_and_events(make: Make) -> Non
         a, b = again.restored["a"], again.restored["b"]
         assert (a.epoch, a.reserved, a.complete) == ("e", 2000, True)
         assert (b.epoch, b.reserved, b.complete) == ("f", 500, True)
+        assert (a.granted, b.granted) == (2000 + GRANTED, 500 + GRANTED)
         event = a.events[0]
         assert (event.id, event.head, event.tail, event.policy) == ("id", b"head", b"tail", "conflate")
         assert event.conflation_key == "key"

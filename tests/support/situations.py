@@ -213,7 +213,7 @@ async def session_lost(s: Stage) -> None:
     await s.until(ACCOUNT, "gap", "staleness FRESH")
 
 
-@situation("The same for less than 0.25 s", blinks=True)
+@situation("The same for less than 0.15 s", blinks=True)
 async def session_blinks(s: Stage) -> None:
     s.upstream.inject(Cut())
     await s.again()

@@ -69,10 +69,10 @@ def r() -> Rig:
 def test_a_reply_ends_a_pending_and_wakes_who_waits(r: Rig) -> None:
     pending, new = r.take(place())
     woken: list[str] = []
-    pending.when_answered(lambda: woken.append("before"))
+    pending.when_answered(lambda *_: woken.append("before"))
     assert (new, pending.outcome, r.registry.open) == (True, None, 1)
     r.hear(reply(result={"order_id": "o1"}))
-    pending.when_answered(lambda: woken.append("after"))
+    pending.when_answered(lambda *_: woken.append("after"))
     assert woken == ["before", "after"]
     assert pending.outcome is Outcome.ACCEPTED
     answer = json.loads(pending.answer)

@@ -40,6 +40,9 @@ class Disk:
         else:
             self._queue.append((row, done))
 
+    def sync(self, done: Done) -> None:
+        done(self.failure)
+
     async def run(self, restore: Callable[[Rows], object], contents: Callable[[], Iterable[Row]], **_: Any) -> None:
         raise NotImplementedError
 

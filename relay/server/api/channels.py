@@ -15,7 +15,7 @@ from attrs import evolve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay.auth import ApiKey, KeyRing, channel_refusal
+from relay.auth import ApiKey, KeyRing, channel_refusal, missing_grant
 from relay.errors import suggestion
 from relay.model.channels import ALL, Stream, Topic, channel_name
 from relay.model.events import ACCOUNT_KINDS, KINDS
@@ -186,7 +186,11 @@ class Bootstrap:
             filters = entry.named_filters(id.partition(":")[2], filters)
             stream, own = entry.stream(filters), _readable(entry, key)
             if own is None or not key.may_read(stream):
-                raise HttpRefusal(403, f"API key {key.name} may not read {channel_name(stream)}", field=where)
+                raise HttpRefusal(
+                    403,
+                    f"API key {key.name} may not read {channel_name(stream)}; {missing_grant(key, stream)}",
+                    field=where,
+                )
             own.check_account(filters)
         except UnknownStream as unknown:
             raise HttpRefusal(400, unknown.message, field=f"{where}.{unknown.field}") from None
@@ -221,6 +225,7 @@ def _described(entry: CatalogEntry) -> dict[str, Any]:
         "visibility": entry.visibility,
         "filters": [
             {"name": wanted.name, "required": wanted.required, "description": wanted.description}
+            | ({"choices": wanted.choices} if wanted.choices else {})
             for wanted in entry.filters
         ],
         "event": entry.event,

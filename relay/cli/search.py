@@ -1,0 +1,132 @@
+"""``tickrelay symbols`` and ``tickrelay quote``: what there is, and what it costs now."""
+
+from typing import Annotated, Any
+
+import anyio
+from cyclopts import Parameter
+
+from relay.cli.output import Busy, print_json, print_table, say, table_of
+from relay.cli.remote import DEMO, RunningRelay, connected
+from relay.client import Client
+from relay.errors import OperatorError
+from relay.model.events import Quote, Staleness
+
+AsJson = Annotated[bool, Parameter(name="--json", negative=())]
+
+
+async def symbols(
+    query: str = "",
+    /,
+    *,
+    relay: RunningRelay = DEMO,
+    provider: str | None = None,
+    kind: str | None = None,
+    limit: int = 20,
+    as_json: AsJson = False,
+) -> int:
+    """Search the symbols that a running relay knows.
+
+    Exit codes: 0 found, 1 nothing found.
+
+    Args:
+        query: A part of the symbol, of the provider's own text or of its name; case and separators do not matter.
+        provider: Only this provider's.
+        kind: Only symbols with this stream: quote, depth, candle, ...
+        limit: How many at most.
+        as_json: Print the relay's answer.
+    """
+    async with connected(relay) as client:
+        with Busy("searching"):
+            found = await client.symbols(query, provider=provider, kind=kind, limit=limit)
+    listed = found["symbols"]
+    if as_json:
+        print_json(found)
+    elif not listed:
+        say(
+            f"no symbol like {query!r:.64}; a provider that publishes no list has its pinned and configured symbols only"
+        )
+    else:
+        if listed[0]["near"]:
+            say(f"no symbol has {query!r:.64} in it; spelt nearly alike:")
+        rows = ((s["provider"], s["symbol"], s["native"], s.get("name", ""), " ".join(s["kinds"])) for s in listed)
+        print_table(table_of(("provider", "symbol", "native", "name", "streams"), rows))
+        if found["next"] is not None:
+            say(f"{len(listed)} of {found['total']}; --limit shows more")
+    return 0 if listed else 1
+
+
+async def quote(
+    symbol: str,
+    /,
+    *,
+    relay: RunningRelay = DEMO,
+    provider: str | None = None,
+    within: float = 5.0,
+    as_json: AsJson = False,
+) -> int:
+    """Show the present quotes of a symbol, of every provider that has it.
+
+    Exit codes: 0 quotes, 1 none came.
+
+    Args:
+        symbol: BTC/USD, btcusd, or the provider's own text.
+        provider: Only this provider.
+        within: Seconds to wait for quotes that are not there at once.
+        as_json: Print one object a line.
+    """
+    async with connected(relay) as client:
+        channels = await channels_of(client, symbol, "quote", provider)
+        found: dict[str, Quote] = {}
+        stale: dict[str, str] = {}
+        names = {cached(channel): name for channel, name in channels.items()}
+        async with client.subscribe(*names, partial=True) as updates:
+            with Busy(f"waiting for quotes of {symbol}"), anyio.move_on_after(within):
+                while len(found) + len(updates.refused) < len(names):
+                    update = await anext(updates)
+                    if isinstance(update.event, Quote):
+                        found[update.channel] = update.event
+                    elif isinstance(update.event, Staleness):
+                        stale[update.channel] = update.event.reason or "stale" if update.event.event == "STALE" else ""
+            refused = updates.refused
+    rows = []
+    for channel, name in names.items():
+        why = (
+            refused.get(channel) or stale.get(channel) or ("" if channel in found else f"no quote within {within:g} s")
+        )
+        price = found.get(channel)
+        figures = [getattr(price, member, None) for member in ("symbol", "bid", "ask", "last", "time")]
+        rows.append((name, *figures, why))
+    columns = ("provider", "symbol", "bid", "ask", "last", "time", "note")
+    if as_json:
+        for row in rows:
+            print_json({column: value for column, value in zip(columns, row, strict=True) if value})
+    else:
+        print_table(table_of(columns, ([value or "" for value in row] for row in rows)))
+    return 0 if found else 1
+
+
+def cached(channel: str) -> str:
+    """Return the name under which a channel begins with its last value."""
+    return channel.replace("private-", "private-cache-", 1) if channel.startswith("private-") else f"cache-{channel}"
+
+
+async def channels_of(client: Client, symbol: str, kind: str, provider: str | None = None) -> dict[str, str]:
+    """Return the channels of what people call a symbol, with their providers.
+
+    Raises:
+        OperatorError: there is none; the nearest ones are named.
+    """
+    found: list[dict[str, Any]] = (await client.symbols(symbol, provider=provider, kind=kind, limit=100))["symbols"]
+    wanted = _plain(symbol)
+    exact = [each for each in found if wanted in (_plain(each["symbol"]), _plain(each["native"]))]
+    channels = {each["channels"][kind]: each["provider"] for each in exact if kind in each["channels"]}
+    if not channels:
+        near = ", ".join(dict.fromkeys(each["symbol"] for each in found[:8]))
+        hint = f"did you mean {near}?" if near else "`tickrelay symbols` lists what there is"
+        at = f"provider {provider}" if provider else "any provider"
+        raise OperatorError(f"no {kind} of {symbol!r:.64} at {at} that this key may read; {hint}")
+    return channels
+
+
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text.lower()))

@@ -1,0 +1,142 @@
+"""``tickrelay status``: how a running relay is, and an exit code that says whether all of it can be used."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+from cyclopts import Parameter
+
+from relay.cli.output import Busy, age, console, print_json, table_of
+from relay.cli.remote import DEMO, RunningRelay, connected
+from relay.model.channels import Stream, Topic, channel_name
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+UNUSABLE = 5
+#: Streams that are listed; the stale ones come first.
+SHOWN = 30
+_FINE = ("CONNECTED", "IDLE")
+
+
+async def status(
+    *,
+    relay: RunningRelay = DEMO,
+    watch: Annotated[bool, Parameter(negative=())] = False,
+    every: float = 1.0,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> int:
+    """Show sessions, streams, budgets and audits of a running relay.
+
+    Exit codes: 0 all of it can be used, 4 the relay cannot be reached, 5 something is not usable: a session that is not
+    connected although it is wanted, a stale stream with subscribers, the store.
+
+    Args:
+        watch: Show it anew until Ctrl-C, with rates.
+        every: Seconds between two looks.
+        as_json: Print the relay's answer and `unusable`, the list of what is not usable.
+    """
+    async with connected(relay) as client:
+        with Busy(f"asking {relay.url}"):
+            found = await client.status()
+        if not watch:
+            unusable = list(not_usable(found))
+            if as_json:
+                print_json({**found, "unusable": unusable})
+            else:
+                console().print(described(found, None, 0.0, utc_now()))
+            return UNUSABLE if unusable else 0
+        if as_json:
+            while True:
+                print_json({**found, "unusable": list(not_usable(found))})
+                await anyio.sleep(every)
+                found = await client.status()
+        from rich.live import Live
+
+        before, at = found, anyio.current_time()
+        with Live(described(found, None, 0.0, utc_now()), console=console(), auto_refresh=False, screen=False) as live:
+            while True:
+                await anyio.sleep(every)
+                found, now = await client.status(), anyio.current_time()
+                live.update(described(found, before, now - at, utc_now()), refresh=True)
+                before, at = found, now
+
+
+def utc_now() -> datetime:
+    """Return the wall time."""
+    return datetime.now(UTC)
+
+
+def not_usable(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a relay's status has that cannot be used, one line each."""
+    for session in found["sessions"]:
+        if session["state"] not in _FINE:
+            yield f"{_name(session)}: {session['state']}{_because(session.get('reason'))}"
+    if not found["store"]["available"]:
+        yield f"the store cannot be written{_because(found['store'].get('reason'))}"
+    for stream in found["hub"]["streams"]:
+        if stream["subscribers"] and not stream["usable"]:
+            yield f"{_channel(stream)}: stale, {stream['subscribers']} subscribers"
+
+
+def _because(reason: Any) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _name(session: Mapping[str, Any]) -> str:
+    return f"{session['provider']}/{session['account']}" if session.get("account") else str(session["provider"])
+
+
+def _channel(stream: Mapping[str, Any]) -> str:
+    topic = Topic(**{name: stream[name] for name in ("kind", "symbol", "timeframe", "account")})
+    return channel_name(Stream(stream["provider"], topic))
+
+
+def described(found: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float, now: datetime) -> "Group":
+    """Return tables of a status; with rates where there is one of ``seconds`` before."""
+    from rich.console import Group
+    from rich.text import Text
+
+    unusable, commands = list(not_usable(found)), found["commands"]
+    head = Text(f"tickrelay {found['version']}: ")
+    head.append(
+        "ready" if not unusable else f"{len(unusable)} not usable", style="green" if not unusable else "bold red"
+    )
+    head.append(
+        f", {found['hub']['connections']} connections, {commands.get('open', 0)} open commands, "
+        f"store {'writable' if found['store']['available'] else 'NOT WRITABLE'}"
+    )
+    sessions = table_of(
+        ("session", "state", "messages", "reconnects", "unknown", "audit finds", "budget left", "reason"),
+        (_session_row(each) for each in found["sessions"]),
+    )
+    parts: list[Any] = [head, Text(), sessions]
+    streams = sorted(found["hub"]["streams"], key=lambda each: (each["usable"], -each["subscribers"], _channel(each)))
+    if streams:
+        numbers = {_channel(each): each["seq"] for each in (before["hub"]["streams"] if before else ())}
+        rows = (_stream_row(each, numbers, seconds, now) for each in streams[:SHOWN])
+        parts += [Text(), table_of(("stream", "events/s", "last event", "subscribers", "usable"), rows)]
+        if len(streams) > SHOWN:
+            parts.append(Text(f"and {len(streams) - SHOWN} more; --json has all"))
+    if unusable:
+        parts += [Text(), *(Text(f"not usable: {line}", style="red") for line in unusable)]
+    return Group(*parts)
+
+
+def _session_row(session: Mapping[str, Any]) -> tuple[str, ...]:
+    notes, budget = session.get("notes", {}), session.get("budget", {})
+    figures = [str(session.get(name, "")) for name in ("messages", "reconnects", "unknown")]
+    left = " ".join(f"{of} {remaining:g}" for of, remaining in budget.items() if remaining is not None)
+    finds = str(notes.get("found_by_audit", 0))
+    return _name(session), session["state"], *figures, finds, left, str(session.get("reason") or "")
+
+
+def _stream_row(
+    stream: Mapping[str, Any], numbers: Mapping[str, int], seconds: float, now: datetime
+) -> tuple[str, ...]:
+    channel = _channel(stream)
+    rate = f"{(stream['seq'] - numbers[channel]) / seconds:.1f}" if channel in numbers and seconds else ""
+    last = stream.get("last_received_at")
+    since = age((now - datetime.fromisoformat(last)).total_seconds()) if last else "never"
+    return channel, rate, since, str(stream["subscribers"]), "yes" if stream["usable"] else "NO"

@@ -1,0 +1,34 @@
+"""A client of a running relay: events, books, accounts and commands, on trio or asyncio.
+
+```python
+from relay.client import Client
+
+async with Client("http://127.0.0.1:6001", api_key="demo-api-key") as relay:
+    async with relay.subscribe("quote.synthetic.BTC-USD") as updates:
+        async for update in updates:
+            print(update.event.bid, update.event.ask)
+```
+
+After a lost connection the client connects again with growing waits and resumes every channel behind the last event that it
+received. Where events are missing all the same, the next update says so in `missed`.
+"""
+
+from relay.client.api import CommandResult, OutcomeUnknown, RefusedByRelay, RelayUnreachable
+from relay.client.client import Client, ClosedByRelay, SubscriptionRefused, Updates
+from relay.client.feed import Notice, Update
+from relay.client.views import AccountView, OrderBook
+
+__all__ = [
+    "AccountView",
+    "Client",
+    "ClosedByRelay",
+    "CommandResult",
+    "Notice",
+    "OrderBook",
+    "OutcomeUnknown",
+    "RefusedByRelay",
+    "RelayUnreachable",
+    "SubscriptionRefused",
+    "Update",
+    "Updates",
+]

@@ -1,0 +1,220 @@
+"""The relay's HTTP interface, as a client calls it: errors that say what to do, and commands with typed replies."""
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+import msgspec
+from attrs import frozen
+
+from relay.errors import leaves, one_line
+from relay.model.command_input import CommandError, read
+from relay.model.events import Reply
+from relay.model.serialize import CodecError, structure
+
+#: Failures before anything of a request is sent.
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+    httpx.LocalProtocolError,
+)
+#: Seconds for an answer, beside those that a command may take.
+WITHIN = 10.0
+_REASON = 200
+
+
+class RelayUnreachable(Exception):
+    """Raised when nothing answers at the relay's address, or something that is no relay does."""
+
+
+class RefusedByRelay(Exception):
+    """Raised when the relay refuses a request.
+
+    Attributes:
+        status: of the HTTP answer.
+        code: the relay's code, None where it gave none.
+        message: the reason; it names the grant, the limit or the member.
+        field: the member that is wrong, None where none is.
+    """
+
+    def __init__(self, status: int, message: str, code: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.field = status, code, message, field
+
+
+class OutcomeUnknown(Exception):
+    """Raised when a command was sent to the relay and no answer tells what came of it.
+
+    Attributes:
+        key: the same command under this idempotency key is never carried out twice.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+@frozen(kw_only=True)
+class CommandResult:
+    """The answer to a command.
+
+    Attributes:
+        reply: None for a dry run.
+        body: the answer as it came, decimals exact.
+        text: the answer's text.
+        key: the idempotency key under which it was sent.
+        replayed: it is the reply of an earlier command of this name; nothing was sent.
+    """
+
+    reply: Reply | None
+    body: Mapping[str, Any]
+    text: str
+    key: str
+    replayed: bool
+
+
+class HttpInterface:
+    """Requests to one relay by one API key. Close it with `aclose`.
+
+    Args:
+        url: ``http://HOST:PORT`` or ``https://...``.
+    """
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        self.url = url.rstrip("/")
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        # Proxies and .netrc of the environment are not for a relay, which may stand on this machine.
+        self._http = httpx.AsyncClient(headers=headers, timeout=WITHIN, trust_env=False, verify=_context(self.url))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def get(self, path: str, **parameters: Any) -> Any:
+        """Return the JSON of an answer. Parameters that are None are left out.
+
+        Raises:
+            RelayUnreachable: no answer, or none in JSON.
+            RefusedByRelay: a status that is not 200.
+        """
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return _content(self.url, await self._request("GET", path, params=given))
+
+    async def post(self, path: str, value: Any) -> Any:
+        """Return the JSON of the answer to JSON. Raises as `get`."""
+        return _content(self.url, await self._request("POST", path, json=value))
+
+    async def post_form(self, path: str, fields: Mapping[str, str]) -> Any:
+        """Return the JSON of the answer to a form. Raises as `get`."""
+        return _content(self.url, await self._request("POST", path, data=dict(fields)))
+
+    async def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
+        try:
+            return await self._http.request(method, f"{self.url}{path}", **content)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise RelayUnreachable(unreachable(self.url, error)) from None
+
+    async def command(
+        self, command: str, *, within: float = 10.0, key: str | None = None, dry_run: bool = False, **members: Any
+    ) -> CommandResult:
+        """Send a command and wait for its reply. Members that are None are left out.
+
+        Args:
+            within: seconds that the provider has.
+            key: idempotency key; random when absent.
+            dry_run: ask what would be sent, and send nothing.
+            members: `provider`, `account` and the command's own.
+
+        Raises:
+            RelayUnreachable: nothing was sent.
+            RefusedByRelay: the relay refused the command before it was sent.
+            OutcomeUnknown: no answer tells what came of it.
+        """
+        key = key or str(uuid.uuid4())
+        wire = {"command": command, "within": f"{within:f}", "dry_run": dry_run or None, **members}
+        body = msgspec.json.encode({name: value for name, value in wire.items() if value is not None})
+        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        try:
+            answer = await self._http.post(
+                f"{self.url}/api/v2/commands", content=body, headers=headers, timeout=within + WITHIN
+            )
+        except _NOT_SENT as error:
+            raise RelayUnreachable(unreachable(self.url, error)) from None
+        except httpx.HTTPError as error:
+            raise OutcomeUnknown(_reason(error), key) from None
+        return _result(answer, key)
+
+
+def _context(url: str) -> Any:
+    """Return what verifies certificates; without TLS nothing, since reading the certificates takes 20 ms."""
+    import ssl
+
+    return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def unreachable(url: str, error: Exception) -> str:
+    """Return the message about a relay that does not answer."""
+    return f"cannot reach {url}: {_reason(error)}; is `tickrelay serve` running?"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+            return os.strerror(cause.errno).lower()
+        if isinstance(cause, socket.gaierror):
+            return str(cause.strerror).lower()
+    return one_line((str(error) or type(error).__name__)[:_REASON])
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield what an error stems from, the members of groups too."""
+    while error is not None:
+        yield from leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        error = error.__cause__ or error.__context__
+
+
+def _content(url: str, answer: httpx.Response) -> Any:
+    try:
+        value = msgspec.json.decode(answer.content)
+    except (msgspec.DecodeError, RecursionError):
+        raise RelayUnreachable(f"{url} answers {answer.status_code} without JSON: it is no relay") from None
+    if answer.status_code != 200:
+        raise _refusal(answer.status_code, value, answer.text)
+    return value
+
+
+def _refusal(status: int, value: Any, text: str) -> RefusedByRelay:
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict):
+        details = error.get("details")
+        field = details.get("field") if isinstance(details, dict) else None
+        return RefusedByRelay(status, one_line(str(error.get("message", text))), error.get("code"), field)
+    return RefusedByRelay(status, one_line(error if isinstance(error, str) else text[:500] or f"status {status}"))
+
+
+def _result(answer: httpx.Response, key: str) -> CommandResult:
+    text = answer.text
+    try:
+        body = read(text)
+    except CommandError:
+        body = {}
+    replayed = "idempotent-replayed" in answer.headers
+    if answer.status_code == 200 and body.get("dry_run") is True:
+        return CommandResult(reply=None, body=body, text=text, key=key, replayed=replayed)
+    if body.get("type") == "reply":
+        try:
+            reply = structure(body).event
+        except CodecError as error:
+            raise OutcomeUnknown(f"a reply that is not understood: {error}", key) from None
+        if isinstance(reply, Reply):
+            return CommandResult(reply=reply, body=body, text=text, key=key, replayed=replayed)
+    if 300 <= answer.status_code < 500 and answer.status_code != 408:
+        raise _refusal(answer.status_code, body, text)
+    raise OutcomeUnknown(f"status {answer.status_code}", key)

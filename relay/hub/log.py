@@ -1,0 +1,142 @@
+"""The log of one topic in the store: the reservation of its numbers, its events, and what a restart makes of them.
+
+A topic's log begins with its first event, so that a name that somebody made up costs the store nothing. Numbers are
+reserved in blocks, half a block ahead; blocks grow with the topic's rate. If a topic has used up its block and the store
+has not answered, it begins a new epoch: positions of the old one cannot be resumed from, but no number means two events.
+"""
+
+from collections.abc import Callable, Iterable
+from math import inf
+
+from relay.hub.history import HistoryEntry
+from relay.hub.outbox import Policy
+from relay.model.channels import ChannelError, Stream, channel_name, parse_channel
+from relay.store.interface import Loggable, LoggedEvent, Row, Store
+
+STATES = "account_states"
+"""The store's table of the states of accounts: the last event about each order, position and balance, by topic and name."""
+#: Numbers of the first block, and of the largest.
+FIRST_BLOCK, LARGEST_BLOCK = 1000, 1 << 20
+#: Seconds: a block that was used up faster is followed by a larger one, one that lasted longer by a smaller one.
+_FAST, _SLOW = 30.0, 600.0
+
+_OF_STREAM, _OF_APP = "stream ", "app "
+
+
+def stream_key(stream: Stream) -> str | None:
+    """Return the name of a stream's topic in the store; None where it is too long for a channel."""
+    try:
+        return _OF_STREAM + channel_name(stream, "private-")
+    except ChannelError:
+        return None
+
+
+def app_key(app_id: str, channel: str) -> str:
+    """Return the name of the topic of an application's own channel in the store."""
+    return f"{_OF_APP}{app_id} {channel}"
+
+
+def parse_key(key: str) -> Stream | tuple[str, str] | None:
+    """Return the stream, or the app's id and its channel, that a topic in the store belongs to; None for another name."""
+    if key.startswith(_OF_STREAM):
+        try:
+            return parse_channel(key.removeprefix(_OF_STREAM))
+        except ChannelError:
+            return None
+    if key.startswith(_OF_APP):
+        app_id, space, channel = key.removeprefix(_OF_APP).partition(" ")
+        return (app_id, channel) if space else None
+    return None
+
+
+class TopicLog:
+    """The numbers and events of one topic in the store. `TopicState` calls `renew` at ``renew_at`` and logs each event."""
+
+    __slots__ = ("_asked_at", "_asking", "_block", "_epochs", "_store", "epoch", "key", "limit", "renew_at")
+
+    def __init__(self, store: Store, key: str, epochs: Callable[[], str]) -> None:
+        self.key = key
+        self.epoch = ""
+        """The epoch that the store was told; empty before the first event."""
+        self.renew_at: float = 1
+        """The number at which `renew` is to be called."""
+        self.limit: float = inf
+        """The last number that may be used; infinity while the store does not know the epoch."""
+        self._store = store
+        self._epochs = epochs
+        self._block = FIRST_BLOCK
+        self._asked_at = -inf
+        self._asking = False
+
+    def append(self, event: Loggable) -> None:
+        """Log an event that is delivered."""
+        self._store.log(self.key, event)
+
+    def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
+        """Log an event, and call ``then`` when it is on disk, or cannot be."""
+        self._store.log_first(self.key, event, then)
+
+    def renew(self, epoch: str, seq: int, now: float) -> str:
+        """Ask for the next block of numbers before number ``seq`` is used; return the epoch that it is used in."""
+        if seq > self.limit:  # the store did not answer in time
+            epoch, self.limit, self._asking = self._epochs(), inf, False
+        if not self._asking:
+            lasted = now - self._asked_at
+            if lasted < _FAST:
+                self._block = min(self._block * 2, LARGEST_BLOCK)
+            elif lasted > _SLOW:
+                self._block = max(self._block // 2, FIRST_BLOCK)
+            self.epoch, self._asked_at = epoch, now
+            self._reserve(epoch, seq - 1 + self._block)
+        return epoch
+
+    def _reserve(self, epoch: str, up_to: int) -> None:
+        def done(failure: str) -> None:
+            if epoch != self.epoch:
+                return
+            self._asking = False
+            if not failure:
+                self.limit, self.renew_at = up_to, up_to - self._block // 2
+
+        self._asking = True
+        self._store.reserve(self.key, epoch, up_to, done)
+
+    def go_on(self, epoch: str, used: int, granted: int) -> None:
+        """Go on behind number ``used``, up to which an earlier process may have gone; ``granted`` are reserved already."""
+        self.epoch, self.limit, self.renew_at = epoch, granted, used + (granted - used) // 2
+
+    def start_over(self) -> None:
+        """Begin a new epoch with the next event."""
+        self.epoch, self.limit, self.renew_at = "", inf, 0
+
+    def state(self, name: str, data: bytes | None, seq: int = 0) -> Row:
+        """Return the row of an account's state, for those who join after a restart: its event, with its number."""
+        value = None if data is None else b'%b,"seq":%d}' % (data[:-1], seq)
+        return Row(STATES, f"{self.key}\n{name}", value)
+
+    def write(self, row: Row) -> None:
+        """Write a row, together with the event that it is of."""
+        self._store.write(row)
+
+    def reserved(self, seq: int) -> int:
+        """Return the number up to which the store is to know numbers as used, now that the last one was ``seq``."""
+        if self.limit == inf:
+            self.limit = seq + self._block
+            self.renew_at = seq + self._block // 2
+        return int(self.limit)
+
+    def forget(self) -> None:
+        """Remove the topic from the store."""
+        if self.epoch:
+            self._store.forget(self.key)
+
+
+def restored(events: Iterable[LoggedEvent], ahead: float, now: float) -> list[HistoryEntry]:
+    """Return the logged events as a history's entries; ``ahead`` is Unix time less the monotonic one, now ``now``.
+
+    A clock that was set back makes no event newer than now.
+    """
+    return [
+        HistoryEntry(seq, id, min(now, at - ahead), head, tail, Policy(policy), key)
+        for seq, id, at, head, tail, policy, key in events
+    ]

@@ -1,0 +1,192 @@
+"""The client against a running relay, on trio and on asyncio."""
+
+import runpy
+from collections.abc import Awaitable, Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from relay.client import (
+    Client,
+    ClosedByRelay,
+    Notice,
+    RefusedByRelay,
+    RelayUnreachable,
+    SubscriptionRefused,
+    Update,
+)
+from relay.model.enums import Outcome
+from relay.model.events import Quote
+from support.shared_relay import KEYS, SharedRelay, shared_relay
+
+QUOTE = "quote.synthetic.BTC-USD"
+
+
+@pytest.fixture(scope="module")
+def relay() -> Iterator[SharedRelay]:
+    with shared_relay() as relay:
+        yield relay
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def run(backend: str, scenario: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        with anyio.fail_after(30):
+            await scenario()
+
+    anyio.run(bounded, backend=backend)
+
+
+def client(relay: SharedRelay, key: str = "main", **more: object) -> Client:
+    return Client(relay.url, api_key=KEYS[key]["key"], **more)  # type: ignore[arg-type]
+
+
+async def take(updates: object, count: int) -> list[Update]:
+    return [await anext(updates) for _ in range(count)]  # type: ignore[call-overload]
+
+
+def test_events_are_typed_and_in_order(relay: SharedRelay, backend: str) -> None:
+    async def scenario() -> None:
+        async with client(relay) as it, it.subscribe(QUOTE) as updates:
+            found = await take(updates, 5)
+        assert all(isinstance(each.event, Quote) and each.event.symbol == "BTC/USD" for each in found)
+        first = found[0].seq
+        assert first is not None
+        assert [each.seq for each in found] == list(range(first, first + 5))
+        assert {each.stamp.provider for each in found if each.stamp} == {"synthetic"}
+
+    run(backend, scenario)
+
+
+def test_a_lost_connection_is_resumed_without_a_hole(relay: SharedRelay, backend: str) -> None:
+    notices: list[Notice] = []
+
+    async def scenario() -> None:
+        async with client(relay, on_notice=notices.append) as it, it.subscribe(QUOTE) as updates:
+            before = await take(updates, 3)
+            await anyio.to_thread.run_sync(relay.close_connections)
+            after = await take(updates, 1)
+            while "resumed" not in [each.what for each in notices] or len(after) < 3:
+                after += await take(updates, 1)
+        numbers = [each.seq for each in before + after]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # type: ignore[operator, arg-type]
+        assert {each.missed for each in after} == {None}
+
+    run(backend, scenario)
+    assert [each.what for each in notices].count("resumed") == 1
+
+
+def test_what_cannot_be_resumed_is_told_with_the_next_update(relay: SharedRelay) -> None:
+    async def scenario() -> None:
+        async with client(relay) as it, it.subscribe(QUOTE) as updates:
+            await take(updates, 1)
+            held = it._feed._channels[QUOTE]
+            assert held.position is not None
+            held.position = type(held.position)("another-epoch", held.position.seq)
+            await anyio.to_thread.run_sync(relay.close_connections)
+            while (update := await anext(updates)).missed is None:
+                pass
+            assert update.missed == "epoch_changed"
+
+    run("trio", scenario)
+
+
+def test_a_book_is_whole(relay: SharedRelay, backend: str) -> None:
+    async def scenario() -> None:
+        async with client(relay) as it, it.book("depth.synthetic.BTC-USD") as books:
+            for _ in range(5):
+                book = await anext(books)
+                assert book.is_valid
+                bids, asks = book.bids(), book.asks()
+                assert float(bids[0][0]) < float(asks[0][0])
+                assert [float(price) for price, _ in bids] == sorted((float(price) for price, _ in bids), reverse=True)
+
+    run(backend, scenario)
+
+
+def test_an_order_is_placed_and_seen_on_the_account(relay: SharedRelay, backend: str) -> None:
+    async def scenario() -> None:
+        async with client(relay) as it, it.account("helio", "main") as views:
+            await it.caught_up()
+            order = {"provider": "helio", "symbol": "EUR/USD", "side": "BUY", "quantity": "1000"}
+            placed = await it.place_order(**order, limit_price="0.5", client_order_id=f"mine-{backend}")
+            assert placed.reply is not None
+            assert placed.reply.outcome is Outcome.ACCEPTED
+            id = placed.reply.result["order_id"]
+            view = views.view
+            while id not in view.orders:
+                view = await anext(views)
+            assert Decimal(view.orders[id].limit_price or 0) == Decimal("0.5")
+            assert view.account is not None
+            again = await it.place_order(**order, limit_price="0.5", client_order_id=f"mine-{backend}")
+            assert again.replayed
+            await it.cancel_order(provider="helio", order_id=id)
+            while id in view.orders:
+                view = await anext(views)
+
+    run(backend, scenario)
+
+
+def test_a_refused_channel_raises_with_the_grant_that_is_missing(relay: SharedRelay, backend: str) -> None:
+    async def scenario() -> None:
+        async with client(relay, "reader") as it:
+            with pytest.raises(SubscriptionRefused, match=r'accounts = \["helio.main"\]'):
+                async with it.subscribe("account.helio.main"):
+                    pass
+            with pytest.raises(SubscriptionRefused, match="no provider is named nope"):
+                async with it.subscribe("quote.nope.X"):
+                    pass
+            async with it.subscribe("account.helio.main", QUOTE, partial=True) as updates:
+                assert list(updates.refused) == ["private-account.helio.main"]
+                assert (await anext(updates)).channel == QUOTE
+            with pytest.raises(RefusedByRelay, match="trade"):
+                await it.cancel_order(provider="helio", order_id="x")
+
+    run(backend, scenario)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"url": "http://127.0.0.1:1"}, RelayUnreachable, "connection refused; is `tickrelay serve` running"),
+        ({"api_key": "wrong"}, RefusedByRelay, "the API key is not valid"),
+        ({"app_key": "nope"}, ClosedByRelay, "4001"),
+    ],
+)
+def test_a_relay_that_cannot_be_used_raises_at_once(
+    relay: SharedRelay, backend: str, changes: dict[str, str], error: type[Exception], text: str
+) -> None:
+    async def scenario() -> None:
+        given = {"url": relay.url, "api_key": KEYS["main"]["key"], **changes}
+        async with Client(**given) as it:  # type: ignore[arg-type]
+            with pytest.raises(error, match=text):
+                async with it.subscribe(QUOTE):
+                    pass
+
+    run(backend, scenario)
+
+
+def test_the_blocks_own_exception_is_not_put_into_a_group(relay: SharedRelay, backend: str) -> None:
+    async def scenario() -> None:
+        with pytest.raises(KeyError):
+            async with client(relay) as it, it.subscribe(QUOTE):
+                raise KeyError("mine")
+
+    run(backend, scenario)
+
+
+def test_the_example_of_the_documentation_runs(
+    relay: SharedRelay, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "clients" / "watch.py"))["main"]
+    run(backend, lambda: example(relay.url, KEYS["main"]["key"]))
+    out = capsys.readouterr().out
+    assert "cache-quote.synthetic.BTC-USD 6" in out
+    assert "accepted" in out
+    assert "open orders, equity" in out

@@ -1,0 +1,144 @@
+"""The relay's process is killed again and again while it is fed: a subscriber that resumes sees one sequence, with told gaps.
+
+`TICKRELAY_KILLS=200 pytest tests/e2e/test_restarts.py` kills more often than a test run has time for.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+import trio
+
+from relay.pusher.apps import App
+from relay.testing.subscriber import Subscriber
+from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from support.process import serving
+from support.running import API_KEY, APP
+
+KILLS = int(os.environ.get("TICKRELAY_KILLS", "2"))
+QUOTES, ACCOUNT, BOOK = "quote.helio.EUR-USD", "private-account.helio.main", "depth.helio.EUR-USD"
+CONFIGURATION = f"""
+allow_inline_secrets = true
+[server]
+listen = "127.0.0.1:{{port}}"
+status_public = true
+[apps.main]
+id = "{APP["id"]}"
+key = "{APP["key"]}"
+secret = "{APP["secret"]}"
+accounts = ["*"]
+[api_keys.desk]
+key = "{API_KEY}"
+trade = ["helio.main"]
+[providers.helio]
+url = "WS"
+http_url = "HTTP"
+symbols = {{ EURUSD = "EUR/USD" }}
+pinned = ["{QUOTES}", "{ACCOUNT}", "{BOOK}"]
+accounts.main.credentials = {{ email = "{EMAIL}", password = "{PASSWORD}" }}
+"""
+
+
+@attrs.define
+class Sequence:
+    """All that a subscriber was told on one channel, over all of its connections."""
+
+    numbers: list[int] = attrs.Factory(list)
+    gaps: list[tuple[int, int]] = attrs.Factory(list)
+    replies: Counter[str] = attrs.Factory(Counter)
+    fills: Counter[str] = attrs.Factory(Counter)
+    faults: list[str] = attrs.Factory(list)
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        number, last = event["seq"], self.numbers[-1] if self.numbers else None
+        if event["type"] == "gap" and event["reason"] == "restart" and "to" in event:
+            self.gaps.append((event["from"], event["to"]))
+        if last is not None and event["type"] == "depth" and event["depth"]["snapshot"] and number == last:
+            return  # the book as it is now
+        if last is not None and number <= last:
+            self.faults.append(f"{number} after {last}")
+        if last is not None and number > last + 1:
+            told = event["type"] == "gap" and event.get("from", 0) <= last + 1 and event.get("to") == number - 1
+            if not told:
+                self.faults.append(f"{number} after {last} without a gap: {event}")
+        self.numbers.append(number)
+        if event["type"] == "reply":
+            self.replies[event["command_id"]] += 1
+        if event["type"] == "trade":
+            self.fills[event["trade"]["id"]] += 1
+
+
+async def test_a_subscriber_that_resumes_over_kills_sees_one_sequence_with_told_gaps(tmp_path: Path) -> None:
+    simulator = HelioSimulator(seed=1)
+    chance = random.Random(7)
+    heard = {QUOTES: Sequence(), ACCOUNT: Sequence(), BOOK: Sequence()}
+    port, sent = 0, []
+    events = 0
+
+    def hear(channel: str, event: Mapping[str, Any]) -> None:
+        nonlocal events
+        events += 1
+        heard[channel].take(event)
+
+    app = App(id=APP["id"], key=APP["key"], secrets=(APP["secret"],), name="main")
+    subscriber = Subscriber(lambda: port, app, heard, heard=hear)
+    async with simulator.serve() as broker, trio.open_nursery() as nursery:
+        configuration = CONFIGURATION.replace("WS", broker.ws).replace("HTTP", broker.http)
+        for kill in range(KILLS + 1):
+            async with serving(tmp_path, configuration) as (process, port):
+                if kill == 0:
+                    nursery.start_soon(subscriber.run)
+                    await subscriber.until(lambda: heard[QUOTES].numbers != [], 60)
+                for id in sent[-1:]:  # the one before the crash: whatever became of it, it is not sent again
+                    await post(port, id)
+                if kill == KILLS:
+                    await subscriber.until(lambda: all(id in heard[ACCOUNT].replies for id in sent), 60)
+                    await subscriber.until(lambda: set(fills(simulator)) <= heard[ACCOUNT].fills.keys(), 60)
+                    break
+                enough = events + chance.randrange(5, 60)
+                await subscriber.until(lambda enough=enough: events >= enough, 60)  # type: ignore[misc]
+                sent.append(f"c{kill}")
+                enough = events + chance.randrange(0, 12)
+                async with trio.open_nursery() as posting:
+                    posting.start_soon(post, port, sent[-1])
+                    await subscriber.until(lambda enough=enough: events >= enough, 60)  # type: ignore[misc]
+                    process.kill()
+                    await process.wait()
+        nursery.cancel_scope.cancel()
+    faults = {channel: sequence.faults for channel, sequence in heard.items() if sequence.faults}
+    assert not faults
+    assert not subscriber.notes.keys() & {"epoch_changed", "position_expired", "position_ahead"}, subscriber.notes
+    assert all(len(sequence.gaps) >= KILLS for sequence in heard.values())
+    assert heard[ACCOUNT].replies == Counter(dict.fromkeys(sent, 1))
+    assert heard[ACCOUNT].fills == Counter(dict.fromkeys(fills(simulator), 1))
+    placed = Counter(order.ticket.client_order_id for order in simulator.account.orders.values())
+    assert set(placed.values()) == {1}, "no order is sent again"
+
+
+async def post(port: int, id: str) -> None:
+    """Send an order; the relay may die before it answers."""
+    order = {"provider": "helio", "command": "place_order", "symbol": "EUR/USD", "side": "BUY", "order_type": "MARKET",
+             "quantity": "10000", "id": id, "client_order_id": f"mine-{id}"}  # fmt: skip
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+        try:
+            while True:
+                answer = await http.post(
+                    "/api/v2/commands",
+                    json=order,
+                    headers={"Authorization": f"Bearer {API_KEY}", "Idempotency-Key": id},
+                )
+                if answer.status_code != 503:
+                    return
+                await trio.sleep(0.05)
+        except httpx.HTTPError:
+            return
+
+
+def fills(simulator: HelioSimulator) -> list[str]:
+    """The ids of all fills at the broker."""
+    return [fill.id for fill in simulator.account.fills]
