@@ -1,30 +1,165 @@
-"""Measure the time for which a command waits until its names are on disk, and a start that restores many of them.
+"""Measure what a store costs: a publication beside one without a store, a command's wait for the disk, and a start.
 
-Rows of 700 bytes, the size of an order with its reply, are committed one after the other by as many tasks as the row says.
-The file is in the directory for temporary files: its disk and file system decide the figures.
+The file is in the directory for temporary files: its disk and file system decide the waits. A publication is of a quote with
+one subscriber; both sides are measured in turns in one process, its CPU time with that of the store's thread. A commit is a
+row of 700 bytes, the size of an order with its reply, one after the other by as many tasks as the row says.
 """
 
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from relay.hub.history import HistoryLimits
+from relay.hub.hub import Hub
+from relay.model.channels import Stream, Topic
 from relay.model.commands import PlaceOrder
-from relay.model.events import Stamp
-from relay.store.interface import Row
+from relay.model.events import Quote, Stamp
+from relay.pusher.apps import App
+from relay.store.interface import LoggedTopic, Row, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
-from relay.trading.pending import Scope
-from relay.trading.registry import CommandRegistry
+from relay.store.sqlite_file import LogLimits
+from relay.trading.registry import CommandRegistry, Scope
 from support.report import arguments, report
 
 COMMITS, AT_ONCE, REMEMBERED = 2000, (1, 10, 100), 10_000
+TOPICS, ROUNDS, EVENTS = 100, 7, 20_000
+KEPT, KEPT_TOPICS = 100_000, 100
 ACCOUNT = Scope("broker", "main")
 STAMP = Stamp(provider="broker", account="main", received_at="2025-01-15T10:30:00Z")
+OF_VENUE = Stamp(provider="venue", account=None, received_at="2025-01-15T10:30:00.123456Z")
+
+
+class Owner:
+    """A hub as the owner of a store."""
+
+    def __init__(self, store: Store, topics: int = TOPICS) -> None:
+        app = App(id="1", key="k", secrets=("s",))
+        streams = [Stream("venue", Topic(kind="quote", symbol=f"S{n}/USD")) for n in range(topics)]
+        history = HistoryLimits(idle_topics=100_000)
+        self.hub = Hub(
+            [app], epoch="bench", socket_ids=iter(f"1.{n}" for n in range(10**6)).__next__,
+            want=lambda stream, by: (), unwant=lambda stream: None, pinned=streams, history=history, store=store,
+        )  # fmt: skip
+
+    def restore(self, rows: Any, topics: Mapping[str, LoggedTopic]) -> None:
+        self.hub.restore(rows, topics, trio.current_time(), time.time_ns())
+
+    def rows(self) -> Iterator[Row]:
+        return self.hub.stored()
+
+    def topics(self, names: Any) -> Any:
+        return self.hub.logged_topics(names)
+
+    def subscribe(self) -> None:
+        session: Any = self.hub.connect("k", "protocol=7", None, 0.0)
+        for n in range(TOPICS):
+            session.receive(f'{{"event":"pusher:subscribe","data":{{"channel":"quote.venue.S{n}-USD"}}}}', 0.0)
+        session.outbox.attach(len, [], None)
+        self.outbox = session.outbox
+
+    async def publish(self, events: int, rate: float | None = None) -> list[float]:
+        """Publish so many quotes, 100 a pass; return the seconds that each pass took, without the waits between."""
+        passes, began = [], trio.current_time()
+        for start in range(0, events, 100):
+            if rate is not None:
+                await trio.sleep_until(began + start / rate)
+            at, now = time.perf_counter(), trio.current_time()
+            for number in range(start, start + 100):
+                quote = Quote(
+                    symbol=f"S{number % TOPICS}/USD", native_symbol="S", bid=f"1.{number}", ask=f"1.{number + 1}"
+                )
+                self.hub.publish(quote, OF_VENUE, now)
+            self.outbox.flush()
+            passes.append(time.perf_counter() - at)
+            await trio.lowlevel.checkpoint()
+        return passes
+
+
+async def publications(directory: str) -> list[dict[str, Any]]:
+    """Return the CPU time and the time of a publication without a store, and with a file, in turns."""
+    limits = LogLimits(events=1000, age=300, bytes=1 << 20)
+    cpu: dict[str, list[float]] = {"memory": [], "sqlite": []}
+    wall: dict[str, list[float]] = {"memory": [], "sqlite": []}
+    stores: dict[str, Store] = {
+        "memory": MemoryStore(),
+        "sqlite": SqliteStore(Path(directory) / "events.sqlite3", limits=limits),
+    }
+    owners = {name: Owner(store) for name, store in stores.items()}
+    async with trio.open_nursery() as nursery:
+        for name, store in stores.items():
+            await nursery.start(partial(store.run, owners[name]))
+            owners[name].subscribe()
+        for _ in range(ROUNDS):
+            for name, owner in owners.items():
+                began = time.process_time()
+                passes = await owner.publish(EVENTS)
+                await synced(stores[name])
+                cpu[name].append((time.process_time() - began) / EVENTS * 1e6)
+                wall[name] += [each / 100 * 1e6 for each in passes]
+        kept = owners["sqlite"]
+        began, before = time.process_time(), stores["sqlite"].status()["events"]
+        at = time.perf_counter()
+        await kept.publish(EVENTS * 5, rate=20_000)
+        took = time.perf_counter() - at
+        await synced(stores["sqlite"])
+        used, written = time.process_time() - began, stores["sqlite"].status()["events"] - before
+        nursery.cancel_scope.cancel()
+    rows = []
+    for name in cpu:
+        each = sorted(wall[name])
+        rows.append({
+            "what": f"publish, {name}", "CPU us": statistics.median(cpu[name]), "p50 us": each[len(each) // 2],
+            "p99 us": each[ceil(len(each) * 0.99) - 1],
+        })  # fmt: skip
+    share = statistics.median(cpu["sqlite"]) / statistics.median(cpu["memory"]) - 1
+    rows.append({"what": "sqlite more than memory", "share": share})
+    rows.append({
+        "what": "20,000 events/s", "per second": EVENTS * 5 / took, "written": written, "CPU share": used / took
+    })  # fmt: skip
+    return rows
+
+
+async def synced(store: Store) -> None:
+    """Wait until all that was logged is on disk."""
+    if isinstance(store, SqliteStore):
+        store._hand_over_later()
+        done = trio.Event()
+        store.sync(lambda _: done.set())
+        await done.wait()
+
+
+async def restart(directory: str) -> dict[str, Any]:
+    """Return the time from opening a file with many events until the hub has all of them."""
+    path = Path(directory) / "kept.sqlite3"
+    limits = LogLimits(events=KEPT // KEPT_TOPICS, age=300, bytes=1 << 20)
+
+    async def run(feed: bool) -> tuple[float, float, Owner]:
+        store = SqliteStore(path, limits=limits)
+        owner = Owner(store, KEPT_TOPICS)
+        async with trio.open_nursery() as nursery:
+            began, cpu = time.perf_counter(), time.process_time()
+            await nursery.start(store.run, owner)
+            took, used = time.perf_counter() - began, time.process_time() - cpu
+            if feed:
+                owner.subscribe()
+                for _ in range(0, KEPT, 1000):  # small chunks, as slow topics have them
+                    await owner.publish(1000)
+                    await synced(store)
+            nursery.cancel_scope.cancel()
+        return took, used, owner
+
+    await run(feed=True)
+    took, used, owner = await run(feed=False)
+    kept = sum(topic["kept"] for topic in owner.hub.snapshot()["streams"])
+    return {"what": f"start with {kept} events", "ms": took * 1e3, "CPU ms": used * 1e3}
 
 
 async def commits(directory: str) -> list[dict[str, Any]]:
@@ -32,11 +167,7 @@ async def commits(directory: str) -> list[dict[str, Any]]:
     store = SqliteStore(Path(directory) / "bench.sqlite3")
     rows = []
     async with trio.open_nursery() as nursery:
-
-        async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-            await store.run(lambda rows: None, lambda: (), task_status=task_status)
-
-        await nursery.start(run)
+        await nursery.start(store.run, Owner(MemoryStore(), 0))
         for tasks in AT_ONCE:
             rows.append(await _commit(store, tasks))
         nursery.cancel_scope.cancel()
@@ -91,7 +222,7 @@ def main() -> None:
     """Print all rows."""
     options = arguments(__doc__)
     with tempfile.TemporaryDirectory() as directory:
-        rows = trio.run(commits, directory)
+        rows = [*trio.run(publications, directory), trio.run(restart, directory), *trio.run(commits, directory)]
     report(options, "store", [*rows, restore()])
 
 

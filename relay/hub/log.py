@@ -6,6 +6,7 @@ has not answered, it begins a new epoch: positions of the old one cannot be resu
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 
 from relay.hub.history import HistoryEntry
@@ -52,7 +53,7 @@ def parse_key(key: str) -> Stream | tuple[str, str] | None:
 class TopicLog:
     """The numbers and events of one topic in the store. `TopicState` calls `renew` at ``renew_at`` and logs each event."""
 
-    __slots__ = ("_asked_at", "_asking", "_block", "_epochs", "_store", "epoch", "key", "limit", "renew_at")
+    __slots__ = ("_asked_at", "_asking", "_block", "_epochs", "_store", "append", "epoch", "key", "limit", "renew_at")
 
     def __init__(self, store: Store, key: str, epochs: Callable[[], str]) -> None:
         self.key = key
@@ -67,10 +68,8 @@ class TopicLog:
         self._block = FIRST_BLOCK
         self._asked_at = -inf
         self._asking = False
-
-    def append(self, event: Loggable) -> None:
-        """Log an event that is delivered."""
-        self._store.log(self.key, event)
+        self.append: Callable[[Loggable], object] = partial(store.log, key)
+        """Logs an event that is delivered."""
 
     def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
         """Log an event, and call ``then`` when it is on disk, or cannot be."""

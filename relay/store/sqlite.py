@@ -29,11 +29,22 @@ from attrs import frozen
 
 from relay.store import sqlite_file
 from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row, Rows
-from relay.store.sqlite_file import VERSION, AnyChange, Change, FileWriter, Log, LogLimits, Replace, Reserve, Sync
+from relay.store.sqlite_file import (
+    VERSION,
+    AnyChange,
+    Change,
+    FileWriter,
+    Log,
+    LogLimits,
+    LogMany,
+    Replace,
+    Reserve,
+    Sync,
+)
 
 #: Acknowledgements that may be waited for at once.
 MOST_WAITING = 10_000
-#: Events that may wait for the next batch.
+#: Delivered events that may wait for the thread.
 MOST_LOGGED = 100_000
 #: Seconds after which delivered events are written.
 BATCH = 0.5
@@ -86,7 +97,9 @@ class SqliteStore:
         self._restored = self._lost = False
         #: What this pass has put, and events that were delivered already.
         self._now: list[AnyChange] = []
-        self._later: list[AnyChange] = []
+        self._later: dict[str, list[Loggable]] = {}
+        #: Delivered events that the thread has and has not written yet.
+        self._logging = 0
         #: Topics of which events were not written.
         self._torn: set[str] = set()
         self._figures = {"transactions": 0, "rows": 0, "events": 0, "kept_bytes": 0, "failures": 0}
@@ -121,7 +134,11 @@ class SqliteStore:
 
     def log(self, topic: str, event: Loggable) -> None:
         """Log an event that was delivered, with the next batch."""
-        self._later.append(Log(topic, event))
+        events = self._later.get(topic)
+        if events is None:
+            self._later[topic] = [event]
+        else:
+            events.append(event)
 
     def log_first(self, topic: str, event: Loggable, done: Done) -> None:
         """Log an event now, and call ``done`` when it is on disk."""
@@ -131,7 +148,7 @@ class SqliteStore:
     def forget(self, topic: str) -> None:
         """Remove the topic with its events."""
         self._torn.discard(topic)
-        self._later = [each for each in self._later if not isinstance(each, Log) or each.topic != topic]
+        self._later.pop(topic, None)
         self._put(Replace(topic))
 
     async def read(self, topic: str, after: int) -> LoggedTopic | None:
@@ -200,11 +217,12 @@ class SqliteStore:
 
     def _hand_over_later(self) -> None:
         """Hand over the events that were delivered; while the store fails, only remember of which topics they are."""
-        later, self._later = self._later, []
-        if self._failure or len(self._queue) + len(later) > MOST_LOGGED:
-            self._torn.update(each.topic for each in later if isinstance(each, Log))
-        else:
-            self._now += later
+        later, self._later = self._later, {}
+        if self._failure or self._logging > MOST_LOGGED:
+            self._torn.update(later)
+        elif later:
+            self._logging += (count := sum(map(len, later.values())))
+            self._now.append(LogMany(later, count))
         self._hand_over()
 
     def _give_up(self, before: float) -> None:
@@ -258,9 +276,9 @@ class SqliteStore:
         assert self._owner is not None
         if names is None:
             self._torn = set()
-            self._later = []
+            self._later = {}
         else:
-            self._later = [each for each in self._later if not isinstance(each, Log) or each.topic not in names]
+            self._later = {topic: events for topic, events in self._later.items() if topic not in names}
         gone = set(names or ())
         for topic, epoch, reserved, events in self._owner.topics(names):
             gone.discard(topic)
@@ -318,4 +336,5 @@ class SqliteStore:
             if not self._queue and not self._closing:
                 self._changed.wait(seconds)
             queue, self._queue = self._queue, []
+            self._logging = 0
             return queue, self._closing

@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -46,7 +47,8 @@ _STEPS = {1: _TOPICS}
 _ENDED = ("store", "ended")
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[LoggedEvent]).decode
+_unpack = msgspec.msgpack.Decoder(tuple[float, list[LoggedEvent]]).decode
+_members = attrgetter(*LoggedEvent._fields)
 
 
 @frozen(kw_only=True)
@@ -73,6 +75,15 @@ class Log:
 
     topic: str
     event: Loggable
+    number: int = 0
+
+
+@frozen
+class LogMany:
+    """Events of several topics that were delivered, and their number."""
+
+    topics: Mapping[str, Sequence[Loggable]]
+    count: int
     number: int = 0
 
 
@@ -104,7 +115,7 @@ class Sync:
     number: int = 0
 
 
-OfTopic = Log | Reserve | Replace
+OfTopic = Log | LogMany | Reserve | Replace
 AnyChange = Change | OfTopic | Sync
 
 
@@ -212,7 +223,8 @@ class FileWriter:
         except (sqlite3.Error, OSError, StoreError) as error:
             self._close()
             self._held = {key: None if last.get(key) else value for key, value in rows.items()}
-            self._tell(self._store.torn, {change.topic for change in others})
+            torn = (change.topics if isinstance(change, LogMany) else (change.topic,) for change in others)
+            self._tell(self._store.torn, set().union(*torn))
             self._tell(self._store.written, numbers, 0, 0, 0, _reason(self._path, error))
             return False
         self._held = {}
@@ -328,6 +340,9 @@ class FileWriter:
             match change:
                 case Log(topic, event):
                     logged.setdefault(topic, []).append(event)
+                case LogMany(topics):
+                    for topic, events in topics.items():
+                        logged.setdefault(topic, []).extend(events)
                 case Reserve(topic, epoch, up_to):
                     self._reserve(self._file, topic, epoch, up_to, logged)
                 case Replace(topic):
@@ -369,9 +384,7 @@ class FileWriter:
             topic = file.topics.get(name)
             if topic is None or not events:
                 continue
-            data = _pack(
-                [(e.seq, e.id, e.at + ahead, e.head, e.tail, e.policy.value, e.conflation_key) for e in events]
-            )
+            data = _pack((ahead, [*map(_members, events)]))
             last = events[-1]
             chunk = _Chunk(file.next_chunk, len(events), last.seq, last.at + ahead, len(data))
             file.next_chunk += 1
@@ -433,9 +446,12 @@ def _forget_oldest(file: _File, topic: _Topic) -> int:
 
 def _events(data: bytes) -> list[LoggedEvent]:
     try:
-        return _unpack(data)
+        ahead, events = _unpack(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"a chunk of events cannot be read: {error}") from None
+    return [
+        LoggedEvent(seq, id, at + ahead, head, tail, policy, key) for seq, id, at, head, tail, policy, key in events
+    ]
 
 
 def _delete(connection: sqlite3.Connection, chunks: Iterable[int]) -> None:
@@ -486,6 +502,8 @@ def _opened(path: Path) -> tuple[_File, int]:
             raise StoreError(f"{path} is not a store of tickrelay")
         if not is_new and not 1 <= version <= VERSION:
             raise StoreError(f"{path} is a store of version {version}; this tickrelay has version {VERSION}")
+        if is_new:
+            connection.execute("PRAGMA page_size = 8192")  # most of it are chunks of events, which are large
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL}")
