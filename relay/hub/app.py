@@ -2,7 +2,8 @@
 
 A new subscription has its effects in this order:
 
-1. `subscription_succeeded` and the result of `catch_up` to the new subscriber; from here on it is live;
+1. `subscription_succeeded` and the result of `catch_up` to the new subscriber; from here on it is live. Where this is much,
+   it is sent later (`SubscriberSession.proceed`), and what the channel delivers until then waits behind it;
 2. `member_added` to the others, if it brings a new user to a presence channel; the app's server is notified;
 3. `subscription_count` to all;
 4. interest in the stream, for its first channel: last, so that events this brings at once find the subscriber live.
@@ -12,19 +13,20 @@ long as a subscriber could resume on it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Literal
 
 from attrs import field, frozen
 
+from relay.hub.catch_up import Joining, catch_up
 from relay.hub.encoding import decode_data, decode_name, encode_head, plain_tail
 from relay.hub.history import HistoryEntry, HistoryLimits
 from relay.hub.log import app_key
 from relay.hub.members import SubscriptionCounts, Users
 from relay.hub.outbox import Delivery, Outbox, Policy, control
 from relay.hub.streams import IdleTopics, Known, NewLog, Streams, account_of, claims_stream, stream_of
-from relay.hub.topic import Channel, PublishedEvent, TopicState, catch_up
+from relay.hub.topic import Channel, PublishedEvent, TopicState
 from relay.limits import TokenBucket
 from relay.model.channels import Asker, Stream
 from relay.model.enums import Refill
@@ -92,12 +94,18 @@ class Shared:
 
 @frozen
 class HistoryPage:
-    """Past events of a channel, oldest first, each as `{"event", "data", "id", "seq"}`."""
+    """Past events of a channel, oldest first."""
 
     position: ResumePosition
-    events: Sequence[Mapping[str, object]]
+    entries: Sequence[HistoryEntry]
     more: bool
     """True when the limit cut off newer events: ask again after the last one's `seq`."""
+
+    @property
+    def events(self) -> Iterator[Mapping[str, object]]:
+        """Each event as `{"event", "data", "id", "seq"}`, decoded when it is taken."""
+        for entry in self.entries:
+            yield {"event": decode_name(entry.head), "data": decode_data(entry.tail), "id": entry.id, "seq": entry.seq}
 
 
 class SubscriberSession:
@@ -107,7 +115,7 @@ class SubscriberSession:
     monotonic seconds.
     """
 
-    __slots__ = ("_app_state", "asker", "connection", "outbox", "spending", "streams")
+    __slots__ = ("_app_state", "asker", "connection", "joining", "outbox", "spending", "streams")
 
     def __init__(
         self,
@@ -125,6 +133,8 @@ class SubscriberSession:
         self.streams = 0
         """Channels it holds that ask something of a provider."""
         self.spending = spending
+        self.joining: Joining | None = None
+        """The subscription that is being brought up to date."""
         app_state.add(self)
 
     @property
@@ -155,6 +165,23 @@ class SubscriberSession:
             self._act(self.connection.refuse(text, limit, now), now)
         else:
             self._end_spender(limit, now)
+
+    @property
+    def busy(self) -> bool:
+        """True while a subscription is brought up to date: `proceed` is to be called before the next message."""
+        return self.joining is not None
+
+    def proceed(self, now: float) -> None:
+        """Make and charge the next part of what a new subscription is sent."""
+        joining = self.joining
+        if joining is None:
+            return
+        if part := joining.proceed():
+            prices = self.spending.budgets.prices
+            kilobyte = prices.sent_kilobyte if joining.encoded else prices.encoded_kilobyte
+            self.spending.spend(prices.event * len(part) + kilobyte * sum(map(len, part)) / 1024, now)
+        if joining.done:
+            self.joining = None
 
     def receive_binary(self, now: float) -> None:
         """Refuse a binary message, of which the protocol has none."""
@@ -251,6 +278,14 @@ class RefusedSession:
     def pause(self, now: float) -> float:
         """Return 0: what it sends costs nothing."""
         return 0.0
+
+    @property
+    def busy(self) -> bool:
+        """False: it joins nothing."""
+        return False
+
+    def proceed(self, now: float) -> None:
+        """Do nothing; see `busy`."""
 
     def leave(self, now: float) -> None:
         """Do nothing; it holds no channel."""
@@ -361,6 +396,8 @@ class AppState:
 
     def subscribe(self, session: SubscriberSession, request: JoinChannel, now: float) -> None:
         """Add the connection to a channel, or refuse it with `subscription_error`."""
+        while session.busy:  # nobody has called `proceed` as often as needed
+            session.proceed(now)
         name, channel = request.channel, self.channels.get(request.channel)
         session.spending.spend(self._prices.subscribe, now)
         if self._pending and not self._admit(session, now, joining=name):
@@ -407,6 +444,9 @@ class AppState:
         asks = _asks_provider(channel.topic.stream)
         session.streams -= asks
         channel.remove(session.socket_id)
+        if session.joining is not None and session.joining.channel == name:
+            session.joining.leave()
+            session.joining = None
         session.outbox.discard(name)
         session.spending.spend(self._prices.unsubscribe, now)
         user_id = channel.presence.leave(session.socket_id) if channel.presence is not None else None
@@ -574,7 +614,7 @@ class AppState:
             return None, inf
         ttl = self._ttl(topic)
         values = topic.last_values(now, ttl)
-        return (values[-1] if values else None), ttl
+        return (topic.entry(values[-1]) if values else None), ttl
 
     def history(self, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage:
         """Return past events of a channel: those behind `after`, or the newest.
@@ -585,26 +625,11 @@ class AppState:
         self._settle(name, topic)
         history = topic.history
         entries = history.newest(limit, now) if after is None else history.after(after, now)
-        events = [
-            {"event": decode_name(entry.head), "data": decode_data(entry.tail), "id": entry.id, "seq": entry.seq}
-            for entry in entries[:limit]
-        ]
-        return HistoryPage(history.position, events, more=len(entries) > limit)
+        return HistoryPage(history.position, entries[:limit], more=len(entries) > limit)
 
-    def status(self) -> Mapping[str, object]:
-        """Return the counters of this app, and of its occupied channels."""
-        return {
-            "connections": len(self.sessions),
-            "users": len(self.users),
-            "channels": {
-                name: {
-                    "subscribers": len(channel),
-                    "seq": channel.topic.seq,
-                    "dropped": {policy.value: dropped for policy, dropped in channel.dropped.items()},
-                }
-                for name, channel in self.channels.items()
-            },
-        }
+    def status(self) -> Mapping[str, int]:
+        """Return the counters of this app."""
+        return {"connections": len(self.sessions), "users": len(self.users)}
 
     # Slow subscribers (OverflowSource) -------------------------------------------------------------------------------
 
@@ -636,7 +661,7 @@ class AppState:
         if occupied is None or occupied.topic.stream is None:
             return None
         topic = occupied.topic
-        entries = topic.snapshots(self._shared.streams.books(topic), self._shared.ids)
+        entries = topic.snapshots(self._shared.streams.books(topic), self._shared.ids).finish()
         if not entries:
             return None
         frames = b"".join([occupied.delivery(entry) for entry in entries])
@@ -742,21 +767,13 @@ class AppState:
         caught_up = catch_up(
             channel, request, lambda: self._shared.streams.books(topic), self._shared.ids, self._ttl(topic), now
         )
-        for delivery in caught_up.deliveries:
-            put(delivery)
-        self._charge(session, channel, caught_up.deliveries, now)
-        channel.add(session.socket_id, session.outbox, ids=request.ids, waits=caught_up.waits)
+        if channel.presence is not None:
+            session.spending.spend(self._prices.member * len(channel.presence), now)
+        session.joining = Joining(channel, session.socket_id, session.outbox, caught_up, ids=request.ids)
+        session.proceed(now)
         if caught_up.cache_missed and not channel.miss_reported:
             channel.miss_reported = True
             self._notify_server("cache_miss", channel)
-
-    def _charge(self, session: SubscriberSession, channel: Channel, sent: Sequence[Delivery], now: float) -> None:
-        """Charge a new subscriber for the members and the past events that it was sent."""
-        units = 0.0 if channel.presence is None else self._prices.member * len(channel.presence)
-        if sent:
-            units += self._prices.event * len(sent) + self._prices.sent_kilobyte * sum(map(len, sent)) / 1024
-        if units:
-            session.spending.spend(units, now)
 
     def _update_count(self, session: SubscriberSession, channel: Channel, now: float) -> None:
         if not self.app.subscription_count or channel.presence is not None:

@@ -22,7 +22,7 @@ from itertools import islice
 from attrs import define, field, frozen, validators
 
 from relay.hub.outbox import Policy
-from relay.model.events import Depth, Level, Stamp
+from relay.model.events import Depth, Level, SortedLevels, Stamp
 from relay.pusher.messages import ResumeFailure, ResumePosition
 
 
@@ -195,17 +195,38 @@ class DepthBook:
         self._asks.clear()
         self._last = self.stamp = None
 
-    def snapshot(self) -> Depth | None:
-        """Return the whole book as one event, bids from the highest, asks from the lowest; None when there is none."""
-        last = self._last
-        if last is None:
-            return None
+    def copy(self) -> "BookCopy":
+        """Return the book as it is now. There must be one."""
+        assert self._last is not None
+        return BookCopy(self._last, list(self._bids.values()), list(self._asks.values()))
+
+
+@frozen
+class BookCopy:
+    """A book at one moment, to be made one event: in parts, since sorting thousands of levels takes a millisecond."""
+
+    last: Depth
+    """The last message that was applied."""
+    bids: Sequence[Level]
+    asks: Sequence[Level]
+
+    def sorted_bids(self) -> SortedLevels:
+        """Return the bids from the highest."""
+        return SortedLevels(sorted(self.bids, key=_price, reverse=True))
+
+    def sorted_asks(self) -> SortedLevels:
+        """Return the asks from the lowest."""
+        return SortedLevels(sorted(self.asks, key=_price))
+
+    def snapshot(self, bids: SortedLevels, asks: SortedLevels) -> Depth:
+        """Return the whole book as one event."""
+        last = self.last
         return Depth(
             symbol=last.symbol,
             native_symbol=last.native_symbol,
             timestamp=last.timestamp,
-            bids=sorted(self._bids.values(), key=_price, reverse=True),
-            asks=sorted(self._asks.values(), key=_price),
+            bids=bids,
+            asks=asks,
             snapshot=True,
             last_seq=last.last_seq,
             checksum=last.checksum,

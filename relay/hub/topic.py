@@ -13,10 +13,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
-from attrs import define, field
+from attrs import define
 
 from relay.hub.encoding import (
     decode_data,
@@ -27,10 +27,10 @@ from relay.hub.encoding import (
     numbered_tail,
     with_position,
 )
-from relay.hub.history import DepthBook, EventHistory, HistoryEntry, HistoryLimits, Missed
+from relay.hub.history import BookCopy, DepthBook, EventHistory, HistoryEntry, HistoryLimits
 from relay.hub.log import TopicLog, restored
 from relay.hub.members import Presence
-from relay.hub.outbox import Delivery, Outbox, Policy, control
+from relay.hub.outbox import Delivery, Policy, control
 from relay.model.channels import ALL, Stream
 from relay.model.enums import AccountEvent, PositionEvent, Refill, StalenessEvent
 from relay.model.events import (
@@ -238,7 +238,7 @@ class TopicState:
         self._held: deque[tuple[PublishedEvent, int, float]] = deque()
         """An account's events that are not on disk yet: nobody sees one that a crash could lose."""
         self._limits = limits
-        self._snapshots: tuple[int, tuple[HistoryEntry, ...]] = (-1, ())
+        self._snapshots: BookSnapshots | None = None
 
     @property
     def size(self) -> int:
@@ -463,33 +463,25 @@ class TopicState:
         """Return True if it has a last value, of this provider where it is merged."""
         return provider in self.last if self.merged else bool(self.last)
 
-    def last_values(self, now: float, ttl: float = inf) -> Sequence[HistoryEntry]:
+    def last_values(self, now: float, ttl: float = inf) -> Sequence[LastValue | HistoryEntry]:
         """Return the last value (of each provider in a merged topic) not older than `ttl` seconds, in order."""
-        return self._entries(last for last in self.last.values() if last.at + ttl > now)
+        return sorted((last for last in self.last.values() if last.at + ttl > now), key=_seq)
 
-    def stale_warnings(self) -> Sequence[HistoryEntry]:
+    def stale_warnings(self) -> Sequence[LastValue]:
         """Return the event that announced stale data (of each provider in a merged topic), while they are stale."""
-        return self._entries(self.stale.values())
+        return sorted(self.stale.values(), key=_seq)
 
-    def _entries(self, values: Iterable[LastValue | HistoryEntry]) -> Sequence[HistoryEntry]:
-        return [
-            value
-            if isinstance(value, HistoryEntry)
-            else value.published.entry(value.seq, value.at, self.kind, merged=self.merged)
-            for value in sorted(values, key=lambda value: value.seq)
-        ]
+    def entry(self, value: LastValue | HistoryEntry) -> HistoryEntry:
+        """Return a value of this topic encoded."""
+        if isinstance(value, HistoryEntry):
+            return value
+        return value.published.entry(value.seq, value.at, self.kind, merged=self.merged)
 
-    def snapshots(self, books: Iterable[DepthBook], ids: Callable[[], str]) -> Sequence[HistoryEntry]:
-        """Return each book that is ready as one snapshot event under the topic's number. Encoded once per number."""
-        if self._snapshots[0] != self.seq:
-            self._snapshots = (self.seq, tuple(self._snapshot(book, ids()) for book in books if book.ready))
-        return self._snapshots[1]
-
-    def _snapshot(self, book: DepthBook, id: str) -> HistoryEntry:
-        event, stamp = book.snapshot(), book.stamp
-        assert event is not None
-        assert stamp is not None
-        return PublishedEvent(event, stamp, id).entry(self.seq, self.touched, self.kind, merged=self.merged)
+    def snapshots(self, books: Iterable[DepthBook], ids: Callable[[], str]) -> "BookSnapshots":
+        """Return each book that is ready as one snapshot event under the topic's number. Made once per number."""
+        if self._snapshots is None or self._snapshots.seq != self.seq:
+            self._snapshots = BookSnapshots(self, [book for book in books if book.ready], ids)
+        return self._snapshots
 
     def copy_values(self, parts: Mapping[str, "TopicState"]) -> None:
         """Begin a merged topic with the last values and warnings of its providers' topics, as its number 0."""
@@ -499,6 +491,78 @@ class TopicState:
                     self.last[provider] = LastValue(last.published, self.seq, last.at)
             for stale in part.stale.values():
                 self.stale[provider] = LastValue(stale.published, self.seq, stale.at)
+
+
+def _seq(value: LastValue | HistoryEntry) -> int:
+    return value.seq
+
+
+class BookSnapshots:
+    """The books of a depth topic as they were at one number, each as one snapshot event.
+
+    A book of thousands of levels takes milliseconds to sort and to encode, so that is done in steps. Everybody who needs
+    the snapshots of that number shares them, and the steps.
+    """
+
+    __slots__ = ("_steps", "entries", "many", "seq")
+
+    def __init__(self, topic: TopicState, books: Sequence[DepthBook], ids: Callable[[], str]) -> None:
+        self.seq = topic.seq
+        """The number of the topic's last event, which is in the snapshots."""
+        self.many = len(books)
+        """Number of books."""
+        self.entries: list[HistoryEntry] = []
+        """The snapshots made so far."""
+        copies = [(book.copy(), book.stamp, ids()) for book in books]
+        self._steps = self._make(copies, topic.touched, merged=topic.merged)
+
+    @property
+    def made(self) -> bool:
+        """True once all snapshots are made."""
+        return len(self.entries) == self.many
+
+    def step(self) -> None:
+        """Do one step: about a millisecond for 10,000 levels."""
+        next(self._steps, None)
+
+    def finish(self) -> Sequence[HistoryEntry]:
+        """Do the steps that are left; return the snapshots."""
+        for _ in self._steps:
+            pass
+        return self.entries
+
+    def _make(self, copies: Iterable[tuple[BookCopy, Stamp | None, str]], at: float, *, merged: bool) -> Iterator[None]:
+        for copy, stamp, id in copies:
+            bids = copy.sorted_bids()
+            yield
+            asks = copy.sorted_asks()
+            yield
+            assert stamp is not None
+            published = PublishedEvent(copy.snapshot(bids, asks), stamp, id)
+            self.entries.append(published.entry(self.seq, at, "depth", merged=merged))
+            yield
+
+
+class Receiver(Protocol):
+    """An outbox, or what stands for it while its subscriber is brought up to date."""
+
+    @property
+    def append(self) -> Callable[[Delivery], object]:
+        """Takes a delivery; `mark_dirty` is to be called afterwards unless it is `dirty`."""
+        ...
+
+    @property
+    def dirty(self) -> bool:
+        """True while nothing has to be flushed for a delivery to be sent."""
+        ...
+
+    def mark_dirty(self) -> None:
+        """Have the deliveries flushed."""
+        ...
+
+    def put(self, delivery: Delivery) -> None:
+        """Take a delivery and have it flushed."""
+        ...
 
 
 class Channel:
@@ -534,15 +598,23 @@ class Channel:
         self.succeeded = control(messages.subscription_succeeded(name), name)
         """`subscription_succeeded` without members or a position, shared by all subscribers."""
         self._middle = encode_middle(name)
-        self._live: dict[str, Outbox] = {}
-        self._with_ids: dict[str, Outbox] = {}
-        self._waiting: dict[str, Outbox] = {}
+        self._live: dict[str, Receiver] = {}
+        self._with_ids: dict[str, Receiver] = {}
+        self._waiting: dict[str, Receiver] = {}
 
     def __len__(self) -> int:
         """Return the number of subscribers."""
         return len(self._live) + len(self._with_ids) + len(self._waiting)
 
-    def add(self, socket_id: str, outbox: Outbox, *, ids: bool = False, waits: bool = False) -> None:
+    def status(self) -> Mapping[str, object]:
+        """Return the counters of the channel."""
+        return {
+            "subscribers": len(self),
+            "seq": self.topic.seq,
+            "dropped": {policy.value: dropped for policy, dropped in self.dropped.items()},
+        }
+
+    def add(self, socket_id: str, outbox: "Receiver", *, ids: bool = False, waits: bool = False) -> None:
         """Add a subscriber. Canonical events have `id` and `seq` in their data; with `ids` other events get them beside."""
         if waits:
             self._waiting[socket_id] = outbox
@@ -550,6 +622,12 @@ class Channel:
             self._with_ids[socket_id] = outbox
         else:
             self._live[socket_id] = outbox
+
+    def replace(self, socket_id: str, outbox: "Receiver") -> None:
+        """Deliver to another outbox from now on."""
+        for subscribers in (self._live, self._with_ids, self._waiting):
+            if socket_id in subscribers:
+                subscribers[socket_id] = outbox
 
     def remove(self, socket_id: str) -> None:
         """Remove a subscriber."""
@@ -609,78 +687,7 @@ class Channel:
         )
 
 
-def _put_all(subscribers: dict[str, Outbox], delivery: Delivery, but: str | None) -> None:
+def _put_all(subscribers: dict[str, "Receiver"], delivery: Delivery, but: str | None) -> None:
     for socket_id, outbox in subscribers.items():
         if socket_id != but:
             outbox.put(delivery)
-
-
-@define
-class CatchUp:
-    """The frames for a new subscriber between `subscription_succeeded` and the live events."""
-
-    deliveries: list[Delivery] = field(factory=list)
-    waits: bool = False
-    """True when the subscriber is not live before the next snapshot."""
-    cache_missed: bool = False
-
-
-def catch_up(
-    channel: Channel,
-    request: messages.JoinChannel,
-    books: Callable[[], Iterable[DepthBook]],
-    ids: Callable[[], str],
-    ttl: float,
-    now: float,
-) -> CatchUp:
-    """Return what a new subscriber is sent before it becomes live, which happens at once: nothing is lost or repeated.
-
-    1. Resume: the events it missed, then `tickrelay:resume_succeeded`, and nothing else. When they are lost,
-       `tickrelay:resume_failed`, and on as if it had not asked.
-    2. A depth channel: the book as one snapshot (each provider's, on a merged channel). Without a book the subscriber waits
-       for the next snapshot. A rewind of depth is the book too.
-    3. Rewind: the last events, oldest first. On an account's stream without a rewind: its current state, that is balance,
-       open orders and positions, each as the last event about it.
-    4. A cache channel: the last value (each provider's, on a merged channel), or `pusher:cache_miss`.
-    5. The staleness event, while the data are stale. A rewind has it among the last events.
-
-    Args:
-        books: returns the books of a depth topic.
-        ids: names new events.
-        ttl: life of a cached event in seconds.
-    """
-    topic, name = channel.topic, channel.name
-    result = CatchUp()
-
-    def add(entries: Sequence[HistoryEntry]) -> None:
-        result.deliveries += [channel.delivery(entry, ids=request.ids) for entry in entries]
-
-    if request.resume is not None:
-        try:
-            add(missed := topic.history.after(request.resume, now))
-        except Missed as lost:
-            result.deliveries.append(control(messages.resume_failed(name, lost.reason, lost.position), name))
-        else:
-            succeeded = messages.resume_succeeded(name, topic.history.position, len(missed))
-            result.deliveries.append(control(succeeded, name))
-            return result
-    is_depth = topic.kind == "depth"
-    found: Sequence[HistoryEntry] = ()
-    if is_depth:
-        found = topic.snapshots(books(), ids)
-        result.waits = not found
-    elif request.rewind is not None:
-        found = topic.history.newest(request.rewind, now)
-    elif topic.kind == "account":
-        found = topic.last_values(now)
-    if channel.type.cache and not found and not is_depth:
-        found = topic.last_values(now, ttl)
-    add(found)
-    if request.ids and found and found[-1].seq < topic.seq:  # the position is newer than these entries
-        result.deliveries.append(control(messages.position(name, topic.history.position), name))
-    if channel.type.cache and not found:
-        result.cache_missed = True
-        result.deliveries.append(control(messages.cache_miss(name), name))
-    if request.rewind is None or is_depth:
-        add(topic.stale_warnings())
-    return result

@@ -81,8 +81,16 @@ def _timeframe_text(value: object) -> str:
     return value
 
 
+class SortedLevels(tuple[Level, ...]):
+    """Levels of other events, put together anew: they are canonical, and are not read again."""
+
+    __slots__ = ()
+
+
 def _levels(raw: Iterable[Any]) -> tuple[Level, ...]:
     """Levels of ``[price, size, ...]``; elements a provider adds behind the size are not part of the canonical level."""
+    if type(raw) is SortedLevels:
+        return raw
     known = known_decimal
     return tuple(
         [

@@ -43,7 +43,9 @@ class RequestPrices:
     event: float = field(default=0.5, validator=_not_negative)
     """Each past event, state or snapshot that a new subscriber is sent (`rewind`, `resume`), and each of a history page."""
     sent_kilobyte: float = field(default=0.2, validator=_not_negative)
-    """1,024 bytes of these."""
+    """1,024 bytes of past events."""
+    encoded_kilobyte: float = field(default=2.5, validator=_not_negative)
+    """1,024 bytes that are encoded for it: the book of a depth channel, or the present state of an account."""
     member: float = field(default=0.2, validator=_not_negative)
     """Each member that a new member of a presence channel is told of."""
     recipient: float = field(default=0.05, validator=_not_negative)
@@ -53,7 +55,9 @@ class RequestPrices:
     client_event: float = field(default=2, validator=_not_negative)
     """A client event, beside the message and the recipients."""
     page: float = field(default=5, validator=_not_negative)
-    """A page of history or of channels over HTTP, beside the events or channels in it."""
+    """A page of history or of channels, the status or the metrics over HTTP, beside what is in it."""
+    counted: float = field(default=0.3, validator=_not_negative)
+    """Each stream and each occupied channel that the status or the metrics count."""
     catalog: float = field(default=20, validator=_not_negative)
     """A request for the catalog or for a session, beside its entries; a search of symbols, beside those it returns."""
     symbol: float = field(default=0.1, validator=_not_negative)
@@ -81,7 +85,8 @@ class Costs:
     app_burst: float = field(default=1_000_000, validator=_not_negative)
     """Units of one app at once."""
     api_rate: float = field(default=20_000, validator=_not_negative)
-    """Units per second of one app's server and of one API key, for history, channels and catalog over HTTP; then 429."""
+    """Units per second of one app's server, of one API key, and of one address without a key (this machine is one), for
+    history, channels, catalog, status and metrics over HTTP; then 429."""
     api_burst: float = field(default=200_000, validator=_not_negative)
     """Units of these at once."""
     slowed: float = field(default=30, validator=_not_negative)

@@ -429,10 +429,15 @@ def batch_response(triggers: Sequence[Trigger], states: Mapping[str, ChannelStat
     return _json({"batch": list(told)})
 
 
-def channels_response(info: Info, states: Mapping[str, ChannelState]) -> bytes:
+def channels_item(info: Info, occupied: tuple[str, ChannelState]) -> tuple[str, msgspec.Raw]:
+    """One channel of `channels_response`: its name, and the attributes asked for, encoded."""
+    name, state = occupied
+    return name, msgspec.Raw(_json(_attributes(name, info, state)))
+
+
+def channels_response(occupied: Iterable[tuple[str, msgspec.Raw]]) -> bytes:
     """`{"channels": {NAME: {...}}}` of the occupied channels; an object also when there is none."""
-    occupied = {name: _attributes(name, info, state) for name, state in states.items() if state.occupied}
-    return _json({"channels": occupied})
+    return _json({"channels": dict(occupied)})
 
 
 def channel_response(channel: str, info: Info, state: ChannelState) -> bytes:
@@ -445,7 +450,12 @@ def users_response(user_ids: Iterable[str]) -> bytes:
     return _json({"users": [{"id": user_id} for user_id in user_ids]})
 
 
-def history_response(position: ResumePosition, events: Iterable[Mapping[str, Any]], *, more: bool = False) -> bytes:
+def history_item(event: Mapping[str, object]) -> msgspec.Raw:
+    """One event of `history_response`, encoded."""
+    return msgspec.Raw(_json(event))
+
+
+def history_response(position: ResumePosition, events: Iterable[object], *, more: bool = False) -> bytes:
     """`{"epoch", "seq", "more", "events"}`: the channel's current position and past events, oldest first; `more` when
     the limit cut them off and the next request goes on after the last one's `seq`."""
     return _json({"epoch": position.epoch, "seq": position.seq, "more": more, "events": list(events)})

@@ -10,7 +10,8 @@
 - A slow subscriber whose socket takes no byte for `limits.write` seconds is dropped the same way.
 - One subscriber's failure, also that of its session's code, ends that subscriber only.
 - Subscribers' requests come last: they are handled for a millisecond at a time, and between two such slices trio's other
-  tasks, which read from the providers and carry out commands, have their turn. A subscriber that exceeds a budget
+  tasks, which read from the providers and carry out commands, have their turn. A request of much work, such as a long
+  rewind, is one of many slices; the next one of that subscriber waits until it is done. A subscriber that exceeds a budget
   (`relay.pusher.costs`) is not read from until the budget allows its next message.
 """
 
@@ -29,7 +30,7 @@ import trio
 
 from relay.hub.outbox import Delivery, Outbox, Policy
 from relay.server.admission import SubscriberLimits, forwarded_for, is_local, network_of
-from relay.server.fastpath.poller import SLICE, Poller
+from relay.server.fastpath.poller import PASSES, SLICE, Poller
 from relay.server.fastpath.upgrade import UpgradeRequest
 from relay.server.fastpath.writer import BatchWriter
 from relay.server.transport import SocketTransport, TlsTransport, tune
@@ -52,9 +53,6 @@ log = structlog.get_logger()
 SHUTDOWN_CODE = 4200
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
 
-_PASSES = 4
-"""Passes of trio's scheduler between two slices of held messages: a command needs some ten to come and go."""
-
 
 class Session(Protocol):
     """One subscriber as the hub knows it. All calls are synchronous; `now` is trio's clock in seconds."""
@@ -70,6 +68,15 @@ class Session(Protocol):
 
     def pause(self, now: float) -> float:
         """Return the seconds to wait before the next message is handed over; 0 for none."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """True while `proceed` is to be called instead of handing over the next message."""
+        ...
+
+    def proceed(self, now: float) -> None:
+        """Do a part of the work that a message asked for, some tenths of a millisecond."""
         ...
 
     def leave(self, now: float) -> None:
@@ -130,7 +137,18 @@ class Connect(Protocol):
 class Connection:
     """One subscriber: its transport, its session, and the state of both."""
 
-    __slots__ = ("_server", "die_by", "held", "outbox", "parser", "peer_closed", "session", "transport", "writing")
+    __slots__ = (
+        "_server",
+        "die_by",
+        "held",
+        "outbox",
+        "parser",
+        "peer_closed",
+        "session",
+        "transport",
+        "waiting",
+        "writing",
+    )
 
     def __init__(
         self, server: "SubscriberServer", transport: SocketTransport, session: Session, parser: FrameParser
@@ -144,7 +162,9 @@ class Connection:
         self.peer_closed = False
         self.die_by = math.inf
         self.held: Sequence[Received] = ()
-        """Messages that were read and wait for their turn; while there are any, nothing more is read."""
+        """Messages that were read and wait for their turn."""
+        self.waiting = False
+        """True while it waits for its turn, with messages or with work for the last one; nothing more is read then."""
 
     def ready(self) -> None:
         """See `relay.server.fastpath.poller.Watched`."""
@@ -244,7 +264,7 @@ class SubscriberServer:
             return
         if trailing:
             self._received(connection, trailing)
-        if transport.buffered and not connection.held and connection.outbox in self.connections:
+        if transport.buffered and not connection.waiting and connection.outbox in self.connections:
             self.read(connection)
 
     async def _refuse(self, transport: SocketTransport, response: bytes) -> None:
@@ -305,7 +325,7 @@ class SubscriberServer:
                 return
             self._received(connection, data)
             # What TLS has decrypted already is not in the kernel any more: the poller would not call for it.
-            if not transport.buffered or connection.held or connection.outbox not in self.connections:
+            if not transport.buffered or connection.waiting or connection.outbox not in self.connections:
                 return
 
     def _received(self, connection: Connection, data: bytes) -> None:
@@ -321,19 +341,22 @@ class SubscriberServer:
     def _handle(self, connection: Connection, frames: Sequence[Received]) -> None:
         """Handle messages in turn, for a slice of time and while the session does not ask for a pause; hold the rest."""
         try:
-            now = trio.current_time()
-            left = len(frames)
-            ends = time.perf_counter() + SLICE if left > 1 else math.inf
-            for frame in frames:
-                pause = connection.session.pause(now) if connection.outbox.closing is None else 0.0
+            now, session = trio.current_time(), connection.session
+            left, ends, begun = len(frames), time.perf_counter() + SLICE, False
+            while left or session.busy:
+                pause = session.pause(now) if connection.outbox.closing is None and not session.busy else 0.0
                 if pause > 0 and connection.parser.finished:
                     connection.received(frames[-1], now)  # it has hung up: what it asked for beyond its budget is moot
                     break
-                if pause > 0 or (ends != math.inf and time.perf_counter() > ends):
-                    self._hold(connection, frames[-left:], now + pause)
+                if pause > 0 or (begun and time.perf_counter() > ends):
+                    self._hold(connection, frames[len(frames) - left :], now + pause)
                     return
-                connection.received(frame, now)
-                left -= 1
+                begun = True
+                if session.busy:
+                    session.proceed(now)
+                else:
+                    connection.received(frames[-left], now)
+                    left -= 1
             if connection.parser.finished and self._flush(connection):
                 self._finish(connection)
         except OSError:
@@ -343,7 +366,7 @@ class SubscriberServer:
             self._end(connection, abort=True)
 
     def _hold(self, connection: Connection, frames: Sequence[Received], until: float) -> None:
-        connection.held = frames
+        connection.held, connection.waiting = frames, True
         self._poller.forget(connection.transport.fd)
         heapq.heappush(self._held, (until, next(self._order), connection))
         self._woken.set()
@@ -360,7 +383,7 @@ class SubscriberServer:
                 with trio.move_on_at(due):
                     await self._woken.wait()
                 continue
-            for _ in range(_PASSES):
+            for _ in range(PASSES):
                 await trio.lowlevel.checkpoint()
             _, _, connection = heapq.heappop(self._held)
             if connection.outbox in self.connections:
@@ -369,9 +392,9 @@ class SubscriberServer:
                 await trio.sleep(time.perf_counter() - began)
 
     def _go_on(self, connection: Connection) -> None:
-        frames, connection.held = connection.held, ()
+        frames, connection.held, connection.waiting = connection.held, (), False
         self._handle(connection, frames)
-        if connection.held or connection.outbox not in self.connections:
+        if connection.waiting or connection.outbox not in self.connections:
             return
         self._poller.watch(connection.transport.fd, connection)
         if connection.transport.buffered:
@@ -466,7 +489,7 @@ class SubscriberServer:
     def _check(self, connection: Connection, now: float) -> None:
         if connection.die_by <= now:
             self._end(connection, abort=True)
-        elif connection.outbox.closing is None and not connection.held and connection.session.deadline() <= now:
+        elif connection.outbox.closing is None and not connection.waiting and connection.session.deadline() <= now:
             try:
                 connection.session.timeout(now)
             except Exception:

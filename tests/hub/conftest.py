@@ -100,16 +100,26 @@ class Client:
         return Messages(decoded(json.loads(payload)) for opcode, payload in found if opcode == 1)
 
     def send(self, event: str, data: Any = None, **more: Any) -> Messages:
-        self.session.receive(json.dumps({"event": event, "data": data, **more}), self._relay.now)
+        self.begin(event, data, **more)
+        while self.session.busy:
+            self.session.proceed(self._relay.now)
         return self.take()
 
+    def begin(self, event: str, data: Any = None, **more: Any) -> None:
+        """Send a message; what it asks for may be made in parts (`session.proceed`)."""
+        self.session.receive(json.dumps({"event": event, "data": data, **more}), self._relay.now)
+
     def subscribe(self, channel: str, user: str | None = None, **more: Any) -> Messages:
+        return self.send("pusher:subscribe", self.signed(channel, user, **more))
+
+    def signed(self, channel: str, user: str | None = None, **more: Any) -> dict[str, Any]:
+        """The data of a subscription."""
         data: dict[str, Any] = {"channel": channel, **more}
         if channel_type(channel).authorized:
             if user is not None:
                 data["channel_data"] = json.dumps({"user_id": user, "user_info": {"name": user.title()}})
             data["auth"] = channel_auth(self._app, self.socket_id, channel, data.get("channel_data"))
-        return self.send("pusher:subscribe", data)
+        return data
 
     def unsubscribe(self, channel: str) -> Messages:
         return self.send("pusher:unsubscribe", {"channel": channel})

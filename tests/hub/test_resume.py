@@ -247,9 +247,9 @@ def test_history_for_the_http_api(relay):
     for number in range(4):
         relay.trigger("room", data=f"{number}")
     page = relay.hub.history("1", "room", None, 2, relay.now)
-    assert [event["data"] for event in page.events] == ["2", "3"]
+    assert [event["data"] for event in list(page.events)] == ["2", "3"]
     page = relay.hub.history("1", "room", ResumePosition(page.position.epoch, 1), 2, relay.now)
-    assert page.events == [
+    assert list(page.events) == [
         {"event": "news", "data": "1", "id": "run-2", "seq": 2},
         {"event": "news", "data": "2", "id": "run-3", "seq": 3},
     ]

@@ -298,6 +298,10 @@ STATE = ChannelState(occupied=True, user_count=42, subscription_count=51, cache=
 ALL = Info(user_count=True, subscription_count=True)
 
 
+def channels(info: Info, **occupied: ChannelState) -> bytes:
+    return http_api.channels_response(http_api.channels_item(info, each) for each in occupied.items())
+
+
 @pytest.mark.parametrize(
     ("answer", "exact"),
     [
@@ -319,10 +323,10 @@ ALL = Info(user_count=True, subscription_count=True)
             ),
             b'{"batch":[{"user_count":42,"subscription_count":51},{},{"subscription_count":0}]}',
         ),
-        (http_api.channels_response(Info(), {}), b'{"channels":{}}'),
-        (http_api.channels_response(Info(), {"a": STATE, "b": ChannelState()}), b'{"channels":{"a":{}}}'),
+        (channels(Info()), b'{"channels":{}}'),
+        (channels(Info(), a=STATE), b'{"channels":{"a":{}}}'),
         (
-            http_api.channels_response(Info(user_count=True), {"presence-a": STATE}),
+            channels(Info(user_count=True), **{"presence-a": STATE}),
             b'{"channels":{"presence-a":{"user_count":42}}}',
         ),
         (http_api.channel_response("a", Info(), STATE), b'{"occupied":true}'),

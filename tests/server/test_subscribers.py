@@ -74,6 +74,10 @@ class EchoSession:
 
     def arrived(self, size: int, now: float) -> None: ...
 
+    busy = False
+
+    def proceed(self, now: float) -> None: ...
+
     def pause(self, now: float) -> float:
         return 0.0
 

@@ -5,10 +5,12 @@ name an account, and what may tell of it (reasons, topics, samples of messages),
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from attrs import frozen
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -16,12 +18,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.auth import ApiKey, KeyRing
-from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel
+from relay.hub.hub import Hub
+from relay.hub.topic import Channel, TopicState
+from relay.model.channels import ALL, ChannelError, Stream, channel_name, parse_channel
 from relay.model.events import MARKET_KINDS
 from relay.provider.catalog import CatalogEntry
 from relay.pusher.apps import App
 from relay.pusher.names import channel_type
-from relay.server.api.answers import json_answer
+from relay.server.admission import network_of
+from relay.server.api.answers import HttpRefusal, Item, Slices, encoded, json_answer
 from relay.server.api.channels import bearer, readable
 from relay.server.api.settings import ApiSettings
 
@@ -70,27 +75,8 @@ def as_seen_by(session: Session, key: ApiKey | None) -> Session:
     return seen if account is None else {**seen, "account": None, "reason": None, "topics": {}}
 
 
-def hub_as_seen_by(hub: Mapping[str, Any], key: ApiKey | None) -> Mapping[str, Any]:
-    """Return the hub's state with the streams and channels that the key's holder, or a stranger, may know of.
-
-    Of an app's own channels only the public ones are named. ``channels`` is their number where nobody presents a key,
-    ``other_channels`` the number of those that are not named.
-    """
-    streams = [each for each in hub["streams"] if _may_know(_stream(each), key)]
-    apps = {}
-    for id, app in hub["apps"].items():
-        named = {name: each for name, each in app["channels"].items() if _may_know_channel(name, key)}
-        count = len(app["channels"])
-        apps[id] = {**app, "channels": count if key is None else named, "other_channels": count - len(named)}
-    return {**hub, "apps": apps, "streams": streams}
-
-
-def _stream(status: Mapping[str, Any]) -> Stream:
-    members = ("kind", "symbol", "timeframe", "account")
-    return Stream(status["provider"], Topic(**{name: status[name] for name in members}))
-
-
-def _may_know(stream: Stream, key: ApiKey | None) -> bool:
+def _may_know(stream: Stream | None, key: ApiKey | None) -> bool:
+    assert stream is not None
     return stream.topic.kind != "account" if key is None else key.may_read(stream)
 
 
@@ -113,6 +99,28 @@ def not_ready(sessions: Iterable[Session]) -> list[dict[str, Any]]:
 # Endpoints -----------------------------------------------------------------------------------------------------------
 
 
+@frozen
+class Page:
+    """The part of a list that a request asks for by ``limit`` and ``offset``; all of it by default."""
+
+    limit: int | None = None
+    offset: int = 0
+
+    @classmethod
+    def of(cls, request: Request) -> "Page":
+        """Return the page of a request. Raises 400 where a value is no number."""
+        asked = {name: request.query_params.get(name) for name in ("limit", "offset")}
+        for name, text in asked.items():
+            if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
+                raise HttpRefusal(400, f"{name}: must be a whole number, not {text!r:.64}", field=name)
+        limit, offset = asked["limit"], asked["offset"]
+        return cls(None if limit is None else int(limit), int(offset or 0))
+
+    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return the items on this page."""
+        return items[self.offset : None if self.limit is None else self.offset + self.limit]
+
+
 class Status:
     """Endpoints for health, status and metrics. All callables return the current state."""
 
@@ -124,12 +132,15 @@ class Status:
         app: Callable[[str], App | None],
         sessions: Sessions,
         catalog: Callable[[], Iterable[CatalogEntry]],
-        hub: Callable[[], Mapping[str, Any]],
+        hub: Hub,
         store: Callable[[], Mapping[str, Any]],
         commands: Callable[[], Mapping[str, Any]],
         registry: CollectorRegistry,
         collector: "RelayCollector",
+        slices: Slices,
+        pay: Callable[[str, int], bool],
     ) -> None:
+        """``pay(caller, items)`` charges for an answer about so many things; False where too much was asked for."""
         self._settings = settings
         self._keys = keys
         self._find_app = app
@@ -140,6 +151,8 @@ class Status:
         self._commands = commands
         self._registry = registry
         self._collector = collector
+        self._slices = slices
+        self._pay = pay
 
     async def health(self, request: Request) -> Response:
         """Answer GET /healthz: the process is up."""
@@ -155,15 +168,22 @@ class Status:
 
     async def metrics(self, request: Request) -> Response:
         """Answer GET /metrics in Prometheus' text format."""
-        with self._collector.seen_by(self._key(request)):
+        key = self._charged(request)
+        counts = HubCounts()
+        await self._slices.map(counts.add_stream, self._hub.streams())
+        for app_id, channels in self._hub.occupied_channels().items():
+            await self._slices.map(partial(counts.add_channel, app_id), channels)
+        with self._collector.seen_by(key, counts):
             text = generate_latest(self._registry)
         return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def status(self, request: Request) -> Response:
-        """Answer GET /api/v2/status, the data of the dashboard."""
-        key = self._key(request)
-        app, sessions, hub = self._find_app(self._settings.app_id), list(self._sessions()), self._hub()
+        """Answer GET /api/v2/status, the data of the dashboard; of streams and channels those of a `Page`."""
+        page = Page.of(request)
+        key = self._charged(request)
+        app, sessions = self._find_app(self._settings.app_id), list(self._sessions())
         entries = list(self._catalog())
+        quotes = await self._slices.map(encoded, _quotes(entries if key is None else readable(entries, key)))
         return json_answer(
             {
                 "version": self._settings.version,
@@ -173,10 +193,29 @@ class Status:
                 "store": self._store() if key is not None else {"available": self._store()["available"]},
                 "commands": self._commands(),
                 "sessions": [as_seen_by(session, key) for session in sessions],
-                "quotes": list(_quotes(entries if key is None else readable(entries, key))),
-                "hub": hub_as_seen_by(hub, key),
+                "quotes": quotes,
+                "hub": await self._hub_as_seen_by(key, page),
             }
         )
+
+    async def _hub_as_seen_by(self, key: ApiKey | None, page: "Page") -> Mapping[str, Any]:
+        """Return the hub's state with the streams and channels that the key's holder, or a stranger, may know of.
+
+        Of an app's own channels only the public ones are named. ``channels`` is their number where nobody presents a key,
+        ``other_channels`` the number of those that are not named.
+        """
+        known = await self._slices.filter(lambda topic: _may_know(topic.stream, key), self._hub.streams())
+        streams = await self._slices.map(lambda topic: encoded(topic.status()), page.part(known))
+        apps = {}
+        for id, channels in self._hub.occupied_channels().items():
+            may_know = await self._slices.filter(lambda channel: _may_know_channel(channel.name, key), channels)
+            named = await self._slices.map(
+                lambda channel: (channel.name, encoded(channel.status())), page.part(may_know)
+            )
+            count = len(channels)
+            about = {"channels": count if key is None else dict(named), "other_channels": count - len(may_know)}
+            apps[id] = {**self._hub.app_totals(id), **about}
+        return {**self._hub.totals(), "apps": apps, "streams": streams, "total_streams": len(known)}
 
     def _gives_demo_key(self, request: Request) -> bool:
         """Return True for the demo's dashboard; a page of another origin does not get the key that trades."""
@@ -186,6 +225,18 @@ class Status:
             and request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
             and request.headers.get("origin", own).lower() == own.lower()
         )
+
+    def _charged(self, request: Request) -> ApiKey | None:
+        """Charge whoever asks for everything that is counted; return the API key that is presented, if any."""
+        key = self._key(request)
+        host = request.client.host if request.client is not None else ""
+        caller = f"key {key.name}" if key is not None else f"address {network_of(host) or host}"
+        channels = sum(map(len, self._hub.occupied_channels().values()))
+        if not self._pay(caller, len(self._hub.streams()) + channels):
+            raise HttpRefusal(
+                429, "more was asked for than allowed (limit costs.api_rate)", headers={"Retry-After": "1"}
+            )
+        return key
 
     def _key(self, request: Request) -> ApiKey | None:
         """Return the API key that is presented; none is needed where status and metrics are public."""
@@ -244,7 +295,7 @@ _LOG_COUNTS = {
 
 
 class RelayCollector(Collector):
-    """Metrics of `Hub.snapshot` and the sessions' status.
+    """Metrics of the hub and the sessions' status.
 
     They are collected on request from state that exists anyway. So they cost nothing on the path of a message, and cannot
     differ from the status page.
@@ -253,7 +304,7 @@ class RelayCollector(Collector):
     def __init__(
         self,
         version: str,
-        hub: Callable[[], Mapping[str, Any]],
+        hub: Hub,
         sessions: Callable[[], Iterable[Session]],
         store: Callable[[], Mapping[str, Any]],
         commands: Callable[[], Mapping[str, Any]],
@@ -266,15 +317,19 @@ class RelayCollector(Collector):
         self._commands = commands
         self._log_counts = log_counts
         self._key: ApiKey | None = None
+        self._counts: HubCounts | None = None
 
     @contextmanager
-    def seen_by(self, key: ApiKey | None) -> Iterator[None]:
-        """Collect what the holder of this key may see, for the length of the block, which must not await."""
-        self._key = key
+    def seen_by(self, key: ApiKey | None, counts: "HubCounts") -> Iterator[None]:
+        """Collect what the holder of this key may see, for the length of the block, which must not await.
+
+        `counts` are those of the hub, which take long; without them they are counted at once.
+        """
+        self._key, self._counts = key, counts
         try:
             yield
         finally:
-            self._key = None
+            self._key = self._counts = None
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: the label values are not known in advance."""
@@ -284,7 +339,7 @@ class RelayCollector(Collector):
         """Yield the current values."""
         yield _gauge("tickrelay_info", "The relay's version.", {(self._version,): 1}, "version")
         yield from _session_metrics([as_seen_by(session, self._key) for session in self._sessions()])
-        yield from _hub_metrics(self._hub())
+        yield from _hub_metrics(self._hub, self._counts or HubCounts.of(self._hub))
         yield from _command_metrics(dict(self._commands()))
         yield from _store_metrics(self._store())
         for name, count in self._log_counts().items():
@@ -326,46 +381,69 @@ def _labels(session: Session) -> tuple[str, str]:
     return str(session["provider"]), str(session.get("account") or "")
 
 
-def _hub_metrics(hub: Mapping[str, Any]) -> Iterator[Metric]:
-    kinds = {(kind,): count for kind, count in hub["published"].items()}
+class HubCounts:
+    """Streams by provider and kind, channels by app: the metrics that every stream and channel has to be looked at for."""
+
+    def __init__(self) -> None:
+        self.subscribers: Counter[Labels] = Counter()
+        """Subscriptions to streams."""
+        self.streams: Counter[Labels] = Counter()
+        self.unusable: Counter[Labels] = Counter()
+        self.channels: Counter[tuple[str]] = Counter()
+        """Occupied channels."""
+        self.subscriptions: Counter[tuple[str]] = Counter()
+        """Subscriptions to channels."""
+
+    @classmethod
+    def of(cls, hub: Hub) -> "HubCounts":
+        """Count all at once."""
+        counts = cls()
+        for topic in hub.streams():
+            counts.add_stream(topic)
+        for app_id, channels in hub.occupied_channels().items():
+            for channel in channels:
+                counts.add_channel(app_id, channel)
+        return counts
+
+    def add_stream(self, topic: TopicState) -> None:
+        """Count a stream's topic."""
+        assert topic.stream is not None
+        labels = topic.stream.provider, topic.kind
+        self.subscribers[labels] += sum(map(len, topic.channels))
+        self.streams[labels] += 1
+        self.unusable[labels] += not topic.usable
+
+    def add_channel(self, app_id: str, channel: Channel) -> None:
+        """Count an app's channel."""
+        self.channels[app_id,] += 1
+        self.subscriptions[app_id,] += len(channel)
+
+
+def _hub_metrics(hub: Hub, counts: HubCounts) -> Iterator[Metric]:
+    totals = hub.totals()
+    kinds = {(kind,): count for kind, count in totals["published"].items()}
     yield _counter("tickrelay_events_published", "Events published, by kind.", kinds, "kind")
-    yield _counter("tickrelay_events_unrouted", "Events that belonged to no channel.", {(): hub["unrouted"]})
-    dropped = {(policy,): count for policy, count in hub["dropped"].items()}
+    yield _counter("tickrelay_events_unrouted", "Events that belonged to no channel.", {(): totals["unrouted"]})
+    dropped = {(policy,): count for policy, count in totals["dropped"].items()}
     about = "Deliveries that slow subscribers did not get as they were, by policy."
     yield _counter("tickrelay_deliveries_dropped", about, dropped, "policy")
-    limits = {(limit, action): count for limit, actions in hub["limits"].items() for action, count in actions.items()}
+    limits = {
+        (limit, action): count for limit, actions in totals["limits"].items() for action, count in actions.items()
+    }
     about = "Times a client exceeded a limit, by what was done: slowed (connections), refused (messages), closed."
     yield _counter("tickrelay_limits_exceeded", about, limits, "limit", "action")
-    subscribers, streams, unusable = _by_stream(hub["streams"])
-    yield _gauge("tickrelay_stream_subscribers", "Subscriptions to streams.", subscribers, "provider", "kind")
-    yield _gauge("tickrelay_streams", "Streams that are kept.", streams, "provider", "kind")
-    yield _gauge("tickrelay_streams_unusable", "Streams whose data are stale now.", unusable, "provider", "kind")
-    apps = hub["apps"]
-    connections = {(id,): app["connections"] for id, app in apps.items()}
+    yield _gauge("tickrelay_stream_subscribers", "Subscriptions to streams.", counts.subscribers, "provider", "kind")
+    yield _gauge("tickrelay_streams", "Streams that are kept.", counts.streams, "provider", "kind")
+    yield _gauge("tickrelay_streams_unusable", "Streams whose data are stale now.", counts.unusable, "provider", "kind")
+    apps = {(id,): hub.app_totals(id) for id in hub.occupied_channels()}
+    connections = {labels: app["connections"] for labels, app in apps.items()}
     yield _gauge("tickrelay_connections", "Open connections.", connections, "app")
-    channels = {(id,): len(app["channels"]) for id, app in apps.items()}
+    channels = {labels: counts.channels[labels] for labels in apps}
     yield _gauge("tickrelay_channels", "Occupied channels.", channels, "app")
-    subscriptions = {(id,): _subscriptions(app["channels"].values()) for id, app in apps.items()}
+    subscriptions = {labels: counts.subscriptions[labels] for labels in apps}
     yield _gauge("tickrelay_subscriptions", "Subscriptions to channels.", subscriptions, "app")
-    users = {(id,): app["users"] for id, app in apps.items()}
+    users = {labels: app["users"] for labels, app in apps.items()}
     yield _gauge("tickrelay_users", "Users signed in.", users, "app")
-
-
-def _subscriptions(channels: Iterable[Mapping[str, Any]]) -> int:
-    return sum(channel["subscribers"] for channel in channels)
-
-
-def _by_stream(streams: Iterable[Mapping[str, Any]]) -> tuple[Counter[Labels], Counter[Labels], Counter[Labels]]:
-    """Return subscriptions, streams, and streams that are not usable, by provider and kind."""
-    subscribers: Counter[Labels] = Counter()
-    kept: Counter[Labels] = Counter()
-    unusable: Counter[Labels] = Counter()
-    for stream in streams:
-        labels = (stream["provider"], stream["kind"])
-        subscribers[labels] += stream["subscribers"]
-        kept[labels] += 1
-        unusable[labels] += not stream["usable"]
-    return subscribers, kept, unusable
 
 
 def _gauge(name: str, about: str, values: Values, *labels: str) -> Metric:

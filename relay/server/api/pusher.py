@@ -2,13 +2,14 @@
 
 The raw path is split before unescaping, because the raw path is signed and because a user id may contain any character, also
 an escaped ``/``. `relay.pusher.http_api` authenticates and parses; the hub answers. Nothing is awaited between
-authentication and answer.
+authentication and the hub's answer; a long one is encoded in slices.
 
 ``/users/ID/terminate_connections`` without ``/apps/ID`` is what the official Python library sends; the app is then found by
 its key.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from urllib.parse import unquote
 
 from attrs import frozen
@@ -23,7 +24,7 @@ from relay.pusher import http_api
 from relay.pusher.apps import App
 from relay.pusher.http_api import ApiError, AuthenticHead, ChannelState, Trigger
 from relay.pusher.messages import ProtocolError
-from relay.server.api.answers import Bodies, HttpRefusal, announces_body, json_answer
+from relay.server.api.answers import Bodies, HttpRefusal, Slices, announces_body, json_answer
 
 
 @frozen
@@ -44,8 +45,17 @@ class _Call:
 class PusherApi:
     """Endpoints of one hub. ``clock`` is the hub's, ``unix_time`` is compared with the requests' timestamps."""
 
-    def __init__(self, hub: Hub, *, clock: Callable[[], float], unix_time: Callable[[], float], bodies: Bodies) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        clock: Callable[[], float],
+        unix_time: Callable[[], float],
+        bodies: Bodies,
+        slices: Slices,
+    ) -> None:
         self._hub = hub
+        self._slices = slices
         self._clock = clock
         self._unix_time = unix_time
         self._bodies = bodies
@@ -65,7 +75,8 @@ class PusherApi:
         head.check_body(body)
         name = parts[1] if len(parts) > 1 else ""
         try:
-            return json_answer(handler(self, _Call(app, name, head, body)))
+            answer = handler(self, _Call(app, name, head, body))
+            return json_answer(answer if isinstance(answer, bytes) else await answer)
         except ProtocolError as refusal:
             raise ApiError(refusal.status, refusal.message) from None
 
@@ -102,10 +113,11 @@ class PusherApi:
         wanted = [channel for trigger in triggers if trigger.info for channel in trigger.channels]
         return http_api.batch_response(triggers, self._states(app, wanted))
 
-    def _channels(self, call: _Call) -> bytes:
+    async def _channels(self, call: _Call) -> bytes:
         prefix, info = http_api.parse_channels_query(call.app, call.params)
         self._pay(call.app, self._hub.occupied(call.app.id))
-        return http_api.channels_response(info, self._hub.channels(call.app.id, prefix, self._clock()))
+        occupied = self._hub.channels(call.app.id, prefix, self._clock())
+        return http_api.channels_response(await self._slices.map(partial(http_api.channels_item, info), occupied))
 
     def _channel(self, call: _Call) -> bytes:
         info = http_api.parse_channel_query(call.app, call.name, call.params)
@@ -118,7 +130,7 @@ class PusherApi:
         self._pay(call.app, 0)
         return http_api.users_response(self._hub.users(call.app.id, call.name))
 
-    def _history(self, call: _Call) -> bytes:
+    async def _history(self, call: _Call) -> bytes:
         query = http_api.parse_history_query(call.app, call.name, call.params)
         self._check_open(call)
         self._pay(call.app, query.limit)
@@ -126,7 +138,8 @@ class PusherApi:
             page = self._hub.history(call.app.id, call.name, query.after, query.limit, self._clock())
         except Missed as missed:
             raise http_api.history_gone(missed.reason, missed.position) from None
-        return http_api.history_response(page.position, page.events, more=page.more)
+        events = await self._slices.map(http_api.history_item, page.events)
+        return http_api.history_response(page.position, events, more=page.more)
 
     def _user_events(self, call: _Call) -> bytes:
         trigger = http_api.parse_user_event(call.app, call.name, call.body)
@@ -194,7 +207,8 @@ def _check_own(channels: Iterable[str]) -> None:
             raise ApiError(403, f"channel {channel} carries a stream of the relay: apps cannot publish on it")
 
 
-_ROUTES: Mapping[tuple[str, ...], tuple[str, Callable[[PusherApi, _Call], bytes]]] = {
+_Handler = Callable[[PusherApi, _Call], bytes | Awaitable[bytes]]
+_ROUTES: Mapping[tuple[str, ...], tuple[str, _Handler]] = {
     ("events",): ("POST", PusherApi._events),
     ("batch_events",): ("POST", PusherApi._batch_events),
     ("channels",): ("GET", PusherApi._channels),
@@ -208,7 +222,7 @@ _ROUTES: Mapping[tuple[str, ...], tuple[str, Callable[[PusherApi, _Call], bytes]
 """Method and handler of each path; ``*`` is the `_Call.name`."""
 
 
-def _route(method: str, parts: list[str]) -> Callable[[PusherApi, _Call], bytes]:
+def _route(method: str, parts: list[str]) -> _Handler:
     """Return the handler. Raises 404 for an unknown path, 405 for another method."""
     route = _ROUTES.get(tuple("*" if index == 1 else part for index, part in enumerate(parts)))
     if route is None:

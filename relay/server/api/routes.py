@@ -37,7 +37,7 @@ from relay.plugins.hookspecs import Grant
 from relay.provider.catalog import CatalogEntry
 from relay.pusher.http_api import ApiError
 from relay.server.api import answers
-from relay.server.api.answers import Bodies, HttpRefusal
+from relay.server.api.answers import Bodies, HttpRefusal, Slices
 from relay.server.api.channels import Bootstrap
 from relay.server.api.commands import Commands
 from relay.server.api.health import RelayCollector, Session, Status, shown
@@ -82,10 +82,11 @@ def build_api(
         return list(map(shown, sessions()))
 
     commands = dict[str, Any] if command_service is None else command_service.registry.snapshot
-    collector = RelayCollector(settings.version, hub.snapshot, current_sessions, store, commands, log_counts)
+    collector = RelayCollector(settings.version, hub, current_sessions, store, commands, log_counts)
     registry.register(collector)
     bodies = Bodies(settings.bodies, settings.body_within)
-    pusher = PusherApi(hub, clock=clock, unix_time=unix_time, bodies=bodies)
+    slices = Slices()
+    pusher = PusherApi(hub, clock=clock, unix_time=unix_time, bodies=bodies, slices=slices)
 
     def pay(caller: str, items: int) -> bool:
         prices = hub.budgets.prices
@@ -95,6 +96,10 @@ def build_api(
         prices = hub.budgets.prices
         units = prices.catalog + prices.symbol * compared + prices.event * returned
         return hub.budgets.take(caller, units, clock())
+
+    def pay_status(caller: str, items: int) -> bool:
+        prices = hub.budgets.prices
+        return hub.budgets.take(caller, prices.page + prices.counted * items, clock())
 
     bootstrap = Bootstrap(
         settings,
@@ -119,11 +124,13 @@ def build_api(
         app=hub.app,
         sessions=current_sessions,
         catalog=catalog,
-        hub=hub.snapshot,
+        hub=hub,
         store=store,
         commands=commands,
         registry=registry,
         collector=collector,
+        slices=slices,
+        pay=pay_status,
     )
     trading = []
     if command_service is not None:

@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 SLICE = 0.001
 """Seconds for which subscribers' requests are handled before trio's other tasks run. One request may take longer."""
+PASSES = 4
+"""Passes of trio's scheduler between two slices of long work: a command needs some ten to come and go."""
 _AT_ONCE = 128
 
 

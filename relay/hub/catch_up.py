@@ -1,0 +1,214 @@
+"""Bring a new subscriber up to date: what it is sent between `subscription_succeeded` and the live events.
+
+What that is, is decided when it joins (`catch_up`). Making it may take milliseconds, for a rewind of a thousand events, an
+account with thousands of orders or a book with thousands of levels. So it is made in parts (`Joining.proceed`), and between
+them the relay's other work goes on. Events that the channel delivers meanwhile wait behind it. All of it is put into the
+outbox at once and in order, and the subscriber is live: nothing is lost, repeated or overtaken.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+from attrs import define, field
+
+from relay.hub.history import DepthBook, HistoryEntry, Missed
+from relay.hub.outbox import Delivery, Outbox, control
+from relay.hub.topic import BookSnapshots, Channel, LastValue
+from relay.pusher import messages
+
+_PART = 64
+"""Deliveries made before other work goes on: a few tenths of a millisecond."""
+_MOST_WAITING = 1000
+"""Live events that wait for one joining subscriber; one more, and the rest is made at once."""
+
+
+@define
+class CatchUp:
+    """The deliveries for a new subscriber before the live events, made one by one as they are taken."""
+
+    deliveries: Iterator[Delivery | None]
+    """None stands for work done after which there is nothing to send yet."""
+    encoded: bool = True
+    """True when these are past events, encoded when they were published; False when they are encoded for this subscriber."""
+    waits: bool = False
+    """True when the subscriber is not live before the next snapshot."""
+    cache_missed: bool = False
+
+
+@define
+class _Parts:
+    """The parts of a catch-up in order, none of which is made before it is taken."""
+
+    channel: Channel
+    ids: bool
+    parts: list[Iterable[Delivery | None]] = field(factory=list)
+
+    def add(self, values: Iterable[HistoryEntry | LastValue]) -> None:
+        channel, entry, ids = self.channel, self.channel.topic.entry, self.ids
+        self.parts.append(channel.delivery(entry(value), ids=ids) for value in values)
+
+    def add_books(self, snapshots: BookSnapshots) -> None:
+        self.parts.append(self._books(snapshots))
+
+    def say(self, text: str) -> None:
+        self.parts.append((control(text, self.channel.name),))
+
+    def __iter__(self) -> Iterator[Delivery | None]:
+        for part in self.parts:
+            yield from part
+
+    def _books(self, snapshots: BookSnapshots) -> Iterator[Delivery | None]:
+        while not snapshots.made:
+            snapshots.step()
+            yield None
+        for entry in snapshots.entries:
+            yield self.channel.delivery(entry, ids=self.ids)
+
+
+def catch_up(
+    channel: Channel,
+    request: messages.JoinChannel,
+    books: Callable[[], Iterable[DepthBook]],
+    ids: Callable[[], str],
+    ttl: float,
+    now: float,
+) -> CatchUp:
+    """Return what a new subscriber is sent before the live events.
+
+    1. Resume: the events it missed, then `tickrelay:resume_succeeded`, and nothing else. When they are lost,
+       `tickrelay:resume_failed`, and on as if it had not asked.
+    2. A depth channel: the book as one snapshot (each provider's, on a merged channel). Without a book the subscriber waits
+       for the next snapshot. A rewind of depth is the book too.
+    3. Rewind: the last events, oldest first. On an account's stream without a rewind: its current state, that is balance,
+       open orders and positions, each as the last event about it.
+    4. A cache channel: the last value (each provider's, on a merged channel), or `pusher:cache_miss`.
+    5. The staleness event, while the data are stale. A rewind has it among the last events.
+
+    Args:
+        books: returns the books of a depth topic.
+        ids: names new events.
+        ttl: life of a cached event in seconds.
+    """
+    topic, name = channel.topic, channel.name
+    parts = _Parts(channel, request.ids)
+    result = CatchUp(iter(parts))
+    if request.resume is not None:
+        try:
+            missed = topic.history.after(request.resume, now)
+        except Missed as lost:
+            parts.say(messages.resume_failed(name, lost.reason, lost.position))
+        else:
+            parts.add(missed)
+            parts.say(messages.resume_succeeded(name, topic.history.position, len(missed)))
+            return result
+    result.encoded = topic.kind != "depth" and (request.rewind is not None or topic.kind != "account")
+    newest = _add_state(parts, request, books, ids, ttl, now)
+    result.waits = newest is None and topic.kind == "depth"
+    if request.ids and newest is not None and newest < topic.seq:  # the position is newer than these events
+        parts.say(messages.position(name, topic.history.position))
+    if channel.type.cache and newest is None:
+        result.cache_missed = True
+        parts.say(messages.cache_miss(name))
+    if request.rewind is None or topic.kind == "depth":
+        parts.add(topic.stale_warnings())
+    return result
+
+
+def _add_state(
+    parts: _Parts,
+    request: messages.JoinChannel,
+    books: Callable[[], Iterable[DepthBook]],
+    ids: Callable[[], str],
+    ttl: float,
+    now: float,
+) -> int | None:
+    """Add the book, past events or last values; return the number of the newest, None where there is nothing."""
+    topic = parts.channel.topic
+    if topic.kind == "depth":
+        snapshots = topic.snapshots(books(), ids)
+        parts.add_books(snapshots)
+        return snapshots.seq if snapshots.many else None
+    found: Sequence[HistoryEntry | LastValue] = ()
+    if request.rewind is not None:
+        found = topic.history.newest(request.rewind, now)
+    elif topic.kind == "account":
+        found = topic.last_values(now)
+    if parts.channel.type.cache and not found:
+        found = topic.last_values(now, ttl)
+    parts.add(found)
+    return found[-1].seq if found else None
+
+
+class Joining:
+    """A subscriber that is brought up to date. Until it is, this stands for its outbox in the channel."""
+
+    __slots__ = ("_caught_up", "_channel", "_ids", "_made", "_outbox", "_socket_id", "_waiting", "dirty", "done")
+
+    def __init__(self, channel: Channel, socket_id: str, outbox: Outbox, caught_up: CatchUp, *, ids: bool) -> None:
+        """Join the channel at the present moment; `proceed` does the rest."""
+        self._channel = channel
+        self._socket_id = socket_id
+        self._outbox = outbox
+        self._caught_up = caught_up
+        self._ids = ids
+        self._made: list[Delivery] = []
+        self._waiting: list[Delivery] = []
+        self.dirty = True
+        """As in `Outbox`: nothing here is to be flushed."""
+        self.done = False
+        """True once the subscriber is live, or has left."""
+        channel.add(socket_id, self, ids=ids, waits=caught_up.waits)
+
+    @property
+    def channel(self) -> str:
+        """The name of the channel."""
+        return self._channel.name
+
+    @property
+    def encoded(self) -> bool:
+        """See `CatchUp.encoded`."""
+        return self._caught_up.encoded
+
+    def append(self, delivery: Delivery) -> None:
+        """Let a live event wait."""
+        self._waiting.append(delivery)
+        if len(self._waiting) > _MOST_WAITING:
+            while not self.done:
+                self.proceed()
+
+    put = append
+
+    def mark_dirty(self) -> None:
+        """Do nothing; see `dirty`."""
+
+    def proceed(self) -> Sequence[Delivery]:
+        """Make the next part, and make the subscriber live if it was the last. Return what was made."""
+        part: list[Delivery] = []
+        if self.done:
+            return part
+        for delivery in islice(self._caught_up.deliveries, _PART):
+            if delivery is None:
+                break
+            part.append(delivery)
+        else:
+            if len(part) < _PART:
+                self._end(part)
+                return part
+        self._made += part
+        return part
+
+    def leave(self) -> None:
+        """Drop what is made and what waits: the subscriber has left the channel."""
+        self.done = True
+        self._made.clear()
+        self._waiting.clear()
+
+    def _end(self, part: Sequence[Delivery]) -> None:
+        self.done = True
+        put = self._outbox.put
+        for deliveries in (self._made, part, self._waiting):
+            for delivery in deliveries:
+                put(delivery)
+        self._channel.replace(self._socket_id, self._outbox)
+        self._made.clear()
+        self._waiting.clear()
