@@ -73,9 +73,9 @@ class ConfiguredProvider:
                 symbols=self.symbols,
             )
 
-            def connect(number: int, publish: Publish, beside: ProviderSession | None) -> ProviderSession:
+            def connect(number: int, publish: Publish, beside: ProviderSession | None, url: str) -> ProviderSession:
                 connection = ProviderSession(
-                    adapter,
+                    _with_session(adapter, url=url),
                     context,
                     publish=publish,
                     commands=commands,
@@ -90,7 +90,7 @@ class ConfiguredProvider:
                 connection.frame_tap = self._frame_tap(account, number, connection)
                 return connection
 
-            return ConnectionPool(connect, publish, adapter.session.most_topics, adapter.session.most_connections)
+            return ConnectionPool(connect, publish, adapter.session)
 
         self.sessions: dict[str | None, ConnectionPool] = {each.name: pool(each.name) for each in settings.accounts}
         for topic in settings.pinned:
@@ -226,7 +226,8 @@ class Providers:
     @property
     def most_connections(self) -> int:
         """The most connections that there can be at the same time."""
-        return sum(len(each.sessions) * each.settings.adapter.session.most_connections for each in self)
+        declared = [(len(each.sessions), each.settings.adapter.session) for each in self]
+        return sum(many * session.most_connections * (1 + len({*session.urls.values()})) for many, session in declared)
 
     def run_each(self, run: Callable[[str, ProviderSession], object]) -> None:
         """Have ``run`` called with the name of every connection there is, and of each that is opened later."""
@@ -382,10 +383,13 @@ def _row_key(session: str, key: str) -> str:
 
 
 def _as_configured(settings: ProviderSettings) -> type[Adapter]:
-    """The adapter, with what is configured in place of its own declaration."""
-    adapter = settings.adapter
-    configured = {"url": settings.url, "http": settings.http_url}
-    changes: dict[str, Any] = {name: value for name, value in configured.items() if value is not None}
-    if not changes:
-        return adapter
-    return type(adapter.__name__, (adapter,), {"session": attrs.evolve(adapter.session, **changes)})
+    """Return the adapter, with what is configured in place of its own declaration. A configured endpoint is the only one."""
+    http = {} if settings.http_url is None else {"http": settings.http_url}
+    url = {} if settings.url is None else {"url": settings.url, "urls": {}}
+    return _with_session(settings.adapter, **http, **url)
+
+
+def _with_session(adapter: type[Adapter], **changes: Any) -> type[Adapter]:
+    """Return the adapter with these changes of its declared session; itself where nothing is another."""
+    session = attrs.evolve(adapter.session, **changes)
+    return adapter if session == adapter.session else type(adapter.__name__, (adapter,), {"session": session})

@@ -6,6 +6,7 @@ API ``exchangeInfo`` and ``depth``. Combined streams: every event comes as ``{"s
 """
 
 from collections.abc import Hashable, Iterable
+from typing import Any, ClassVar
 
 from relay.adapter import (
     Adapter,
@@ -33,7 +34,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import quoted
+from relay.adapter.reading import quoted, whole
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
@@ -49,7 +50,9 @@ BTC = {"symbol": "BTC/USDT"}
 
 class Binance(Adapter):
     name = "binance"
-    options = (Option("venue", "com", choices=("com", "us"), about="com for binance.com, us for binance.us"),)
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("venue", "com", choices=("com", "us"), about="com for binance.com, us for binance.us"),
+    )
     offers = (
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
@@ -79,12 +82,15 @@ class Binance(Adapter):
         ),
     )
 
+    #: The REST API's path, and the weights of its requests for the symbols and for a book.
+    rest, symbols_weight, book_weight = "/api/v3", 20, 50
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.requests = Requests()
 
     def prepare(self) -> Iterable[Fetch]:
-        yield Fetch(tag="symbols", url="/api/v3/exchangeInfo", cost=20, within=30, needed=False)
+        yield Fetch(tag="symbols", url=f"{self.rest}/exchangeInfo", cost=self.symbols_weight, within=30, needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
         match outgoing:
@@ -94,7 +100,7 @@ class Binance(Adapter):
                 yield dumps({"method": method, "params": streams, "id": self.requests.next_id(request)})
             case Snapshot(topic):
                 query = {"symbol": self.native(topic.symbol or ""), "limit": "1000"}
-                yield Fetch(tag=outgoing, url="/api/v3/depth", query=query, cost=50)
+                yield Fetch(tag=outgoing, url=f"{self.rest}/depth", query=query, cost=self.book_weight)
 
     def stream(self, topic: Topic) -> str:
         kind = f"kline_{INTERVALS[topic.timeframe or '']}" if topic.kind == "candle" else STREAMS[topic.kind]
@@ -102,16 +108,11 @@ class Binance(Adapter):
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case {"data": {"e": "depthUpdate", "E": time, "s": s, "U": first, "u": last, "b": bids, "a": asks}}:
+            case {"data": {"e": "depthUpdate", "E": time, "s": s, "u": last, "b": bids, "a": asks} as change}:
                 yield Depth(symbol=self.symbol(s), native_symbol=s, bids=bids, asks=asks, snapshot=False,
-                            first_seq=first, last_seq=last, timestamp=from_millis(time))  # fmt: skip
-            case {"stream": str(name), "data": {"s": s, "b": bid, "B": bid_size, "a": ask, "A": ask_size}} if (
-                name.endswith("@bookTicker")
-            ):
-                (bid, bid_size), (ask, ask_size) = quoted(bid, bid_size), quoted(ask, ask_size)
-                yield Quote(
-                    symbol=self.symbol(s), native_symbol=s, bid=bid, bid_size=bid_size, ask=ask, ask_size=ask_size
-                )
+                            first_seq=self.first_seq(change), last_seq=last, timestamp=from_millis(time))  # fmt: skip
+            case {"stream": str(name), "data": dict(best)} if name.endswith("@bookTicker"):
+                yield self.quote(best)
             case {"data": {"e": "aggTrade", "E": sent, "s": s, "a": int(id), "p": p, "q": q, "T": time, "m": maker}}:
                 yield PublicTrade(symbol=self.symbol(s), native_symbol=s, id=str(id), price=p, quantity=q,
                                   side=TAKER[maker], time=from_millis(time), timestamp=from_millis(sent))  # fmt: skip
@@ -128,6 +129,19 @@ class Binance(Adapter):
             case other:
                 yield Unknown(other)
 
+    def first_seq(self, change: dict[str, Any]) -> int:
+        return whole(change["U"])
+
+    def quote(self, best: dict[str, Any]) -> Quote:
+        (bid, bid_size), (ask, ask_size) = quoted(best["b"], best["B"]), quoted(best["a"], best["A"])
+        of_spot_neither = {"time": "T", "timestamp": "E"}
+        times = {name: from_millis(best[member]) for name, member in of_spot_neither.items() if member in best}
+        return Quote(symbol=self.symbol(best["s"]), native_symbol=best["s"], bid=bid, bid_size=bid_size, ask=ask,
+                     ask_size=ask_size, **times)  # fmt: skip
+
+    def canonical(self, listed: dict[str, Any]) -> str:
+        return f"{listed['baseAsset']}/{listed['quoteAsset']}"
+
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         if answer.status == 418:  # banned for a while; 429 is every provider's
             wait = answer.headers.get("retry-after", "")
@@ -138,5 +152,4 @@ class Binance(Adapter):
                         snapshot=True, last_seq=book["lastUpdateId"])  # fmt: skip
         elif answer.ok:
             listed = loads(answer.text)["symbols"]
-            pairs = [(item["symbol"], f"{item['baseAsset']}/{item['quoteAsset']}") for item in listed]
-            yield Symbols(pairs, complete=True)
+            yield Symbols([(item["symbol"], self.canonical(item)) for item in listed], complete=True)

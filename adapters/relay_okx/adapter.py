@@ -1,4 +1,4 @@
-"""OKX market data: the public channels of API v5, https://www.okx.com/docs-v5/en/#order-book-trading-market-data.
+"""OKX market data: the public channels of API v5, and the candles of its business endpoint, https://www.okx.com/docs-v5/en/#order-book-trading-market-data.
 
 Every push is ``{"arg": {"channel": ..., "instId": ...}, "data": [...]}``. A book's messages are chained: each names the
 number of the one before it (``prevSeqId``), and its own need not be one more.
@@ -35,18 +35,26 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, quoted
+from relay.adapter.reading import besides, quoted, row
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Depth, Error, Event, PublicTrade, Quote
+from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
 from relay.model.text import from_millis
 
 CHANNELS = {"quote": "tickers", "public_trade": "trades", "depth": "books"}
 KINDS = {channel: kind for kind, channel in CHANNELS.items()}
+INTERVALS = {name: name for name in ("1s", "1m", "3m", "5m", "15m", "30m")} | {
+    "1h": "1H", "2h": "2H", "4h": "4H", "6h": "6Hutc", "12h": "12Hutc", "1d": "1Dutc", "1w": "1Wutc", "1mo": "1Mutc",
+}  # fmt: skip
+TIMEFRAMES = {f"candle{interval}": timeframe for timeframe, interval in INTERVALS.items()}
 BTC = {"symbol": "BTC/USDT"}
 
 #: A refusal names the stream in its text only: "Wrong URL or channel:trades,instId:BTC-FOO doesn't exist".
 refused_stream = re.compile(r"channel:([\w-]+),\s*instId:([\w-]+)").search
+
+
+def channel_of(topic: Topic) -> str:
+    return CHANNELS.get(topic.kind) or f"candle{INTERVALS[topic.timeframe or '']}"
 
 
 class Okx(Adapter):
@@ -55,9 +63,11 @@ class Okx(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
     )
     session = Session(
         url="wss://ws.okx.com:8443/ws/v5/public",
+        urls={"candle": "wss://ws.okx.com:8443/ws/v5/business"},
         http="https://www.okx.com",
         heartbeat=Heartbeat(every=20, frame=False),  # closed after 30 s without a message
         silent_after=50,
@@ -84,7 +94,7 @@ class Okx(Adapter):
         match outgoing:
             case Subscribe(topics) | Unsubscribe(topics) as request:
                 op = "subscribe" if isinstance(request, Subscribe) else "unsubscribe"
-                args = [{"channel": CHANNELS[each.kind], "instId": self.native(each.symbol or "")} for each in topics]
+                args = [{"channel": channel_of(each), "instId": self.native(each.symbol or "")} for each in topics]
                 yield dumps({"id": str(self.requests.next_id(request)), "op": op, "args": args})
             case Ping():
                 yield "ping"
@@ -106,6 +116,8 @@ class Okx(Adapter):
                 yield from map(self.quote, tickers)
             case {"arg": {"channel": "trades"}, "data": list(trades)}:
                 yield from map(self.trade, trades)
+            case {"arg": {"channel": str(channel), "instId": native}, "data": list(bars)} if channel in TIMEFRAMES:
+                yield from (self.candle(native, TIMEFRAMES[channel], bar) for bar in bars)
             case {"event": "subscribe" | "unsubscribe" as event, "arg": {"channel": channel, "instId": native}}:
                 yield Ack((self.topic(channel, native),), done=event == "subscribe")
             case {"event": "error", "msg": str(reason), **rest}:
@@ -118,10 +130,12 @@ class Okx(Adapter):
                 yield Unknown(other)
 
     def topic(self, channel: str, native: str) -> Topic:
+        if channel in TIMEFRAMES:
+            return Topic(kind="candle", symbol=self.symbol(native), timeframe=TIMEFRAMES[channel])
         return Topic(kind=KINDS[channel], symbol=self.symbol(native))
 
     def refused(self, id: object, reason: str) -> Nack | Error:
-        if (named := refused_stream(reason)) is not None and named[1] in KINDS:
+        if (named := refused_stream(reason)) is not None and named[1] in KINDS | TIMEFRAMES:
             return Nack((self.topic(named[1], named[2]),), reason)
         return self.requests.refused(id, reason)
 
@@ -147,6 +161,23 @@ class Okx(Adapter):
         return PublicTrade(symbol=self.symbol(native), native_symbol=native, id=given["tradeId"], price=given["px"],
                            quantity=given["sz"], side=Side(given["side"].upper()), time=from_millis(given["ts"]),
                            data=besides(given, "instId", "tradeId", "px", "sz", "side", "ts"))  # fmt: skip
+
+    def candle(self, native: str, timeframe: str, bar: list[Any]) -> Candle:
+        """The volume is in base currency: the first one of a spot pair, the second one of a contract."""
+        start, opened, high, low, closed, contracts, base, quote, confirm = row(bar, 9)
+        return Candle(
+            symbol=self.symbol(native),
+            native_symbol=native,
+            timeframe=timeframe,
+            start=from_millis(start),
+            open=opened,
+            high=high,
+            low=low,
+            close=closed,
+            volume=contracts if native.count("-") == 1 else base,
+            closed={"0": False, "1": True}[confirm],
+            data={"vol": contracts, "volCcy": base, "volCcyQuote": quote},
+        )
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         if not answer.ok:

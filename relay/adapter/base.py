@@ -81,8 +81,9 @@ class Adapter(abc.ABC):
         """
         session = getattr(cls, "session", None)
         trades = bool(cls.commands) or any(offer.kind == "account" for offer in cls.offers)
-        if session is not None and session.most_connections > 1 and trades:
-            raise ValueError(f"{cls.__name__}: 'most_connections' is for market data; an account has one connection")
+        if session is not None and trades and (session.most_connections > 1 or session.urls):
+            several = "most_connections" if session.most_connections > 1 else "urls"
+            raise ValueError(f"{cls.__name__}: '{several}' is for market data; an account has one connection")
 
     @staticmethod
     def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> str | None:

@@ -136,6 +136,8 @@ class Session:
 
     Attributes:
         url: the WebSocket endpoint. ``{name}`` stands for an option, a credential, or a value learned by `Learned`.
+        urls: the endpoints of the kinds of streams that are not on ``url``, templates like it. Each has a connection of its
+            own, which is opened when somebody wants such a stream. They carry market data, no accounts.
         http: base of the provider's HTTP API, a template like ``url``; relative `Fetch` URLs are joined to it.
         auth: what authenticates the upgrade; None when a first frame (`Hello`) does, or nothing does.
         http_auth: the header that authenticates HTTP requests (`Fetch.authenticated`); None: none does.
@@ -160,6 +162,7 @@ class Session:
     """
 
     url: str = field(validator=_is_name)
+    urls: Mapping[str, str] = field(factory=dict, validator=_is_mapping(in_(tuple(KINDS)), _is_name))
     http: str = field(default="", validator=_is_text)
     auth: Query | Header | None = field(default=None, validator=_is_optional(instance_of((Query, Header))))
     http_auth: Header | None = field(default=None, validator=_is_optional(instance_of(Header)))
@@ -189,8 +192,10 @@ class Session:
     token_lifetime: float | None = field(default=None, validator=_is_optional(_is_seconds))
 
     def __attrs_post_init__(self) -> None:
-        if self.most_connections > 1 and (self.most_topics is None or self.single):
-            raise ValueError("'most_connections' above 1 needs 'most_topics', and no 'single'")
+        if self.most_connections > 1 and self.most_topics is None:
+            raise ValueError("'most_connections' above 1 needs 'most_topics'")
+        if self.single and (self.most_connections > 1 or self.urls):
+            raise ValueError("'single' is one connection, not several by 'most_connections' or 'urls'")
 
 
 @frozen(kw_only=True)

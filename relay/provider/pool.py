@@ -1,9 +1,10 @@
 """The connections of one provider account, which to the outside are one session.
 
-A provider that limits the topics of a connection may allow more than one connection (`Session.most_connections`). The first
-one is there from the start and is where commands go. A further one is opened when all others are full; it stays in the pool
-when its last topic is gone, not connected, and is used again. Each has its own life: what one of them loses makes its own
-topics stale and nothing else.
+A provider that limits the topics of a connection may allow more than one connection (`Session.most_connections`), and a
+provider may have its streams at several endpoints (`Session.urls`). The first connection is there from the start and where
+commands go. A further one is opened when all others of its endpoint are full, or there is none. It stays when its
+last topic is gone, not connected, and is used again. Each has a life of its own: what one of them loses makes its own topics
+stale and nothing else.
 
 The state that is told outside is the worst one: the session is connected while no connection that has topics is lost.
 """
@@ -13,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from relay.adapter import Session
 from relay.model.channels import Asker, Topic
 from relay.model.enums import ConnectionEvent
 from relay.model.events import Connection, Event, Stamp
@@ -29,29 +31,30 @@ class ConnectionPool:
 
     Args:
         connect: makes a connection with this number, which publishes with the function; beside the first one, which has
-            none beside.
+            none beside; to the endpoint with this template.
         publish: takes every event with its stamp.
-        most_topics, most_connections: as in `relay.adapter.Session`.
+        session: the declaration of the provider.
     """
 
     def __init__(
         self,
-        connect: Callable[[int, Publish, ProviderSession | None], ProviderSession],
+        connect: Callable[[int, Publish, ProviderSession | None, str], ProviderSession],
         publish: Publish,
-        most_topics: int | None,
-        most_connections: int,
+        session: Session,
     ) -> None:
         self._connect = connect
         self._publish = publish
-        self._most_topics = most_topics
-        self._most_connections = most_connections
+        self._session = session
+        self._is_one = session.most_connections == 1 and not session.urls
         #: The numbers of the connections that are up, and of those that are lost or never came up.
         self._up: set[int] = set()
         self._lost: set[int] = set()
         self._run: Callable[[int, ProviderSession], object] = lambda number, connection: None
-        only = most_connections == 1
-        self.first: ProviderSession = connect(1, publish if only else self._published_by(1), None)
+        published = publish if self._is_one else self._published_by(1)
+        self.first: ProviderSession = connect(1, published, None, session.url)
         self.connections: list[ProviderSession] = [self.first]
+        #: The endpoint of each connection.
+        self._urls = [session.url]
 
     def run_each(self, run: Callable[[int, ProviderSession], object]) -> None:
         """Have ``run`` called with the number of every connection there is, and of each that is opened later."""
@@ -72,26 +75,28 @@ class ConnectionPool:
         (self._holder(topic) or self.first).unwant(topic)
 
     def _holder(self, topic: Topic) -> ProviderSession | None:
-        if self._most_connections == 1:
+        if self._is_one:
             return self.first
         return next((each for each in self.connections if each.has(topic)), None)
 
     def _connection_for(self, topic: Topic) -> ProviderSession:
-        """Return the connection that has ``topic``, the first one with room for it, or a new one.
+        """Return the connection that has ``topic``, the first one of its endpoint with room for it, or a new one.
 
         Where there can be no new one, the least crowded: ``topic`` waits there until another one is given up.
         """
-        holder = self._holder(topic)
-        if holder is not None or self._most_topics is None:
-            return holder or self.first
-        with_room = (each for each in self.connections if each.topics < self._most_topics)
-        if (found := next(with_room, None)) is not None:
+        if (holder := self._holder(topic)) is not None:
+            return holder
+        url = self._session.urls.get(topic.kind, self._session.url)
+        there = [each for each, at in zip(self.connections, self._urls, strict=True) if at == url]
+        most = self._session.most_topics
+        if (found := next((each for each in there if most is None or each.topics < most), None)) is not None:
             return found
-        if len(self.connections) == self._most_connections:
-            return min(self.connections, key=lambda each: each.topics)
+        if len(there) == self._session.most_connections:
+            return min(there, key=lambda each: each.topics)
         number = len(self.connections) + 1
-        further = self._connect(number, self._published_by(number), self.first)
+        further = self._connect(number, self._published_by(number), self.first, url)
         self.connections.append(further)
+        self._urls.append(url)
         self._run(number, further)
         return further
 

@@ -16,6 +16,7 @@ from relay.model.text import from_micros
 from relay.provider.books import Books
 from relay.testing.recording import read_recording
 from relay_binance.adapter import Binance
+from relay_binance.futures import BinanceFutures
 from relay_bitfinex.adapter import Bitfinex
 from relay_bitstamp.adapter import Bitstamp
 from relay_bybit.adapter import Bybit
@@ -32,7 +33,7 @@ from support.recordings import new_adapter, run_through
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 #: The depth events that a session with each venue publishes.
 BOOKS = {
-    Binance: 3, Bitfinex: 4, Bitstamp: 3, Bybit: 2, Coinbase: 2, Deribit: 2, GateIo: 3, Kraken: 4, KrakenFutures: 3, KuCoin: 3,
+    Binance: 3, BinanceFutures: 3, Bitfinex: 4, Bitstamp: 3, Bybit: 2, Coinbase: 2, Deribit: 2, GateIo: 3, Kraken: 4, KrakenFutures: 3, KuCoin: 3,
     Okx: 4, Upbit: 1,
 }  # fmt: skip
 VENUES = pytest.mark.parametrize("adapter_class", BOOKS, ids=lambda cls: cls.name)

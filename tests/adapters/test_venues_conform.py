@@ -4,6 +4,7 @@ from pathlib import Path
 
 from relay.testing import conformance
 from relay_binance.adapter import Binance
+from relay_binance.futures import BinanceFutures
 from relay_bitfinex.adapter import Bitfinex
 from relay_bitstamp.adapter import Bitstamp
 from relay_bybit.adapter import Bybit
@@ -19,6 +20,7 @@ from relay_upbit.adapter import Upbit
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 test_binance = conformance.tests(Binance, FIXTURES / "binance.jsonl")
+test_binance_futures = conformance.tests(BinanceFutures, FIXTURES / "binance_futures.jsonl")
 test_bitfinex = conformance.tests(Bitfinex, FIXTURES / "bitfinex.jsonl")
 test_bitstamp = conformance.tests(Bitstamp, FIXTURES / "bitstamp.jsonl")
 test_bybit = conformance.tests(Bybit, FIXTURES / "bybit.jsonl")

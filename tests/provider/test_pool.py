@@ -73,10 +73,9 @@ class Pool:
         self.heard: list[Event] = []
         self.run: list[int] = []
         self.pool = ConnectionPool(
-            lambda number, publish, beside: Stub(publish),
+            lambda number, publish, beside, url: Stub(publish),
             lambda event, stamp, now: self.heard.append(event),
-            2,
-            most_connections,
+            Session(url="wss://acme", most_topics=2, most_connections=most_connections),
         )  # type: ignore[arg-type, return-value]
         self.pool.run_each(lambda number, connection: self.run.append(number))
 
@@ -115,6 +114,30 @@ def test_where_there_can_be_no_further_one_a_topic_waits_on_the_least_crowded() 
     single = Pool(most_connections=1)
     single.want(*"ABC")
     assert single.wanted == ["ABC"], "its table tells the third why it waits"
+
+
+def test_kinds_with_another_endpoint_have_connections_of_their_own() -> None:
+    opened: list[str] = []
+
+    def connect(number: int, publish: Any, beside: Any, url: str) -> Any:
+        opened.append(url)
+        return Stub(publish)
+
+    declared = Session(
+        url="wss://a", urls={"candle": "wss://b", "public_trade": "wss://b"}, most_topics=2, most_connections=2
+    )
+    pool = ConnectionPool(connect, lambda event, stamp, now: None, declared)
+    for kind, symbol in (
+        ("quote", "A"),
+        ("candle", "B"),
+        ("public_trade", "C"),
+        ("quote", "D"),
+        ("candle", "E"),
+        ("quote", "F"),
+    ):
+        pool.want(Topic(kind=kind, symbol=symbol, timeframe="1m" if kind == "candle" else None), BY)
+    assert opened == ["wss://a", "wss://b", "wss://b", "wss://a"]
+    assert ["".join(sorted(each.wanted)) for each in pool.connections] == ["AD", "BC", "E", "F"]  # type: ignore[attr-defined]
 
 
 def test_the_session_is_connected_while_no_connection_is_lost() -> None:
@@ -174,8 +197,10 @@ def test_connections_share_what_the_provider_counts_for_the_account() -> None:
 def test_declarations_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="'most_connections' above 1 needs 'most_topics'"):
         Session(url="wss://x", most_connections=2)
-    with pytest.raises(ValueError, match="no 'single'"):
+    with pytest.raises(ValueError, match="'single' is one connection"):
         Session(url="wss://x", most_connections=2, most_topics=9, single=True)
+    with pytest.raises(ValueError, match="'single' is one connection"):
+        Session(url="wss://x", urls={"candle": "wss://y"}, single=True)
     declared = {
         "session": Session(url="wss://x", most_connections=2, most_topics=9),
         "offers": (Offer(kind="account"),),

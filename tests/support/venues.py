@@ -15,6 +15,7 @@ from attrs import frozen
 from relay.adapter import Adapter
 from relay.testing.recording import Record, Recording
 from relay_binance.adapter import Binance
+from relay_binance.futures import BinanceFutures
 from relay_bitfinex.adapter import Bitfinex
 from relay_bitstamp.adapter import Bitstamp
 from relay_coinbase.adapter import Coinbase
@@ -243,6 +244,11 @@ VENUES = (
         adapter=Binance, options={"venue": "us"}, recording="binance_us", books=4, steps=binance,
         acknowledge=lambda asked: {"result": None, "id": asked["id"]},
         counts={"quote": 128, "public_trade": 11, "depth": 336, "candle": 5},
+    ),
+    Venue(  # the independent decoder counts 756: of the changes it passes on, 3 end where the book before them does
+        adapter=BinanceFutures, recording="binance_futures", books=4, steps=binance,
+        acknowledge=lambda asked: {"result": None, "id": asked["id"]},
+        counts={"quote": 613, "public_trade": 91, "depth": 753, "candle": 67},
     ),
     Venue(  # each of 7 channels begins with the last 30 trades
         adapter=Bitfinex, recording="bitfinex", books=7, steps=bitfinex,
