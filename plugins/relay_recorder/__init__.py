@@ -1,6 +1,6 @@
-"""The recorder of tickrelay: files of what sessions send and receive and of what is published, and commands for them."""
+"""The recorder of tickrelay: files of what sessions send and receive, and of what is published."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from relay.plugins import Service, hookimpl
@@ -30,13 +30,6 @@ def relay_services(settings: Mapping[str, Any]) -> Iterable[Service]:
     return [
         Service("recorder", recorder.run, tap=recorder.take_event if table.events else None, tap_frames=recorder.tap)
     ]
-
-
-@hookimpl
-def relay_commands() -> Iterable[Callable[..., Any]]:
-    from relay_recorder.command import COMMANDS
-
-    return COMMANDS
 
 
 def _table(settings: Mapping[str, Any]) -> RecorderTable:

@@ -64,3 +64,8 @@ def _rest(each: Traffic, text: str, mask: Mask) -> Traffic:
 
 def _hide(match: re.Match[str]) -> str:
     return match[1] + HIDDEN
+
+
+def masked_text(text: str, mask: Mask) -> str:
+    """Return JSON without secrets."""
+    return _in_query.sub(_hide, _in_requests.sub(_hide, mask(text)))

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -53,14 +54,24 @@ class Recorder:
     Args:
         table: the operator's choices.
         clock: monotonic seconds.
+        frames, events: the one file of each, instead of rotated ones in the directory. Further connections have files beside
+            that of the first, whose names begin with their numbers.
     """
 
-    def __init__(self, table: RecorderTable, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        table: RecorderTable,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        frames: Path | None = None,
+        events: Path | None = None,
+    ) -> None:
         self._table = table
         self._clock = clock
         self._folder = Folder(table)
         self._queue: deque[tuple[Recorded, Any, int]] = deque()
-        self._events = Recorded(EventFile(self._folder))
+        self._frames = frames
+        self._events = Recorded(EventFile(self._folder, events))
         self._targets = [self._events]
         #: Bytes that were put into the queue, and that were taken from it; each is counted by one thread.
         self._put = self._taken = 0
@@ -75,7 +86,10 @@ class Recorder:
         """Return the tap of a session; None where its provider is not recorded."""
         if not self._table.records(session.provider):
             return None
-        recorded = Recorded(FrameFile(self._folder, session))
+        path = self._frames
+        if path is not None and session.connection > 1:
+            path = path.with_name(f"{session.connection}-{path.name}")
+        recorded = Recorded(FrameFile(self._folder, session, path))
         self._targets.append(recorded)
         return partial(self._take, recorded)
 
@@ -95,7 +109,7 @@ class Recorder:
         self._put += EVENT
         self._queue.append((self._events, (event, stamp, id), EVENT))
 
-    async def run(self, relay: RelayApi) -> None:
+    async def run(self, relay: RelayApi | None = None) -> None:
         """Write until cancelled, then what waits."""
         self._stop.clear()
         thread = threading.Thread(target=self._run, name="recorder", daemon=True)

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,6 +53,12 @@ ELSEWHERE = {
     "quote": ("relay.cli.search:quote", "Show the present quotes of a symbol, of every provider that has it."),
     "accounts": ("relay.cli.accounts:accounts", "Show all accounts of a running relay: balances, orders, positions."),
     "order": ("relay.cli.order:order_app", "Trade through a running relay."),
+    "play": ("relay.cli.recordings:play", "Serve a recorded provider session as the provider itself."),
+    "try": ("relay.cli.recordings:try_adapter", "Try an adapter on a recording, without sockets."),
+    "record": ("relay_recorder.command:record", "Record what a provider sends and receives; nothing is ever ordered."),
+    "probe": ("relay_recorder.command:probe", "Report on everything a provider offers; nothing is ever ordered."),
+    "export": ("relay_recorder.command:export", "Export recorded events as JSON lines, CSV or Parquet."),
+    "cut": ("relay_recorder.command:cut", "Cut a part out of a recording."),
 }
 
 _origin = re.compile(r"(?:https?://)?[A-Za-z0-9*._-]+(?::[0-9]{1,5})?", re.ASCII).fullmatch
@@ -124,7 +130,7 @@ def _stated(group: BaseExceptionGroup[BaseException]) -> list[OperatorError]:
     return [error for error in leaves(stated) if isinstance(error, OperatorError)]
 
 
-_OWN = ("init", "serve", "check", "demo", "play", "key", "config", "plugins", "completion")
+_OWN = ("init", "serve", "check", "demo", "key", "config", "plugins", "completion")
 
 
 def build_app(tokens: Sequence[str] = (), plugins: "Plugins | None" = None) -> cyclopts.App:
@@ -317,43 +323,6 @@ class CommandLine:
             with listening_on(host, port):
                 await demo((host, port), seconds, self.plugins)
 
-    async def play(
-        self,
-        file: Path,
-        /,
-        *,
-        listen: str = "127.0.0.1:6010",
-        speed: float = 1.0,
-        start: Literal["connect", "subscribe"] = "subscribe",
-    ) -> None:
-        """Serve a recorded provider session as the provider itself.
-
-        Args:
-            file: The recording, JSON lines.
-            listen: HOST:PORT; port 0 lets the kernel choose.
-            speed: 1 as recorded, 10 ten times as fast, 0 as fast as the client reads.
-            start: When the frames begin: at once, or after the client subscribed.
-        """
-        import trio
-
-        from relay.testing.player import Player
-        from relay.testing.recording import RecordingError, read_recording
-
-        host, port = listen_argument(listen)
-        try:
-            recording = read_recording(file)
-            player = Player(recording, speed=speed, start=start, quiet=0.5, close=False, reply=None)
-        except OSError as error:
-            raise OperatorError(f"cannot read {file}: {error.strerror or error}") from error
-        except (RecordingError, ValueError) as error:
-            raise OperatorError(str(error)) from error
-        with listening_on(host, port):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(partial(player.serve, host=host, port=port))
-                print(f"playing {file} at {player.ws_url} and {player.http_url}", flush=True)
-                await _until_stopped()
-                nursery.cancel_scope.cancel()
-
     def plugin_list(self, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
         """List the plugins that were found, what they bring, and which of them are broken.
 
@@ -520,7 +489,8 @@ def _bind_error(error: BaseException) -> str | None:
     return None
 
 
-async def _until_stopped() -> None:
+async def until_stopped() -> None:
+    """Wait for SIGINT or SIGTERM."""
     import signal
 
     import trio

@@ -208,6 +208,17 @@ def _offered(topic: Topic, adapter: type[Adapter], accounts: tuple[str, ...]) ->
             )
 
 
+def stream_of(text: str, settings: ProviderSettings) -> Topic:
+    """Return the stream of a provider that ``text`` names, as in ``pinned``.
+
+    Raises:
+        ChannelError, SymbolError: it has no such stream.
+    """
+    topic = _topic(text, settings.name)
+    _offered(topic, settings.adapter, tuple(each.name for each in settings.accounts if each.name is not None))
+    return topic
+
+
 # --- silence ---------------------------------------------------------------------------------------------------------
 
 

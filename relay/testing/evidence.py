@@ -9,7 +9,8 @@ everywhere.
 
 import enum
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -146,18 +147,42 @@ def lost(of: Subject) -> dict[str, Any]:
     A place is the kind of message and the path in it, objects of an array together: ``portfolio.orders[].id``.
     JSON within a text (the ``data`` of a Pusher message) is looked into.
     """
-    found: dict[str, Any] = {}
+    found = LostValues()
     for example, _, result in of.walk():
+        found.add(example.text, result.items)
+    return found.places
+
+
+class LostValues:
+    """Collects the values of messages that nothing they were read as contains.
+
+    Args:
+        most: messages of one kind that are looked at; None: all.
+
+    Attributes:
+        places: an example by its place; see `lost`.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.places: dict[str, Any] = {}
+        self._most = most
+        self._seen: Counter[str] = Counter()
+
+    def add(self, text: str, items: Iterable[Any]) -> None:
+        """Look for the values of a message in the events and signals that were made of it."""
         try:
-            message = loads(example.text)
+            message = loads(text)
         except (msgspec.DecodeError, RecursionError):
-            continue
-        said = repr([item for item in result.items if not isinstance(item, Unknown)])
+            return
+        kind = _kind(message)
+        self._seen[kind] += 1
+        if self._most is not None and self._seen[kind] > self._most:
+            return
+        said = repr([item for item in items if not isinstance(item, Unknown)])
         evidence = Evidence(said)
-        for place, value in _values(message, _kind(message)):
-            if place not in found and not _is_kept(value, said, evidence):
-                found[place] = value
-    return found
+        for place, value in _values(message, kind):
+            if place not in self.places and not _is_kept(value, said, evidence):
+                self.places[place] = value
 
 
 def _kind(message: Any) -> str:

@@ -6,6 +6,9 @@ HTTP answers come by method, path and query, in recorded order for each, the las
 404 that lists what there is. What the client sends is read and remembered, and answered only if the recording has the
 answer (it comes in its recorded place) or a ``reply`` function writes one.
 
+Frames come at the recorded pace or faster, or paced by what the client sends (``acks``): a recorded frame of the client's is
+waited for before anything that was received behind it, so that a client which acknowledges each event sets the pace.
+
     async with play("kraken.jsonl", start="subscribe") as player:
         ...  # dial player.ws_url, fetch from player.http_url
         await player.finished.wait()
@@ -30,6 +33,8 @@ Start = Literal["connect", "subscribe", "release"]
 Reply = Callable[[str], Iterable[str]]
 
 _WRITE_WITHIN = 30.0
+#: Seconds that a frame of the client's is waited for where it sets the pace; a client that never sends it gets the rest.
+ACK_WITHIN = 10.0
 _REMEMBERED = 10_000
 
 
@@ -41,11 +46,21 @@ class Player:
         received: what clients sent, newest last, at most 10,000 frames.
         requests: the HTTP requests that came, as ``GET /path?query``, likewise.
         connections: how many WebSocket connections were accepted.
+        played: how many frames were written, on all connections.
         finished: set when the last frame was written on some connection.
     """
 
     def __init__(
-        self, recording: Recording, *, speed: float, start: Start, quiet: float, close: bool, reply: Reply | None
+        self,
+        recording: Recording,
+        *,
+        speed: float,
+        start: Start,
+        quiet: float,
+        close: bool,
+        reply: Reply | None,
+        acks: bool = False,
+        loop: bool = False,
     ):
         if speed < 0:
             raise ValueError(f"speed: expected 0 (as fast as possible) or a factor, got {speed}")
@@ -55,8 +70,11 @@ class Player:
         self.received: deque[str | bytes] = deque(maxlen=_REMEMBERED)
         self.requests: deque[str] = deque(maxlen=_REMEMBERED)
         self.connections = 0
+        self.played = 0
         self.finished = trio.Event()
-        self._frames = recording.incoming
+        self._frames = tuple(each for each in recording.records if each.dir == "in" or (acks and each.dir == "out"))
+        self._acks = acks
+        self._loop = loop
         self._greeting = _greeting(recording)
         self._answers = recording.answers()
         self._answered: dict[RequestKey, int] = {}
@@ -91,18 +109,22 @@ class Player:
         turn = self._answered.get(key, 0)
         self._answered[key] = turn + 1
         record = recorded[min(turn, len(recorded) - 1)]
-        return HttpResponse(status=record.status, body=record.data)
+        return HttpResponse(status=record.status or 504, body=record.data)
 
     async def _talk(self, connection: WebSocketConnection, request: HttpRequest, wire: Wire) -> None:
         self.connections += 1
-        spoken, heard = trio.open_memory_channel[None](1)
+        # One notice that the client spoke is as good as many, but where each sets the pace.
+        spoken, heard = trio.open_memory_channel[None](_REMEMBERED if self._acks else 1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, connection, spoken, nursery.cancel_scope)
             try:
-                await self._play(connection, self._frames[: self._greeting])
-                await self._wait_to_start(heard)
-                await self._play(connection, self._frames[self._greeting :])
+                await self._play(connection, self._frames[: self._greeting], heard)
+                if not self._acks:
+                    await self._wait_to_start(heard)
+                await self._play(connection, self._frames[self._greeting :], heard)
                 self.finished.set()
+                while self._loop:
+                    await self._play(connection, self._frames[self._greeting :], heard)
                 ended = self._close
             except ConnectionClosed:
                 ended = True
@@ -136,12 +158,19 @@ class Player:
                 if silence.cancelled_caught:
                     return
 
-    async def _play(self, connection: WebSocketConnection, frames: Sequence[Record]) -> None:
+    async def _play(
+        self, connection: WebSocketConnection, frames: Sequence[Record], heard: trio.MemoryReceiveChannel[None]
+    ) -> None:
         began = trio.current_time()
         for record in frames:
-            if self._speed:
+            if record.dir == "out":
+                with trio.move_on_after(ACK_WITHIN):
+                    await heard.receive()
+                continue
+            if self._speed and not self._acks:
                 await trio.sleep_until(began + (record.t - frames[0].t) / self._speed)
             await _send(connection, record.data)
+            self.played += 1
 
 
 def _greeting(recording: Recording) -> int:
@@ -171,6 +200,8 @@ async def play(
     quiet: float = 0.5,
     close: bool = False,
     reply: Reply | None = None,
+    acks: bool = False,
+    loop: bool = False,
 ) -> AsyncIterator[Player]:
     """Play a recording, or the file of one, on a port the kernel chooses, for as long as the block lasts.
 
@@ -180,13 +211,15 @@ async def play(
         quiet: for ``start="subscribe"``, seconds without a frame of the client's that end its subscribing.
         close: close the connection (1000) after the last frame instead of leaving it open.
         reply: answers to what the client sends, for a recording that has none.
+        acks: the client sets the pace, as the module's text says; ``speed`` and ``start`` are not used then.
+        loop: begin again after the last frame, on the same connection.
 
     Raises:
         RecordingError: the file is no recording.
         OSError: the file cannot be read, or no port can be had.
     """
     recording = source if isinstance(source, Recording) else read_recording(source)
-    player = Player(recording, speed=speed, start=start, quiet=quiet, close=close, reply=reply)
+    player = Player(recording, speed=speed, start=start, quiet=quiet, close=close, reply=reply, acks=acks, loop=loop)
     async with trio.open_nursery() as nursery:
         await nursery.start(player.serve)
         yield player

@@ -18,7 +18,6 @@ is read up to its last whole record.
 
 import base64
 import binascii
-import difflib
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -281,22 +280,28 @@ class FramePair:
 
 
 def beside(recorded: Iterable[str], sent: Iterable[str]) -> list[FramePair]:
-    """Pair the frames of a recording with frames that were sent, in order.
+    """Pair the frames of a recording with frames that were sent.
 
-    Frames of one shape (the same members, whatever their values) are counterparts of each other.
+    Frames that say the same are counterparts wherever they stand, because the order of requests seldom matters. Of the
+    others those of one shape (the same members, whatever their values) are, in order.
     """
     left, right = [_parsed(frame) for frame in recorded], [_parsed(frame) for frame in sent]
-    matcher = difflib.SequenceMatcher(None, [f.shape for f in left], [f.shape for f in right], autojunk=False)
-    pairs: list[FramePair] = []
-    for operation, first, last, start, end in matcher.get_opcodes():
-        if operation == "equal":
-            pairs += [
-                FramePair(r.text, s.text, r.differs(s)) for r, s in zip(left[first:last], right[start:end], strict=True)
-            ]
-        else:
-            pairs += [FramePair(frame.text, None) for frame in left[first:last]]
-            pairs += [FramePair(None, frame.text) for frame in right[start:end]]
-    return pairs
+    found: dict[int, _Frame] = {}
+    for match in ("members", "shape"):
+        for position, frame in enumerate(left):
+            if position in found:
+                continue
+            wanted = getattr(frame, match)
+            at = next((index for index, other in enumerate(right) if getattr(other, match) == wanted), None)
+            if at is not None:
+                found[position] = right.pop(at)
+    pairs = [
+        FramePair(frame.text, found[position].text, frame.differs(found[position]))
+        if position in found
+        else FramePair(frame.text, None)
+        for position, frame in enumerate(left)
+    ]
+    return pairs + [FramePair(None, frame.text) for frame in right]
 
 
 @frozen

@@ -40,7 +40,7 @@ FLOORS = {
     "relay.server": GROUND | {"relay.trading", "relay.hub", "relay.provider"},
     "relay.providers": GROUND | {"relay.store", "relay.trading", "relay.hub", "relay.provider", "relay.settings"},
     "relay.app": GROUND | {"relay.store", "relay.trading", "relay.hub", "relay.provider", "relay.settings", "relay.server", "relay.providers"},
-    "relay.testing": GROUND | {"relay.provider"},
+    "relay.testing": GROUND | {"relay.provider", "relay.trading"},
     "relay.demo": GROUND | {"relay.settings", "relay.provider", "relay.app", "relay.providers"},
     "relay.client": {"relay.errors", "relay.model", "relay.pusher"},
     "relay.cli": GROUND | {"relay.client", "relay.trading", "relay.settings", "relay.provider", "relay.server", "relay.app", "relay.demo", "relay.testing"},
