@@ -18,7 +18,7 @@ from relay.plugins.manager import load_plugins
 from relay.settings import ProviderSettings, settings_of
 from relay.testing.recording import Record, RecordingError, read_recording, write_recording
 from relay_recorder import export as exporting
-from relay_recorder.export import Filter, Format
+from relay_recorder.export import Chosen, Format
 
 _DEFAULT = Path("tickrelay.toml")
 _Seconds = Annotated[float, Parameter(name="--for")]
@@ -155,7 +155,7 @@ def export(
     for each in kind:
         if each not in KINDS:
             raise OperatorError(f"--kind: there is no {each}; {suggestion(each, KINDS)}")
-    chosen = Filter(
+    chosen = Chosen(
         kinds=kind, provider=provider, symbol=symbol, since=_time("--since", since), until=_time("--until", until)
     )
     files = exporting.event_files(source)

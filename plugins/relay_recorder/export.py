@@ -29,7 +29,7 @@ _MAGIC = b"SQLite format 3\0"
 
 
 @frozen(kw_only=True)
-class Filter:
+class Chosen:
     """The events that are exported; what is empty excludes nothing."""
 
     kinds: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ def event_files(source: Path) -> list[Path]:
         raise OperatorError(f"cannot read {source}: {error.strerror or error}") from error
 
 
-def stored(files: Iterable[Path], chosen: Filter) -> Iterator[bytes]:
+def stored(files: Iterable[Path], chosen: Chosen) -> Iterator[bytes]:
     """Yield the events of SQLite files as canonical JSON, in the order in which they were published."""
     where = {
         "provider = ?": chosen.provider,
@@ -85,7 +85,7 @@ def stored(files: Iterable[Path], chosen: Filter) -> Iterator[bytes]:
             raise OperatorError(f"cannot read {path}: {error}") from error
 
 
-def decoded(recording: Path, adapter: type[Adapter], options: Mapping[str, str], chosen: Filter) -> list[bytes]:
+def decoded(recording: Path, adapter: type[Adapter], options: Mapping[str, str], chosen: Chosen) -> list[bytes]:
     """Return the events that a session publishes of a recording of traffic, as canonical JSON."""
     lines: list[bytes] = []
 

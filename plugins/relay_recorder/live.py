@@ -41,7 +41,7 @@ _GOODBYE = 2.0
 
 @define
 class Probe:
-    """What a provider did while it was probed.
+    """The report on a provider that was probed.
 
     Attributes:
         seconds: how long it ran.
