@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import trio
 from cyclopts import Parameter
 
-from relay.cli.command_line import adapter_named, read_settings
+from relay.cli.command_line import read_settings
+from relay.cli.recordings import adapter_named, report_lines
 from relay.errors import OperatorError, suggestion
 from relay.model.channels import ChannelError, Topic
 from relay.plugins.manager import load_plugins
@@ -87,7 +88,6 @@ async def probe(
         as_json: Print the report as JSON.
         config: The configuration.
     """
-    from relay.cli.recordings import report_lines
     from relay.testing.trial import delays
     from relay_recorder.live import run_provider, shown
 

@@ -16,8 +16,7 @@ import trio
 import trio.testing
 
 from relay.adapter import Adapter, Context
-from relay.cli import run
-from relay.cli.command_line import CommandLine
+from relay.cli import recordings, run
 from relay.model.commands import PlaceOrder
 from relay.model.enums import OrderType, Side
 from relay.model.events import Depth, Quote, Stamp
@@ -90,9 +89,7 @@ async def test_a_field_incident_becomes_a_fixture_in_five_commands(
     assert "quote" in types_in(Path("golden.jsonl"))
     capsys.readouterr()
     async with trio.open_nursery() as nursery:
-        played = partial(
-            CommandLine(load_plugins()).play, Path("fixture.jsonl"), listen="127.0.0.1:0", speed=0, once=True
-        )
+        played = partial(recordings.play, Path("fixture.jsonl"), listen="127.0.0.1:0", speed=0, once=True)
         nursery.start_soon(played)
         told = ""
         with trio.fail_after(60):
