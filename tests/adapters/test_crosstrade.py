@@ -3,7 +3,6 @@
 import re
 import time
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from pathlib import Path
 
 import attrs
@@ -604,12 +603,6 @@ def test_the_fixture_is_what_the_simulator_says():
     assert tuple(record()) == read_recording(FIXTURE).records
 
 
-def test_the_fixture_decodes_to_the_golden_events():
-    golden = FIXTURE.with_name("crosstrade.golden.jsonl").read_text().splitlines()
-    subject = conformance.subject(CrossTrade, FIXTURE, options=CONFIGURED)
-    assert list(conformance.golden(subject)) == golden
-
-
 # --- the simulator without sockets -----------------------------------------------------------------------------------
 
 
@@ -871,49 +864,6 @@ async def relayed():
         nursery.cancel_scope.cancel()
 
 
-async def test_buy_fill_close_and_lose_the_connection(relayed):
-    simulator, relay = relayed
-    await relay.until(Quote)
-    relay.session.send(place("buy", client_order_id="mine"))
-    reply = await relay.until(Reply, id="buy")
-    assert (reply.outcome, len(reply.result["order_id"])) == (Outcome.ACCEPTED, 32)
-    for status in (OrderStatus.PENDING, OrderStatus.FILLED):
-        order = await relay.until(Order)
-        assert (order.id, order.client_order_id, order.status) == (reply.result["order_id"], "mine", status)
-    fill = await relay.until(Trade)
-    assert (fill.order_id, fill.quantity, Decimal(fill.price)) == (order.id, "2", Decimal(order.average_fill_price))
-    opened = await relay.until(Position, id="ES 09-26")
-    assert (opened.event, opened.side, opened.quantity) == (PositionEvent.POSITION_OPENED, PositionSide.LONG, "2")
-    assert (await relay.until(Account, account=None)).equity
-    relay.session.send(place("add", quantity="1"))
-    assert (await relay.until(Position, quantity="3")).event is PositionEvent.POSITION_MODIFIED
-    relay.session.send(ClosePosition(id="close", position_id=opened.id))
-    assert (await relay.until(Reply, id="close")).outcome is Outcome.ACCEPTED
-    assert (await relay.until(Trade, side=Side.SELL)).quantity == "3"
-    assert (await relay.until(Order, side=Side.SELL)).event is OrderEvent.ORDER_FILLED
-    closed = await relay.until(Position, id=opened.id, event=PositionEvent.POSITION_CLOSED)
-    assert closed.quantity == "0"
-    simulator.inject(Drop())
-    await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-    await relay.until(Connection, event=ConnectionEvent.CONNECTED)
-    await relay.until(Quote)
-
-
-async def test_an_order_can_be_cancelled(relayed):
-    simulator, relay = relayed
-    await relay.until(Quote)
-    relay.session.send(place("far", order_type="LIMIT", limit_price="5000.00"))
-    order_id = (await relay.until(Reply, id="far")).result["order_id"]
-    assert len(simulator.exchange.accounts["Sim101"].open_orders()) == 1
-    assert (await relay.until(Order, status=OrderStatus.OPEN)).id == order_id
-    relay.session.send(AmendOrder(id="amend", order_id=order_id, limit_price="5100.00"))
-    assert (await relay.until(Order, event=OrderEvent.ORDER_MODIFIED, limit_price="5100.00")).id == order_id
-    relay.session.send(CancelOrder(id="cancel", order_id=order_id))
-    assert (await relay.until(Reply, id="cancel")).outcome is Outcome.ACCEPTED
-    assert (await relay.until(Order)).status is OrderStatus.CANCELLED
-    assert simulator.exchange.accounts["Sim101"].open_orders() == []
-
-
 async def test_what_became_of_an_order_meanwhile_is_told_once(relayed):
     simulator, relay = relayed
     await relay.until(Quote)
@@ -938,19 +888,6 @@ async def test_another_program_s_order_is_found_and_its_fill(relayed):
     fill = await relay.until(Trade, symbol="CL 09-26")
     order = await relay.until(Order, id=fill.order_id)
     assert (order.status, order.side, order.client_order_id) == (OrderStatus.FILLED, Side.SELL, None)
-
-
-async def test_a_position_that_was_closed_meanwhile_is_told(relayed):
-    simulator, relay = relayed
-    await relay.until(Quote)
-    relay.session.send(place("buy"))
-    await relay.until(Position, event=PositionEvent.POSITION_OPENED)
-    account = simulator.exchange.accounts["Sim101"]
-    simulator.inject(Drop())
-    account.close(account.positions["ES 09-26"].id, 0)
-    await relay.until(Connection, event=ConnectionEvent.CONNECTED)
-    closed = await relay.until(Position)
-    assert (closed.event, closed.reconciled) == (PositionEvent.POSITION_CLOSED, True)
 
 
 async def test_a_position_another_program_opened_is_found_by_the_profit(relayed):
@@ -983,20 +920,6 @@ async def test_a_command_whose_answer_was_lost_is_unknown(relayed):
     simulator.inject(Mute())
     relay.session.send(place("lost"), within=0.2)
     assert (await relay.until(Reply, id="lost")).outcome is Outcome.UNKNOWN
-
-
-async def test_a_takeover_is_not_fought():
-    async with CrossTradeSimulator(interval=0.02).serve() as at, HttpClient() as http, trio.open_nursery() as nursery:
-        relay = Relayed(at, http)
-        relay.session.want(ES)
-        nursery.start_soon(relay.session.run)
-        await relay.until(Quote)
-        async with client(at.ws) as elsewhere:
-            failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
-            assert "Session active elsewhere." in failed.reason
-            assert not elsewhere.closed
-            assert relay.session.status()["state"] == "failed"
-        nursery.cancel_scope.cancel()
 
 
 async def test_calls_are_paced_so_that_none_is_refused():

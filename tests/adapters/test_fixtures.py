@@ -1,4 +1,4 @@
-"""Each public venue's small session of our own writing, decoded, against a golden file that was read and agreed to.
+"""Each adapter's small session of our own writing, decoded, against a golden file that was read and agreed to.
 
 To write a golden file anew after a change that is meant: ``TICKRELAY_WRITE_GOLDEN=1 pytest tests/adapters/test_fixtures.py``,
 then read its diff.
@@ -14,6 +14,7 @@ from relay.model.events import Depth, Event, Stamp
 from relay.model.serialize import decode, encode
 from relay.model.text import from_micros
 from relay.provider.books import Books
+from relay.testing import conformance
 from relay.testing.recording import read_recording
 from relay_binance.adapter import Binance
 from relay_binance.futures import BinanceFutures
@@ -21,14 +22,22 @@ from relay_bitfinex.adapter import Bitfinex
 from relay_bitstamp.adapter import Bitstamp
 from relay_bybit.adapter import Bybit
 from relay_coinbase.adapter import Coinbase
+from relay_crosstrade.adapter import CrossTrade
 from relay_deribit.adapter import Deribit
 from relay_gateio.adapter import GateIo
+from relay_helio.adapter import Helio
 from relay_kraken.adapter import Kraken
 from relay_kraken_futures.adapter import KrakenFutures
 from relay_kucoin.adapter import KuCoin
 from relay_okx.adapter import Okx
+from relay_scaletrade.adapter import ScaleTrade
+from relay_shuriken.adapter import Shuriken
+from relay_synthetic.adapter import Synthetic
+from relay_tektii.adapter import Tektii
 from relay_upbit.adapter import Upbit
 from support.recordings import new_adapter, run_through
+from support.shuriken_session import OPTIONS as SHURIKEN
+from support.shuriken_session import resolved
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 #: The depth events that a session with each venue publishes.
@@ -40,6 +49,15 @@ VENUES = pytest.mark.parametrize("adapter_class", BOOKS, ids=lambda cls: cls.nam
 #: Adapters whose session has an option that is not the default.
 OPTIONS = {KuCoin: {"book": "full"}}
 EXPECTED_SIGNALS = {Ack, Alive, Learned, Nack, Ready, Redial}
+#: Adapters whose fixture is a session with their simulator, with what is configured.
+SIMULATED = {
+    CrossTrade: {"account": "Sim101"},
+    Helio: {},
+    ScaleTrade: {},
+    Shuriken: SHURIKEN,
+    Synthetic: {},
+    Tektii: {},
+}
 
 
 def results(adapter_class):
@@ -51,6 +69,22 @@ def results(adapter_class):
     )
 
 
+def agreed(adapter_class, lines):
+    golden = FIXTURES / f"{adapter_class.name}.golden.jsonl"
+    if os.environ.get("TICKRELAY_WRITE_GOLDEN") == "1":
+        golden.write_text("".join(f"{line}\n" for line in lines))
+    assert lines == golden.read_text().splitlines()
+
+
+@pytest.mark.parametrize("adapter_class", SIMULATED, ids=lambda cls: cls.name)
+def test_what_a_simulator_sends_decodes_to_the_golden_events(adapter_class):
+    recording = read_recording(FIXTURES / f"{adapter_class.name}.jsonl")
+    if adapter_class is Shuriken:
+        recording = resolved(recording)
+    of = conformance.subject(adapter_class, recording, options=SIMULATED[adapter_class], commands=())
+    agreed(adapter_class, list(conformance.golden(of)))
+
+
 @VENUES
 def test_the_session_decodes_to_the_golden_events(adapter_class):
     lines = []
@@ -60,10 +94,7 @@ def test_the_session_decodes_to_the_golden_events(adapter_class):
         lines += [
             encode(event, stamp, f"{adapter_class.name}-{len(lines) + n}").decode() for n, event in enumerate(events)
         ]
-    golden = FIXTURES / f"{adapter_class.name}.golden.jsonl"
-    if os.environ.get("TICKRELAY_WRITE_GOLDEN") == "1":
-        golden.write_text("".join(f"{line}\n" for line in lines))
-    assert lines == golden.read_text().splitlines()
+    agreed(adapter_class, lines)
     kinds = {decode(line).event.kind for line in lines} - {"error"}
     assert kinds == {offer.kind for offer in adapter_class.offers}
 

@@ -35,8 +35,8 @@ from relay.model.commands import (
     ListPositions,
     OrderHistory,
 )
-from relay.model.enums import ConnectionEvent, OrderEvent, OrderStatus, Outcome
-from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply, Trade
+from relay.model.enums import ConnectionEvent, OrderStatus, Outcome
+from relay.model.events import Account, Connection, Error, Order, Position, Quote, Reply
 from relay.provider.http import HttpClient
 from relay.provider.templates import authenticated
 from relay.testing import conformance
@@ -572,11 +572,6 @@ def test_nothing_of_a_frame_is_lost():
     }  # fmt: skip
 
 
-def test_the_fixture_decodes_to_the_golden_events():
-    golden = FIXTURE.with_name("helio.golden.jsonl").read_text().splitlines()
-    assert list(conformance.golden(conformance.subject(Helio, FIXTURE))) == golden
-
-
 # --- the simulator over real sockets ---------------------------------------------------------------------------------
 
 
@@ -646,27 +641,6 @@ async def relayed():
         yield simulator, running
         running.session.shutdown()
         nursery.cancel_scope.cancel()
-
-
-async def test_buy_fill_close_and_lose_the_connection(relayed):
-    simulator, relay = relayed
-    quote = await relay.until(Quote)
-    assert len(quote.bid.partition(".")[2]) == 5
-    relay.session.send(place("buy", quantity="10000", client_order_id="mine"))
-    created = await relay.until(Order, event=OrderEvent.ORDER_CREATED)
-    assert created.client_order_id == "mine"
-    assert (await relay.until(Reply, id="buy")).outcome is Outcome.ACCEPTED
-    assert (await relay.until(Trade, order_id=created.id)).quantity == "10000"
-    position = await relay.until(Position)
-    assert (await relay.until(Account)).margin_used != "0.00"
-    relay.session.send(ClosePosition(id="close", position_id=position.id))
-    assert (await relay.until(Reply, id="close")).outcome is Outcome.ACCEPTED
-    assert (await relay.until(Position, id=position.id, quantity="0")).event == "POSITION_CLOSED"
-    simulator.inject(Drop())
-    await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-    await relay.until(Connection, event=ConnectionEvent.CONNECTED)
-    await relay.until(Quote)
-    assert len(simulator.tokens) == 2
 
 
 async def test_what_happened_in_an_absence_is_found(relayed):

@@ -486,11 +486,6 @@ async def test_the_fixture_is_what_the_page_and_the_simulator_say():
     assert tuple(await record()) == read_recording(FIXTURE).records
 
 
-def test_the_fixture_decodes_to_the_golden_events():
-    golden = FIXTURE.with_name("tektii.golden.jsonl").read_text().splitlines()
-    assert list(conformance.golden(conformance.subject(Tektii, FIXTURE))) == golden
-
-
 # --- the simulator over real sockets ---------------------------------------------------------------------------------
 
 
@@ -711,35 +706,6 @@ async def relayed():
         nursery.cancel_scope.cancel()
 
 
-async def test_buy_fill_amend_close_and_lose_the_connection(relayed):
-    simulator, relay = relayed
-    refused = await relay.ever(Error, code="subscription_refused")
-    assert "NO/SUCH" in refused.message
-    await relay.until(Quote, symbol="AAPL")
-    relay.session.send(place("buy", quantity="10", client_order_id="mine"))
-    created = await relay.until(Order, event=OrderEvent.ORDER_CREATED)
-    assert created.client_order_id == "mine"
-    assert (await relay.until(Trade, order_id=created.id)).quantity == "10"
-    assert (await relay.until(Order, id=created.id)).status == "FILLED"
-    position = await relay.until(Position, event="POSITION_OPENED")
-    assert (await relay.until(Account)).margin_used != "0.00"
-    bought = await relay.ever(Reply, id="buy")
-    assert (bought.outcome, bought.result["order_id"]) == (Outcome.ACCEPTED, created.id)
-    relay.session.send(place("rest", order_type="LIMIT", limit_price="100.00", quantity="5"))
-    resting = (await relay.ever(Reply, id="rest")).result["order_id"]
-    relay.session.send(AmendOrder(id="amend", order_id=resting, limit_price="101.00"))
-    assert (await relay.until(Order, event=OrderEvent.ORDER_MODIFIED)).limit_price == "101.00"
-    relay.session.send(ClosePosition(id="close", position_id=position.id))
-    closed = await relay.until(Position, event="POSITION_CLOSED")
-    assert (closed.id, closed.quantity) == (position.id, "0")
-    simulator.inject(Drop())
-    await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-    await relay.until(Connection, event=ConnectionEvent.CONNECTED)
-    await relay.until(Quote, symbol="AAPL")
-    assert [reply.ok for reply in relay.events if isinstance(reply, Reply)] == [True] * 4
-    assert not [error for error in relay.events if isinstance(error, Error) and error.code != "subscription_refused"]
-
-
 async def test_what_was_filled_while_the_session_was_away_is_found_again(relayed):
     simulator, relay = relayed
     await relay.until(Quote, symbol="AAPL")
@@ -755,19 +721,6 @@ async def test_what_was_filled_while_the_session_was_away_is_found_again(relayed
     assert (filled.reconciled, filled.average_fill_price is not None) == (True, True)
     trade = await relay.ever(Trade, order_id=resting)
     assert (trade.reconciled, trade.quantity) == (True, "5")
-
-
-async def test_a_position_that_was_closed_while_the_session_was_away_is_not_kept(relayed):
-    simulator, relay = relayed
-    await relay.until(Quote, symbol="AAPL")
-    relay.session.send(place("buy", quantity="10"))
-    opened = await relay.until(Position, event="POSITION_OPENED")
-    simulator.next_connection(Refuse(503))
-    simulator.inject(Drop())
-    await relay.until(Connection, event=ConnectionEvent.RECONNECTING)
-    simulator.account.close(opened.id, simulator._now())
-    closed = await relay.until(Position, id=opened.id, event="POSITION_CLOSED")
-    assert (closed.quantity, closed.reconciled) == ("0", True)
 
 
 async def test_a_backtest_runs_through_the_relay_to_its_end():
