@@ -23,10 +23,12 @@ _OTHERS: tuple[tuple[str, Any], ...] = (
 #: Words that JSON encoders never write, put in after encoding.
 _LITERALS = (("the number NaN", "NaN"), ("the number 1e400", "1e400"), ("the number -Infinity", "-Infinity"))
 _SWELLING = 3
-"""Values of a message that are made huge: reading a megabyte again and again takes its time."""
+"""Values of a message that are made huge."""
+_LONG = 64 * 1024
+"""Longer than any limit on digits or a member. Hundreds of these are read: 1 MiB would take most of a check's time."""
 _SWOLLEN = (
-    ("1 MiB of text", '"' + "x" * _BIG + '"'),
-    ("1 MiB of digits", f'"{"1" * _BIG}"'),
+    ("64 KiB of text", '"' + "x" * _LONG + '"'),
+    ("64 KiB of digits", f'"{"1" * _LONG}"'),
     ("arrays nested deep", "[" * _DEEP + "]" * _DEEP),
     ("objects nested deep", '{"a":' * _DEEP + "1" + "}" * _DEEP),
     ("nested deeper than JSON is read", "[" * _NEST + "]" * _NEST),
