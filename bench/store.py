@@ -29,9 +29,9 @@ from relay.store.sqlite_file import LogLimits
 from relay.trading.registry import CommandRegistry, Scope
 from support.report import arguments, report
 
-COMMITS, AT_ONCE, REMEMBERED = 2000, (1, 10, 100), 10_000
-TOPICS, ROUNDS, EVENTS = 100, 7, 20_000
-KEPT, KEPT_TOPICS = 100_000, 100
+AT_ONCE = (1, 10, 100)
+TOPICS, ROUNDS = 100, 7
+KEPT_TOPICS = 100
 ACCOUNT = Scope("broker", "main")
 STAMP = Stamp(provider="broker", account="main", received_at="2025-01-15T10:30:00Z")
 OF_VENUE = Stamp(provider="venue", account=None, received_at="2025-01-15T10:30:00.123456Z")
@@ -83,7 +83,7 @@ class Owner:
         return passes
 
 
-async def publications(directory: str) -> list[dict[str, Any]]:
+async def publications(directory: str, events: int) -> list[dict[str, Any]]:
     """Return the CPU time and the time of a publication without a store, and with a file, in turns."""
     limits = LogLimits(events=1000, age=300, bytes=1 << 20)
     cpu: dict[str, list[float]] = {"memory": [], "sqlite": []}
@@ -100,14 +100,14 @@ async def publications(directory: str) -> list[dict[str, Any]]:
         for _ in range(ROUNDS):
             for name, owner in owners.items():
                 began = time.process_time()
-                passes = await owner.publish(EVENTS)
+                passes = await owner.publish(events)
                 await synced(stores[name])
-                cpu[name].append((time.process_time() - began) / EVENTS * 1e6)
+                cpu[name].append((time.process_time() - began) / events * 1e6)
                 wall[name] += [each / 100 * 1e6 for each in passes]
         kept = owners["sqlite"]
         began, before = time.process_time(), stores["sqlite"].status()["events"]
         at = time.perf_counter()
-        await kept.publish(EVENTS * 5, rate=20_000)
+        await kept.publish(events * 5, rate=20_000)
         took = time.perf_counter() - at
         await synced(stores["sqlite"])
         used, written = time.process_time() - began, stores["sqlite"].status()["events"] - before
@@ -122,7 +122,7 @@ async def publications(directory: str) -> list[dict[str, Any]]:
     share = statistics.median(cpu["sqlite"]) / statistics.median(cpu["memory"]) - 1
     rows.append({"what": "sqlite more than memory", "share": share})
     rows.append({
-        "what": "20,000 events/s", "per second": EVENTS * 5 / took, "written": written, "CPU share": used / took
+        "what": "20,000 events/s", "per second": events * 5 / took, "written": written, "CPU share": used / took
     })  # fmt: skip
     return rows
 
@@ -136,10 +136,10 @@ async def synced(store: Store) -> None:
         await done.wait()
 
 
-async def restart(directory: str) -> dict[str, Any]:
+async def restart(directory: str, events: int) -> dict[str, Any]:
     """Return the time from opening a file with many events until the hub has all of them."""
     path = Path(directory) / "kept.sqlite3"
-    limits = LogLimits(events=KEPT // KEPT_TOPICS, age=300, bytes=1 << 20)
+    limits = LogLimits(events=events // KEPT_TOPICS, age=300, bytes=1 << 20)
 
     async def run(feed: bool) -> tuple[float, float, Owner]:
         store = SqliteStore(path, limits=limits)
@@ -150,7 +150,7 @@ async def restart(directory: str) -> dict[str, Any]:
             took, used = time.perf_counter() - began, time.process_time() - cpu
             if feed:
                 owner.subscribe()
-                for _ in range(0, KEPT, 1000):  # small chunks, as slow topics have them
+                for _ in range(0, events, 1000):  # small chunks, as slow topics have them
                     await owner.publish(1000)
                     await synced(store)
             nursery.cancel_scope.cancel()
@@ -162,23 +162,23 @@ async def restart(directory: str) -> dict[str, Any]:
     return {"what": f"start with {kept} events", "ms": took * 1e3, "CPU ms": used * 1e3}
 
 
-async def commits(directory: str) -> list[dict[str, Any]]:
+async def commits(directory: str, total: int) -> list[dict[str, Any]]:
     """Return a row for each number of tasks."""
     store = SqliteStore(Path(directory) / "bench.sqlite3")
     rows = []
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run, Owner(MemoryStore(), 0))
         for tasks in AT_ONCE:
-            rows.append(await _commit(store, tasks))
+            rows.append(await _commit(store, tasks, total))
         nursery.cancel_scope.cancel()
     return rows
 
 
-async def _commit(store: SqliteStore, tasks: int) -> dict[str, Any]:
+async def _commit(store: SqliteStore, tasks: int, total: int) -> dict[str, Any]:
     waits: list[float] = []
 
     async def commit(task: int) -> None:
-        for number in range(COMMITS // tasks):
+        for number in range(total // tasks):
             done, began = trio.Event(), time.perf_counter()
             store.commit(Row("commands", f"{tasks}/{task}/{number}", b"x" * 700), lambda _, done=done: done.set())
             await done.wait()
@@ -194,10 +194,10 @@ async def _commit(store: SqliteStore, tasks: int) -> dict[str, Any]:
     return {"what": f"commit, {tasks} at once", "p50 ms": p50, "p99 ms": p99, "per second": len(waits) / took}
 
 
-def stored() -> Iterator[tuple[str, bytes]]:
+def stored(commands: int) -> Iterator[tuple[str, bytes]]:
     """Yield the rows of commands with their replies."""
     registry = CommandRegistry(store=MemoryStore())
-    for number in range(REMEMBERED):
+    for number in range(commands):
         order = PlaceOrder(
             id=f"c{number}", client_order_id=f"o{number}", symbol="EUR/USD", side="BUY", order_type="MARKET", quantity="1"
         )  # fmt: skip
@@ -208,22 +208,26 @@ def stored() -> Iterator[tuple[str, bytes]]:
         yield row.key, row.value
 
 
-def restore() -> dict[str, Any]:
+def restore(commands: int) -> dict[str, Any]:
     """Return the row of a start."""
-    rows, registry = list(stored()), CommandRegistry(store=MemoryStore())
+    rows, registry = list(stored(commands)), CommandRegistry(store=MemoryStore())
     began = time.process_time()
     registry.restore(rows, 0.0, 1_736_937_000_000_000_000)
     took = time.process_time() - began
-    assert len(registry) == REMEMBERED
-    return {"what": f"restore {REMEMBERED} commands", "CPU ms": took * 1e3}
+    assert len(registry) == commands
+    return {"what": f"restore {commands} commands", "CPU ms": took * 1e3}
 
 
 def main() -> None:
     """Print all rows."""
-    options = arguments(__doc__)
+    options = arguments(__doc__, events=20_000, kept=100_000, commits=2000, commands=10_000)
     with tempfile.TemporaryDirectory() as directory:
-        rows = [*trio.run(publications, directory), trio.run(restart, directory), *trio.run(commits, directory)]
-    report(options, "store", [*rows, restore()])
+        rows = [
+            *trio.run(publications, directory, options.events),
+            trio.run(restart, directory, options.kept),
+            *trio.run(commits, directory, options.commits),
+        ]
+    report(options, "store", [*rows, restore(options.commands)])
 
 
 if __name__ == "__main__":

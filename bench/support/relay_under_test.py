@@ -137,7 +137,9 @@ def document(providers: int, subscribers: dict[str, bool], tls: dict[str, str]) 
     return {
         "allow_inline_secrets": True,
         "server": {"listen": "127.0.0.1:0", "status_public": True, "subscribers": subscribers, **tls},
-        "apps": {"bench": {"id": APP, "key": "bench", "secret": "a-secret-of-the-bench"}},
+        "apps": {
+            "bench": {"id": APP, "key": "bench", "secret": "a-secret-of-the-bench", "limits": {"streams": 10_000}}
+        },
         "api_keys": {"bench": {"key": "an-api-key-of-the-bench", "accounts": ["*"]}},
         "providers": {f"p{j}": {"adapter": "bench"} for j in range(providers)},
     }
