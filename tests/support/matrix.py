@@ -92,6 +92,7 @@ def render(outcome: Callable[[str, str], Outcome]) -> str:
         _HEAD,
         _table("Client libraries", CLIENTS, outcome, notes),
         _table("Server libraries", SERVERS, outcome, notes),
+        _SUITES,
     ]
     parts.append("\n".join(["## Why not", "", *(f"{number}. {note}" for note, number in notes.items()), ""]))
     return "\n".join(parts)
@@ -117,4 +118,20 @@ _HEAD = """\
 
 Written by `pytest tests/compat --write-compatibility` from the tests it has just run: a cell says yes where a test of that
 capability passed with the real, unmodified library of that version. A dash is a capability the library does not have.
+"""
+
+_SUITES = """\
+## Official suites
+
+The suites of the libraries' own repositories, unmodified, against a relay in place of Pusher (names resolved to this machine, TLS with its
+own certificate), on 2026-11-27. They are not part of the tests here, because they need these names and ports.
+
+| suite | result |
+|---|---|
+| pusher-js 8.6.0, `spec/javascripts/integration` in Node.js, with TLS and without | 84 of 84 |
+| pusher-http-php at 71dbdaa, `acceptance`; one subscriber on `my-channel`, as the suite asks | 74 of 74, 97 assertions |
+| pusher-http-node at 7492d8d (5.3.3), `tests/remote` | 7 of 7 |
+
+What the official Java and .NET clients, which send protocol 5, need (`pusher:error` before a close) is in `tests/pusher/test_server.py`;
+the clients themselves are not run.
 """
