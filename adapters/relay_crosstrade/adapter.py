@@ -39,8 +39,7 @@ from relay.model.commands import Command
 from relay.model.events import Event, Quote
 from relay.model.text import from_millis
 from relay_crosstrade.answers import Answers
-from relay_crosstrade.orders import Blotter, Memory
-from relay_crosstrade.polling import Polling
+from relay_crosstrade.polling import Blotter, Memory, Polling
 from relay_crosstrade.reading import Reader, has_expiry, is_alias
 from relay_crosstrade.rpc import COMMANDS, ORDERS, Writer
 

@@ -13,21 +13,9 @@ from attrs import Factory, define
 from relay.adapter import CloseMeaning, CommandReply, Complete, Limited, Polled, Redial, Signal, Unknown
 from relay.adapter.reading import each, is_zero
 from relay.limits import BoundedDict
-from relay.model.commands import (
-    AmendOrder,
-    CancelOrder,
-    Command,
-    GetQuote,
-    ListAccounts,
-    ListOrders,
-    ListPositions,
-    OrderHistory,
-    PlaceOrder,
-    TradeHistory,
-)
+from relay.model import commands
 from relay.model.events import Account, Error, Event, Position
-from relay_crosstrade.orders import Blotter
-from relay_crosstrade.polling import Polling, Question, What
+from relay_crosstrade.polling import Blotter, Polling, Question, What
 from relay_crosstrade.reading import Reader, names_another, of_account
 from relay_crosstrade.rpc import Failure, Writer, failure, is_final, is_refusal, may_change
 
@@ -52,14 +40,14 @@ class Answers:
     blotter: Blotter
     polling: Polling
     accounts: set[str | None]
-    waiting: BoundedDict[str, Command] = Factory(lambda: BoundedDict(1000))
+    waiting: BoundedDict[str, commands.Command] = Factory(lambda: BoundedDict(1000))
     profits: dict[str | None, tuple[str | None, bool | None]] = Factory(dict)
     violations: int = 0
 
-    def awaited(self, command: Command) -> None:
+    def awaited(self, command: commands.Command) -> None:
         """Take note that the command is about to be sent."""
         self.waiting[command.id] = command
-        if isinstance(command, PlaceOrder) and command.client_order_id is not None:
+        if isinstance(command, commands.PlaceOrder) and command.client_order_id is not None:
             self.blotter.memory.unanswered[command.client_order_id] = self.writer.account_of(command)
 
     def given_up(self, id: str) -> None:
@@ -149,7 +137,7 @@ class Answers:
                 self.waiting[id] = command
                 self._follow(command)
             return
-        if isinstance(command, PlaceOrder) and (failed is not None or _order_id(data)):
+        if isinstance(command, commands.PlaceOrder) and (failed is not None or _order_id(data)):
             self.blotter.answered(command.client_order_id)
         if failed is not None:
             yield CommandReply(id, error=failed)
@@ -170,47 +158,51 @@ class Answers:
             case {"accounts": [*accounts]}:
                 yield from (item for item in each(accounts, self.reader.money) if isinstance(item, Account))
 
-    def _result(self, command: Command | None, data: Any) -> Any:
+    def _result(self, command: commands.Command | None, data: Any) -> Any:
         symbol = getattr(command, "symbol", None)
-        if isinstance(command, ListOrders | OrderHistory | TradeHistory):
+        if isinstance(command, commands.ListOrders | commands.OrderHistory | commands.TradeHistory):
             return data if symbol is None else _of_symbol(data, self.writer.native(symbol))
         id = _order_id(data)
         return data if id is None else {"order_id": id, **data}
 
-    def _in_words(self, command: Command | None, result: Any) -> tuple[Event | Unknown, ...] | None:
+    def _in_words(self, command: commands.Command | None, result: Any) -> tuple[Event | Unknown, ...] | None:
         """Return what the answer to a list, a history or a quote says; None where it has no list."""
         raws: list[Any] | None = None
         read: Callable[[Any], Event] = self.reader.quote
         match command:
-            case GetQuote():
+            case commands.GetQuote():
                 raws = [result]
-            case ListAccounts():
+            case commands.ListAccounts():
                 raws, read = _list(result, "accounts"), self.reader.listed
-            case ListPositions():
+            case commands.ListPositions():
                 raws, read = _list(result, "positions"), self.reader.position
-            case ListOrders() | OrderHistory():
+            case commands.ListOrders() | commands.OrderHistory():
                 raws, read = _list(result, "orders"), self.blotter.order
-            case TradeHistory():
+            case commands.TradeHistory():
                 raws, read = _list(result, "executions"), self.blotter.execution
         return None if raws is None else tuple(each(raws, read))
 
-    def _accepted(self, command: Command, data: Any) -> Iterator[Event | Signal]:
+    def _accepted(self, command: commands.Command, data: Any) -> Iterator[Event | Signal]:
         """Yield what an accepted command has done, as far as it is known, and ask for the rest."""
         match command, _order_id(data):
-            case PlaceOrder(), str(id):
+            case commands.PlaceOrder(), str(id):
                 account = self.writer.account_of(command)
                 yield from self.blotter.placed(command, id, account)
                 self.polling.want("order", id, account)
-            case ListOrders(), _:
+            case commands.ListOrders(), _:
                 yield from self.blotter.listed(_list(data, "orders") or [], whole=False)
             case _:
                 self._follow(command)
 
-    def _follow(self, command: Command) -> None:
+    def _follow(self, command: commands.Command) -> None:
         """Ask what has become of what a command is about."""
         account = command.account or self.writer.account
         match command:
-            case PlaceOrder(client_order_id=str(id)) | CancelOrder(order_id=id) | AmendOrder(order_id=id):
+            case (
+                commands.PlaceOrder(client_order_id=str(id))
+                | commands.CancelOrder(order_id=id)
+                | commands.AmendOrder(order_id=id)
+            ):
                 self.polling.want("order", id, account)
             case _ if may_change(command):
                 self.polling.look(account)

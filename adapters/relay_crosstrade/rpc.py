@@ -14,25 +14,13 @@ from attrs import frozen
 
 from relay.adapter import Orders, dumps
 from relay.adapter.reading import json_number
-from relay.model.commands import (
-    AmendOrder,
-    Call,
-    CancelOrder,
-    ClosePosition,
-    Command,
-    GetQuote,
-    ListAccounts,
-    ListOrders,
-    ListPositions,
-    OrderHistory,
-    PlaceOrder,
-    TradeHistory,
-)
+from relay.model import commands
 from relay.model.enums import OrderType, TimeInForce
 
-COMMANDS: tuple[type[Command], ...] = (
-    PlaceOrder, CancelOrder, AmendOrder, ClosePosition, OrderHistory, TradeHistory, ListAccounts, ListPositions, ListOrders,
-    GetQuote, Call,
+COMMANDS: tuple[type[commands.Command], ...] = (
+    commands.PlaceOrder, commands.CancelOrder, commands.AmendOrder, commands.ClosePosition, commands.OrderHistory,
+    commands.TradeHistory, commands.ListAccounts, commands.ListPositions, commands.ListOrders, commands.GetQuote,
+    commands.Call,
 )  # fmt: skip
 ORDER_TYPES = {
     OrderType.MARKET: "MARKET", OrderType.LIMIT: "LIMIT", OrderType.STOP: "STOPMARKET", OrderType.STOP_LIMIT: "STOPLIMIT",
@@ -73,11 +61,13 @@ def rpc(id: str, api: str, args: Mapping[str, Any]) -> str:
     return dumps({"action": "rpc", "id": id, "api": api, "args": args})
 
 
-def may_change(command: Command) -> bool:
+def may_change(command: commands.Command) -> bool:
     """Return whether ``command`` does more than read."""
-    if isinstance(command, Call):
+    if isinstance(command, commands.Call):
         return _only_reads(command.function) is None
-    return isinstance(command, PlaceOrder | CancelOrder | AmendOrder | ClosePosition)
+    return isinstance(
+        command, commands.PlaceOrder | commands.CancelOrder | commands.AmendOrder | commands.ClosePosition
+    )
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -97,47 +87,47 @@ class Writer:
     account: str
     time_in_force: str
 
-    def frame(self, command: Command) -> str:
+    def frame(self, command: commands.Command) -> str:
         """Return the rpc of a command."""
         match command:
-            case ListAccounts():
+            case commands.ListAccounts():
                 return rpc(command.id, "ListAccounts", {})
-            case ListPositions():
+            case commands.ListPositions():
                 return rpc(command.id, "GetAllPositions", {"includeFlat": False})
-            case Call(function=function, arguments=arguments):
+            case commands.Call(function=function, arguments=arguments):
                 return rpc(command.id, function, self._called(command, function, arguments))
         account = {"account": self.account_of(command)}
         match command:
-            case PlaceOrder():
+            case commands.PlaceOrder():
                 api, args = "PlaceOrder", self._order(command)
-            case CancelOrder(order_id=id):
+            case commands.CancelOrder(order_id=id):
                 api, args = "Cancel", {"orderId": _stated("order_id", id)}
-            case AmendOrder(order_id=id):
+            case commands.AmendOrder(order_id=id):
                 api, args = "Change", {"orderId": _stated("order_id", id)} | _numbers(command)
-            case ClosePosition(position_id=id):
+            case commands.ClosePosition(position_id=id):
                 api, args = "ClosePosition", {"instrument": _stated("position_id", id)} | _numbers(command)
-            case ListOrders():
+            case commands.ListOrders():
                 api, args = "ListOrders", {"activeOnly": True}
-            case OrderHistory():
+            case commands.OrderHistory():
                 _refuse_period(command, "of orders has no times")
                 api, args = "ListOrders", {}
-            case TradeHistory():
+            case commands.TradeHistory():
                 _refuse_period(command, f"of fills reaches back {LOOKBACK} seconds and no further")
                 api, args = "ListExecutions", {"lookbackTime": LOOKBACK}
-            case GetQuote(symbol=symbol):
+            case commands.GetQuote(symbol=symbol):
                 api, args = "GetQuote", {"instrument": self.native(symbol)}
             case _:
                 raise ValueError(f"CrossTrade has no {command.name}")
         return rpc(command.id, api, account | args)
 
-    def account_of(self, command: Command) -> str:
+    def account_of(self, command: commands.Command) -> str:
         """Return NinjaTrader's name of the account a command is for. Raises ValueError where nobody names it."""
         account = command.account or self.account
         if not account:
             raise ValueError("account: say which of NinjaTrader's accounts is meant")
         return account
 
-    def _called(self, command: Command, function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def _called(self, command: commands.Command, function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call, which stays on the account it was allowed for.
 
         Without an account some functions act on all of them (https://docs.crosstrade.io/api/positions/post-flatten-everything),
@@ -153,7 +143,7 @@ class Writer:
             return dict(arguments)
         return {**arguments, "account": allowed}
 
-    def _order(self, order: PlaceOrder) -> dict[str, Any]:
+    def _order(self, order: commands.PlaceOrder) -> dict[str, Any]:
         asked = {
             "account": self.account_of(order), "instrument": self.native(order.symbol), "action": str(order.side),
             "orderType": ORDER_TYPES[order.order_type], "quantity": json_number(order.quantity),
@@ -165,7 +155,7 @@ class Writer:
         return {name: value for name, value in own.items() if value is not None or name in order.extra}
 
 
-def _numbers(command: AmendOrder | ClosePosition) -> dict[str, Any]:
+def _numbers(command: commands.AmendOrder | commands.ClosePosition) -> dict[str, Any]:
     numbers = {"quantity": "quantity", "limitPrice": "limit_price", "stopPrice": "stop_price"}
     given = {argument: json_number(getattr(command, member, None)) for argument, member in numbers.items()}
     return {argument: value for argument, value in given.items() if value is not None}
@@ -190,7 +180,7 @@ def _stay_on(account: str, value: Any, where: str) -> None:
             _stay_on(account, item, f"{where}[{number}]")
 
 
-def _refuse_period(command: OrderHistory | TradeHistory, why: str) -> None:
+def _refuse_period(command: commands.OrderHistory | commands.TradeHistory, why: str) -> None:
     for name in ("since", "until"):
         if getattr(command, name) is not None:
             raise ValueError(f"{name}: CrossTrade's list {why}")

@@ -11,28 +11,15 @@ from msgspec import Raw
 
 from relay.adapter import Fetch, Orders
 from relay.adapter.reading import segment
+from relay.model import commands
 from relay.model.channels import Topic
-from relay.model.commands import (
-    AmendOrder,
-    AmendPosition,
-    Call,
-    CancelOrder,
-    ClosePosition,
-    Command,
-    GetQuote,
-    ListAccounts,
-    ListOrders,
-    ListPositions,
-    OrderHistory,
-    PlaceOrder,
-    TradeHistory,
-)
 from relay.model.enums import TimeInForce
 
 #: The commands there are.
-COMMANDS: tuple[type[Command], ...] = (
-    PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPosition, OrderHistory, TradeHistory, ListAccounts,
-    ListPositions, ListOrders, GetQuote, Call,
+COMMANDS: tuple[type[commands.Command], ...] = (
+    commands.PlaceOrder, commands.CancelOrder, commands.AmendOrder, commands.ClosePosition, commands.AmendPosition,
+    commands.OrderHistory, commands.TradeHistory, commands.ListAccounts, commands.ListPositions, commands.ListOrders,
+    commands.GetQuote, commands.Call,
 )  # fmt: skip
 #: Members of an order that only this provider has, for `PlaceOrder.extra`.
 EXTRA = ("trailing_type", "oco_group_id", "position_id", "hidden", "display_quantity", "leverage", "margin_mode")
@@ -85,7 +72,7 @@ def open_or_missed(since: str | None) -> Iterable[Fetch]:
         yield Fetch(tag=("trades", since), url="/v1/trades", query={"since": since})
 
 
-def request(command: Command, kind: str, written: Callable[[str], str]) -> Fetch:
+def request(command: commands.Command, kind: str, written: Callable[[str], str]) -> Fetch:
     """Return the request that carries out ``command``.
 
     Args:
@@ -99,44 +86,44 @@ def request(command: Command, kind: str, written: Callable[[str], str]) -> Fetch
     native = None if symbol is None else written(symbol)
     ask = partial(Fetch, tag=("call", command.id, kind), of="call")
     match command:
-        case PlaceOrder():
+        case commands.PlaceOrder():
             return ask(method="POST", url="/v1/orders", json=_order(command, native))
-        case CancelOrder(order_id=order_id):
+        case commands.CancelOrder(order_id=order_id):
             return ask(method="DELETE", url=f"/v1/orders/{segment(order_id)}")
-        case AmendOrder(order_id=order_id):
+        case commands.AmendOrder(order_id=order_id):
             return ask(method="PATCH", url=f"/v1/orders/{segment(order_id)}", json=_given(command, AMENDED))
-        case ClosePosition(position_id=position_id):  # a part of it by a body of the DELETE, as the SDK does
+        case commands.ClosePosition(position_id=position_id):  # a part of it by a body of the DELETE, as the SDK does
             body = _given(command, ("quantity",)) or None
             return ask(method="DELETE", url=f"/v1/positions/{segment(position_id)}", json=body)
-        case AmendPosition(position_id=position_id):
+        case commands.AmendPosition(position_id=position_id):
             body = _given(command, ("stop_loss", "take_profit"))
             return ask(method="PATCH", url=f"/v1/positions/{segment(position_id)}", json=body)
-        case OrderHistory():
+        case commands.OrderHistory():
             return ask(url="/v1/orders/history", query=_period(command, native))
-        case TradeHistory():
+        case commands.TradeHistory():
             return ask(url="/v1/trades", query=_period(command, native))
-        case ListAccounts():
+        case commands.ListAccounts():
             return ask(url="/v1/account")
-        case ListPositions():
+        case commands.ListPositions():
             return ask(url="/v1/positions")
-        case ListOrders():
+        case commands.ListOrders():
             return ask(url="/v1/orders")
-        case GetQuote():
+        case commands.GetQuote():
             return ask(url=f"/v1/quotes/{segment(native or '')}")
-        case Call(function=function, arguments=arguments):
+        case commands.Call(function=function, arguments=arguments):
             return ask(**_called(function, dict(arguments)))
     raise ValueError(f"{command.name}: the gateway has no such request")
 
 
-def _order(command: PlaceOrder, native: str | None) -> dict[str, Any]:
+def _order(command: commands.PlaceOrder, native: str | None) -> dict[str, Any]:
     return {"symbol": native, **_given(command, PLACED), **_body(command.extra)}
 
 
-def _given(command: Command, names: tuple[str, ...]) -> dict[str, Any]:
+def _given(command: commands.Command, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(command, name)) is not None}
 
 
-def _period(command: OrderHistory | TradeHistory, native: str | None) -> dict[str, str]:
+def _period(command: commands.OrderHistory | commands.TradeHistory, native: str | None) -> dict[str, str]:
     return _given(command, ("since", "until")) | ({} if native is None else {"symbol": native})
 
 

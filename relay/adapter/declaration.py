@@ -158,7 +158,6 @@ class Session:
         refusals: the meanings of HTTP statuses of a refused upgrade, or of ``prepare``.
         book, sequence: how depth comes and is numbered.
         limits: the provider's budgets.
-        token_lifetime: seconds a login holds where the provider's answer does not say.
     """
 
     url: str = field(validator=_is_name)
@@ -189,7 +188,6 @@ class Session:
     book: Book = field(default=Book.NONE, validator=instance_of(Book))
     sequence: Sequence = field(default=Sequence(), validator=instance_of(Sequence))
     limits: tuple[Rate, ...] = field(default=(), validator=deep_iterable(instance_of(Rate), instance_of(tuple)))
-    token_lifetime: float | None = field(default=None, validator=_is_optional(_is_seconds))
 
     def __attrs_post_init__(self) -> None:
         if self.most_connections > 1 and self.most_topics is None:

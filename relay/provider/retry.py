@@ -76,12 +76,10 @@ class Retry:
 class Renewal:
     """The times at which one login is renewed: after `RENEW_SHARE` of its life, so that there is time to try more than once.
 
-    Args:
-        lifetime: seconds a login holds where the provider does not say; None when it holds for ever.
+    A login whose end the provider does not say is not renewed on a connection.
     """
 
-    def __init__(self, lifetime: float | None) -> None:
-        self._lifetime = lifetime
+    def __init__(self) -> None:
         self._at = inf
         self._attempts = 0
         #: Whether a renewal was begun and no login was learned yet.
@@ -90,8 +88,10 @@ class Renewal:
     def learned(self, now: float, unix_ns: int, expires_at: float | None) -> None:
         """A login was learned; ``expires_at`` is Unix seconds where the provider says."""
         self._attempts, self.pending = 0, False
-        lifetime = self._lifetime if expires_at is None else expires_at - unix_ns / 1e9
-        self._at = inf if lifetime is None else now + max(RENEW_SHARE * lifetime, RENEW_LEAST)
+        if expires_at is None:
+            self._at = inf
+        else:
+            self._at = now + max(RENEW_SHARE * (expires_at - unix_ns / 1e9), RENEW_LEAST)
 
     def take_due(self, now: float) -> bool:
         """Return True once when the login is to be renewed."""

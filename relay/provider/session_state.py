@@ -215,7 +215,7 @@ class SessionState:
             checksum=None if adapter_class.checksum is Adapter.checksum else adapter_class.checksum,
             levels=adapter_class.book_levels(context),
         )
-        self.renewal = Renewal(declared.token_lifetime)
+        self.renewal = Renewal()
         self.counters: Counters = Counters() if after is None else after.counters
         if after is not None:
             self.books.dropped = after.books.dropped

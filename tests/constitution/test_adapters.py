@@ -27,11 +27,11 @@ VENUE = 199
 BUDGETS = {
     "relay_binance": 225,
     "relay_kraken": 475,
-    "relay_crosstrade": 1255,
+    "relay_crosstrade": 1231,
     "relay_helio": 870,
     "relay_scaletrade": 827,
     "relay_shuriken": 481,
-    "relay_tektii": 659,
+    "relay_tektii": 646,
 }
 
 per_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)

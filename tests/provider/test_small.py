@@ -95,11 +95,11 @@ def test_the_memory_of_replaced_secrets_is_bounded():
     assert len(redact._pattern.pattern.split("|")) == KEPT + 1
 
 
-def test_renewal_by_the_declared_lifetime_or_the_told_one():
-    renewal = Renewal(3600)
+def test_a_login_is_renewed_before_its_end_where_the_provider_says_it():
+    renewal = Renewal()
     assert renewal.deadline() == float("inf")
     renewal.learned(100, 0, None)
-    assert renewal.deadline() == 100 + 2880
+    assert renewal.deadline() == float("inf")
     renewal.learned(0, 1_000_000_000, 101.0)
     assert renewal.deadline() == 80
     assert not renewal.take_due(79)
