@@ -49,11 +49,14 @@ def document(listen: tuple[str, int], simulators: Iterable[tuple[Simulated, tupl
         # Its keys are public and trade, so only pages that this machine serves may use them.
         "apps": {"demo": {**app, "allowed_origins": ["localhost", "127.0.0.1", "[::1]"]}},
         "api_keys": {"demo": {"key": DEMO_API_KEY, "accounts": ["*"], "trade": ["*"]}},
-        "providers": {simulated.provider: _provider(simulated, *urls) for simulated, urls in simulators},
+        "providers": {
+            simulated.provider: {**provider_table(simulated, *urls), "required": True} for simulated, urls in simulators
+        },
     }
 
 
-def _provider(simulated: Simulated, ws_url: str, http_url: str) -> Mapping[str, Any]:
+def provider_table(simulated: Simulated, ws_url: str, http_url: str) -> dict[str, Any]:
+    """Return the provider's table of a configuration whose provider is the running simulator at these URLs."""
     table: dict[str, Any] = {
         "adapter": simulated.adapter,
         "url": ws_url,
@@ -61,7 +64,6 @@ def _provider(simulated: Simulated, ws_url: str, http_url: str) -> Mapping[str, 
         "options": dict(simulated.options),
         "symbols": dict(simulated.symbols),
         "pinned": list(simulated.pinned),
-        "required": True,
     }
     credentials = dict(simulated.credentials)
     if simulated.account is None:

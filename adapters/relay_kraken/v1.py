@@ -31,7 +31,7 @@ from relay.model.enums import Side
 from relay.model.events import Candle, Error, Event, PublicTrade, Quote
 from relay.model.text import from_seconds
 from relay_kraken.book import read_book
-from relay_kraken.words import MINUTES, NAMES, TIMEFRAMES, TOO_MANY, stream
+from relay_kraken.words import TIMEFRAMES, TOO_MANY, channels, stream
 
 TAKER = {"b": Side.BUY, "s": Side.SELL}
 DONE = {"subscribed": True, "unsubscribed": False}
@@ -63,18 +63,11 @@ class V1:
                 yield dumps({"event": "ping"})
 
     def requests(self, event: str, topics: Iterable[Topic]) -> Iterable[str]:
-        """One frame for each channel, with the pairs of all its topics."""
-        pairs: dict[tuple[str, str | None], list[str]] = {}
-        for topic in topics:
-            pairs.setdefault((topic.kind, topic.timeframe), []).append(self.native(topic.symbol or ""))
-        for (kind, timeframe), names in pairs.items():
-            subscription: dict[str, Any] = {"name": NAMES[kind]}
-            if kind == "depth":
-                subscription["depth"] = int(self._adapter.option("depth"))
-            elif kind == "candle":
-                subscription["interval"] = MINUTES[timeframe or ""]
+        """Yield one frame for each channel, with the pairs of all its topics."""
+        for name, options, pairs in channels(topics, self.native, self._adapter.option("depth")):
             self._reqid = (self._reqid | 1) + 1 + (event == "unsubscribe")
-            yield dumps({"event": event, "reqid": self._reqid, "pair": names, "subscription": subscription})
+            subscription = {"name": name, **options}
+            yield dumps({"event": event, "reqid": self._reqid, "pair": list(pairs), "subscription": subscription})
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):

@@ -33,7 +33,7 @@ from relay.limits import BoundedDict
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
-from relay_kraken.words import MINUTES, NAMES, TIMEFRAMES, TOO_MANY, stream
+from relay_kraken.words import TIMEFRAMES, TOO_MANY, channels, stream
 
 TAKER = {"buy": Side.BUY, "sell": Side.SELL}
 SNAPSHOT = {"snapshot": True, "update": False}
@@ -79,20 +79,13 @@ class V2:
         return dumps({"method": method, **({} if params is None else {"params": params}), "req_id": self._req_id})
 
     def requests(self, method: str, topics: Iterable[Topic]) -> Iterable[str]:
-        """One frame for each channel, with the pairs of all its topics."""
-        asked: dict[tuple[str, str | None], dict[str, Topic]] = {}
-        for topic in topics:
-            asked.setdefault((topic.kind, topic.timeframe), {})[self.native(topic.symbol or "")] = topic
-        for (kind, timeframe), pairs in asked.items():
-            params: dict[str, Any] = {"channel": NAMES[kind], "symbol": list(pairs)}
-            if kind == "depth":
-                params["depth"] = int(self._adapter.option("depth"))
-            elif kind == "candle":
-                params["interval"] = MINUTES[timeframe or ""]
-            elif kind == "quote":
+        """Yield one frame for each channel, with the pairs of all its topics."""
+        for name, options, pairs in channels(topics, self.native, self._adapter.option("depth")):
+            params: dict[str, Any] = {"channel": name, "symbol": list(pairs), **options}
+            if name == "ticker":
                 params["event_trigger"] = "bbo"
             if method == "subscribe":
-                params["snapshot"] = kind != "public_trade"
+                params["snapshot"] = name != "trade"
             frame = self.request(method, params)
             self._asked[self._req_id] = pairs
             yield frame

@@ -1,5 +1,7 @@
 """The words for Kraken's streams that both of its protocols share."""
 
+from collections.abc import Callable, Iterable, Iterator
+
 from relay.model.channels import Topic
 
 NAMES = {"quote": "ticker", "public_trade": "trade", "depth": "book", "candle": "ohlc"}
@@ -8,6 +10,22 @@ MINUTES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 14
 TIMEFRAMES = {minutes: timeframe for timeframe, minutes in MINUTES.items()}
 #: What Kraken answers to more requests than it takes; it passes. How many it takes no page says.
 TOO_MANY = "Exceeded msg rate"
+
+
+def channels(
+    topics: Iterable[Topic], native: Callable[[str], str], depth: str
+) -> Iterator[tuple[str, dict[str, int], dict[str, Topic]]]:
+    """Yield each channel the topics need: its name, its ``depth`` or ``interval``, and its topics by Kraken's pair."""
+    wanted: dict[tuple[str, str | None], dict[str, Topic]] = {}
+    for topic in topics:
+        wanted.setdefault((topic.kind, topic.timeframe), {})[native(topic.symbol or "")] = topic
+    for (kind, timeframe), pairs in wanted.items():
+        options = {}
+        if kind == "depth":
+            options["depth"] = int(depth)
+        elif kind == "candle":
+            options["interval"] = MINUTES[timeframe or ""]
+        yield NAMES[kind], options, pairs
 
 
 def stream(name: str, symbol: str, interval: int | None) -> Topic:

@@ -25,7 +25,7 @@ import trio
 
 from relay.adapter import Adapter, Backoff
 from relay.app import Relay
-from relay.demo import demo
+from relay.demo import demo, provider_table
 from relay.model.channels import Stream, Topic, channel_name
 from relay.model.commands import PlaceOrder
 from relay.model.events import Event, Stamp
@@ -351,14 +351,7 @@ async def scenario(name: str) -> AsyncIterator[tuple[Scenario, Simulator]]:
     """The provider's simulator, a relay with nothing else, and an application that subscribes."""
     simulated, simulator = VENUES[name].simulated, VENUES[name].simulator(EVERY)
     async with simulator.serve() as address:
-        provider = {
-            "adapter": simulated.adapter,
-            "url": address.ws,
-            "http_url": address.http,
-            "options": dict(simulated.options),
-            "symbols": dict(simulated.symbols),
-            "accounts": {str(simulated.account): {"credentials": dict(simulated.credentials)}},
-        }
+        provider = {**provider_table(simulated, address.ws, address.http), "pinned": []}
         keys = {"desk": {"key": API_KEY, "accounts": ["*"], "trade": ["*"]}}
         async with running_relay({name: provider}, adapt=_comes_back_at_once, api_keys=keys) as relay:
             at, bearer = f"http://127.0.0.1:{port_of(relay)}", {"Authorization": f"Bearer {API_KEY}"}

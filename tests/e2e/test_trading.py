@@ -10,10 +10,11 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
 from relay.app import Relay
+from relay.demo import provider_table
 from relay.model.enums import Outcome
 from relay.model.events import Reply, Stamp
 from relay.testing.simulator import Drop, Mute
-from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from relay_helio.simulator import SIMULATED, HelioSimulator
 from support.running import API_KEY, APP, port_of, running_relay
 
 BEARER = {"Authorization": f"Bearer {API_KEY}"}
@@ -64,14 +65,7 @@ class Trader:
 async def trader() -> AsyncIterator[Trader]:
     simulator = HelioSimulator(seed=1)
     async with simulator.serve() as address:
-        provider = {
-            "adapter": "helio",
-            "url": address.ws,
-            "http_url": address.http,
-            "symbols": {"EURUSD": "EUR/USD"},
-            "pinned": ["account main"],
-            "accounts": {"main": {"credentials": {"email": EMAIL, "password": PASSWORD}}},
-        }
+        provider = {**provider_table(SIMULATED, address.ws, address.http), "pinned": ["account main"]}
         keys = {"desk": {"key": API_KEY, "trade": ["helio.main"]}}
         apps = {"main": {**APP, "client_events": True}}
         async with running_relay({"helio": provider}, api_keys=keys, apps=apps) as relay:

@@ -11,6 +11,7 @@ import trio
 
 from relay.adapter import Adapter
 from relay.app import Relay
+from relay.demo import provider_table
 from relay.model.channels import ALL, Asker, Stream, Topic
 from relay.model.events import Error, Stamp
 from relay.provider.http import HttpClient
@@ -19,7 +20,7 @@ from relay.settings import ProviderSettings
 from relay.testing.simulator import Drop, HttpRequest, HttpResponse
 from relay.trading.registry import CommandRegistry
 from relay_binance.adapter import Binance
-from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from relay_helio.simulator import EMAIL, PASSWORD, SIMULATED, HelioSimulator
 from relay_shuriken.simulator import KEY as SHURIKEN_KEY
 from relay_shuriken.simulator import ShurikenSimulator
 from relay_synthetic.simulator import SyntheticSimulator
@@ -50,14 +51,7 @@ def impatient(adapter: type[Adapter]) -> type[Adapter]:
 async def helio() -> AsyncIterator[tuple[Relay, HelioSimulator]]:
     simulator = HelioSimulator(seed=1)
     async with simulator.serve() as address:
-        provider = {
-            "adapter": "helio",
-            "url": address.ws,
-            "http_url": address.http,
-            "symbols": {"EURUSD": "EUR/USD"},
-            "pinned": ["quote EUR/USD", "account main"],
-            "accounts": {"main": {"credentials": {"email": EMAIL, "password": PASSWORD}}},
-        }
+        provider = {**provider_table(SIMULATED, address.ws, address.http), "symbols": {"EURUSD": "EUR/USD"}}
         keys = {"desk": {"key": API_KEY, "trade": ["helio.main"]}}
         apps = {"main": {**APP, "limits": {"streams": 600}}}
         async with running_relay({"helio": provider}, api_keys=keys, apps=apps, adapt=impatient) as relay:

@@ -23,6 +23,7 @@ import relay_tektii
 import relay_tektii.simulator
 from relay.adapter import Adapter, Backoff, Session
 from relay.app import Relay
+from relay.demo import provider_table
 from relay.model.channels import Stream, channel_name
 from relay.plugins.hookspecs import Simulated
 from relay.provider.driver import ProviderSession
@@ -158,19 +159,10 @@ async def rig(
         if tls is not None:
             behind, scheme = (await stack.enter_async_context(TlsFront(address.port, tls).serve())).port, "wss"
         upstream = await stack.enter_async_context(FaultProxy(behind).serve())
-        table: dict[str, Any] = {
-            "adapter": simulated.adapter,
-            "url": address.ws.replace(str(address.port), str(upstream.port)).replace("ws", scheme, 1),
-            "http_url": address.http if tls else address.http.replace(str(address.port), str(upstream.port)),
-            "options": dict(simulated.options),
-            "symbols": dict(simulated.symbols),
-            "pinned": list(venue.pinned),
-            **(configured or {}),
-        }
-        if simulated.account is None:
-            table["credentials"] = dict(credentials or simulated.credentials)
-        else:
-            table["accounts"] = {simulated.account: {"credentials": dict(credentials or simulated.credentials)}}
+        ws_url = address.ws.replace(str(address.port), str(upstream.port)).replace("ws", scheme, 1)
+        http_url = address.http if tls else address.http.replace(str(address.port), str(upstream.port))
+        signed_in = attrs.evolve(simulated, credentials=credentials or simulated.credentials, pinned=venue.pinned)
+        table = {**provider_table(signed_in, ws_url, http_url), **(configured or {})}
         async with (
             running_relay({name: table}, adapt=adapted(**session)) as relay,
             FaultProxy(port_of(relay), buffer=buffer).serve() as downstream,
