@@ -44,8 +44,7 @@ class V1:
     url = "wss://ws.kraken.com"
 
     def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
-        self.symbol, self.native = adapter.symbol, adapter.native
+        self.symbol, self.native, self._depth = adapter.symbol, adapter.native, adapter.option("depth")
         #: The id of the last request: even for a subscription, odd for its end.
         self._reqid = 0
         self._status = "online"
@@ -64,7 +63,7 @@ class V1:
 
     def requests(self, event: str, topics: Iterable[Topic]) -> Iterable[str]:
         """Yield one frame for each channel, with the pairs of all its topics."""
-        for name, options, pairs in channels(topics, self.native, self._adapter.option("depth")):
+        for name, options, pairs in channels(topics, self.native, self._depth):
             self._reqid = (self._reqid | 1) + 1 + (event == "unsubscribe")
             subscription = {"name": name, **options}
             yield dumps({"event": event, "reqid": self._reqid, "pair": list(pairs), "subscription": subscription})

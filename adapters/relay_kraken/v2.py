@@ -51,8 +51,7 @@ class V2:
     url = "wss://ws.kraken.com/v2"
 
     def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
-        self.symbol, self.native = adapter.symbol, adapter.native
+        self.symbol, self.native, self._depth = adapter.symbol, adapter.native, adapter.option("depth")
         self._req_id = 0
         #: The topics of each request that have no answer yet, by pair: a refusal does not name the channel.
         self._asked: BoundedDict[int, dict[str, Topic]] = BoundedDict(ASKED)
@@ -80,7 +79,7 @@ class V2:
 
     def requests(self, method: str, topics: Iterable[Topic]) -> Iterable[str]:
         """Yield one frame for each channel, with the pairs of all its topics."""
-        for name, options, pairs in channels(topics, self.native, self._adapter.option("depth")):
+        for name, options, pairs in channels(topics, self.native, self._depth):
             params: dict[str, Any] = {"channel": name, "symbol": list(pairs), **options}
             if name == "ticker":
                 params["event_trigger"] = "bbo"

@@ -20,10 +20,8 @@ def channels(
     for topic in topics:
         wanted.setdefault((topic.kind, topic.timeframe), {})[native(topic.symbol or "")] = topic
     for (kind, timeframe), pairs in wanted.items():
-        options = {}
-        if kind == "depth":
-            options["depth"] = int(depth)
-        elif kind == "candle":
+        options = {"depth": int(depth)} if kind == "depth" else {}
+        if kind == "candle":
             options["interval"] = MINUTES[timeframe or ""]
         yield NAMES[kind], options, pairs
 

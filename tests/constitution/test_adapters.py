@@ -26,7 +26,7 @@ VENUE = 199
 #: two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message.
 BUDGETS = {
     "relay_binance": 225,
-    "relay_kraken": 475,
+    "relay_kraken": 474,
     "relay_crosstrade": 1231,
     "relay_helio": 870,
     "relay_scaletrade": 827,
