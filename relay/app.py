@@ -307,7 +307,7 @@ class Relay:
         self._stopped.set()
 
     def reload(self, settings: Settings) -> tuple[list[str], list[str]]:
-        """Apply new apps, API keys, providers' credentials (see `Providers.reload`) and the port's certificate.
+        """Apply new apps, API keys, costs, providers' credentials (see `Providers.reload`) and the port's certificate.
 
         What the new apps and keys do not allow any more ends at once: subscriptions, sign-ins, the right to send commands.
 
@@ -320,6 +320,7 @@ class Relay:
         if self._tls is not None:
             _tls(settings.server, self._tls)
         self.hub.replace_apps(settings.apps, trio.current_time())
+        self.hub.budgets.replace(settings.costs)
         self._keys.replace(settings.api_keys)
         self.providers.reload(settings.providers)
         self.hub.recheck(trio.current_time())
@@ -328,6 +329,7 @@ class Relay:
             self._loaded,
             apps=settings.apps,
             api_keys=settings.api_keys,
+            costs=settings.costs,
             providers=_with_credentials(self._loaded, settings),
         )
         return applied, restart

@@ -1,13 +1,13 @@
 """Webhooks for tickrelay: send an app's server what happens on its channels, as Pusher does."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from relay.plugins import Service, hookimpl
 from relay_webhooks.delivery import Webhooks
-from relay_webhooks.endpoints import Endpoint, endpoints_of
+from relay_webhooks.endpoints import Endpoint, check_apps, endpoints_of
 from relay_webhooks.settings import WebhooksTable
 
 TABLE = "webhooks"
@@ -19,8 +19,8 @@ def relay_settings() -> Mapping[str, type]:
 
 
 @hookimpl
-def relay_check_settings(settings: Mapping[str, Any]) -> None:
-    _endpoints(settings.get(TABLE))
+def relay_check_settings(settings: Mapping[str, Any], apps: Collection[str]) -> None:
+    check_apps(_endpoints(settings.get(TABLE)), apps)
 
 
 @hookimpl

@@ -1,11 +1,12 @@
 """Endpoints with everything they need at hand: secrets read, patterns compiled."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from attrs import field, frozen
 
+from relay.errors import suggestion
 from relay.plugins.hookspecs import ChannelEvent
 from relay_webhooks.queue import QueueLimits
 from relay_webhooks.settings import EndpointTable, SecretHeader, WebhooksTable, check_value
@@ -59,6 +60,21 @@ def endpoints_of(table: WebhooksTable, environ: Mapping[str, str], read_file: Re
     if problems:
         raise ValueError("; ".join(problems))
     return endpoints
+
+
+def check_apps(endpoints: Iterable[Endpoint], apps: Collection[str]) -> None:
+    """Refuse endpoints of apps that there are not: they would never be told anything.
+
+    Raises:
+        ValueError: naming every such endpoint.
+    """
+    problems = [
+        f"endpoints.{each.name}.app: there is no app {each.app_id}; {suggestion(each.app_id, apps)}"
+        for each in endpoints
+        if each.app_id not in apps
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def _endpoint(name: str, table: EndpointTable, headers: Mapping[str, str]) -> Endpoint:

@@ -35,7 +35,7 @@ from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher import messages
 from relay.pusher.apps import App
 from relay.pusher.connection import ServerConnection, hears_error
-from relay.pusher.costs import ClientBudgets, Spending
+from relay.pusher.costs import ClientBudgets, RequestPrices, Spending
 from relay.pusher.http_api import ChannelState
 from relay.pusher.messages import (
     Action,
@@ -346,7 +346,6 @@ class AppState:
         """Occupied channels that ask something of a provider."""
         self._shared = shared
         self._idle: IdleTopics[str] = IdleTopics(shared.history)
-        self._prices = shared.budgets.prices
         self._pending: dict[str, SubscriberSession] = {}
         """Connections of an app with authorized connections that are not authorized yet, the oldest first."""
 
@@ -356,6 +355,10 @@ class AppState:
         self.new_connections.rate = app.limits.connections_per_second
         for session in self.sessions.values():
             session.connection.app = app
+
+    @property
+    def _prices(self) -> RequestPrices:
+        return self._shared.budgets.prices
 
     # Connections -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ Everything a hook needs is an argument, and an implementation names only the arg
 Build objects inside the hook and return them. A module global would be shared by all relays of the process.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import pluggy
@@ -182,10 +182,10 @@ def relay_settings() -> Mapping[str, type]:  # type: ignore[empty-body]
 
 
 @hookspec
-def relay_check_settings(settings: Mapping[str, Any]) -> None:
+def relay_check_settings(settings: Mapping[str, Any], apps: Collection[str]) -> None:
     """Raise ValueError for what the types of the plugin's tables cannot refuse, a secret that is missing for instance.
 
-    Called each time the configuration is read, also by ``tickrelay check``.
+    `apps` are the ids of the configured apps. Called each time the configuration is read, also by ``tickrelay check``.
     """
 
 

@@ -12,7 +12,7 @@ Rules:
 
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -194,8 +194,8 @@ class Plugins:
             raise PluginError(problems)
         return owners
 
-    def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Let every plugin check its tables of ``settings``.
+    def check_settings(self, settings: Mapping[str, Any], apps: Collection[str]) -> None:
+        """Let every plugin check its tables of ``settings``; ``apps`` are the ids of the apps.
 
         Raises:
             PluginError: naming each plugin that refuses them.
@@ -203,7 +203,7 @@ class Plugins:
         problems = []
         for each in self.calls("relay_check_settings", settings=settings):
             try:
-                each.value()
+                each.value(apps=apps)
             except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported by name
                 problems.append(f"plugin {each.plugin}: relay_check_settings raised {_raised(error)}")
         if problems:

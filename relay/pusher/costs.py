@@ -105,6 +105,10 @@ class ClientBudget:
         self.limit = limit
         """The setting's name."""
         self.paid_until = 0.0
+        self.replace(rate, burst)
+
+    def replace(self, rate: float, burst: float) -> None:
+        """Take over a changed rate and burst; a debt stays one in seconds."""
         self._unit = 1 / rate if rate else 0.0
         self._burst = burst * self._unit
 
@@ -127,17 +131,28 @@ class ClientBudgets:
     """The budgets of one relay, and the number of times that each limit was exceeded."""
 
     def __init__(self, costs: Costs) -> None:
+        self._apps: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
+        self._addresses: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
+        self._callers: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
+        self.replace(costs)
+        self.counts: Counter[tuple[str, Action]] = Counter()
+        """By limit and by what was done about it. `slowed` counts connections, the others messages."""
+
+    def replace(self, costs: Costs) -> None:
+        """Take over the prices and budgets of a reloaded configuration, for open connections too."""
         self.costs = costs
         self.prices = costs.prices
         self.byte = costs.prices.kilobyte / 1024
         self.unit = 1 / costs.connection_rate if costs.connection_rate else 0.0
         """Seconds in which a connection's budget gains one unit."""
         self.burst = costs.connection_burst * self.unit
-        self.counts: Counter[tuple[str, Action]] = Counter()
-        """By limit and by what was done about it. `slowed` counts connections, the others messages."""
-        self._apps: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
-        self._addresses: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
-        self._callers: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
+        for budgets, rate, burst in (
+            (self._apps, costs.app_rate, costs.app_burst),
+            (self._addresses, costs.address_rate, costs.address_burst),
+            (self._callers, costs.api_rate, costs.api_burst),
+        ):
+            for budget in budgets.values():
+                budget.replace(rate, burst)
 
     def connect(self, app_id: str, address: str | None, now: float) -> "Spending":
         """Open the account of a new connection and charge for the connection. `address` names its network, if it has one."""

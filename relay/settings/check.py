@@ -161,7 +161,11 @@ def parse_listen(text: str) -> tuple[str, int]:
         ValueError: it has neither form; the message says how to write it.
     """
     match = _listen(text)
-    if match is None or int(match["port"]) > 65535:
+    if match is not None and int(match["port"]) > 65535:
+        raise ValueError(
+            f"port {match['port']} of {text!r}: a port is a number up to 65535; write HOST:PORT, for example 127.0.0.1:6001"
+        )
+    if match is None:
         raise ValueError(f"not an address to listen on: {text!r}; write HOST:PORT, for example 127.0.0.1:6001")
     return match["six"] or match["host"], int(match["port"])
 

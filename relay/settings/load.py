@@ -1,7 +1,7 @@
 """Read a configuration file into `Settings`, or report all of its problems at once."""
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def settings_of(
     read_file: Callable[[Path], str],
     *,
     plugin_tables: Mapping[str, type] | None = None,
-    check_plugins: Callable[[Mapping[str, Any]], object] | None = None,
+    check_plugins: Callable[[Mapping[str, Any], Collection[str]], object] | None = None,
     credential: Callable[[Mapping[str, Any], str, str], str | None] | None = None,
     store: Path | None = None,
     demo: bool = False,
@@ -75,7 +75,7 @@ def settings_of(
         adapters: by name.
         read_file: as for `load`.
         plugin_tables: ``[plugins.NAME]`` -> attrs class.
-        check_plugins: called with those tables; raises what plugins refuse.
+        check_plugins: called with those tables and the ids of the apps; raises what plugins refuse.
         credential: called with those tables, the provider and the credential's name for every credential that an adapter
             needs and the configuration does not have.
         store: the store's file where the configuration names none; None for a store in memory.
@@ -93,7 +93,7 @@ def settings_of(
     if any(problem.path[:1] == ("plugins",) for problem in check.problems):
         find = _unknown
     elif check_plugins is not None:
-        check_plugins(plugins)
+        check_plugins(plugins, {str(app.id) for app in tables.value.apps.values()})
     server, apps, api_keys = resolve_server(check), resolve_apps(check), resolve_api_keys(check)
     note_open_origins(check)
     providers = resolve_providers(check, adapters, find)
@@ -150,11 +150,11 @@ def _place(problem: Problem) -> tuple[str, ...]:
 
 def reload_changes(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     """Return the names of the settings that differ: those a running relay applies, and those that need a restart."""
-    applied = [name for name in ("apps", "api_keys") if getattr(old, name) != getattr(new, name)]
+    applied = [name for name in ("apps", "api_keys", "costs") if getattr(old, name) != getattr(new, name)]
     restart = [
         f"{table.name}.{field.name}"
         for table in attrs.fields(Settings)
-        if table.name in ("server", "history", "outbox", "commands", "costs", "log")
+        if table.name in ("server", "history", "outbox", "commands", "log")
         for field in attrs.fields(type(getattr(new, table.name)))
         if getattr(getattr(old, table.name), field.name) != getattr(getattr(new, table.name), field.name)
     ]

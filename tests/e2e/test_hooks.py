@@ -1,6 +1,6 @@
 """Every hook, through a plugin of a stranger's in a running relay."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def test_hook_settings() -> None:
 
 
 def test_hook_check_settings() -> None:
-    given: list[Mapping[str, Any]] = []
+    given: list[tuple[Mapping[str, Any], list[str]]] = []
 
     class Configured:
         @hookimpl
@@ -169,11 +169,11 @@ def test_hook_check_settings() -> None:
             return {"toy": ToySettings}
 
         @hookimpl
-        def relay_check_settings(self, settings: Mapping[str, Any]) -> None:
-            given.append(settings)
+        def relay_check_settings(self, settings: Mapping[str, Any], apps: Collection[str]) -> None:
+            given.append((settings, list(apps)))
 
     settings_with(plugins_of(toy=Configured()), plugins={"toy": {"size": 7}})
-    assert given == [{"toy": ToySettings(7)}]
+    assert given == [({"toy": ToySettings(7)}, ["7"])]
 
 
 def test_hook_credentials() -> None:

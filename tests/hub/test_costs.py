@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay.pusher.costs import ClientBudgets, Costs, Spending
+from relay.pusher.costs import ClientBudgets, Costs, RequestPrices, Spending
 
 PAGE = [f"quote.x.S{n}" for n in range(200)]
 TIGHT = Costs(connection_rate=100, connection_burst=100, slowed=10, refusals=3)
@@ -185,3 +185,23 @@ def test_the_oldest_socket_that_is_not_authorized_makes_room(
         client.take()
     assert [client.close_code for client in (*clients, *more)] == [None, 4100, None, None, None]
     assert relay.hub.snapshot()["limits"] == {"max_unauthorized": {"closed": 1}}
+
+
+def test_changed_costs_apply_to_open_connections(relay: Any) -> None:
+    client = relay.client()
+    client.send("pusher:ping")
+    assert client.session.pause(relay.now) == 0
+    relay.hub.budgets.replace(Costs(connection_rate=10, connection_burst=1, prices=RequestPrices(subscribe=100)))
+    client.subscribe("room")
+    assert client.session.pause(relay.now) > 9
+    relay.hub.budgets.replace(Costs(connection_rate=0))
+    client.subscribe("other")
+    assert relay.client().session.pause(relay.now) == 0
+
+
+def test_changed_budgets_of_an_address_apply_to_it(relay: Any) -> None:
+    budgets = relay.hub.budgets
+    spending = budgets.connect("1", "192.0.2.1", 0.0)
+    budgets.replace(Costs(address_rate=100, address_burst=100))
+    spending.spend(300, 0.0)
+    assert spending.pause(0.0) == pytest.approx(2.001)  # the connection itself was paid at the old rate

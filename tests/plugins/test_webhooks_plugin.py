@@ -71,11 +71,17 @@ def test_hook_check_settings_names_the_secret_it_cannot_have(plugins: Plugins, m
     monkeypatch.delenv("NO_SUCH_TOKEN", raising=False)
     missing = table(secret_headers={"Authorization": {"env": "NO_SUCH_TOKEN"}})
     with pytest.raises(PluginError) as caught:
-        plugins.check_settings({"webhooks": missing})
+        plugins.check_settings({"webhooks": missing}, ["7"])
     assert "plugin webhooks" in str(caught.value)
     assert "endpoints.main.secret_headers.Authorization: environment variable NO_SUCH_TOKEN is not set" in str(
         caught.value
     )
+
+
+def test_hook_check_settings_names_the_app_that_there_is_not(plugins: Plugins) -> None:
+    plugins.check_settings({"webhooks": table(app=8)}, ["8", "9"])
+    with pytest.raises(PluginError, match=r"endpoints\.main\.app: there is no app 77; .*"):
+        plugins.check_settings({"webhooks": table(app="77")}, ["7"])
 
 
 @pytest.mark.parametrize("settings", [{}, {"webhooks": WebhooksTable()}])

@@ -182,7 +182,7 @@ def test_plugin_tables(read: Any) -> None:
 
     got: list[Any] = []
     text = '[plugins.recorder]\ndirectory = "/var"\noffset = -3\n'
-    settings = read(text, plugin_tables={"recorder": Recorder}, check_plugins=got.append)
+    settings = read(text, plugin_tables={"recorder": Recorder}, check_plugins=lambda tables, apps: got.append(tables))
     assert settings.plugins == {"recorder": Recorder("/var", -3)}
     assert got == [settings.plugins]
 

@@ -50,6 +50,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("[log]\nlevel = 1979-05-27", ["log.level: must be debug, info, warning, error"]),
     # server
     ("[server]\nlisten = ':6001'", ["server.listen: not an address to listen on: ':6001'; write HOST:PORT, for example 127.0.0.1:6001"]),
+    ("[server]\nlisten = '127.0.0.1:99999'", ["server.listen: port 99999 of '127.0.0.1:99999': a port is a number up to 65535; write HOST:PORT, for example 127.0.0.1:6001"]),
     ("[server]\npublic_url = 'feed.example.com'", ["server.public_url: must be a URL that starts with http:// or https://"]),
     ("[server]\npublic_url = 'http://[::1'", ["server.public_url: must be a URL that starts with http:// or https://"]),
     ("[server]\ntls_cert = 'cert.pem'", ["server.tls_key: missing; tls_cert and tls_key belong together"]),

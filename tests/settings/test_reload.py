@@ -26,6 +26,7 @@ credentials = { key = "k1", secret = "s1" }
         ('key = "web"', 'key = "other"', ["apps"], []),
         ("id = 7", "id = 7\nclient_events = true", ["apps"], []),
         ('key = "k1"', 'key = "k2"', ["providers.broker.accounts.main.credentials"], []),
+        ("[apps.web]", "[costs.prices]\nmessage = 7\n[apps.web]", ["costs"], []),
         ("linger = 5", "linger = 6", [], ["providers.venue.linger"]),
         ("accounts.main", "accounts.more", [], ["providers.broker.accounts.more", "providers.broker.accounts.main"]),
         ("[providers.venue]\nlinger = 5\n", "", [], ["providers.venue"]),
