@@ -1,15 +1,14 @@
 """``tickrelay accounts``: all accounts of a relay in one view, with their orders, positions and profit."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from cyclopts import Parameter
 
 from relay.cli.output import Busy, console, print_json, say, table_of
-from relay.cli.remote import DEMO, RunningRelay, connected
-from relay.client import AccountView, Client
+from relay.cli.remote import RunningRelay, connected
+from relay.client import AccountView, Client, SubscriptionRefused
 from relay.client.views import total
 from relay.errors import OperatorError
 
@@ -19,29 +18,16 @@ if TYPE_CHECKING:
 _MONEY = ("balance", "equity", "margin_used", "margin_available", "unrealized_pnl", "realized_pnl")
 
 
-async def accounts(
-    names: tuple[str, ...] = (),
-    /,
-    *,
-    relay: RunningRelay = DEMO,
-    within: float = 5.0,
-    watch: Annotated[bool, Parameter(negative=())] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> int:
-    """Show all accounts of a running relay: balances, orders, positions, profit and loss.
-
-    Args:
-        names: PROVIDER.ACCOUNT or PROVIDER; all that the key may read when absent.
-        within: Seconds to wait for the first balances of accounts that nobody watches.
-        watch: Show it anew with every change until Ctrl-C.
-        as_json: Print one object with every account.
-    """
+async def show_accounts(relay: RunningRelay, names: Sequence[str], *, within: float, watch: bool, as_json: bool) -> int:
+    """Carry out `tickrelay accounts`."""
     async with connected(relay) as client, AsyncExitStack() as stack:
         with Busy("reading the accounts"):
             views = {(each.provider, each.name): each for each in await _views(client, names)}
             updates = await stack.enter_async_context(
                 client.subscribe(*(f"account.{provider}.{name}" for provider, name in views), partial=True)
             )
+            if len(updates.refused) == len(updates.channels):
+                raise SubscriptionRefused(updates.refused)
             for channel, reason in updates.refused.items():
                 say(f"{channel}: {reason}")
             await client.caught_up()

@@ -47,11 +47,11 @@ EXIT_CODES = {
 
 #: Commands that live in modules of their own: name -> function or group, and the first line of its help.
 ELSEWHERE = {
-    "tail": ("relay.cli.tail:tail", "Follow channels of a running relay: a live table, or JSON lines."),
-    "status": ("relay.cli.status:status", "Show sessions, streams, budgets and audits of a running relay."),
-    "symbols": ("relay.cli.search:symbols", "Search the symbols that a running relay knows."),
-    "quote": ("relay.cli.search:quote", "Show the present quotes of a symbol, of every provider that has it."),
-    "accounts": ("relay.cli.accounts:accounts", "Show all accounts of a running relay: balances, orders, positions."),
+    "tail": ("relay.cli.running:tail", "Follow channels of a running relay: a live table, or JSON lines."),
+    "status": ("relay.cli.running:status", "Show sessions, streams, budgets and audits of a running relay."),
+    "symbols": ("relay.cli.running:symbols", "Search the symbols that a running relay knows."),
+    "quote": ("relay.cli.running:quote", "Show the present quotes of a symbol, of every provider that has it."),
+    "accounts": ("relay.cli.running:accounts", "Show all accounts of a running relay: balances, orders, positions."),
     "order": ("relay.cli.order:order_app", "Trade through a running relay."),
     "play": ("relay.cli.recordings:play", "Serve a recorded provider session as the provider itself."),
     "try": ("relay.cli.recordings:try_adapter", "Try an adapter on a recording, without sockets."),
@@ -141,6 +141,7 @@ def build_app(tokens: Sequence[str] = (), plugins: "Plugins | None" = None) -> c
         version=f"tickrelay {__version__}",
         backend="trio",
         suppress_keyboard_interrupt=False,
+        help_format="plaintext",
         help_epilogue="Exit codes: "
         + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
         + ".\n\nTICKRELAY_URL and TICKRELAY_API_KEY stand for --url and --api-key. Completion of the shell: "
@@ -173,11 +174,13 @@ def _plugins_with_commands() -> "Plugins | None":
 
 
 def _may_have_commands(entry_point: importlib.metadata.EntryPoint) -> bool:
-    """Return False for a plugin of our own distribution whose source does not name the hook."""
-    if entry_point.dist is None or entry_point.dist.name != "tickrelay":
+    """Return False if no source of the plugin's package names the hook."""
+    spec = importlib.util.find_spec(entry_point.module.partition(".")[0])
+    if spec is None or spec.origin is None or Path(spec.origin).suffix != ".py":
         return True
-    spec = importlib.util.find_spec(entry_point.module)
-    return spec is None or spec.origin is None or "relay_commands" in Path(spec.origin).read_text("utf-8")
+    path = Path(spec.origin)
+    sources = path.parent.rglob("*.py") if path.name == "__init__.py" else [path]
+    return any(b"relay_commands" in each.read_bytes() for each in sources)
 
 
 def _add_plugin_commands(app: cyclopts.App, plugins: "Plugins | None") -> None:

@@ -14,15 +14,14 @@ from cyclopts import App, Parameter
 
 from relay.cli.output import Busy, console, say
 from relay.cli.remote import DEMO_API_KEY, DEMO_URL, RunningRelay, connected
-from relay.client import Client, OutcomeUnknown
-from relay.client.client import implied_type
 from relay.errors import OperatorError, one_line
-from relay.model.command_input import CommandError, free_object, read
 from relay.model.enums import OrderType, Side, TimeInForce
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from relay.client import Client
 
 UNKNOWN = 3
 #: Members of a result that say in our words what its `data` says in the provider's (`relay.trading.pending.ANSWERS`).
@@ -274,6 +273,8 @@ for _command in (place, cancel, amend, close, protect, positions, orders, accoun
 
 def named(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
     """The members in ``NAME=JSON``; numbers with a point keep their digits."""
+    from relay.model.command_input import CommandError, free_object, read
+
     members: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -290,11 +291,15 @@ def named(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
 
 
 def _implied(limit_price: str | None, stop_price: str | None, trailing_distance: str | None) -> str:
+    from relay.client.client import implied_type
+
     return implied_type(limit_price, stop_price) if trailing_distance is None else OrderType.TRAILING_STOP
 
 
 async def send(target: Target, command: str, /, **members: object) -> int:
     """Send a command, print what came of it, and return the exit code."""
+    from relay.client import OutcomeUnknown
+
     async with connected(RunningRelay(url=target.url, api_key=target.api_key)) as client:
         provider, account = target.provider, target.account
         if provider is None:
@@ -324,7 +329,7 @@ async def send(target: Target, command: str, /, **members: object) -> int:
     return 1 if result.reply.outcome == "rejected" else _unknown(result.key)
 
 
-async def _only_account(client: Client, target: Target) -> tuple[str, str | None]:
+async def _only_account(client: "Client", target: Target) -> tuple[str, str | None]:
     """Return the account that the API key trades on, if there is one only and it has the name that was given."""
     there = [
         (str(about["provider"]), account)

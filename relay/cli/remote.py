@@ -1,23 +1,19 @@
 """The running relay that a command is about, and how its refusals are told to people."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 from attrs import field, frozen
 from cyclopts import Parameter
 
-from relay.client import Client, ClosedByRelay, Notice, RefusedByRelay, RelayUnreachable, SubscriptionRefused
 from relay.errors import OperatorError
+
+if TYPE_CHECKING:
+    from relay.client import Client, Notice, RefusedByRelay
 
 #: As in `relay.settings`, which takes longer to import than a command that only asks.
 DEMO_URL, DEMO_API_KEY = "http://127.0.0.1:6001", "demo-api-key"
-
-
-class Unreachable(OperatorError):
-    """Raised when the relay cannot be reached."""
-
-    exit_code = 4
 
 
 @Parameter(name="*")
@@ -40,21 +36,24 @@ DEMO = RunningRelay()
 """The demo's, for whoever names no other."""
 
 
-@asynccontextmanager
-async def connected(
-    relay: RunningRelay, *, app: str | None = None, on_notice: Callable[[Notice], object] = lambda notice: None
-) -> AsyncIterator[Client]:
-    """Return a client of the relay; what goes wrong becomes lines for people.
+class Unreachable(OperatorError):
+    """Raised when the relay cannot be reached."""
+
+    exit_code = 4
+
+
+@contextmanager
+def told_to_people(relay: RunningRelay) -> Iterator[None]:
+    """Turn what goes wrong with a relay into lines for people.
 
     Raises:
         Unreachable: no relay answers at the address.
         OperatorError: the relay refuses the API key, the app or a channel, with the grant that is missing.
     """
+    from relay.client import ClosedByRelay, RefusedByRelay, RelayUnreachable, SubscriptionRefused
+
     try:
-        async with Client(relay.url, api_key=relay.api_key, app=app, on_notice=on_notice) as client:
-            yield client
-    except ValueError as error:
-        raise OperatorError(f"--url: {error}") from error
+        yield
     except RelayUnreachable as error:
         raise Unreachable(str(error)) from error
     except RefusedByRelay as error:
@@ -66,7 +65,23 @@ async def connected(
         raise OperatorError(str(error)) from error
 
 
-def refusal(error: RefusedByRelay, relay: RunningRelay) -> str:
+@asynccontextmanager
+async def connected(
+    relay: RunningRelay, *, app: str | None = None, on_notice: "Callable[[Notice], object]" = lambda notice: None
+) -> "AsyncIterator[Client]":
+    """Return a client of the relay, whose failures are `told_to_people`."""
+    from relay.client import Client
+
+    try:
+        client = Client(relay.url, api_key=relay.api_key, app=app, on_notice=on_notice)
+    except ValueError as error:
+        raise OperatorError(f"--url: {error}") from error
+    with told_to_people(relay):
+        async with client:
+            yield client
+
+
+def refusal(error: "RefusedByRelay", relay: RunningRelay) -> str:
     """Return the line about a refused request."""
     if error.status == 401:
         own = relay.api_key == DEMO_API_KEY

@@ -1,40 +1,20 @@
 """``tickrelay symbols`` and ``tickrelay quote``: what there is, and what it costs now."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import anyio
-from cyclopts import Parameter
 
 from relay.cli.output import Busy, print_json, print_table, say, table_of
-from relay.cli.remote import DEMO, RunningRelay, connected
+from relay.cli.remote import RunningRelay, connected
 from relay.client import Client
 from relay.errors import OperatorError
 from relay.model.events import Quote, Staleness
 
-AsJson = Annotated[bool, Parameter(name="--json", negative=())]
 
-
-async def symbols(
-    query: str = "",
-    /,
-    *,
-    relay: RunningRelay = DEMO,
-    provider: str | None = None,
-    kind: str | None = None,
-    limit: int = 20,
-    as_json: AsJson = False,
+async def show_symbols(
+    relay: RunningRelay, query: str, *, provider: str | None, kind: str | None, limit: int, as_json: bool
 ) -> int:
-    """Search the symbols that a running relay knows.
-
-    Exit codes: 0 found, 1 nothing found.
-
-    Args:
-        query: A part of the symbol, of the provider's own text or of its name; case and separators do not matter.
-        provider: Only this provider's.
-        kind: Only symbols with this stream: quote, depth, candle, ...
-        limit: How many at most.
-        as_json: Print the relay's answer.
-    """
+    """Carry out `tickrelay symbols`."""
     async with connected(relay) as client:
         with Busy("searching"):
             found = await client.symbols(query, provider=provider, kind=kind, limit=limit)
@@ -55,25 +35,8 @@ async def symbols(
     return 0 if listed else 1
 
 
-async def quote(
-    symbol: str,
-    /,
-    *,
-    relay: RunningRelay = DEMO,
-    provider: str | None = None,
-    within: float = 5.0,
-    as_json: AsJson = False,
-) -> int:
-    """Show the present quotes of a symbol, of every provider that has it.
-
-    Exit codes: 0 quotes, 1 none came.
-
-    Args:
-        symbol: BTC/USD, btcusd, or the provider's own text.
-        provider: Only this provider.
-        within: Seconds to wait for quotes that are not there at once.
-        as_json: Print one object a line.
-    """
+async def show_quotes(relay: RunningRelay, symbol: str, *, provider: str | None, within: float, as_json: bool) -> int:
+    """Carry out `tickrelay quote`."""
     async with connected(relay) as client:
         channels = await channels_of(client, symbol, "quote", provider)
         found: dict[str, Quote] = {}

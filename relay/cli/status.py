@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from cyclopts import Parameter
 
 from relay.cli.output import Busy, age, console, print_json, table_of
-from relay.cli.remote import DEMO, RunningRelay, connected
+from relay.cli.remote import RunningRelay, connected
 from relay.model.channels import Stream, Topic, channel_name
 
 if TYPE_CHECKING:
@@ -20,23 +19,8 @@ SHOWN = 30
 _FINE = ("CONNECTED", "IDLE")
 
 
-async def status(
-    *,
-    relay: RunningRelay = DEMO,
-    watch: Annotated[bool, Parameter(negative=())] = False,
-    every: float = 1.0,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> int:
-    """Show sessions, streams, budgets and audits of a running relay.
-
-    Exit codes: 0 all of it can be used, 4 the relay cannot be reached, 5 something is not usable: a session that is not
-    connected although it is wanted, a stale stream with subscribers, the store.
-
-    Args:
-        watch: Show it anew until Ctrl-C, with rates.
-        every: Seconds between two looks.
-        as_json: Print the relay's answer and `unusable`, the list of what is not usable.
-    """
+async def show_status(relay: RunningRelay, *, watch: bool, every: float, as_json: bool) -> int:
+    """Carry out `tickrelay status`."""
     async with connected(relay) as client:
         with Busy(f"asking {relay.url}"):
             found = await client.status()

@@ -5,20 +5,26 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from attrs import Factory, define
-from cyclopts import Parameter
 
-from relay.cli.output import age, console, say, table_of
-from relay.cli.remote import DEMO, RunningRelay, connected
+from relay.cli.output import Busy, age, console, say, table_of
+from relay.cli.remote import RunningRelay, connected, told_to_people
 from relay.cli.search import cached, channels_of
-from relay.client import Client, Notice, Update
-from relay.errors import OperatorError, suggestion
+from relay.client import Client, Notice, SubscriptionRefused, Update
+from relay.errors import OperatorError, nearest, suggestion
 from relay.model.channels import ChannelError, Stream, Topic, channel_name, parse_channel, split_prefix
 from relay.model.events import MARKET_KINDS, Candle, Depth, Event, Order, Position, PublicTrade, Quote, Staleness, Trade
-from relay.model.patterns import AccountPattern, PatternError, StreamPattern, account_pattern, stream_pattern
+from relay.model.patterns import (
+    PATTERN_KINDS,
+    AccountPattern,
+    PatternError,
+    StreamPattern,
+    account_pattern,
+    stream_pattern,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,40 +39,25 @@ _REFRESH = 8
 _WAITING = 100
 
 
-async def tail(
-    names: tuple[str, ...] = (),
-    /,
+async def follow(
+    relay: RunningRelay,
+    names: Sequence[str],
+    apps: Sequence[str],
     *,
-    relay: RunningRelay = DEMO,
-    app: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = (),
-    seconds: Annotated[float | None, Parameter(name="--for")] = None,
-    count: int | None = None,
-    rewind: int | None = None,
-    most: int = 200,
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    seconds: float | None,
+    count: int | None,
+    rewind: int | None,
+    most: int,
+    as_json: bool,
 ) -> int:
-    """Follow channels of a running relay: a live table on a terminal, JSON lines otherwise.
-
-    A name is a channel (quote.binance.BTC-USDT, status.helio, account.helio.main, an application's own), a pattern
-    (quote.*, helio.*, candle.*.BTC-USD.1m, account.*), or a symbol (BTC/USD: its quotes everywhere). Without a name: every
-    stream that is subscribed at the relay now.
-
-    Args:
-        names: What to follow.
-        app: Id or key of an app; may be repeated: an application's own channels are of one app each.
-        seconds: Stop after so many seconds.
-        count: Stop after so many events.
-        rewind: Begin with the newest so many past events of each channel.
-        most: Channels that patterns may stand for.
-        as_json: JSON lines on a terminal, too.
-    """
+    """Carry out `tickrelay tail`."""
     if count is not None and count < 1:
         raise OperatorError("--count: must be 1 or more")
     lines = as_json or not sys.stdout.isatty()
     view = Lines() if lines else LiveTable()
     with anyio.move_on_after(float("inf") if seconds is None else seconds):
         async with AsyncExitStack() as stack:
-            received = await stack.enter_async_context(_received(relay, app, names, most, rewind, view))
+            received = await stack.enter_async_context(_received(relay, apps, names, most, rewind, view))
             with view:
                 taken = 0
                 async for update, of_app in received:
@@ -91,27 +82,25 @@ async def _received(
         subscriptions = []
         for of_app in apps or (None,):
             client = await stack.enter_async_context(connected(relay, app=of_app, on_notice=view.notice))
-            channels = await chosen(client, names, most)
+            with Busy(f"asking {relay.url}"):
+                channels = await chosen(client, names, most)
             updates = await stack.enter_async_context(
                 client.subscribe(*channels, partial=len(channels) > 1, rewind=rewind)
             )
+            if len(updates.refused) == len(channels):
+                raise SubscriptionRefused(updates.refused)
             for channel, reason in updates.refused.items():
                 say(f"{channel}: {reason}")
-            if len(updates.refused) == len(channels):
-                raise OperatorError("every channel was refused")
             view.channels += [each for each in channels if each not in updates.refused]
             subscriptions.append((of_app, updates))
-        if len(subscriptions) == 1:
-            (of_app, only) = subscriptions[0]
-            yield ((update, of_app) async for update in only)
-            return
         send, receive = anyio.create_memory_object_stream[tuple[Update, str | None]](_WAITING)
 
         async def forward(of_app: str | None, updates: AsyncIterator[Update]) -> None:
-            async for update in updates:
-                await send.send((update, of_app))
+            with told_to_people(relay):
+                async for update in updates:
+                    await send.send((update, of_app))
 
-        async with anyio.create_task_group() as tasks:
+        async with send, receive, anyio.create_task_group() as tasks:
             for of_app, updates in subscriptions:
                 tasks.start_soon(forward, of_app, updates)
             yield receive
@@ -170,14 +159,16 @@ async def _meant(client: Client, name: str, catalog: Sequence[Mapping[str, Any]]
         return await _no_pattern(client, name, error)
     found = [_prefixed(each, catalog) async for each in _streams(client, pattern, catalog)]
     if not found:
-        providers = {entry["provider"] for entry in catalog}
-        hint = (
-            ""
-            if any(map(pattern.provider.fullmatch, providers))
-            else f"; {suggestion(pattern.provider_part, providers)}"
-        )
-        raise OperatorError(f"{name}: no stream that this key may read is meant by it{hint}")
+        raise OperatorError(f"{name}: no stream that this key may read is meant by it{_hint(name, pattern, catalog)}")
     return found
+
+
+def _hint(name: str, pattern: StreamPattern, catalog: Iterable[Mapping[str, Any]]) -> str:
+    providers, part = {entry["provider"] for entry in catalog}, pattern.provider_part
+    if any(map(pattern.provider.fullmatch, providers)):
+        return "; `tickrelay symbols` lists symbols"
+    kind = nearest(part, PATTERN_KINDS) if name.startswith(part) else None
+    return f"; {suggestion(part, providers)}" if kind is None else f"; did you mean {kind}?"
 
 
 async def _no_pattern(client: Client, name: str, error: PatternError) -> list[str]:

@@ -54,32 +54,35 @@ class SharedRelay:
             for session in list(app.sessions.values()):
                 self.call(lambda session=session: session.end(code, "closed by the test", trio.current_time()))
 
-    async def _serve(self, stopped: "trio.Event", tables: dict[str, Any]) -> None:
+    async def _serve(self, stopped: "trio.Event", more: dict[str, Any]) -> None:
         plugins = load_plugins()
         async with HttpClient() as http, trio.open_nursery() as nursery:
             simulators = [
                 item.value for item in plugins.collect("relay_simulators") if item.value.provider in PROVIDERS
             ]
             started = [(each, await nursery.start(each.run)) for each in simulators]
-            described = document(("127.0.0.1", 0), started) | {"api_keys": KEYS} | tables
+            described = document(("127.0.0.1", 0), started) | {"api_keys": KEYS}
+            described["providers"] |= more
             settings = settings_of(described, Path("test"), {}, plugins.adapters(), Path.read_text, demo=True,
                                    plugin_tables=plugins.tables(), check_plugins=plugins.check_settings)  # fmt: skip
             self.relay = Relay(settings, plugins, http)
             await nursery.start(self.relay.run)
             self.port = self.relay.addresses[0][1]
             with trio.fail_after(WITHIN):
-                while any(status["state"] != "up" for status in self.relay.providers.statuses()):
+                while any(
+                    each["state"] != "up" for each in self.relay.providers.statuses() if each["provider"] not in more
+                ):
                     await trio.sleep(0.01)
             self._ready.set()
             await stopped.wait()
             nursery.cancel_scope.cancel()
 
-    def _run(self, stop: list[Callable[[], None]], tables: dict[str, Any]) -> None:
+    def _run(self, stop: list[Callable[[], None]], more: dict[str, Any]) -> None:
         async def main() -> None:
             stopped = trio.Event()
             self._token = trio.lowlevel.current_trio_token()
             stop.append(stopped.set)
-            await self._serve(stopped, tables)
+            await self._serve(stopped, more)
 
         try:
             trio.run(main)
@@ -90,10 +93,10 @@ class SharedRelay:
 
 
 @contextmanager
-def shared_relay(**tables: Any) -> Iterator[SharedRelay]:
-    """Run the relay for the length of the block; ``tables`` change its configuration."""
+def shared_relay(**more: Any) -> Iterator[SharedRelay]:
+    """Run the relay for the length of the block; ``more`` are tables of further providers, which need not connect."""
     shared, stop = SharedRelay(), list[Callable[[], None]]()
-    thread = threading.Thread(target=shared._run, args=(stop, tables), daemon=True)
+    thread = threading.Thread(target=shared._run, args=(stop, more), daemon=True)
     thread.start()
     assert shared._ready.wait(WITHIN)
     if shared._failure:

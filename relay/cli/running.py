@@ -1,0 +1,135 @@
+"""The commands on a running relay, as people call them. Each imports what carries it out only when it is called."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from relay.cli.remote import DEMO, RunningRelay
+
+AsJson = Annotated[bool, Parameter(name="--json", negative=())]
+
+
+async def tail(
+    names: tuple[str, ...] = (),
+    /,
+    *,
+    relay: RunningRelay = DEMO,
+    app: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = (),
+    seconds: Annotated[float | None, Parameter(name="--for")] = None,
+    count: int | None = None,
+    rewind: int | None = None,
+    most: int = 200,
+    as_json: AsJson = False,
+) -> int:
+    """Follow channels of a running relay: a live table on a terminal, JSON lines otherwise.
+
+    A name is a channel (quote.binance.BTC-USDT, status.helio, account.helio.main, an application's own), a pattern
+    (quote.*, helio.*, candle.*.BTC-USD.1m, account.*), or a symbol (BTC/USD: its quotes everywhere). Without a name: every
+    stream that is subscribed at the relay now.
+
+    Args:
+        names: What to follow.
+        app: Id or key of an app; may be repeated: an application's own channels are of one app each.
+        seconds: Stop after so many seconds.
+        count: Stop after so many events.
+        rewind: Begin with the newest so many past events of each channel.
+        most: Channels that patterns may stand for.
+        as_json: JSON lines on a terminal, too.
+    """
+    from relay.cli.tail import follow
+
+    return await follow(relay, names, app, seconds=seconds, count=count, rewind=rewind, most=most, as_json=as_json)
+
+
+async def status(
+    *,
+    relay: RunningRelay = DEMO,
+    watch: Annotated[bool, Parameter(negative=())] = False,
+    every: float = 1.0,
+    as_json: AsJson = False,
+) -> int:
+    """Show sessions, streams, budgets and audits of a running relay.
+
+    Exit codes: 0 all of it can be used, 4 the relay cannot be reached, 5 something is not usable: a session that is not
+    connected although it is wanted, a stale stream with subscribers, the store.
+
+    Args:
+        watch: Show it anew until Ctrl-C, with rates.
+        every: Seconds between two looks.
+        as_json: Print the relay's answer and `unusable`, the list of what is not usable.
+    """
+    from relay.cli.status import show_status
+
+    return await show_status(relay, watch=watch, every=every, as_json=as_json)
+
+
+async def symbols(
+    query: str = "",
+    /,
+    *,
+    relay: RunningRelay = DEMO,
+    provider: str | None = None,
+    kind: str | None = None,
+    limit: int = 20,
+    as_json: AsJson = False,
+) -> int:
+    """Search the symbols that a running relay knows.
+
+    Exit codes: 0 found, 1 nothing found.
+
+    Args:
+        query: A part of the symbol, of the provider's own text or of its name; case and separators do not matter.
+        provider: Only this provider's.
+        kind: Only symbols with this stream: quote, depth, candle, ...
+        limit: How many at most.
+        as_json: Print the relay's answer.
+    """
+    from relay.cli.search import show_symbols
+
+    return await show_symbols(relay, query, provider=provider, kind=kind, limit=limit, as_json=as_json)
+
+
+async def quote(
+    symbol: str,
+    /,
+    *,
+    relay: RunningRelay = DEMO,
+    provider: str | None = None,
+    within: float = 5.0,
+    as_json: AsJson = False,
+) -> int:
+    """Show the present quotes of a symbol, of every provider that has it.
+
+    Exit codes: 0 quotes, 1 none came.
+
+    Args:
+        symbol: BTC/USD, btcusd, or the provider's own text.
+        provider: Only this provider.
+        within: Seconds to wait for quotes that are not there at once.
+        as_json: Print one object a line.
+    """
+    from relay.cli.search import show_quotes
+
+    return await show_quotes(relay, symbol, provider=provider, within=within, as_json=as_json)
+
+
+async def accounts(
+    names: tuple[str, ...] = (),
+    /,
+    *,
+    relay: RunningRelay = DEMO,
+    within: float = 5.0,
+    watch: Annotated[bool, Parameter(negative=())] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show all accounts of a running relay: balances, orders, positions, profit and loss.
+
+    Args:
+        names: PROVIDER.ACCOUNT or PROVIDER; all that the key may read when absent.
+        within: Seconds to wait for the first balances of accounts that nobody watches.
+        watch: Show it anew with every change until Ctrl-C.
+        as_json: Print one object with every account.
+    """
+    from relay.cli.accounts import show_accounts
+
+    return await show_accounts(relay, names, within=within, watch=watch, as_json=as_json)
