@@ -27,6 +27,8 @@ from attrs import frozen
 import relay
 from relay.adapter import Backoff
 from relay.auth import KeyRing, channel_refusal
+from relay.cluster.store import ClusterStore
+from relay.clustered import Clustered
 from relay.errors import OperatorError
 from relay.hub.app import ChannelKeys
 from relay.hub.hub import Hub
@@ -177,6 +179,7 @@ class Relay:
         self._keys = KeyRing(settings.api_keys)
         self._plugin_code = PluginCode()
         self._store = _store(settings) if store is None else store
+        self._cluster: Clustered | None = None
         self._registry = CommandRegistry(settings.commands, self._store)
         self.providers = Providers(
             ConfiguredProvider(provider, http, self.publish, self._registry, _session_log, self._store)
@@ -188,14 +191,26 @@ class Relay:
             keys=self._keys,
             publish=self.publish,
             ids=lambda: uuid.uuid4().hex,
+            owns=lambda provider: self._cluster is None or self._cluster.owns(provider),
         )
+        if isinstance(self._store, ClusterStore) and settings.cluster is not None:
+            self._cluster = Clustered(
+                settings.cluster,
+                self._store,
+                providers=self.providers,
+                registry=self._registry,
+                end_restored=self._command_service.end_restored,
+                supervise=_supervised,
+                log=_store_log,
+            )
+        interest = self.providers if self._cluster is None else self._cluster
         self.hub = Hub(
             settings.apps,
             epoch=f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(2)}",
             socket_ids=_socket_id,
-            want=self.providers.want,
-            want_too=self.providers.want_too,
-            unwant=self.providers.unwant,
+            want=interest.want,
+            want_too=interest.want_too,
+            unwant=interest.unwant,
             known=self.providers.wrong_with,
             is_private=self.providers.is_private,
             on_channel_event=self._plugin_code.watch,
@@ -206,8 +221,11 @@ class Relay:
             costs=settings.costs,
             pinned=self.providers.pinned(),
             store=self._store,
+            new_log=None if self._cluster is None else self._cluster.new_log,
             now=trio.current_time(),
         )
+        if self._cluster is not None:
+            self._cluster.attach(self.hub)
         self._edge = SubscriberServer(
             self.hub.connect, settings.server.subscribers, behind_proxy=settings.server.behind_proxy
         )
@@ -261,6 +279,9 @@ class Relay:
         """
         if now is None:
             now = trio.current_time()
+        if self._cluster is not None and not self._cluster.owns(stamp.provider):
+            self._cluster.dropped[stamp.provider] += 1
+            return
         if type(event) not in CHECKED:
             self._publish(event, stamp, now)
             return
@@ -305,6 +326,10 @@ class Relay:
     def stop(self) -> None:
         """Shut down in order and return from `run`."""
         self._stopped.set()
+
+    async def stopped(self) -> None:
+        """Wait until `stop` is called."""
+        await self._stopped.wait()
 
     def reload(self, settings: Settings) -> tuple[list[str], list[str]]:
         """Apply new apps, API keys, costs, providers' credentials (see `Providers.reload`) and the port's certificate.
@@ -353,9 +378,8 @@ class Relay:
             await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
             async with trio.open_nursery() as sessions:
-                self.providers.run_each(
-                    lambda name, session: sessions.start_soon(partial(supervise, name, session.run, report=_crashed))
-                )
+                if self._cluster is None:
+                    self.providers.run_each(lambda name, session: sessions.start_soon(_supervised, name, session))
                 for service in self._services:
                     nursery.start_soon(self._serve, service)
                 nursery.start_soon(self._look_for_unresolved)
@@ -429,6 +453,8 @@ class Relay:
         front.stop()
         self._command_service.close()
         self.hub.shutdown(trio.current_time())
+        if self._cluster is not None:
+            await self._cluster.node.hand_over()
         await self._edge.shutdown(GOODBYE)
         for _, session in self.providers.connections():
             session.shutdown()
@@ -462,7 +488,7 @@ class Relay:
             hub=self.hub,
             keys=self._keys,
             catalog=self.providers.catalog,
-            sessions=self.providers.statuses,
+            sessions=self.providers.statuses if self._cluster is None else self._cluster.statuses,
             authorize=self._authorize,
             refusal=self.providers.wrong_with,
             search=self.providers.search,
@@ -630,6 +656,8 @@ def _session_log(level: str, event: str, **fields: object) -> None:
 
 
 def _store(settings: Settings) -> Store:
+    if settings.cluster is not None:
+        return ClusterStore()
     if settings.store is None:
         return MemoryStore()
     history = settings.history
@@ -641,6 +669,10 @@ def _store(settings: Settings) -> Store:
 
 def _store_log(event: str, **fields: object) -> None:
     (log.error if "reason" in fields else log.info)(event, **fields)
+
+
+async def _supervised(name: str, session: ProviderSession) -> None:
+    await supervise(name, session.run, report=_crashed)
 
 
 def _crashed(name: str, error: Exception, wait: float) -> None:

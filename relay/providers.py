@@ -308,6 +308,10 @@ class Providers:
             if topic not in provider.settings.pinned:
                 provider.session(topic).unwant(topic)
 
+    def behind(self, stream: Stream) -> list[Stream]:
+        """Return the providers' own streams that a stream is made of."""
+        return [Stream(provider.name, topic) for provider, topic in self._behind(stream)]
+
     def _behind(self, stream: Stream) -> list[tuple[ConfiguredProvider, Topic]]:
         topic = stream.topic
         if topic.kind == "status":

@@ -43,6 +43,11 @@ class Lease:
     _next: float = field(default=-inf, init=False)
     _asked: Request | None = field(default=None, init=False)
 
+    @property
+    def until(self) -> float:
+        """The time at which this node must stop using the provider's sessions."""
+        return self._until
+
     def held(self, now: float) -> bool:
         """Return True while this node may use the provider's sessions."""
         return bool(self.token) and now < self._until

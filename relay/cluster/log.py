@@ -81,6 +81,11 @@ class LogAppender:
         return len(self._waiting) + (0 if self._under_way is None else len(self._under_way.entries))
 
     @property
+    def waiting(self) -> int:
+        """Events that are in no batch yet."""
+        return len(self._waiting)
+
+    @property
     def begun(self) -> bool:
         """True when its first batch is in the log."""
         return self._n > (self._under_way is not None)

@@ -98,10 +98,13 @@ class EventHistory:
         """All events, oldest first."""
         return list(self._entries)
 
-    def append(self, entry: HistoryEntry) -> None:
-        """Add the topic's next event. If numbers are missing before it, all older events are removed."""
-        if entry.seq != self._newest + 1:
-            self.skip(entry.seq - 1)
+    def append(self, entry: HistoryEntry, first: int = 0) -> None:
+        """Add the topic's next event. If numbers are missing before it, all older events are removed.
+
+        ``first``: the event is a gap that stands for all numbers from this one on.
+        """
+        if (first or entry.seq) != self._newest + 1:
+            self.skip((first or entry.seq) - 1)
         self._newest = entry.seq
         self._entries.append(entry)
         self._bytes += len(entry.tail)

@@ -22,7 +22,7 @@ from relay.hub.app import AppState, ChannelKeys, HistoryPage, RefusedSession, Sh
 from relay.hub.history import HistoryEntry, HistoryLimits
 from relay.hub.log import STATES, TopicLog, parse_key
 from relay.hub.outbox import CompressedOutbox, Outbox, OutboxLimits
-from relay.hub.streams import Known, Streams, claims_stream
+from relay.hub.streams import Known, NewLog, Streams, claims_stream
 from relay.hub.topic import Channel, PublishedEvent, TopicState
 from relay.model.channels import Asker, Stream, Topic
 from relay.model.enums import Refill
@@ -71,6 +71,7 @@ class Hub:
         costs: Costs | None = None,
         pinned: Iterable[Stream] = (),
         store: Store | None = None,
+        new_log: NewLog | None = None,
         now: float = 0.0,
     ) -> None:
         """Make a hub with these apps.
@@ -88,14 +89,16 @@ class Hub:
             on_command: executes the commands that clients send as events on accounts' channels.
             pinned: streams whose events are kept with or without subscribers.
             store: keeps topics over a restart (see `restore`).
+            new_log: begins the log of a topic in place of one in the store, where several relays are one.
         """
         history = history or HistoryLimits()
         self._epochs = epochs = _counter(epoch)
         self.budgets = ClientBudgets(costs or Costs())
         self._store = store if store is not None and store.keeps and history.events else None
+        self._begin_log = new_log or self._new_log
         self._shared = Shared(
             streams=Streams(
-                epochs, history, pinned, want=want, want_too=want_too, unwant=unwant, new_log=self._new_log
+                epochs, history, pinned, want=want, want_too=want_too, unwant=unwant, new_log=self._begin_log
             ),
             history=history,
             ids=_counter(epoch),
@@ -106,7 +109,7 @@ class Hub:
             on_command=on_command,
             keys=keys or ChannelKeys(),
             budgets=self.budgets,
-            new_log=self._new_log,
+            new_log=self._begin_log,
         )
         self._streams = self._shared.streams
         self._ids = self._shared.ids
@@ -200,20 +203,76 @@ class Hub:
             return
         topic.restore(logged, logged.reserved, ahead, now)
         last = logged.events[-1] if logged.events else None
+        whole = last is None or last.seq == logged.reserved
+        first = None if last is None or whole else last.seq + 1
+        since = None if last is None else from_micros(int(last.at * 1e6))
+        gap = self.gap_of(topic, "restart", first, None if whole else logged.reserved, at, since=since)
+        topic.publish(gap, now)
+        self._streams.settle(stream)
+
+    # Other nodes -----------------------------------------------------------------------------------------------------
+
+    def topics_of(self, provider: str) -> list[TopicState]:
+        """Return the topics of a provider."""
+        return [topic for topic in self._streams if topic.stream is not None and topic.stream.provider == provider]
+
+    def topic(self, stream: Stream, now: float) -> TopicState:
+        """Return the topic of a stream; begin it if it does not exist."""
+        return self._streams.topic(stream, now)
+
+    def follow(
+        self,
+        stream: Stream,
+        entry: HistoryEntry,
+        epoch: str,
+        first: int,
+        read: Callable[[], PublishedEvent],
+        now: float,
+    ) -> None:
+        """Publish an event that another node has numbered; where its topic merges, with a number of this node's."""
+        topic, merged = self._streams.followed(stream, now)
+        if epoch == topic.history.epoch and topic.seq and first > topic.seq + 1:
+            self.gap(topic, "missed", topic.seq + 1, first - 1, now)
+        topic.follow(entry, epoch, first, read, now)
+        if merged is not None:
+            merged.publish(read(), now)
+
+    def gap_of(
+        self, topic: TopicState, reason: str, first: int | None, last: int | None, at: str, *, since: str | None = None
+    ) -> PublishedEvent:
+        """Return a gap in a topic, from number `first` to `last`; with `since`, `at` is the end of the time it covers."""
+        assert topic.stream is not None
+        stream = topic.stream
         gap = Gap(
             of=topic.kind,
             symbol=stream.topic.symbol,
             timeframe=stream.topic.timeframe,
-            from_seq=None if last is None or last.seq == logged.reserved else last.seq + 1,
-            to_seq=None if last is None or last.seq == logged.reserved else logged.reserved,
-            since=None if last is None else from_micros(int(last.at * 1e6)),
-            until=at,
+            from_seq=first,
+            to_seq=last,
+            since=since,
+            until=at if reason == "restart" else None,
             refill=Refill.SNAPSHOT if topic.kind == "depth" else Refill.NONE,
-            reason="restart",
+            reason=reason,
         )
         stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=at)
-        topic.publish(PublishedEvent(gap, stamp, self._ids()), now)
-        self._streams.settle(stream)
+        return PublishedEvent(gap, stamp, self._ids())
+
+    def republish_book(self, stream: Stream, now: float) -> None:
+        """Publish the whole book of a depth topic, for nodes that follow it from now on."""
+        topic = self._streams.find(stream)
+        book = None if topic is None else topic.book
+        if book is not None and book.stamp is not None and book.ready:
+            copy = book.copy()
+            self.publish(copy.snapshot(copy.sorted_bids(), copy.sorted_asks()), book.stamp, now)
+
+    def gap(self, topic: TopicState, reason: str, first: int, last: int, now: float) -> None:
+        """Publish a gap that stands for these numbers on this node."""
+        topic.seq = last
+        topic.publish(self.gap_of(topic, reason, first, last, topic.last_received_at), now, last, first)
+
+    def hold(self, stream: Stream, held: bool, now: float) -> None:
+        """Keep a stream's events with or without subscribers here, while another node wants it."""
+        self._streams.hold(stream, held, now)
 
     def stored(self) -> Iterator[Row]:
         """Yield the rows that belong into the store: the states of accounts."""

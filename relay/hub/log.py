@@ -53,10 +53,24 @@ def parse_key(key: str) -> Stream | tuple[str, str] | None:
 class TopicLog:
     """The numbers and events of one topic in the store. `TopicState` calls `renew` at ``renew_at`` and logs each event."""
 
-    __slots__ = ("_asked_at", "_asking", "_block", "_epochs", "_store", "append", "epoch", "key", "limit", "renew_at")
+    __slots__ = (
+        "_asked_at",
+        "_asking",
+        "_block",
+        "_epochs",
+        "_store",
+        "append",
+        "epoch",
+        "key",
+        "limit",
+        "renew_at",
+        "start",
+    )
 
     def __init__(self, store: Store, key: str, epochs: Callable[[], str]) -> None:
         self.key = key
+        self.start: tuple[str, int] | None = None
+        """Epoch and last number of the topic, where others know it already."""
         self.epoch = ""
         """The epoch that the store was told; empty before the first event."""
         self.renew_at: float = 1

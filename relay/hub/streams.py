@@ -268,6 +268,28 @@ class Streams:
         parts = self._subjects.get(_subject_of(topic.stream.topic), {}).values()
         return [part.book for part in parts if part.book is not None]
 
+    def followed(self, stream: Stream, now: float) -> tuple[TopicState, TopicState | None]:
+        """Return the topic of a stream that has an event, and the one where it merges, if there is one."""
+        subject = _subject_of(stream.topic)
+        topic = self._topic(subject, stream.provider, now)
+        if not topic.seq:
+            self._forget(self._idle.put((subject, stream.provider), topic, used=True))
+        by_provider = self._subjects.get(subject)
+        return topic, None if by_provider is None else by_provider.get(ALL)
+
+    def hold(self, stream: Stream, held: bool, now: float) -> None:
+        """Keep the topic of a stream with its events, whether anybody here is subscribed or not; end that with False."""
+        if stream.topic.kind in ("account", "status") or stream in self._pinned:
+            return
+        topic = self.topic(stream, now)
+        topic.permanent = held
+        if held:
+            topic.keep_until = inf
+            self._idle.remove((_subject_of(stream.topic), stream.provider))
+        elif not topic.channels:
+            topic.keep_until = now + self._limits.age
+            self.settle(stream)
+
     def forget_idle(self, now: float, at_most: int) -> None:
         """Drop topics that have been idle for long, among the next `at_most`."""
         self._forget(self._idle.take_expired(now, at_most))

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import attrs
 from attrs import define
 
+from relay.hub import encoding
 from relay.hub.encoding import (
     decode_data,
     encode_event,
@@ -133,6 +134,14 @@ def is_revalued(before: Event, now: Event) -> bool:
 
 
 _head = lru_cache(maxsize=256)(encode_head)
+decode_name = lru_cache(maxsize=256)(encoding.decode_name)
+_RECEIVED_AT = b'\\"received_at\\":\\"'
+
+
+def received_at(tail: bytes) -> str:
+    """Return `received_at` of an event's stamp."""
+    start = tail.rfind(_RECEIVED_AT) + len(_RECEIVED_AT)
+    return tail[start : tail.index(b"\\", start)].decode()
 
 
 class PublishedEvent:
@@ -239,6 +248,9 @@ class TopicState:
         """An account's events that are not on disk yet: nobody sees one that a crash could lose."""
         self._limits = limits
         self._snapshots: BookSnapshots | None = None
+        if log is not None and log.start is not None:
+            epoch, self.seq = log.start
+            self.history.restore(epoch, (), self.seq, now)
 
     @property
     def size(self) -> int:
@@ -265,10 +277,10 @@ class TopicState:
             return now >= self.keep_until
         return now >= self.touched + max(self._limits.age, keep_value if self.last else 0.0)
 
-    def publish(self, published: PublishedEvent, now: float, seq: int = 0) -> None:
+    def publish(self, published: PublishedEvent, now: float, seq: int = 0, first: int = 0) -> None:
         """Number, store and deliver a canonical event; one of an account as soon as it is logged.
 
-        `seq`: the number that it was logged with.
+        `seq`: the number that it was logged with; `first`: that of the first event that it stands for, as a gap does.
         """
         log = self.log
         if not seq:
@@ -297,7 +309,7 @@ class TopicState:
             self.history.skip(seq)
             return
         entry = published.entry(seq, now, self.kind, merged=self.merged, revalued=revalued)
-        self.history.append(entry)
+        self.history.append(entry, first)
         if log is not None and self.kind != "account":
             log.append(entry)
         if isinstance(published.event, Depth) and published.event.snapshot:
@@ -373,6 +385,42 @@ class TopicState:
             log.append(entry)
         for channel in self.channels:
             channel.deliver(entry, but)
+
+    def follow(
+        self, entry: HistoryEntry, epoch: str, first: int, read: Callable[[], PublishedEvent], now: float
+    ) -> None:
+        """Store and deliver an event that another node has numbered; `read` decodes it, where that is needed."""
+        if epoch != self.history.epoch:
+            self.history.restore(epoch, (), first - 1, now)
+            for channel in self.channels if self.seq else ():
+                channel.send(messages.position(channel.name, self.history.position))
+        self.seq = entry.seq
+        if not self.permanent and not self.channels:
+            self.keep_until = now + self._limits.age
+        kind = decode_name(entry.head)
+        if kind in _WITHOUT_VALUE or self.kind in _WITHOUT_LAST:
+            self.publish(read(), now, entry.seq, first)
+            return
+        self.touched = now
+        self.last_received_at = received_at(entry.tail)
+        self.last[""] = entry
+        self.history.append(entry, first)
+        for channel in self.channels:
+            channel.deliver(entry)
+
+    def unfollow(self) -> None:
+        """Forget the events that are not logged: another node numbers the topic from now on."""
+        self._held.clear()
+        if self.kind == "account":
+            self.seq = self.history.position.seq
+
+    def qualify(self, published: PublishedEvent, now: float) -> None:
+        """Tell this node's subscribers, under the newest number, whether the data are fresh; nobody else is told."""
+        self._apply_qualifier(published, now)
+        entry = published.entry(self.seq, now, self.kind)
+        for channel in self.channels:
+            channel.deliver(entry)
+            channel.deliver_to_waiting(entry)
 
     def restore(self, logged: LoggedTopic, used: int, ahead: float, now: float) -> None:
         """Go on where an earlier process ended, behind number `used`; `ahead` is Unix time less the monotonic one."""

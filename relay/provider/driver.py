@@ -215,6 +215,13 @@ class ProviderSession:
             away = max(0, at.unix_ns - left.heard_ns)
             self._machine.restore_absence(Now(at.now - away / 1e9, at.unix_ns - away))
 
+    def reset(self) -> None:
+        """Leave the connection that a cancelled `run` had; what is told of it, is told by nobody."""
+        self._line, self._over = None, False
+        self._inbox.clear()
+        self._machine.abandon("the provider was left to another relay", moment())
+        self._machine = self._new_machine(self._machine)
+
     def keep_heard(self) -> None:
         """Keep when the session last received something. To be called every few seconds."""
         heard = self._machine.heard_at()

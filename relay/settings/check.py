@@ -18,7 +18,17 @@ from relay.model.channels import ALL
 from relay.model.patterns import PATTERN_KINDS, AccountPattern, PatternError, account_pattern, stream_pattern
 from relay.pusher.apps import App
 from relay.settings.structure import Problem, Reading
-from relay.settings.tables import HOW_TO_WRITE, ApiKeyTable, AppTable, Document, ProviderTable, SecretRef, Server, Tls
+from relay.settings.tables import (
+    HOW_TO_WRITE,
+    ApiKeyTable,
+    AppTable,
+    Cluster,
+    Document,
+    ProviderTable,
+    SecretRef,
+    Server,
+    Tls,
+)
 
 DEMO_APP_ID = "1"
 DEMO_KEY = "demo-key"
@@ -285,16 +295,19 @@ def _pem(check: Check, name: str | None, key: str) -> Path | None:
     return path
 
 
-def resolve_store(check: Check, default: Path | None) -> Path | None:
-    """Return the file of the store, None for one in memory, and report a URL that is neither."""
+def resolve_store(check: Check, default: Path | None) -> Path | Cluster | None:
+    """Return the file of the store, None for one in memory, or the cluster, and report a URL that is none of these."""
     url = check.reading.value.store.url
     if url is None:
         return default
+    if url.startswith(("redis://", "rediss://")):
+        cluster = check.reading.value.cluster
+        return Cluster(url=url, node=cluster.node, role=cluster.role, lease=cluster.lease)
     if url == "memory:":
         return None
     scheme, found, name = url.partition("sqlite:///")
     if scheme or not found or not name or "?" in name:
-        check.wrong("must be memory: or sqlite:///PATH", "store", "url")
+        check.wrong("must be memory:, sqlite:///PATH or redis://HOST:PORT/DB", "store", "url")
         return None
     return check.secrets.base / name
 

@@ -21,7 +21,7 @@ from relay.settings.check import (
 )
 from relay.settings.providers import Credential, resolve_providers
 from relay.settings.structure import Problem, Reading, structure
-from relay.settings.tables import Document, ProviderSettings, Settings
+from relay.settings.tables import Cluster, Document, ProviderSettings, Settings
 
 
 class SettingsError(OperatorError):
@@ -100,6 +100,11 @@ def settings_of(
     stored = resolve_store(check, store)
     if check.problems:
         raise SettingsError(map(str, sorted(check.problems, key=_place)))
+    if isinstance(stored, Cluster):
+        check.notes.append(
+            "store.url: with several relays, applications' own events, presence, webhooks and the limits of apps are each "
+            "relay's own; streams of providers are those of all"
+        )
     if not providers:
         check.notes.append("providers: none is enabled, only the applications' own events will flow")
     return Settings(
@@ -111,7 +116,8 @@ def settings_of(
         history=tables.value.history,
         outbox=tables.value.outbox,
         commands=tables.value.commands,
-        store=stored,
+        store=stored if isinstance(stored, Path) else None,
+        cluster=stored if isinstance(stored, Cluster) else None,
         store_event_bytes=tables.value.store.event_bytes,
         costs=tables.value.costs,
         log=tables.value.log,
@@ -160,7 +166,7 @@ def reload_changes(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     ]
     if old.store_event_bytes != new.store_event_bytes:
         restart.append("store.event_bytes")
-    restart += [name for name in ("store", "plugins") if getattr(old, name) != getattr(new, name)]
+    restart += [name for name in ("store", "cluster", "plugins") if getattr(old, name) != getattr(new, name)]
     before, after = ({provider.name: provider for provider in each.providers} for each in (old, new))
     for name in dict.fromkeys((*before, *after)):
         here, there = before.get(name), after.get(name)

@@ -224,15 +224,28 @@ class LogTable:
 
 @frozen(kw_only=True)
 class StoreTable:
-    """The file of what must outlive the process: commands, fills, states of accounts, recent events, recent dials."""
+    """The place of what must outlive the process: commands, fills, states of accounts, recent events, recent dials."""
 
     url: str | None = None
     """`sqlite:///PATH` is one file; a relative PATH is relative to the configuration, an absolute one gives four slashes.
     `memory:` keeps nothing: after a restart a repeated order is sent again. When absent, a file beside the configuration
-    with its name and the ending `.sqlite3`."""
+    with its name and the ending `.sqlite3`. `redis://HOST:PORT/DB` or `rediss://...` is shared by several relays, which are
+    one then (see `[cluster]`); it needs the extra `tickrelay[redis]`."""
     event_bytes: int = field(default=256 * 1024 * 1024, validator=validators.ge(1024 * 1024))
     """Bytes of recent events in the file, of all topics; the oldest are removed first. Each topic keeps as many, and as old
     ones, as `[history]` says."""
+
+
+@frozen(kw_only=True)
+class ClusterTable:
+    """This relay among those that share a Redis; without one (`store.url`) the table has no meaning."""
+
+    node: str | None = field(default=None, validator=validators.optional(validators.matches_re("[A-Za-z0-9_.-]{1,64}")))
+    """Name of this relay in the status of all; the host's name when absent."""
+    role: Literal["both", "edge"] = "both"
+    """`edge` never holds a session with a provider and only serves subscribers."""
+    lease: float = field(default=3.0, validator=validators.ge(0.5))
+    """Seconds after which another relay may take over a provider whose owner has vanished; the same for all relays."""
 
 
 @frozen(kw_only=True)
@@ -249,6 +262,7 @@ class Document:
     outbox: OutboxLimits = Factory(OutboxLimits)
     commands: CommandLimits = Factory(CommandLimits)
     store: StoreTable = Factory(StoreTable)
+    cluster: ClusterTable = Factory(ClusterTable)
     costs: Costs = Factory(Costs)
     log: LogTable = Factory(LogTable)
     plugins: Mapping[str, Any] = Factory(dict)
@@ -279,6 +293,16 @@ class Server:
     status_public: bool = False
     limits: HttpLimits = Factory(HttpLimits)
     subscribers: SubscriberLimits = Factory(SubscriberLimits)
+
+
+@frozen(kw_only=True)
+class Cluster:
+    """The Redis that several relays share, and this relay's place among them; see `ClusterTable`."""
+
+    url: str = field(repr=False)
+    node: str | None = None
+    role: Literal["both", "edge"] = "both"
+    lease: float = 3.0
 
 
 @frozen(kw_only=True)
@@ -332,7 +356,8 @@ class Settings:
 
     Attributes:
         path: the configuration file.
-        store: the file of the store; None: nothing outlives the process.
+        store: the file of the store; None: nothing outlives the process, or the store is `cluster`.
+        cluster: the Redis of several relays.
         store_event_bytes: bytes of recent events in it.
         plugins: every table that a plugin declared, by name; absent tables have their defaults.
         secret_values: every secret that was read, for masking in logs.
@@ -348,6 +373,7 @@ class Settings:
     outbox: OutboxLimits = Factory(OutboxLimits)
     commands: CommandLimits = Factory(CommandLimits)
     store: Path | None = None
+    cluster: Cluster | None = None
     store_event_bytes: int = 256 * 1024 * 1024
     costs: Costs = Factory(Costs)
     log: LogTable = Factory(LogTable)

@@ -478,6 +478,18 @@ class CommandRegistry:
         """Return the accounts on which the outcome of a command is unknown."""
         return {pending.scope for pending in self._lasting if pending.outcome is Outcome.UNKNOWN}
 
+    def drop(self, provider: str) -> list[PendingCommand]:
+        """Forget the commands of a provider, which another node remembers; return those that had no reply."""
+        for pending in [each for (scope, _), each in self._kept.items() if scope.provider == provider]:
+            self._forget(pending)
+        dropped = []
+        for session in [session for session in self._open if session.provider == provider]:
+            for pending in self._open.pop(session).values():
+                self._charge(pending, 0, -1)
+                self._forget_names(pending)
+                dropped.append(pending)
+        return dropped
+
     # --- time --------------------------------------------------------------------------------------------------------
 
     def overdue(self, now: float, error: Mapping[str, str] = _SILENT) -> Iterator[tuple[PendingCommand, Reply]]:

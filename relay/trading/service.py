@@ -54,11 +54,14 @@ class RefusalReason(enum.Enum):
     RATE_LIMITED = "rate_limited"
     FULL = "full"
     STORE_UNAVAILABLE = "store_unavailable"
+    NOT_OWNER = "not_owner"
     SHUTTING_DOWN = "shutting down"
 
 
 #: Refusals that are not about the command: a client event's sender gets the code too, since there is no status.
-_OF_THE_RELAY = frozenset({RefusalReason.RATE_LIMITED, RefusalReason.FULL, RefusalReason.STORE_UNAVAILABLE})
+_OF_THE_RELAY = frozenset(
+    {RefusalReason.RATE_LIMITED, RefusalReason.FULL, RefusalReason.STORE_UNAVAILABLE, RefusalReason.NOT_OWNER}
+)
 
 
 class CommandRefused(Exception):
@@ -145,6 +148,7 @@ class CommandService:
     Args:
         publish: publishes a reply of the relay's own; it comes back through the registry as every reply does.
         ids: names commands whose sender gave no name; unique over restarts.
+        owns: returns whether this relay holds the sessions of a provider; where several relays are one, another may.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class CommandService:
         keys: KeyRing,
         publish: Callable[[Event, Stamp], object],
         ids: Callable[[], str],
+        owns: Callable[[str], bool] = lambda provider: True,
         clock: Callable[[], float] = trio.current_time,
         unix_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -163,6 +168,7 @@ class CommandService:
         self._keys = keys
         self._publish = publish
         self._ids = ids
+        self._owns = owns
         self._clock = clock
         self._unix_ns = unix_ns
         self._rates: dict[str, TokenBucket] = {}
@@ -274,10 +280,13 @@ class CommandService:
         Raises:
             CommandRefused: CONFLICT where a name of the command belongs to another one, FULL where the key, the account
                 or the session has no room for another command, STORE_UNAVAILABLE where its names cannot be stored,
-                SHUTTING_DOWN when the relay is about to stop.
+                NOT_OWNER where another relay holds the session, SHUTTING_DOWN when the relay is about to stop.
         """
         if self._closed:
             raise CommandRefused(RefusalReason.SHUTTING_DOWN, SHUTTING_DOWN["message"])
+        if not self._owns(submission.provider.name):
+            message = f"another relay of the cluster holds the session with {submission.provider.name}"
+            raise CommandRefused(RefusalReason.NOT_OWNER, message)
         session = submission.provider.trading_session(submission.account)
         try:
             return session.send(submission.command, submission.within, submission.idempotency_key, submission.api_key)

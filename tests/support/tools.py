@@ -36,3 +36,11 @@ def chromium() -> str:
     if binary is None:
         missing("Chromium")
     return binary or ""
+
+
+def redis_server() -> str:
+    """Return the path of Redis' server."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        missing("redis-server")
+    return binary or ""

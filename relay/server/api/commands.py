@@ -31,15 +31,21 @@ REFUSED: Mapping[RefusalReason, int] = {
     RefusalReason.RATE_LIMITED: 429,
     RefusalReason.FULL: 429,
     RefusalReason.STORE_UNAVAILABLE: 503,
+    RefusalReason.NOT_OWNER: 503,
     RefusalReason.SHUTTING_DOWN: 503,
 }
 RETRY_AFTER: Mapping[RefusalReason, float] = {
     RefusalReason.RATE_LIMITED: 1,
     RefusalReason.FULL: 10,
     RefusalReason.STORE_UNAVAILABLE: 5,
+    RefusalReason.NOT_OWNER: 1,
     RefusalReason.SHUTTING_DOWN: 5,
 }
-CODES: Mapping[RefusalReason, str] = {RefusalReason.FULL: "FULL", RefusalReason.STORE_UNAVAILABLE: "STORE_UNAVAILABLE"}
+CODES: Mapping[RefusalReason, str] = {
+    RefusalReason.FULL: "FULL",
+    RefusalReason.STORE_UNAVAILABLE: "STORE_UNAVAILABLE",
+    RefusalReason.NOT_OWNER: "NOT_OWNER",
+}
 """Codes that say more than the status does."""
 STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED: 422, Outcome.UNKNOWN: 202}
 

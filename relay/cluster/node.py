@@ -1,0 +1,559 @@
+"""A node of the cluster: the shell around `Lease` and `Replica`, with one `RedisCluster` for all providers.
+
+Tasks of a node: one reads all logs that it does not write, and the messages of the other nodes, with one blocking read; one
+a second tells that it lives and looks who else does; for each provider one keeps the lease, and one writes while it has it.
+There is no other channel between nodes: a reader that is slow, or was cut off, reads on where it was, and a link that is
+mute is noticed because the blocking read has a deadline.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+import trio
+from attrs import define, field, frozen
+
+from relay.cluster.lease import AGAIN, Lease, Request
+from relay.cluster.log import LogPosition, decode
+from relay.cluster.redis import CONTROL, Fenced, NotGranted, RedisCluster, log_key
+from relay.cluster.replica import LOGS, LogName, Replica, ReplicatedTopics
+from relay.store.interface import Done, Row, Rows, StoreError
+
+#: Seconds between two looks at the other nodes, and between two checkpoints of topics.
+LOOK = 1.0
+#: Seconds without an answer of Redis, or without an owner, after which the data of a provider are called stale.
+SUSPECT = 4.0
+#: Acknowledgements that may be waited for at once, of one provider.
+MOST_WAITING = 10_000
+
+NOT_OWNER = "another node owns the provider now"
+GIVEN_UP = "the node that the command came from has given it up"
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    """A message between nodes; an empty ``to`` is everybody."""
+
+    sender: str
+    to: str
+    kind: str
+    body: bytes
+
+
+_message = msgspec.msgpack.Decoder(_Message).decode
+_wanted = msgspec.msgpack.Decoder(list[str]).decode
+_status = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class ProviderPart(ReplicatedTopics, Protocol):
+    """A provider in this process, as its node needs it."""
+
+    def checkpoint(self) -> Mapping[str, bytes]:
+        """Return the states of the topics that have changed since the last call."""
+
+    epoch: str
+    """The epoch of topics that have had no event yet."""
+
+    def adopt(self, epoch: str, states: Mapping[str, bytes], rows: Rows) -> None:
+        """Take over what was missed: states of topics as `checkpoint` gave them, and states of accounts."""
+
+    def lead(self, rows: Rows) -> None:
+        """This node is the owner from now on; ``rows`` are what the store holds of the provider."""
+
+    async def run_sessions(self, hand_over: trio.Event) -> None:
+        """Run the provider's sessions until cancelled; end them in order at ``hand_over``."""
+
+    def resign(self) -> None:
+        """This node is not the owner any more: nothing may be published as one."""
+
+    def suspect(self, reason: str) -> None:
+        """Tell subscribers that the data are stale; empty: that they are not any more."""
+
+    def want(self, streams: frozenset[str], by: frozenset[str]) -> None:
+        """Keep these streams of the provider, and no others; ``by`` are those that a node wants since the last call."""
+
+
+@frozen
+class _Change:
+    """A row on its way to Redis."""
+
+    row: Row
+    new: bool = False
+    done: Done | None = None
+
+
+@define(eq=False)
+class ProviderNode:
+    """This node's part in one provider."""
+
+    name: str
+    redis: RedisCluster
+    part: ProviderPart
+    log: Callable[..., None]
+    lease: Lease = field(init=False)
+    replica: Replica = field(init=False)
+    loaded: bool = False
+    owner: str = ""
+    """The node that owns the provider, as far as is known."""
+    suspected: str = ""
+    _rows: list[_Change] = field(factory=list, init=False)
+    _sending: list[_Change] = field(factory=list, init=False)
+    _news: trio.Event = field(factory=trio.Event, init=False)
+    _writes: trio.Event = field(factory=trio.Event, init=False)
+    _leads: trio.Event = field(factory=trio.Event, init=False)
+    _hurried: trio.Event = field(factory=trio.Event, init=False)
+    _handing_over: trio.Event = field(factory=trio.Event, init=False)
+    _ended: trio.Event = field(factory=trio.Event, init=False)
+    _left: trio.Event = field(factory=trio.Event, init=False)
+    _scope: trio.CancelScope | None = field(default=None, init=False)
+    seen_at: float = field(default=0.0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.lease = Lease(self.redis.ttl)
+        self.replica = Replica(self.part)
+
+    @property
+    def owns(self) -> bool:
+        """True while this node may publish the provider's events and use its sessions."""
+        return self.replica.leading and self.lease.held(trio.current_time())
+
+    # --- what the owner writes ---------------------------------------------------------------------------------------
+
+    def append(self, name: LogName, entry: Any) -> None:
+        """Append an event to a log."""
+        self.replica.append(name, entry)
+        if self.replica.overrun:
+            self.stop("the log is too far behind")
+        self._wake()
+
+    def write(self, row: Row) -> None:
+        """Write a row with the next batch."""
+        if self.replica.leading:
+            self._rows.append(_Change(row))
+            self._wake()
+
+    def commit(self, row: Row, done: Done) -> None:
+        """Write a new row and call ``done`` when it is in Redis, or with the reason that it is not."""
+        if not self.owns:
+            done(NOT_OWNER)
+        elif self.redis.failure:
+            done(self.redis.failure)
+        elif len(self._rows) >= MOST_WAITING:
+            done(f"{MOST_WAITING} rows wait for Redis")
+        else:
+            self._rows.append(_Change(row, new=True, done=done))
+            self._wake()
+
+    @property
+    def busy(self) -> int:
+        """Rows and acknowledgements that wait for Redis."""
+        return len(self._rows) + len(self._sending)
+
+    def sync(self, done: Done) -> None:
+        """Call ``done`` when all that was written is in Redis."""
+        self._rows.append(_Change(Row("", "", None), done=done))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+
+    # --- the lease ---------------------------------------------------------------------------------------------------
+
+    async def keep_lease(self) -> None:
+        """Ask for the lease and renew it, until cancelled."""
+        while True:
+            now = trio.current_time()
+            if self.lease.lapsed(now):
+                self.stop("its lease has run out")
+            request = self.lease.request(now) if self.loaded else None
+            if request is not None:
+                await self._ask(request)
+                continue
+            self._hurried = trio.Event()
+            with trio.move_on_at(max(self.lease.deadline(), now + 0.01) if self.loaded else now + AGAIN):
+                await self._hurried.wait()
+
+    async def _ask(self, request: Request) -> None:
+        try:
+            if request.token:
+                found = await self.redis.renew(self.name, request.token, self.replica.leading_in)
+                if found is None:
+                    self.lease.refused(request, trio.current_time())
+                    self.stop("another node has the lease")
+                elif self.lease.granted(request, request.token, self.lease.fence):
+                    if not self.replica.renewed(*found):
+                        self.lease.lost(trio.current_time())
+                        self.stop("Redis has lost what was written")
+                    elif self._scope is not None:
+                        self._scope.deadline = self.lease.until
+                return
+            answer = await self.redis.acquire(self.name)
+        except StoreError:
+            self.lease.failed(request, trio.current_time())
+            return
+        if isinstance(answer, NotGranted):
+            self.lease.refused(request, trio.current_time(), answer.free_in)
+        elif self.lease.granted(request, answer.token, answer.fence):
+            self.log("lease granted", provider=self.name, fence=answer.fence)
+            self.replica.granted(answer)
+            self.try_to_write()
+
+    def hurry(self) -> None:
+        """Ask for the lease at once: its holder is leaving, or has left."""
+        self.lease.hurry(trio.current_time())
+        self._hurried.set()
+
+    def try_to_write(self) -> None:
+        """Begin to write if the lease is held and everything is read."""
+        if self.lease.held(trio.current_time()) and self.replica.try_to_write():
+            self._writes.set()
+
+    def stop(self, reason: str) -> None:
+        """Stop being the owner at once."""
+        if self.lease.token:
+            self.lease.lost(trio.current_time())
+        if self._scope is not None:
+            self.log("not the owner any more", provider=self.name, reason=reason)
+            self._scope.cancel()
+        else:
+            self.replica.resign()
+
+    # --- leading -----------------------------------------------------------------------------------------------------
+
+    async def lead(self) -> None:
+        """Write whenever this node is the owner, until cancelled."""
+        while True:
+            await self._writes.wait()
+            self._writes, self._leads, self._ended = trio.Event(), trio.Event(), trio.Event()
+            try:
+                with trio.CancelScope(deadline=self.lease.until) as self._scope:
+                    await self._write()
+            finally:
+                self._scope = None
+                self.replica.resign()
+                rows, self._rows, self._sending = [*self._sending, *self._rows], [], []
+                for change in rows:
+                    if change.done is not None:
+                        change.done(NOT_OWNER)
+                self.part.resign()
+                self._left.set()
+
+    async def _write(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for name in LOGS:
+                nursery.start_soon(self._append, name)
+            await self._leads.wait()
+            rows = await self._begin()
+            self.owner = self.redis.node
+            self.part.lead(rows)
+            self.log("owner", provider=self.name, fence=self.lease.fence)
+            self._hurried.set()
+            await self.part.run_sessions(self._handing_over)
+            await self._hand_over(nursery)
+
+    async def _begin(self) -> Rows:
+        while True:
+            try:
+                await self.redis.begin_epoch(self.name, self.part.epoch)
+                await self.redis.renew(self.name, self.lease.token, self.replica.leading_in)
+                return await self.redis.rows(self.name)
+            except StoreError:
+                await trio.sleep(AGAIN)
+
+    async def _append(self, name: LogName) -> None:
+        """Append batches, one after another, with what else is to be written in the same change."""
+        writer = self.replica.writers[name]
+        checkpoint_at = 0.0
+        states: Mapping[str, bytes] = {}
+        is_durable = name == "durable"
+        while not writer.ended:
+            batch = writer.batch()
+            if is_durable and not self._sending and not writer.waiting:
+                self._sending, self._rows = self._rows, []
+            rows = self._sending if is_durable else []
+            now = trio.current_time()
+            if name == "market" and not states and now >= checkpoint_at:
+                states, checkpoint_at = self.part.checkpoint(), now + LOOK
+            if batch is None and not rows and not states:
+                await self._until_news()
+                continue
+            changes = [(change.row, change.new) for change in rows if change.row.table]
+            try:
+                found = await self.redis.append(self.name, self.lease.token, name, batch, states, changes)
+            except StoreError:
+                await trio.sleep(AGAIN)
+                continue
+            if isinstance(found, Fenced):
+                self.lease.lost(trio.current_time())
+                self.stop("another node has the lease")
+                await trio.sleep_forever()
+            states = {}
+            if is_durable:
+                self._sending = []
+            if batch is not None and self.replica.appended(name):
+                self._leads.set()
+            if all(each.ended for each in self.replica.writers.values()):
+                self._ended.set()
+            for change in rows:
+                if change.done is not None:
+                    change.done(GIVEN_UP if change.row.key in found else "" if self.owns else NOT_OWNER)
+
+    async def _until_news(self) -> None:
+        """Wait for the next thing to append; both logs are looked at then."""
+        with trio.move_on_after(LOOK):
+            await self._news.wait()
+        if self._news.is_set():
+            self._news = trio.Event()
+
+    async def hand_over(self) -> None:
+        """Give the provider to another node, in order."""
+        self.lease.wanted = False
+        self._handing_over.set()
+        with trio.move_on_after(LOOK):
+            if self._scope is not None:
+                await self._left.wait()
+
+    async def _hand_over(self, nursery: trio.Nursery) -> None:
+        for writer in self.replica.writers.values():
+            writer.end()
+        self._wake()
+        await self._ended.wait()
+        token = self.lease.token
+        self.lease.lost(trio.current_time())
+        await self.redis.release(self.name, token)
+        nursery.cancel_scope.cancel()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def following(self) -> dict[str, LogPosition]:
+        """Return the positions behind which this node reads."""
+        if not self.loaded or self.replica.writers:
+            return {}
+        return {log_key(self.name, name): self.replica.readers[name].position for name in LOGS}
+
+    def feed(self, name: LogName, raw: bytes) -> None:
+        """Publish a batch that was read."""
+        batch = decode(raw)
+        self.replica.feed(name, batch)
+        self.try_to_write()
+        if batch.ends:
+            self.hurry()
+
+    async def load(self) -> None:
+        """Load the present state: at the start, and where batches were lost for this node."""
+        found = await self.redis.load(self.name)
+        rows = await self.redis.rows(self.name)
+        if self.replica.writers:
+            return
+        self.replica.start_at(found.begins)
+        positions = dict(found.begins)
+        while any(positions[name] < found.ends[name] for name in LOGS):
+            read = await self.redis.read({log_key(self.name, name): positions[name] for name in LOGS})
+            for name in LOGS:
+                for position, raw in read.get(log_key(self.name, name), ()):
+                    positions[name] = position
+                    if not self.replica.writers:
+                        self.replica.feed(name, decode(raw))
+        self.part.adopt(found.epoch, found.topics, rows)
+        self.loaded = True
+        self.try_to_write()
+
+    def see(self, owner: str, now: float) -> None:
+        """Note which node owns the provider, and tell subscribers where nobody has for long."""
+        self.owner = owner
+        if owner:
+            self.seen_at = now
+        late = now - self.seen_at > SUSPECT
+        reason = (self.redis.failure or "no node has the provider's lease") if late else ""
+        if reason != self.suspected and not self.owns:
+            self.suspected = reason
+            self.part.suspect(reason)
+
+    def status(self) -> dict[str, Any]:
+        """Return its part of the status page."""
+        waiting = {f"{name}_waiting": len(writer) for name, writer in self.replica.writers.items()}
+        positions = {name: list(reader.position) for name, reader in self.replica.readers.items()}
+        return {"provider": self.name, "owner": self.owner, "owns": self.owns, "fence": self.lease.fence, **waiting,
+                "positions": positions, "suspected": self.suspected}  # fmt: skip
+
+
+class ClusterNode:
+    """All of one node.
+
+    Args:
+        name: the node's name in the configuration.
+        parts: its providers.
+        may_own: whether it asks for leases.
+        on_message: called with sender, kind and body of messages to this node.
+        status: what other nodes are shown of this one.
+        log: called with an event name and fields.
+    """
+
+    def __init__(
+        self,
+        redis: RedisCluster,
+        parts: Mapping[str, ProviderPart],
+        *,
+        may_own: bool,
+        on_message: Callable[[str, str, bytes], object] = lambda sender, kind, body: None,
+        status: Callable[[], Mapping[str, Any]] = dict,
+        log: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
+        self.redis = redis
+        self.providers = {name: ProviderNode(name, redis, part, log) for name, part in parts.items()}
+        self.nodes: dict[str, Mapping[str, Any]] = {}
+        """The statuses of the living nodes, by name."""
+        self._on_message = on_message
+        self._status = status
+        self._log = log
+        self._wants: set[str] = set()
+        self._changed = True
+        self._look_now = trio.Event()
+        self._messages: list[bytes] = []
+        self._outgoing = trio.Event()
+        self._position = LogPosition(0, 0)
+        self._loaded = trio.Event()
+        self._interest: dict[str, frozenset[str]] = {}
+        for each in self.providers.values():
+            each.lease.wanted = may_own
+
+    # --- from the relay; synchronous ---------------------------------------------------------------------------------
+
+    def want(self, stream: str) -> None:
+        """Somebody at this node wants a stream, by its channel's name."""
+        self._wants.add(stream)
+        self._changed = True
+        self._look_now.set()
+
+    def unwant(self, stream: str) -> None:
+        """Nobody at this node wants it any more."""
+        self._wants.discard(stream)
+        self._changed = True
+
+    def tell(self, to: str, kind: str, body: bytes) -> None:
+        """Send a message to a node; an empty name is everybody."""
+        self._messages.append(_encode(_Message(self.redis.node, to, kind, body)))
+        self._outgoing.set()
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be a node until cancelled."""
+        async with self.redis.connected(), trio.open_nursery() as nursery:
+            now = trio.current_time()
+            for each in self.providers.values():
+                each.seen_at = now
+                nursery.start_soon(each.keep_lease)
+                nursery.start_soon(each.lead)
+            nursery.start_soon(self._read)
+            nursery.start_soon(self._look)
+            nursery.start_soon(self._send)
+            with trio.move_on_after(SUSPECT):
+                await self._loaded.wait()
+            task_status.started()
+
+    async def hand_over(self) -> None:
+        """Give all providers to other nodes, and tell that this one ends."""
+        async with trio.open_nursery() as nursery:
+            for each in self.providers.values():
+                nursery.start_soon(each.hand_over)
+        try:
+            await self.redis.leave()
+        except StoreError as error:
+            self._log("store failed", reason=str(error))
+
+    async def _read(self) -> None:
+        keys = {log_key(each.name, name): (each, name) for each in self.providers.values() for name in LOGS}
+        failed = False
+        while True:
+            try:
+                if not self._position.fence:
+                    self._position = max(await self.redis.newest(), LogPosition(1, 0))
+                for each in self.providers.values():
+                    if not each.loaded or each.replica.missed:
+                        await each.load()
+                self._loaded.set()
+                after = {CONTROL: self._position}
+                for each in self.providers.values():
+                    after.update(each.following())
+                found = await self.redis.read(after)
+            except StoreError as error:
+                if not failed:
+                    self._log("store failed", reason=str(error))
+                failed = True
+                await trio.sleep(AGAIN)
+                continue
+            if failed:
+                self._log("store available")
+                failed = False
+            for key, batches in found.items():
+                if key == CONTROL:
+                    self._hear(batches)
+                    continue
+                each, name = keys[key]
+                for _, raw in batches:
+                    each.feed(name, raw)
+
+    def _hear(self, messages: Iterable[tuple[LogPosition, bytes]]) -> None:
+        for position, raw in messages:
+            self._position = position
+            message = _message(raw)
+            if message.kind == "want":
+                self._look_now.set()
+            elif message.to in ("", self.redis.node):
+                self._on_message(message.sender, message.kind, message.body)
+
+    async def _send(self) -> None:
+        while True:
+            await self._outgoing.wait()
+            self._outgoing = trio.Event()
+            messages, self._messages = self._messages, []
+            for message in messages:
+                try:
+                    await self.redis.tell(message)
+                except StoreError:
+                    continue  # whoever asked has a deadline
+
+    async def _look(self) -> None:
+        """Tell what this node is and wants, and see what the others are and want."""
+        while True:
+            self._look_now = trio.Event()
+            now = trio.current_time()
+            try:
+                wanted = _encode(sorted(self._wants)) if self._changed else None
+                self._changed = False
+                await self.redis.announce(msgspec.json.encode(self._status()), wanted)
+                nodes = await self.redis.nodes()
+                owners = await self.redis.owners(self.providers)
+                self._see(nodes, owners, now)
+            except StoreError:
+                self._changed = True
+                for each in self.providers.values():
+                    each.see("", now)
+            await trio.sleep(LOOK / 50)
+            with trio.move_on_after(LOOK):
+                await self._look_now.wait()
+
+    def _see(self, nodes: Mapping[str, tuple[bytes, bytes]], owners: Mapping[str, str], now: float) -> None:
+        self.nodes = {name: _status(status) for name, (status, _) in nodes.items()}
+        interest = {name: frozenset(_wanted(wanted)) if wanted else frozenset() for name, (_, wanted) in nodes.items()}
+        new: set[str] = set()
+        for name, streams in interest.items():
+            new |= streams - self._interest.get(name, frozenset())
+        self._interest = interest
+        wanted = frozenset().union(*interest.values())
+        for name, each in self.providers.items():
+            each.see(owners.get(name, ""), now)
+            mine = frozenset(stream for stream in wanted if stream.split(".", 2)[1] == name)
+            each.part.want(mine, frozenset(new) & mine)
+
+    def status(self) -> dict[str, Any]:
+        """Return its part of the status page."""
+        return {
+            "node": self.redis.node,
+            "available": not self.redis.failure,
+            "reason": self.redis.failure,
+            "nodes": self.nodes,
+            "providers": [each.status() for each in self.providers.values()],
+        }

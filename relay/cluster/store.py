@@ -1,0 +1,90 @@
+"""The store of a node: rows go with the batches of their provider's owner; the topics are in the provider's logs.
+
+`relay.store.interface.Store` for several relays. A row belongs to a provider, and only its owner writes it, under its fence:
+what another node writes is dropped, and a commit is refused with the reason.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from relay.cluster.node import ClusterNode
+from relay.cluster.topics import provider_of
+from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row
+
+
+class ClusterStore:
+    """`relay.store.interface.Store` of a `ClusterNode`, which is given after it was made."""
+
+    keeps = True
+    node: ClusterNode
+
+    @property
+    def failure(self) -> str:
+        """The reason that Redis cannot be used now; empty while it can."""
+        return self.node.redis.failure
+
+    def write(self, row: Row) -> None:
+        """Write a row with its provider's next batch."""
+        if (provider := self.node.providers.get(provider_of(row))) is not None:
+            provider.write(row)
+
+    def commit(self, row: Row, done: Done) -> None:
+        """Write a new row; ``done`` gets the reason where this node does not own its provider, or the key is there."""
+        provider = self.node.providers.get(provider_of(row))
+        if provider is None:
+            done(f"no provider is named {provider_of(row)}")
+        else:
+            provider.commit(row, done)
+
+    def sync(self, done: Done) -> None:
+        """Call ``done`` when all that was given before is in Redis."""
+        busy = [provider for provider in self.node.providers.values() if provider.busy]
+        left, said = len(busy), ""
+
+        def one(failure: str) -> None:
+            nonlocal left, said
+            left, said = left - 1, said or failure
+            if left <= 0:
+                done(said)
+
+        for provider in busy:
+            provider.sync(one)
+        if not busy:
+            done("")
+
+    def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
+        """Do nothing: an owner that follows leaves numbers out."""
+        done("")
+
+    def log(self, topic: str, event: Loggable) -> None:
+        """Do nothing: `relay.cluster.topics.ReplicatedLog` appends to the provider's logs."""
+
+    def log_first(self, topic: str, event: Loggable, done: Done) -> None:
+        """Do nothing, as `log`."""
+        done("")
+
+    def forget(self, topic: str) -> None:
+        """Do nothing."""
+
+    async def read(self, topic: str, after: int) -> LoggedTopic | None:
+        """Return None: the relay's own memory has the topic."""
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def run(self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be a node until cancelled. What the store holds is restored by an owner when it begins."""
+        owner.restore({}, {})
+        await self.node.run(task_status=task_status)
+
+    def status(self) -> Mapping[str, Any]:
+        """Return its part of the status page."""
+        waiting = sum(provider.busy for provider in self.node.providers.values())
+        return {
+            "kind": "redis",
+            "available": not self.failure,
+            "reason": self.failure,
+            "waiting": waiting,
+            "cluster": self.node.status(),
+        }

@@ -1,0 +1,263 @@
+"""The topics of a provider in the hub of one node: what `relay.cluster.replica` needs of them.
+
+While this node owns the provider, a topic's log passes each event on to the provider's logs. While it does not, what was
+read from these is published here under the owner's numbers. A topic that merges providers has no owner: each node makes it
+of its inputs, so positions in it are good at this node alone.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
+from math import inf
+from typing import Any
+
+import msgspec
+
+from relay.cluster.log import LogEntry
+from relay.cluster.replica import WINDOW, LogName, Placing, place
+from relay.hub.encoding import decode_data
+from relay.hub.history import HistoryEntry
+from relay.hub.hub import Hub
+from relay.hub.log import STATES, TopicLog, parse_key
+from relay.hub.outbox import Policy
+from relay.hub.topic import LastValue, PublishedEvent, TopicState
+from relay.model.channels import Stream
+from relay.model.enums import StalenessEvent
+from relay.model.events import Staleness, Stamp
+from relay.model.serialize import decode
+from relay.store.interface import Loggable, Row, Rows, Store
+
+Append = Callable[[LogName, LogEntry], object]
+
+_stream = lru_cache(maxsize=65_536)(parse_key)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+    """A topic's number, and its newest value where it has one."""
+
+    epoch: str
+    seq: int
+    value: LogEntry | None
+
+
+_checkpoint = msgspec.msgpack.Decoder(_Checkpoint).decode
+
+
+class ReplicatedLog(TopicLog):
+    """The log of a topic whose events are appended to the provider's logs, while this node owns the provider."""
+
+    __slots__ = ("_topics", "waiting")
+
+    def __init__(self, store: Store, key: str, epochs: Callable[[], str], topics: "ProviderTopics") -> None:
+        super().__init__(store, key, epochs)
+        self.renew_at = inf
+        self.waiting: deque[tuple[int, Callable[[str], object]]] = deque()
+        """Numbers of events that are told when they are in the log, and the functions to call then."""
+        self._topics = topics
+        self.start = topics.numbers.get(key, (topics.epoch, 0))
+        self.append = partial(topics.append, key, name="market")
+
+    def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
+        """Append an event that is delivered when it is in the log."""
+        self.waiting.append((event.seq, then))
+        self._topics.append(self.key, event, "durable")
+
+    def forget(self) -> None:
+        """Do nothing: the log forgets by itself."""
+
+
+class ProviderTopics:
+    """The topics of one provider. `relay.cluster.replica.ReplicatedTopics`, and the topics' half of a `ProviderPart`.
+
+    Args:
+        append: appends to a log of the provider.
+        leading: whether this node owns the provider.
+        clock, at: the monotonic time, and the wall time as RFC 3339.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        hub: Hub,
+        *,
+        append: Append,
+        leading: Callable[[], bool],
+        clock: Callable[[], float],
+        at: Callable[[], str],
+        epochs: Callable[[], str],
+    ) -> None:
+        self.provider = provider
+        self._hub = hub
+        self._append = append
+        self._leading = leading
+        self._clock = clock
+        self._at = at
+        self._epochs = epochs
+        self.epoch = epochs()
+        """The epoch of topics that have had no event yet, the same at all nodes."""
+        self.numbers: dict[str, tuple[str, int]] = {}
+        """Epoch and last number of each topic that has had an event: a topic may be forgotten, its numbers may not."""
+        self._changed: set[str] = set()
+        self._values: dict[str, LogEntry] = {}
+        self._suspected: dict[TopicState, LastValue | None] = {}
+
+    # --- relay.cluster.replica.ReplicatedTopics ----------------------------------------------------------------------
+
+    def publish(self, entry: LogEntry) -> None:
+        """Publish an event that is in a log."""
+        stream = _stream(entry.topic)
+        if not isinstance(stream, Stream):
+            return
+        now = self._clock()
+        topic = self._hub.topic(stream, now)
+        log = topic.log
+        if isinstance(log, ReplicatedLog) and log.waiting and log.waiting[0][0] == entry.seq:
+            _, then = log.waiting.popleft()
+            then("")
+            return
+        if place((topic.history.epoch, topic.seq), entry) is Placing.REPEATED:
+            return
+        self.numbers[entry.topic] = entry.epoch, entry.seq
+
+        def read() -> PublishedEvent:
+            found = decode(decode_data(entry.tail))
+            return PublishedEvent(found.event, found.stamp, found.id)
+
+        kept = HistoryEntry(entry.seq, entry.id, now, entry.head, entry.tail, Policy(entry.policy), entry.key)
+        self._hub.follow(stream, kept, entry.epoch, entry.first, read, now)
+
+    def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, LogEntry]]:
+        """Return the gap of each topic whose numbers go on behind others, or in a new epoch."""
+        if new_epochs and self.numbers:
+            self.epoch = self._epochs()
+        now, at = self._clock(), self._at()
+        for key, (epoch, last) in list(self.numbers.items()):
+            stream = _stream(key)
+            assert isinstance(stream, Stream)
+            name: LogName = "durable" if stream.topic.kind == "account" else "market"
+            topic = self._hub.topic(stream, now)
+            if new_epochs:
+                gap = self._hub.gap_of(topic, "failover", None, None, at).entry(1, now, topic.kind)
+                yield name, _entry(key, self.epoch, gap, 1)
+            elif name == "market":
+                seq = last + WINDOW
+                gap = self._hub.gap_of(topic, "failover", last + 1, seq, at).entry(seq, now, topic.kind)
+                yield name, _entry(key, epoch, gap, last + 1)
+
+    # --- the owner ---------------------------------------------------------------------------------------------------
+
+    def append(self, key: str, event: Loggable, name: LogName) -> None:
+        """Pass an event of a topic on to the logs, while this node owns the provider."""
+        if not self._leading():
+            return
+        stream = _stream(key)
+        assert isinstance(stream, Stream)
+        entry = _entry(key, self._hub.topic(stream, self._clock()).history.epoch, event, event.seq)
+        self._changed.add(key)
+        if name == "market":
+            self.numbers[key] = entry.epoch, entry.seq
+        if event.head not in _QUALIFIERS:
+            self._values[key] = entry
+        self._append(name, entry)
+
+    def checkpoint(self) -> Mapping[str, bytes]:
+        """Return the states of the topics that have changed since the last call."""
+        found: dict[str, bytes] = {}
+        now = self._clock()
+        for key in self._changed:
+            stream = _stream(key)
+            assert isinstance(stream, Stream)
+            topic = self._hub.topic(stream, now)
+            value = self._values.get(key) if topic.kind not in ("account", "status", "depth") else None
+            seq = topic.history.position.seq
+            if seq:
+                found[key] = _encode(_Checkpoint(topic.history.epoch, seq, value))
+        self._changed.clear()
+        self._values.clear()
+        return found
+
+    def resign(self) -> None:
+        """Forget what is in no log: the next owner numbers the topics."""
+        self._changed.clear()
+        self._values.clear()
+        for topic in self._hub.topics_of(self.provider):
+            if isinstance(topic.log, ReplicatedLog):
+                topic.log.waiting.clear()
+            topic.unfollow()
+
+    # --- the others --------------------------------------------------------------------------------------------------
+
+    def adopt(self, epoch: str, states: Mapping[str, bytes], rows: Rows) -> None:
+        """Take over what the logs do not hold any more: numbers, values, and the states of accounts."""
+        now = self._clock()
+        self.epoch = epoch
+        for topic in self._hub.topics_of(self.provider):
+            if not topic.seq:
+                topic.history.epoch = epoch
+        for key, raw in states.items():
+            stream = _stream(key)
+            if not isinstance(stream, Stream) or stream.provider != self.provider:
+                continue
+            state, topic = _checkpoint(raw), self._hub.topic(stream, now)
+            if topic.seq and (topic.history.epoch != state.epoch or topic.seq >= state.seq):
+                continue  # the logs have brought newer ones
+            if topic.seq:
+                self._hub.gap(topic, "missed", topic.seq + 1, state.seq, now)
+                if topic.kind == "account":
+                    topic.last.clear()
+            else:
+                topic.history.restore(state.epoch, (), state.seq, now)
+                topic.seq = state.seq
+            self.numbers[key] = state.epoch, state.seq
+            if (value := state.value) is not None and value.epoch == state.epoch:
+                policy = Policy(value.policy)
+                topic.last[""] = HistoryEntry(value.seq, value.id, now, value.head, value.tail, policy, value.key)
+        for name, raw in rows.get(STATES, ()):
+            key, _, state_name = name.partition("\n")
+            stream = _stream(key)
+            if isinstance(stream, Stream) and state_name not in (topic := self._hub.topic(stream, now)).last:
+                topic.restore_state(state_name, raw, now)
+
+    def suspect(self, reason: str) -> None:
+        """Tell this node's subscribers that nobody knows whether the data are fresh; empty: that they are as told before."""
+        now, at = self._clock(), self._at()
+        if reason:
+            for topic in self._hub.topics_of(self.provider):
+                if topic.kind != "status" and (topic.seq or topic.channels):
+                    self._suspected[topic] = topic.stale.get("")
+                    topic.qualify(self._staleness(topic, StalenessEvent.STALE, reason, at), now)
+            return
+        for topic, before in self._suspected.items():
+            if before is not None:
+                topic.qualify(before.published, now)
+            else:
+                topic.qualify(self._staleness(topic, StalenessEvent.FRESH, None, at), now)
+        self._suspected.clear()
+
+    def _staleness(self, topic: TopicState, event: StalenessEvent, reason: str | None, at: str) -> PublishedEvent:
+        stream = topic.stream
+        assert stream is not None
+        symbols = () if stream.topic.symbol is None else (stream.topic.symbol,)
+        told = Staleness(
+            event=event, of=topic.kind, symbols=symbols, timeframe=stream.topic.timeframe, reason=reason, session=True
+        )
+        stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=at)
+        return PublishedEvent(told, stamp, self._epochs())
+
+
+#: The heads of events that are no value.
+_QUALIFIERS = frozenset(b'{"event":"%b"' % kind for kind in (b"gap", b"staleness"))
+
+
+def _entry(key: str, epoch: str, event: Any, first: int) -> LogEntry:
+    return LogEntry(
+        key, epoch, first, event.seq, event.id, event.head, event.tail, event.policy.value, event.conflation_key
+    )
+
+
+def provider_of(row: Row) -> str:
+    """Return the provider whose owner writes this row."""
+    name = row.key.partition("\n")[0]
+    stream = _stream(name)
+    return stream.provider if isinstance(stream, Stream) else name.partition("/")[0]

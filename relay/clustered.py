@@ -1,0 +1,237 @@
+"""The relay as one node of several: what joins `relay.cluster` with the hub, the providers and the commands.
+
+A provider's sessions run here while this node owns it, and its topics follow the owner's logs while it does not. What the
+subscribers of all nodes want is asked of the provider by the owner.
+"""
+
+import secrets
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+
+from relay.cluster.node import ClusterNode
+from relay.cluster.redis import RedisCluster
+from relay.cluster.store import ClusterStore
+from relay.cluster.topics import ProviderTopics, ReplicatedLog
+from relay.hub.hub import Hub
+from relay.hub.log import TopicLog, parse_key
+from relay.model.channels import Asker, Stream, channel_name, parse_channel
+from relay.model.text import from_micros
+from relay.provider.driver import ProviderSession
+from relay.providers import ConfiguredProvider, Providers
+from relay.settings.tables import Cluster
+from relay.store.interface import Rows
+from relay.trading.pending import TABLE as COMMANDS
+from relay.trading.pending import PendingCommand
+from relay.trading.registry import CommandRegistry
+
+#: Seconds that sessions have to end when a provider is handed over.
+GOODBYE = 0.5
+
+Supervise = Callable[[str, ProviderSession], Any]
+
+
+def wall_time() -> str:
+    """Return the wall time as RFC 3339."""
+    return from_micros(time.time_ns() // 1000)
+
+
+class _Part(ProviderTopics):
+    """One provider at this node: `relay.cluster.node.ProviderPart`."""
+
+    def __init__(self, owner: "Clustered", provider: ConfiguredProvider) -> None:
+        node = owner.node_of(provider.name)
+        super().__init__(
+            provider.name,
+            owner.hub,
+            append=lambda name, entry: node().append(name, entry),
+            leading=lambda: node().replica.leading,
+            clock=trio.current_time,
+            at=wall_time,
+            epochs=owner.epochs,
+        )
+        self._owner = owner
+        self._configured = provider
+        self._wanted: frozenset[str] = frozenset()
+        self._kept: dict[str, Stream] = {}
+
+    def lead(self, rows: Rows) -> None:
+        """Restore what the last owner left."""
+        self._owner.restore(rows)
+        self.want(self._wanted, frozenset())
+
+    async def run_sessions(self, hand_over: trio.Event) -> None:
+        """Run the sessions until cancelled; end them in order at ``hand_over``."""
+        sessions = self._owner.sessions[self.provider]
+        try:
+            async with trio.open_nursery() as nursery:
+                self._owner.nurseries[self.provider] = nursery
+                for name, session in sessions.items():
+                    nursery.start_soon(self._owner.supervise, name, session)
+                await hand_over.wait()
+                for session in sessions.values():
+                    session.shutdown()
+                nursery.cancel_scope.deadline = trio.current_time() + GOODBYE
+        finally:
+            del self._owner.nurseries[self.provider]
+
+    def resign(self) -> None:
+        """Leave the provider to another node."""
+        self._owner.drop(self.provider)
+        for session in self._owner.sessions[self.provider].values():
+            session.reset()
+        super().resign()
+        for name in list(self._kept):
+            self._release(name)
+
+    def want(self, streams: frozenset[str], by: frozenset[str]) -> None:
+        """Keep these streams while this node owns the provider; ``by`` are those that a node wants anew."""
+        self._wanted = streams
+        if not self._owner.owns(self.provider):
+            return
+        now = trio.current_time()
+        for name in streams - self._kept.keys():
+            stream = parse_channel(name)
+            self._kept[name] = stream
+            self._owner.hub.hold(stream, True, now)
+            self._owner.providers.keep(stream)
+        for name in self._kept.keys() - streams:
+            self._release(name)
+        for name in by:
+            if name.partition("-")[2].startswith("depth."):
+                self._owner.hub.republish_book(parse_channel(name), now)
+
+    def _release(self, name: str) -> None:
+        stream = self._kept.pop(name)
+        self._owner.providers.release(stream)
+        self._owner.hub.hold(stream, False, trio.current_time())
+
+
+class Clustered:
+    """This node's half of the cluster.
+
+    Args:
+        settings: the cluster's.
+        store: gets its node.
+        supervise: runs a session, again and again where it crashes.
+        log: called with an event name and fields.
+    """
+
+    def __init__(
+        self,
+        settings: Cluster,
+        store: ClusterStore,
+        *,
+        providers: Providers,
+        registry: CommandRegistry,
+        end_restored: Callable[[list[PendingCommand]], object],
+        supervise: Supervise,
+        log: Callable[..., None],
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.providers = providers
+        self.supervise = supervise
+        self.name = f"{settings.node or socket.gethostname()}-{secrets.token_hex(3)}"
+        self.sessions: dict[str, dict[str, ProviderSession]] = {provider.name: {} for provider in providers}
+        self.nurseries: dict[str, trio.Nursery] = {}
+        self.dropped: Counter[str] = Counter()
+        """Events that were not published because this node does not own their provider, by provider."""
+        self._registry = registry
+        self._end_restored = end_restored
+        self._log = log
+        self._wanted: Counter[str] = Counter()
+        self._count = 0
+
+    def attach(self, hub: Hub) -> None:
+        """Make the node, now that there is a hub."""
+        self.hub = hub
+        redis = RedisCluster(self.settings.url, self.name, self.settings.lease)
+        self._parts = {provider.name: _Part(self, provider) for provider in self.providers}
+        self.node = self.store.node = ClusterNode(
+            redis,
+            self._parts,
+            may_own=self.settings.role != "edge",
+            status=self._told,
+            log=self._log,
+        )
+        self.providers.run_each(self._add)
+
+    def node_of(self, provider: str) -> Callable[[], Any]:
+        """Return a function that gives the node's part in a provider."""
+        return lambda: self.node.providers[provider]
+
+    def _add(self, name: str, session: ProviderSession) -> None:
+        provider = name.partition(" ")[0].partition("/")[0]
+        self.sessions[provider][name] = session
+        if provider in self.nurseries:
+            self.nurseries[provider].start_soon(self.supervise, name, session)
+
+    # --- for the hub -------------------------------------------------------------------------------------------------
+
+    def epochs(self) -> str:
+        """Name an epoch, or an event of this node."""
+        self._count += 1
+        return f"{self.name}-{self._count:x}"
+
+    def new_log(self, key: str) -> TopicLog | None:
+        """Begin the log of a topic; an application's own channel has none."""
+        stream = parse_key(key)
+        if not isinstance(stream, Stream) or stream.provider not in self._parts:
+            return None
+        return ReplicatedLog(self.store, key, self.epochs, self._parts[stream.provider])
+
+    def want(self, stream: Stream, by: Asker) -> list[str]:
+        """Somebody here is the first to want a stream. Return the providers that are asked for it."""
+        behind = self.providers.behind(stream)
+        for own in behind:
+            name = channel_name(own, "private-")
+            self._wanted[name] += 1
+            if self._wanted[name] == 1:
+                self.node.want(name)
+        return [own.provider for own in behind]
+
+    def want_too(self, stream: Stream, by: Asker) -> None:
+        """Somebody else here wants a stream: nothing is new."""
+
+    def unwant(self, stream: Stream) -> None:
+        """Nobody here wants a stream any more."""
+        for own in self.providers.behind(stream):
+            name = channel_name(own, "private-")
+            self._wanted[name] -= 1
+            if self._wanted[name] <= 0:
+                del self._wanted[name]
+                self.node.unwant(name)
+
+    def owns(self, provider: str) -> bool:
+        """Return True while this node may publish the provider's events."""
+        return provider in self.node.providers and self.node.providers[provider].owns
+
+    # --- owning ------------------------------------------------------------------------------------------------------
+
+    def restore(self, rows: Rows) -> None:
+        """Take over what the last owner of a provider left: commands, dials, fills, states."""
+        restored = self._registry.restore(rows.get(COMMANDS, ()), trio.current_time(), time.time_ns())
+        self.providers.restore(rows)
+        self._end_restored(restored)
+
+    def drop(self, provider: str) -> None:
+        """Forget the commands of a provider: its next owner answers for them."""
+        self._registry.drop(provider)
+
+    # --- status ------------------------------------------------------------------------------------------------------
+
+    def _told(self) -> Mapping[str, Any]:
+        owned = [name for name in self.node.providers if self.owns(name)]
+        return {"role": self.settings.role, "owns": owned, "connections": self.hub.connections}
+
+    def statuses(self) -> list[Mapping[str, Any]]:
+        """Return one status per session; one of a provider that another node owns says so, and is not required here."""
+        return [
+            status if self.owns(status["provider"]) else {**status, "required": False, "state": "elsewhere"}
+            for status in self.providers.statuses()
+        ]

@@ -1,0 +1,53 @@
+"""Several relays on a real Redis: any client on any node, and a provider's sessions on one of them."""
+
+from pathlib import Path
+
+from relay_synthetic.simulator import SyntheticSimulator
+from support.cluster import cluster
+from support.redis_server import redis_server
+
+QUOTES = "quote.synthetic.BTC-USD"
+
+
+async def test_subscribers_of_any_node_get_one_sequence_over_a_takeover_and_resume_at_another_node(
+    tmp_path: Path,
+) -> None:
+    venue = SyntheticSimulator(rate=100)
+    async with venue.serve() as address, redis_server(tmp_path) as redis:
+        async with cluster(redis, {"synthetic": {"url": address.ws}}) as together:
+            for name in "abc":
+                await together.node(name)
+            owner = await together.owner("synthetic")
+            one, other = [node for node in together.nodes if node is not owner]
+            at = [one]
+            steady = together.subscribe(lambda: other.port, QUOTES)
+            wanders = together.subscribe(lambda: at[0].port, QUOTES)
+            await steady.hears(20, "quote")
+            await wanders.hears(20, "quote")
+            assert len(venue.links) == 1
+            await owner.kill()
+            await steady.hears(1, "gap")
+            assert steady.of("gap")[0]["reason"] == "failover"
+            await steady.hears(20, "quote")
+            await wanders.hears(20, "quote")
+            at[0] = other
+            await one.stop()
+            await wanders.hears(20, "quote")
+            for heard in (steady, wanders):
+                print(
+                    heard.subscriber.notes,
+                    heard.subscriber.views,
+                    [
+                        (e["type"], e["seq"], e.get("from"), e.get("reason"), e.get("event"))
+                        for e in heard.events
+                        if e["type"] != "quote"
+                    ],
+                    heard.holes(),
+                )
+                assert heard.holes() == []
+                assert not heard.subscriber.notes["epoch_changed"]
+                assert not heard.subscriber.notes["position_expired"]
+            contents = {event["seq"]: event["id"] for event in steady.of("quote")}
+            both = [event for event in wanders.of("quote") if event["seq"] in contents]
+            assert both
+            assert all(contents[event["seq"]] == event["id"] for event in both)
