@@ -1,11 +1,15 @@
 """Bring a new subscriber up to date: what it is sent between `subscription_succeeded` and the live events.
 
 What that is, is decided when it joins (`catch_up`). Making it may take milliseconds, for a rewind of a thousand events, an
-account with thousands of orders or a book with thousands of levels. So it is made in parts (`Joining.proceed`), and between
-them the relay's other work goes on. Events that the channel delivers meanwhile wait behind it. All of it is put into the
-outbox at once and in order, and the subscriber is live: nothing is lost, repeated or overtaken.
+account with thousands of orders or a book with thousands of levels. So it is made in parts (`Joining.proceed`), each of which goes
+to the outbox, and between them the relay's other work goes on. Events that the channel delivers meanwhile wait behind the
+last part; then the subscriber is live: nothing is lost, repeated or overtaken.
+
+Of depth all goes to the outbox at once, when it is made: where a subscriber is slow the outbox may replace what waits by
+a book of that moment, and nothing older may follow it.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -142,7 +146,7 @@ def _add_state(
 class Joining:
     """A subscriber that is brought up to date. Until it is, this stands for its outbox in the channel."""
 
-    __slots__ = ("_caught_up", "_channel", "_ids", "_made", "_outbox", "_socket_id", "_waiting", "dirty", "done")
+    __slots__ = ("_caught_up", "_channel", "_ids", "_outbox", "_socket_id", "_waiting", "dirty", "done")
 
     def __init__(self, channel: Channel, socket_id: str, outbox: Outbox, caught_up: CatchUp, *, ids: bool) -> None:
         """Join the channel at the present moment; `proceed` does the rest."""
@@ -151,7 +155,6 @@ class Joining:
         self._outbox = outbox
         self._caught_up = caught_up
         self._ids = ids
-        self._made: list[Delivery] = []
         self._waiting: list[Delivery] = []
         self.dirty = True
         """As in `Outbox`: nothing here is to be flushed."""
@@ -186,29 +189,25 @@ class Joining:
         part: list[Delivery] = []
         if self.done:
             return part
-        for delivery in islice(self._caught_up.deliveries, _PART):
+        most = sys.maxsize if self._channel.topic.kind == "depth" else _PART
+        for delivery in islice(self._caught_up.deliveries, most):
             if delivery is None:
                 break
             part.append(delivery)
+            self._outbox.put(delivery)
         else:
-            if len(part) < _PART:
-                self._end(part)
-                return part
-        self._made += part
+            if len(part) < most:
+                self._end()
         return part
 
     def leave(self) -> None:
-        """Drop what is made and what waits: the subscriber has left the channel."""
+        """Drop what waits: the subscriber has left the channel."""
         self.done = True
-        self._made.clear()
         self._waiting.clear()
 
-    def _end(self, part: Sequence[Delivery]) -> None:
+    def _end(self) -> None:
         self.done = True
-        put = self._outbox.put
-        for deliveries in (self._made, part, self._waiting):
-            for delivery in deliveries:
-                put(delivery)
+        for delivery in self._waiting:
+            self._outbox.put(delivery)
         self._channel.replace(self._socket_id, self._outbox)
-        self._made.clear()
         self._waiting.clear()
