@@ -1,8 +1,8 @@
 """Bring a new subscriber up to date: what it is sent between `subscription_succeeded` and the live events.
 
 What that is, is decided when it joins (`catch_up`). Making it may take milliseconds, for a rewind of a thousand events, an
-account with thousands of orders or a book with thousands of levels. So it is made in parts (`Joining.proceed`), each of which goes
-to the outbox, and between them the relay's other work goes on. Events that the channel delivers meanwhile wait behind the
+account with thousands of orders or a book with thousands of levels. So it is made in parts (`Joining.proceed`), and between
+them the relay's other work goes on. Each part goes to the outbox. Events that the channel delivers meanwhile wait behind the
 last part; then the subscriber is live: nothing is lost, repeated or overtaken.
 
 Of depth all goes to the outbox at once, when it is made: where a subscriber is slow the outbox may replace what waits by
