@@ -44,7 +44,7 @@ BTC = {"symbol": "BTC/USD"}
 
 
 def market(channel: str, prefix: str) -> str:
-    """The pair a channel of this kind is about; empty for a channel of another kind."""
+    """Return the pair that a channel of this kind is about; empty for a channel of another kind."""
     return channel.removeprefix(prefix) if channel.startswith(prefix) else ""
 
 

@@ -61,7 +61,7 @@ class Kraken(Adapter):
 
     @classmethod
     def book_levels(cls, context: Context) -> int:
-        """The subscribed depth: a level beyond it is gone without a word (documented under "Maintaining the book")."""
+        """Return the subscribed depth: a level beyond it is gone without a word (page "Maintaining the book")."""
         return int(context.options["depth"])
 
     def prepare(self) -> Iterable[Fetch]:

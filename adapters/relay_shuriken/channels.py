@@ -68,7 +68,7 @@ class Channels:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def resolve(self, new: Iterable[Want], repeated: Iterable[Want] = ()) -> Fetch:
-        """The bootstrap."""
+        """Return the bootstrap's request, for the ``new`` streams and those to be ``repeated``."""
         asked = tuple(dict.fromkeys((*repeated, *new)))
         body = {"subscriptions": [want.asked() for want in asked]}
         return Fetch(tag=Resolve(asked, tuple(new)), method="POST", url=SESSION, json=body)
@@ -95,7 +95,7 @@ class Channels:
         return Fetch(tag=Authorize(want), method="POST", url=self._auth_url, form=form, authenticated=True)
 
     def leave(self, topics: Iterable[Topic]) -> Iterator[str]:
-        """Let go of the topics' streams."""
+        """Leave the streams of these topics."""
         topics = set(topics)
         for want in [want for want, topic in self._wanted.items() if topic in topics]:
             del self._wanted[want]
@@ -105,7 +105,7 @@ class Channels:
             self._let_go(want)
 
     def _let_go(self, want: Want) -> None:
-        """Nobody wants the stream; what was let go longest ago is forgotten."""
+        """Remember a stream that nobody wants any more; of too many the one left longest ago is forgotten."""
         self._left.pop(want, None)
         self._left[want] = None
         if len(self._left) <= LEFT:
@@ -189,14 +189,14 @@ class Channels:
             yield from (self.resolve([want]) for want in asked)
 
     def joined(self, channel: str) -> Items:
-        """The Pusher server confirmed a channel."""
+        """Take note that the Pusher server confirmed a channel, and yield the acknowledgement."""
         topic = self._wanted.get(self.streams.get(channel, Want("")))
         if topic is not None:
             self._joined.add(channel)
             yield Ack((topic,))
 
     def refused(self, channel: str, reason: str) -> Items:
-        """The Pusher server refused a channel."""
+        """Take note that the Pusher server refused a channel, and yield the refusal."""
         yield from self._refused(self.streams.get(channel, Want(channel)), reason)
 
     def _refused(self, want: Want, reason: str) -> Items:

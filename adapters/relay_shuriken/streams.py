@@ -45,7 +45,7 @@ class Want:
     filter: tuple[tuple[str, str], ...] = ()
 
     def asked(self) -> Mapping[str, object]:
-        """As the bootstrap's body has it."""
+        """Return it as the bootstrap's body has it."""
         return {"stream": self.stream, "filter": dict(self.filter)}
 
     @property
@@ -59,7 +59,7 @@ class Want:
 
 
 def canonical(stream: str) -> str:
-    """The SDKs' spelling of a stream's name, ``alpha.signalFeedGlobal``; the page writes ``alpha.signalFeed.global``."""
+    """Return the SDKs' spelling of a stream's name, ``alpha.signalFeedGlobal``: the page's ``alpha.signalFeed.global``."""
     family, dot, feed = stream.partition("signalFeed.")
     return f"{family}signalFeed{feed[:1].upper()}{feed[1:]}" if dot else stream
 
@@ -70,7 +70,7 @@ def side(address: str) -> str:
 
 
 def wants(topic: Topic, native: str, profiles: Iterable[str] = (), feeds: Iterable[str] = ()) -> tuple[Want, ...]:
-    """The streams of a topic; ``native`` is its symbol as Shuriken writes it.
+    """Return the streams of a topic; ``native`` is its symbol as Shuriken writes it.
 
     Raises:
         ValueError: no stream of Shuriken is of that kind and symbol; the text says how a symbol is written.

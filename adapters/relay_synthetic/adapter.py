@@ -105,11 +105,11 @@ class Synthetic(Adapter):
         return Unknown(data, "members of a stream's message are missing")
 
     def stream(self, topic: Topic) -> str:
-        """The venue's name of a topic's stream."""
+        """Return the venue's name of a topic's stream."""
         name = f"{NAMES[topic.kind]}:{self.native(topic.symbol or '')}"
         return name if topic.timeframe is None else f"{name}:{topic.timeframe}"
 
     def topic(self, stream: str) -> Topic:
-        """The topic of a stream's name. KeyError or ValueError when there is none."""
+        """Return the topic of a stream's name. Raises KeyError or ValueError when there is none."""
         kind, native, *timeframe = stream.split(":")
         return Topic(kind=KINDS[kind], symbol=self.symbol(native), timeframe=timeframe[0] if timeframe else None)

@@ -41,7 +41,7 @@ def kind(command: Command) -> str:
 
 
 def called(id: str, name: str, answer: Answer, symbol: Symbol) -> Iterable[Signal]:
-    """The answer to the command with this id and name."""
+    """Yield the reply to the command of this id; ``name`` says how its answer is read."""
     if not answer.ok:
         refused = failure(answer)
         details = refused.get("details")

@@ -76,13 +76,13 @@ _event_id = re.compile(r'"event_id"\s*:\s*"([^"\\]{1,200})"').search
 
 
 def listed(text: str) -> list[Given]:
-    """The objects of an answer that is a list of them, or one."""
+    """Return the objects of an answer that is a list of them, or one."""
     answer = loads(text)
     return [members(raw) for raw in (answer if isinstance(answer, list) else [answer])]
 
 
 def event_id(text: str, frame: Any) -> str | None:
-    """The id to acknowledge a frame by; ``frame`` is None when the text is not JSON. Only paced frames have one."""
+    """Return the id to acknowledge a frame by; ``frame`` is None when the text is not JSON. Only paced frames have one."""
     if isinstance(frame, dict):
         id = frame.get("event_id")
         return id if isinstance(id, str) and id else None
@@ -96,7 +96,7 @@ def _about(given: Given, symbol: Symbol) -> Given:
 
 
 def _picked(given: Mapping[str, Any], names: tuple[str, ...], *read: str) -> Given:
-    """The members of these names, and whatever is neither among them nor ``read`` otherwise as ``data``."""
+    """Return the members of these names, and as ``data`` whatever is neither among them nor ``read`` otherwise."""
     fields = {name: given[name] for name in names if name in given}
     if len(given) > len(fields):
         rest = {name: value for name, value in given.items() if name not in fields and name not in read}
@@ -110,7 +110,7 @@ def quote(given: Given, symbol: Symbol, **time: Any) -> Quote:
 
 
 def candle(given: Given, symbol: Symbol, **time: Any) -> Candle:
-    """A bar. Nothing says whether it can still change."""
+    """Return a bar. Nothing says whether it can still change."""
     about, picked = _about(given, symbol), _picked(given, BAR, "symbol", "timestamp")
     return Candle(start=given["timestamp"], **about, **picked, **time)
 
@@ -120,7 +120,7 @@ def order(given: Given, symbol: Symbol, event: Any, **more: Any) -> Order:
 
 
 def listed_order(given: Given, symbol: Symbol) -> Order:
-    """An order of a list, with what its status says has happened."""
+    """Return an order of a list, with what its status says has happened."""
     return order(given, symbol, LISTED[OrderStatus(given["status"])], timestamp=given.get("updated_at"))
 
 
@@ -129,14 +129,14 @@ def position(given: Given, symbol: Symbol, event: Any, **time: Any) -> Position:
 
 
 def listed_position(given: Given, symbol: Symbol) -> Position:
-    """A position of a list: opened, and modified where the gateway says that it was since."""
+    """Return a position of a list: opened, and modified where the gateway says that it was since."""
     opened, updated = given.get("opened_at"), given.get("updated_at")
     event = PositionEvent.POSITION_OPENED if updated in (None, opened) else PositionEvent.POSITION_MODIFIED
     return position(given, symbol, event, timestamp=updated)
 
 
 def account(given: Given, event: Any = AccountEvent.BALANCE_UPDATED, **time: Any) -> Account:
-    """The account's money. METRICS_UPDATED is a word of the relay's that the gateway does not use."""
+    """Return the account's money. METRICS_UPDATED is a word of the relay's that the gateway does not use."""
     if event == AccountEvent.METRICS_UPDATED:
         raise ValueError(f"no event of this provider's accounts: {event}")
     return Account(event=event, **_picked(given, ACCOUNT), **time)
@@ -148,25 +148,25 @@ def trade(given: Given, symbol: Symbol, **more: Any) -> Trade:
 
 
 def _says(given: Given) -> str:
-    """That it is the gateway who says so, its word, and the broker's name where it gives one."""
+    """Return the gateway's own word as a reason, with the broker's name where it gives one."""
     return " ".join(["the gateway says", *(text(given, name) for name in ("event", "broker") if name in given)])
 
 
 def connection(given: Given, **time: Any) -> Connection:
-    """The gateway's own connection to its broker."""
+    """Return the state of the gateway's own connection to its broker."""
     failure = text(given, "error") if "error" in given else None
     return Connection(event=CONNECTIONS[text(given, "event")], reason=_says(given), error=failure,
                       gap_ms=given.get("gap_duration_ms"), upstream=True, **time)  # fmt: skip
 
 
 def staleness(given: Given, symbol: Symbol, natives: Iterable[str], **time: Any) -> Staleness:
-    """The gateway has no live data of these symbols, or has it again."""
+    """Return that the gateway has no live data of these symbols, or has it again."""
     return Staleness(event=text(given, "event"), symbols=map(symbol, natives), stale_since=given.get("stale_since"),
                      reason=_says(given), **time)  # fmt: skip
 
 
 def error(given: Given, **time: Any) -> Error | Notification:
-    """An error; what it tells an account's owner is a notification on the account, where nobody else reads it."""
+    """Return an error; what it tells an account's owner is a notification on the account, where nobody else reads it."""
     code, message, details = text(given, "code"), text(given, "message"), given.get("details")
     if code in OF_THE_ACCOUNT:
         return Notification(level="error", title=code, message=message, data=details, **time)
@@ -174,6 +174,6 @@ def error(given: Given, **time: Any) -> Error | Notification:
 
 
 def financing(given: Given, symbol: Symbol, **time: Any) -> Notification:
-    """Financing of a position, in the account's home currency; negative is a charge."""
+    """Return the financing of a position, in the account's home currency; negative is a charge."""
     about, amount = _about(given, symbol), text(given, "amount")
     return Notification(title="financing", message=f"{amount} on {about['symbol']}", data=given, **time)

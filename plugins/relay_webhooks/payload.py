@@ -11,13 +11,13 @@ _FIELDS = ("name", "channel", "event", "data", "socket_id", "user_id", "subscrip
 
 
 def encode_event(event: ChannelEvent) -> bytes:
-    """The event as JSON in ASCII, so that whatever a client put into its data can be sent and signed."""
+    """Return the event as JSON in ASCII, so that whatever a client put into its data can be sent and signed."""
     present = {name: value for name in _FIELDS if (value := getattr(event, name)) is not None}
     return json.dumps(present, separators=(",", ":")).encode()
 
 
 def encode_body(time_ms: int, events: Iterable[bytes]) -> bytes:
-    """The body of encoded events; ``time_ms`` is Unix time."""
+    """Return the body of encoded events; ``time_ms`` is Unix time."""
     return b'{"time_ms":%d,"events":[%s]}' % (time_ms, b",".join(events))
 
 

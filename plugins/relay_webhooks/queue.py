@@ -146,12 +146,12 @@ class EventQueue:
         return self._batch
 
     def accepted(self) -> None:
-        """The batch arrived."""
+        """Drop the batch: it arrived."""
         self.sent += self._end_batch()
         self.failures, self._not_before = 0, -inf
 
     def failed(self, now: float, uniform: float) -> None:
-        """The batch did not arrive: wait, or give it up. ``uniform`` is a random number in [0, 1)."""
+        """Wait after a batch that did not arrive, or give it up. ``uniform`` is a random number in [0, 1)."""
         limits = self._limits
         wait = backoff(limits.retry_first, limits.retry_cap, self.failures, jitter=0.5, uniform=1.0 - uniform)
         self.failures += 1

@@ -148,11 +148,11 @@ class Adapter(abc.ABC):
         return self.defaults()[name] if value is None else value
 
     def prepare(self) -> Iterable[Fetch]:
-        """Fetches that must be answered before each dial: a login, symbol metadata not yet known."""
+        """Yield the fetches that must be answered before each dial: a login, symbol metadata not yet known."""
         return ()
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch | Poll]:
-        """Frames and fetches that carry out ``outgoing``, and polls to begin.
+        """Yield the frames and fetches that carry out ``outgoing``, and polls to begin.
 
         Nothing for what the provider has no message for.
 
@@ -165,16 +165,16 @@ class Adapter(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, message: str) -> Iterable[Event | Signal]:
-        """Events and signals of one message. What raises here becomes one `Unknown`, and nothing of the message is used."""
+        """Yield the events and signals of one message. One that raises becomes one `Unknown`, and nothing of it is used."""
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
-        """Events and signals of an HTTP answer."""
+        """Yield the events and signals of an HTTP answer."""
         return ()
 
     def symbol(self, native: str) -> str:
-        """Canonical text of the provider's symbol."""
+        """Return the canonical text of the provider's symbol."""
         return self.symbols.canonical(native)
 
     def native(self, symbol: str) -> str:
-        """The provider's text of a canonical symbol."""
+        """Return the provider's text of a canonical symbol."""
         return self.symbols.native(symbol)

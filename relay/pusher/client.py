@@ -298,7 +298,7 @@ class ClientConnection:
     # Time ------------------------------------------------------------------------------------------------------------
 
     def alive(self, now: float) -> None:
-        """Something other than a text message came in."""
+        """Take note that something other than a text message was received: the server is alive."""
         self._seen = now
         self._pinged = None
 
@@ -328,7 +328,7 @@ class ClientConnection:
     # Receiving -------------------------------------------------------------------------------------------------------
 
     def receive(self, text: str, now: float) -> list[ClientSignal]:
-        """One text message came in."""
+        """Read one text message."""
         if self.closed:
             return []
         self.alive(now)

@@ -98,7 +98,7 @@ class User:
 
 
 def member_of(channel_data: str, limits: Limits) -> PresenceMember:
-    """The member that a signed channel_data describes: `user_id`, and perhaps `user_info` of any JSON."""
+    """Return the member that a signed channel_data describes: `user_id`, and perhaps `user_info` of any JSON."""
     data = read_as(_channel_data, channel_data, "channel_data")
     user_id = str(data.user_id)
     check_user_id(user_id, limits.user_id)
@@ -114,7 +114,7 @@ def check_member_size(member: PresenceMember, limits: Limits) -> None:
 
 
 def user_of(user_data: str, limits: Limits) -> User:
-    """The user that a signed user_data describes: `id`, and perhaps `user_info` and `watchlist`.
+    """Return the user that a signed user_data describes: `id`, and perhaps `user_info` and `watchlist`.
 
     Raises:
         ProtocolError: among others for an id that cannot stand in a channel's name: no event could reach its user.
@@ -281,7 +281,7 @@ class ServerConnection:
         return [SendMessage(messages.connection_established(self.socket_id, self.app.activity_timeout))]
 
     def receive(self, text: str, now: float) -> list[Action]:
-        """One text message came in."""
+        """Read one text message; return what it asks for."""
         if self.closed:
             return []
         self.alive(now)
@@ -293,7 +293,7 @@ class ServerConnection:
             return [SendMessage(messages.error(exc.message, exc.code))]
 
     def refuse(self, text: str, limit: str, now: float) -> list[Action]:
-        """One text message came in from a client that has used up a budget; `limit` is the setting's name.
+        """Refuse a text message of a client that has used up a budget; `limit` is the setting's name.
 
         A channel may be left all the same; everything else is answered with an error and has no effect.
         """
@@ -315,7 +315,7 @@ class ServerConnection:
         return [SendMessage(messages.error(why, PusherCloseCode.RATE_LIMITED))]
 
     def receive_binary(self, now: float) -> list[Action]:
-        """One binary message came in; the protocol has none."""
+        """Refuse a binary message; the protocol has none."""
         if self.closed:
             return []
         self.alive(now)
@@ -348,15 +348,15 @@ class ServerConnection:
         return []
 
     def forget(self, channel: str) -> None:
-        """The hub has refused or ended this subscription, and told the client."""
+        """Drop a subscription that the hub has refused or ended, and has told the client of."""
         self._drop(channel)
 
     def close(self, code: int, reason: str = "") -> list[Action]:
-        """The relay's own wish to close: shutdown 4200, terminated 4009, too slow 4100. Nothing if already closed."""
+        """Close for a reason of the relay's: shutdown 4200, terminated 4009, too slow 4100. Nothing if already closed."""
         return [] if self.closed else self._close(code, reason)
 
     def lost(self) -> list[Action]:
-        """The socket has ended, from whichever side: an Unsubscribe for every channel still held."""
+        """Return an Unsubscribe for every channel still held: the socket has ended, from whichever side."""
         left: list[Action] = [LeaveChannel(channel) for channel in self._channels]
         self._channels.clear()
         self._authorities.clear()

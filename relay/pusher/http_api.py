@@ -81,12 +81,12 @@ class HistoryQuery:
 
 
 def auth_key(raw_query: str) -> str | None:
-    """The `auth_key` of a query; finds the app of a request whose path names none. Proves nothing."""
+    """Return the `auth_key` of a query, which finds the app of a request whose path names none. It proves nothing."""
     return dict(signatures.query_pairs(raw_query)).get("auth_key")
 
 
 def authenticate(app: App, method: str, path: str, raw_query: str, body: bytes, now_unix: float) -> dict[str, str]:
-    """The parameters of an authentic request, keys in lower case, without those that authenticate it.
+    """Return the parameters of an authentic request, keys in lower case, without those that authenticate it.
 
     Raises what `authenticate_head` and `AuthenticHead.check_body` raise.
     """
@@ -115,7 +115,7 @@ class AuthenticHead:
 
 
 def unsigned_body() -> ApiError:
-    """The refusal of a request that has a body without `body_md5`."""
+    """Return the refusal of a request that has a body without `body_md5`."""
     return ApiError(401, "body_md5 is missing: a request with a body must sign it")
 
 
@@ -430,7 +430,7 @@ def batch_response(triggers: Sequence[Trigger], states: Mapping[str, ChannelStat
 
 
 def channels_item(info: Info, occupied: tuple[str, ChannelState]) -> tuple[str, msgspec.Raw]:
-    """One channel of `channels_response`: its name, and the attributes asked for, encoded."""
+    """Return one channel of `channels_response`: its name, and the attributes asked for, encoded."""
     name, state = occupied
     return name, msgspec.Raw(_json(_attributes(name, info, state)))
 
@@ -451,7 +451,7 @@ def users_response(user_ids: Iterable[str]) -> bytes:
 
 
 def history_item(event: Mapping[str, object]) -> msgspec.Raw:
-    """One event of `history_response`, encoded."""
+    """Return one event of `history_response`, encoded."""
     return msgspec.Raw(_json(event))
 
 
@@ -462,7 +462,7 @@ def history_response(position: ResumePosition, events: Iterable[object], *, more
 
 
 def history_gone(reason: ResumeFailure, position: ResumePosition | None) -> ApiError:
-    """The answer 410 when events after the asked position are lost; it carries the channel's current position."""
+    """Return the answer 410 when events after the asked position are lost; it carries the channel's current position."""
     details: dict[str, Any] = {"reason": reason}
     if position is not None:
         details |= {"epoch": position.epoch, "seq": position.seq}

@@ -178,12 +178,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def json_text(value: object) -> str:
-    """Compact JSON. Text that is already JSON goes in as `msgspec.Raw`."""
+    """Return compact JSON. Text that is already JSON goes in as `msgspec.Raw`."""
     return _encode(value).decode()
 
 
 def text_of(raw: msgspec.Raw) -> str | None:
-    """The JSON text of a part left as it came; None for null."""
+    """Return the JSON text of a part left as it came; None for null."""
     text = bytes(raw).decode()
     return None if text == "null" else text
 
@@ -204,8 +204,10 @@ def event(
     id: str | None = None,
     seq: int | None = None,
 ) -> str:
-    """An event on a channel. `user_id` belongs to client events on presence channels only; `id` and `seq` go to
-    subscribers that asked for them, beside the data."""
+    """Write an event on a channel.
+
+    `user_id` belongs to client events on presence channels only; `id` and `seq` go to subscribers that asked for them.
+    """
     message: dict[str, Any] = {"event": name, "channel": channel, "data": data}
     if user_id is not None:
         message["user_id"] = user_id
@@ -221,13 +223,13 @@ def _on_channel(channel: str, name: str, data: Mapping[str, object]) -> str:
 
 
 def connection_established(socket_id: str, activity_timeout: float) -> str:
-    """The first message; `activity_timeout` in whole seconds, at least 1: pusher-js throws when it is 0 or absent."""
+    """Write the first message; `activity_timeout` in whole seconds, at least 1: pusher-js throws when it is 0 or absent."""
     data = {"socket_id": socket_id, "activity_timeout": max(1, int(activity_timeout))}
     return json_text({"event": "pusher:connection_established", "data": json_text(data)})
 
 
 def error(message: str, code: PusherCloseCode | int | None = None, details: Mapping[str, object] | None = None) -> str:
-    """Something the client sent was refused. The code is null where the protocol documents none for the cause.
+    """Write that something the client sent was refused. The code is null where the protocol documents none for the cause.
 
     `details` are more members for the program; those that are None are left out.
     """
@@ -237,20 +239,24 @@ def error(message: str, code: PusherCloseCode | int | None = None, details: Mapp
 
 
 def ping() -> str:
-    """Are you there? Either side may ask."""
+    """Write the question whether the other side is there. Either side may ask."""
     return '{"event":"pusher:ping","data":{}}'
 
 
 def pong() -> str:
-    """The answer to `pusher:ping`."""
+    """Write the answer to `pusher:ping`."""
     return '{"event":"pusher:pong","data":{}}'
 
 
 def subscription_succeeded(
     channel: str, *, members: Iterable[PresenceMember] | None = None, position: ResumePosition | None = None
 ) -> str:
-    """The subscription holds. `members`, one per user, on presence channels, the new one included; `position`, the
-    channel's current one, for subscribers that asked for `ids`, so that they can resume from it later."""
+    """Write that the subscription holds.
+
+    Args:
+        members: on presence channels, one per user, the new one included.
+        position: the channel's current one, for subscribers that asked for `ids`, so that they can resume from it later.
+    """
     data: dict[str, object] = {}
     if members is not None:
         users = {member.user_id: _raw(member.user_info) for member in members}
@@ -262,18 +268,18 @@ def subscription_succeeded(
 
 
 def subscription_error(channel: str, type: str, error: str, status: int) -> str:
-    """The subscription was refused. `type` is `AuthError`, `LimitReached` or `InvalidRequest`; `status` as of HTTP."""
+    """Write a refused subscription. `type` is `AuthError`, `LimitReached` or `InvalidRequest`; `status` as of HTTP."""
     data = {"type": type, "error": error, "status": status}
     return json_text({"event": "pusher:subscription_error", "channel": channel, "data": data})
 
 
 def subscription_count(channel: str, count: int) -> str:
-    """Report the number of connections subscribed to the channel."""
+    """Write the number of connections subscribed to the channel."""
     return _on_channel(channel, "pusher_internal:subscription_count", {"subscription_count": count})
 
 
 def member_added(channel: str, member: PresenceMember) -> str:
-    """A user has joined a presence channel with its first connection."""
+    """Write that a user has joined a presence channel with its first connection."""
     data: dict[str, object] = {"user_id": member.user_id}
     if member.user_info is not None:
         data["user_info"] = _raw(member.user_info)
@@ -281,34 +287,34 @@ def member_added(channel: str, member: PresenceMember) -> str:
 
 
 def member_removed(channel: str, user_id: str) -> str:
-    """A user's last connection has left a presence channel."""
+    """Write that a user's last connection has left a presence channel."""
     return _on_channel(channel, "pusher_internal:member_removed", {"user_id": user_id})
 
 
 def cache_miss(channel: str) -> str:
-    """The cache channel just joined has no last event."""
+    """Write that the cache channel just joined has no last event."""
     return _on_channel(channel, "pusher:cache_miss", {})
 
 
 def signin_success(user_data: str) -> str:
-    """The sign-in holds; `user_data` as the client sent it."""
+    """Write that the sign-in holds; `user_data` as the client sent it."""
     return json_text({"event": "pusher:signin_success", "data": json_text({"user_data": user_data})})
 
 
 def watchlist_events(events: Iterable[tuple[Literal["online", "offline"], Sequence[str]]]) -> str:
-    """Users of the watchlist that came or went, each item a name and the user ids."""
+    """Write which users of the watchlist came or went, each item a name and the user ids."""
     data = {"events": [{"name": name, "user_ids": list(user_ids)} for name, user_ids in events]}
     return json_text({"event": "pusher_internal:watchlist_events", "data": json_text(data)})
 
 
 def resume_succeeded(channel: str, position: ResumePosition, replayed: int) -> str:
-    """After the `replayed` events that were missed; everything up to `position` has now been sent."""
+    """Write the end of a resume, after the `replayed` missed events; everything up to `position` has now been sent."""
     data = {"epoch": position.epoch, "seq": position.seq, "replayed": replayed}
     return _on_channel(channel, "tickrelay:resume_succeeded", data)
 
 
 def resume_failed(channel: str, reason: ResumeFailure, position: ResumePosition | None) -> str:
-    """Report that the missed events are lost; live events go on from `position` (None: the channel keeps no history)."""
+    """Write that the missed events are lost; live events go on from `position` (None: the channel keeps no history)."""
     data: dict[str, object] = {"reason": reason}
     if position is not None:
         data |= {"epoch": position.epoch, "seq": position.seq}
@@ -316,7 +322,7 @@ def resume_failed(channel: str, reason: ResumeFailure, position: ResumePosition 
 
 
 def position(channel: str, position: ResumePosition) -> str:
-    """Report the current position of the channel: for subscribers that asked for `ids` but, as pusher-js, let their users
+    """Write the current position of the channel: for subscribers that asked for `ids` but, as pusher-js, let their users
     see nothing beside the data of an event."""
     return _on_channel(channel, "tickrelay:position", {"epoch": position.epoch, "seq": position.seq})
 
@@ -333,7 +339,7 @@ def client_subscribe(
     rewind: int | None = None,
     ids: bool = False,
 ) -> str:
-    """Subscribe; `auth` and `channel_data` are what the app's server signed."""
+    """Write a subscription; `auth` and `channel_data` are what the app's server signed."""
     data: dict[str, object] = {"channel": channel}
     if auth is not None:
         data["auth"] = auth
@@ -349,17 +355,17 @@ def client_subscribe(
 
 
 def client_unsubscribe(channel: str) -> str:
-    """Leave a channel."""
+    """Write the end of a subscription."""
     return json_text({"event": "pusher:unsubscribe", "data": {"channel": channel}})
 
 
 def client_signin(auth: str, user_data: str) -> str:
-    """Say which user this connection belongs to; both texts are what the app's server signed."""
+    """Write which user this connection belongs to; both texts are what the app's server signed."""
     return json_text({"event": "pusher:signin", "data": {"auth": auth, "user_data": user_data}})
 
 
 def client_event(channel: str, name: str, data: str) -> str:
-    """An event from client to clients; `name` begins with `client-`, `data` is JSON or any text."""
+    """Write an event from client to clients; `name` begins with `client-`, `data` is JSON or any text."""
     return json_text({"event": name, "channel": channel, "data": data})
 
 
@@ -394,7 +400,7 @@ _object = msgspec.json.Decoder(dict[str, Any], float_hook=str).decode
 
 
 def read(text: str) -> Frame:
-    """The frame of one message; ProtocolError when it is no JSON object with a string `event`."""
+    """Return the frame of one message; ProtocolError when it is no JSON object with a string `event`."""
     try:
         envelope = _envelope(text)
         raw = bytes(envelope.data).decode()
@@ -415,7 +421,7 @@ def read(text: str) -> Frame:
 
 
 def read_json(text: str | None, what: str) -> dict[str, Any]:
-    """The JSON object in a `data` (absent counts as empty); ProtocolError naming `what` otherwise.
+    """Return the JSON object in a `data` (absent counts as empty); ProtocolError naming `what` otherwise.
 
     Numbers with a fraction become text, so that no digit is lost.
     """
@@ -423,7 +429,7 @@ def read_json(text: str | None, what: str) -> dict[str, Any]:
 
 
 def read_as(decode: Callable[[str], Data], text: str | None, what: str) -> Data:
-    """The JSON in a `data` as a msgspec decoder reads it (absent counts as `{}`); ProtocolError naming `what`."""
+    """Return the JSON in a `data` as a msgspec decoder reads it (absent counts as `{}`); ProtocolError naming `what`."""
     try:
         return decode(text or "{}")
     except msgspec.ValidationError as exc:

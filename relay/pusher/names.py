@@ -76,7 +76,7 @@ _REMEMBERED = 200
 
 
 def channel_type(name: str) -> ChannelType:
-    """The type a channel has by its name's prefix; does not check the name."""
+    """Return the type that a channel has by its name's prefix; does not check the name."""
     return _remembered_type(name) if len(name) <= _REMEMBERED else _type_of(name)
 
 
@@ -91,7 +91,7 @@ _remembered_type = lru_cache(maxsize=4096)(_type_of)
 
 
 def check_channel_name(name: str, limit: int = 164) -> ChannelType:
-    """The type of a valid channel name; otherwise ProtocolError naming the limit or the character set.
+    """Return the type of a valid channel name; otherwise ProtocolError naming the limit or the character set.
 
     `#server-to-user-<id>` is valid where the id could stand in a channel name.
     """
@@ -151,10 +151,10 @@ def check_user_id(user_id: str, limit: int = 128) -> None:
 
 
 def server_to_user_channel(user_id: str) -> str:
-    """The channel on which a server addresses one signed-in user."""
+    """Return the channel on which a server addresses one signed-in user."""
     return SERVER_TO_USER + user_id
 
 
 def server_to_user_id(channel: str) -> str | None:
-    """The user a `#server-to-user-` channel addresses, None for every other channel."""
+    """Return the user a `#server-to-user-` channel addresses, None for every other channel."""
     return channel.removeprefix(SERVER_TO_USER) if channel.startswith(SERVER_TO_USER) else None

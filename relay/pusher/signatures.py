@@ -49,7 +49,7 @@ def same(one: str, other: str) -> bool:
 
 
 def sign(secret: str, text: str | bytes) -> str:
-    """The signature of the text, 64 lower-case hexadecimal digits."""
+    """Return the signature of the text, 64 lower-case hexadecimal digits."""
     return hmac.new(secret.encode(), _bytes(text), hashlib.sha256).hexdigest()
 
 
@@ -84,7 +84,7 @@ def _verify_auth(app: App, auth: str, text: str) -> bool:
 
 
 def channel_auth(app: App, socket_id: str, channel: str, channel_data: str | None = None) -> str:
-    """The `auth` an app's server gives a client for one channel and socket: `KEY:signature`."""
+    """Return the `auth` an app's server gives a client for one channel and socket: `KEY:signature`."""
     return _auth(app, channel_string(socket_id, channel, channel_data))
 
 
@@ -110,7 +110,7 @@ def _key_secret(secret: str, digest: str) -> str:
 
 
 def key_auth(app: App, name: str, digest: str, socket_id: str, channel: str, channel_data: str | None = None) -> str:
-    """The `auth` by which the relay itself vouches for an API key: `APPKEY@NAME:signature`.
+    """Return the `auth` by which the relay itself vouches for an API key: `APPKEY@NAME:signature`.
 
     Clients pass it on unread, as every `auth`. An app's server cannot make it: it does not know the key's digest.
     """
@@ -145,7 +145,7 @@ def verify_authority(
 
 
 def user_auth(app: App, socket_id: str, user_data: str) -> str:
-    """The `auth` an app's server gives a client to sign in: `KEY:signature`."""
+    """Return the `auth` an app's server gives a client to sign in: `KEY:signature`."""
     return _auth(app, user_string(socket_id, user_data))
 
 
@@ -167,12 +167,12 @@ def verify_user_auth(app: App, auth: str, socket_id: str, user_data: str) -> boo
 
 
 def md5_hex(body: bytes) -> str:
-    """The `body_md5` of a body: an identity, not a protection; the signature over it protects."""
+    """Return the `body_md5` of a body: an identity, not a protection; the signature over it protects."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 def query_pairs(raw_query: str, *, plus_is_space: bool = False) -> list[tuple[str, str]]:
-    """The query's pairs as sent, unescaped, keys in lower case; duplicates are kept."""
+    """Return the query's pairs as sent, unescaped, keys in lower case; duplicates are kept."""
     unescape = unquote_plus if plus_is_space else unquote
     pairs = (pair.partition("=") for pair in raw_query.split("&") if pair)
     return [(unescape(key).lower(), unescape(value)) for key, _, value in pairs]
@@ -209,7 +209,7 @@ def verify_request(secrets: Iterable[str], method: str, path: str, raw_query: st
 def signed_query(
     app: App, method: str, path: str, body: bytes, now_unix: float, params: Mapping[str, str] | None = None
 ) -> str:
-    """The escaped query string that signs a request to the HTTP API; `path` unescaped, `now_unix` in seconds."""
+    """Return the escaped query string that signs a request to the HTTP API; `path` unescaped, `now_unix` in seconds."""
     pairs = {key.lower(): value for key, value in (params or {}).items()}
     pairs |= {"auth_key": app.key, "auth_timestamp": str(int(now_unix)), "auth_version": "1.0"}
     if body:
@@ -222,7 +222,7 @@ def signed_query(
 
 
 def webhook_headers(app: App, body: bytes) -> dict[str, str]:
-    """The headers that sign a webhook's body."""
+    """Return the headers that sign a webhook's body."""
     return {"X-Pusher-Key": app.key, "X-Pusher-Signature": sign(app.secret, body)}
 
 
