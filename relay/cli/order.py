@@ -272,7 +272,7 @@ for _command in (place, cancel, amend, close, protect, positions, orders, accoun
 
 
 def named(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
-    """The members in ``NAME=JSON``; numbers with a point keep their digits."""
+    """Return the members in ``NAME=JSON``; numbers with a point keep their digits."""
     from relay.model.command_input import CommandError, free_object, read
 
     members: dict[str, Any] = {}

@@ -71,7 +71,7 @@ class Hours:
         return next((start for start, end in self._around(unix_ns) if start <= unix_ns < end), None)
 
     def opens(self, unix_ns: int) -> int:
-        """The first opening at or behind ``unix_ns``; that moment itself where the market never closes."""
+        """Return the first opening at or behind ``unix_ns``; that moment itself where the market never closes."""
         return next((start for start, _ in self._around(unix_ns) if start >= unix_ns), unix_ns)
 
     def _around(self, unix_ns: int) -> list[Span]:

@@ -61,7 +61,7 @@ class Levels:
                 del self._order[bisect_left(self._order, place)]
 
     def best(self, count: int) -> list[Level]:
-        """The ``count`` best levels, best first."""
+        """Return the ``count`` best levels, best first."""
         return [self._at[place] for place in self._order[:count]]
 
     def cut(self, count: int) -> list[Level]:

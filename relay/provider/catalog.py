@@ -109,7 +109,7 @@ class CatalogEntry:
         return Filter(name=name, description=about, choices=choices)
 
     def stream(self, filters: Mapping[str, str]) -> Stream:
-        """The stream that these filters choose. UnknownStream names the filter that is missing, unknown or wrong."""
+        """Return the stream that these filters choose. UnknownStream names the filter that is missing, unknown or wrong."""
         names = [wanted.name for wanted in self.filters]
         for name, value in filters.items():
             if name not in names:
@@ -191,7 +191,7 @@ class ListedSymbol:
 
 
 def find(entries: Iterable[CatalogEntry], id: str) -> CatalogEntry:
-    """The entry of that id, with filters behind it or not, or UnknownStream naming the nearest."""
+    """Return the entry of that id, with filters behind it or not, or UnknownStream naming the nearest."""
     ids = {entry.id: entry for entry in entries}
     id = id.partition(":")[0]
     if id in ids:
@@ -209,7 +209,7 @@ def provider_entries(
     accounts: Sequence[str] = (),
     private: bool = False,
 ) -> list[CatalogEntry]:
-    """The entries of one configured provider.
+    """Return the entries of one configured provider.
 
     ``symbols`` are canonical ones that are known to work, the best example first (pinned before learned); where there is
     none, the offer's own example stands. An offer of account streams needs a configured account. ``private`` puts market
@@ -253,7 +253,7 @@ def _market_entry(provider: str, offer: Offer, symbols: tuple[str, ...], private
 
 
 def merged_entries(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
-    """The entries of provider ``all``: one per market kind that any provider offers to everybody."""
+    """Return the entries of provider ``all``: one per market kind that any provider offers to everybody."""
     merged: dict[str, CatalogEntry] = {}
     for entry in entries:
         if entry.kind not in MARKET_KINDS or entry.visibility != "public" or entry.provider == ALL:

@@ -52,14 +52,14 @@ _SHOWN = 100
 
 
 def topic_key(topic: Topic) -> Key:
-    """The key under which data of ``topic`` arrives."""
+    """Return the key under which data of ``topic`` arrives."""
     if topic.kind == "candle":
         return (topic.kind, topic.symbol, topic.timeframe)
     return (topic.kind, topic.account if topic.kind == "account" else topic.symbol)
 
 
 def event_key(event: Event, account: str | None) -> Key:
-    """The key of the topic ``event`` belongs to; ``account`` is the session's own."""
+    """Return the key of the topic ``event`` belongs to; ``account`` is the session's own."""
     kind = event.kind
     if kind in ACCOUNT_KINDS:
         return ("account", getattr(event, "account", None) or account)

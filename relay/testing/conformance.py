@@ -85,7 +85,7 @@ class Broken(AssertionError):
 
 
 def check_examples(subject: Subject) -> None:
-    """Every example is understood."""
+    """Check that every example is understood."""
     seen = 0
     for example, _, result in subject.walk():
         seen += 1
@@ -100,7 +100,7 @@ def check_examples(subject: Subject) -> None:
 
 
 def check_floats(subject: Subject) -> None:
-    """No float in any event."""
+    """Check that no event has a float."""
     for example, _, result in subject.walk():
         for event in result.events:
             for name, value in fields(event):
@@ -111,26 +111,26 @@ def check_floats(subject: Subject) -> None:
 
 
 def check_prices(subject: Subject) -> None:
-    """Every decimal of an event stands in its message."""
+    """Check that every decimal of an event stands in its message."""
     for example, _, result in subject.walk():
         _check_decimals(subject, example.where, Evidence(example.text), result)
 
 
 def check_times(subject: Subject) -> None:
-    """Every time of an event stands in its message, in any of the units a time can have."""
+    """Check that every time of an event stands in its message, in any of the units a time can have."""
     for example, _, result in subject.walk():
         _check_moments(subject, example.where, Evidence(example.text), result)
 
 
 def check_wire(subject: Subject) -> None:
-    """Every event survives the canonical JSON."""
+    """Check that every event survives the canonical JSON."""
     for example, _, result in subject.walk():
         for event in result.events:
             _check_wire(example.where, event)
 
 
 def check_mutations(subject: Subject) -> None:
-    """A broken message costs at most itself."""
+    """Check that a broken message costs at most itself."""
     times: dict[Hashable, int] = {}
     for example, adapter, original in subject.walk():
         form = shape(example.text)
@@ -149,7 +149,7 @@ def check_mutations(subject: Subject) -> None:
 
 
 def check_answers(subject: Subject) -> None:
-    """A broken HTTP answer costs at most itself, and an error is no acceptance."""
+    """Check that a broken HTTP answer costs at most itself, and that an error is no acceptance."""
     seen: set[tuple[str, Hashable]] = set()
     for exchange in exchanges(subject):
         original = exchange.read()
@@ -236,7 +236,7 @@ def check_symbols(subject: Subject) -> None:
 
 
 def check_offers(subject: Subject) -> None:
-    """A subscription of everything offered, alone and together, can be written."""
+    """Check that a subscription of everything offered, alone and together, can be written."""
     for topic in subject.topics():
         frames = list(subject.prepared().encode(Subscribe((topic,))))
         if not frames and topic.kind != "account":
@@ -246,7 +246,7 @@ def check_offers(subject: Subject) -> None:
 
 
 def check_commands(subject: Subject) -> None:
-    """Every declared command can be written, and no decimal is rounded."""
+    """Check that every declared command can be written, and no decimal is rounded."""
     for command in subject.commands:
         frames = _written(subject, command)
         if not frames:
@@ -290,7 +290,7 @@ def _frames(subject: Subject, outgoing: Any) -> list[str]:
 
 
 def check_secrets(subject: Subject) -> None:
-    """No credential in the repr of a request, a signal or the context."""
+    """Check that no credential is in the repr of a request, a signal or the context."""
     adapter = subject.adapter(subject.context())
     recorded = subject.recording.answers()
     shown: list[tuple[str, object]] = [("the adapter", adapter), ("its context", adapter.context)]

@@ -82,7 +82,7 @@ def fields(event: Event) -> Iterator[tuple[str, Any]]:
 
 
 def enums(event: Event) -> dict[str, enum.Enum]:
-    """The sides and states of an event."""
+    """Return the sides and states of an event."""
     values = {attribute.name: getattr(event, attribute.name) for attribute in attrs.fields(type(event))}
     return {name: value for name, value in values.items() if isinstance(value, enum.Enum)}
 

@@ -183,7 +183,7 @@ class Market:
         return self._listed[symbol].instrument
 
     def quote(self, symbol: str) -> QuoteMoved:
-        """The quote as it stands."""
+        """Return the present quote."""
         listed = self._listed[symbol]
         ask = self._ask(listed)
         return QuoteMoved(
@@ -198,7 +198,7 @@ class Market:
         )
 
     def book(self, symbol: str, levels: int | None = None) -> BookMoved:
-        """The whole ladder, best first, with the number of the last change it contains."""
+        """Return the whole ladder, best first, with the number of the last change it contains."""
         listed = self._listed[symbol]
         return BookMoved(
             symbol=symbol,
@@ -209,7 +209,7 @@ class Market:
         )
 
     def bars(self, symbol: str, timeframe: str) -> tuple[Bar, ...]:
-        """The candles kept, oldest first; the last one is still open."""
+        """Return the remembered candles, oldest first; the last one is still open."""
         return tuple(self._listed[symbol].bars.get(timeframe, ()))
 
     def step(self, now_ns: int) -> list[Move]:

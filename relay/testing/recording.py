@@ -85,7 +85,7 @@ class Recording:
         return tuple(record for record in self.records if record.dir == "in")
 
     def answers(self) -> dict[RequestKey, list[Record]]:
-        """The HTTP answers by request, each request's in recorded order."""
+        """Return the HTTP answers by request, each request's in recorded order."""
         found: dict[RequestKey, list[Record]] = {}
         for record in self.records:
             if record.dir == "http":

@@ -280,13 +280,13 @@ class Simulator:
         return None
 
     def opened(self, link: Link) -> None:
-        """A session is open: what the provider says first. `Link.close` here is how some refuse a bad token."""
+        """Send what the provider says first: a session is open. `Link.close` here is how some refuse a bad token."""
 
     def received(self, link: Link, message: str | bytes) -> None:
-        """A message came. Answers go out by `Link.send`."""
+        """Handle a message. Answers go out by `Link.send`."""
 
     def closed(self, link: Link) -> None:
-        """A session is over."""
+        """Forget a session that is over."""
 
     async def background(self) -> None:
         """Run for as long as the simulator serves; for the background work of a subclass."""

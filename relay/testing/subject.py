@@ -74,7 +74,7 @@ _OF_A_SYMBOL = (PlaceOrder, CancelOrder, AmendOrder, ClosePosition, AmendPositio
 
 
 def sample(command: type[Command], symbol: str, account: str) -> Command:
-    """A command of this class, on ``symbol`` where it is about one."""
+    """Return a command of this class, on ``symbol`` where it is about one."""
     about = {"symbol": symbol} if command in _OF_A_SYMBOL else {}
     return command(id="command-1", account=account, **about, **_MEMBERS.get(command, {}))
 
@@ -126,7 +126,7 @@ class Subject:
     loose: frozenset[str]
 
     def context(self) -> Context:
-        """A context with recognizable credentials."""
+        """Return a context with recognizable credentials."""
         return Context(
             provider=self.adapter.name,
             account=ACCOUNT,
@@ -136,7 +136,7 @@ class Subject:
         )
 
     def prepared(self) -> Adapter:
-        """A new adapter that has had the recorded answers to its preparing fetches."""
+        """Return a new adapter that has had the recorded answers to its preparing fetches."""
         adapter = self.adapter(self.context())
         recorded = self.recording.answers()
         for fetch in adapter.prepare():
@@ -158,7 +158,7 @@ class Subject:
         return found
 
     def topics(self) -> list[Topic]:
-        """One topic for everything offered; of candles, every timeframe."""
+        """Yield one topic for everything offered; of candles, every timeframe."""
         topics = []
         for offer in self.adapter.offers:
             if offer.kind == "account" or offer.visibility == "presence":
@@ -169,13 +169,13 @@ class Subject:
         return topics
 
     def examples(self) -> Iterator[Example]:
-        """The received text frames, in order, with their place in the fixture."""
+        """Yield the received text frames, in order, with their place in the fixture."""
         for number, record in enumerate(self.recording.records, start=1):
             if record.dir == "in" and isinstance(record.data, str):
                 yield Example(f"{self.name}, record {number}", record.data, from_micros(int(record.t * 1_000_000)))
 
     def walk(self) -> Iterator[tuple[Example, Adapter, Read]]:
-        """Every example with the adapter as it was before it, and what it read. The adapter lives on behind the yield."""
+        """Yield every example with the adapter as it was before it, and what it read. The adapter reads on behind it."""
         adapter = self.prepared()
         for example in self.examples():
             yield example, adapter, read(copies(adapter)(), example.text)
@@ -231,7 +231,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def recorded_answer(recorded: Mapping[Any, list[Any]], fetch: Fetch) -> Answer | None:
-    """The recorded answer to ``fetch``: of the same method, with its path at the end of the recorded one."""
+    """Return the recorded answer to ``fetch``: of the same method, with its path at the end of the recorded one."""
     method, path, _ = request_key(fetch.method, fetch.url)
     for (recorded_method, recorded_path, _), answers in recorded.items():
         if recorded_method == method and recorded_path.endswith(path):

@@ -529,5 +529,5 @@ class CommandRegistry:
                 self._watched.pop(subject, None)
 
     def snapshot(self) -> dict[str, Any]:
-        """Counters for the status page."""
+        """Return the counters for the status page."""
         return {"open": self.open, "remembered": len(self._kept), **self.notes}

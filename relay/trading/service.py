@@ -116,14 +116,14 @@ class Provider(Protocol):
         """The types of commands it takes."""
 
     def trading_session(self, account: str | None) -> Session:
-        """The session that trades on the account."""
+        """Return the session that trades on the account."""
 
 
 class Providers(Protocol):
     """The configured providers."""
 
     def find(self, name: str) -> Provider | None:
-        """The one of that name."""
+        """Return the provider of that name; None where there is none."""
 
     def __iter__(self) -> Any:
         """All of them."""
@@ -266,7 +266,7 @@ class CommandService:
         return seconds
 
     def offered(self, key: ApiKey) -> Iterable[tuple[Provider, list[str]]]:
-        """The providers this key may trade on, each with the configured accounts it may trade on."""
+        """Yield the providers this key may trade on, each with the configured accounts it may trade on."""
         for provider in self._providers:
             own = [each for each in provider.accounts if key.may_trade(provider.name, each)]
             if own or (not provider.accounts and key.may_trade_some(provider.name)):
@@ -342,7 +342,7 @@ class CommandService:
         self._end((pending, pending.given_up(**RESTARTED)) for pending in restored)
 
     def close(self) -> None:
-        """The relay is about to stop: no more commands, and those without an answer get theirs while somebody hears it."""
+        """Take no more commands, and end the open ones while their senders are still connected: the relay stops."""
         self._closed = True
         self._end(self.registry.overdue(math.inf, SHUTTING_DOWN))
 
