@@ -116,12 +116,12 @@ def written(adapter, outgoing):
 
 
 def decoded(adapter, **frame):
-    """What a message tells, but for what is asked next."""
+    """Return the items of a message, without the polls."""
     return adapter.published(Questions().take(adapter.decode(dumps(frame)), 0))
 
 
 def answered(adapter, command, **data):
-    """What is made of the answer to a command."""
+    """Return the items of the answer to a command."""
     list(adapter.encode(command))
     return decoded(adapter, id=command.id, data=data)
 

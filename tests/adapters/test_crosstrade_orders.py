@@ -370,7 +370,7 @@ def test_a_command_that_was_given_up_is_followed(line):
     ],
 )
 def test_an_accepted_command_is_followed_at_once(line, command, asked):
-    """Where its order is not found it is looked for in the lists."""
+    """An order that is not found is looked for in the lists."""
     line.reply(command, orderId="o1", success=True)
     assert line.empty() == asked
 

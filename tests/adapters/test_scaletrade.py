@@ -107,7 +107,7 @@ def written(adapter, outgoing):
 
 
 def said(events):
-    """What happened, in short: Order and Position events with their states, and what was told whole."""
+    """Return the items in short: events and states of orders and positions, the others whole."""
     return [
         event.message if isinstance(event, Notification) else (event.event.value, getattr(event, "status", None))
         for event in events

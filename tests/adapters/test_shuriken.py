@@ -77,7 +77,7 @@ async def test_the_fixture_is_what_the_simulator_says():
 
 
 def test_nothing_a_stream_says_is_lost():
-    """What is, is of the Pusher protocol: names of messages and channels, the connection's id, our own membership."""
+    """Only members of the Pusher protocol are left out: names of messages and channels, the connection's id, our membership."""
     places = {place for place in lost(of_fixture()) if not place.endswith((".event", ".channel"))}
     presence = "pusher_internal:subscription_succeeded.data.presence."
     hello = "pusher:connection_established.data."
@@ -332,7 +332,7 @@ def test_a_channel_nobody_named_is_unknown():
 
 
 def answered(adapter, fetch, *channels, status=200, **changes):
-    """What the adapter makes of an answer that names these channels in the order they were asked for."""
+    """Return the items of an answer that names these channels in the order they were asked for."""
     asked = fetch.json["subscriptions"]
     entries = [{"stream": each["stream"], "channel": channel} for each, channel in zip(asked, channels, strict=False)]
     connection = {

@@ -337,7 +337,7 @@ def test_numbers_of_the_sender_s_own_json_leave_as_text():
     ],
 )
 def test_what_the_gateway_cannot_be_asked_is_refused_by_name(command, named):
-    """What is declared is refused by the session, the rest by the adapter."""
+    """The session refuses what the declaration says, the adapter the rest."""
     if (refused := Tektii.orders.refusal(command)) is not None:
         assert named in refused
         return

@@ -1,4 +1,4 @@
-"""What strangers may send: refused or bounded as the limits say, others unaffected, and nothing of it left behind."""
+"""Bad input is refused or bounded as the limits say, affects no other client and leaves nothing behind."""
 
 import json
 import time

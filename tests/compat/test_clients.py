@@ -1,4 +1,4 @@
-"""What the protocol has for its clients, each capability judged by every client library that has it."""
+"""Each capability of the protocol, judged by every client library that has it."""
 
 import trio
 

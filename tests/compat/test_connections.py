@@ -1,4 +1,4 @@
-"""How connections begin and end, judged by every client library that takes notice."""
+"""The beginning and end of connections, judged by every client library that reports them."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every adapter brings: a declaration short enough to read, proof, and a table of what it covers."""
+"""Every adapter is short enough to read, and has a simulator or recording, a golden file and a coverage table."""
 
 import ast
 from pathlib import Path

@@ -66,7 +66,7 @@ SEQUENCE: Mapping[str, tuple[str, ...]] = {
 
 
 class Differs:
-    """What a provider's phase is instead, and the words of its README that say why."""
+    """A provider's own form of a phase, and the words of its README that say why."""
 
     def __init__(self, steps: tuple[str, ...], *why: str) -> None:
         self.steps, self.why = steps, why
@@ -124,7 +124,7 @@ DIFFERENCES: Mapping[str, Mapping[str, Differs]] = {
 
 
 class Traded(NamedTuple):
-    """What is traded, and the prices of an order that waits."""
+    """The symbol and quantity traded, and the prices of an order that rests."""
 
     market: Topic
     quantity: str = "1"
@@ -143,7 +143,7 @@ TRADED = {
 
 
 def _facts(traded: Traded) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
-    """What the last order, fill and position of a phase are, for every broker: each member that it says."""
+    """The last order, fill and position of a phase for every broker, with each member that it sends."""
     whole, part = traded.quantity, traded.part
     rest, limit = str(int(whole) - int(part)), {"side": "BUY", "order_type": "LIMIT", "quantity": whole}
     sold = {"side": "SELL", "order_type": "MARKET", "status": "FILLED", "remaining_quantity": "0"}
@@ -285,7 +285,7 @@ class Scenario:
                 assert (name in unsaid) if told is None else _is_said(told, value), (phase, kind, name, told, value)
 
     def check(self) -> None:
-        """What is said beside the words: nothing broke a channel's rules, the fills and orders are ours, the gap is in its place."""
+        """Check the rest: no rule of a channel is broken, fills and orders are ours, the gap is in its place."""
         assert [problem for view in self.subscriber.views.values() for problem in view.problems] == []
         fills = [
             (event["trade"]["side"], event["trade"]["quantity"]) for event in self.heard if event["type"] == "trade"

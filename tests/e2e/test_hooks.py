@@ -58,7 +58,7 @@ class ToySettings:
     """The toy's table."""
 
     size: int = 3
-    """How large."""
+    """The size."""
 
 
 def plugins_of(**objects: object) -> Plugins:

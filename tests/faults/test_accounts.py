@@ -1,4 +1,4 @@
-"""What happened on an account while nobody listened: reconciled once, no fill twice, and what is held is the truth."""
+"""Changes of an account during an absence are published once, no fill twice, and the positions held are the true ones."""
 
 import pytest
 import trio

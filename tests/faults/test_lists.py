@@ -113,7 +113,7 @@ def respelled(text):
 
 
 def facts(events):
-    """What was said of orders, fills and positions, without figures that follow the market."""
+    """Return the events of orders, fills and positions, without figures that follow the market."""
     found = []
     for event in events:
         kind = event["type"]

@@ -10,7 +10,7 @@ from support.faulty import rig
 
 
 def reloaded(relay: Relay, password: str) -> None:
-    """What SIGHUP does, with another password in the configuration."""
+    """Reload the configuration with another password, as SIGHUP does."""
     (provider,) = relay._settings.providers
     (account,) = provider.accounts
     account = evolve(account, credentials={**account.credentials, "password": password})

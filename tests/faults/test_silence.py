@@ -12,12 +12,12 @@ SILENCE = 1.0
 
 
 def told(r, since):
-    """What was said of the silence of quotes, on their own channel."""
+    """Return the staleness events of quotes, on their own channel."""
     return [event["event"] for event in r.on(r.market, since=since) if event["type"] == "staleness"]
 
 
 def asked(r):
-    """How often the provider was asked for quotes."""
+    """Return the number of requests for quotes."""
     (link,) = r.simulator.links
     return sum('"op":"subscribe"' in text and "quote" in text for text in map(str, link.received))
 

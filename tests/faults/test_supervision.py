@@ -37,7 +37,7 @@ class House:
         return self.subscriber.views[channel]
 
     def connections(self) -> dict[str, int]:
-        """How many events of the connection were told, by provider."""
+        """Return the number of connection events, by provider."""
         return {name: self.view(f"status.{name}").kinds["connection"] for name in self.lines}
 
     async def more_of(self, name: str, count: int = 5) -> None:
@@ -71,7 +71,7 @@ async def house(stranger: object | None = None) -> AsyncIterator[House]:
 
 @pytest.fixture
 def crashes(monkeypatch):
-    """What is logged of tasks that crashed, which are restarted at once."""
+    """Return the log of tasks that crashed, which are restarted at once."""
     monkeypatch.setitem(relay.app.supervise.__kwdefaults__, "backoff", Backoff(first=0.01, cap=0.01))
     with structlog.testing.capture_logs() as logs:
         monkeypatch.setattr(relay.app, "log", structlog.get_logger())

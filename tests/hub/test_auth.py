@@ -1,4 +1,4 @@
-"""Who a presented key is, and what it may do."""
+"""The API key that a text is, and its rights."""
 
 import pytest
 

@@ -17,7 +17,7 @@ TYPES = {"string": str, "integer": int, "boolean": bool, "array": list, "object"
 
 
 def wrong(value: Any, schema: dict[str, Any], at: str = "$") -> list[str]:
-    """What of ``value`` does not fit: the part of JSON Schema that is used here, and nothing ignored in silence."""
+    """Return the errors of ``value``, by the part of JSON Schema that is used here; a keyword that is not known is an error."""
     known = {"type", "const", "enum", "pattern", "format", "properties", "required", "items", "minItems", "maxItems"}
     assert set(schema) <= known | {"$schema", "title", "description"}, schema
     if "const" in schema and value != schema["const"]:

@@ -1,4 +1,4 @@
-"""Which streams there are, and which channel each of them is."""
+"""The catalog's streams and their channels."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What happened to orders, positions and money, derived from what they are."""
+"""The events of orders, positions and money are derived from their states."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def money(**members):
 
 
 def told(*states, listed=False, partial=False):
-    """What is published of states that are told one after another."""
+    """Return what is published of successive states."""
     memory = States()
     events = [memory.news(state, "main", n, compared=listed, partial=partial) for n, state in enumerate(states)]
     return [event and event.event.value for event in events]

@@ -74,7 +74,7 @@ def declared(**changes: Any) -> type[Adapter]:
 
 
 class Events:
-    """What was published, to be waited for."""
+    """The published events, which a test can wait for."""
 
     def __init__(self) -> None:
         self._put, self._items = trio.open_memory_channel[Any](1000)

@@ -1,4 +1,4 @@
-"""What messages become: published, deduplicated, or one Unknown, and counted so that it adds up."""
+"""Every message is published, deduplicated, or one Unknown, and the counters add up."""
 
 import pytest
 

@@ -37,7 +37,7 @@ STATES = {
 
 
 class Consumer:
-    """What a subscriber makes of the published events."""
+    """A subscriber's view of the published events."""
 
     def __init__(self) -> None:
         self.state: str | None = None

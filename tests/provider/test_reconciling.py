@@ -1,4 +1,4 @@
-"""What was open and is missing from a complete list is said once; what an adapter still waits for is given up."""
+"""An order or position missing from a complete list is published once as ended; commands without an answer are given up."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a command would send: by a copy of what is connected, without secrets."""
+"""A dry run shows what a command would send, without secrets; a copy of the connected adapter writes it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

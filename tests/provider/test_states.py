@@ -1,4 +1,4 @@
-"""What is known of an account, and what counts as news of it."""
+"""The last known state of an account, and the events that are news of it."""
 
 from decimal import Decimal
 

@@ -54,14 +54,14 @@ class Pair:
         self.established = self.to_client(self.server.open({"protocol": "7"}))
 
     def to_client(self, actions):
-        """What the client makes of the messages; what is not a message is passed on."""
+        """Return the client's signals of the messages; any other action is passed on."""
         heard = []
         for action in actions:
             heard += self.client.receive(action.text, self.now) if isinstance(action, SendMessage) else [action]
         return heard
 
     def to_server(self, text):
-        """What comes of a client's message: the server's actions, its answers as the client understands them."""
+        """Return the server's actions for a client's message, its answers as the client understands them."""
         return self.to_client(self.server.receive(text, self.now))
 
 

@@ -26,7 +26,7 @@ COUNTERS = {
 
 
 def session(state: str = "up", **more: Any) -> dict[str, Any]:
-    """What `SessionMachine.status` tells, as far as it matters here."""
+    """Return a status as of `SessionMachine.status`, as far as it matters here."""
     own = {"provider": "helio", "account": "demo", "state": state, "reason": None, "counters": COUNTERS}
     return {**own, "required": True, **more}
 

@@ -110,7 +110,7 @@ class Acme(Adapter):
 
 
 class AcmePlugin:
-    """What makes the adapter known to a relay."""
+    """A plugin with the adapter."""
 
     @hookimpl
     def relay_adapters(self) -> list[type[Adapter]]:
@@ -203,7 +203,7 @@ class AcmeSimulator(Simulator):
     # --- account -----------------------------------------------------------------------------------------------------
 
     def order(self, id: str, status: str, filled: str = "0", *, told: bool = True) -> None:
-        """What became of an order; ``told`` by the stream."""
+        """Record the new state of an order; with ``told`` the stream sends it."""
         self.orders[id] = ["order", id, status, filled, self.now]
         if told:
             self.say(self.orders[id])
@@ -221,7 +221,7 @@ class AcmeSimulator(Simulator):
             self.say(self.positions[id])
 
     def true_list(self, since: str | None = None) -> list[Any]:
-        """What is on the account: open orders, those that changed and the fills that were made ``since``."""
+        """Return the account: open orders, and those that changed and the fills made ``since``."""
         orders = [
             item
             for item in self.orders.values()

@@ -15,9 +15,9 @@ class Cable:
         """The relay's port; another one from the next connection on."""
         self.port = 0
         self.connections = 0
-        """How often somebody has connected."""
+        """The number of connections so far."""
         self.said = bytearray()
-        """What the relay has said so far, of all connections."""
+        """The bytes the relay has sent so far, of all connections."""
         self.mended = trio.Event()
         self.mended.set()
         self._ends: set[trio.SocketStream] = set()

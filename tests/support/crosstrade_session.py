@@ -84,7 +84,7 @@ ASSEMBLED = (
 
 
 class Published:
-    """What a session publishes of what an adapter yields: states with what happened, and nothing where nothing did."""
+    """The events that a session publishes for an adapter's items: states with what happened, none where nothing did."""
 
     def __init__(self, account="Sim101") -> None:
         self._account = account

@@ -1,4 +1,4 @@
-"""Which capability is judged by which library, and the page that says so.
+"""The client library that judges each capability, and the page with the table.
 
 Every test of `tests/compat` that is `judged_by` libraries makes one cell for each of them. A library that lacks a capability
 is named with the reason, so no cell is empty by oversight.

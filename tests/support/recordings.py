@@ -33,7 +33,7 @@ def load_recording(name: str) -> Recording:
 
 @frozen
 class Decoded:
-    """What came of one record: in ``results`` events and signals in order."""
+    """The result of one record: in ``results`` events and signals in order."""
 
     record: Record
     results: tuple[Event | Signal, ...]

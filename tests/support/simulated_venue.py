@@ -97,7 +97,7 @@ class Toy(Adapter):
 
 
 class Venue(Simulator):
-    """What it does with an order is written in the order's symbol."""
+    """A venue whose treatment of an order is written in the order's symbol."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ def self_signed(folder: Path, names: str = "DNS:localhost", *, file: str = "cert
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """What a server that has this certificate speaks."""
+    """Return the TLS context of a server with this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context

@@ -8,7 +8,7 @@ from support.terminal import terminal_of
 
 @frozen
 class Traded:
-    """How to trade at a provider, and of which kinds an absence leaves nothing unknown.
+    """The way to trade at a provider, and the kinds of which an absence leaves nothing unknown.
 
     Attributes:
         limit: a price far away from the market's.

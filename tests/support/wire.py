@@ -1,4 +1,4 @@
-"""What a relay has written to one subscriber, taken apart."""
+"""Read what a relay has written to one subscriber."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What is in no event is found, and what is there in another form is not taken for lost."""
+"""A value of a message that is in no event is found; one that is there in another form is not taken for lost."""
 
 from relay.adapter import Adapter, Session, Unknown, loads
 from relay.model.events import Quote

@@ -1,4 +1,4 @@
-"""What a subscriber holds, and the rules of a channel it notices being broken."""
+"""The state of a subscriber, and the broken rules of a channel that it reports."""
 
 from decimal import Decimal
 

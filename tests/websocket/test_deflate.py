@@ -247,7 +247,7 @@ def stored(content: bytes) -> bytes:
 
 
 def by_zlib(payload: bytes) -> bytes | None:
-    """What zlib makes of the payload; None where it is not exactly one message.
+    """Return the payload as zlib inflates it; None where it is not exactly one message.
 
     The payload is one message if a further block behind it is read as that block, whatever it stores.
     """

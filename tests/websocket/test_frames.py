@@ -166,7 +166,7 @@ ok_messages = st.one_of(
 
 
 def wsproto_reads(data: bytes, connection: WsConnection | None = None) -> list[frames.Received]:
-    """What wsproto's server makes of the same bytes, in our terms; it reports broken framing as a close too."""
+    """Return what wsproto's server reads from the same bytes, in our terms; it reports broken framing as a close too."""
     connection = connection or WsConnection(ConnectionType.SERVER)
     connection.receive_data(data)
     read: list[frames.Received] = []

@@ -24,7 +24,7 @@ def head(*lines: bytes) -> bytes:
 
 
 def by_h11(data: bytes) -> tuple[UpgradeRequest, bytes] | None:
-    """What the front makes of it by h11; None where it refuses, waits for more, or sees an ordinary request."""
+    """Return the request as h11 reads it; None where it refuses, waits for more, or sees an ordinary request."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=LIMIT)
     connection.receive_data(data)
     try:
