@@ -94,7 +94,7 @@ def subscriptions(total: int, channels: int, sample: int = 2000) -> list[dict[st
         unwant=lambda stream: None,
     )
     sessions = []
-    for _ in range((total + sample) // 100 + 1):
+    for _ in range((max(total, channels) + sample) // 100 + 1):
         session = hub.connect("bench", "protocol=7", None, 0.0)
         session.outbox.attach(len, [])
         session.outbox.flush()

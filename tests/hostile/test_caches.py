@@ -77,7 +77,7 @@ def test_long_queries_leave_nothing(key: str) -> None:
     hub = Hub([APP], epoch="run", socket_ids=lambda: "1.2", want=print, unwant=print)
     with little_is_left():
         for number in range(TIMES):
-            hub.connect(key, f"protocol=7&n={number}&" + "a=&" * 5000, None, 0.0).closed(0.0)
+            hub.connect(key, f"protocol=7&n={number}&a={LONG}", None, 0.0).closed(0.0)
 
 
 def test_long_header_names_leave_nothing() -> None:
