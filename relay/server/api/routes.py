@@ -94,7 +94,7 @@ def build_api(
 
     def pay_search(caller: str, compared: int, returned: int) -> bool:
         prices = hub.budgets.prices
-        units = prices.catalog + prices.symbol * compared + prices.event * returned
+        units = prices.catalog + prices.symbol * compared + prices.event * returned if compared else 0.0
         return hub.budgets.take(caller, units, clock())
 
     def pay_status(caller: str, items: int) -> bool:
@@ -117,6 +117,7 @@ def build_api(
         search,
         lambda: list(dict.fromkeys(entry.provider for entry in catalog() if entry.provider != ALL)),
         pay_search,
+        slices,
     )
     status = Status(
         settings,

@@ -17,7 +17,7 @@ from relay.model.channels import ChannelError, Stream, Topic
 from relay.model.events import MARKET_KINDS
 from relay.model.symbols import NEAR
 from relay.provider.catalog import ListedSymbol
-from relay.server.api.answers import HttpRefusal, json_answer
+from relay.server.api.answers import HttpRefusal, Slices, json_answer
 from relay.server.api.channels import bearer
 
 Search = Callable[[str, str], tuple[list[ListedSymbol], int]]
@@ -35,13 +35,15 @@ class SymbolSearch:
 
     Attributes:
         providers: returns the names of the providers.
-        pay: ``pay(caller, compared, returned)`` charges for a search; False where too much was asked for.
+        pay: ``pay(caller, compared, returned)`` charges for a search; False where too much was asked for. With 0 nothing
+            is charged.
     """
 
     keys: KeyRing
     search: Search
     providers: Callable[[], list[str]]
     pay: Callable[[str, int, int], bool]
+    slices: Slices
 
     async def endpoint(self, request: Request) -> Response:
         """Answer GET /api/v2/symbols?q=&provider=&kind=&limit=&offset=: the symbols this key may read, likeliest first."""
@@ -55,6 +57,7 @@ class SymbolSearch:
         if kind is not None and kind not in MARKET_KINDS:
             raise HttpRefusal(400, f"no symbol has a stream {kind:.64}; {suggestion(kind, MARKET_KINDS)}", field="kind")
         limit, offset = _number(asked, "limit", PAGE, 1, MOST), _number(asked, "offset", 0, 0, 10_000_000)
+        self._charge(key, 0, 0)  # who has exceeded its budget makes the relay search nothing
         found: list[ListedSymbol] = []
         compared = 0
         for name in names if provider is None else [provider]:
@@ -62,12 +65,11 @@ class SymbolSearch:
             found += of_provider
             compared += count
             await trio.lowlevel.checkpoint()  # a list of 10,000 symbols takes some 10 ms
-        shown = [each for each in found if _readable(each, key, kind)]
+        shown = await self.slices.filter(lambda each: _readable(each, key, kind), found)
         if any(each.found.distance < NEAR for each in shown):
             shown = [each for each in shown if each.found.distance < NEAR]
         page = sorted(shown, key=lambda each: (each.found, each.provider))[offset : offset + limit]
-        if not self.pay(f"key {key.name}", compared, len(page)):
-            raise HttpRefusal(429, "more was asked for than allowed (limit costs.api_rate)")
+        self._charge(key, compared, len(page))
         end = offset + len(page)
         return json_answer(
             {
@@ -76,6 +78,10 @@ class SymbolSearch:
                 "next": end if end < len(shown) and page else None,
             }
         )
+
+    def _charge(self, key: ApiKey, compared: int, returned: int) -> None:
+        if not self.pay(f"key {key.name}", compared, returned):
+            raise HttpRefusal(429, "more was asked for than allowed (limit costs.api_rate)")
 
 
 def _parameters(request: Request) -> dict[str, str]:
