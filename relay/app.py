@@ -73,6 +73,8 @@ GOODBYE = 2.0
 _MANY_DESCRIPTORS = 1 << 20
 #: Seconds for which the account of a command that a restart left unknown is subscribed to without a subscriber.
 LOOK = 60.0
+#: Begins the names of plugins' tables in the store.
+PLUGINS = "plugin "
 #: Seconds between two times that sessions' last sign of life is stored; a restart asks for what happened since.
 HEARD = 5.0
 _RESTARTS = Backoff(first=0.5, cap=30.0)
@@ -234,6 +236,7 @@ class Relay:
         self.addresses: list[tuple[str, int]] = []
         """The addresses that the relay listens on."""
         self._restored = trio.Event()
+        self._plugin_rows: Rows = {}
         self._unresolved: list[Stream] = []
         self._services: list[FromPlugin[Service]] = []
         self._call_hooks(plugins)
@@ -321,6 +324,27 @@ class Relay:
             raise KeyError(app_id)
         return webhook_headers(app, body)
 
+    def kept_rows(self, table: str) -> Sequence[tuple[str, bytes]]:
+        """Return the rows that a plugin kept in its ``table`` before a restart."""
+        return self._plugin_rows.get(PLUGINS + table, ())
+
+    def keep_row(self, table: str, key: str, value: bytes | None) -> None:
+        """Keep a row of a plugin over a restart; None removes it."""
+        self._store.write(Row(PLUGINS + table, key, value))
+
+    async def rows_kept(self) -> bool:
+        """Wait until all rows are on disk; False where they cannot be, or nothing outlives the process."""
+        said: list[str] = []
+        done = trio.Event()
+
+        def take(failure: str) -> None:
+            said.append(failure)
+            done.set()
+
+        self._store.sync(take)
+        await done.wait()
+        return self._store.keeps and not said[0]
+
     # --- life ---
 
     def stop(self) -> None:
@@ -372,8 +396,21 @@ class Relay:
         front = HttpServer(self._api(), self._edge, server.limits, self._tls, hosts=server.hosts, admission=admission)
         listeners = await open_listeners(server.host, server.port)
         self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
+        async with (
+            trio.open_nursery() as keeping
+        ):  # the store ends last: what the others leave behind is for the next start
+            await keeping.start(self._store.run, _Kept(self._restore, self._rows, self.hub.logged_topics))
+            await self._run(front, listeners, plan, task_status)
+            keeping.cancel_scope.cancel()
+
+    async def _run(
+        self,
+        front: HttpServer,
+        listeners: Sequence[trio.SocketListener],
+        plan: DescriptorPlan,
+        task_status: trio.TaskStatus["Relay"],
+    ) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._store.run, _Kept(self._restore, self._rows, self.hub.logged_topics))
             await nursery.start(self._edge.run)
             await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
@@ -424,6 +461,7 @@ class Relay:
         count = self.hub.restore(rows, topics, now, unix_ns)
         self._command_service.end_restored(restored)
         self.providers.restore(rows)
+        self._plugin_rows = {table: of_table for table, of_table in rows.items() if table.startswith(PLUGINS)}
         self._unresolved = [
             Stream(scope.provider, Topic(kind="account", account=scope.account))
             for scope in self._registry.unresolved()

@@ -4,14 +4,16 @@ A request has one deadline, follows no redirect and reads little of the answer's
 logged: URLs and headers may carry tokens, and httpx puts both into the texts of its errors.
 
 When the service is cancelled, it releases the held departures (subscribers that return after the restart are reported as
-new), finishes running requests and sends waiting events, all within the drain deadline. Events that remain are lost, counted
-and logged.
+new), finishes running requests and sends waiting events, all within the drain deadline. Events that remain are sent after
+the restart, as are those that a crash left; without a store they are lost, counted and logged. A webhook's id is in the
+header X-Webhook-Id: one that is sent again, because its answer did not come, has the same.
 """
 
 import logging
 import math
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable
 
 import httpx
@@ -24,6 +26,10 @@ from relay_webhooks.endpoints import Endpoint
 from relay_webhooks.payload import encode_event, kind_of
 from relay_webhooks.queue import Batch, EventQueue
 
+#: The table of waiting events in the relay's store.
+TABLE = "webhooks"
+#: Seconds that a shutdown waits for the store.
+KEEP = 2.0
 SHUTDOWN = "shutdown"
 NO_APP = "no_such_app"
 
@@ -45,14 +51,26 @@ class Sender:
 
     def __init__(self, endpoint: Endpoint, uniform: Callable[[], float]) -> None:
         self.endpoint = endpoint
-        self.queue = EventQueue(endpoint.limits)
+        self.queue = EventQueue(endpoint.limits, lambda: uuid.uuid4().hex, time.time_ns() // 1000)
+        self._sent_first = ""
         self._uniform = uniform
         self._woken = trio.Event()
-        self._stopping = False
+        self._stopping = self._is_restored = False
         self._problem: str | None = None
 
-    def start(self) -> None:
-        """Undo `stop`, because the service is started again after a failure."""
+    def start(self, relay: RelayApi) -> None:
+        """Take over what a restart left; undo `stop`, where the service is started again after a failure."""
+        if not self._is_restored:
+            self._is_restored = True
+            prefix = f"{self.endpoint.name}\n"
+            self.queue.on_change = lambda key, value: relay.keep_row(TABLE, prefix + key, value)
+            rows = [
+                (key.removeprefix(prefix), value) for key, value in relay.kept_rows(TABLE) if key.startswith(prefix)
+            ]
+            waiting = self.queue.take_all()
+            self.queue.restore(rows, trio.current_time())
+            for event in waiting:  # those of the moment before the service ran
+                self.queue.put(*event)
         self._stopping = False
 
     def put(self, event: bytes, now: float, time_ms: int, kind: str) -> None:
@@ -92,7 +110,12 @@ class Sender:
             self.report(trio.current_time())
             await trio.lowlevel.checkpoint()
             return
-        headers = {**self.endpoint.headers, **signed, "Content-Type": "application/json"}
+        if self._sent_first != batch.id:  # its id must be on disk, so that it has the same after a crash
+            self._sent_first = batch.id
+            await relay.rows_kept()
+        headers = {
+            **self.endpoint.headers, **signed, "Content-Type": "application/json", "X-Webhook-Id": batch.id
+        }  # fmt: skip
         problem = await post(client, self.endpoint.url, batch.body, headers, self.endpoint.timeout)
         if problem is None:
             self._accepted()
@@ -182,7 +205,7 @@ class Webhooks:
 
     async def run(self, relay: RelayApi) -> None:
         """Send until cancelled, then send the rest within the drain deadline."""
-        self._start()
+        self._start(relay)
         self._warn_of_unknown_apps(relay)
         scope = trio.CancelScope(shield=True)
         async with trio.open_nursery() as nursery:
@@ -200,6 +223,9 @@ class Webhooks:
                 for sender in self.senders:
                     nursery.start_soon(sender.run, client, relay)
         self._ended = True
+        with trio.CancelScope(shield=True), trio.move_on_after(KEEP):
+            if await relay.rows_kept():  # they are sent after the restart
+                return
         for sender in self.senders:
             sender.queue.drop_all(SHUTDOWN)
             sender.report(trio.current_time(), last=True)
@@ -214,10 +240,10 @@ class Webhooks:
             with trio.move_on_at(self._departures.next_at):
                 await self._held.wait()
 
-    def _start(self) -> None:
+    def _start(self, relay: RelayApi) -> None:
         self._stopping = self._ended = False
         for sender in self.senders:
-            sender.start()
+            sender.start(relay)
 
     def _stop(self) -> None:
         self._stopping = True

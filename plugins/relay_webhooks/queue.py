@@ -13,8 +13,9 @@ Rules:
   not among them.
 """
 
+import json
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
 from attrs import define, field, frozen
@@ -22,6 +23,8 @@ from attrs import define, field, frozen
 from relay.limits import backoff
 from relay_webhooks.payload import encode_body
 
+#: The key of the batch on its way; other keys are the numbers of events.
+_BATCH = "batch"
 OVERFLOW = "queue_full"
 EXPIRED = "not_accepted"
 
@@ -49,10 +52,14 @@ class QueueLimits:
 
 @frozen
 class Batch:
-    """Events that are sent together. ``time_ms`` is the time of the oldest, so that a delay is visible."""
+    """Events that are sent together. ``time_ms`` is the time of the oldest, so that a delay is visible.
+
+    ``id`` is the same for every attempt, also after a restart.
+    """
 
     time_ms: int
     events: tuple[bytes, ...]
+    id: str = ""
     body: bytes = field(init=False, repr=False)
 
     @body.default
@@ -94,7 +101,11 @@ class _Waiting:
 class EventQueue:
     """The events that wait to be sent to one endpoint."""
 
-    def __init__(self, limits: QueueLimits) -> None:
+    def __init__(self, limits: QueueLimits, ids: Callable[[], str] = str, first: int = 0) -> None:
+        """`ids` names batches; `first` is the number of the first event, above all numbers of earlier processes."""
+        self.on_change: Callable[[str, bytes | None], object] = lambda key, value: None
+        """Called with the key and the value of a row that is to be kept over a restart; None: not any more."""
+        self._ids = ids
         self.losses = Losses()
         self.sent = 0
         """Events the endpoint accepted."""
@@ -102,7 +113,8 @@ class EventQueue:
         """Attempts since the last one that was accepted."""
         self._limits = limits
         self._kinds: dict[str, _Waiting] = {}
-        self._count = self._bytes = self._next = 0
+        self._count = self._bytes = 0
+        self._next = first
         self._batch: Batch | None = None
         self._first_try = 0.0
         self._not_before = -inf
@@ -116,6 +128,7 @@ class EventQueue:
         waiting = self._kinds.setdefault(kind, _Waiting())
         waiting.events.append((self._next, now, time_ms, event))
         waiting.bytes += len(event)
+        self.on_change(str(self._next), _row(time_ms, kind, event))
         self._next += 1
         self._count += 1
         self._bytes += len(event)
@@ -141,9 +154,38 @@ class EventQueue:
             ready_at = self._kinds[self._oldest()].events[0][1] + self._limits.batch_wait
             if self._count < self._limits.batch_events and now < ready_at and not at_once:
                 return ready_at
-            self._batch = self._make_batch()
+            self._batch = batch = self._make_batch()
+            self.on_change(
+                _BATCH, json.dumps([batch.time_ms, batch.id, [e.decode("latin-1") for e in batch.events]]).encode()
+            )
             self._first_try = now
         return self._batch
+
+    def take_all(self) -> list[tuple[bytes, float, int, str]]:
+        """Remove the events that wait, oldest first; return what `put` needs for each."""
+        found = [(*each, kind) for kind, waiting in self._kinds.items() for each in waiting.events]
+        while self._count:
+            self._take(self._oldest())
+        return [(event, at, time_ms, kind) for _, at, time_ms, event, kind in sorted(found)]
+
+    def restore(self, rows: Iterable[tuple[str, bytes]], now: float) -> None:
+        """Take over what waited before a restart, in its order; a batch that was on its way gets its whole time again."""
+        waiting = []
+        for key, value in rows:
+            try:
+                if key == _BATCH:
+                    time_ms, id, events = json.loads(value)
+                    self._batch = Batch(time_ms, tuple(each.encode("latin-1") for each in events), id)
+                    self._first_try = now
+                else:
+                    time_ms, kind, event = json.loads(value)
+                    waiting.append((int(key), time_ms, kind, event.encode("latin-1")))
+            except (ValueError, TypeError, AttributeError):
+                self.on_change(key, None)
+        for number, time_ms, kind, event in sorted(waiting):
+            self.on_change(str(number), None)
+            self._next = max(self._next, number)
+            self.put(event, now, time_ms, kind)
 
     def accepted(self) -> None:
         """Drop the batch: it arrived."""
@@ -171,13 +213,13 @@ class EventQueue:
         if len(self):
             self.losses.add(reason, len(self))
         self._end_batch()
-        self._kinds.clear()
-        self._count = self._bytes = 0
+        while self._count:
+            self._take(self._oldest())
 
     def _make_batch(self) -> Batch:
         count = min(self._limits.batch_events, self._count)
         time_ms = self._kinds[self._oldest()].events[0][2]
-        return Batch(time_ms, tuple(self._take(self._oldest()) for _ in range(count)))
+        return Batch(time_ms, tuple(self._take(self._oldest()) for _ in range(count)), self._ids())
 
     def _oldest(self) -> str:
         """Return the kind of the event that has waited the longest. There are a few kinds, and none without an event."""
@@ -185,7 +227,8 @@ class EventQueue:
 
     def _take(self, kind: str) -> bytes:
         waiting = self._kinds[kind]
-        _, _, _, event = waiting.events.popleft()
+        number, _, _, event = waiting.events.popleft()
+        self.on_change(str(number), None)
         waiting.bytes -= len(event)
         self._count -= 1
         self._bytes -= len(event)
@@ -195,5 +238,11 @@ class EventQueue:
 
     def _end_batch(self) -> int:
         events = len(self._batch.events) if self._batch is not None else 0
+        if self._batch is not None:
+            self.on_change(_BATCH, None)
         self._batch = None
         return events
+
+
+def _row(time_ms: int, kind: str, event: bytes) -> bytes:
+    return json.dumps([time_ms, kind, event.decode("latin-1")]).encode()

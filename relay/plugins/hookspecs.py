@@ -12,7 +12,7 @@ Everything a hook needs is an argument, and an implementation names only the arg
 Build objects inside the hook and return them. A module global would be shared by all relays of the process.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import pluggy
@@ -47,6 +47,15 @@ class RelayApi(Protocol):
         Raises:
             KeyError: no app has that id (any more).
         """
+
+    def kept_rows(self, table: str) -> Sequence[tuple[str, bytes]]:
+        """Return the rows that the plugin kept in its ``table`` before a restart."""
+
+    def keep_row(self, table: str, key: str, value: bytes | None) -> None:
+        """Keep a small row over a restart, None: do not any more. Soon, and in order; see `rows_kept`."""
+
+    async def rows_kept(self) -> bool:
+        """Wait until all rows are on disk; return False where they cannot be, or nothing outlives the process."""
 
 
 @frozen(kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import httpx
+import pytest
 import trio
 
 from relay.pusher.apps import App
@@ -73,6 +74,7 @@ class Sequence:
             self.fills[event["trade"]["id"]] += 1
 
 
+@pytest.mark.timeout(120 + 30 * KILLS)
 async def test_a_subscriber_that_resumes_over_kills_sees_one_sequence_with_told_gaps(tmp_path: Path) -> None:
     simulator = HelioSimulator(seed=1)
     chance = random.Random(7)

@@ -38,6 +38,15 @@ class Relay:
     def snapshot(self) -> Mapping[str, Any]:
         return {}
 
+    def kept_rows(self, table: str) -> list[tuple[str, bytes]]:
+        return []
+
+    def keep_row(self, table: str, key: str, value: bytes | None) -> None:
+        pass
+
+    async def rows_kept(self) -> bool:
+        return False
+
     def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
         return webhook_headers(self.apps[app_id], body)
 
@@ -384,3 +393,55 @@ async def test_an_answer_whose_body_stalls_or_breaks_counts_by_its_status(autoju
         server = Server(lambda request, body=body: httpx.Response(200, headers={"content-length": "9999"}, stream=body))
         async with server.client() as client:
             assert await post(client, "http://app.example", b"{}", {}, 1.0) is None
+
+
+async def test_what_waits_is_sent_after_a_restart_and_a_webhook_on_its_way_again_with_its_id(
+    autojump_clock: Clock,
+) -> None:
+    rows: dict[str, bytes] = {}
+
+    class Kept(Relay):
+        """A feed with a store."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = list(rows.items())
+
+        def kept_rows(self, table: str) -> list[tuple[str, bytes]]:
+            return self.left
+
+        def keep_row(self, table: str, key: str, value: bytes | None) -> None:
+            if value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+
+        async def rows_kept(self) -> bool:
+            return True
+
+    async def process(server: Server, *names: str) -> None:
+        webhooks = Webhooks([endpoint(events=EVENT_NAMES)], client=server.client, leave_delay=0.0, drain=1.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(webhooks.run, Kept())
+            await trio.sleep(0.1)
+            for name in names:
+                webhooks.watch(ChannelEvent(app_id=APP.id, name="channel_occupied", channel=name))
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+
+    def told(server: Server) -> list[tuple[str, list[str]]]:
+        return [
+            (request.headers["x-webhook-id"], [event["channel"] for event in json.loads(request.content)["events"]])
+            for _, request in server.requests
+        ]
+
+    away, back = Server(lambda request: httpx.Response(500)), Server()
+    await process(away, "first", "second")
+    ((id, channels), *_), kept = told(away), len(rows)
+    assert (channels, kept) == (["first"], 2)
+    await process(back)
+    again, rest = told(back)
+    assert again == (id, ["first"])
+    assert rest[1] == ["second"]
+    assert rest[0] != id
+    assert not rows

@@ -35,6 +35,15 @@ class Relay:
     def snapshot(self) -> Mapping[str, Any]:
         return {}
 
+    def kept_rows(self, table: str) -> list[tuple[str, bytes]]:
+        return []
+
+    def keep_row(self, table: str, key: str, value: bytes | None) -> None:
+        pass
+
+    async def rows_kept(self) -> bool:
+        return False
+
     def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
         return webhook_headers({APP.id: APP}[app_id], body)
 
