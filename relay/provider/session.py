@@ -154,7 +154,7 @@ class SessionMachine:
         )
         core = self.core
         self._on_interest = core.declared.on_interest or beside is not None
-        self._closes_unused = beside is not None
+        self._is_further = beside is not None
         self._declared = core.declared
         self._uniform = uniform
         self._transport = Transport(core.declared.silent_after, core.declared.heartbeat.every)
@@ -413,6 +413,10 @@ class SessionMachine:
         try:
             core.adapter = core.adapter_class(core.context)
             fetches = prepared(core.adapter.prepare())
+            if self._is_further and len(
+                core.context.symbols
+            ):  # the first connection keeps what is not needed up to date
+                fetches = [fetch for fetch in fetches if fetch.needed]
         except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
             self._lose(f"the adapter cannot prepare: {core.reason_of(error, 'preparing')}")
             return
@@ -786,7 +790,7 @@ class SessionMachine:
         if self._life in _CONNECTED:
             self._transport_clock(now)
         self._subscriptions.clocks(now)
-        if self._closes_unused and self._life is Life.UP and self._is_unwanted():
+        if self._is_further and self._life is Life.UP and self._is_unwanted():
             self._lose(NOBODY)
         if self._life is Life.UP and self.core.renewal.take_due(now):
             self._renew()

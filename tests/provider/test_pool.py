@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -11,6 +12,7 @@ from relay.adapter import (
     Ack,
     Adapter,
     Backoff,
+    Context,
     Fetch,
     Offer,
     Outgoing,
@@ -24,12 +26,14 @@ from relay.adapter import (
 from relay.model.channels import Asker, Topic
 from relay.model.events import Connection, Event, Quote, Stamp
 from relay.plugins.hookspecs import hookimpl
-from relay.provider import liveness
+from relay.provider import liveness, session_events
 from relay.provider.pacing import Budget
 from relay.provider.pool import ConnectionPool
-from relay.provider.session import NOBODY
+from relay.provider.session import NOBODY, SessionMachine
+from relay.provider.session_events import Now
 from relay.testing.simulator import Link, Simulator
 from relay.testing.subscriber import Subscriber
+from relay.trading.registry import CommandRegistry
 from support.running import port_of, running_relay
 from support.situations import OUR_APP
 
@@ -257,6 +261,44 @@ class FeedSimulator(Simulator):
 
     def quote(self, symbol: str, bid: str) -> None:
         self.link(symbol).send(dumps(["quote", symbol, bid]))
+
+
+class Listed(Feed):
+    """Fetches a list of symbols that it can do without, and a login that it cannot."""
+
+    session = attrs.evolve(Feed.session, http="http://acme.test")
+
+    def prepare(self) -> Iterable[Fetch]:
+        yield Fetch(tag="symbols", url="/symbols", needed=False)
+        yield Fetch(tag="login", url="/login")
+
+
+def test_a_further_connection_fetches_only_what_it_cannot_do_without() -> None:
+    """A list of all symbols is some megabytes and costs weight: the first connection fetches it for all of them."""
+
+    def machine(beside: SessionMachine | None) -> SessionMachine:
+        return SessionMachine(
+            Listed, context, publish=lambda *event: None, commands=CommandRegistry(), uniform=lambda: 1.0,
+            correlation=str, beside=beside,
+        )  # fmt: skip
+
+    context = Context(provider="acme")
+    first = machine(None)
+    made = first.step(session_events.Start(), Now(0.0, 0))
+    assert fetched_of(made) == ["symbols", "login"]
+    further = machine(first)
+    further.step(session_events.Start(), Now(0.0, 0))
+    assert further.life.value == "idle"
+    want = session_events.Want(Topic(kind="quote", symbol="A"), BY)
+    assert fetched_of(further.step(want, Now(0.0, 0))) == ["symbols", "login"], "nothing is known yet"
+    context.symbols.learn([("A", "A")])
+    further = machine(first)
+    further.step(session_events.Start(), Now(0.0, 0))
+    assert fetched_of(further.step(want, Now(0.0, 0))) == ["login"]
+
+
+def fetched_of(outputs: Iterable[session_events.Output]) -> list[str]:
+    return [each.url.rpartition("/")[2] for each in outputs if isinstance(each, session_events.FetchRequest)]
 
 
 async def test_one_connection_of_three_is_lost_and_comes_back_and_the_others_go_on(

@@ -71,7 +71,8 @@ def as_seen_by(session: Session, key: ApiKey | None) -> Session:
     provider, account = session["provider"], session.get("account")
     if key is not None and (key.may_read_account(provider, account) if account else key.may_read_all(provider)):
         return session
-    seen = {name: value for name, value in session.items() if name != "samples"}
+    hidden = ("samples",) if account is None else ("samples", "connections")
+    seen = {name: value for name, value in session.items() if name not in hidden}
     return seen if account is None else {**seen, "account": None, "reason": None, "topics": {}}
 
 
