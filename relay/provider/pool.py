@@ -82,7 +82,8 @@ class ConnectionPool:
     def _connection_for(self, topic: Topic) -> ProviderSession:
         """Return the connection that has ``topic``, the first one of its endpoint with room for it, or a new one.
 
-        Where there can be no new one, the least crowded: ``topic`` waits there until another one is given up.
+        Where there can be no new one, the least crowded: ``topic`` waits there until one of that connection is given up. It
+        is not moved: its subscribers were told by that connection, and are told by it when data come.
         """
         if (holder := self._holder(topic)) is not None:
             return holder
