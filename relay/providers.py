@@ -20,11 +20,13 @@ from relay.model.events import MARKET_KINDS
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.plugins import FrameTap
 from relay.provider.catalog import CatalogEntry, ListedSymbol, merged_entries, provider_entries
+from relay.provider.connection import Line
 from relay.provider.driver import ProviderSession, Restored, keep_nothing
 from relay.provider.http import HttpClient
 from relay.provider.pool import ConnectionPool
 from relay.provider.session import SessionSettings
 from relay.provider.session_state import Publish, SessionLog
+from relay.replay import Replay, replayed
 from relay.settings import ProviderSettings
 from relay.store.interface import Row, Rows, Store
 from relay.trading.registry import CommandRegistry
@@ -48,6 +50,10 @@ class ConfiguredProvider:
         log: SessionLog,
         store: Store | None = None,
     ) -> None:
+        replay = None
+        if settings.replay is not None:
+            replay = Replay(settings.replay)
+            settings = attrs.evolve(settings, adapter=replayed(settings.adapter))
         self.settings = settings
         self.name = settings.name
         self.symbols = SymbolTable(settings.symbols)
@@ -79,7 +85,8 @@ class ConfiguredProvider:
                     context,
                     publish=publish,
                     commands=commands,
-                    http=http,
+                    http=http if replay is None else replay,
+                    dial=Line if replay is None else replay.dial,
                     settings=session_settings,
                     log=log if beside is None else partial(log, connection=number),
                     keep=keep_nothing
@@ -116,6 +123,11 @@ class ConfiguredProvider:
     def accounts(self) -> tuple[str, ...]:
         """The configured accounts' names."""
         return tuple(name for name in self.sessions if name is not None)
+
+    @property
+    def is_replay(self) -> bool:
+        """True if a recording is in the provider's place."""
+        return self.settings.replay is not None
 
     @property
     def is_private(self) -> bool:
@@ -318,12 +330,17 @@ class Providers:
             return []
         if stream.provider != ALL:
             return [(self._providers[stream.provider], topic)] if stream.provider in self._providers else []
-        return [(provider, topic) for provider in self if provider.wrong_with(topic) is None]
+        return [(provider, topic) for provider in self._in_all() if provider.wrong_with(topic) is None]
+
+    def _in_all(self) -> list[ConfiguredProvider]:
+        """Return the providers of the streams of ``all``: recorded prices are not mixed with those of now."""
+        live = [provider for provider in self if not provider.is_replay]
+        return live or list(self)
 
     def wrong_with(self, stream: Stream) -> str | None:
         """Return the reason that a stream cannot be served; None if none is known."""
         if stream.provider == ALL:
-            reasons = [provider.wrong_with(stream.topic) for provider in self]
+            reasons = [provider.wrong_with(stream.topic) for provider in self._in_all()]
             return None if None in reasons else "; ".join(filter(None, reasons)) or "no provider is configured"
         provider = self._providers.get(stream.provider)
         if provider is None:
@@ -335,7 +352,7 @@ class Providers:
         if stream.topic.kind not in MARKET_KINDS:
             return False
         if stream.provider == ALL:
-            return any(provider.is_private for provider in self)
+            return any(provider.is_private for provider in self._in_all())
         provider = self._providers.get(stream.provider)
         return provider is not None and provider.is_private
 

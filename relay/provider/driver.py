@@ -26,7 +26,7 @@ from relay.plugins import FrameTap, Traffic
 from relay.provider import session_events
 from relay.provider.connection import Deadlines, Line
 from relay.provider.dry_run import dry_run
-from relay.provider.http import HttpClient
+from relay.provider.http import Fetcher
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Input, Now, Output
 from relay.provider.session_state import Publish, SessionLog, no_log
@@ -75,6 +75,7 @@ class ProviderSession:
         settings, deadlines: the operator's choices.
         ssl_context: for ``wss``; by default the system's certificates.
         log: called with a level, an event name and fields; nothing in them is secret.
+        dial: makes a connection, with the arguments of `Line`; by default over a socket.
         keep: called with a table, a key and a value (None: nothing any more) whenever something changes that must outlive
             the process: the wall times of the last ``dials``, which the provider counts over a restart of the relay too,
             ``fills`` that were published, ``states`` of the account, when the session was ``heard``. See `restore`.
@@ -88,11 +89,12 @@ class ProviderSession:
         *,
         publish: Publish,
         commands: CommandRegistry,
-        http: HttpClient,
+        http: Fetcher,
         settings: SessionSettings = _SETTINGS,
         deadlines: Deadlines = _DEADLINES,
         ssl_context: ssl.SSLContext | None = None,
         log: SessionLog = no_log,
+        dial: Callable[..., Any] = Line,
         keep: Callable[[str, str, bytes | None], object] = keep_nothing,
         beside: "ProviderSession | None" = None,
     ) -> None:
@@ -106,6 +108,7 @@ class ProviderSession:
         self._deadlines = deadlines
         self._ssl_context = ssl_context
         self._log = log
+        self._make_line = dial
         self._keep = keep
         self._dials: deque[int] = deque(maxlen=_MOST_DIALS) if beside is None else beside._dials
         self._machine = self._new_machine(None)
@@ -376,7 +379,7 @@ class ProviderSession:
 
     async def _dial(self, dial: session_events.Dial) -> None:
         self._line_of_log("info", "dial", url=dial.shown)
-        line = Line(
+        line: Line = self._make_line(
             self._deadlines,
             self._ssl_context,
             on_open=lambda: self._turn(session_events.Opened(), Traffic("open", time.time_ns(), url=dial.url)),

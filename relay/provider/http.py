@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 import httpx
 import trio
@@ -23,6 +23,13 @@ MAX_BODY = 32 * 1024 * 1024
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 #: Characters of the reason why there is no answer.
 _REASON = 300
+
+
+class Fetcher(Protocol):
+    """Makes the adapters' fetches; see `HttpClient.fetch`."""
+
+    async def fetch(self, fetch: Fetch, url: str) -> Answer:
+        """Return the answer to a request."""
 
 
 class HttpClient:

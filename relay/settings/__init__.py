@@ -11,7 +11,7 @@ from relay.settings.check import (
 )
 from relay.settings.load import SettingsError, load, reload_changes, settings_of
 from relay.settings.reference import Setting, describe_settings, reference
-from relay.settings.tables import AccountSettings, LogTable, ProviderSettings, Server, Settings, Tls
+from relay.settings.tables import AccountSettings, LogTable, ProviderSettings, ReplayTable, Server, Settings, Tls
 
 __all__ = [
     "DEMO_API_KEY",
@@ -22,6 +22,7 @@ __all__ = [
     "AccountSettings",
     "LogTable",
     "ProviderSettings",
+    "ReplayTable",
     "Server",
     "Setting",
     "Settings",

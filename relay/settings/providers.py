@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from attrs import evolve
+
 from relay.adapter import Adapter, Context
 from relay.errors import suggestion
 from relay.model.channels import ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind, valid_provider
 from relay.model.hours import Hours
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.settings.check import Check, check_url
-from relay.settings.tables import AccountSettings, ProviderSettings, ProviderTable, SecretRef
+from relay.settings.tables import AccountSettings, ProviderSettings, ProviderTable, ReplayTable, SecretRef
 
 #: A credential from elsewhere (a plugin): (provider, name) -> value or None. For a named account, name is ``ACCOUNT.NAME``.
 Credential = Callable[[str, str], str | None]
@@ -36,7 +38,11 @@ def _provider(
     if adapter is None or not table.enabled:
         return None
     options = _options(check, name, table, adapter)
-    accounts = tuple(_accounts(check, name, table, adapter, credential))
+    replay = _replay(check, name, table)
+    if replay is None:
+        accounts = tuple(_accounts(check, name, table, adapter, credential))
+    else:
+        accounts = tuple(_replayed_accounts(table, adapter))
     if not any(problem.path[:2] == ("providers", name) for problem in check.problems):
         _try_adapter(check, adapter, options, name, accounts[0])
     return ProviderSettings(
@@ -56,7 +62,31 @@ def _provider(
         audit=table.audit,
         visibility=table.visibility,
         accounts=accounts,
+        replay=replay,
     )
+
+
+def _replay(check: Check, name: str, table: ProviderTable) -> ReplayTable | None:
+    """Return the replay of a provider, and refuse everything by which one could reach a live account."""
+    if table.replay.file is None:
+        return None
+    path = ("providers", name)
+    for key in ("url", "http_url"):
+        if getattr(table, key) is not None:
+            check.wrong("a replay connects to nobody; leave it out, or leave out replay.file", *path, key)
+    if table.credentials:
+        check.wrong("a replay never reaches an account; leave them out, or leave out replay.file", *path, "credentials")
+    for account, of_account in table.accounts.items():
+        if of_account.credentials:
+            reason = "a replay never reaches an account; leave them out, or leave out replay.file"
+            check.wrong(reason, *path, "accounts", account, "credentials")
+    return evolve(table.replay, file=str(check.secrets.base / table.replay.file))
+
+
+def _replayed_accounts(table: ProviderTable, adapter: type[Adapter]) -> Iterator[AccountSettings]:
+    """Yield the accounts with something in the place of their credentials, for the templates of the adapter."""
+    for account in table.accounts or (None,):
+        yield AccountSettings(name=account, credentials={each: f"replayed-{each}" for each in adapter.credentials})
 
 
 def _adapter(

@@ -166,6 +166,21 @@ class AccountTable:
 
 
 @frozen(kw_only=True)
+class ReplayTable:
+    """A recording in the provider's place. Its session has no socket: it reaches nobody, and takes no orders."""
+
+    file: str | None = None
+    """The recording, relative to the configuration; `docs/recording.md` says how it is made."""
+    speed: float = field(default=1.0, validator=_not_negative)
+    """1 as it was recorded, 10 ten times as fast, 0 as fast as it can be read."""
+    acks: bool = False
+    """Let the session set the pace: each frame that was sent in the recording is waited for, as where a provider waits for
+    acknowledgements. `speed` is not used then."""
+    loop: bool = False
+    """Begin again at the end."""
+
+
+@frozen(kw_only=True)
 class ProviderTable:
     """One connection to a provider. NAME is in channel names and events: lower-case letters, digits, `-` and `_`."""
 
@@ -208,6 +223,7 @@ class ProviderTable:
     credentials: Mapping[str, SecretRef] = Factory(dict)
     """By the names the adapter declares, each a secret."""
     accounts: Mapping[str, AccountTable] = Factory(dict)
+    replay: ReplayTable = Factory(ReplayTable)
 
 
 @frozen(kw_only=True)
@@ -330,6 +346,7 @@ class ProviderSettings:
         stale_after, hours, audit: see `SessionSettings` of `relay.provider`.
         visibility: `private` if its market streams need authorization.
         accounts: its sessions, at least one.
+        replay: a recording in the place of the provider, its file absolute; None for the provider itself.
     """
 
     name: str
@@ -348,6 +365,7 @@ class ProviderSettings:
     audit: float = 60.0
     visibility: Literal["public", "private"] = "public"
     accounts: tuple[AccountSettings, ...] = (AccountSettings(),)
+    replay: ReplayTable | None = None
 
 
 @frozen(kw_only=True)

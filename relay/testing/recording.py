@@ -111,7 +111,7 @@ def read_recording(path: Source) -> Recording:
 
 def iter_records(path: Source) -> Iterator[Record]:
     """Yield the records of a file, raising as `read_recording` does; blank lines are skipped."""
-    last = 0.0
+    last = 0.0  # of the record above
     for number, (line, is_whole) in enumerate(_lines(Path(path)), start=1):
         if not line.strip():
             continue
@@ -120,7 +120,7 @@ def iter_records(path: Source) -> Iterator[Record]:
             if record.t < last:
                 raise RecordingError(f"t: {record.t} is before the {last} of the line above")
         except RecordingError as error:
-            if not is_whole:  # the recorder was killed here, or is still at work
+            if last and not is_whole:  # the recorder was killed here, or is still at work
                 return
             raise RecordingError(f"{path}:{number}: {error}") from None
         last = record.t
