@@ -266,7 +266,7 @@ def test_plugins(capsys: pytest.CaptureFixture[str]) -> None:
     plugins = attrs.evolve(load_plugins(), broken=(SkippedPlugin("bad", "relay-bad", "1", "ImportError: no x"),))
     assert run(["plugins"], plugins) == 0
     out = capsys.readouterr().out
-    (line,) = [line for line in out.splitlines() if line.startswith("kraken")]
+    (line,) = [line for line in out.splitlines() if line.startswith("kraken ")]
     assert line.split() == ["kraken", "tickrelay", __version__, "kraken", "relay_adapters"]
     assert "broken: bad (relay-bad): ImportError: no x\n" in out
 
