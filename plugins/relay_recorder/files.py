@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
 
+import msgspec
 from attrs import evolve
 
 from relay.model import serialize
@@ -30,6 +31,7 @@ HEAD = 8 * 1024 * 1024
 _ANSWERS, _RECORDS = 50, 2000
 _SUFFIXES = {"zstd": ".jsonl.zst", "gzip": ".jsonl.gz", "none": ".jsonl"}
 
+_dumps = msgspec.json.Encoder().encode
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
   id TEXT, kind TEXT NOT NULL, provider TEXT NOT NULL, account TEXT, symbol TEXT, received_at TEXT NOT NULL,
@@ -152,11 +154,16 @@ class FrameFile:
 
     def write(self, items: list[Traffic], now: float) -> None:
         """Write traffic as it was, without its secrets."""
-        out = self._opened(now)
+        out, lines = self._opened(now), []
         for traffic in masked(items, self._session.mask):
-            line = format_line(self._record(traffic)).encode() + b"\n"
-            out.write(line)
-            self._remember(traffic, line)
+            if traffic.direction == "in":  # most of all: without the detour over a record
+                self._t = max(self._t, round(traffic.unix_ns / 1e9, 6))
+                lines.append(_dumps({"t": self._t, "dir": "in", "data": traffic.data}))
+                continue
+            line = format_line(self._record(traffic)).encode()
+            lines.append(line)
+            self._remember(traffic, line + b"\n")
+        out.write(b"\n".join(lines) + b"\n")
         self._dirty = True
 
     def lost(self, count: int, reason: str, now: float) -> None:

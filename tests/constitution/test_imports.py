@@ -94,6 +94,7 @@ NETWORK_ROOMS = (
     "relay.cli",
     "relay.client.api",
     "relay.testing",
+    "relay.replay",
     *sorted(SHELLS),
 )
 

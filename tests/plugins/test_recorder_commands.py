@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import re
 import signal
+import tomllib
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
@@ -21,7 +23,7 @@ from relay.model.commands import PlaceOrder
 from relay.model.enums import OrderType, Side
 from relay.model.events import Depth, Quote, Stamp
 from relay.plugins.manager import load_plugins
-from relay.settings import AccountSettings, ProviderSettings
+from relay.settings import AccountSettings, ProviderSettings, ReplayTable
 from relay.testing.player import play
 from relay.testing.recording import Record, Recording, read_recording
 from relay_helio.adapter import Helio
@@ -144,7 +146,7 @@ async def test_a_probe_of_a_broker_reports_and_never_orders(tmp_path: Path) -> N
         settings = venue(Helio, url, http_url, accounts=(account,), options={**Helio.defaults(), **simulated.options})
         file = tmp_path / "probe.jsonl"
         probe = await run_until(
-            settings, trio.Event(), lambda seen: {"quote", "account"} <= seen.published, frames=file
+            settings, trio.Event(), lambda seen: {"quote", "depth", "account"} <= seen.published, frames=file
         )
         nursery.cancel_scope.cancel()
     assert probe.connected is not None
@@ -269,3 +271,18 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "broken.sqlite").write_bytes(b"SQLite format 3\0 and then nothing")
     assert run(["export", str(tmp_path), "--to", "jsonl", "--out", str(tmp_path / "x")]) == 1
     assert "cannot read" in capsys.readouterr().err
+
+
+def test_the_page_has_the_five_commands_and_settings_that_exist() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recording.md").read_text()
+    for line in (
+        "tickrelay record kraken --for 60 --out incident.jsonl.zst",
+        "tickrelay try kraken incident.jsonl.zst",
+        "tickrelay cut incident.jsonl.zst fixture.jsonl --since 12 --until 15",
+        "tickrelay try kraken fixture.jsonl --golden fixture.golden.jsonl",
+        "tickrelay play fixture.jsonl --once",
+    ):
+        assert f"```sh\n{line}\n```" in page
+    recorder, replay = (tomllib.loads(each) for each in re.findall(r"```toml\n(.*?)```", page, re.S))
+    RecorderTable(**recorder["plugins"]["recorder"])
+    ReplayTable(**replay["providers"]["kraken"]["replay"])
