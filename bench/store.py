@@ -26,7 +26,8 @@ from relay.store.interface import LoggedTopic, Row, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from relay.store.sqlite_file import LogLimits
-from relay.trading.registry import CommandRegistry, Scope
+from relay.trading.pending import Scope
+from relay.trading.registry import CommandRegistry
 from support.report import arguments, report
 
 AT_ONCE = (1, 10, 100)
