@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
+import attrs
+
 _userinfo = re.compile(r"(?<=://)[^/?#\s\"']*@")
 _bare = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 
@@ -58,6 +60,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near is not None:
         return f"did you mean {near}?"
     return f"there are: {', '.join(names)}" if names else "there are none"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the message of an exception; of one that a validator of attrs raised, without the objects behind it."""
+    behind = error.args[1:2]
+    return error.args[0] if behind and isinstance(behind[0], attrs.Attribute) else str(error)
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -74,12 +74,19 @@ class Adapter(abc.ABC):
     names_accounts: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Refuse declarations that contradict each other.
+        """Refuse declarations of the wrong type, and those that contradict each other.
 
         Raises:
+            TypeError: a declaration is not what `Adapter` says.
             ValueError: several connections, of an account that trades or has streams of its own.
         """
         session = getattr(cls, "session", None)
+        if session is not None and not isinstance(session, Session):
+            raise TypeError(f"{cls.__name__}.session: must be a Session, not {session!r:.64}")
+        for name, kind in (("offers", Offer), ("options", Option), ("credentials", str)):
+            declared = getattr(cls, name)
+            if not isinstance(declared, tuple) or not all(isinstance(each, kind) for each in declared):
+                raise TypeError(f"{cls.__name__}.{name}: must be a tuple of {kind.__name__}, not {declared!r:.64}")
         trades = bool(cls.commands) or any(offer.kind == "account" for offer in cls.offers)
         if session is not None and trades and (session.most_connections > 1 or session.urls):
             several = "most_connections" if session.most_connections > 1 else "urls"

@@ -5,19 +5,49 @@ Every declaration is checked when it is made, which is when the adapter's module
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Sequence_
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import and_, deep_iterable, deep_mapping, ge, gt, in_, instance_of, le, min_len, optional
+from attrs.validators import and_, deep_iterable, deep_mapping, ge, gt, le, min_len, optional
 
+from relay.errors import suggestion
 from relay.model.commands import AmendOrder, AmendPosition, Command, PlaceOrder
 from relay.model.enums import OrderType, TimeInForce
 from relay.model.events import KINDS
 from relay.model.hours import Hours
+
+
+def instance_of(kinds: type | tuple[type, ...]) -> Any:
+    """Return a validator of a value's type. Its message names the type, and the nearest member of an enum."""
+    classes = kinds if isinstance(kinds, tuple) else (kinds,)
+    wanted = " or ".join(
+        "number" if each is float else each.__name__ for each in classes if each is not int or len(classes) == 1
+    )
+
+    def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+        if not isinstance(value, classes):
+            hint = ""
+            for each in classes:
+                if isinstance(value, str) and issubclass(each, enum.Enum):
+                    hint = f"; {suggestion(value, (str(member) for member in each))}"
+            raise TypeError(f"'{attribute.name}' must be {wanted}, not {value!r:.64}{hint}")
+
+    return check
+
+
+def in_(choices: Collection[str]) -> Any:
+    """Return a validator of a value that is one of ``choices``. Its message names the nearest one."""
+
+    def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+        if value not in choices:
+            raise ValueError(f"'{attribute.name}': there is no {value!r:.64}; {suggestion(str(value), choices)}")
+
+    return check
+
 
 _is_text: Any = instance_of(str)
 _is_name: Any = and_(_is_text, min_len(1))
@@ -28,7 +58,7 @@ _are_texts: Any = deep_iterable(_is_text, instance_of(tuple))
 
 
 def _is_mapping(of: Any, to: Any) -> Any:
-    return deep_mapping(of, to, instance_of(Mapping))  # type: ignore[type-abstract]
+    return deep_mapping(of, to, instance_of(Mapping))
 
 
 def _is_optional(validator: Any) -> Any:

@@ -21,7 +21,7 @@ import attrs
 import pluggy
 
 from relay.adapter import Adapter
-from relay.errors import OperatorError, suggestion
+from relay.errors import OperatorError, reason_of, suggestion
 from relay.plugins import hookspecs as hooks
 
 T = TypeVar("T")
@@ -239,7 +239,7 @@ def _is_adapter(value: object) -> bool:
 
 
 def _raised(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(reason_of(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -10,7 +10,7 @@ from relay.errors import suggestion
 from relay.model.channels import ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind, valid_provider
 from relay.model.hours import Hours
 from relay.model.symbols import SymbolError, SymbolTable
-from relay.settings.check import Check, check_url
+from relay.settings.check import Check, check_url, is_loopback
 from relay.settings.tables import AccountSettings, ProviderSettings, ProviderTable, ReplayTable, SecretRef
 
 #: A credential from elsewhere (a plugin): (provider, name) -> value or None. For a named account, name is ``ACCOUNT.NAME``.
@@ -40,6 +40,7 @@ def _provider(
     options = _options(check, name, table, adapter)
     replay = _replay(check, name, table)
     if replay is None:
+        _note_local_host(check, name, table, adapter)
         accounts = tuple(_accounts(check, name, table, adapter, credential))
     else:
         accounts = tuple(_replayed_accounts(table, adapter))
@@ -120,6 +121,16 @@ def _options(check: Check, name: str, table: ProviderTable, adapter: type[Adapte
     return {**adapter.defaults(), **given}
 
 
+def _note_local_host(check: Check, name: str, table: ProviderTable, adapter: type[Adapter]) -> None:
+    """Warn where a provider would be looked for on this machine because nobody said where it is."""
+    default = adapter.defaults().get("host", "")
+    host = default.rpartition(":")[0] or default
+    if "host" not in table.options and table.url is None and host and is_loopback(host):
+        check.notes.append(
+            f"providers.{name}.options.host: the default, {default}, is this machine; name the provider's host"
+        )
+
+
 def _try_adapter(
     check: Check, adapter: type[Adapter], options: Mapping[str, str], name: str, account: AccountSettings
 ) -> None:
@@ -190,10 +201,28 @@ def _pinned(
     topics: dict[Topic, None] = {}
     for text in table.pinned:
         try:
-            topics[_stream(text, name, table, adapter, symbols)] = None
+            topic = _stream(text, name, table, adapter, symbols)
+            topics[topic] = None
+            _note_symbol(check, name, table, adapter, topic)
         except (ChannelError, SymbolError) as error:
             check.wrong_item(f'"{text}": {error}', "providers", name, "pinned")
     return tuple(topics)
+
+
+def _note_symbol(check: Check, name: str, table: ProviderTable, adapter: type[Adapter], topic: Topic) -> None:
+    """Warn of a pinned symbol that is probably misspelt: only the provider's own list, which comes later, can tell."""
+    symbol, known = topic.symbol, list(table.symbols.values())
+    examples = [example for offer in adapter.offers if (example := offer.example.get("symbol")) is not None]
+    if symbol is None or symbol in known or symbol in examples:
+        return
+    if known:
+        check.notes.append(
+            f"providers.{name}.pinned: {symbol} is not in providers.{name}.symbols; {suggestion(symbol, known)}"
+        )
+    elif examples and "/" not in symbol and all("/" in example for example in examples):
+        check.notes.append(
+            f"providers.{name}.pinned: {symbol} has no slash; symbols are written like {examples[0]} here"
+        )
 
 
 def _stream(text: str, name: str, table: ProviderTable, adapter: type[Adapter], symbols: SymbolTable) -> Topic:

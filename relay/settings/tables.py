@@ -5,6 +5,7 @@ are marked as needed and demanded when the tables are read. The text under a key
 `relay.settings.reference` prints.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,11 @@ def is_needed(attribute: "Attribute[Any]") -> bool:
 
 #: How to write a secret.
 HOW_TO_WRITE = 'write { env = "NAME" } or { file = "/path" }'
+
+
+def _check_digest(_: object, attribute: "Attribute[Any]", value: str) -> None:
+    if re.fullmatch("[0-9a-f]{64}", value) is None:
+        raise ValueError("must be 64 hexadecimal digits in lower case, as `tickrelay key` prints them")
 
 
 @frozen
@@ -144,7 +150,7 @@ class ApiKeyTable:
 
     key: SecretRef | None = None
     """The key itself; only its hash is kept. Write either `key` or `sha256`."""
-    sha256: str | None = field(default=None, validator=validators.optional(validators.matches_re("[0-9a-f]{64}")))
+    sha256: str | None = field(default=None, validator=validators.optional(_check_digest))
     """SHA-256 of the key in hex, so that the key stands nowhere."""
     app: str | None = None
     """The app, by its NAME in `[apps.NAME]`, whose sessions it begins. When absent a request may name one."""

@@ -1,6 +1,7 @@
 """The commands in-process: what they print, where, and their exit codes."""
 
 import hashlib
+import json
 import sys
 import tomllib
 import types
@@ -112,6 +113,30 @@ def test_an_unreadable_configuration_is_one_line(
     path = tmp_path / "none.toml"
     assert run([token.format(path) for token in command], plugins_of()) == 1
     assert capsys.readouterr().err == f"tickrelay: cannot read {path}: No such file or directory\n"
+
+
+def test_check_warns_of_what_may_be_meant_otherwise(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = """
+[providers.binance]
+pinned = ["quote BTCUSDT"]
+[providers.helio]
+pinned = ["quote EUR/USDX"]
+symbols = { EURUSD = "EUR/USD" }
+[providers.helio.accounts.alice]
+credentials = { email = { env = "TICKRELAY_TEST_SECRET" }, password = { env = "TICKRELAY_TEST_SECRET" } }
+"""
+    config.write_text(GOOD + more)
+    assert run(["check", str(config), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["warnings"] == [
+        "providers.binance.pinned: BTCUSDT has no slash; symbols are written like BTC/USDT here",
+        "providers.helio.options.host: the default, localhost:8081, is this machine; name the provider's host",
+        "providers.helio.pinned: EUR/USDX is not in providers.helio.symbols; did you mean EUR/USD?",
+    ]
+    config.write_text("[sever]")
+    assert run(["check", str(config), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["problems"][-1]) == (False, "sever: unknown key; did you mean server?")
 
 
 class Misspelt:
@@ -269,6 +294,13 @@ def test_plugins(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = [line for line in out.splitlines() if line.startswith("kraken ")]
     assert line.split() == ["kraken", "tickrelay", __version__, "kraken", "relay_adapters"]
     assert "broken: bad (relay-bad): ImportError: no x\n" in out
+
+
+def test_plugins_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plugins", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (kraken,) = [each for each in found["plugins"] if each["name"] == "kraken"]
+    assert (kraken["adapters"], found["broken"], found["problems"]) == (["kraken"], [], [])
 
 
 def test_plugins_with_problems(capsys: pytest.CaptureFixture[str]) -> None:

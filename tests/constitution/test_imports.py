@@ -27,7 +27,7 @@ FLOORS = {
     "relay.limits": set(),
     "relay.model": {"relay.errors"},
     "relay.websocket": set(),
-    "relay.adapter": {"relay.model"},
+    "relay.adapter": {"relay.errors", "relay.model"},
     "relay.pusher": {"relay.limits", "relay.model", "relay.websocket"},
     "relay.plugins": {"relay.errors", "relay.model", "relay.adapter"},
     "relay.auth": {"relay.model"},
