@@ -36,6 +36,8 @@ RequestKey = tuple[str, str, tuple[tuple[str, str], ...]]
 
 _DIRECTIONS = get_args(Direction)
 _MAX_TIME = 1e12
+#: Comparisons of frames at most when those of different members are paired.
+_COMPARISONS = 100_000
 #: Members of a line that are left out where they say nothing.
 _OPTIONAL = ("request", "code", "own", "count")
 _loads = msgspec.json.Decoder().decode
@@ -283,7 +285,8 @@ def beside(recorded: Iterable[str], sent: Iterable[str]) -> list[FramePair]:
     """Pair the frames of a recording with frames that were sent.
 
     Frames that say the same are counterparts wherever they stand, because the order of requests seldom matters. Of the
-    others those of one shape (the same members, whatever their values) are, in order.
+    others those of one shape (the same members, whatever their values) are, in order, and then those that agree in half of
+    their members at least.
     """
     left, right = [_parsed(frame) for frame in recorded], [_parsed(frame) for frame in sent]
     found: dict[int, _Frame] = {}
@@ -294,6 +297,10 @@ def beside(recorded: Iterable[str], sent: Iterable[str]) -> list[FramePair]:
             wanted = getattr(frame, match)
             at = next((index for index, other in enumerate(right) if getattr(other, match) == wanted), None)
             if at is not None:
+                found[position] = right.pop(at)
+    if (len(left) - len(found)) * len(right) <= _COMPARISONS:
+        for position, frame in enumerate(left):
+            if position not in found and (at := _most_alike(frame, right)) is not None:
                 found[position] = right.pop(at)
     pairs = [
         FramePair(frame.text, found[position].text, frame.differs(found[position]))
@@ -313,6 +320,15 @@ class _Frame:
     def differs(self, other: "_Frame") -> tuple[str, ...]:
         names = self.members.keys() | other.members.keys()
         return tuple(sorted(name for name in names if self.members.get(name) != other.members.get(name)))
+
+
+def _most_alike(frame: _Frame, others: list[_Frame]) -> int | None:
+    """Return the position of the frame that agrees most; None where none agrees in half of its members."""
+    agree = [len(frame.members.items() & other.members.items()) for other in others]
+    if not agree:
+        return None
+    at = max(range(len(agree)), key=agree.__getitem__)
+    return at if 2 * agree[at] >= max(len(frame.members), len(others[at].members)) else None
 
 
 def _parsed(text: str) -> _Frame:

@@ -159,6 +159,11 @@ def test_frames_are_paired_by_what_they_say_then_by_their_members() -> None:
     ]
 
 
+def test_a_member_more_or_less_makes_no_other_frame() -> None:
+    (pair,) = beside(['{"op":"sub","to":"A"}'], ['{"op":"sub","id":7,"to":"A"}'])
+    assert pair.differs == ("id",)
+
+
 def test_the_command_prints_writes_a_golden_file_and_exits_by_what_it_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
