@@ -149,13 +149,13 @@ def configured(name: str, wanted: list[tuple[str, str]], monkeypatch: pytest.Mon
     provider = ConfiguredProvider(
         ProviderSettings(name=name, adapter=Binance), HttpClient(), lambda *event: None, CommandRegistry(), print
     )
-    for session in provider.sessions.values():
-        monkeypatch.setattr(session, "want", lambda topic, by: wanted.append((name, topic.symbol)))
-        monkeypatch.setattr(session, "unwant", lambda topic: wanted.remove((name, topic.symbol)))
+    for pool in provider.sessions.values():
+        monkeypatch.setattr(pool.first, "want", lambda topic, by: wanted.append((name, topic.symbol)))
+        monkeypatch.setattr(pool.first, "unwant", lambda topic: wanted.remove((name, topic.symbol)))
     return provider
 
 
-def test_a_merged_stream_asks_only_who_lists_the_symbol_and_gives_back_what_it_asked(
+async def test_a_merged_stream_asks_only_who_lists_the_symbol_and_gives_back_what_it_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wanted: list[tuple[str, str]] = []
