@@ -99,6 +99,8 @@ async def test_a_subscriber_that_resumes_over_kills_sees_one_sequence_with_told_
                 for id in sent[-1:]:  # the one before the crash: whatever became of it, it is not sent again
                     await post(port, id)
                 if kill == KILLS:
+                    # A gap that a process did not live to log is covered by that of the next one.
+                    await subscriber.until(lambda: all(sequence.gaps for sequence in heard.values()), 60)
                     await subscriber.until(lambda: all(id in heard[ACCOUNT].replies for id in sent), 60)
                     await subscriber.until(lambda: set(fills(simulator)) <= heard[ACCOUNT].fills.keys(), 60)
                     break
@@ -115,7 +117,6 @@ async def test_a_subscriber_that_resumes_over_kills_sees_one_sequence_with_told_
     faults = {channel: sequence.faults for channel, sequence in heard.items() if sequence.faults}
     assert not faults
     assert not subscriber.notes.keys() & {"epoch_changed", "position_expired", "position_ahead"}, subscriber.notes
-    assert all(len(sequence.gaps) >= KILLS for sequence in heard.values())
     assert heard[ACCOUNT].replies == Counter(dict.fromkeys(sent, 1))
     assert heard[ACCOUNT].fills == Counter(dict.fromkeys(fills(simulator), 1))
     placed = Counter(order.ticket.client_order_id for order in simulator.account.orders.values())
