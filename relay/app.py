@@ -64,7 +64,7 @@ from relay.store.sqlite import SqliteStore
 from relay.store.sqlite_file import LogLimits
 from relay.trading.pending import TABLE as COMMANDS
 from relay.trading.registry import CHECKED, CommandRegistry
-from relay.trading.service import CommandService
+from relay.trading.service import CommandService, Submission
 
 log = structlog.get_logger()
 
@@ -194,6 +194,8 @@ class Relay:
             publish=self.publish,
             ids=lambda: uuid.uuid4().hex,
             owns=lambda provider: self._cluster is None or self._cluster.owns(provider),
+            elsewhere=self._send_elsewhere if settings.cluster is not None else None,
+            tell=lambda sent, answer: self.hub.answer_command(sent, answer),
         )
         if isinstance(self._store, ClusterStore) and settings.cluster is not None:
             self._cluster = Clustered(
@@ -201,7 +203,7 @@ class Relay:
                 self._store,
                 providers=self.providers,
                 registry=self._registry,
-                end_restored=self._command_service.end_restored,
+                service=self._command_service,
                 supervise=_supervised,
                 log=_store_log,
             )
@@ -507,6 +509,12 @@ class Relay:
                 self.providers.keep_heard()
             self.hub.tick(trio.current_time())
             self._command_service.end_overdue()
+            if self._cluster is not None:
+                self._cluster.forwarding.tick()
+
+    def _send_elsewhere(self, submission: Submission, then: Callable[..., object]) -> None:
+        assert self._cluster is not None
+        self._cluster.send_elsewhere(submission, then)
 
     async def _serve(self, service: FromPlugin[Service]) -> None:
         name = f"{service.plugin}: {service.value.name}"

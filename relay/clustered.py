@@ -13,13 +13,24 @@ from typing import Any
 
 import trio
 
+from relay.cluster.forwarding import (
+    ForwardedAnswer,
+    ForwardedCommand,
+    Forwarding,
+    answer_of,
+    idempotency_key_of,
+    read_command,
+    refusal_of,
+)
 from relay.cluster.node import ClusterNode
 from relay.cluster.redis import RedisCluster
 from relay.cluster.store import ClusterStore
 from relay.cluster.topics import ProviderTopics, ReplicatedLog
 from relay.hub.hub import Hub
 from relay.hub.log import TopicLog, parse_key
-from relay.model.channels import Asker, Stream, channel_name, parse_channel
+from relay.model.channels import Asker, Stream, Topic, channel_name, parse_channel
+from relay.model.commands import Command
+from relay.model.enums import Outcome
 from relay.model.text import from_micros
 from relay.provider.driver import ProviderSession
 from relay.providers import ConfiguredProvider, Providers
@@ -28,9 +39,12 @@ from relay.store.interface import Rows
 from relay.trading.pending import TABLE as COMMANDS
 from relay.trading.pending import PendingCommand
 from relay.trading.registry import CommandRegistry
+from relay.trading.service import CommandRefused, CommandService, RefusalReason, Submission
 
 #: Seconds that sessions have to end when a provider is handed over.
 GOODBYE = 0.5
+#: Seconds that a command has at least at its next owner.
+LEAST = 2.0
 
 Supervise = Callable[[str, ProviderSession], Any]
 
@@ -58,10 +72,15 @@ class _Part(ProviderTopics):
         self._configured = provider
         self._wanted: frozenset[str] = frozenset()
         self._kept: dict[str, Stream] = {}
+        #: Accounts whose stream may show what became of a command of the last owner.
+        self._looked_for: list[Stream] = []
 
     def lead(self, rows: Rows) -> None:
         """Restore what the last owner left."""
         self._owner.restore(rows)
+        self._looked_for = self._owner.unresolved(self.provider)
+        for stream in self._looked_for:
+            self._owner.providers.keep(stream)
         self.want(self._wanted, frozenset())
 
     async def run_sessions(self, hand_over: trio.Event) -> None:
@@ -85,6 +104,9 @@ class _Part(ProviderTopics):
         for session in self._owner.sessions[self.provider].values():
             session.reset()
         super().resign()
+        for stream in self._looked_for:
+            self._owner.providers.release(stream)
+        self._looked_for = []
         for name in list(self._kept):
             self._release(name)
 
@@ -128,7 +150,7 @@ class Clustered:
         *,
         providers: Providers,
         registry: CommandRegistry,
-        end_restored: Callable[[list[PendingCommand]], object],
+        service: CommandService,
         supervise: Supervise,
         log: Callable[..., None],
     ) -> None:
@@ -142,7 +164,10 @@ class Clustered:
         self.dropped: Counter[str] = Counter()
         """Events that were not published because this node does not own their provider, by provider."""
         self._registry = registry
-        self._end_restored = end_restored
+        self._service = service
+        self.forwarding = Forwarding(
+            self._tell_owner, refs=self.epochs, clock=trio.current_time, unix_ns=time.time_ns, at=wall_time
+        )
         self._log = log
         self._wanted: Counter[str] = Counter()
         self._count = 0
@@ -156,6 +181,7 @@ class Clustered:
             redis,
             self._parts,
             may_own=self.settings.role != "edge",
+            on_message=self._heard,
             status=self._told,
             log=self._log,
         )
@@ -217,11 +243,89 @@ class Clustered:
         """Take over what the last owner of a provider left: commands, dials, fills, states."""
         restored = self._registry.restore(rows.get(COMMANDS, ()), trio.current_time(), time.time_ns())
         self.providers.restore(rows)
-        self._end_restored(restored)
+        self._service.end_restored(restored)
+
+    def unresolved(self, provider: str) -> list[Stream]:
+        """Return the accounts of a provider on which the outcome of a command is unknown."""
+        return [
+            Stream(provider, Topic(kind="account", account=scope.account))
+            for scope in self._registry.unresolved()
+            if scope.provider == provider and scope.account is not None
+        ]
 
     def drop(self, provider: str) -> None:
-        """Forget the commands of a provider: its next owner answers for them."""
-        self._registry.drop(provider)
+        """Forget the commands of a provider; its next owner answers those who wait for a reply."""
+        now = trio.current_time()
+        for pending in self._registry.drop(provider):
+
+            def then(answer: ForwardedAnswer, pending: PendingCommand = pending) -> None:
+                pending.tell(Outcome(answer.outcome or Outcome.UNKNOWN.value), answer.reply)
+
+            self.forwarding.send(
+                provider,
+                pending.scope.account,
+                pending.command,
+                max(pending.due_at - now, LEAST),
+                then,
+                idempotency_key=idempotency_key_of(pending),
+                api_key=pending.api_key,
+            )
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    def _tell_owner(self, provider: str, kind: str, body: bytes) -> None:
+        self.node.tell(self.node.providers[provider].owner, kind, body)
+
+    def send_elsewhere(
+        self, submission: Submission, then: Callable[[CommandRefused | Outcome | None, bytes, bool], object]
+    ) -> None:
+        """Have a command carried out by the owner of its provider: `relay.trading.service.Elsewhere`."""
+
+        def answered(answer: ForwardedAnswer) -> None:
+            if answer.refusal is None:
+                then(None if answer.outcome is None else Outcome(answer.outcome), answer.reply, answer.new)
+                return
+            reason = RefusalReason[answer.refusal]
+            then(CommandRefused(reason, answer.message, field=answer.field, retry_after=answer.retry_after), b"", True)
+
+        self.forwarding.send(
+            submission.provider.name,
+            submission.account,
+            submission.command,
+            submission.within,
+            answered,
+            idempotency_key=submission.idempotency_key,
+            api_key=submission.api_key,
+        )
+
+    def _heard(self, sender: str, kind: str, body: bytes) -> None:
+        if kind == "answer":
+            self.forwarding.answered(body)
+        elif kind == "command" and (read := read_command(body, time.time_ns())) is not None:
+            self._carry_out(sender, *read)
+
+    def _carry_out(self, sender: str, forwarded: ForwardedCommand, command: Command, left: float) -> None:
+        """Take a command that came to another node, if this one owns the provider."""
+        provider, ref = self.providers.find(forwarded.provider), forwarded.ref
+        if provider is None or not self.owns(forwarded.provider):
+            return  # it is sent again, to the owner
+        submission = Submission(
+            api_key=forwarded.api_key,
+            provider=provider,
+            account=forwarded.account,
+            command=command,
+            within=left,
+            idempotency_key=forwarded.idempotency_key,
+        )
+        try:
+            pending, new = self._service.submit(submission)
+        except CommandRefused as refused:
+            told = refusal_of(ref, refused.refusal.name, refused.message, refused.field, refused.retry_after)
+            self.node.tell(sender, "answer", told)
+            return
+        pending.when_answered(
+            lambda outcome, data: self.node.tell(sender, "answer", answer_of(ref, outcome, data, new=new))
+        )
 
     # --- status ------------------------------------------------------------------------------------------------------
 

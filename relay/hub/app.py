@@ -508,12 +508,23 @@ class AppState:
                 data=event.data,
             )
         )
+        if answer is not None:
+            self._answer(session, event.channel, answer)
+
+    def answer_command(self, sent: ClientCommand, answer: Rejected | Repeated) -> None:
+        """Answer a command later than at once, if its sender is still there."""
+        session = self.sessions.get(sent.socket_id)
+        if session is not None and sent.channel in self.channels:
+            self._answer(session, sent.channel, answer)
+
+    @staticmethod
+    def _answer(session: SubscriberSession, channel: str, answer: Rejected | Repeated) -> None:
         match answer:
             case Rejected(message, id, reason, field):
-                told = {"channel": event.channel, "id": id, "reason": reason, "field": field}
+                told = {"channel": channel, "id": id, "reason": reason, "field": field}
                 session.send(messages.error(f"{COMMAND}: {message}", PusherCloseCode.COMMAND_REFUSED, told))
             case Repeated(reply):
-                session.send(messages.event(event.channel, "reply", reply))
+                session.send(messages.event(channel, "reply", reply))
 
     def sign_in(self, session: SubscriberSession, user: SignIn, now: float) -> None:
         """Assign the connection to a user, and notify it and the user's watchers of who is online."""

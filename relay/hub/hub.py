@@ -36,7 +36,7 @@ from relay.pusher.http_api import ChannelState
 from relay.pusher.messages import CloseConnection, PusherCloseCode, ResumePosition
 from relay.pusher.names import server_to_user_channel
 from relay.store.interface import LoggedTopic, Row, Rows, Store
-from relay.trading.registry import OnCommand, off
+from relay.trading.registry import ClientCommand, OnCommand, Rejected, Repeated, off
 
 _NO_PATH = CloseConnection(
     PusherCloseCode.PATH_NOT_FOUND, f"{PusherCloseCode.PATH_NOT_FOUND.meaning}: subscribers connect to /app/KEY"
@@ -209,6 +209,11 @@ class Hub:
         gap = self.gap_of(topic, "restart", first, None if whole else logged.reserved, at, since=since)
         topic.publish(gap, now)
         self._streams.settle(stream)
+
+    def answer_command(self, sent: ClientCommand, answer: Rejected | Repeated) -> None:
+        """Answer a command that came as a client event, later than at once."""
+        for app_state in self._by_id.values():
+            app_state.answer_command(sent, answer)
 
     # Other nodes -----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import enum
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -129,6 +130,11 @@ class Providers(Protocol):
         """All of them."""
 
 
+Elsewhere = Callable[["Submission", Callable[["CommandRefused | Outcome | None", bytes, bool], object]], object]
+"""Sends a command to the relay that holds the session; calls the function once, with a refusal, or with the outcome, the
+reply's JSON, and whether the command is new."""
+
+
 @frozen(kw_only=True)
 class Submission:
     """A command that may be begun. ``api_key`` is the name of the key it came with."""
@@ -149,6 +155,8 @@ class CommandService:
         publish: publishes a reply of the relay's own; it comes back through the registry as every reply does.
         ids: names commands whose sender gave no name; unique over restarts.
         owns: returns whether this relay holds the sessions of a provider; where several relays are one, another may.
+        elsewhere: sends a command to that relay.
+        tell: answers a client event later than at once.
     """
 
     def __init__(
@@ -160,6 +168,8 @@ class CommandService:
         publish: Callable[[Event, Stamp], object],
         ids: Callable[[], str],
         owns: Callable[[str], bool] = lambda provider: True,
+        elsewhere: Elsewhere | None = None,
+        tell: Callable[[ClientCommand, Rejected | Repeated], object] = lambda sent, answer: None,
         clock: Callable[[], float] = trio.current_time,
         unix_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -169,6 +179,8 @@ class CommandService:
         self._publish = publish
         self._ids = ids
         self._owns = owns
+        self._elsewhere = elsewhere
+        self._tell = tell
         self._clock = clock
         self._unix_ns = unix_ns
         self._rates: dict[str, TokenBucket] = {}
@@ -298,6 +310,31 @@ class CommandService:
             message = f"the command's names cannot be stored, so it is not sent: {reason}"
             raise CommandRefused(RefusalReason.STORE_UNAVAILABLE, message) from None
 
+    def is_elsewhere(self, submission: Submission) -> bool:
+        """Return True if another relay holds the session, and is to be asked."""
+        return self._elsewhere is not None and not self._closed and not self._owns(submission.provider.name)
+
+    async def execute_elsewhere(self, submission: Submission) -> tuple[Outcome | None, bytes, bool]:
+        """Have another relay carry a command out; return the outcome, the reply's JSON, and whether the command was new.
+
+        Raises:
+            CommandRefused: the other relay refused it, see `submit`.
+        """
+        assert self._elsewhere is not None
+        answered = trio.Event()
+        answers: list[tuple[CommandRefused | Outcome | None, bytes, bool]] = []
+
+        def take(outcome: CommandRefused | Outcome | None, data: bytes, new: bool) -> None:
+            answers.append((outcome, data, new))
+            answered.set()
+
+        self._elsewhere(submission, take)
+        await answered.wait()  # for the command's time and GRACE at most
+        outcome, data, new = answers[0]
+        if isinstance(outcome, CommandRefused):
+            raise outcome
+        return outcome, data, new
+
     def dry_run(self, submission: Submission) -> list[dict[str, Any]]:
         """Return what would be sent for a command.
 
@@ -358,12 +395,23 @@ class CommandService:
     def client_command(self, sent: ClientCommand) -> Rejected | Repeated | None:
         """Take a command that came as a client event: `relay.trading.registry.OnCommand`."""
         try:
-            pending, _ = self.submit(self._validate_event(sent))
+            submission = self._validate_event(sent)
+            if self._elsewhere is not None and self.is_elsewhere(submission):
+                self._elsewhere(submission, partial(self._told_elsewhere, sent))
+                return None
+            pending, _ = self.submit(submission)
         except CommandRefused as refused:
-            code = f"{refused.refusal.value}: " if refused.refusal in _OF_THE_RELAY else ""
-            reason = refused.refusal.name.lower()
-            return Rejected(f"{code}{refused.message}", _id_of(sent.data), reason, refused.field)
+            return _rejected(sent, refused)
         return Repeated(pending.answer.decode()) if pending.told else None
+
+    def _told_elsewhere(
+        self, sent: ClientCommand, outcome: CommandRefused | Outcome | None, data: bytes, new: bool
+    ) -> None:
+        """Tell the sender of a client event what came of it elsewhere; a new command's reply comes on the channel."""
+        if isinstance(outcome, CommandRefused):
+            self._tell(sent, _rejected(sent, outcome))
+        elif not new and data:
+            self._tell(sent, Repeated(data.decode()))
 
     def _validate_event(self, sent: ClientCommand) -> Submission:
         key = self._trader(sent)
@@ -388,6 +436,11 @@ class CommandService:
             message = f"{sent.channel} was not joined by an API key that may trade; /api/v2/ws/auth signs it for one"
             raise CommandRefused(RefusalReason.FORBIDDEN, message)
         return key
+
+
+def _rejected(sent: ClientCommand, refused: CommandRefused) -> Rejected:
+    code = f"{refused.refusal.value}: " if refused.refusal in _OF_THE_RELAY else ""
+    return Rejected(f"{code}{refused.message}", _id_of(sent.data), refused.refusal.name.lower(), refused.field)
 
 
 def _id_of(data: str) -> str | None:

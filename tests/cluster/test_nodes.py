@@ -17,7 +17,7 @@ async def test_subscribers_of_any_node_get_one_sequence_over_a_takeover_and_resu
         async with cluster(redis, {"synthetic": {"url": address.ws}}) as together:
             for name in "abc":
                 await together.node(name)
-            owner = await together.owner("synthetic")
+            owner = await together.owner("synthetic", connected=False)
             one, other = [node for node in together.nodes if node is not owner]
             at = [one]
             steady = together.subscribe(lambda: other.port, QUOTES)

@@ -9,6 +9,7 @@ from attrs import define, field
 
 from relay.app import Relay
 from relay.pusher.apps import App
+from relay.server.api.health import CONNECTED, shown
 from relay.testing.subscriber import Subscriber
 from support.redis_server import RedisServer
 from support.running import API_KEY, APP, port_of, running_relay
@@ -35,6 +36,11 @@ class Node:
     def owns(self, provider: str) -> bool:
         """Return whether this node owns the provider."""
         return any(each["provider"] == provider and each["owns"] for each in self.cluster["providers"])
+
+    def connected(self, provider: str) -> bool:
+        """Return whether its sessions with the provider are up."""
+        states = [shown(each) for each in self.relay.providers.statuses() if each["provider"] == provider]
+        return all(each["state"] == CONNECTED for each in states)
 
     async def kill(self) -> None:
         """End it without a word, as kill -9 does."""
@@ -108,12 +114,13 @@ class Cluster:
         finally:
             ended.set()
 
-    async def owner(self, provider: str, *, but: Node | None = None) -> Node:
-        """Wait until a node owns the provider; return it."""
+    async def owner(self, provider: str, *, connected: bool = True, but: Node | None = None) -> Node:
+        """Wait until a node owns the provider, and has its sessions; return it."""
         with trio.fail_after(60):
             while True:
                 for node in self.nodes:
-                    if node is not but and not node._ended.is_set() and node.owns(provider):
+                    is_owner = node is not but and not node._ended.is_set() and node.owns(provider)
+                    if is_owner and (not connected or node.connected(provider)):
                         return node
                 await trio.sleep(0.01)
 

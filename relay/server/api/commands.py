@@ -75,10 +75,13 @@ class Commands:
             submission = self._command_service.validate(key, wire, _idempotency_key(request))
             if submission.dry_run:
                 return json_answer(_dry_run(submission, self._command_service.dry_run(submission)))
-            pending, new = self._command_service.submit(submission)
+            if self._command_service.is_elsewhere(submission):
+                outcome, answer, new = await self._command_service.execute_elsewhere(submission)
+            else:
+                pending, new = self._command_service.submit(submission)
+                outcome, answer = await self._command_service.wait(pending)
         except CommandRefused as refused:
             raise _refusal(refused) from None
-        outcome, answer = await self._command_service.wait(pending)
         headers = None if new else {"Idempotent-Replayed": "true"}
         return json_answer(answer, STATUS[outcome], headers)
 

@@ -1,0 +1,96 @@
+"""Orders and fills on several relays: any relay takes a command, its owner carries it out, and everybody sees it once."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from relay.testing.simulator import Mute
+from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from support.cluster import Cluster, Node, cluster
+from support.redis_server import redis_server
+from support.running import API_KEY
+
+ACCOUNT = "private-account.helio.main"
+ORDER = {"provider": "helio", "account": "main", "command": "place_order", "symbol": "EUR/USD", "side": "BUY",
+         "order_type": "MARKET", "quantity": "10000"}  # fmt: skip
+RESTING = {**ORDER, "order_type": "LIMIT", "limit_price": "1.05", "id": "c1", "client_order_id": "mine-1"}
+
+
+@asynccontextmanager
+async def brokered(directory: Path) -> AsyncIterator[tuple[HelioSimulator, Cluster]]:
+    simulator = HelioSimulator(seed=1)
+    async with simulator.serve() as broker, redis_server(directory) as redis:
+        provider = {
+            "url": broker.ws,
+            "http_url": broker.http,
+            "symbols": {"EURUSD": "EUR/USD"},
+            "accounts": {"main": {"credentials": {"email": EMAIL, "password": PASSWORD}}},
+        }
+        async with cluster(redis, {"helio": provider}) as together:
+            yield simulator, together
+
+
+async def post(node: Node, command: dict[str, Any], **members: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{node.port}", headers=headers, timeout=60) as http:
+        return await http.post("/api/v2/commands", json={**command, **members})
+
+
+async def test_a_command_at_any_relay_is_carried_out_once_and_seen_once_by_all(tmp_path: Path) -> None:
+    async with brokered(tmp_path) as (simulator, together):
+        nodes = [await together.node(name) for name in "ab"]
+        owner = await together.owner("helio")
+        (other,) = [node for node in nodes if node is not owner]
+        heards = [together.subscribe(lambda node=node: node.port, ACCOUNT) for node in nodes]
+        for heard in heards:
+            await heard.subscriber.until(lambda heard=heard: heard.subscriber.connections == 1)
+        first = await post(other, ORDER, id="c1")
+        assert first.status_code == 200, first.text
+        again = await post(owner, ORDER, id="c1")
+        assert (again.status_code, again.headers["idempotent-replayed"]) == (200, "true")
+        conflict = await post(other, ORDER, id="c1", quantity="20000")
+        assert conflict.status_code == 409
+        assert "id c1 was used for another command" in conflict.text
+        for heard in heards:
+            await heard.until(lambda heard: heard.of("trade") and heard.of("reply"))
+            assert len(heard.of("trade")) == len(heard.of("reply")) == 1
+            assert heard.subscriber.views[ACCOUNT].problems == []
+        told = [[(event["seq"], event["id"]) for event in heard.of("order", "trade", "reply")] for heard in heards]
+        assert told[0] == told[1]
+        assert len(simulator.account.orders) == 1
+
+
+async def test_an_order_that_was_sent_by_an_owner_that_died_is_never_sent_again(tmp_path: Path) -> None:
+    async with brokered(tmp_path) as (simulator, together):
+        nodes = [await together.node(name) for name in "ab"]
+        owner = await together.owner("helio")
+        (other,) = [node for node in nodes if node is not owner]
+        watch = together.subscribe(lambda: other.port, ACCOUNT)
+        await watch.subscriber.until(lambda: watch.subscriber.connections == 1)
+        simulator.inject(Mute())
+        answers: list[httpx.Response] = []
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                answers.append(await post(other, RESTING, within=20))
+
+            nursery.start_soon(ask)
+            with trio.fail_after(60):
+                while not simulator.account.orders:
+                    await trio.sleep(0.01)
+            await owner.kill()
+        (answer,) = answers
+        assert answer.json()["command_id"] == "c1", answer.text
+        await together.owner("helio")
+        with trio.fail_after(60):
+            while (again := await post(other, RESTING)).status_code == 202:
+                await trio.sleep(0.05)
+        (placed,) = simulator.account.orders.values()
+        assert (again.status_code, again.json()["result"]["order_id"]) == (200, str(placed.id))
+        assert again.json()["reconciled"]
+        replies = [event for event in watch.of("reply") if event["command_id"] == "c1"]
+        assert len(replies) == 1
