@@ -21,8 +21,9 @@ from relay.store.interface import Done, Row, Rows, StoreError
 
 #: Seconds between two looks at the other nodes, and between two checkpoints of topics.
 LOOK = 1.0
-#: Seconds without an answer of Redis, or without an owner, after which the data of a provider are called stale.
-SUSPECT = 4.0
+#: Seconds beyond a lease without an answer of Redis, or without an owner, after which the data of a provider are called
+#: stale.
+SUSPECT = 1.0
 #: Acknowledgements that may be waited for at once, of one provider.
 MOST_WAITING = 10_000
 
@@ -247,6 +248,7 @@ class ProviderNode:
             rows = await self._begin()
             self.owner = self.redis.node
             self.part.lead(rows)
+            self._set_suspected("")
             self.log("owner", provider=self.name, fence=self.lease.fence)
             self._hurried.set()
             await self.part.run_sessions(self._handing_over)
@@ -267,6 +269,7 @@ class ProviderNode:
         checkpoint_at = 0.0
         states: Mapping[str, bytes] = {}
         is_durable = name == "durable"
+        appended_at = trio.current_time()
         while not writer.ended:
             batch = writer.batch()
             if is_durable and not self._sending and not writer.waiting:
@@ -277,13 +280,18 @@ class ProviderNode:
                 states, checkpoint_at = self.part.checkpoint(), now + LOOK
             if batch is None and not rows and not states:
                 await self._until_news()
+                appended_at = trio.current_time()
                 continue
             changes = [(change.row, change.new) for change in rows if change.row.table]
             try:
                 found = await self.redis.append(self.name, self.lease.token, name, batch, states, changes)
-            except StoreError:
+            except StoreError as error:
+                # A Redis that is full renews leases, and takes nothing else.
+                if trio.current_time() - appended_at > self.redis.ttl:
+                    self.stop(str(error))
                 await trio.sleep(AGAIN)
                 continue
+            appended_at = trio.current_time()
             if isinstance(found, Fenced):
                 self.lease.lost(trio.current_time())
                 self.stop("another node has the lease")
@@ -336,6 +344,8 @@ class ProviderNode:
         """Publish a batch that was read."""
         batch = decode(raw)
         self.replica.feed(name, batch)
+        if batch.entries and self.suspected:
+            self.see(self.owner or "unknown", trio.current_time())
         self.try_to_write()
         if batch.ends:
             self.hurry()
@@ -364,9 +374,13 @@ class ProviderNode:
         self.owner = owner
         if owner:
             self.seen_at = now
-        late = now - self.seen_at > SUSPECT
+        late = now - self.seen_at > self.redis.ttl + SUSPECT
         reason = (self.redis.failure or "no node has the provider's lease") if late else ""
-        if reason != self.suspected and not self.owns:
+        if not self.owns:
+            self._set_suspected(reason)
+
+    def _set_suspected(self, reason: str) -> None:
+        if reason != self.suspected:
             self.suspected = reason
             self.part.suspect(reason)
 
@@ -449,7 +463,7 @@ class ClusterNode:
             nursery.start_soon(self._read)
             nursery.start_soon(self._look)
             nursery.start_soon(self._send)
-            with trio.move_on_after(SUSPECT):
+            with trio.move_on_after(self.redis.ttl + SUSPECT):
                 await self._loaded.wait()
             task_status.started()
 
@@ -473,7 +487,10 @@ class ClusterNode:
                 for each in self.providers.values():
                     if not each.loaded or each.replica.missed:
                         await each.load()
-                self._loaded.set()
+                if not self._loaded.is_set():
+                    self._loaded.set()
+                    for setting, needed, why in await self.redis.unsafe_settings():
+                        self._log("Redis is not configured for this", setting=setting, needed=needed, reason=why)
                 after = {CONTROL: self._position}
                 for each in self.providers.values():
                     after.update(each.following())

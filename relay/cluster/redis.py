@@ -17,6 +17,7 @@ was emptied. ``owner`` remembers in which life of Redis (its ``run_id``) an owne
 what nodes have read. For the length of a lease after it was started or emptied Redis grants none.
 """
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from operator import methodcaller
@@ -160,6 +161,7 @@ class RedisCluster:
         except ImportError:
             raise StoreError(MISSING) from None
         self._coredis = coredis
+        logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it logs tracebacks of what is raised and told here
         self._client: Any = None
         self._url = url
         self.node = node
@@ -200,6 +202,25 @@ class RedisCluster:
                 return await client.eval(_SCRIPTS[name], keys=keys, args=args)
 
         return await self.ask(run)
+
+    async def unsafe_settings(self) -> list[tuple[str, str, str]]:
+        """Return the settings of Redis that may lose what must be kept: name and value, what is needed, and why.
+
+        Where Redis does not show its configuration, nothing is known and nothing is returned.
+        """
+        found: dict[str, str] = {}
+        try:
+            answer = await self.ask(lambda client: client.config_get(["appendonly", "maxmemory-policy"]))
+            for name, value in answer.items():
+                found[_text(name)] = _text(value)
+        except StoreError:
+            return []
+        unsafe = []
+        if found.get("appendonly") == "no":
+            unsafe.append(("appendonly no", "appendonly yes", "a restart of Redis forgets commands and fills"))
+        if (policy := found.get("maxmemory-policy", "noeviction")) != "noeviction":
+            unsafe.append((f"maxmemory-policy {policy}", "noeviction", "Redis may remove leases, commands and fills"))
+        return unsafe
 
     # --- leases ------------------------------------------------------------------------------------------------------
 
@@ -298,14 +319,19 @@ class RedisCluster:
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     async def announce(self, status: bytes, wanted: bytes | None) -> None:
-        """Tell that this node lives, and what it wants of the providers where that has changed."""
+        """Tell that this node lives, and what it wants of the providers where that has changed.
+
+        Raises:
+            StoreError: also where Redis has lost what this node wanted; it must be told again.
+        """
         alive = int(self.ttl * 2000)
         await self.ask(lambda client: client.set(f"{PREFIX}node:{self.node}", status, px=alive))
         if wanted is not None:
             await self.ask(lambda client: client.set(f"{PREFIX}want:{self.node}", wanted, px=alive))
             await self.tell(encode([self.node, "", "want", b""]))
         else:
-            await self.ask(lambda client: client.pexpire(f"{PREFIX}want:{self.node}", alive))
+            if not await self.ask(lambda client: client.pexpire(f"{PREFIX}want:{self.node}", alive)):
+                raise StoreError("Redis: what this relay wants of the providers was lost")
 
     async def leave(self) -> None:
         """Tell that this node has ended."""
@@ -363,6 +389,10 @@ def _position(id: bytes | str) -> LogPosition:
 
 def _ends(ids: Sequence[str]) -> dict[LogName, LogPosition]:
     return {name: _position(id) for name, id in zip(LOGS, ids, strict=True)}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _reason(error: BaseException) -> str:

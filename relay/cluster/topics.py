@@ -225,7 +225,7 @@ class ProviderTopics:
         if reason:
             for topic in self._hub.topics_of(self.provider):
                 if topic.kind != "status" and (topic.seq or topic.channels):
-                    self._suspected[topic] = topic.stale.get("")
+                    self._suspected.setdefault(topic, topic.stale.get(""))
                     topic.qualify(self._staleness(topic, StalenessEvent.STALE, reason, at), now)
             return
         for topic, before in self._suspected.items():

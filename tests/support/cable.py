@@ -20,6 +20,8 @@ class Cable:
         """The bytes the relay has sent so far, of all connections."""
         self.mended = trio.Event()
         self.mended.set()
+        self.mute = False
+        """True swallows everything, while the connections stay up."""
         self._ends: set[trio.SocketStream] = set()
 
     def hold(self) -> None:
@@ -47,19 +49,21 @@ class Cable:
         ends = {client, relay}
         self._ends |= ends
         async with client, relay, trio.open_nursery() as nursery:
-            nursery.start_soon(_copy, client, relay, nursery.cancel_scope, bytearray())
-            nursery.start_soon(_copy, relay, client, nursery.cancel_scope, self.said)
+            nursery.start_soon(self._copy, client, relay, nursery.cancel_scope, bytearray())
+            nursery.start_soon(self._copy, relay, client, nursery.cancel_scope, self.said)
         self._ends -= ends
 
-
-async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope, record: bytearray) -> None:
-    try:
-        while data := await source.receive_some(65536):
-            record += data
-            await sink.send_all(data)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass
-    scope.cancel()
+    async def _copy(
+        self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope, record: bytearray
+    ) -> None:
+        try:
+            while data := await source.receive_some(65536):
+                record += data
+                if not self.mute:
+                    await sink.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        scope.cancel()
 
 
 @asynccontextmanager

@@ -64,7 +64,10 @@ class Heard:
         return [event for event in self.events if event["type"] in types]
 
     async def until(self, holds: Callable[["Heard"], bool]) -> None:
-        await self.subscriber.until(lambda: holds(self), 60)
+        try:
+            await self.subscriber.until(lambda: holds(self), 60)
+        except AssertionError as late:
+            raise AssertionError(f"{late}; {self.of('staleness', 'gap')}, last {self.events[-1:]}") from None
 
     async def hears(self, more: int, *types: str) -> None:
         """Wait for so many more events."""
@@ -78,6 +81,9 @@ class Heard:
             first = event.get("from", event["seq"]) if event["type"] == "gap" else event["seq"]
             if event["type"] == "staleness" and event["seq"] == last:
                 continue  # told by this node alone
+            if event["type"] == "gap" and "from" not in event:
+                last = event["seq"]  # a new epoch begins
+                continue
             if last and (first > last + 1 or event["seq"] <= last):
                 found.append(f"{event['type']} {first}..{event['seq']} after {last}")
             last = max(last, event["seq"])
@@ -87,8 +93,9 @@ class Heard:
 class Cluster:
     """A Redis and the nodes on it."""
 
-    def __init__(self, redis: RedisServer, providers: Mapping[str, Any], nursery: trio.Nursery) -> None:
+    def __init__(self, redis: RedisServer, providers: Mapping[str, Any], nursery: trio.Nursery, lease: float) -> None:
         self.redis = redis
+        self._lease = lease
         self.nodes: list[Node] = []
         self._providers = providers
         self._nursery = nursery
@@ -106,7 +113,7 @@ class Cluster:
                 async with running_relay(
                     self._providers,
                     store={"url": url},
-                    cluster={"node": name, "role": role},
+                    cluster={"node": name, "role": role, "lease": self._lease},
                     api_keys={"main": {"key": API_KEY, "trade": ["*"], "accounts": ["*"]}},
                 ) as relay:
                     task_status.started(Node(name, relay, scope, ended))
@@ -134,8 +141,8 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(redis: RedisServer, providers: Mapping[str, Any]) -> AsyncIterator[Cluster]:
+async def cluster(redis: RedisServer, providers: Mapping[str, Any], *, lease: float = 3.0) -> AsyncIterator[Cluster]:
     """Keep a cluster while inside."""
     async with trio.open_nursery() as nursery:
-        yield Cluster(redis, providers, nursery)
+        yield Cluster(redis, providers, nursery, lease)
         nursery.cancel_scope.cancel()

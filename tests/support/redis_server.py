@@ -37,6 +37,13 @@ class RedisServer:
                 except OSError:
                     await trio.sleep(0.02)
 
+    async def say(self, command: str) -> None:
+        """Give it a command."""
+        async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
+            await stream.send_all(command.encode() + b"\r\n")
+            answer = await stream.receive_some(1024)
+        assert answer == b"+OK\r\n", answer
+
     async def kill(self) -> None:
         """End it at once."""
         if self.process is not None:
