@@ -331,11 +331,12 @@ class Clustered:
 
     def _told(self) -> Mapping[str, Any]:
         owned = [name for name in self.node.providers if self.owns(name)]
-        return {"role": self.settings.role, "owns": owned, "connections": self.hub.connections}
+        read = {name: each.replica.readers["market"].position for name, each in self.node.providers.items()}
+        return {"role": self.settings.role, "owns": owned, "connections": self.hub.connections, "read": read}
 
     def statuses(self) -> list[Mapping[str, Any]]:
-        """Return one status per session; one of a provider that another node owns says so, and is not required here."""
+        """Return one status per session; one of a provider that another node owns is ELSEWHERE, and not required."""
         return [
-            status if self.owns(status["provider"]) else {**status, "required": False, "state": "elsewhere"}
+            status if self.owns(status["provider"]) else {**status, "required": False, "state": "ELSEWHERE"}
             for status in self.providers.statuses()
         ]

@@ -41,7 +41,7 @@ EXIT_CODES = {
     2: "wrong usage",
     3: "the outcome of a command is unknown: the order may be live",
     4: "the relay cannot be reached",
-    5: "`status`: something is not usable",
+    5: "`status`, `cluster`: something is not usable",
     130: "interrupted",
 }
 
@@ -49,6 +49,7 @@ EXIT_CODES = {
 ELSEWHERE = {
     "tail": ("relay.cli.running:tail", "Follow channels of a running relay: a live table, or JSON lines."),
     "status": ("relay.cli.running:status", "Show sessions, streams, budgets and audits of a running relay."),
+    "cluster": ("relay.cli.running:cluster", "Show the relays that are one, who owns each provider, and lags."),
     "symbols": ("relay.cli.running:symbols", "Search the symbols that a running relay knows."),
     "quote": ("relay.cli.running:quote", "Show the present quotes of a symbol, of every provider that has it."),
     "accounts": ("relay.cli.running:accounts", "Show all accounts of a running relay: balances, orders, positions."),

@@ -63,6 +63,19 @@ async def status(
     return await show_status(relay, watch=watch, every=every, as_json=as_json)
 
 
+async def cluster(*, relay: RunningRelay = DEMO, as_json: AsJson = False) -> int:
+    """Show the relays that are one with a running relay, who owns each provider, and how far behind the others are.
+
+    Exit codes: 0 every provider has an owner, 5 one has none, or Redis cannot be used.
+
+    Args:
+        as_json: Print the relay's answer.
+    """
+    from relay.cli.status import show_cluster
+
+    return await show_cluster(relay, as_json=as_json)
+
+
 async def symbols(
     query: str = "",
     /,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 UNUSABLE = 5
 #: Streams that are listed; the stale ones come first.
 SHOWN = 30
-_FINE = ("CONNECTED", "IDLE")
+_FINE = ("CONNECTED", "IDLE", "ELSEWHERE")
 
 
 async def show_status(relay: RunningRelay, *, watch: bool, every: float, as_json: bool) -> int:
@@ -45,6 +45,42 @@ async def show_status(relay: RunningRelay, *, watch: bool, every: float, as_json
                 found, now = await client.status(), anyio.current_time()
                 live.update(described(found, before, now - at, utc_now()), refresh=True)
                 before, at = found, now
+
+
+async def show_cluster(relay: RunningRelay, *, as_json: bool) -> int:
+    """Carry out `tickrelay cluster`."""
+    async with connected(relay) as client:
+        store = (await client.status())["store"]
+    cluster = store.get("cluster")
+    if cluster is None:
+        console().print(f"{relay.url} keeps what it knows for itself (store.url is no redis://)")
+        return 0
+    if as_json:
+        print_json(cluster)
+    else:
+        for line in cluster_lines(cluster):
+            console().print(line, highlight=False)
+    return 0 if cluster["available"] and all(each["owner"] for each in cluster["providers"]) else UNUSABLE
+
+
+def cluster_lines(cluster: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the relays of a cluster, and each provider with its owner and how far behind it the relays are."""
+    if not cluster["available"]:
+        yield f"not usable: {cluster['reason']}"
+    for name, node in sorted(cluster["nodes"].items()):
+        here = " (asked)" if name == cluster["node"] else ""
+        owns = ", ".join(node["owns"]) or "nothing"
+        yield f"relay {name}{here}: {node['role']}, {node['connections']} connections, owns {owns}"
+    for provider in cluster["providers"]:
+        name, owner = provider["provider"], provider["owner"]
+        suspected = f", {provider['suspected']}" if provider["suspected"] else ""
+        yield f"provider {name}: owner {owner or 'none'}{suspected}"
+        ahead = cluster["nodes"].get(owner, {}).get("read", {}).get(name)
+        for other, node in sorted(cluster["nodes"].items()):
+            at = node["read"].get(name)
+            if other != owner and ahead is not None and at is not None:
+                behind = f"{max(0, ahead[1] - at[1])} batches" if at[0] == ahead[0] else "an owner"
+                yield f"  {other}: {behind} behind"
 
 
 def utc_now() -> datetime:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from relay.cli.status import cluster_lines
 from relay_synthetic.simulator import SyntheticSimulator
 from support.cluster import cluster
 from support.redis_server import redis_server
@@ -51,3 +52,24 @@ async def test_subscribers_of_any_node_get_one_sequence_over_a_takeover_and_resu
             both = [event for event in wanders.of("quote") if event["seq"] in contents]
             assert both
             assert all(contents[event["seq"]] == event["id"] for event in both)
+
+
+def test_the_command_tells_who_owns_what_and_who_is_behind() -> None:
+    node = {"role": "both", "connections": 2, "owns": ["x"], "read": {"x": [7, 12]}}
+    edge = {"role": "edge", "connections": 9, "owns": [], "read": {"x": [7, 10]}}
+    late = {"role": "edge", "connections": 0, "owns": [], "read": {"x": [6, 90]}}
+    provider = {"provider": "x", "owner": "a-1", "suspected": ""}
+    cluster = {
+        "available": True,
+        "node": "e-1",
+        "nodes": {"a-1": node, "e-1": edge, "f-1": late},
+        "providers": [provider],
+    }
+    assert list(cluster_lines(cluster)) == [
+        "relay a-1: both, 2 connections, owns x",
+        "relay e-1 (asked): edge, 9 connections, owns nothing",
+        "relay f-1: edge, 0 connections, owns nothing",
+        "provider x: owner a-1",
+        "  e-1: 2 batches behind",
+        "  f-1: an owner behind",
+    ]

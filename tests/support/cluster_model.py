@@ -364,7 +364,7 @@ class World:
         self.frames: Counter[str] = Counter()
         self.content: dict[tuple[str, str, int], str] = {}
         self.cut: set[str] = set()
-        self.slow = False
+        self.slow = self.healed = False
         self.lives = 0
         self.nodes = [self.new_node() for _ in range(3)]
 
@@ -386,11 +386,11 @@ class World:
             if node.name in self.cut or store is not self.store:
                 return
             answer = ask()
-            if self.random.random() < (0.3 if self.slow else 0.02):
+            if self.random.random() < self.loss:
                 return
             self.at(self.delay(), lambda: self.answer(node, take, answer))
 
-        if self.random.random() > (0.2 if self.slow else 0.01):
+        if self.random.random() > self.loss / 2:
             self.at(self.delay(), arrive)
 
     def answer(self, node: Node, take: Callable[[Any], None], answer: Any) -> None:
@@ -402,6 +402,11 @@ class World:
             if node.lease.lapsed(self.now):  # as a process does that was stopped for a while
                 node.stop()
             take(answer)
+
+    @property
+    def loss(self) -> float:
+        """The share of requests or answers that get lost."""
+        return 0.0 if self.healed else 0.3 if self.slow else 0.02
 
     def delay(self) -> float:
         return self.random.random() * (1.5 if self.slow else 0.02)
@@ -526,7 +531,7 @@ class World:
     def heal(self) -> None:
         self.note("all is healed")
         self.cut.clear()
-        self.slow = False
+        self.slow, self.healed = False, True
         for node in self.nodes:
             node.paused_until = 0.0
 
