@@ -163,10 +163,10 @@ class States:
             asked_at: the time the state is valid for; a list is as old as its request.
             compared: the state is of a list, and only differences are news.
             partial: what is None stays as it was last known.
-            may_lag: the list was fetched, so that it may be older than what the stream told shortly before.
+            may_lag: the list was asked for, so that it may be older than what the stream told shortly before.
         """
         item = self.not_overtaken(event, account, asked_at)
-        if compared and item is not None:
+        if (compared or may_lag) and item is not None:
             item = self._undoubted(item, account, asked_at, may_lag=may_lag)
         if item is None:
             return None
@@ -175,14 +175,15 @@ class States:
         if item.event is not None:
             is_repeated = not compared and before is not None and _is_repeated(item, before)
             was_open = compared and self.is_open(item, account)
-            changed = self.remember(item, account, asked_at, compared=compared) or not (compared or is_repeated)
+            is_list = compared or may_lag
+            changed = self.remember(item, account, asked_at, compared=is_list) or not (compared or is_repeated)
             return (still(item) if was_open else item) if changed else None
         first_list = compared and (item.kind, item.account or account) not in self._listed
         removed = () if compared or partial else _removed(item, before)
         now = derived(item, before, partial=partial, first_list=first_list)
         if now is None:
             return None
-        changed = self.remember(now, account, asked_at, without=removed, compared=compared)
+        changed = self.remember(now, account, asked_at, without=removed, compared=compared or may_lag)
         return now if changed or removed else None
 
     def remember(

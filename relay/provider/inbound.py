@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Send, Unknown
+from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Polled, Send, Unknown
 from relay.model.enums import PositionEvent, StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
 from relay.provider.accounts import State
@@ -32,12 +32,15 @@ class Inbound:
         self._core = core
         self._subscriptions = subscriptions
         self._account = core.context.account
+        self._trades = core.trades
         self._counters = core.counters
         self._entry_of = core.table.find
         self._watch_of = core.topics.find
         self._reconciling = False
         #: The request whose answer is being handled; None for a message of the stream.
         self._answering: Job | None = None
+        #: The time the message being handled is valid for, where that is the answer to a request; None: now.
+        self._valid_at: float | None = None
         self._items: Sequence[object] = ()
 
     def decode(self, adapter: Adapter, raw: str) -> Sequence[object]:
@@ -49,7 +52,19 @@ class Inbound:
             self.unknown(raw, f"{type(error).__name__}: {error} (at {place(error)})")
             return ()
         self._items = items
+        self._valid_at = self._asked_for(items) if len(items) > 1 and self._trades else None
         return items
+
+    def _asked_for(self, items: Sequence[object]) -> float | None:
+        """Return when the list that a message has was asked for; None where it was not, and is as new as the message."""
+        for item in items:
+            if type(item) is Polled and item.failed is None:
+                return self._core.outbound.polls.valid_at(item.name)
+        return None
+
+    def answers_list(self, asked_at: float) -> None:
+        """The rest of the message is a list that an application asked for at this time."""
+        self._valid_at = asked_at
 
     def begin_answer(self, job: Job, answer: Answer, *, reconciling: bool = False) -> Sequence[object]:
         """Return the events and signals of one HTTP answer, read by the adapter that made the request.
@@ -67,7 +82,7 @@ class Inbound:
             self.unknown(answer.text, f"answer to {tag!r:.100}: {type(error).__name__}: {error} (at {place(error)})")
             job.chain.broken = True
             return ()
-        self._items, self._reconciling, self._answering = items, reconciling, job
+        self._items, self._reconciling, self._answering, self._valid_at = items, reconciling, job, None
         return items
 
     def end_answer(self) -> None:
@@ -83,7 +98,7 @@ class Inbound:
                 self._judge(completes, chain.listed, asked_at)
                 if job.purpose is Purpose.AUDIT:
                     self._subscriptions.audited(chain.facts)
-                if self._core.states.take_doubt():
+                if job.purpose is not Purpose.POLL and self._core.states.take_doubt():
                     self._subscriptions.reconcile_again()
                 elif self._reconciling:
                     self._subscriptions.reconciled()
@@ -155,7 +170,8 @@ class Inbound:
         self._core.notice_time(event.timestamp, getattr(event, "updated_at", None))
         account = self._account
         compared = self._reconciling or bool(event.reconciled)
-        may_lag = self._answering is not None
+        polled = self._valid_at is not None or (self._answering is not None and self._answering.purpose is Purpose.POLL)
+        may_lag = polled or (compared and self._answering is not None)
         news = self._core.states.news(
             event, account, self._asked_at(), compared=compared, partial=partial, may_lag=may_lag
         )
@@ -175,9 +191,11 @@ class Inbound:
             self._answering.chain.facts += 1
 
     def _asked_at(self) -> float:
-        """Return the time the data being handled is valid for: that of the request for a REST list, otherwise now."""
+        """Return the time the data being handled is valid for: that of the request for a list, otherwise now."""
         job = self._answering
-        return self._core.at.now if job is None or job.purpose is Purpose.CALL else job.chain.asked_at
+        if job is not None and job.purpose is not Purpose.CALL:
+            return job.chain.asked_at
+        return self._core.at.now if self._valid_at is None else self._valid_at
 
     def complete(self, complete: Complete) -> None:
         """Publish the end of what a complete list leaves out. A list with a part that was not understood is not complete.
@@ -188,7 +206,7 @@ class Inbound:
         if any(isinstance(item, Unknown) for item in self._items):
             self._core.counters.notes["incomplete_list"] += 1
         elif self._answering is None:
-            self._judge([complete], self._listed(), self._core.at.now)
+            self._judge([complete], self._listed(), self._asked_at())
             self._subscriptions.reconciled()
         else:
             self._answering.chain.completes.append(complete)
@@ -203,7 +221,7 @@ class Inbound:
         for complete in completes:
             account = complete.account or self._account
             ids = {id for kind, of, id in listed if (kind, of) == (complete.kind, account)}
-            may_lag = self._answering is not None
+            may_lag = self._answering is not None or self._valid_at is not None
             for event in self._core.states.vanished(complete.kind, account, ids, asked_at, may_lag=may_lag):
                 self._count_fact(event)
                 self._core.publish(event)

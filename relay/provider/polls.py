@@ -26,6 +26,8 @@ class _Plan:
 
     Attributes:
         again: it was asked for anew while it was under way, so that its answer may be too old.
+        unanswered_since: when the oldest request without an answer was sent; infinite where all were answered.
+        looks: how many answers in a row were doubted.
     """
 
     poll: Poll
@@ -34,6 +36,8 @@ class _Plan:
     asked_at: float = -inf
     failures: int = 0
     again: bool = False
+    unanswered_since: float = inf
+    looks: int = 0
 
 
 class Polls:
@@ -85,31 +89,54 @@ class Polls:
         plan = self._plans.get(name)
         if plan is not None and name == self._asked:
             plan.asked_at, self._answer_by = now, now + plan.poll.within
+            plan.unanswered_since = min(plan.unanswered_since, now)
+
+    def valid_at(self, name: Hashable) -> float:
+        """Return the time an answer to this poll is valid for: when the oldest request that it may answer was sent.
+
+        That is minus infinity for a poll that is over: nobody knows when what is answered once more was asked.
+        """
+        plan = self._plans.get(name)
+        return -inf if plan is None else min(plan.unanswered_since, plan.asked_at)
 
     def overdue(self, now: float) -> Hashable:
         """Return the name of the poll whose answer did not come in time; None when there is none."""
         return self._asked if now >= self._answer_by else None
 
     def answered(
-        self, name: Hashable, now: float, *, failed: bool = False, final: bool = False, at_least: float = 0.0
+        self,
+        name: Hashable,
+        now: float,
+        *,
+        failed: bool = False,
+        final: bool = False,
+        doubted: bool = False,
+        at_least: float = 0.0,
     ) -> bool:
         """Plan the next request of a poll that was answered; return True if that is its first failure in a row.
 
         Args:
             failed: it is asked again with backoff, after ``at_least`` seconds.
             final: it is not asked again.
+            doubted: the answer contradicts what was told shortly before: it is asked again at once, and ever more rarely
+                where each answer has something else to doubt.
         """
         plan = self._plans.get(name)
         if is_asked := name == self._asked:
             self._asked, self._answer_by = None, inf
         if plan is None:
             return failed
+        plan.looks = plan.looks + 1 if doubted else 0
+        if not failed:
+            plan.unanswered_since = inf
         if not is_asked:  # the answer to another connection's request, or one that comes too late
             plan.asked_at = now
         first = failed and not plan.failures
         plan.failures = plan.failures + 1 if failed else 0
         every = plan.poll.every
-        if final or not (failed or plan.again or every):
+        if doubted and not failed:
+            plan.due_at = now if plan.looks == 1 else now + backoff(AGAIN, RARELY, plan.looks - 2)
+        elif final or not (failed or plan.again or every):
             del self._plans[name]
         elif failed:
             plan.due_at = now + max(at_least, backoff(AGAIN, RARELY, plan.failures - 1))

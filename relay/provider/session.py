@@ -363,7 +363,9 @@ class SessionMachine:
         """Plan the next request of a poll that was answered, or that failed for this reason."""
         core = self.core
         polls, is_failed = core.outbound.polls, failed is not None
-        if polls.answered(name, core.at.now, failed=is_failed, final=final, at_least=at_least) and failed is not None:
+        doubted = not is_failed and core.states.take_doubt()
+        is_first = polls.answered(name, core.at.now, failed=is_failed, final=final, doubted=doubted, at_least=at_least)
+        if is_first and failed is not None:
             core.publish(attrs.evolve(failed, message=core.redact(failed.message)))
         core.rearm()
 
@@ -686,6 +688,7 @@ class SessionMachine:
         pending = self._commands.find(self._scope, job.subject)
         if pending is not None:
             pending.sent, pending.over_http = True, isinstance(job.writing, Fetch)
+            pending.sent_at = self.core.at.now
 
     def _command_replied(self, reply: CommandReply) -> None:
         pending = self._commands.find(self._scope, reply.id)
@@ -693,6 +696,7 @@ class SessionMachine:
             self.core.counters.notes["unasked_reply"] += 1
         elif reply.error is None and pending.command.answer is not None:
             self.core.publish(pending.answered(reply, self.core.stamp))
+            self._inbound.answers_list(pending.sent_at)
             for item in reply.events or ():
                 if isinstance(item, Unknown):
                     self._inbound.unknown(item.raw if isinstance(item.raw, str) else repr(item.raw), item.why)

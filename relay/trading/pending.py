@@ -75,6 +75,7 @@ class PendingCommand:
         digest: of the command without its ``id``: another command under one of its names has another one.
         called: the name of the command's type.
         sent: whether it was sent to the provider.
+        sent_at: when it was sent, monotonic seconds.
         over_http: whether it was sent as an HTTP request, which outlives the WebSocket.
         not_stored: the reason that its names are not in the store, so that it must not be sent; else empty.
         errors: errors that came since it was sent and named no command.
@@ -94,6 +95,7 @@ class PendingCommand:
     digest: bytes = b""
     called: str = ""
     sent: bool = False
+    sent_at: float = -inf
     over_http: bool = False
     not_stored: str = ""
     errors: list[dict[str, str]] = Factory(list)

@@ -275,6 +275,60 @@ def test_a_session_polls_what_encode_yields(rig):
     assert [request.shown[-6:] for request in r.requests(r.up(0))] == ["/money"]
 
 
+LISTED = (["position", "1", None, "2"], ["complete", "position"], ["polled", "open"])
+FLAT = LISTED[1:]
+
+
+def test_a_list_asked_for_before_the_newest_word_takes_nothing_back(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.say(["poll", "open", 30], at=0)
+    r.say(["position", "1", "POSITION_OPENED", "2"], at=1)
+    r.say(*FLAT, at=2)
+    r.say(["position", "1", "POSITION_CLOSED", "0"], at=3)
+    assert r.texts(r.tick(30)) == ["open"]
+    r.say(["position", "1", "POSITION_OPENED", "3"], at=31)
+    r.say(*LISTED, at=32)
+    assert r.kinds() == ["position POSITION_OPENED", "position POSITION_CLOSED", "position POSITION_OPENED"]
+
+
+def test_a_list_that_contradicts_what_was_told_shortly_before_is_asked_for_again(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.say(["poll", "open", 30], at=0)
+    r.say(*LISTED, at=0)
+    r.say(["position", "1", "POSITION_CLOSED", "0"], at=28)
+    assert r.texts(r.tick(30)) == ["open"]
+    assert r.texts(r.say(*LISTED, at=31)) == ["open"], "as it was before the close"
+    assert r.texts(r.say(*FLAT, at=32)) == []
+    r.tick(62)
+    r.say(*LISTED, at=62)
+    assert r.kinds() == ["position POSITION_OPENED", "position POSITION_CLOSED", "position POSITION_OPENED"]
+    assert r.texts(r.tick(92)) == ["open"]
+    r.say(["position", "1", "POSITION_MODIFIED", "4"], at=93)
+    r.say(*FLAT, at=94)
+    r.say(["poll", "open", 30], at=95)
+    assert r.texts(r.say(*FLAT, at=96)) == ["open"]
+    r.say(*FLAT, at=97)
+    assert r.kinds()[-2:] == ["position POSITION_MODIFIED", "position POSITION_CLOSED"]
+
+
+def test_an_answer_that_comes_late_or_twice_is_as_old_as_its_request(rig):
+    r = rig()
+    r.up(0)
+    r.fresh()
+    r.say(["poll", "open", None], at=0)
+    r.tick(10)  # no answer in time
+    r.fresh()
+    r.say(["position", "1", "POSITION_OPENED", "2"], at=10.5)
+    assert r.texts(r.tick(11)) == ["open"]
+    for _ in range(2):
+        r.say(*FLAT, at=12)
+    assert r.kinds() == ["position POSITION_OPENED"]
+
+
 # --- a fetch of a name ------------------------------------------------------------------------------------------------
 
 

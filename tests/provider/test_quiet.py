@@ -234,7 +234,12 @@ def test_a_refused_topic_is_stale_with_the_reason_and_fresh_when_it_flows_after_
     r.say(["nack", "no permission", "candle:A:1m"], at=2)
     said, error = r.fresh()
     assert said == Staleness(
-        event=StalenessEvent.STALE, symbols=["A"], of="candle", timeframe="1m", reason="no permission"
+        event=StalenessEvent.STALE,
+        symbols=["A"],
+        of="candle",
+        timeframe="1m",
+        reason="no permission",
+        refused=True,
     )
     assert error.code == "subscription_refused"
     r.do(session_events.Closed(1006), 3)

@@ -15,7 +15,7 @@ from relay.adapter import (
 )
 from relay.model.enums import ConnectionEvent, Refill, StalenessEvent
 from relay.model.events import Connection, Gap, Staleness
-from relay.provider import session_events
+from relay.provider import liveness, session_events
 from relay.provider.session import Life
 
 ONCE = Backoff(first=1, factor=2, cap=8, settle=60)
@@ -436,8 +436,8 @@ def test_a_successor_takes_over_budgets_topics_and_the_gap(rig):
     r.say(["quote", "A", "1"], ["fill", "f1"], at=2)
     assert succeeded(r, 3) == []
     assert r.kinds()[-1] == "connection RECONNECTING"
-    assert r.machine.deadline() == 3.25
-    r.tick(3.25)
+    assert r.machine.deadline() == 3 + liveness.SETTLES
+    r.tick(3 + liveness.SETTLES)
     assert r.kinds() == ["staleness STALE"]
     assert r.machine.deadline() == 60
     r.tick(60)
