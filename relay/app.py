@@ -345,7 +345,8 @@ class Relay:
 
         self._store.sync(take)
         await done.wait()
-        return self._store.keeps and not said[0]
+        # Of several relays each has its own plugins, and Redis has the rows of providers alone.
+        return self._store.keeps and self._cluster is None and not said[0]
 
     # --- life ---
 

@@ -61,7 +61,6 @@ class _Part(ProviderTopics):
         node = owner.node_of(provider.name)
         super().__init__(
             provider.name,
-            owner.hub,
             append=lambda name, entry: node().append(name, entry),
             leading=lambda: node().replica.leading,
             clock=trio.current_time,
@@ -171,12 +170,14 @@ class Clustered:
         self._log = log
         self._wanted: Counter[str] = Counter()
         self._count = 0
+        self._parts = {provider.name: _Part(self, provider) for provider in self.providers}
 
     def attach(self, hub: Hub) -> None:
         """Make the node, now that there is a hub."""
         self.hub = hub
         redis = RedisCluster(self.settings.url, self.name, self.settings.lease)
-        self._parts = {provider.name: _Part(self, provider) for provider in self.providers}
+        for part in self._parts.values():
+            part.attach(hub)
         self.node = self.store.node = ClusterNode(
             redis,
             self._parts,

@@ -79,7 +79,6 @@ class ProviderTopics:
     def __init__(
         self,
         provider: str,
-        hub: Hub,
         *,
         append: Append,
         leading: Callable[[], bool],
@@ -88,7 +87,6 @@ class ProviderTopics:
         epochs: Callable[[], str],
     ) -> None:
         self.provider = provider
-        self._hub = hub
         self._append = append
         self._leading = leading
         self._clock = clock
@@ -101,6 +99,10 @@ class ProviderTopics:
         self._changed: set[str] = set()
         self._values: dict[str, LogEntry] = {}
         self._suspected: dict[TopicState, LastValue | None] = {}
+
+    def attach(self, hub: Hub) -> None:
+        """Take the hub, which begins the logs of its pinned topics while it is made."""
+        self._hub = hub
 
     # --- relay.cluster.replica.ReplicatedTopics ----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ async def test_subscribers_of_any_node_get_one_sequence_over_a_takeover_and_resu
 ) -> None:
     venue = SyntheticSimulator(rate=100)
     async with venue.serve() as address, redis_server(tmp_path) as redis:
-        async with cluster(redis, {"synthetic": {"url": address.ws}}) as together:
+        async with cluster(redis, {"synthetic": {"url": address.ws, "pinned": ["quote BTC/USD"]}}) as together:
             for name in "abc":
                 await together.node(name)
             owner = await together.owner("synthetic", connected=False)
