@@ -163,8 +163,32 @@ def wrong(stage: Stage, views: Mapping[str, ChannelView]) -> Iterator[str]:
     ):
         if (views[channel].bids, views[channel].asks) != book(simulator, symbol, levels):
             yield channel
-    if views[ACCOUNT].open("position") != {position.id for position in stage.broker.account.positions.values()}:
+    if holdings(views[ACCOUNT]) != held(stage.broker):
         yield ACCOUNT
+
+
+def holdings(view: ChannelView) -> tuple[Mapping[str, tuple[str, Decimal]], set[str]]:
+    """Return the open positions with side and quantity by id, and the ids of open orders, as a subscriber has them."""
+    positions = {
+        id: (body["side"], Decimal(body["quantity"])) for (kind, id), body in view.held.items() if kind == "position"
+    }
+    return positions, view.open("order")
+
+
+def held(broker: HelioSimulator) -> tuple[Mapping[str, tuple[str, Decimal]], set[str]]:
+    """Return the same of the simulator's account."""
+    account, market = broker.account, broker.market
+    positions = {
+        position.id: (str(position.side), Decimal(market.instrument(symbol).size_text(position.quantity)))
+        for symbol, position in account.positions.items()
+    }
+    return positions, {order.id for order in account.open_orders()}
+
+
+def refused(stage: Stage) -> Iterator[str]:
+    """Return the subscriptions that the relay refused: of these channels nothing would be tested."""
+    reasons = Counter(reason for subscriber in stage.subscribers for reason in subscriber.refused.values())
+    return (f"{count} subscriptions were refused: {reason}" for reason, count in reasons.items())
 
 
 async def converge(stage: Stage, within: float) -> Counter[str]:
@@ -224,7 +248,14 @@ def document(venue: FaultProxy, broker: FaultProxy) -> Mapping[str, Any]:
         "server": {"listen": "127.0.0.1:0", "status_public": True},
         "history": {"events": 200, "age": 60},
         "apps": {
-            "soak": {"id": APP.id, "key": APP.key, "secret": APP.secret, "activity_timeout": 10, "pong_timeout": 10}
+            "soak": {
+                "id": APP.id,
+                "key": APP.key,
+                "secret": APP.secret,
+                "accounts": ["broker.main"],
+                "activity_timeout": 10,
+                "pong_timeout": 10,
+            }
         },
         "providers": {
             "venue": {"adapter": "synthetic", "url": f"ws://127.0.0.1:{venue.port}/v1"},
@@ -304,6 +335,7 @@ async def soak(count: int, seconds: float, seed: int) -> tuple[dict[str, Any], l
         settled = samples[len(samples) // 2 :]
         growth = slope(settled)
         failures = [
+            *refused(stage),
             *(f"{subscribers} subscribers are wrong about {channel}" for channel, subscribers in left.items()),
             *sums(status),
             *problems[:20],

@@ -16,6 +16,7 @@ SMALLEST = {
     "flap.py": ("--turns=1", "--channels=10"),
     "growth.py": ("--turns=1", "--channels=10", "--subscriptions=10"),
     "latency.py": ("--subscribers=2", "--rate=20", "--seconds=1"),
+    "soak.py": ("--subscribers=2", "--seconds=1"),
     "store.py": ("--events=100", "--kept=1000", "--commits=100", "--commands=10"),
 }
 #: Those whose subscribers are the C program.
