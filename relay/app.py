@@ -231,7 +231,10 @@ class Relay:
         if self._cluster is not None:
             self._cluster.attach(self.hub)
         self._edge = SubscriberServer(
-            self.hub.connect, settings.server.subscribers, behind_proxy=settings.server.behind_proxy
+            self.hub.connect,
+            settings.server.subscribers,
+            behind_proxy=settings.server.behind_proxy,
+            on_closed=self.hub.budgets.count_closed,
         )
         self._stopped = trio.Event()
         self._tls: ssl.SSLContext | None = None

@@ -175,6 +175,10 @@ class ClientBudgets:
         budget.spend(units, now)
         return True
 
+    def count_closed(self, limit: str) -> None:
+        """Count a connection that was closed for a limit that is no budget."""
+        self.counts[limit, "closed"] += 1
+
     def exceeded(self) -> dict[str, dict[str, int]]:
         """Return the counts by limit, then by what was done."""
         limits: dict[str, dict[str, int]] = {}

@@ -62,6 +62,9 @@ class SubscriberLimits:
 
     message_bytes: int = attrs.field(default=MAX_MESSAGE, validator=attrs.validators.ge(128))
     """Largest message a client may send, compressed or not; then close 1009."""
+    pending_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=attrs.validators.ge(1_048_576))
+    """Memory of messages that have not come whole, or wait for their turn, over all connections. When there is more, the
+    connections that hold the most are closed with 4100 until an eighth is free."""
     compression: bool = False
     """Agree to compress (permessage-deflate) with clients that offer it, as all browsers do. For slow links."""
     handshake: float = 10.0

@@ -8,6 +8,8 @@
 - Closing: the outbox' last frame is the close frame. The connection ends when the peer's close frame or its end of
   stream has come; after `limits.close` seconds it is dropped, with what the kernel still holds for it.
 - A slow subscriber whose socket takes no byte for `limits.write` seconds is dropped the same way.
+- What was read of messages that are not whole, or wait, is bounded over all connections: beyond `limits.pending_bytes` those
+  that hold the most are closed. Somebody whose message comes in two parts holds little, and stays.
 - One subscriber's failure, also that of its session's code, ends that subscriber only.
 - Subscribers' requests come last: they are handled for a millisecond at a time, and between two such slices trio's other
   tasks, which read from the providers and carry out commands, have their turn. A request of much work, such as a long
@@ -18,8 +20,9 @@
 import heapq
 import math
 import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import count
 from typing import Protocol
@@ -28,7 +31,7 @@ from urllib.parse import unquote
 import structlog
 import trio
 
-from relay.hub.outbox import Delivery, Outbox, Policy
+from relay.hub.outbox import OVERFLOW_CODE, Delivery, Outbox, Policy
 from relay.server.admission import SubscriberLimits, forwarded_for, is_local, network_of
 from relay.server.fastpath.poller import PASSES, SLICE, Poller
 from relay.server.fastpath.upgrade import UpgradeRequest
@@ -50,6 +53,7 @@ from relay.websocket.handshake import BadHandshake, handshake_response
 
 log = structlog.get_logger()
 
+_PENDING = "server.subscribers.pending_bytes"
 SHUTDOWN_CODE = 4200
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
 
@@ -194,10 +198,23 @@ class Connection:
 class SubscriberServer:
     """All subscribers of this process. `run` must be running while connections are adopted."""
 
-    def __init__(self, connect: Connect, limits: SubscriberLimits | None = None, *, behind_proxy: bool = False) -> None:
-        """Create the server. `behind_proxy`: trust X-Forwarded-Proto, because only our own proxy reaches this port."""
+    def __init__(
+        self,
+        connect: Connect,
+        limits: SubscriberLimits | None = None,
+        *,
+        behind_proxy: bool = False,
+        on_closed: Callable[[str], object] = lambda limit: None,
+    ) -> None:
+        """Create the server.
+
+        Args:
+            behind_proxy: trust X-Forwarded-Proto, because only our own proxy reaches this port.
+            on_closed: called with the name of the limit for which a connection was closed.
+        """
         self._connect = connect
         self._behind_proxy = behind_proxy
+        self._on_closed = on_closed
         self._limits = limits or SubscriberLimits()
         self._poller = Poller()
         self._batch_writer = BatchWriter(self._unfinished)
@@ -208,6 +225,9 @@ class SubscriberServer:
         """Heap of the connections with held messages, by the time at which to go on."""
         self._order = count()
         self._woken = trio.Event()
+        self._pending: dict[Connection, int] = {}
+        """Memory of the messages of a connection that are not whole, or wait; only of those that have some."""
+        self._pending_bytes = 0
         self.connections: dict[Outbox, Connection] = {}
         """The open connections."""
 
@@ -337,6 +357,30 @@ class SubscriberServer:
             self._end(connection, abort=True)
         else:
             self._handle(connection, frames)
+            held = connection.parser.held
+            if held or connection.waiting or connection in self._pending:
+                self._note_pending(connection, held + sum(map(_size, connection.held)))
+
+    def _note_pending(self, connection: Connection, size: int) -> None:
+        """Note what a connection holds; close those that hold the most where all of them hold too much."""
+        self._pending_bytes += size - self._pending.pop(connection, 0)
+        if size and connection.outbox in self.connections:
+            self._pending[connection] = size
+        else:
+            self._pending_bytes -= size
+        if self._pending_bytes <= self._limits.pending_bytes:
+            return
+        most = self._limits.pending_bytes * 7 // 8
+        for largest in sorted(self._pending, key=self._pending.__getitem__, reverse=True):
+            self._pending_bytes -= self._pending.pop(largest, 0)
+            largest.parser.give_up()
+            largest.held = ()
+            largest.outbox.close(OVERFLOW_CODE, f"too much of messages is pending ({_PENDING})", waiting=False)
+            self._on_closed(_PENDING)
+            if not largest.waiting:
+                self._handle(largest, ())
+            if self._pending_bytes <= most:
+                break
 
     def _handle(self, connection: Connection, frames: Sequence[Received]) -> None:
         """Handle messages in turn, for a slice of time and while the session does not ask for a pause; hold the rest."""
@@ -396,6 +440,7 @@ class SubscriberServer:
         self._handle(connection, frames)
         if connection.waiting or connection.outbox not in self.connections:
             return
+        self._note_pending(connection, connection.parser.held)
         self._poller.watch(connection.transport.fd, connection)
         if connection.transport.buffered:
             self.read(connection)
@@ -414,6 +459,8 @@ class SubscriberServer:
         transport = connection.transport
         self._poller.forget(transport.fd)
         self._batch_writer.detach(connection.outbox)
+        self._pending_bytes -= self._pending.pop(connection, 0)
+        connection.held = ()
         if abort:
             transport.abort()
         else:
@@ -495,6 +542,11 @@ class SubscriberServer:
             except Exception:
                 log.exception("subscriber's timeout failed")
                 self._end(connection, abort=True)
+
+
+def _size(frame: Received) -> int:
+    """Return the memory that a message takes while it waits."""
+    return sys.getsizeof(frame) + sys.getsizeof(getattr(frame, "data", None))
 
 
 @lru_cache(maxsize=1024)

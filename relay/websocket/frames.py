@@ -198,6 +198,15 @@ class FrameParser:
         """True once a Close or a FrameError was returned; nothing more will be."""
         return self._finished
 
+    @property
+    def held(self) -> int:
+        """Bytes of a message that has not come whole."""
+        return len(self._buffer) if self._fragments is None else len(self._buffer) + len(self._fragments)
+
+    def give_up(self) -> None:
+        """Forget what has come and ignore the rest: the connection is being closed."""
+        self._finished, self._buffer, self._fragments = True, b"", None
+
     def feed(self, data: bytes) -> list[Received]:
         """Return the messages completed by `data`, in order."""
         if self._finished:
@@ -216,7 +225,10 @@ class FrameParser:
             if end == start:
                 break
             start = end
-        self._buffer = b"" if self._finished or start == len(data) else bytearray(data[start:])
+        if self.finished:
+            self.give_up()
+        else:
+            self._buffer = b"" if start == len(data) else bytearray(data[start:])
         return received
 
     def _is_short_text(self, data: bytes) -> bool:

@@ -1,0 +1,52 @@
+"""What clients can fill memory with: each row of the table in docs/security.md holds its bound, and what was taken leaves."""
+
+import contextlib
+from contextlib import AsyncExitStack
+
+import trio
+
+from support.raw import Closed, Raw, raw
+from support.running import port_of, running_relay
+
+MEBIBYTE = 1 << 20
+
+
+async def test_messages_that_have_not_come_whole_are_bounded_over_all_connections() -> None:
+    """Those who hold the most are closed, with the name of the setting; who waits for the rest of a short one stays."""
+    server = {"listen": "127.0.0.1:0", "subscribers": {"pending_bytes": MEBIBYTE}}
+    begun = b"\x01\xfe" + (60_000).to_bytes(2, "big") + b"\0\0\0\0" + b"x" * 59_999
+    async with running_relay(server=server) as relay, AsyncExitStack() as opened:
+        edge = relay._edge
+        honest = await opened.enter_async_context(raw(port_of(relay)))
+        ping = b'{"event":"pusher:ping"}'
+        await honest.stream.send_all(bytes([0x81, 0x80 | len(ping)]) + b"\0\0\0\0" + ping[:-1])
+        hostile = [await opened.enter_async_context(raw(port_of(relay))) for _ in range(20)]
+        for client in hostile:
+            await client.stream.send_all(begun)
+        with trio.fail_after(60):
+            while not relay.hub.budgets.exceeded():
+                await trio.sleep(0.001)
+            while edge._pending_bytes < 15 * 60_000:  # what is left of them has arrived
+                await trio.sleep(0.001)
+        assert edge._pending_bytes <= MEBIBYTE
+        assert relay.hub.budgets.exceeded() == {"server.subscribers.pending_bytes": {"closed": 3}}
+        await honest.stream.send_all(ping[-1:])
+        await honest.hear("pusher:pong")
+        codes = [await code_of(client) for client in hostile]
+        assert sorted(codes, key=str) == [4100] * 3 + [None] * 17
+        await opened.aclose()
+        with trio.fail_after(60):
+            while edge._pending_bytes or edge._pending:
+                await trio.sleep(0.001)
+
+
+async def code_of(client: Raw) -> int | None:
+    """Send the end of the fragment and a ping; return the code the relay has closed with, None for a pong."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        await client.stream.send_all(b"x")
+        await client.ping()
+    try:
+        await client.receive()
+    except Closed as closed:
+        return closed.code
+    return None
