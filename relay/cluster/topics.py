@@ -116,6 +116,7 @@ class ProviderTopics:
         log = topic.log
         if isinstance(log, ReplicatedLog) and log.waiting and log.waiting[0][0] == entry.seq:
             _, then = log.waiting.popleft()
+            self.numbers[entry.topic] = entry.epoch, entry.seq
             then("")
             return
         if place((topic.history.epoch, topic.seq), entry) is Placing.REPEATED:
