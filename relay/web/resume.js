@@ -52,4 +52,5 @@ function tickrelayResume(pusher, { failed = () => {}, rewind = 0 } = {}) {
   return pusher;
 }
 
+globalThis.tickrelayResume = tickrelayResume; // also where this is imported as a module
 if (typeof module === "object") module.exports = tickrelayResume;

@@ -118,7 +118,7 @@ async def test_state_and_metrics_need_a_key_unless_they_are_public() -> None:
         for path in ("/api/v2/status", "/metrics"):
             assert (await rig.http.get(path)).status_code == 401
             assert (await rig.http.get(path, headers=BEARER)).status_code == 200
-        for path in ("/healthz", "/readyz", "/schemas/quote.json"):
+        for path in ("/healthz", "/readyz", "/schemas/quote.json", "/api/v2/asyncapi.json"):
             assert (await rig.http.get(path)).status_code == 200
 
 
@@ -156,6 +156,12 @@ async def test_metrics_go_into_the_registry_that_is_given() -> None:
     rig = Rig(registry=registry)
     assert registry.get_sample_value("tickrelay_connections", {"app": "3"}) == 0
     await rig.http.aclose()
+
+
+async def test_the_asyncapi_document_has_the_relays_address(rig: Rig) -> None:
+    document = (await rig.http.get("/api/v2/asyncapi.json")).json()
+    assert document["servers"]["relay"]["host"] == "relay.test:6001"
+    assert document["info"]["version"] == "1.2.3"
 
 
 async def test_a_schema_names_itself_and_a_wrong_kind_gets_the_right_ones(rig: Rig) -> None:

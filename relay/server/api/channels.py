@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from relay.auth import ApiKey, KeyRing, channel_refusal, missing_grant
 from relay.errors import suggestion
+from relay.model import asyncapi
 from relay.model.channels import ALL, Stream, Topic, channel_name
 from relay.model.events import ACCOUNT_KINDS, KINDS
 from relay.model.serialize import event_schema
@@ -139,6 +140,12 @@ class Bootstrap:
             raise HttpRefusal(404, f"there is no kind {kind!r:.64}; there are {', '.join(KINDS)}")
         id = _schema_url(address_of(request, self._settings.public), kind)
         return json_answer({"$id": id, **event_schema(kind)}, headers={"Content-Type": "application/schema+json"})
+
+    async def asyncapi(self, request: Request) -> Response:
+        """Answer GET /api/v2/asyncapi.json: channels, events and commands as AsyncAPI 3. It needs no API key."""
+        address = address_of(request, self._settings.public)
+        server = asyncapi.server(f"{address.host}:{address.port}", tls=address.tls)
+        return json_answer({**asyncapi.document(self._settings.version), "servers": {"relay": server}})
 
     def _charge(self, key: ApiKey, streams: int) -> None:
         if not self._pay(f"key {key.name}", streams):

@@ -7,7 +7,7 @@
 | ``/api/v2/symbols`` | search of symbols, by API key (`symbols`) |
 | ``/api/v2/commands`` | trading, by API keys with that permission (`commands`) |
 | ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | health, status, metrics (`health`) |
-| ``/schemas/KIND.json`` | JSON Schemas of the events |
+| ``/schemas/KIND.json``, ``/api/v2/asyncapi.json`` | JSON Schemas of the events, AsyncAPI document |
 | ``/`` | the dashboard (`Pages`) |
 
 `build_api` receives everything the endpoints need. There is no global state, so one process can run several relays.
@@ -147,6 +147,7 @@ def build_api(
                 Route("/v2/ws/streams", bootstrap.streams),
                 Route("/v2/ws/auth", bootstrap.auth, methods=["POST"]),
                 Route("/v2/symbols", symbols.endpoint),
+                Route("/v2/asyncapi.json", bootstrap.asyncapi),
                 Route("/v2/status", status.status),
                 *trading,
             ])),

@@ -1,0 +1,125 @@
+"""The typed client (`relay/web/tickrelay.js`): its example is compiled by TypeScript, and run in Node.js against a relay."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import tools
+from support.matrix import ROOT
+from support.shared_relay import KEYS, SharedRelay, shared_relay
+
+TYPESCRIPT = tools.NODE_DIR / "node_modules" / "typescript" / "bin" / "tsc"
+OPTIONS = {
+    "strict": True, "target": "es2022", "lib": ["es2022", "dom"], "module": "esnext", "moduleResolution": "bundler",
+    "types": [], "outDir": "compiled",
+}  # fmt: skip
+#: Mistakes: TypeScript fails where one of them is none.
+MISTAKES = """
+import { channels, connect, type OrderMessage } from "./tickrelay.js";
+declare const Pusher: new (key: string, options: unknown) => { state: string };
+const relay = await connect(Pusher, { url: "", apiKey: "" });
+// @ts-expect-error: a quote's channel has no orders
+relay.subscribe(channels.quote("a", "B"), { order: () => {} });
+// @ts-expect-error: an order has no such member
+relay.subscribe("private-account.a.b", { order: (message: OrderMessage) => message.order.sid });
+// @ts-expect-error: there is no such side
+relay.command({ command: "place_order", provider: "a", symbol: "B", side: "BUI", order_type: "MARKET", quantity: "1" });
+// @ts-expect-error: prices and quantities are text
+relay.command({ command: "place_order", provider: "a", symbol: "B", side: "BUY", order_type: "MARKET", quantity: 1 });
+// @ts-expect-error: an order is needed
+relay.command({ command: "cancel_order", provider: "a" });
+// @ts-expect-error: a quote's channel has no book
+relay.book("quote.a.B", () => {});
+"""
+#: Prints results of the functions that need no relay.
+PURE = """
+import { channels, compareDecimals, OrderBook, quoteSymbol } from "./tickrelay.js";
+const sign = (a, b) => Math.sign(compareDecimals(a, b));
+const book = new OrderBook();
+const depth = (snapshot, bids, asks) => book.take({ type: "depth", depth: { symbol: "A", snapshot, bids, asks } });
+const books = [];
+const note = () => books.push([book.isValid, book.bids(), book.asks(), book.stale ?? null]);
+depth(false, [["1", "1"]], []); note();
+depth(true, [["9.50", "1"], ["10", "2"], ["9.123456789012345678", "1"]], [["10.1", "3"], ["10.05", "4"]]); note();
+depth(false, [["9.5", "0.00"], ["09.123456789012345678", "7"]], [["10.10", "5"]]); note();
+book.take({ type: "staleness", event: "STALE", reason: "lost" }); note();
+book.take({ type: "staleness", event: "FRESH" });
+book.take({ type: "gap" }); note();
+console.log(JSON.stringify({
+  symbols: ["BTC/USD", "ES 09-26", "é€"].map(quoteSymbol),
+  channels: [channels.candle("a", "B/C", "1m", "cache-"), channels.account("a", "b-c"), channels.status("a"), channels.depth("a", "B")],
+  signs: [sign("1.10", "1.1"), sign("2", "10"), sign("-2", "-10"), sign("-1", "1"), sign("0.05", "0.5"), sign("-0", "0")],
+  books,
+}));
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with the client, its example and the packages of npm."""
+    tools.node()
+    for name in ("tickrelay.js", "tickrelay.d.ts", "resume.js"):
+        shutil.copy(ROOT / "relay" / "web" / name, tmp_path)
+    shutil.copy(ROOT / "docs" / "clients" / "typed.ts", tmp_path)
+    (tmp_path / "node_modules").symlink_to(tools.NODE_DIR / "node_modules")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def relay() -> Iterator[SharedRelay]:
+    with shared_relay() as relay:
+        yield relay
+
+
+def run(folder: Path, *command: str, **environment: str) -> str:
+    environment = {**os.environ, **environment}
+    done = subprocess.run(
+        [tools.node(), *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.node
+def test_books_decimals_and_names(folder: Path) -> None:
+    (folder / "pure.js").write_text(PURE)
+    found = json.loads(run(folder, "pure.js"))
+    assert found["symbols"] == ["BTC-USD", "ES=2009=2D26", "=C3=A9=E2=82=AC"]
+    assert found["channels"] == ["cache-candle.a.B-C.1m", "private-account.a.b=2Dc", "status.a", "depth.a.B"]
+    assert found["signs"] == [0, -1, 1, -1, -1, 0]
+    first = [["10", "2"], ["9.50", "1"], ["9.123456789012345678", "1"]]
+    second = [["10", "2"], ["09.123456789012345678", "7"]]
+    assert found["books"] == [
+        [False, [], [], None],
+        [True, first, [["10.05", "4"], ["10.1", "3"]], None],
+        [True, second, [["10.05", "4"], ["10.10", "5"]], None],
+        [True, second, [["10.05", "4"], ["10.10", "5"]], "lost"],
+        [False, [], [], None],
+    ]
+
+
+@pytest.mark.node
+@pytest.mark.timeout(180)
+def test_the_example_is_compiled_and_runs(folder: Path, relay: SharedRelay) -> None:
+    """Takes as long as TypeScript needs for one program: some seconds."""
+    if not TYPESCRIPT.is_file():
+        tools.missing("npm package typescript of tests/node", "run `make node`")
+    (folder / "mistakes.ts").write_text(MISTAKES)
+    (folder / "tsconfig.json").write_text(
+        json.dumps({"compilerOptions": OPTIONS, "files": ["typed.ts", "mistakes.ts"]})
+    )
+    run(folder, str(TYPESCRIPT), "-p", ".")
+    shutil.copy(folder / "compiled" / "typed.js", folder)
+    printed = run(folder, "typed.js", TICKRELAY_URL=relay.url, TICKRELAY_API_KEY=KEYS["main"]["key"])
+    lines = printed.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["quote", "best"]
+    assert "reply accepted" in lines
+    assert "order ORDER_CREATED OPEN 0.50000" in lines
+    assert "cancelled accepted" in lines
+    assert lines[-1].startswith("refused 404 provider no provider is named nobody")
