@@ -18,6 +18,7 @@ What holds:
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
@@ -97,7 +98,7 @@ class SqliteStore:
         self._restored = self._lost = False
         #: What this pass has put, and events that were delivered already.
         self._now: list[AnyChange] = []
-        self._later: dict[str, list[Loggable]] = {}
+        self._later: defaultdict[str, list[Loggable]] = defaultdict(list)
         #: Delivered events that the thread has and has not written yet.
         self._logging = 0
         #: Topics of which events were not written.
@@ -134,11 +135,7 @@ class SqliteStore:
 
     def log(self, topic: str, event: Loggable) -> None:
         """Log an event that was delivered, with the next batch."""
-        events = self._later.get(topic)
-        if events is None:
-            self._later[topic] = [event]
-        else:
-            events.append(event)
+        self._later[topic].append(event)
 
     def log_first(self, topic: str, event: Loggable, done: Done) -> None:
         """Log an event now, and call ``done`` when it is on disk."""
@@ -217,7 +214,7 @@ class SqliteStore:
 
     def _hand_over_later(self) -> None:
         """Hand over the events that were delivered; while the store fails, only remember of which topics they are."""
-        later, self._later = self._later, {}
+        later, self._later = self._later, defaultdict(list)
         if self._failure or self._logging > MOST_LOGGED:
             self._torn.update(later)
         elif later:
@@ -276,9 +273,10 @@ class SqliteStore:
         assert self._owner is not None
         if names is None:
             self._torn = set()
-            self._later = {}
+            self._later.clear()
         else:
-            self._later = {topic: events for topic, events in self._later.items() if topic not in names}
+            for name in names:
+                self._later.pop(name, None)
         gone = set(names or ())
         for topic, epoch, reserved, events in self._owner.topics(names):
             gone.discard(topic)
