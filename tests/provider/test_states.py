@@ -163,3 +163,47 @@ def test_fills_of_an_open_order_change_nothing_that_the_provider_does_not_say():
     states, fills = States(), Fills()
     states.remember(order(quantity="3", filled_quantity="0"), "main", 0.0)
     assert corrected(states, fills, fill()) is None
+
+
+def test_fills_are_not_told_again_after_a_restart():
+    """What was written as it came is what a lost store is written anew from, and what the next process is restored from."""
+    written, fills = {}, Fills(size=2)
+
+    def write(key, value):
+        written.pop(key, None) if value is None else written.__setitem__(key, value)
+
+    def fill_of(id):
+        return Trade(id=id, order_id="o", symbol="S", side="BUY", quantity="2", price="1")
+
+    fills.on_change = write
+    assert all(fills.remember(fill_of(id), "main") for id in ("1", "2", "3"))
+    assert written == dict(fills.rows())
+    again = Fills(size=2)
+    again.on_change = write
+    again.restore([*reversed(written.items()), ("damaged", b"{"), ('["main"]', b'[1,"2"]')])
+    assert not again.remember(fill_of("2"), "main")
+    assert not again.remember(fill_of("3"), "main")
+    assert again.filled(fill_of("3"), "main") == 4
+    assert again.remember(fill_of("4"), "main")
+    assert written.keys() == dict(again.rows()).keys(), "the oldest made room on disk too"
+
+
+def test_states_are_compared_with_those_from_before_a_restart():
+    written, states = {}, States()
+    states.ahead = 1000.0
+
+    def write(key, value):
+        written.pop(key, None) if value is None else written.__setitem__(key, value)
+
+    states.on_change = write
+    states.remember(order(), "main", 10.0)
+    states.remember(money(balance="100", equity="99"), "main", 20.0)
+    assert written == dict(states.rows())
+    again = States()
+    again.ahead = 1015.0  # this process' clock began 15 s later
+    again.restore([*written.items(), ("damaged", b"{"), (next(iter(written)), b'["{}",1,{}]')], 100.0)
+    assert again.is_open(order(), "main")
+    assert not again.remember(order(), "main", 101.0)
+    assert not again.remember(money(balance="100"), "main", 101.0)
+    assert again.not_overtaken(money(equity="98"), "main", 4.0) is None, "told at 5 s of this clock"
+    assert again.not_overtaken(money(equity="98"), "main", 6.0) is not None

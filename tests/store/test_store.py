@@ -2,6 +2,7 @@
 
 import enum
 import os
+import resource
 import sqlite3
 import stat
 import threading
@@ -446,6 +447,53 @@ async def test_a_full_disk_fails_what_waits_and_what_could_not_be_written_is_wri
     monkeypatch.undo()
     async with keeping(SqliteStore(path)) as again:
         assert again.rows == [{"t": [("larger", b"v" * 100_000), ("small", b"w")]}]
+
+
+async def test_a_limit_on_the_size_of_files_is_a_failure_until_it_is_lifted(tmp_path: Path) -> None:
+    """The kernel refuses to write (EFBIG); a quota and a full disk are refused at the same places."""
+    path = tmp_path / "s.sqlite3"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with keeping(SqliteStore(path)) as kept:
+        await kept.reserve("a", 1000)
+        await kept.log_first("a", Event(1, trio.current_time()))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (128 * 1024, limits[1]))
+        try:
+            large = Event(2, trio.current_time(), b"x" * 200_000)
+            assert (await kept.log_first("a", large)).startswith(f"{path}: ")
+            assert await kept.commit("refused", b"v") == kept.store.failure
+            kept.rings = {"a": ("e", 1000, [Event(1, trio.current_time()), large])}
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        await kept.until(available=True)
+        with trio.fail_after(30):
+            while await kept.commit("after", b"v"):
+                await trio.sleep(0.01)
+    async with keeping(SqliteStore(path)) as again:
+        assert again.rows == [{"t": [("after", b"v")]}]
+        assert again.seqs() == {"a": [1, 2]}
+
+
+async def test_a_file_that_can_only_be_read_is_a_failure_until_it_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own read-only mode: permissions do not keep root, who runs many tests, from writing."""
+    path = tmp_path / "s.sqlite3"
+    async with keeping(SqliteStore(path)) as kept:
+        await kept.commit("before", b"v")
+    connect = sqlite3.connect
+
+    def read_only(path: Path, **options: Any) -> sqlite3.Connection:
+        return connect(f"file:{path}?mode=ro", uri=True, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    async with keeping(SqliteStore(path)) as kept:
+        assert kept.store.failure == f"{path}: attempt to write a readonly database"
+        assert await kept.reserve("a", 1000) == kept.store.failure
+        assert kept.rows == [], "nothing is restored before it can be written"
+        monkeypatch.undo()
+        await kept.until(available=True)
+        assert kept.rows == [{"t": [("before", b"v")]}]
+        assert await kept.commit("after", b"v") == ""
 
 
 async def test_a_file_that_was_removed_is_written_anew(tmp_path: Path) -> None:
