@@ -1,5 +1,6 @@
-"""The relay's process is killed between an order's frame and its answer, and started again: the order stays one order."""
+"""The relay's process is killed, and started again: an order stays one order, and a webhook that waits is sent."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,8 +10,12 @@ import httpx
 import pytest
 import trio
 
+from relay.pusher.apps import App
+from relay.pusher.signatures import verify_webhook
 from relay.testing.simulator import Mute
+from relay.testing.subscriber import Subscriber
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from support.app_server import app_server
 from support.process import serving
 from support.running import API_KEY, APP
 
@@ -138,3 +143,36 @@ async def test_without_its_store_a_relay_goes_on_but_takes_no_commands_and_says_
                 await trio.sleep(0.02)
         assert (await running.post("k")).status_code == 200
         assert len(simulator.account.orders) == 1
+
+
+async def test_a_webhook_that_waits_is_sent_after_kill_9(tmp_path: Path) -> None:
+    app = App(id=APP["id"], key=APP["key"], secrets=(APP["secret"],))
+    async with app_server() as server:
+        server.webhook_status = 503
+        configuration = f"""
+allow_inline_secrets = true
+server.listen = "127.0.0.1:{{port}}"
+apps.main = {{ id = "{app.id}", key = "{app.key}", secret = "{app.secrets[0]}" }}
+plugins.webhooks.endpoints.all = {{ app = "{app.id}", url = "http://127.0.0.1:{server.port}/webhooks" }}
+"""
+
+        async def posted(times: int) -> None:
+            with trio.fail_after(60):
+                while len(server.webhooks) < times:
+                    await server.news.wait()
+
+        async with serving(tmp_path, configuration) as (process, port), trio.open_nursery() as nursery:
+            nursery.start_soon(Subscriber(lambda: port, app, ["room"]).run)
+            await posted(1)
+            process.kill()
+            await process.wait()
+            nursery.cancel_scope.cancel()
+        server.webhook_status = 200
+        before = len(server.webhooks)
+        async with serving(tmp_path, configuration):
+            await posted(before + 1)
+    (first, body), (again, same) = server.webhooks[0], server.webhooks[before]
+    assert [event["name"] for event in json.loads(body)["events"]] == ["channel_occupied"]
+    assert same == body
+    assert again["x-webhook-id"] == first["x-webhook-id"]
+    assert verify_webhook(app, again["x-pusher-key"], again["x-pusher-signature"], same.encode())

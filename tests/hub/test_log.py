@@ -131,6 +131,4 @@ def test_who_joins_after_a_restart_gets_the_state_of_the_account_from_before(
 
 
 def logged(event: Any) -> LoggedEvent:
-    return LoggedEvent(
-        event.seq, event.id, event.at, event.head, event.tail, event.policy.value, event.conflation_key
-    )
+    return LoggedEvent(event.seq, event.id, event.at, event.head, event.tail, event.policy.value, event.conflation_key)

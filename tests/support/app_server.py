@@ -31,6 +31,8 @@ class AppServer:
     sign_user: Sign | None = None
     webhooks: list[tuple[dict[str, str], str]] = field(factory=list)
     """Headers and body of each webhook."""
+    webhook_status: int = 200
+    """The status that webhooks are answered with."""
     news: trio.Event = field(factory=trio.Event)
 
     def options(self, user_id: str = "ada", **params: str) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class AppServer:
         self.webhooks.append((dict(request.headers), (await request.body()).decode()))
         self.news.set()
         self.news = trio.Event()
-        return Response()
+        return Response(status_code=self.webhook_status)
 
 
 def _library() -> pusher.Pusher:
