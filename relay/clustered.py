@@ -26,6 +26,7 @@ from relay.cluster.node import ClusterNode
 from relay.cluster.redis import RedisCluster
 from relay.cluster.store import ClusterStore
 from relay.cluster.topics import ProviderTopics, ReplicatedLog
+from relay.errors import OperatorError
 from relay.hub.hub import Hub
 from relay.hub.log import TopicLog, parse_key
 from relay.model.channels import Asker, Stream, Topic, channel_name, parse_channel
@@ -35,7 +36,7 @@ from relay.model.text import from_micros
 from relay.provider.driver import ProviderSession
 from relay.providers import ConfiguredProvider, Providers
 from relay.settings.tables import Cluster
-from relay.store.interface import Rows
+from relay.store.interface import Rows, StoreError
 from relay.trading.pending import TABLE as COMMANDS
 from relay.trading.pending import PendingCommand
 from relay.trading.registry import CommandRegistry
@@ -173,9 +174,16 @@ class Clustered:
         self._parts = {provider.name: _Part(self, provider) for provider in self.providers}
 
     def attach(self, hub: Hub) -> None:
-        """Make the node, now that there is a hub."""
+        """Make the node, now that there is a hub.
+
+        Raises:
+            OperatorError: the extra that Redis needs is not installed.
+        """
         self.hub = hub
-        redis = RedisCluster(self.settings.url, self.name, self.settings.lease)
+        try:
+            redis = RedisCluster(self.settings.url, self.name, self.settings.lease)
+        except StoreError as error:
+            raise OperatorError(str(error)) from None
         for part in self._parts.values():
             part.attach(hub)
         self.node = self.store.node = ClusterNode(

@@ -1,11 +1,16 @@
 """Several relays on a real Redis: any client on any node, and a provider's sessions on one of them."""
 
+import sys
 from pathlib import Path
 
+import pytest
+
 from relay.cli.status import cluster_lines
+from relay.errors import OperatorError
 from relay_synthetic.simulator import SyntheticSimulator
 from support.cluster import cluster
 from support.redis_server import redis_server
+from support.running import running_relay
 
 QUOTES = "quote.synthetic.BTC-USD"
 
@@ -73,3 +78,12 @@ def test_the_command_tells_who_owns_what_and_who_is_behind() -> None:
         "  e-1: 2 batches behind",
         "  f-1: an owner behind",
     ]
+
+
+async def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(OperatorError, match=r"pip install 'tickrelay\[redis\]'"), flatten_subgroups=True
+    ):
+        async with running_relay(store={"url": "redis://127.0.0.1:1/0"}):
+            pass
