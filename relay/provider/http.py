@@ -6,10 +6,9 @@ one provider would share them.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Protocol, Self, cast
+from typing import Protocol, Self
 
 import httpx
 import trio
@@ -76,23 +75,59 @@ class HttpClient:
         if fetch.json is not None:
             content = dumps(fetch.json)
             headers.setdefault("content-type", "application/json")
-        async with self._client.stream(
+        request = self._client.build_request(
             fetch.method, url, headers=headers, content=content, data=fetch.form, timeout=fetch.within
-        ) as response:
+        )
+        request.stream = _Content(request.content)
+        response = await self._client.send(request, stream=True)
+        try:
             encodings = response.headers.get("content-encoding", "")
             if "," in encodings:  # each would multiply what one read may become by a thousand
                 return Answer(status=0, text=one_line(f"several content encodings: {encodings:.100}"))
-            body = bytearray()
-            async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > self._max_body:
-                        return Answer(status=0, text=f"a body of more than {self._max_body} bytes")
+            body = await self._body(response)
+        finally:
+            await response.aclose()
+        if body is None:
+            return Answer(status=0, text=f"a body of more than {self._max_body} bytes")
         return Answer(
             status=response.status_code,
-            text=_text(bytes(body), response.charset_encoding),
+            text=_text(body, response.charset_encoding),
             headers=_lower(response.headers),
         )
+
+    async def _body(self, response: httpx.Response) -> bytes | None:
+        """Return the body, None for one that is too large.
+
+        Reading is ended by a cancellation: that ends httpx's nested generators, of which `aclosing` ends only the outer one.
+        """
+        body = bytearray()
+        with trio.CancelScope() as reading:
+            async for chunk in response.aiter_bytes():
+                if len(body) + len(chunk) > self._max_body:
+                    reading.cancel()
+                if not reading.cancel_called:
+                    body += chunk
+        return None if reading.cancel_called else bytes(body)
+
+
+class _Content(httpx.AsyncByteStream):
+    """The body of a request. httpx's own is a generator that nobody ends when the request is cancelled."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._content)
+
+
+class _Once(AsyncIterator[bytes]):
+    def __init__(self, content: bytes) -> None:
+        self._left = [content] if content else []
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 def _text(body: bytes, charset: str | None) -> str:

@@ -1,6 +1,7 @@
 """A provider that answers garbage costs an attempt, with its reason: raw TCP servers in a provider's place."""
 
 import base64
+import gc
 import gzip
 import hashlib
 import re
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.adapter import Adapter, Backoff, Context, Fetch, Offer, Session
+from relay.adapter import Adapter, Answer, Backoff, Context, Fetch, Offer, Session
 from relay.model.events import Connection, Event, Stamp
 from relay.provider.connection import Deadlines
 from relay.provider.http import HttpClient
@@ -229,9 +230,18 @@ ANSWERS = {
 }
 
 
-# httpx leaves a generator behind when a body is not read to its end.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("talk", ANSWERS.values(), ids=ANSWERS.keys())
+#: httpx leaves generators behind where a body cannot be decoded.
+UNDECODABLE = (
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+)
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [pytest.param(talk, id=name, marks=UNDECODABLE if name in ("no gzip", "no deflate") else ())
+     for name, talk in ANSWERS.items()],
+)  # fmt: skip
 async def test_a_bad_answer_to_a_request_is_no_answer_with_its_reason(talk: Talk) -> None:
     async with raw_server(talk) as port, HttpClient(max_body=1_000_000) as http:
         answer = await http.fetch(Fetch(tag="x", url="", within=3.0), f"http://127.0.0.1:{port}/")
@@ -239,6 +249,15 @@ async def test_a_bad_answer_to_a_request_is_no_answer_with_its_reason(talk: Talk
     assert answer.text
     assert answer.text.isprintable()
     assert len(answer.text) < 400
+
+
+async def test_a_request_whose_body_is_not_taken_ends_in_time_and_leaves_nothing_behind() -> None:
+    """httpx' own body of a request is a generator, of whose remains trio warns."""
+    request = Fetch(tag="x", method="POST", url="", json=["x" * 8_000_000], within=0.1)
+    async with raw_server(partial(says_and_waits, b"")) as port, HttpClient() as http:
+        answer = await http.fetch(request, f"http://127.0.0.1:{port}/")
+    gc.collect()
+    assert answer == Answer(status=0, text="no answer within 0.1 s")
 
 
 @pytest.mark.parametrize("charset", ["bogus", "rot13", "hex", "undefined", "idna", "utf-8", "a\tb", "x" * 1000])
