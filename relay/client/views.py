@@ -33,17 +33,22 @@ class OrderBook:
     stale: str | None = None
     _bids: dict[Decimal, Level] = Factory(dict)
     _asks: dict[Decimal, Level] = Factory(dict)
-    _seq: int | None = None
 
     def take(self, update: Update) -> None:
-        """Apply the next update of the channel."""
+        """Apply the next update of the channel.
+
+        A number that jumps is no loss of depth: for a slow reader the relay replaces what it drops by a snapshot, and of
+        `staleness` it keeps only the newest.
+        """
+        if update.missed is not None:
+            self.forget()
         event = update.event
         if isinstance(event, Staleness):
             self.stale = None if event.event == "FRESH" else event.reason or "stale"
         elif isinstance(event, Gap):
             self.forget()
         elif isinstance(event, Depth):
-            self._depth(event, update)
+            self._depth(event)
 
     def forget(self) -> None:
         """Discard the levels until the next snapshot."""
@@ -51,14 +56,11 @@ class OrderBook:
         self._bids.clear()
         self._asks.clear()
 
-    def _depth(self, event: Depth, update: Update) -> None:
+    def _depth(self, event: Depth) -> None:
         self.symbol = event.symbol
         if event.snapshot:
             self.forget()
             self.is_valid = True
-        elif update.missed is not None or (self._seq is not None and update.seq != self._seq + 1):
-            self.forget()
-        self._seq = update.seq
         if self.is_valid:
             for side, levels in ((self._bids, event.bids), (self._asks, event.asks)):
                 for price, size in levels:

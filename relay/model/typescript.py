@@ -138,8 +138,12 @@ export interface ConnectOptions {
 export class Relay<Client = unknown> {
   /** An unmodified pusher-js client. */
   readonly pusher: Client;
+  /** A further subscription of a channel gets what comes from then on, not the state that came to the first one. */
   subscribe<const Channel extends string>(channel: Channel, handlers: Handlers<Channel>): Subscription<Channel>;
-  /** Keep the book of a depth channel; `changed` is called after each event. */
+  /**
+   * Keep the book of a depth channel; `changed` is called after each event.
+   * @throws Error: the channel has subscriptions already, so that no snapshot would come. Begin its book first.
+   */
   book(channel: `${Prefix}depth.${string}`, changed: (book: OrderBook) => void): Subscription & { book: OrderBook };
   /**
    * Send a command and wait for its reply.

@@ -114,6 +114,7 @@ export class Relay {
   #url;
   #apiKey;
   #subscriptions = new Map(); // channel -> the handlers of each subscription
+  #books = new Map(); // channel -> its book, and the functions that are called with it
 
   constructor(pusher, { url, apiKey, rewind = 0 }) {
     this.pusher = pusher;
@@ -141,11 +142,29 @@ export class Relay {
     return { channel, unsubscribe };
   }
 
+  // All books of a channel are one: the relay sends a snapshot to the first subscription only.
   book(channel, changed) {
+    const shared = this.#books.get(channel) ?? this.#sharedBook(channel);
+    shared.readers.add(changed);
+    if (shared.book.isValid) queueMicrotask(() => shared.readers.has(changed) && changed(shared.book));
+    const unsubscribe = () => {
+      if (!shared.readers.delete(changed) || shared.readers.size) return;
+      this.#books.delete(channel);
+      shared.subscription.unsubscribe();
+    };
+    return { channel, book: shared.book, unsubscribe };
+  }
+
+  #sharedBook(channel) {
+    if (this.#subscriptions.has(channel)) throw new Error(`${channel}: begin its book before other subscriptions of the channel`);
     const book = new OrderBook();
-    const take = (message) => { book.take(message); changed(book); };
-    const missed = () => { book.forget(); changed(book); };
-    return { book, ...this.subscribe(channel, { depth: take, gap: take, staleness: take, missed }) };
+    const readers = new Set();
+    const tell = () => readers.forEach((changed) => changed(book));
+    const take = (message) => { book.take(message); tell(); };
+    const missed = () => { book.forget(); tell(); };
+    const shared = { book, readers, subscription: this.subscribe(channel, { depth: take, gap: take, staleness: take, missed }) };
+    this.#books.set(channel, shared);
+    return shared;
   }
 
   async command(command, { key = randomKey() } = {}) {

@@ -12,13 +12,14 @@ from relay.client import (
     Client,
     ClosedByRelay,
     Notice,
+    OrderBook,
     RefusedByRelay,
     RelayUnreachable,
     SubscriptionRefused,
     Update,
 )
 from relay.model.enums import Outcome
-from relay.model.events import Quote
+from relay.model.events import Depth, Event, Quote, Staleness
 from support.shared_relay import KEYS, SharedRelay, shared_relay
 
 QUOTE = "quote.synthetic.BTC-USD"
@@ -108,6 +109,28 @@ def test_a_book_is_whole(relay: SharedRelay, backend: str) -> None:
                 assert [float(price) for price, _ in bids] == sorted((float(price) for price, _ in bids), reverse=True)
 
     run(backend, scenario)
+
+
+def test_a_book_survives_silence_and_is_empty_after_a_loss() -> None:
+    book = OrderBook()
+
+    def take(event: Event, seq: int, missed: str | None = None) -> None:
+        book.take(Update(channel="depth.a.B", name=event.kind, event=event, seq=seq, missed=missed))
+
+    def depth(bid: str, *, snapshot: bool = False) -> Depth:
+        return Depth(symbol="B", bids=[(bid, "1")], asks=[], snapshot=snapshot)
+
+    take(depth("10", snapshot=True), 1)
+    take(Staleness(event="STALE", symbols=["B"], reason="silent"), 2)
+    assert (book.is_valid, book.stale) == (True, "silent")
+    take(Staleness(event="FRESH", symbols=["B"]), 4)
+    take(depth("11"), 5)
+    assert (book.is_valid, book.stale, book.bids()) == (True, None, [("11", "1"), ("10", "1")])
+    take(Staleness(event="STALE", symbols=["B"]), 9, missed="position_expired")
+    take(depth("12"), 10)
+    assert (book.is_valid, book.bids()) == (False, [])
+    take(depth("9", snapshot=True), 11)
+    assert book.bids() == [("9", "1")]
 
 
 def test_an_order_is_placed_and_seen_on_the_account(relay: SharedRelay, backend: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,32 @@ relay.command({ command: "place_order", provider: "a", symbol: "B", side: "BUY",
 relay.command({ command: "cancel_order", provider: "a" });
 // @ts-expect-error: a quote's channel has no book
 relay.book("quote.a.B", () => {});
+"""
+#: Two books of one channel, the second begun later; and one that comes too late. A connection that is none is enough.
+BOOKS = """
+import { Relay } from "./tickrelay.js";
+const bound = {};
+const channel = { subscribed: true, bind: (name, f) => (bound[name] ??= new Set()).add(f), unbind: (name, f) => bound[name].delete(f) };
+const known = new Map();
+const log = [];
+const pusher = {
+  connection: { bind() {}, state: "connecting" },
+  channel: (name) => known.get(name),
+  subscribe: (name) => (log.push(`subscribe ${name}`), known.set(name, channel), channel),
+  unsubscribe: (name) => (log.push(`unsubscribe ${name}`), known.delete(name)),
+};
+const relay = new Relay(pusher, { url: "", apiKey: "" });
+const one = relay.book("depth.a.B", (book) => log.push(`one ${book.bids(1)}`));
+bound.depth.forEach((f) => f({ type: "depth", depth: { symbol: "B", snapshot: true, bids: [["1", "2"]], asks: [] } }));
+const two = relay.book("depth.a.B", (book) => log.push(`two ${book.bids(1)}`));
+await null;
+one.unsubscribe();
+one.unsubscribe();
+bound.depth.forEach((f) => f({ type: "depth", depth: { symbol: "B", snapshot: false, bids: [["3", "4"]], asks: [] } }));
+two.unsubscribe();
+relay.subscribe("depth.a.B", { depth() {} });
+try { relay.book("depth.a.B", () => {}); } catch (error) { log.push(error.message); }
+console.log(JSON.stringify(log));
 """
 #: Prints results of the functions that need no relay.
 PURE = """
@@ -86,6 +113,12 @@ def run(folder: Path, *command: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("name", ["tickrelay.js", "tickrelay.d.ts", "resume.js"])
+def test_the_relay_serves_it(name: str, relay: SharedRelay) -> None:
+    with urllib.request.urlopen(f"{relay.url}/{name}", timeout=30) as answer:
+        assert answer.read() == (ROOT / "relay" / "web" / name).read_bytes()
+
+
 @pytest.mark.node
 def test_books_decimals_and_names(folder: Path) -> None:
     (folder / "pure.js").write_text(PURE)
@@ -101,6 +134,20 @@ def test_books_decimals_and_names(folder: Path) -> None:
         [True, second, [["10.05", "4"], ["10.10", "5"]], None],
         [True, second, [["10.05", "4"], ["10.10", "5"]], "lost"],
         [False, [], [], None],
+    ]
+
+
+@pytest.mark.node
+def test_books_of_one_channel_are_one(folder: Path) -> None:
+    (folder / "books.js").write_text(BOOKS)
+    assert json.loads(run(folder, "books.js")) == [
+        "subscribe depth.a.B",
+        "one 1,2",
+        "two 1,2",
+        "two 3,4",
+        "unsubscribe depth.a.B",
+        "subscribe depth.a.B",
+        "depth.a.B: begin its book before other subscriptions of the channel",
     ]
 
 
