@@ -36,7 +36,7 @@ from relay.model.enums import Side
 from relay.model.events import Depth, Error, Event, PublicTrade, Quote
 
 CHANNELS = {"quote": "ticker", "public_trade": "matches", "depth": "level2_batch"}
-KINDS = {channel: kind for kind, channel in CHANNELS.items()} | {"level2": "depth"}
+KINDS = {channel: kind for kind, channel in CHANNELS.items()} | {"level2": "depth", "level2_50": "depth"}
 #: ``side`` of a match is the maker's; the event has the taker's.
 TAKER = {"buy": Side.SELL, "sell": Side.BUY}
 BTC = {"symbol": "BTC/USD"}

@@ -35,7 +35,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, is_zero
+from relay.adapter.reading import besides, is_zero, quoted
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
@@ -152,8 +152,10 @@ class KuCoin(Adapter):
 
     def quote(self, name: str, data: dict[str, Any]) -> Quote:
         known = ("bestBid", "bestBidSize", "bestAsk", "bestAskSize", "price", "time")
-        return Quote(symbol=self.symbol(name), native_symbol=name, bid=data["bestBid"], bid_size=data["bestBidSize"],
-                     ask=data["bestAsk"], ask_size=data["bestAskSize"], last=data["price"],
+        bid, bid_size = quoted(data["bestBid"], data["bestBidSize"])
+        ask, ask_size = quoted(data["bestAsk"], data["bestAskSize"])
+        return Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, bid_size=bid_size, ask=ask,
+                     ask_size=ask_size, last=data["price"],
                      time=from_millis(data["time"]), data=besides(data, *known))  # fmt: skip
 
     def trade(self, name: str, data: dict[str, Any]) -> PublicTrade:

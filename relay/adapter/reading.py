@@ -75,6 +75,18 @@ def quoted(price: Any, size: Any) -> tuple[Any, Any]:
     return (None, None) if is_empty else (price, size)
 
 
+def is_throttled(reason: str) -> bool:
+    """Return whether a refusal says that too much was asked in too short a time, which passes."""
+    return _throttled(reason) is not None
+
+
+_throttled = re.compile(
+    r"rate.?limit|msg rate|too.many.(request|message|visit|call)s?\b|request(s|ed)? (is |are )?too (frequent|fast|many)"
+    r"|max permits per|throttl",
+    re.IGNORECASE,
+).search
+
+
 def take(given: Members, *names: str) -> Any:
     """Remove and return the first of these members that there is, None when there is none.
 

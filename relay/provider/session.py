@@ -64,6 +64,7 @@ from relay.adapter import (
     Unsubscribe,
     Waits,
 )
+from relay.adapter.reading import is_throttled
 from relay.model.enums import ConnectionEvent, RateLimitEvent
 from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Reply, Trade
 from relay.provider import session_events
@@ -318,6 +319,10 @@ class SessionMachine:
                 self._inbound.unknown(item.raw if isinstance(item.raw, str) else repr(item.raw), item.why)
             case Ack():
                 self._subscriptions.acknowledged(item)
+            case Nack() if is_throttled(item.reason):
+                core.limited(
+                    None
+                )  # the topics stay pending, and are asked for again when the acknowledgement is overdue
             case Nack():
                 self._subscriptions.refused(item.topics, item.reason)
                 core.rearm()

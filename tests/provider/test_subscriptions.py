@@ -492,3 +492,13 @@ def test_reconciling_that_fails_is_reported_and_tried_again(rig):
     assert [(event.code, event.account) for event in told] == [("reconcile_failed", "main"), ("reconcile_failed", None)]
     assert [("502" in event.message) for event in told] == [True, False]
     assert len(r.requests(r.tick(6))) == 1
+
+
+def test_a_throttle_is_no_refusal_and_the_topic_is_asked_for_again(rig):
+    r = rig(ack_within=5)
+    r.up(0)
+    r.want("quote:A", at=1)
+    r.fresh()
+    r.say(["nack", "too many requests (code 3)", "quote:A"], at=2)
+    assert r.kinds() == ["rate_limit RATE_LIMIT_HIT"]
+    assert r.texts(r.tick(7)) == [{"sub": ["quote:A"]}]
