@@ -150,9 +150,9 @@ class Nack:
     """These topics were refused; the reason is shown to whoever asks for them.
 
     A refusal of one topic is final on this connection, unless the reason says that too much was asked in too short a time:
-    then the relay asks again (`relay.adapter.reading.is_throttled`). Where the provider refuses a request without saying which of its
-    topics is at fault, name all of them: they are asked for again in parts until the one at fault is alone. Where it says
-    so for each, yield one for each.
+    then the relay asks again (`relay.adapter.reading.is_throttled`). Where the provider refuses a request without saying
+    which of its topics is at fault, name all of them: they are asked for again in parts until the one at fault is alone.
+    Where it says so for each, yield one for each.
     """
 
     topics: tuple[Topic, ...]
