@@ -23,7 +23,6 @@ from relay.adapter import (
     Ping,
     Rate,
     Redial,
-    Send,
     Session,
     Signal,
     Subscribe,
@@ -46,10 +45,6 @@ TIMEFRAMES = {name: name for name in SAME} | {"1D": "1d", "1W": "1w", "14D": "14
 INTERVALS = {timeframe: interval for interval, timeframe in TIMEFRAMES.items()}
 TICKER = ("bid", "bid_size", "ask", "ask_size", "change", "change_relative", "last", "volume", "high", "low")
 BTC = {"symbol": "BTC/USD"}
-
-
-def leave(number: int) -> str:
-    return dumps({"event": "unsubscribe", "chanId": number})
 
 
 class Bitfinex(Adapter):
@@ -75,7 +70,6 @@ class Bitfinex(Adapter):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.channels: dict[int, tuple[Topic, str]] = {}  # the stream, and the pair as Bitfinex writes it
-        self.leaving: set[Topic] = set()  # to be unsubscribed when the number of the channel is known
         self.last_sequence: int | None = None
         self.told: dict[str, int] = context.kept.setdefault("trades", {})
 
@@ -87,12 +81,11 @@ class Bitfinex(Adapter):
             case Hello():
                 yield dumps({"event": "conf", "flags": 65536})  # SEQ_ALL
             case Subscribe(topics):
-                self.leaving.difference_update(topics)
                 yield from (dumps({"event": "subscribe", **self.request(topic)}) for topic in topics)
             case Unsubscribe(topics):
-                numbers = {topic: number for number, (topic, _) in self.channels.items()}
-                self.leaving.update(topic for topic in topics if topic not in numbers)
-                yield from (leave(numbers[topic]) for topic in topics if topic in numbers)
+                for number, (topic, _) in self.channels.items():
+                    if topic in topics:
+                        yield dumps({"event": "unsubscribe", "chanId": number})
             case Ping():
                 yield dumps({"event": "ping"})
 
@@ -123,16 +116,11 @@ class Bitfinex(Adapter):
                 yield from self.data(number, data)
             case {"event": "subscribed", "chanId": int(number)} as given:
                 self.channels[number] = self.topic(given)
-                if self.channels[number][0] in self.leaving:
-                    yield Send(leave(number))
-                else:
-                    yield Ack(self.channels[number][:1])
+                yield Ack(self.channels[number][:1])
             case {"event": "error", "code": 10301, "channel": _} as given:
                 yield Ack(self.topic(given)[:1])  # it is subscribed already
             case {"event": "unsubscribed", "status": "OK", "chanId": int(number)}:
-                topic, _ = self.channels.pop(number)
-                self.leaving.discard(topic)
-                yield Ack((topic,), done=False)
+                yield Ack(self.channels.pop(number)[:1], done=False)
             case {"event": "error", "msg": str(reason)} as given:
                 why = f"{reason} (code {given.get('code')})"
                 yield Nack((self.topic(given)[0],), why) if "channel" in given else Error(code="request", message=why)
@@ -170,9 +158,8 @@ class Bitfinex(Adapter):
         """``bid_size`` and ``ask_size`` are the sums of the 25 best levels, and stay in the data."""
         given = named(TICKER, ticker)
         known = ("bid", "ask", "last", "volume")
-        return Quote(
-            symbol=self.symbol(native), native_symbol=native, **{name: given.pop(name) for name in known}, data=given
-        )
+        taken = {name: given.pop(name) for name in known}
+        return Quote(symbol=self.symbol(native), native_symbol=native, **taken, data=given)
 
     def trades(self, native: str, trades: list[list[Any]]) -> Iterable[PublicTrade]:
         """The trades that were not told before: the channel begins with the last 30, and ``tu`` says ``te`` again."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.adapter import Ack, Context, Nack, Send, Subscribe, Unsubscribe, dumps
+from relay.adapter import Ack, Context, Nack, Subscribe, dumps
 from relay.adapter.reading import is_throttled
 from relay.model.channels import Topic
 from relay.model.events import Error, Quote
@@ -23,16 +23,6 @@ def test_bitfinex_sizes_of_a_ticker_are_sums_of_levels_and_not_those_of_the_best
     (quote,) = said(Bitfinex(Context(provider="bitfinex")), SUBSCRIBED, ticker)[1:]
     assert (quote.bid, quote.bid_size, quote.ask, quote.ask_size) == ("1.5", None, "2", None)
     assert (quote.data["bid_size"], quote.data["ask_size"]) == (77, 88)
-
-
-def test_bitfinex_a_channel_is_left_when_its_number_is_known():
-    adapter = Bitfinex(Context(provider="bitfinex"))
-    assert list(adapter.encode(Unsubscribe((TICKER,)))) == []
-    (left,) = said(adapter, SUBSCRIBED)
-    assert left == Send(dumps({"event": "unsubscribe", "chanId": 11}))
-    assert said(adapter, {"event": "unsubscribed", "status": "OK", "chanId": 11}) == [Ack((TICKER,), done=False)]
-    list(adapter.encode(Subscribe((TICKER,))))
-    assert said(adapter, SUBSCRIBED) == [Ack((TICKER,))]
 
 
 def test_bitfinex_what_is_subscribed_already_is_no_refusal():
