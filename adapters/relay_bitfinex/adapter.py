@@ -155,10 +155,8 @@ class Bitfinex(Adapter):
                 yield Unknown(data)
 
     def quote(self, native: str, ticker: list[Any]) -> Quote:
-        """``bid_size`` and ``ask_size`` are the sums of the 25 best levels, and stay in the data."""
-        given = named(TICKER, ticker)
-        known = ("bid", "ask", "last", "volume")
-        taken = {name: given.pop(name) for name in known}
+        given = named(TICKER, ticker)  # its sizes are sums of the 25 best levels, and stay in the data
+        taken = {name: given.pop(name) for name in ("bid", "ask", "last", "volume")}
         return Quote(symbol=self.symbol(native), native_symbol=native, **taken, data=given)
 
     def trades(self, native: str, trades: list[list[Any]]) -> Iterable[PublicTrade]:
