@@ -34,7 +34,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import quoted, whole
+from relay.adapter.reading import besides, quoted, whole
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
@@ -113,13 +113,26 @@ class Binance(Adapter):
                             first_seq=self.first_seq(change), last_seq=last, timestamp=from_millis(time))  # fmt: skip
             case {"stream": str(name), "data": dict(best)} if name.endswith("@bookTicker"):
                 yield self.quote(best)
-            case {"data": {"e": "aggTrade", "E": sent, "s": s, "a": int(id), "p": p, "q": q, "T": time, "m": maker}}:
+            case {
+                "data": {
+                    "e": "aggTrade",
+                    "E": sent,
+                    "s": s,
+                    "a": int(id),
+                    "p": p,
+                    "q": q,
+                    "T": time,
+                    "m": maker,
+                    **rest,
+                }
+            }:
                 yield PublicTrade(symbol=self.symbol(s), native_symbol=s, id=str(id), price=p, quantity=q,
-                                  side=TAKER[maker], time=from_millis(time), timestamp=from_millis(sent))  # fmt: skip
+                                  side=TAKER[maker], data=rest or None, time=from_millis(time),
+                                  timestamp=from_millis(sent))  # fmt: skip
             case {"data": {"e": "kline", "E": sent, "s": s, "k": k}}:
                 yield Candle(symbol=self.symbol(s), native_symbol=s, timeframe=TIMEFRAMES[k["i"]], start=from_millis(k["t"]),
                              open=k["o"], high=k["h"], low=k["l"], close=k["c"], volume=k["v"], closed=k["x"],
-                             timestamp=from_millis(sent))  # fmt: skip
+                             data=besides(k, *"stiohlcvx"), timestamp=from_millis(sent))  # fmt: skip
             case {"result": None, "id": id} if self.requests.waits(id):
                 yield self.requests.accepted(id)
             case {"error": {"code": code, "msg": msg}, **rest} | {"code": code, "msg": msg, **rest}:
@@ -137,7 +150,7 @@ class Binance(Adapter):
         of_spot_neither = {"time": "T", "timestamp": "E"}
         times = {name: from_millis(best[member]) for name, member in of_spot_neither.items() if member in best}
         return Quote(symbol=self.symbol(best["s"]), native_symbol=best["s"], bid=bid, bid_size=bid_size, ask=ask,
-                     ask_size=ask_size, **times)  # fmt: skip
+                     ask_size=ask_size, data=besides(best, "e", "s", "b", "B", "a", "A", "T", "E"), **times)  # fmt: skip
 
     def canonical(self, listed: dict[str, Any]) -> str:
         return f"{listed['baseAsset']}/{listed['quoteAsset']}"

@@ -33,12 +33,15 @@ from relay.adapter import (
     dumps,
     loads,
 )
+from relay.adapter.reading import besides
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Depth, Error, Event, PublicTrade
 from relay.model.text import from_micros
 
 CHANNELS = {"public_trade": "live_trades_", "depth": "diff_order_book_"}
+#: Members of a trade that its fields have.
+KNOWN = ("id", "price", "price_str", "amount", "amount_str", "type", "timestamp", "microtimestamp")
 TAKER = {0: Side.BUY, 1: Side.SELL}
 BTC = {"symbol": "BTC/USD"}
 
@@ -96,7 +99,7 @@ class Bitstamp(Adapter):
             case {"event": "trade", "channel": str(channel), "data": trade} if pair := market(channel, "live_trades_"):
                 yield PublicTrade(symbol=self.symbol(pair), native_symbol=pair, id=str(trade["id"]),
                                   price=trade["price_str"], quantity=trade["amount_str"], side=TAKER[trade["type"]],
-                                  time=from_micros(trade["microtimestamp"]))  # fmt: skip
+                                  time=from_micros(trade["microtimestamp"]), data=besides(trade, *KNOWN))  # fmt: skip
             case {"event": "bts:subscription_succeeded", "channel": str(channel)} if topic := self.topic(channel):
                 yield Ack((topic,))
             case {"event": "bts:unsubscription_succeeded", "channel": str(channel)} if topic := self.topic(channel):

@@ -21,13 +21,16 @@ checks:
 - ``offers``: a subscription of everything offered can be written;
 - ``commands``: every declared command can be written, with its exact decimals;
 - ``frames``: what is written is JSON where the provider speaks JSON;
-- ``secrets``: no credential, and nothing learned, in the repr of a request, a signal or the context.
+- ``secrets``: no credential, and nothing learned, in the repr of a request, a signal or the context;
+- what the events mean, by the rules of `relay.testing.meaning`: ``names``, ``sides``, ``ranges``, ``volumes``, ``moments``,
+  ``members``, ``books``, ``acknowledgements``, ``requests``, ``natives``, ``orders``.
 
 A check that fails raises `AssertionError` with what is wrong, and the fixture's line to look at.
 """
 
 from collections.abc import Callable, Hashable, Iterator
 from decimal import Decimal
+from functools import cache
 from itertools import chain, islice
 from typing import Any
 
@@ -54,6 +57,7 @@ from relay.model.events import Account, Event, Order, Position, Stamp
 from relay.model.symbols import SymbolError
 from relay.provider.accounts import States
 from relay.testing.evidence import Evidence, enums, fields
+from relay.testing.meaning import RULES, problems
 from relay.testing.mutations import mutants, shape, strangers, swollen
 from relay.testing.recording import Recording, Source
 from relay.testing.subject import (
@@ -70,7 +74,7 @@ from relay.testing.subject import (
     subject,
 )
 
-__all__ = ["CHECKS", "Broken", "Subject", "golden", "subject", "survive", "tests"]
+__all__ = ["CHECKS", "MEANING", "Broken", "Subject", "golden", "subject", "survive", "tests"]
 
 #: How many examples of one shape are broken.
 _SHAPES = 3
@@ -310,10 +314,25 @@ def check_secrets(subject: Subject) -> None:
                 raise Broken(f"{what} shows {name} in its repr: {type(thing).__name__}")
 
 
+def _check_of(rule: Callable[[Subject], Iterator[str]]) -> Callable[[Subject], None]:
+    """Return the check of a rule of `relay.testing.meaning`, which tells the first problems together."""
+
+    def check(subject: Subject) -> None:
+        if found := problems(subject, rule):
+            raise Broken("\n".join(found))
+
+    check.__name__, check.__doc__ = f"check_{rule.__name__}", rule.__doc__
+    return check
+
+
+#: The checks of what the events mean, by the name of their rule.
+MEANING: dict[str, Callable[[Subject], None]] = {rule.__name__: _check_of(rule) for rule in RULES}
+
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_examples, check_floats, check_prices, check_times, check_wire, check_mutations, check_answers, check_arbitrary,
     check_symbols,
     check_offers, check_commands, check_frames, check_polls, check_secrets,
+    *MEANING.values(),
 )  # fmt: skip
 
 
@@ -407,9 +426,13 @@ def tests(adapter: type[Adapter], fixture: Source | Recording, **settings: Any) 
     """Return a test function, parametrized over `CHECKS`, for pytest to collect. Settings are those of `subject`."""
     import pytest
 
+    @cache
+    def tested() -> Subject:
+        return subject(adapter, fixture, **settings)
+
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
     def conforms(check: Callable[[Subject], None]) -> None:
-        check(subject(adapter, fixture, **settings))
+        check(tested())
 
     return conforms
 

@@ -56,6 +56,24 @@ class Finding:
     sample: str = ""
 
 
+@frozen
+class Made:
+    """An event or signal of an adapter.
+
+    Attributes:
+        where: the file and line of the recording.
+        code: the file and line of the adapter that yielded it.
+        text: the message or answer it was made of.
+        streamed: it came on the stream, not over HTTP.
+    """
+
+    item: Any
+    where: str
+    code: str
+    text: str
+    streamed: bool
+
+
 @define
 class Report:
     """The report on a session.
@@ -160,11 +178,19 @@ class Observer:
     Args:
         loses: look for values that no event has.
         publish: takes every published event, too.
+        made: takes every event and signal of the adapter, with where it comes from.
     """
 
-    def __init__(self, *, loses: bool = True, publish: Callable[[Event, Stamp], object] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        loses: bool = True,
+        publish: Callable[[Event, Stamp], object] | None = None,
+        made: Callable[["Made"], object] | None = None,
+    ) -> None:
         self.report = Report()
         self._also = publish
+        self._made = made
         #: The place of the message that is being read.
         self.where = ""
         self._lost = LostValues(LOOKED_AT) if loses else None
@@ -191,7 +217,7 @@ class Observer:
 
     def _read(self, function: Any, arguments: tuple[Any, ...], text: str) -> list[Any]:
         """Read a message whole, as a session does."""
-        report, items, unknown = self.report, [], []
+        report, items, unknown, made = self.report, [], [], []
         report.messages += 1
         try:
             source = function(*arguments)
@@ -199,6 +225,8 @@ class Observer:
                 items.append(item)
                 if isinstance(item, Unknown):
                     unknown.append((item, _line(source, function)))
+                if self._made is not None:
+                    made.append(Made(item, self.where, _line(source, function), text, function.__name__ == "decode"))
         except Exception as error:
             self._not_understood(f"{type(error).__name__}: {error}", place(error), text)
             raise
@@ -207,6 +235,8 @@ class Observer:
             self._not_understood(item.why or "Unknown", code, raw)
         for item in items:
             self._count(item)
+        for each in made:
+            self._made(each)  # type: ignore[misc]
         if self._lost is not None:
             self._lost.add(text, items)
             report.lost = self._lost.places
@@ -295,15 +325,22 @@ def _line(source: Any, function: Any) -> str:
 # --- a recording, read by a session ----------------------------------------------------------------------------------
 
 
-def trial(of: Subject, publish: Callable[[Event, Stamp], object] | None = None, *, loses: bool = True) -> Report:
+def trial(
+    of: Subject,
+    publish: Callable[[Event, Stamp], object] | None = None,
+    *,
+    loses: bool = True,
+    made: Callable[[Made], object] | None = None,
+) -> Report:
     """Return the report on an adapter and a recording.
 
     Args:
         publish: takes every event as a session publishes it.
         loses: look for values that no event has.
+        made: takes every event and signal of the adapter.
     """
     topics = tuple(_topics(of))
-    observer = Observer(loses=loses, publish=publish)
+    observer = Observer(loses=loses, publish=publish, made=made)
     session = _RecordedSession(of, topics, observer)
     session.run()
     report = observer.report

@@ -60,7 +60,7 @@ def test_book_ticker_is_a_quote_without_a_time(adapter):
     assert decode(adapter, combined("bnbusdt@bookTicker", BOOK_TICKER)) == (
         Quote(
             symbol="BNB/USDT", native_symbol="BNBUSDT", bid="25.35190000", bid_size="31.21000000",
-            ask="25.36520000", ask_size="40.66000000",
+            ask="25.36520000", ask_size="40.66000000", data={"u": BOOK_TICKER["u"]},
         ),
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_aggregate_trade_has_the_takers_side_and_two_times(adapter, buyer_is_mak
     assert decode(adapter, combined("bnbbtc@aggTrade", AGG_TRADE | {"m": buyer_is_maker})) == (
         PublicTrade(
             symbol="BNB/BTC", native_symbol="BNBBTC", id="12345", price="0.001", quantity="100", side=side,
-            time="2022-12-31T19:43:02.135Z", timestamp="2022-12-31T19:43:02.136Z",
+            data={name: AGG_TRADE[name] for name in ("f", "l", "M")}, time="2022-12-31T19:43:02.135Z", timestamp="2022-12-31T19:43:02.136Z",
         ),
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_kline_is_a_candle_that_starts_when_it_starts(adapter, interval, closed,
         Candle(
             symbol="BNB/BTC", native_symbol="BNBBTC", timeframe=timeframe, start="2022-12-31T19:43:00.000Z",
             open="0.0010", high="0.0025", low="0.0015", close="0.0020", volume="1000", closed=closed,
-            timestamp="2022-12-31T19:43:02.136Z",
+            data={name: value for name, value in KLINE["k"].items() if name not in set("stiohlcvx")}, timestamp="2022-12-31T19:43:02.136Z",
         ),
     )  # fmt: skip
 

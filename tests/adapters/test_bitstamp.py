@@ -53,7 +53,7 @@ def test_a_trade_keeps_the_text_of_its_price_and_the_takers_side(adapter, type_,
     assert decode(adapter, message("trade", "live_trades_btcusd", TRADE | {"type": type_})) == (
         PublicTrade(
             symbol="BTC/USD", native_symbol="btcusd", id="216000477", price="3805.40", quantity="0.07920000", side=side,
-            time="2022-01-05T00:48:19.596000Z",
+            time="2022-01-05T00:48:19.596000Z", data={name: TRADE[name] for name in ("buy_order_id", "sell_order_id")},
         ),
     )  # fmt: skip
 

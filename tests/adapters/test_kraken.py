@@ -160,6 +160,7 @@ def test_a_candle_starts_an_interval_before_its_end(adapter):
             symbol="BTC/USD", native_symbol="XBT/USD", timeframe="5m", start="2018-11-12T21:11:00.435743Z", open="3586.70000",
             high="3586.70000", low="3586.60000", close="3586.60000", volume="0.03373000",
             timestamp="2018-11-12T21:15:14.748456Z",
+            data={"etime": "1542057360.435743", "vwap": "3586.68894", "count": 2},
         ),
     )  # fmt: skip
 

@@ -77,7 +77,8 @@ class Good(Adapter):
     def encode(self, outgoing):
         match outgoing:
             case Subscribe(topics) | Unsubscribe(topics):
-                yield dumps({"op": "subscribe", "symbols": [self.native(topic.symbol) for topic in topics]})
+                op = "subscribe" if isinstance(outgoing, Subscribe) else "unsubscribe"
+                yield dumps({"op": op, "symbols": [self.native(topic.symbol) for topic in topics]})
             case Reconcile():
                 yield Fetch(tag="open", url="/open")
             case ListOrders(id=id):
