@@ -113,21 +113,9 @@ class Binance(Adapter):
                             first_seq=self.first_seq(change), last_seq=last, timestamp=from_millis(time))  # fmt: skip
             case {"stream": str(name), "data": dict(best)} if name.endswith("@bookTicker"):
                 yield self.quote(best)
-            case {
-                "data": {
-                    "e": "aggTrade",
-                    "E": sent,
-                    "s": s,
-                    "a": int(id),
-                    "p": p,
-                    "q": q,
-                    "T": time,
-                    "m": maker,
-                    **rest,
-                }
-            }:
-                yield PublicTrade(symbol=self.symbol(s), native_symbol=s, id=str(id), price=p, quantity=q,
-                                  side=TAKER[maker], data=rest or None, time=from_millis(time),
+            case {"data": {"e": "aggTrade", "E": sent, "s": s, "a": int(id), "T": time, "m": maker} as deal}:
+                yield PublicTrade(symbol=self.symbol(s), native_symbol=s, id=str(id), price=deal["p"], quantity=deal["q"],
+                                  side=TAKER[maker], data=besides(deal, *"eEsapqTm"), time=from_millis(time),
                                   timestamp=from_millis(sent))  # fmt: skip
             case {"data": {"e": "kline", "E": sent, "s": s, "k": k}}:
                 yield Candle(symbol=self.symbol(s), native_symbol=s, timeframe=TIMEFRAMES[k["i"]], start=from_millis(k["t"]),

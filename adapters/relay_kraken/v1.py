@@ -81,15 +81,13 @@ class V1:
                 (bid, bid_size), (ask, ask_size) = quoted(bid, bid_size), quoted(ask, ask_size)
                 yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid, bid_size=bid_size, ask=ask,
                             ask_size=ask_size, last=last, volume=volume)  # fmt: skip
-            case [_, [time, end, o, h, low, c, vwap, volume, *count], str(channel), str(pair)] if channel.startswith(
-                "ohlc-"
-            ):
+            case [_, [time, end, o, h, low, c, vwap, v, *n], str(channel), str(pair)] if channel.startswith("ohlc-"):
                 minutes = int(channel.removeprefix("ohlc-"))
                 second, point, fraction = end.partition(".")
                 start = from_seconds(f"{int(second) - 60 * minutes}{point}{fraction}")
                 yield Candle(symbol=self.symbol(pair), native_symbol=pair, timeframe=TIMEFRAMES[minutes], start=start,
-                             open=o, high=h, low=low, close=c, volume=volume, timestamp=from_seconds(time),
-                             data={"etime": end, "vwap": vwap, **dict(zip(("count",), count, strict=False))})  # fmt: skip
+                             open=o, high=h, low=low, close=c, volume=v, timestamp=from_seconds(time),
+                             data={"etime": end, "vwap": vwap, **dict(zip(("count",), n, strict=False))})  # fmt: skip
             case {"event": "heartbeat" | "pong"}:
                 yield Alive()
             case {"event": "systemStatus", "status": str(status)}:

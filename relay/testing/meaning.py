@@ -47,7 +47,7 @@ _UNLIKE = 20
 
 
 @define(eq=False)
-class Reading:
+class Readout:
     """The result of a recording read by a session."""
 
     report: Report = Factory(Report)
@@ -75,13 +75,13 @@ class Reading:
                 yield item, made
 
 
-_readings: WeakKeyDictionary[Subject, Reading] = WeakKeyDictionary()
+_readings: WeakKeyDictionary[Subject, Readout] = WeakKeyDictionary()
 
 
-def reading(of: Subject) -> Reading:
+def reading(of: Subject) -> Readout:
     """Return what a session reads of the recording; the same one for every rule."""
     if of not in _readings:
-        found = Reading()
+        found = Readout()
         found.report = trial(of, loses=False, made=found.add)
         _readings[of] = found
     return _readings[of]

@@ -25,8 +25,8 @@ VENUE = 199
 #: the last time for the answers to lists, histories and quotes, which are read as the stream is. Binance is two venues; Kraken is one with
 #: two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message.
 BUDGETS = {
-    "relay_binance": 214,
-    "relay_kraken": 474,
+    "relay_binance": 215,
+    "relay_kraken": 475,
     "relay_crosstrade": 1231,
     "relay_helio": 870,
     "relay_scaletrade": 827,
