@@ -63,6 +63,17 @@ relay.subscribe("depth.a.B", { depth() {} });
 try { relay.book("depth.a.B", () => {}); } catch (error) { log.push(error.message); }
 console.log(JSON.stringify(log));
 """
+#: The client as a module of a page: a quote, and the state of an account, which needs authorization.
+IN_A_PAGE = """async ({ url, apiKey }) => {
+  const { channels, connect } = await import(`${url}/tickrelay.js`);
+  const relay = await connect(Pusher, { url, apiKey });
+  const symbol = new Promise((found) =>
+    relay.subscribe(channels.quote("synthetic", "BTC/USD"), { quote: ({ quote }) => found(quote.symbol) }));
+  const balance = new Promise((found, failed) =>
+    relay.subscribe(channels.account("helio", "main"), { account: ({ account }) => found(account.balance), refused: failed }));
+  const { reply } = await relay.command({ command: "list_orders", provider: "helio" });
+  return [await symbol, typeof await balance, reply.outcome];
+}"""
 #: Prints results of the functions that need no relay.
 PURE = """
 import { channels, compareDecimals, OrderBook, quoteSymbol } from "./tickrelay.js";
@@ -149,6 +160,22 @@ def test_books_of_one_channel_are_one(folder: Path) -> None:
         "subscribe depth.a.B",
         "depth.a.B: begin its book before other subscriptions of the channel",
     ]
+
+
+@pytest.mark.browser
+def test_it_is_a_module_of_a_page(relay: SharedRelay) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=tools.chromium(), args=["--headless", "--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page()
+        page.goto(f"{relay.url}/healthz")
+        page.add_script_tag(url=f"{relay.url}/vendor/pusher.min.js")
+        found = page.evaluate(IN_A_PAGE, {"url": relay.url, "apiKey": KEYS["main"]["key"]})
+        browser.close()
+    assert found == ["BTC/USD", "string", "accepted"]
 
 
 @pytest.mark.node
