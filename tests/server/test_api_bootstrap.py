@@ -367,6 +367,7 @@ async def test_a_page_of_an_allowed_origin_may_ask(rig: Rig) -> None:
     for headers in (BEARER, {}):
         answer = await session(rig, headers={**headers, "Origin": GOOD})
         assert answer.headers["access-control-allow-origin"] == GOOD
+        assert "Idempotent-Replayed" in answer.headers["access-control-expose-headers"]
         assert "Origin" in answer.headers["vary"]
         assert "access-control-allow-credentials" not in answer.headers
 

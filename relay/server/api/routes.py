@@ -202,6 +202,7 @@ class Cors:
                 answer.add_vary_header("Origin")
                 if origin is not None and self._allowed(origin, query):
                     answer["Access-Control-Allow-Origin"] = origin
+                    answer["Access-Control-Expose-Headers"] = "Idempotent-Replayed, Retry-After"
             await send(message)
 
         await self._app(scope, receive, send_with_permission)
