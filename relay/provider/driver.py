@@ -27,7 +27,7 @@ from relay.provider import session_events
 from relay.provider.connection import Deadlines, Line
 from relay.provider.dry_run import dry_run
 from relay.provider.http import Fetcher
-from relay.provider.session import SessionMachine, SessionSettings
+from relay.provider.session import Life, SessionMachine, SessionSettings
 from relay.provider.session_events import Input, Now, Output
 from relay.provider.session_state import Publish, SessionLog, no_log
 from relay.provider.subscription_table import Key, topic_key
@@ -49,6 +49,10 @@ _DEADLINES = Deadlines()
 def moment() -> Now:
     """This instant."""
     return Now(trio.current_time(), time.time_ns())
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def keep_nothing(table: str, key: str, value: bytes | None) -> None:
@@ -120,6 +124,8 @@ class ProviderSession:
         self._interest: deque[session_events.Want | session_events.Unwant] = deque()
         #: What of `_interest` is new to the machine.
         self._coming: dict[Key, None] = {}
+        #: Called when topics may have come or gone.
+        self.on_turn: Callable[[], object] = _nothing
         self._wake = trio.Event()
         self._line: Line | None = None
         self._lines = 0
@@ -176,6 +182,26 @@ class ProviderSession:
         """Nobody needs ``topic`` any more; it is kept for the linger."""
         self._interest.append(session_events.Unwant(topic))
         self._wake.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Return True if the session has stopped for good, or until it is told to try again."""
+        return self._over or self._machine.life in (Life.FAILED, Life.ENDED)
+
+    def hand_over(self, most: int, to: "ProviderSession") -> int:
+        """Give up to ``most`` topics that wait for room here to another connection of the pool; return how many.
+
+        What was said of a topic and not handed to the machine yet would be said of the wrong connection: it goes first.
+        """
+        if self._interest:
+            return 0
+        entries = self._machine.give_up_waiting(most)
+        for entry in entries:
+            if entry.pinned:
+                to.want(entry.topic)
+            for by in entry.askers:
+                to.want(entry.topic, by)
+        return len(entries)
 
     def send(
         self, command: Command, within: float = WITHIN, idempotency_key: str | None = None, api_key: str = ""
@@ -305,12 +331,14 @@ class ProviderSession:
                 await self._wake.wait()
             self._wake = trio.Event()
             self._step(session_events.Tick())
+            self.on_turn()
 
     def _hand_over_interest(self) -> None:
         turns = [self._interest.popleft() for _ in range(min(len(self._interest), _INTEREST_AT_ONCE))]
         for turn in turns:
             self._coming.pop(topic_key(turn.topic), None)
         self._do(self._machine.interest(turns, moment()))
+        self.on_turn()
 
     def _wait_for_close(self, nursery: trio.Nursery) -> None:
         """Give the closing handshake its time; requests and pings under way are of no use any more."""

@@ -238,6 +238,7 @@ class Topics:
             watch = self._watches[key] = Watch(topic, now, after)
             if left is not None:
                 watch.stale, watch.session = True, left.session
+                watch.reason = None if left.mute else left.reason
         return watch
 
     def refused(self, topic: Topic, reason: str, now: float) -> Watch | None:
@@ -316,6 +317,10 @@ class Topics:
         watch = self._watches.pop(key, None)
         if watch is not None and watch.stale:
             self._left_stale[key] = watch
+
+    def share(self, other: "Topics") -> None:
+        """Know of the stale topics that other connections of a pool let go: one of them may be wanted here next."""
+        self._left_stale = other._left_stale
 
     def adopt(self, other: "Topics") -> None:
         """Take over which topics of a session that is being replaced are stale."""

@@ -55,6 +55,7 @@ class ConnectionPool:
         self.connections: list[ProviderSession] = [self.first]
         #: The endpoint of each connection.
         self._urls = [session.url]
+        self.first.on_turn = self._even_out
 
     def run_each(self, run: Callable[[int, ProviderSession], object]) -> None:
         """Have ``run`` called with the number of every connection there is, and of each that is opened later."""
@@ -82,8 +83,8 @@ class ConnectionPool:
     def _connection_for(self, topic: Topic) -> ProviderSession:
         """Return the connection that has ``topic``, the first one of its endpoint with room for it, or a new one.
 
-        Where there can be no new one, the least crowded: ``topic`` waits there until one of that connection is given up. It
-        is not moved: its subscribers were told by that connection, and are told by it when data come.
+        Where there can be no new one, the least crowded: ``topic`` waits there until one of that connection is given up, or
+        another connection has room, see `_even_out`.
         """
         if (holder := self._holder(topic)) is not None:
             return holder
@@ -98,8 +99,25 @@ class ConnectionPool:
         further = self._connect(number, self._published_by(number), self.first, url)
         self.connections.append(further)
         self._urls.append(url)
+        further.on_turn = self._even_out
         self._run(number, further)
         return further
+
+    def _even_out(self) -> None:
+        """Move topics that wait for room on a full connection to one of the same endpoint that has some.
+
+        A topic that waits has no data yet, and nobody was told anything of it but that it waits. The connections of a pool
+        know of each other's stale topics, so that the first event on the other one is FRESH.
+        """
+        most = self._session.most_topics
+        if most is None:
+            return
+        for to, url in zip(self.connections, self._urls, strict=True):
+            if to.topics >= most or to.is_over:
+                continue
+            for each, at in zip(self.connections, self._urls, strict=True):
+                if at == url and each.topics > most and (room := most - to.topics) > 0:
+                    each.hand_over(room, to)
 
     # --- one state outside -------------------------------------------------------------------------------------------
 

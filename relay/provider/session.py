@@ -75,7 +75,7 @@ from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
 from relay.provider.session_events import CloseSocket, DeadlineChanged, Dial, Finished, Now, Output, SendPing
 from relay.provider.session_state import Publish, SessionLog, SessionSettings, SessionState, no_log
-from relay.provider.subscription_table import SubscriptionState
+from relay.provider.subscription_table import Entry, SubscriptionState
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
 from relay.trading.pending import PendingCommand, Scope, nothing_known
@@ -219,6 +219,10 @@ class SessionMachine:
         """The session was up in an earlier process, until ``since``: what happened after that is to be asked for."""
         if self._lost is None and not self.core.counters.connections:
             self._lost = since
+
+    def give_up_waiting(self, most: int) -> list[Entry]:
+        """Let go of up to ``most`` topics that wait for room on this connection, so that another one has them."""
+        return self._subscriptions.give_up_waiting(most)
 
     def heard(self, now: float) -> None:
         """Something arrived on the open connection: it is alive."""

@@ -207,6 +207,8 @@ class SessionState:
             settings.stale_after,
             settings.first_data_within,
         )
+        if beside is not None:
+            self.topics.share(beside.topics)
         if after is not None:
             self.topics.adopt(after.topics)
         self.books = Books(

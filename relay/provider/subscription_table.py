@@ -336,6 +336,27 @@ class SubscriptionTable:
             entry.reason = f"the provider allows {self._most_topics} topics on a connection, and all are taken"
         return list(found.values())
 
+    def give_up_waiting(self, most: int) -> list[Entry]:
+        """Remove up to ``most`` topics that the connection has no room for, and return them: another connection has.
+
+        What has carried data stays: this connection says what was missed of it.
+        """
+        wanted = self._standing[SubscriptionState.WANTED]
+        free = {
+            key: entry
+            for key, entry in wanted.items()
+            if entry.leave_at is None
+            and (entry.pinned or entry.askers)
+            and not (entry.flowed or entry.asks or key in self._leaving)
+        }
+        beyond = int(min(most, max(0, len(self._entries) - self._most_topics)))
+        keys = sorted(free, key=lambda key: (not free[key].pinned, key not in self._crowded))[:beyond]
+        for key in keys:
+            self._unline(key, free[key])
+            self._crowded.pop(key, None)
+            del self._entries[key], wanted[key]
+        return [free[key] for key in keys]
+
     def take_to_unsubscribe(self) -> tuple[Topic, ...]:
         """Return the next batch to be unsubscribed, and forget it."""
         keys = list(self._leaving)[: self._per_frame]

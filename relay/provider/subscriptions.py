@@ -340,6 +340,13 @@ class Subscriptions:
         self._topics.forget(topic)
         self._close_book(topic)
 
+    def give_up_waiting(self, most: int) -> list[Entry]:
+        """Let go of up to ``most`` topics that wait for room here; see `SubscriptionTable.give_up_waiting`."""
+        entries = self._table.give_up_waiting(most)
+        for entry in entries:
+            self._let_go(entry.topic)
+        return entries
+
     def _close_book(self, topic: Topic) -> None:
         if topic.kind == "depth" and topic.symbol is not None:
             self._books.close(topic.symbol)

@@ -1,5 +1,6 @@
 """Several connections of one provider account, which are one session to the outside."""
 
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -46,6 +47,7 @@ class Stub:
 
     def __init__(self, publish: Any) -> None:
         self.publish, self.wanted = publish, set()
+        self.is_over, self.on_turn = False, lambda: None
         self.state: dict[str, Any] = {"state": "up", "reason": ""}
 
     def want(self, topic: Topic, by: Asker | None = None) -> None:
@@ -337,7 +339,72 @@ async def test_one_connection_of_three_is_lost_and_comes_back_and_the_others_go_
             assert heard == {"A": ["2"], "B": ["2"], "C": cut, "D": cut, "E": ["2"]}
             assert (states[0], states[-1]) == ("RECONNECTING", "CONNECTED")
             nursery.cancel_scope.cancel()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(venue.links) > 1:  # further connections are closed when their last topic is gone
                 await trio.sleep(0.005)
         assert relay.providers.statuses()[0]["state"] == "up"
+
+
+async def test_a_topic_that_waits_moves_to_a_connection_with_room_and_is_fresh_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(liveness, "SETTLES", 0.0)
+    heard: dict[str, list[str]] = {}
+
+    def hear(channel: str, event: dict[str, Any]) -> None:
+        said = event.get("event") or event.get("quote", {}).get("bid") or event["type"]
+        heard.setdefault(channel.rpartition(".")[2], []).append(said)
+
+    venue = FeedSimulator()
+    async with (
+        venue.serve() as address,
+        running_relay({"acme": {"adapter": "acme", "url": address.ws, "linger": 0}}, stranger=Plugin()) as relay,
+    ):
+
+        def subscriber(symbols: str) -> Subscriber:
+            return Subscriber(lambda: port_of(relay), OUR_APP, [f"quote.acme.{each}" for each in symbols], heard=hear)  # type: ignore[arg-type]
+
+        async with trio.open_nursery() as nursery, trio.open_nursery() as leaving:
+            stays, leaves, waits = subscriber("ABEF"), subscriber("CD"), subscriber("G")
+            nursery.start_soon(stays.run)
+            await stays.until(lambda: set(heard) >= set("ABEF"))
+            leaving.start_soon(leaves.run)
+            await leaves.until(lambda: set(heard) >= set("CD"))
+            nursery.start_soon(waits.run)
+            await waits.until(lambda: heard.get("G") == ["STALE"])
+            full = {frozenset(link.state) for link in venue.links}
+            leaving.cancel_scope.cancel()
+            await waits.until(lambda: heard["G"] == ["STALE", "FRESH", "1"])
+            assert venue.link("G").state == {"G"}
+            assert {frozenset("AB"), frozenset("EF")} < full
+            nursery.cancel_scope.cancel()
+
+
+async def test_all_topics_have_a_connection_after_any_coming_and_going() -> None:
+    venue, chance = FeedSimulator(), random.Random(7)
+    closed: list[int] = []
+    async with (
+        venue.serve() as address,
+        running_relay({"acme": {"adapter": "acme", "url": address.ws, "linger": 0}}, stranger=Plugin()) as relay,
+    ):
+        pool = relay.providers.find("acme").session(Topic(kind="quote", symbol="A"))
+        wanted: set[str] = set()
+        for step in range(300):
+            symbol = chance.choice("ABCDEFGHIJ")
+            topic = Topic(kind="quote", symbol=symbol)
+            if symbol in wanted:
+                wanted.remove(symbol)
+                pool.unwant(topic)
+            else:
+                wanted.add(symbol)
+                pool.want(topic, BY)
+            closed += [len(link.state) for link in venue.links if link.state and len(link.state) > 2]
+            if step % 3 == 0:
+                await trio.lowlevel.checkpoint()
+            if step % 20 == 0:
+                while len(wanted) > 6:
+                    pool.unwant(Topic(kind="quote", symbol=wanted.pop()))
+                with trio.fail_after(60):
+                    while sorted(each for link in venue.links for each in link.state or ()) != sorted(wanted):
+                        await trio.sleep(0.001)
+        assert closed == []
