@@ -145,18 +145,18 @@ class Channels:
         return Learned({"server": server, "app_key": connection["appKey"]})
 
     def _named(self, asked: Iterable[Want], entries: Iterable[Any]) -> Items:
-        waiting = list(asked)
+        waiting: dict[str, list[Want]] = {}
+        for want in reversed(tuple(asked)):
+            waiting.setdefault(want.stream, []).append(want)
         for entry in entries:
             match entry:
                 case {"stream": str(stream), "channel": str(channel)}:
-                    name = canonical(stream)
-                    want = next((want for want in waiting if want.stream == name), None)
-                    if want is not None:
-                        waiting.remove(want)
-                        self._resolved[want] = channel
-                        if want not in self._wanted:
-                            self._let_go(want)
-                    self.streams[channel] = want or self.streams.get(channel) or Want(name)
+                    if same := waiting.get(canonical(stream)):
+                        self._resolved[named := same.pop()] = channel
+                        if named not in self._wanted:
+                            self._let_go(named)
+                        self.streams[channel] = named
+                    self.streams.setdefault(channel, Want(canonical(stream)))
                 case _:
                     yield Unknown(entry, "a subscription without stream and channel")
 

@@ -33,7 +33,8 @@ Publish = Callable[[Event, Stamp, float], None]
 #: Takes a line for the log: its level, its event, and fields without secrets.
 SessionLog = Callable[..., None]
 
-#: What everybody learns of an error that is about an account.
+#: What everybody learns of an error that is about an account: a broker's code would say what its order came to.
+ACCOUNT_ERROR = "account_error"
 OF_ACCOUNT = "an error about the account; its readers have the rest"
 #: How many samples are kept, and how many characters of each.
 SAMPLES = 20
@@ -260,7 +261,7 @@ class SessionState:
     def error(self, code: str, message: str, *, of_account: bool = False, **details: Any) -> None:
         """Publish an `error` event, redacted; ``of_account``: to the readers of the account alone."""
         error = Error(code=code, message=self.redact(message), details=details or None)
-        for each in self.split(error) if of_account else (error,):
+        for each in self.split(error, code) if of_account else (error,):
             self.publish(each)
 
     @property
@@ -268,14 +269,14 @@ class SessionState:
         """True where the provider is a broker, whose words may be about an account's orders."""
         return bool(self.adapter_class.commands) or any(offer.kind == "account" for offer in self.adapter_class.offers)
 
-    def split(self, error: Error) -> Iterator[Error]:
-        """Yield an error about the account: all of it for its readers, and that there was one for everybody."""
+    def split(self, error: Error, code: str = ACCOUNT_ERROR) -> Iterator[Error]:
+        """Yield an error about the account: all of it for its readers; for everybody that there was one, as ``code``."""
         account = error.account or self.context.account
         if account is not None:
             yield evolve(error, account=account)
         else:  # nobody's channel has it
-            self.log("warning", "account_error", code=error.code, message=self.redact(error.message))
-        yield Error(code=error.code, message=OF_ACCOUNT, timestamp=error.timestamp)
+            self.log("warning", ACCOUNT_ERROR, code=error.code, message=self.redact(error.message))
+        yield Error(code=code, message=OF_ACCOUNT, timestamp=error.timestamp)
 
     def put(self, *outputs: Output) -> None:
         """Have the shell do this."""

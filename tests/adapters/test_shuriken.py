@@ -36,14 +36,14 @@ from relay.model.enums import ConnectionEvent, Side
 from relay.model.events import Connection, Error, Gap, Notification, ProviderSignal, PublicTrade, Reference
 from relay.provider.http import HttpClient
 from relay.provider.templates import authenticated, dial_target
-from relay.pusher import Reconnect, reconnect_action
+from relay.pusher import ClientConnection, Reconnect, reconnect_action
 from relay.testing import conformance
 from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Drop, Refuse
 from relay_shuriken.adapter import CLOSES, Shuriken
 from relay_shuriken.chain import BASE, BONK, EVM_WALLET, FEED, PROFILE, SOL, USER, WALLET, WETH
-from relay_shuriken.channels import LEFT, Authorize, Resolve
+from relay_shuriken.channels import LEFT, Authorize, Channels, Resolve
 from relay_shuriken.payloads import tokens_swapped
 from relay_shuriken.simulator import KEY, STREAMS, ShurikenSimulator, channel_of
 from relay_shuriken.streams import Want, canonical, wants
@@ -427,6 +427,30 @@ def test_two_tokens_of_one_stream_are_told_apart_by_order_and_their_events_by_th
     assert list(adapter.decode('{"event":"pusher_internal:subscription_succeeded","channel":"two"}')) == [Ack((other,))]
     (trade,) = adapter.decode(dumps({"event": "update", "channel": "two", "data": PAYLOADS["svm.token.swaps"][0]}))
     assert trade.symbol == BONK
+
+
+def test_streams_that_are_named_in_another_order_are_found_without_a_search(monkeypatch):
+    """Twice the streams cost twice the comparisons, not four times."""
+    compared = 0
+    equal = Want.__eq__
+
+    def counted(self, other):
+        nonlocal compared
+        compared += 1
+        return equal(self, other)
+
+    monkeypatch.setattr(Want, "__eq__", counted)
+    costs = []
+    for many in (250, 500):
+        channels = Channels(ClientConnection("k", 0.0))
+        wants = {Want(f"s{number}"): Topic(kind="signal", symbol=f"{number}") for number in range(many)}
+        (fetch,) = channels.want(wants)
+        entries = [{"stream": want.stream, "channel": want.stream} for want in reversed(wants)]
+        body = {"connection": {"appKey": "k", "wsHost": "h", "wsPort": 1}, "subscriptions": entries}
+        compared = 0
+        assert len(list(channels.answered(fetch.tag, Answer(status=200, text=dumps(body))))) == 1 + many
+        costs.append(compared)
+    assert costs[1] <= 2 * costs[0] + 10
 
 
 def test_a_stream_is_found_under_either_spelling_of_its_name():
