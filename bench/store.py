@@ -16,6 +16,7 @@ from typing import Any
 
 import trio
 
+from relay.app import freeze_gc
 from relay.hub.history import HistoryLimits
 from relay.hub.hub import Hub
 from relay.model.channels import Stream, Topic
@@ -221,6 +222,7 @@ def restore(commands: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print all rows."""
+    freeze_gc()
     options = arguments(__doc__, events=20_000, kept=100_000, commits=2000, commands=10_000)
     with tempfile.TemporaryDirectory() as directory:
         rows = [

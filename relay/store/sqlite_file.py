@@ -51,7 +51,7 @@ _STEPS = {1: _TOPICS}
 _ENDED = ("store", "ended")
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[float, list[LoggedEvent]]).decode
+_unpack = msgspec.msgpack.Decoder(tuple[float, list[tuple[int, str, float, bytes, bytes, str, str]]]).decode
 _members = attrgetter(*LoggedEvent._fields)
 
 
@@ -452,7 +452,8 @@ def _events(data: bytes) -> list[LoggedEvent]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"a chunk of events cannot be read: {error}") from None
     return [
-        LoggedEvent(seq, id, at + ahead, head, tail, policy, key) for seq, id, at, head, tail, policy, key in events
+        LoggedEvent._make((seq, id, at + ahead, head, tail, policy, key))
+        for seq, id, at, head, tail, policy, key in events
     ]
 
 

@@ -238,6 +238,8 @@ class FaultProxy:
         self.accepted = 0
         self._buffer = buffer
         self._is_down = False
+        self._open = trio.Event()
+        self._open.set()
         self._scripted: deque[tuple[Fault, ...]] = deque()
         self._live: list[_Connection] = []
         self._came = trio.Event()
@@ -266,9 +268,14 @@ class FaultProxy:
         self._is_down = True
         self.inject(Reset())
 
+    def hold(self) -> None:
+        """Let every new connection wait, until `up`; those that are carried go on."""
+        self._open = trio.Event()
+
     def up(self) -> None:
         """Take connections again."""
         self._is_down = False
+        self._open.set()
 
     async def wait_accepted(self, count: int) -> None:
         """Wait until so many connections came in all."""
@@ -298,6 +305,7 @@ class FaultProxy:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             client.socket.close()
             return
+        await self._open.wait()
         faults = self._scripted.popleft() if self._scripted else ()
         try:
             server = await trio.open_tcp_stream("127.0.0.1", self.to)

@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import groupby
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -175,6 +176,7 @@ class Situation:
         ahead: seconds by which the provider's clock is ahead.
         blinks: the session is back before its loss is told, however busy this machine is.
         flows: begin with data flowing.
+        on_disk: the relay has a store on disk.
     """
 
     title: str
@@ -186,6 +188,7 @@ class Situation:
     ahead: float = 0.0
     blinks: bool = False
     flows: bool = True
+    on_disk: bool = False
 
 
 SITUATIONS: dict[str, Situation] = {}
@@ -491,6 +494,13 @@ async def restarted(s: Stage) -> None:
     await s.watcher.until(lambda: bool([word for word in s.words(QUOTE) if word == "quote"]))
 
 
+@situation("The relay is restarted, with a store on disk", on_disk=True)
+async def resumed(s: Stage) -> None:
+    await s.restart()
+    await s.again()
+    await s.until(ACCOUNT, "gap")
+
+
 @situation(
     "The store is unavailable",
     tables={
@@ -515,8 +525,9 @@ async def no_store(s: Stage) -> None:
 
 
 @asynccontextmanager
-async def stage(of: Situation) -> AsyncIterator[Stage]:
+async def stage(of: Situation, directory: str) -> AsyncIterator[Stage]:
     """A relay of its own for one situation."""
+    tables = {"store": {"url": f"sqlite:///{directory}/s.sqlite3"}, **of.tables} if of.on_disk else of.tables
     venue = AcmeSimulator()
     venue.ahead = of.ahead
 
@@ -537,22 +548,28 @@ async def stage(of: Situation) -> AsyncIterator[Stage]:
         if not of.flows and of.title.startswith("The provider has not"):
             upstream.down()
         async with trio.open_nursery() as relays, FaultProxy(0, buffer=4096).serve() as downstream:
-            stopping = [trio.Event()]
+            stop, ended = trio.Event(), trio.Event()
 
-            async def run(stop: trio.Event, *, task_status: trio.TaskStatus[Relay]) -> None:
-                async with running_relay({"acme": table}, adapt=adapt, stranger=AcmePlugin(), **of.tables) as relay:
+            async def run(*, task_status: trio.TaskStatus[Relay]) -> None:
+                async with running_relay({"acme": table}, adapt=adapt, stranger=AcmePlugin(), **tables) as relay:
                     task_status.started(relay)
                     await stop.wait()
+                ended.set()
 
             async def start() -> Relay:
-                relay: Relay = await relays.start(run, stopping[-1])
+                relay: Relay = await relays.start(run)
                 downstream.to = port_of(relay)
                 return relay
 
             async def restart() -> None:
-                stopping[-1].set()
-                stopping.append(trio.Event())
+                nonlocal stop, ended
+                stop.set()
+                if of.on_disk:  # the next one cannot have the store before this one has ended
+                    downstream.hold()
+                    await ended.wait()
+                stop, ended = trio.Event(), trio.Event()
                 made.relay = await start()
+                downstream.up()
 
             async with trio.open_nursery() as nursery:
                 made = Stage(await start(), venue, upstream, downstream, of.data, nursery, restart)
@@ -562,13 +579,14 @@ async def stage(of: Situation) -> AsyncIterator[Stage]:
                     made.begin()
                 yield made
                 nursery.cancel_scope.cancel()
-            stopping[-1].set()
+            stop.set()
 
 
 async def played(of: Situation) -> tuple[list[str], list[str], list[str]]:
     """What the channel of data, the account's and the status channel say in a situation."""
-    with patch.object(liveness, "SETTLES", 60.0 if of.blinks else liveness.SETTLES):
-        async with stage(of) as s:
+    settles = 60.0 if of.blinks else liveness.SETTLES
+    with TemporaryDirectory() as directory, patch.object(liveness, "SETTLES", settles):
+        async with stage(of, directory) as s:
             await of.play(s)
             return s.words(of.data), s.words(ACCOUNT), s.words(STATUS)
 
