@@ -53,6 +53,7 @@ from relay.provider.retry import Retry
 from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
 from relay.server.admission import Admission, DescriptorPlan, plan_descriptors
+from relay.server.api.frames import Inspection
 from relay.server.api.routes import build_api
 from relay.server.api.settings import ApiSettings
 from relay.server.http import HttpServer, open_listeners
@@ -182,6 +183,7 @@ class Relay:
         self._plugin_code = PluginCode()
         self._store = _store(settings) if store is None else store
         self._cluster: Clustered | None = None
+        self._inspection = Inspection()
         self._registry = CommandRegistry(settings.commands, self._store)
         self.providers = Providers(
             ConfiguredProvider(provider, http, self.publish, self._registry, _session_log, self._store)
@@ -270,13 +272,14 @@ class Relay:
         number: int,
         connection: ProviderSession,
     ) -> FrameTap | None:
-        """Return the tap of a connection, if plugins want one."""
+        """Return the tap of a connection, if plugins want one or somebody inspects it."""
         tapped = TappedSession(provider, account, number, connection.mask)
         taps = collect("relay_frame_taps", arguments={"session": tapped})
         for each in self._services:
             if each.value.tap_frames is not None and (tap := each.value.tap_frames(tapped)) is not None:
                 taps.append(FromPlugin(each.plugin, tap))
-        return partial(self._plugin_code.tap_frames, taps) if taps else None
+        own = partial(self._plugin_code.tap_frames, taps) if taps else None
+        return self._inspection.tap_of(tapped, connection, own)
 
     # --- relay.plugins.hookspecs.RelayApi ---
 
@@ -512,6 +515,7 @@ class Relay:
                 kept_at = trio.current_time()
                 self.providers.keep_heard()
             self.hub.tick(trio.current_time())
+            self._inspection.tick()
             self._command_service.end_overdue()
             if self._cluster is not None:
                 self._cluster.forwarding.tick()
@@ -544,6 +548,7 @@ class Relay:
             search=self.providers.search,
             command_service=self._command_service,
             log_counts=self._log_counts,
+            inspection=self._inspection,
             store=self._store.status,
         )
 

@@ -4,8 +4,8 @@ Clients present a key as text; the relay stores only its digest. A plain SHA-256
 source (`tickrelay key` makes them), so there is no dictionary to try. A slow, salted password hash would only let strangers
 use up the relay's CPU with wrong keys.
 
-The rights of a key are patterns (`relay.model.patterns`): ``streams`` names market and status streams, ``accounts`` and
-``trade`` name accounts. Trading on an account implies reading it.
+The rights of a key are patterns (`relay.model.patterns`): ``streams`` names market and status streams, ``accounts``,
+``trade`` and ``inspect`` name accounts. Trading on an account implies reading it.
 """
 
 import hashlib
@@ -63,9 +63,12 @@ class ApiKey:
     """Accounts it may read; none by default."""
     trade: tuple[str, ...] = field(default=(), converter=_texts)
     """Accounts it may trade on, and therefore read; none by default."""
+    inspect: tuple[str, ...] = field(default=(), converter=_texts)
+    """Accounts of whose sessions it may see the providers' frames; none by default."""
     _streams: tuple[StreamPattern, ...] = field(init=False, repr=False, eq=False)
     _accounts: tuple[AccountPattern, ...] = field(init=False, repr=False, eq=False)
     _trade: tuple[AccountPattern, ...] = field(init=False, repr=False, eq=False)
+    _inspect: tuple[AccountPattern, ...] = field(init=False, repr=False, eq=False)
 
     @_streams.default
     def _compile_streams(self) -> tuple[StreamPattern, ...]:
@@ -78,6 +81,10 @@ class ApiKey:
     @_trade.default
     def _compile_trade(self) -> tuple[AccountPattern, ...]:
         return tuple(map(account_pattern, self.trade))
+
+    @_inspect.default
+    def _compile_inspect(self) -> tuple[AccountPattern, ...]:
+        return tuple(map(account_pattern, self.inspect))
 
     def may_read(self, stream: Stream) -> bool:
         """Return True if the key may read this stream, on a channel of any prefix."""
@@ -109,6 +116,12 @@ class ApiKey:
     def may_trade_some(self, provider: str) -> bool:
         """Return True if the key may trade on some account of this provider, existing or not."""
         return any(pattern.provider.fullmatch(provider) for pattern in self._trade)
+
+    def may_inspect(self, provider: str, account: str | None) -> bool:
+        """Return True if the key may see the frames of this account's session, None: of a provider without accounts."""
+        if account is not None:
+            return any_account(self._inspect, provider, account)
+        return any(pattern.provider.fullmatch(provider) and pattern.whole_provider for pattern in self._inspect)
 
 
 Authorize = Callable[[str, str], Decision | None]

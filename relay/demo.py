@@ -48,7 +48,7 @@ def document(listen: tuple[str, int], simulators: Iterable[tuple[Simulated, tupl
         "server": {"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "status_public": True},
         # Its keys are public and trade, so only pages that this machine serves may use them.
         "apps": {"demo": {**app, "allowed_origins": ["localhost", "127.0.0.1", "[::1]"]}},
-        "api_keys": {"demo": {"key": DEMO_API_KEY, "accounts": ["*"], "trade": ["*"]}},
+        "api_keys": {"demo": {"key": DEMO_API_KEY, "accounts": ["*"], "trade": ["*"], "inspect": ["*"]}},
         "providers": {
             simulated.provider: {**provider_table(simulated, *urls), "required": True} for simulated, urls in simulators
         },

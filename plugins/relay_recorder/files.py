@@ -21,8 +21,8 @@ from relay.model import serialize
 from relay.model.events import Event, Stamp
 from relay.model.text import from_micros
 from relay.plugins import TappedSession, Traffic
+from relay.plugins.masking import masked
 from relay.testing.recording import Record, format_line
-from relay_recorder.masking import masked
 from relay_recorder.table import RecorderTable
 
 #: Bytes of an HTTP answer in the head of a connection, and of all its frames; longer ones are only in the first file.

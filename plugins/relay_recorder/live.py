@@ -23,13 +23,13 @@ from relay.model.commands import Command
 from relay.model.enums import ConnectionEvent
 from relay.model.events import Connection, Event, Stamp
 from relay.plugins import TappedSession
+from relay.plugins.masking import masked_text
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.providers import ConfiguredProvider
 from relay.settings import ProviderSettings
 from relay.testing.trial import Observer, Report, topic_text
 from relay.trading.registry import CommandRegistry
-from relay_recorder.masking import masked_text
 from relay_recorder.recorder import Recorder
 from relay_recorder.table import RecorderTable
 

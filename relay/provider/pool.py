@@ -164,7 +164,8 @@ class ConnectionPool:
             {"state": status["state"], "reason": status["reason"], "topics": connection.topics}
             for status, connection in zip(statuses, self.connections, strict=True)
         ]
-        return {**shown, **sums, "connections": each}
+        received = max((status["last_received_at"] or "" for status in statuses), default="") or None
+        return {**shown, **sums, "last_received_at": received, "connections": each}
 
 
 def _added(parts: Iterable[Any]) -> Any:

@@ -67,6 +67,7 @@ from relay.adapter import (
 from relay.adapter.reading import is_throttled
 from relay.model.enums import ConnectionEvent, RateLimitEvent
 from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Reply, Trade
+from relay.model.text import from_micros
 from relay.provider import session_events
 from relay.provider.inbound import PLAIN, Inbound
 from relay.provider.liveness import Transport
@@ -171,6 +172,7 @@ class SessionMachine:
         #: Whether the connection ended while nobody wanted a topic: the wait that follows ends when somebody does.
         self._unused = False
         self._not_before: float = -inf if after is None else after._not_before
+        self._up_since: str | None = None
         self._lost: Now | None = None if after is None else after._lost
         self._reason: str = after._reason if after is not None and failed else ""
 
@@ -468,6 +470,7 @@ class SessionMachine:
             return
         self._life, self._wake_at = Life.UP, inf
         self.core.up = True
+        self._up_since = from_micros(self.core.at.unix_ns // 1000)
         self._retry.opened(self.core.at.now)
         self.core.counters.connections += 1
         self._reason = ""
@@ -844,6 +847,11 @@ class SessionMachine:
             return
         core.at_once(fetches, Purpose.RENEW)
 
+    def _last_received_at(self) -> str | None:
+        """Return when something last came, the opening included, by the relay's clock; None if nothing has."""
+        at, heard = self.core.at, self._transport.heard
+        return None if heard == -inf else from_micros((at.unix_ns - int((at.now - heard) * 1e9)) // 1000)
+
     def status(self) -> dict[str, Any]:
         """Return this session's part of the status page."""
         core = self.core
@@ -852,6 +860,8 @@ class SessionMachine:
             "account": core.context.account,
             "adapter": core.adapter_class.name,
             "state": self._life.value,
+            "up_since": self._up_since if core.up else None,
+            "last_received_at": self._last_received_at(),
             "reason": self._reason,
             "attempts": self._retry.attempts,
             "topics": core.table.status(),

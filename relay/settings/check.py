@@ -386,6 +386,7 @@ def resolve_api_keys(check: Check) -> tuple[ApiKey, ...]:
         streams = _stream_patterns(check, table.streams, "api_keys", name, "streams")
         accounts = _account_patterns(check, table.accounts, "api_keys", name, "accounts")
         trade = _account_patterns(check, table.trade, "api_keys", name, "trade")
+        inspect = _account_patterns(check, table.inspect, "api_keys", name, "inspect")
         digest = _digest(check, name, table)
         if _key_name(name) is None:
             check.wrong("the name of an API key is letters, digits, -, _, . and @", "api_keys", name)
@@ -394,7 +395,8 @@ def resolve_api_keys(check: Check) -> tuple[ApiKey, ...]:
             if same is not None:
                 check.wrong(f"is the same key as api_keys.{same}", "api_keys", name)
             app = _app_of(check, name, table)
-            keys.append(ApiKey(name=name, digest=digest, app=app, streams=streams, accounts=accounts, trade=trade))
+            rights = {"streams": streams, "accounts": accounts, "trade": trade, "inspect": inspect}
+            keys.append(ApiKey(name=name, digest=digest, app=app, **rights))
     return tuple(keys)
 
 

@@ -161,6 +161,9 @@ class ApiKeyTable:
     """Accounts it may read, as `<provider>.<account>` with `*` for any text."""
     trade: tuple[str, ...] = ()
     """Accounts it may trade on, and so read."""
+    inspect: tuple[str, ...] = ()
+    """Accounts of whose sessions it may see what the provider sent, as it was on the wire, without secrets;
+    `<provider>.*` for a provider without accounts."""
 
 
 @frozen(kw_only=True)

@@ -28,7 +28,8 @@ RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whate
 #: `testing.trial` and `cli.recordings` are `tickrelay try` and `play`, and the report that probes give, too;
 #: `testing.meaning` has the conformance checks of what events mean;
 #: `replay` is a recording in a provider's place; `model.typescript` and `model.asyncapi` say the model in other languages.
-MOST_MODULES = 138
+#: `server.api.frames` is the frames that API keys may inspect; `plugins.masking` came from the recorder, which shares it.
+MOST_MODULES = 140
 
 
 def room_of(path: Path) -> str:

@@ -16,9 +16,9 @@ from relay.errors import HIDDEN
 from relay.model.events import Quote, Stamp
 from relay.plugins import TappedSession, Traffic
 from relay.plugins.manager import load_plugins
+from relay.plugins.masking import masked
 from relay.testing.recording import Record, read_recording
 from relay_recorder import relay_services
-from relay_recorder.masking import masked
 from relay_recorder.recorder import FLUSH, PAUSE, Recorder
 from relay_recorder.table import RecorderTable
 from support.running import running_relay

@@ -69,7 +69,7 @@ class Stub:
         counters = {"received": 2, "notes": {"late_answer": 1}, "samples": [{"raw": "x"}] * 60}
         topics = {"confirmed": self.topics, "troubled": []}
         return {"provider": "acme", **self.state, "topics": topics, "books": {"held": 1, "collecting": ["A"]},
-                "counters": counters, "unwritten": 0, "queued": 1}  # fmt: skip
+                "counters": counters, "unwritten": 0, "queued": 1, "last_received_at": f"2025-01-01T00:00:0{self.topics}Z"}  # fmt: skip
 
 
 class Pool:
@@ -185,6 +185,7 @@ def test_the_status_has_the_worst_state_and_the_sums() -> None:
     assert status["books"] == {"held": 2, "collecting": ["A", "A"]}
     assert status["topics"]["confirmed"] == 3
     assert [each["topics"] for each in status["connections"]] == [2, 1]
+    assert status["last_received_at"] == "2025-01-01T00:00:02Z"
 
 
 def test_connections_share_what_the_provider_counts_for_the_account() -> None:

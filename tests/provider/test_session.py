@@ -32,6 +32,9 @@ def test_comes_up_and_says_so(rig):
     assert r.fresh() == [Connection(event=ConnectionEvent.CONNECTED)]
     assert r.stamps[-1].provider == "acme"
     assert r.stamps[-1].received_at == "2023-11-14T22:13:20.200000Z"
+    assert r.machine.status()["up_since"] == "2023-11-14T22:13:20.200000Z"
+    r.say(["quote", "A", "1"], at=2)
+    assert r.machine.status()["last_received_at"] == "2023-11-14T22:13:22.000000Z"
 
 
 def test_waits_for_the_provider_to_be_ready(rig):

@@ -126,11 +126,10 @@ class Rig:
         self.api = build_api(
             settings or ApiSettings(app_id="3", status_public=True, version="1.2.3"),
             hub=self.hub,
-            keys=KEYS,
             catalog=catalog,
             sessions=lambda: self.sessions,
             **({"clock": lambda: self.now, "unix_time": lambda: NOW} if frozen else {}),
-            **more,
+            **{"keys": KEYS, **more},
         )
         transport = httpx.ASGITransport(self.api)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://relay.test:6001")

@@ -5,6 +5,7 @@
 | ``/apps/ID/...`` | the Pusher HTTP API, signed (`pusher`) |
 | ``/api/v2/ws/session``, ``streams``, ``auth`` | session bootstrap, by API key (`channels`) |
 | ``/api/v2/symbols`` | search of symbols, by API key (`symbols`) |
+| ``/api/v2/frames`` | received frames of a session, by API keys with that permission (`frames`) |
 | ``/api/v2/commands`` | trading, by API keys with that permission (`commands`) |
 | ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | health, status, metrics (`health`) |
 | ``/schemas/KIND.json``, ``/api/v2/asyncapi.json`` | JSON Schemas of the events, AsyncAPI document |
@@ -40,6 +41,7 @@ from relay.server.api import answers
 from relay.server.api.answers import Bodies, HttpRefusal, Slices
 from relay.server.api.channels import Bootstrap
 from relay.server.api.commands import Commands
+from relay.server.api.frames import Frames, Inspection
 from relay.server.api.health import RelayCollector, Session, Status, shown
 from relay.server.api.pusher import PusherApi
 from relay.server.api.settings import ApiSettings
@@ -61,6 +63,7 @@ def build_api(
     refusal: Callable[[Stream], str | None] = lambda stream: None,
     search: Search = lambda query, provider: ([], 0),
     command_service: CommandService | None = None,
+    inspection: Inspection | None = None,
     store: Callable[[], Mapping[str, Any]] = lambda: {"available": True, "waiting": 0},
     registry: CollectorRegistry | None = None,
     log_counts: Callable[[], Mapping[str, int]] = dict,
@@ -73,7 +76,8 @@ def build_api(
     ``catalog`` and ``sessions`` are called on every request that needs them; a session is its ``status()``, with
     ``required`` added. ``authorize(key name, channel)`` may overrule the configured permissions; ``refusal(stream)`` is the
     reason that a stream cannot be had, ``search`` finds symbols. Without ``command_service`` there is no endpoint for
-    commands. ``store`` is the store's ``status``. The metrics are registered in ``registry``, a new one by default.
+    commands, without ``inspection`` none for frames. ``store`` is the store's ``status``.
+    The metrics are registered in ``registry``, a new one by default.
     ``clock`` is the hub's.
     """
     registry = registry or CollectorRegistry()
@@ -133,6 +137,9 @@ def build_api(
         slices=slices,
         pay=pay_status,
     )
+    frames = []
+    if inspection is not None:
+        frames = [Route("/v2/frames", Frames(keys, inspection, pay).endpoint)]
     trading = []
     if command_service is not None:
         endpoint = Commands(settings, keys=keys, command_service=command_service, bodies=bodies).endpoint
@@ -149,6 +156,7 @@ def build_api(
                 Route("/v2/symbols", symbols.endpoint),
                 Route("/v2/asyncapi.json", bootstrap.asyncapi),
                 Route("/v2/status", status.status),
+                *frames,
                 *trading,
             ])),
             Mount("/schemas", app=_exactly([Route("/{kind}.json", bootstrap.schema)])),

@@ -1,4 +1,4 @@
-"""Take secrets out of traffic before it is written.
+"""Take secrets out of traffic before it is written or shown.
 
 Two nets. `TappedSession.mask` finds the values: every credential and everything a login gave, wherever they stand. The
 patterns here find what only its name gives away: a signature, a password that was mistyped into an option, a token in an
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from relay.errors import HIDDEN
-from relay.plugins import Traffic
+from relay.plugins.hookspecs import Traffic
 
 _EVERYWHERE = (
     r"pass(?:word|wd|phrase)|(?:client|api|private)?[_-]?secret(?:[_-]?key)?|(?:access|refresh|id|session)[_-]?token|__token"
