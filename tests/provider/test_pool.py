@@ -365,16 +365,22 @@ async def test_a_topic_that_waits_moves_to_a_connection_with_room_and_is_fresh_t
         def subscriber(symbols: str) -> Subscriber:
             return Subscriber(lambda: port_of(relay), OUR_APP, [f"quote.acme.{each}" for each in symbols], heard=hear)  # type: ignore[arg-type]
 
-        async with trio.open_nursery() as nursery, trio.open_nursery() as leaving:
+        leaving = trio.CancelScope()
+
+        async def run_until_it_leaves(subscriber: Subscriber) -> None:
+            with leaving:
+                await subscriber.run()
+
+        async with trio.open_nursery() as nursery:
             stays, leaves, waits = subscriber("ABEF"), subscriber("CD"), subscriber("G")
             nursery.start_soon(stays.run)
             await stays.until(lambda: set(heard) >= set("ABEF"))
-            leaving.start_soon(leaves.run)
+            nursery.start_soon(run_until_it_leaves, leaves)
             await leaves.until(lambda: set(heard) >= set("CD"))
             nursery.start_soon(waits.run)
             await waits.until(lambda: heard.get("G") == ["STALE"])
             full = {frozenset(link.state) for link in venue.links}
-            leaving.cancel_scope.cancel()
+            leaving.cancel()
             await waits.until(lambda: heard["G"] == ["STALE", "FRESH", "1"])
             assert venue.link("G").state == {"G"}
             assert {frozenset("AB"), frozenset("EF")} < full
