@@ -91,7 +91,7 @@ class Broken(AssertionError):
 def check_examples(subject: Subject) -> None:
     """Check that every example is understood."""
     seen = 0
-    for example, _, result in subject.walk():
+    for example, result in subject.results:
         seen += 1
         if result.error is not None:
             raise Broken(f"{example.where}: decode raised {result.error!r} over {example.text[:300]}")
@@ -105,7 +105,7 @@ def check_examples(subject: Subject) -> None:
 
 def check_floats(subject: Subject) -> None:
     """Check that no event has a float."""
-    for example, _, result in subject.walk():
+    for example, result in subject.results:
         for event in result.events:
             for name, value in fields(event):
                 if isinstance(value, float):
@@ -116,19 +116,19 @@ def check_floats(subject: Subject) -> None:
 
 def check_prices(subject: Subject) -> None:
     """Check that every decimal of an event stands in its message."""
-    for example, _, result in subject.walk():
+    for example, result in subject.results:
         _check_decimals(subject, example.where, Evidence(example.text), result)
 
 
 def check_times(subject: Subject) -> None:
     """Check that every time of an event stands in its message, in any of the units a time can have."""
-    for example, _, result in subject.walk():
+    for example, result in subject.results:
         _check_moments(subject, example.where, Evidence(example.text), result)
 
 
 def check_wire(subject: Subject) -> None:
     """Check that every event survives the canonical JSON."""
-    for example, _, result in subject.walk():
+    for example, result in subject.results:
         for event in result.events:
             _check_wire(example.where, event)
 
@@ -274,7 +274,7 @@ def check_polls(subject: Subject) -> None:
     """Check that every poll has a name of its own, and JSON for a frame if the provider speaks JSON."""
     speaks_json = subject.speaks_json()
     yielded = [("encode(Reconcile)", item) for item in subject.prepared().encode(Reconcile())]
-    yielded += [(example.where, item) for example, _, result in subject.walk() for item in result.items]
+    yielded += [(example.where, item) for example, result in subject.results for item in result.items]
     requests: dict[Hashable, set[str]] = {}
     for where, item in yielded:
         if not isinstance(item, Poll):

@@ -174,6 +174,12 @@ class Subject:
             if record.dir == "in" and isinstance(record.data, str):
                 yield Example(f"{self.name}, record {number}", record.data, from_micros(int(record.t * 1_000_000)))
 
+    @cached_property
+    def results(self) -> tuple[tuple[Example, Read], ...]:
+        """Every example with what it was read as, in order, by one adapter."""
+        adapter = self.prepared()
+        return tuple((example, read(adapter, example.text)) for example in self.examples())
+
     def walk(self) -> Iterator[tuple[Example, Adapter, Read]]:
         """Yield every example with the adapter as it was before it, and what it read. The adapter reads on behind it."""
         adapter = self.prepared()
