@@ -1,4 +1,4 @@
-"""What clients can fill memory with: each row of the table in docs/security.md holds its bound, and what was taken leaves."""
+"""Memory that subscribers fill by what they send: bounded over all connections, inflated or not, and given back."""
 
 import contextlib
 import tracemalloc
