@@ -93,6 +93,8 @@ class Inbound:
             chain.listed |= self._listed()
             is_list = any(isinstance(item, Complete) for item in self._items)
             chain.broken |= not is_list and any(isinstance(item, Unknown) for item in self._items)
+            if chain.left <= 0 and job.purpose is Purpose.RECONCILE:
+                self._subscriptions.absence_answered()
             if chain.left <= 0 and not chain.broken:
                 completes, chain.completes = chain.completes, []
                 self._judge(completes, chain.listed, asked_at)

@@ -214,8 +214,8 @@ class SessionMachine:
         return core.take_outputs()
 
     def heard_at(self) -> float | None:
-        """Return when something was last received, monotonic seconds; None while the session is not up."""
-        return self._transport.heard if self.core.up else None
+        """Return up to when everything of the account was received, monotonic seconds; None while the session is not up."""
+        return self._subscriptions.caught_up_to(self._transport.heard) if self.core.up else None
 
     def restore_absence(self, since: Now) -> None:
         """The session was up in an earlier process, until ``since``: what happened after that is to be asked for."""

@@ -9,7 +9,7 @@ from math import inf
 
 from attrs import define, evolve
 
-from relay.adapter import Ack, Answer, Book, Reconcile, Snapshot, Subscribe, Unsubscribe
+from relay.adapter import Ack, Answer, Book, Fetch, Reconcile, Snapshot, Subscribe, Unsubscribe
 from relay.limits import TokenBucket, backoff
 from relay.model.channels import Asker, Topic
 from relay.model.enums import Refill, StalenessEvent
@@ -142,6 +142,8 @@ class Subscriptions:
         #: How many lists in a row contradicted what had been told shortly before.
         self._looks = 0
         self._missed_since: str | None = None
+        #: When the account was last known, while what happened since is still being fetched.
+        self._absent_since: Now | None = None
         #: Whether the adapter can ask for what an account missed.
         self._replays = False
         #: When the account is compared with the provider's lists next, although nothing is known to be missing.
@@ -360,18 +362,36 @@ class Subscriptions:
         self._topics.opened()
         away_since, self._missed_since = None, None
         if lost is not None:
-            # Either wall clock may have been set meanwhile: the earlier of what both say misses nothing.
-            since_ns = min(lost.unix_ns, core.at.unix_ns - int((core.at.now - lost.now) * 1e9))
-            away_since = from_micros(since_ns // 1000)
+            away_since = from_micros(self._unix_ns(lost) // 1000)
+            if self._absent_since is None or lost.now < self._absent_since.now:
+                self._absent_since = lost
+        if (absent := self._absent_since) is not None:
+            since_ns = self._unix_ns(absent)
             if core.provider_ahead_ns is not None:
-                since_ns = min(since_ns, int(lost.now * 1e9) + core.provider_ahead_ns)
+                since_ns = min(since_ns, int(absent.now * 1e9) + core.provider_ahead_ns)
             self._missed_since = from_micros(since_ns // 1000 - CLOCKS_DIFFER * 1_000_000)
         self._reconcile_failures = 0
         self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
+        if not core.outbound.queue.has(lambda job: job.purpose is Purpose.RECONCILE and isinstance(job.writing, Fetch)):
+            self._absent_since = None
         if away_since is not None:
             for entry in self._table:
                 if entry.flowed:
                     core.publish(self._gap(entry.topic, _AWAY, since=away_since))
+
+    def _unix_ns(self, past: Now) -> int:
+        """Return when that was by the wall clock. Either may have been set meanwhile: the earlier time misses nothing."""
+        at = self._core.at
+        return min(past.unix_ns, at.unix_ns - int((at.now - past.now) * 1e9))
+
+    def caught_up_to(self, heard: float) -> float:
+        """Return up to when all of the account was heard: the last message, or before the absence that is asked for."""
+        return heard if self._absent_since is None else min(heard, self._absent_since.now)
+
+    def absence_answered(self) -> None:
+        """Everything that was asked for about an absence was answered."""
+        if self._reconcile_at == inf:  # otherwise a part failed, and is asked for again
+            self._absent_since = None
 
     def lost(self, reason: str, lost_ns: int | None) -> None:
         """The connection is gone, or was not to be had; ``lost_ns`` is since when, None when there was none yet."""

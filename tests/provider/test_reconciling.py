@@ -407,3 +407,36 @@ def test_lists_that_are_doubted_again_and_again_are_asked_for_more_rarely(rig):
             (request,) = found
             looks.append(at)
     assert len(looks) <= 6
+
+
+def test_an_absence_is_asked_for_until_it_was_answered(rig, monkeypatch):
+    """A connection that is lost before the lists have come must not hide what happened in the absence before it."""
+    r = rig(credentials={"key": "k"}, backoff=ONCE)
+    (request,) = r.requests(r.up(-200))
+    r.do(session_events.Fetched(request.id, answer()), -200)
+    r.say(["order", "1", "OPEN"], at=-199)
+    asked, encode = [], type(r.machine.core.adapter).encode
+
+    def spy(adapter, outgoing):
+        if isinstance(outgoing, Reconcile):
+            asked.append(outgoing.since)
+        return encode(adapter, outgoing)
+
+    monkeypatch.setattr(type(r.machine.core.adapter), "encode", spy)
+    r.do(session_events.Closed(1006), -100)
+    r.tick(-50)
+    r.do(session_events.Opened(), -49)
+    r.say("alive", at=-10)
+    assert r.machine.heard_at() == -199, "what is kept for the next process, too"
+    r.do(session_events.Closed(1006), -9)
+    r.tick(0)
+    (request,) = r.requests(r.do(session_events.Opened(), 1))
+    assert len(asked) == 2
+    assert asked[0] == asked[1] is not None
+    r.do(session_events.Fetched(request.id, answer(["complete", "order"])), 2)
+    r.say("alive", at=3)
+    assert r.machine.heard_at() == 3
+    r.do(session_events.Closed(1006), 4)
+    r.tick(20)
+    r.do(session_events.Opened(), 21)
+    assert asked[2] > asked[1]
