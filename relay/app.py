@@ -30,6 +30,7 @@ from relay.auth import KeyRing, channel_refusal
 from relay.cluster.store import ClusterStore
 from relay.clustered import Clustered
 from relay.errors import OperatorError
+from relay.histogram import Histogram
 from relay.hub.app import ChannelKeys
 from relay.hub.hub import Hub
 from relay.hub.topic import PublishedEvent
@@ -54,6 +55,7 @@ from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
 from relay.server.admission import Admission, DescriptorPlan, plan_descriptors
 from relay.server.api.frames import Inspection
+from relay.server.api.metrics import Measured
 from relay.server.api.routes import build_api
 from relay.server.api.settings import ApiSettings
 from relay.server.http import HttpServer, open_listeners
@@ -239,6 +241,7 @@ class Relay:
             on_closed=self.hub.budgets.count_closed,
         )
         self._stopped = trio.Event()
+        self._loop_delay = Histogram()
         self._tls: ssl.SSLContext | None = None
         self.addresses: list[tuple[str, int]] = []
         """The addresses that the relay listens on."""
@@ -510,7 +513,9 @@ class Relay:
     async def _tick(self) -> None:
         kept_at = -inf
         while True:
-            await trio.sleep(1)
+            due = trio.current_time() + 1
+            await trio.sleep_until(due)
+            self._loop_delay.observe(trio.current_time() - due)
             if trio.current_time() - kept_at >= HEARD:
                 kept_at = trio.current_time()
                 self.providers.keep_heard()
@@ -547,8 +552,18 @@ class Relay:
             refusal=self.providers.wrong_with,
             search=self.providers.search,
             command_service=self._command_service,
-            log_counts=self._log_counts,
             inspection=self._inspection,
+            measured=Measured(
+                publish_to_write=self._edge.publish_to_write,
+                upstream_to_write=self._edge.upstream_to_write,
+                loop_delay=self._loop_delay,
+                command_durations=self._registry.durations,
+                store_durations=self._store.durations,
+                slow=self._edge.slow,
+                closed_slow=self._edge.closed_slow,
+                plugin_failures=self._plugin_code.failures,
+                log_counts=self._log_counts,
+            ),
             store=self._store.status,
         )
 

@@ -11,6 +11,7 @@ import trio
 
 from relay.cluster.node import ClusterNode
 from relay.cluster.topics import provider_of
+from relay.histogram import Histogram
 from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row
 
 
@@ -18,6 +19,7 @@ class ClusterStore:
     """`relay.store.interface.Store` of a `ClusterNode`, which is given after it was made."""
 
     keeps = True
+    durations: Histogram | None = None
     node: ClusterNode
 
     @property

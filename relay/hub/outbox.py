@@ -26,7 +26,8 @@ from relay.websocket.frames import compressed, encode_close, encode_text
 
 OVERFLOW_CODE = 4100
 """Pusher Channels protocol: 4100-4199, over capacity; reconnect after backing off one second or more."""
-_OVERFLOW_REASON = "too slow: outbox is full"
+OVERFLOW = OVERFLOW_CODE, "too slow: outbox is full"
+"""`Outbox.closing` of a subscriber that exceeded the limits."""
 
 
 class Policy(enum.Enum):
@@ -57,6 +58,8 @@ class Delivery(bytes):
     """The channel's sequence number of the event; 0 for CONTROL."""
     conflation_key: str
     """Key that CONFLATE compares within the channel, where a channel carries several (a merged feed: the provider)."""
+    read_at: float = 0.0
+    """Time at which the provider's message was read, monotonic seconds; 0 if there is none, or for a past event."""
     twin: "Delivery | None" = None
     """Result of `compressed`, once it was made."""
 
@@ -76,6 +79,7 @@ class Delivery(bytes):
             return self
         if self.twin is None:
             self.twin = Delivery(compressed(self), self.channel, self.policy, self.seq, self.conflation_key)
+            self.twin.read_at = self.read_at
         return self.twin
 
 
@@ -217,6 +221,18 @@ class Outbox:
         return self._backlog is not None
 
     @property
+    def waiting(self) -> tuple[int, int]:
+        """Messages and bytes that the kernel refused and that wait for it."""
+        backlog = self._backlog
+        return (0, 0) if backlog is None else (backlog.messages, backlog.bytes + len(self._rest))
+
+    @property
+    def fill(self) -> float:
+        """The part of its limits that waiting messages and bytes take, 0 to 1: the larger of both."""
+        messages, size = self.waiting
+        return max(messages / self._limits.messages, size / self._limits.bytes)
+
+    @property
     def empty(self) -> bool:
         """True when nothing waits to be sent."""
         return self._backlog is None and not self.pending
@@ -320,9 +336,9 @@ class Outbox:
         assert self._backlog is not None
         if not self._full and not self._backlog.admit(delivery):
             self._full = True
-            self._stop_accepting(OVERFLOW_CODE, _OVERFLOW_REASON)
+            self._stop_accepting(*OVERFLOW)
             self._backlog = self._new_backlog()
-            self._backlog.admit(_close_frame(OVERFLOW_CODE, _OVERFLOW_REASON))
+            self._backlog.admit(_close_frame(*OVERFLOW))
 
     def _new_backlog(self) -> "Backlog":
         return Backlog(self._limits, self._source.count_drop)

@@ -692,6 +692,8 @@ class Channel:
         """Deliver an event of the topic to all live subscribers except the connection `but`."""
         if self._live:
             delivery = self.delivery(entry)
+            if self.topic.stream is not None:
+                delivery.read_at = entry.at
             if but is None:
                 for outbox in self._live.values():  # `put`, written out: this is the hot path
                     append = outbox.append  # calling through a slot is slower than calling a local

@@ -142,6 +142,10 @@ class Budget:
         """Return the most tokens of the tightest gauge, 0 when the provider declares no such limit."""
         return int(min((gauge.capacity for gauge in self._limits[of].gauges), default=0))
 
+    def capacities(self) -> dict[str, int]:
+        """Return the most tokens by what they count, of the limits that the provider declares."""
+        return {of: self.capacity(of) for of, limit in self._limits.items() if limit.gauges}
+
     def window(self, of: RateOf) -> float:
         """The longest period of this limit's gauges, 0 when there is none."""
         return max((gauge.per for gauge in self._limits[of].gauges), default=0.0)

@@ -165,7 +165,8 @@ class ConnectionPool:
             for status, connection in zip(statuses, self.connections, strict=True)
         ]
         received = max((status["last_received_at"] or "" for status in statuses), default="") or None
-        return {**shown, **sums, "last_received_at": received, "connections": each}
+        event = max((status["last_event_at"] or "" for status in statuses), default="") or None
+        return {**shown, **sums, "last_received_at": received, "last_event_at": event, "connections": each}
 
 
 def _added(parts: Iterable[Any]) -> Any:

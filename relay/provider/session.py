@@ -871,6 +871,10 @@ class SessionMachine:
             "commands": len(self._commands.open_of(self._scope)),
             "queued": len(core.outbound.queue),
             "budget": core.budget.status(core.at.now),
+            "budget_limits": core.budget.capacities(),
+            "last_event_at": from_micros(published_ns // 1000)
+            if (published_ns := core.counters.published_ns)
+            else None,
         }
 
 

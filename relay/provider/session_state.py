@@ -104,6 +104,7 @@ class Counters:
         unknown: messages and parts of messages that were not understood.
         raised: events of the relay's own.
         connections: connections that came up.
+        published_ns: when the message of the last published event was read, Unix nanoseconds; 0 before the first.
         notes: oddities that are neither events nor losses (late replies and the like), by name.
     """
 
@@ -114,6 +115,7 @@ class Counters:
     unknown: int = 0
     raised: int = 0
     connections: int = 0
+    published_ns: int = 0
     notes: Counter[str] = Factory(Counter)
     samples: deque[Sample] = Factory(lambda: deque(maxlen=SAMPLES))
     _window_start: int = 0
@@ -247,6 +249,7 @@ class SessionState:
     def provided(self, event: Event) -> None:
         """Publish an event of the provider's."""
         self.counters.published += 1
+        self.counters.published_ns = self.at.unix_ns
         self._publish(event, self.stamp, self.at.now)
 
     def publish(self, event: Event) -> None:

@@ -22,6 +22,7 @@ import math
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import count
@@ -31,7 +32,8 @@ from urllib.parse import unquote
 import structlog
 import trio
 
-from relay.hub.outbox import OVERFLOW_CODE, Delivery, Outbox, Policy
+from relay.histogram import Histogram
+from relay.hub.outbox import OVERFLOW, OVERFLOW_CODE, Delivery, Outbox, Policy
 from relay.server.admission import SubscriberLimits, forwarded_for, is_local, network_of
 from relay.server.fastpath.poller import PASSES, SLICE, Poller
 from relay.server.fastpath.upgrade import UpgradeRequest
@@ -230,10 +232,24 @@ class SubscriberServer:
         self._pending_bytes = 0
         self.connections: dict[Outbox, Connection] = {}
         """The open connections."""
+        self.slow: set[Outbox] = set()
+        """Outboxes with bytes that the kernel refuses."""
+        self.closed_slow = Counter({"full": 0, "stalled": 0})
+        """Subscribers that were closed because their outbox was full, or because their socket took no byte."""
 
     def __len__(self) -> int:
         """Return the number of open connections."""
         return len(self.connections)
+
+    @property
+    def publish_to_write(self) -> Histogram:
+        """See `BatchWriter.publish_to_write`."""
+        return self._batch_writer.publish_to_write
+
+    @property
+    def upstream_to_write(self) -> Histogram:
+        """See `BatchWriter.upstream_to_write`."""
+        return self._batch_writer.upstream_to_write
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read, write and sweep until cancelled; then drop the connections that are left."""
@@ -495,6 +511,7 @@ class SubscriberServer:
         if connection.outbox.closing is not None and connection.die_by == math.inf:
             now = trio.current_time()
             connection.die_by = now + self._limits.close
+            self.closed_slow["full"] += connection.outbox.closing == OVERFLOW
             try:
                 connection.session.leave(now)  # it counts no more, however long its socket takes to end
             except Exception:
@@ -505,6 +522,7 @@ class SubscriberServer:
     def _write_later(self, connection: Connection) -> None:
         if not connection.writing and self._nursery is not None:
             connection.writing = True
+            self.slow.add(connection.outbox)
             self._nursery.start_soon(self._write, connection)
 
     async def _write(self, connection: Connection) -> None:
@@ -518,13 +536,17 @@ class SubscriberServer:
                     await transport.wait_writable()
             if connection.parser.finished:
                 self._finish(connection)
-        except (OSError, trio.TooSlowError, trio.ClosedResourceError):
+        except trio.TooSlowError:
+            self.closed_slow["stalled"] += 1
+            self._end(connection, abort=True)
+        except (OSError, trio.ClosedResourceError):
             self._end(connection, abort=True)
         except Exception:
             log.exception("writing to a subscriber failed")
             self._end(connection, abort=True)
         finally:
             connection.writing = False
+            self.slow.discard(connection.outbox)
 
     async def _sweep(self) -> None:
         while True:

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 
 from attrs import frozen
 
+from relay.histogram import Histogram
+
 Rows = Mapping[str, Sequence[tuple[str, bytes]]]
 """Keys and values by table."""
 Done = Callable[[str], object]
@@ -135,6 +137,10 @@ class Store(Protocol):
     @property
     def failure(self) -> str:
         """The reason that nothing can be written now; empty while it can."""
+
+    @property
+    def durations(self) -> Histogram | None:
+        """Seconds from a change that is waited for to its acknowledgement; None where that is not measured."""
 
     # Rows
 

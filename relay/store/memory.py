@@ -5,6 +5,7 @@ from typing import Any
 
 import trio
 
+from relay.histogram import Histogram
 from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row
 
 
@@ -13,6 +14,7 @@ class MemoryStore:
 
     failure = ""
     keeps = False
+    durations: Histogram | None = None
 
     def write(self, row: Row) -> None:
         """Keep nothing: a restart would find nothing anyway."""

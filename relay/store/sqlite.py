@@ -28,6 +28,7 @@ from typing import Any
 import trio
 from attrs import frozen
 
+from relay.histogram import Histogram
 from relay.store import sqlite_file
 from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row, Rows
 from relay.store.sqlite_file import (
@@ -103,6 +104,7 @@ class SqliteStore:
         self._logging = 0
         #: Topics of which events were not written.
         self._torn: set[str] = set()
+        self.durations: Histogram | None = Histogram()
         self._figures = {"transactions": 0, "rows": 0, "events": 0, "kept_bytes": 0, "failures": 0}
         # Shared with the thread, under the condition's lock.
         self._changed = threading.Condition()
@@ -182,7 +184,9 @@ class SqliteStore:
     def status(self) -> Mapping[str, Any]:
         """Return its part of the status page."""
         about = {"kind": "sqlite", "available": not self._failure, "reason": self._failure}
-        return {**about, "waiting": len(self._waiting), **self._figures}
+        oldest = next(iter(self._waiting.values()), None)
+        behind = 0.0 if oldest is None else trio.current_time() - oldest.asked_at
+        return {**about, "waiting": len(self._waiting), "behind": round(behind, 3), **self._figures}
 
     # --- the trio side -----------------------------------------------------------------------------------------------
 
@@ -314,9 +318,12 @@ class SqliteStore:
             self._figures["kept_bytes"] = kept
             if self._restored:
                 self._set_failure("")
+        now = trio.current_time()
         for number in numbers:
             waiting = self._waiting.pop(number, None)
             if waiting is not None:
+                if not failure and self.durations is not None:
+                    self.durations.observe(now - waiting.asked_at)
                 waiting.done(failure)
 
     @property

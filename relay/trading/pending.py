@@ -71,6 +71,7 @@ class PendingCommand:
         session: the session that carries it out.
         scope: the account its names belong to.
         due_at: its deadline, monotonic seconds.
+        taken_at: when it was taken, monotonic seconds; None of one that was taken before a restart.
         api_key: name of the API key that sent it.
         digest: of the command without its ``id``: another command under one of its names has another one.
         called: the name of the command's type.
@@ -107,6 +108,7 @@ class PendingCommand:
     shown: Reply | None = None
     size: int = 0
     told: bool = False
+    taken_at: float | None = None
     _waiting: list[Callable[[Outcome | None, bytes], object]] = Factory(list)
 
     @property

@@ -32,6 +32,7 @@ from typing import Any
 
 from attrs import Factory, define, field, frozen, validators
 
+from relay.histogram import Histogram
 from relay.model.channels import Stream
 from relay.model.commands import Command
 from relay.model.enums import Outcome
@@ -198,6 +199,8 @@ class CommandRegistry:
         self._shares: dict[str | Scope, _Share] = {}
         self.notes: Counter[str] = Counter()
         """Counters: replies by outcome, ``repeated``, ``conflict``, ``full``, ``resolved``, ``late_reply``."""
+        self.durations: dict[tuple[str, str], Histogram] = {}
+        """Seconds from taking a command to its reply, by provider and outcome."""
 
     def __len__(self) -> int:
         """Commands open or remembered."""
@@ -240,7 +243,7 @@ class CommandRegistry:
             raise Unstorable(self._store.failure)
         size += _OVERHEAD + sum(len(value) for _, _, value in names)
         self._make_room(session, scope, api_key, size)
-        pending = PendingCommand(session, scope, command, due_at, names, api_key, digest, command.name)
+        pending = PendingCommand(session, scope, command, due_at, names, api_key, digest, command.name, taken_at=now)
         self._enter(pending, size)
         return pending, True
 
@@ -384,6 +387,9 @@ class CommandRegistry:
         if not waiting:
             del self._open[pending.session]
         self.notes[reply.outcome.value] += 1
+        if pending.taken_at is not None:
+            labels = pending.session.provider, reply.outcome.value
+            self.durations.setdefault(labels, Histogram()).observe(now - pending.taken_at)
         if reply.outcome is not Outcome.UNKNOWN:
             self._unwatch(pending)
         id = id or reply.id

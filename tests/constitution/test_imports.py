@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 #: Rooms from the ground up; a room imports only the rooms named here (and itself).
 GROUND = {
     "relay.errors",
+    "relay.histogram",
     "relay.limits",
     "relay.model",
     "relay.adapter",
@@ -24,6 +25,7 @@ GROUND = {
 }
 FLOORS = {
     "relay.errors": set(),
+    "relay.histogram": set(),
     "relay.limits": set(),
     "relay.model": {"relay.errors"},
     "relay.websocket": set(),
@@ -31,7 +33,7 @@ FLOORS = {
     "relay.pusher": {"relay.limits", "relay.model", "relay.websocket"},
     "relay.plugins": {"relay.errors", "relay.model", "relay.adapter"},
     "relay.auth": {"relay.model"},
-    "relay.store": set(),
+    "relay.store": {"relay.histogram"},
     "relay.cluster": GROUND | {"relay.store", "relay.trading", "relay.hub"},
     "relay.trading": GROUND | {"relay.store"},
     "relay.hub": {"relay.limits", "relay.model", "relay.plugins", "relay.pusher", "relay.store", "relay.trading", "relay.websocket"},
@@ -53,6 +55,7 @@ FOR_ADAPTERS = {"relay.limits", "relay.model", "relay.adapter", "relay.plugins",
 #: Rooms without IO, clock, random source or log, and the modules of them that are shells all the same.
 PURE = (
     "relay.errors",
+    "relay.histogram",
     "relay.limits",
     "relay.model",
     "relay.adapter",

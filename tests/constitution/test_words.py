@@ -29,7 +29,8 @@ RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whate
 #: `testing.meaning` has the conformance checks of what events mean;
 #: `replay` is a recording in a provider's place; `model.typescript` and `model.asyncapi` say the model in other languages.
 #: `server.api.frames` is the frames that API keys may inspect; `plugins.masking` came from the recorder, which shares it.
-MOST_MODULES = 140
+#: `histogram` is used by the store, commands, and the writer to subscribers; `server.api.metrics` was half of `health`.
+MOST_MODULES = 142
 
 
 def room_of(path: Path) -> str:

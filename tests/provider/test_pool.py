@@ -69,7 +69,8 @@ class Stub:
         counters = {"received": 2, "notes": {"late_answer": 1}, "samples": [{"raw": "x"}] * 60}
         topics = {"confirmed": self.topics, "troubled": []}
         return {"provider": "acme", **self.state, "topics": topics, "books": {"held": 1, "collecting": ["A"]},
-                "counters": counters, "unwritten": 0, "queued": 1, "last_received_at": f"2025-01-01T00:00:0{self.topics}Z"}  # fmt: skip
+                "counters": counters, "unwritten": 0, "queued": 1, "last_event_at": None,
+                "last_received_at": f"2025-01-01T00:00:0{self.topics}Z"}  # fmt: skip
 
 
 class Pool:

@@ -208,3 +208,4 @@ def test_asking_for_what_is_open_is_charged_as_a_call(rig):
     r = rig(options={"lists": "yes"}, limits=(Rate(1, burst=4, of="call"),))
     assert r.texts(r.up(0)) == ["open?"]
     assert r.machine.status()["budget"] == {"call": 3}
+    assert r.machine.status()["budget_limits"] == {"call": 4}

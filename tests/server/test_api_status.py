@@ -8,7 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.model.events import Account, Quote, Stamp
+from relay.histogram import Histogram
+from relay.model.enums import StalenessEvent
+from relay.model.events import Account, Quote, Staleness, Stamp
+from relay.server.api.metrics import Measured
 from relay.server.api.settings import ApiSettings
 from support.api_harness import BEARER, Exchange, Rig
 
@@ -77,6 +80,22 @@ async def test_not_ready_says_which(rig: Rig) -> None:
     assert (await rig.http.get("/readyz")).json() == {"status": "not ready", "waiting": waiting}
 
 
+async def test_ready_names_what_is_unusable(rig: Rig) -> None:
+    rig.sessions = [session(), session("failed", provider="binance", account=None, required=False)]
+    rig.hub.publish(Quote(symbol="EUR/USD", bid="1"), STAMP, 0.0)
+    rig.hub.publish(Staleness(event=StalenessEvent.STALE, of="quote", symbols=("EUR/USD",)), STAMP, 0.0)
+    lost = {"provider": "binance", "state": "FAILED"}
+    answer = await rig.http.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ready",
+        "unusable": [lost, {"provider": "helio", "kind": "quote", "streams": 1}],
+    }
+    rig.hub.publish(Staleness(event=StalenessEvent.FRESH, of="quote", symbols=("EUR/USD",)), STAMP, 0.5)
+    rig.now = 1.5
+    assert (await rig.http.get("/readyz")).json() == {"status": "ready", "unusable": [lost]}
+
+
 async def test_a_session_without_required_is_not(rig: Rig) -> None:
     rig.sessions = [{"provider": "x", "account": None, "state": "failed", "reason": None}]
     assert (await rig.http.get("/readyz")).status_code == 200
@@ -142,6 +161,33 @@ async def test_metrics_are_the_state_in_figures(rig: Rig) -> None:
     assert got["tickrelay_channels", frozenset({"3"})] == 2
     assert got["tickrelay_subscriptions", frozenset({"3"})] == 2
     assert got["tickrelay_connections", frozenset({"4"})] == 0
+
+
+async def test_metrics_of_a_session_tell_its_age_budgets_and_topics(rig: Rig) -> None:
+    about = {"last_event_at": "2025-01-15T10:30:00.500000Z", "budget": {"call": 3}, "budget_limits": {"call": 10}}
+    rig.sessions = [session(**about, topics={"pending": 2, "troubled": [{"kind": "quote"}]}, queued=4)]
+    got = await figures(rig)
+    assert got["tickrelay_session_last_event_timestamp_seconds", frozenset({"helio", "demo"})] == 1736937000.5
+    assert got["tickrelay_session_budget_remaining", frozenset({"helio", "demo", "call"})] == 3
+    assert got["tickrelay_session_budget_limit", frozenset({"helio", "demo", "call"})] == 10
+    assert got["tickrelay_session_topics", frozenset({"helio", "demo", "pending"})] == 2
+    assert got["tickrelay_session_queued", frozenset({"helio", "demo"})] == 4
+
+
+async def test_durations_are_histograms_with_the_buckets_that_prometheus_expects() -> None:
+    written, ordered = Histogram(), Histogram()
+    written.observe(0.0002, 3)
+    written.observe(60)
+    ordered.observe(0.5)
+    rig = Rig(measured=Measured(publish_to_write=written, command_durations={("helio", "accepted"): ordered}))
+    async with rig.http:
+        got = await figures(rig)
+    buckets = {
+        labels: count for (name, labels), count in got.items() if name == "tickrelay_publish_to_write_seconds_bucket"
+    }
+    assert [buckets[frozenset({bound})] for bound in ("0.0001", "0.00025", "10.0", "+Inf")] == [0, 3, 3, 4]
+    assert got["tickrelay_publish_to_write_seconds_sum", frozenset()] == pytest.approx(60.0006)
+    assert got["tickrelay_command_duration_seconds_bucket", frozenset({"helio", "accepted", "0.5"})] == 1
 
 
 async def test_two_relays_in_one_process_do_not_mix(rig: Rig) -> None:

@@ -90,7 +90,10 @@ async def test_one_stalled_and_999_healthy(descriptors: None) -> None:
                 await reads(healthy, b'\\"seq\\":%d}' % (number + 1))
         assert all(client.seqs() == list(range(1, TRADES + 1)) for client in healthy)
         blocked = [connection.outbox for connection in edge.connections.values() if connection.outbox.blocked]
+        assert edge.slow == set(blocked)
         assert len(blocked) == 1
+        assert blocked[0].waiting[0] <= limits.messages
+        assert 0 < blocked[0].fill <= 1.1  # the rest of a frame that was begun is beside the limit
         backlog = blocked[0]._backlog
         assert backlog is not None
         assert backlog.messages <= limits.messages

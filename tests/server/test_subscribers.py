@@ -481,6 +481,7 @@ async def test_orders_are_not_dropped_a_slow_subscriber_is_closed_with_4100() ->
             r.hub.publish(Policy.NEVER_DROP, 2000)
             await trio.lowlevel.checkpoint()
         assert slow.outbox.closing[0] == 4100
+        await until(lambda: r.edge.closed_slow == {"full": 1, "stalled": 0})
         data = await everything_until(client, b"too slow")
         assert data.endswith((4100).to_bytes(2, "big") + b"too slow: outbox is full")
         await client.send_all(b"\x88\x80\0\0\0\0")
@@ -496,8 +497,11 @@ async def test_a_socket_that_takes_nothing_is_dropped_at_the_write_deadline() ->
         while not slow.outbox.blocked:
             r.hub.publish(Policy.GAP, 2000)
             await trio.lowlevel.checkpoint()
+        assert slow.outbox in r.edge.slow or not slow.outbox.waiting[0]
         await slow.end.wait()
         assert slow.outbox.closing is None
+        await until(lambda: not r.edge.slow)
+        assert r.edge.closed_slow == {"full": 0, "stalled": 1}
         await client.aclose()
 
 

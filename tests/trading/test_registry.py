@@ -80,6 +80,17 @@ def test_a_reply_ends_a_pending_and_wakes_who_waits(r: Rig) -> None:
     assert (r.registry.open, len(r.registry)) == (0, 1)
 
 
+def test_durations_are_counted_by_provider_and_outcome(r: Rig) -> None:
+    r.take(place("c1"))
+    r.take(place("c2", client_order_id=None))
+    r.now = 0.3
+    r.hear(reply("c1"))
+    r.hear(reply("c2", "rejected"))
+    assert r.registry.durations.keys() == {("helio", "accepted"), ("helio", "rejected")}
+    accepted = dict(r.registry.durations["helio", "accepted"].buckets())
+    assert (accepted["0.25"], accepted["0.5"], accepted["+Inf"]) == (0, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("again", "key"),
     [

@@ -1,25 +1,22 @@
-"""Answer whether the relay is alive and ready, with its status as JSON for the dashboard and metrics for Prometheus.
+"""Answer whether the relay is alive and ready, with its status as JSON for the dashboard.
 
-`/healthz` and `/readyz` are public and brief. Status and metrics need an API key unless they are configured as public. They
-name an account, and what may tell of it (reasons, topics, samples of messages), only to API keys that may read it.
+`/healthz` and `/readyz` are public and brief. Status and metrics (`relay.server.api.metrics`) need an API key unless they
+are configured as public. They name an account, and what may tell of it (reasons, topics, samples of messages), only to API
+keys that may read it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from attrs import frozen
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.auth import ApiKey, KeyRing
 from relay.hub.hub import Hub
-from relay.hub.topic import Channel, TopicState
+from relay.hub.topic import TopicState
 from relay.model.channels import ALL, ChannelError, Stream, channel_name, parse_channel
 from relay.model.events import MARKET_KINDS
 from relay.provider.catalog import CatalogEntry
@@ -50,6 +47,10 @@ CONNECTED = "CONNECTED"
 #: Not connected because nobody wants anything: it connects when somebody does.
 IDLE = "IDLE"
 STATES = tuple(dict.fromkeys(_SHOWN.values()))
+#: States of a session whose streams have no data.
+_LOST = ("RECONNECTING", "FAILED")
+#: Seconds for which the number of stale streams is used again.
+_COUNTED_EVERY = 1.0
 
 
 def shown(status: Mapping[str, Any]) -> Session:
@@ -123,7 +124,7 @@ class Page:
 
 
 class Status:
-    """Endpoints for health, status and metrics. All callables return the current state."""
+    """Endpoints for health and status. All callables return the current state."""
 
     def __init__(
         self,
@@ -136,10 +137,9 @@ class Status:
         hub: Hub,
         store: Callable[[], Mapping[str, Any]],
         commands: Callable[[], Mapping[str, Any]],
-        registry: CollectorRegistry,
-        collector: "RelayCollector",
         slices: Slices,
         pay: Callable[[str, int], bool],
+        clock: Callable[[], float],
     ) -> None:
         """``pay(caller, items)`` charges for an answer about so many things; False where too much was asked for."""
         self._settings = settings
@@ -150,38 +150,53 @@ class Status:
         self._hub = hub
         self._store = store
         self._commands = commands
-        self._registry = registry
-        self._collector = collector
         self._slices = slices
         self._pay = pay
+        self._clock = clock
+        #: The streams that are unusable, by provider and kind, and when they were counted.
+        self._stale: Counter[tuple[str, str]] = Counter()
+        self._counted_at = -inf
 
     async def health(self, request: Request) -> Response:
         """Answer GET /healthz: the process is up."""
         return json_answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Answer GET /readyz: 200 if every required session is connected and the store works, else 503 with what is not."""
-        waiting, available = not_ready(self._sessions()), self._store()["available"]
-        if waiting or not available:
-            about = {} if available else {"store": "unavailable"}  # the reason names files, and this page is public
-            return json_answer({"status": "not ready", "waiting": waiting, **about}, 503)
-        return json_answer({"status": "ready"})
+        """Answer GET /readyz: 200 if every required session is connected and the store works, else 503 with what is not.
 
-    async def metrics(self, request: Request) -> Response:
-        """Answer GET /metrics in Prometheus' text format."""
-        key = self._charged(request)
-        counts = HubCounts()
-        await self._slices.map(counts.add_stream, self._hub.streams())
-        for app_id, channels in self._hub.occupied_channels().items():
-            await self._slices.map(partial(counts.add_channel, app_id), channels)
-        with self._collector.seen_by(key, counts):
-            text = generate_latest(self._registry)
-        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        ``unusable`` names, in both answers, other sessions that are lost, and how many streams of which kind are stale: one
+        quiet market is no reason to send clients to another relay.
+        """
+        sessions = list(self._sessions())
+        waiting, available = not_ready(sessions), self._store()["available"]
+        lost = [session for session in sessions if not session["required"] and session["state"] in _LOST]
+        unusable: list[dict[str, Any]] = [{name: each[name] for name in ("provider", "state")} for each in lost]
+        for (provider, kind), count in sorted((await self._stale_streams()).items()):
+            unusable.append({"provider": provider, "kind": kind, "streams": count})
+        about = {"unusable": unusable} if unusable else {}
+        if not waiting and available:
+            return json_answer({"status": "ready", **about})
+        store = {} if available else {"store": "unavailable"}  # the reason names files, and this page is public
+        return json_answer({"status": "not ready", "waiting": waiting, **store, **about}, 503)
+
+    async def _stale_streams(self) -> Mapping[tuple[str, str], int]:
+        """Return the number of streams whose data are stale; counted once a second at most, since anybody may ask."""
+        if self._clock() >= self._counted_at + _COUNTED_EVERY:
+            self._counted_at = self._clock()
+            stale: Counter[tuple[str, str]] = Counter()
+
+            def count(topic: TopicState) -> None:
+                if not topic.usable and topic.stream is not None:
+                    stale[topic.stream.provider, topic.kind] += 1
+
+            await self._slices.map(count, self._hub.streams())
+            self._stale = stale
+        return self._stale
 
     async def status(self, request: Request) -> Response:
         """Answer GET /api/v2/status, the data of the dashboard; of streams and channels those of a `Page`."""
         page = Page.of(request)
-        key = self._charged(request)
+        key = self.charged(request)
         app, sessions = self._find_app(self._settings.app_id), list(self._sessions())
         entries = list(self._catalog())
         quotes = await self._slices.map(encoded, _quotes(entries if key is None else readable(entries, key)))
@@ -227,7 +242,7 @@ class Status:
             and request.headers.get("origin", own).lower() == own.lower()
         )
 
-    def _charged(self, request: Request) -> ApiKey | None:
+    def charged(self, request: Request) -> ApiKey | None:
         """Charge whoever asks for everything that is counted; return the API key that is presented, if any."""
         key = self._key(request)
         host = request.client.host if request.client is not None else ""
@@ -266,196 +281,3 @@ def _quotes(entries: Iterable[CatalogEntry]) -> Iterable[dict[str, Any]]:
                     "channel": channel,
                     "kinds": kinds[entry.provider],
                 }
-
-
-# Metrics -------------------------------------------------------------------------------------------------------------
-
-Labels = tuple[str, str]
-Values = Mapping[Any, float]
-"""Values by their labels' values, a tuple with one text per label."""
-
-_OF_SESSION = ("provider", "account")
-
-#: Counters of a session: name there, name here, help.
-_SESSION_COUNTERS = (
-    ("messages", "tickrelay_session_messages", "Messages and HTTP answers read from the provider."),
-    ("received", "tickrelay_session_received", "Events, and parts not understood, that the adapter made of them."),
-    ("published", "tickrelay_session_published", "Events of the provider that were published."),
-    ("deduped", "tickrelay_session_deduped", "Events that had been published before."),
-    ("unknown", "tickrelay_session_unknown", "Messages and parts of messages that were not understood."),
-    ("raised", "tickrelay_session_raised", "Events about the session, by the relay itself."),
-    ("reconnects", "tickrelay_session_reconnects", "Connections after the first."),
-)
-
-
-#: Counts of log lines: name, help.
-_LOG_COUNTS = {
-    "lost": "Log lines that could not be written.",
-    "withheld": "Repeated log lines that were not written.",
-}
-
-
-class RelayCollector(Collector):
-    """Metrics of the hub and the sessions' status.
-
-    They are collected on request from state that exists anyway. So they cost nothing on the path of a message, and cannot
-    differ from the status page.
-    """
-
-    def __init__(
-        self,
-        version: str,
-        hub: Hub,
-        sessions: Callable[[], Iterable[Session]],
-        store: Callable[[], Mapping[str, Any]],
-        commands: Callable[[], Mapping[str, Any]],
-        log_counts: Callable[[], Mapping[str, int]] = dict,
-    ) -> None:
-        self._version = version
-        self._hub = hub
-        self._sessions = sessions
-        self._store = store
-        self._commands = commands
-        self._log_counts = log_counts
-        self._key: ApiKey | None = None
-        self._counts: HubCounts | None = None
-
-    @contextmanager
-    def seen_by(self, key: ApiKey | None, counts: "HubCounts") -> Iterator[None]:
-        """Collect what the holder of this key may see, for the length of the block, which must not await.
-
-        `counts` are those of the hub, which take long; without them they are counted at once.
-        """
-        self._key, self._counts = key, counts
-        try:
-            yield
-        finally:
-            self._key = self._counts = None
-
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: the label values are not known in advance."""
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the current values."""
-        yield _gauge("tickrelay_info", "The relay's version.", {(self._version,): 1}, "version")
-        yield from _session_metrics([as_seen_by(session, self._key) for session in self._sessions()])
-        yield from _hub_metrics(self._hub, self._counts or HubCounts.of(self._hub))
-        yield from _command_metrics(dict(self._commands()))
-        yield from _store_metrics(self._store())
-        for name, count in self._log_counts().items():
-            yield _counter(f"tickrelay_log_lines_{name}", _LOG_COUNTS[name], {(): count})
-
-
-def _command_metrics(commands: dict[str, Any]) -> Iterator[Metric]:
-    yield _gauge("tickrelay_commands_open", "Commands without a reply.", {(): commands.pop("open", 0)})
-    yield _gauge("tickrelay_commands_remembered", "Replies remembered.", {(): commands.pop("remembered", 0)})
-    counts = {(note,): count for note, count in commands.items()}
-    yield _counter("tickrelay_commands", "Replies by outcome, repetitions and refusals.", counts, "what")
-
-
-def _store_metrics(store: Mapping[str, Any]) -> Iterator[Metric]:
-    yield _gauge("tickrelay_store_available", "1 while the store can be written.", {(): float(store["available"])})
-    yield _gauge("tickrelay_store_waiting", "Rows whose acknowledgement is waited for.", {(): store["waiting"]})
-    for name in ("transactions", "rows", "failures"):
-        yield _counter(f"tickrelay_store_{name}", f"{name.capitalize()} of the store.", {(): store.get(name, 0)})
-
-
-def _session_metrics(sessions: list[Session]) -> Iterator[Metric]:
-    # Sessions whose accounts are not named share their labels: their figures are added up.
-    states: Counter[Any] = Counter()
-    dropped: Counter[Any] = Counter()
-    for session in sessions:
-        states.update({(*_labels(session), state): float(session["state"] == state) for state in STATES})
-        dropped.update({(*_labels(session), reason): count for reason, count in session.get("dropped", {}).items()})
-    yield _gauge("tickrelay_session_state", "1 for the state the session is in.", states, *_OF_SESSION, "state")
-    yield _counter("tickrelay_session_dropped", "Events not published, by reason.", dropped, *_OF_SESSION, "reason")
-    for key, name, about in _SESSION_COUNTERS:
-        counts: Counter[Any] = Counter()
-        for session in sessions:
-            if key in session:
-                counts[_labels(session)] += session[key]
-        yield _counter(name, about, counts, *_OF_SESSION)
-
-
-def _labels(session: Session) -> tuple[str, str]:
-    return str(session["provider"]), str(session.get("account") or "")
-
-
-class HubCounts:
-    """Streams by provider and kind, channels by app: the metrics that every stream and channel has to be looked at for."""
-
-    def __init__(self) -> None:
-        self.subscribers: Counter[Labels] = Counter()
-        """Subscriptions to streams."""
-        self.streams: Counter[Labels] = Counter()
-        self.unusable: Counter[Labels] = Counter()
-        self.channels: Counter[tuple[str]] = Counter()
-        """Occupied channels."""
-        self.subscriptions: Counter[tuple[str]] = Counter()
-        """Subscriptions to channels."""
-
-    @classmethod
-    def of(cls, hub: Hub) -> "HubCounts":
-        """Count all at once."""
-        counts = cls()
-        for topic in hub.streams():
-            counts.add_stream(topic)
-        for app_id, channels in hub.occupied_channels().items():
-            for channel in channels:
-                counts.add_channel(app_id, channel)
-        return counts
-
-    def add_stream(self, topic: TopicState) -> None:
-        """Count a stream's topic."""
-        assert topic.stream is not None
-        labels = topic.stream.provider, topic.kind
-        self.subscribers[labels] += sum(map(len, topic.channels))
-        self.streams[labels] += 1
-        self.unusable[labels] += not topic.usable
-
-    def add_channel(self, app_id: str, channel: Channel) -> None:
-        """Count an app's channel."""
-        self.channels[app_id,] += 1
-        self.subscriptions[app_id,] += len(channel)
-
-
-def _hub_metrics(hub: Hub, counts: HubCounts) -> Iterator[Metric]:
-    totals = hub.totals()
-    kinds = {(kind,): count for kind, count in totals["published"].items()}
-    yield _counter("tickrelay_events_published", "Events published, by kind.", kinds, "kind")
-    yield _counter("tickrelay_events_unrouted", "Events that belonged to no channel.", {(): totals["unrouted"]})
-    dropped = {(policy,): count for policy, count in totals["dropped"].items()}
-    about = "Deliveries that slow subscribers did not get as they were, by policy."
-    yield _counter("tickrelay_deliveries_dropped", about, dropped, "policy")
-    limits = {
-        (limit, action): count for limit, actions in totals["limits"].items() for action, count in actions.items()
-    }
-    about = "Times a client exceeded a limit, by what was done: slowed (connections), refused (messages), closed."
-    yield _counter("tickrelay_limits_exceeded", about, limits, "limit", "action")
-    yield _gauge("tickrelay_stream_subscribers", "Subscriptions to streams.", counts.subscribers, "provider", "kind")
-    yield _gauge("tickrelay_streams", "Streams that are kept.", counts.streams, "provider", "kind")
-    yield _gauge("tickrelay_streams_unusable", "Streams whose data are stale now.", counts.unusable, "provider", "kind")
-    apps = {(id,): hub.app_totals(id) for id in hub.occupied_channels()}
-    connections = {labels: app["connections"] for labels, app in apps.items()}
-    yield _gauge("tickrelay_connections", "Open connections.", connections, "app")
-    channels = {labels: counts.channels[labels] for labels in apps}
-    yield _gauge("tickrelay_channels", "Occupied channels.", channels, "app")
-    subscriptions = {labels: counts.subscriptions[labels] for labels in apps}
-    yield _gauge("tickrelay_subscriptions", "Subscriptions to channels.", subscriptions, "app")
-    users = {labels: app["users"] for labels, app in apps.items()}
-    yield _gauge("tickrelay_users", "Users signed in.", users, "app")
-
-
-def _gauge(name: str, about: str, values: Values, *labels: str) -> Metric:
-    return _filled(GaugeMetricFamily(name, about, labels=labels), values)
-
-
-def _counter(name: str, about: str, values: Values, *labels: str) -> Metric:
-    return _filled(CounterMetricFamily(name, about, labels=labels), values)
-
-
-def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: Values) -> Metric:
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family

@@ -7,7 +7,7 @@
 | ``/api/v2/symbols`` | search of symbols, by API key (`symbols`) |
 | ``/api/v2/frames`` | received frames of a session, by API keys with that permission (`frames`) |
 | ``/api/v2/commands`` | trading, by API keys with that permission (`commands`) |
-| ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | health, status, metrics (`health`) |
+| ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | health, status, metrics (`health`, `metrics`) |
 | ``/schemas/KIND.json``, ``/api/v2/asyncapi.json`` | JSON Schemas of the events, AsyncAPI document |
 | ``/`` | the dashboard (`Pages`) |
 
@@ -42,7 +42,8 @@ from relay.server.api.answers import Bodies, HttpRefusal, Slices
 from relay.server.api.channels import Bootstrap
 from relay.server.api.commands import Commands
 from relay.server.api.frames import Frames, Inspection
-from relay.server.api.health import RelayCollector, Session, Status, shown
+from relay.server.api.health import Session, Status, shown
+from relay.server.api.metrics import Measured, Metrics, RelayCollector
 from relay.server.api.pusher import PusherApi
 from relay.server.api.settings import ApiSettings
 from relay.server.api.symbols import Search, SymbolSearch
@@ -66,7 +67,7 @@ def build_api(
     inspection: Inspection | None = None,
     store: Callable[[], Mapping[str, Any]] = lambda: {"available": True, "waiting": 0},
     registry: CollectorRegistry | None = None,
-    log_counts: Callable[[], Mapping[str, int]] = dict,
+    measured: Measured | None = None,
     web: Path = WEB,
     clock: Callable[[], float] = trio.current_time,
     unix_time: Callable[[], float] = time.time,
@@ -76,8 +77,8 @@ def build_api(
     ``catalog`` and ``sessions`` are called on every request that needs them; a session is its ``status()``, with
     ``required`` added. ``authorize(key name, channel)`` may overrule the configured permissions; ``refusal(stream)`` is the
     reason that a stream cannot be had, ``search`` finds symbols. Without ``command_service`` there is no endpoint for
-    commands, without ``inspection`` none for frames. ``store`` is the store's ``status``.
-    The metrics are registered in ``registry``, a new one by default.
+    commands, without ``inspection`` none for frames. ``store`` is the store's ``status``. The metrics are registered in
+    ``registry``, a new one by default; ``measured`` are those that the relay counts where they arise.
     ``clock`` is the hub's.
     """
     registry = registry or CollectorRegistry()
@@ -86,8 +87,8 @@ def build_api(
         return list(map(shown, sessions()))
 
     commands = dict[str, Any] if command_service is None else command_service.registry.snapshot
-    collector = RelayCollector(settings.version, hub, current_sessions, store, commands, log_counts)
-    registry.register(collector)
+    measured = measured or Measured()
+    collector = RelayCollector(settings.version, hub, current_sessions, store, commands, measured)
     bodies = Bodies(settings.bodies, settings.body_within)
     slices = Slices()
     pusher = PusherApi(hub, clock=clock, unix_time=unix_time, bodies=bodies, slices=slices)
@@ -132,11 +133,11 @@ def build_api(
         hub=hub,
         store=store,
         commands=commands,
-        registry=registry,
-        collector=collector,
         slices=slices,
         pay=pay_status,
+        clock=clock,
     )
+    metrics = Metrics(hub, registry, collector, slices, status.charged)
     frames = []
     if inspection is not None:
         frames = [Route("/v2/frames", Frames(keys, inspection, pay).endpoint)]
@@ -162,7 +163,7 @@ def build_api(
             Mount("/schemas", app=_exactly([Route("/{kind}.json", bootstrap.schema)])),
             Route("/healthz", status.health),
             Route("/readyz", status.ready),
-            Route("/metrics", status.metrics),
+            Route("/metrics", metrics.endpoint),
             Mount("/", app=Pages(web)),
         ],
         middleware=[Middleware(Cors, prefixes=(answers.API, "/schemas/"), allowed=bootstrap.origin_allowed)],

@@ -5,6 +5,9 @@ tasks of that pass.
 
 Subscribers of the same channels received the same deliveries in this pass. The deliveries are joined once, and given to the
 kernel in one call with the list of the sockets if there is an io_uring, or else written to each socket.
+
+How long writing takes is measured once for each pass, at its end, for its first delivery. It waited for the longest of all,
+and every subscriber of the pass is counted with its time.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +16,7 @@ import attrs
 import structlog
 import trio
 
+from relay.histogram import Histogram
 from relay.hub.outbox import Delivery, Outbox
 from relay.server.fastpath.uring import Ring, open_ring
 from relay.server.transport import SocketTransport, TlsTransport
@@ -38,6 +42,11 @@ class BatchWriter:
         self._queue: list[Outbox] = []
         self._waiting: trio.lowlevel.Task | None = None
         self._ring: Ring | None = None
+        self._put_at = 0.0
+        self.publish_to_write = Histogram()
+        """Seconds from the first delivery of a pass until all subscribers of the pass were written to, by subscriber."""
+        self.upstream_to_write = Histogram()
+        """The same from the time at which the provider's message was read; of passes that begin with one."""
 
     def open(self, *, io_uring: bool) -> None:
         """Prepare for the first connection. `io_uring`: use it for plain sockets if the kernel allows it."""
@@ -73,10 +82,18 @@ class BatchWriter:
     def _flush(self) -> None:
         outboxes = self._queue.copy()
         self._queue.clear()
-        for outbox, error in flush_all(outboxes, None if self._ring is None else self._ring.send):
+        put_at, pending = self._put_at, outboxes[0].pending
+        read_at = pending[0].read_at if pending else 0.0
+        unfinished = flush_all(outboxes, None if self._ring is None else self._ring.send)
+        now, count = trio.current_time(), len(outboxes)
+        self.publish_to_write.observe(now - put_at, count)
+        if read_at:
+            self.upstream_to_write.observe(now - read_at, count)
+        for outbox, error in unfinished:
             self._unfinished(outbox, error)
 
     def _wake(self) -> None:
+        self._put_at = trio.current_time()
         if self._waiting is not None:
             trio.lowlevel.reschedule(self._waiting)
             self._waiting = None
