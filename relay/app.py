@@ -37,7 +37,9 @@ from relay.hub.topic import PublishedEvent
 from relay.model.channels import Stream, Topic
 from relay.model.events import Event, Reply, Stamp
 from relay.plugins.hookspecs import (
+    AnsweredCommand,
     ChannelEvent,
+    CommandTap,
     FrameTap,
     Grant,
     Service,
@@ -66,6 +68,7 @@ from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from relay.store.sqlite_file import LogLimits
 from relay.trading.pending import TABLE as COMMANDS
+from relay.trading.pending import PendingCommand
 from relay.trading.registry import CHECKED, CommandRegistry
 from relay.trading.service import CommandService, Submission
 
@@ -94,6 +97,7 @@ class PluginCode:
         self.transforms: list[FromPlugin[Transform]] = []
         self.taps: list[FromPlugin[Tap]] = []
         self.watchers: list[FromPlugin[Watcher]] = []
+        self.command_taps: list[FromPlugin[CommandTap]] = []
         self.failures: Counter[str] = Counter()
         """Exceptions, by plugin."""
         self.withheld: Counter[str] = Counter()
@@ -128,6 +132,28 @@ class PluginCode:
                 watcher.value(event)
             except Exception as error:  # noqa: BLE001 - foreign code may raise anything
                 self.failed(watcher.plugin, "watcher", error)
+
+    def tap_command(self, pending: PendingCommand, now: float, unix_ns: int) -> None:
+        """Pass a command that has its reply to the taps."""
+        reply = pending.reply
+        if not self.command_taps or reply is None or pending.taken_at is None:
+            return
+        command = AnsweredCommand(
+            provider=pending.scope.provider,
+            account=pending.scope.account,
+            id=pending.command.id,
+            name=pending.called,
+            api_key=pending.api_key,
+            outcome=reply.outcome.value,
+            error_code=str(reply.error.get("code", "")) if isinstance(reply.error, Mapping) else "",
+            taken_unix_ns=unix_ns - int((now - pending.taken_at) * 1e9),
+            answered_unix_ns=unix_ns,
+        )
+        for tap in self.command_taps:
+            try:
+                tap.value(command)
+            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+                self.failed(tap.plugin, "command tap", error)
 
     def tap_frames(self, taps: Sequence[FromPlugin[FrameTap]], traffic: Traffic) -> None:
         """Pass what a session sent or received to its taps."""
@@ -249,6 +275,7 @@ class Relay:
         self._plugin_rows: Rows = {}
         self._unresolved: list[Stream] = []
         self._services: list[FromPlugin[Service]] = []
+        self._plugin_names = [name for name, _ in plugins.manager.list_name_plugin()]
         self._call_hooks(plugins)
 
     def _call_hooks(self, plugins: Plugins) -> None:
@@ -259,6 +286,9 @@ class Relay:
         code.transforms = collect("relay_transforms")
         code.taps = collect("relay_taps") + [
             FromPlugin(each.plugin, each.value.tap) for each in services if each.value.tap
+        ]
+        code.command_taps = [
+            FromPlugin(each.plugin, each.value.tap_commands) for each in services if each.value.tap_commands
         ]
         code.watchers = collect("relay_watchers") + [
             FromPlugin(each.plugin, each.value.watch) for each in services if each.value.watch
@@ -305,7 +335,9 @@ class Relay:
         published = self._publish(checked, stamp, now)
         if isinstance(checked, Reply):
             id, data = ("", b"") if published is None else (published.id, published.data)
-            self._registry.settle(checked, stamp, now, id, data)
+            pending = self._registry.settle(checked, stamp, now, id, data)
+            if pending is not None:
+                self._plugin_code.tap_command(pending, now, time.time_ns())
 
     def _publish(self, event: Event, stamp: Stamp, now: float) -> PublishedEvent | None:
         """Transform an event, publish it and pass it to the taps. Return it as published; None if a transform drops it."""
@@ -561,6 +593,7 @@ class Relay:
                 store_durations=self._store.durations,
                 slow=self._edge.slow,
                 closed_slow=self._edge.closed_slow,
+                plugins=self._plugin_names,
                 plugin_failures=self._plugin_code.failures,
                 log_counts=self._log_counts,
             ),

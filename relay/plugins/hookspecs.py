@@ -132,6 +132,35 @@ class TappedSession:
 
 
 @frozen(kw_only=True)
+class AnsweredCommand:
+    """A trading command that has its reply.
+
+    Attributes:
+        account: None where the provider has no accounts.
+        id: the command's.
+        name: the name of its type, ``place_order`` for instance.
+        api_key: the name of the API key that sent it.
+        outcome: ``accepted``, ``rejected`` or ``unknown``.
+        error_code: the code of the refusal, or the reason that the outcome is not known; else empty.
+        taken_unix_ns, answered_unix_ns: when the relay took it, and when it had the reply, Unix nanoseconds.
+    """
+
+    provider: str
+    account: str | None
+    id: str
+    name: str
+    api_key: str
+    outcome: str
+    error_code: str
+    taken_unix_ns: int
+    answered_unix_ns: int
+
+
+#: Receive commands when they have their replies. Must return quickly; exceptions are counted against the plugin.
+CommandTap = Callable[[AnsweredCommand], None]
+
+
+@frozen(kw_only=True)
 class Simulated:
     """A simulated provider for ``tickrelay demo``: a server on a port of its own, with invented data.
 
@@ -163,6 +192,7 @@ class Service:
         watch: receives channel events, as the result of `relay_watchers` does; also while the task does not run.
         tap: receives published events, as the result of `relay_taps` does.
         tap_frames: returns the tap of a session, as `relay_frame_taps` does; None leaves the session alone.
+        tap_commands: receives trading commands that have their replies; those that a restart left open are not among them.
     """
 
     name: str
@@ -170,6 +200,7 @@ class Service:
     watch: Watcher | None = None
     tap: Tap | None = None
     tap_frames: Callable[[TappedSession], FrameTap | None] | None = None
+    tap_commands: CommandTap | None = None
 
 
 @frozen

@@ -374,14 +374,14 @@ class CommandRegistry:
         other = self.find(Scope(stamp.provider, None), reply.id)
         return other if other is not None and other.scope.account == stamp.account else None
 
-    def settle(self, reply: Reply, stamp: Stamp, now: float, id: str = "", data: bytes = b"") -> None:
-        """End the command that ``reply`` answers, and wake its waiters.
+    def settle(self, reply: Reply, stamp: Stamp, now: float, id: str = "", data: bytes = b"") -> PendingCommand | None:
+        """End the command that ``reply`` answers, wake its waiters, and return it; None where it answers no command.
 
         ``id`` and ``data`` are the id and the canonical JSON it was published with, left out if it was not published.
         """
         pending = self._find_by_stamp(reply, stamp)
         if pending is None:
-            return
+            return None
         waiting = self._open[pending.session]
         del waiting[reply.id]
         if not waiting:
@@ -399,7 +399,7 @@ class CommandRegistry:
             self._charge(pending, 0, -1)
             self._forget_names(pending)
             pending.tell(reply.outcome, data)
-            return
+            return pending
         self._kept[pending.scope, reply.id] = pending
         self._charge(pending, pending.size, -1)
         self._keep(pending)
@@ -408,6 +408,7 @@ class CommandRegistry:
         else:
             self._store.sync(lambda failure: pending.tell(reply.outcome, data))
         self.forget(now)
+        return pending
 
     def _keep(self, pending: PendingCommand) -> None:
         """Put a command that has its reply where it is forgotten from, and into the store."""

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from relay.auth import ApiKey
 from relay.histogram import Histogram
 from relay.hub.hub import Hub
-from relay.hub.outbox import Outbox
+from relay.hub.outbox import Outbox, Policy
 from relay.hub.topic import Channel, TopicState
 from relay.model.text import to_ns
 from relay.server.api.answers import Slices
@@ -53,6 +53,12 @@ _SESSION_PARTS = (
     ("budget_limits", "tickrelay_session_budget_limit", "What the provider's rate limits allow at once.", "of"),
 )
 
+#: Counters that are there before their first count, so that Prometheus sees it as an increase.
+_COMMAND_NOTES = dict.fromkeys(
+    ("accepted", "rejected", "unknown", "repeated", "conflict", "full", "unstorable", "resolved", "late_reply"), 0
+)
+_SESSION_NOTES = ("found_by_audit", "audit_failed", "rate_limited")
+
 #: Counts of log lines: name, help.
 _LOG_COUNTS = {
     "lost": "Log lines that could not be written.",
@@ -78,6 +84,8 @@ class Measured:
     """Outboxes of subscribers whose sockets do not take more now."""
     closed_slow: Mapping[str, int] = Factory(dict)
     """Subscribers that were closed for that, by reason."""
+    plugins: Collection[str] = ()
+    """Names of the plugins."""
     plugin_failures: Mapping[str, int] = Factory(dict)
     """Exceptions, by plugin."""
     log_counts: Callable[[], Mapping[str, int]] = dict
@@ -166,7 +174,7 @@ class RelayCollector(Collector):
 def _command_metrics(commands: dict[str, Any]) -> Iterator[Metric]:
     yield _gauge("tickrelay_commands_open", "Commands without a reply.", {(): commands.pop("open", 0)})
     yield _gauge("tickrelay_commands_remembered", "Replies remembered.", {(): commands.pop("remembered", 0)})
-    counts = {(note,): count for note, count in commands.items()}
+    counts = {(note,): count for note, count in (_COMMAND_NOTES | commands).items()}
     yield _counter("tickrelay_commands", "Replies by outcome, repetitions and refusals.", counts, "what")
 
 
@@ -218,7 +226,8 @@ def _measured_metrics(measured: Measured) -> Iterator[Metric]:
     about = "Subscribers closed because their outbox was full, or because their socket took no byte (stalled)."
     closed = {(reason,): count for reason, count in measured.closed_slow.items()}
     yield _counter("tickrelay_subscribers_closed_slow", about, closed, "reason")
-    failures = {(plugin,): count for plugin, count in measured.plugin_failures.items()}
+    failures = {(plugin,): 0.0 for plugin in measured.plugins}
+    failures |= {(plugin,): count for plugin, count in measured.plugin_failures.items()}
     yield _counter("tickrelay_plugin_failures", "Exceptions of plugins.", failures, "plugin")
     for name, count in measured.log_counts().items():
         yield _counter(f"tickrelay_log_lines_{name}", _LOG_COUNTS[name], {(): count})
@@ -245,7 +254,10 @@ def _session_metrics(sessions: list[Session]) -> Iterator[Metric]:
     for key, name, about, label in _SESSION_PARTS:
         yield _gauge(name, about, _parts(sessions, key), *_OF_SESSION, label)
     about = "Oddities that are neither events nor losses."
-    yield _counter("tickrelay_session_notes", about, _parts(sessions, "notes"), *_OF_SESSION, "note")
+    notes = _parts(sessions, "notes")
+    for session in sessions:
+        notes.update({(*_labels(session), note): 0 for note in _SESSION_NOTES})
+    yield _counter("tickrelay_session_notes", about, notes, *_OF_SESSION, "note")
 
 
 def _last_events(sessions: list[Session]) -> Metric:
@@ -322,7 +334,8 @@ def _hub_metrics(hub: Hub, counts: HubCounts) -> Iterator[Metric]:
     kinds = {(kind,): count for kind, count in totals["published"].items()}
     yield _counter("tickrelay_events_published", "Events published, by kind.", kinds, "kind")
     yield _counter("tickrelay_events_unrouted", "Events that belonged to no channel.", {(): totals["unrouted"]})
-    dropped = {(policy,): count for policy, count in totals["dropped"].items()}
+    dropped = dict.fromkeys([(each.value,) for each in (Policy.CONFLATE, Policy.GAP, Policy.SNAPSHOT)], 0.0)
+    dropped |= {(policy,): count for policy, count in totals["dropped"].items()}
     about = "Deliveries that slow subscribers did not get as they were, by policy."
     yield _counter("tickrelay_deliveries_dropped", about, dropped, "policy")
     limits = {
