@@ -577,7 +577,8 @@ export interface GapMessage {
 /**
  * The provider refused or failed something, or the relay noticed that it did.
  *
- * `account`: the account it is about. Only that account's channel has it then, and the status has its `code` alone.
+ * `account`: the account it is about. Only that account's channel has it then; the status says that
+ * there was one (code `account_error`).
  */
 export interface ErrorMessage {
   type: "error";

@@ -121,7 +121,11 @@ async def test_client_events(library: str, browser_port: int) -> None:
             await ada.event(channel, "greeting")
             assert ada.events(channel, "client-typing") == []
         if library in ("pusher-js", "chromium"):  # the others do not tell who sent it
-            senders = {line["channel"]: line.get("user_id") for line in bob.lines if line["on"] == "sender"}
+            senders: dict[str, str | None] = {}
+            with trio.fail_after(30):
+                while len(senders) < 2:  # it is told behind the event
+                    await trio.sleep(0.01)
+                    senders = {line["channel"]: line.get("user_id") for line in bob.lines if line["on"] == "sender"}
             assert senders == {"private-room": None, "presence-room": "ada"}
 
 

@@ -53,8 +53,8 @@ def test_a_browser_sees_the_quotes_change_and_ctrl_c_ends_it() -> None:
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.goto(found[1])
-        first_bid = "#quotes tr:first-child td:nth-child(3)"
+        page.goto(f"{found[1]}#market")
+        first_bid = "#watch tr:first-child td:nth-child(2)"
         page.wait_for_function(f"document.querySelector('{first_bid}')?.textContent.match(/[0-9]/)")
         seen = page.inner_text(first_bid)
         page.wait_for_function(
@@ -64,12 +64,14 @@ def test_a_browser_sees_the_quotes_change_and_ctrl_c_ends_it() -> None:
             "document.querySelectorAll('#bids tr').length >= 5 && document.querySelectorAll('#asks tr').length >= 5"
         )
         page.wait_for_function("Number(document.querySelector('#rate').textContent) > 0")
-        page.wait_for_function(
-            "[...document.querySelectorAll('#sessions tr')].every((row) => row.cells[1].textContent === 'connected')"
-        )
         page.wait_for_function("document.querySelector('#plot canvas') !== null")
+        page.goto(f"{found[1]}#overview")
         page.wait_for_function(
-            "[...document.querySelectorAll('#accounts tr')].some((row) => /[0-9]/.test(row.cells[3].textContent))"
+            "[...document.querySelectorAll('#sessions tr')].filter((row) => row.textContent.includes('CONNECTED')).length >= 5"
+        )
+        page.goto(f"{found[1]}#account")
+        page.wait_for_function(
+            "[...document.querySelectorAll('#accounts tr')].some((row) => /[0-9]/.test(row.cells[3]?.textContent))"
         )
         assert page.inner_text("#link") == "connected"
         assert complaints == []
