@@ -427,7 +427,9 @@ class Relay:
         )
         return applied, restart
 
-    async def run(self, *, task_status: trio.TaskStatus["Relay"] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC128 (`_run` says that it has started)
+        self, *, task_status: trio.TaskStatus["Relay"] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Listen and serve until `stop`.
 
         Raises:

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from relay.client.api import WITHIN, CommandResult, HttpInterface, RefusedByRelay, RelayUnreachable
 from relay.client.feed import Feed, Notice, Update
 from relay.client.views import AccountView, OrderBook
-from relay.client.websocket import ConnectionLost, WebSocket, open_websocket
+from relay.client.websocket import CLOSE_WITHIN, ConnectionLost, WebSocket, open_websocket
 from relay.model.channels import Stream, Topic, channel_name
 from relay.pusher.client import (
     ClientConnection,
@@ -215,9 +215,9 @@ class Client:
         self._tasks.cancel_scope.cancel()
         try:
             # The block's own exception stays what it is: the task group would put it into a group.
-            await self._tasks.__aexit__(None, None, None)
+            await self._tasks.__aexit__(None, None, None)  # noqa: ASYNC102 (the tasks are cancelled)
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(CLOSE_WITHIN, shield=True):
                 await self.http.aclose()
 
     # --- channels ---

@@ -23,6 +23,8 @@ from wsproto.utilities import ProtocolError
 
 #: Seconds for one write, and for the goodbye.
 _WRITE, _GOODBYE = 10.0, 1.0
+#: Seconds for the end of a connection.
+CLOSE_WITHIN = 2.0
 _CHUNK = 65536
 #: Characters of one message of the relay at most.
 MAX_MESSAGE = 16 * 1024 * 1024
@@ -157,5 +159,6 @@ async def open_websocket(
     try:
         yield socket
     finally:
-        await socket.close()
-        await anyio.aclose_forcefully(stream)
+        with anyio.move_on_after(CLOSE_WITHIN, shield=True):
+            await socket.close()
+            await anyio.aclose_forcefully(stream)

@@ -75,7 +75,9 @@ class ClusterStore:
         await trio.lowlevel.checkpoint()
         return None
 
-    async def run(self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC128 (the node says that it has started)
+        self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Be a node until cancelled. What the store holds is restored by an owner when it begins."""
         owner.restore({}, {})
         await self.node.run(task_status=task_status)

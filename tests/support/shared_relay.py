@@ -86,7 +86,7 @@ class SharedRelay:
 
         try:
             trio.run(main)
-        except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+        except Exception as error:  # noqa: BLE001 - told by the test's own thread
             self._failure.append(error)
         finally:
             self._ready.set()
