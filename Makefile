@@ -11,8 +11,8 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := .uv/bin/uv
 BIN := .venv/bin
-# Many tests wait for real sockets, so two at a time are no hurry even for one core.
-PROCESSES ?= 2
+# Many tests wait for real sockets, so three at a time are no hurry even for two cores.
+PROCESSES ?= 3
 # Tests start many processes; one that finds its bytecode starts in half the time.
 unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_DOWNLOADS := never
@@ -35,7 +35,7 @@ demo: .venv/.runtime
 test: .venv/.developer
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory node || echo "npm could not fetch the packages of tests/node: their tests are skipped"; \
 	else echo "npm is missing: the tests that need its packages are skipped"; fi
-	$(BIN)/pytest --numprocesses $(PROCESSES) $(ARGS)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
 
 fuzz: .venv/.developer
 	$(BIN)/pytest --numprocesses $(PROCESSES) --hypothesis-profile fuzz --timeout 0 -m hypothesis $(ARGS)
