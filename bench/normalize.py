@@ -29,7 +29,8 @@ from support.report import arguments, median, report
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDINGS = Path(os.environ.get("TICKRELAY_RECORDINGS", ROOT.parent / "shared" / "recordings"))
-RECORDED = {"binance": "binance_us.jsonl", "bitstamp": "bitstamp.jsonl", "kraken": "kraken.jsonl"}
+#: The recordings whose names are not their adapters'.
+RECORDED = {"binance": "binance_us"}
 STAMP = Stamp(provider="bench", received_at="2025-01-15T10:30:00.123456Z")
 
 
@@ -63,9 +64,10 @@ def play(adapter: Adapter, recording: Recording) -> Iterator[tuple[float, list[E
     clock = time.perf_counter
     for record in recording.records:
         if record.dir == "in":
+            text = record.data if isinstance(record.data, str) else record.data.decode()
             start = clock()
             try:
-                items = list(adapter.decode(str(record.data)))
+                items = list(adapter.decode(text))
             except Exception:  # noqa: BLE001 - it lacks the subscriptions a session would have told it of
                 continue
             took = clock() - start
@@ -149,7 +151,7 @@ def main() -> None:
     adapters = load_plugins().adapters()
     rows, notes = [], []
     for name, adapter_class in sorted(adapters.items()):
-        recorded = RECORDINGS / RECORDED.get(name, "-")
+        recorded = RECORDINGS / f"{RECORDED.get(name, name)}.jsonl"
         if recorded.is_file():
             rows.append(measure(adapter_class, "recording", recorded, options.passes))
         fixture = ROOT / "tests" / "fixtures" / f"{name}.jsonl"
@@ -159,7 +161,8 @@ def main() -> None:
             rows += [] if quote is None else [quote]
     if options.peer:
         try:
-            rows += cryptofeed_peer.measure(RECORDINGS, options.passes)
+            peers, unplayable = cryptofeed_peer.measure(RECORDINGS, options.passes)
+            rows, notes = rows + peers, notes + unplayable
         except Unavailable as missing:
             notes.append(f"cryptofeed: skipped, {missing}")
     report(options, "normalize: provider messages to canonical events and their JSON", rows, notes)

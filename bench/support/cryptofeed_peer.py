@@ -10,17 +10,28 @@ from support.environments import python_with
 from support.processes import CLIENT_CORE, HERE, Unavailable
 from support.report import median
 
-EXCHANGES = {"BINANCE_US": "binance_us", "BITSTAMP": "bitstamp", "KRAKEN": "kraken"}
+EXCHANGES = {
+    "BINANCE_US": "binance_us", "BINANCE_FUTURES": "binance_futures", "BITFINEX": "bitfinex", "BITSTAMP": "bitstamp",
+    "COINBASE": "coinbase", "DERIBIT": "deribit", "GATEIO": "gateio", "KRAKEN": "kraken", "KRAKEN_FUTURES": "kraken_futures",
+    "KUCOIN": "kucoin", "OKX": "okx", "UPBIT": "upbit",
+}  # fmt: skip
 PLAYER = HERE / "peers" / "cryptofeed_player.py"
 
 
-def measure(recordings: Path, passes: int) -> list[dict[str, Any]]:
-    """One row per exchange whose recording is there."""
+def measure(recordings: Path, passes: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return one row per exchange whose recording is there, and why cryptofeed cannot play one."""
     found = {name: recordings / f"{file}.jsonl" for name, file in EXCHANGES.items()}
     if not any(path.is_file() for path in found.values()):
         raise Unavailable(f"there are no recordings in {recordings}")
     python = python_with("cryptofeed")
-    return [_row(python, name, path, passes) for name, path in found.items() if path.is_file()]
+    rows, notes = [], []
+    for name, path in found.items():
+        if path.is_file():
+            try:
+                rows.append(_row(python, name, path, passes))
+            except Unavailable as unplayable:
+                notes.append(f"cryptofeed cannot play {unplayable}")
+    return rows, notes
 
 
 def _row(python: Path, exchange: str, path: Path, passes: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ was fetched (a book's snapshot) are not counted.
 """
 
 import asyncio
+import base64
 import json
 import sys
 import time
@@ -55,7 +56,8 @@ async def play() -> None:
 
     mapping = feed_class.symbol_mapping()
     symbols = [name for name, native in mapping.items() if native.lower() in asked.lower().replace("\\/", "/")]
-    subscription = dict.fromkeys(CHANNELS[exchange], symbols)
+    channels = CHANNELS.get(exchange, (L2_BOOK, TRADES, TICKER, CANDLES))
+    subscription = dict.fromkeys((each for each in channels if each in feed_class.websocket_channels), symbols)
     feed = feed_class(
         candle_closed_only=False,
         subscription=subscription,
@@ -73,7 +75,8 @@ async def play() -> None:
         if record["dir"] != "in":
             continue
         before, start = fetched[0], time.perf_counter()
-        await handler(record["data"], socket, record["t"])
+        message = record["data"] if "data" in record else base64.b64decode(record["b64"])
+        await handler(message, socket, record["t"])
         if fetched[0] == before:
             took += time.perf_counter() - start
             handled += 1
