@@ -173,7 +173,7 @@ class PluginCode:
 
 @frozen
 class _Kept:
-    """What the store keeps of a relay: `relay.store.interface.Owner`."""
+    """The relay as its store knows it: `relay.store.interface.Owner`."""
 
     restore: Callable[[Rows, Mapping[str, LoggedTopic]], object]
     rows: Callable[[], Iterable[Row]]

@@ -135,8 +135,8 @@ class Binance(Adapter):
 
     def quote(self, best: dict[str, Any]) -> Quote:
         (bid, bid_size), (ask, ask_size) = quoted(best["b"], best["B"]), quoted(best["a"], best["A"])
-        of_spot_neither = {"time": "T", "timestamp": "E"}
-        times = {name: from_millis(best[member]) for name, member in of_spot_neither.items() if member in best}
+        named = (("time", "T"), ("timestamp", "E"))  # spot has neither
+        times = {name: from_millis(best[member]) for name, member in named if member in best}
         return Quote(symbol=self.symbol(best["s"]), native_symbol=best["s"], bid=bid, bid_size=bid_size, ask=ask,
                      ask_size=ask_size, data=besides(best, "e", "s", "b", "B", "a", "A", "T", "E"), **times)  # fmt: skip
 

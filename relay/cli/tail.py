@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Kinds whose last value says something: their channels begin with it.
 _CACHED = frozenset({"quote", "candle", "reference", "status"})
-#: Seconds without an event after which a line says so.
-QUIET = 10.0
 #: Looks of the table a second.
 _REFRESH = 8
 #: Updates that may wait to be written; beyond, the relay's policy for slow readers holds.

@@ -66,7 +66,7 @@ class Subscribed:
     members: tuple[PresenceMember, ...] = ()
     """Everyone on a presence channel."""
     position: ResumePosition | None = None
-    """Where the channel's history stands, where `ids` were asked for."""
+    """The position of the channel's history, where `ids` were asked for."""
 
 
 @frozen

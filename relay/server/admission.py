@@ -74,7 +74,7 @@ class SubscriberLimits:
     close: float = 5.0
     """From our close frame to the end of the connection; then it is dropped."""
     sweep: float = 1.0
-    """How often deadlines of idle subscribers are looked at."""
+    """Seconds between two looks at the deadlines of idle subscribers."""
     io_uring: bool = True
     """Write what many subscribers get at the same time with one system call, where the kernel lets us (Linux 5.18)."""
     notsent_lowat: int = attrs.field(default=128 * 1024, validator=attrs.validators.ge(4096))

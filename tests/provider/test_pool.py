@@ -1,7 +1,7 @@
 """Several connections of one provider account, which are one session to the outside."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -98,7 +98,7 @@ class Pool:
         return ["".join(sorted(each.wanted)) for each in self.pool.connections]
 
     def say(self, number: int, event: str, reason: str | None = None) -> str | None:
-        """What the outside is told when a connection says this of itself."""
+        """Return what the outside is told when a connection says this of itself."""
         self.heard.clear()
         self.pool.connections[number - 1].publish(Connection(event=event, reason=reason), STAMP, 0.0)
         return f"{self.heard[0].event} {self.heard[0].reason or ''}".strip() if self.heard else None  # type: ignore[attr-defined]
@@ -305,16 +305,22 @@ def fetched_of(outputs: Iterable[session_events.Output]) -> list[str]:
     return [each.url.rpartition("/")[2] for each in outputs if isinstance(each, session_events.FetchRequest)]
 
 
-async def test_one_connection_of_three_is_lost_and_comes_back_and_the_others_go_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(liveness, "SETTLES", 0.0)
+def hearing() -> tuple[dict[str, list[str]], Callable[[str, dict[str, Any]], None]]:
+    """Return what a subscriber was told by symbol, or provider for the status, and the function that hears it."""
     heard: dict[str, list[str]] = {}
 
     def hear(channel: str, event: dict[str, Any]) -> None:
         said = event.get("event") or event.get("quote", {}).get("bid") or event["type"]
         heard.setdefault(channel.rpartition(".")[2], []).append(said)
 
+    return heard, hear
+
+
+async def test_one_connection_of_three_is_lost_and_comes_back_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(liveness, "SETTLES", 0.0)
+    heard, hear = hearing()
     venue = FeedSimulator()
     async with (
         venue.serve() as address,
@@ -351,12 +357,7 @@ async def test_a_topic_that_waits_moves_to_a_connection_with_room_and_is_fresh_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(liveness, "SETTLES", 0.0)
-    heard: dict[str, list[str]] = {}
-
-    def hear(channel: str, event: dict[str, Any]) -> None:
-        said = event.get("event") or event.get("quote", {}).get("bid") or event["type"]
-        heard.setdefault(channel.rpartition(".")[2], []).append(said)
-
+    heard, hear = hearing()
     venue = FeedSimulator()
     async with (
         venue.serve() as address,

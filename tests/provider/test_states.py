@@ -166,7 +166,7 @@ def test_fills_of_an_open_order_change_nothing_that_the_provider_does_not_say():
 
 
 def test_fills_are_not_told_again_after_a_restart():
-    """What was written as it came is what a lost store is written anew from, and what the next process is restored from."""
+    """A lost store is written anew from what was written as it came, and the next process is restored from it."""
     written, fills = {}, Fills(size=2)
 
     def write(key, value):

@@ -98,7 +98,7 @@ class Kept:
 
 
 class Owned:
-    """What `Kept` is to its store."""
+    """Stand for `Kept` before its store."""
 
     def __init__(self, kept: Kept) -> None:
         self.restore, self.topics = kept.restore, kept.topics
@@ -222,7 +222,7 @@ async def test_topics_come_back_with_their_numbers_and_events(make: Make) -> Non
 
 
 async def test_a_process_that_died_leaves_its_topics_incomplete(tmp_path: Path) -> None:
-    """What is on disk when an event was acknowledged, as a killed process leaves it."""
+    """Return what is on disk when an event was acknowledged, as a killed process leaves it."""
     path, copy = tmp_path / "s.sqlite3", tmp_path / "copy.sqlite3"
     async with keeping(SqliteStore(path)) as kept:
         await kept.reserve("a", 1000)

@@ -30,7 +30,7 @@ class Node:
 
     @property
     def cluster(self) -> Any:
-        """What the status page has of the cluster."""
+        """Return the status page's part of the cluster."""
         return self.relay.snapshot()["store"]["cluster"]
 
     def owns(self, provider: str) -> bool:

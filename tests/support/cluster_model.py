@@ -33,7 +33,7 @@ class Violated(AssertionError):
 
 
 class Store:
-    """What Redis does in one step each, by its own clock. ``run`` names one life of the server."""
+    """Do what Redis does in one step each, by its own clock. ``run`` names one life of the server."""
 
     def __init__(self) -> None:
         self.run = 0
