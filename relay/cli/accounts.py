@@ -68,7 +68,8 @@ async def _views(client: Client, names: Iterable[str]) -> list[AccountView]:
     )
     if not there and not names:
         raise OperatorError(
-            "this API key may read no account; it needs accounts = [...] or trade = [...] in its table, see `tickrelay key`"
+            "no configured account that this API key may read; it needs accounts = [...] or trade = [...] in its table. "
+            "An account that is not configured is named: tickrelay accounts PROVIDER.ACCOUNT"
         )
     chosen = []
     for name in names or ("*",):

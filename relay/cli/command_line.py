@@ -7,9 +7,7 @@ configuration: ``tickrelay --help`` takes 0.2 s instead of one.
 import errno
 import importlib.metadata
 import importlib.util
-import json
 import os
-import re
 import secrets
 import socket
 import sys
@@ -61,28 +59,6 @@ ELSEWHERE = {
     "export": ("relay_recorder.command:export", "Export recorded events as JSON lines, CSV or Parquet."),
     "cut": ("relay_recorder.command:cut", "Cut a part out of a recording."),
 }
-
-_origin = re.compile(r"(?:https?://)?[A-Za-z0-9*._-]+(?::[0-9]{1,5})?", re.ASCII).fullmatch
-
-#: The configuration that `tickrelay init` writes.
-FIRST = """\
-# `tickrelay config --reference` prints every setting, `tickrelay check` what is wrong here.
-
-[server]
-listen = "127.0.0.1:6001"
-# public_url = "https://feed.example.com" # where a TLS proxy stands in front
-
-[apps.main]
-id = 1001
-key = "{key}"
-secret = {{ file = "{secret}" }}
-# Sites whose pages may connect; programs that are no browsers always may.
-allowed_origins = {origins}
-
-# A provider, here one whose public feed needs no credentials. `tickrelay plugins` lists the adapters.
-# [providers.binance]
-# pinned = ["quote BTC/USDT"]
-"""
 
 _BIND_ERRORS = {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
@@ -220,27 +196,22 @@ class CommandLine:
         /,
         *,
         origin: Annotated[list[str] | None, Parameter(name="--origin", negative=())] = None,
+        provider: Annotated[list[str] | None, Parameter(name="--provider", negative=())] = None,
     ) -> None:
-        """Write a first configuration: one app with a new key and secret, which listens on this machine only.
+        """Write a first configuration which listens on this machine only: an app, an API key, providers with credentials.
+
+        What is absent is asked for on a terminal, and left out elsewhere. Credentials that are typed there go into files
+        beside the configuration; the others are looked for in environment variables.
 
         Args:
             config: The file to write; it must not be there yet.
-            origin: A site whose pages may connect, for example https://app.example.com; may be given several times. Asked
-                for on a terminal when absent; without any, only programs connect.
+            origin: A site whose pages may connect, for example https://app.example.com; may be given several times.
+                Without any, only programs connect.
+            provider: NAME of a provider with the adapter of that name, or NAME=ADAPTER; may be given several times.
         """
-        if origin is None and sys.stdin.isatty():
-            origin = input("Sites whose pages may connect, separated by spaces (none: only programs connect): ").split()
-        for each in origin or ():
-            if _origin(each) is None:
-                raise OperatorError(
-                    f"--origin {each!r:.200}: write it like https://app.example.com, *.example.com or *"
-                )
-        secret = config.with_name("app-secret")
-        text = FIRST.format(key=secrets.token_hex(10), secret=secret.name, origins=json.dumps(origin or []))
-        write_new(config, text, mode=0o644)
-        write_new(secret, secrets.token_urlsafe(32) + "\n", mode=0o600)
-        print(f"wrote {config} and the app's secret, {secret}")
-        print(f"next: name a provider in it, then tickrelay check {config} and tickrelay serve -c {config}")
+        from relay.cli.init import init
+
+        init(self.plugins, config, origin, provider)
 
     async def serve(self, *, config: Annotated[Path, Parameter(alias="-c")] = Path("tickrelay.toml")) -> None:
         """Run the relay until SIGINT or SIGTERM.
@@ -381,15 +352,6 @@ class CommandLine:
             shell: The shell.
         """
         print(build_app().generate_completion(prog_name="tickrelay", shell=shell))
-
-
-def write_new(path: Path, text: str, *, mode: int) -> None:
-    """Write a file that does not exist yet. Raises OperatorError if it does or cannot be written."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise OperatorError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_settings(config: Path, plugins: "Plugins") -> "Settings":

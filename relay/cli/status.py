@@ -128,8 +128,19 @@ def described(found: Mapping[str, Any], before: Mapping[str, Any] | None, second
         f"store {'writable' if found['store']['available'] else 'NOT WRITABLE'}"
     )
     sessions = table_of(
-        ("session", "state", "messages", "reconnects", "unknown", "audit finds", "budget left", "reason"),
-        (_session_row(each) for each in found["sessions"]),
+        (
+            "session",
+            "state",
+            "up",
+            "last message",
+            "messages",
+            "reconnects",
+            "unknown",
+            "audit finds",
+            "budget left",
+            "reason",
+        ),
+        (_session_row(each, now) for each in found["sessions"]),
     )
     parts: list[Any] = [head, Text(), sessions]
     streams = sorted(found["hub"]["streams"], key=lambda each: (each["usable"], -each["subscribers"], _channel(each)))
@@ -144,12 +155,14 @@ def described(found: Mapping[str, Any], before: Mapping[str, Any] | None, second
     return Group(*parts)
 
 
-def _session_row(session: Mapping[str, Any]) -> tuple[str, ...]:
+def _session_row(session: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
     notes, budget = session.get("notes", {}), session.get("budget", {})
     figures = [str(session.get(name, "")) for name in ("messages", "reconnects", "unknown")]
     left = " ".join(f"{of} {remaining:g}" for of, remaining in budget.items() if remaining is not None)
     finds = str(notes.get("found_by_audit", 0))
-    return _name(session), session["state"], *figures, finds, left, str(session.get("reason") or "")
+    up = _since(session.get("up_since"), now)
+    last = _since(session.get("last_received_at"), now) or "never"
+    return _name(session), session["state"], up, last, *figures, finds, left, str(session.get("reason") or "")
 
 
 def _stream_row(
@@ -157,6 +170,10 @@ def _stream_row(
 ) -> tuple[str, ...]:
     channel = _channel(stream)
     rate = f"{(stream['seq'] - numbers[channel]) / seconds:.1f}" if channel in numbers and seconds else ""
-    last = stream.get("last_received_at")
-    since = age((now - datetime.fromisoformat(last)).total_seconds()) if last else "never"
-    return channel, rate, since, str(stream["subscribers"]), "yes" if stream["usable"] else "NO"
+    last = _since(stream.get("last_received_at"), now) or "never"
+    return channel, rate, last, str(stream["subscribers"]), "yes" if stream["usable"] else "NO"
+
+
+def _since(at: str | None, now: datetime) -> str:
+    """Return how long ago a time was, as people read it; empty where there is none."""
+    return age((now - datetime.fromisoformat(at)).total_seconds()) if at else ""

@@ -246,12 +246,14 @@ class Lines:
 
     def __init__(self) -> None:
         self.channels: list[str] = []
+        self._busy = Busy("waiting for the first event; Ctrl-C ends it")
 
     def __enter__(self) -> None:
         say(f"following {len(self.channels)} channels")
+        self._busy.__enter__()
 
     def __exit__(self, *error: object) -> None:
-        return
+        self._busy.__exit__(*error)
 
     def notice(self, notice: Notice) -> None:
         """Say what changed, but for what was asked for."""
@@ -260,6 +262,7 @@ class Lines:
 
     def take(self, update: Update, app: str | None) -> None:
         """Write an update."""
+        self._busy.__exit__()
         about: dict[str, Any] = {"channel": update.channel, "event": update.name}
         if app is not None:
             about["app"] = app

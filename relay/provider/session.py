@@ -617,7 +617,7 @@ class SessionMachine:
                 self._poll_answered(job, answer, wait)
             case Purpose.AUDIT if not answer.ok:
                 job.chain.broken = True
-                core.counters.notes["audit_failed"] += 1
+                self._subscriptions.not_audited(answer)
             case purpose:
                 self._handle_answer(job, answer, reconciling=purpose in (Purpose.RECONCILE, Purpose.AUDIT))
 

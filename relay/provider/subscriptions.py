@@ -149,7 +149,7 @@ class Subscriptions:
         #: When the account is compared with the provider's lists next, although nothing is known to be missing.
         self._audit_at = inf
         #: Whether the adapter fetches lists, as far as is known.
-        self._audits = True
+        self._audits, self._audit_fails = True, False
         #: Frames a topic took in the last request. Where requests are limited, a batch must not use up the turns of others.
         limited = core.budget.is_limited("interest") or core.budget.is_limited("frame")
         self._frames_each = 1.0 if limited else 0.0
@@ -453,11 +453,20 @@ class Subscriptions:
             core.encode_failed("Reconcile", error)
 
     def audited(self, facts: int) -> None:
-        """An audit is over; it found so many facts that the stream had not told."""
+        """Note that an audit is over, and tell of the facts that it found and the stream had not told."""
+        self._audit_fails = False
         if facts:
             self._core.counters.notes["found_by_audit"] += facts
             text = f"the stream did not tell {facts} changes of the account that the provider's lists have"
             self._core.error("stream_incomplete", text, facts=facts)
+
+    def not_audited(self, answer: Answer) -> None:
+        """Count an audit whose list did not come. The first one since the last that succeeded is told to the account."""
+        self._core.counters.notes["audit_failed"] += 1
+        if not self._audit_fails:
+            self._audit_fails = True
+            text = f"the account could not be compared with the provider's lists: HTTP status {answer.status}"
+            self._core.error("audit_failed", text, of_account=True)
 
     def reconcile_again(self) -> None:
         """A list contradicts what was told shortly before it was asked for: the next one decides.

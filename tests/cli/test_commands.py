@@ -370,35 +370,6 @@ def test_a_plugin_cannot_take_the_commands_away(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "tickrelay: plugin mine: relay_commands raised RuntimeError: no\n"
 
 
-def test_init_writes_a_configuration_that_names_its_origins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "tickrelay.toml"
-    assert (
-        run(["init", str(path), "--origin", "https://app.example.com", "--origin", "*.example.org"], plugins_of()) == 0
-    )
-    tables = tomllib.loads(path.read_text())
-    assert tables["apps"]["main"]["allowed_origins"] == ["https://app.example.com", "*.example.org"]
-    secret = tmp_path / "app-secret"
-    assert secret.stat().st_mode & 0o777 == 0o600
-    assert secret.read_text().strip() not in path.read_text()
-    assert run(["check", str(path)], plugins_of()) == 0
-    assert "allowed_origins" not in capsys.readouterr().out
-
-
-def test_init_without_origins_lets_no_page_connect_and_overwrites_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "tickrelay.toml"
-    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    assert run(["init", str(path), "--origin", 'x"]'], plugins_of()) == 1
-    assert not path.exists()
-    assert run(["init", str(path)], plugins_of()) == 0
-    assert tomllib.loads(path.read_text())["apps"]["main"]["allowed_origins"] == []
-    written = path.read_text()
-    assert run(["init", str(path)], plugins_of()) == 1
-    assert "cannot write" in capsys.readouterr().err
-    assert path.read_text() == written
-
-
 @pytest.mark.parametrize(("origins", "noted"), [('["*"]', True), ('["https://a.example"]', False), ("[]", False)])
 def test_check_notes_an_app_that_every_site_may_use(
     origins: str, noted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -52,6 +52,17 @@ def test_an_audit_that_finds_nothing_says_nothing(rig):
     assert found(r) == ([], 0)
 
 
+def test_audits_that_fail_are_told_once_until_one_succeeds(rig):
+    r = audited(rig)
+    told = []
+    for at, status in ((60, 502), (120, 502), (180, 200), (240, 503)):
+        (request,) = r.requests(r.tick(at))
+        r.do(session_events.Fetched(request.id, answer() if status == 200 else Answer(status=status, text="")), at + 1)
+        told.append([(e.code, e.account, e.message[-3:]) for e in r.fresh() if e.account is not None])
+    assert told == [[("audit_failed", "main", "502")], [], [], [("audit_failed", "main", "503")]]
+    assert r.counters()["notes"]["audit_failed"] == 3
+
+
 def test_an_order_that_is_gone_is_looked_for_a_second_time(rig):
     r = audited(rig)
     r.say(["order", "1", "OPEN"], at=55)
@@ -85,7 +96,9 @@ def test_one_that_fails_is_repeated_at_its_next_time_and_concludes_nothing(rig):
     r.fresh()
     (request,) = r.requests(r.tick(60))
     r.do(session_events.Fetched(request.id, Answer(status=503, text="busy")), 61)
-    assert found(r) == ([], 0)
+    events, count = found(r)
+    assert set(events) == {("error", "audit_failed")}
+    assert count == 0
     assert len(r.requests(r.tick(120))) == 1
 
 
