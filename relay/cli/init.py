@@ -51,7 +51,7 @@ _NO_PROVIDER = """
 
 
 @frozen
-class Provider:
+class NewProvider:
     """One provider of the new configuration.
 
     Attributes:
@@ -127,7 +127,7 @@ def _words(question: str, asks: bool) -> list[str]:
     return input(question).replace(",", " ").split() if asks else []
 
 
-def _provider(text: str, adapters: "Mapping[str, type[Adapter]]") -> Provider:
+def _provider(text: str, adapters: "Mapping[str, type[Adapter]]") -> NewProvider:
     """Read `NAME` or `NAME=ADAPTER`."""
     from relay.model.channels import valid_provider
 
@@ -139,20 +139,20 @@ def _provider(text: str, adapters: "Mapping[str, type[Adapter]]") -> Provider:
         raise OperatorError(
             f"--provider {text!r:.200}: a provider's name is lower-case letters, digits, - and _, and not `all`"
         )
-    return Provider(name, adapters[adapter])
+    return NewProvider(name, adapters[adapter])
 
 
-def _with_secrets(provider: Provider) -> Provider:
+def _with_secrets(provider: NewProvider) -> NewProvider:
     """Ask for the credentials of a provider. An empty answer leaves one to its environment variable."""
     typed = {}
     for name in provider.adapter.credentials:
         value = getpass.getpass(f"{provider.name}: {name} (empty: from ${provider.variable(name)}): ").strip()
         if value:
             typed[name] = value
-    return Provider(provider.name, provider.adapter, typed)
+    return NewProvider(provider.name, provider.adapter, typed)
 
 
-def _table(provider: Provider) -> Iterator[str]:
+def _table(provider: NewProvider) -> Iterator[str]:
     """Yield the lines of a provider's tables."""
     adapter, path = provider.adapter, ("providers", provider.name)
     yield f"[{path_text(path)}]"
@@ -185,7 +185,7 @@ def _table(provider: Provider) -> Iterator[str]:
             yield f"{name} = {{ {source[0]} = {json.dumps(source[1])} }}"
 
 
-def _report(config: Path, beside: Mapping[str, str], providers: Sequence[Provider]) -> Iterator[str]:
+def _report(config: Path, beside: Mapping[str, str], providers: Sequence[NewProvider]) -> Iterator[str]:
     """Yield what was written, and what to do next."""
     yield f"wrote {config}, and beside it, readable by you alone: {', '.join(beside)}"
     path = shlex.quote(str(config))
