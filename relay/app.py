@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import structlog
@@ -597,10 +597,25 @@ class Relay:
                 closed_slow=self._edge.closed_slow,
                 plugins=self._plugin_names,
                 plugin_failures=self._plugin_code.failures,
+                service_counts=partial(self._service_figures, "counts"),
+                service_levels=partial(self._service_figures, "levels"),
                 log_counts=self._log_counts,
             ),
             store=self._store.status,
         )
+
+    def _service_figures(self, which: Literal["counts", "levels"]) -> Mapping[tuple[str, str, str], float]:
+        """Return the figures of plugins' services by (service, of, what). One that fails has none."""
+        found: dict[tuple[str, str, str], float] = {}
+        for each in self._services:
+            service = each.value
+            read = service.counts if which == "counts" else service.levels
+            try:
+                figures = {} if read is None else read()
+                found |= {(service.name, *labels): float(value) for labels, value in figures.items()}
+            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+                self._plugin_code.failed(each.plugin, which, error)
+        return found
 
     def _key_refusal(self, name: str, channel: str, app_id: str) -> str | None:
         """Return why the API key of that name may not hold the channel in this app; see `relay.hub.app.ChannelKeys`."""

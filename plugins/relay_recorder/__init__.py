@@ -28,7 +28,14 @@ def relay_services(settings: Mapping[str, Any]) -> Iterable[Service]:
 
     recorder = Recorder(table)
     return [
-        Service("recorder", recorder.run, tap=recorder.take_event if table.events else None, tap_frames=recorder.tap)
+        Service(
+            "recorder",
+            recorder.run,
+            tap=recorder.take_event if table.events else None,
+            tap_frames=recorder.tap,
+            counts=recorder.counts,
+            levels=recorder.levels,
+        )
     ]
 
 

@@ -8,7 +8,7 @@ counted, and a ``lost`` record in the file says how much is missing and why.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Recorded:
         self.lost = self.told = 0
         #: Items that could not be written, and why; when to try again.
         self.unwritten, self.reason, self.again_at = 0, "", 0.0
+        #: All items that could not be written; only the thread counts here.
+        self.failed = 0
 
 
 class Recorder:
@@ -109,6 +111,22 @@ class Recorder:
         self._put += EVENT
         self._queue.append((self._events, (event, stamp, id), EVENT))
 
+    def counts(self) -> Mapping[tuple[str, str], float]:
+        """Return how many items were lost: for want of room in the queue, and of the disk."""
+        found: dict[tuple[str, str], float] = {}
+        for kind, targets in (("events", self._targets[:1]), ("frames", self._targets[1:])):
+            found[kind, "lost_queue_full"] = sum(each.lost for each in targets)
+            found[kind, "lost_not_written"] = sum(each.failed for each in targets)
+        return found
+
+    def levels(self) -> Mapping[tuple[str, str], float]:
+        """Return the bytes that wait to be written, and how many files cannot be written now."""
+        now = self._clock()
+        return {
+            ("queue", "bytes"): self._put - self._taken,
+            ("files", "failing"): sum(now < each.again_at for each in self._targets),
+        }
+
     async def run(self, relay: RelayApi | None = None) -> None:
         """Write until cancelled, then what waits."""
         self._stop.clear()
@@ -155,6 +173,7 @@ class Recorder:
     def _write(self, recorded: Recorded, items: list[Any]) -> None:
         if self._clock() < recorded.again_at:
             recorded.unwritten += len(items)
+            recorded.failed += len(items)
             return
         self._attempt(recorded, partial(recorded.target.write, items, self._clock()), len(items))
 
@@ -165,6 +184,7 @@ class Recorder:
             if not recorded.unwritten:
                 self._log.error("recorder cannot write", file=str(recorded.target.name), cause=str(error))
             recorded.unwritten += items
+            recorded.failed += items
             recorded.reason = f"{type(error).__name__}: {error}"
             recorded.again_at = self._clock() + PAUSE
             recorded.target.abandon()

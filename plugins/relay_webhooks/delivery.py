@@ -14,7 +14,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import httpx
 import structlog
@@ -24,7 +24,7 @@ from relay.plugins.hookspecs import ChannelEvent, RelayApi
 from relay_webhooks.departures import Departures
 from relay_webhooks.endpoints import Endpoint
 from relay_webhooks.payload import encode_event, kind_of
-from relay_webhooks.queue import Batch, EventQueue
+from relay_webhooks.queue import EXPIRED, OVERFLOW, Batch, EventQueue
 
 #: The table of waiting events in the relay's store.
 TABLE = "webhooks"
@@ -202,6 +202,24 @@ class Webhooks:
         for released in [event] if self._stopping else self._departures.pass_on(event, now):
             self._enqueue(released, now)
         self._held.set()
+
+    def counts(self) -> Mapping[tuple[str, str], float]:
+        """Return the events that each endpoint accepted, and those that were lost, by reason."""
+        found: dict[tuple[str, str], float] = {}
+        for sender in self.senders:
+            name, queue = sender.endpoint.name, sender.queue
+            found[name, "sent"] = queue.sent
+            losses = dict.fromkeys((OVERFLOW, EXPIRED, NO_APP, SHUTDOWN), 0) | queue.losses.total
+            found |= {(name, f"lost_{reason}"): count for reason, count in losses.items()}
+        return found
+
+    def levels(self) -> Mapping[tuple[str, str], float]:
+        """Return the events that wait for each endpoint, and its failed attempts since the last that was accepted."""
+        found: dict[tuple[str, str], float] = {}
+        for sender in self.senders:
+            name, queue = sender.endpoint.name, sender.queue
+            found |= {(name, "waiting"): len(queue), (name, "failures"): queue.failures}
+        return found
 
     async def run(self, relay: RelayApi) -> None:
         """Send until cancelled, then send the rest within the drain deadline."""

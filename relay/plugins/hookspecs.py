@@ -183,6 +183,10 @@ class Simulated:
     pinned: tuple[str, ...] = ()
 
 
+#: Return numbers by (of, what). Must return quickly; exceptions are counted against the plugin.
+Figures = Callable[[], Mapping[tuple[str, str], float]]
+
+
 @frozen
 class Service:
     """A supervised background task: restarted with backoff when it fails, cancelled at shutdown.
@@ -193,6 +197,9 @@ class Service:
         tap: receives published events, as the result of `relay_taps` does.
         tap_frames: returns the tap of a session, as `relay_frame_taps` does; None leaves the session alone.
         tap_commands: receives trading commands that have their replies; those that a restart left open are not among them.
+        counts: returns what the service counted since the start, by (of, what), for the metrics: ``("crm", "sent")`` of a
+            webhook's endpoint. Words of the configuration and the plugin's own, never what a stranger sent.
+        levels: the same for what grows and shrinks, a queue for instance.
     """
 
     name: str
@@ -201,6 +208,8 @@ class Service:
     tap: Tap | None = None
     tap_frames: Callable[[TappedSession], FrameTap | None] | None = None
     tap_commands: CommandTap | None = None
+    counts: Figures | None = None
+    levels: Figures | None = None
 
 
 @frozen

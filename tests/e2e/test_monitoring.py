@@ -6,8 +6,9 @@ import shutil
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import trio
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from trio_websocket import open_websocket_url, wrap_client_stream
 
 from relay.demo import provider_table
+from relay.plugins import RelayApi, Service, hookimpl
 from relay.server.api.metrics import Measured
 from relay_helio.simulator import SIMULATED, HelioSimulator
 from support.api_harness import BEARER, Rig
@@ -39,6 +41,21 @@ def labels_of(text: str) -> Labels:
     return found
 
 
+class Counting:
+    """A plugin with two services: one that counts, and one that fails when it is asked what it counted."""
+
+    @hookimpl
+    def relay_services(self) -> Iterable[Service]:
+        def failing() -> Mapping[tuple[str, str], float]:
+            raise RuntimeError("no figures")
+
+        yield Service("counts", self.run, counts=lambda: {("crm", "sent"): 3}, levels=lambda: {("crm", "waiting"): 1})
+        yield Service("fails", self.run, counts=failing)
+
+    async def run(self, relay: RelayApi) -> None:
+        await trio.sleep_forever()
+
+
 async def metrics_of_a_relay(directory: Path) -> Labels:
     """Run a relay with a simulated broker, a subscriber and an order; return what it tells of it."""
     simulator = HelioSimulator(seed=1)
@@ -47,7 +64,8 @@ async def metrics_of_a_relay(directory: Path) -> Labels:
         keys = {"desk": {"key": API_KEY, "trade": ["helio.main"], "accounts": ["helio.main"]}}
         store = {"url": f"sqlite:///{directory}/relay.sqlite3"}
         limited = {"adapter": "binance", "url": "ws://127.0.0.1:1", "required": False}  # nobody wants anything of it
-        async with running_relay({"helio": helio, "binance": limited}, api_keys=keys, store=store) as relay:
+        more: dict[str, Any] = {"api_keys": keys, "store": store, "stranger": Counting()}
+        async with running_relay({"helio": helio, "binance": limited}, **more) as relay:
             with trio.fail_after(60):
                 while relay.providers.statuses()[0]["state"] != "up":
                     await trio.sleep(0.01)
@@ -65,7 +83,11 @@ async def metrics_of_a_relay(directory: Path) -> Labels:
                     order = {"command": "place_order", "symbol": "EUR/USD", "side": "BUY", "order_type": "MARKET"}
                     answer = await http.post("/api/v2/commands", json={"provider": "helio", "quantity": "1", **order})
                     assert answer.json()["outcome"] == "accepted", answer.text
-                    return labels_of((await http.get("/metrics")).text)
+                    text = (await http.get("/metrics")).text
+                    assert 'tickrelay_service_counts_total{of="crm",service="counts",what="sent"} 3.0' in text
+                    assert 'tickrelay_service_level{of="crm",service="counts",what="waiting"} 1.0' in text
+                    assert relay.snapshot()["plugins"]["failures"] == {"stranger": 1}
+                    return labels_of(text)
     raise AssertionError
 
 

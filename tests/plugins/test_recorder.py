@@ -129,8 +129,16 @@ def test_what_finds_no_room_is_counted_in_its_place(tmp_path: Path) -> None:
         tap(frame(number))
     made.write()
     tap(frame(10))
+    assert made.levels()["queue", "bytes"] > 0
     made.write()
     made.close()
+    assert made.levels()["queue", "bytes"] == 0
+    assert made.counts() == {
+        ("events", "lost_queue_full"): 0,
+        ("events", "lost_not_written"): 0,
+        ("frames", "lost_queue_full"): 6,
+        ("frames", "lost_not_written"): 0,
+    }
     found = list(records(tmp_path))
     (lost,) = [each for each in found if each.dir == "lost"]
     assert (lost.count, lost.data) == (6, "the queue was full")
@@ -146,6 +154,7 @@ def test_a_disk_that_cannot_be_written_costs_records_only_and_is_tried_again(tmp
     tap(frame(1))
     made.take_event(Quote(symbol="A", bid="1"), STAMP, "1")
     made.write()
+    assert made.levels()["files", "failing"] == 2
     (tmp_path / "r").unlink()
     tap(frame(2))
     made.write()  # too early: it is not tried with each batch
@@ -153,6 +162,8 @@ def test_a_disk_that_cannot_be_written_costs_records_only_and_is_tried_again(tmp
     tap(frame(3))
     made.write()
     made.close()
+    assert made.levels()["files", "failing"] == 0
+    assert [made.counts()[kind, "lost_not_written"] for kind in ("events", "frames")] == [1, 2]
     found = [each for path in files(tmp_path / "r" / "toy") for each in read_recording(path).records]
     assert [(each.dir, each.count) for each in found] == [("in", 0), ("lost", 2)]
     assert found[1].data.startswith("FileExistsError") or "NotADirectory" in found[1].data

@@ -256,6 +256,11 @@ async def test_overflow_is_counted_and_logged_once_per_period(autojump_clock: Cl
                 webhooks.watch(event())
             assert webhooks.senders[0].queue.losses.total["queue_full"] >= 15
             assert [line["queue_full"] for line in logs if "queue_full" in line] == [1]
+            counts, levels = webhooks.counts(), webhooks.levels()
+            name = webhooks.senders[0].endpoint.name
+            assert (counts[name, "sent"], counts[name, "lost_shutdown"]) == (0, 0)
+            assert counts[name, "lost_queue_full"] + counts[name, "lost_not_accepted"] + levels[name, "waiting"] == 30
+            assert levels[name, "failures"] > 0
     lost = [line for line in logs if line["event"] == "webhook_events_lost"]
     total = sum(line.get(reason, 0) for line in lost for reason in ("queue_full", "not_accepted", "shutdown"))
     assert total == 30

@@ -88,6 +88,10 @@ class Measured:
     """Names of the plugins."""
     plugin_failures: Mapping[str, int] = Factory(dict)
     """Exceptions, by plugin."""
+    service_counts: Callable[[], Mapping[tuple[str, str, str], float]] = dict
+    """Returns what plugins' services counted, by (service, of, what); see `relay.plugins.Service`."""
+    service_levels: Callable[[], Mapping[tuple[str, str, str], float]] = dict
+    """The same for what grows and shrinks."""
     log_counts: Callable[[], Mapping[str, int]] = dict
     """Returns the counts of log lines that were not written."""
 
@@ -229,6 +233,11 @@ def _measured_metrics(measured: Measured) -> Iterator[Metric]:
     failures = {(plugin,): 0.0 for plugin in measured.plugins}
     failures |= {(plugin,): count for plugin, count in measured.plugin_failures.items()}
     yield _counter("tickrelay_plugin_failures", "Exceptions of plugins.", failures, "plugin")
+    of_service, about = ("service", "of", "what"), "What services of plugins count."
+    yield _counter("tickrelay_service_counts", about, measured.service_counts(), *of_service)
+    yield _gauge(
+        "tickrelay_service_level", "What waits in services of plugins.", measured.service_levels(), *of_service
+    )
     for name, count in measured.log_counts().items():
         yield _counter(f"tickrelay_log_lines_{name}", _LOG_COUNTS[name], {(): count})
 
