@@ -15,7 +15,8 @@ and (c); (d) and (e) are promised by a store that loses nothing.
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 
 from relay.cluster.lease import TTL, Lease, Request
@@ -24,8 +25,15 @@ from relay.cluster.replica import LOGS, WINDOW, LeaseGrant, LogName, Placing, Re
 
 MARKET = tuple(f"quote.x.{name}" for name in "abc")
 DURABLE = "account.x.main"
-#: Batches that the store keeps of a log, and seconds after which a request without an answer is made again.
-KEPT, PATIENCE = 60, 0.6
+#: Batches that the store keeps of a log: fewer than a node may be away for.
+KEPT: Mapping[LogName, int] = {"market": 40, "durable": 6}
+#: Seconds after which a request without an answer is made again.
+PATIENCE = 0.6
+#: Seconds after the last fault within which a node leads and the others follow: a lease, the time in which a store that was
+#: started anew grants none, and the latest of the late requests.
+SETTLED = 10.0
+#: Batches that are read at once.
+AT_ONCE = 20
 
 
 class Violated(AssertionError):
@@ -41,7 +49,7 @@ class Store:
         self.fence = 0
         self.token, self.led_in = "", ""
         self.life: tuple[int, float] = (-1, 0.0)  # a life that was noticed, and when
-        self.logs: dict[LogName, deque[bytes]] = {name: deque(maxlen=KEPT) for name in LOGS}
+        self.logs: dict[LogName, deque[LogBatch]] = {name: deque(maxlen=KEPT[name]) for name in LOGS}
         self.ends: dict[LogName, LogPosition] = dict.fromkeys(LOGS, START)
         self.topics: dict[str, tuple[str, int]] = {}
         self.told: set[str] = set()
@@ -82,7 +90,7 @@ class Store:
         if batch.position <= self.ends[name]:
             return True
         self.ends[name] = batch.position
-        self.logs[name].append(raw)
+        self.logs[name].append(batch)
         for entry in batch.entries:
             self.topics[entry.topic] = (entry.epoch, entry.seq)
             if name == "durable":
@@ -97,10 +105,15 @@ class Store:
         self.rows.add(key)
         return new
 
-    def read(self, name: LogName, after: LogPosition) -> list[bytes]:
-        if self.ends[name] <= after:
-            return []
-        return [raw for raw in self.logs[name] if decode(raw).position > after][:20]
+    def read(self, after: Mapping[LogName, LogPosition]) -> list[tuple[LogName, list[LogBatch]]]:
+        found: list[tuple[LogName, list[LogBatch]]] = []
+        for name, position in after.items():
+            if self.ends[name] > position:
+                newer = list(
+                    takewhile(lambda batch, position=position: batch.position > position, reversed(self.logs[name]))
+                )
+                found.append((name, newer[: -AT_ONCE - 1 : -1]))
+        return found
 
     def load(self) -> tuple[Any, ...]:
         return dict(self.topics), dict(self.ends), set(self.told), set(self.rows)
@@ -116,7 +129,7 @@ class Store:
         self.run = run
         if saved is not None:
             self.lease, self.fence, self.token, self.led_in, self.life, logs, topics, ends, told, rows = saved
-            self.logs = {name: deque(log, maxlen=KEPT) for name, log in logs.items()}
+            self.logs = {name: deque(log, maxlen=KEPT[name]) for name, log in logs.items()}
             self.topics, self.ends, self.told, self.rows = dict(topics), dict(ends), set(told), set(rows)
 
 
@@ -134,6 +147,9 @@ class Node:
         self.epochs = 0
         self.loaded = False
         self.asked_at: dict[object, float] = {}
+        #: The batch of each log that is on its way, and since when.
+        self.batches: dict[LogName, LogPosition] = {}
+        self.began_at: dict[LogName, float] = {}
         self.paused_until = 0.0
         self.sent: list[str] = []
 
@@ -190,18 +206,14 @@ class Node:
             if self.replica.leading and self.lease.held(now):
                 self.use_session(now)
         else:
-            for name in LOGS:
-                after = self.replica.readers[name].position
-                self.call(
-                    name,
-                    lambda name=name, after=after: self.world.store.read(name, after),
-                    lambda found, name=name: self.take(name, found),
-                )
+            after = {name: self.replica.readers[name].position for name in LOGS}
+            self.call("read", lambda: self.world.store.read(after), self.take)
 
     def stop(self) -> None:
         self.replica.resign()
         self.queued.clear()
         self.asked_at.clear()
+        self.batches.clear()
         self.sent.clear()
 
     def ask(self, request: Request) -> None:
@@ -226,9 +238,9 @@ class Node:
             leading_in = self.replica.leading_in
             world.request(self, lambda: store.renew(request.token, leading_in, world.now), renewed)
         else:
-            world.request(self, lambda: store.acquire(self.name, world.now), acquired)
+            world.request(self, lambda: store.acquire(self.name, world.now), acquired, writes=True)
 
-    def call(self, what: object, ask: Callable[[], Any], take: Callable[[Any], None]) -> None:
+    def call(self, what: object, ask: Callable[[], Any], take: Callable[[Any], None], *, writes: bool = False) -> None:
         """Make a request unless the same one is on its way; its answer is of no use once another was made."""
         if self.asked_at.get(what, -PATIENCE) + PATIENCE > self.world.now:
             return
@@ -239,7 +251,7 @@ class Node:
                 del self.asked_at[what]
                 take(answer)
 
-        self.world.request(self, ask, answered)
+        self.world.request(self, ask, answered, writes=writes)
 
     def take_load(self, answer: Any) -> None:
         topics, ends, told, _ = answer
@@ -256,12 +268,12 @@ class Node:
         self.replica.start_at(ends)
         self.begin()
 
-    def take(self, name: LogName, found: list[bytes]) -> None:
-        for raw in found:
-            batch = decode(raw)
-            self.replica.feed(name, batch)
-            if batch.ends:
-                self.lease.hurry(self.world.now)
+    def take(self, found: list[tuple[LogName, list[LogBatch]]]) -> None:
+        for name, batches in found:
+            for batch in batches:
+                self.replica.feed(name, batch)
+                if batch.ends:
+                    self.lease.hurry(self.world.now)
         self.begin()
 
     # Leading ---------------------------------------------------------------------------------------------------------
@@ -272,15 +284,22 @@ class Node:
 
     def lead(self) -> None:
         self.world.note(f"{self.name} leads with fence {self.lease.fence}")
-        for key in self.world.store_rows_seen(self):
+        for key in sorted(self.world.store_rows_seen(self)):
             if f"reply {key}" not in self.told:
                 self.durable(f"reply {key}")
 
     def push(self, name: LogName) -> None:
-        batch = self.replica.writers[name].batch()
-        if batch is None:
+        writer = self.replica.writers.get(name)
+        if writer is None or (batch := writer.batch()) is None:
             return
-        token, raw, writer = self.lease.token, encode(batch), self.replica.writers[name]
+        if self.batches.get(name) != batch.position:
+            self.batches[name], self.began_at[name] = batch.position, self.world.now
+        elif self.world.now - self.began_at[name] > TTL:
+            self.world.note(f"{self.name} gives up: the store renews its lease, and takes nothing else")
+            self.lease.lost(self.world.now)
+            self.stop()
+            return
+        token, raw = self.lease.token, encode(batch)
 
         def appended(done: bool) -> None:
             if self.replica.writers.get(name) is not writer:
@@ -293,7 +312,7 @@ class Node:
             if self.replica.appended(name):
                 self.lead()
 
-        self.call(("append", name), lambda: self.world.store.append(token, name, raw), appended)
+        self.call(("append", name), lambda: self.world.store.append(token, name, raw), appended, writes=True)
 
     def durable(self, data: str) -> None:
         if data in self.told or data in self.queued:
@@ -342,7 +361,7 @@ class Node:
                 ended.append(True)
                 self.durable(f"reply {key}")
 
-        world.request(self, lambda: store.insert(token, key), kept)
+        world.request(self, lambda: store.insert(token, key), kept, writes=True)
         world.at(5.0, late)
 
 
@@ -364,7 +383,7 @@ class World:
         self.frames: Counter[str] = Counter()
         self.content: dict[tuple[str, str, int], str] = {}
         self.cut: set[str] = set()
-        self.slow = self.healed = False
+        self.slow = self.full = self.healed = False
         self.lives = 0
         self.nodes = [self.new_node() for _ in range(3)]
 
@@ -378,12 +397,11 @@ class World:
         self.order += 1
         heapq.heappush(self.queue, (self.now + delay, self.order, call))
 
-    def request(self, node: Node, ask: Callable[[], Any], take: Callable[[Any], None]) -> None:
-        """Carry a request to the store and its answer back; either may be late or lost."""
-        store = self.store
+    def request(self, node: Node, ask: Callable[[], Any], take: Callable[[Any], None], *, writes: bool = False) -> None:
+        """Carry a request to the store and its answer back; either may be late or lost. A full store takes no writes."""
 
         def arrive() -> None:
-            if node.name in self.cut or store is not self.store:
+            if node.name in self.cut or (writes and self.full):
                 return
             answer = ask()
             if self.random.random() < self.loss:
@@ -409,6 +427,8 @@ class World:
         return 0.0 if self.healed else 0.3 if self.slow else 0.02
 
     def delay(self) -> float:
+        if self.random.random() < self.loss / 10:
+            return self.random.uniform(0, 8)  # beyond a lease: it arrives in the time of another owner
         return self.random.random() * (1.5 if self.slow else 0.02)
 
     # The judge -------------------------------------------------------------------------------------------------------
@@ -457,7 +477,7 @@ class World:
         """Let time pass, with faults; then heal everything, and check that the cluster is one again."""
         self.pass_time(seconds, faults=True)
         self.heal()
-        self.pass_time(12.0, faults=False)
+        self.pass_time(SETTLED, faults=False)
         self.judge_the_end()
 
     def pass_time(self, seconds: float, *, faults: bool) -> None:
@@ -489,7 +509,7 @@ class World:
         if self.random.random() > 0.04:
             return
         node = self.random.choice(self.nodes)
-        match self.random.randrange(6 if self.lossy else 5):
+        match self.random.randrange(7 if self.lossy else 6):
             case 0:
                 self.note(f"{node.name} is killed")
                 self.nodes[self.nodes.index(node)] = self.new_node()
@@ -513,6 +533,10 @@ class World:
                     node.lease.wanted = False
                     self.at(0.3, lambda: self.leave(node, token))
             case 5:
+                self.note("the store is full")
+                self.full = True
+                self.at(self.random.uniform(1, 6), self.make_room)
+            case 6:
                 lost = [saved for at, saved in self.saves if at >= self.now - 1.2]
                 self.note(f"the store restarts, {'empty' if self.random.random() < 0.3 else 'without its last writes'}")
                 empty = self.history[-1].endswith("empty")
@@ -528,10 +552,13 @@ class World:
     def speed_up(self) -> None:
         self.slow = False
 
+    def make_room(self) -> None:
+        self.full = False
+
     def heal(self) -> None:
         self.note("all is healed")
         self.cut.clear()
-        self.slow, self.healed = False, True
+        self.slow, self.full, self.healed = False, False, True
         for node in self.nodes:
             node.paused_until = 0.0
 
@@ -543,7 +570,7 @@ class World:
         self.fills, rest = [], self.fills
         for node in self.nodes:
             node.use_session = lambda now: None  # type: ignore[method-assign]
-        self.pass_time(3.0, faults=False)
+        self.pass_time(2.0, faults=False)
         for node in self.nodes:
             if node.known != leaders[0].known:
                 self.fail(f"{node.name} has {node.known}, the owner {leaders[0].known}")
