@@ -25,9 +25,9 @@ from relay.model.commands import Command
 from relay.plugins import FrameTap, Traffic
 from relay.provider import session_events
 from relay.provider.connection import Deadlines, Line
-from relay.provider.dry_run import dry_run
 from relay.provider.http import Fetcher
 from relay.provider.session import Life, SessionMachine, SessionSettings
+from relay.provider.session_commands import dry_run
 from relay.provider.session_events import Input, Now, Output
 from relay.provider.session_state import Publish, SessionLog, no_log
 from relay.provider.subscription_table import Key, topic_key
@@ -217,10 +217,9 @@ class ProviderSession:
         """
         now = trio.current_time()
         session = Scope(self._context.provider, self._context.account)
-        pending, new = self._commands.take(session, command, idempotency_key, now + within, now, api_key)
-        if new:
-            self._commands.make_durable(pending, lambda: self._enqueue(session_events.SendCommand(pending)))
-        return pending, new
+        return self._commands.take(
+            session, command, idempotency_key, now + within, now, api_key, then=self._enqueue_command
+        )
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
         """Return what would be sent for ``command``, without secrets; nothing is sent.
@@ -287,6 +286,9 @@ class ProviderSession:
     def status(self) -> dict[str, Any]:
         """Return this session's part of the status page."""
         return self._machine.status()
+
+    def _enqueue_command(self, pending: PendingCommand) -> None:
+        self._enqueue(session_events.SendCommand(pending))
 
     def _enqueue(self, turn: Input) -> None:
         self._inbox.append(turn)

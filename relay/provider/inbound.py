@@ -17,20 +17,21 @@ from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Even
 from relay.provider.accounts import State
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
-from relay.provider.session_state import SAMPLE_SIZE, Sample, SessionState, place
-from relay.provider.subscription_table import Key, SubscriptionState, event_key
+from relay.provider.session_state import SAMPLE_SIZE, Publish, Sample, SessionState, place
+from relay.provider.subscription_table import Key, SubscriptionState
 from relay.provider.subscriptions import Subscriptions, staleness
 
-#: Events that need no book and no memory: `Inbound.event` takes them.
+#: Events that need no book and no memory.
 PLAIN = frozenset(KINDS.values()) - {Depth, Trade, Order, Position, Account, Error}
 
 
 class Inbound:
     """The reading half of a session."""
 
-    def __init__(self, core: SessionState, subscriptions: Subscriptions) -> None:
+    def __init__(self, core: SessionState, subscriptions: Subscriptions, publish: Publish) -> None:
         self._core = core
         self._subscriptions = subscriptions
+        self._publish = publish
         self._account = core.context.account
         self._trades = core.trades
         self._counters = core.counters
@@ -108,14 +109,16 @@ class Inbound:
 
     # --- events ------------------------------------------------------------------------------------------------------
 
-    def event(self, event: Event) -> None:
-        """Publish an event of one of the `PLAIN` types, or an `error` event."""
-        self._counters.received += 1
-        self._send(event, event_key(event, self._account))
+    def publish(self, event: Event, key: Key) -> None:
+        """Publish an event of the provider's, unless its topic had fallen silent and only repeats itself.
 
-    def _send(self, event: Event, key: Key) -> None:
+        Every event also proves that the subscription of its topic, ``key``, is served.
+        """
         if self._is_news(event, key):
-            self._core.provided(event)
+            core, counters = self._core, self._counters
+            counters.published += 1
+            counters.published_ns = core.at.unix_ns
+            self._publish(event, core.stamp, core.at.now)
         else:
             self._counters.deduped += 1
 
@@ -146,7 +149,7 @@ class Inbound:
         kept = self._core.books.offer(depth)
         for event in kept.out:
             if isinstance(event, Depth):
-                self._send(event, ("depth", symbol))
+                self.publish(event, ("depth", symbol))
             else:
                 self._core.publish(event)
         if kept.snapshot_of is not None or (kept.out and isinstance(kept.out[0], Depth) and kept.out[0].snapshot):
@@ -157,9 +160,8 @@ class Inbound:
         self._counters.received += 1
         self._core.notice_time(fill.timestamp)
         if self._core.fills.remember(fill, self._account):
-            key = ("account", fill.account or self._account)
             self._count_fact(fill)
-            self._send(self._marked(fill), key)
+            self.publish(self._marked(fill), ("account", fill.account or self._account))
             filled = self._core.fills.filled(fill, self._account)
             if (order := self._core.states.corrected(fill, self._account, filled)) is not None:
                 self._core.publish(order)
@@ -179,7 +181,7 @@ class Inbound:
         )
         if news is not None:
             self._count_fact(news)
-            self._send(self._marked(news), ("account", news.account or account))
+            self.publish(self._marked(news), ("account", news.account or account))
             return
         self._counters.deduped += 1
         if not compared:  # what repeats itself proves that the account's stream is alive

@@ -46,7 +46,6 @@ from relay.adapter import (
     Context,
     EventAck,
     Fetch,
-    GivenUp,
     Hello,
     Learned,
     Limited,
@@ -66,7 +65,7 @@ from relay.adapter import (
 )
 from relay.adapter.reading import is_throttled
 from relay.model.enums import ConnectionEvent, RateLimitEvent
-from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Reply, Trade
+from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Trade
 from relay.model.text import from_micros
 from relay.provider import session_events
 from relay.provider.inbound import PLAIN, Inbound
@@ -74,12 +73,13 @@ from relay.provider.liveness import Transport
 from relay.provider.outbound import Job, Purpose, prepared, written
 from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
+from relay.provider.session_commands import SessionCommands
 from relay.provider.session_events import CloseSocket, DeadlineChanged, Dial, Finished, Now, Output, SendPing
 from relay.provider.session_state import Publish, SessionLog, SessionSettings, SessionState, no_log
-from relay.provider.subscription_table import Entry, SubscriptionState
+from relay.provider.subscription_table import Entry, SubscriptionState, event_key
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
-from relay.trading.pending import PendingCommand, Scope, nothing_known
+from relay.trading.pending import nothing_known
 from relay.trading.registry import CommandRegistry
 
 __all__ = ["Life", "SessionMachine", "SessionSettings"]
@@ -158,13 +158,13 @@ class SessionMachine:
         self._on_interest = core.declared.on_interest or beside is not None
         self._is_further = beside is not None
         self._declared = core.declared
+        self._account = context.account
         self._uniform = uniform
         self._transport = Transport(core.declared.silent_after, core.declared.heartbeat.every)
         self._retry: Retry = Retry(core.declared.backoff) if after is None else after._retry
         self._subscriptions = Subscriptions(core)
-        self._inbound = Inbound(core, self._subscriptions)
-        self._commands = commands
-        self._scope = Scope(context.provider, context.account)
+        self._inbound = Inbound(core, self._subscriptions, publish)
+        self._commands = SessionCommands(core, self._inbound, commands)
         self._correlation = correlation
         failed = after is not None and after._life is Life.FAILED
         self._life: Life = Life.FAILED if failed else Life.NEW
@@ -181,10 +181,40 @@ class SessionMachine:
     def step(self, turn: session_events.Input, at: Now) -> list[Output]:
         """Take one input; return what is to be done, in order."""
         self.core.begin(at)
-        if self._life is not Life.ENDED:
-            self._take_input(turn)
-            self._clocks()
-            self._flush()
+        if self._life is Life.ENDED:
+            return self.core.take_outputs()
+        match turn:
+            case session_events.Start():
+                if self._life is Life.NEW:  # what had FAILED before a crash goes on only by Resume
+                    self._start()
+            case session_events.Resume():
+                if self._life is Life.FAILED:  # a wait that is under way is the provider's wish, or kind to it
+                    self._start()
+                    self._reason = "told to try again"
+                    self._announce(ConnectionEvent.RECONNECTING)
+            case session_events.Opened() if self._life is Life.DIALLING:
+                self._opened()
+            case session_events.Closed(code, reason) if self._life in _CONNECTED:
+                text = f"closed with {code}" + (f": {reason}" if reason else "")
+                self._lose(text, self._meaning(code, reason), socket_open=False)
+            case session_events.Refused(status, headers) if self._life is Life.DIALLING:
+                self._turned_away(f"the connection was refused with HTTP status {status}", status, headers)
+            case session_events.DialFailed(error) if self._life is Life.DIALLING:
+                self._lose(f"no connection: {error}")
+            case session_events.Fetched(number, answer):
+                self._fetched(number, answer)
+            case session_events.Want() | session_events.Unwant():
+                self._change_interest(turn)
+            case session_events.SendCommand(pending):
+                self._commands.send(pending)
+            case session_events.Shutdown():
+                self._shut_down()
+            case session_events.Tick():
+                pass
+            case _:
+                self.core.counters.notes[f"late_{type(turn).__name__.lower()}"] += 1
+        self._clocks()
+        self._flush()
         return self.core.take_outputs()
 
     def interest(self, turns: Sequence[session_events.Want | session_events.Unwant], at: Now) -> list[Output]:
@@ -192,7 +222,7 @@ class SessionMachine:
         self.core.begin(at)
         if self._life is not Life.ENDED:
             for turn in turns:
-                self._take_input(turn)
+                self._change_interest(turn)
             self._clocks()
             self._flush()
         return self.core.take_outputs()
@@ -244,7 +274,7 @@ class SessionMachine:
         core = self.core
         if self._life is Life.ENDED:
             return inf
-        deadline = min(self._wake_at, core.table.deadline(), self._commands.deadline(self._scope))
+        deadline = min(self._wake_at, core.table.deadline(), self._commands.deadline())
         if self._life in _CONNECTED:
             deadline = min(deadline, self._transport.deadline(), core.outbound.queue.deadline())
         if self._life is Life.UP:
@@ -254,75 +284,46 @@ class SessionMachine:
             deadline = min(deadline, self._subscriptions.outage_deadline())
         return deadline
 
-    def _take_input(self, turn: session_events.Input) -> None:
-        match turn:
-            case session_events.Start():
-                if self._life is Life.NEW:  # what had FAILED before a crash goes on only by Resume
-                    self._start()
-            case session_events.Resume():
-                if self._life is Life.FAILED:  # a wait that is under way is the provider's wish, or kind to it
-                    self._start()
-                    self._reason = "told to try again"
-                    self._announce(ConnectionEvent.RECONNECTING)
-            case session_events.Opened() if self._life is Life.DIALLING:
-                self._opened()
-            case session_events.Closed(code, reason) if self._life in _CONNECTED:
-                text = f"closed with {code}" + (f": {reason}" if reason else "")
-                self._lose(text, self._meaning(code, reason), socket_open=False)
-            case session_events.Refused(status, headers) if self._life is Life.DIALLING:
-                self._turned_away(f"the connection was refused with HTTP status {status}", status, headers)
-            case session_events.DialFailed(error) if self._life is Life.DIALLING:
-                self._lose(f"no connection: {error}")
-            case session_events.Fetched(number, answer):
-                self._fetched(number, answer)
-            case session_events.Want(topic, by):
-                if self._life is Life.IDLE or (self._life is Life.WAITING and self._unused):
-                    self._awake()
-                self._subscriptions.want(topic, by)
-            case session_events.Unwant(topic):
-                self.core.table.unwant(topic, self.core.at.now)
-            case session_events.SendCommand(pending):
-                self._send_command(pending)
-            case session_events.Shutdown():
-                self._shut_down()
-            case session_events.Tick():
-                pass
-            case _:
-                self.core.counters.notes[f"late_{type(turn).__name__.lower()}"] += 1
+    def _change_interest(self, turn: session_events.Want | session_events.Unwant) -> None:
+        if isinstance(turn, session_events.Unwant):
+            self.core.table.unwant(turn.topic, self.core.at.now)
+            return
+        if self._life is Life.IDLE or (self._life is Life.WAITING and self._unused):
+            self._awake()
+        self._subscriptions.want(turn.topic, turn.by)
 
     # --- what an adapter decoded --------------------------------------------------------------------------------------
 
     def handle_decoded(self, item: object) -> None:
         """Handle one event or signal of the adapter's."""
+        core, inbound = self.core, self._inbound
         # Market events are most of what arrives: one set look-up and they are on their way.
         kind = type(item)
         if kind in PLAIN:
-            self._inbound.event(item)  # type: ignore[arg-type]
-        elif kind is Depth:
-            self._inbound.depth(item)  # type: ignore[arg-type]
-        else:
-            self._handle_signal(item)
-
-    def _handle_signal(self, item: object) -> None:
-        core = self.core
+            core.counters.received += 1
+            inbound.publish(item, event_key(item, self._account))  # type: ignore[arg-type]
+            return
         match item:
+            case Depth():
+                inbound.depth(item)
             case Trade():
-                self._inbound.fill(item)
+                inbound.fill(item)
             case Order() | Position() | Account():
-                self._inbound.state(item)
+                inbound.state(item)
             case Partial():
-                self._inbound.state(item.state, partial=True)
+                inbound.state(item.state, partial=True)
             case Error():
                 item = attrs.evolve(item, code=core.redact(item.code), message=core.redact(item.message))
-                self._commands.add_error(self._scope, item.code, item.message)
+                self._commands.add_error(item)
                 for each in core.split(item) if core.trades else (item,):
-                    self._inbound.event(each)
+                    core.counters.received += 1
+                    inbound.publish(each, event_key(each, self._account))
             case Complete():
-                self._inbound.complete(item)
+                inbound.complete(item)
             case Fetch():
-                self._inbound.fetch(item)
+                inbound.fetch(item)
             case Unknown():
-                self._inbound.unknown(item.raw if isinstance(item.raw, str) else repr(item.raw), item.why)
+                inbound.unknown(item.raw if isinstance(item.raw, str) else repr(item.raw), item.why)
             case Ack():
                 self._subscriptions.acknowledged(item)
             case Nack() if is_throttled(item.reason):
@@ -333,9 +334,9 @@ class SessionMachine:
                 self._subscriptions.refused(item.topics, item.reason)
                 core.rearm()
             case CommandReply():
-                self._command_replied(item)
+                self._commands.replied(item)
             case Send():
-                self._inbound.send(item)
+                inbound.send(item)
             case Poll():
                 self._poll_for_adapter(item)
             case Polled():
@@ -359,7 +360,7 @@ class SessionMachine:
             case Alive():
                 pass  # any message restarts the clock of the transport, see `receive`
             case _:
-                self._inbound.unknown(repr(item), f"the adapter yielded a {type(item).__name__}")
+                inbound.unknown(repr(item), f"the adapter yielded a {type(item).__name__}")
 
     def _poll_for_adapter(self, poll: Poll) -> None:
         try:
@@ -499,7 +500,7 @@ class SessionMachine:
         if meaning in _FINAL:
             self._life, self._wake_at = Life.FAILED, inf
             self._announce(ConnectionEvent.FAILED)
-            self._end_commands()
+            self._commands.session_ended()
             self.core.put(Finished(self._reason, failed=True))
             return
         limited = meaning is CloseMeaning.RATE_LIMITED
@@ -529,9 +530,7 @@ class SessionMachine:
         self._transport.closed()
         core.outbound.disconnected()
         self._subscriptions.lost(self._reason, None if self._lost is None else self._lost.unix_ns)
-        for pending in self._commands.open_of(self._scope):
-            if not (pending.sent and pending.over_http):
-                core.publish(pending.given_up("disconnected", "the connection was lost"))
+        self._commands.disconnected()
         core.adapter = None
 
     def _gap_ms(self) -> int | None:
@@ -560,7 +559,7 @@ class SessionMachine:
         if self._life in (*_CONNECTED, Life.DIALLING):
             self.core.put(CloseSocket(1000, "shutdown"))
         self._let_go("shutdown")
-        self._end_commands()
+        self._commands.session_ended()
         self._life, self._wake_at = Life.ENDED, inf
         self.core.put(Finished("shutdown", failed=False))
 
@@ -584,7 +583,7 @@ class SessionMachine:
             self._let_go(reason)
             self._announce(ConnectionEvent.RECONNECTING)
             self._life, self._wake_at = Life.ENDED, inf
-        self._end_commands()
+        self._commands.session_ended()
 
     # --- HTTP answers ------------------------------------------------------------------------------------------------
 
@@ -603,7 +602,7 @@ class SessionMachine:
             case Purpose.CALL if not nothing_known(answer):
                 self._handle_answer(job, answer)
             case Purpose.CALL:
-                self._command_unanswered(job, answer)
+                self._commands.unanswered(job, answer)
             case Purpose.RENEW:
                 self._renewed(job, answer, wait)
             case Purpose.RECONCILE if not answer.ok:
@@ -671,80 +670,6 @@ class SessionMachine:
         core.renewal.failed(core.at.now, wait or 0.0)
         core.error("renewal_failed", f"the login could not be renewed: {why}")
 
-    # --- trading commands --------------------------------------------------------------------------------------------
-
-    def _send_command(self, pending: PendingCommand) -> None:
-        """Queue what the adapter writes for a command, or refuse it with the reason."""
-        core, command = self.core, pending.command
-        if pending.reply is not None:  # ended while it waited to be handed over
-            return
-        if pending.not_stored:
-            core.publish(pending.refused("store_unavailable", pending.not_stored))
-            return
-        if not core.up or core.adapter is None:
-            core.publish(pending.refused("not_connected", f"the session with {core.context.provider} is not up"))
-            return
-        if (reason := core.adapter_class.orders.refusal(command)) is not None:
-            core.publish(pending.refused("invalid_command", reason))
-            return
-        try:
-            written = core.outbound.write(core.adapter, command, Lane.CALL, Purpose.CALL, command.id)
-        except Exception as error:  # noqa: BLE001 - whatever the adapter cannot write is refused with its reason
-            core.publish(pending.refused("invalid_command", core.reason_of(error, f"writing {type(command).__name__}")))
-            return
-        if not written:
-            message = "the adapter writes nothing for this command"
-            core.publish(pending.refused("unsupported_command", message))
-
-    def _command_sent(self, job: Job) -> None:
-        pending = self._commands.find(self._scope, job.subject)
-        if pending is not None:
-            pending.sent, pending.over_http = True, isinstance(job.writing, Fetch)
-            pending.sent_at = self.core.at.now
-
-    def _command_replied(self, reply: CommandReply) -> None:
-        pending = self._commands.find(self._scope, reply.id)
-        if pending is None:
-            self.core.counters.notes["unasked_reply"] += 1
-        elif reply.error is None and pending.command.answer is not None:
-            self.core.publish(pending.answered(reply, self.core.stamp))
-            self._inbound.answers_list(pending.sent_at)
-            for item in reply.events or ():
-                if isinstance(item, Unknown):
-                    self._inbound.unknown(item.raw if isinstance(item.raw, str) else repr(item.raw), item.why)
-        else:
-            error = reply.error
-            if isinstance(error, Mapping):
-                code = self.core.adapter_class.error_code(error, pending.command)
-                own = {"provider_code": error["code"]} if "code" in error else {}
-                error = {**error, "code": code, **own}
-            self.core.publish(pending.replied(reply.result, error))
-
-    def _command_unanswered(self, job: Job, answer: Answer) -> None:
-        """End a command as unknown: its HTTP answer does not tell whether it was carried out."""
-        pending = self._commands.find(self._scope, job.subject)
-        if pending is not None:
-            shown = Answer(status=answer.status, text=self.core.redact(answer.text))
-            self._give_up(pending, pending.unanswered(shown))
-
-    def _end_late_commands(self, now: float) -> None:
-        if self._commands.deadline(self._scope) > now:
-            return
-        for pending in self._commands.open_of(self._scope):
-            if pending.due_at <= now:
-                self.core.outbound.forget_call(pending.command.id)
-                self._give_up(pending, pending.given_up("deadline", "no answer within the deadline"))
-
-    def _give_up(self, pending: PendingCommand, reply: Reply) -> None:
-        """Publish ``reply``, and tell the connection's adapter, which may still be waiting for the answer."""
-        self.core.publish(reply)
-        self.core.at_once(self.core.encode(GivenUp(pending.command.id)))
-
-    def _end_commands(self) -> None:
-        """End all open commands with the session."""
-        for pending in self._commands.open_of(self._scope):
-            self.core.publish(pending.given_up("session_ended", "the session ended"))
-
     # --- sending, and the clocks -------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
@@ -769,7 +694,7 @@ class SessionMachine:
             if job.poll is not None and isinstance(job.writing, str):
                 core.outbound.polls.sent(job.poll, core.at.now)
             if job.purpose is Purpose.CALL:
-                self._command_sent(job)
+                self._commands.sent(job)
             if job.topics:
                 self._subscriptions.sent(job.topics)
 
@@ -780,9 +705,8 @@ class SessionMachine:
         if not isinstance(error, TemplateError):
             code, reason = "encode_failed", core.fault("writing a request", error)
         core.error(code, reason)
-        pending = self._commands.find(self._scope, job.subject) if job.purpose is Purpose.CALL else None
-        if pending is not None:
-            core.publish(pending.refused("invalid_command", core.redact(reason)))
+        if job.purpose is Purpose.CALL:
+            self._commands.not_sent(job, reason)
 
     def _warn(self) -> None:
         core = self.core
@@ -794,7 +718,7 @@ class SessionMachine:
 
     def _clocks(self) -> None:
         now = self.core.at.now
-        self._end_late_commands(now)
+        self._commands.end_late(now)
         if self._life is Life.WAITING and now >= self._wake_at:
             if self._is_unwanted():
                 self._idle()
@@ -868,7 +792,7 @@ class SessionMachine:
             "unwritten": core.outbound.unwritten,
             "books": core.books.status(),
             "counters": core.counters.status(core.books.held, core.books.dropped),
-            "commands": len(self._commands.open_of(self._scope)),
+            "commands": len(self._commands),
             "queued": len(core.outbound.queue),
             "budget": core.budget.status(core.at.now),
             "budget_limits": core.budget.capacities(),

@@ -246,12 +246,6 @@ class SessionState:
 
     # --- out ---------------------------------------------------------------------------------------------------------
 
-    def provided(self, event: Event) -> None:
-        """Publish an event of the provider's."""
-        self.counters.published += 1
-        self.counters.published_ns = self.at.unix_ns
-        self._publish(event, self.stamp, self.at.now)
-
     def publish(self, event: Event) -> None:
         """Publish an event of the relay's own."""
         self.counters.raised += 1

@@ -20,13 +20,14 @@ Senders and the sessions that carry commands out share this one table. What hold
   its own (`CommandLimits`). A share that is full forgets its rejected commands, the oldest first: nothing came of them. A
   command that was accepted, or is unknown, is remembered for its whole age: when a share is full of those, it is the new
   command that is refused (`Full`). The answers of commands that change nothing are not remembered.
-- A command that changes something is in the store before it is sent (`CommandRegistry.make_durable`), and its reply after.
+- A command that changes something is in the store before it is sent, and its reply after.
   After a restart it is remembered as before; one without a reply ends as unknown, and is not sent again. While the store
   fails, such commands are refused (`Unstorable`).
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -214,13 +215,22 @@ class CommandRegistry:
     # --- from senders ------------------------------------------------------------------------------------------------
 
     def take(
-        self, session: Scope, command: Command, key: str | None, due_at: float, now: float, api_key: str = ""
+        self,
+        session: Scope,
+        command: Command,
+        key: str | None,
+        due_at: float,
+        now: float,
+        api_key: str = "",
+        then: Callable[[PendingCommand], object] = lambda pending: None,
     ) -> tuple[PendingCommand, bool]:
         """Return the entry of ``command``, and whether it is new: only then it is to be sent.
 
         Args:
             key: the idempotency key.
             api_key: name of the sender's API key.
+            then: called with a new command when its names are in the store, or with `PendingCommand.not_stored` if that
+                failed. A command that changes nothing needs no store.
 
         Raises:
             Conflict: a name of it belongs to another command.
@@ -245,6 +255,10 @@ class CommandRegistry:
         self._make_room(session, scope, api_key, size)
         pending = PendingCommand(session, scope, command, due_at, names, api_key, digest, command.name, taken_at=now)
         self._enter(pending, size)
+        if self._store is None or isinstance(command, READING):
+            then(pending)
+        else:
+            self._store.commit(pending.row(), partial(_stored, pending, then))
         return pending, True
 
     def _enter(self, pending: PendingCommand, size: int) -> None:
@@ -259,21 +273,6 @@ class CommandRegistry:
         if pending.outcome in (None, Outcome.UNKNOWN):
             for subject in pending.subjects():
                 self._watched.setdefault(subject, []).append(pending)
-
-    def make_durable(self, pending: PendingCommand, then: Callable[[], object]) -> None:
-        """Put the names of a new command into the store, then call ``then``: with `PendingCommand.not_stored` if it failed.
-
-        A command that changes nothing needs no store.
-        """
-        if self._store is None or isinstance(pending.command, READING):
-            then()
-            return
-
-        def done(failure: str) -> None:
-            pending.not_stored = failure
-            then()
-
-        self._store.commit(pending.row(), done)
 
     def _make_room(self, session: Scope, scope: Scope, api_key: str, size: int) -> None:
         """Forget rejected commands until another one of ``size`` bytes has room. Raises Full if it has none."""
@@ -538,3 +537,8 @@ class CommandRegistry:
     def snapshot(self) -> dict[str, Any]:
         """Return the counters for the status page."""
         return {"open": self.open, "remembered": len(self._kept), **self.notes}
+
+
+def _stored(pending: PendingCommand, then: Callable[[PendingCommand], object], failure: str) -> None:
+    pending.not_stored = failure
+    then(pending)

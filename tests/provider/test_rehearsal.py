@@ -10,7 +10,8 @@ from msgspec.json import encode
 from relay.adapter import Adapter, Context, Fetch, Orders, Outgoing, Session, dumps
 from relay.model.commands import Call, Command, PlaceOrder
 from relay.model.enums import OrderType, Side
-from relay.provider.dry_run import Unwritable, dry_run
+from relay.provider.session_commands import dry_run
+from relay.trading.service import Unwritable
 
 CONTEXT = Context(provider="x", credentials={"password": 'pa"ss word', "empty": ""}, learned={"token": "t0ken"})
 

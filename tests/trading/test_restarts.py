@@ -92,13 +92,10 @@ class Relay:
         self.now = 0.0
 
     def take(self, command: Command, key: str | None = None) -> tuple[PendingCommand, bool]:
-        pending, new = self.registry.take(MAIN, command, key, self.now + 10, self.now, "desk")
-        if new:
-            self.registry.make_durable(pending, lambda: self.go(pending))
-        return pending, new
+        return self.registry.take(MAIN, command, key, self.now + 10, self.now, "desk", self.go)
 
     def go(self, pending: PendingCommand) -> None:
-        """As `SessionMachine._send_command` does."""
+        """Send the command or refuse it, as `SessionCommands.send` does."""
         if pending.reply is not None:
             return
         if pending.not_stored:
