@@ -5,6 +5,7 @@ of the connection are numbered without holes.
 """
 
 from collections.abc import Hashable, Iterable
+from functools import partial
 from typing import Any
 
 from relay.adapter import (
@@ -23,6 +24,7 @@ from relay.adapter import (
     Ping,
     Rate,
     Redial,
+    Send,
     Session,
     Signal,
     Subscribe,
@@ -32,7 +34,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import named, newer, row
+from relay.adapter.reading import Numbers, each, is_new, named, row
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
@@ -45,6 +47,10 @@ TIMEFRAMES = {name: name for name in SAME} | {"1D": "1d", "1W": "1w", "14D": "14
 INTERVALS = {timeframe: interval for interval, timeframe in TIMEFRAMES.items()}
 TICKER = ("bid", "bid_size", "ask", "ask_size", "change", "change_relative", "last", "volume", "high", "low")
 BTC = {"symbol": "BTC/USD"}
+
+
+def unsubscribe(number: int) -> str:
+    return dumps({"event": "unsubscribe", "chanId": number})
 
 
 class Bitfinex(Adapter):
@@ -71,7 +77,8 @@ class Bitfinex(Adapter):
         super().__init__(context)
         self.channels: dict[int, tuple[Topic, str]] = {}  # the stream, and the pair as Bitfinex writes it
         self.last_sequence: int | None = None
-        self.told: dict[str, int] = context.kept.setdefault("trades", {})
+        self.leaving: set[Topic] = set()  # those not wanted any more before their channel has its number
+        self.told: Numbers = context.kept.setdefault("trades", {})
 
     def prepare(self) -> Iterable[Fetch]:
         yield Fetch(tag="pairs", url="/v2/conf/pub:list:pair:exchange", within=30, needed=False)
@@ -81,11 +88,12 @@ class Bitfinex(Adapter):
             case Hello():
                 yield dumps({"event": "conf", "flags": 65536})  # SEQ_ALL
             case Subscribe(topics):
+                self.leaving.difference_update(topics)
                 yield from (dumps({"event": "subscribe", **self.request(topic)}) for topic in topics)
             case Unsubscribe(topics):
-                for number, (topic, _) in self.channels.items():
-                    if topic in topics:
-                        yield dumps({"event": "unsubscribe", "chanId": number})
+                numbers = {topic: number for number, (topic, _) in self.channels.items()}
+                self.leaving.update(topic for topic in topics if topic not in numbers)
+                yield from (unsubscribe(numbers[topic]) for topic in topics if topic in numbers)
             case Ping():
                 yield dumps({"event": "ping"})
 
@@ -115,8 +123,9 @@ class Bitfinex(Adapter):
                 self.last_sequence = sequence
                 yield from self.data(number, data)
             case {"event": "subscribed", "chanId": int(number)} as given:
-                self.channels[number] = self.topic(given)
-                yield Ack(self.channels[number][:1])
+                topic, _ = self.channels[number] = self.topic(given)
+                yield Send(unsubscribe(number)) if topic in self.leaving else Ack((topic,))
+                self.leaving.discard(topic)
             case {"event": "error", "code": 10301, "channel": _} as given:
                 yield Ack(self.topic(given)[:1])  # it is subscribed already
             case {"event": "unsubscribed", "status": "OK", "chanId": int(number)}:
@@ -159,14 +168,18 @@ class Bitfinex(Adapter):
         taken = {name: given.pop(name) for name in ("bid", "ask", "last", "volume")}
         return Quote(symbol=self.symbol(native), native_symbol=native, **taken, data=given)
 
-    def trades(self, native: str, trades: list[list[Any]]) -> Iterable[PublicTrade]:
+    def trades(self, native: str, trades: list[list[Any]]) -> Iterable[Event | Signal]:
         """The trades that were not told before: the channel begins with the last 30, and ``tu`` says ``te`` again."""
-        for id, millis, amount, price in sorted(row(trade, 4) for trade in trades):
-            if newer(self.told, native, id):
-                sold = str(amount).startswith("-")
-                yield PublicTrade(symbol=self.symbol(native), native_symbol=native, id=str(id), price=price,
-                                  quantity=str(amount).removeprefix("-"), side=Side.SELL if sold else Side.BUY,
-                                  time=from_millis(millis))  # fmt: skip
+        yield from each(sorted(row(trade, 4) for trade in trades), partial(self.trade, native))
+
+    def trade(self, native: str, trade: list[Any]) -> PublicTrade | None:
+        id, millis, amount, price = trade
+        if not is_new(self.told, native, id):
+            return None
+        sold = str(amount).startswith("-")
+        return PublicTrade(symbol=self.symbol(native), native_symbol=native, id=str(id), price=price,
+                           quantity=str(amount).removeprefix("-"), side=Side.SELL if sold else Side.BUY,
+                           time=from_millis(millis))  # fmt: skip
 
     def depth(self, native: str, levels: list[list[Any]], *, snapshot: bool) -> Depth:
         """A level is price, orders, amount: no orders remove it, and an amount below zero is an ask."""

@@ -13,11 +13,11 @@ from relay.adapter import (
     Adapter,
     Alive,
     Answer,
+    Awaited,
     Book,
     Context,
     Fetch,
     Heartbeat,
-    Nack,
     Offer,
     Outgoing,
     Rate,
@@ -30,10 +30,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, newer, quoted
+from relay.adapter.reading import Numbers, besides, each, is_new, quoted
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Depth, Error, Event, PublicTrade, Quote
+from relay.model.events import Depth, Event, PublicTrade, Quote
 
 CHANNELS = {"quote": "ticker", "public_trade": "matches", "depth": "level2_batch"}
 KINDS = {channel: kind for kind, channel in CHANNELS.items()} | {"level2": "depth", "level2_50": "depth"}
@@ -66,26 +66,20 @@ class Coinbase(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.waiting: dict[Topic, None] = {}
-        self.leaving: dict[Topic, None] = {}
-        self.told: dict[str, int] = context.kept.setdefault("trades", {})
+        self.awaited = Awaited()
+        self.told: Numbers = context.kept.setdefault("trades", {})
 
     def prepare(self) -> Iterable[Fetch]:
         yield Fetch(tag="products", url="/products", within=30, needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str]:
         match outgoing:
-            case Subscribe(topics):
-                self.waiting |= dict.fromkeys(topics)
-                yield from self.requests("subscribe", topics)
-            case Unsubscribe(topics):
-                self.leaving |= dict.fromkeys(topics)
-                yield from self.requests("unsubscribe", topics)
-
-    def requests(self, type: str, topics: tuple[Topic, ...]) -> Iterable[str]:
-        for channel, group in groupby(sorted(topics, key=channel_of), key=channel_of):
-            yield dumps({"type": type, "product_ids": [self.native(each.symbol or "") for each in group],
-                         "channels": [channel]})  # fmt: skip
+            case Subscribe(topics) | Unsubscribe(topics):
+                self.awaited.asked(outgoing)
+                type = "subscribe" if isinstance(outgoing, Subscribe) else "unsubscribe"
+                for channel, group in groupby(sorted(topics, key=channel_of), key=channel_of):
+                    yield dumps({"type": type, "product_ids": [self.native(topic.symbol or "") for topic in group],
+                                 "channels": [channel]})  # fmt: skip
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
@@ -101,7 +95,7 @@ class Coinbase(Adapter):
             case {"type": "ticker"} as ticker:
                 yield self.quote(ticker)
             case {"type": "match" | "last_match"} as match:
-                yield from self.trade(match)
+                yield from each([match], self.trade)
             case {"type": "subscriptions", "channels": list(channels)}:
                 yield from self.subscribed({
                     Topic(kind=KINDS[channel["name"]], symbol=self.symbol(native))
@@ -110,26 +104,14 @@ class Coinbase(Adapter):
             case {"type": "heartbeat" | "status"}:
                 yield Alive()
             case {"type": "error", "message": str(said), **rest}:
-                yield self.refused(f"{said}: {rest['reason']}" if "reason" in rest else said)
+                yield self.awaited.refused(f"{said}: {rest['reason']}" if "reason" in rest else said)
             case other:
                 yield Unknown(other)
 
     def subscribed(self, now: set[Topic]) -> Iterable[Ack]:
-        begun = tuple(topic for topic in self.waiting if topic in now)
-        ended = tuple(topic for topic in self.leaving if topic not in now)
-        for topic in begun:
-            del self.waiting[topic]
-        for topic in ended:
-            del self.leaving[topic]
-        yield Ack(begun)
-        if ended:
-            yield Ack(ended, done=False)
-
-    def refused(self, reason: str) -> Nack | Error:
-        """One product that does not exist costs its whole request, which the refusal does not name."""
-        topics = tuple(self.waiting)
-        self.waiting.clear()
-        return Nack(topics, reason) if topics else Error(code="request", message=reason)
+        yield self.awaited.accepted([topic for topic in self.awaited.begun if topic in now])
+        if ended := [topic for topic in self.awaited.ended if topic not in now]:
+            yield self.awaited.accepted(ended, done=False)
 
     def quote(self, given: dict[str, Any]) -> Quote:
         native = given["product_id"]
@@ -141,16 +123,21 @@ class Coinbase(Adapter):
                      ask_size=ask_size, last=given["price"], volume=given["volume_24h"], time=given["time"],
                      data=besides(given, *known))  # fmt: skip
 
-    def trade(self, given: dict[str, Any]) -> Iterable[PublicTrade]:
-        """A subscription begins with the last match, which may have been told before the connection was lost."""
+    def trade(self, given: dict[str, Any]) -> PublicTrade | None:
+        """A subscription begins with the last match, which may have been told before the connection was lost.
+
+        A match behind a newer one is told too: https://docs.cdp.coinbase.com/exchange/websocket-feed/overview has messages
+        arrive out of order.
+        """
         native = given["product_id"]
         known = ("type", "product_id", "trade_id", "price", "size", "side", "time")
-        if newer(self.told, native, given["trade_id"]):
-            yield PublicTrade(symbol=self.symbol(native), native_symbol=native, id=str(given["trade_id"]),
-                              price=given["price"], quantity=given["size"], side=TAKER[given["side"]], time=given["time"],
-                              data=besides(given, *known))  # fmt: skip
+        if not is_new(self.told, native, given["trade_id"]):
+            return None
+        return PublicTrade(symbol=self.symbol(native), native_symbol=native, id=str(given["trade_id"]),
+                           price=given["price"], quantity=given["size"], side=TAKER[given["side"]], time=given["time"],
+                           data=besides(given, *known))  # fmt: skip
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
         if answer.ok:
-            pairs = [(each["id"], f"{each['base_currency']}/{each['quote_currency']}") for each in loads(answer.text)]
+            pairs = [(raw["id"], f"{raw['base_currency']}/{raw['quote_currency']}") for raw in loads(answer.text)]
             yield Symbols(pairs, complete=True)

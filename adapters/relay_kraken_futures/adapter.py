@@ -8,10 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from relay.adapter import (
-    Ack,
     Adapter,
     Alive,
     Answer,
+    Awaited,
     Book,
     Context,
     Fetch,
@@ -30,7 +30,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, newer
+from relay.adapter.reading import Numbers, besides, each, is_new
 from relay.model.channels import Topic
 from relay.model.enums import Side
 from relay.model.events import Depth, Error, Event, PublicTrade, Quote
@@ -65,33 +65,30 @@ class KrakenFutures(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.waiting: dict[Topic, None] = {}
-        self.told: dict[str, int] = context.kept.setdefault("trades", {})
+        self.awaited = Awaited()
+        self.told: Numbers = context.kept.setdefault("trades", {})
 
     def prepare(self) -> Iterable[Fetch]:
         yield Fetch(tag="instruments", url="/derivatives/api/v3/instruments", within=30, needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str]:
         match outgoing:
-            case Subscribe(topics):
-                self.waiting |= dict.fromkeys(topics)
-                yield from self.requests("subscribe", topics)
-            case Unsubscribe(topics):
-                yield from self.requests("unsubscribe", topics)
-
-    def requests(self, event: str, topics: tuple[Topic, ...]) -> Iterable[str]:
-        for feed, group in groupby(sorted(topics, key=feed_of), key=feed_of):
-            yield dumps(
-                {"event": event, "feed": feed, "product_ids": [self.native(each.symbol or "") for each in group]}
-            )
+            case Subscribe(topics) | Unsubscribe(topics):
+                self.awaited.asked(outgoing)
+                event = "subscribe" if isinstance(outgoing, Subscribe) else "unsubscribe"
+                for feed, group in groupby(sorted(topics, key=feed_of), key=feed_of):
+                    natives = [self.native(topic.symbol or "") for topic in group]
+                    yield dumps({"event": event, "feed": feed, "product_ids": natives})
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
             case {"event": "subscribed" | "unsubscribed" as event, "feed": str(feed), "product_ids": list(natives)}:
-                topics = tuple(Topic(kind=KINDS[feed], symbol=self.symbol(native)) for native in natives)
-                for topic in topics:
-                    self.waiting.pop(topic, None)
-                yield Ack(topics, done=event == "subscribed")
+                yield self.awaited.accepted(self.topics(feed, natives), done=event == "subscribed")
+            case {"event": "subscribed_failed", "feed": str(feed), "product_ids": list(natives)}:
+                yield Nack(self.awaited.accepted(self.topics(feed, natives)).topics, f"subscribed_failed: {feed}")
+            case {"event": "unsubscribed_failed", "feed": str(feed), "product_ids": list(natives)}:
+                self.awaited.accepted(self.topics(feed, natives), done=False)
+                yield Error(code="request", message=f"unsubscribed_failed: {feed} of {', '.join(natives)}")
             case {"feed": "book", "product_id": native, "side": side, "seq": seq, "price": price, "qty": size} as given:
                 bids, asks = {"buy": ([(price, size)], []), "sell": ([], [(price, size)])}[side]
                 yield Depth(symbol=self.symbol(native), native_symbol=native, bids=bids, asks=asks, snapshot=False,
@@ -109,15 +106,12 @@ class KrakenFutures(Adapter):
             case {"event": "info" | "pong"} | {"feed": "heartbeat"}:
                 yield Alive()
             case {"event": "error" | "alert", "message": str(reason)}:
-                yield self.refused(reason)
+                yield self.awaited.refused(reason)
             case other:
                 yield Unknown(other)
 
-    def refused(self, reason: str) -> Nack | Error:
-        """A refusal names no request: it is about what has not been acknowledged."""
-        topics = tuple(self.waiting)
-        self.waiting.clear()
-        return Nack(topics, reason) if topics else Error(code="request", message=reason)
+    def topics(self, feed: str, natives: list[str]) -> tuple[Topic, ...]:
+        return tuple(Topic(kind=KINDS[feed], symbol=self.symbol(native)) for native in natives)
 
     def quote(self, given: dict[str, Any]) -> Quote:
         native, time = given["product_id"], given.get("time")
@@ -126,17 +120,19 @@ class KrakenFutures(Adapter):
                      bid_size=given.get("bid_size"), ask_size=given.get("ask_size"), last=given.get("last"),
                      time=None if time is None else from_millis(time), data=besides(given, *known))  # fmt: skip
 
-    def trades(self, given: list[dict[str, Any]]) -> Iterable[PublicTrade]:
+    def trades(self, given: list[dict[str, Any]]) -> Iterable[Event | Signal]:
         """The trades that were not told before: a subscription begins with the last 100, newest first."""
-        known = ("feed", "product_id", "uid", "price", "qty", "side", "time")
-        for trade in sorted(given, key=lambda each: each["seq"]):
-            native = trade["product_id"]
-            if newer(self.told, native, trade["seq"]):
-                yield PublicTrade(symbol=self.symbol(native), native_symbol=native, id=trade["uid"], price=trade["price"],
-                                  quantity=trade["qty"], side=Side(trade["side"].upper()),
-                                  time=from_millis(trade["time"]), data=besides(trade, *known))  # fmt: skip
+        yield from each(sorted(given, key=lambda trade: trade["seq"]), self.trade)
+
+    def trade(self, given: dict[str, Any]) -> PublicTrade | None:
+        native, known = given["product_id"], ("feed", "product_id", "uid", "price", "qty", "side", "time")
+        if not is_new(self.told, native, given["seq"]):
+            return None
+        return PublicTrade(symbol=self.symbol(native), native_symbol=native, id=given["uid"], price=given["price"],
+                           quantity=given["qty"], side=Side(given["side"].upper()), time=from_millis(given["time"]),
+                           data=besides(given, *known))  # fmt: skip
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
         if answer.ok:
-            natives = [each["symbol"].upper() for each in loads(answer.text)["instruments"]]
+            natives = [raw["symbol"].upper() for raw in loads(answer.text)["instruments"]]
             yield Symbols([(native, native) for native in natives], complete=True)

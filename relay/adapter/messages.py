@@ -390,3 +390,45 @@ def _number(id: object) -> int:
     if isinstance(id, str) and id.isascii() and id.isdigit() and len(id) < 20:
         return int(id)
     return id if isinstance(id, int) else 0
+
+
+class Awaited:
+    """Remember the topics that were asked for, for a provider whose refusals name neither the request nor its topics.
+
+    One of these lives as long as its adapter, which is one connection.
+
+    Attributes:
+        begun: the topics whose subscription has no answer yet.
+        ended: the topics whose end has none.
+    """
+
+    def __init__(self) -> None:
+        self.begun: dict[Topic, None] = {}
+        self.ended: dict[Topic, None] = {}
+
+    def asked(self, request: Subscribe | Unsubscribe) -> None:
+        """Take note that the request is about to be sent; a topic waits for the newest one that is about it."""
+        into, out = (self.begun, self.ended) if isinstance(request, Subscribe) else (self.ended, self.begun)
+        for topic in request.topics:
+            out.pop(topic, None)
+            into[topic] = None
+
+    def accepted(self, topics: Iterable[Topic], *, done: bool = True) -> Ack:
+        """Return what an answer that names its topics says: they are subscribed, or not any more where not ``done``."""
+        topics = tuple(topics)
+        for topic in topics:
+            (self.begun if done else self.ended).pop(topic, None)
+        return Ack(topics, done=done)
+
+    def refused(self, reason: str) -> Nack | Error:
+        """Return what a refusal says: everything that is to begin is refused, or an error where nothing is.
+
+        While ends wait for their answers too, the refusal may be of either. Then no topic is refused: the relay asks again
+        for those that are not acknowledged. No end waits any more by then, since nothing follows from the refusal of one.
+        """
+        if self.ended or not self.begun:
+            self.ended.clear()
+            return Error(code="request", message=reason)
+        topics = tuple(self.begun)
+        self.begun.clear()
+        return Nack(topics, reason)

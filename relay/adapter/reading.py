@@ -9,6 +9,7 @@ import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
+from heapq import heappush, heappushpop
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -167,15 +168,32 @@ def unix_time(value: Any) -> str | None:
     return from_millis(value) if isinstance(value, int) and value >= _FIRST_MILLISECOND else from_seconds(value)
 
 
-def newer(newest: dict[str, int], name: str, number: int) -> bool:
-    """Return whether ``number`` is above the highest one of ``name`` so far, and remember it then.
+#: Numbers of one name that `is_new` remembers: more than a subscription begins with at any provider here.
+REMEMBERED = 500
+#: By name, the numbers that were seen: as a set, and as a heap.
+Numbers = dict[str, tuple[set[int], list[int]]]
 
-    For a stream that begins with old trades. Keep ``newest`` in `Context.kept`: after a lost connection those that were
-    told are left out, and those of the absence are told.
+
+def is_new(seen: Numbers, name: str, number: int) -> bool:
+    """Return whether ``number`` of ``name`` was not seen before, and remember it. It need not be the highest.
+
+    For a stream that begins with old trades: after a lost connection those that were told are left out, those of the absence
+    are told, and so is one that comes behind a newer one. Keep ``seen`` in `Context.kept`.
+
+    Raises:
+        ValueError: the number is below all that are remembered, so that nobody can say whether it was seen. `each` makes one
+            `Unknown` of it, which is counted.
     """
-    if number <= newest.get(name, -1):
+    numbers, heap = seen.setdefault(name, (set(), []))
+    if whole(number) in numbers:
         return False
-    newest[name] = whole(number)
+    if len(heap) < REMEMBERED:
+        heappush(heap, number)
+    elif number < heap[0]:
+        raise ValueError(f"{name}: {number} comes behind {REMEMBERED} that are newer")
+    else:
+        numbers.discard(heappushpop(heap, number))
+    numbers.add(number)
     return True
 
 

@@ -22,10 +22,11 @@ SIMULATED = {"simulator", "exchange", "payloads", "tickets", "chain"}
 #: Lines of a public venue.
 VENUE = 199
 #: Lines of a broker: what it needs today. The aim is 700; a number here goes up only with what a broker is newly asked for:
-#: the last time for the answers to lists, histories and quotes, which are read as the stream is. Binance is two venues; Kraken is one with
-#: two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message.
+#: the last time for the answers to lists, histories and quotes, which are read as the stream is. Binance is two venues; Bitfinex ends
+#: a channel by a number that it gives later; Kraken is one with two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message.
 BUDGETS = {
     "relay_binance": 215,
+    "relay_bitfinex": 212,
     "relay_kraken": 475,
     "relay_crosstrade": 1231,
     "relay_helio": 870,
