@@ -21,18 +21,19 @@ COMMANDS: tuple[type[commands.Command], ...] = (
     commands.OrderHistory, commands.TradeHistory, commands.ListAccounts, commands.ListPositions, commands.ListOrders,
     commands.GetQuote, commands.Call,
 )  # fmt: skip
+AMENDED = ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance")
 #: Members of an order that only this provider has, for `PlaceOrder.extra`.
-EXTRA = ("trailing_type", "oco_group_id", "position_id", "hidden", "display_quantity", "leverage", "margin_mode")
+EXTRA = ("oco_group_id", "position_id", "hidden", "display_quantity", "leverage", "margin_mode")
 ORDERS = Orders(
     times_in_force=(TimeInForce.GTC, TimeInForce.DAY, TimeInForce.IOC, TimeInForce.FOK),
-    amends=("quantity", "limit_price", "stop_price", "stop_loss", "take_profit"),
+    members=("client_order_id", "stop_loss", "take_profit", "reduce_only", "post_only", "trailing_type"),
+    amends=AMENDED,
     extra=EXTRA,
 )
 PLACED = (
     "side", "order_type", "quantity", "time_in_force", "limit_price", "stop_price", "stop_loss", "take_profit",
-    "trailing_distance", "client_order_id", "reduce_only", "post_only",
+    "trailing_distance", "trailing_type", "client_order_id", "reduce_only", "post_only",
 )  # fmt: skip
-AMENDED = ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit")
 #: Functions for `Call`: method, path, and the arguments that the path does not name, as the SDK has them: the body of those
 #: in `_BODIES`, the query of the others. A misspelt one would be ignored, and all be cancelled in the place of one symbol.
 FUNCTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
@@ -46,7 +47,7 @@ FUNCTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "reset_circuit_breakers": ("POST", "/v1/circuit-breakers/reset", ()),
     "cancel_all_orders": ("DELETE", "/v1/orders", ("symbol",)),
     "close_all_positions": ("DELETE", "/v1/positions", ("symbol",)),
-    "modify_order": ("PATCH", "/v1/orders/{order_id}", (*AMENDED, "trailing_distance")),
+    "modify_order": ("PATCH", "/v1/orders/{order_id}", AMENDED),
     "close_position": ("DELETE", "/v1/positions/{position_id}",
                        ("quantity", "order_type", "limit_price", "cancel_associated_orders")),
 }  # fmt: skip

@@ -286,16 +286,21 @@ def listed(names: Sequence_[str]) -> str:
 
 #: Members of an order that a broker may lack; the prices follow from its type, and `good_till` from GTD.
 _MEMBERS = ("client_order_id", "stop_loss", "take_profit", "reduce_only", "post_only")
+#: The same, of members that few brokers have.
+_RARE = ("notional", "trailing_type", "extended_hours", "position_intent")
+_RARE_TIMES = (TimeInForce.OPG, TimeInForce.CLS)
 _AMENDS = tuple(
     each.name for each in attrs.fields(AmendOrder) if each.name not in ("id", "account", "order_id", "symbol")
 )
+_COMMON_AMENDS = tuple(name for name in _AMENDS if name != "trailing_distance")
 
 
 @frozen(kw_only=True)
 class Orders:
     """The orders a broker takes. The core refuses any other before `Adapter.encode` sees it, and names the member.
 
-    The defaults take everything, so name what there is::
+    The defaults take everything but what few brokers have (orders in an auction, `notional`, `trailing_type`,
+    `extended_hours`, `position_intent`, amending `trailing_distance`), so name what there is::
 
         orders = Orders(
             types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP),
@@ -311,7 +316,8 @@ class Orders:
     Attributes:
         types: the order types.
         times_in_force: the times in force, of new orders and of amendments; an order without one is always taken.
-        members: which of `client_order_id`, `stop_loss`, `take_profit`, `reduce_only` and `post_only` its orders have.
+        members: which of `client_order_id`, `stop_loss`, `take_profit`, `reduce_only`, `post_only`, `notional`,
+            `trailing_type`, `extended_hours` and `position_intent` its orders have.
         amends: the members of `AmendOrder` that can be changed.
         extra: the names `PlaceOrder.extra` may have; None when the provider's list is not known here.
     """
@@ -320,10 +326,13 @@ class Orders:
         default=tuple(OrderType), validator=deep_iterable(instance_of(OrderType), instance_of(tuple))
     )
     times_in_force: tuple[TimeInForce, ...] = field(
-        default=tuple(TimeInForce), validator=deep_iterable(instance_of(TimeInForce), instance_of(tuple))
+        default=tuple(each for each in TimeInForce if each not in _RARE_TIMES),
+        validator=deep_iterable(instance_of(TimeInForce), instance_of(tuple)),
     )
-    members: tuple[str, ...] = field(default=_MEMBERS, validator=deep_iterable(in_(_MEMBERS), instance_of(tuple)))
-    amends: tuple[str, ...] = field(default=_AMENDS, validator=deep_iterable(in_(_AMENDS), instance_of(tuple)))
+    members: tuple[str, ...] = field(
+        default=_MEMBERS, validator=deep_iterable(in_((*_MEMBERS, *_RARE)), instance_of(tuple))
+    )
+    amends: tuple[str, ...] = field(default=_COMMON_AMENDS, validator=deep_iterable(in_(_AMENDS), instance_of(tuple)))
     extra: tuple[str, ...] | None = field(default=None, validator=_is_optional(_are_texts))
 
     def refusal(self, command: Command) -> str | None:
@@ -340,7 +349,7 @@ class Orders:
             return f"order_type: there is {listed(self.types)}, not {order.order_type}"
         if (refused := self._of_time_in_force(order)) is not None:
             return refused
-        for name in _MEMBERS:
+        for name in (*_MEMBERS, *_RARE):
             if name not in self.members and getattr(order, name) is not None:
                 return f"{name}: orders have no such member; there are: {', '.join(self.members) or 'none'}"
         if self.extra is not None and (strangers := sorted(order.extra.keys() - set(self.extra))):

@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from relay.cli.output import Busy, console, say
 from relay.cli.remote import DEMO_API_KEY, DEMO_URL, RunningRelay, connected
 from relay.errors import OperatorError, one_line
-from relay.model.enums import OrderType, Side, TimeInForce
+from relay.model.enums import OrderType, PositionIntent, Side, TimeInForce, TrailingType
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,18 +65,22 @@ async def place(
     target: Target = ANY,
     symbol: str,
     side: Side,
-    quantity: str,
+    quantity: str | None = None,
+    notional: str | None = None,
     order_type: Annotated[OrderType | None, Parameter(name="--type")] = None,
     limit_price: Annotated[str | None, Parameter(name="--limit")] = None,
     stop_price: Annotated[str | None, Parameter(name="--stop")] = None,
     stop_loss: str | None = None,
     take_profit: str | None = None,
     trailing_distance: Annotated[str | None, Parameter(name="--trailing")] = None,
+    trailing_type: TrailingType | None = None,
     time_in_force: Annotated[TimeInForce | None, Parameter(name="--tif")] = None,
     good_till: str | None = None,
     client_order_id: str | None = None,
     reduce_only: Annotated[bool | None, Parameter(negative=())] = None,
     post_only: Annotated[bool | None, Parameter(negative=())] = None,
+    extended_hours: Annotated[bool | None, Parameter(negative=())] = None,
+    position_intent: PositionIntent | None = None,
     extra: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = (),
 ) -> int:
     """Place an order.
@@ -85,6 +89,7 @@ async def place(
         symbol: Canonical symbol, EUR/USD.
         side: Which way.
         quantity: How much, in the provider's units.
+        notional: For how much money, in place of a quantity.
         order_type: Kind of order; the prices imply it when absent: --limit a limit order, --stop a stop order, both a
             stop-limit order, --trailing a trailing stop, none of them a market order.
         limit_price: Price of a limit or stop-limit order.
@@ -92,11 +97,14 @@ async def place(
         stop_loss: Price of the stop loss.
         take_profit: Price of the take profit.
         trailing_distance: Distance of a trailing stop.
+        trailing_type: Its unit, of the price or percent.
         time_in_force: How long it stands.
         good_till: RFC 3339 time up to which a GTD order stands.
         client_order_id: Your own id of the order.
         reduce_only: Only reduce a position.
         post_only: Only add to the book.
+        extended_hours: Also outside the regular trading hours.
+        position_intent: Open a position, or close one.
         extra: NAME=JSON, a member of the provider's own; may be repeated.
     """
     return await send(
@@ -105,17 +113,21 @@ async def place(
         symbol=symbol,
         side=side,
         quantity=quantity,
+        notional=notional,
         order_type=order_type or _implied(limit_price, stop_price, trailing_distance),
         limit_price=limit_price,
         stop_price=stop_price,
         stop_loss=stop_loss,
         take_profit=take_profit,
         trailing_distance=trailing_distance,
+        trailing_type=trailing_type,
         time_in_force=time_in_force,
         good_till=good_till,
         client_order_id=client_order_id,
         reduce_only=reduce_only,
         post_only=post_only,
+        extended_hours=extended_hours,
+        position_intent=position_intent,
         extra=named(extra, "--extra") or None,
     )
 

@@ -346,7 +346,7 @@ _PRICES: Mapping[OrderType, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def _check(command: Command) -> None:
-    for name in ("quantity", "trailing_distance"):
+    for name in ("quantity", "notional", "trailing_distance"):
         value = getattr(command, name, None)
         if value is not None and Decimal(value) <= 0:
             raise CommandError(name, f"must be above zero, not {value}")
@@ -367,6 +367,12 @@ def _check(command: Command) -> None:
 
 
 def _check_order(order: PlaceOrder) -> None:
+    if order.quantity is None and order.notional is None:
+        raise CommandError("quantity", "is missing; place_order needs it, or a notional in its place")
+    if order.quantity is not None and order.notional is not None:
+        raise CommandError("notional", "an order with a quantity has none")
+    if order.trailing_type is not None and order.trailing_distance is None:
+        raise CommandError("trailing_type", "goes with a trailing_distance")
     needed, excluded = _PRICES[order.order_type]
     for name in needed:
         if getattr(order, name) is None:

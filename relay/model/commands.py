@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from attrs import Factory, field, frozen
 from attrs.converters import optional
 
-from relay.model.enums import OrderType, Side, TimeInForce
-from relay.model.text import decimal_text, optional_decimal, optional_time
+from relay.model.enums import OrderType, PositionIntent, Side, TimeInForce, TrailingType
+from relay.model.text import optional_decimal, optional_time
 
 
 @frozen(kw_only=True)
@@ -37,24 +37,31 @@ class Command:
 
 @frozen(kw_only=True)
 class PlaceOrder(Command):
-    """Place one order. ``client_order_id`` makes it idempotent; prices are required as the order type requires them."""
+    """Place one order. ``client_order_id`` makes it idempotent; prices are required as the order type requires them.
+
+    It has either a ``quantity`` or a ``notional``, an amount of money for which as much is bought or sold as that gives.
+    """
 
     name = "place_order"
 
     symbol: str
     side: Side = field(converter=Side)
     order_type: OrderType = field(converter=OrderType)
-    quantity: str = field(converter=decimal_text)
+    quantity: str | None = field(default=None, converter=optional_decimal)
+    notional: str | None = field(default=None, converter=optional_decimal)
     time_in_force: TimeInForce | None = field(default=None, converter=optional(TimeInForce))
     limit_price: str | None = field(default=None, converter=optional_decimal)
     stop_price: str | None = field(default=None, converter=optional_decimal)
     stop_loss: str | None = field(default=None, converter=optional_decimal)
     take_profit: str | None = field(default=None, converter=optional_decimal)
     trailing_distance: str | None = field(default=None, converter=optional_decimal)
+    trailing_type: TrailingType | None = field(default=None, converter=optional(TrailingType))
     good_till: str | None = field(default=None, converter=optional_time)
     client_order_id: str | None = None
     reduce_only: bool | None = None
     post_only: bool | None = None
+    extended_hours: bool | None = None
+    position_intent: PositionIntent | None = field(default=None, converter=optional(PositionIntent))
     extra: Mapping[str, Any] = Factory(dict)
 
     def with_extra(self, own: Mapping[str, Any], *reserved: str) -> dict[str, Any]:
@@ -101,6 +108,7 @@ class AmendOrder(Command):
     stop_price: str | None = field(default=None, converter=optional_decimal)
     stop_loss: str | None = field(default=None, converter=optional_decimal)
     take_profit: str | None = field(default=None, converter=optional_decimal)
+    trailing_distance: str | None = field(default=None, converter=optional_decimal)
     time_in_force: TimeInForce | None = field(default=None, converter=optional(TimeInForce))
     good_till: str | None = field(default=None, converter=optional_time)
 

@@ -27,6 +27,20 @@ class OrderType(StrEnum):
     TRAILING_STOP = "TRAILING_STOP"
 
 
+class TrailingType(StrEnum):
+    """The unit of a trailing stop's distance: of the price, or percent of it."""
+
+    ABSOLUTE = "ABSOLUTE"
+    PERCENT = "PERCENT"
+
+
+class PositionIntent(StrEnum):
+    """The aim of an order: to open a position, or to close one."""
+
+    OPEN = "OPEN"
+    CLOSE = "CLOSE"
+
+
 class OrderStatus(StrEnum):
     """The state of an order now. An `OrderEvent` is the change that led to it."""
 
@@ -38,6 +52,8 @@ class OrderStatus(StrEnum):
     CANCELLED = "CANCELLED"
     REJECTED = "REJECTED"
     EXPIRED = "EXPIRED"
+    REPLACED = "REPLACED"
+    """Another order took its place, with an id of its own: `Order.replaced_by`."""
 
     @property
     def is_final(self) -> bool:
@@ -45,7 +61,15 @@ class OrderStatus(StrEnum):
         return self in _FINAL
 
 
-_FINAL = frozenset({OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED})
+_FINAL = frozenset(
+    {
+        OrderStatus.FILLED,
+        OrderStatus.CANCELLED,
+        OrderStatus.REJECTED,
+        OrderStatus.EXPIRED,
+        OrderStatus.REPLACED,
+    }
+)
 
 
 class TimeInForce(StrEnum):
@@ -54,6 +78,10 @@ class TimeInForce(StrEnum):
     IOC = "IOC"
     FOK = "FOK"
     GTD = "GTD"
+    OPG = "OPG"
+    """In the opening auction only."""
+    CLS = "CLS"
+    """In the closing auction only."""
 
 
 class OrderEvent(StrEnum):
@@ -66,6 +94,12 @@ class OrderEvent(StrEnum):
     ORDER_FILLED = "ORDER_FILLED"
     ORDER_PARTIALLY_FILLED = "ORDER_PARTIALLY_FILLED"
     ORDER_EXPIRED = "ORDER_EXPIRED"
+    ORDER_REPLACED = "ORDER_REPLACED"
+    """It ended because another order took its place."""
+    ORDER_CANCEL_REJECTED = "ORDER_CANCEL_REJECTED"
+    """The provider had accepted the request to cancel it, and could not carry it out: the order is as it was."""
+    ORDER_MODIFY_REJECTED = "ORDER_MODIFY_REJECTED"
+    """The same of a request to change it."""
     BRACKET_ORDER_CREATED = "BRACKET_ORDER_CREATED"
     BRACKET_ORDER_MODIFIED = "BRACKET_ORDER_MODIFIED"
 
@@ -78,6 +112,10 @@ class PositionEvent(StrEnum):
 
 class TradeEvent(StrEnum):
     TRADE_FILLED = "TRADE_FILLED"
+    TRADE_CORRECTED = "TRADE_CORRECTED"
+    """The fill ``corrects`` was another one: this one counts in its place."""
+    TRADE_BUSTED = "TRADE_BUSTED"
+    """The fill ``corrects`` does not count any more."""
 
 
 class AccountEvent(StrEnum):

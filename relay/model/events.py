@@ -30,6 +30,7 @@ from relay.model.enums import (
     OrderType,
     Outcome,
     PositionEvent,
+    PositionIntent,
     PositionSide,
     RateLimitEvent,
     Refill,
@@ -275,7 +276,11 @@ class Reference(MarketEvent):
 
 @frozen(kw_only=True)
 class Trade(AccountScoped):
-    """A fill of OUR order. It is published once: account, symbol, order, side and id together name it."""
+    """A fill of OUR order. It is published once: account, symbol, order, side and id together name it.
+
+    A provider may take a fill back (TRADE_BUSTED), or put another one in its place (TRADE_CORRECTED): ``corrects`` is the
+    id of that fill, and the rest is what was taken back, or what is right.
+    """
 
     kind = "trade"
     body = "trade"
@@ -293,6 +298,7 @@ class Trade(AccountScoped):
     commission: str | None = field(default=None, converter=optional_decimal)
     commission_currency: str | None = field(default=None, converter=_optional_text)
     is_maker: bool | None = field(default=None, converter=_optional_flag)
+    corrects: str | None = field(default=None, converter=_optional_text)
     data: Any = None
     time: str | None = field(default=None, converter=optional_time)
     timestamp: str | None = field(default=Factory(lambda self: self.time, takes_self=True), converter=optional_time)
@@ -307,6 +313,9 @@ class Order(AccountScoped):
 
     An adapter gives ``event`` None where the provider says only what the order is: the relay then finds out what happened
     (`relay.provider.accounts`). A published event always has it; so it is with `Position` and `Account`.
+
+    ``replaced_by`` is the id of the order that took its place, where an amended order gets a new id, and ``replaces`` the id
+    of the one whose place it took.
 
     ``vanished``: the provider's complete list of open orders no longer has it. It ended unseen, nobody said how:
     ``status`` and the rest are what was last known.
@@ -324,6 +333,7 @@ class Order(AccountScoped):
     order_type: OrderType | None = field(default=None, converter=optional(OrderType))
     quantity: str | None = field(default=None, converter=optional_decimal)
     quantity_unit: str | None = field(default=None, converter=_optional_text)
+    notional: str | None = field(default=None, converter=optional_decimal)
     filled_quantity: str | None = field(default=None, converter=optional_decimal)
     remaining_quantity: str | None = field(default=None, converter=optional_decimal)
     status: OrderStatus = field(converter=OrderStatus)
@@ -338,8 +348,12 @@ class Order(AccountScoped):
     reject_reason: str | None = field(default=None, converter=_optional_text)
     position_id: str | None = field(default=None, converter=_optional_text)
     parent_order_id: str | None = field(default=None, converter=_optional_text)
+    replaces: str | None = field(default=None, converter=_optional_text)
+    replaced_by: str | None = field(default=None, converter=_optional_text)
     reduce_only: bool | None = field(default=None, converter=_optional_flag)
     post_only: bool | None = field(default=None, converter=_optional_flag)
+    extended_hours: bool | None = field(default=None, converter=_optional_flag)
+    position_intent: PositionIntent | None = field(default=None, converter=optional(PositionIntent))
     hidden: bool | None = field(default=None, converter=_optional_flag)
     display_quantity: str | None = field(default=None, converter=optional_decimal)
     oco_group_id: str | None = field(default=None, converter=_optional_text)

@@ -28,7 +28,7 @@ import attrs
 import msgspec
 
 from relay.limits import BoundedDict
-from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, PositionEvent
+from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, PositionEvent, TradeEvent
 from relay.model.events import Account, AccountScoped, Order, Position, Stamp, Trade
 from relay.model.serialize import CodecError, decode, encode
 from relay.model.text import decimal_text, optional_decimal, optional_time, to_ns
@@ -89,10 +89,19 @@ class Fills:
             return False
         if len(self._seen) >= self._seen.most:
             self.on_change(_text(next(iter(self._seen))), None)
-        self._add(name, fill.quantity)
+        quantity = self._counting(fill, name)
+        self._add(name, quantity)
         self._count += 1
-        self.on_change(_text(name), msgspec.json.encode((self._count, fill.quantity)))
+        self.on_change(_text(name), msgspec.json.encode((self._count, quantity)))
         return True
+
+    def _counting(self, fill: Trade, name: _Fill) -> str:
+        """Return by how much a fill changes what is filled of its order."""
+        if fill.event is TradeEvent.TRADE_FILLED:
+            return fill.quantity
+        before = Decimal(self._seen.get((*name[:3], fill.corrects or "", name[4]), "0"))
+        now = Decimal(0) if fill.event is TradeEvent.TRADE_BUSTED else Decimal(fill.quantity)
+        return format(now - before, "f")
 
     def _add(self, name: _Fill, quantity: str) -> None:
         self._seen[name] = quantity
@@ -323,6 +332,36 @@ class States:
         self.remember(order, account, known.told_at, without=("average_fill_price",))
         return order
 
+    def replaced(self, order: Order, account: str | None, told_at: float) -> Order | None:
+        """Return the end of the order whose place ``order`` took, if that one was last known to be open; else None."""
+        if order.replaces is None or order.status is OrderStatus.REJECTED:
+            return None
+        known = self._states.get(("order", order.account or account, order.replaces))
+        if known is None or not isinstance(known.event, Order) or not _is_open(known.event):
+            return None
+        ended = attrs.evolve(
+            known.event,
+            event=OrderEvent.ORDER_REPLACED,
+            status=OrderStatus.REPLACED,
+            replaced_by=order.id,
+            updated_at=None,
+            timestamp=None,
+            reconciled=True,
+        )
+        self.remember(ended, account, told_at)
+        return ended
+
+    def newest(self, order_id: str, account: str | None) -> str:
+        """Return the id of the order that took the place of this one, over as many steps as are known; or its own."""
+        seen = {order_id}
+        while True:
+            known = self._states.get(("order", account, order_id))
+            next_id = known.event.replaced_by if known is not None and isinstance(known.event, Order) else None
+            if next_id is None or next_id in seen:
+                return order_id
+            seen.add(next_id)
+            order_id = next_id
+
     def is_open(self, event: State, account: str | None) -> bool:
         """Return True if the order or position was last known to be open."""
         known = self._states.get(_name(event, account))
@@ -357,6 +396,7 @@ _ENDS = {
     OrderStatus.CANCELLED: OrderEvent.ORDER_CANCELLED,
     OrderStatus.REJECTED: OrderEvent.ORDER_REJECTED,
     OrderStatus.EXPIRED: OrderEvent.ORDER_EXPIRED,
+    OrderStatus.REPLACED: OrderEvent.ORDER_REPLACED,
 }
 #: Members a provider takes away by leaving them out of a state it sends whole.
 _REMOVABLE = ("limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance", "liquidation_price")

@@ -27,7 +27,7 @@ from relay.provider import session_events
 from relay.provider.connection import Deadlines, Line
 from relay.provider.http import Fetcher
 from relay.provider.session import Life, SessionMachine, SessionSettings
-from relay.provider.session_commands import dry_run
+from relay.provider.session_commands import dry_run, for_newest
 from relay.provider.session_events import Input, Now, Output
 from relay.provider.session_state import Publish, SessionLog, no_log
 from relay.provider.subscription_table import Key, topic_key
@@ -228,7 +228,7 @@ class ProviderSession:
             Unwritable: the adapter cannot write the command.
         """
         core = self._machine.core
-        return dry_run(self._adapter, core.adapter, self._context, command, core.reason_of)
+        return dry_run(self._adapter, core.adapter, self._context, for_newest(core, command), core.reason_of)
 
     def restore(self, left: Restored) -> None:
         """Go on with what an earlier process left: its budget of dials, its memories, and since when it heard nothing."""

@@ -182,6 +182,10 @@ class Inbound:
         if news is not None:
             self._count_fact(news)
             self.publish(self._marked(news), ("account", news.account or account))
+            if isinstance(news, Order) and news.replaces is not None:
+                ended = self._core.states.replaced(news, account, self._asked_at())
+                if ended is not None:
+                    self._core.publish(ended)
             return
         self._counters.deduped += 1
         if not compared:  # what repeats itself proves that the account's stream is alive

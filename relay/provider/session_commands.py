@@ -19,7 +19,7 @@ import msgspec
 
 from relay.adapter import Adapter, Answer, CommandReply, Context, Fetch, GivenUp, Poll, Unknown
 from relay.errors import HIDDEN
-from relay.model.commands import Command
+from relay.model.commands import AmendOrder, CancelOrder, Command
 from relay.model.events import Error, Reply
 from relay.provider.inbound import Inbound
 from relay.provider.outbound import Job, Purpose, written
@@ -64,8 +64,11 @@ class SessionCommands:
         if (reason := core.adapter_class.orders.refusal(command)) is not None:
             core.publish(pending.refused("invalid_command", reason))
             return
+        current = for_newest(core, command)
+        if current is not command:
+            self._registry.follow(pending, current.order_id)
         try:
-            jobs = core.outbound.write(core.adapter, command, Lane.CALL, Purpose.CALL, command.id)
+            jobs = core.outbound.write(core.adapter, current, Lane.CALL, Purpose.CALL, command.id)
         except Exception as error:  # noqa: BLE001 - whatever the adapter cannot write is refused with its reason
             core.publish(pending.refused("invalid_command", core.reason_of(error, f"writing {type(command).__name__}")))
             return
@@ -144,6 +147,14 @@ class SessionCommands:
         """End all open commands."""
         for pending in self._registry.open_of(self._scope):
             self._core.publish(pending.given_up("session_ended", "the session ended"))
+
+
+def for_newest(core: SessionState, command: Command) -> Any:
+    """Return a command that cancels or amends an order as one for the order that took its place, if there is one."""
+    if not isinstance(command, CancelOrder | AmendOrder):
+        return command
+    newest = core.states.newest(command.order_id, command.account or core.context.account)
+    return command if newest == command.order_id else attrs.evolve(command, order_id=newest)
 
 
 def dry_run(

@@ -109,6 +109,8 @@ class PendingCommand:
     size: int = 0
     told: bool = False
     taken_at: float | None = None
+    #: Ids of the orders that took the place of the one it names.
+    followed: list[str] = Factory(list)
     _waiting: list[Callable[[Outcome | None, bytes], object]] = Factory(list)
 
     @property
@@ -148,6 +150,8 @@ class PendingCommand:
                 yield self.scope, "order", order_id
             case ClosePosition(position_id=position_id, quantity=None):
                 yield self.scope, "position", position_id
+        for order_id in self.followed:
+            yield self.scope, "order", order_id
 
     def when_answered(self, call: Callable[[Outcome | None, bytes], object]) -> None:
         """Call ``call`` with the outcome and the reply's JSON as soon as there is a reply that may be told, at once if so.
@@ -233,7 +237,10 @@ class PendingCommand:
 
     def show(self, event: Order | Position) -> None:
         """Take over what the account's stream shows of this command's order or position."""
-        found = fate(self.command, event)
+        command = self.command
+        if isinstance(command, AmendOrder) and self.followed:
+            command = attrs.evolve(command, order_id=self.followed[-1])
+        found = fate(command, event)
         if found is None:
             return
         self.shown = found
@@ -282,8 +289,21 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
             return _refused(command, event)
         case PlaceOrder(), Order():
             return _done(command, order_id=event.id, status=event.status)
+        case CancelOrder(), Order(event=OrderEvent.ORDER_CANCEL_REJECTED):
+            return _refused(command, event)
         case CancelOrder(), Order(status=OrderStatus.CANCELLED):
             return _done(command, order_id=event.id, status=event.status)
+        # The order that takes the place of the one named is to be cancelled; the registry follows it.
+        case CancelOrder(), Order(status=OrderStatus.REPLACED):
+            return None
+        case AmendOrder(order_id=order_id), Order(replaces=replaces) if replaces is not None and replaces == order_id:
+            if event.status is OrderStatus.REJECTED:
+                return _refused(command, event)
+            return _done(command, order_id=event.id, status=event.status) if _has_all(event, command) else None
+        case AmendOrder(), Order(status=OrderStatus.REPLACED):  # by what, the other order tells
+            return None
+        case AmendOrder(), Order(event=OrderEvent.ORDER_MODIFY_REJECTED):
+            return _refused(command, event)
         case AmendOrder(), Order(event=OrderEvent.ORDER_MODIFIED) if _has_all(event, command):
             return _done(command, order_id=event.id, status=event.status)
         case AmendOrder(), Order(status=OrderStatus.FILLED | OrderStatus.EXPIRED) if _has_all(event, command):
@@ -304,7 +324,7 @@ def _has_all(order: Order, asked: AmendOrder) -> bool:
     """Return True if the order's numbers are all those that the amendment asked for."""
     pairs = [
         (getattr(asked, name), getattr(order, name))
-        for name in ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit")
+        for name in ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance")
         if getattr(asked, name) is not None
     ]
     return bool(pairs) and all(has is not None and Decimal(has) == Decimal(wanted) for wanted, has in pairs)

@@ -35,7 +35,7 @@ from attrs import Factory, define, field, frozen, validators
 
 from relay.histogram import Histogram
 from relay.model.channels import Stream
-from relay.model.commands import Command
+from relay.model.commands import CancelOrder, Command
 from relay.model.enums import Outcome
 from relay.model.events import Event, Order, Position, Reply, Stamp
 from relay.model.serialize import encode
@@ -433,6 +433,11 @@ class CommandRegistry:
         subjects = [("position" if isinstance(event, Position) else "order", event.id)]
         if isinstance(event, Order) and event.client_order_id is not None:
             subjects.append(("client_order_id", event.client_order_id))
+        if isinstance(event, Order) and event.replaces is not None:
+            subjects.append(("order", event.replaces))
+            for pending in list(self._watched.get((scope, "order", event.replaces), ())):
+                if isinstance(pending.command, CancelOrder):
+                    self.follow(pending, event.id)
         for what, id in subjects:
             for pending in list(self._watched.get((scope, what, id), ())):
                 was = pending.outcome
@@ -441,6 +446,12 @@ class CommandRegistry:
                     self.notes["resolved"] += 1
                     self._unwatch(pending)
                     self._keep(pending)
+
+    def follow(self, pending: PendingCommand, order_id: str) -> None:
+        """The order that a command names has been replaced by this one: look for its fate there, too."""
+        if order_id not in pending.followed:
+            pending.followed.append(order_id)
+            self._watched.setdefault((pending.scope, "order", order_id), []).append(pending)
 
     # --- from the store ----------------------------------------------------------------------------------------------
 

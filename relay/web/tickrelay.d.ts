@@ -15,15 +15,19 @@ export type PositionSide = "LONG" | "SHORT";
 
 export type OrderType = "MARKET" | "LIMIT" | "STOP" | "STOP_LIMIT" | "TRAILING_STOP";
 
-export type OrderStatus = "PENDING" | "PENDING_CANCEL" | "OPEN" | "PARTIALLY_FILLED" | "FILLED" | "CANCELLED" | "REJECTED" | "EXPIRED";
+export type TrailingType = "ABSOLUTE" | "PERCENT";
 
-export type TimeInForce = "GTC" | "DAY" | "IOC" | "FOK" | "GTD";
+export type PositionIntent = "OPEN" | "CLOSE";
 
-export type OrderEvent = "ORDER_CREATED" | "ORDER_MODIFIED" | "ORDER_CANCELLED" | "ORDER_REJECTED" | "ORDER_FILLED" | "ORDER_PARTIALLY_FILLED" | "ORDER_EXPIRED" | "BRACKET_ORDER_CREATED" | "BRACKET_ORDER_MODIFIED";
+export type OrderStatus = "PENDING" | "PENDING_CANCEL" | "OPEN" | "PARTIALLY_FILLED" | "FILLED" | "CANCELLED" | "REJECTED" | "EXPIRED" | "REPLACED";
+
+export type TimeInForce = "GTC" | "DAY" | "IOC" | "FOK" | "GTD" | "OPG" | "CLS";
+
+export type OrderEvent = "ORDER_CREATED" | "ORDER_MODIFIED" | "ORDER_CANCELLED" | "ORDER_REJECTED" | "ORDER_FILLED" | "ORDER_PARTIALLY_FILLED" | "ORDER_EXPIRED" | "ORDER_REPLACED" | "ORDER_CANCEL_REJECTED" | "ORDER_MODIFY_REJECTED" | "BRACKET_ORDER_CREATED" | "BRACKET_ORDER_MODIFIED";
 
 export type PositionEvent = "POSITION_OPENED" | "POSITION_MODIFIED" | "POSITION_CLOSED";
 
-export type TradeEvent = "TRADE_FILLED";
+export type TradeEvent = "TRADE_FILLED" | "TRADE_CORRECTED" | "TRADE_BUSTED";
 
 export type AccountEvent = "BALANCE_UPDATED" | "METRICS_UPDATED" | "MARGIN_WARNING" | "MARGIN_CALL" | "MARGIN_CALL_ENDED";
 
@@ -219,7 +223,12 @@ export interface ReferenceMessage {
   seq?: number;
 }
 
-/** A fill of OUR order. It is published once: account, symbol, order, side and id together name it. */
+/**
+ * A fill of OUR order. It is published once: account, symbol, order, side and id together name it.
+ *
+ * A provider may take a fill back (TRADE_BUSTED), or put another one in its place (TRADE_CORRECTED): `corrects` is the
+ * id of that fill, and the rest is what was taken back, or what is right.
+ */
 export interface Trade {
   id: string;
   order_id: string;
@@ -232,6 +241,7 @@ export interface Trade {
   commission?: Decimal;
   commission_currency?: string;
   is_maker?: boolean;
+  corrects?: string;
   data?: unknown;
   timestamp?: Time;
 }
@@ -263,6 +273,9 @@ export interface TradeMessage {
  * An adapter gives `event` None where the provider says only what the order is: the relay then finds out what happened
  * (`relay.provider.accounts`). A published event always has it; so it is with `Position` and `Account`.
  *
+ * `replaced_by` is the id of the order that took its place, where an amended order gets a new id, and `replaces` the id
+ * of the one whose place it took.
+ *
  * `vanished`: the provider's complete list of open orders no longer has it. It ended unseen, nobody said how:
  * `status` and the rest are what was last known.
  */
@@ -275,6 +288,7 @@ export interface Order {
   order_type?: OrderType;
   quantity?: Decimal;
   quantity_unit?: string;
+  notional?: Decimal;
   filled_quantity?: Decimal;
   remaining_quantity?: Decimal;
   status: OrderStatus;
@@ -288,8 +302,12 @@ export interface Order {
   average_fill_price?: Decimal;
   reject_reason?: string;
   position_id?: string;
+  replaces?: string;
+  replaced_by?: string;
   reduce_only?: boolean;
   post_only?: boolean;
+  extended_hours?: boolean;
+  position_intent?: PositionIntent;
   hidden?: boolean;
   display_quantity?: Decimal;
   oco_group_id?: string;
@@ -643,7 +661,11 @@ export type KindsOf<Channel extends string> =
   Channel extends `${Prefix}status.${string}` ? "connection" | "rate_limit" | "staleness" | "gap" | "error" :
   never;
 
-/** Place one order. `client_order_id` makes it idempotent; prices are required as the order type requires them. */
+/**
+ * Place one order. `client_order_id` makes it idempotent; prices are required as the order type requires them.
+ *
+ * It has either a `quantity` or a `notional`, an amount of money for which as much is bought or sold as that gives.
+ */
 export interface PlaceOrderCommand {
   command: "place_order";
   provider: string;
@@ -654,17 +676,21 @@ export interface PlaceOrderCommand {
   symbol: string;
   side: Side;
   order_type: OrderType;
-  quantity: Decimal;
+  quantity?: Decimal;
+  notional?: Decimal;
   time_in_force?: TimeInForce;
   limit_price?: Decimal;
   stop_price?: Decimal;
   stop_loss?: Decimal;
   take_profit?: Decimal;
   trailing_distance?: Decimal;
+  trailing_type?: TrailingType;
   good_till?: Time;
   client_order_id?: string;
   reduce_only?: boolean;
   post_only?: boolean;
+  extended_hours?: boolean;
+  position_intent?: PositionIntent;
   extra?: object;
 }
 
@@ -695,6 +721,7 @@ export interface AmendOrderCommand {
   stop_price?: Decimal;
   stop_loss?: Decimal;
   take_profit?: Decimal;
+  trailing_distance?: Decimal;
   time_in_force?: TimeInForce;
   good_till?: Time;
 }

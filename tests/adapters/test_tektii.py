@@ -293,7 +293,7 @@ def test_what_a_command_is_on_the_wire():
     assert asked(Call(id="c", function="get_bars", arguments={"symbol": "A/B", "timeframe": "1h", "limit": 5})) == [
         ("GET", "/v1/bars/A%2FB", {"timeframe": "1h", "limit": "5"}, None)
     ]
-    assert asked(place("c", extra={"trailing_type": "PERCENT", "position_id": "p"}))[0][3]["trailing_type"] == "PERCENT"
+    assert asked(place("c", extra={"oco_group_id": "pair", "position_id": "p"}))[0][3]["oco_group_id"] == "pair"
 
 
 def test_the_key_is_in_the_header_and_in_no_repr():

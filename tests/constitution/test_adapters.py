@@ -32,7 +32,7 @@ BUDGETS = {
     "relay_helio": 870,
     "relay_scaletrade": 827,
     "relay_shuriken": 481,
-    "relay_tektii": 646,
+    "relay_tektii": 647,
 }
 
 per_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)

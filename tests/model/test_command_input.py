@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.model.command_input import MAX_DEPTH, MEMBERS, CommandError, decode, encode, free_object, read, structure
+from relay.model.command_input import (
+    MAX_DEPTH,
+    MEMBERS,
+    CommandError,
+    decode,
+    encode,
+    free_object,
+    read,
+    structure,
+)
 from relay.model.commands import COMMANDS, AmendOrder, Call, PlaceOrder
 
 ORDER = {
@@ -28,7 +37,13 @@ SAMPLES: dict[str, Any] = {
     "object": {"a": [1, {"b": None}], "c": "x"},
 }
 #: What the members of an order need of each other, beside what each is.
-FULL_ORDER = {"order_type": "STOP_LIMIT", "trailing_distance": None, "time_in_force": "GTD"}
+FULL_ORDER = {
+    "order_type": "STOP_LIMIT",
+    "trailing_distance": None,
+    "trailing_type": None,
+    "notional": None,
+    "time_in_force": "GTD",
+}
 
 
 def whole(name: str) -> dict[str, Any]:
@@ -235,3 +250,27 @@ def test_an_order_that_is_taken_says_what_was_written(change: dict[str, Any]) ->
 def test_read_tells_numbers_from_text() -> None:
     assert read('{"a": 1.50}')["a"] == "1.50"
     assert wrong({**ORDER, "symbol": 1.5}).message == "must be text, not a number"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"quantity": None}, "quantity", "is missing; place_order needs it, or a notional in its place"),
+        ({"notional": "100"}, "notional", "an order with a quantity has none"),
+        ({"quantity": None, "notional": "0"}, "notional", "above zero"),
+        ({"trailing_type": "PERCENT"}, "trailing_type", "goes with a trailing_distance"),
+        ({"position_intent": "buy_to_open"}, "position_intent", "must be one of OPEN, CLOSE"),
+    ],
+)
+def test_members_that_few_brokers_have_are_checked_too(changes: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(CommandError, match=says) as refused:
+        structure({name: value for name, value in {**ORDER, **changes}.items() if value is not None})
+    assert refused.value.field == field
+
+
+def test_an_order_for_an_amount_of_money_has_no_quantity() -> None:
+    wire = {**ORDER, "notional": "100.50", "time_in_force": "OPG", "extended_hours": True}
+    del wire["quantity"]
+    command = structure(wire)
+    assert (command.quantity, command.notional, command.time_in_force) == (None, "100.50", "OPG")
+    assert decode(encode(command)) == command

@@ -1,10 +1,11 @@
 """The events of orders, positions and money are derived from their states."""
 
+import attrs
 import pytest
 
 from relay.adapter import Partial
-from relay.model.events import Account, Order, Position
-from relay.provider.accounts import States
+from relay.model.events import Account, Order, Position, Trade
+from relay.provider.accounts import Fills, States
 from relay.testing.conformance import _published
 from relay.testing.subject import Read
 
@@ -142,3 +143,41 @@ def test_a_golden_file_has_what_a_session_publishes():
     items = (order("OPEN"), order("OPEN"), order("FILLED"), position("1"))
     events = list(_published(Read(items), States(), 1))
     assert [event.event.value for event in events] == ["ORDER_CREATED", "ORDER_FILLED", "POSITION_OPENED"]
+
+
+def test_an_order_that_takes_the_place_of_another_one_ends_it():
+    memory = States()
+    memory.news(order("OPEN"), "main", 1, compared=False)
+    new = attrs.evolve(order("OPEN"), id="2", replaces="1")
+    ended = memory.replaced(new, "main", 2)
+    assert (ended.event, ended.status, ended.replaced_by, ended.reconciled) == ("ORDER_REPLACED", "REPLACED", "2", True)
+    assert memory.replaced(new, "main", 3) is None, "told once"
+    memory.news(new, "main", 3, compared=False)
+    memory.news(attrs.evolve(order("REPLACED"), id="2", replaced_by="3"), "main", 4, compared=False)
+    assert memory.newest("1", "main") == memory.newest("2", "main") == "3"
+    assert memory.newest("9", "main") == "9"
+    memory.news(attrs.evolve(order("OPEN"), id="7"), "main", 5, compared=False)
+    refused = attrs.evolve(order("REJECTED"), id="8", replaces="7")
+    assert memory.replaced(refused, "main", 6) is None, "the order that was to be replaced stays"
+    memory.news(attrs.evolve(order("REPLACED"), id="a", replaced_by="b"), "main", 7, compared=False)
+    memory.news(attrs.evolve(order("REPLACED"), id="b", replaced_by="a"), "main", 7, compared=False)
+    assert memory.newest("a", "main") == "b", "a chain that bites its tail ends"
+
+
+def fill(id, quantity="5", **more):
+    return Trade(id=id, order_id="o", symbol="S", side="BUY", quantity=quantity, price="1", **more)
+
+
+def test_fills_that_are_taken_back_or_put_right_count_once():
+    memory = Fills()
+    assert memory.remember(fill("1"), "main")
+    assert memory.remember(fill("2"), "main")
+    assert memory.filled(fill("2"), "main") == 10
+    assert memory.remember(fill("3", event="TRADE_BUSTED", corrects="1"), "main")
+    assert not memory.remember(fill("3", event="TRADE_BUSTED", corrects="1"), "main")
+    assert memory.filled(fill("2"), "main") == 5
+    assert memory.remember(fill("4", "7", event="TRADE_CORRECTED", corrects="2"), "main")
+    assert memory.filled(fill("2"), "main") == 7
+    again = Fills()
+    again.restore(memory.rows())
+    assert again.filled(fill("2"), "main") == 7

@@ -2,9 +2,11 @@
 
 import pytest
 
-from relay.adapter import Answer, Rate, dumps
+from relay.adapter import Answer, Rate, dumps, loads
 from relay.model.commands import CancelOrder, ListOrders, PlaceOrder
+from relay.model.events import Order
 from relay.provider import session_events
+from relay.trading.pending import Scope
 
 
 def order(id="c1"):
@@ -209,3 +211,24 @@ def test_asking_for_what_is_open_is_charged_as_a_call(rig):
     assert r.texts(r.up(0)) == ["open?"]
     assert r.machine.status()["budget"] == {"call": 3}
     assert r.machine.status()["budget_limits"] == {"call": 4}
+
+
+def test_a_cancellation_is_sent_for_the_newest_order_of_a_chain(rig):
+    class Replacing(rig.Venue):
+        def decode(self, message):
+            for id, status, more in loads(message):
+                yield Order(event=None, id=id, symbol="S", side="BUY", quantity="1", status=status, **more)
+
+        def encode(self, outgoing):
+            if isinstance(outgoing, CancelOrder):
+                yield dumps({"cancel": outgoing.order_id})
+
+    r = rig(adapter=Replacing)
+    r.up(0)
+    r.say(["1", "OPEN", {}], ["2", "OPEN", {"replaces": "1"}], ["3", "OPEN", {"replaces": "2"}])
+    told = [(event.id, event.status, event.replaced_by) for event in r.events if isinstance(event, Order)]
+    assert told == [
+        ("1", "OPEN", None), ("2", "OPEN", None), ("1", "REPLACED", "2"), ("3", "OPEN", None), ("2", "REPLACED", "3"),
+    ]  # fmt: skip
+    assert rig.texts(r.ask(CancelOrder(id="c1", order_id="1"))) == [{"cancel": "3"}]
+    assert r.commands.find(Scope("acme", "main"), "c1").followed == ["3"]

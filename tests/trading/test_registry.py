@@ -397,3 +397,59 @@ def test_who_waits_gets_the_bytes_that_were_published(r: Rig) -> None:
     pending, _ = r.take(place())
     r.registry.settle(reply(), STAMP, r.now, "e1", b"published")
     assert pending.answer == b"published"
+
+
+# --- orders that are replaced ----------------------------------------------------------------------------------------
+
+
+def replaced(by: str = "o2", **more: Any) -> Order:
+    return order("REPLACED", "ORDER_REPLACED", replaced_by=by, **more)
+
+
+def test_an_amendment_without_an_answer_is_known_by_the_order_that_took_the_place() -> None:
+    r = Rig()
+    r.take(AmendOrder(id="a1", order_id="o1", limit_price="10"))
+    r.hear(replaced())
+    assert r.registry.find(MAIN, "a1").shown is None, "who replaced it, and by what, the other order tells"
+    r.hear(order(id="o2", replaces="o1", client_order_id="other", limit_price="10.0"))
+    r.hear(reply("a1", "unknown"))
+    (answer,) = [event for event in r.published if isinstance(event, Reply)]
+    assert (answer.outcome, answer.reconciled) == (Outcome.ACCEPTED, True)
+    assert answer.result == {"order_id": "o2", "status": "OPEN"}
+
+
+@pytest.mark.parametrize(
+    ("heard", "outcome"),
+    [
+        (order(id="o2", replaces="o1", limit_price="11"), "unknown"),  # somebody else's amendment
+        (order("REJECTED", "ORDER_REJECTED", id="o2", replaces="o1", limit_price="10"), "rejected"),
+        (order(event="ORDER_MODIFY_REJECTED", limit_price="9"), "rejected"),
+        (order("CANCELLED", "ORDER_CANCELLED", limit_price="9"), "unknown"),
+    ],
+)
+def test_what_a_replacement_tells_of_an_amendment(heard: Order, outcome: str) -> None:
+    r = Rig()
+    r.take(AmendOrder(id="a1", order_id="o1", limit_price="10"))
+    r.hear(heard)
+    r.hear(reply("a1", "unknown"))
+    assert r.published[-1].outcome == outcome
+
+
+def test_a_cancellation_follows_the_order_that_took_the_place() -> None:
+    r = Rig()
+    r.take(CancelOrder(id="c1", order_id="o1"))
+    r.hear(replaced())
+    r.hear(order(id="o2", replaces="o1", client_order_id=None))
+    r.hear(order("REPLACED", "ORDER_REPLACED", id="o2", replaces="o1", replaced_by="o3", client_order_id=None))
+    r.hear(order(id="o3", replaces="o2", client_order_id=None))
+    assert r.registry.find(MAIN, "c1").shown is None
+    r.hear(order("CANCELLED", "ORDER_CANCELLED", id="o3", replaces="o2", client_order_id=None))
+    r.hear(reply("c1", "unknown"))
+    assert r.published[-1].result == {"order_id": "o3", "status": "CANCELLED"}
+    assert not r.registry._watched, "nothing is looked for any more"
+
+
+def test_a_cancellation_that_is_refused_after_it_was_accepted() -> None:
+    told = fate(CancelOrder(id="c1", order_id="o1"), order("OPEN", "ORDER_CANCEL_REJECTED", reject_reason="too late"))
+    assert told is not None
+    assert (told.outcome, told.error["message"]) == (Outcome.REJECTED, "too late")
