@@ -624,7 +624,7 @@ class SessionMachine:
         core = self.core
         unknown, failed = core.counters.unknown, None
         if not answer.ok:
-            failed = f"preparing failed, {_status(answer)}: {answer.text[:200]}"
+            failed = f"preparing failed, {_status(answer)}" + (f": {answer.text[:200]}" if answer.status else "")
         else:
             self._handle_answer(job, answer)
             if self._life is not Life.PREPARING:

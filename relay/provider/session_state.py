@@ -386,7 +386,7 @@ def log_line(event: Event) -> tuple[str, str, dict[str, Any]] | None:
         case _:
             return None
     level, name, fields = line
-    return level, name, {key: value for key, value in fields.items() if value not in (None, "")}
+    return level, name, {key: value for key, value in fields.items() if value not in (None, "", [])}
 
 
 def place(error: BaseException) -> str:

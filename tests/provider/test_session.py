@@ -368,6 +368,7 @@ def test_a_login_that_fails(rig, login, status, state):
     (event,) = [event for event in r.fresh() if event.kind == "connection"]
     assert event.event == state
     assert event.reason.startswith("preparing failed")
+    assert event.reason.count("not json") == (1 if status != 200 else 0)
 
 
 def test_a_missing_value_of_a_template_is_named(rig):
