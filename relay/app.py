@@ -13,11 +13,10 @@ import signal
 import ssl
 import time
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import structlog
@@ -36,19 +35,8 @@ from relay.hub.hub import Hub
 from relay.hub.topic import PublishedEvent
 from relay.model.channels import Stream, Topic
 from relay.model.events import Event, Reply, Stamp
-from relay.plugins.hookspecs import (
-    AnsweredCommand,
-    ChannelEvent,
-    CommandTap,
-    FrameTap,
-    Grant,
-    Service,
-    Tap,
-    TappedSession,
-    Traffic,
-    Transform,
-    Watcher,
-)
+from relay.plugins.calls import PluginCalls
+from relay.plugins.hookspecs import FrameTap, Service, TappedSession
 from relay.plugins.manager import FromPlugin, Plugins
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
@@ -56,10 +44,10 @@ from relay.provider.retry import Retry
 from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
 from relay.server.admission import Admission, DescriptorPlan, plan_descriptors
+from relay.server.api.channels import ApiSettings
 from relay.server.api.frames import Inspection
 from relay.server.api.metrics import Measured
 from relay.server.api.routes import build_api
-from relay.server.api.settings import ApiSettings
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from relay.settings import ProviderSettings, Server, Settings, reload_changes
@@ -68,7 +56,6 @@ from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from relay.store.sqlite_file import LogLimits
 from relay.trading.pending import TABLE as COMMANDS
-from relay.trading.pending import PendingCommand
 from relay.trading.registry import CHECKED, CommandRegistry
 from relay.trading.service import CommandService, Submission
 
@@ -84,91 +71,6 @@ PLUGINS = "plugin "
 #: Seconds between two times that sessions' last sign of life is stored; a restart asks for what happened since.
 HEARD = 5.0
 _RESTARTS = Backoff(first=0.5, cap=30.0)
-
-
-class PluginCode:
-    """The functions of plugins that see events, called so that an exception harms nothing else.
-
-    A transform that raises leaves the event unchanged; a tap or watcher that raises is skipped for that event. Every
-    exception is counted against its plugin; the first one and each power of ten is logged.
-    """
-
-    def __init__(self) -> None:
-        self.transforms: list[FromPlugin[Transform]] = []
-        self.taps: list[FromPlugin[Tap]] = []
-        self.watchers: list[FromPlugin[Watcher]] = []
-        self.command_taps: list[FromPlugin[CommandTap]] = []
-        self.failures: Counter[str] = Counter()
-        """Exceptions, by plugin."""
-        self.withheld: Counter[str] = Counter()
-        """Events that a transform dropped, by plugin."""
-
-    def transform(self, event: Event, stamp: Stamp) -> Event | None:
-        """Apply the transforms in order. Return None if one of them drops the event."""
-        for transform in self.transforms:
-            try:
-                changed = transform.value(event, stamp)
-            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self.failed(transform.plugin, "transform", error)
-                continue
-            if changed is None:
-                self.withheld[transform.plugin] += 1
-                return None
-            event = changed
-        return event
-
-    def tap(self, event: Event, stamp: Stamp, id: str) -> None:
-        """Pass a published event to the taps."""
-        for tap in self.taps:
-            try:
-                tap.value(event, stamp, id)
-            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self.failed(tap.plugin, "tap", error)
-
-    def watch(self, event: ChannelEvent) -> None:
-        """Pass a channel event to the watchers."""
-        for watcher in self.watchers:
-            try:
-                watcher.value(event)
-            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self.failed(watcher.plugin, "watcher", error)
-
-    def tap_command(self, pending: PendingCommand, now: float, unix_ns: int) -> None:
-        """Pass a command that has its reply to the taps."""
-        reply = pending.reply
-        if not self.command_taps or reply is None or pending.taken_at is None:
-            return
-        command = AnsweredCommand(
-            provider=pending.scope.provider,
-            account=pending.scope.account,
-            id=pending.command.id,
-            name=pending.called,
-            api_key=pending.api_key,
-            outcome=reply.outcome.value,
-            error_code=str(reply.error.get("code", "")) if isinstance(reply.error, Mapping) else "",
-            taken_unix_ns=unix_ns - int((now - pending.taken_at) * 1e9),
-            answered_unix_ns=unix_ns,
-        )
-        for tap in self.command_taps:
-            try:
-                tap.value(command)
-            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self.failed(tap.plugin, "command tap", error)
-
-    def tap_frames(self, taps: Sequence[FromPlugin[FrameTap]], traffic: Traffic) -> None:
-        """Pass what a session sent or received to its taps."""
-        for tap in taps:
-            try:
-                tap.value(traffic)
-            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self.failed(tap.plugin, "frame tap", error)
-
-    def failed(self, plugin: str, what: str, error: Exception) -> None:
-        """Count an exception of a plugin, and log the first one and each power of ten."""
-        self.failures[plugin] += 1
-        count = self.failures[plugin]
-        if count == 10 ** (len(str(count)) - 1):
-            log.error("plugin failed", plugin=plugin, what=what, count=count, error=f"{type(error).__name__}: {error}")
 
 
 @frozen
@@ -208,7 +110,7 @@ class Relay:
         self._demo_api_key = demo_api_key
         self._log_counts = log_counts
         self._keys = KeyRing(settings.api_keys)
-        self._plugin_code = PluginCode()
+        self._plugin_calls = PluginCalls(log.error)
         self._store = _store(settings) if store is None else store
         self._cluster: Clustered | None = None
         self._inspection = Inspection()
@@ -247,7 +149,7 @@ class Relay:
             unwant=interest.unwant,
             known=self.providers.wrong_with,
             is_private=self.providers.is_private,
-            on_channel_event=self._plugin_code.watch,
+            on_channel_event=self._plugin_calls.watch,
             on_command=self._command_service.client_command,
             keys=ChannelKeys(digest_of=self._keys.digest_of, refusal=self._key_refusal),
             history=settings.history,
@@ -274,45 +176,17 @@ class Relay:
         self._restored = trio.Event()
         self._plugin_rows: Rows = {}
         self._unresolved: list[Stream] = []
-        self._services: list[FromPlugin[Service]] = []
         self._plugin_names = [name for name, _ in plugins.manager.list_name_plugin()]
-        self._call_hooks(plugins)
-
-    def _call_hooks(self, plugins: Plugins) -> None:
-        """Call every hook that takes this relay: here, and only here, plugins learn which relay and settings are theirs."""
-        collect = partial(plugins.collect, relay=self, settings=self._settings.plugins)
-        self._services = collect("relay_services")
-        code, services = self._plugin_code, self._services
-        code.transforms = collect("relay_transforms")
-        code.taps = collect("relay_taps") + [
-            FromPlugin(each.plugin, each.value.tap) for each in services if each.value.tap
-        ]
-        code.command_taps = [
-            FromPlugin(each.plugin, each.value.tap_commands) for each in services if each.value.tap_commands
-        ]
-        code.watchers = collect("relay_watchers") + [
-            FromPlugin(each.plugin, each.value.watch) for each in services if each.value.watch
-        ]
-        self._authorizers = plugins.calls("relay_authorize", relay=self, settings=self._settings.plugins)
+        self._plugin_calls.collect(plugins, self, settings.plugins)
         for provider in self.providers:
-            provider.tap_each(partial(self._tap_of, collect, provider.name))
+            provider.tap_each(partial(self._frame_tap_of, provider.name))
 
-    def _tap_of(
-        self,
-        collect: Callable[..., list[FromPlugin[FrameTap]]],
-        provider: str,
-        account: str | None,
-        number: int,
-        connection: ProviderSession,
+    def _frame_tap_of(
+        self, provider: str, account: str | None, number: int, connection: ProviderSession
     ) -> FrameTap | None:
         """Return the tap of a connection, if plugins want one or somebody inspects it."""
         tapped = TappedSession(provider, account, number, connection.mask)
-        taps = collect("relay_frame_taps", arguments={"session": tapped})
-        for each in self._services:
-            if each.value.tap_frames is not None and (tap := each.value.tap_frames(tapped)) is not None:
-                taps.append(FromPlugin(each.plugin, tap))
-        own = partial(self._plugin_code.tap_frames, taps) if taps else None
-        return self._inspection.tap_of(tapped, connection, own)
+        return self._inspection.tap_of(tapped, connection, self._plugin_calls.frame_tap_of(tapped))
 
     # --- relay.plugins.hookspecs.RelayApi ---
 
@@ -326,31 +200,25 @@ class Relay:
         if self._cluster is not None and not self._cluster.owns(stamp.provider):
             self._cluster.dropped[stamp.provider] += 1
             return
-        if type(event) not in CHECKED:
-            self._publish(event, stamp, now)
-            return
-        checked = self._registry.check(event, stamp)
-        if checked is None:
-            return
-        published = self._publish(checked, stamp, now)
-        if isinstance(checked, Reply):
+        if type(event) in CHECKED:
+            checked = self._registry.check(event, stamp)
+            if checked is None:
+                return
+            event = checked
+        published: PublishedEvent | None = None
+        transformed = self._plugin_calls.transform(event, stamp)
+        if transformed is not None:
+            published = self.hub.publish(transformed, stamp, now)
+            self._plugin_calls.tap(transformed, stamp, published.id)
+        if isinstance(event, Reply):
             id, data = ("", b"") if published is None else (published.id, published.data)
-            pending = self._registry.settle(checked, stamp, now, id, data)
+            pending = self._registry.settle(event, stamp, now, id, data)
             if pending is not None:
-                self._plugin_code.tap_command(pending, now, time.time_ns())
-
-    def _publish(self, event: Event, stamp: Stamp, now: float) -> PublishedEvent | None:
-        """Transform an event, publish it and pass it to the taps. Return it as published; None if a transform drops it."""
-        transformed = self._plugin_code.transform(event, stamp)
-        if transformed is None:
-            return None
-        published = self.hub.publish(transformed, stamp, now)
-        self._plugin_code.tap(transformed, stamp, published.id)
-        return published
+                self._plugin_calls.tap_command(partial(pending.answered_command, now, time.time_ns()))
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return the state of sessions, channels and counters."""
-        plugins = {"failures": dict(self._plugin_code.failures), "withheld": dict(self._plugin_code.withheld)}
+        plugins = {"failures": dict(self._plugin_calls.failures), "withheld": dict(self._plugin_calls.withheld)}
         commands = self._registry.snapshot()
         return {
             **self.hub.snapshot(),
@@ -463,7 +331,7 @@ class Relay:
             async with trio.open_nursery() as sessions:
                 if self._cluster is None:
                     self.providers.run_each(lambda name, session: sessions.start_soon(_supervised, name, session))
-                for service in self._services:
+                for service in self._plugin_calls.services:
                     nursery.start_soon(self._serve, service)
                 nursery.start_soon(self._look_for_unresolved)
                 log.info("listening", addresses=self.addresses)
@@ -582,7 +450,7 @@ class Relay:
             keys=self._keys,
             catalog=self.providers.catalog,
             sessions=self.providers.statuses if self._cluster is None else self._cluster.statuses,
-            authorize=self._authorize,
+            authorize=self._plugin_calls.authorize,
             refusal=self.providers.wrong_with,
             search=self.providers.search,
             command_service=self._command_service,
@@ -596,26 +464,13 @@ class Relay:
                 slow=self._edge.slow,
                 closed_slow=self._edge.closed_slow,
                 plugins=self._plugin_names,
-                plugin_failures=self._plugin_code.failures,
-                service_counts=partial(self._service_figures, "counts"),
-                service_levels=partial(self._service_figures, "levels"),
+                plugin_failures=self._plugin_calls.failures,
+                service_counts=partial(self._plugin_calls.figures, "counts"),
+                service_levels=partial(self._plugin_calls.figures, "levels"),
                 log_counts=self._log_counts,
             ),
             store=self._store.status,
         )
-
-    def _service_figures(self, which: Literal["counts", "levels"]) -> Mapping[tuple[str, str, str], float]:
-        """Return the figures of plugins' services by (service, of, what). One that fails has none."""
-        found: dict[tuple[str, str, str], float] = {}
-        for each in self._services:
-            service = each.value
-            read = service.counts if which == "counts" else service.levels
-            try:
-                figures = {} if read is None else read()
-                found |= {(service.name, *labels): float(value) for labels, value in figures.items()}
-            except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-                self._plugin_code.failed(each.plugin, which, error)
-        return found
 
     def _key_refusal(self, name: str, channel: str, app_id: str) -> str | None:
         """Return why the API key of that name may not hold the channel in this app; see `relay.hub.app.ChannelKeys`."""
@@ -625,17 +480,10 @@ class Relay:
         if key.app not in (None, app_id):
             return f"API key {name} is of another app"
         try:
-            return channel_refusal(key, channel, self._authorize)
+            return channel_refusal(key, channel, self._plugin_calls.authorize)
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-            self._plugin_code.failed("relay_authorize", "authorizer", error)
+            self._plugin_calls.failed("relay_authorize", "authorizer", error)
             return f"{channel} cannot be authorized now"
-
-    def _authorize(self, api_key: str, channel: str) -> Grant | None:
-        for each in self._authorizers:
-            for grant in each.value(api_key=api_key, channel=channel):
-                decision: Grant = grant
-                return decision
-        return None
 
 
 async def serve(

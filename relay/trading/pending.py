@@ -31,6 +31,7 @@ from relay.model.enums import ErrorCode, OrderEvent, OrderStatus, Outcome, Posit
 from relay.model.events import Account, AccountScoped, Event, Order, Position, Quote, Reply, Stamp, Trade
 from relay.model.serialize import CodecError, Published, decode, encode
 from relay.model.text import to_ns
+from relay.plugins.hookspecs import AnsweredCommand
 from relay.store.interface import Row
 
 #: Bytes of a remembered reply. A longer one is remembered without its result, a rejection with a shortened error.
@@ -140,6 +141,27 @@ class PendingCommand:
             answer=self.answer.decode(),
         )
         return Row(TABLE, self.key, _encode(record))
+
+    def answered_command(self, now: float, unix_ns: int) -> AnsweredCommand | None:
+        """Return the command for plugins; None without a reply, or if it was taken before a restart.
+
+        Args:
+            now, unix_ns: this moment by the monotonic and by the wall clock, in seconds and nanoseconds.
+        """
+        reply = self.reply
+        if reply is None or self.taken_at is None:
+            return None
+        return AnsweredCommand(
+            provider=self.scope.provider,
+            account=self.scope.account,
+            id=self.command.id,
+            name=self.called,
+            api_key=self.api_key,
+            outcome=reply.outcome.value,
+            error_code=str(reply.error.get("code", "")) if isinstance(reply.error, Mapping) else "",
+            taken_unix_ns=unix_ns - int((now - self.taken_at) * 1e9),
+            answered_unix_ns=unix_ns,
+        )
 
     def subjects(self) -> Iterator[tuple[Scope, str, str]]:
         """Yield the names under which the account's stream tells the command's fate."""

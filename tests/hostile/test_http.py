@@ -15,7 +15,7 @@ from relay.model.command_input import CommandError, read
 from relay.pusher.apps import App
 from relay.pusher.signatures import signed_query
 from relay.server.admission import Admission, HttpLimits, forwarded_for, network_of
-from relay.server.api.settings import ApiSettings
+from relay.server.api.channels import ApiSettings
 from relay.server.http import HttpServer, host_name, open_listeners
 from support.api_harness import Rig
 from support.http_api import OURS, ask, send

@@ -8,7 +8,7 @@ import pytest
 
 from relay.plugins.hookspecs import Grant
 from relay.pusher.signatures import verify_authority
-from relay.server.api.settings import ApiSettings, PublicAddress, parse_address, public_address
+from relay.server.api.channels import ApiSettings, PublicAddress, parse_address, public_address
 from support.api_harness import APP, BEARER, KEY, KEYS, OTHER, Rig
 
 NARROW = {"Authorization": "Bearer narrow-key"}

@@ -14,7 +14,7 @@ from attrs import evolve
 
 from relay.model.enums import OrderEvent, OrderStatus, Side
 from relay.model.events import Order, Quote, Stamp
-from relay.server.api.settings import ApiSettings
+from relay.server.api.channels import ApiSettings
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from support.api_harness import APP, KEY, Rig

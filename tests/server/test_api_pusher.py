@@ -9,7 +9,6 @@ import trio
 from relay.pusher.apps import App, Limits
 from relay.pusher.http_api import ApiError
 from relay.pusher.signatures import channel_auth, md5_hex, request_string, sign, signed_query, user_auth
-from relay.server.api.settings import ApiSettings
 from support.api_harness import APP, BEARER, NOW, OTHER, Exchange, Rig
 
 VECTOR_BODY = b'{"name":"foo","channels":["project-3"],"data":"{\\"some\\":\\"data\\"}"}'
@@ -264,7 +263,7 @@ async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(rig: Rig) 
 
 @pytest.mark.usefixtures("autojump_clock")
 async def test_a_body_that_does_not_come_is_408() -> None:
-    rig = Rig(settings=ApiSettings(app_id="3", body_within=5))
+    rig = Rig()
 
     async def stalling() -> AsyncIterator[bytes]:
         yield b"{"

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from relay.histogram import Histogram
 from relay.model.enums import StalenessEvent
 from relay.model.events import Account, Quote, Staleness, Stamp
+from relay.server.api.channels import ApiSettings
 from relay.server.api.metrics import Measured
-from relay.server.api.settings import ApiSettings
 from support.api_harness import BEARER, Exchange, Rig
 
 STAMP = Stamp(provider="helio", account="demo", received_at="2025-01-15T10:30:00.120Z")

@@ -10,7 +10,7 @@ from attrs import evolve
 from trio_websocket import WebSocketConnection, open_websocket_url
 
 from relay.pusher.signatures import channel_auth
-from relay.server.api.settings import ApiSettings
+from relay.server.api.answers import BODY
 from support.running import APP
 from support.simulated_venue import KEYS, TOKEN, Desk, bearer, trading
 
@@ -185,7 +185,7 @@ async def test_bodies_that_are_no_command(desk: Desk, body: bytes) -> None:
 async def test_who_has_no_key_too_much_to_say_or_another_method(desk: Desk) -> None:
     assert (await desk.http.post("/api/v2/commands", json={})).status_code == 401
     assert (await desk.http.get("/api/v2/commands")).status_code == 401
-    huge = b" " * (ApiSettings(app_id="x").body + 1)
+    huge = b" " * (BODY + 1)
     answer = await desk.http.post("/api/v2/commands", content=huge, headers=bearer("desk"))
     assert error(answer)[:2] == (413, "PAYLOAD_TOO_LARGE")
     assert (await desk.http.put("/api/v2/commands", headers=bearer("desk"))).status_code == 405

@@ -19,8 +19,8 @@ from relay.provider.catalog import CatalogEntry, merged_entries, provider_entrie
 from relay.pusher.apps import App, Limits
 from relay.pusher.costs import Costs
 from relay.pusher.signatures import signed_query
+from relay.server.api.channels import ApiSettings
 from relay.server.api.routes import build_api
-from relay.server.api.settings import ApiSettings
 
 NOW = 1353088179.0
 """The time of the reference's worked example."""

@@ -21,6 +21,10 @@ from relay.server.fastpath.poller import PASSES, SLICE
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 API = "/api/v2/"
+BODY = 65_536
+"""Largest body of a request, in bytes; the Pusher HTTP API has a limit per app."""
+BODY_WITHIN = 30.0
+"""Seconds for receiving a body."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -117,14 +121,13 @@ class Bodies:
     What is counted is what has arrived, not what was announced: a slow sender takes no room from others.
     """
 
-    def __init__(self, most: int, within: float) -> None:
-        """Create a reader that holds at most `most` bytes of bodies that are being read, each for `within` seconds."""
+    def __init__(self, most: int) -> None:
+        """Create a reader that holds at most `most` bytes of bodies that are being read."""
         self._most = most
-        self._within = within
         self.held = 0
         """Bytes of bodies that are being read now."""
 
-    async def read(self, request: Request, limit: int) -> bytes:
+    async def read(self, request: Request, limit: int = BODY) -> bytes:
         """Return the body, which the caller must handle without waiting.
 
         Raises 413 once it exceeds ``limit`` bytes, 408 if it takes too long, 503 if there is no room for it.
@@ -134,9 +137,9 @@ class Bodies:
             raise _too_large(limit)
         if self.held + announced > self._most:
             raise self._no_room()
-        with trio.move_on_after(self._within):
+        with trio.move_on_after(BODY_WITHIN):
             return await self._read(request, limit)
-        raise HttpRefusal(408, f"the body took longer than {self._within:g} s")
+        raise HttpRefusal(408, f"the body took longer than {BODY_WITHIN:g} s")
 
     async def _read(self, request: Request, limit: int) -> bytes:
         body, more = bytearray(), True

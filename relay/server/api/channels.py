@@ -6,12 +6,13 @@ whose published SDK works with the relay unchanged.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
-from attrs import evolve
+from attrs import evolve, field, frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,7 +29,6 @@ from relay.pusher.messages import ProtocolError, json_fault
 from relay.pusher.names import channel_type, check_channel_name, check_socket_id
 from relay.pusher.signatures import key_auth
 from relay.server.api.answers import Bodies, HttpRefusal, json_answer, unauthorized
-from relay.server.api.settings import ApiSettings, PublicAddress, parse_address
 
 Catalog = Callable[[], Iterable[CatalogEntry]]
 Authorize = Callable[[str, str], Grant | None]
@@ -37,6 +37,75 @@ Authorize = Callable[[str, str], Grant | None]
 #: has, or the key may not read it, the answer is a channel of the app's own by that name, which nobody is asked for.
 PROBE = CatalogEntry(provider="alpha", kind="signalFeedGlobal")
 _PROBE_STREAM = Stream(ALL, Topic(kind="signal", symbol="global"))
+SUBSCRIPTIONS = 100
+"""Streams that one session request may name."""
+RECONNECT_BACKOFF_MS = (1000, 2000, 4000, 8000, 16000)
+"""Delays between attempts to connect that clients are advised to use."""
+_authority = re.compile(r"([A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?").fullmatch
+
+
+@frozen
+class PublicAddress:
+    """Address at which a client reaches the relay."""
+
+    host: str
+    """A name or an IP address, IPv6 in brackets."""
+    port: int
+    tls: bool
+
+    @property
+    def url(self) -> str:
+        """Return ``https://host:port``, without the port if it is the scheme's default."""
+        scheme, usual = ("https", 443) if self.tls else ("http", 80)
+        return f"{scheme}://{self.host}" if self.port == usual else f"{scheme}://{self.host}:{self.port}"
+
+
+def parse_address(authority: str, *, tls: bool) -> PublicAddress | None:
+    """Parse ``host[:port]``; return None if it is malformed."""
+    match = _authority(authority)
+    if match is None:
+        return None
+    host, port = match.groups()
+    number = int(port) if port else 443 if tls else 80
+    return PublicAddress(host, number, tls) if 0 < number < 65536 else None
+
+
+def public_address(url: str) -> PublicAddress:
+    """Parse a configured ``public_url``.
+
+    Raises:
+        ValueError: it is not ``http://`` or ``https://`` with a host and nothing after it.
+    """
+    parts = urlsplit(url)
+    address = parse_address(parts.netloc, tls=parts.scheme == "https")
+    if parts.scheme not in ("http", "https") or address is None or parts.path not in ("", "/") or parts.query:
+        raise ValueError(f"public_url must be like https://feed.example.com, not {url!r:.200}")
+    return address
+
+
+@frozen(kw_only=True)
+class ApiSettings:
+    """Settings of `relay.server.api.routes.build_api`. Raises ValueError for a malformed `public_url`."""
+
+    app_id: str
+    """The app of bootstrapped sessions and of the dashboard: clients receive its key, its secret signs, pages of its
+    origins may use the endpoints.
+    """
+    public_url: str | None = None
+    """Address for clients, ``https://feed.example.com``; None: the client's own Host header."""
+    status_public: bool = False
+    """Status and metrics need no API key."""
+    demo_api_key: str | None = None
+    """Part of the public status, for the dashboard's accounts: the demo's key, which is no secret."""
+    version: str = ""
+    """The relay's version, for status and metrics."""
+    bodies: int = 64 * 1024 * 1024
+    """Bytes of bodies in memory, of all requests together."""
+    public: PublicAddress | None = field(init=False)
+
+    @public.default
+    def _parse_public_url(self) -> PublicAddress | None:
+        return None if self.public_url is None else public_address(self.public_url)
 
 
 def bearer(request: Request, keys: KeyRing) -> ApiKey:
@@ -113,7 +182,7 @@ class Bootstrap:
         return json_answer(
             {
                 "connection": _connection(app, address, named=app.id != self._app(key, None).id),
-                "session": {"recommendedReconnectBackoffMs": self._settings.reconnect_backoff_ms},
+                "session": {"recommendedReconnectBackoffMs": RECONNECT_BACKOFF_MS},
                 "subscriptions": resolved,
             }
         )
@@ -171,15 +240,14 @@ class Bootstrap:
         return self._find_app(name) or self._app_by_key(name)
 
     async def _body(self, request: Request) -> bytes:
-        return await self._bodies.read(request, self._settings.body)
+        return await self._bodies.read(request)
 
     def _wanted(self, asked: Mapping[str, Any]) -> list[Any]:
         wanted = asked.get("subscriptions")
         if not isinstance(wanted, list):
             raise HttpRefusal(400, "subscriptions must be a list", field="subscriptions")
-        if len(wanted) > self._settings.subscriptions:
-            limit = self._settings.subscriptions
-            raise HttpRefusal(400, f"subscriptions: more than {limit}", field="subscriptions")
+        if len(wanted) > SUBSCRIPTIONS:
+            raise HttpRefusal(400, f"subscriptions: more than {SUBSCRIPTIONS}", field="subscriptions")
         return wanted
 
     def _resolved(

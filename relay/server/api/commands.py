@@ -20,7 +20,6 @@ from relay.model.commands import COMMANDS
 from relay.model.enums import Outcome
 from relay.server.api.answers import Bodies, HttpRefusal, json_answer
 from relay.server.api.channels import bearer
-from relay.server.api.settings import ApiSettings
 from relay.trading.service import CommandRefused, CommandService, RefusalReason, Submission
 
 REFUSED: Mapping[RefusalReason, int] = {
@@ -53,10 +52,7 @@ STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED:
 class Commands:
     """Endpoints for commands."""
 
-    def __init__(
-        self, settings: ApiSettings, *, keys: KeyRing, command_service: CommandService, bodies: Bodies
-    ) -> None:
-        self._settings = settings
+    def __init__(self, *, keys: KeyRing, command_service: CommandService, bodies: Bodies) -> None:
         self._bodies = bodies
         self._keys = keys
         self._command_service = command_service
@@ -68,7 +64,7 @@ class Commands:
     async def _post(self, request: Request) -> Response:
         key = bearer(request, self._keys)
         try:
-            wire = read(await self._bodies.read(request, self._settings.body))
+            wire = read(await self._bodies.read(request))
         except CommandError as error:
             raise HttpRefusal(400, str(error), field=error.field) from None
         try:

@@ -24,8 +24,7 @@ from relay.pusher.apps import App
 from relay.pusher.names import channel_type
 from relay.server.admission import network_of
 from relay.server.api.answers import HttpRefusal, Item, Slices, encoded, json_answer
-from relay.server.api.channels import bearer, readable
-from relay.server.api.settings import ApiSettings
+from relay.server.api.channels import ApiSettings, bearer, readable
 
 Session = Mapping[str, Any]
 """`provider`, `account`, `required`, `state`, `life`, `reason`, the counters, and everything else of its status."""

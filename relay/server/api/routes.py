@@ -39,13 +39,12 @@ from relay.provider.catalog import CatalogEntry
 from relay.pusher.http_api import ApiError
 from relay.server.api import answers
 from relay.server.api.answers import Bodies, HttpRefusal, Slices
-from relay.server.api.channels import Bootstrap
+from relay.server.api.channels import ApiSettings, Bootstrap
 from relay.server.api.commands import Commands
 from relay.server.api.frames import Frames, Inspection
 from relay.server.api.health import Session, Status, shown
 from relay.server.api.metrics import Measured, Metrics, RelayCollector
 from relay.server.api.pusher import PusherApi
-from relay.server.api.settings import ApiSettings
 from relay.server.api.symbols import Search, SymbolSearch
 from relay.trading.service import CommandService
 
@@ -89,7 +88,7 @@ def build_api(
     commands = dict[str, Any] if command_service is None else command_service.registry.snapshot
     measured = measured or Measured()
     collector = RelayCollector(settings.version, hub, current_sessions, store, commands, measured)
-    bodies = Bodies(settings.bodies, settings.body_within)
+    bodies = Bodies(settings.bodies)
     slices = Slices()
     pusher = PusherApi(hub, clock=clock, unix_time=unix_time, bodies=bodies, slices=slices)
 
@@ -143,7 +142,7 @@ def build_api(
         frames = [Route("/v2/frames", Frames(keys, inspection, pay).endpoint)]
     trading = []
     if command_service is not None:
-        endpoint = Commands(settings, keys=keys, command_service=command_service, bodies=bodies).endpoint
+        endpoint = Commands(keys=keys, command_service=command_service, bodies=bodies).endpoint
         trading = [Route("/v2/commands", endpoint, methods=["GET", "POST"])]
 
     return Starlette(
