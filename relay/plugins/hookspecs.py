@@ -171,6 +171,7 @@ class Simulated:
         credentials: the credentials that the simulator accepts.
         account: the account's name; None for a provider without accounts.
         pinned: channels kept subscribed, as in the configuration.
+        simulator: makes the server itself, for tests of faults (`relay.testing.simulator.simulated` sets it).
     """
 
     provider: str
@@ -181,6 +182,7 @@ class Simulated:
     options: Mapping[str, str] = field(factory=dict)
     symbols: Mapping[str, str] = field(factory=dict)
     pinned: tuple[str, ...] = ()
+    simulator: Callable[[], Any] | None = None
 
 
 #: Return numbers by (of, what). Must return quickly; exceptions are counted against the plugin.

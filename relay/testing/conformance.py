@@ -57,6 +57,7 @@ from relay.model.events import Account, Event, Order, Position, Stamp
 from relay.model.symbols import SymbolError
 from relay.provider.accounts import States
 from relay.testing.evidence import Evidence, enums, fields
+from relay.testing.fault_table import sessions
 from relay.testing.meaning import RULES, problems
 from relay.testing.mutations import mutants, shape, strangers, swollen
 from relay.testing.recording import Recording, Source
@@ -74,7 +75,7 @@ from relay.testing.subject import (
     subject,
 )
 
-__all__ = ["CHECKS", "MEANING", "Broken", "Subject", "golden", "subject", "survive", "tests"]
+__all__ = ["CHECKS", "MEANING", "Broken", "Subject", "golden", "sessions", "subject", "survive", "tests"]
 
 #: How many examples of one shape are broken.
 _SHAPES = 3

@@ -13,7 +13,7 @@ What holds:
 import socket
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Literal
@@ -133,6 +133,7 @@ class _Connection:
     client: trio.SocketStream
     server: trio.SocketStream
     flowing: trio.Event
+    swallows: Callable[[], bool]
     rate: int | None = None
     corrupting: str | None = None
     is_half_open: bool = False
@@ -207,6 +208,8 @@ class _Connection:
         return _damaged(piece, what)
 
     async def _send(self, data: bytes) -> None:
+        if self.swallows():
+            return
         while data:
             rate = self.rate
             size = len(data) if rate is None else max(1, rate // 20)
@@ -230,12 +233,14 @@ class FaultProxy:
     Attributes:
         port: where it listens, chosen by the kernel.
         accepted: how many connections came.
+        swallows: what the server sends is lost, on live connections and new ones, while it hears its clients.
     """
 
     def __init__(self, to: int, *, buffer: int | None = None) -> None:
         self.to = to
         self.port = 0
         self.accepted = 0
+        self.swallows = False
         self._buffer = buffer
         self._is_down = False
         self._open = trio.Event()
@@ -315,7 +320,7 @@ class FaultProxy:
         if self._buffer is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
             server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
-        connection = _Connection(client, server, trio.Event())
+        connection = _Connection(client, server, trio.Event(), lambda: self.swallows)
         connection.flowing.set()
         self._live.append(connection)
         try:

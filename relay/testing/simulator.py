@@ -14,7 +14,7 @@ What holds:
 """
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
@@ -25,11 +25,12 @@ import trio
 from attrs import Factory, frozen
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
+from relay.plugins.hookspecs import Simulated
 from relay.testing.port import HangUp, HttpRequest, HttpResponse, Wire, serve_port
 
 __all__ = [
     "Address", "Close", "Drop", "Fault", "Garbage", "HttpRequest", "HttpResponse", "Link", "Mute", "Refuse", "Simulator",
-    "Slow", "Takeover",
+    "Slow", "Takeover", "Withhold", "simulated",
 ]  # fmt: skip
 
 _QUEUED = 10_000
@@ -100,7 +101,12 @@ class Slow:
     seconds: float
 
 
-Fault = Drop | Mute | Refuse | Close | Garbage | Takeover | Slow
+@frozen
+class Withhold:
+    """Let messages get lost on their way, until `Simulator.heal`; the connection goes on and answers pings."""
+
+
+Fault = Drop | Mute | Refuse | Close | Garbage | Takeover | Slow | Withhold
 
 
 # --- a session -------------------------------------------------------------------------------------------------------
@@ -113,6 +119,7 @@ class Link:
         request: the upgrade request, with its headers.
         received: the frames the client sent, newest last, at most 1,000.
         state: whatever the simulator wants to remember of the session.
+        withheld: messages that `Withhold` lost.
     """
 
     def __init__(self, request: HttpRequest, connection: WebSocketConnection, wire: Wire, takeover: Close) -> None:
@@ -127,6 +134,8 @@ class Link:
         self._sent = 0
         self._closing: Close | None = None
         self._hung_up = False
+        self._is_withholding = False
+        self.withheld = 0
         self._scope = trio.CancelScope()
         self._put, self._take = trio.open_memory_channel[str](_QUEUED)
 
@@ -185,8 +194,14 @@ class Link:
                 self.close(self._takeover.code, self._takeover.reason)
             case Slow(seconds):
                 self._delay = seconds
+            case Withhold():
+                self._is_withholding = True
             case Refuse():
                 raise ValueError("a live session cannot be refused; script it for the next connection")
+
+    def heal(self) -> None:
+        """End `Slow` and `Withhold`."""
+        self._delay, self._is_withholding = 0.0, False
 
     async def serve(self, simulator: "Simulator") -> None:
         """Talk until either side is done. Raises HangUp when the connection is to end without another word."""
@@ -207,6 +222,9 @@ class Link:
         async for text in self._take:
             if self._delay:
                 await trio.sleep(self._delay)
+            if self._is_withholding:
+                self.withheld += 1
+                continue
             with trio.move_on_after(_WRITE_WITHIN) as writing:
                 try:
                     await self._connection.send_message(text)
@@ -306,6 +324,11 @@ class Simulator:
         for link in list(self.links):
             link.inject(fault)
 
+    def heal(self) -> None:
+        """End `Slow` and `Withhold` on every live session."""
+        for link in self.links:
+            link.heal()
+
     # --- the port ----------------------------------------------------------------------------------------------------
 
     async def wait_connected(self) -> Link:
@@ -380,3 +403,19 @@ class Simulator:
         finally:
             self.links.remove(link)
             self.closed(link)
+
+
+def simulated(simulator: Callable[[], Simulator], **about: Any) -> Simulated:
+    """Return a simulator as the demo runs it and `relay.testing.conformance.sessions` tests it.
+
+    Args:
+        simulator: makes one; the class itself where it needs no arguments.
+        about: the other attributes of `Simulated`.
+    """
+
+    async def run(*, port: int = 0, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED) -> None:
+        async with simulator().serve(port=port) as address:
+            task_status.started(address)
+            await trio.sleep_forever()
+
+    return Simulated(run=run, simulator=simulator, **about)

@@ -58,7 +58,7 @@ from relay.provider.http import HttpClient
 from relay.provider.pacing import Lane
 from relay.testing import conformance
 from relay.testing.recording import read_recording
-from relay.testing.simulator import Close, Drop, Mute
+from relay.testing.simulator import Close, Drop
 from relay_crosstrade.adapter import CrossTrade
 from relay_crosstrade.simulator import KEY, LIMITED, NO_ADDON, CrossTradeSimulator
 from support import relayed as support_relayed
@@ -912,14 +912,6 @@ async def test_an_add_on_that_comes_back_is_asked_again():
         simulator.addon = True
         assert (await relay.until(Position)).quantity == "1"
         nursery.cancel_scope.cancel()
-
-
-async def test_a_command_whose_answer_was_lost_is_unknown(relayed):
-    simulator, relay = relayed
-    await relay.until(Quote)
-    simulator.inject(Mute())
-    relay.session.send(place("lost"), within=0.2)
-    assert (await relay.until(Reply, id="lost")).outcome is Outcome.UNKNOWN
 
 
 async def test_calls_are_paced_so_that_none_is_refused():

@@ -40,7 +40,7 @@ from relay.pusher import ClientConnection, Reconnect, reconnect_action
 from relay.testing import conformance
 from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
-from relay.testing.simulator import Drop, Refuse
+from relay.testing.simulator import Drop
 from relay_shuriken.adapter import CLOSES, Shuriken
 from relay_shuriken.chain import BASE, BONK, EVM_WALLET, FEED, PROFILE, SOL, USER, WALLET, WETH
 from relay_shuriken.channels import LEFT, Authorize, Channels, Resolve
@@ -854,14 +854,6 @@ async def test_one_forbidden_stream_leaves_the_account_its_others():
 async def test_an_app_that_is_disabled_is_not_asked_again():
     async with relayed(ShurikenSimulator(interval=0, enabled=False)) as relay:
         assert (await relay.until(Connection, event=ConnectionEvent.FAILED)).reason == "4003: The app is not enabled."
-
-
-async def test_a_bootstrap_that_fails_is_repeated():
-    simulator = ShurikenSimulator(interval=0)
-    simulator.next_request(Refuse(500, "oops"))
-    async with relayed(simulator) as relay:
-        assert "HTTP status 500" in (await relay.until(Connection, event=ConnectionEvent.RECONNECTING)).reason
-        await relay.until(Connection, event=ConnectionEvent.CONNECTED)
 
 
 @pytest.mark.parametrize("configured", [False, True], ids=["discovered", "as the demo configures it"])
