@@ -23,7 +23,7 @@ from relay.model.enums import Outcome
 from relay.model.events import Depth, Gap, Order, RateLimit, Reply, Staleness, Trade
 from relay.plugins.hookspecs import Simulated
 from relay.testing.faults import Corrupt, Cut, HalfOpen, Reset, Stall, Throttle
-from relay.testing.sessions import QUICK, Case, Failed, Watched, key_of, session_of
+from relay.testing.sessions import QUICK, Case, Failed, WatchedSession, key_of, session_of
 from relay.testing.simulator import Close, Garbage, Mute, Refuse, Simulator, Slow, Takeover, Withhold
 from relay.testing.trial import topic_text
 
@@ -51,7 +51,7 @@ class Fault:
     """
 
     name: str
-    play: Callable[[Watched], Awaitable[None]]
+    play: Callable[[WatchedSession], Awaitable[None]]
     lacks: Callable[[Case], str | None]
     declared: Callable[[Case], Mapping[str, Any]]
     about: str
@@ -103,18 +103,20 @@ def _fault(
     lacks: Callable[[Case], str | None] = _nothing,
     declared: Callable[[Case], Mapping[str, Any]] = _as_declared,
     **settings: bool,
-) -> Callable[[Callable[[Watched], Awaitable[None]]], Callable[[Watched], Awaitable[None]]]:
-    def enter(play: Callable[[Watched], Awaitable[None]]) -> Callable[[Watched], Awaitable[None]]:
+) -> Callable[[Callable[[WatchedSession], Awaitable[None]]], Callable[[WatchedSession], Awaitable[None]]]:
+    def enter(play: Callable[[WatchedSession], Awaitable[None]]) -> Callable[[WatchedSession], Awaitable[None]]:
         FAULTS[name] = Fault(name, play, lacks, declared, (play.__doc__ or "").strip().splitlines()[0], **settings)
         return play
 
     return enter
 
 
-def _loss(name: str, make: Callable[[Watched], object], reason: str, about: str, *, silent: bool = False) -> None:
+def _loss(
+    name: str, make: Callable[[WatchedSession], object], reason: str, about: str, *, silent: bool = False
+) -> None:
     """Enter a fault after which the session comes back by itself."""
 
-    async def play(seen: Watched) -> None:
+    async def play(seen: WatchedSession) -> None:
         since = len(seen.told)
         make(seen)
         seen.asked.clear()
@@ -134,7 +136,7 @@ _loss("not RFC 6455", lambda seen: seen.line.inject(Corrupt("frame")), "closed w
 
 
 @_fault("garbage")
-async def _garbage(seen: Watched) -> None:
+async def _garbage(seen: WatchedSession) -> None:
     """A message that means nothing is counted, and costs nothing else."""
     since = len(seen.told)
     seen.unknown = seen.observer.report.unknown + 1
@@ -145,7 +147,7 @@ async def _garbage(seen: Watched) -> None:
 
 
 @_fault("slow line")
-async def _slow_line(seen: Watched) -> None:
+async def _slow_line(seen: WatchedSession) -> None:
     """A slow line is late, and loses nothing."""
     since = len(seen.told)
     seen.line.inject(Throttle(3000))
@@ -156,7 +158,7 @@ async def _slow_line(seen: Watched) -> None:
 
 
 @_fault("slow answers")
-async def _slow_answers(seen: Watched) -> None:
+async def _slow_answers(seen: WatchedSession) -> None:
     """Messages and answers that come late are waited for."""
     since = len(seen.told)
     seen.simulator.inject(Slow(0.05))
@@ -170,19 +172,19 @@ async def _slow_answers(seen: Watched) -> None:
 
 
 @_fault("restart")
-async def _restart(seen: Watched) -> None:
+async def _restart(seen: WatchedSession) -> None:
     """The provider closes the connection because it restarts."""
     await _closed(seen, Close(1012, "restart"), 1012, "restart")
 
 
 @_fault("takeover")
-async def _takeover(seen: Watched) -> None:
+async def _takeover(seen: WatchedSession) -> None:
     """Another session takes this one's place, which is not fought for where the adapter declares it."""
     close = seen.simulator.takeover
     await _closed(seen, Takeover(), close.code, close.reason)
 
 
-async def _closed(seen: Watched, fault: Close | Takeover, code: int, reason: str) -> None:
+async def _closed(seen: WatchedSession, fault: Close | Takeover, code: int, reason: str) -> None:
     since, meaning = len(seen.told), seen.case.adapter.closed(code, reason)
     stops = meaning in (CloseMeaning.TAKEOVER, CloseMeaning.REFUSED)
     seen.simulator.inject(fault)
@@ -195,7 +197,7 @@ async def _closed(seen: Watched, fault: Close | Takeover, code: int, reason: str
 
 
 @_fault("away")
-async def _away(seen: Watched) -> None:
+async def _away(seen: WatchedSession) -> None:
     """The provider is not there for a while."""
     since = len(seen.told)
     seen.line.down()
@@ -207,7 +209,7 @@ async def _away(seen: Watched) -> None:
 
 
 def _refusal(status: int, name: str, about: str) -> None:
-    async def play(seen: Watched) -> None:
+    async def play(seen: WatchedSession) -> None:
         since, meaning = len(seen.told), seen.case.adapter.session.refusals.get(status, CloseMeaning.RETRY)
         seen.simulator.next_connection(Refuse(status, headers={"retry-after": "0"}))
         seen.line.inject(Cut())
@@ -234,19 +236,19 @@ _refusal(503, "unavailable", "The connection is refused with 503.")
 
 
 @_fault("preparation refused", _no_preparation)
-async def _preparation_refused(seen: Watched) -> None:
+async def _preparation_refused(seen: WatchedSession) -> None:
     """What is asked for before the connection gets a 503."""
     await _unprepared(seen, Refuse(503))
 
 
 @_fault("preparation garbage", _no_preparation)
-async def _preparation_garbage(seen: Watched) -> None:
+async def _preparation_garbage(seen: WatchedSession) -> None:
     """What is asked for before the connection gets a page of HTML."""
     await _unprepared(seen, Refuse(200, body="<html>busy</html>"))
     seen.unknown = seen.observer.report.unknown  # it is one's own exception, an Unknown, or nothing at all
 
 
-async def _unprepared(seen: Watched, fault: Refuse) -> None:
+async def _unprepared(seen: WatchedSession, fault: Refuse) -> None:
     since = len(seen.told)
     seen.simulator.next_request(fault)
     seen.line.inject(Cut())
@@ -256,7 +258,7 @@ async def _unprepared(seen: Watched, fault: Refuse) -> None:
 
 
 @_fault("wrong key", _no_credentials, connected=False, credentials=False)
-async def _wrongkey_of(seen: Watched) -> None:
+async def _wrongkey_of(seen: WatchedSession) -> None:
     """A credential that is refused stops the session, and is shown nowhere."""
     await seen.state("FAILED", 0)
     status, dialled = seen.session.status(), seen.line.accepted
@@ -268,7 +270,7 @@ async def _wrongkey_of(seen: Watched) -> None:
 
 
 @_fault("refused subscription", _no_market)
-async def _refused_subscription(seen: Watched) -> None:
+async def _refused_subscription(seen: WatchedSession) -> None:
     """A symbol that the provider does not have is refused with the reason, and costs the others nothing."""
     since, first = len(seen.told), next(topic for topic in seen.case.topics if topic.symbol)
     seen.session.want(attrs.evolve(first, symbol=_NOWHERE))
@@ -287,7 +289,7 @@ async def _refused_subscription(seen: Watched) -> None:
 
 
 @_fault("lost message", _no_numbers)
-async def _lost_message(seen: Watched) -> None:
+async def _lost_message(seen: WatchedSession) -> None:
     """Changes of a book that never come are noticed: a gap is told, and a whole book follows."""
     topic = next(each for each in seen.case.topics if each.kind == "depth")
     await seen.until(lambda: len(seen.data(key_of(topic))) > 3, f"changes of {topic_text(topic)}")
@@ -307,7 +309,7 @@ async def _lost_message(seen: Watched) -> None:
         raise seen.failed("the connection was lost, which a gap of one book is no reason for")
 
 
-def _no_loss(seen: Watched, since: int) -> None:
+def _no_loss(seen: WatchedSession, since: int) -> None:
     if lost := seen.states(since):
         raise seen.failed(f"the connection was lost: {lost[0].event}, {lost[0].reason}")
     if gaps := [each for each in seen.told[since:] if isinstance(each, Gap)]:
@@ -317,7 +319,7 @@ def _no_loss(seen: Watched, since: int) -> None:
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-async def _accepted(seen: Watched, id: str) -> Reply:
+async def _accepted(seen: WatchedSession, id: str) -> Reply:
     reply = await seen.reply(id)
     if reply.outcome is not Outcome.ACCEPTED:
         raise seen.failed(f"the order {id} was {reply.outcome.value}: {reply.error}")
@@ -325,7 +327,7 @@ async def _accepted(seen: Watched, id: str) -> Reply:
 
 
 @_fault("order accepted", _no_orders)
-async def _order_accepted(seen: Watched) -> None:
+async def _order_accepted(seen: WatchedSession) -> None:
     """An order is accepted, arrives once, and the account tells what became of it."""
     since = len(seen.told)
     seen.place("c1")
@@ -337,7 +339,7 @@ async def _order_accepted(seen: Watched) -> None:
 
 
 @_fault("order rejected", _no_orders)
-async def _order_rejected(seen: Watched) -> None:
+async def _order_rejected(seen: WatchedSession) -> None:
     """An order that the broker refuses is rejected, with the broker's own code or words."""
     seen.place("c1", quantity=seen.case.too_much)
     reply = await seen.reply("c1")
@@ -351,7 +353,7 @@ async def _order_rejected(seen: Watched) -> None:
 
 
 @_fault("answer lost", _no_orders)
-async def _answer_lost(seen: Watched) -> None:
+async def _answer_lost(seen: WatchedSession) -> None:
     """An order whose answer is lost is unknown, not rejected, never sent again; the account tells its fate."""
     since = len(seen.told)
     seen.line.swallows = True
@@ -377,7 +379,7 @@ async def _answer_lost(seen: Watched) -> None:
 
 
 @_fault("fills over losses", _no_orders)
-async def _fills(seen: Watched) -> None:
+async def _fills(seen: WatchedSession) -> None:
     """Fills are told once and sum up, however often the line breaks."""
     for number in range(3):
         since = len(seen.told)
@@ -398,7 +400,7 @@ async def _fills(seen: Watched) -> None:
 
 
 @_fault("audit", _no_orders)
-async def _audit(seen: Watched) -> None:
+async def _audit(seen: WatchedSession) -> None:
     """What the stream kept back, the account's lists tell, and once."""
     await seen.until(lambda: seen.compares is not None, "encode(Reconcile), which an account's session begins with")
     if not seen.compares:

@@ -1,7 +1,7 @@
 """A whole session of an adapter with its simulator, watched, over a line that a test can break.
 
 `relay.testing.fault_table` plays its faults on it. A session runs as the relay runs it, on sockets, with quick attempts to
-connect and without budgets. What is held to, whatever happens (`Watched.check`):
+connect and without budgets. What is held to, whatever happens (`WatchedSession.check`):
 
 - every message is understood but those the fault made, and no exception leaves the adapter's code;
 - books begin with a whole one, behind every gap too;
@@ -115,7 +115,7 @@ def key_of(of: Event | Topic) -> Key:
 
 
 @define(eq=False)
-class Watched:
+class WatchedSession:
     """A running session, with everything that it told and wrote.
 
     Attributes:
@@ -298,7 +298,7 @@ class Watched:
         return of_frame + of_request
 
 
-def _watched(adapter: type[Adapter], seen: Watched) -> type[Adapter]:
+def _watched(adapter: type[Adapter], seen: WatchedSession) -> type[Adapter]:
     """Return the adapter, noting what it is asked to write."""
 
     def encode(self: Adapter, outgoing: Outgoing) -> Iterable[Any]:
@@ -317,7 +317,7 @@ def _watched(adapter: type[Adapter], seen: Watched) -> type[Adapter]:
 @asynccontextmanager
 async def session_of(
     case: Case, *, credentials: Mapping[str, str] | None = None, connected: bool = True, **declared: Any
-) -> AsyncIterator[Watched]:
+) -> AsyncIterator[WatchedSession]:
     """Run a session of the adapter with its simulator for the length of the block.
 
     Args:
@@ -333,7 +333,7 @@ async def session_of(
         trio.open_nursery() as nursery,
     ):
         observer, registry = Observer(loses=False), CommandRegistry()
-        seen = Watched(case, simulator, line, observer, registry)
+        seen = WatchedSession(case, simulator, line, observer, registry)
         _listen(simulator, seen)
         there, here = str(address.port), str(line.port)
         endpoints = {"url": address.ws.replace(there, here), "http": address.http.replace(there, here), "urls": {}}
@@ -369,7 +369,7 @@ async def _run(
     ended.set()
 
 
-def _listen(simulator: Simulator, seen: Watched) -> None:
+def _listen(simulator: Simulator, seen: WatchedSession) -> None:
     """Note every frame that the simulator receives."""
     received = simulator.received
 
