@@ -14,29 +14,11 @@ from relay.pusher.apps import App
 from relay.pusher.signatures import verify_webhook
 from relay.testing.simulator import Mute
 from relay.testing.subscriber import Subscriber
-from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
+from relay_helio.simulator import HelioSimulator
 from support.app_server import app_server
-from support.process import serving
+from support.process import helio_configuration, serving
 from support.running import API_KEY, APP
 
-CONFIGURATION = f"""
-allow_inline_secrets = true
-[server]
-listen = "127.0.0.1:{{port}}"
-status_public = true
-[apps.main]
-id = "{APP["id"]}"
-key = "{APP["key"]}"
-secret = "{APP["secret"]}"
-[api_keys.desk]
-key = "{API_KEY}"
-trade = ["helio.main"]
-[providers.helio]
-url = "WS"
-http_url = "HTTP"
-symbols = {{ EURUSD = "EUR/USD" }}
-accounts.main.credentials = {{ email = "{EMAIL}", password = "{PASSWORD}" }}
-"""
 ORDER = {"provider": "helio", "command": "place_order", "symbol": "EUR/USD", "side": "BUY", "order_type": "LIMIT",
          "limit_price": "1.05", "quantity": "10000", "id": "c1", "client_order_id": "mine-1"}  # fmt: skip
 
@@ -63,8 +45,7 @@ class Running:
 
 @asynccontextmanager
 async def relay(directory: Path, broker: Any, store: str = "") -> AsyncIterator[Running]:
-    configuration = CONFIGURATION.replace("WS", broker.ws).replace("HTTP", broker.http) + store
-    async with serving(directory, configuration) as (process, port):
+    async with serving(directory, helio_configuration(broker, store)) as (process, port):
         bearer = {"Authorization": f"Bearer {API_KEY}"}
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=bearer, timeout=60) as http:
             yield Running(process, http)

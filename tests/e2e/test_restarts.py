@@ -1,10 +1,13 @@
 """The relay's process is killed again and again while it is fed: a subscriber that resumes sees one sequence, with told gaps.
 
-`TICKRELAY_KILLS=200 pytest tests/e2e/test_restarts.py` kills more often than a test run has time for.
+Every fourth one is killed while it starts. `TICKRELAY_KILLS=300 pytest tests/e2e/test_restarts.py` kills more often than a
+test run has time for, about once in three seconds. `TICKRELAY_SEED` chooses other moments.
 """
 
+import json
 import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,34 +20,17 @@ import trio
 
 from relay.pusher.apps import App
 from relay.testing.subscriber import Subscriber
-from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
-from support.process import serving
+from relay_helio.simulator import HelioSimulator
+from support.process import Forked, forks, helio_configuration
 from support.running import API_KEY, APP
 
 KILLS = int(os.environ.get("TICKRELAY_KILLS", "2"))
+SEED = int(os.environ.get("TICKRELAY_SEED", "7"))
+#: Seconds in which a relay that starts is killed, about as many as it needs.
+STARTS = 1.0
 #: Seconds; far above what a wait takes, on a busy machine too.
 WITHIN = 300
 QUOTES, ACCOUNT, BOOK = "quote.helio.EUR-USD", "private-account.helio.main", "depth.helio.EUR-USD"
-CONFIGURATION = f"""
-allow_inline_secrets = true
-[server]
-listen = "127.0.0.1:{{port}}"
-status_public = true
-[apps.main]
-id = "{APP["id"]}"
-key = "{APP["key"]}"
-secret = "{APP["secret"]}"
-accounts = ["*"]
-[api_keys.desk]
-key = "{API_KEY}"
-trade = ["helio.main"]
-[providers.helio]
-url = "WS"
-http_url = "HTTP"
-symbols = {{ EURUSD = "EUR/USD" }}
-pinned = ["{QUOTES}", "{ACCOUNT}", "{BOOK}"]
-accounts.main.credentials = {{ email = "{EMAIL}", password = "{PASSWORD}" }}
-"""
 
 
 @attrs.define
@@ -78,8 +64,8 @@ class Sequence:
 
 @pytest.mark.timeout(2 * WITHIN + 30 * KILLS)
 async def test_a_subscriber_that_resumes_over_kills_sees_one_sequence_with_told_gaps(tmp_path: Path) -> None:
-    simulator = HelioSimulator(seed=1)
-    chance = random.Random(7)
+    simulator = HelioSimulator(seed=1, interval=0.02)
+    chance = random.Random(SEED)
     heard = {QUOTES: Sequence(), ACCOUNT: Sequence(), BOOK: Sequence()}
     port, sent = 0, []
     events = 0
@@ -91,30 +77,38 @@ async def test_a_subscriber_that_resumes_over_kills_sees_one_sequence_with_told_
 
     app = App(id=APP["id"], key=APP["key"], secrets=(APP["secret"],), name="main")
     subscriber = Subscriber(lambda: port, app, heard, heard=hear)
-    async with simulator.serve() as broker, trio.open_nursery() as nursery:
-        configuration = CONFIGURATION.replace("WS", broker.ws).replace("HTTP", broker.http)
+    configuration = tmp_path / "tickrelay.toml"
+    async with simulator.serve() as broker, forks() as relays, trio.open_nursery() as nursery:
+        pinned = f"pinned = {json.dumps(list(heard))}"
+        text = helio_configuration(broker, of_app='accounts = ["*"]', of_provider=pinned, rest='[log]\nformat = "json"')
+        configuration.write_text(text.replace("{port}", "0"))
         for kill in range(KILLS + 1):
-            async with serving(tmp_path, configuration) as (process, port):
-                if kill == 0:
-                    nursery.start_soon(subscriber.run)
-                    await subscriber.until(lambda: heard[QUOTES].numbers != [], WITHIN)
-                for id in sent[-1:]:  # the one before the crash: whatever became of it, it is not sent again
-                    await post(port, id)
-                if kill == KILLS:
-                    # A gap that a process did not live to log is covered by that of the next one.
-                    await subscriber.until(lambda: all(sequence.gaps for sequence in heard.values()), WITHIN)
-                    await subscriber.until(lambda: all(id in heard[ACCOUNT].replies for id in sent), WITHIN)
-                    await subscriber.until(lambda: set(fills(simulator)) <= heard[ACCOUNT].fills.keys(), WITHIN)
-                    break
-                enough = events + chance.randrange(5, WITHIN)
+            process = await relays.serve(configuration)
+            if kill % 4 == 3 and kill < KILLS:
+                await trio.sleep(chance.uniform(0, STARTS))
+                await end(process)
+                continue
+            port = await process.listening()
+            if kill == 0:
+                nursery.start_soon(subscriber.run)
+                await subscriber.until(lambda: heard[QUOTES].numbers != [], WITHIN)
+            for id in sent[-1:]:  # the one before the crash: whatever became of it, it is not sent again
+                await post(port, id)
+            if kill == KILLS:
+                # A gap that a process did not live to log is covered by that of the next one.
+                await subscriber.until(lambda: all(sequence.gaps for sequence in heard.values()), WITHIN)
+                await subscriber.until(lambda: all(id in heard[ACCOUNT].replies for id in sent), WITHIN)
+                await subscriber.until(lambda: set(fills(simulator)) <= heard[ACCOUNT].fills.keys(), WITHIN)
+                await end(process)
+                break
+            enough = events + chance.randrange(5, 300)
+            await subscriber.until(lambda enough=enough: events >= enough, WITHIN)  # type: ignore[misc]
+            sent.append(f"c{kill}")
+            enough = events + chance.randrange(0, 12)
+            async with trio.open_nursery() as posting:
+                posting.start_soon(post, port, sent[-1])
                 await subscriber.until(lambda enough=enough: events >= enough, WITHIN)  # type: ignore[misc]
-                sent.append(f"c{kill}")
-                enough = events + chance.randrange(0, 12)
-                async with trio.open_nursery() as posting:
-                    posting.start_soon(post, port, sent[-1])
-                    await subscriber.until(lambda enough=enough: events >= enough, WITHIN)  # type: ignore[misc]
-                    process.kill()
-                    await process.wait()
+                await end(process)
         nursery.cancel_scope.cancel()
     faults = {channel: sequence.faults for channel, sequence in heard.items() if sequence.faults}
     assert not faults
@@ -123,6 +117,12 @@ async def test_a_subscriber_that_resumes_over_kills_sees_one_sequence_with_told_
     assert set(heard[ACCOUNT].fills.values()) == {1}
     placed = Counter(order.ticket.client_order_id for order in simulator.account.orders.values())
     assert set(placed.values()) == {1}, "no order is sent again"
+
+
+async def end(process: Forked) -> None:
+    """Kill a relay, which must not have ended by itself."""
+    process.kill()
+    assert await process.wait() == -signal.SIGKILL
 
 
 async def post(port: int, id: str) -> None:
