@@ -115,6 +115,7 @@ class ProviderSession:
         self._make_line = dial
         self._keep = keep
         self._dials: deque[int] = deque(maxlen=_MOST_DIALS) if beside is None else beside._dials
+        self._kept_up = 0
         self._machine = self._new_machine(None)
         core = self._machine.core  # a machine that follows has the same memories
         core.states.ahead = time.time() - trio.current_time()
@@ -251,7 +252,7 @@ class ProviderSession:
         self._machine = self._new_machine(self._machine)
 
     def keep_heard(self) -> None:
-        """Keep when the session last received something. To be called every few seconds."""
+        """Keep when the session last received something. To be called every few seconds; a session that comes up does it."""
         heard = self._machine.heard_at()
         if heard is not None and self._beside is None:
             at = moment()
@@ -376,6 +377,10 @@ class ProviderSession:
                     self._close(code, reason)
                 case session_events.Finished(_, failed):
                     self._over = not failed
+        if self._machine.core.counters.connections != self._kept_up:
+            # Before anything can be sent: what happens from now on is to be asked for, if this process dies at once.
+            self._kept_up = self._machine.core.counters.connections
+            self.keep_heard()
 
     def _remember_dial(self) -> None:
         if self._machine.core.budget.is_limited("dial"):

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 import trio_websocket
 
 import relay.provider.driver
@@ -170,6 +171,25 @@ async def test_data_then_a_drop_then_a_reconnect_that_subscribes_again():
     assert got[2].reason == "closed with 4000: bye"
     assert got[3].gap_ms is not None
     assert provider.paths == ["/ws?token=s3cret"] * 2
+
+
+async def test_when_a_session_comes_up_that_is_kept_at_once():
+    """What follows is asked for by the next process, however soon this one dies."""
+
+    async def stay(request: Any) -> None:
+        await until_closed(await request.accept())
+
+    kept: list[tuple[str, str]] = []
+
+    def keep(table: str, key: str, value: bytes | None) -> None:
+        assert value is not None
+        assert int(value) > 1e18
+        kept.append((table, key))
+
+    async with running(Provider(stay), keep=keep) as (_, events):
+        await events.next("connection")
+        await trio.testing.wait_all_tasks_blocked()
+        assert kept == [("heard", "")]
 
 
 async def test_refused_upgrade_fails_the_session_and_resume_tries_again():
