@@ -13,7 +13,7 @@ from typing import Any
 from fanout import turn
 
 from relay.hub import encoding
-from relay.hub.topic import PublishedEvent
+from relay.hub.encoding import PublishedEvent
 from relay.model.events import Depth, Event, Quote, Stamp
 from relay.websocket import deflate
 from relay.websocket.frames import compressed

@@ -31,8 +31,8 @@ from relay.clustered import Clustered
 from relay.errors import OperatorError
 from relay.histogram import Histogram
 from relay.hub.app import ChannelKeys
+from relay.hub.encoding import PublishedEvent
 from relay.hub.hub import Hub
-from relay.hub.topic import PublishedEvent
 from relay.model.channels import Stream, Topic
 from relay.model.events import Event, Reply, Stamp
 from relay.plugins.calls import PluginCalls

@@ -30,7 +30,7 @@ START = LogPosition(0, 0)
 
 
 class LogEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A numbered event of one topic; ``id`` to ``key`` are those of `relay.hub.history.HistoryEntry`.
+    """A numbered event of one topic; ``id`` to ``key`` are those of `relay.hub.encoding.HistoryEntry`.
 
     ``first`` is lower than ``seq`` where the event stands for all numbers from it on: the gap of a new owner.
     """

@@ -15,12 +15,11 @@ import msgspec
 
 from relay.cluster.log import LogEntry
 from relay.cluster.replica import WINDOW, LogName, Placing, place
-from relay.hub.encoding import decode_data
-from relay.hub.history import HistoryEntry
+from relay.hub.encoding import HistoryEntry, PublishedEvent, decode_data
 from relay.hub.hub import Hub
 from relay.hub.log import STATES, TopicLog, parse_key
 from relay.hub.outbox import Policy
-from relay.hub.topic import LastValue, PublishedEvent, TopicState
+from relay.hub.topic import LastValue, TopicState
 from relay.model.channels import Stream
 from relay.model.enums import StalenessEvent
 from relay.model.events import Staleness, Stamp

@@ -20,13 +20,13 @@ from typing import Literal
 from attrs import field, frozen
 
 from relay.hub.catch_up import Joining, catch_up
-from relay.hub.encoding import decode_data, decode_name, encode_head, plain_tail
-from relay.hub.history import HistoryEntry, HistoryLimits
+from relay.hub.encoding import HistoryEntry, PublishedEvent, decode_data, decode_name, encode_head, plain_tail
+from relay.hub.history import HistoryLimits
 from relay.hub.log import app_key
 from relay.hub.members import SubscriptionCounts, Users
 from relay.hub.outbox import Delivery, Outbox, Policy, control
 from relay.hub.streams import IdleTopics, Known, NewLog, Streams, account_of, claims_stream, stream_of
-from relay.hub.topic import Channel, PublishedEvent, TopicState
+from relay.hub.topic import Channel, TopicState
 from relay.limits import TokenBucket
 from relay.model.channels import Asker, Stream
 from relay.model.enums import Refill

@@ -15,9 +15,10 @@ from itertools import islice
 
 from attrs import define, field
 
-from relay.hub.history import DepthBook, HistoryEntry, Missed
+from relay.hub.encoding import HistoryEntry
+from relay.hub.history import BookSnapshots, DepthBook, Missed
 from relay.hub.outbox import Delivery, Outbox, control
-from relay.hub.topic import BookSnapshots, Channel, LastValue
+from relay.hub.topic import Channel, LastValue
 from relay.pusher import messages
 
 _PART = 64

@@ -1,4 +1,6 @@
-"""Encoding of events into frames, each step as rarely as possible.
+"""An event on its way to subscribers: encoded as rarely as possible, with the policy for those that are slow.
+
+`PublishedEvent` is a canonical event on its way to its topics; a `HistoryEntry` is an event of one topic, with its number.
 
 A delivered message is `{"event":"quote","channel":"quote.x.EURUSD","data":"{\\"type\\":\\"quote\\",...,\\"seq\\":7}"}`.
 It is put together from three parts: the head is the event's name, the middle belongs to the channel and is made once per
@@ -6,12 +8,32 @@ channel, the tail is the data with its sequence number and is made once per even
 and escaped once per event, however many topics it goes to: only the number behind it differs.
 """
 
-import msgspec
+from functools import lru_cache
 
+import msgspec
+from attrs import define
+
+from relay.hub.outbox import Policy
+from relay.model.enums import AccountEvent
+from relay.model.events import Account, Candle, Event, Position, Reference, Staleness, Stamp
+from relay.model.serialize import encode
 from relay.websocket.frames import encode_text
 
 _dumps = msgspec.json.Encoder().encode
 _loads = msgspec.json.Decoder().decode
+
+_POLICIES = {
+    "quote": Policy.CONFLATE,
+    "candle": Policy.CONFLATE,
+    "account": Policy.CONFLATE,
+    "reference": Policy.CONFLATE,
+    "public_trade": Policy.GAP,
+    "signal": Policy.GAP,
+    "notification": Policy.GAP,
+    "alert": Policy.GAP,
+    "depth": Policy.SNAPSHOT,
+}
+_MARGIN = (AccountEvent.MARGIN_WARNING, AccountEvent.MARGIN_CALL, AccountEvent.MARGIN_CALL_ENDED)
 
 
 def encode_head(name: str) -> bytes:
@@ -61,3 +83,91 @@ def decode_name(head: bytes) -> str:
     """Return the event's name in a head."""
     name: str = _loads(head + b"}")["event"]
     return name
+
+
+_head = lru_cache(maxsize=256)(encode_head)
+_RECEIVED_AT = b'\\"received_at\\":\\"'
+
+
+def received_at(tail: bytes) -> str:
+    """Return `received_at` of an event's stamp."""
+    start = tail.rfind(_RECEIVED_AT) + len(_RECEIVED_AT)
+    return tail[start : tail.index(b"\\", start)].decode()
+
+
+def policy_of(event: Event, topic: str, *, revalued: bool = False) -> Policy:
+    """Return the policy for the event at a slow subscriber of a topic of this kind.
+
+    A margin call is never dropped, whatever follows it, and no change of a position but its price and profit (``revalued``).
+    On a channel of data only the newest word on whether they are fresh matters; on the status channel all of it does.
+    """
+    if isinstance(event, Account) and event.event in _MARGIN:
+        return Policy.NEVER_DROP
+    if revalued or (event.kind == "staleness" and topic != "status"):
+        return Policy.CONFLATE
+    return _POLICIES.get(event.kind, Policy.NEVER_DROP)
+
+
+def conflation_key(event: Event) -> str:
+    """Return the key under which events of a channel replace each other: two candles or two facts have different keys."""
+    match event:
+        case Staleness():
+            return "staleness of the data"
+        case Position():
+            return f"position {event.account} {event.id}"
+        case Candle():
+            return event.start
+        case Reference():
+            return event.name
+        case Account():
+            return event.event or ""
+    return ""
+
+
+@define(eq=False)
+class HistoryEntry:
+    """One event of one topic, encoded."""
+
+    seq: int
+    id: str
+    at: float
+    """Time of publication, monotonic seconds."""
+    head: bytes
+    tail: bytes
+    policy: Policy
+    conflation_key: str = ""
+    """Key of the channel's events that it replaces at a slow subscriber (see Delivery.conflation_key)."""
+
+
+class PublishedEvent:
+    """An event on its way to its topics. It is encoded once, when the first of them needs it."""
+
+    __slots__ = ("_data", "_encoded", "event", "id", "kind", "stamp")
+
+    def __init__(self, event: Event, stamp: Stamp, id: str) -> None:
+        self.event, self.stamp, self.id = event, stamp, id
+        self.kind = event.kind
+        self._data = self._encoded = b""
+
+    @property
+    def data(self) -> bytes:
+        """The event as canonical JSON, without a sequence number."""
+        if not self._data:
+            self._data = encode(self.event, self.stamp, self.id)
+        return self._data
+
+    def entry(self, seq: int, now: float, topic: str, *, merged: bool = False, revalued: bool = False) -> HistoryEntry:
+        """Return the event as number `seq` of a topic of this kind; `revalued` as for `policy_of`.
+
+        In a merged topic only events of one provider replace each other.
+        """
+        if not self._encoded:
+            self._encoded = encode_event(self.data)
+        kind = self.kind
+        if kind == "quote":  # by far the most frequent kind, and it needs no lookups
+            policy, key = Policy.CONFLATE, ""
+        else:
+            policy, key = policy_of(self.event, topic, revalued=revalued), conflation_key(self.event)
+        if merged:
+            key = f"{self.stamp.provider} {key}"
+        return HistoryEntry(seq, self.id, now, _head(kind), numbered_tail(self._encoded, seq), policy, key)

@@ -19,11 +19,12 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from relay.hub.app import AppState, ChannelKeys, HistoryPage, RefusedSession, Shared, SubscriberSession
-from relay.hub.history import HistoryEntry, HistoryLimits
+from relay.hub.encoding import HistoryEntry, PublishedEvent
+from relay.hub.history import HistoryLimits
 from relay.hub.log import STATES, TopicLog, parse_key
 from relay.hub.outbox import CompressedOutbox, Outbox, OutboxLimits
 from relay.hub.streams import Known, NewLog, Streams, claims_stream
-from relay.hub.topic import Channel, PublishedEvent, TopicState
+from relay.hub.topic import Channel, TopicState
 from relay.model.channels import Asker, Stream, Topic
 from relay.model.enums import Refill
 from relay.model.events import Event, Gap, Stamp

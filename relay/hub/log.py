@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
 
-from relay.hub.history import HistoryEntry
+from relay.hub.encoding import HistoryEntry
 from relay.hub.outbox import Policy
 from relay.model.channels import ChannelError, Stream, channel_name, parse_channel
 from relay.store.interface import Loggable, LoggedEvent, Row, Store

@@ -18,17 +18,17 @@ from typing import Any, Protocol
 import attrs
 from attrs import define
 
-from relay.hub import encoding
 from relay.hub.encoding import (
+    HistoryEntry,
+    PublishedEvent,
     decode_data,
-    encode_event,
-    encode_head,
+    decode_name,
     encode_middle,
     frame,
-    numbered_tail,
+    received_at,
     with_position,
 )
-from relay.hub.history import BookCopy, DepthBook, EventHistory, HistoryEntry, HistoryLimits
+from relay.hub.history import BookSnapshots, DepthBook, EventHistory, HistoryLimits
 from relay.hub.log import TopicLog, restored
 from relay.hub.members import Presence
 from relay.hub.outbox import Delivery, Policy, control
@@ -36,74 +36,31 @@ from relay.model.channels import ALL, Stream
 from relay.model.enums import AccountEvent, PositionEvent, Refill, StalenessEvent
 from relay.model.events import (
     Account,
-    Candle,
     Connection,
     Depth,
     Event,
     Gap,
     Order,
     Position,
-    Reference,
     Staleness,
-    Stamp,
 )
-from relay.model.serialize import CodecError, decode, encode
+from relay.model.serialize import CodecError, decode
 from relay.pusher import messages
 from relay.pusher.names import channel_type
 from relay.store.interface import LoggedTopic, Row
 from relay.websocket.frames import encode_text
 
-_POLICIES = {
-    "quote": Policy.CONFLATE,
-    "candle": Policy.CONFLATE,
-    "account": Policy.CONFLATE,
-    "reference": Policy.CONFLATE,
-    "public_trade": Policy.GAP,
-    "signal": Policy.GAP,
-    "notification": Policy.GAP,
-    "alert": Policy.GAP,
-    "depth": Policy.SNAPSHOT,
-}
 #: Kinds that are no last value: depth updates the book, gap and staleness qualify other events.
 _WITHOUT_VALUE = frozenset({"depth", "gap", "staleness"})
 #: Kinds of topics that have no last value of their log's: an account's states are rows, a status is told anew.
 _WITHOUT_LAST = frozenset({"", "account", "status", "depth"})
-_MARGIN = (AccountEvent.MARGIN_WARNING, AccountEvent.MARGIN_CALL, AccountEvent.MARGIN_CALL_ENDED)
 #: Members of a position that the market moves, or that say when.
 _OF_THE_MARKET = {"current_price": None, "unrealized_pnl": None, "updated_at": None, "timestamp": None, "data": None}
 _EMPTY_BYTES, _VALUE_BYTES = 2048, 1024
 """Memory of a topic without events, measured with its entries in the tables, and of a last value."""
+_kind_of = lru_cache(maxsize=256)(decode_name)
 MAX_ACCOUNT_STATE = 10_000
 """Open orders, positions and other facts remembered of one account for newcomers; the oldest beyond that are dropped."""
-
-
-def policy_of(event: Event, topic: str, *, revalued: bool = False) -> Policy:
-    """Return the policy for the event at a slow subscriber of a topic of this kind.
-
-    A margin call is never dropped, whatever follows it, and no change of a position but its price and profit (``revalued``).
-    On a channel of data only the newest word on whether they are fresh matters; on the status channel all of it does.
-    """
-    if isinstance(event, Account) and event.event in _MARGIN:
-        return Policy.NEVER_DROP
-    if revalued or (event.kind == "staleness" and topic != "status"):
-        return Policy.CONFLATE
-    return _POLICIES.get(event.kind, Policy.NEVER_DROP)
-
-
-def conflation_key(event: Event) -> str:
-    """Return the key under which events of a channel replace each other: two candles or two facts have different keys."""
-    match event:
-        case Staleness():
-            return "staleness of the data"
-        case Position():
-            return f"position {event.account} {event.id}"
-        case Candle():
-            return event.start
-        case Reference():
-            return event.name
-        case Account():
-            return event.event or ""
-    return ""
 
 
 def account_state(event: Event) -> tuple[str, bool] | None:
@@ -131,51 +88,6 @@ def is_revalued(before: Event, now: Event) -> bool:
         return False
     rest: dict[str, Any] = {**_OF_THE_MARKET, "event": now.event}
     return attrs.evolve(before, **rest) == attrs.evolve(now, **rest)
-
-
-_head = lru_cache(maxsize=256)(encode_head)
-decode_name = lru_cache(maxsize=256)(encoding.decode_name)
-_RECEIVED_AT = b'\\"received_at\\":\\"'
-
-
-def received_at(tail: bytes) -> str:
-    """Return `received_at` of an event's stamp."""
-    start = tail.rfind(_RECEIVED_AT) + len(_RECEIVED_AT)
-    return tail[start : tail.index(b"\\", start)].decode()
-
-
-class PublishedEvent:
-    """An event on its way to its topics. It is encoded once, when the first of them needs it."""
-
-    __slots__ = ("_data", "_encoded", "event", "id", "kind", "stamp")
-
-    def __init__(self, event: Event, stamp: Stamp, id: str) -> None:
-        self.event, self.stamp, self.id = event, stamp, id
-        self.kind = event.kind
-        self._data = self._encoded = b""
-
-    @property
-    def data(self) -> bytes:
-        """The event as canonical JSON, without a sequence number."""
-        if not self._data:
-            self._data = encode(self.event, self.stamp, self.id)
-        return self._data
-
-    def entry(self, seq: int, now: float, topic: str, *, merged: bool = False, revalued: bool = False) -> HistoryEntry:
-        """Return the event as number `seq` of a topic of this kind; `revalued` as for `policy_of`.
-
-        In a merged topic only events of one provider replace each other.
-        """
-        if not self._encoded:
-            self._encoded = encode_event(self.data)
-        kind = self.kind
-        if kind == "quote":  # by far the most frequent kind, and it needs no lookups
-            policy, key = Policy.CONFLATE, ""
-        else:
-            policy, key = policy_of(self.event, topic, revalued=revalued), conflation_key(self.event)
-        if merged:
-            key = f"{self.stamp.provider} {key}"
-        return HistoryEntry(seq, self.id, now, _head(kind), numbered_tail(self._encoded, seq), policy, key)
 
 
 @define(eq=False)
@@ -397,7 +309,7 @@ class TopicState:
         self.seq = entry.seq
         if not self.permanent and not self.channels:
             self.keep_until = now + self._limits.age
-        kind = decode_name(entry.head)
+        kind = _kind_of(entry.head)
         if kind in _WITHOUT_VALUE or self.kind in _WITHOUT_LAST:
             self.publish(read(), now, entry.seq, first)
             return
@@ -525,10 +437,11 @@ class TopicState:
             return value
         return value.published.entry(value.seq, value.at, self.kind, merged=self.merged)
 
-    def snapshots(self, books: Iterable[DepthBook], ids: Callable[[], str]) -> "BookSnapshots":
+    def snapshots(self, books: Iterable[DepthBook], ids: Callable[[], str]) -> BookSnapshots:
         """Return each book that is ready as one snapshot event under the topic's number. Made once per number."""
         if self._snapshots is None or self._snapshots.seq != self.seq:
-            self._snapshots = BookSnapshots(self, [book for book in books if book.ready], ids)
+            ready = [book for book in books if book.ready]
+            self._snapshots = BookSnapshots(self.seq, ready, ids, self.touched, merged=self.merged)
         return self._snapshots
 
     def copy_values(self, parts: Mapping[str, "TopicState"]) -> None:
@@ -543,52 +456,6 @@ class TopicState:
 
 def _seq(value: LastValue | HistoryEntry) -> int:
     return value.seq
-
-
-class BookSnapshots:
-    """The books of a depth topic as they were at one number, each as one snapshot event.
-
-    A book of thousands of levels takes milliseconds to sort and to encode, so that is done in steps. Everybody who needs
-    the snapshots of that number shares them, and the steps.
-    """
-
-    __slots__ = ("_steps", "entries", "many", "seq")
-
-    def __init__(self, topic: TopicState, books: Sequence[DepthBook], ids: Callable[[], str]) -> None:
-        self.seq = topic.seq
-        """The number of the topic's last event, which is in the snapshots."""
-        self.many = len(books)
-        """Number of books."""
-        self.entries: list[HistoryEntry] = []
-        """The snapshots made so far."""
-        copies = [(book.copy(), book.stamp, ids()) for book in books]
-        self._steps = self._make(copies, topic.touched, merged=topic.merged)
-
-    @property
-    def made(self) -> bool:
-        """True once all snapshots are made."""
-        return len(self.entries) == self.many
-
-    def step(self) -> None:
-        """Do one step: about a millisecond for 10,000 levels."""
-        next(self._steps, None)
-
-    def finish(self) -> Sequence[HistoryEntry]:
-        """Do the steps that are left; return the snapshots."""
-        for _ in self._steps:
-            pass
-        return self.entries
-
-    def _make(self, copies: Iterable[tuple[BookCopy, Stamp | None, str]], at: float, *, merged: bool) -> Iterator[None]:
-        for copy, stamp, id in copies:
-            bids = copy.sorted_bids()
-            yield
-            asks = copy.sorted_asks()
-            yield
-            assert stamp is not None
-            published = PublishedEvent(copy.snapshot(bids, asks), stamp, id)
-            self.entries.append(published.entry(self.seq, at, "depth", merged=merged))
-            yield
 
 
 class Receiver(Protocol):

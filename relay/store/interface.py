@@ -49,7 +49,7 @@ class _Named(Protocol):
 
 
 class Loggable(Protocol):
-    """One numbered and encoded event of a topic; `relay.hub.history.HistoryEntry` is one."""
+    """One numbered and encoded event of a topic; `relay.hub.encoding.HistoryEntry` is one."""
 
     @property
     def seq(self) -> int:

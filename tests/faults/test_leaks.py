@@ -15,7 +15,7 @@ from support.faulty import QUICK, VENUES, rig
 OURS = ("relay", "trio", "wsproto", "h11", "httpx", "httpcore", "socket", "ssl")
 #: Events and what holds them up to its own bound; trio's queue of deadlines, which forgets those that are over a thousand at a
 #: time; and what a task holds while it waits, which depends on where it waits just now.
-BOUNDED = ("relay.model", "relay.hub.history", "relay.hub.topic.PublishedEvent", "relay.hub.topic.LastValue",
+BOUNDED = ("relay.model", "relay.hub.history", "relay.hub.encoding", "relay.hub.topic.LastValue",
            "relay.hub.topic.TopicState", "relay.hub.outbox.Delivery", "relay.provider.session_state.Sample", "relay.testing",
            "trio.CancelScope", "trio._core._run.CancelReason", "trio._core._traps")  # fmt: skip
 ROUNDS = 4

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from relay.hub.encoding import conflation_key, policy_of
 from relay.hub.outbox import OutboxLimits, Policy
-from relay.hub.topic import conflation_key, policy_of
 from relay.model.channels import Stream, Topic
 from relay.model.events import (
     Account,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.hub.history import EventHistory, HistoryEntry, HistoryLimits, Missed
+from relay.hub.encoding import HistoryEntry
+from relay.hub.history import EventHistory, HistoryLimits, Missed
 from relay.hub.outbox import Policy
 from relay.model.events import Depth, PublicTrade, Quote, Staleness
 from relay.pusher.messages import ResumePosition
