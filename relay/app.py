@@ -105,7 +105,7 @@ class Relay:
         store: Store | None = None,
     ) -> None:
         self._settings = settings
-        #: What is in force: the settings of the start, and what reloads have changed of them.
+        #: The settings in force: those of the start, with the changes of reloads.
         self._loaded = settings
         self._demo_api_key = demo_api_key
         self._log_counts = log_counts

@@ -221,7 +221,7 @@ class Clustered:
         return ReplicatedLog(self.store, key, self.epochs, self._parts[stream.provider])
 
     def want(self, stream: Stream, by: Asker) -> list[str]:
-        """Somebody here is the first to want a stream. Return the providers that are asked for it."""
+        """Subscribe to a stream for its first subscriber here. Return the names of the providers that are asked."""
         behind = self.providers.behind(stream)
         for own in behind:
             name = channel_name(own, "private-")
@@ -231,10 +231,10 @@ class Clustered:
         return [own.provider for own in behind]
 
     def want_too(self, stream: Stream, by: Asker) -> None:
-        """Somebody else here wants a stream: nothing is new."""
+        """Do nothing for another subscriber here: the stream is subscribed already."""
 
     def unwant(self, stream: Stream) -> None:
-        """Nobody here wants a stream any more."""
+        """Unsubscribe from a stream whose last subscriber here has left."""
         for own in self.providers.behind(stream):
             name = channel_name(own, "private-")
             self._wanted[name] -= 1

@@ -135,13 +135,13 @@ class ConfiguredProvider:
         return self.settings.visibility == "private"
 
     def connections(self) -> Iterator[tuple[str, ProviderSession]]:
-        """Every connection of its sessions with a name for logs."""
+        """Yield every connection of its sessions with a name for logs."""
         for account, pool in self.sessions.items():
             for number, connection in enumerate(pool.connections, start=1):
                 yield _session_name(self.name, account, number), connection
 
     def session(self, topic: Topic) -> ConnectionPool:
-        """The session a topic rides on."""
+        """Return the session that carries a topic."""
         first = next(iter(self.sessions.values()))
         return self.sessions.get(topic.account, first) if topic.account is not None else first
 
@@ -156,7 +156,7 @@ class ConfiguredProvider:
         return self.settings.adapter.commands
 
     def trading_session(self, account: str | None) -> ProviderSession:
-        """The session that trades on this account: the account's own, or the only one."""
+        """Return the session that trades on this account: the account's own, or the only one."""
         pool = self.sessions[account] if account in self.sessions else next(iter(self.sessions.values()))
         return pool.first
 
@@ -184,7 +184,7 @@ class ConfiguredProvider:
         return [each for offer in self.settings.adapter.offers if offer.kind == "candle" for each in offer.timeframes]
 
     def catalog(self) -> list[CatalogEntry]:
-        """Its entries of the catalog; symbols that are certain to work come first."""
+        """Return its entries of the catalog. Symbols that are certain to work come first."""
         pinned = [topic.symbol for topic in self.settings.pinned if topic.symbol is not None]
         learned = [canonical for _, canonical in self.symbols]
         return provider_entries(
@@ -203,7 +203,7 @@ class ConfiguredProvider:
             yield ListedSymbol(self.name, found, kinds, "private-" if self.is_private else "")
 
     def statuses(self) -> Iterator[Mapping[str, Any]]:
-        """One status per session."""
+        """Yield one status per session."""
         for session in self.sessions.values():
             yield {**session.status(), "adapter": self.settings.adapter.name, "required": self.settings.required}
 
@@ -214,14 +214,14 @@ class Providers:
     def __init__(self, providers: Iterable[ConfiguredProvider]) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._wanted: Counter[Stream] = Counter()
-        #: What each wanted stream asks of which providers: a table of symbols may change while it is wanted.
+        #: The topics that each wanted stream asks of providers: a table of symbols may change while it is wanted.
         self._asked: dict[Stream, list[tuple[ConfiguredProvider, Topic]]] = {}
 
     def __iter__(self) -> Iterator[ConfiguredProvider]:
         return iter(self._providers.values())
 
     def find(self, name: str) -> ConfiguredProvider | None:
-        """The provider of that name."""
+        """Return the provider of that name."""
         return self._providers.get(name)
 
     def reload(self, settings: Iterable[ProviderSettings]) -> None:
@@ -231,7 +231,7 @@ class Providers:
                 self._providers[each.name].reload(each)
 
     def connections(self) -> Iterator[tuple[str, ProviderSession]]:
-        """Every connection with a name for logs."""
+        """Yield every connection with a name for logs."""
         for provider in self:
             yield from provider.connections()
 
@@ -276,7 +276,7 @@ class Providers:
             session.keep_heard()
 
     def want(self, stream: Stream, by: Asker) -> list[str]:
-        """Somebody subscribed to ``stream``, who is its first subscriber. Return the providers that are asked for it."""
+        """Subscribe to ``stream`` for its first subscriber. Return the names of the providers that are asked."""
         self._asked[stream] = self._behind(stream)
         for provider, topic in self._asked[stream]:
             own = Stream(provider.name, topic)
@@ -288,12 +288,12 @@ class Providers:
         return [provider.name for provider, _ in self._asked[stream]]
 
     def want_too(self, stream: Stream, by: Asker) -> None:
-        """Somebody else subscribed to ``stream``."""
+        """Note another subscriber of ``stream``."""
         for provider, topic in self._asked.get(stream, ()):
             provider.session(topic).want_too(topic, by)
 
     def unwant(self, stream: Stream) -> None:
-        """Nobody is subscribed to ``stream`` any more."""
+        """Unsubscribe from ``stream``, whose last subscriber has left."""
         for provider, topic in self._asked.pop(stream, ()):
             self._release(provider, topic)
 
@@ -309,7 +309,7 @@ class Providers:
             self._release(provider, topic)
 
     def _kept(self, stream: Stream) -> list[tuple[ConfiguredProvider, Topic]]:
-        """The provider behind a stream, unless the configuration has lost its account since."""
+        """Return the provider behind a stream, unless the configuration has lost its account since."""
         return [(provider, topic) for provider, topic in self._behind(stream) if provider.wrong_with(topic) is None]
 
     def _release(self, provider: ConfiguredProvider, topic: Topic) -> None:
@@ -357,12 +357,12 @@ class Providers:
         return provider is not None and provider.is_private
 
     def pinned(self) -> Iterator[Stream]:
-        """The streams that are always wanted."""
+        """Yield the streams that are always subscribed."""
         for provider in self:
             yield from (Stream(provider.name, topic) for topic in provider.settings.pinned)
 
     def catalog(self) -> list[CatalogEntry]:
-        """The catalog of all streams."""
+        """Return the catalog of all streams."""
         entries = [entry for provider in self for entry in provider.catalog()]
         return [*entries, *merged_entries(entries)]
 
@@ -372,7 +372,7 @@ class Providers:
         return ([], 0) if found is None else (list(found.search(query)), len(found.symbols))
 
     def statuses(self) -> list[Mapping[str, Any]]:
-        """One status per session."""
+        """Return one status per session."""
         return [status for provider in self for status in provider.statuses()]
 
 

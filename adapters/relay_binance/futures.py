@@ -40,9 +40,9 @@ class BinanceFutures(Binance):
     rest, symbols_weight, book_weight = "/fapi/v1", 1, 20
 
     def first_seq(self, change: dict[str, Any]) -> int:
-        """A change follows the one that ``pu`` names; ``U`` only counts what happened in between."""
+        """Return the number that ``pu`` names, plus one: ``U`` only counts what happened in between."""
         return whole(change["pu"]) + 1
 
     def canonical(self, listed: dict[str, Any]) -> str:
-        """A contract keeps its name: ``BTCUSDT`` is not the pair BTC/USDT."""
+        """Return the contract's name as it is: ``BTCUSDT`` is not the pair BTC/USDT."""
         return str(listed["symbol"])

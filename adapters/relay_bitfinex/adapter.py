@@ -169,7 +169,7 @@ class Bitfinex(Adapter):
         return Quote(symbol=self.symbol(native), native_symbol=native, **taken, data=given)
 
     def trades(self, native: str, trades: list[list[Any]]) -> Iterable[Event | Signal]:
-        """The trades that were not told before: the channel begins with the last 30, and ``tu`` says ``te`` again."""
+        """Yield the new trades: the channel begins with the last 30, and ``tu`` repeats ``te``."""
         yield from each(sorted(row(trade, 4) for trade in trades), partial(self.trade, native))
 
     def trade(self, native: str, trade: list[Any]) -> PublicTrade | None:
@@ -182,7 +182,7 @@ class Bitfinex(Adapter):
                            time=from_millis(millis))  # fmt: skip
 
     def depth(self, native: str, levels: list[list[Any]], *, snapshot: bool) -> Depth:
-        """A level is price, orders, amount: no orders remove it, and an amount below zero is an ask."""
+        """Yield the levels, each price, orders and amount: no orders remove it, and an amount below zero is an ask."""
         sides: dict[bool, list[tuple[Any, str]]] = {False: [], True: []}
         for price, orders, amount in (row(level, 3) for level in levels):
             text = str(amount)
@@ -196,7 +196,7 @@ class Bitfinex(Adapter):
                       start=from_millis(start), open=opened, high=high, low=low, close=closed, volume=volume)  # fmt: skip
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
-        """A pair is two names of three letters, or two names of any length with a colon between them."""
+        """Learn the pairs: two names of three letters, or two names of any length with a colon between them."""
         if answer.ok:
             yield Symbols([(pair, pair.replace(":", "/") if ":" in pair else f"{pair[:3]}/{pair[3:]}")
                            for pair in loads(answer.text)[0] if ":" in pair or len(pair) == 6])  # fmt: skip

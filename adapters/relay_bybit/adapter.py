@@ -117,7 +117,7 @@ class Bybit(Adapter):
                 yield Unknown(data, f"a topic that was not asked for: {'.'.join(topic)}")
 
     def quote(self, native: str, data: dict[str, Any], time: int, about: dict[str, Any]) -> Quote:
-        """The best level of each side, always whole; an empty list is a side without orders."""
+        """Return the best level of each side, which is always whole; an empty list is a side without orders."""
         if about["type"] != "snapshot":
             raise ValueError("a change of the best level: Bybit documents whole ones only")
         (bid, bid_size), (ask, ask_size) = (side[0] if side else (None, None) for side in (data["b"], data["a"]))

@@ -124,7 +124,7 @@ class Coinbase(Adapter):
                      data=besides(given, *known))  # fmt: skip
 
     def trade(self, given: dict[str, Any]) -> PublicTrade | None:
-        """A subscription begins with the last match, which may have been told before the connection was lost.
+        """Return a trade unless it is known: a subscription begins with the last match, which may be an old one.
 
         A match behind a newer one is told too: https://docs.cdp.coinbase.com/exchange/websocket-feed/overview has messages
         arrive out of order.

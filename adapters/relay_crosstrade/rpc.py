@@ -31,7 +31,7 @@ ORDERS = Orders(
     members=("client_order_id",),
     amends=("quantity", "limit_price", "stop_price"),
 )
-#: How far ListExecutions looks back at most, in seconds (https://docs.crosstrade.io/api/executions/get-executions).
+#: The longest time that ListExecutions looks back, in seconds (https://docs.crosstrade.io/api/executions/get-executions).
 LOOKBACK = 900
 #: Functions whose pages give them no account.
 _OF_NO_ACCOUNT = frozenset({"listaccounts", "getallpositions", "getallorders", "getbars"})

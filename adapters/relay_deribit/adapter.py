@@ -89,7 +89,7 @@ class Deribit(Adapter):
         return dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
 
     def channel(self, topic: Topic) -> str:
-        """Every 100 ms is the most often that Deribit sends to one who has not logged in."""
+        """Return the channel's name. Every 100 ms is the shortest interval that Deribit has without a login."""
         native = self.native(topic.symbol or "")
         if topic.kind == "candle":
             return f"chart.trades.{native}.{INTERVALS[topic.timeframe or '']}"
@@ -109,7 +109,7 @@ class Deribit(Adapter):
                 yield Unknown(other)
 
     def answered(self, accepted: Ack, channels: set[str]) -> Iterable[Ack | Nack]:
-        """The answer names the channels that were subscribed; one that does not exist is left out."""
+        """Read the answer, which names the channels that were subscribed; one that does not exist is left out."""
         left_out = [topic for topic in accepted.topics if self.channel(topic) not in channels] if accepted.done else []
         yield Ack(tuple(topic for topic in accepted.topics if topic not in left_out), done=accepted.done)
         for topic in left_out:

@@ -78,7 +78,7 @@ class GateIo(Adapter):
                 yield Fetch(tag=outgoing, url="/api/v4/spot/order_book", query=query)
 
     def frames(self, request: Subscribe | Unsubscribe) -> Iterable[str]:
-        """A frame names many pairs of tickers or trades, but one book or one candle."""
+        """Yield the frames: one names many pairs of tickers or trades, but one book or one candle."""
         for kind, channel in CHANNELS.items():
             if several := tuple(topic for topic in request.topics if topic.kind == kind):
                 yield self.frame(type(request)(several), channel, [self.native(each.symbol or "") for each in several])
@@ -132,7 +132,7 @@ class GateIo(Adapter):
                            data=besides(given, *known))  # fmt: skip
 
     def candle(self, given: dict[str, Any]) -> Candle:
-        """``a`` is the volume in base currency, ``v`` the one in quote currency."""
+        """Return a candle: ``a`` is the volume in base currency, ``v`` the one in quote currency."""
         interval, _, native = given["n"].partition("_")
         return Candle(symbol=self.symbol(native), native_symbol=native, timeframe=interval, start=from_seconds(given["t"]),
                       open=given["o"], high=given["h"], low=given["l"], close=given["c"], volume=given["a"],

@@ -48,13 +48,13 @@ class SimulatedExchange:
         return self._handlers[kind](asked)
 
     def listed(self, symbol: Any) -> str:
-        """A symbol that there is. Raises SimulatedRefusal."""
+        """Return a symbol of the exchange. Raises SimulatedRefusal."""
         if not isinstance(symbol, str) or symbol not in self._market:
             raise SimulatedRefusal("UNKNOWN_SYMBOL", f"no such symbol: {symbol!r:.64}")
         return symbol
 
     def rest(self, path: str) -> dict[str, Any] | None:
-        """The answer of a GET below the account; None where there is no such path."""
+        """Return the answer of a GET below the account; None where there is no such path."""
         market, account = self._market, self._account
         match path:
             case "portfolio":
@@ -124,5 +124,5 @@ def _price(instrument: Instrument, value: Any) -> int | None:
 
 
 def _first_price(levels: Any) -> Any:
-    """The price of the first level of ``[{"price": ..., "qty": ...}]``; None where there is none."""
+    """Return the price of the first level of ``[{"price": ..., "qty": ...}]``; None where there is none."""
     return levels[0]["price"] if levels else None

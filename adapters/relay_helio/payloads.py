@@ -25,7 +25,7 @@ _camel = re.compile(r"[A-Z]")
 
 
 def exact(text: str) -> msgspec.Raw:
-    """A JSON number of just these digits."""
+    """Return a JSON number of just these digits."""
     return msgspec.Raw(text.encode())
 
 
@@ -116,7 +116,7 @@ def portfolio(market: Market, account: TradingAccount, closed: Iterable[HeldPosi
 
 
 def rest_order(market: Market, account: TradingAccount, order: PlacedOrder) -> Payload:
-    """An order as the REST pages have it."""
+    """Return an order as the REST pages have it."""
     ticket, instrument = order.ticket, market.instrument(order.ticket.symbol)
     price, size = instrument.price_text, instrument.size_text
     payload = {
@@ -144,7 +144,7 @@ def rest_order(market: Market, account: TradingAccount, order: PlacedOrder) -> P
 
 
 def rest_position(market: Market, account: TradingAccount, held: HeldPosition) -> Payload:
-    """A position as the REST pages have it."""
+    """Return a position as the REST pages have it."""
     quote = market.quote(held.symbol)
     at = quote.bid if held.side == "LONG" else quote.ask
     said = {
@@ -155,7 +155,7 @@ def rest_position(market: Market, account: TradingAccount, held: HeldPosition) -
 
 
 def rest_portfolio(market: Market, account: TradingAccount) -> Payload:
-    """The portfolio as the REST page has it."""
+    """Return the portfolio as the REST page has it."""
     money = account.money()
     return {
         "account_id": account.id,
@@ -187,7 +187,7 @@ def metrics(market: Market, account: TradingAccount) -> Payload:
 
 
 def history(market: Market, account: TradingAccount, asked: str) -> Payload:
-    """The answer to orderHistory, positionHistory or dealHistory."""
+    """Return the answer to orderHistory, positionHistory or dealHistory."""
     match asked:
         case "orderHistory":
             return {"orders": [execution(market, account, order, None) for order in account.orders.values()]}

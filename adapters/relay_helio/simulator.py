@@ -214,7 +214,7 @@ class HelioSimulator(Simulator):
             self._tell_metrics()
 
     def trade(self, ticket: Ticket) -> None:
-        """The user trades at another terminal. Raises SimulatedRefusal."""
+        """Trade as the user at another terminal. Raises SimulatedRefusal."""
         self._changed(self.account.place(ticket, self._clock()))
 
     def _changed(self, changes: list[Change], by: Link | None = None) -> None:

@@ -8,7 +8,7 @@ NAMES = {"quote": "ticker", "public_trade": "trade", "depth": "book", "candle": 
 KINDS = {name: kind for kind, name in NAMES.items()}
 MINUTES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440, "1w": 10080, "15d": 21600}
 TIMEFRAMES = {minutes: timeframe for timeframe, minutes in MINUTES.items()}
-#: What Kraken answers to more requests than it takes; it passes. How many it takes no page says.
+#: Kraken's answer to more requests than it takes, which no page numbers; the refusal passes.
 TOO_MANY = "Exceeded msg rate"
 
 

@@ -121,7 +121,7 @@ class KrakenFutures(Adapter):
                      time=None if time is None else from_millis(time), data=besides(given, *known))  # fmt: skip
 
     def trades(self, given: list[dict[str, Any]]) -> Iterable[Event | Signal]:
-        """The trades that were not told before: a subscription begins with the last 100, newest first."""
+        """Yield the trades that were not yielded before: a subscription begins with the last 100, newest first."""
         yield from each(sorted(given, key=lambda trade: trade["seq"]), self.trade)
 
     def trade(self, given: dict[str, Any]) -> PublicTrade | None:

@@ -102,7 +102,7 @@ class KuCoin(Adapter):
                 yield Fetch(tag=outgoing, url="/api/v3/market/orderbook/level2", query=query, cost=3)
 
     def request(self, feed: str, request: Subscribe | Unsubscribe) -> str:
-        """One frame names one feed and up to 100 symbols."""
+        """Return a frame, which names one feed and up to 100 symbols."""
         names = ",".join(map(self.name_of, request.topics))
         verb = "subscribe" if isinstance(request, Subscribe) else "unsubscribe"
         id = str(self.requests.next_id(request))

@@ -163,7 +163,7 @@ class Okx(Adapter):
                            data=besides(given, "instId", "tradeId", "px", "sz", "side", "ts"))  # fmt: skip
 
     def candle(self, native: str, timeframe: str, bar: list[Any]) -> Candle:
-        """The volume is in base currency: the first one of a spot pair, the second one of a contract."""
+        """Return a candle. The volume in base currency is the first one of a spot pair, the second one of a contract."""
         start, opened, high, low, closed, contracts, base, quote, confirm = row(bar, 9)
         return Candle(
             symbol=self.symbol(native),

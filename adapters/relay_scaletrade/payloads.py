@@ -19,7 +19,7 @@ COLUMNS = ("order", "login", "cmd", "state", "symbol", "reason", "volume", "open
 
 
 def exact(text: str) -> msgspec.Raw:
-    """A JSON number of just these digits."""
+    """Return a JSON number of just these digits."""
     return msgspec.Raw(text.encode())
 
 
@@ -43,7 +43,7 @@ def margin_level(account: TicketAccount) -> Fraction:
 
 
 def level_type(account: TicketAccount) -> int:
-    """0 OK, 1 margin call below 100 %, 2 stop out below 50 %."""
+    """Return 0 for OK, 1 for a margin call below 100 %, 2 for a stop out below 50 %."""
     level = margin_level(account)
     return 0 if not level or level >= 100 else 1 if level >= 50 else 2
 

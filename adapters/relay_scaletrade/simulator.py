@@ -234,7 +234,7 @@ class ScaleTradeSimulator(Simulator):
         return {"accepted": True, "order": ticket.order, "state": ticket.state, **about, **volume, "queued": 1}
 
     def _price(self, symbol: str, value: Any) -> int:
-        """A price in units. ValueError for one with more digits than the symbol has."""
+        """Return a price in units. ValueError for one with more digits than the symbol has."""
         return units(str(value), self.market.instrument(symbol).decimals)
 
     def _trades(self, asked: Body) -> Body:

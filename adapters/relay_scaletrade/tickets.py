@@ -105,7 +105,7 @@ class TicketAccount:
         yield ticket, UPDATE
 
     def number(self) -> int:
-        """A new ticket number."""
+        """Return a new ticket number."""
         self._last += 1
         return self._last
 

@@ -123,7 +123,9 @@ class Chain:
             yield from self.buy(block, BONK, 250_000_000_000)
 
     def buy(self, block: Block, token: str, size: int) -> Iterator[Happening]:
-        """The user's automation buys: its task is told of before and after, and the swap is public like any other."""
+        """Buy as the user's automation does: its task is reported before and after, and the swap is public like any
+        other.
+        """
         task = {"taskId": f"task_{self._steps}", "userId": USER}
         yield Happening("automation.updates", (), {"type": "automation", **task})
         yield from self.swap(block, token, Side.BUY, size, WALLET)
@@ -133,7 +135,7 @@ class Chain:
     # --- swaps and balances ------------------------------------------------------------------------------------------
 
     def swap(self, block: Block, token: str, side: Side, size: int, wallet: str) -> Iterator[Happening]:
-        """``size`` smallest units of the token change hands at the touch."""
+        """Exchange ``size`` smallest units of the token at the best price."""
         self._swaps += 1
         make = self._evm_swap if token == WETH else self._svm_swap
         yield make(block, token, side is Side.BUY, size, wallet)
@@ -222,7 +224,7 @@ class Chain:
         return Happening("evm.token.swaps", (str(BASE), token), payload)
 
     def _moved(self, block: Block, token: str, change: int, wallet: str) -> Iterator[Happening]:
-        """The balances a swap leaves behind, told to those who watch the token and those who watch the wallet."""
+        """Send the balances that a swap leaves to those who watch the token and those who watch the wallet."""
         decimals = self.market.instrument(token).size_decimals
         if token == WETH:
             held, coins = self._balance(wallet, token, change)[1], self._balance(wallet, "native", -21_000)[1]
@@ -267,7 +269,7 @@ class Chain:
                 yield Happening("svm.token.distributionStats", (token,), about)
 
     def _curve(self, block: Block) -> Iterator[Happening]:
-        """A token is created on a bonding curve; the third oldest leaves it for a pool."""
+        """Create a token on a bonding curve; the third oldest leaves it for a pool."""
         token = f"Curve{self._steps}pump"
         self._curves.append(token)
         about = {"signature": f"curve{self._steps}", "slot": block.number, "blockTime": block.seconds,

@@ -215,7 +215,7 @@ def _recommended(body: Mapping[str, Any]) -> Items:
 
 
 def _said(text: str) -> str:
-    """The code and the words of an error answer; its text where it is of another form."""
+    """Return the code and the words of an error answer; its text where it has another form."""
     try:
         match loads(text):
             case {"error": {"code": str(code), "message": str(message)}}:

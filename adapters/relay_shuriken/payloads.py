@@ -19,7 +19,7 @@ _OF_TRADE = ("signature", "txHash", "priceUsd", "isBuy")
 
 
 def native_symbol(stream: str, data: Any) -> str:
-    """Whom a payload of a public stream is about, in the spelling of `relay_shuriken.streams`.
+    """Return the subject of a public stream's payload, in the spelling of `relay_shuriken.streams`.
 
     Raises:
         ValueError: the payload does not say.
@@ -37,7 +37,7 @@ def native_symbol(stream: str, data: Any) -> str:
 
 
 def public(stream: str, data: Any, symbol: str, native: str) -> Event:
-    """The event of a public stream."""
+    """Return the event of a public stream."""
     about: dict[str, Any] = {"symbol": symbol, "native_symbol": native}
     if stream.endswith(".token.swaps"):
         quantity = tokens_swapped(data)
@@ -51,7 +51,7 @@ def public(stream: str, data: Any, symbol: str, native: str) -> Event:
 
 
 def own(stream: str, data: Any) -> Notification:
-    """The event of a stream that is the user's own. Its words are the payload's: what is said, or else its type."""
+    """Return the event of a stream of the user's own. Its words are the payload's message, or else its type."""
     match data:
         case {"data": {"content": str(word)}} | {"message": {"data": {"content": str(word)}}}:
             pass
@@ -101,7 +101,7 @@ def tokens_swapped(data: Any) -> str | None:
 
 
 def _shifted(units: str, decimals: Any) -> str | None:
-    """A whole number of smallest units as tokens, every digit kept."""
+    """Return a whole number of smallest units as tokens, with every digit."""
     if not units.isdecimal() or type(decimals) is not int or not 0 < decimals < 39:
         return None
     digits = units.rjust(decimals + 1, "0")

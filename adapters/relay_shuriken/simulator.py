@@ -179,7 +179,7 @@ class ShurikenSimulator(Simulator):
         return answer if self._envelope == "bare" else {"data": answer, "requestId": self._request_id()}
 
     def _subscription(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """One stream's channel; its name comes back as it was spelled."""
+        """Return one stream's channel; its name comes back as it was spelled."""
         spelled = str(asked["stream"])
         stream = canonical(spelled)
         if stream not in STREAMS:
@@ -310,7 +310,7 @@ class ShurikenSimulator(Simulator):
 
 
 def channel_of(stream: str, filters: tuple[str, ...]) -> str:
-    """The channel of a stream with these values of its filters."""
+    """Return the channel of a stream with these values of its filters."""
     if stream in _PRESENCE:
         return _PRESENCE[stream].format(*filters, user=USER)
     return ".".join((stream, *filters))

@@ -14,7 +14,7 @@ from attrs import frozen
 from relay.model.channels import Topic
 
 PROBE = "alpha.signalFeedGlobal"
-"""What the bootstrap asks for when nothing is wanted yet, as the published SDKs do."""
+"""The stream that the bootstrap requests before any is wanted, as the published SDKs do."""
 
 #: The feeds without a filter, by the symbol their signals have.
 FEEDS = {"global": PROBE, "creations": "svm.bondingCurve.creations", "graduations": "svm.bondingCurve.graduations"}

@@ -63,7 +63,7 @@ class SimulatedExchange:
         self._by_client_id: dict[str, str] = {}
 
     def answer(self, request: HttpRequest) -> tuple[int, Any]:
-        """Status and body. Raises ApiError."""
+        """Return status and body. Raises ApiError."""
         url = urlsplit(request.target)
         path = [unquote(part) for part in url.path.removeprefix("/v1/").split("/")]
         query = dict(parse_qsl(url.query))
@@ -288,7 +288,7 @@ def _decimal(value: Any) -> str:
 
 
 def _period(query: Mapping[str, str]) -> tuple[int, int, int]:
-    """since, until in nanoseconds, and limit (0: none)."""
+    """Return since and until in nanoseconds, and limit (0: none)."""
     try:
         since = to_ns(query["since"]) if "since" in query else -1
         until = to_ns(query["until"]) if "until" in query else 1 << 63

@@ -19,7 +19,7 @@ def moment(ns: int) -> str:
 
 
 def present(payload: Payload) -> Payload:
-    """Optional members are left out where there is nothing to say."""
+    """Return the members without those that are absent."""
     return {name: value for name, value in payload.items() if value is not None}
 
 

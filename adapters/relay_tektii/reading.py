@@ -49,7 +49,7 @@ POSITION = (
 ACCOUNT = ("balance", "equity", "margin_used", "margin_available", "unrealized_pnl", "currency")
 TRADE = ("id", "order_id", "side", "quantity", "price", "commission", "commission_currency", "is_maker")
 
-#: What a listed order's status says has happened to it.
+#: The event of a listed order, by its status.
 LISTED = {
     OrderStatus.PENDING: OrderEvent.ORDER_CREATED,
     OrderStatus.OPEN: OrderEvent.ORDER_CREATED,

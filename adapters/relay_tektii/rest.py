@@ -148,7 +148,7 @@ def _called(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Members as the gateway wants them: its numbers are text."""
+    """Return the members as the gateway wants them: its numbers are text."""
     return {name: value if isinstance(value, bool) else _decimal(value) for name, value in given.items()}
 
 

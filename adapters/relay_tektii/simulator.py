@@ -138,7 +138,7 @@ class TektiiSimulator(Simulator):
         )
 
     def _now(self) -> int:
-        """The gateway's time: a backtest's own, which only its steps advance."""
+        """Return the gateway's time: a backtest's own, which only its steps advance."""
         return self._clock() if self._steps is None else self.market.now_ns
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -237,7 +237,9 @@ class TektiiSimulator(Simulator):
                 link.send(text)
 
     def _frame(self, type: str, members: Mapping[str, Any]) -> str:
-        """A frame; of a backtest it has an id and waits to be acknowledged. ``trace`` stands on no page, as others may."""
+        """Return a frame. One of a backtest has an id and waits to be acknowledged. ``trace`` is on no page, as other
+        members may be.
+        """
         self._frames += 1
         frame = {"type": type, **members, "timestamp": payloads.moment(self._now()), "trace": self._frames}
         if self._steps is not None and type != "ping":

@@ -128,7 +128,7 @@ class Upbit(Adapter):
                       volume=given["catv"], timestamp=from_millis(given["tms"]), data=besides(given, *known))  # fmt: skip
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
-        """Upbit writes the quote currency first: KRW-BTC is BTC/KRW."""
+        """Learn the markets. Upbit writes the quote currency first: KRW-BTC is BTC/KRW."""
         if answer.ok:
             pairs = [each["market"].split("-", 1) for each in loads(answer.text)]
             yield Symbols([(f"{quote}-{base}", f"{base}/{quote}") for quote, base in pairs], complete=True)

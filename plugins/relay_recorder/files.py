@@ -273,7 +273,7 @@ class EventFile:
         return db
 
     def flush(self) -> None:
-        """Nothing waits: each batch is a transaction."""
+        """Do nothing: each batch is a transaction."""
 
     def close(self) -> None:
         db, self._db = self._db, None

@@ -102,7 +102,9 @@ class EventQueue:
     """The events that wait to be sent to one endpoint."""
 
     def __init__(self, limits: QueueLimits, ids: Callable[[], str] = str, first: int = 0) -> None:
-        """`ids` names batches; `first` is the number of the first event, above all numbers of earlier processes."""
+        """Create a queue. `ids` names batches; `first` is the number of the first event, above all numbers of earlier
+        processes.
+        """
         self.on_change: Callable[[str, bytes | None], object] = lambda key, value: None
         """Called with the key and the value of a row that is to be kept over a restart; None: not any more."""
         self._ids = ids
@@ -120,7 +122,7 @@ class EventQueue:
         self._not_before = -inf
 
     def __len__(self) -> int:
-        """Events that wait or are on their way."""
+        """Return the number of events that wait or are on their way."""
         return self._count + (len(self._batch.events) if self._batch is not None else 0)
 
     def put(self, event: bytes, now: float, time_ms: int, kind: str = "") -> None:

@@ -41,7 +41,7 @@ _not_negative: Any = validators.ge(0)
 
 
 def _check_url(_: object, attribute: "Attribute[Any]", url: str) -> None:
-    """The errors do not show the URL: it may carry a token."""
+    """Refuse a URL that no request can be sent to. The errors do not show it: it may carry a token."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -102,7 +102,7 @@ class EndpointTable:
     app: str | int | None
     """`id` of the application whose events it is told."""
     url: str = field(validator=_check_url, repr=False)
-    """Where webhooks are posted to, `http://` or `https://`. Redirects are not followed."""
+    """Address that webhooks are posted to, `http://` or `https://`. Redirects are not followed."""
     events: tuple[EventName, ...] = field(default=EVENT_NAMES, validator=_check_some)
     """The events it is told."""
     channels: tuple[str, ...] = field(default=("*",), validator=_check_some)

@@ -19,7 +19,7 @@ from relay.model.symbols import SymbolTable
 
 #: See `Adapter.checksum`.
 Checksum = Callable[[Sequence[Level], Sequence[Level]], str | None]
-#: How many levels a side a checksum is given; no provider known sums up more.
+#: Levels of each side that a checksum is given; no provider known sums up more.
 CHECKSUM_LEVELS = 25
 
 

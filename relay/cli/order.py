@@ -402,7 +402,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _records(found: list[dict[str, Any]], out: "Console") -> "Iterator[Table]":
-    """One row each, or one table each where a row would not fit into a line."""
+    """Print one row for each record, or one table for each where a row would not fit into a line."""
     from rich.table import Table
 
     columns = list(dict.fromkeys(name for each in found for name in each))

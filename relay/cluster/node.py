@@ -60,13 +60,13 @@ class ProviderPart(ReplicatedTopics, Protocol):
         """Take over what was missed: states of topics as `checkpoint` gave them, and states of accounts."""
 
     def lead(self, rows: Rows) -> None:
-        """This node is the owner from now on; ``rows`` are what the store holds of the provider."""
+        """Become the owner; ``rows`` are those of the provider in the store."""
 
     async def run_sessions(self, hand_over: trio.Event) -> None:
         """Run the provider's sessions until cancelled; end them in order at ``hand_over``."""
 
     def resign(self) -> None:
-        """This node is not the owner any more: nothing may be published as one."""
+        """Stop being the owner: from now on nothing may be published as one."""
 
     def suspect(self, reason: str) -> None:
         """Tell subscribers that the data are stale; empty: that they are not any more."""
@@ -435,13 +435,13 @@ class ClusterNode:
     # --- from the relay; synchronous ---------------------------------------------------------------------------------
 
     def want(self, stream: str) -> None:
-        """Somebody at this node wants a stream, by its channel's name."""
+        """Announce that this node has subscribers of a stream, by its channel's name."""
         self._wants.add(stream)
         self._changed = True
         self._look_now.set()
 
     def unwant(self, stream: str) -> None:
-        """Nobody at this node wants it any more."""
+        """Announce that this node has no subscriber of it any more."""
         self._wants.discard(stream)
         self._changed = True
 

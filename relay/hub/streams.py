@@ -171,7 +171,8 @@ class Streams:
         unwant: Callable[[Stream], object],
         new_log: NewLog = lambda key: None,
     ) -> None:
-        """`want` is called when a stream gets its first channel, `unwant` when it loses its last one.
+        """Create the table of topics. `want` is called when a stream gets its first channel, `unwant` when it loses its
+        last one.
 
         `want` returns the providers that are asked for it. `want_too` is called for every other subscriber.
         `new_log` begins the log of a topic; None where none is kept.

@@ -89,7 +89,7 @@ class SortedLevels(tuple[Level, ...]):
 
 
 def _levels(raw: Iterable[Any]) -> tuple[Level, ...]:
-    """Levels of ``[price, size, ...]``; elements a provider adds behind the size are not part of the canonical level."""
+    """Return levels as ``[price, size, ...]``. Elements behind the size are not part of the canonical level."""
     if type(raw) is SortedLevels:
         return raw
     known = known_decimal
@@ -104,7 +104,7 @@ def _levels(raw: Iterable[Any]) -> tuple[Level, ...]:
 
 
 def _no_level(text: str) -> Level:
-    """Text has a first and a second character; they are no price and no size."""
+    """Refuse text as a level: it would unpack into its first two characters."""
     raise TypeError(f"a level is a price and a size, got {text!r:.64}")
 
 

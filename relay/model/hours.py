@@ -75,7 +75,9 @@ class Hours:
         return next((start for start, _ in self._around(unix_ns) if start >= unix_ns), unix_ns)
 
     def _around(self, unix_ns: int) -> list[Span]:
-        """The spans of the week before, of this one and of the next, as instants in order; what touches is one."""
+        """Return the open spans of the last week, this one and the next, as instants in order. Spans that touch are
+        joined.
+        """
         local = datetime.fromtimestamp(unix_ns // _SECOND, self._zone).replace(tzinfo=None)
         monday = local.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=local.weekday())
         joined: list[Span] = []
@@ -91,7 +93,7 @@ class Hours:
         return joined
 
     def _instant(self, monday: datetime, days: int, minutes: int) -> int:
-        """A time of the local clock, so that a week with a change to summer time keeps its hours."""
+        """Return the instant of a local time, so that a week with a change to summer time keeps its hours."""
         local = monday + timedelta(days=days, minutes=minutes)
         return int(local.replace(tzinfo=self._zone).timestamp()) * _SECOND
 

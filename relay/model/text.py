@@ -53,7 +53,7 @@ def decimal_text(value: object) -> str:
 
 
 def optional_decimal(value: object) -> str | None:
-    """Like `decimal_text`, with None (absent) left as it is."""
+    """Return the text of a number as `decimal_text` does, and None (absent) as it is."""
     return None if value is None else decimal_text(value)
 
 

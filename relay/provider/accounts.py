@@ -46,7 +46,7 @@ OnChange = Callable[[str, bytes | None], object]
 _Fill = tuple[str | None, str, str, str, str]
 #: A state is stored without its session's account and provider.
 _UNSTAMPED = Stamp(provider="", received_at="1970-01-01T00:00:00Z")
-#: What an adapter says of an account.
+#: The states of an account that an adapter yields.
 State = Order | Position | Account
 _Name = tuple[str, str | None, str]
 
@@ -402,13 +402,13 @@ _ENDS = {
 _REMOVABLE = ("limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance", "liquidation_price")
 #: Members of the moment: an earlier one is not the present one.
 _MOMENTARY = ("current_price", "unrealized_pnl", "realized_pnl")
-#: How far an order has come; all others are 1.
+#: Progress of an order by its status; all others are 1.
 _PROGRESS = {OrderStatus.PENDING: 0, OrderStatus.PARTIALLY_FILLED: 2, **dict.fromkeys(_ENDS, 3)}
 #: Members that the market moves by itself, so that two sources seldom have the same value.
 _OF_THE_MARKET = frozenset(
     (*_MOMENTARY, "equity", "margin_used", "margin_available", "liquidation_price", "trailing_distance")
 )
-#: What a message about a closed position may leave out, because it is the same as before.
+#: Members that a message about a closed position may leave out, because they are as before.
 _OF_THE_CLOSED = ("side", "average_entry_price", "opened_at")
 
 
@@ -488,7 +488,7 @@ def _removed(now: State, before: State | None) -> tuple[str, ...]:
 
 
 def still(event: State) -> State:
-    """A difference found in what was open already: it was changed, not opened."""
+    """Return the event of a difference found in something that was open already: modified, not opened."""
     match event:
         case Order(event=OrderEvent.ORDER_CREATED):
             return attrs.evolve(event, event=OrderEvent.ORDER_MODIFIED)

@@ -122,18 +122,18 @@ class Books:
         self.dropped: Counter[str] = Counter()
 
     def open(self, symbol: str) -> None:
-        """The depth of ``symbol`` is being subscribed: collect until its snapshot comes."""
+        """Collect the deltas of ``symbol``, which is being subscribed, until its snapshot comes."""
         self.close(symbol)
         self._books[symbol] = _Book(symbol, deque())
 
     def close(self, symbol: str) -> None:
-        """The depth of ``symbol`` is no longer subscribed."""
+        """Forget the book of ``symbol``, which is no longer subscribed."""
         book = self._books.pop(symbol, None)
         if book is not None:
             self._drop(book.held, "book_closed")
 
     def close_all(self) -> None:
-        """The connection is gone; no book of it is of any use."""
+        """Forget all books: the connection is gone."""
         for symbol in list(self._books):
             self.close(symbol)
 
@@ -160,7 +160,7 @@ class Books:
         return self._delta(book, depth)
 
     def lost(self, symbol: str, reason: str, from_seq: int | None = None, to_seq: int | None = None) -> Kept:
-        """Something of a live book is missing: publish a gap here and collect until the next snapshot."""
+        """Publish a gap because a live book has lost something, and collect until the next snapshot."""
         book = self._books.get(symbol)
         if book is None or book.phase is Phase.COLLECTING:
             return _HELD
@@ -239,7 +239,7 @@ class Books:
         return kept
 
     def _followed(self, book: _Book, depth: Depth) -> Depth | None:
-        """``depth`` with the removals it implies; None when the provider's checksum is another than the book's."""
+        """Return ``depth`` with the removals it implies; None if the provider's checksum differs from the book's."""
         if self._checksum is None and self._limit is None:
             return depth
         book.bids.apply(depth.bids)
@@ -259,7 +259,7 @@ class Books:
             deltas.clear()
 
     def status(self) -> dict[str, Any]:
-        """Counts of books, those that wait for a snapshot, and the deltas held back."""
+        """Return the numbers of books, of those that wait for a snapshot, and of the deltas held back."""
         waiting = [book.symbol for book in self._books.values() if book.phase is Phase.COLLECTING]
         return {"books": len(self._books), "collecting": waiting, "held": self.held}
 
@@ -278,7 +278,7 @@ def _is_older(snapshot: Depth, delta: Depth) -> bool:
 
 
 def _first(delta: Depth, before: int) -> int:
-    """The first number a delta covers; one that has only ``last_seq`` covers that one alone, one without follows on."""
+    """Return the first number that a delta covers: with ``last_seq`` alone that number, without numbers the next one."""
     if delta.first_seq is not None:
         return delta.first_seq
     return before + 1 if delta.last_seq is None else delta.last_seq

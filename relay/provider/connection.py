@@ -153,7 +153,7 @@ class Line:
         self._scope = trio.CancelScope()
         self._open = False
         self._put, self._items = trio.open_memory_channel[str | _Ping | _Close](inf)
-        #: Whether the session still listens to this line; False once it was told to close.
+        #: False once the session has closed the line: it listens to it no more.
         self.live = True
 
     def send(self, text: str) -> bool:
@@ -341,7 +341,7 @@ class _within:  # noqa: N801 - reads as the statement it is
 
 
 def _explained(error: BaseException) -> str:
-    """The error, and what caused it: trio hides the TLS alert, and the reasons of each address, behind general words."""
+    """Return the error and its causes. trio hides the TLS alert, and the reason of each address, behind general words."""
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)

@@ -47,7 +47,7 @@ _DEADLINES = Deadlines()
 
 
 def moment() -> Now:
-    """This instant."""
+    """Return this instant by both clocks."""
     return Now(trio.current_time(), time.time_ns())
 
 
@@ -123,7 +123,7 @@ class ProviderSession:
             core.fills.on_change, core.states.on_change = partial(keep, "fills"), partial(keep, "states")
         self._inbox: deque[Input] = deque()
         self._interest: deque[session_events.Want | session_events.Unwant] = deque()
-        #: What of `_interest` is new to the machine.
+        #: Topics of `_interest` that are new to the machine.
         self._coming: dict[Key, None] = {}
         #: Called when topics may have come or gone.
         self.on_turn: Callable[[], object] = _nothing
@@ -157,7 +157,7 @@ class ProviderSession:
     # --- from outside; synchronous -----------------------------------------------------------------------------------
 
     def want(self, topic: Topic, by: Asker | None = None) -> None:
-        """Somebody needs ``topic``: ``by``, or the operator, who pinned it."""
+        """Subscribe to ``topic`` for the subscriber ``by``, or for the operator, who pinned it."""
         self._interest.append(session_events.Want(topic, by))
         key = topic_key(topic)
         if self._machine.core.table.find(key) is None:
@@ -165,7 +165,7 @@ class ProviderSession:
         self._wake.set()
 
     def want_too(self, topic: Topic, by: Asker) -> None:
-        """Somebody else needs ``topic`` too: it is asked for at the first turn of any of them."""
+        """Note that ``by`` needs ``topic`` too: the topic's turn comes when the first of its subscribers has one."""
         if self._machine.core.table.is_news(topic, by):
             self.want(topic, by)
 
@@ -180,7 +180,7 @@ class ProviderSession:
         return len(self._machine.core.table) + len(self._coming)
 
     def unwant(self, topic: Topic) -> None:
-        """Nobody needs ``topic`` any more; it is kept for the linger."""
+        """Unsubscribe from ``topic``, which nobody needs any more, when it has lingered."""
         self._interest.append(session_events.Unwant(topic))
         self._wake.set()
 

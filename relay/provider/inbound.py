@@ -64,7 +64,7 @@ class Inbound:
         return None
 
     def answers_list(self, asked_at: float) -> None:
-        """The rest of the message is a list that an application asked for at this time."""
+        """Treat the rest of the message as a list that an application requested at this time."""
         self._valid_at = asked_at
 
     def begin_answer(self, job: Job, answer: Answer, *, reconciling: bool = False) -> Sequence[object]:
@@ -123,7 +123,7 @@ class Inbound:
             self._counters.deduped += 1
 
     def _is_news(self, event: Event, key: Key) -> bool:
-        """Data of this topic came and is about to be published, unless a topic that fell silent only repeats itself."""
+        """Note that data of this topic came; return False if a topic that had fallen silent only repeats itself."""
         entry = self._entry_of(key)
         if entry is not None:
             entry.flowed = True

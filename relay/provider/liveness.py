@@ -62,20 +62,20 @@ class Transport:
     def __init__(self, silent_after: float, every: float | None) -> None:
         self._silent_after = silent_after
         self._every = every
-        #: When something last arrived; written directly on the path of a message.
+        #: Time of the last arrival; written directly on the path of a message.
         self.heard = -inf
         self._excused_at = -inf
         self._beat_at = inf
         self._open = False
 
     def opened(self, now: float) -> None:
-        """The connection is open."""
+        """Start the clocks: the connection is open."""
         self._open = True
         self.heard = now
         self._beat_at = now + self._every if self._every is not None else inf
 
     def closed(self) -> None:
-        """The connection is gone."""
+        """Stop the clocks: the connection is gone."""
         self._open = False
 
     def silent(self, now: float) -> bool:
@@ -197,13 +197,13 @@ class Topics:
         self.find: Callable[[Key], Watch | None] = self._watches.get
 
     def requested(self, topic: Topic, now: float, unix_ns: int) -> None:
-        """The subscription of ``topic`` was asked for: its clock runs, unless an earlier request started it already."""
+        """Start the clock of ``topic`` as its subscription is requested, unless an earlier request started it."""
         watch = self._watched(topic, now)
         if watch.asked_at == -inf:
             self._start(watch, now, unix_ns)
 
     def subscribed(self, topic: Topic, now: float, unix_ns: int) -> None:
-        """The subscription of ``topic`` was confirmed, or needs no confirmation: its clock runs from now on.
+        """Start the clock of ``topic`` anew: its subscription was confirmed, or needs no confirmation.
 
         Where the first event has a deadline of its own that one counts, except for an account: nothing has to happen there.
         """
@@ -242,7 +242,7 @@ class Topics:
         return watch
 
     def refused(self, topic: Topic, reason: str, now: float) -> Watch | None:
-        """The provider refused the topic; the watch of it if that is news."""
+        """Note that the provider refused the topic; return its watch if that is news."""
         watch = self._watched(topic, now)
         news = not watch.stale or watch.session or watch.reason != reason
         watch.stale, watch.session, watch.reason, watch.allowed = True, False, reason, inf
@@ -250,7 +250,7 @@ class Topics:
         return watch if news else None
 
     def event(self, watch: Watch, now: float, unix_ns: int) -> bool:
-        """An event came; True when the topic had been stale and is fresh now."""
+        """Note an event of the topic; return True if the topic had been stale and is fresh now."""
         allowed = watch.after
         if watch.allowed != allowed or watch.stale or watch.last > now:
             watch.allowed, watch.reason, watch.mute = allowed, None, False
@@ -274,11 +274,11 @@ class Topics:
         return watch
 
     def left(self, key: Key) -> Watch | None:
-        """An event came of a topic that is not subscribed, not any more or not yet: its watch if it was stale till now."""
+        """Note an event of a topic that is not subscribed now; return the topic's watch if it was stale until now."""
         return self._left_stale.pop(key, None)
 
     def check(self, now: float, unix_ns: int) -> list[Watch]:
-        """The topics whose clock has run out just now; they are STALE until their next event."""
+        """Return the topics whose clock has run out just now. They are STALE until their next event."""
         if now < self._check_at:
             return []
         due = [watch for watch in self._watches.values() if watch.runs and watch.last + watch.allowed <= now]
@@ -312,7 +312,9 @@ class Topics:
         return bool(hours) and all(each is not None and each.opened(unix_ns) is None for each in hours)
 
     def forget(self, topic: Topic) -> None:
-        """The topic is no longer subscribed. That it was stale is remembered, for whoever wants it again."""
+        """Stop watching a topic that is no longer subscribed. If it was stale, that is remembered for its next
+        subscriber.
+        """
         key = topic_key(topic)
         watch = self._watches.pop(key, None)
         if watch is not None and watch.stale:
@@ -329,7 +331,7 @@ class Topics:
         self.outage = other.outage
 
     def closed(self, reason: str, since_ns: int | None, now: float) -> None:
-        """The connection is gone, or an attempt failed: no topic can be called silent until it is subscribed again."""
+        """Stop all clocks: without a connection no topic is silent before it is subscribed again."""
         for watch in self._watches.values():
             watch.allowed, watch.confirmed, watch.asked_at = inf, False, -inf
         self._check_at = inf
@@ -338,7 +340,7 @@ class Topics:
         self.outage.reason = reason
 
     def opened(self) -> None:
-        """The session is up again; what it made stale becomes fresh topic by topic."""
+        """Note that the session is up again. The topics that it made stale become fresh one by one."""
         self.outage = None
 
     def suspend(self, topic: Topic, now: float) -> None:

@@ -286,7 +286,7 @@ class Outbound:
         return max(0, MOST_UNWRITTEN - self.unwritten)
 
     def written(self) -> bool:
-        """The connection has written a frame; return True if what waits for that may go on."""
+        """Note that the connection has written a frame; return True if items that wait for that may be sent."""
         self.unwritten = max(0, self.unwritten - 1)
         return self.unwritten in (MOST_UNWRITTEN // 2, MOST_COMMANDS - 1)
 
@@ -307,7 +307,7 @@ class Outbound:
         return FetchRequest(number, fetch, url, shown)
 
     def answered(self, number: int) -> Job | None:
-        """The job the request was made for; None when its connection is gone and the answer is of no use."""
+        """Return the job that a request was made for; None if its connection is gone, which makes the answer useless."""
         job = self._requests.pop(number, None)
         if job is not None:
             job.chain.left -= 1
@@ -320,7 +320,7 @@ class Outbound:
         return sum(job.purpose is purpose for job in self._requests.values())
 
     def disconnected(self) -> None:
-        """The connection is gone: nothing queued is sent, and only the answers to trading calls still matter."""
+        """Drop the queue with the connection. After that only the answers to trading calls still matter."""
         self.queue.discard(lambda job: True)
         self._again.clear()
         self.polls.clear()

@@ -21,7 +21,7 @@ from relay.model.channels import Asker
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", bound=Hashable)
-#: What one item draws: how many tokens of which rates.
+#: The tokens that one item draws, by rate.
 Uses = Mapping[RateOf, int]
 
 #: Float rounding must not make a deadline that has come look like it has not.
@@ -51,7 +51,7 @@ class Window:
             self._sum -= self._taken.popleft()[1]
 
     def free(self, now: float) -> float:
-        """Tokens there are at ``now``."""
+        """Return the tokens that there are at ``now``."""
         self._forget(now)
         return self.capacity - self._sum
 
@@ -89,7 +89,7 @@ class Limit:
     warns_at: float = -inf
 
 
-#: What a provider counts for each connection by itself; everything else it counts for the account, or for the address.
+#: Limits that a provider counts for each connection by itself; all others it counts for the account, or the address.
 _OF_CONNECTION = ("frame", "interest")
 
 
@@ -125,12 +125,12 @@ class Budget:
                 gauge.draw(cost, now)
 
     def pause(self, ofs: Iterable[RateOf], until: float) -> None:
-        """Nothing of these is to be drawn before ``until``: the provider said that its limit was hit."""
+        """Draw nothing from these limits before ``until``: the provider said that one was exceeded."""
         for of in ofs:
             self._limits[of].paused_until = max(until, self._limits[of].paused_until)
 
     def remaining(self, of: RateOf, now: float) -> int | None:
-        """Whole tokens left of the tightest gauge; None when the provider declares no such limit."""
+        """Return the whole tokens left of the tightest gauge; None if the provider declares no such limit."""
         gauges = self._limits[of].gauges
         return None if not gauges else int(max(0.0, min(gauge.free(now) for gauge in gauges)))
 
@@ -147,7 +147,7 @@ class Budget:
         return {of: self.capacity(of) for of, limit in self._limits.items() if limit.gauges}
 
     def window(self, of: RateOf) -> float:
-        """The longest period of this limit's gauges, 0 when there is none."""
+        """Return the longest period of this limit's gauges, 0 without one."""
         return max((gauge.per for gauge in self._limits[of].gauges), default=0.0)
 
     def low(self, of: RateOf, share: float, now: float) -> Low | None:
@@ -161,7 +161,7 @@ class Budget:
         return None
 
     def status(self, now: float) -> dict[str, Any]:
-        """Tokens left by what they count."""
+        """Return the tokens that are left, by the limit's name."""
         return {of: self.remaining(of, now) for of, limit in self._limits.items() if limit.gauges}
 
 
@@ -249,9 +249,9 @@ class Rotation(Generic[Name]):
     def __init__(self) -> None:
         self._apps: OrderedDict[str, _Networks[Name]] = OrderedDict()
         self._askers: dict[Name, dict[Asker, None]] = {}
-        #: How many names wait, each counted once for everybody who asked for it.
+        #: Number of names that wait, each counted once for every subscriber that asked for it.
         self.size = 0
-        #: How many connections have names that wait.
+        #: Number of connections that have names that wait.
         self.connections = 0
 
     def __contains__(self, name: Name) -> bool:

@@ -64,15 +64,15 @@ class ConnectionPool:
             run(number, connection)
 
     def want(self, topic: Topic, by: Asker | None = None) -> None:
-        """Somebody needs ``topic``: ``by``, or the operator, who pinned it."""
+        """Subscribe to ``topic`` for the subscriber ``by``, or for the operator, who pinned it."""
         self._connection_for(topic).want(topic, by)
 
     def want_too(self, topic: Topic, by: Asker) -> None:
-        """Somebody else needs ``topic`` too."""
+        """Note that ``by`` needs ``topic`` too."""
         self._connection_for(topic).want_too(topic, by)
 
     def unwant(self, topic: Topic) -> None:
-        """Nobody needs ``topic`` any more; it is kept for the linger."""
+        """Unsubscribe from ``topic``, which nobody needs any more, when it has lingered."""
         (self._holder(topic) or self.first).unwant(topic)
 
     def _holder(self, topic: Topic) -> ProviderSession | None:

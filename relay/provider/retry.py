@@ -34,21 +34,21 @@ class Retry:
         self.attempts = 0
 
     def opened(self, now: float) -> None:
-        """A connection is up."""
+        """Note that a connection is up."""
         self._opened_at = now
 
     def lost(self, now: float) -> None:
-        """The connection is gone, or none came about."""
+        """Note that a connection is gone, or that none came about."""
         if self._opened_at is not None and now - self._opened_at >= self._plan.settle:
             self.attempts = 0
         self._opened_at = None
 
     def forgive(self) -> None:
-        """The last connection ended because nobody used it: that says nothing of the provider."""
+        """Do not count the last ending: the connection ended because nobody used it."""
         self.attempts = max(0, self.attempts - 1)
 
     def wait(self, uniform: float, *, at_least: float = 0.0, longest: bool = False) -> float:
-        """Seconds until the next attempt.
+        """Return the seconds until the next attempt.
 
         Args:
             uniform: a random number in [0, 1).
@@ -61,11 +61,11 @@ class Retry:
         return max(wait, at_least)
 
     def recommend(self, seconds: Sequence[float]) -> None:
-        """The provider names the waits of the first attempts. What is beyond an hour, or no wait at all, is not taken."""
+        """Use the provider's own waits for the first attempts. Waits of more than an hour, or of no time, are ignored."""
         self._recommended = tuple(each for each in seconds if 0 < each <= LONGEST)
 
     def _ceiling(self, attempt: int) -> float:
-        """The wait of an attempt before chance takes its share; behind what is recommended it grows on from there."""
+        """Return the wait of an attempt before chance takes its share. It grows on from the provider's own waits."""
         plan, named = self._plan, self._recommended
         if attempt < len(named):
             return named[attempt]
@@ -82,11 +82,11 @@ class Renewal:
     def __init__(self) -> None:
         self._at = inf
         self._attempts = 0
-        #: Whether a renewal was begun and no login was learned yet.
+        #: True while a renewal was begun and no login was learned yet.
         self.pending = False
 
     def learned(self, now: float, unix_ns: int, expires_at: float | None) -> None:
-        """A login was learned; ``expires_at`` is Unix seconds where the provider says."""
+        """Plan the next renewal after a login; ``expires_at`` is Unix seconds if the provider names a time."""
         self._attempts, self.pending = 0, False
         if expires_at is None:
             self._at = inf
@@ -102,12 +102,12 @@ class Renewal:
         return True
 
     def failed(self, now: float, at_least: float = 0.0) -> None:
-        """A renewal without a login: try again later, after ``at_least`` seconds where the provider asks for that."""
+        """Plan another attempt after a renewal that brought no login, at least ``at_least`` seconds later."""
         if self.pending:
             self._at = now + max(backoff(RENEW_AGAIN, RENEW_RARELY, self._attempts - 1), at_least)
 
     def refused(self) -> None:
-        """The login was refused: the next connection has to ask for it."""
+        """Plan no further renewal: the login was refused, and the next connection has to request one."""
         self._at, self.pending = inf, False
 
     def deadline(self) -> float:
@@ -116,7 +116,9 @@ class Renewal:
 
 
 def retry_after(headers: Mapping[str, str], unix_ns: int) -> float | None:
-    """Seconds a ``retry-after`` header asks for, a number or an HTTP date (RFC 9110 10.2.3); None without a usable one."""
+    """Return the seconds of a ``retry-after`` header, which is a number or an HTTP date (RFC 9110 10.2.3); None without
+    a usable one.
+    """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit() and len(text) < 10:
         return float(int(text))

@@ -109,7 +109,7 @@ class Life(enum.Enum):
 _CONNECTED = (Life.OPENING, Life.UP)
 #: The reason of a session that is IDLE.
 NOBODY = "idle: nobody wants anything"
-#: What another attempt would not change.
+#: Meanings of a close or refusal that another attempt would not change.
 _FINAL = (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER)
 
 
@@ -169,7 +169,7 @@ class SessionMachine:
         failed = after is not None and after._life is Life.FAILED
         self._life: Life = Life.FAILED if failed else Life.NEW
         self._wake_at = inf
-        #: Whether the connection ended while nobody wanted a topic: the wait that follows ends when somebody does.
+        #: True if the connection ended while nobody wanted a topic: the wait that follows ends when somebody does.
         self._unused = False
         self._not_before: float = -inf if after is None else after._not_before
         self._up_since: str | None = None
@@ -248,7 +248,7 @@ class SessionMachine:
         return self._subscriptions.caught_up_to(self._transport.heard) if self.core.up else None
 
     def restore_absence(self, since: Now) -> None:
-        """The session was up in an earlier process, until ``since``: what happened after that is to be asked for."""
+        """Report as missed what happened after ``since``, up to when an earlier process had the session up."""
         if self._lost is None and not self.core.counters.connections:
             self._lost = since
 
@@ -257,11 +257,11 @@ class SessionMachine:
         return self._subscriptions.give_up_waiting(most)
 
     def heard(self, now: float) -> None:
-        """Something arrived on the open connection: it is alive."""
+        """Note that something arrived on the open connection, which is therefore alive."""
         self._transport.heard = now
 
     def written(self) -> bool:
-        """The connection has written a frame of `SendText`; return True if a `Tick` would send more now."""
+        """Note that the connection has written a frame of `SendText`; return True if a `Tick` would send more now."""
         return self.core.outbound.written()
 
     @property
@@ -489,7 +489,9 @@ class SessionMachine:
         *,
         socket_open: bool = True,
     ) -> None:
-        """This connection, or this attempt, is over: say why, and come back or stop as ``meaning`` has it."""
+        """End this connection or this attempt, announce the reason, and plan another attempt or stop, as ``meaning``
+        has it.
+        """
         if self._life in (Life.WAITING, Life.IDLE, Life.FAILED, Life.ENDED):
             return
         is_unused = self._life is Life.UP and not len(self.core.table)
@@ -575,7 +577,9 @@ class SessionMachine:
         self._send_due()
 
     def abandon(self, reason: str, at: Now) -> None:
-        """The shell or this machine failed: say so, and what is not known of open commands. A successor takes over."""
+        """End the session after a fault of the shell or of this machine; open commands end as unknown. A successor
+        takes over.
+        """
         self.core.begin(at)
         if self._life is not Life.FAILED:
             if self._life is not Life.IDLE:

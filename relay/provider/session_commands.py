@@ -203,7 +203,7 @@ def _copied(adapter: Adapter | None, context: Context) -> Adapter | None:
 
 
 def _apart(context: Context, copies: dict[int, Any]) -> Context:
-    """The context with its own ``kept`` and ``learned``; ``copies`` is the memory of `copy.deepcopy`."""
+    """Return the context with its own ``kept`` and ``learned``; ``copies`` is the memory of `copy.deepcopy`."""
     return attrs.evolve(context, kept=copy.deepcopy(context.kept, copies), learned=dict(context.learned))
 
 

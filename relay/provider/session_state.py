@@ -33,10 +33,10 @@ Publish = Callable[[Event, Stamp, float], None]
 #: Takes a line for the log: its level, its event, and fields without secrets.
 SessionLog = Callable[..., None]
 
-#: What everybody learns of an error that is about an account: a broker's code would say what its order came to.
+#: The public part of an error about an account: a broker's own code would give away what became of an order.
 ACCOUNT_ERROR = "account_error"
 OF_ACCOUNT = "an error about the account; its readers have the rest"
-#: How many samples are kept, and how many characters of each.
+#: Samples that are kept, and characters of each.
 SAMPLES = 20
 SAMPLE_SIZE = 2000
 #: Messages over which the share of unknown ones is taken.
@@ -232,7 +232,7 @@ class SessionState:
         self.begin(Now(0.0, 0))
         self._publish = publish
         self._out: list[Output] = []
-        #: Whether the input being handled may have brought a deadline nearer, or made something ready to be sent.
+        #: True if the input being handled may have brought a deadline nearer, or made something ready to be sent.
         self.rearmed = False
 
     def begin(self, at: Now) -> None:
@@ -280,7 +280,9 @@ class SessionState:
         self._out += outputs
 
     def rearm(self) -> None:
-        """A deadline may have come nearer, or something may be ready to be sent."""
+        """Have `deadline` and the queue looked at after this input: a deadline may be nearer, or something ready to be
+        sent.
+        """
         self.rearmed = True
 
     def take_outputs(self) -> list[Output]:
@@ -342,7 +344,9 @@ class SessionState:
                     self.provider_ahead_ns = ahead
 
     def limited(self, retry_after: float | None) -> None:
-        """The provider says that a limit was hit: nothing is asked for a while. When it ends is told where it is known."""
+        """Pause all requests, since the provider says that a limit was exceeded, and publish when the pause ends if
+        that is known.
+        """
         declared = self.budget.window("call") or None
         known = declared if retry_after is None else retry_after
         self.budget.pause(("frame", "interest", "call", "http"), self.at.now + (known or 1.0))
@@ -351,7 +355,7 @@ class SessionState:
         self.rearm()
 
     def later(self, seconds: float) -> str:
-        """The wall time ``seconds`` from now, as text."""
+        """Return the wall time ``seconds`` from now, as text."""
         return from_micros((self.at.unix_ns + int(seconds * 1e9)) // 1000)
 
 

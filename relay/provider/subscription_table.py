@@ -32,7 +32,7 @@ from relay.model.channels import Asker, Topic
 from relay.model.events import ACCOUNT_KINDS, Event
 from relay.provider.pacing import Rotation
 
-#: What identifies a topic on the path of a message: cheaper to build and hash than a `Topic`.
+#: A topic's key on the path of a message: cheaper to build and hash than a `Topic`.
 Key = tuple[str | None, ...]
 
 #: A request without an answer is repeated this often before it is reported and left pending.
@@ -156,13 +156,13 @@ class SubscriptionTable:
         self._ack_within = ack_within
         self._most_waiting = most_waiting
         self._most_topics = inf if most_topics is None else most_topics
-        #: What the connection has no room for, and its subscribers were told.
+        #: Topics that the connection has no room for, of which subscribers were told.
         self._crowded: dict[Key, None] = {}
         self._entries: dict[Key, Entry] = {}
         self._leaving: dict[Key, Topic] = {}
         self._left: BoundedDict[Key, None] = BoundedDict(_ENDING)
         self._standing: dict[SubscriptionState, dict[Key, Entry]] = {standing: {} for standing in SubscriptionState}
-        #: What waits to be asked for, by rank.
+        #: Topics that wait to be requested, by rank.
         self._lines: dict[Rank, Rotation[Key]] = {rank: Rotation() for rank in Rank}
         #: The parts of refused requests that are to be asked for by themselves, by number.
         self._parts: dict[int, dict[Key, None]] = {}
@@ -171,7 +171,7 @@ class SubscriptionTable:
         self._lingering: OrderedDict[Key, Entry] = OrderedDict()
         #: No acknowledgement is overdue before this; it is looked for anew when it comes.
         self._ack_at = inf
-        #: When to look for what has waited too long; None: something began to wait, `waiting` will say.
+        #: Time at which a topic will have waited too long; None: one began to wait, and `waiting` computes it.
         self._look_at: float | None = inf
         #: The entry of a key, None when its topic is not wanted.
         self.find: Callable[[Key], Entry | None] = self._entries.get
@@ -183,7 +183,7 @@ class SubscriptionTable:
         return len(self._entries)
 
     def want(self, topic: Topic, by: Asker | None = None) -> list[Entry]:
-        """Somebody needs ``topic``: ``by``, or the operator where there is no such one.
+        """Want ``topic`` for the subscriber ``by``; without one, for the operator.
 
         Return the topics that are REFUSED because too many wait, with the reason: those of the connection that has the most
         waiting, which may be this one.
@@ -264,7 +264,7 @@ class SubscriptionTable:
         entry.part = None
 
     def unwant(self, topic: Topic, now: float) -> None:
-        """Nobody needs ``topic``; it is kept for the linger, unless it was not asked for yet."""
+        """Let ``topic`` linger, which nobody needs any more; drop it at once if it was not requested yet."""
         key = topic_key(topic)
         entry = self._entries.get(key)
         if entry is None:
@@ -365,7 +365,7 @@ class SubscriptionTable:
         return tuple(self._leaving.pop(key) for key in keys)
 
     def sent(self, topics: Iterable[Topic], now: float) -> None:
-        """The request for these topics was sent."""
+        """Note that the request for these topics was sent."""
         for key, entry in self._found(topics):
             if entry.standing is SubscriptionState.QUEUED:
                 self._stand(key, entry, SubscriptionState.PENDING)
@@ -374,7 +374,7 @@ class SubscriptionTable:
                 self._ack_at = min(self._ack_at, self._ack_due(entry))
 
     def confirmed(self, topics: Iterable[Topic]) -> list[Entry]:
-        """The provider acknowledged these topics; return those that were not confirmed before."""
+        """Note that the provider acknowledged these topics; return those that were not confirmed before."""
         fresh = [
             (key, entry) for key, entry in self._asked_for(topics) if entry.standing is not SubscriptionState.CONFIRMED
         ]
@@ -384,7 +384,7 @@ class SubscriptionTable:
         return [entry for _, entry in fresh]
 
     def refused(self, topics: Sequence[Topic], reason: str) -> list[Entry]:
-        """The provider refused these topics; return what is not asked for again on this connection.
+        """Note that the provider refused these topics; return those that are not requested again on this connection.
 
         That is one topic. Of several it is not known which one is at fault: they are WANTED again, in smaller parts.
         """
@@ -415,7 +415,9 @@ class SubscriptionTable:
                 self._stand(key, entry, SubscriptionState.WANTED)
 
     def _asked_for(self, topics: Iterable[Topic]) -> list[tuple[Key, Entry]]:
-        """Those an answer can concern: what was not asked for yet had been before, and that subscription is to end first."""
+        """Return the entries that an answer may refer to. One that was not requested yet is skipped: the answer refers
+        to its previous subscription, which must end first.
+        """
         return [
             (key, entry)
             for key, entry in self._found(topics)
@@ -423,7 +425,7 @@ class SubscriptionTable:
         ]
 
     def ended(self, topics: Iterable[Topic]) -> None:
-        """The provider says that these are no longer subscribed: our own doing, or else they are asked for again."""
+        """Note that the provider ended these subscriptions. Those that we did not end ourselves are requested again."""
         for topic in topics:
             key = topic_key(topic)
             entry = self._entries.get(key)
@@ -447,7 +449,8 @@ class SubscriptionTable:
         return entry is not None and entry.standing is SubscriptionState.CONFIRMED
 
     def overdue(self, now: float) -> tuple[list[Entry], list[Entry]]:
-        """Requests without acknowledgement: those to be repeated (they are WANTED again), and those given up just now.
+        """Return the requests without acknowledgement: those to be repeated, which are WANTED again, and those given up
+        just now.
 
         Topics that were asked for together are repeated in smaller parts: one of them may be why there is no answer.
         """
@@ -495,7 +498,7 @@ class SubscriptionTable:
         return entry.asked_at + self._ack_within * float(2 ** min(entry.asks - 1, MAX_ASKS - 1))
 
     def disconnected(self) -> None:
-        """The connection is lost: everything wanted is to be asked for again, nothing is to be unsubscribed."""
+        """Request everything wanted again on the next connection, and unsubscribe from nothing."""
         self._leaving.clear()
         self._left.clear()
         self._parts.clear()
@@ -529,7 +532,9 @@ class SubscriptionTable:
         return self._look_at or -inf
 
     def status(self) -> dict[str, Any]:
-        """Counts by standing, and topics that are refused or unanswered with the reason: the first `_SHOWN` of them."""
+        """Return the numbers of topics by their state, and the first `_SHOWN` refused or unanswered ones with the
+        reason.
+        """
         counts = {standing.value: len(found) for standing, found in self._standing.items()}
         troubled = [
             {
@@ -547,9 +552,9 @@ class SubscriptionTable:
         return [(key, self._entries[key]) for key in keys if key in self._entries]
 
 
-#: What takes a place on the connection.
+#: States in which a topic takes a place on the connection.
 _TAKEN = (SubscriptionState.QUEUED, SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
-#: What an answer about a whole request can concern.
+#: States of topics that an answer about a whole request can concern.
 _ASKED = (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
 
 

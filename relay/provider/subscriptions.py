@@ -71,7 +71,7 @@ class Snapshots:
         return symbol in self._plans
 
     def need(self, symbol: str, at: float) -> None:
-        """A snapshot of ``symbol`` is needed, to be asked for at ``at`` or when it is planned already, if that is sooner."""
+        """Plan the request for a snapshot of ``symbol`` at ``at``, or at the time planned before if that is earlier."""
         plan = self._plans.setdefault(symbol, _Plan(at))
         if plan.attempts == 0:
             plan.due_at = min(plan.due_at, at)
@@ -86,19 +86,21 @@ class Snapshots:
         return symbols
 
     def failed(self, symbol: str, now: float, at_least: float = 0.0) -> None:
-        """The snapshot came too old, or an error came instead: ask again later."""
+        """Plan another request: the snapshot came too old, or an error came instead."""
         plan = self._plans.get(symbol)
         if plan is not None and plan.under_way:
             plan.under_way = False
             plan.due_at = now + max(at_least, backoff(SNAPSHOT_AGAIN, SNAPSHOT_RARELY, plan.attempts - 1))
 
     def live(self, symbol: str, now: float) -> None:
-        """The book is live."""
+        """Note that the book is live."""
         self._plans.pop(symbol, None)
         self._live_at[symbol] = now
 
     def broken(self, symbol: str, now: float) -> int:
-        """A live book broke and needs a snapshot. Return how often that happened since the book was last stable."""
+        """Note that a live book broke and needs a snapshot. Return how often that happened since the book was last
+        stable.
+        """
         self._plans.pop(symbol, None)
         live_at = self._live_at.pop(symbol, now)
         breaks = self._breaks[symbol] = self._breaks.get(symbol, 0) + 1 if now - live_at < STABLE else 1
@@ -106,17 +108,19 @@ class Snapshots:
         return breaks
 
     def skip(self, symbol: str) -> None:
-        """No snapshot of the book is to be had now."""
+        """Give up the snapshot of this book for now."""
         self._plans.pop(symbol, None)
 
     def done(self, symbol: str) -> None:
-        """Nobody needs the book."""
+        """Forget the book, which nobody needs."""
         self._plans.pop(symbol, None)
         self._breaks.pop(symbol, None)
         self._live_at.pop(symbol, None)
 
     def clear(self) -> None:
-        """The connection is gone. How often books broke is remembered: the next connection may fare no better."""
+        """Forget all requests with the connection. How often books broke is remembered: the next connection may fare no
+        better.
+        """
         self._plans.clear()
         self._live_at.clear()
 
@@ -139,16 +143,16 @@ class Subscriptions:
         self._refusals = TokenBucket(REFUSALS / 60, REFUSALS)
         self._reconcile_at = inf
         self._reconcile_failures = 0
-        #: How many lists in a row contradicted what had been told shortly before.
+        #: Number of lists in a row that contradicted events published shortly before.
         self._looks = 0
         self._missed_since: str | None = None
-        #: When the account was last known, while what happened since is still being fetched.
+        #: Time at which the account was last known, while later facts are still being fetched.
         self._absent_since: Now | None = None
-        #: Whether the adapter can ask for what an account missed.
+        #: True if the adapter can request what an account missed.
         self._replays = False
-        #: When the account is compared with the provider's lists next, although nothing is known to be missing.
+        #: Time of the next audit: the account is compared with the provider's lists although nothing is known to be missing.
         self._audit_at = inf
-        #: Whether the adapter fetches lists, as far as is known.
+        #: True if the adapter fetches lists, as far as is known.
         self._audits, self._audit_fails = True, False
         #: Frames a topic took in the last request. Where requests are limited, a batch must not use up the turns of others.
         limited = core.budget.is_limited("interest") or core.budget.is_limited("frame")
@@ -157,7 +161,7 @@ class Subscriptions:
     # --- what is wanted ----------------------------------------------------------------------------------------------
 
     def want(self, topic: Topic, by: Asker | None = None) -> None:
-        """Somebody needs ``topic``, see `SubscriptionTable.want`.
+        """Want ``topic``, see `SubscriptionTable.want`.
 
         While the session is gone, whoever comes first is told that nothing will come; it is then true for all.
         """
@@ -269,7 +273,7 @@ class Subscriptions:
             self.confirmed(topics)
 
     def sent(self, topics: Iterable[Topic]) -> None:
-        """The request was sent."""
+        """Note that the request for these topics was sent."""
         topics, at = tuple(topics), self._core.at
         self._table.sent(topics, at.now)
         for topic in topics:
@@ -289,7 +293,7 @@ class Subscriptions:
         self._core.rearm()
 
     def confirmed(self, topics: Iterable[Topic]) -> None:
-        """The provider acknowledged these topics."""
+        """Note that the provider acknowledged these topics."""
         for entry in self._table.confirmed(topics):
             self._topics.subscribed(entry.topic, self._core.at.now, self._core.at.unix_ns)
             if entry.topic.kind != "account" or not self._replays:
@@ -310,7 +314,7 @@ class Subscriptions:
             self._core.publish(staleness(watch, StalenessEvent.FRESH))
 
     def reconciled(self) -> None:
-        """The provider's lists say what is open: what is known of the account is true again."""
+        """Make the account fresh: the provider's lists say what is open, so the known state is true again."""
         self._looks = 0
         if self._audit_at == inf and self._audits and self._core.settings.audit:
             self._audit_at = self._core.at.now + self._core.settings.audit
@@ -319,12 +323,12 @@ class Subscriptions:
                 self._fresh_when_quiet(entry.topic)
 
     def confirmed_by_data(self, entry: Entry) -> None:
-        """Data came before, or instead of, an acknowledgement."""
+        """Confirm a topic whose data came before, or instead of, an acknowledgement."""
         self.confirmed((entry.topic,))
         self._core.rearm()
 
     def refused(self, topics: Sequence[Topic], reason: str) -> None:
-        """The provider, or the adapter, refused these topics; of several, see `SubscriptionTable.refused`."""
+        """Handle a refusal of these topics by the provider or the adapter; of several, see `SubscriptionTable.refused`."""
         core = self._core
         shown = core.redact(reason)
         for entry in self._table.refused(topics, shown):
@@ -357,7 +361,7 @@ class Subscriptions:
     # --- connections come and go -------------------------------------------------------------------------------------
 
     def begin(self, lost: Now | None) -> None:
-        """The session is up. ``lost`` is since when it had been away, None when this is the first connection."""
+        """Begin a session that is up. ``lost`` is the beginning of its absence, None for the first connection."""
         core = self._core
         self._topics.opened()
         away_since, self._missed_since = None, None
@@ -389,12 +393,14 @@ class Subscriptions:
         return heard if self._absent_since is None else min(heard, self._absent_since.now)
 
     def absence_answered(self) -> None:
-        """Everything that was asked for about an absence was answered."""
+        """Note that all requests about an absence were answered."""
         if self._reconcile_at == inf:  # otherwise a part failed, and is asked for again
             self._absent_since = None
 
     def lost(self, reason: str, lost_ns: int | None) -> None:
-        """The connection is gone, or was not to be had; ``lost_ns`` is since when, None when there was none yet."""
+        """Handle the end of a connection or of an attempt; ``lost_ns`` is the beginning of the absence, None before the
+        first connection.
+        """
         self._table.disconnected()
         self._topics.closed(reason, lost_ns, self._core.at.now)
         self._books.close_all()
@@ -469,7 +475,7 @@ class Subscriptions:
             self._core.error("audit_failed", text, of_account=True)
 
     def reconcile_again(self) -> None:
-        """A list contradicts what was told shortly before it was asked for: the next one decides.
+        """Request another list, which decides: this one contradicts events that came shortly before it was requested.
 
         Where lists lag and the account is busy, each has something else to doubt: they are asked for ever more rarely.
         """
@@ -479,7 +485,7 @@ class Subscriptions:
         self._core.rearm()
 
     def not_reconciled(self, answer: Answer) -> None:
-        """A list of what is open did not come."""
+        """Handle the failure of a request for a list of what is open."""
         text = f"what is open on the account could not be fetched: HTTP status {answer.status}"
         self._core.error("reconcile_failed", text, of_account=True)
         if self._reconcile_at == inf:  # of several lists one is enough
@@ -491,7 +497,7 @@ class Subscriptions:
     # --- books -------------------------------------------------------------------------------------------------------
 
     def kept(self, symbol: str, kept: Kept) -> None:
-        """The keeper let a snapshot out, or needs one."""
+        """Handle a snapshot that a book let out, or its need of one."""
         now = self._core.at.now
         self._core.rearm()
         if kept.snapshot_of is None:
@@ -515,7 +521,7 @@ class Subscriptions:
             self._core.publish(staleness(watch, StalenessEvent.STALE))
 
     def snapshot_answered(self, job: Job, answer: Answer, retry_after: float | None) -> None:
-        """A fetched snapshot was read: it joined, was too old, or was an error."""
+        """Handle the answer to a request for a snapshot: it joined, was too old, or was an error."""
         if not answer.ok:
             text = f"no snapshot of {job.subject}: HTTP status {answer.status} {answer.text[:200]}"
             self._core.error("snapshot_failed", text, symbol=job.subject)
@@ -607,7 +613,7 @@ class Subscriptions:
 
 
 def staleness(watch: Watch, event: StalenessEvent) -> Staleness:
-    """The event that says a topic is silent, or speaks again."""
+    """Return the event that a topic is silent, or that its data flow again."""
     topic = watch.topic
     since = None
     if event is StalenessEvent.STALE and watch.since_ns is not None:

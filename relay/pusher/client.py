@@ -204,7 +204,7 @@ ClientSignal = (
     | SendMessage
     | CloseConnection
 )
-"""What `receive` and `timeout` return. `SendMessage` and `CloseConnection` are for the caller to do, the rest is news."""
+"""Results of `receive` and `timeout`. The caller carries out `SendMessage` and `CloseConnection`; the others are news."""
 
 
 # --- the connection ------------------------------------------------------------------------------------------------
@@ -464,7 +464,7 @@ def _channel(frame: messages.Frame) -> str:
 
 
 def _text(data: dict[str, Any], name: str) -> str:
-    """A text; ids may be whole numbers on other servers."""
+    """Return an id as text; other servers may send whole numbers."""
     value = data.get(name)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ProtocolError(f"{name} is not a text")
@@ -479,7 +479,7 @@ def _count(data: dict[str, Any], name: str) -> int:
 
 
 def _number(value: object) -> float | None:
-    """Seconds: a number, or, as fractions are read, its text."""
+    """Return seconds: a number, or, as fractions are read, its text."""
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)

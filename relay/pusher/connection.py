@@ -224,7 +224,7 @@ class ServerConnection:
     def __init__(
         self, app: App, socket_id: str, now: float, digest_of: Callable[[str], str | None] = lambda name: None
     ) -> None:
-        """`digest_of` returns the digest of the API key of that name, or None."""
+        """Create a connection. `digest_of` returns the digest of the API key of that name, or None."""
         self.app = app
         """May be replaced while the connection is open; what it says counts from then on."""
         self.socket_id = socket_id
@@ -322,7 +322,7 @@ class ServerConnection:
         return [SendMessage(messages.error("binary messages are not supported"))]
 
     def alive(self, now: float) -> None:
-        """Anything else came in: a WebSocket ping or pong, a part of a message."""
+        """Note that something came in that is no message: a WebSocket ping or pong, or a part of a message."""
         self._seen = now
         self._pinged = None
 

@@ -65,7 +65,7 @@ class Trigger:
     socket_id: str | None = None
     """The connection that shall not receive it."""
     info: Info | None = None
-    """What to tell of the channels; None where `info` was not sent."""
+    """The attributes of the channels that are asked for; None where `info` was not sent."""
 
 
 @frozen(kw_only=True)
@@ -410,14 +410,14 @@ def _attributes(channel: str, info: Info | None, state: ChannelState) -> dict[st
 
 
 def trigger_response(info: Info | None, states: Mapping[str, ChannelState]) -> bytes:
-    """`{}`, or where info was asked for `{"channels": {NAME: {...}}}`."""
+    """Return `{}`, or where info was asked for `{"channels": {NAME: {...}}}`."""
     if info is None:
         return EMPTY
     return _json({"channels": {name: _attributes(name, info, state) for name, state in states.items()}})
 
 
 def batch_response(triggers: Sequence[Trigger], states: Mapping[str, ChannelState]) -> bytes:
-    """`{}`, or where any event asked for info `{"batch": [{...}, ...]}`, one item for each event."""
+    """Return `{}`, or where any event asked for info `{"batch": [{...}, ...]}`, one item for each event."""
     if all(trigger.info is None for trigger in triggers):
         return EMPTY
     unknown = ChannelState()
@@ -436,17 +436,17 @@ def channels_item(info: Info, occupied: tuple[str, ChannelState]) -> tuple[str, 
 
 
 def channels_response(occupied: Iterable[tuple[str, msgspec.Raw]]) -> bytes:
-    """`{"channels": {NAME: {...}}}` of the occupied channels; an object also when there is none."""
+    """Return `{"channels": {NAME: {...}}}` of the occupied channels; an object also when there is none."""
     return _json({"channels": dict(occupied)})
 
 
 def channel_response(channel: str, info: Info, state: ChannelState) -> bytes:
-    """`{"occupied": ..., ...}`."""
+    """Return `{"occupied": ..., ...}`."""
     return _json({"occupied": state.occupied, **_attributes(channel, info, state)})
 
 
 def users_response(user_ids: Iterable[str]) -> bytes:
-    """`{"users": [{"id": ...}, ...]}`."""
+    """Return `{"users": [{"id": ...}, ...]}`."""
     return _json({"users": [{"id": user_id} for user_id in user_ids]})
 
 
@@ -456,7 +456,7 @@ def history_item(event: Mapping[str, object]) -> msgspec.Raw:
 
 
 def history_response(position: ResumePosition, events: Iterable[object], *, more: bool = False) -> bytes:
-    """`{"epoch", "seq", "more", "events"}`: the channel's current position and past events, oldest first; `more` when
+    """Return `{"epoch", "seq", "more", "events"}`: the channel's current position and past events, oldest first; `more` when
     the limit cut them off and the next request goes on after the last one's `seq`."""
     return _json({"epoch": position.epoch, "seq": position.seq, "more": more, "events": list(events)})
 

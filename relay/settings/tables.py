@@ -36,7 +36,7 @@ def is_needed(attribute: "Attribute[Any]") -> bool:
     return "needed" in attribute.metadata
 
 
-#: How to write a secret.
+#: The ways to write a secret.
 HOW_TO_WRITE = 'write { env = "NAME" } or { file = "/path" }'
 
 
@@ -84,7 +84,7 @@ class ServerTable:
     tls_key: str | None = None
     """Private key in PEM."""
     public_url: str | None = None
-    """What subscribers reach the relay by where a proxy stands in front, e.g. `https://feed.example.com`."""
+    """Address at which subscribers reach the relay where a proxy stands in front, e.g. `https://feed.example.com`."""
     hosts: tuple[str, ...] = ()
     """Names in the Host header that are answered, without port; every other one is refused with 421. `*` allows any. When
     absent: any, except that a relay which listens on loopback answers only to `localhost`, `127.0.0.1`, `[::1]` and the
@@ -221,9 +221,10 @@ class ProviderTable:
     """Seconds of silence after which a stream is called stale, by kind (`quote = 30`) or by stream (`"quote EUR/USD" = 5`),
     before what the adapter declares; 0: quiet is normal."""
     hours: Mapping[str, str] = Factory(dict)
-    """When a market trades, by symbol or for all others (`default = "Sun 17:00-Fri 17:00 America/New_York"`), before what
-    the adapter knows: while it is closed, silence is normal. Spans are separated by commas (`Mon-Fri 09:30-12:00, Mon-Fri
-    13:00-16:00 Asia/Tokyo`), times are UTC where no zone is named, and `always` never closes."""
+    """Trading hours of markets, by symbol or for all others (`default = "Sun 17:00-Fri 17:00 America/New_York"`), in
+    place of those that the adapter knows: while a market is closed, silence is normal. Spans are separated by commas
+    (`Mon-Fri 09:30-12:00, Mon-Fri 13:00-16:00 Asia/Tokyo`), times are UTC where no zone is named, and `always` never
+    closes."""
     audit: float = field(default=60.0, validator=_not_negative)
     """Seconds between two comparisons of an account with the provider's lists while the session is up; 0: never. They are
     paid from budget that is idle, and never delay a command."""

@@ -94,10 +94,10 @@ class SqliteStore:
         self._ended = trio.Event()
         self._owner: Owner | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        #: What the thread read, until `run` has handed it over; and whether it has.
+        #: Everything the thread read, until `run` has handed it over; and True once it has.
         self._read: tuple[Rows, Mapping[str, LoggedTopic]] | None = None
         self._restored = self._lost = False
-        #: What this pass has put, and events that were delivered already.
+        #: Changes that this pass has put, and events that were delivered already.
         self._now: list[AnyChange] = []
         self._later: defaultdict[str, list[Loggable]] = defaultdict(list)
         #: Delivered events that the thread has and has not written yet.

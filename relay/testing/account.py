@@ -295,7 +295,7 @@ class TradingAccount:
         return self._market.instrument(symbol)
 
     def _worth(self, symbol: str, notional: Fraction | int) -> Fraction:
-        """Money of a product of price units and size units."""
+        """Return the money of a product of price units and size units."""
         instrument = self._instrument(symbol)
         return Fraction(notional) / Fraction(10) ** (instrument.decimals + instrument.size_decimals)
 

@@ -13,7 +13,7 @@ _scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max
 
 
 def values() -> st.SearchStrategy[Any]:
-    """Any JSON value, of moderate size."""
+    """Return a strategy for any JSON value of moderate size."""
     return st.recursive(
         _scalars,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_words | st.text(max_size=8), inner, max_size=5),
@@ -22,7 +22,7 @@ def values() -> st.SearchStrategy[Any]:
 
 
 def messages(examples: Sequence[str]) -> st.SearchStrategy[str]:
-    """Any JSON, any text, and examples broken twice."""
+    """Return a strategy for any JSON, any text, and examples broken twice."""
     anything = values().map(json.dumps) | st.text(max_size=200)
     if not examples:
         return anything

@@ -77,7 +77,7 @@ from relay.testing.subject import (
 
 __all__ = ["CHECKS", "MEANING", "Broken", "Subject", "golden", "sessions", "subject", "survive", "tests"]
 
-#: How many examples of one shape are broken.
+#: Examples of one shape that are broken.
 _SHAPES = 3
 _RECEIVED = "2026-01-01T00:00:00.000000Z"
 
@@ -222,7 +222,9 @@ def _check_read(subject: Subject, where: str, text: str, result: Read) -> None:
 
 
 def check_symbols(subject: Subject) -> None:
-    """Every symbol survives the way to canonical and back; a list that is said to be complete has those of the offers."""
+    """Check that every symbol survives the way to canonical and back, and that a complete list has the symbols of the
+    offers.
+    """
     adapter = subject.prepared()
     if adapter.symbols.complete:
         for offered in sorted({topic.symbol for topic in subject.topics() if topic.symbol is not None}):
@@ -378,7 +380,7 @@ def _check_moments(subject: Subject, where: str, evidence: Evidence, result: Rea
 
 
 def _check_guesses(subject: Subject, where: str, original: Read, result: Read) -> None:
-    """A value that became something else must not have turned a side or a state into another one.
+    """Check that a value that became something else has not turned a side or a state into another one.
 
     Where an element of a list cannot be read any more, those behind it move up, and are compared with what they were.
     """

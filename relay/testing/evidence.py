@@ -133,7 +133,7 @@ def _dates(text: str) -> Iterator[int]:
 
 
 def _seconds(candle: Candle) -> int:
-    """Seconds of a bar; 0 for one of months, whose length is no number."""
+    """Return the seconds of a bar; 0 for one of months, which differ in length."""
     return int(candle.timeframe[:-1]) * _SECONDS[candle.timeframe[-1]] if candle.timeframe[-2:] != "mo" else 0
 
 
@@ -192,7 +192,7 @@ def _kind(message: Any) -> str:
 
 
 def _values(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Every text and number with its place; of an array of scalars, its elements' positions."""
+    """Yield every text and number with its place; of an array of scalars, its elements' positions."""
     match value:
         case dict():
             for name, item in value.items():

@@ -237,13 +237,13 @@ _refusal(503, "unavailable", "The connection is refused with 503.")
 
 @_fault("preparation refused", _no_preparation)
 async def _preparation_refused(seen: WatchedSession) -> None:
-    """What is asked for before the connection gets a 503."""
+    """A request before the connection is answered with status 503."""
     await _unprepared(seen, Refuse(503))
 
 
 @_fault("preparation garbage", _no_preparation)
 async def _preparation_garbage(seen: WatchedSession) -> None:
-    """What is asked for before the connection gets a page of HTML."""
+    """A request before the connection is answered with a page of HTML."""
     await _unprepared(seen, Refuse(200, body="<html>busy</html>"))
     seen.unknown = seen.observer.report.unknown  # it is one's own exception, an Unknown, or nothing at all
 
@@ -401,7 +401,7 @@ async def _fills(seen: WatchedSession) -> None:
 
 @_fault("audit", _no_orders)
 async def _audit(seen: WatchedSession) -> None:
-    """What the stream kept back, the account's lists tell, and once."""
+    """Facts that the stream withheld are published once, by the account's lists."""
     await seen.until(lambda: seen.compares is not None, "encode(Reconcile), which an account's session begins with")
     if not seen.compares:
         raise CannotShow("encode(Reconcile) writes nothing: it has no lists to compare the account with")

@@ -106,7 +106,7 @@ class _Frames:
         return piece
 
     def _frame_size(self) -> int | None:
-        """Bytes of the first frame (a server's are unmasked); None while it is not complete."""
+        """Return the bytes of the first frame (a server's are unmasked); None while it is not complete."""
         if len(self._buffer) < 2:
             return None
         size, head = self._buffer[1] & 0x7F, 2
@@ -182,7 +182,7 @@ class _Connection:
         scope.cancel()
 
     async def _swallow(self) -> None:
-        """The server went while something was on its way to it; read on, that the client does not notice."""
+        """Read on after the server has gone, so that the client does not notice yet."""
         try:
             while await self.client.receive_some(_READ):
                 pass

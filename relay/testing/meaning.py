@@ -176,7 +176,7 @@ def _meaning(name: str) -> str | None:
     return next((meaning for meaning, says in _MEANINGS if says(name)), None)
 
 
-#: What a field means, and what it does not mean where the provider's name says that.
+#: The meaning of a field, and the meanings that it does not have where the provider's name says one of them.
 _CONTRARY = {
     "size": {"price", "high", "low", "open", "close"},
     "price": {"size", "high", "low"},

@@ -89,7 +89,7 @@ def mutants(text: str) -> Iterator[Mutant]:
 
 
 def _parse(raw: msgspec.Raw) -> Any:
-    """The message with its scalars as raw JSON, so that what is not mutated keeps its digits."""
+    """Return the message with its scalars as raw JSON, so that unchanged numbers keep their digits."""
     head = bytes(raw).lstrip()[:1]
     if head == b"{":
         return {name: _parse(item) for name, item in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items()}
@@ -151,7 +151,7 @@ def strangers() -> Iterator[Mutant]:
 
 
 def _paths(value: Any, path: Path) -> Iterator[Path]:
-    """Paths of every value; of long arrays only the first two elements and the last."""
+    """Yield the path of every value; of long arrays only those of the first two elements and the last."""
     yield path
     if isinstance(value, dict):
         for name, item in value.items():
@@ -172,7 +172,7 @@ def _is_word(value: Any) -> bool:
 
 
 def _replaced(value: Any, path: Path, by: Any) -> Any:
-    """A copy with the value at ``path`` replaced, or left out where ``by`` is `_GONE`."""
+    """Return a copy with the value at ``path`` replaced, or left out where ``by`` is `_GONE`."""
     if not path:
         return by
     step, rest = path[0], path[1:]

@@ -26,7 +26,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from relay.testing.port import HttpRequest, HttpResponse, Wire, serve_port
 from relay.testing.recording import Record, Recording, RequestKey, Source, read_recording, request_key
 
-#: When the frames begin that came after the client's first one: at once, after the client subscribed (its first frame and
+#: Beginning of the frames that came after the client's first one: at once, after the client subscribed (its first frame and
 #: then ``quiet`` seconds without another), or when `Player.release` is called. A greeting before it is written at once.
 Start = Literal["connect", "subscribe", "release"]
 #: Writes the frames that answer a client's frame at once (an acknowledgement the recording lacks).

@@ -31,7 +31,7 @@ from attrs import frozen
 
 Direction = Literal["open", "out", "in", "http", "close", "lost"]
 Source = str | PathLike[str]
-#: What makes two HTTP requests the same one: method, path, and the query's pairs in any order.
+#: Key of equal HTTP requests: method, path, and the query's pairs in any order.
 RequestKey = tuple[str, str, tuple[tuple[str, str], ...]]
 
 _DIRECTIONS = get_args(Direction)

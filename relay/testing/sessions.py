@@ -38,12 +38,12 @@ from relay.trading.registry import CHECKED, CommandRegistry
 WITHIN = 30.0
 _POLL = 0.02
 _LAST = 12
-#: How soon a session connects again.
+#: Waits of a session before it connects again.
 QUICK = Backoff(first=0.01, cap=0.05)
 
 T = TypeVar("T")
 
-#: What a subscriber can tell a stream by: its kind, symbol and timeframe.
+#: A stream's kind, symbol and timeframe, by which a subscriber can tell it.
 Key = tuple[str | None, str | None, str | None]
 
 

@@ -146,7 +146,7 @@ class Link:
 
     @staticmethod
     def query_of(request: HttpRequest) -> dict[str, str]:
-        """The same of any request."""
+        """Return the query of a request's target."""
         return dict(parse_qsl(urlsplit(request.target).query, keep_blank_values=True))
 
     @property
@@ -244,7 +244,7 @@ class Link:
             self._scope.cancel()
 
     async def _ping(self, every: float) -> None:
-        """The provider's own heartbeat: protocol ping frames; a client that does not answer is gone."""
+        """Send the provider's own ping frames, and end a connection whose client does not answer."""
         while True:
             await trio.sleep(every)
             if self._wire.silent:

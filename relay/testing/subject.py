@@ -283,7 +283,7 @@ def subject(
 
 # --- recorded HTTP answers, each with the request of the adapter that it answers ---
 
-#: When an absence began that the adapter is asked to make up for.
+#: Beginning of an absence that the adapter is asked to make up for.
 _AWAY_SINCE = "2026-01-01T00:00:00.000000Z"
 #: Requests that may follow from one another.
 _CHAIN = 20

@@ -62,7 +62,7 @@ class ChannelView:
     _is_newcomer: bool = True
 
     def joined(self, position: ResumePosition | None, *, resumed: bool) -> None:
-        """The subscription holds, or was resumed. Without a resume what is held may be outdated and is forgotten."""
+        """Note that the subscription holds or was resumed. Without a resume the state may be outdated and is forgotten."""
         if not resumed:
             self.forget()
             self.position = position
@@ -139,12 +139,12 @@ class ChannelView:
             self.held[name] = body
 
     def open(self, kind: str) -> set[str]:
-        """Ids of the orders or positions that are open."""
+        """Return the ids of the orders or positions that are open."""
         return {id for held_kind, id in self.held if held_kind == kind}
 
 
 def _is_snapshot(event: Mapping[str, Any]) -> bool:
-    """A book given anew has the number of the last change it contains."""
+    """Return True for a whole book, which has the number of the last change that it contains."""
     return event["type"] == "depth" and bool(event["depth"]["snapshot"])
 
 

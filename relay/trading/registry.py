@@ -67,7 +67,7 @@ _OVERHEAD = 1024
 CHECKED = frozenset({Reply, Order, Position})
 
 _NONE: dict[str, "PendingCommand"] = {}
-#: What is told of a command whose fate a restart left open.
+#: The error of a command whose fate a restart left open.
 RESTARTED = {"code": "restarted", "message": "the relay was restarted before the provider's answer"}
 _SILENT = {"code": "deadline", "message": "the session with the provider said nothing in time"}
 
@@ -204,7 +204,7 @@ class CommandRegistry:
         """Seconds from taking a command to its reply, by provider and outcome."""
 
     def __len__(self) -> int:
-        """Commands open or remembered."""
+        """Return the number of commands that are open or remembered."""
         return self.open + len(self._kept)
 
     @property
@@ -448,7 +448,7 @@ class CommandRegistry:
                     self._keep(pending)
 
     def follow(self, pending: PendingCommand, order_id: str) -> None:
-        """The order that a command names has been replaced by this one: look for its fate there, too."""
+        """Look for the fate of a command at the order that replaced the one it names, too."""
         if order_id not in pending.followed:
             pending.followed.append(order_id)
             self._watched.setdefault((pending.scope, "order", order_id), []).append(pending)

@@ -127,7 +127,7 @@ class Providers(Protocol):
         """Return the provider of that name; None where there is none."""
 
     def __iter__(self) -> Any:
-        """All of them."""
+        """Iterate over them."""
 
 
 Elsewhere = Callable[["Submission", Callable[["CommandRefused | Outcome | None", bytes, bool], object]], object]
@@ -248,7 +248,7 @@ class CommandService:
         return provider, self._account(key, provider, account)
 
     def _account(self, key: ApiKey, provider: Provider, account: str | None) -> str | None:
-        """The account that is meant: the one named, or the only one."""
+        """Return the account that is meant: the one named, or the only one."""
         own = [each for each in provider.accounts if key.may_trade(provider.name, each)]
         if account is None and len(provider.accounts) > 1:
             raise CommandError("account", f"must be named: provider {provider.name} has {', '.join(own)}")
@@ -430,7 +430,7 @@ class CommandService:
         return submission
 
     def _trader(self, sent: ClientCommand) -> ApiKey:
-        """The API key by which the connection joined the channel."""
+        """Return the API key by which the connection joined the channel."""
         key = self._keys.named(sent.key) if sent.key is not None else None
         if key is None or key.digest != sent.digest:
             message = f"{sent.channel} was not joined by an API key that may trade; /api/v2/ws/auth signs it for one"

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,15 @@ STILL_DOUBLE = {
 STILL_MANY = {"answers.py", "channels.py", "connection.py", "exchange.py", "payloads.py", "reading.py"}
 #: Names that each provider's package has by contract.
 OF_EVERY_PROVIDER = {"__init__.py", "adapter.py", "simulator.py"}
-RIDDLE = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whose|Whoever|Whatever)\b")
+#: No docstring begins with these, private ones and those of attributes included.
+QUESTION = re.compile(r"(What|Whether|Where|When|Which|How|Who|Whom|Whose|Whoever|Whatever)\b")
+#: The docstring of a function says what the function does, and a sentence that does so begins with a verb.
+NO_VERB = re.compile(
+    r"(`|[a-z]|(The|A|An|Its?|They|This|That|These|Those|Somebody|Nobody|Everybody|Anybody|Something|Nothing|Everything"
+    r"|Anything|Another|All|Any|Every|Each|Both|One|No|Data|Of|Seconds|Counts|Events|Bytes|Times|Tokens|Ids)\b)"
+)
+#: Functions that are rules: their docstrings are the sentences that they check.
+RULES = {"relay/testing/meaning.py", "relay/testing/fault_table.py"}
 #: Modules of relay/, without `__init__.py`. Lower it when a room is folded.
 #: `testing.trial` and `cli.recordings` are `tickrelay try` and `play`, and the report that probes give, too;
 #: `testing.meaning` has the conformance checks of what events mean;
@@ -56,18 +65,50 @@ def test_a_file_name_is_in_two_packages_at_most() -> None:
     assert not {name: many[name] for name in many.keys() - STILL_MANY - OF_EVERY_PROVIDER}
 
 
+def docstrings(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    """Yield each docstring with its object; that of an attribute, which stands behind it, with the statement itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if text := ast.get_docstring(node):
+                yield node, text
+            for each in node.body[1:]:
+                if (
+                    isinstance(each, ast.Expr)
+                    and isinstance(each.value, ast.Constant)
+                    and isinstance(each.value.value, str)
+                ):
+                    yield each, each.value.value
+
+
+def is_action(node: ast.AST) -> bool:
+    """Return True for a function or method that is no property: those have the docstrings of values."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    return not any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
 @pytest.mark.parametrize("room", sorted({room_of(path) for path in TREES}))
-def test_docstrings_of_public_names_do_not_begin_with_a_question_word(room: str) -> None:
-    riddles = []
-    for path, tree in TREES.items():
-        if room_of(path) != room:
-            continue
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            text = ast.get_docstring(node) or ""
-            if RIDDLE.match(text) and not getattr(node, "name", "").startswith("_"):
-                riddles.append(f"{path}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}")
+def test_docstrings_are_plain(room: str) -> None:
+    riddles = [
+        f"{path}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}"
+        for path, tree in TREES.items()
+        if room_of(path) == room
+        for node, text in docstrings(tree)
+        if QUESTION.match(text) or (is_action(node) and NO_VERB.match(text) and str(path) not in RULES)
+    ]
+    assert not riddles
+
+
+@pytest.mark.parametrize("room", sorted({room_of(path) for path in TREES}))
+def test_comments_on_names_are_plain(room: str) -> None:
+    """The comment above a constant or an attribute says what it is, as a docstring does."""
+    riddles = [
+        f"{path}:{number}: {line.strip()}"
+        for path in TREES
+        if room_of(path) == room
+        for number, line in enumerate((ROOT / path).read_text().splitlines(), 1)
+        if line.lstrip().startswith("#: ") and QUESTION.match(line.lstrip()[3:])
+    ]
     assert not riddles
 
 

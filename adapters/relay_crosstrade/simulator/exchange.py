@@ -46,12 +46,12 @@ class Refused(Exception):
 
 @lru_cache(maxsize=4096)
 def named(*what: str) -> str:
-    """An id as NinjaTrader writes ids."""
+    """Return an id in NinjaTrader's form."""
     return uuid.uuid5(uuid.NAMESPACE_OID, " ".join(what)).hex
 
 
 def aliases(contract: Contract) -> Iterable[str]:
-    """Every way to write an instrument: ``ES 09-26``, ``ES``, ``ES1!``, ``ESU26``."""
+    """Return every way to write an instrument: ``ES 09-26``, ``ES``, ``ES1!``, ``ESU26``."""
     root, expiry = contract.symbol.split(" ")
     month, year = expiry.split("-")
     return contract.symbol, root, f"{root}1!", f"{root}{_MONTHS[int(month) - 1]}{year}"
@@ -99,7 +99,7 @@ class SimulatedExchange:
         }
 
     def call(self, api: str, args: Args) -> Payload:
-        """The body of the function's answer."""
+        """Return the body of the function's answer."""
         function = self._functions.get(api)
         try:
             if function is None:
@@ -119,7 +119,7 @@ class SimulatedExchange:
             account.step(self._clock())
 
     def symbol(self, name: Any) -> str | None:
-        """The instrument written as ``name``."""
+        """Return the instrument written as ``name``."""
         return self._names.get(name) if isinstance(name, str) else None
 
     # --- orders ------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class SimulatedExchange:
         return order
 
     def _order(self, args: Args) -> tuple[FuturesAccount, PlacedOrder]:
-        """The order that is meant, by any of its ids."""
+        """Return the order that is meant, by any of its ids."""
         account, asked = self._account(args), args["orderId"]
         id = self._senders.get(asked, asked)
         for order in account.orders.values():

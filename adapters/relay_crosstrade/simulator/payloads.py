@@ -55,7 +55,7 @@ class FuturesAccount(TradingAccount):
 
 
 def exact(text: str) -> msgspec.Raw:
-    """A JSON number of just these digits."""
+    """Return a JSON number of just these digits."""
     return msgspec.Raw(text.encode())
 
 
@@ -64,7 +64,7 @@ def amount(value: Fraction) -> msgspec.Raw:
 
 
 def quote(market: Market, symbol: str) -> Payload:
-    """An element of a marketData message; before the first trade it has neither ``last`` nor ``volume``."""
+    """Return an element of a marketData message; before the first trade it has neither ``last`` nor ``volume``."""
     moved, price = market.quote(symbol), market.instrument(symbol).price_text
     numbers: Payload = {"instrument": symbol, "bid": exact(price(moved.bid)), "ask": exact(price(moved.ask))}
     if moved.volume:
@@ -73,7 +73,7 @@ def quote(market: Market, symbol: str) -> Payload:
 
 
 def full_quote(market: Market, contract: Contract) -> Payload:
-    """The answer of GetQuote."""
+    """Return the answer of GetQuote."""
     symbol, instrument = contract.symbol, contract.instrument
     moved, bars, price = market.quote(symbol), market.bars(symbol, "1d"), instrument.price_text
     day = bars[-1] if bars else None
@@ -98,7 +98,7 @@ def full_quote(market: Market, contract: Contract) -> Payload:
 
 
 def position(market: Market, account: FuturesAccount, symbol: str, held: HeldPosition | None) -> Payload:
-    """A position, flat where there is none."""
+    """Return a position, flat where there is none."""
     price = market.instrument(symbol).price_text
     entry = Fraction(0) if held is None else held.entry / 10 ** market.instrument(symbol).decimals
     return {
@@ -116,7 +116,7 @@ def position(market: Market, account: FuturesAccount, symbol: str, held: HeldPos
 
 
 def positions(market: Market, accounts: Iterable[FuturesAccount], *, flat: bool) -> list[Payload]:
-    """All positions; with ``flat`` also those that were closed."""
+    """Return all positions; with ``flat`` also those that were closed."""
     found = []
     for account in accounts:
         found += [position(market, account, symbol, held) for symbol, held in account.positions.items()]
@@ -126,7 +126,7 @@ def positions(market: Market, accounts: Iterable[FuturesAccount], *, flat: bool)
 
 
 def order(market: Market, account: str, id: str, placed: PlacedOrder) -> Payload:
-    """The answer of GetOrder, and an element of a list of orders."""
+    """Return the answer of GetOrder, which is also an element of a list of orders."""
     ticket, instrument = placed.ticket, market.instrument(placed.ticket.symbol)
 
     def price(units: Units | None) -> msgspec.Raw:
@@ -157,7 +157,7 @@ def order(market: Market, account: str, id: str, placed: PlacedOrder) -> Payload
 
 
 def execution(market: Market, account: str, id: str, order_id: str, filled: Filled) -> Payload:
-    """An element of a list of executions."""
+    """Return an element of a list of executions."""
     return {
         "id": id,
         "type": "NinjaTrader.Cbi.Execution",
@@ -177,13 +177,13 @@ def execution(market: Market, account: str, id: str, order_id: str, filled: Fill
 
 
 def times(time_ns: int) -> Payload:
-    """The time on NinjaTrader's computer, which says no offset (here seven hours behind), and Unix milliseconds."""
+    """Return the time on NinjaTrader's computer, which has no offset (here seven hours behind), and Unix milliseconds."""
     local = from_nanos(time_ns - 7 * 3_600_000_000_000)
     return {"time": local.removesuffix("Z")[:-2], "epoch": time_ns // 1_000_000}
 
 
 def profit(account: FuturesAccount) -> Payload:
-    """An element of a pnlUpdate."""
+    """Return an element of a pnlUpdate."""
     money = account.money()
     return {
         "name": account.id,
@@ -194,7 +194,7 @@ def profit(account: FuturesAccount) -> Payload:
 
 
 def account(number: int, account: FuturesAccount) -> Payload:
-    """An account as the snapshot has it."""
+    """Return an account as the snapshot has it."""
     money = account.money()
     return {
         "id": number,
@@ -215,7 +215,7 @@ def account(number: int, account: FuturesAccount) -> Payload:
 
 
 def snapshot(market: Market, accounts: Iterable[FuturesAccount], now_ns: int) -> Payload:
-    """The body of ``GET /v1/api/accounts/snapshot``."""
+    """Return the body of ``GET /v1/api/accounts/snapshot``."""
     return {
         "type": "snapshot",
         "timestamp": from_nanos(now_ns),

@@ -141,7 +141,7 @@ class Bootstrap:
         bodies: Bodies,
         pay: Callable[[str, int], bool],
     ) -> None:
-        """``pay(caller, items)`` charges for a request about so many streams; False where too much was asked for."""
+        """Create the endpoints. ``pay(caller, items)`` charges for a request about so many streams; False refuses it."""
         self._settings = settings
         self._pay = pay
         self._bodies = bodies

@@ -140,7 +140,7 @@ class Status:
         pay: Callable[[str, int], bool],
         clock: Callable[[], float],
     ) -> None:
-        """``pay(caller, items)`` charges for an answer about so many things; False where too much was asked for."""
+        """Create the endpoints. ``pay(caller, items)`` charges for an answer about so many things; False refuses it."""
         self._settings = settings
         self._keys = keys
         self._find_app = app

@@ -107,7 +107,9 @@ class Metrics:
         slices: Slices,
         charged: Callable[[Request], ApiKey | None],
     ) -> None:
-        """``charged`` charges who asks and returns the API key; see `relay.server.api.health.Status`."""
+        """Create the endpoint. ``charged`` charges the sender and returns the API key; see
+        `relay.server.api.health.Status`.
+        """
         self._hub = hub
         self._registry = registry
         self._collector = collector
