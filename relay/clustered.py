@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import trio
@@ -22,7 +22,7 @@ from relay.cluster.forwarding import (
     read_command,
     refusal_of,
 )
-from relay.cluster.node import ClusterNode
+from relay.cluster.node import ClusterNode, Wanted
 from relay.cluster.redis import RedisCluster
 from relay.cluster.store import ClusterStore
 from relay.cluster.topics import ProviderTopics, ReplicatedLog
@@ -70,8 +70,9 @@ class _Part(ProviderTopics):
         )
         self._owner = owner
         self._configured = provider
-        self._wanted: frozenset[str] = frozenset()
+        self._wanted: Wanted = {}
         self._kept: dict[str, Stream] = {}
+        self._asked_by: dict[str, set[Asker]] = {}
         #: Accounts whose stream may show what became of a command of the last owner.
         self._looked_for: list[Stream] = []
 
@@ -81,7 +82,7 @@ class _Part(ProviderTopics):
         self._looked_for = self._owner.unresolved(self.provider)
         for stream in self._looked_for:
             self._owner.providers.keep(stream)
-        self.want(self._wanted, frozenset())
+        self.want(self._wanted, ())
 
     async def run_sessions(self, hand_over: trio.Event) -> None:
         """Run the sessions until cancelled; end them in order at ``hand_over``."""
@@ -110,25 +111,35 @@ class _Part(ProviderTopics):
         for name in list(self._kept):
             self._release(name)
 
-    def want(self, streams: frozenset[str], by: frozenset[str]) -> None:
-        """Keep these streams while this node owns the provider; ``by`` are those that a node wants anew."""
+    def want(self, streams: Wanted, new: Collection[str]) -> None:
+        """Keep these streams while this node owns the provider; ``new`` are those that a node wants anew.
+
+        The provider is asked in the name of the subscribers, so that those of all nodes have their turns as if they were
+        this node's, and the operator's streams, accounts and trading go first.
+        """
         self._wanted = streams
         if not self._owner.owns(self.provider):
             return
         now = trio.current_time()
-        for name in streams - self._kept.keys():
-            stream = parse_channel(name)
-            self._kept[name] = stream
-            self._owner.hub.hold(stream, True, now)
-            self._owner.providers.keep(stream)
-        for name in self._kept.keys() - streams:
+        for name, askers in streams.items():
+            if name not in self._kept:
+                stream = self._kept[name] = parse_channel(name)
+                self._asked_by[name] = set(askers[:1])
+                self._owner.hub.hold(stream, True, now)
+                self._owner.providers.keep(stream, askers[0] if askers else None)
+            for by in askers:
+                if by not in self._asked_by[name]:
+                    self._owner.providers.keep_too(self._kept[name], by)
+            self._asked_by[name] = set(askers)
+        for name in self._kept.keys() - streams.keys():
             self._release(name)
-        for name in by:
+        for name in new:
             if name.partition("-")[2].startswith("depth."):
                 self._owner.hub.republish_book(parse_channel(name), now)
 
     def _release(self, name: str) -> None:
         stream = self._kept.pop(name)
+        del self._asked_by[name]
         self._owner.providers.release(stream)
         self._owner.hub.hold(stream, False, trio.current_time())
 
@@ -227,11 +238,15 @@ class Clustered:
             name = channel_name(own, "private-")
             self._wanted[name] += 1
             if self._wanted[name] == 1:
-                self.node.want(name)
+                self.node.want(name, by)
+            else:
+                self.node.want_too(name, by)
         return [own.provider for own in behind]
 
     def want_too(self, stream: Stream, by: Asker) -> None:
-        """Do nothing for another subscriber here: the stream is subscribed already."""
+        """Announce another subscriber here."""
+        for own in self.providers.behind(stream):
+            self.node.want_too(channel_name(own, "private-"), by)
 
     def unwant(self, stream: Stream) -> None:
         """Unsubscribe from a stream whose last subscriber here has left."""
@@ -288,7 +303,11 @@ class Clustered:
     def send_elsewhere(
         self, submission: Submission, then: Callable[[CommandRefused | Outcome | None, bytes, bool], object]
     ) -> None:
-        """Have a command carried out by the owner of its provider: `relay.trading.service.Elsewhere`."""
+        """Have a command carried out by the owner of its provider: `relay.trading.service.Elsewhere`.
+
+        Raises:
+            CommandRefused: FULL, too many commands of the API key wait for their replies.
+        """
 
         def answered(answer: ForwardedAnswer) -> None:
             if answer.refusal is None:
@@ -297,6 +316,12 @@ class Clustered:
             reason = RefusalReason[answer.refusal]
             then(CommandRefused(reason, answer.message, field=answer.field, retry_after=answer.retry_after), b"", True)
 
+        waiting, size = self.forwarding.waiting(submission.api_key)
+        limits = self._registry.limits
+        if waiting >= limits.open_per_key or size >= limits.bytes_per_key:
+            limit = "open_per_key" if waiting >= limits.open_per_key else "bytes_per_key"
+            message = f"{waiting} commands of API key {submission.api_key} are waiting for their replies"
+            raise CommandRefused(RefusalReason.FULL, f"{message} (limit commands.{limit})")
         self.forwarding.send(
             submission.provider.name,
             submission.account,
@@ -315,18 +340,13 @@ class Clustered:
 
     def _carry_out(self, sender: str, forwarded: ForwardedCommand, command: Command, left: float) -> None:
         """Take a command that came to another node, if this one owns the provider."""
-        provider, ref = self.providers.find(forwarded.provider), forwarded.ref
-        if provider is None or not self.owns(forwarded.provider):
+        ref = forwarded.ref
+        if self.providers.find(forwarded.provider) is None or not self.owns(forwarded.provider):
             return  # it is sent again, to the owner
-        submission = Submission(
-            api_key=forwarded.api_key,
-            provider=provider,
-            account=forwarded.account,
-            command=command,
-            within=left,
-            idempotency_key=forwarded.idempotency_key,
-        )
         try:
+            submission = self._service.forwarded(
+                forwarded.api_key, forwarded.provider, forwarded.account, command, left, forwarded.idempotency_key
+            )
             pending, new = self._service.submit(submission)
         except CommandRefused as refused:
             told = refusal_of(ref, refused.refusal.name, refused.message, refused.field, refused.retry_after)

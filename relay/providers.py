@@ -297,11 +297,16 @@ class Providers:
         for provider, topic in self._asked.pop(stream, ()):
             self._release(provider, topic)
 
-    def keep(self, stream: Stream) -> None:
-        """Subscribe to a provider's own stream for the relay itself, whoever else is subscribed to it."""
+    def keep(self, stream: Stream, by: Asker | None = None) -> None:
+        """Subscribe to a provider's own stream for a subscriber of another relay, or for the relay itself."""
         for provider, topic in self._kept(stream):
             self._wanted[Stream(provider.name, topic)] += 1
-            provider.session(topic).want(topic)
+            provider.session(topic).want(topic, by)
+
+    def keep_too(self, stream: Stream, by: Asker) -> None:
+        """Note that somebody else needs a stream that is kept."""
+        for provider, topic in self._kept(stream):
+            provider.session(topic).want_too(topic, by)
 
     def release(self, stream: Stream) -> None:
         """End what `keep` began."""

@@ -91,10 +91,30 @@ class Forwarding:
         self._unix_ns = unix_ns
         self._at = at
         self._asked: dict[str, _Asked] = {}
+        #: Number and bytes of the commands of each API key that wait.
+        self._waiting: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         """Return the number of commands that wait for an answer."""
         return len(self._asked)
+
+    def waiting(self, api_key: str) -> tuple[int, int]:
+        """Return the number and the bytes of an API key's commands that wait for an answer."""
+        return self._waiting.get(api_key, (0, 0))
+
+    def _count(self, forwarded: ForwardedCommand, more: int) -> None:
+        number, size = self.waiting(forwarded.api_key)
+        number, size = number + more, size + more * len(forwarded.command)
+        if number:
+            self._waiting[forwarded.api_key] = number, size
+        else:
+            del self._waiting[forwarded.api_key]
+
+    def _end(self, ref: str) -> "_Asked | None":
+        asked = self._asked.pop(ref, None)
+        if asked is not None:
+            self._count(asked.command, -1)
+        return asked
 
     def send(
         self,
@@ -113,12 +133,13 @@ class Forwarding:
         text = command_input.encode(command)
         forwarded = ForwardedCommand(self._refs(), provider, account, text, idempotency_key, api_key, until_ns)
         self._asked[forwarded.ref] = _Asked(forwarded, then, now + within + GRACE, now + AGAIN)
+        self._count(forwarded, 1)
         self._tell(provider, "command", _encode(forwarded))
 
     def answered(self, body: bytes) -> None:
         """Take an owner's answer; a second one is of no interest."""
         answer = _answer(body)
-        asked = self._asked.pop(answer.ref, None)
+        asked = self._end(answer.ref)
         if asked is not None:
             asked.then(answer)
 
@@ -127,7 +148,7 @@ class Forwarding:
         now = self._clock()
         for ref, asked in list(self._asked.items()):
             if now >= asked.due_at:
-                del self._asked[ref]
+                self._end(ref)
                 asked.then(self._unknown(asked.command))
             elif now >= asked.again_at:
                 asked.again_at = now + AGAIN

@@ -6,7 +6,7 @@ There is no other channel between nodes: a reader that is slow, or was cut off, 
 mute is noticed because the blocking read has a deadline.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +17,7 @@ from relay.cluster.lease import AGAIN, Lease, Request
 from relay.cluster.log import LogPosition, decode
 from relay.cluster.redis import CONTROL, Fenced, NotGranted, RedisCluster, log_key
 from relay.cluster.replica import LOGS, LogName, Replica, ReplicatedTopics
+from relay.model.channels import Asker
 from relay.store.interface import Done, Row, Rows, StoreError
 
 #: Seconds between two looks at the other nodes, and between two checkpoints of topics.
@@ -43,8 +44,19 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 _message = msgspec.msgpack.Decoder(_Message).decode
-_wanted = msgspec.msgpack.Decoder(list[str]).decode
+#: The streams that a node wants, each with those who asked for it there: app, connection and network.
+_wanted = msgspec.msgpack.Decoder(dict[str, list[tuple[str, str, str | None]]]).decode
 _status = msgspec.json.Decoder(dict[str, Any]).decode
+
+#: Subscribers of one node that the owner is told of for one stream.
+MOST_ASKERS = 4
+Wanted = Mapping[str, Sequence[Asker]]
+"""Streams by their channels' names, and those who asked for each."""
+
+
+def _by_stream(announced: bytes) -> Wanted:
+    told = _wanted(announced) if announced else {}
+    return {stream: [Asker(*each) for each in askers] for stream, askers in told.items()}
 
 
 class ProviderPart(ReplicatedTopics, Protocol):
@@ -71,8 +83,8 @@ class ProviderPart(ReplicatedTopics, Protocol):
     def suspect(self, reason: str) -> None:
         """Tell subscribers that the data are stale; empty: that they are not any more."""
 
-    def want(self, streams: frozenset[str], by: frozenset[str]) -> None:
-        """Keep these streams of the provider, and no others; ``by`` are those that a node wants since the last call."""
+    def want(self, streams: Wanted, new: Collection[str]) -> None:
+        """Keep these streams of the provider, and no others; ``new`` are those that a node wants since the last call."""
 
 
 @frozen
@@ -421,28 +433,35 @@ class ClusterNode:
         self._on_message = on_message
         self._status = status
         self._log = log
-        self._wants: set[str] = set()
+        self._wants: dict[str, dict[Asker, None]] = {}
         self._changed = True
         self._look_now = trio.Event()
         self._messages: list[bytes] = []
         self._outgoing = trio.Event()
         self._position = LogPosition(0, 0)
         self._loaded = trio.Event()
-        self._interest: dict[str, frozenset[str]] = {}
+        self._interest: dict[str, Wanted] = {}
         for each in self.providers.values():
             each.lease.wanted = may_own
 
     # --- from the relay; synchronous ---------------------------------------------------------------------------------
 
-    def want(self, stream: str) -> None:
-        """Announce that this node has subscribers of a stream, by its channel's name."""
-        self._wants.add(stream)
+    def want(self, stream: str, by: Asker) -> None:
+        """Announce that this node has a subscriber of a stream, by its channel's name."""
+        self._wants[stream] = {by: None}
         self._changed = True
         self._look_now.set()
 
+    def want_too(self, stream: str, by: Asker) -> None:
+        """Announce another subscriber of the stream: the owner asks for it at the first turn of any of them."""
+        askers = self._wants.get(stream)
+        if askers is not None and len(askers) < MOST_ASKERS and by not in askers:
+            askers[by] = None
+            self._changed = True
+
     def unwant(self, stream: str) -> None:
         """Announce that this node has no subscriber of it any more."""
-        self._wants.discard(stream)
+        self._wants.pop(stream, None)
         self._changed = True
 
     def tell(self, to: str, kind: str, body: bytes) -> None:
@@ -538,7 +557,7 @@ class ClusterNode:
             self._look_now = trio.Event()
             now = trio.current_time()
             try:
-                wanted = _encode(sorted(self._wants)) if self._changed else None
+                wanted = _encode(self._announced()) if self._changed else None
                 self._changed = False
                 await self.redis.announce(msgspec.json.encode(self._status()), wanted)
                 nodes = await self.redis.nodes()
@@ -552,18 +571,26 @@ class ClusterNode:
             with trio.move_on_after(LOOK):
                 await self._look_now.wait()
 
+    def _announced(self) -> Mapping[str, list[tuple[str, str, str | None]]]:
+        return {
+            stream: [(by.app, by.connection, by.network) for by in self._wants[stream]]
+            for stream in sorted(self._wants)
+        }
+
     def _see(self, nodes: Mapping[str, tuple[bytes, bytes]], owners: Mapping[str, str], now: float) -> None:
         self.nodes = {name: _status(status) for name, (status, _) in nodes.items()}
-        interest = {name: frozenset(_wanted(wanted)) if wanted else frozenset() for name, (_, wanted) in nodes.items()}
+        interest = {name: _by_stream(wanted) for name, (_, wanted) in nodes.items()}
         new: set[str] = set()
+        wanted: dict[str, list[Asker]] = {}
         for name, streams in interest.items():
-            new |= streams - self._interest.get(name, frozenset())
+            new |= streams.keys() - self._interest.get(name, {}).keys()
+            for stream, askers in streams.items():
+                wanted.setdefault(stream, []).extend(askers)
         self._interest = interest
-        wanted = frozenset().union(*interest.values())
         for name, each in self.providers.items():
             each.see(owners.get(name, ""), now)
-            mine = frozenset(stream for stream in wanted if stream.split(".", 2)[1] == name)
-            each.part.want(mine, frozenset(new) & mine)
+            mine = {stream: askers for stream, askers in wanted.items() if stream.split(".", 2)[1] == name}
+            each.part.want(mine, new & mine.keys())
 
     def status(self) -> dict[str, Any]:
         """Return its part of the status page."""

@@ -219,6 +219,33 @@ class CommandService:
             idempotency_key=idempotency_key,
         )  # fmt: skip
 
+    def forwarded(
+        self, api_key: str, provider: str, account: str | None, command: Command, within: float, name: str | None
+    ) -> Submission:
+        """Return a command that another relay has checked, once it is within the API key's rights here as well.
+
+        ``name`` is its idempotency key.
+
+        Raises:
+            CommandRefused: FORBIDDEN naming the key or account, NOT_FOUND, INVALID: the configurations differ.
+        """
+        key = self._keys.named(api_key)
+        if key is None:
+            message = f"the relay that holds the session with {provider} knows no API key {api_key}"
+            raise CommandRefused(RefusalReason.FORBIDDEN, message)
+        try:
+            found, account = self._where(key, provider, account)
+        except CommandError as error:
+            raise CommandRefused(RefusalReason.INVALID, str(error), field=error.field) from None
+        return Submission(
+            api_key=api_key,
+            provider=found,
+            account=account,
+            command=command,
+            within=within,
+            idempotency_key=name,
+        )
+
     def _count(self, key: ApiKey) -> None:
         """Take one command of the key's rate. Buckets of keys that the configuration lost are dropped."""
         limits, now = self.registry.limits, self._clock()

@@ -8,8 +8,10 @@ stranger sends may be logged as an error, and after each example health checks a
 import contextlib
 import json
 import random
+import re
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
@@ -33,6 +35,8 @@ WITHIN = 60.0
 #: Each example speaks over several sockets.
 FEWER = settings(max_examples=settings().max_examples // 2)
 HOST = b"Host: localhost\r\n"
+ACCOUNT = "private-account.helio.main"
+SOCKET_ID = re.compile(rb'socket_id[\\":]+([0-9]+\.[0-9]+)')
 HANDSHAKE = (
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -84,11 +88,7 @@ class Running:
         assert not self.errors
 
     def _until(self, text: bytes) -> None:
-        heard = b""
-        while text not in heard:
-            data = self.honest.recv(65536)
-            assert data, heard
-            heard += data
+        heard(self.honest, text)
 
     def _note(self, _: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         if name in ("error", "critical", "exception") or event.get("exc_info"):
@@ -108,20 +108,22 @@ class Running:
 
     async def _serve(self) -> None:
         self._token, self._stop = trio.lowlevel.current_trio_token(), trio.Event()
-        async with trio.open_nursery() as simulators:
-            found = [item.value for item in load_plugins().collect("relay_simulators")]
-            started = [(each, await simulators.start(each.run)) for each in found]
-            tables = document(("127.0.0.1", 0), started)
-            async with running_relay(
-                tables["providers"],
-                apps={"main": {**APP, "client_events": True, "subscription_count": True}},
-                api_keys={"main": {"key": API_KEY, "accounts": ["*"], "trade": ["*"]}},
-                server={"listen": "127.0.0.1:0", "status_public": True, "limits": {"linger": 0.2}},
-            ) as relay:
-                self.port = port_of(relay)
-                self._ready.set()
-                await self._stop.wait()
-            simulators.cancel_scope.cancel()
+        with tempfile.TemporaryDirectory() as kept:
+            async with trio.open_nursery() as simulators:
+                found = [item.value for item in load_plugins().collect("relay_simulators")]
+                started = [(each, await simulators.start(each.run)) for each in found]
+                async with running_relay(
+                    document(("127.0.0.1", 0), started)["providers"],
+                    apps={"main": {**APP, "client_events": True, "subscription_count": True}},
+                    api_keys={"main": {"key": API_KEY, "accounts": ["*"], "trade": ["*"], "inspect": ["*"]}},
+                    server={"listen": "127.0.0.1:0", "status_public": True, "limits": {"linger": 0.2}},
+                    store={"url": f"sqlite:///{kept}/store"},
+                    plugins={"recorder": {"directory": f"{kept}/recordings", "events": True}},
+                ) as relay:
+                    self.port = port_of(relay)
+                    self._ready.set()
+                    await self._stop.wait()
+                simulators.cancel_scope.cancel()
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,19 @@ def connect(port: int) -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", port), WITHIN)
     sock.settimeout(WITHIN)
     return sock
+
+
+def heard(sock: socket.socket, text: bytes) -> bytes:
+    """Read until the text has come, and return everything."""
+    so_far = b""
+    while text not in so_far:
+        try:
+            data = sock.recv(65536)
+        except TimeoutError:
+            raise AssertionError(f"{text!r} did not come within {WITHIN:g} s, only {so_far!r}") from None
+        assert data, so_far
+        so_far += data
+    return so_far
 
 
 def ask(port: int, *pieces: bytes, abrupt: bool = False) -> bytes:
@@ -228,8 +243,8 @@ anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.
 names = st.sampled_from(
     [
         "room", "private-room", "presence-room", "cache-room", "private-encrypted-room", "private-encrypted-cache-room",
-        "quote.binance.BTC-USDT", "cache-quote.all.EUR-USD", "depth.kraken.BTC-USD", "private-account.helio.demo",
-        "presence-account.tektii.demo", "status.helio", "cache-status.x", "#server-to-user-1", "", "quote..", "candle.binance.X.1m",
+        "quote.synthetic.BTC-USD", "cache-quote.all.EUR-USD", "depth.synthetic.BTC-USD", "private-account.helio.main", "quote.helio.EUR-USD",
+        "private-account.helio.x", "presence-account.tektii.paper", "candle.tektii.AAPL.1m", "quote.binance.BTC-USDT", "status.helio", "cache-status.x", "#server-to-user-1", "", "quote..", "candle.binance.X.1m",
         "trade.bitstamp." + "X" * 140, "private-account.helio." + "%" * 20,
     ]
 ) | texts  # fmt: skip
@@ -262,8 +277,8 @@ def repeated(name: str) -> bytes:
 orders = st.fixed_dictionaries(
     {
         "command": st.sampled_from(["place_order", "cancel_order", "list_accounts", "call", "amend_order", "order_history"]) | texts,
-        "provider": st.sampled_from(["helio", "tektii", "binance", "x"]),
-        "account": st.sampled_from(["demo", "main"]) | texts,
+        "provider": st.sampled_from(["helio", "scaletrade", "tektii", "crosstrade", "synthetic", "x"]),
+        "account": st.sampled_from(["main", "paper", "Sim101"]) | texts,
     },
     optional={
         "id": anything,
@@ -289,9 +304,9 @@ bodies = (
 paths = st.sampled_from(
     [
         "/", "/index.html", "/vendor", "/vendor/", "/dashboard.js/x", "/healthz", "/readyz", "/metrics", "/api/v2/status",
-        "/api/v2/commands", "/api/v2/ws/session", "/api/v2/ws/streams", "/api/v2/ws/auth", "/schemas/quote.json", "/schemas/x.json",
+        "/api/v2/commands", "/api/v2/symbols", "/api/v2/frames", "/api/v2/asyncapi.json", "/api/v2/ws/session", "/api/v2/ws/streams", "/api/v2/ws/auth", "/schemas/quote.json", "/schemas/x.json",
         "/apps/7/events", "/apps/7/batch_events", "/apps/7/channels", "/apps/7/channels/room", "/apps/7/channels/presence-a/users",
-        "/apps/7/channels/quote.binance.BTC-USDT/history", "/apps/7/channels/room/events", "/apps/7/users/1/events",
+        "/apps/7/channels/quote.synthetic.BTC-USD/history", "/apps/7/channels/room/events", "/apps/7/users/1/events",
         "/apps/7/users/1/terminate_connections", "/users/1/terminate_connections", "/apps/7/users/%2F%00%ff/events", "/apps", "/apps/",
         "/apps/8/events", "/%00", "/%ff%fe", "/..%2f..%2fetc/passwd", "/" + "a" * 5000, "//evil/x", "*", "/api", "/api/v2/", "/schemas",
     ]
@@ -301,10 +316,14 @@ methods = st.sampled_from(
 )
 params = st.dictionaries(
     st.sampled_from(
-        ["info", "filter_by_prefix", "epoch", "after_seq", "limit", "name", "data", "channel", "socket_id", "channels[]", "body_md5"]
+        ["info", "filter_by_prefix", "epoch", "after_seq", "limit", "name", "data", "channel", "socket_id", "channels[]", "body_md5", "app"]
     )
     | texts,
     texts | names | st.sampled_from(["user_count", "presence-", "subscription_count", "1", "-1", "9" * 30]),
+    max_size=4,
+) | st.dictionaries(
+    st.sampled_from(["q", "provider", "account", "kind", "limit", "offset", "after"]),
+    st.sampled_from(["btc", "EUR/USD", "synthetic", "helio", "main", "quote", "1", "0", "500"]) | texts,
     max_size=4,
 )  # fmt: skip
 headers = st.lists(
@@ -433,6 +452,44 @@ def test_subscribers_with_strange_messages(
     head = b"GET " + target + b" HTTP/1.1\r\n" + HOST + HANDSHAKE + strange + b"\r\n"
     ask(relay.port, head, *sent, end, abrupt=abrupt)
     relay.check()
+
+
+@FEWER
+@given(st.lists(frames, min_size=1, max_size=12), st.lists(orders, max_size=3), st.booleans())
+def test_members_with_strange_messages(
+    relay: Running, sent: list[bytes], commands: list[dict[str, Any]], abrupt: bool
+) -> None:
+    """A user that has signed in, is in a presence channel and may trade on an account."""
+    with connect(relay.port) as sock, contextlib.suppress(ConnectionError):
+        sock.sendall(b"GET /app/app-key?protocol=7 HTTP/1.1\r\n" + HOST + HANDSHAKE + b"\r\n")
+        socket_id = SOCKET_ID.search(heard(sock, b"activity_timeout"))
+        assert socket_id is not None
+        for said in joining(relay.port, socket_id[1].decode()):
+            sock.sendall(frame(said))
+        heard(sock, b'subscription_succeeded","channel":"' + ACCOUNT.encode())
+        for command in commands:
+            sock.sendall(frame(message("client-command", command, channel=ACCOUNT)))
+        sock.sendall(b"".join(sent))
+        if abrupt:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            sock.sendall(frame(b"", 8))
+            while sock.recv(65536):
+                pass
+    relay.check()
+
+
+def joining(port: int, socket_id: str) -> Iterator[bytes]:
+    """The messages that sign a user in, and join a presence channel and an account."""
+    user, member = json.dumps({"id": "1", "watchlist": ["1", "2"]}), json.dumps({"user_id": "1"})
+    yield message("pusher:signin", {"auth": user_auth(OURS, socket_id, user), "user_data": user})
+    auth = channel_auth(OURS, socket_id, "presence-room", member)
+    yield message("pusher:subscribe", {"channel": "presence-room", "auth": auth, "channel_data": member})
+    body = json.dumps({"socket_id": socket_id, "channel_name": ACCOUNT}).encode()
+    head = b"POST /api/v2/ws/auth HTTP/1.1\r\n%bAuthorization: Bearer %b\r\nContent-Type: application/json\r\n"
+    answer = ask(port, head % (HOST, API_KEY.encode()) + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+    proof = json.loads(answer.partition(b"\r\n\r\n")[2])
+    yield message("pusher:subscribe", {"channel": ACCOUNT, **proof})
 
 
 @FEWER
