@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
-from relay.adapter import Adapter, Context
+from relay.adapter import Adapter, Context, Session
 from relay.errors import suggestion
 from relay.model.channels import ALL, Asker, Stream, Topic, topic_kind
 from relay.model.commands import Command
@@ -79,9 +80,9 @@ class ConfiguredProvider:
                 symbols=self.symbols,
             )
 
-            def connect(number: int, publish: Publish, beside: ProviderSession | None, url: str) -> ProviderSession:
+            def connect(number: int, publish: Publish, beside: ProviderSession | None, socket: str) -> ProviderSession:
                 connection = ProviderSession(
-                    _with_session(adapter, url=url),
+                    _on_socket(adapter, socket),
                     context,
                     publish=publish,
                     commands=commands,
@@ -97,7 +98,7 @@ class ConfiguredProvider:
                 connection.frame_tap = self._frame_tap(account, number, connection)
                 return connection
 
-            return ConnectionPool(connect, publish, adapter.session)
+            return ConnectionPool(connect, publish, adapter.session, adapter.socket_of)
 
         self.sessions: dict[str | None, ConnectionPool] = {each.name: pool(each.name) for each in settings.accounts}
         for topic in settings.pinned:
@@ -239,7 +240,11 @@ class Providers:
     def most_connections(self) -> int:
         """The most connections that there can be at the same time."""
         declared = [(len(each.sessions), each.settings.adapter.session) for each in self]
-        return sum(many * session.most_connections * (1 + len({*session.urls.values()})) for many, session in declared)
+        return sum(
+            many * session.socket(name).most_connections
+            for many, session in declared
+            for name in ("", *session.sockets)
+        )
 
     def run_each(self, run: Callable[[str, ProviderSession], object]) -> None:
         """Have ``run`` called with the name of every connection there is, and of each that is opened later."""
@@ -409,13 +414,41 @@ def _row_key(session: str, key: str) -> str:
 
 
 def _as_configured(settings: ProviderSettings) -> type[Adapter]:
-    """Return the adapter, with what is configured in place of its own declaration. A configured endpoint is the only one."""
-    http = {} if settings.http_url is None else {"http": settings.http_url}
-    url = {} if settings.url is None else {"url": settings.url, "urls": {}}
-    return _with_session(settings.adapter, **http, **url)
+    """Return the adapter, with what is configured in place of its own declaration.
+
+    A configured endpoint is where all sockets are: those that are declared by their URL alone are not told apart any more,
+    the others keep their paths. So it is with the HTTP API.
+    """
+    session = settings.adapter.session
+    sockets: dict[str, Session | str] = {}
+    for name, socket in session.sockets.items():
+        if isinstance(socket, Session):
+            url = socket.url if settings.url is None else _at(settings.url, socket.url)
+            http = socket.http if settings.http_url is None else settings.http_url
+            sockets[name] = attrs.evolve(socket, url=url, http=http)
+        elif settings.url is None:
+            sockets[name] = socket
+    http = session.http if settings.http_url is None else settings.http_url
+    return _with(settings.adapter, attrs.evolve(session, url=settings.url or session.url, http=http, sockets=sockets))
 
 
-def _with_session(adapter: type[Adapter], **changes: Any) -> type[Adapter]:
-    """Return the adapter with these changes of its declared session; itself where nothing is another."""
-    session = attrs.evolve(adapter.session, **changes)
-    return adapter if session == adapter.session else type(adapter.__name__, (adapter,), {"session": session})
+def _at(configured: str, declared: str) -> str:
+    """Return the path of a declared URL at the host of the one that is configured."""
+    host, path = urlsplit(configured), declared.partition("://")[2].partition("/")[2]
+    return f"{host.scheme}://{host.netloc}/{path}"
+
+
+def _on_socket(adapter: type[Adapter], socket: str) -> type[Adapter]:
+    """Return the adapter for connections of this socket."""
+    if not socket:
+        return adapter
+    session = adapter.session.socket(socket)
+    session = attrs.evolve(session, sockets=adapter.session.sockets)  # for what requests name
+    return _with(adapter, session, socket=socket)
+
+
+def _with(adapter: type[Adapter], session: Session, **members: Any) -> type[Adapter]:
+    """Return the adapter with this declaration; itself where nothing is another."""
+    if session == adapter.session and not members:
+        return adapter
+    return type(adapter.__name__, (adapter,), {"session": session, **members})

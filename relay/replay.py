@@ -15,7 +15,7 @@ import trio
 from relay.adapter import Adapter, Answer, Fetch
 from relay.errors import OperatorError
 from relay.model.commands import Command
-from relay.provider.session_events import Closed, Dial, DialFailed, Refused
+from relay.provider.session_events import Closed, Dial, DialFailed, Refused, as_text
 from relay.settings import ReplayTable
 from relay.testing.player import ACK_WITHIN
 from relay.testing.recording import Record, RecordingError, RequestKey, read_recording
@@ -110,6 +110,7 @@ class ReplayedConnection:
         self._scope = trio.CancelScope()
         self._sent = trio.Event()
         self._unanswered = 0
+        self._binary = False
         self.live = True
 
     def send(self, text: str) -> bool:
@@ -131,6 +132,7 @@ class ReplayedConnection:
 
     async def run(self, dial: Dial) -> Closed | Refused | DialFailed:
         """Play the records of one connection, then stay open in silence, or end as the recorded one ended."""
+        self._binary = dial.binary
         with self._scope:
             await trio.lowlevel.checkpoint()
             self._on_open()
@@ -163,9 +165,8 @@ class ReplayedConnection:
                 await trio.lowlevel.checkpoint()
             if record.dir == "close":
                 return Closed(record.code or 1006, str(record.data))
-            text = record.data if isinstance(record.data, str) else record.data.decode("utf-8", "backslashreplace")
             self._on_bytes()
-            self._on_text(text, time.time_ns())
+            self._on_text(as_text(record.data, binary=self._binary), time.time_ns())
         return None
 
     async def _sleep_until(self, at: float) -> None:

@@ -11,7 +11,6 @@ from relay.adapter.reading import whole
 from relay_binance.adapter import INTERVALS, Binance
 
 BTC = {"symbol": "BTCUSDT"}
-MARKET = "wss://fstream.binance.com/market/stream"
 
 
 class BinanceFutures(Binance):
@@ -19,13 +18,15 @@ class BinanceFutures(Binance):
     options = ()
     offers = (
         Offer(kind="quote", example=BTC),
-        Offer(kind="public_trade", example=BTC),
+        Offer(kind="public_trade", example=BTC, socket="market"),
         Offer(kind="depth", example=BTC),
-        Offer(kind="candle", timeframes=tuple(each for each in INTERVALS if each != "1s"), example=BTC),
+        Offer(
+            kind="candle", timeframes=tuple(each for each in INTERVALS if each != "1s"), example=BTC, socket="market"
+        ),
     )
     session = Session(
         url="wss://fstream.binance.com/public/stream",
-        urls={"public_trade": MARKET, "candle": MARKET},
+        sockets={"market": "wss://fstream.binance.com/market/stream"},
         http="https://fapi.binance.com",
         heartbeat=Heartbeat(every=30),
         silent_after=75,

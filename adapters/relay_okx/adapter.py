@@ -63,11 +63,11 @@ class Okx(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
-        Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
+        Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC, socket="business"),
     )
     session = Session(
         url="wss://ws.okx.com:8443/ws/v5/public",
-        urls={"candle": "wss://ws.okx.com:8443/ws/v5/business"},
+        sockets={"business": "wss://ws.okx.com:8443/ws/v5/business"},
         http="https://www.okx.com",
         heartbeat=Heartbeat(every=20, frame=False),  # closed after 30 s without a message
         silent_after=50,

@@ -35,6 +35,7 @@ class Context:
         symbols: learned and configured symbols.
         learned: what `Learned` signals gave, for templates and `Fetch` headers; never in a repr.
         kept: what an adapter leaves to the one of the next connection, by names of its own. It bounds what it keeps.
+        calendar: the days of the last `Calendar` signal.
     """
 
     provider: str
@@ -44,6 +45,7 @@ class Context:
     symbols: SymbolTable = Factory(SymbolTable)
     learned: dict[str, Secret] = field(factory=dict, repr=False)
     kept: dict[str, Any] = field(factory=dict, repr=False)
+    calendar: dict[str, str] = field(factory=dict, repr=False)
 
 
 class Adapter(abc.ABC):
@@ -61,6 +63,8 @@ class Adapter(abc.ABC):
             plain English need no entry (`relay.adapter.reading.error_code`).
         names_accounts: True where a command is carried out on the account it names, and answered for that one alone. Where
             it is False, a session acts on its login's account, whatever account a command names.
+        socket: the name of the socket that an instance is on, set by the relay (`Session.sockets`); empty: the session's
+            own, where accounts and commands are.
     """
 
     name: ClassVar[str]
@@ -72,6 +76,7 @@ class Adapter(abc.ABC):
     credentials: ClassVar[tuple[str, ...]] = ()
     codes: ClassVar[Mapping[str, ErrorCode]] = MappingProxyType({})
     names_accounts: ClassVar[bool] = False
+    socket: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         """Refuse declarations of the wrong type, and those that contradict each other.
@@ -88,9 +93,12 @@ class Adapter(abc.ABC):
             if not isinstance(declared, tuple) or not all(isinstance(each, kind) for each in declared):
                 raise TypeError(f"{cls.__name__}.{name}: must be a tuple of {kind.__name__}, not {declared!r:.64}")
         trades = bool(cls.commands) or any(offer.kind == "account" for offer in cls.offers)
-        if session is not None and trades and (session.most_connections > 1 or session.urls):
-            several = "most_connections" if session.most_connections > 1 else "urls"
-            raise ValueError(f"{cls.__name__}: '{several}' is for market data; an account has one connection")
+        if session is not None and trades and session.most_connections > 1:
+            raise ValueError(f"{cls.__name__}: 'most_connections' is for market data; an account has one connection")
+        sockets = {} if session is None else session.sockets
+        for offer in cls.offers:
+            if offer.socket and (offer.kind == "account" or (sockets and offer.socket not in sockets)):
+                raise ValueError(f"{cls.__name__}: offer {offer.kind} cannot be on socket {offer.socket!r}")
 
     @staticmethod
     def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> str | None:
@@ -110,6 +118,15 @@ class Adapter(abc.ABC):
         return cls.session.url
 
     @classmethod
+    def socket_of(cls, topic: Topic) -> str:
+        """Return the name of the socket that ``topic`` is on; as it stands here, that of its `Offer`.
+
+        Override where it depends on the symbol. Where an operator configures one endpoint, topics of sockets that differ in
+        nothing but the URL are on that one.
+        """
+        return next((offer.socket for offer in cls.offers if offer.kind == topic.kind), "")
+
+    @classmethod
     def closed(cls, code: int, reason: str) -> CloseMeaning:
         """Return what a close by the provider means for the session.
 
@@ -126,10 +143,11 @@ class Adapter(abc.ABC):
     def hours(cls, topic: Topic, context: Context) -> Hours | None:
         """Return when the market of ``topic`` trades; None if it always does, or if it is not known.
 
-        As it stands here, what the topic's `Offer` declares. Override where the provider's metadata says it by symbol. It is
-        asked only when a clock has run out, never on the path of a message.
+        As it stands here, what the topic's `Offer` declares, with the days of the last `Calendar`. Override where the
+        provider's metadata says it by symbol. It is asked only when a clock has run out, never on the path of a message.
         """
-        return next((offer.hours for offer in cls.offers if offer.kind == topic.kind), None)
+        hours = next((offer.hours for offer in cls.offers if offer.kind == topic.kind), None)
+        return hours.dated(context.calendar) if hours is not None and context.calendar else hours
 
     @classmethod
     def error_code(cls, error: Mapping[str, Any], command: Command) -> ErrorCode:
@@ -158,7 +176,7 @@ class Adapter(abc.ABC):
         """Yield the fetches that must be answered before each dial: a login, symbol metadata not yet known."""
         return ()
 
-    def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch | Poll]:
+    def encode(self, outgoing: Outgoing) -> Iterable[str | bytes | Fetch | Poll]:
         """Yield the frames and fetches that carry out ``outgoing``, and polls to begin.
 
         Nothing for what the provider has no message for.
@@ -171,8 +189,16 @@ class Adapter(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def decode(self, message: str) -> Iterable[Event | Signal]:
-        """Yield the events and signals of one message. One that raises becomes one `Unknown`, and nothing of it is used."""
+    def decode(self, message: Any) -> Iterable[Event | Signal]:
+        """Yield the events and signals of one message: text, or bytes where `Session.frames` says so.
+
+        One that raises becomes one `Unknown`, and nothing of it is used.
+        """
+
+    def decode_recorded(self, text: str) -> Iterable[Event | Signal]:
+        """Decode a frame from the form it is recorded in: its text, or of a binary one a character for each byte."""
+        binary = self.session.frames == "binary"
+        return self.decode(text.encode("latin-1", "backslashreplace") if binary else text)
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         """Yield the events and signals of an HTTP answer."""

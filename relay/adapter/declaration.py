@@ -76,6 +76,9 @@ class CloseMeaning(enum.Enum):
     """Another session replaced this one. Report it and do not connect again."""
     RATE_LIMITED = "rate_limited"
     """Wait the longest backoff, or as long as the provider said."""
+    OCCUPIED = "occupied"
+    """Another connection of the account stands, which may be our own that the provider has not found dead yet: connect again
+    with backoff. Where it stands longer than `Session.released_within`, it is somebody else's, which is told once."""
 
 
 class Book(enum.Enum):
@@ -122,14 +125,30 @@ class Heartbeat:
 RateOf = Literal["frame", "interest", "call", "http", "dial"]
 
 
+def _kinds(of: RateOf | tuple[RateOf, ...]) -> tuple[RateOf, ...]:
+    return of if isinstance(of, tuple) else (of,)
+
+
 @frozen
 class Rate:
-    """A token bucket the provider enforces: ``count`` per ``per`` seconds, at most ``burst`` at once."""
+    """A token bucket the provider enforces: ``count`` per ``per`` seconds, at most ``burst`` at once.
+
+    ``of`` is what it counts; several kinds, where the provider counts them together.
+    """
 
     count: float = field(validator=_is_seconds)
     per: float = field(kw_only=True, default=1.0, validator=_is_seconds)
     burst: int | None = field(kw_only=True, default=None, validator=_is_optional(and_(instance_of(int), ge(1))))
-    of: RateOf = field(kw_only=True, default="frame", validator=in_(get_args(RateOf)))
+    of: tuple[RateOf, ...] = field(
+        kw_only=True,
+        default="frame",
+        converter=_kinds,
+        validator=and_(deep_iterable(in_(get_args(RateOf))), min_len(1)),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if 0 < len({"frame", "interest"}.intersection(self.of)) < len(self.of):
+            raise ValueError("'of': what is counted for a connection and what is for the account are not one budget")
 
 
 @frozen(kw_only=True)
@@ -160,17 +179,32 @@ class Header:
     value: str = field(validator=_is_name)
 
 
+def _headers(value: Any) -> Any:
+    return (value,) if isinstance(value, Header) else value
+
+
+def _is_query_or_headers(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if not isinstance(value, Query):
+        deep_iterable(instance_of((Query, Header)), instance_of((Query, tuple)))(instance, attribute, value)
+
+
 @frozen(kw_only=True)
 class Session:
     """Declare how a session with the provider is opened, kept alive and limited. All durations are seconds.
 
     Attributes:
         url: the WebSocket endpoint. ``{name}`` stands for an option, a credential, or a value learned by `Learned`.
-        urls: the endpoints of the kinds of streams that are not on ``url``, templates like it. Each has a connection of its
-            own, which is opened when somebody wants such a stream. They carry market data, no accounts.
-        http: base of the provider's HTTP API, a template like ``url``; relative `Fetch` URLs are joined to it.
-        auth: what authenticates the upgrade; None when a first frame (`Hello`) does, or nothing does.
-        http_auth: the header that authenticates HTTP requests (`Fetch.authenticated`); None: none does.
+        sockets: further sockets by name: a URL where everything else is as it is here, or a declaration of its own but for
+            ``http_auth``, which is this one's. A topic is on the socket that its `Offer` names, or `Adapter.socket_of`. Each
+            has connections of its own, which are opened when somebody wants such a topic. They carry market data; an
+            account, and its commands, are on this one.
+        http: base of the provider's HTTP API, a template like ``url``; relative `Fetch` URLs are joined to it. Of a further
+            socket that of `Fetch.socket`, by default this one's.
+        auth: what authenticates the upgrade, a query parameter or headers; None when a first frame (`Hello`) does, or
+            nothing does.
+        http_auth: the headers that authenticate HTTP requests (`Fetch.authenticated`); None: none do.
+        frames: ``binary`` where the provider's frames are no text. ``decode`` then gets bytes, of text frames too, and
+            what ``encode`` yields as bytes is sent in binary frames. What is recorded of them has one character a byte.
         ready: ``open`` when subscriptions may be sent at once, ``signal`` when `Ready` must be decoded first.
         heartbeat: who pings, and how.
         silent_after: seconds without any message after which the transport is presumed dead and redialled.
@@ -182,6 +216,9 @@ class Session:
         most_connections: how many connections with ``most_topics`` each an account may have at the same time. Where it is
             more than one, a further connection is opened when all others are full. They carry market data, no accounts.
         on_interest: connect only while somebody wants a topic: the provider closes connections without a subscription.
+        commands_over: ``http`` where commands are requests and nothing else: they need no open socket once
+            `Adapter.prepare` has succeeded, so that a trader can cancel while the stream is lost.
+        released_within: seconds until the provider finds a lost connection dead, see `CloseMeaning.OCCUPIED`.
         single: the provider allows one session per account, and a second one takes it over. A new connection is then
             dialled only when the old one has ended on our side, so that a redial does not meet its own predecessor.
         closes: the meanings of close codes; a code not named means RETRY.
@@ -191,10 +228,15 @@ class Session:
     """
 
     url: str = field(validator=_is_name)
-    urls: Mapping[str, str] = field(factory=dict, validator=_is_mapping(in_(tuple(KINDS)), _is_name))
+    sockets: "Mapping[str, Session | str]" = field(factory=dict, validator=instance_of(Mapping))
     http: str = field(default="", validator=_is_text)
-    auth: Query | Header | None = field(default=None, validator=_is_optional(instance_of((Query, Header))))
-    http_auth: Header | None = field(default=None, validator=_is_optional(instance_of(Header)))
+    auth: Query | tuple[Header, ...] | None = field(
+        default=None, converter=_headers, validator=_is_optional(_is_query_or_headers)
+    )
+    http_auth: tuple[Header, ...] | None = field(
+        default=None, converter=_headers, validator=_is_optional(deep_iterable(instance_of(Header), instance_of(tuple)))
+    )
+    frames: Literal["text", "binary"] = field(default="text", validator=in_(("text", "binary")))
     ready: Literal["open", "signal"] = field(default="open", validator=in_(("open", "signal")))
     heartbeat: Heartbeat = field(default=Heartbeat(), validator=instance_of(Heartbeat))
     silent_after: float = field(default=60.0, validator=_is_seconds)
@@ -204,6 +246,8 @@ class Session:
     most_topics: int | None = field(default=None, validator=_is_optional(and_(instance_of(int), ge(1))))
     most_connections: int = field(default=1, validator=and_(instance_of(int), ge(1)))
     on_interest: bool = field(default=False, validator=_is_flag)
+    commands_over: Literal["socket", "http"] = field(default="socket", validator=in_(("socket", "http")))
+    released_within: float = field(default=90.0, validator=_is_seconds)
     single: bool = field(default=False, validator=_is_flag)
     closes: Mapping[int, CloseMeaning] = field(
         factory=dict, validator=_is_mapping(instance_of(int), instance_of(CloseMeaning))
@@ -222,8 +266,30 @@ class Session:
     def __attrs_post_init__(self) -> None:
         if self.most_connections > 1 and self.most_topics is None:
             raise ValueError("'most_connections' above 1 needs 'most_topics'")
-        if self.single and (self.most_connections > 1 or self.urls):
-            raise ValueError("'single' is one connection, not several by 'most_connections' or 'urls'")
+        if self.single and self.most_connections > 1:
+            raise ValueError("'single' is one connection, not several by 'most_connections'")
+        for name, socket in self.sockets.items():
+            if not isinstance(name, str) or not name or not isinstance(socket, Session | str):
+                raise TypeError(f"'sockets' must be URLs or sessions by their names, not {name!r:.64}: {socket!r:.64}")
+            if isinstance(socket, str):
+                continue
+            if socket.sockets:
+                raise ValueError(f"'sockets' of socket {name}: only the session itself has further sockets")
+            if socket.commands_over != "socket":
+                raise ValueError(f"'commands_over' of socket {name}: commands are the session's own")
+
+    def socket(self, name: str) -> "Session":
+        """Return the declaration of a socket: its own, with what it has of the session's. The session's own has no name.
+
+        Raises:
+            KeyError: there is no such socket.
+        """
+        if not name:
+            return self
+        further = self.sockets[name]
+        if isinstance(further, str):
+            return attrs.evolve(self, url=further, commands_over="socket")
+        return attrs.evolve(further, http=further.http or self.http, http_auth=self.http_auth)
 
 
 @frozen(kw_only=True)
@@ -236,6 +302,7 @@ class Offer:
         timeframes: for candles, the ones the provider has.
         events: for an account, the kinds of events its channel can carry; empty: not known, all are offered.
         example: a filter that works where neither configuration nor metadata gives a symbol, e.g. ``{"symbol": "BTC/USD"}``.
+        socket: the socket it is on (`Session.sockets`); empty: the session's own.
         hours: when its market trades, where that is the same for all symbols (`Adapter.hours` may say it for each): while
             it is closed quiet is normal. None: always.
     """
@@ -245,6 +312,7 @@ class Offer:
     timeframes: tuple[str, ...] = field(default=(), validator=_are_texts)
     events: tuple[str, ...] = field(default=(), validator=_are_texts)
     example: Mapping[str, str] = field(factory=dict, validator=_is_mapping(_is_text, _is_text))
+    socket: str = field(default="", validator=_is_text)
     hours: Hours | None = field(default=None, validator=_is_optional(instance_of(Hours)))
 
 

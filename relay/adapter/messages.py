@@ -91,6 +91,8 @@ class Fetch:
             absolute one, which may be somebody else's, has not.
         json, form: the body, at most one of them.
         secret_query: query parameters that must not appear in a log.
+        socket: the socket whose `Session.http` a relative URL is joined to, and whose budgets it counts against, where
+            these are its own (`Session.limits`).
         of: which budget it counts against.
         cost: how many tokens of that budget.
         once: a name under which at most one fetch waits. Another one that a message or an answer leads to is not made while
@@ -108,6 +110,7 @@ class Fetch:
     secret_query: Mapping[str, str] = field(factory=dict, repr=False)
     json: Any = field(default=None, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
+    socket: str = ""
     of: RateOf = "http"
     cost: int = 1
     within: float = 10.0
@@ -166,9 +169,9 @@ class Alive:
 
 @frozen
 class Send:
-    """Send this text frame at once: a pong, the next step of a handshake."""
+    """Send this frame at once: a pong, the next step of a handshake."""
 
-    text: str
+    text: str | bytes
 
 
 @frozen
@@ -307,6 +310,17 @@ class Symbols:
 
 
 @frozen
+class Calendar:
+    """The days on which a market does not trade as its `Hours` say: ``{"2026-11-27": "09:30-13:00", "2026-12-25": ""}``.
+
+    By date in the time zone of the hours: spans separated by commas, empty where the market is closed. They take the place
+    of the days that were known before. They are days of every `Offer.hours`; `Adapter.hours` may use them otherwise.
+    """
+
+    dates: Mapping[str, str]
+
+
+@frozen
 class Redial:
     """The connection is of no more use; ``meaning`` says whether to come back."""
 
@@ -338,7 +352,7 @@ class Waits:
 
 Signal = (
     Ready | Ack | Nack | Alive | Send | Fetch | Poll | Polled | Processed | CommandReply | Partial | Complete | Learned
-    | Symbols | Redial | Limited | Waits | Unknown
+    | Symbols | Calendar | Redial | Limited | Waits | Unknown
 )  # fmt: skip
 
 

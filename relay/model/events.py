@@ -464,7 +464,8 @@ class Reply(AccountScoped):
 class Connection(Event):
     """State of a session with a provider. ``gap_ms`` is how long nothing could have been received.
 
-    ``upstream`` is true where the provider tells of a connection of its own, as a gateway does of its broker's.
+    ``upstream`` is true where the provider tells of a connection of its own, as a gateway does of its broker's. ``socket``
+    is the name of the provider's socket that this is about, where it has several and it is not the account's.
     """
 
     kind = "connection"
@@ -474,6 +475,7 @@ class Connection(Event):
     error: str | None = None
     gap_ms: int | None = field(default=None, converter=_optional_integer)
     upstream: bool | None = field(default=None, converter=_optional_flag)
+    socket: str | None = field(default=None, converter=_optional_text)
 
 
 @frozen(kw_only=True)

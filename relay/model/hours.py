@@ -3,21 +3,23 @@
 Written as people write it, spans separated by commas: ``Sun 17:00-Fri 17:00`` (one span over days), ``Mon-Fri 09:30-16:00``
 (the same span on each of these days), ``Sat 10:00-14:00``. A time up to ``24:00``; a span ends before the minute it names,
 and may run over the end of the week. Spans that touch are one: trading that goes on at midnight did not begin there.
-Holidays are not in a timetable.
+
+Holidays and half days are dates with hours of their own (`Hours.dated`): all that the week has on that day is replaced.
 """
 
 import re
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _DAY = "|".join(_DAYS)
 _TIME = r"(\d\d):(\d\d)"
 _over_days = re.compile(rf"({_DAY}) {_TIME}-({_DAY}) {_TIME}").fullmatch
 _each_day = re.compile(rf"({_DAY})(?:-({_DAY}))? {_TIME}-{_TIME}").fullmatch
+_on_a_day = re.compile(rf"{_TIME}-{_TIME}").fullmatch
 _ends_in_a_time = re.compile(rf".*{_TIME}").fullmatch
 _WEEK = 7 * 24 * 60
 _SECOND = 1_000_000_000
@@ -33,6 +35,7 @@ class Hours:
     Attributes:
         text: the spans, as above.
         zone: name of the time zone they are meant in (IANA time zone database).
+        dates: days with hours of their own, as pairs of the date and its spans (``09:30-13:00``); empty spans: closed.
 
     Raises:
         ValueError: the text is no timetable, or there is no such zone.
@@ -40,12 +43,15 @@ class Hours:
 
     text: str
     zone: str = "UTC"
+    dates: tuple[tuple[str, str], ...] = ()
     _spans: tuple[Span, ...] = field(init=False, repr=False, eq=False)
+    _dates: tuple[tuple[date, tuple[Span, ...]], ...] = field(init=False, repr=False, eq=False)
     _zone: ZoneInfo = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         spans = tuple(span for part in self.text.split(",") for span in _read(part.strip()))
         object.__setattr__(self, "_spans", spans)
+        object.__setattr__(self, "_dates", tuple((date.fromisoformat(day), _of_day(text)) for day, text in self.dates))
         try:
             object.__setattr__(self, "_zone", ZoneInfo(self.zone))
         except (KeyError, ValueError) as error:
@@ -66,6 +72,14 @@ class Hours:
         spans, _, zone = text.rpartition(" ")
         return cls(spans, zone) if spans and not _ends_in_a_time(text) else cls(text)
 
+    def dated(self, dates: Mapping[str, str]) -> "Hours":
+        """Return the timetable with these days in place of those it has.
+
+        Raises:
+            ValueError: a date is none, or its spans are none.
+        """
+        return evolve(self, dates=tuple(sorted(dates.items())))
+
     def opened(self, unix_ns: int) -> int | None:
         """Return when the trading hours around ``unix_ns`` began, at most two weeks ago; None while the market is closed."""
         return next((start for start, end in self._around(unix_ns) if start <= unix_ns < end), None)
@@ -80,12 +94,19 @@ class Hours:
         """
         local = datetime.fromtimestamp(unix_ns // _SECOND, self._zone).replace(tzinfo=None)
         monday = local.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=local.weekday())
-        joined: list[Span] = []
-        for start, end in sorted(
+        spans = [
             (self._instant(monday, week, start), self._instant(monday, week, end))
             for week in (-7, 0, 7)
             for start, end in self._spans
-        ):
+        ]
+        for day, own in self._dates:
+            days = (day - monday.date()).days
+            if -8 <= days <= 15:
+                begins, ends = self._instant(monday, days, 0), self._instant(monday, days + 1, 0)
+                spans = [piece for span in spans for piece in _without(span, begins, ends)]
+                spans += [(self._instant(monday, days, start), self._instant(monday, days, end)) for start, end in own]
+        joined: list[Span] = []
+        for start, end in sorted(spans):
             if joined and start <= joined[-1][1]:
                 joined[-1] = joined[-1][0], max(joined[-1][1], end)
             else:
@@ -110,6 +131,28 @@ def _read(part: str) -> Iterator[Span]:
             yield _span(number % 7, start, number % 7 if start < end else (number + 1) % 7, end)
     else:
         raise ValueError(f"not a timetable such as 'Sun 17:00-Fri 17:00' or 'Mon-Fri 09:30-16:00': {part!r:.64}")
+
+
+def _of_day(text: str) -> tuple[Span, ...]:
+    """Return the spans of one day as minutes of it."""
+    spans = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        match = _on_a_day(part)
+        if match is None:
+            raise ValueError(f"no hours of a day such as '09:30-13:00': {part!r:.64}")
+        start, end = _clock(match[1], match[2], part), _clock(match[3], match[4], part)
+        if start >= end:
+            raise ValueError(f"hours of a day end before they begin: {part!r:.64}")
+        spans.append((start, end))
+    return tuple(spans)
+
+
+def _without(span: Span, begins: int, ends: int) -> Iterator[Span]:
+    """Yield what is left of a span without a day."""
+    if span[0] < begins:
+        yield span[0], min(span[1], begins)
+    if span[1] > ends:
+        yield max(span[0], ends), span[1]
 
 
 def _clock(hour: str, minute: str, part: str) -> int:

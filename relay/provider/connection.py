@@ -21,7 +21,7 @@ from attrs import frozen
 from wsproto.utilities import LocalProtocolError
 
 from relay.errors import leaves, one_line
-from relay.provider.session_events import Closed, Dial, DialFailed, Refused
+from relay.provider.session_events import Closed, Dial, DialFailed, Refused, as_text
 
 _LARGEST_HEAD = 16 * 1024
 #: Frames of one message, from which on they must have this many bytes on average. The library keeps a part for each.
@@ -152,6 +152,7 @@ class Line:
         self._arrived = 0
         self._scope = trio.CancelScope()
         self._open = False
+        self._binary = False
         self._put, self._items = trio.open_memory_channel[str | _Ping | _Close](inf)
         #: False once the session has closed the line: it listens to it no more.
         self.live = True
@@ -181,6 +182,7 @@ class Line:
 
     async def run(self, dial: Dial) -> Closed | Refused | DialFailed:
         """Dial, read and write until the connection is over; return how it ended."""
+        self._binary = dial.binary
         ending: Closed | Refused | DialFailed = Closed(1006, "the connection was given up")
         with self._scope:
             try:
@@ -279,9 +281,7 @@ class Line:
                 reason = closed.reason
                 return Closed(1006) if reason is None else Closed(reason.code, reason.reason or "")
             if self.live:
-                # Not text by the protocol: kept recognisable, so that it ends as an Unknown and not in silence.
-                text = message if isinstance(message, str) else message.decode("utf-8", "backslashreplace")
-                self._on_text(text, self._arrived)
+                self._on_text(as_text(message, binary=self._binary), self._arrived)
 
     async def _write(
         self,
@@ -299,7 +299,7 @@ class Line:
                     nursery.start_soon(self._ping, ws)
                 else:
                     with trio.fail_after(self._deadlines.send):
-                        await ws.send_message(item)
+                        await ws.send_message(item.encode("latin-1") if self._binary else item)
                     self._on_written()
         except trio_websocket.ConnectionClosed:
             return  # the reader reports it

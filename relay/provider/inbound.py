@@ -34,6 +34,7 @@ class Inbound:
         self._publish = publish
         self._account = core.context.account
         self._trades = core.trades
+        self._is_binary = core.declared.frames == "binary"
         self._counters = core.counters
         self._entry_of = core.table.find
         self._watch_of = core.topics.find
@@ -48,7 +49,7 @@ class Inbound:
         """Return the events and signals of one message; nothing when the adapter cannot read it."""
         self._counters.messages += 1
         try:
-            items = list(adapter.decode(raw))
+            items = list(adapter.decode_recorded(raw) if self._is_binary else adapter.decode(raw))
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a message concerns that message alone
             self.unknown(raw, f"{type(error).__name__}: {error} (at {place(error)})")
             return ()
@@ -247,9 +248,12 @@ class Inbound:
         """Send a frame at once; one that the answer to a request for subscriptions leads to waits for its turn like them."""
         core, job = self._core, self._answering
         if job is not None and job.purpose is Purpose.INTEREST:
-            core.outbound.interest(job.adapter, send.text)
+            core.outbound.interest(job.adapter, self._sent(send))
         else:
-            core.at_once([send.text])
+            core.at_once([self._sent(send)])
+
+    def _sent(self, send: Send) -> str:
+        return send.text.decode("latin-1") if isinstance(send.text, bytes) and self._is_binary else send.text  # type: ignore[return-value]
 
     def _marked(self, event: AccountScoped) -> AccountScoped:
         return attrs.evolve(event, reconciled=True) if self._reconciling else event

@@ -118,21 +118,25 @@ class Job:
 def uses(job: Job, outgoing: Outgoing | None) -> Uses:
     """Return what sending ``job`` draws from the budget."""
     if isinstance(job.writing, Fetch):
-        return {job.writing.of: job.writing.cost}
+        socket, of = job.writing.socket, job.writing.of
+        return {(socket, of) if socket else of: job.writing.cost}
     if isinstance(outgoing, Subscribe | Unsubscribe):
         return {"frame": 1, "interest": 1}
     return {"frame": 1, "call": 1} if isinstance(outgoing, Command | Reconcile) else {"frame": 1}
 
 
-def written(writings: Iterable[object]) -> list[str | Fetch | Poll]:
-    """Return what an adapter wrote as a list.
+def written(writings: Iterable[object], session: Session) -> list[str | Fetch | Poll]:
+    """Return what an adapter wrote as a list. Frames of a session with binary ones have a character for each byte.
 
     Raises:
-        TypeError: something of it is neither text nor a `Fetch`, nor a `Poll` of one.
+        TypeError: something of it is neither text (nor bytes, in such a session) nor a `Fetch`, nor a `Poll` of one.
     """
     checked: list[str | Fetch | Poll] = []
     for writing in writings:
         asked: object = writing.request if isinstance(writing, Poll) else writing
+        if isinstance(asked, bytes) and session.frames == "binary":
+            asked = asked.decode("latin-1")
+            writing = evolve(writing, request=asked) if isinstance(writing, Poll) else asked
         if not isinstance(writing, str | Fetch | Poll) or not isinstance(asked, str | Fetch):
             raise TypeError(f"the adapter wrote a {type(asked).__name__}, which is neither text nor a Fetch")
         checked.append(writing)
@@ -177,13 +181,19 @@ class Outbound:
         purpose: Purpose = Purpose.OTHER,
         subject: str = "",
         topics: tuple[Topic, ...] = (),
+        *,
+        requests_only: bool = False,
     ) -> int:
         """Queue what the adapter writes for ``outgoing``; return how many frames, requests and polls that is.
+
+        ``requests_only``: there is no connection for a frame.
 
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        everything, chain = written(adapter.encode(outgoing)), Chain()
+        everything, chain = written(adapter.encode(outgoing), self._session), Chain()
+        if requests_only and not all(isinstance(writing, Fetch) for writing in everything):
+            raise ValueError("this needs the connection, which is not up")
         writings = self.without_polls(everything)
         for position, writing in enumerate(writings, start=1):
             job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else (), chain)
@@ -200,7 +210,7 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        everything, chain = written(adapter.encode(reconcile)), Chain()
+        everything, chain = written(adapter.encode(reconcile), self._session), Chain()
         fetches = [writing for writing in everything if isinstance(writing, Fetch)]
         if len(fetches) < len(everything):
             return 0
@@ -320,8 +330,12 @@ class Outbound:
         return sum(job.purpose is purpose for job in self._requests.values())
 
     def disconnected(self) -> None:
-        """Drop the queue with the connection. After that only the answers to trading calls still matter."""
-        self.queue.discard(lambda job: True)
+        """Drop the queue with the connection. After that only the answers to trading calls still matter.
+
+        Where commands need no connection, those that wait are sent all the same.
+        """
+        over_http = self._session.commands_over == "http"
+        self.queue.discard(lambda job: not (over_http and job.purpose is Purpose.CALL))
         self._again.clear()
         self.polls.clear()
         self.unwritten = 0

@@ -11,6 +11,7 @@ import enum
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from math import inf
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, get_args
 
 from attrs import Factory, define, frozen
@@ -21,8 +22,10 @@ from relay.model.channels import Asker
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", bound=Hashable)
+#: What is drawn from: a kind of budget, of a further socket's API with its name (`Fetch.socket`).
+Draw = RateOf | tuple[str, RateOf]
 #: The tokens that one item draws, by rate.
-Uses = Mapping[RateOf, int]
+Uses = Mapping[Draw, int]
 
 #: Float rounding must not make a deadline that has come look like it has not.
 _EPSILON = 1e-9
@@ -90,7 +93,9 @@ class Limit:
 
 
 #: Limits that a provider counts for each connection by itself; all others it counts for the account, or the address.
-_OF_CONNECTION = ("frame", "interest")
+_OF_CONNECTION = frozenset({"frame", "interest"})
+#: What may be counted for each host of an API.
+_OF_API = frozenset({"call", "http"})
 
 
 class Budget:
@@ -100,51 +105,75 @@ class Budget:
         rates: the declared limits.
         beside: the budget of another connection of the same account. What the provider does not count for each connection
             is drawn from the same gauges.
+        of_sockets: the limits of the APIs of further sockets by their names; calls and HTTP requests of one that has none
+            count against the account's.
     """
 
-    def __init__(self, rates: Iterable[Rate], beside: "Budget | None" = None) -> None:
-        self._limits: dict[RateOf, Limit] = {
-            of: Limit() if beside is None or of in _OF_CONNECTION else beside._limits[of] for of in get_args(RateOf)
-        }
+    def __init__(
+        self,
+        rates: Iterable[Rate],
+        beside: "Budget | None" = None,
+        of_sockets: Mapping[str, Iterable[Rate]] = MappingProxyType({}),
+    ) -> None:
+        self._limits: dict[Draw, Limit] = {of: Limit() for of in get_args(RateOf)}
+        if beside is not None:
+            self._limits |= {of: each for of, each in beside._limits.items() if of not in _OF_CONNECTION}
         for rate in rates:
-            if beside is None or rate.of in _OF_CONNECTION:
-                self._limits[rate.of].gauges.append(Window(rate) if rate.burst is None else Bucket(rate))
+            if beside is None or _OF_CONNECTION.issuperset(rate.of):
+                self._add(rate, rate.of)
+        for socket, own in of_sockets.items() if beside is None else ():
+            for rate in own:
+                if _OF_API.issuperset(rate.of):
+                    self._add(rate, tuple((socket, of) for of in rate.of))
+
+    def _add(self, rate: Rate, draws: Iterable[Draw]) -> None:
+        gauge = Window(rate) if rate.burst is None else Bucket(rate)
+        for of in draws:
+            self._limits.setdefault(of, Limit()).gauges.append(gauge)
+
+    def _limit(self, of: Draw) -> Limit:
+        limit = self._limits.get(of)
+        return self._limits[of[1]] if limit is None and isinstance(of, tuple) else self._limits[of]
 
     def at(self, uses: Uses, now: float) -> float:
         """Return the time at which all of ``uses`` can be drawn; ``now`` if they can be at once."""
         when = now
         for of, cost in uses.items():
-            limit = self._limits[of]
+            limit = self._limit(of)
             when = max(when, limit.paused_until, *(gauge.ready_at(cost, now) for gauge in limit.gauges))
         return when
 
     def take(self, uses: Uses, now: float) -> None:
         """Draw ``uses``."""
-        for of, cost in uses.items():
-            for gauge in self._limits[of].gauges:
-                gauge.draw(cost, now)
+        drawn = {id(gauge): (gauge, cost) for of, cost in uses.items() for gauge in self._limit(of).gauges}
+        for gauge, cost in drawn.values():
+            gauge.draw(cost, now)
 
-    def pause(self, ofs: Iterable[RateOf], until: float) -> None:
-        """Draw nothing from these limits before ``until``: the provider said that one was exceeded."""
-        for of in ofs:
-            self._limits[of].paused_until = max(until, self._limits[of].paused_until)
+    def pause(self, ofs: Iterable[RateOf], until: float, socket: str = "") -> None:
+        """Draw nothing from these limits before ``until``: the provider said that one was exceeded.
 
-    def remaining(self, of: RateOf, now: float) -> int | None:
+        ``socket``: the API of that one said so. Where its limits are its own, nothing else waits for it.
+        """
+        own = [(socket, of) for of in ofs if (socket, of) in self._limits]
+        for draw in own or ofs:
+            self._limits[draw].paused_until = max(until, self._limits[draw].paused_until)
+
+    def remaining(self, of: Draw, now: float) -> int | None:
         """Return the whole tokens left of the tightest gauge; None if the provider declares no such limit."""
-        gauges = self._limits[of].gauges
+        gauges = self._limit(of).gauges
         return None if not gauges else int(max(0.0, min(gauge.free(now) for gauge in gauges)))
 
-    def is_limited(self, of: RateOf) -> bool:
+    def is_limited(self, of: Draw) -> bool:
         """Return True if the provider declares a limit of these."""
-        return bool(self._limits[of].gauges)
+        return bool(self._limit(of).gauges)
 
-    def capacity(self, of: RateOf) -> int:
+    def capacity(self, of: Draw) -> int:
         """Return the most tokens of the tightest gauge, 0 when the provider declares no such limit."""
-        return int(min((gauge.capacity for gauge in self._limits[of].gauges), default=0))
+        return int(min((gauge.capacity for gauge in self._limit(of).gauges), default=0))
 
     def capacities(self) -> dict[str, int]:
         """Return the most tokens by what they count, of the limits that the provider declares."""
-        return {of: self.capacity(of) for of, limit in self._limits.items() if limit.gauges}
+        return {_name(of): self.capacity(of) for of, limit in self._limits.items() if limit.gauges}
 
     def window(self, of: RateOf) -> float:
         """Return the longest period of this limit's gauges, 0 without one."""
@@ -162,7 +191,11 @@ class Budget:
 
     def status(self, now: float) -> dict[str, Any]:
         """Return the tokens that are left, by the limit's name."""
-        return {of: self.remaining(of, now) for of, limit in self._limits.items() if limit.gauges}
+        return {_name(of): self.remaining(of, now) for of, limit in self._limits.items() if limit.gauges}
+
+
+def _name(of: Draw) -> str:
+    return of if isinstance(of, str) else " ".join(of)
 
 
 class Lane(enum.IntEnum):
@@ -203,7 +236,7 @@ class Queue(Generic[Item]):
         Of a lane only while ``most`` says that there is room for another item; it is asked before each.
         """
         self._next = inf
-        held: set[RateOf] = set()
+        held: set[Draw] = set()
         for name, lane in self._lanes.items():
             while lane and most(name) > 0:
                 needs, uses, item = lane[0]

@@ -1,10 +1,10 @@
 """The connections of one provider account, which to the outside are one session.
 
 A provider that limits the topics of a connection may allow more than one connection (`Session.most_connections`), and a
-provider may have its streams at several endpoints (`Session.urls`). The first connection is there from the start and where
-commands go. A further one is opened when all others of its endpoint are full, or there is none. It stays when its
-last topic is gone, not connected, and is used again. Each has a life of its own: what one of them loses makes its own topics
-stale and nothing else.
+provider may have its streams on several sockets (`Session.sockets`). The first connection is there from the start, and the
+account and commands are on it. A further one is opened when all others of its socket are full, or there is none. It stays
+when its last topic is gone, not connected, and is used again. Each has a life of its own: what one of them loses makes its
+own topics stale and nothing else.
 
 The state that is told outside is the worst one: the session is connected while no connection that has topics is lost.
 """
@@ -31,9 +31,11 @@ class ConnectionPool:
 
     Args:
         connect: makes a connection with this number, which publishes with the function; beside the first one, which has
-            none beside; to the endpoint with this template.
+            none beside; of the socket with this name.
         publish: takes every event with its stamp.
         session: the declaration of the provider.
+        socket_of: returns the name of the socket that a topic is on; that of the session's own where it is none of
+            `Session.sockets`.
     """
 
     def __init__(
@@ -41,20 +43,22 @@ class ConnectionPool:
         connect: Callable[[int, Publish, ProviderSession | None, str], ProviderSession],
         publish: Publish,
         session: Session,
+        socket_of: Callable[[Topic], str] = lambda topic: "",
     ) -> None:
         self._connect = connect
         self._publish = publish
         self._session = session
-        self._is_one = session.most_connections == 1 and not session.urls
+        self._socket_of = socket_of
+        self._is_one = session.most_connections == 1 and not session.sockets
         #: The numbers of the connections that are up, and of those that are lost or never came up.
         self._up: set[int] = set()
         self._lost: set[int] = set()
         self._run: Callable[[int, ProviderSession], object] = lambda number, connection: None
         published = publish if self._is_one else self._published_by(1)
-        self.first: ProviderSession = connect(1, published, None, session.url)
+        self.first: ProviderSession = connect(1, published, None, "")
         self.connections: list[ProviderSession] = [self.first]
-        #: The endpoint of each connection.
-        self._urls = [session.url]
+        #: The socket of each connection.
+        self._sockets = [""]
         self.first.on_turn = self._even_out
 
     def run_each(self, run: Callable[[int, ProviderSession], object]) -> None:
@@ -81,42 +85,42 @@ class ConnectionPool:
         return next((each for each in self.connections if each.has(topic)), None)
 
     def _connection_for(self, topic: Topic) -> ProviderSession:
-        """Return the connection that has ``topic``, the first one of its endpoint with room for it, or a new one.
+        """Return the connection that has ``topic``, the first one of its socket with room for it, or a new one.
 
         Where there can be no new one, the least crowded: ``topic`` waits there until one of that connection is given up, or
         another connection has room, see `_even_out`.
         """
         if (holder := self._holder(topic)) is not None:
             return holder
-        url = self._session.urls.get(topic.kind, self._session.url)
-        there = [each for each, at in zip(self.connections, self._urls, strict=True) if at == url]
-        most = self._session.most_topics
+        socket = self._socket_of(topic)
+        socket = socket if socket in self._session.sockets else ""
+        there = [each for each, of in zip(self.connections, self._sockets, strict=True) if of == socket]
+        declared = self._session.socket(socket)
+        most = declared.most_topics
         if (found := next((each for each in there if most is None or each.topics < most), None)) is not None:
             return found
-        if len(there) == self._session.most_connections:
+        if len(there) == declared.most_connections:
             return min(there, key=lambda each: each.topics)
         number = len(self.connections) + 1
-        further = self._connect(number, self._published_by(number), self.first, url)
+        further = self._connect(number, self._published_by(number), self.first, socket)
         self.connections.append(further)
-        self._urls.append(url)
+        self._sockets.append(socket)
         further.on_turn = self._even_out
         self._run(number, further)
         return further
 
     def _even_out(self) -> None:
-        """Move topics that wait for room on a full connection to one of the same endpoint that has some.
+        """Move topics that wait for room on a full connection to one of the same socket that has some.
 
         A topic that waits has no data yet, and nobody was told anything of it but that it waits. The connections of a pool
         know of each other's stale topics, so that the first event on the other one is FRESH.
         """
-        most = self._session.most_topics
-        if most is None:
-            return
-        for to, url in zip(self.connections, self._urls, strict=True):
-            if to.topics >= most or to.is_over:
+        for to, socket in zip(self.connections, self._sockets, strict=True):
+            most = self._session.socket(socket).most_topics
+            if most is None or to.topics >= most or to.is_over:
                 continue
-            for each, at in zip(self.connections, self._urls, strict=True):
-                if at == url and each.topics > most and (room := most - to.topics) > 0:
+            for each, of in zip(self.connections, self._sockets, strict=True):
+                if of == socket and each.topics > most and (room := most - to.topics) > 0:
                     each.hand_over(room, to)
 
     # --- one state outside -------------------------------------------------------------------------------------------
@@ -135,6 +139,8 @@ class ConnectionPool:
     def _outside(self, number: int, event: Connection) -> Connection | None:
         """Return what the state of one connection makes of the session's; None where that stays as it is."""
         was_up, was_lost = bool(self._up) and not self._lost, number in self._lost
+        if socket := self._sockets[number - 1]:
+            event = attrs.evolve(event, socket=socket)
         self._up.discard(number)
         self._lost.discard(number)
         match event.event:
@@ -147,7 +153,7 @@ class ConnectionPool:
                 is_whole_again = was_lost and not self._lost and event.reason == NOBODY
                 return attrs.evolve(event, event=ConnectionEvent.CONNECTED, reason=None) if is_whole_again else None
         self._lost.add(number)
-        if len(self.connections) == 1 or event.reason is None:
+        if len(self.connections) == 1 or event.reason is None or event.socket is not None:
             return event
         return attrs.evolve(event, reason=f"connection {number} of {len(self.connections)}: {event.reason}")
 
@@ -162,11 +168,16 @@ class ConnectionPool:
         sums = {name: _added(status[name] for status in statuses) for name in names}
         each = [
             {"state": status["state"], "reason": status["reason"], "topics": connection.topics}
-            for status, connection in zip(statuses, self.connections, strict=True)
+            | ({"socket": socket} if socket else {})
+            for status, connection, socket in zip(statuses, self.connections, self._sockets, strict=True)
         ]
         received = max((status["last_received_at"] or "" for status in statuses), default="") or None
         event = max((status["last_event_at"] or "" for status in statuses), default="") or None
-        return {**shown, **sums, "last_received_at": received, "last_event_at": event, "connections": each}
+        account: dict[str, Any] = {
+            name: statuses[0][name] for name in ("commands", "budget", "budget_limits") if name in statuses[0]
+        }
+        times = {"last_received_at": received, "last_event_at": event}
+        return {**shown, **sums, **account, **times, "connections": each}
 
 
 def _added(parts: Iterable[Any]) -> Any:

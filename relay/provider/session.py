@@ -40,6 +40,7 @@ from relay.adapter import (
     Adapter,
     Alive,
     Answer,
+    Calendar,
     CloseMeaning,
     CommandReply,
     Complete,
@@ -66,6 +67,7 @@ from relay.adapter import (
 from relay.adapter.reading import is_throttled
 from relay.model.enums import ConnectionEvent, RateLimitEvent
 from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Trade
+from relay.model.hours import Hours
 from relay.model.text import from_micros
 from relay.provider import session_events
 from relay.provider.inbound import PLAIN, Inbound
@@ -173,6 +175,9 @@ class SessionMachine:
         self._unused = False
         self._not_before: float = -inf if after is None else after._not_before
         self._up_since: str | None = None
+        self._opened_at: float = -inf
+        #: Since when another connection of the account has been in the place of this one.
+        self._occupied_since: float = inf
         self._lost: Now | None = None if after is None else after._lost
         self._reason: str = after._reason if after is not None and failed else ""
 
@@ -282,6 +287,8 @@ class SessionMachine:
             deadline = min(deadline, core.outbound.polls.deadline())
         else:
             deadline = min(deadline, self._subscriptions.outage_deadline())
+            if core.prepared is not None:
+                deadline = min(deadline, core.outbound.queue.deadline())
         return deadline
 
     def _change_interest(self, turn: session_events.Want | session_events.Unwant) -> None:
@@ -353,6 +360,8 @@ class SessionMachine:
                 core.limited(item.retry_after)
             case Ready():
                 self._ready()
+            case Calendar():
+                self._set_calendar(item)
             case Redial():
                 self._lose(item.reason, item.meaning)
             case Waits():
@@ -364,7 +373,7 @@ class SessionMachine:
 
     def _poll_for_adapter(self, poll: Poll) -> None:
         try:
-            self.core.outbound.without_polls(written([poll]))
+            self.core.outbound.without_polls(written([poll], self._declared))
         except TypeError as error:
             self._inbound.unknown(repr(poll.name), str(error))
         self.core.rearm()
@@ -380,6 +389,16 @@ class SessionMachine:
         if is_first and failed is not None:
             core.publish(attrs.evolve(failed, message=core.redact(failed.message)))
         core.rearm()
+
+    def _set_calendar(self, calendar: Calendar) -> None:
+        try:
+            Hours("Mon-Sun 00:00-24:00").dated(calendar.dates)
+        except ValueError as error:
+            self._inbound.unknown(repr(dict(calendar.dates)), str(error))
+            return
+        days = self.core.context.calendar
+        days.clear()
+        days.update(calendar.dates)
 
     def _learned(self, learned: Learned) -> None:
         core = self.core
@@ -446,20 +465,26 @@ class SessionMachine:
             self._dial()
 
     def _dial(self) -> None:
+        declared = self._declared
         try:
             template = self.core.adapter_class.url(self.core.context)
-            url, headers = dial_target(self._declared, self.core.context, template)
+            url, headers = dial_target(declared, self.core.context, template)
         except TemplateError as error:
             self._lose(str(error), CloseMeaning.REFUSED)
             return
         except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
             self._lose(f"there is no URL to dial: {self.core.fault('making the URL', error)}")
             return
+        if declared.commands_over == "http":
+            self.core.prepared = self.core.adapter
         self._life = Life.DIALLING
         self.core.budget.take({"dial": 1}, self.core.at.now)
-        self.core.put(Dial(url, headers, self.core.redact(url), alone=self._declared.single))
+        self.core.put(
+            Dial(url, headers, self.core.redact(url), alone=declared.single, binary=declared.frames == "binary")
+        )
 
     def _opened(self) -> None:
+        self._opened_at = self.core.at.now
         self._life, self._wake_at = Life.OPENING, self.core.at.now + READY_WITHIN
         self._transport.opened(self.core.at.now)
         self.core.at_once(self.core.encode(Hello()))
@@ -494,17 +519,22 @@ class SessionMachine:
         """
         if self._life in (Life.WAITING, Life.IDLE, Life.FAILED, Life.ENDED):
             return
+        if self._life is Life.UP and self.core.at.now - self._opened_at > READY_WITHIN:
+            self._occupied_since = inf
         is_unused = self._life is Life.UP and not len(self.core.table)
         if socket_open and self._life in _CONNECTED:
             self.core.put(CloseSocket(1000))
         self._let_go(reason)
         self.core.rearm()  # a message may have said it, and what is waited for now is nearer than the silence of a line
         if meaning in _FINAL:
+            self.core.prepared = None
             self._life, self._wake_at = Life.FAILED, inf
             self._announce(ConnectionEvent.FAILED)
             self._commands.session_ended()
             self.core.put(Finished(self._reason, failed=True))
             return
+        if meaning is CloseMeaning.OCCUPIED:
+            self._note_occupied()
         limited = meaning is CloseMeaning.RATE_LIMITED
         if limited:
             self.core.limited(wait)
@@ -519,6 +549,15 @@ class SessionMachine:
         self._life = Life.WAITING
         self._wake_at = max(now + pause, self.core.budget.at({"dial": 1}, now))
         self._announce(ConnectionEvent.RECONNECTING)
+
+    def _note_occupied(self) -> None:
+        """Tell once that another connection stands longer than one of ours could."""
+        now, within = self.core.at.now, self._declared.released_within
+        self._occupied_since = min(self._occupied_since, now)
+        if within <= now - self._occupied_since < inf:
+            self._occupied_since = -inf  # told
+            text = f"another connection of this account has stood for {within:g} s: something else is connected to it"
+            self.core.error("occupied", text)
 
     def _let_go(self, reason: str) -> None:
         """Forget everything that was true of the connection only."""
@@ -562,6 +601,7 @@ class SessionMachine:
             self.core.put(CloseSocket(1000, "shutdown"))
         self._let_go("shutdown")
         self._commands.session_ended()
+        self.core.prepared = None
         self._life, self._wake_at = Life.ENDED, inf
         self.core.put(Finished("shutdown", failed=False))
 
@@ -599,7 +639,7 @@ class SessionMachine:
             return
         wait = retry_after(answer.headers, core.at.unix_ns)
         if answer.status == _TOO_MANY_REQUESTS and job.purpose is not Purpose.PREPARE:
-            core.limited(wait)
+            core.limited(wait, job.writing.socket if isinstance(job.writing, Fetch) else "")
         match job.purpose:
             case Purpose.PREPARE:
                 self._prepared(job, answer)
@@ -679,6 +719,8 @@ class SessionMachine:
     def _flush(self) -> None:
         """Send what the budget allows; write further subscriptions while it does."""
         if self._life not in _CONNECTED:
+            if self.core.prepared is not None:
+                self._send_due()  # commands, which need no connection
             return
         self._send_due()
         while self._subscriptions.write():

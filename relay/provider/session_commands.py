@@ -12,6 +12,7 @@ the context keeps and learned.
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 import attrs
@@ -42,11 +43,15 @@ class SessionCommands:
 
     def __len__(self) -> int:
         """Return the number of commands without a reply."""
-        return len(self._registry.open_of(self._scope))
+        return len(self._open())
+
+    def _open(self) -> list[PendingCommand]:
+        """Return the commands without a reply; a further connection of a pool has none."""
+        return [] if self._core.is_further else self._registry.open_of(self._scope)
 
     def deadline(self) -> float:
         """Return the earliest deadline of an open command, monotonic seconds; infinite without one."""
-        return self._registry.deadline(self._scope)
+        return inf if self._core.is_further else self._registry.deadline(self._scope)
 
     # --- to the provider ---------------------------------------------------------------------------------------------
 
@@ -58,7 +63,8 @@ class SessionCommands:
         if pending.not_stored:
             core.publish(pending.refused("store_unavailable", pending.not_stored))
             return
-        if not core.up or core.adapter is None:
+        writer = core.adapter if core.up else core.prepared
+        if writer is None:
             core.publish(pending.refused("not_connected", f"the session with {core.context.provider} is not up"))
             return
         if (reason := core.adapter_class.orders.refusal(command)) is not None:
@@ -68,7 +74,7 @@ class SessionCommands:
         if current is not command:
             self._registry.follow(pending, current.order_id)
         try:
-            jobs = core.outbound.write(core.adapter, current, Lane.CALL, Purpose.CALL, command.id)
+            jobs = core.outbound.write(writer, current, Lane.CALL, Purpose.CALL, command.id, requests_only=not core.up)
         except Exception as error:  # noqa: BLE001 - whatever the adapter cannot write is refused with its reason
             core.publish(pending.refused("invalid_command", core.reason_of(error, f"writing {type(command).__name__}")))
             return
@@ -127,7 +133,7 @@ class SessionCommands:
         """End the commands whose deadline has come."""
         if self.deadline() > now:
             return
-        for pending in self._registry.open_of(self._scope):
+        for pending in self._open():
             if pending.due_at <= now:
                 self._core.outbound.forget_call(pending.command.id)
                 self._give_up(pending, pending.given_up("deadline", "no answer within the deadline"))
@@ -139,13 +145,14 @@ class SessionCommands:
 
     def disconnected(self) -> None:
         """End the commands whose answers are lost with the WebSocket; HTTP requests outlive it."""
-        for pending in self._registry.open_of(self._scope):
-            if not (pending.sent and pending.over_http):
+        waits = self._core.declared.commands_over == "http"
+        for pending in self._open():
+            if not (pending.sent and pending.over_http) and not (waits and not pending.sent):
                 self._core.publish(pending.given_up("disconnected", "the connection was lost"))
 
     def session_ended(self) -> None:
         """End all open commands."""
-        for pending in self._registry.open_of(self._scope):
+        for pending in self._open():
             self._core.publish(pending.given_up("session_ended", "the session ended"))
 
 
@@ -180,7 +187,7 @@ def dry_run(
         writer = _copied(connected, context) or adapter(_apart(context, {}))
         return [
             shown.show(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": redact(writing)}
-            for writing in written(writer.encode(command))
+            for writing in written(writer.encode(command), adapter.session)
             if not isinstance(writing, Poll)
         ]
     except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a command is its reason

@@ -28,6 +28,14 @@ class Now(NamedTuple):
         return from_micros(self.unix_ns // 1000)
 
 
+def as_text(message: str | bytes, *, binary: bool) -> str:
+    """Return a message as text: of a session with binary frames with a character for each byte (`Session.frames`)."""
+    if binary:
+        return (message if isinstance(message, bytes) else message.encode()).decode("latin-1")
+    # Not text by the protocol: kept recognisable, so that it ends as an Unknown and not in silence.
+    return message if isinstance(message, str) else message.decode("utf-8", "backslashreplace")
+
+
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -122,13 +130,15 @@ Input = (
 class Dial:
     """Open the WebSocket. ``shown`` is the URL as it may be logged; url and headers hold secrets and have no repr.
 
-    ``alone``: not before the one before it has ended, closing handshake and all.
+    ``alone``: not before the one before it has ended, closing handshake and all. ``binary``: frames are sent and handed over
+    as text with a character for each byte.
     """
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     shown: str
     alone: bool = False
+    binary: bool = False
 
 
 @frozen

@@ -169,6 +169,9 @@ class SessionState:
         adapter: the instance of the present connection, None between connections.
         at: the moment of the input being handled.
         stamp: the stamp of everything published at that moment.
+        prepared: the adapter that writes commands while there is no connection, once `Adapter.prepare` has succeeded; None
+            where commands need a connection.
+        is_further: whether this is a further connection of a pool: the account, and commands, are on the first one.
         up: whether the provider takes subscriptions and commands now.
         provider_ahead_ns: the provider's wall clock less the monotonic one, by the newest time it gave in an account's
             event; None while it gave none.
@@ -191,7 +194,10 @@ class SessionState:
         self.context = context
         self.settings = settings
         shared = None if beside is None else beside.budget
-        self.budget: Budget = Budget(declared.limits, shared) if after is None else after.budget
+        apis = {name: each.limits for name, each in declared.sockets.items() if not isinstance(each, str)}
+        self.budget: Budget = Budget(declared.limits, shared, apis) if after is None else after.budget
+        self.is_further = beside is not None
+        self.prepared: Adapter | None = None
         self.fills: Fills = Fills() if after is None else after.fills
         self.states: States = States() if after is None else after.states
         self.table = SubscriptionTable(
@@ -308,7 +314,7 @@ class SessionState:
         if self.adapter is None:
             return []
         try:
-            everything = written(self.adapter.encode(outgoing))
+            everything = written(self.adapter.encode(outgoing), self.declared)
         except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
             self.encode_failed(type(outgoing).__name__, error)
             return []
@@ -343,13 +349,15 @@ class SessionState:
                 if self.provider_ahead_ns is None or ahead > self.provider_ahead_ns:
                     self.provider_ahead_ns = ahead
 
-    def limited(self, retry_after: float | None) -> None:
+    def limited(self, retry_after: float | None, socket: str = "") -> None:
         """Pause all requests, since the provider says that a limit was exceeded, and publish when the pause ends if
         that is known.
+
+        ``socket``: the API of that one says so, which may have limits of its own.
         """
         declared = self.budget.window("call") or None
         known = declared if retry_after is None else retry_after
-        self.budget.pause(("frame", "interest", "call", "http"), self.at.now + (known or 1.0))
+        self.budget.pause(("frame", "interest", "call", "http"), self.at.now + (known or 1.0), socket)
         reset = None if known is None else self.later(known)
         self.publish(RateLimit(event=RateLimitEvent.RATE_LIMIT_HIT, reset_at=reset))
         self.rearm()

@@ -138,6 +138,7 @@ class Subscriptions:
         self._books = core.books
         self._topics = core.topics
         self._declared = core.declared
+        self._is_one_of_several = core.declared.most_connections > 1 or bool(core.declared.sockets) or core.is_further
         self._offers = {offer.kind: offer for offer in core.adapter_class.offers}
         self._snapshots = Snapshots()
         self._refusals = TokenBucket(REFUSALS / 60, REFUSALS)
@@ -436,7 +437,7 @@ class Subscriptions:
         """Fetch what is open on the account, if the provider lets it be fetched."""
         self._reconcile_at = inf
         core = self._core
-        if core.adapter is None:
+        if core.adapter is None or core.is_further:
             return
         try:
             written = core.outbound.write(core.adapter, Reconcile(self._missed_since), Lane.FETCH, Purpose.RECONCILE)
@@ -585,9 +586,9 @@ class Subscriptions:
         """Make all topics stale: by one event for each kind, or where other connections have topics too, for each topic."""
         for entry in self._table:
             self._topics.suspend(entry.topic, self._core.at.now)
-            if self._declared.most_connections > 1:
+            if self._is_one_of_several:
                 self._core.publish(self._down(outage, entry.topic.kind, entry.topic))
-        if self._declared.most_connections == 1:
+        if not self._is_one_of_several:
             for kind in dict.fromkeys(entry.topic.kind for entry in self._table):
                 self._core.publish(self._down(outage, kind))
 

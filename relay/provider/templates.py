@@ -43,11 +43,15 @@ def dial_target(session: Session, context: Context, template: str | None = None)
     """
     url = fill(template or session.url, context, what="the session's url")
     match session.auth:
-        case Header(name, value):
-            return url, {name: fill(value, context, what=f"the header {name}")}
         case Query(name, value):
             return with_query(url, {name: fill(value, context, what=f"the query parameter {name}")}), {}
-    return url, {}
+        case None:
+            return url, {}
+    return url, _filled(session.auth, context)
+
+
+def _filled(headers: tuple[Header, ...], context: Context) -> dict[str, str]:
+    return {each.name: fill(each.value, context, what=f"the header {each.name}") for each in headers}
 
 
 def with_query(url: str, query: Mapping[str, str]) -> str:
@@ -67,7 +71,8 @@ def fetch_target(fetch: Fetch, session: Session, context: Context) -> tuple[str,
     """
     url = fetch.url
     if "://" not in url:
-        base = fill(session.http, context, what="the session's http")
+        http = session.http if fetch.socket not in session.sockets else session.socket(fetch.socket).http
+        base = fill(http, context, what="the session's http")
         if not base:
             raise TemplateError(f"the relative URL {url} needs the session's http, which is empty")
         url = urljoin(base.rstrip("/") + "/", url.lstrip("/"))
@@ -77,7 +82,7 @@ def fetch_target(fetch: Fetch, session: Session, context: Context) -> tuple[str,
 
 
 def authenticated(fetch: Fetch, session: Session, context: Context) -> Fetch:
-    """Return ``fetch`` with the header of `Session.http_auth` where it is to have it.
+    """Return ``fetch`` with the headers of `Session.http_auth` where it is to have them.
 
     Raises:
         TemplateError: a value of the header is missing.
@@ -86,8 +91,7 @@ def authenticated(fetch: Fetch, session: Session, context: Context) -> Fetch:
     wanted = "://" not in fetch.url if fetch.authenticated is None else fetch.authenticated
     if auth is None or not wanted:
         return fetch
-    value = fill(auth.value, context, what=f"the header {auth.name}")
-    return evolve(fetch, headers={**fetch.headers, auth.name: value})
+    return evolve(fetch, headers={**fetch.headers, **_filled(auth, context)})
 
 
 class Redactor:

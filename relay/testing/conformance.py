@@ -56,6 +56,7 @@ from relay.model.commands import Command
 from relay.model.events import Account, Event, Order, Position, Stamp
 from relay.model.symbols import SymbolError
 from relay.provider.accounts import States
+from relay.provider.outbound import written
 from relay.testing.evidence import Evidence, enums, fields
 from relay.testing.fault_table import sessions
 from relay.testing.meaning import RULES, problems
@@ -340,8 +341,9 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 
 
 def _written(subject: Subject, command: Command) -> list[str | Fetch]:
+    adapter = subject.prepared()
     try:
-        return [item for item in subject.prepared().encode(command) if not isinstance(item, Poll)]
+        return [item for item in written(adapter.encode(command), adapter.session) if not isinstance(item, Poll)]
     except Exception as error:
         raise Broken(f"declares {command.name}, but encode raised {error!r} over {command}") from error
 

@@ -137,7 +137,7 @@ class Link:
         self._is_withholding = False
         self.withheld = 0
         self._scope = trio.CancelScope()
-        self._put, self._take = trio.open_memory_channel[str](_QUEUED)
+        self._put, self._take = trio.open_memory_channel[str | bytes](_QUEUED)
 
     @property
     def query(self) -> dict[str, str]:
@@ -153,12 +153,12 @@ class Link:
     def muted(self) -> bool:
         return self._wire.silent
 
-    def send(self, text: str) -> None:
-        """Queue a message. A client that left 10,000 of them unread is disconnected."""
+    def send(self, message: str | bytes) -> None:
+        """Queue a message, in a text or a binary frame. A client that left 10,000 of them unread is disconnected."""
         if self._scope.cancel_called or self._closing is not None:
             return
         try:
-            self._put.send_nowait(text)
+            self._put.send_nowait(message)
         except trio.WouldBlock:
             self.drop()
 
@@ -219,7 +219,7 @@ class Link:
                 await self._connection.aclose(self._closing.code, self._closing.reason)
 
     async def _write(self) -> None:
-        async for text in self._take:
+        async for message in self._take:
             if self._delay:
                 await trio.sleep(self._delay)
             if self._is_withholding:
@@ -227,7 +227,7 @@ class Link:
                 continue
             with trio.move_on_after(_WRITE_WITHIN) as writing:
                 try:
-                    await self._connection.send_message(text)
+                    await self._connection.send_message(message)
                 except ConnectionClosed:
                     return
             self._sent += 1

@@ -194,7 +194,7 @@ class Subject:
 def read(adapter: Adapter, text: str) -> Read:
     """Decode as a session does: whole, and what raises is the message's fault."""
     try:
-        return Read(tuple(adapter.decode(text)))
+        return Read(tuple(adapter.decode_recorded(text)))
     except Exception as error:  # noqa: BLE001 - exactly what the session catches
         return Read(error=error)
 

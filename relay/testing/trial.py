@@ -23,7 +23,7 @@ from relay.model.text import to_ns
 from relay.provider import session_events
 from relay.provider.books import Levels
 from relay.provider.session import SessionMachine, SessionSettings
-from relay.provider.session_events import Now
+from relay.provider.session_events import Now, as_text
 from relay.provider.session_state import place
 from relay.provider.templates import TemplateError, dial_target
 from relay.testing.evidence import LostValues
@@ -200,8 +200,8 @@ class Observer:
         """Return the adapter, observed; ``session`` changes its declaration."""
         observer = self
 
-        def decode(self: Adapter, message: str) -> Iterable[Any]:
-            return observer._read(adapter.decode, (self, message), message)
+        def decode(self: Adapter, message: Any) -> Iterable[Any]:
+            return observer._read(adapter.decode, (self, message), as_text(message, binary=isinstance(message, bytes)))
 
         def fetched(self: Adapter, tag: Any, answer: Answer) -> Iterable[Any]:
             return observer._read(adapter.fetched, (self, tag, answer), answer.text)
@@ -358,7 +358,7 @@ def _topics(of: Subject) -> Iterator[Topic]:
         found[Topic(kind="account", account=ACCOUNT)] = None
     for example in of.examples():
         try:
-            items = list(of.learn(adapter, adapter.decode(example.text)))
+            items = list(of.learn(adapter, adapter.decode_recorded(example.text)))
         except Exception:  # noqa: BLE001 - reported by the session that reads it again
             continue
         for item in items:
@@ -406,8 +406,8 @@ class _RecordedSession:
             self._observer.where = f"{self._of.name}:{number}"
             self._pass_time(record)
             if record.dir == "in":
-                text = record.data if isinstance(record.data, str) else record.data.decode("utf-8", "backslashreplace")
-                self._do(self._machine.receive(text, self._now))
+                binary = self._machine.core.declared.frames == "binary"
+                self._do(self._machine.receive(as_text(record.data, binary=binary), self._now))
                 self._take_inputs()
             elif record.dir == "close" and not record.own:
                 self._step(session_events.Closed(record.code or 1006, str(record.data)))

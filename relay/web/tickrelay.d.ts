@@ -491,7 +491,8 @@ export interface ReplyMessage {
 /**
  * State of a session with a provider. `gap_ms` is how long nothing could have been received.
  *
- * `upstream` is true where the provider tells of a connection of its own, as a gateway does of its broker's.
+ * `upstream` is true where the provider tells of a connection of its own, as a gateway does of its broker's. `socket`
+ * is the name of the provider's socket that this is about, where it has several and it is not the account's.
  */
 export interface ConnectionMessage {
   type: "connection";
@@ -501,6 +502,7 @@ export interface ConnectionMessage {
   error?: string;
   gap_ms?: number;
   upstream?: boolean;
+  socket?: string;
   /** Configured name of the provider. */
   provider: string;
   /** Configured name of the account. */

@@ -123,17 +123,16 @@ def test_where_there_can_be_no_further_one_a_topic_waits_on_the_least_crowded() 
     assert single.wanted == ["ABC"], "its table tells the third why it waits"
 
 
-def test_kinds_with_another_endpoint_have_connections_of_their_own() -> None:
+def test_topics_of_another_socket_have_connections_of_their_own() -> None:
     opened: list[str] = []
 
-    def connect(number: int, publish: Any, beside: Any, url: str) -> Any:
-        opened.append(url)
+    def connect(number: int, publish: Any, beside: Any, socket: str) -> Any:
+        opened.append(socket)
         return Stub(publish)
 
-    declared = Session(
-        url="wss://a", urls={"candle": "wss://b", "public_trade": "wss://b"}, most_topics=2, most_connections=2
-    )
-    pool = ConnectionPool(connect, lambda event, stamp, now: None, declared)
+    declared = Session(url="wss://a", sockets={"b": "wss://b"}, most_topics=2, most_connections=2)
+    of_kind = {"candle": "b", "public_trade": "b", "quote": "no such socket"}
+    pool = ConnectionPool(connect, lambda event, stamp, now: None, declared, lambda topic: of_kind[topic.kind])
     for kind, symbol in (
         ("quote", "A"),
         ("candle", "B"),
@@ -143,7 +142,8 @@ def test_kinds_with_another_endpoint_have_connections_of_their_own() -> None:
         ("quote", "F"),
     ):
         pool.want(Topic(kind=kind, symbol=symbol, timeframe="1m" if kind == "candle" else None), BY)
-    assert opened == ["wss://a", "wss://b", "wss://b", "wss://a"]
+    assert opened == ["", "b", "b", ""]
+    assert [each.get("socket") for each in pool.status()["connections"]] == [None, "b", "b", None]
     assert ["".join(sorted(each.wanted)) for each in pool.connections] == ["AD", "BC", "E", "F"]  # type: ignore[attr-defined]
 
 
@@ -207,8 +207,17 @@ def test_declarations_that_make_no_sense_are_refused() -> None:
         Session(url="wss://x", most_connections=2)
     with pytest.raises(ValueError, match="'single' is one connection"):
         Session(url="wss://x", most_connections=2, most_topics=9, single=True)
-    with pytest.raises(ValueError, match="'single' is one connection"):
-        Session(url="wss://x", urls={"candle": "wss://y"}, single=True)
+    plain = Session(url="wss://x")
+    with pytest.raises(TypeError, match="'sockets' must be URLs or sessions by their names"):
+        Session(url="wss://x", sockets={"candle": 7})
+    with pytest.raises(ValueError, match="'sockets' of socket a: only the session itself has further sockets"):
+        Session(url="wss://x", sockets={"a": attrs.evolve(plain, sockets={"b": plain})})
+    with pytest.raises(ValueError, match="'commands_over' of socket a"):
+        Session(url="wss://x", sockets={"a": attrs.evolve(plain, commands_over="http")})
+    with pytest.raises(ValueError, match="Elsewhere: offer account cannot be on socket 'a'"):
+        type("Elsewhere", (Adapter,), {"session": plain, "offers": (Offer(kind="account", socket="a"),)})
+    with pytest.raises(ValueError, match="are not one budget"):
+        Rate(1, of=("frame", "call"))
     declared = {
         "session": Session(url="wss://x", most_connections=2, most_topics=9),
         "offers": (Offer(kind="account"),),
