@@ -28,6 +28,7 @@ from relay.model.symbols import SymbolTable
 from relay.plugins.hookspecs import Simulated
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
+from relay.provider.outbound import written
 from relay.provider.session_state import SessionSettings
 from relay.testing.faults import FaultProxy
 from relay.testing.simulator import Link, Simulator
@@ -308,7 +309,9 @@ def _watched(adapter: type[Adapter], seen: WatchedSession) -> type[Adapter]:
         elif isinstance(outgoing, Reconcile):
             seen.compares = seen.compares or bool(items)
         elif isinstance(outgoing, Command):
-            seen.writes.setdefault(outgoing.id, []).append([each for each in items if not isinstance(each, Poll)])
+            seen.writes.setdefault(outgoing.id, []).append(
+                [each for each in written(items, self.session) if not isinstance(each, Poll)]
+            )
         return items
 
     return type(adapter.__name__, (adapter,), {"encode": encode})
