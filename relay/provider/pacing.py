@@ -22,7 +22,7 @@ from relay.model.channels import Asker
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", bound=Hashable)
-#: What is drawn from: a kind of budget, of a further socket's API with its name (`Fetch.socket`).
+#: A limit that is drawn from: its kind, for a further socket's API with the socket's name (`Fetch.socket`).
 Draw = RateOf | tuple[str, RateOf]
 #: The tokens that one item draws, by rate.
 Uses = Mapping[Draw, int]
@@ -94,7 +94,7 @@ class Limit:
 
 #: Limits that a provider counts for each connection by itself; all others it counts for the account, or the address.
 _OF_CONNECTION = frozenset({"frame", "interest"})
-#: What may be counted for each host of an API.
+#: Limits that may be counted for the API of one socket.
 _OF_API = frozenset({"call", "http"})
 
 

@@ -176,7 +176,7 @@ class SessionMachine:
         self._not_before: float = -inf if after is None else after._not_before
         self._up_since: str | None = None
         self._opened_at: float = -inf
-        #: Since when another connection of the account has been in the place of this one.
+        #: The time since which another connection of the account has been in the place of this one.
         self._occupied_since: float = inf
         self._lost: Now | None = None if after is None else after._lost
         self._reason: str = after._reason if after is not None and failed else ""
