@@ -229,7 +229,7 @@ class Clustered:
         stream = parse_key(key)
         if not isinstance(stream, Stream) or stream.provider not in self._parts:
             return None
-        return ReplicatedLog(self.store, key, self.epochs, self._parts[stream.provider])
+        return ReplicatedLog(self.store, key, self._parts[stream.provider])
 
     def want(self, stream: Stream, by: Asker) -> list[str]:
         """Subscribe to a stream for its first subscriber here. Return the names of the providers that are asked."""

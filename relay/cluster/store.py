@@ -12,13 +12,14 @@ import trio
 from relay.cluster.node import ClusterNode
 from relay.cluster.topics import provider_of
 from relay.histogram import Histogram
-from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row
+from relay.store.interface import Done, Owner, Row
 
 
 class ClusterStore:
     """`relay.store.interface.Store` of a `ClusterNode`, which is given after it was made."""
 
     keeps = True
+    logs = None
     durations: Histogram | None = None
     node: ClusterNode
 
@@ -55,25 +56,6 @@ class ClusterStore:
             provider.sync(one)
         if not busy:
             done("")
-
-    def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
-        """Do nothing: an owner that follows leaves numbers out."""
-        done("")
-
-    def log(self, topic: str, event: Loggable) -> None:
-        """Do nothing: `relay.cluster.topics.ReplicatedLog` appends to the provider's logs."""
-
-    def log_first(self, topic: str, event: Loggable, done: Done) -> None:
-        """Do nothing, as `log`."""
-        done("")
-
-    def forget(self, topic: str) -> None:
-        """Do nothing."""
-
-    async def read(self, topic: str, after: int) -> LoggedTopic | None:
-        """Return None: the relay's own memory has the topic."""
-        await trio.lowlevel.checkpoint()
-        return None
 
     async def run(  # noqa: ASYNC128 (the node says that it has started)
         self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -8,7 +8,6 @@ of its inputs, so positions in it are good at this node alone.
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
-from math import inf
 from typing import Any
 
 import msgspec
@@ -48,9 +47,8 @@ class ReplicatedLog(TopicLog):
 
     __slots__ = ("_topics", "waiting")
 
-    def __init__(self, store: Store, key: str, epochs: Callable[[], str], topics: "ProviderTopics") -> None:
-        super().__init__(store, key, epochs)
-        self.renew_at = inf
+    def __init__(self, store: Store, key: str, topics: "ProviderTopics") -> None:
+        super().__init__(store, key)
         self.waiting: deque[tuple[int, Callable[[str], object]]] = deque()
         """Numbers of events that are told when they are in the log, and the functions to call then."""
         self._topics = topics
@@ -61,9 +59,6 @@ class ReplicatedLog(TopicLog):
         """Append an event that is delivered when it is in the log."""
         self.waiting.append((event.seq, then))
         self._topics.append(self.key, event, "durable")
-
-    def forget(self) -> None:
-        """Do nothing: the log forgets by itself."""
 
 
 class ProviderTopics:

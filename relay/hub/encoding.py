@@ -11,7 +11,6 @@ and escaped once per event, however many topics it goes to: only the number behi
 from functools import lru_cache
 
 import msgspec
-from attrs import define
 
 from relay.hub.outbox import Policy
 from relay.model.enums import AccountEvent
@@ -124,9 +123,8 @@ def conflation_key(event: Event) -> str:
     return ""
 
 
-@define(eq=False)
-class HistoryEntry:
-    """One event of one topic, encoded."""
+class HistoryEntry(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """One event of one topic, encoded. A store packs its members in this order; see `relay.store.interface.LoggedEvent`."""
 
     seq: int
     id: str

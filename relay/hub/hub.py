@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 from relay.hub.app import AppState, ChannelKeys, HistoryPage, RefusedSession, Shared, SubscriberSession
 from relay.hub.encoding import HistoryEntry, PublishedEvent
 from relay.hub.history import HistoryLimits
-from relay.hub.log import STATES, TopicLog, parse_key
+from relay.hub.log import STATES, StoredLog, TopicLog, parse_key
 from relay.hub.outbox import CompressedOutbox, Outbox, OutboxLimits
 from relay.hub.streams import Known, NewLog, Streams, claims_stream
 from relay.hub.topic import Channel, TopicState
@@ -95,7 +95,8 @@ class Hub:
         history = history or HistoryLimits()
         self._epochs = epochs = _counter(epoch)
         self.budgets = ClientBudgets(costs or Costs())
-        self._store = store if store is not None and store.keeps and history.events else None
+        self._store = store
+        self._logs = store.logs if store is not None and history.events else None
         self._begin_log = new_log or self._new_log
         self._shared = Shared(
             streams=Streams(
@@ -162,7 +163,9 @@ class Hub:
     # The store -------------------------------------------------------------------------------------------------------
 
     def _new_log(self, key: str) -> TopicLog | None:
-        return None if self._store is None else TopicLog(self._store, key, self._epochs)
+        if self._store is None or self._logs is None:
+            return None
+        return StoredLog(self._store, self._logs, key, self._epochs)
 
     def restore(self, rows: Rows, topics: Mapping[str, LoggedTopic], now: float, unix_ns: int) -> int:
         """Go on with the topics of an earlier process; return how many.
@@ -170,7 +173,7 @@ class Hub:
         Each keeps its epoch, its number goes on behind all that may have been used, and one `gap` with reason `restart`
         tells of what is missing. A topic that has had an event meanwhile, since the store was opened late, stays as it is.
         """
-        if self._store is None:
+        if self._store is None or self._logs is None:
             return 0
         ahead, at, count = unix_ns / 1e9 - now, from_micros(unix_ns // 1000), 0
         for key, logged in topics.items():
@@ -180,7 +183,7 @@ class Hub:
             elif isinstance(owner, Stream) and self._is_known(owner):
                 self._restore_stream(owner, logged, ahead, now, at)
             else:
-                self._store.forget(key)
+                self._logs.forget(key)
                 continue
             count += 1
         for name, value in rows.get(STATES, ()):

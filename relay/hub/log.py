@@ -6,13 +6,12 @@ has not answered, it begins a new epoch: positions of the old one cannot be resu
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from math import inf
 
 from relay.hub.encoding import HistoryEntry
 from relay.hub.outbox import Policy
 from relay.model.channels import ChannelError, Stream, channel_name, parse_channel
-from relay.store.interface import Loggable, LoggedEvent, Row, Store
+from relay.store.interface import Loggable, LoggedEvent, Row, Store, TopicLogs
 
 STATES = "account_states"
 """The store's table of the states of accounts: the last event about each order, position and balance, by topic and name."""
@@ -54,43 +53,76 @@ def parse_key(key: str) -> Stream | tuple[str, str] | None:
 
 
 class TopicLog:
-    """The numbers and events of one topic in the store. `TopicState` calls `renew` at ``renew_at`` and logs each event."""
+    """Keeps the events of one topic outside of the process: in the store, or for other nodes.
 
-    __slots__ = (
-        "_asked_at",
-        "_asking",
-        "_block",
-        "_epochs",
-        "_store",
-        "append",
-        "epoch",
-        "key",
-        "limit",
-        "renew_at",
-        "start",
-    )
+    `TopicState` calls `renew` at ``renew_at``, and ``append`` or `append_first` for each event.
+    """
 
-    def __init__(self, store: Store, key: str, epochs: Callable[[], str]) -> None:
+    __slots__ = ("_store", "append", "key", "renew_at", "start")
+
+    append: Callable[[Loggable], object]
+    """Logs an event that is delivered."""
+
+    def __init__(self, store: Store, key: str) -> None:
         self.key = key
         self.start: tuple[str, int] | None = None
         """Epoch and last number of the topic, where others know it already."""
+        self.renew_at: float = inf
+        """The number at which `renew` is to be called."""
+        self._store = store
+
+    def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
+        """Log an event, and call ``then`` when no crash loses it any more, or when it could not be logged."""
+        raise NotImplementedError
+
+    def renew(self, epoch: str, seq: int, now: float) -> str:
+        """Ask for the next block of numbers before number ``seq`` is used; return the epoch that it is used in."""
+        return epoch
+
+    def state(self, name: str, data: bytes | None, seq: int = 0) -> Row:
+        """Return the row of an account's state, for those who join after a restart: its event, with its number."""
+        value = None if data is None else b'%b,"seq":%d}' % (data[:-1], seq)
+        return Row(STATES, f"{self.key}\n{name}", value)
+
+    def write(self, row: Row) -> None:
+        """Write a row, together with the event that it is of."""
+        self._store.write(row)
+
+    def forget(self) -> None:
+        """Remove the topic from the log, where that does not forget by itself."""
+
+
+class StoredLog(TopicLog):
+    """The numbers and events of one topic in the store."""
+
+    __slots__ = ("_asked_at", "_asking", "_block", "_epochs", "_logs", "epoch", "limit")
+
+    def __init__(self, store: Store, logs: TopicLogs, key: str, epochs: Callable[[], str]) -> None:
+        super().__init__(store, key)
         self.epoch = ""
         """The epoch that the store was told; empty before the first event."""
-        self.renew_at: float = 1
-        """The number at which `renew` is to be called."""
+        self.renew_at = 1
         self.limit: float = inf
         """The last number that may be used; infinity while the store does not know the epoch."""
-        self._store = store
+        self._logs = logs
         self._epochs = epochs
         self._block = FIRST_BLOCK
         self._asked_at = -inf
         self._asking = False
-        self.append: Callable[[Loggable], object] = partial(store.log, key)
-        """Logs an event that is delivered."""
+        self.append = self._begin_batch
+
+    def _begin_batch(self, event: Loggable) -> None:
+        """Give the store a list for the events from this one on, until it takes them."""
+        batch = [event]
+        self.append = batch.append
+        self._logs.log(self.key, batch, self._end_batch)
+
+    def _end_batch(self) -> None:
+        self.append = self._begin_batch
 
     def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
         """Log an event, and call ``then`` when it is on disk, or cannot be."""
-        self._store.log_first(self.key, event, then)
+        self._logs.log_first(self.key, event, then)
 
     def renew(self, epoch: str, seq: int, now: float) -> str:
         """Ask for the next block of numbers before number ``seq`` is used; return the epoch that it is used in."""
@@ -115,7 +147,7 @@ class TopicLog:
                 self.limit, self.renew_at = up_to, up_to - self._block // 2
 
         self._asking = True
-        self._store.reserve(self.key, epoch, up_to, done)
+        self._logs.reserve(self.key, epoch, up_to, done)
 
     def go_on(self, epoch: str, used: int, granted: int) -> None:
         """Go on behind number ``used``, up to which an earlier process may have gone; ``granted`` are reserved already."""
@@ -124,15 +156,6 @@ class TopicLog:
     def start_over(self) -> None:
         """Begin a new epoch with the next event."""
         self.epoch, self.limit, self.renew_at = "", inf, 0
-
-    def state(self, name: str, data: bytes | None, seq: int = 0) -> Row:
-        """Return the row of an account's state, for those who join after a restart: its event, with its number."""
-        value = None if data is None else b'%b,"seq":%d}' % (data[:-1], seq)
-        return Row(STATES, f"{self.key}\n{name}", value)
-
-    def write(self, row: Row) -> None:
-        """Write a row, together with the event that it is of."""
-        self._store.write(row)
 
     def reserved(self, seq: int) -> int:
         """Return the number up to which the store is to know numbers as used, now that the last one was ``seq``."""
@@ -144,7 +167,7 @@ class TopicLog:
     def forget(self) -> None:
         """Remove the topic from the store."""
         if self.epoch:
-            self._store.forget(self.key)
+            self._logs.forget(self.key)
 
 
 def restored(events: Iterable[LoggedEvent], ahead: float, now: float) -> list[HistoryEntry]:
@@ -153,6 +176,6 @@ def restored(events: Iterable[LoggedEvent], ahead: float, now: float) -> list[Hi
     A clock that was set back makes no event newer than now.
     """
     return [
-        HistoryEntry(seq, id, min(now, at - ahead), head, tail, _POLICY[policy], key)
-        for seq, id, at, head, tail, policy, key in events
+        HistoryEntry(e.seq, e.id, min(now, e.at - ahead), e.head, e.tail, _POLICY[e.policy], e.conflation_key)
+        for e in events
     ]

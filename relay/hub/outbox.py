@@ -30,7 +30,7 @@ OVERFLOW = OVERFLOW_CODE, "too slow: outbox is full"
 """`Outbox.closing` of a subscriber that exceeded the limits."""
 
 
-class Policy(enum.Enum):
+class Policy(enum.StrEnum):
     """The treatment of a delivery that a slow subscriber cannot take."""
 
     CONFLATE = "conflate"

@@ -29,7 +29,7 @@ from relay.hub.encoding import (
     with_position,
 )
 from relay.hub.history import BookSnapshots, DepthBook, EventHistory, HistoryLimits
-from relay.hub.log import TopicLog, restored
+from relay.hub.log import StoredLog, TopicLog, restored
 from relay.hub.members import Presence
 from relay.hub.outbox import Delivery, Policy, control
 from relay.model.channels import ALL, Stream
@@ -336,7 +336,7 @@ class TopicState:
 
     def restore(self, logged: LoggedTopic, used: int, ahead: float, now: float) -> None:
         """Go on where an earlier process ended, behind number `used`; `ahead` is Unix time less the monotonic one."""
-        assert self.log is not None
+        assert isinstance(self.log, StoredLog)
         self.log.go_on(logged.epoch, used, logged.granted)
         self.seq = used
         self.touched = now
@@ -367,12 +367,12 @@ class TopicState:
     def begin_epoch(self, epoch: str) -> None:
         """Go on in a new epoch: nobody can resume from positions of the old one."""
         self.history.epoch = epoch
-        if self.log is not None:
+        if isinstance(self.log, StoredLog):
             self.log.start_over()
 
     def logged(self) -> tuple[str, str, int, Sequence[HistoryEntry]] | None:
         """Return what the store is to hold of the topic; None for one that is not logged, or had no event yet."""
-        if self.log is None or not self.log.epoch:
+        if not isinstance(self.log, StoredLog) or not self.log.epoch:
             return None
         held = [published.entry(seq, at, self.kind) for published, seq, at in self._held]
         return self.log.key, self.history.epoch, self.log.reserved(self.seq), [*self.history.entries, *held]

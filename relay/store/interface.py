@@ -1,6 +1,6 @@
-"""The one interface of all stores: rows by table and key, and the log of each topic.
+"""The interface of all stores: rows by table and key, and, where it keeps them, the logs of topics.
 
-Everything but `Store.run` and `Store.read` is synchronous and waits for nothing, so that the path of a message never does.
+Everything but `Store.run` is synchronous and waits for nothing, so that the path of a message never does.
 What is given without an ``await`` between is one change: after a crash all of it is there, or nothing. A store that fails
 keeps what it was told to write, tries again by itself, and says so in `Store.failure` until it has caught up.
 
@@ -8,14 +8,15 @@ A topic's events are numbered in memory, from blocks of numbers that are reserve
 that follows a crash knows which numbers may have been used, and goes on behind them: a number of an epoch never means two
 events. There are two disciplines:
 
-- `Store.log`: the event is delivered, then logged with the next batch. A crash may lose the newest ones; whoever goes on
+- `TopicLogs.log`: the event is delivered, then logged with the next batch. A crash may lose the newest ones; whoever goes on
   behind the reserved block tells of them with one gap.
-- `Store.log_first`: the event is delivered when it is acknowledged. A crash loses nothing that anybody has seen.
+- `TopicLogs.log_first`: the event is delivered when it is acknowledged. A crash loses nothing that anybody has seen.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import msgspec
 from attrs import frozen
 
 from relay.histogram import Histogram
@@ -43,21 +44,34 @@ class Row:
     value: bytes | None
 
 
-class _Named(Protocol):
-    @property
-    def value(self) -> str: ...
+class LoggedEvent(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """One numbered and encoded event of a topic. Other Structs with these members, in this order, can be logged as well.
+
+    It is a Struct because these are made for every event and packed by the thousand: in C, and without a place among what
+    the garbage collector looks through.
+    """
+
+    seq: int
+    """Its number in the topic, larger than that of the one before."""
+    id: str
+    at: float
+    """The time of its publication: monotonic seconds where it is given to a store, Unix time where it comes from one."""
+    head: bytes
+    """The encoded name of the event."""
+    tail: bytes
+    """Its encoded data."""
+    policy: str
+    """Its treatment at a slow subscriber."""
+    conflation_key: str = ""
+    """The key under which it is conflated."""
 
 
 class Loggable(Protocol):
-    """One numbered and encoded event of a topic; `relay.hub.encoding.HistoryEntry` is one."""
+    """An event to be logged; it is encoded as `LoggedEvent` is."""
 
     @property
     def seq(self) -> int:
-        """Its number in the topic, larger than that of the one before."""
-
-    @property
-    def id(self) -> str:
-        """Its id."""
+        """Its number in the topic."""
 
     @property
     def at(self) -> float:
@@ -66,30 +80,6 @@ class Loggable(Protocol):
     @property
     def head(self) -> bytes:
         """The encoded name of the event."""
-
-    @property
-    def tail(self) -> bytes:
-        """Its encoded data."""
-
-    @property
-    def policy(self) -> _Named:
-        """Its treatment at a slow subscriber."""
-
-    @property
-    def conflation_key(self) -> str:
-        """The key under which it is conflated."""
-
-
-class LoggedEvent(NamedTuple):
-    """One event as a store gives it back; see `Loggable`. ``at`` is Unix time in seconds."""
-
-    seq: int
-    id: str
-    at: float
-    head: bytes
-    tail: bytes
-    policy: str
-    conflation_key: str
 
 
 @frozen(kw_only=True)
@@ -127,33 +117,8 @@ class Owner(Protocol):
         """
 
 
-class Store(Protocol):
-    """Keeps rows and topics over the end of the process. One process uses it at a time, or each its own topics."""
-
-    @property
-    def keeps(self) -> bool:
-        """False where nothing outlives the process: nobody needs to number ahead or to log."""
-
-    @property
-    def failure(self) -> str:
-        """The reason that nothing can be written now; empty while it can."""
-
-    @property
-    def durations(self) -> Histogram | None:
-        """Seconds from a change that is waited for to its acknowledgement; None where that is not measured."""
-
-    # Rows
-
-    def write(self, row: Row) -> None:
-        """Write a row soon, after all that were given before."""
-
-    def commit(self, row: Row, done: Done) -> None:
-        """Write a row and call ``done`` when it is on disk. A row that could not be written in time stays absent."""
-
-    def sync(self, done: Done) -> None:
-        """Call ``done`` when all that was given before is on disk, or with the reason that it is not yet."""
-
-    # Topics; a name is any text that stays the same over restarts
+class TopicLogs(Protocol):
+    """The logs of topics in a store. A topic's name is any text that stays the same over restarts."""
 
     def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
         """Reserve the topic's numbers up to ``up_to``; they may be used when ``done`` is called with "".
@@ -161,8 +126,11 @@ class Store(Protocol):
         The numbers of an epoch that is new may be used at once: without its reservation its epoch does not outlive a crash.
         """
 
-    def log(self, topic: str, event: Loggable) -> None:
-        """Log an event that was delivered, with the next batch. While the store fails, it is logged later."""
+    def log(self, topic: str, events: list[Loggable], taken: Callable[[], object]) -> None:
+        """Log events that were delivered, with the next batch; while the store fails, later.
+
+        The list may grow until ``taken`` is called. So an event costs its publication one append.
+        """
 
     def log_first(self, topic: str, event: Loggable, done: Done) -> None:
         """Log an event now, and call ``done`` when it is on disk, in the order of the calls.
@@ -173,14 +141,34 @@ class Store(Protocol):
     def forget(self, topic: str) -> None:
         """Remove the topic with its events."""
 
-    async def read(self, topic: str, after: int) -> LoggedTopic | None:
-        """Return a topic with its events behind number ``after``; None where there is none.
 
-        The first event's number tells if events behind ``after`` are gone: it is larger than ``after`` + 1.
+class Store(Protocol):
+    """Keeps rows over the end of the process, and logs. One process uses it at a time, or each its own rows."""
 
-        Raises:
-            StoreError: it cannot be read now.
-        """
+    @property
+    def keeps(self) -> bool:
+        """False where nothing outlives the process."""
+
+    @property
+    def logs(self) -> TopicLogs | None:
+        """The logs of topics; None where it has none."""
+
+    @property
+    def failure(self) -> str:
+        """The reason that nothing can be written now; empty while it can."""
+
+    @property
+    def durations(self) -> Histogram | None:
+        """Seconds from a change that is waited for to its acknowledgement; None where that is not measured."""
+
+    def write(self, row: Row) -> None:
+        """Write a row soon, after all that were given before."""
+
+    def commit(self, row: Row, done: Done) -> None:
+        """Write a row and call ``done`` when it is on disk. A row that could not be written in time stays absent."""
+
+    def sync(self, done: Done) -> None:
+        """Call ``done`` when all that was given before is on disk, or with the reason that it is not yet."""
 
     async def run(self, owner: Owner, *, task_status: Any = ...) -> None:
         """Keep the store until cancelled, then write what is left.

@@ -6,7 +6,7 @@ from typing import Any
 import trio
 
 from relay.histogram import Histogram
-from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row
+from relay.store.interface import Done, Owner, Row
 
 
 class MemoryStore:
@@ -14,6 +14,7 @@ class MemoryStore:
 
     failure = ""
     keeps = False
+    logs = None
     durations: Histogram | None = None
 
     def write(self, row: Row) -> None:
@@ -26,25 +27,6 @@ class MemoryStore:
     def sync(self, done: Done) -> None:
         """Call ``done`` at once."""
         done("")
-
-    def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
-        """Call ``done`` at once: no process follows that could use a number again."""
-        done("")
-
-    def log(self, topic: str, event: Loggable) -> None:
-        """Keep nothing."""
-
-    def log_first(self, topic: str, event: Loggable, done: Done) -> None:
-        """Call ``done`` at once."""
-        done("")
-
-    def forget(self, topic: str) -> None:
-        """Do nothing: there is nothing to remove."""
-
-    async def read(self, topic: str, after: int) -> LoggedTopic | None:
-        """Return None: the relay's own memory has the topic."""
-        await trio.lowlevel.checkpoint()
-        return None
 
     async def run(self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore nothing, and wait to be cancelled."""

@@ -18,7 +18,6 @@ What holds:
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
@@ -29,8 +28,7 @@ import trio
 from attrs import frozen
 
 from relay.histogram import Histogram
-from relay.store import sqlite_file
-from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row, Rows
+from relay.store.interface import Done, Loggable, LoggedTopic, Owner, Row, Rows, TopicLogs
 from relay.store.sqlite_file import (
     VERSION,
     AnyChange,
@@ -59,6 +57,9 @@ LogLine = Callable[..., None]
 _NO_LIMITS = LogLimits()
 
 
+_NOTHING: tuple[list[Loggable], Callable[[], object]] = ([], lambda: None)
+
+
 def _no_log(event: str, **fields: object) -> None:
     """Log nothing."""
 
@@ -73,7 +74,7 @@ class _Waiting:
 
 
 class SqliteStore:
-    """`relay.store.interface.Store` in the file at ``path``, made where there is none, for its owner only.
+    """`relay.store.interface.Store` and its logs in the file at ``path``, made where there is none, for its owner only.
 
     Args:
         log: called with an event name and fields when the store fails and when it is back.
@@ -99,7 +100,7 @@ class SqliteStore:
         self._restored = self._lost = False
         #: Changes that this pass has put, and events that were delivered already.
         self._now: list[AnyChange] = []
-        self._later: defaultdict[str, list[Loggable]] = defaultdict(list)
+        self._later: dict[str, tuple[list[Loggable], Callable[[], object]]] = {}
         #: Delivered events that the thread has and has not written yet.
         self._logging = 0
         #: Topics of which events were not written.
@@ -110,6 +111,11 @@ class SqliteStore:
         self._changed = threading.Condition()
         self._queue: list[AnyChange] = []
         self._closing = False
+
+    @property
+    def logs(self) -> TopicLogs:
+        """The logs of topics are in the file, too: what is given together is written together."""
+        return self
 
     # --- relay.store.interface.Store ---------------------------------------------------------------------------------
 
@@ -130,14 +136,16 @@ class SqliteStore:
         """Call ``done`` when all that was given before is on disk, but for events that wait for a batch."""
         self._ask(Sync, done)
 
+    # --- relay.store.interface.TopicLogs -----------------------------------------------------------------------------
+
     def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
         """Reserve the topic's numbers up to ``up_to``."""
         if not self._ask(partial(Reserve, topic, epoch, up_to), done):
             self._torn.add(topic)
 
-    def log(self, topic: str, event: Loggable) -> None:
-        """Log an event that was delivered, with the next batch."""
-        self._later[topic].append(event)
+    def log(self, topic: str, events: list[Loggable], taken: Callable[[], object]) -> None:
+        """Log events that were delivered, with the next batch; the list may grow until then."""
+        self._later[topic] = events, taken
 
     def log_first(self, topic: str, event: Loggable, done: Done) -> None:
         """Log an event now, and call ``done`` when it is on disk."""
@@ -147,12 +155,8 @@ class SqliteStore:
     def forget(self, topic: str) -> None:
         """Remove the topic with its events."""
         self._torn.discard(topic)
-        self._later.pop(topic, None)
+        self._take_later(topic)
         self._put(Replace(topic))
-
-    async def read(self, topic: str, after: int) -> LoggedTopic | None:
-        """Return a topic with its events behind number ``after``, without those that were delivered a moment ago."""
-        return await trio.to_thread.run_sync(sqlite_file.read_topic, self.path, topic, after)
 
     async def run(self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the store until cancelled, then write what is left, for `GOODBYE` seconds at most."""
@@ -218,13 +222,19 @@ class SqliteStore:
 
     def _hand_over_later(self) -> None:
         """Hand over the events that were delivered; while the store fails, only remember of which topics they are."""
-        later, self._later = self._later, defaultdict(list)
+        later = {topic: self._take_later(topic) for topic in list(self._later)}
         if self._failure or self._logging > MOST_LOGGED:
             self._torn.update(later)
         elif later:
             self._logging += (count := sum(map(len, later.values())))
             self._now.append(LogMany(later, count))
         self._hand_over()
+
+    def _take_later(self, topic: str) -> Sequence[Loggable]:
+        """Take what waits of a topic; the next event begins another list."""
+        events, taken = self._later.pop(topic, _NOTHING)
+        taken()
+        return events
 
     def _give_up(self, before: float) -> None:
         """Fail what was given before ``before`` and is not on disk; rows that get there later are removed."""
@@ -277,10 +287,8 @@ class SqliteStore:
         assert self._owner is not None
         if names is None:
             self._torn = set()
-            self._later.clear()
-        else:
-            for name in names:
-                self._later.pop(name, None)
+        for name in list(self._later if names is None else names):
+            self._take_later(name)
         gone = set(names or ())
         for topic, epoch, reserved, events in self._owner.topics(names):
             gone.discard(topic)

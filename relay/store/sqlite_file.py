@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -51,8 +50,7 @@ _STEPS = {1: _TOPICS}
 _ENDED = ("store", "ended")
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[float, list[tuple[int, str, float, bytes, bytes, str, str]]]).decode
-_members = attrgetter(*LoggedEvent._fields)
+_unpack = msgspec.msgpack.Decoder(tuple[float, list[LoggedEvent]]).decode
 
 
 @frozen(kw_only=True)
@@ -386,7 +384,7 @@ class FileWriter:
             topic = file.topics.get(name)
             if topic is None or not events:
                 continue
-            data = _pack((ahead, [*map(_members, events)]))
+            data = _pack((ahead, events))
             last = events[-1]
             chunk = _Chunk(file.next_chunk, len(events), last.seq, last.at + ahead, len(data))
             file.next_chunk += 1
@@ -451,10 +449,9 @@ def _events(data: bytes) -> list[LoggedEvent]:
         ahead, events = _unpack(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"a chunk of events cannot be read: {error}") from None
-    return [
-        LoggedEvent._make((seq, id, at + ahead, head, tail, policy, key))
-        for seq, id, at, head, tail, policy, key in events
-    ]
+    for event in events:
+        event.at += ahead
+    return events
 
 
 def _delete(connection: sqlite3.Connection, chunks: Iterable[int]) -> None:
@@ -481,25 +478,6 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, StoreError):
         return str(error)
     return f"{path}: {(isinstance(error, OSError) and error.strerror) or error}"
-
-
-def read_topic(path: Path, name: str, after: int) -> LoggedTopic | None:
-    """Return a topic with its events behind number ``after``, read by a connection of its own; None where there is none.
-
-    Raises:
-        StoreError: the file cannot be read.
-    """
-    try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PAUSE)
-        with contextlib.closing(connection):
-            found = connection.execute("SELECT id, epoch, reserved FROM topics WHERE name = ?", (name,)).fetchone()
-            if found is None:
-                return None
-            query = "SELECT events FROM chunks WHERE topic = ? AND last > ? ORDER BY id"
-            events = [event for (data,) in connection.execute(query, (found[0], after)) for event in _events(data)]
-    except sqlite3.Error as error:
-        raise StoreError(_reason(path, error)) from None
-    return LoggedTopic(epoch=found[1], reserved=found[2], events=[event for event in events if event.seq > after])
 
 
 def _opened(path: Path) -> tuple[_File, int]:

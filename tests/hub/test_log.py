@@ -15,9 +15,8 @@ QUOTES, ACCOUNT = "quote.x.BTC-USDT", "private-account.x.A"
 class Disk:
     """A store that answers when it is told to."""
 
-    keeps = True
-
     def __init__(self) -> None:
+        self.logs = self
         self.waiting: list[Done] = []
         self.reserved: list[tuple[str, str, int]] = []
         self.events: list[Any] = []
@@ -27,8 +26,9 @@ class Disk:
         self.reserved.append((topic, epoch, up_to))
         self.waiting.append(done)
 
-    def log(self, topic: str, event: Any) -> None:
-        self.events.append(event)
+    def log(self, topic: str, events: list[Any], taken: Callable[[], object]) -> None:
+        self.events += events
+        taken()
 
     def log_first(self, topic: str, event: Any, done: Done) -> None:
         self.events.append(event)

@@ -53,10 +53,10 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def redis_server(directory: Path) -> AsyncIterator[RedisServer]:
+async def redis_server(directory: Path, *options: str) -> AsyncIterator[RedisServer]:
     """Run a Redis while inside."""
     server = RedisServer(directory)
-    await server.start()
+    await server.start(*options)
     try:
         yield server
     finally:
