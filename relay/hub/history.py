@@ -104,12 +104,17 @@ class EventHistory:
             self._bytes = 0
         self.floor = self._newest = seq
 
-    def restore(self, epoch: str, entries: Iterable[HistoryEntry], newest: int, now: float) -> None:
-        """Hold what an earlier process logged, which may have gone up to number ``newest``."""
+    def restore(
+        self, epoch: str, entries: Iterable[HistoryEntry], newest: int, now: float, *, floor: int | None = None
+    ) -> None:
+        """Hold what an earlier process logged, which may have gone up to number ``newest``.
+
+        ``floor``: where it logged nothing, the number behind which a gap that follows tells of all; ``newest`` where absent.
+        """
         self.epoch = epoch
         self._entries = deque(entries)
         self._bytes = sum(len(entry.tail) for entry in self._entries)
-        self.floor = self._entries[0].seq - 1 if self._entries else newest
+        self.floor = self._entries[0].seq - 1 if self._entries else newest if floor is None else floor
         self._newest = newest
         self._shrink(now)
 

@@ -205,10 +205,11 @@ class Hub:
         topic = self._streams.topic(stream, now)
         if topic.log is None or topic.seq or topic.channels:
             return
-        topic.restore(logged, logged.reserved, ahead, now)
         last = logged.events[-1] if logged.events else None
-        whole = last is None or last.seq == logged.reserved
-        first = None if last is None or whole else last.seq + 1
+        # Of a topic that died before its first batch nothing is logged: the gap is over all of it, and a client resumes.
+        topic.restore(logged, logged.reserved, ahead, now, floor=0)
+        whole = last is not None and last.seq == logged.reserved
+        first = None if whole else 1 if last is None else last.seq + 1
         since = None if last is None else from_micros(int(last.at * 1e6))
         gap = self.gap_of(topic, "restart", first, None if whole else logged.reserved, at, since=since)
         topic.publish(gap, now)

@@ -334,8 +334,12 @@ class TopicState:
             channel.deliver(entry)
             channel.deliver_to_waiting(entry)
 
-    def restore(self, logged: LoggedTopic, used: int, ahead: float, now: float) -> None:
-        """Go on where an earlier process ended, behind number `used`; `ahead` is Unix time less the monotonic one."""
+    def restore(self, logged: LoggedTopic, used: int, ahead: float, now: float, *, floor: int | None = None) -> None:
+        """Go on where an earlier process ended, behind number `used`; `ahead` is Unix time less the monotonic one.
+
+        `floor`: the oldest position to resume from where no event is logged, since a gap follows that tells of all; `used`
+        where absent.
+        """
         assert isinstance(self.log, StoredLog)
         self.log.go_on(logged.epoch, used, logged.granted)
         self.seq = used
@@ -343,7 +347,7 @@ class TopicState:
         if not self.permanent:
             self.keep_until = now + self._limits.age
         entries = restored(logged.events, ahead, now)
-        self.history.restore(logged.epoch, entries, used, now)
+        self.history.restore(logged.epoch, entries, used, now, floor=floor)
         newest = entries[-1] if entries else None
         if newest is not None and self.kind not in _WITHOUT_LAST:
             self._restore_last(entries)

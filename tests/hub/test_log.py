@@ -130,5 +130,21 @@ def test_who_joins_after_a_restart_gets_the_state_of_the_account_from_before(
     assert (gap["reason"], gap["from"], gap["to"]) == ("restart", 4, up_to)
 
 
+def test_a_topic_that_died_before_its_first_batch_is_resumed_behind_a_gap_over_all_of_it(
+    relay_of: Callable[..., Any], disk: Disk
+) -> None:
+    before = relay_of(store=disk)
+    seen = before.client()
+    seen.subscribe(QUOTES)
+    before.publish(Quote(symbol="BTC/USDT", bid="1"))
+    ((key, epoch, up_to),) = disk.reserved
+    after = relay_of(store=disk)
+    topic = LoggedTopic(epoch=epoch, reserved=up_to, granted=up_to + 1000)
+    after.hub.restore({}, {key: topic}, after.now, int(after.now * 1e9))
+    (told,) = after.client().subscribe(QUOTES, resume={"epoch": epoch, "seq": 1}).of("gap", "tickrelay:resume_failed")
+    gap = told["data"]
+    assert (gap["reason"], gap["from"], gap["to"], gap["seq"]) == ("restart", 1, up_to, up_to + 1)
+
+
 def logged(event: Any) -> LoggedEvent:
     return LoggedEvent(event.seq, event.id, event.at, event.head, event.tail, event.policy.value, event.conflation_key)
