@@ -166,6 +166,7 @@ class Relay:
             self.hub.connect,
             settings.server.subscribers,
             behind_proxy=settings.server.behind_proxy,
+            coalesce=settings.outbox.coalesce,
             on_closed=self.hub.budgets.count_closed,
         )
         self._stopped = trio.Event()

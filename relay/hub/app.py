@@ -88,6 +88,8 @@ class Shared:
     keys: "ChannelKeys"
     budgets: ClientBudgets
     new_log: NewLog = lambda key: None
+    coalesces: bool = False
+    """See `OutboxLimits.coalesce`."""
     dropped: Counter[Policy] = field(factory=Counter)
     """Deliveries that slow subscribers did not get unchanged, over all channels."""
 
@@ -409,7 +411,7 @@ class AppState:
             if request.authority is not None and (reason := self._unauthorized(name, request.authority)) is not None:
                 raise ProtocolError(reason, status=401)
             if channel is None:
-                channel = Channel(name, self._topic(name, now))
+                channel = Channel(name, self._topic(name, now), coalesces=self._shared.coalesces)
             self._check_capacity(channel, request.member)
             self._check_streams(session, channel)
         except ProtocolError as refusal:

@@ -147,7 +147,7 @@ def _add_state(
 class Joining:
     """A subscriber that is brought up to date. Until it is, this stands for its outbox in the channel."""
 
-    __slots__ = ("_caught_up", "_channel", "_ids", "_outbox", "_socket_id", "_waiting", "dirty", "done")
+    __slots__ = ("_caught_up", "_channel", "_ids", "_outbox", "_socket_id", "_waiting", "dirty", "done", "held")
 
     def __init__(self, channel: Channel, socket_id: str, outbox: Outbox, caught_up: CatchUp, *, ids: bool) -> None:
         """Join the channel at the present moment; `proceed` does the rest."""
@@ -157,7 +157,7 @@ class Joining:
         self._caught_up = caught_up
         self._ids = ids
         self._waiting: list[Delivery] = []
-        self.dirty = True
+        self.dirty, self.held = True, False
         """As in `Outbox`: nothing here is to be flushed."""
         self.done = False
         """True once the subscriber is live, or has left."""
@@ -184,6 +184,8 @@ class Joining:
 
     def mark_dirty(self) -> None:
         """Do nothing; see `dirty`."""
+
+    hold = mark_dirty
 
     def proceed(self) -> Sequence[Delivery]:
         """Make the next part, and make the subscriber live if it was the last. Return what was made."""

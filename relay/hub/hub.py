@@ -98,6 +98,7 @@ class Hub:
         self._store = store
         self._logs = store.logs if store is not None and history.events else None
         self._begin_log = new_log or self._new_log
+        self._outbox_limits = outbox or OutboxLimits()
         self._shared = Shared(
             streams=Streams(
                 epochs, history, pinned, want=want, want_too=want_too, unwant=unwant, new_log=self._begin_log
@@ -112,11 +113,11 @@ class Hub:
             keys=keys or ChannelKeys(),
             budgets=self.budgets,
             new_log=self._begin_log,
+            coalesces=self._outbox_limits.coalesce > 0,
         )
         self._streams = self._shared.streams
         self._ids = self._shared.ids
         self._socket_ids = socket_ids
-        self._outbox_limits = outbox or OutboxLimits()
         self._closing = False
         self._by_id: dict[str, AppState] = {}
         self._by_key: dict[str, AppState] = {}

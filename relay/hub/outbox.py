@@ -111,9 +111,13 @@ class OverflowSource(Protocol):
         ...
 
 
+#: Policies of market data: what a newer value, a gap event or a snapshot makes good.
+DROPPABLE = frozenset({Policy.CONFLATE, Policy.GAP, Policy.SNAPSHOT})
+
+
 @attrs.frozen(kw_only=True)
 class OutboxLimits:
-    """Bounds of what may wait for one slow subscriber."""
+    """The way deliveries leave, and the bounds of what may wait for one slow subscriber."""
 
     messages: int = attrs.field(default=4096, validator=attrs.validators.ge(1))
     """Waiting deliveries."""
@@ -121,6 +125,9 @@ class OutboxLimits:
     """Waiting frame bytes (the kernel's own send buffer comes on top; see SubscriberLimits.notsent_lowat)."""
     chunk: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(1))
     """Bytes joined into one write while draining."""
+    coalesce: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(10)])
+    """Seconds for which market data wait, so that more of them leave in one write; 0: they do not wait. Accounts, replies,
+    statuses and the apps' own events never wait, and what waits for the same subscriber leaves before them."""
 
 
 _DEFAULT_LIMITS = OutboxLimits()
@@ -131,12 +138,14 @@ _FIRST = -1
 class Outbox:
     """All deliveries on their way to one subscriber.
 
-    The hub calls `put` (or `append` and `mark_dirty`), `close` and `discard`; the server `attach`, `flush` and `drain`.
+    The hub calls `put` (or `append`, and `mark_dirty` or `hold`), `close` and `discard`; the server `attach`, `flush` and
+    `drain`.
     """
 
     __slots__ = (  # noqa: RUF023 (the slots every delivery touches come first: one cache line)
         "append",
         "dirty",
+        "held",
         "pending",
         "slot",
         "_backlog",
@@ -144,6 +153,7 @@ class Outbox:
         "_open",
         "_full",
         "_queue",
+        "_holding",
         "_limits",
         "_rest",
         "_source",
@@ -155,6 +165,8 @@ class Outbox:
     """Adds to `pending`; does nothing once the outbox is closed."""
     dirty: bool
     """True while the outbox is in the flush queue (or has no queue yet)."""
+    held: bool
+    """True while the outbox is among those that are flushed when the time of `OutboxLimits.coalesce` is over."""
     pending: list[Delivery]
     """Deliveries put since the last flush."""
     slot: int
@@ -171,9 +183,10 @@ class Outbox:
         self._rest = b""
         self._open, self._full = True, False
         self._queue: list[Outbox] = []
+        self._holding: Callable[[Outbox], object] | None = None
         self._wake: Callable[[], object] = _no_wake
         self._write: Callable[[bytes], int] = _blocked_write
-        self.dirty = True
+        self.dirty, self.held = True, False
         self.slot = -1
         self.closing = None
 
@@ -183,6 +196,7 @@ class Outbox:
         queue: list["Outbox"],
         wake: Callable[[], object] | None = None,
         first: bytes = b"",
+        holding: Callable[["Outbox"], object] | None = None,
     ) -> None:
         """Connect to a socket. Deliveries put before are sent now.
 
@@ -192,10 +206,12 @@ class Outbox:
                 `flush` of each and empties the queue.
             wake: called when an outbox is about to be appended to the empty queue.
             first: bytes that are sent before everything else.
+            holding: takes an outbox whose deliveries may wait for more; None where none wait.
         """
         if first:
             self.pending.insert(0, Delivery(first, "", Policy.CONTROL, _FIRST))
         self._write, self._queue, self._wake = write, queue, wake or _no_wake
+        self._holding = holding
         self.dirty = False
         if self.pending:
             self._enqueue()
@@ -208,6 +224,17 @@ class Outbox:
             if not queue:
                 self._wake()
             queue.append(self)
+
+    def hold(self) -> None:
+        """Have the outbox flushed together with what else comes within `OutboxLimits.coalesce`. Not to be called while
+        `dirty` or `held`.
+        """
+        if self._open:
+            if self._holding is None:
+                self.mark_dirty()
+            else:
+                self.held = True
+                self._holding(self)
 
     def _enqueue(self) -> None:
         self.dirty = True
@@ -436,7 +463,6 @@ class DropMark:
 
 
 Waiting = Delivery | DropMark
-_DROPPABLE = frozenset({Policy.CONFLATE, Policy.GAP, Policy.SNAPSHOT})
 
 
 class Backlog:
@@ -490,7 +516,7 @@ class Backlog:
     def discard(self, channel: str) -> None:
         """Drop the channel's droppable deliveries and its marks."""
         for key, entry in list(self._channels.get(channel, {}).items()):
-            if entry.policy in _DROPPABLE:
+            if entry.policy in DROPPABLE:
                 self.remove(key)
 
     def head(self) -> Iterator[tuple[int, Waiting]]:

@@ -31,10 +31,11 @@ from relay.hub.encoding import (
 from relay.hub.history import BookSnapshots, DepthBook, EventHistory, HistoryLimits
 from relay.hub.log import StoredLog, TopicLog, restored
 from relay.hub.members import Presence
-from relay.hub.outbox import Delivery, Policy, control
+from relay.hub.outbox import DROPPABLE, Delivery, Policy, control
 from relay.model.channels import ALL, Stream
 from relay.model.enums import AccountEvent, PositionEvent, Refill, StalenessEvent
 from relay.model.events import (
+    MARKET_KINDS,
     Account,
     Connection,
     Depth,
@@ -475,8 +476,17 @@ class Receiver(Protocol):
         """True while nothing has to be flushed for a delivery to be sent."""
         ...
 
+    @property
+    def held(self) -> bool:
+        """True while the deliveries are flushed soon, together with others."""
+        ...
+
     def mark_dirty(self) -> None:
         """Have the deliveries flushed."""
+        ...
+
+    def hold(self) -> None:
+        """Have the deliveries flushed soon, together with others."""
         ...
 
     def put(self, delivery: Delivery) -> None:
@@ -492,6 +502,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_coalesces",
         "_live",
         "_middle",
         "_waiting",
@@ -505,9 +516,11 @@ class Channel:
         "type",
     )
 
-    def __init__(self, name: str, topic: TopicState) -> None:
+    def __init__(self, name: str, topic: TopicState, *, coalesces: bool = False) -> None:
+        """Create a channel without subscribers. With `coalesces` market data wait for more; see `OutboxLimits.coalesce`."""
         self.name = name
         self.topic = topic
+        self._coalesces = coalesces and topic.kind in MARKET_KINDS
         self.type = channel_type(name)
         self.presence = Presence() if self.type.presence else None
         self.dropped: Counter[Policy] = Counter()
@@ -565,7 +578,12 @@ class Channel:
             delivery = self.delivery(entry)
             if self.topic.stream is not None:
                 delivery.read_at = entry.at
-            if but is None:
+            if self._coalesces and but is None and entry.policy in DROPPABLE:
+                for outbox in self._live.values():
+                    outbox.append(delivery)
+                    if not (outbox.dirty or outbox.held):
+                        outbox.hold()
+            elif but is None:
                 for outbox in self._live.values():  # `put`, written out: this is the hot path
                     append = outbox.append  # calling through a slot is slower than calling a local
                     append(delivery)

@@ -206,12 +206,14 @@ class SubscriberServer:
         limits: SubscriberLimits | None = None,
         *,
         behind_proxy: bool = False,
+        coalesce: float = 0.0,
         on_closed: Callable[[str], object] = lambda limit: None,
     ) -> None:
         """Create the server.
 
         Args:
             behind_proxy: trust X-Forwarded-Proto, because only our own proxy reaches this port.
+            coalesce: seconds for which market data wait for more; see `relay.hub.outbox.OutboxLimits`.
             on_closed: called with the name of the limit for which a connection was closed.
         """
         self._connect = connect
@@ -219,7 +221,7 @@ class SubscriberServer:
         self._on_closed = on_closed
         self._limits = limits or SubscriberLimits()
         self._poller = Poller()
-        self._batch_writer = BatchWriter(self._unfinished)
+        self._batch_writer = BatchWriter(self._unfinished, coalesce)
         self._nursery: trio.Nursery | None = None
         self._stopping = False
         self._gone = trio.Event()

@@ -13,6 +13,7 @@ from support.tools import missing
 BENCH = Path(__file__).parents[2] / "bench"
 #: Arguments for the smallest size; a machine that is busy makes the figures worthless, and nothing else.
 SMALLEST = {
+    "day.py": ("--subscribers=6", "--symbols=20", "--hz=2", "--seconds=1"),
     "flap.py": ("--turns=1", "--channels=10"),
     "growth.py": ("--turns=1", "--channels=10", "--subscriptions=10"),
     "latency.py": ("--subscribers=2", "--rate=20", "--seconds=1"),
@@ -20,7 +21,7 @@ SMALLEST = {
     "store.py": ("--events=100", "--kept=1000", "--commits=100", "--commands=10"),
 }
 #: Those whose subscribers are the C program.
-COMPILED = {"growth.py", "latency.py"}
+COMPILED = {"day.py", "growth.py", "latency.py"}
 
 
 def run(*arguments: str) -> str:

@@ -36,9 +36,17 @@ BatchSend = Callable[[Sequence[int], bytes], Mapping[int, int]]
 class BatchWriter:
     """The queue of outboxes to flush, and the task that flushes them (`run`)."""
 
-    def __init__(self, unfinished: Callable[[Outbox, Exception | None], object]) -> None:
-        """Create a writer. It calls `unfinished` with outboxes that are slow, closing, or of broken connections."""
+    def __init__(self, unfinished: Callable[[Outbox, Exception | None], object], coalesce: float = 0.0) -> None:
+        """Create a writer.
+
+        Args:
+            unfinished: called with outboxes that are slow, closing, or of broken connections.
+            coalesce: seconds from the first delivery that may wait until those that may are written.
+        """
         self._unfinished = unfinished
+        self._coalesce = coalesce
+        self._held: list[Outbox] = []
+        self._held_at = 0.0
         self._queue: list[Outbox] = []
         self._waiting: trio.lowlevel.Task | None = None
         self._ring: Ring | None = None
@@ -63,7 +71,8 @@ class BatchWriter:
         """Write the outbox to this transport from now on, after `first`."""
         if self._ring is not None and not isinstance(transport, TlsTransport):
             outbox.slot = self._ring.allocate(transport.fd)
-        outbox.attach(transport.send, self._queue, self._wake, first=first)
+        holding = self._hold if self._coalesce else None
+        outbox.attach(transport.send, self._queue, self._wake, first=first, holding=holding)
 
     def detach(self, outbox: Outbox) -> None:
         """Free the outbox' slot. Call it before the transport is closed."""
@@ -75,14 +84,37 @@ class BatchWriter:
         """Flush until cancelled."""
         while True:
             while self._queue:  # ending a connection may put something into other outboxes
-                self._flush()
-            self._waiting = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._cancelled)
+                outboxes = self._queue.copy()
+                self._queue.clear()
+                self._flush(outboxes, self._put_at)
+            if not self._held:
+                await self._woken()
+            elif trio.current_time() < self._held_at + self._coalesce:
+                with trio.move_on_at(self._held_at + self._coalesce):
+                    await self._woken()
+            else:
+                self._flush(self._take_held(), self._held_at)
 
-    def _flush(self) -> None:
-        outboxes = self._queue.copy()
-        self._queue.clear()
-        put_at, pending = self._put_at, outboxes[0].pending
+    async def _woken(self) -> None:
+        self._waiting = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._cancelled)
+
+    def _take_held(self) -> list[Outbox]:
+        """Return the outboxes that were held, without those that were flushed meanwhile."""
+        held = self._held.copy()
+        self._held.clear()
+        for outbox in held:
+            outbox.held = False
+        waiting = [outbox for outbox in held if outbox.pending]
+        for outbox in waiting:
+            outbox.dirty = True
+        return waiting
+
+    def _flush(self, outboxes: list[Outbox], put_at: float) -> None:
+        """Write these outboxes, of which the first had its first delivery at ``put_at``."""
+        if not outboxes:
+            return
+        pending = outboxes[0].pending
         read_at = pending[0].read_at if pending else 0.0
         unfinished = flush_all(outboxes, None if self._ring is None else self._ring.send)
         now, count = trio.current_time(), len(outboxes)
@@ -92,8 +124,18 @@ class BatchWriter:
         for outbox, error in unfinished:
             self._unfinished(outbox, error)
 
+    def _hold(self, outbox: Outbox) -> None:
+        """Take an outbox whose deliveries may wait until the time of the first one is over."""
+        if not self._held:
+            self._held_at = trio.current_time()
+            self._go_on()
+        self._held.append(outbox)
+
     def _wake(self) -> None:
         self._put_at = trio.current_time()
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._waiting is not None:
             trio.lowlevel.reschedule(self._waiting)
             self._waiting = None

@@ -1,15 +1,25 @@
 """relay.server.fastpath.writer: each subscriber gets the same bytes in the same order, in a batch or alone."""
 
 import errno
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.hub.hub import Hub
 from relay.hub.outbox import Delivery, Outbox, OutboxLimits, Policy
-from relay.server.fastpath.writer import flush_all
+from relay.model.events import Quote, Stamp
+from relay.pusher.apps import App
+from relay.server.fastpath.writer import BatchWriter, flush_all
+
+RECEIVED_AT = "2026-01-01T00:00:00.000000Z"
 
 
 class Nothing:
@@ -180,3 +190,89 @@ def test_each_gets_the_same_whoever_writes(rooms: list[float], steps: list[set[i
         assert one.got == other.got
     for slots, _ in other.calls:
         assert len(set(slots)) == len(slots)
+
+
+# --- market data that wait for more ----------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A transport that takes everything and notes when."""
+
+    def __init__(self) -> None:
+        self.start = 0.0
+        self.writes: list[tuple[float, list[str]]] = []
+        """Times since `start`, and the names of the events of each write."""
+
+    def send(self, data: bytes) -> int:
+        names = re.findall(rb'"event":"([^"]+)"', data)
+        self.writes.append((round(trio.current_time() - self.start, 6), [name.decode() for name in names]))
+        return len(data)
+
+
+#: What is published after how many milliseconds more: a quote, or an event of the app's own.
+moments = st.lists(st.tuples(st.sampled_from([0, 0, 1, 3, 10, 25]), st.sampled_from(["quote", "own"])), max_size=12)
+
+
+async def written(window: float, published: Sequence[tuple[int, str]]) -> Recorder:
+    """Publish on the channels of one subscriber; return what was written when."""
+    hub = Hub(
+        [App(id="1", key="key", secrets=("secret",))],
+        epoch="e",
+        socket_ids=lambda: "1.1",
+        want=lambda stream, by: (),
+        unwant=lambda stream: None,
+        outbox=OutboxLimits(coalesce=window),
+    )
+    unfinished: list[object] = []
+    writer = BatchWriter(lambda outbox, error: unfinished.append(error), window)
+    transport = Recorder()
+    session = hub.connect("key", "protocol=7", None, 0.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        writer.attach(session.outbox, transport, b"")  # type: ignore[arg-type]
+        for channel in ("quote.toy.S", "own"):
+            session.receive(json.dumps({"event": "pusher:subscribe", "data": {"channel": channel}}), 0.0)
+        await trio.sleep(1)
+        transport.writes.clear()
+        transport.start = trio.current_time()
+        for wait, what in published:
+            await trio.sleep(wait / 1000)
+            now = trio.current_time()
+            if what == "own":
+                hub.trigger("1", ["own"], "own", "{}", now=now)
+            else:
+                hub.publish(Quote(symbol="S", bid="1"), Stamp(provider="toy", received_at=RECEIVED_AT), now)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert not unfinished
+    return transport
+
+
+def at_once(window: float, published: Sequence[tuple[int, str]]) -> Recorder:
+    return trio.run(partial(written, window, published), clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_quotes_of_a_window_leave_in_one_write() -> None:
+    found = at_once(0.02, [(0, "quote"), (5, "quote"), (10, "quote"), (15, "quote")])
+    assert found.writes == [(0.02, ["quote"] * 3), (0.05, ["quote"])]
+
+
+def test_what_never_waits_takes_along_what_does() -> None:
+    found = at_once(0.02, [(0, "quote"), (5, "own"), (5, "quote")])
+    assert found.writes == [(0.005, ["quote", "own"]), (0.02, ["quote"])]
+
+
+def test_without_a_window_nothing_waits() -> None:
+    assert at_once(0.0, [(0, "quote"), (5, "quote")]).writes == [(0.0, ["quote"]), (0.005, ["quote"])]
+
+
+@given(published=moments)
+def test_all_leave_in_their_order_and_none_waits_longer_than_the_window(published: list[tuple[int, str]]) -> None:
+    found = at_once(0.02, published)
+    assert [name for _, names in found.writes for name in names] == [what for _, what in published]
+    due, at = [], 0
+    for wait, what in published:
+        at += wait
+        due.append(at / 1000 + (0.02 if what == "quote" else 0.0))
+    left = [at for at, names in found.writes for _ in names]
+    assert all(when <= latest + 1e-6 for when, latest in zip(left, due, strict=True))
