@@ -4,7 +4,9 @@ attrs writes an ``__init__`` that calls the converter of every field, absent one
 ``object.__setattr__``. An event has many optional fields and is made for every message, so here the same constructor is
 written once more from the same declaration (`attrs.fields`): None passes the converters that let it pass without a call,
 what was seen before is looked up, and slots are set by their descriptors. That makes a quote in 0.79 us instead of 2.11, a
-trade in 1.05 instead of 1.88 (CPU time, CPython 3.11). `tests/model` holds the two against each other.
+trade in 1.05 instead of 1.88 (CPU time, CPython 3.11; ratios of 0.38 and 0.55, `bench/shortcuts.py`). Without it the
+way of a quote from the provider's text to canonical JSON, 4.6 to 6.0 us, would be a quarter longer. `tests/model` holds
+the two against each other.
 """
 
 import linecache

@@ -9,7 +9,7 @@ provider's seven-digit .NET time stays seven. Numbers of seconds, milli-, micro-
 9 digits. `to_ns` gives the integer nanoseconds since the epoch where arithmetic is needed.
 
 Both are checked once, when they come in, and written out as they are. The same prices and times come again and again, so
-those checked recently are looked up instead: `known_decimal`, `known_time`.
+those checked recently are looked up instead (`known_decimal`, `known_time`), in 0.05 of the time (`bench/shortcuts.py`).
 """
 
 import re

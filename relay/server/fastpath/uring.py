@@ -1,7 +1,9 @@
 """Send the same bytes to any number of sockets with one system call, through Linux' io_uring.
 
 A delivery costs a system call, and most of the cost of a small one is entering and leaving the kernel. Here the kernel
-receives the bytes and the whole list of sockets at once.
+receives the bytes and the whole list of sockets at once. Writing 200 bytes to 500 sockets takes 0.73 of the CPU time of
+`send` for each (`bench/shortcuts.py`); a whole delivery takes 0.95 of a C program's `send` instead of 1.26
+(`bench/fanout.py`, one message a flush), and 0.12 instead of 0.14 with sixteen messages a flush.
 
 Design:
 

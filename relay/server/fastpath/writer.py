@@ -4,7 +4,8 @@ One task does it for all subscribers. The first outbox that has something to sen
 tasks of that pass.
 
 Subscribers of the same channels received the same deliveries in this pass. The deliveries are joined once, and given to the
-kernel in one call with the list of the sockets if there is an io_uring, or else written to each socket.
+kernel in one call with the list of the sockets if there is an io_uring, or else written to each socket. Sixteen messages
+that are written together cost 0.12 of sixteen calls of `send` in C (`bench/fanout.py`).
 
 How long writing takes is measured once for each pass, at its end, for its first delivery. It waited for the longest of all,
 and every subscriber of the pass is counted with its time.
