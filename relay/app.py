@@ -30,7 +30,7 @@ from relay.cluster.store import ClusterStore
 from relay.clustered import Clustered
 from relay.errors import OperatorError
 from relay.histogram import Histogram
-from relay.hub.app import ChannelKeys
+from relay.hub.app import AppState, ChannelKeys
 from relay.hub.encoding import PublishedEvent
 from relay.hub.hub import Hub
 from relay.model.channels import Stream, Topic
@@ -137,6 +137,8 @@ class Relay:
                 registry=self._registry,
                 service=self._command_service,
                 supervise=_supervised,
+                run_led=self._run_led,
+                kept=settings.history.age,
                 log=_store_log,
             )
         interest = self.providers if self._cluster is None else self._cluster
@@ -158,6 +160,7 @@ class Relay:
             pinned=self.providers.pinned(),
             store=self._store,
             new_log=None if self._cluster is None else self._cluster.new_log,
+            new_app=AppState if self._cluster is None else self._cluster.new_app,
             now=trio.current_time(),
         )
         if self._cluster is not None:
@@ -238,14 +241,27 @@ class Relay:
 
     def kept_rows(self, table: str) -> Sequence[tuple[str, bytes]]:
         """Return the rows that a plugin kept in its ``table`` before a restart."""
+        if self._cluster is not None:
+            return self._cluster.apps.kept_rows(PLUGINS + table)
         return self._plugin_rows.get(PLUGINS + table, ())
 
     def keep_row(self, table: str, key: str, value: bytes | None) -> None:
         """Keep a row of a plugin over a restart; None removes it."""
-        self._store.write(Row(PLUGINS + table, key, value))
+        row = Row(PLUGINS + table, key, value)
+        if self._cluster is not None:
+            self._cluster.apps.keep_row(row)
+        else:
+            self._store.write(row)
+
+    @property
+    def several(self) -> bool:
+        """True where the relay is one of several."""
+        return self._cluster is not None
 
     async def rows_kept(self) -> bool:
         """Wait until all rows are on disk; False where they cannot be, or nothing outlives the process."""
+        if self._cluster is not None:
+            return await self._cluster.apps.rows_kept()
         said: list[str] = []
         done = trio.Event()
 
@@ -255,8 +271,7 @@ class Relay:
 
         self._store.sync(take)
         await done.wait()
-        # Of several relays each has its own plugins, and Redis has the rows of providers alone.
-        return self._store.keeps and self._cluster is None and not said[0]
+        return self._store.keeps and not said[0]
 
     # --- life ---
 
@@ -333,7 +348,8 @@ class Relay:
                 if self._cluster is None:
                     self.providers.run_each(lambda name, session: sessions.start_soon(_supervised, name, session))
                 for service in self._plugin_calls.services:
-                    nursery.start_soon(self._serve, service)
+                    if self._cluster is None or not service.value.once:
+                        nursery.start_soon(self._serve, service)
                 nursery.start_soon(self._look_for_unresolved)
                 log.info("listening", addresses=self.addresses)
                 self._log_limits(plan)
@@ -407,7 +423,7 @@ class Relay:
         self._command_service.close()
         self.hub.shutdown(trio.current_time())
         if self._cluster is not None:
-            await self._cluster.node.hand_over()
+            await self._cluster.leave()
         await self._edge.shutdown(GOODBYE)
         for _, session in self.providers.connections():
             session.shutdown()
@@ -431,6 +447,14 @@ class Relay:
     def _send_elsewhere(self, submission: Submission, then: Callable[..., object]) -> None:
         assert self._cluster is not None
         self._cluster.send_elsewhere(submission, then)
+
+    async def _run_led(self) -> None:
+        """Run the services that one relay of several runs."""
+        await self._restored.wait()  # until then the relay is being built
+        async with trio.open_nursery() as nursery:
+            for service in self._plugin_calls.services:
+                if service.value.once:
+                    nursery.start_soon(self._serve, service)
 
     async def _serve(self, service: FromPlugin[Service]) -> None:
         name = f"{service.plugin}: {service.value.name}"

@@ -8,11 +8,12 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import trio
 
+from relay.cluster.app_node import AppNode
 from relay.cluster.forwarding import (
     ForwardedAnswer,
     ForwardedCommand,
@@ -24,9 +25,11 @@ from relay.cluster.forwarding import (
 )
 from relay.cluster.node import ClusterNode, Wanted
 from relay.cluster.redis import RedisCluster
+from relay.cluster.shared_app import NumberedElsewhere, SharedApp
 from relay.cluster.store import ClusterStore
 from relay.cluster.topics import ProviderTopics, ReplicatedLog
 from relay.errors import OperatorError
+from relay.hub.app import Shared
 from relay.hub.hub import Hub
 from relay.hub.log import TopicLog, parse_key
 from relay.model.channels import Asker, Stream, Topic, channel_name, parse_channel
@@ -35,6 +38,7 @@ from relay.model.enums import Outcome
 from relay.model.text import from_micros
 from relay.provider.driver import ProviderSession
 from relay.providers import ConfiguredProvider, Providers
+from relay.pusher.apps import App
 from relay.settings.tables import Cluster
 from relay.store.interface import Rows, StoreError
 from relay.trading.pending import TABLE as COMMANDS
@@ -151,6 +155,8 @@ class Clustered:
         settings: the cluster's.
         store: gets its node.
         supervise: runs a session, again and again where it crashes.
+        run_led: runs what one node of all does, until cancelled.
+        kept: seconds that applications' events are kept.
         log: called with an event name and fields.
     """
 
@@ -163,6 +169,8 @@ class Clustered:
         registry: CommandRegistry,
         service: CommandService,
         supervise: Supervise,
+        run_led: Callable[[], Awaitable[None]],
+        kept: float,
         log: Callable[..., None],
     ) -> None:
         self.settings = settings
@@ -183,18 +191,26 @@ class Clustered:
         self._wanted: Counter[str] = Counter()
         self._count = 0
         self._parts = {provider.name: _Part(self, provider) for provider in self.providers}
+        self.apps = AppNode(self._redis(), run_led=run_led, kept=kept, unused=self._cache_ttl, log=log)
 
-    def attach(self, hub: Hub) -> None:
-        """Make the node, now that there is a hub.
+    def _redis(self) -> RedisCluster:
+        """Return a connection to Redis.
 
         Raises:
-            OperatorError: the extra that Redis needs is not installed.
+            OperatorError: the extra that it needs is not installed.
         """
-        self.hub = hub
         try:
-            redis = RedisCluster(self.settings.url, self.name, self.settings.lease)
+            return RedisCluster(self.settings.url, self.name, self.settings.lease)
         except StoreError as error:
             raise OperatorError(str(error)) from None
+
+    def _cache_ttl(self) -> float:
+        return max((app.app.cache_ttl for app in self.apps.all.apps.values()), default=0.0)
+
+    def attach(self, hub: Hub) -> None:
+        """Make the node, now that there is a hub."""
+        self.hub = hub
+        redis = self._redis()
         for part in self._parts.values():
             part.attach(hub)
         self.node = self.store.node = ClusterNode(
@@ -205,6 +221,7 @@ class Clustered:
             status=self._told,
             log=self._log,
         )
+        self.store.apps = self.apps
         self.providers.run_each(self._add)
 
     def node_of(self, provider: str) -> Callable[[], Any]:
@@ -225,11 +242,23 @@ class Clustered:
         return f"{self.name}-{self._count:x}"
 
     def new_log(self, key: str) -> TopicLog | None:
-        """Begin the log of a topic; an application's own channel has none."""
+        """Begin the log of a topic."""
         stream = parse_key(key)
+        if isinstance(stream, tuple):
+            return NumberedElsewhere(self.store, key, self.apps.all.start_of(*stream))
         if not isinstance(stream, Stream) or stream.provider not in self._parts:
             return None
         return ReplicatedLog(self.store, key, self._parts[stream.provider])
+
+    def new_app(self, app: App, shared: Shared) -> SharedApp:
+        """Begin an app of the hub."""
+        return self.apps.all.new_app(app, shared)
+
+    async def leave(self) -> None:
+        """Hand everything over: subscribers are gone already."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.apps.leave)
+            nursery.start_soon(self.node.hand_over)
 
     def want(self, stream: Stream, by: Asker) -> list[str]:
         """Subscribe to a stream for its first subscriber here. Return the names of the providers that are asked."""

@@ -30,7 +30,16 @@ def relay_services(settings: Mapping[str, Any]) -> Sequence[Service]:
     if not endpoints:
         return []
     webhooks = Webhooks(endpoints, leave_delay=table.leave_delay, drain=table.drain)
-    return [Service("webhooks", webhooks.run, watch=webhooks.watch, counts=webhooks.counts, levels=webhooks.levels)]
+    return [
+        Service(
+            "webhooks",
+            webhooks.run,
+            watch=webhooks.watch,
+            counts=webhooks.counts,
+            levels=webhooks.levels,
+            once=True,
+        )
+    ]
 
 
 def _endpoints(table: WebhooksTable | None) -> Sequence[Endpoint]:

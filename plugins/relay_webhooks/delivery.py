@@ -7,8 +7,12 @@ When the service is cancelled, it releases the held departures (subscribers that
 new), finishes running requests and sends waiting events, all within the drain deadline. Events that remain are sent after
 the restart, as are those that a crash left; without a store they are lost, counted and logged. A webhook's id is in the
 header X-Webhook-Id: one that is sent again, because its answer did not come, has the same.
+
+Of several relays one sends, as long as the rows that it keeps are its own. Where it ends, the next one goes on with all that
+waits, and with the departures that are held.
 """
 
+import json
 import logging
 import math
 import random
@@ -16,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 
+import attrs
 import httpx
 import structlog
 import trio
@@ -28,6 +33,8 @@ from relay_webhooks.queue import EXPIRED, OVERFLOW, Batch, EventQueue
 
 #: The table of waiting events in the relay's store.
 TABLE = "webhooks"
+#: The table of the departures that are held.
+HELD = "webhook_departures"
 #: Seconds that a shutdown waits for the store.
 KEEP = 2.0
 SHUTDOWN = "shutdown"
@@ -51,12 +58,22 @@ class Sender:
 
     def __init__(self, endpoint: Endpoint, uniform: Callable[[], float]) -> None:
         self.endpoint = endpoint
-        self.queue = EventQueue(endpoint.limits, lambda: uuid.uuid4().hex, time.time_ns() // 1000)
+        self.queue = self._new_queue()
         self._sent_first = ""
         self._uniform = uniform
         self._woken = trio.Event()
         self._stopping = self._is_restored = False
         self._problem: str | None = None
+        self._is_another = False
+
+    def forget(self) -> None:
+        """Drop what waits: another relay goes on with what was kept."""
+        self.queue = self._new_queue()
+        self._stopping = self._is_restored = self._is_another = False
+        self._sent_first = ""
+
+    def _new_queue(self) -> EventQueue:
+        return EventQueue(self.endpoint.limits, lambda: uuid.uuid4().hex, time.time_ns() // 1000)
 
     def start(self, relay: RelayApi) -> None:
         """Take over what a restart left; undo `stop`, where the service is started again after a failure."""
@@ -86,7 +103,7 @@ class Sender:
 
     async def run(self, client: httpx.AsyncClient, relay: RelayApi) -> None:
         """Send until stopped."""
-        while True:
+        while not self._is_another:
             self._woken = trio.Event()
             step = self.queue.look(trio.current_time(), at_once=self._stopping)
             if isinstance(step, Batch):
@@ -110,9 +127,11 @@ class Sender:
             self.report(trio.current_time())
             await trio.lowlevel.checkpoint()
             return
-        if self._sent_first != batch.id:  # its id must be on disk, so that it has the same after a crash
+        if self._sent_first != batch.id or relay.several:  # its id must be on disk: it has the same after a crash
             self._sent_first = batch.id
-            await relay.rows_kept()
+            self._is_another = not await relay.rows_kept() and relay.several
+            if self._is_another:
+                return
         headers = {
             **self.endpoint.headers, **signed, "Content-Type": "application/json", "X-Webhook-Id": batch.id
         }  # fmt: skip
@@ -200,7 +219,7 @@ class Webhooks:
             return
         now = trio.current_time()
         for released in [event] if self._stopping else self._departures.pass_on(event, now):
-            self._enqueue(released, now)
+            self._release_now(released, now)
         self._held.set()
 
     def counts(self) -> Mapping[tuple[str, str], float]:
@@ -231,7 +250,7 @@ class Webhooks:
             try:
                 await trio.sleep_forever()
             finally:
-                self._stop()
+                self._stop(hold=relay.several)
                 scope.deadline = trio.current_time() + self._drain
 
     async def _work(self, relay: RelayApi, scope: trio.CancelScope) -> None:
@@ -242,8 +261,11 @@ class Webhooks:
                     nursery.start_soon(sender.run, client, relay)
         self._ended = True
         with trio.CancelScope(shield=True), trio.move_on_after(KEEP):
-            if await relay.rows_kept():  # they are sent after the restart
+            if await relay.rows_kept() and not relay.several:  # they are sent after the restart
                 return
+        if relay.several:
+            self._forget()
+            return
         for sender in self.senders:
             sender.queue.drop_all(SHUTDOWN)
             sender.report(trio.current_time(), last=True)
@@ -254,20 +276,54 @@ class Webhooks:
             self._held = trio.Event()
             now = trio.current_time()
             for event in self._departures.due(now):
-                self._enqueue(event, now)
+                self._release_now(event, now)
             with trio.move_on_at(self._departures.next_at):
                 await self._held.wait()
 
+    def _forget(self) -> None:
+        self._stopping = self._ended = False
+        self._departures.forget()
+        for sender in self.senders:
+            sender.forget()
+
     def _start(self, relay: RelayApi) -> None:
         self._stopping = self._ended = False
+        self._restore_held(relay)
         for sender in self.senders:
             sender.start(relay)
 
-    def _stop(self) -> None:
+    def _restore_held(self, relay: RelayApi) -> None:
+        """Hold what was held before, each as long as it was to be held, and keep it until it is in a queue."""
+        now, time_ms = trio.current_time(), self._time_ms()
+        held = self._departures.due(math.inf)
+
+        def keep(key: str, event: ChannelEvent | None) -> None:
+            until = self._time_ms() + int(self._departures.delay * 1000)
+            row = None if event is None else json.dumps([until, attrs.asdict(event)]).encode()
+            relay.keep_row(HELD, key, row)
+
+        self._departures.on_change = keep
+        rows: list[tuple[int, ChannelEvent]] = []
+        for key, value in relay.kept_rows(HELD):
+            try:
+                until, members = json.loads(value)
+                rows.append((until, ChannelEvent(**members)))
+            except (ValueError, TypeError):
+                relay.keep_row(HELD, key, None)
+        for until, event in sorted(rows, key=lambda row: row[0]):
+            self._departures.restore(event, now + min(self._departures.delay, max(0, until - time_ms) / 1000))
+        for event in held:
+            self._departures.pass_on(event, now)
+
+    def _release_now(self, event: ChannelEvent, now: float) -> None:
+        self._enqueue(event, now)
+        self._departures.sent(event)
+
+    def _stop(self, *, hold: bool) -> None:
         self._stopping = True
         now = trio.current_time()
-        for event in self._departures.due(math.inf):
-            self._enqueue(event, now)
+        for event in () if hold else self._departures.due(math.inf):
+            self._release_now(event, now)
         for sender in self.senders:
             sender.stop()
         self._held.set()

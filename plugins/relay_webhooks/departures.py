@@ -8,6 +8,9 @@ Rules (Pusher Channels protocol, webhooks):
 - if too many are held, the oldest is sent early. It is still true, but it can no longer be cancelled.
 """
 
+import json
+from collections.abc import Callable
+
 from relay.plugins.hookspecs import ChannelEvent
 
 UNDOES = {"channel_occupied": "channel_vacated", "member_added": "member_removed"}
@@ -25,7 +28,9 @@ class Departures:
     """
 
     def __init__(self, delay: float, limit: int = 100_000) -> None:
-        self._delay = delay
+        self.on_change: Callable[[str, ChannelEvent | None], object] = lambda key, event: None
+        """Called with the key and the event of each departure that is held; None: not any more."""
+        self.delay = delay
         self._limit = limit
         self._held: dict[_Key, tuple[float, ChannelEvent]] = {}  # the delay is the same for all: oldest first
 
@@ -40,12 +45,21 @@ class Departures:
     def pass_on(self, event: ChannelEvent, now: float) -> list[ChannelEvent]:
         """Take an event when it happens; return the events to send now."""
         if event.name in UNDOES:
-            undone = self._held.pop(_key(event, UNDOES[event.name]), None)
-            return [] if undone is not None else [event]
-        if event.name not in DEPARTURES or self._delay <= 0:
+            key = _key(event, UNDOES[event.name])
+            if self._held.pop(key, None) is None:
+                return [event]
+            self.on_change(json.dumps(key), None)
+            return []
+        if event.name not in DEPARTURES or self.delay <= 0:
             return [event]
-        self._held[_key(event, event.name)] = (now + self._delay, event)
+        self.restore(event, now + self.delay)
         return [self._pop()] if len(self._held) > self._limit else []
+
+    def restore(self, event: ChannelEvent, at: float) -> None:
+        """Hold a departure until that time, not before those that are held."""
+        key = _key(event, event.name)
+        self._held[key] = (at, event)
+        self.on_change(json.dumps(key), event)
 
     def due(self, now: float) -> list[ChannelEvent]:
         """Remove and return the departures whose delay is over; at infinity, all of them."""
@@ -53,6 +67,16 @@ class Departures:
         while self._held and self.next_at <= now:
             released.append(self._pop())
         return released
+
+    def sent(self, event: ChannelEvent) -> None:
+        """Note that a departure that was released is in a queue: it needs not be kept here any more."""
+        if event.name in DEPARTURES and self.delay > 0:
+            self.on_change(json.dumps(_key(event, event.name)), None)
+
+    def forget(self) -> None:
+        """Hold nothing: another relay goes on with what was kept."""
+        self._held.clear()
+        self.on_change = lambda key, event: None
 
     def _pop(self) -> ChannelEvent:
         return self._held.pop(next(iter(self._held)))[1]

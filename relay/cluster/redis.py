@@ -171,6 +171,12 @@ class RedisCluster:
         self.failure = "not connected yet"
         """The reason that Redis cannot be used now; empty while it can."""
 
+    @property
+    def no_script(self) -> type[Exception]:
+        """What is raised where Redis does not know a script any more: it was started anew."""
+        found: type[Exception] = self._coredis.exceptions.NoScriptError
+        return found
+
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Keep connections while inside; one that is lost is made anew by the next request."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from relay.cluster.app_node import AppNode
 from relay.cluster.node import ClusterNode
 from relay.cluster.topics import provider_of
 from relay.histogram import Histogram
@@ -22,6 +23,7 @@ class ClusterStore:
     logs = None
     durations: Histogram | None = None
     node: ClusterNode
+    apps: AppNode
 
     @property
     def failure(self) -> str:
@@ -62,7 +64,10 @@ class ClusterStore:
     ) -> None:
         """Be a node until cancelled. What the store holds is restored by an owner when it begins."""
         owner.restore({}, {})
-        await self.node.run(task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.apps.run)
+            await nursery.start(self.node.run)
+            task_status.started()
 
     def status(self) -> Mapping[str, Any]:
         """Return its part of the status page."""
@@ -72,5 +77,5 @@ class ClusterStore:
             "available": not self.failure,
             "reason": self.failure,
             "waiting": waiting,
-            "cluster": self.node.status(),
+            "cluster": {**self.node.status(), "applications": self.apps.status()},
         }

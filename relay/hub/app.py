@@ -13,7 +13,7 @@ long as a subscriber could resume on it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Literal
 
@@ -36,7 +36,7 @@ from relay.pusher import messages
 from relay.pusher.apps import App
 from relay.pusher.connection import ServerConnection, hears_error
 from relay.pusher.costs import ClientBudgets, RequestPrices, Spending
-from relay.pusher.http_api import ChannelState
+from relay.pusher.http_api import ChannelState, Trigger
 from relay.pusher.messages import (
     Action,
     ClientEvent,
@@ -57,6 +57,8 @@ from relay.store.interface import LoggedTopic
 from relay.trading.registry import COMMAND, ClientCommand, OnCommand, Rejected, Repeated
 from relay.websocket.frames import encode_ping
 
+Told = Callable[[ProtocolError | None], object]
+"""Called once: with None when what was asked is done for all, or with the reason that it is not. Must not raise."""
 _PING = Delivery(encode_ping(), "", Policy.CONTROL, 0)
 _ERROR_TYPES = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}
 
@@ -427,14 +429,13 @@ class AppState:
             self.streams += asks
             channel.topic.attach(channel)
             self._idle.remove(name)
-            self._notify_server("channel_occupied", channel)
+            self._occupied(channel)
         member = request.member if channel.presence is not None else None
         added = member is not None and channel.presence is not None and channel.presence.join(session.socket_id, member)
         self._greet(session, channel, request, now)
         if added and member is not None:
-            channel.send(messages.member_added(name, member), but=session.socket_id)
             session.spending.spend(self._prices.recipient * len(channel), now)
-            self._notify_server("member_added", channel, user_id=member.user_id)
+            self._member_joined(session, channel, member)
         self._update_count(session, channel, now)
         if channel.topic.stream is None:
             return
@@ -456,9 +457,8 @@ class AppState:
         session.spending.spend(self._prices.unsubscribe, now)
         user_id = channel.presence.leave(session.socket_id) if channel.presence is not None else None
         if user_id is not None:
-            channel.send(messages.member_removed(name, user_id))
             session.spending.spend(self._prices.recipient * len(channel), now)
-            self._notify_server("member_removed", channel, user_id=user_id)
+            self._member_left(channel, user_id)
         self._update_count(session, channel, now)
         if len(channel):
             return
@@ -466,7 +466,7 @@ class AppState:
         self.streams -= asks
         self.counts.forget(name)
         channel.topic.detach(channel, now)
-        self._notify_server("channel_vacated", channel)
+        self._vacated(channel)
         if channel.topic.stream is not None:
             self._shared.streams.remove_channel(channel.topic.stream)
         else:
@@ -486,16 +486,7 @@ class AppState:
         if event.event == COMMAND and stream is not None and stream.topic.kind == "account":
             self._command(session, event, stream, authority)
             return
-        text = messages.event(event.channel, event.event, event.data, user_id=event.user_id)
-        channel.send(text, Policy.NEVER_DROP, but=session.socket_id)
-        self._notify_server(
-            "client_event",
-            channel,
-            event=event.event,
-            data=event.data,
-            socket_id=session.socket_id,
-            user_id=event.user_id,
-        )
+        self._send_on(session, channel, event)
 
     def _command(
         self, session: SubscriberSession, event: ClientEvent, stream: Stream, authority: Authority | None
@@ -534,22 +525,92 @@ class AppState:
         if self._pending and not self._admit(session, now):
             return
         came_online = self.users.sign_in(session.socket_id, user.user_id, user.watchlist)
-        if online := self.users.online(user.watchlist):
+        if online := self._online(user.watchlist):
             session.send(messages.watchlist_events([("online", online)]))
         if came_online:
-            self._notify_watchers("online", user.user_id, but=session)
+            self._came_online(session, user.user_id)
 
     def sign_out(self, session: SubscriberSession) -> None:
         """Remove an ending connection from its user, if it was signed in."""
         offline = self.users.sign_out(session.socket_id)
         if offline is not None:
-            self._notify_watchers("offline", offline, but=session)
+            self._went_offline(session, offline)
 
-    def _notify_watchers(self, name: Literal["online", "offline"], user_id: str, but: SubscriberSession) -> None:
+    def _notify_watchers(self, name: Literal["online", "offline"], user_id: str, but: Collection[str] = ()) -> None:
         text = messages.watchlist_events([(name, [user_id])])
         for socket_id in self.users.watchers(user_id):
-            if socket_id != but.socket_id:
+            if socket_id not in but:
                 self.sessions[socket_id].send(text)
+
+    def terminate(self, user_id: str, now: float, done: Told) -> None:
+        """Close all connections that are signed in as the user, with 4009."""
+        for socket_id in self.users.connections(user_id):
+            self.sessions[socket_id].end(PusherCloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
+        done(None)
+
+    # What others are told; where several relays are one, the others too ---------------------------------------------
+
+    def _occupied(self, channel: Channel) -> None:
+        """A channel has its first subscriber."""
+        self._notify_server("channel_occupied", channel.name)
+
+    def _vacated(self, channel: Channel) -> None:
+        """A channel has lost its last subscriber."""
+        self._notify_server("channel_vacated", channel.name)
+
+    def _member_joined(self, session: SubscriberSession, channel: Channel, member: PresenceMember) -> None:
+        """A user's first connection has joined a presence channel."""
+        channel.send(messages.member_added(channel.name, member), but=(session.socket_id,))
+        self._notify_server("member_added", channel.name, user_id=member.user_id)
+
+    def _member_left(self, channel: Channel, user_id: str) -> None:
+        """A user's last connection has left a presence channel."""
+        channel.send(messages.member_removed(channel.name, user_id))
+        self._notify_server("member_removed", channel.name, user_id=user_id)
+
+    def _send_on(self, session: SubscriberSession, channel: Channel, event: ClientEvent) -> None:
+        """Send a client's event to the channel's other subscribers."""
+        text = messages.event(event.channel, event.event, event.data, user_id=event.user_id)
+        channel.send(text, Policy.NEVER_DROP, but=(session.socket_id,))
+        self._notify_server(
+            "client_event",
+            channel.name,
+            event=event.event,
+            data=event.data,
+            socket_id=session.socket_id,
+            user_id=event.user_id,
+        )
+
+    def _came_online(self, session: SubscriberSession, user_id: str) -> None:
+        """A user has signed in by a first connection."""
+        self._notify_watchers("online", user_id, but=(session.socket_id,))
+
+    def _went_offline(self, session: SubscriberSession, user_id: str) -> None:
+        """A user's last connection has ended."""
+        self._notify_watchers("offline", user_id, but=(session.socket_id,))
+
+    def _online(self, user_ids: Iterable[str]) -> Sequence[str]:
+        """Return those of the users who are online."""
+        return self.users.online(user_ids)
+
+    def _cache_missed(self, channel: Channel) -> None:
+        """A cache channel had nothing for a new subscriber."""
+        if not channel.miss_reported:
+            channel.miss_reported = True
+            self._notify_server("cache_miss", channel.name)
+
+    def _members(self, channel: Channel, own: PresenceMember | None) -> Collection[PresenceMember]:
+        """Return the members of a presence channel, `own` among them."""
+        assert channel.presence is not None
+        return channel.presence
+
+    def _is_member(self, channel: Channel, user_id: str) -> bool:
+        return channel.presence is not None and user_id in channel.presence
+
+    def _count(self, name: str) -> int:
+        """Return the number of a channel's subscribers."""
+        channel = self.channels.get(name)
+        return 0 if channel is None else len(channel)
 
     def recheck(self, now: float) -> None:
         """End what the present keys and secrets would not allow to begin, after a reload.
@@ -591,38 +652,54 @@ class AppState:
 
     # The app's own events --------------------------------------------------------------------------------------------
 
-    def trigger(
-        self, channels: Iterable[str], name: str, data: str, *, socket_id: str | None, user_id: str | None, now: float
-    ) -> None:
-        """Publish an event of the app's. ProtocolError 403, and nothing is sent, if a channel is a stream's."""
-        channels = tuple(channels)
-        for channel in channels:
-            if claims_stream(channel):
-                raise ProtocolError(
-                    f"channel {channel} carries a stream of the relay: apps cannot publish on it", status=403
-                )
-        id, head, tail = self._shared.ids(), encode_head(name), plain_tail(data, user_id)
-        for channel in channels:
-            cached = channel_type(channel).cache
-            topic = self._topic(channel, now)
-            topic.trigger(head, tail, id, now, cached=cached, but=socket_id)
-            self._settle(channel, topic)
-            if cached and channel in self.channels:
-                self.channels[channel].miss_reported = False
+    def trigger(self, events: Iterable[Trigger], now: float, done: Told) -> None:
+        """Publish events of the app's, all or none, and call `done`.
+
+        ProtocolError 403, and nothing is sent, if a channel is a stream's.
+        """
+        events = tuple(events)
+        for event in events:
+            for channel in event.channels:
+                if claims_stream(channel):
+                    raise ProtocolError(
+                        f"channel {channel} carries a stream of the relay: apps cannot publish on it", status=403
+                    )
+        self._publish(events, now, done)
+
+    def _publish(self, events: Sequence[Trigger], now: float, done: Told) -> None:
+        for event in events:
+            id, head, tail = self._shared.ids(), encode_head(event.name), plain_tail(event.data)
+            for channel in event.channels:
+                cached = channel_type(channel).cache
+                topic = self._topic(channel, now)
+                topic.trigger(head, tail, id, now, cached=cached, but=event.socket_id)
+                self._settle(channel, topic)
+                if cached and channel in self.channels:
+                    self.channels[channel].miss_reported = False
+        done(None)
 
     # Queries ---------------------------------------------------------------------------------------------------------
 
     def state(self, name: str, now: float, *, cache: bool = True) -> ChannelState:
         """Return the state of a channel, occupied or not; the cached event only with `cache`."""
-        channel = self.channels.get(name)
-        cached, ttl = self._cached(name, channel, now) if cache and channel_type(name).cache else (None, inf)
+        kind, count = channel_type(name), self._count(name)
+        cached, ttl = self._cached(name, self.channels.get(name), now) if cache and kind.cache else (None, inf)
         return ChannelState(
-            occupied=channel is not None,
-            user_count=len(channel.presence) if channel is not None and channel.presence is not None else 0,
-            subscription_count=len(channel) if channel is not None else 0,
+            occupied=count > 0,
+            user_count=len(self.user_ids(name)) if kind.presence else 0,
+            subscription_count=count,
             cache=None if cached is None else decode_data(cached.tail),
             cache_ttl=None if cached is None or ttl == inf else cached.at + ttl - now,
         )
+
+    def occupied_names(self) -> Collection[str]:
+        """Return the names of the channels that have subscribers."""
+        return self.channels.keys()
+
+    def user_ids(self, name: str) -> Collection[str]:
+        """Return the users on a presence channel; none on any other."""
+        channel = self.channels.get(name)
+        return () if channel is None or channel.presence is None else [member.user_id for member in channel.presence]
 
     def _cached(self, name: str, channel: Channel | None, now: float) -> tuple[HistoryEntry | None, float]:
         topic = self._find_topic(name) if channel is None else channel.topic
@@ -754,10 +831,10 @@ class AppState:
         return self.app.cache_ttl if topic.stream is None else inf
 
     def _check_capacity(self, channel: Channel, member: PresenceMember | None) -> None:
-        presence, limit = channel.presence, self.app.limits.presence_members
-        if presence is None or member is None or member.user_id in presence:
+        limit = self.app.limits.presence_members
+        if channel.presence is None or member is None or self._is_member(channel, member.user_id):
             return
-        if len(presence) >= limit:
+        if len(self._members(channel, None)) >= limit:
             raise ProtocolError(f"presence channel has {limit} members (limit presence_members)", status=403)
 
     def _check_streams(self, session: SubscriberSession, channel: Channel) -> None:
@@ -776,20 +853,20 @@ class AppState:
         # A resuming subscriber gets the position after the missed events: before them it would skip them if it were cut off.
         position = topic.history.position if request.ids and request.resume is None else None
         put = session.outbox.put
-        if channel.presence is None and position is None:
+        members = None if channel.presence is None else self._members(channel, request.member)
+        if members is None and position is None:
             put(channel.succeeded)
         else:
-            put(control(messages.subscription_succeeded(name, members=channel.presence, position=position), name))
+            put(control(messages.subscription_succeeded(name, members=members, position=position), name))
         caught_up = catch_up(
             channel, request, lambda: self._shared.streams.books(topic), self._shared.ids, self._ttl(topic), now
         )
-        if channel.presence is not None:
-            session.spending.spend(self._prices.member * len(channel.presence), now)
+        if members is not None:
+            session.spending.spend(self._prices.member * len(members), now)
         session.joining = Joining(channel, session.socket_id, session.outbox, caught_up, ids=request.ids)
         session.proceed(now)
-        if caught_up.cache_missed and not channel.miss_reported:
-            channel.miss_reported = True
-            self._notify_server("cache_miss", channel)
+        if caught_up.cache_missed:
+            self._cache_missed(channel)
 
     def _update_count(self, session: SubscriberSession, channel: Channel, now: float) -> None:
         if not self.app.subscription_count or channel.presence is not None:
@@ -799,11 +876,12 @@ class AppState:
             self._send_count(channel)
 
     def _send_count(self, channel: Channel) -> None:
-        channel.send(messages.subscription_count(channel.name, len(channel)))
-        self._notify_server("subscription_count", channel, subscription_count=len(channel))
+        count = self._count(channel.name)
+        channel.send(messages.subscription_count(channel.name, count))
+        self._notify_server("subscription_count", channel.name, subscription_count=count)
 
-    def _notify_server(self, name: str, channel: Channel, **details: object) -> None:
-        if self.closed_account(channel.name) is not None:
+    def _notify_server(self, name: str, channel: str, **details: object) -> None:
+        if self.closed_account(channel) is not None:
             return  # who reads an account is nothing that the app's server may know
-        event = ChannelEvent(app_id=self.app.id, name=name, channel=channel.name, **details)  # type: ignore[arg-type]
+        event = ChannelEvent(app_id=self.app.id, name=name, channel=channel, **details)  # type: ignore[arg-type]
         self._shared.on_channel_event(event)

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
-from relay.hub.app import AppState, ChannelKeys, HistoryPage, RefusedSession, Shared, SubscriberSession
+from relay.hub.app import AppState, ChannelKeys, HistoryPage, RefusedSession, Shared, SubscriberSession, Told
 from relay.hub.encoding import HistoryEntry, PublishedEvent
 from relay.hub.history import HistoryLimits
 from relay.hub.log import STATES, StoredLog, TopicLog, parse_key
@@ -33,7 +33,7 @@ from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.apps import App
 from relay.pusher.connection import PROTOCOLS, ServerConnection, admit
 from relay.pusher.costs import ClientBudgets, Costs
-from relay.pusher.http_api import ChannelState
+from relay.pusher.http_api import ChannelState, Trigger
 from relay.pusher.messages import CloseConnection, PusherCloseCode, ResumePosition
 from relay.pusher.names import server_to_user_channel
 from relay.store.interface import LoggedTopic, Row, Rows, Store
@@ -73,6 +73,7 @@ class Hub:
         pinned: Iterable[Stream] = (),
         store: Store | None = None,
         new_log: NewLog | None = None,
+        new_app: Callable[[App, Shared], AppState] = AppState,
         now: float = 0.0,
     ) -> None:
         """Make a hub with these apps.
@@ -91,6 +92,7 @@ class Hub:
             pinned: streams whose events are kept with or without subscribers.
             store: keeps topics over a restart (see `restore`).
             new_log: begins the log of a topic in place of one in the store, where several relays are one.
+            new_app: begins an app.
         """
         history = history or HistoryLimits()
         self._epochs = epochs = _counter(epoch)
@@ -115,6 +117,7 @@ class Hub:
             new_log=self._begin_log,
             coalesces=self._outbox_limits.coalesce > 0,
         )
+        self._new_app = new_app
         self._streams = self._shared.streams
         self._ids = self._shared.ids
         self._socket_ids = socket_ids
@@ -148,14 +151,20 @@ class Hub:
         data: str,
         *,
         socket_id: str | None = None,
-        user_id: str | None = None,
         now: float,
     ) -> None:
-        """Publish an app's own event on its channels, except to the connection `socket_id`.
+        """Publish an app's own event on its channels, except to the connection `socket_id`; see `trigger_all`."""
+        event = Trigger(name=name, channels=tuple(channels), data=data, socket_id=socket_id)
+        self.trigger_all(app_id, [event], now)
+
+    def trigger_all(
+        self, app_id: str, events: Iterable[Trigger], now: float, done: Told = lambda refusal: None
+    ) -> None:
+        """Publish an app's own events on their channels, all or none, and call `done`.
 
         The caller has checked names and sizes. ProtocolError 403, and nothing is published, if a channel is a stream's.
         """
-        self._app_state(app_id).trigger(channels, name, data, socket_id=socket_id, user_id=user_id, now=now)
+        self._app_state(app_id).trigger(events, now, done)
 
     def send_to_user(self, app_id: str, user_id: str, name: str, data: str, now: float) -> None:
         """Publish an app's event to one user: the connections that hold the user's server-to-user channel."""
@@ -381,7 +390,7 @@ class Hub:
             _end_all(self._by_id.pop(app_id), PusherCloseCode.APP_UNKNOWN, PusherCloseCode.APP_UNKNOWN.meaning, now)
         for app_id, app in fresh.items():
             if (app_state := self._by_id.get(app_id)) is None:
-                self._by_id[app_id] = AppState(app, self._shared)
+                self._by_id[app_id] = self._new_app(app, self._shared)
                 continue
             app_state.replace(app)
             if not app.enabled:
@@ -415,7 +424,7 @@ class Hub:
         Accounts' channels that are not open to the app's secret are left out.
         """
         app_state = self._app_state(app_id)
-        for name in list(app_state.channels):
+        for name in list(app_state.occupied_names()):
             if name.startswith(prefix) and app_state.closed_account(name) is None:
                 state = app_state.state(name, now, cache=False)
                 if state.occupied:  # still: others may have their turn between two channels
@@ -423,7 +432,7 @@ class Hub:
 
     def occupied(self, app_id: str) -> int:
         """Return the number of occupied channels."""
-        return len(self._app_state(app_id).channels)
+        return len(self._app_state(app_id).occupied_names())
 
     def channel_info(self, app_id: str, name: str, now: float) -> ChannelState:
         """Return the state of one channel, occupied or not."""
@@ -431,8 +440,7 @@ class Hub:
 
     def users(self, app_id: str, channel: str) -> list[str]:
         """Return the users on a presence channel; none on any other."""
-        occupied = self._app_state(app_id).channels.get(channel)
-        return [] if occupied is None or occupied.presence is None else [member.user_id for member in occupied.presence]
+        return list(self._app_state(app_id).user_ids(channel))
 
     def history(self, app_id: str, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage:
         """Return past events of a channel: at most `limit` behind `after`, or the newest.
@@ -441,11 +449,9 @@ class Hub:
         """
         return self._app_state(app_id).history(name, after, limit, now)
 
-    def terminate_user(self, app_id: str, user_id: str, now: float) -> None:
-        """Close all connections that are signed in as the user, with 4009."""
-        app_state = self._app_state(app_id)
-        for socket_id in app_state.users.connections(user_id):
-            app_state.sessions[socket_id].end(PusherCloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
+    def terminate_user(self, app_id: str, user_id: str, now: float, done: Told = lambda refusal: None) -> None:
+        """Close all connections that are signed in as the user, with 4009, and call `done`."""
+        self._app_state(app_id).terminate(user_id, now, done)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all counters at once. It takes milliseconds where there are thousands of streams and channels."""

@@ -27,8 +27,12 @@ class Presence:
         """Iterate over one member per user, in the order they joined."""
         return iter(self._members.values())
 
-    def __contains__(self, user_id: str) -> bool:
+    def __contains__(self, user_id: object) -> bool:
         return user_id in self._members
+
+    def connections(self, user_id: str) -> Sequence[str]:
+        """Return the user's connections."""
+        return [socket_id for socket_id, own in self._users.items() if own == user_id]
 
     def join(self, socket_id: str, member: PresenceMember) -> bool:
         """Add a connection; returns True when it is its user's first."""

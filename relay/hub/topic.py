@@ -10,7 +10,7 @@ pinned, or belongs to an account or a status, whose events are kept with or with
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from math import inf
 from typing import Any, Protocol
@@ -291,13 +291,25 @@ class TopicState:
         if log is not None and seq >= log.renew_at:
             self.history.epoch = log.renew(self.history.epoch, seq, now)
         entry = HistoryEntry(seq, id, now, head, tail, Policy.NEVER_DROP)
+        if log is not None:
+            log.append(entry)
+        self.take(entry, cached=cached, but=but)
+
+    def take(self, entry: HistoryEntry, *, cached: bool, but: str | None) -> None:
+        """Store and deliver an application's event that has its number, except to the connection `but`."""
+        self.seq, self.touched = entry.seq, entry.at
         if cached:
             self.last[""] = entry
         self.history.append(entry)
-        if log is not None:
-            log.append(entry)
         for channel in self.channels:
             channel.deliver(entry, but)
+
+    def go_on_at(self, epoch: str, seq: int, now: float) -> None:
+        """Go on behind number `seq`, without the events before it. Subscribers with ids are told where they are."""
+        self.seq = seq
+        self.history.restore(epoch, (), seq, now)
+        for channel in self.channels:
+            channel.send_position()
 
     def follow(
         self, entry: HistoryEntry, epoch: str, first: int, read: Callable[[], PublishedEvent], now: float
@@ -601,11 +613,17 @@ class Channel:
         if self._waiting:
             _put_all(self._waiting, self.delivery(entry), None)
 
-    def send(self, text: str, policy: Policy = Policy.CONTROL, but: str | None = None) -> None:
-        """Send a message without a number (members, counts, client events) to every subscriber except `but`."""
+    def send(self, text: str, policy: Policy = Policy.CONTROL, but: Collection[str] = ()) -> None:
+        """Send a message without a number (members, counts, client events) to every subscriber but these connections."""
         delivery = Delivery(encode_text(text.encode()), self.name, policy, 0)
         for subscribers in (self._live, self._with_ids, self._waiting):
-            _put_all(subscribers, delivery, but)
+            for socket_id, outbox in subscribers.items():
+                if socket_id not in but:
+                    outbox.put(delivery)
+
+    def socket_ids(self) -> list[str]:
+        """Return the connections that are subscribed."""
+        return [*self._live, *self._with_ids, *self._waiting]
 
     def delivery(self, entry: HistoryEntry, *, ids: bool = False) -> Delivery:
         """Return the event as it is delivered on this channel.
@@ -619,6 +637,11 @@ class Channel:
             framed = frame(entry.head, self._middle, with_position(entry.tail, entry.id, entry.seq))
             framed += self._position(entry.seq)
         return Delivery(framed, self.name, entry.policy, entry.seq, entry.conflation_key)
+
+    def send_position(self) -> None:
+        """Tell the newest position to those who get an application's numbers."""
+        if self._with_ids:
+            _put_all(self._with_ids, Delivery(self._position(self.topic.seq), self.name, Policy.CONTROL, 0), None)
 
     def _position(self, seq: int) -> bytes:
         return encode_text(

@@ -57,6 +57,10 @@ class RelayApi(Protocol):
     async def rows_kept(self) -> bool:
         """Wait until all rows are on disk; return False where they cannot be, or nothing outlives the process."""
 
+    @property
+    def several(self) -> bool:
+        """True where the relay is one of several: rows are kept for services that run `once`, and another relay goes on."""
+
 
 @frozen(kw_only=True)
 class ChannelEvent:
@@ -64,6 +68,7 @@ class ChannelEvent:
 
     ``name`` is channel_occupied, channel_vacated, member_added, member_removed, client_event, cache_miss or
     subscription_count. Watchers receive it as soon as it happens; delaying or withdrawing an event is their own task.
+    Of several relays that are one, one relay has the events of all: the one that runs the services which run `once`.
 
     Attributes:
         user_id: the member that came or went, or sent the client event on a presence channel.
@@ -202,6 +207,8 @@ class Service:
         counts: returns what the service counted since the start, by (of, what), for the metrics: ``("crm", "sent")`` of a
             webhook's endpoint. Words of the configuration and the plugin's own, never what a stranger sent.
         levels: the same for what grows and shrinks, a queue for instance.
+        once: True where, of several relays that are one, one relay at a time is to run it, with the rows that the one before
+            has kept. Each time it begins, it begins with `RelayApi.kept_rows`.
     """
 
     name: str
@@ -212,6 +219,7 @@ class Service:
     tap_commands: CommandTap | None = None
     counts: Figures | None = None
     levels: Figures | None = None
+    once: bool = False
 
 
 @frozen

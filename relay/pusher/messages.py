@@ -54,6 +54,7 @@ class PusherCloseCode(IntEnum):
     RATE_LIMITED = 4301, "Client event rejected due to rate limit"
     WATCHLIST_LIMIT = 4302, "Watchlist limit exceeded"
     COMMAND_REFUSED = 4303, "Command refused"
+    CLIENT_EVENT_LOST = 4304, "Client event not delivered"
 
 
 class ProtocolError(Exception):

@@ -73,6 +73,8 @@ PURE = (
     "relay.server.admission",
 )
 SHELLS = {
+    "relay.cluster.app_node",
+    "relay.cluster.app_store",
     "relay.cluster.node",
     "relay.cluster.redis",
     "relay.cluster.store",

@@ -38,6 +38,8 @@ class Relay:
     def snapshot(self) -> Mapping[str, Any]:
         return {}
 
+    several = False
+
     def kept_rows(self, table: str) -> list[tuple[str, bytes]]:
         return []
 
@@ -411,6 +413,8 @@ async def test_what_waits_is_sent_after_a_restart_and_a_webhook_on_its_way_again
         def __init__(self) -> None:
             super().__init__()
             self.left = list(rows.items())
+
+        several = False
 
         def kept_rows(self, table: str) -> list[tuple[str, bytes]]:
             return self.left

@@ -35,6 +35,8 @@ class Relay:
     def snapshot(self) -> Mapping[str, Any]:
         return {}
 
+    several = False
+
     def kept_rows(self, table: str) -> list[tuple[str, bytes]]:
         return []
 

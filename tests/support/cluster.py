@@ -93,8 +93,16 @@ class Heard:
 class Cluster:
     """A Redis and the nodes on it."""
 
-    def __init__(self, redis: RedisServer, providers: Mapping[str, Any], nursery: trio.Nursery, lease: float) -> None:
+    def __init__(
+        self,
+        redis: RedisServer,
+        providers: Mapping[str, Any],
+        nursery: trio.Nursery,
+        lease: float,
+        tables: Mapping[str, Any],
+    ) -> None:
         self.redis = redis
+        self._tables = tables
         self._lease = lease
         self.nodes: list[Node] = []
         self._providers = providers
@@ -114,7 +122,7 @@ class Cluster:
                     self._providers,
                     store={"url": url},
                     cluster={"node": name, "role": role, "lease": self._lease},
-                    api_keys={"main": {"key": API_KEY, "trade": ["*"], "accounts": ["*"]}},
+                    **{"api_keys": {"main": {"key": API_KEY, "trade": ["*"], "accounts": ["*"]}}, **self._tables},
                 ) as relay:
                     task_status.started(Node(name, relay, scope, ended))
                     await relay.stopped()
@@ -141,8 +149,10 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(redis: RedisServer, providers: Mapping[str, Any], *, lease: float = 3.0) -> AsyncIterator[Cluster]:
-    """Keep a cluster while inside."""
+async def cluster(
+    redis: RedisServer, providers: Mapping[str, Any], *, lease: float = 3.0, **tables: Any
+) -> AsyncIterator[Cluster]:
+    """Keep a cluster while inside; ``tables`` are more of every relay's configuration."""
     async with trio.open_nursery() as nursery:
-        yield Cluster(redis, providers, nursery, lease)
+        yield Cluster(redis, providers, nursery, lease, tables)
         nursery.cancel_scope.cancel()

@@ -8,10 +8,11 @@ authentication and the hub's answer; a long one is encoded in slices.
 its key.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from urllib.parse import unquote
 
+import trio
 from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
@@ -40,6 +41,32 @@ class _Call:
     @property
     def params(self) -> Mapping[str, str]:
         return self.head.params
+
+
+class _Acknowledgement:
+    """What became of something that was asked for: at once at a single relay, later where others have to know of it."""
+
+    def __init__(self) -> None:
+        self._refusal: ProtocolError | None = None
+        self._told = trio.Event()
+
+    def __call__(self, refusal: ProtocolError | None) -> None:
+        self._refusal = refusal
+        self._told.set()
+
+    def answer(self, made: Callable[[], bytes]) -> "_Answer":
+        """Return the answer that is made when it is done; a refusal is raised."""
+        if not self._told.is_set():
+            return self._later(made)
+        if self._refusal is not None:
+            raise self._refusal
+        return made()
+
+    async def _later(self, made: Callable[[], bytes]) -> bytes:
+        await self._told.wait()  # whoever was asked tells within its own deadline
+        if self._refusal is not None:
+            raise self._refusal
+        return made()
 
 
 class PusherApi:
@@ -97,21 +124,19 @@ class PusherApi:
 
     # The handlers of `_ROUTES`.
 
-    def _events(self, call: _Call) -> bytes:
+    def _events(self, call: _Call) -> "_Answer":
         return self._trigger(call.app, http_api.parse_trigger(call.app, call.body, call.params, call.head.lists))
 
-    def _channel_events(self, call: _Call) -> bytes:
+    def _channel_events(self, call: _Call) -> "_Answer":
         return self._trigger(call.app, http_api.parse_channel_event(call.app, call.name, call.params, call.body))
 
-    def _batch_events(self, call: _Call) -> bytes:
+    def _batch_events(self, call: _Call) -> "_Answer":
         app, triggers = call.app, http_api.parse_batch(call.app, call.body)
         for trigger in triggers:  # all or nothing: refuse before the first is sent
             _check_own(trigger.channels)
         self._spend(app, len(triggers))
-        for trigger in triggers:
-            self._publish(app, trigger)
         wanted = [channel for trigger in triggers if trigger.info for channel in trigger.channels]
-        return http_api.batch_response(triggers, self._states(app, wanted))
+        return self._publish(app, triggers, lambda: http_api.batch_response(triggers, self._states(app, wanted)))
 
     async def _channels(self, call: _Call) -> bytes:
         prefix, info = http_api.parse_channels_query(call.app, call.params)
@@ -141,37 +166,34 @@ class PusherApi:
         events = await self._slices.map(http_api.history_item, page.events)
         return http_api.history_response(page.position, events, more=page.more)
 
-    def _user_events(self, call: _Call) -> bytes:
+    def _user_events(self, call: _Call) -> "_Answer":
         trigger = http_api.parse_user_event(call.app, call.name, call.body)
         self._spend(call.app, 1)
-        self._hub.send_to_user(call.app.id, call.name, trigger.name, trigger.data, self._clock())
-        return http_api.EMPTY
+        return self._publish(call.app, [trigger], lambda: http_api.EMPTY)
 
-    def _terminate(self, call: _Call) -> bytes:
+    def _terminate(self, call: _Call) -> "_Answer":
         http_api.parse_terminate(call.app, call.name)
-        self._hub.terminate_user(call.app.id, call.name, self._clock())
-        return http_api.EMPTY
+        done = _Acknowledgement()
+        self._hub.terminate_user(call.app.id, call.name, self._clock(), done)
+        return done.answer(lambda: http_api.EMPTY)
 
-    def _trigger(self, app: App, trigger: Trigger) -> bytes:
+    def _trigger(self, app: App, trigger: Trigger) -> "_Answer":
         _check_own(trigger.channels)
         self._spend(app, 1)
-        self._publish(app, trigger)
-        return http_api.trigger_response(trigger.info, self._states(app, trigger.channels if trigger.info else ()))
+        channels = trigger.channels if trigger.info else ()
+        return self._publish(
+            app, [trigger], lambda: http_api.trigger_response(trigger.info, self._states(app, channels))
+        )
 
     def _check_open(self, call: _Call) -> None:
         reason = self._hub.closed_account(call.app.id, call.name)
         if reason is not None:
             raise ApiError(403, reason)
 
-    def _publish(self, app: App, trigger: Trigger) -> None:
-        self._hub.trigger(
-            app.id,
-            trigger.channels,
-            trigger.name,
-            trigger.data,
-            socket_id=trigger.socket_id,
-            now=self._clock(),
-        )
+    def _publish(self, app: App, triggers: Sequence[Trigger], answer: Callable[[], bytes]) -> "_Answer":
+        done = _Acknowledgement()
+        self._hub.trigger_all(app.id, triggers, self._clock(), done)
+        return done.answer(answer)
 
     def _states(self, app: App, channels: Iterable[str]) -> dict[str, ChannelState]:
         now = self._clock()
@@ -207,7 +229,8 @@ def _check_own(channels: Iterable[str]) -> None:
             raise ApiError(403, f"channel {channel} carries a stream of the relay: apps cannot publish on it")
 
 
-_Handler = Callable[[PusherApi, _Call], bytes | Awaitable[bytes]]
+_Answer = bytes | Awaitable[bytes]
+_Handler = Callable[[PusherApi, _Call], _Answer]
 _ROUTES: Mapping[tuple[str, ...], tuple[str, _Handler]] = {
     ("events",): ("POST", PusherApi._events),
     ("batch_events",): ("POST", PusherApi._batch_events),
