@@ -20,7 +20,7 @@ from typing import Any
 
 from attrs import frozen
 
-from relay.cluster.applications import AppPosition, AppSnapshot, AppBatch
+from relay.cluster.applications import AppBatch, AppPosition, AppSnapshot
 from relay.cluster.redis import AT_ONCE, PREFIX, WAIT, WITHIN, RedisCluster
 from relay.store.interface import StoreError
 
