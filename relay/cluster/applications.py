@@ -176,7 +176,7 @@ def uncertain(reason: str) -> ProtocolError:
 
 @define(eq=False)
 class AppWriter:
-    """What this node sends to the log: values first, then groups, in batches, one at a time."""
+    """The changes and groups that this node sends to the log: values first, then groups, in batches, one at a time."""
 
     added: Contributions = field(factory=Contributions)
     _waiting: deque[Group] = field(factory=deque)
@@ -338,7 +338,7 @@ class AppSnapshot:
 
 @define(eq=False)
 class AppTotals:
-    """What all nodes together add to one app."""
+    """The sums over all nodes, of one app."""
 
     subscribers: dict[str, int] = field(factory=dict)
     """By channel."""

@@ -173,7 +173,7 @@ class RedisCluster:
 
     @property
     def no_script(self) -> type[Exception]:
-        """What is raised where Redis does not know a script any more: it was started anew."""
+        """The exception that is raised where Redis does not know a script any more: it was started anew."""
         found: type[Exception] = self._coredis.exceptions.NoScriptError
         return found
 
