@@ -351,7 +351,7 @@ class AppNode:
                         await self._release(token)
 
     async def _mind(self) -> None:
-        """Where the lease is lost, the rows are another node's at once, however long the services take to end."""
+        """Give the rows up as soon as the lease is lost, however long the services take to end."""
         try:
             await trio.sleep_forever()
         finally:

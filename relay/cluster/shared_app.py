@@ -316,10 +316,10 @@ class SharedApp(AppState):
     # --- subscribers and members -------------------------------------------------------------------------------------
 
     def _occupied(self, channel: Channel) -> None:
-        """The log says if it is the first one of all nodes."""
+        """Leave it to the log, which knows if it is the first one of all nodes."""
 
     def _vacated(self, channel: Channel) -> None:
-        """The log says if no node has one."""
+        """Leave it to the log, which knows if no node has one."""
 
     def _set_count(self, channel: Channel) -> None:
         count = len(channel)
@@ -488,7 +488,7 @@ class SharedApp(AppState):
     # --- for the app's server ----------------------------------------------------------------------------------------
 
     def _notify_server(self, name: str, channel: str, **details: object) -> None:
-        """The log says what happened, and one node tells the app's server."""
+        """Leave it to the node that reads the log for the app's server."""
 
     def notify(self, entry: AppEntry, names: Sequence[str], now: float) -> None:
         """Notify the app's server of a channel."""

@@ -551,20 +551,20 @@ class AppState:
     # What others are told; where several relays are one, the others too ---------------------------------------------
 
     def _occupied(self, channel: Channel) -> None:
-        """A channel has its first subscriber."""
+        """Tell of a channel that has its first subscriber."""
         self._notify_server("channel_occupied", channel.name)
 
     def _vacated(self, channel: Channel) -> None:
-        """A channel has lost its last subscriber."""
+        """Tell of a channel that has lost its last subscriber."""
         self._notify_server("channel_vacated", channel.name)
 
     def _member_joined(self, session: SubscriberSession, channel: Channel, member: PresenceMember) -> None:
-        """A user's first connection has joined a presence channel."""
+        """Tell of a user whose first connection has joined a presence channel."""
         channel.send(messages.member_added(channel.name, member), but=(session.socket_id,))
         self._notify_server("member_added", channel.name, user_id=member.user_id)
 
     def _member_left(self, channel: Channel, user_id: str) -> None:
-        """A user's last connection has left a presence channel."""
+        """Tell of a user whose last connection has left a presence channel."""
         channel.send(messages.member_removed(channel.name, user_id))
         self._notify_server("member_removed", channel.name, user_id=user_id)
 
@@ -582,11 +582,11 @@ class AppState:
         )
 
     def _came_online(self, session: SubscriberSession, user_id: str) -> None:
-        """A user has signed in by a first connection."""
+        """Tell of a user who has signed in by a first connection."""
         self._notify_watchers("online", user_id, but=(session.socket_id,))
 
     def _went_offline(self, session: SubscriberSession, user_id: str) -> None:
-        """A user's last connection has ended."""
+        """Tell of a user whose last connection has ended."""
         self._notify_watchers("offline", user_id, but=(session.socket_id,))
 
     def _online(self, user_ids: Iterable[str]) -> Sequence[str]:
@@ -594,7 +594,7 @@ class AppState:
         return self.users.online(user_ids)
 
     def _cache_missed(self, channel: Channel) -> None:
-        """A cache channel had nothing for a new subscriber."""
+        """Tell of a cache channel that had nothing for a new subscriber."""
         if not channel.miss_reported:
             channel.miss_reported = True
             self._notify_server("cache_miss", channel.name)

@@ -44,7 +44,7 @@ class _Call:
 
 
 class _Acknowledgement:
-    """What became of something that was asked for: at once at a single relay, later where others have to know of it."""
+    """The outcome of something that was asked for: at once at a single relay, later where others have to know of it."""
 
     def __init__(self) -> None:
         self._refusal: ProtocolError | None = None
