@@ -118,7 +118,7 @@ class Reader:
         currency = CURRENCIES.get(currency, currency) if isinstance(currency, str) else None
         return Account(event=None, account=name, currency=currency, **found)
 
-    def position(self, raw: Any, *, missed: bool = False) -> Position:
+    def position(self, raw: Any) -> Position:
         """Return one position. An account has one per instrument, so the instrument is its id."""
         given = members(raw)
         native, side = text(given, "instrument"), word(POSITION_SIDES, given["marketPosition"])
@@ -126,7 +126,6 @@ class Reader:
         return Position(
             event=None, account=self.account(text(given, "account")), id=native, symbol=self.symbol(native),
             native_symbol=native, side=side, quantity=given["quantity"], quantity_unit=unit(native, given),
-            reconciled=missed or None,
             average_entry_price=priced.get("averagePrice"), current_price=priced.get("marketPrice"),
             unrealized_pnl=priced.get("unrealizedProfitLoss"),
         )  # fmt: skip
@@ -152,14 +151,14 @@ class Reader:
             oco_group_id=given.get("oco") or None, updated_at=_time(given),
         )  # fmt: skip
 
-    def fill(self, given: Members, order_id: str, *, missed: bool) -> Trade:
+    def fill(self, given: Members, order_id: str) -> Trade:
         """Return one execution."""
         native = text(given, "instrument")
         return Trade(
             account=self.account(text(given, "account")), id=text(given, "id"), order_id=order_id,
             symbol=self.symbol(native), native_symbol=native, side=word(FILLED, given["marketPosition"]),
             quantity=given["quantity"], price=given["price"], commission=given.get("commission"), time=_time(given),
-            quantity_unit=unit(native, given), reconciled=missed or None,
+            quantity_unit=unit(native, given),
         )  # fmt: skip
 
 
@@ -171,8 +170,11 @@ def _time(given: Members) -> str | None:
 def of_account(data: Any, own: str, by: str = "account") -> Any:
     """Return ``data`` without the elements of lists, at any depth, that name another account, and ``count`` without them.
 
-    Some functions answer for every account of the key, whatever the arguments say. ``by`` is the member with the name.
+    Some functions answer for every account of the key, whatever the arguments say. ``by`` is the member with the name. A
+    session without an account of its ``own`` is of all of them.
     """
+    if not own:
+        return data
     if isinstance(data, list):
         return [of_account(each, own) for each in data if not names_another(each, own, by)]
     if not isinstance(data, dict):
@@ -189,4 +191,16 @@ def names_another(raw: Any, own: str, by: str) -> bool:
     name = raw.get("account", raw.get(by)) if isinstance(raw, dict) else None
     if isinstance(name, dict):
         name = name.get("name")
-    return isinstance(name, str) and name.casefold() != own.casefold()
+    return bool(own) and isinstance(name, str) and name.casefold() != own.casefold()
+
+
+def of_symbol(data: Any, native: str) -> Any:
+    """Return an answer whose lists have only what is of one instrument, all of it where that has no name."""
+    if not native or not isinstance(data, dict):
+        return data
+    return {
+        name: [each for each in value if isinstance(each, dict) and each.get("instrument") == native]
+        if isinstance(value, list)
+        else value
+        for name, value in data.items()
+    }

@@ -106,8 +106,8 @@ class Helio(Adapter):
                 yield from self.interest.subscribe(topics, self.account)
             case Unsubscribe(topics):
                 yield from self.interest.unsubscribe(topics)
-            case GivenUp(command_id):
-                self.waiting.forget(command_id)
+            case GivenUp(command):
+                self.waiting.forget(command.id)
             case Reconcile(since) if self.reports.account:
                 yield from requests.reconcile(self.account(), since)
             case ListAccounts() | ListPositions() | ListOrders():

@@ -18,6 +18,7 @@ from relay.adapter.base import (
     Adapter,
     Checksum,
     Context,
+    Known,
 )
 from relay.adapter.declaration import (
     Backoff,
@@ -58,6 +59,7 @@ from relay.adapter.messages import (
     Ready,
     Reconcile,
     Redial,
+    Refresh,
     Requests,
     Secret,
     Send,
@@ -95,6 +97,7 @@ __all__ = [
     "Header",
     "Heartbeat",
     "Hello",
+    "Known",
     "Learned",
     "Limited",
     "Nack",
@@ -113,6 +116,7 @@ __all__ = [
     "Ready",
     "Reconcile",
     "Redial",
+    "Refresh",
     "Requests",
     "Secret",
     "Send",

@@ -13,7 +13,7 @@ from relay.adapter.messages import Answer, Fetch, Outgoing, Poll, Secret, Signal
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.enums import ErrorCode
-from relay.model.events import Event, Level
+from relay.model.events import Event, Level, Order, Position
 from relay.model.hours import Hours
 from relay.model.symbols import SymbolTable
 
@@ -21,6 +21,30 @@ from relay.model.symbols import SymbolTable
 Checksum = Callable[[Sequence[Level], Sequence[Level]], str | None]
 #: Levels of each side that a checksum is given; no provider known sums up more.
 CHECKSUM_LEVELS = 25
+
+
+class Known:
+    """The session's memory of the account: its orders and positions as they were last published, over all connections.
+
+    Read it in place of a memory of your own. What the message at hand says is not in it yet. ``account`` is the account's
+    id where it is not the session's own. Here, without a session, nothing is known.
+    """
+
+    def order(self, id: str, account: str | None = None) -> Order | None:
+        """Return an order as it was last known, None for one that was never told; ended ones are remembered too."""
+        return None
+
+    def position(self, id: str, account: str | None = None) -> Position | None:
+        """Return a position as it was last known, None for one that was never told; closed ones are remembered too."""
+        return None
+
+    def open_orders(self) -> Iterable[Order]:
+        """Return the orders of all accounts that are open."""
+        return ()
+
+    def open_positions(self) -> Iterable[Position]:
+        """Return the positions of all accounts that are open."""
+        return ()
 
 
 @frozen(kw_only=True)
@@ -36,6 +60,7 @@ class Context:
         learned: what `Learned` signals gave, for templates and `Fetch` headers; never in a repr.
         kept: what an adapter leaves to the one of the next connection, by names of its own. It bounds what it keeps.
         calendar: the days of the last `Calendar` signal.
+        known: the account's orders and positions.
     """
 
     provider: str
@@ -46,6 +71,7 @@ class Context:
     learned: dict[str, Secret] = field(factory=dict, repr=False)
     kept: dict[str, Any] = field(factory=dict, repr=False)
     calendar: dict[str, str] = field(factory=dict, repr=False)
+    known: Known = field(factory=Known, repr=False)
 
 
 class Adapter(abc.ABC):

@@ -1,6 +1,6 @@
 """The messages between an adapter and the session: outgoing intents, HTTP requests and answers, and signals."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Literal
 
 from attrs import Factory, field, frozen
@@ -64,17 +64,31 @@ class Reconcile:
 
 @frozen
 class GivenUp:
-    """The command of this id has had its reply without the provider's answer, and no answer is taken for it any more.
+    """A command has had its reply without the provider's answer: its outcome is unknown, unless it was never sent.
 
-    An adapter that matches answers by their order or by what they say forgets the command, so that it does not take the
-    answer of the next one. Usually nothing is written.
+    Yield what may tell what became of it, such as a request for the order by the sender's id. The relay says it again on
+    every connection while the outcome is unknown. An adapter that matches answers by their order or by what they say forgets
+    the command too, so that it does not take the answer of the next one.
     """
 
-    command_id: str
+    command: Command
+
+
+@frozen
+class Refresh:
+    """An order of the account was filled further, or its profit shows that something was filled.
+
+    Yield the requests for what the provider does not stream of it: fills, positions, money.
+
+    Attributes:
+        account: the account's id where it is not the session's own.
+    """
+
+    account: str | None = None
 
 
 #: Everything an adapter may be asked to write.
-Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconcile | GivenUp | Command
+Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconcile | GivenUp | Refresh | Command
 
 
 @frozen(kw_only=True)
@@ -98,6 +112,8 @@ class Fetch:
         once: a name under which at most one fetch waits. Another one that a message or an answer leads to is not made while
             one of that name waits; while one is under way, whose answer may already be too old, one is made behind it.
             It counts for nothing in a reconciliation and in a command, whose fetches are all made.
+        next_page: returns the request of the page behind an answer, None behind the last page. The relay collects the pages
+            of a list and hands them over at once, by the tag of the first; `Answer.pages` has them all. Not for `prepare`.
         needed: False for a fetch of `Adapter.prepare` that a connection can do without once one has succeeded, such as the
             symbols: where it fails and symbols are known, the relay dials all the same.
     """
@@ -115,17 +131,27 @@ class Fetch:
     cost: int = 1
     within: float = 10.0
     once: Hashable = None
+    next_page: "Callable[[Answer], Fetch | None] | None" = field(default=None, repr=False, eq=False)
     needed: bool = True
     authenticated: bool | None = None
 
 
 @frozen(kw_only=True)
 class Answer:
-    """The HTTP answer to a `Fetch`; ``status`` 0 means none came, ``text`` then says why."""
+    """The HTTP answer to a `Fetch`; ``status`` 0 means none came, ``text`` then says why.
+
+    ``before`` has the texts of the pages before it (`Fetch.next_page`).
+    """
 
     status: int
     text: str
     headers: Mapping[str, str] = Factory(dict)
+    before: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """The texts of all pages, in order."""
+        return (*self.before, self.text)
 
     @property
     def ok(self) -> bool:
@@ -192,6 +218,11 @@ class Poll:
         now: False: the first request is made after ``every`` seconds. A poll of a known name that says True is asked at
             once, and once more where it is under way.
         within: seconds for the answer to a frame; a fetch has its own.
+        missed: the request in place of ``request`` where something may have been missed: for a `Reconcile`, and after a
+            failure. None: ``request`` tells all.
+
+    The first answer to a poll that ``encode(Reconcile())`` yields, and one to ``missed``, is a reconciliation: what differs
+    from the last known state is published and marked.
     """
 
     name: Hashable = field()
@@ -200,6 +231,7 @@ class Poll:
     of: RateOf = field(default="call", kw_only=True)
     now: bool = field(default=True, kw_only=True)
     within: float = field(default=10.0, kw_only=True)
+    missed: str | Fetch | None = field(default=None, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.name is None:

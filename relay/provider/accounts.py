@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 import attrs
 import msgspec
 
+from relay.adapter import Known
+from relay.adapter.reading import is_zero
 from relay.limits import BoundedDict
 from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, PositionEvent, TradeEvent
 from relay.model.events import Account, AccountScoped, Order, Position, Stamp, Trade
@@ -146,6 +148,8 @@ class States:
         self._states: BoundedDict[_Name, _Known] = BoundedDict(size)
         #: The kinds and accounts of which a complete list was seen.
         self._listed: set[tuple[str, str | None]] = set()
+        #: The orders and positions that are open, and some that were forgotten.
+        self._open: dict[_Name, None] = {}
         self._is_in_doubt = False
 
     def take_doubt(self) -> bool:
@@ -223,6 +227,7 @@ class States:
         elif len(self._states) >= self._states.most:
             self.on_change(_text(next(iter(self._states))), None)
         known = self._states[name] = _Known(event, told_at, members, doubted_at)
+        self._note_open(name, event)
         if self.on_change is not _untold:
             self.on_change(_text(name), self._value(known))
         return before is None or is_new
@@ -245,12 +250,31 @@ class States:
                 continue
             told = {field: min(now, at - self.ahead) for field, at in members.items()}
             self._states[name] = _Known(event, min(now, told_at - self.ahead), told)
+            self._note_open(name, event)
             self._listed.add(name[:2])
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
         """Yield all rows, as ``on_change`` was told them."""
         for name, known in self._states.items():
             yield _text(name), self._value(known)
+
+    def _note_open(self, name: _Name, event: State) -> None:
+        if not _is_open(event):
+            self._open.pop(name, None)
+        elif name not in self._open:
+            self._open[name] = None
+            if len(self._open) > self._states.most:
+                self._open = {each: None for each in self._open if each in self._states}
+
+    def find(self, kind: str, account: str | None, id: str) -> State | None:
+        """Return the last known state; an account's has no id. None where none is known."""
+        known = self._states.get((kind, account, id))
+        return None if known is None else known.event
+
+    def open(self, kind: str) -> list[State]:
+        """Return the orders or the positions that are open, of all accounts."""
+        found = (self._states.get(name) for name in self._open if name[0] == kind)
+        return [known.event for known in found if known is not None]
 
     def not_overtaken(self, event: State, account: str | None, asked_at: float) -> State | None:
         """Drop from an item of a list whatever was updated after ``asked_at``; return None if nothing is left.
@@ -389,6 +413,48 @@ class States:
         for event in gone:
             self.remember(event, account, asked_at)
         return gone
+
+
+class KnownStates(Known):
+    """The states as an adapter sees them; ``account`` is the session's own."""
+
+    def __init__(self, states: States, account: str | None) -> None:
+        self._states = states
+        self._account = account
+
+    def order(self, id: str, account: str | None = None) -> Order | None:
+        found = self._states.find("order", account or self._account, id)
+        return found if isinstance(found, Order) else None
+
+    def position(self, id: str, account: str | None = None) -> Position | None:
+        found = self._states.find("position", account or self._account, id)
+        return found if isinstance(found, Position) else None
+
+    def open_orders(self) -> list[Order]:
+        return [each for each in self._states.open("order") if isinstance(each, Order)]
+
+    def open_positions(self) -> list[Position]:
+        return [each for each in self._states.open("position") if isinstance(each, Position)]
+
+
+def shows_a_fill(now: State, before: State | None) -> bool:
+    """Return whether an order was filled further, or an account's profit changed as only a fill changes it.
+
+    The realized profit has changed, or the unrealized one has begun or ceased to be zero. An order that is told of when it
+    has ended already is no news of a fill.
+    """
+    match now, before:
+        case Order(), Order():
+            return _filled(now) > _filled(before)
+        case Order(), None:
+            return _filled(now) > 0 and not now.status.is_final
+        case Account(), Account():
+            realized, unrealized = now.realized_pnl, now.unrealized_pnl
+            if None not in (realized, before.realized_pnl) and not _same("realized_pnl", realized, before.realized_pnl):
+                return True
+            known = before.unrealized_pnl
+            return None not in (unrealized, known) and is_zero(unrealized) is not is_zero(known)
+    return False
 
 
 _ENDS = {

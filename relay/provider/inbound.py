@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import attrs
 
-from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Polled, Send, Unknown
+from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Polled, Refresh, Send, Unknown
 from relay.model.enums import PositionEvent, StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
-from relay.provider.accounts import State
+from relay.provider.accounts import State, shows_a_fill
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
 from relay.provider.session_state import SAMPLE_SIZE, Publish, Sample, SessionState, place
@@ -38,7 +38,8 @@ class Inbound:
         self._counters = core.counters
         self._entry_of = core.table.find
         self._watch_of = core.topics.find
-        self._reconciling = False
+        #: The message being handled is the answer to a reconciliation: only what differs from what is known is published.
+        self.reconciling = False
         #: The request whose answer is being handled; None for a message of the stream.
         self._answering: Job | None = None
         #: The time the message being handled is valid for, where that is the answer to a request; None: now.
@@ -54,15 +55,18 @@ class Inbound:
             self.unknown(raw, f"{type(error).__name__}: {error} (at {place(error)})")
             return ()
         self._items = items
-        self._valid_at = self._asked_for(items) if len(items) > 1 and self._trades else None
+        self._valid_at, self.reconciling = None, False
+        if len(items) > 1 and self._trades:
+            self._note_list(items)
         return items
 
-    def _asked_for(self, items: Sequence[object]) -> float | None:
-        """Return when the list that a message has was asked for; None where it was not, and is as new as the message."""
+    def _note_list(self, items: Sequence[object]) -> None:
+        """Note when the list that a message has was asked for, and whether because something may have been missed."""
+        polls = self._core.outbound.polls
         for item in items:
             if type(item) is Polled and item.failed is None:
-                return self._core.outbound.polls.valid_at(item.name)
-        return None
+                self._valid_at, self.reconciling = polls.valid_at(item.name), polls.is_missed(item.name)
+                return
 
     def answers_list(self, asked_at: float) -> None:
         """Treat the rest of the message as a list that an application requested at this time."""
@@ -84,7 +88,7 @@ class Inbound:
             self.unknown(answer.text, f"answer to {tag!r:.100}: {type(error).__name__}: {error} (at {place(error)})")
             job.chain.broken = True
             return ()
-        self._items, self._reconciling, self._answering, self._valid_at = items, reconciling, job, None
+        self._items, self.reconciling, self._answering, self._valid_at = items, reconciling, job, None
         return items
 
     def end_answer(self) -> None:
@@ -104,9 +108,9 @@ class Inbound:
                     self._subscriptions.audited(chain.facts)
                 if job.purpose is not Purpose.POLL and self._core.states.take_doubt():
                     self._subscriptions.reconcile_again()
-                elif self._reconciling:
+                elif self.reconciling:
                     self._subscriptions.reconciled()
-        self._reconciling, self._answering = False, None
+        self.reconciling, self._answering = False, None
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -174,9 +178,10 @@ class Inbound:
         self._counters.received += 1
         self._core.notice_time(event.timestamp, getattr(event, "updated_at", None))
         account = self._account
-        compared = self._reconciling or bool(event.reconciled)
+        compared = self.reconciling or bool(event.reconciled)
         polled = self._valid_at is not None or (self._answering is not None and self._answering.purpose is Purpose.POLL)
         may_lag = polled or (compared and self._answering is not None)
+        before = self._core.states.find(event.kind, event.account or account, getattr(event, "id", ""))
         news = self._core.states.news(
             event, account, self._asked_at(), compared=compared, partial=partial, may_lag=may_lag
         )
@@ -187,10 +192,18 @@ class Inbound:
                 ended = self._core.states.replaced(news, account, self._asked_at())
                 if ended is not None:
                     self._core.publish(ended)
+            if not self.reconciling and shows_a_fill(news, before):
+                self._look(Refresh(news.account))
             return
         self._counters.deduped += 1
         if not compared:  # what repeats itself proves that the account's stream is alive
             self._is_news(event, ("account", event.account or account))
+
+    def _look(self, outgoing: Refresh) -> None:
+        core = self._core
+        if core.adapter is not None:
+            core.outbound.look(core.adapter, core.encode(outgoing))
+            core.rearm()
 
     def _count_fact(self, event: AccountScoped) -> None:
         """Count what an audit found, but for figures that only follow the market."""
@@ -256,7 +269,7 @@ class Inbound:
         return send.text.decode("latin-1") if isinstance(send.text, bytes) and self._is_binary else send.text  # type: ignore[return-value]
 
     def _marked(self, event: AccountScoped) -> AccountScoped:
-        return attrs.evolve(event, reconciled=True) if self._reconciling else event
+        return attrs.evolve(event, reconciled=True) if self.reconciling else event
 
     # --- what was not understood -------------------------------------------------------------------------------------
 

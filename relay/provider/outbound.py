@@ -16,6 +16,7 @@ from attrs import Factory, define, evolve, frozen
 
 from relay.adapter import (
     Adapter,
+    Answer,
     Complete,
     Context,
     Fetch,
@@ -43,6 +44,9 @@ MOST_FRAMES = {Lane.CALL: MOST_COMMANDS, Lane.INTEREST: MOST_UNWRITTEN, Lane.FET
 #: HTTP requests without an answer, by lane; more wait. All sessions share the process's descriptors and time, so a thousand
 #: subscriptions that need a request each must not make an order of another session wait.
 MOST_REQUESTS = {Lane.CALL: 64, Lane.INTEREST: 8, Lane.FETCH: 8}
+
+#: Pages of one list.
+MOST_PAGES = 1000
 
 
 class Purpose(enum.Enum):
@@ -97,6 +101,7 @@ class Job:
         topics: what is asked for once this, the last frame or request of its batch, was sent.
         chain: what it is a part of.
         poll: the name of the poll whose request it is.
+        pages: the pages of a list before the one it asks for.
     """
 
     writing: str | Fetch
@@ -106,11 +111,16 @@ class Job:
     topics: tuple[Topic, ...] = ()
     chain: Chain = Factory(Chain)
     poll: Hashable = None
+    pages: tuple[str, ...] = ()
 
     @property
     def once(self) -> Hashable:
         """The name under which at most one request like this one waits; None where all are made."""
-        if isinstance(self.writing, str) or self.purpose in (Purpose.CALL, Purpose.RECONCILE, Purpose.AUDIT):
+        if (
+            isinstance(self.writing, str)
+            or self.pages
+            or self.purpose in (Purpose.CALL, Purpose.RECONCILE, Purpose.AUDIT)
+        ):
             return None
         return self.writing.once
 
@@ -194,7 +204,7 @@ class Outbound:
         everything, chain = written(adapter.encode(outgoing), self._session), Chain()
         if requests_only and not all(isinstance(writing, Fetch) for writing in everything):
             raise ValueError("this needs the connection, which is not up")
-        writings = self.without_polls(everything)
+        writings = self.without_polls(everything, missed=purpose is Purpose.RECONCILE)
         for position, writing in enumerate(writings, start=1):
             job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else (), chain)
             chain.left += isinstance(writing, Fetch)
@@ -225,12 +235,12 @@ class Outbound:
         needs = {of: cost if of == "frame" else cost + self._budget.capacity(of) // 2 for of, cost in drawn.items()}
         self.queue.put(Lane.FETCH, drawn, job, needs)
 
-    def without_polls(self, writings: Iterable[str | Fetch | Poll]) -> list[str | Fetch]:
-        """Begin the polls among what the adapter wrote and return the rest."""
+    def without_polls(self, writings: Iterable[str | Fetch | Poll], *, missed: bool = False) -> list[str | Fetch]:
+        """Begin the polls among what the adapter wrote, which ask for what was ``missed``, and return the rest."""
         others = []
         for writing in writings:
             if isinstance(writing, Poll):
-                self.polls.put(writing)
+                self.polls.put(writing, missed=missed)
             else:
                 others.append(writing)
         return others
@@ -256,6 +266,32 @@ class Outbound:
                 return
         following.chain.left += 1
         self.queue.put(following.purpose.lane, uses(following, None), following)
+
+    def look(self, adapter: Adapter, writings: Iterable[str | Fetch]) -> None:
+        """Queue requests for what the provider does not tell by itself, behind what applications ask for."""
+        for writing in writings:
+            if isinstance(writing, Fetch):
+                self.follow(writing, adapter, None)
+            else:
+                self.queue.put(Lane.FETCH, {"frame": 1, "call": 1}, Job(writing, adapter))
+
+    def next_page(self, job: Job, answer: Answer) -> Answer | None:
+        """Return an answer with the pages before it; None where another page is behind it, which is then asked for.
+
+        Raises:
+            Exception: whatever `Fetch.next_page` raises.
+        """
+        fetch = job.writing
+        if not isinstance(fetch, Fetch) or fetch.next_page is None or not answer.ok:
+            return answer
+        answer = evolve(answer, before=job.pages)
+        behind = fetch.next_page(answer)
+        if behind is None:
+            return answer
+        if len(answer.pages) >= MOST_PAGES:
+            raise ValueError(f"more than {MOST_PAGES} pages")
+        self.follow(evolve(behind, tag=fetch.tag), job.adapter, evolve(job, pages=answer.pages))
+        return None
 
     def interest(self, adapter: Adapter, text: str) -> None:
         """Queue a frame that the answer to a request for subscriptions leads to: it is one of them."""

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from itertools import count
 from math import inf
 
-from attrs import define
+from attrs import define, evolve
 
 from relay.adapter import Poll
 from relay.limits import backoff
@@ -28,6 +28,7 @@ class _Plan:
         again: it was asked for anew while it was under way, so that its answer may be too old.
         unanswered_since: when the oldest request without an answer was sent; infinite where all were answered.
         looks: how many answers in a row were doubted.
+        missed: something may have been missed since the last answer: the next one is a reconciliation.
     """
 
     poll: Poll
@@ -38,13 +39,14 @@ class _Plan:
     again: bool = False
     unanswered_since: float = inf
     looks: int = 0
+    missed: bool = False
 
 
 class Polls:
     """The polls of one connection. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._new: list[Poll] = []
+        self._new: list[tuple[Poll, bool]] = []
         self._plans: dict[Hashable, _Plan] = {}
         self._places = count()
         self._asked: Hashable = None
@@ -52,15 +54,13 @@ class Polls:
         #: Polls that were refused since there were too many.
         self.refused = 0
 
-    def put(self, poll: Poll) -> None:
-        """Begin ``poll``, or change the one of the same name."""
-        self._new.append(poll)
+    def put(self, poll: Poll, *, missed: bool = False) -> None:
+        """Begin ``poll``, or change the one of the same name; ``missed``: the first answer is a reconciliation."""
+        self._new.append((poll, missed))
 
     def take_due(self, now: float) -> Poll | None:
         """Mark the poll whose request is to be queued now as under way and return it; None when there is none."""
-        new, self._new = self._new, []
-        for poll in new:
-            self._admit(poll, now)
+        self._admit_new(now)
         if self._asked is not None:
             return None
         due = [plan for plan in self._plans.values() if plan.due_at <= now]
@@ -69,7 +69,21 @@ class Polls:
         plan = min(due, key=lambda plan: (plan.poll.every is not None, plan.due_at, plan.place))
         plan.asked_at, plan.again = now, False
         self._asked, self._answer_by = plan.poll.name, inf
+        if plan.missed and plan.poll.missed is not None:
+            return evolve(plan.poll, request=plan.poll.missed)
         return plan.poll
+
+    def is_missed(self, name: Hashable) -> bool:
+        """Return whether the next answer to this poll is a reconciliation."""
+        plan = self._plans.get(name)
+        return plan is not None and plan.missed
+
+    def _admit_new(self, now: float) -> None:
+        new, self._new = self._new, []
+        for poll, missed in new:
+            self._admit(poll, now)
+            if missed and (plan := self._plans.get(poll.name)) is not None:
+                plan.missed = True
 
     def _admit(self, poll: Poll, now: float) -> None:
         plan = self._plans.get(poll.name)
@@ -121,6 +135,7 @@ class Polls:
             doubted: the answer contradicts what was told shortly before: it is asked again at once, and ever more rarely
                 where each answer has something else to doubt.
         """
+        self._admit_new(now)
         plan = self._plans.get(name)
         if is_asked := name == self._asked:
             self._asked, self._answer_by = None, inf
@@ -133,6 +148,7 @@ class Polls:
             plan.asked_at = now
         first = failed and not plan.failures
         plan.failures = plan.failures + 1 if failed else 0
+        plan.missed = failed and (plan.missed or plan.poll.missed is not None)
         every = plan.poll.every
         if doubted and not failed:
             plan.due_at = now if plan.looks == 1 else now + backoff(AGAIN, RARELY, plan.looks - 2)

@@ -77,7 +77,7 @@ from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
 from relay.provider.session_commands import SessionCommands
 from relay.provider.session_events import CloseSocket, DeadlineChanged, Dial, Finished, Now, Output, SendPing
-from relay.provider.session_state import Publish, SessionLog, SessionSettings, SessionState, no_log
+from relay.provider.session_state import Publish, SessionLog, SessionSettings, SessionState, no_log, place
 from relay.provider.subscription_table import Entry, SubscriptionState, event_key
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
@@ -373,7 +373,8 @@ class SessionMachine:
 
     def _poll_for_adapter(self, poll: Poll) -> None:
         try:
-            self.core.outbound.without_polls(written([poll], self._declared))
+            missed = self._inbound.reconciling and poll.every is None  # asked for the same reason
+            self.core.outbound.without_polls(written([poll], self._declared), missed=missed)
         except TypeError as error:
             self._inbound.unknown(repr(poll.name), str(error))
         self.core.rearm()
@@ -504,6 +505,7 @@ class SessionMachine:
         self._lost = None
         self.core.publish(Connection(event=ConnectionEvent.CONNECTED, gap_ms=gap))
         self._subscriptions.begin(since)
+        self._commands.look_for_unknown()
         self.core.rearm()
 
     def _lose(
@@ -637,7 +639,10 @@ class SessionMachine:
         if job is None:
             core.counters.notes["late_answer"] += 1
             return
-        wait = retry_after(answer.headers, core.at.unix_ns)
+        if (whole := self._whole(job, answer)) is None:
+            core.rearm()
+            return
+        answer, wait = whole, retry_after(answer.headers, core.at.unix_ns)
         if answer.status == _TOO_MANY_REQUESTS and job.purpose is not Purpose.PREPARE:
             core.limited(wait, job.writing.socket if isinstance(job.writing, Fetch) else "")
         match job.purpose:
@@ -663,6 +668,14 @@ class SessionMachine:
                 self._subscriptions.not_audited(answer)
             case purpose:
                 self._handle_answer(job, answer, reconciling=purpose in (Purpose.RECONCILE, Purpose.AUDIT))
+
+    def _whole(self, job: Job, answer: Answer) -> Answer | None:
+        """Return an answer with the pages before it; None while there is another page behind it."""
+        try:
+            return self.core.outbound.next_page(job, answer)
+        except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a page costs that list alone
+            self._inbound.unknown(answer.text, f"a page of a list: {type(error).__name__}: {error} (at {place(error)})")
+            return Answer(status=0, text="a page of the list was not understood")
 
     def _prepared(self, job: Job, answer: Answer) -> None:
         core = self.core
@@ -691,7 +704,7 @@ class SessionMachine:
         """Hand over what a poll fetched; plan its next request when all of its pages have come."""
         failed = None
         if answer.ok:
-            self._handle_answer(job, answer)
+            self._handle_answer(job, answer, reconciling=self.core.outbound.polls.is_missed(job.poll))
         if not answer.ok:
             failed = Error(code="poll_failed", message=f"{job.poll}: {_status(answer)}")
         elif job.chain.broken:

@@ -31,6 +31,9 @@ from relay.trading.pending import PendingCommand, Scope
 from relay.trading.registry import CommandRegistry
 from relay.trading.service import Unwritable
 
+#: Commands of unknown outcome that a new connection asks for.
+MOST_UNKNOWN = 100
+
 
 class SessionCommands:
     """The commands that one session carries out."""
@@ -141,7 +144,14 @@ class SessionCommands:
     def _give_up(self, pending: PendingCommand, reply: Reply) -> None:
         """Publish ``reply``, and tell the connection's adapter, which may still be waiting for the answer."""
         self._core.publish(reply)
-        self._core.at_once(self._core.encode(GivenUp(pending.command.id)))
+        self._core.at_once(self._core.encode(GivenUp(pending.command)))
+
+    def look_for_unknown(self) -> None:
+        """Let the adapter ask what became of the commands whose outcome is not known, the newest first."""
+        core = self._core
+        for command in self._registry.unknown_of(self._scope)[: -MOST_UNKNOWN - 1 : -1]:
+            if core.adapter is not None:
+                core.outbound.look(core.adapter, core.encode(GivenUp(command)))
 
     def disconnected(self) -> None:
         """End the commands whose answers are lost with the WebSocket; HTTP requests outlive it."""
@@ -199,7 +209,7 @@ def dry_run(
 def _copied(adapter: Adapter | None, context: Context) -> Adapter | None:
     if adapter is None:
         return None
-    copies: dict[int, Any] = {id(adapter.symbols): adapter.symbols}
+    copies: dict[int, Any] = {id(each): each for each in (adapter.symbols, adapter.context.known)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:

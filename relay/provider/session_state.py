@@ -17,7 +17,7 @@ from relay.model.enums import ConnectionEvent, RateLimitEvent, StalenessEvent
 from relay.model.events import Connection, Error, Event, Gap, RateLimit, Staleness, Stamp
 from relay.model.hours import Hours
 from relay.model.text import from_micros, to_ns
-from relay.provider.accounts import Fills, States
+from relay.provider.accounts import Fills, KnownStates, States
 from relay.provider.books import Books
 from relay.provider.liveness import Topics
 from relay.provider.outbound import Outbound, Purpose, written
@@ -191,7 +191,6 @@ class SessionState:
         self.log = log
         self.adapter_class = adapter_class
         self.declared = declared
-        self.context = context
         self.settings = settings
         shared = None if beside is None else beside.budget
         apis = {name: each.limits for name, each in declared.sockets.items() if not isinstance(each, str)}
@@ -200,6 +199,7 @@ class SessionState:
         self.prepared: Adapter | None = None
         self.fills: Fills = Fills() if after is None else after.fills
         self.states: States = States() if after is None else after.states
+        self.context = context = evolve(context, known=KnownStates(self.states, context.account))
         self.table = SubscriptionTable(
             per_frame=declared.topics_per_frame,
             linger=settings.linger,

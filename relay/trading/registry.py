@@ -332,6 +332,11 @@ class CommandRegistry:
         """Return the open commands of the session."""
         return list(self._open.get(session, _NONE).values())
 
+    def unknown_of(self, session: Scope) -> list[Command]:
+        """Return the commands of the session whose outcome is unknown, the oldest first."""
+        unknown = (each for each in self._lasting if each.session == session and each.outcome is Outcome.UNKNOWN)
+        return [pending.command for pending in unknown]
+
     def deadline(self, session: Scope) -> float:
         """Return the earliest deadline of the session's open commands."""
         return min((pending.due_at for pending in self._open.get(session, _NONE).values()), default=inf)

@@ -174,7 +174,7 @@ async def test_what_the_stream_keeps_back_the_audit_finds_once(name, monkeypatch
 
 @pytest.mark.parametrize("name", LISTED)
 async def test_lists_from_before_the_last_changes_take_nothing_back(name, monkeypatch):
-    monkeypatch.setattr("relay_crosstrade.polling.SWEEP", 1.0)
+    monkeypatch.setattr("relay_crosstrade.orders.SWEEP", 1.0)
     async with rig(name, every=0.1, configured={"audit": 0.5}) as r:
         there, view = await traded(r)
         (resting,), (held,) = there.orders(), there.positions()
@@ -237,7 +237,7 @@ async def test_lists_that_come_late_take_nothing_back(name, monkeypatch):
 
 @pytest.mark.parametrize("name", LISTED)
 async def test_other_spellings_another_order_and_repetitions_say_nothing_new(name, monkeypatch):
-    monkeypatch.setattr("relay_crosstrade.polling.SWEEP", 1.0)
+    monkeypatch.setattr("relay_crosstrade.orders.SWEEP", 1.0)
     async with rig(name, every=0.1, configured={"audit": 0.5}) as r:
         meddler = Meddler(r, monkeypatch)
         meddler.stream = lambda text: [text, text]

@@ -93,8 +93,8 @@ class Venue(Adapter):
                 yield dumps({"ids": ids, "ms": now_ms, "correlation": correlation})
             case Ping():
                 yield '"ping"'
-            case GivenUp(id):
-                yield dumps({"given_up": id})
+            case GivenUp(command):
+                yield dumps({"given_up": command.id})
             case Hello() if self.session.ready == "signal":
                 yield '"hello"'
 

@@ -8,7 +8,18 @@ import attrs
 import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
-from relay.adapter import CommandReply, Complete, Context, Poll, Polled, Reconcile, Redial, Subscribe, Unsubscribe
+from relay.adapter import (
+    CommandReply,
+    Complete,
+    Context,
+    Poll,
+    Polled,
+    Reconcile,
+    Redial,
+    Refresh,
+    Subscribe,
+    Unsubscribe,
+)
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -24,8 +35,8 @@ from relay.model.commands import (
     PlaceOrder,
     TradeHistory,
 )
-from relay.model.events import Account, Order, Position
-from relay.provider.accounts import States
+from relay.model.events import Account, Order, Position, Trade
+from relay.provider.accounts import KnownStates, States, shows_a_fill
 from relay.provider.polls import Polls
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
@@ -84,20 +95,37 @@ ASSEMBLED = (
 
 
 class Published:
-    """The events that a session publishes for an adapter's items: states with what happened, none where nothing did."""
+    """The events that a session publishes for an adapter's items: states with what happened, none where nothing did.
+
+    Attributes:
+        known: the states, as an adapter sees them.
+        fills: the accounts on which a state among the last items showed that something was filled.
+    """
 
     def __init__(self, account="Sim101") -> None:
         self._account = account
         self._states = States()
         self._now = 0
+        self.known = KnownStates(self._states, account)
+        self.fills: list[str | None] = []
 
-    def __call__(self, items) -> list:
+    def __call__(self, items, *, missed=False, listed=False) -> list:
+        """Return the events; ``missed``: the items are of a reconciliation, ``listed``: of an answer to a poll."""
         self._now += 1
+        may_lag = listed
         published, listed = [], []
+        self.fills = []
         for item in items:
             if isinstance(item, Order | Position | Account):
                 listed.append(item)
-                item = self._states.news(item, self._account, self._now, compared=bool(item.reconciled))
+                before = self._states.find(item.kind, item.account or self._account, getattr(item, "id", ""))
+                compared = missed or bool(item.reconciled)
+                item = self._states.news(item, self._account, self._now, compared=compared, may_lag=may_lag)
+                if item is not None and not missed and shows_a_fill(item, before):
+                    self.fills.append(item.account)
+                item = attrs.evolve(item, reconciled=True) if missed and item is not None else item
+            elif isinstance(item, Trade) and missed:
+                item = attrs.evolve(item, reconciled=True)
             elif isinstance(item, Complete):
                 account = item.account or self._account
                 ids = {
@@ -120,12 +148,25 @@ class Questions:
         self.polls = Polls()
         self.asked: list[Poll] = []
 
-    def take(self, items, now) -> list:
+    def read(self, adapter, published, items, now) -> list:
+        """Return what a session publishes of a message, whose polls begin and are answered."""
+        items = list(items)
+        answered = [item.name for item in items if isinstance(item, Polled) and item.failed is None]
+        missed = any(map(self.polls.is_missed, answered))
+        for item in items:
+            if isinstance(item, Poll) and item.every is None:
+                self.polls.put(item, missed=missed)
+        told = published(self.take(items, now), missed=missed, listed=bool(answered))
+        for account in published.fills:
+            self.take(adapter.encode(Refresh(account)), now)
+        return told
+
+    def take(self, items, now, *, missed=False) -> list:
         """Begin and answer the polls among ``items``; return the others, with the error of a poll that failed."""
         rest = []
         for item in items:
             if isinstance(item, Poll):
-                self.polls.put(item)
+                self.polls.put(item, missed=missed)
             elif isinstance(item, Polled):
                 first = self.polls.answered(item.name, now, failed=item.failed is not None, final=item.final)
                 rest += [item.failed] if first else []
@@ -172,9 +213,15 @@ class Session:
     def __init__(self, options=OPTIONS, account="Sim101") -> None:
         self.now_ns = BEGAN_NS
         self.simulator = CrossTradeSimulator(interval=0, clock=lambda: self.now_ns)
-        self.context = Context(provider="crosstrade", account=account, options=options, credentials={"key": KEY})
         self.records: list[Record] = []
         self.published = Published(account)
+        self.context = Context(
+            provider="crosstrade",
+            account=account,
+            options=options,
+            credentials={"key": KEY},
+            known=self.published.known,
+        )
         self.connect()
 
     def connect(self) -> None:
@@ -189,7 +236,8 @@ class Session:
 
     def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers."""
-        written = self.questions.take(self.adapter.encode(outgoing), self.now_ns / SECOND)
+        missed, writings = isinstance(outgoing, Reconcile), self.adapter.encode(outgoing)
+        written = self.questions.take(writings, self.now_ns / SECOND, missed=missed)
         return [item for text in written for item in self.send(text)] + self.ask()
 
     def send(self, text: str) -> list:
@@ -210,7 +258,8 @@ class Session:
         items = []
         for text in self.line.take():
             self._record("in", text)
-            for item in self.published(self.questions.take(self.adapter.decode(text), self.now_ns / SECOND)):
+            decoded = self.adapter.decode(text)
+            for item in self.questions.read(self.adapter, self.published, decoded, self.now_ns / SECOND):
                 items.append(item)
                 if isinstance(item, Redial):
                     self.line.take()
