@@ -28,7 +28,7 @@ BUDGETS = {
     "relay_binance": 216,
     "relay_bitfinex": 212,
     "relay_kraken": 475,
-    "relay_crosstrade": 1017,
+    "relay_crosstrade": 1019,
     "relay_helio": 870,
     "relay_scaletrade": 827,
     "relay_shuriken": 481,
