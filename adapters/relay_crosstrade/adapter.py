@@ -46,7 +46,7 @@ from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Account, Error, Event, Quote
 from relay.model.text import from_millis
-from relay_crosstrade.orders import Names, Orders
+from relay_crosstrade.orders import Blotter, Names
 from relay_crosstrade.reading import Reader, has_expiry, is_alias, names_another, of_account, of_symbol
 from relay_crosstrade.rpc import COMMANDS, ORDERS, Failure, Writer, failure, is_refusal, may_change
 
@@ -94,7 +94,7 @@ class CrossTrade(Adapter):
         self.reader = Reader(self.symbol, self.native, self.own, self.own if context.account else "")
         self.writer = Writer(native=self.native, account=self.own, time_in_force=self.option("time_in_force"))
         names = context.kept.setdefault("orders", Names())
-        self.blotter = Orders(self.reader, context.known, names, self.interval / 1000)
+        self.blotter = Blotter(self.reader, context.known, names, self.interval / 1000)
         self.waiting: BoundedDict[str, Command] = BoundedDict(1000)  # without an answer
         self.aliases: set[str] = set()  # subscribed names that may be aliases: the add-on has not used them yet
         self.violations = 0  # of the rate limit, without a success between

@@ -52,7 +52,7 @@ class Names:
 
 
 @define(eq=False)
-class Orders:
+class Blotter:
     """Orders, fills and positions on one connection.
 
     Attributes:
