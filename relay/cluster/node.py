@@ -191,7 +191,9 @@ class ProviderNode:
         try:
             if request.token:
                 found = await self.redis.renew(self.name, request.token, self.replica.leading_in)
-                if found is None:
+                if self.lease.lapsed(trio.current_time()):
+                    self.stop("its lease has run out")  # in the meantime; the answer is of no use
+                elif found is None:
                     self.lease.refused(request, trio.current_time())
                     self.stop("another node has the lease")
                 elif self.lease.granted(request, request.token, self.lease.fence):
@@ -244,6 +246,10 @@ class ProviderNode:
                     await self._write()
             finally:
                 self._scope = None
+                if self.lease.token:
+                    # Its time has run out. A lease that nobody uses must not be renewed: nobody else could lead.
+                    self.log("not the owner any more", provider=self.name, reason="its lease has run out")
+                    self.lease.lost(trio.current_time())
                 self.replica.resign()
                 rows, self._rows, self._sending = [*self._sending, *self._rows], [], []
                 for change in rows:

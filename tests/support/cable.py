@@ -22,6 +22,11 @@ class Cable:
         self.mended.set()
         self.mute = False
         """True swallows everything, while the connections stay up."""
+        self.delay = 0.0
+        """Seconds that everything takes each way."""
+        self._open_again = trio.Event()
+        self._open_again.set()
+        self._dead: set[trio.SocketStream] = set()
         self._ends: set[trio.SocketStream] = set()
 
     def hold(self) -> None:
@@ -34,6 +39,18 @@ class Cable:
         for end in self._ends:
             end.socket.close()
         self._ends.clear()
+
+    def kill(self) -> None:
+        """Swallow everything of the connections that are open now, which stay up; new ones are good."""
+        self._dead |= self._ends
+
+    def stall(self) -> None:
+        """Take nothing more from the relay, so that what it sends waits there."""
+        self._open_again = trio.Event()
+
+    def flow(self) -> None:
+        """Take what the relay sends again."""
+        self._open_again.set()
 
     def mend(self) -> None:
         """Let connections through again."""
@@ -52,6 +69,7 @@ class Cable:
             nursery.start_soon(self._copy, client, relay, nursery.cancel_scope, bytearray())
             nursery.start_soon(self._copy, relay, client, nursery.cancel_scope, self.said)
         self._ends -= ends
+        self._dead -= ends
 
     async def _copy(
         self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope, record: bytearray
@@ -59,7 +77,11 @@ class Cable:
         try:
             while data := await source.receive_some(65536):
                 record += data
-                if not self.mute:
+                if self.delay:
+                    await trio.sleep(self.delay)
+                if record is self.said:
+                    await self._open_again.wait()
+                if not self.mute and source not in self._dead:
                     await sink.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass

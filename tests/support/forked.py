@@ -17,9 +17,12 @@ from pathlib import Path
 import trio
 
 _MAIN = """
-import os, signal, sys
+import gc, os, signal, sys
 import coredis, relay.app, relay.cli.running
 from relay.cli.command_line import run
+from relay.plugins.manager import load_plugins
+load_plugins()
+gc.freeze()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 print("ready", flush=True)
 for line in sys.stdin:
