@@ -191,7 +191,7 @@ class RedisCluster:
                 answer = await request(self._client)
         except trio.TooSlowError:
             self.failure = f"Redis has not answered for {within:g} s"
-            # A connection that is cut off silently would keep its requests until TCP gives up, which takes a quarter of an hour.
+            # A connection that is cut off silently keeps its requests until TCP gives up: a quarter of an hour.
             self._client.connection_pool.disconnect()
         except Exception as error:  # noqa: BLE001 - coredis raises its own, anyio's, trio's and groups of them
             self.failure = f"Redis: {_reason(error)}"

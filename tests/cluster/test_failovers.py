@@ -1,0 +1,64 @@
+"""Takeovers, one after another, under orders and quotes: nothing is lost, nothing is told twice, nothing is out of order."""
+
+import os
+import signal
+import time
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from support.forked import fork_server
+from support.real_cluster import RealCluster, real_cluster
+
+#: coredis, which reads along, does not close the buffers of a connection that is lost.
+pytestmark = [
+    pytest.mark.timeout(0),
+    pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+#: Takeovers; TICKRELAY_FAILOVERS asks for more.
+FAILOVERS = int(os.environ.get("TICKRELAY_FAILOVERS", "8"))
+#: Takeovers of one cluster, before all that was told is judged.
+OF_ONE = 40
+WAYS = ("SIGKILL", "SIGTERM", "SIGKILL", "cut", "SIGTERM", "SIGSTOP")
+
+
+async def fail(cluster: RealCluster, way: str, number: int) -> None:
+    """Have another node take the owner's place, and a new one that of the old."""
+    owner, began = await cluster.owner(), time.monotonic()
+    if way == "cut":
+        owner.line.cut()
+    else:
+        owner.process.send(getattr(signal, way))
+    await cluster.owner(owner)
+    await cluster.trader.trades(1)
+    await cluster.watchers["edge"].hears(2)
+    cluster.forget(owner)
+    print(f"{way}: {time.monotonic() - began:.1f} s", flush=True)
+    await cluster.node(f"n{number}")
+
+
+def any_port(cluster: RealCluster) -> int:
+    """Return the port of a node that runs; the edge's, which nobody kills, only while there is no other."""
+    return min((node.role == "edge", node.port) for node in cluster.alive())[1]
+
+
+async def test_takeovers_lose_nothing_and_tell_nothing_twice(tmp_path: Path) -> None:
+    ways, done = cycle(WAYS), 0
+    with fork_server() as forks:
+        while done < FAILOVERS:
+            directory = tmp_path / str(done)
+            directory.mkdir()
+            async with real_cluster(forks, directory, lease=1.0) as cluster:
+                await cluster.begin("a", "b", wanders=partial(any_port, cluster))
+                began = time.monotonic()
+                of_this = min(OF_ONE, FAILOVERS - done)
+                for number in range(of_this):
+                    await fail(cluster, next(ways), number)
+                done += of_this
+                await cluster.goes_on("edge", "wanders", trades=1)
+                judge = await cluster.end("edge", "wanders")
+                print(f"{done} takeovers, {time.monotonic() - began:.0f} s; {judge.counts()}", flush=True)
+                assert judge.all() == []
