@@ -120,6 +120,7 @@ class ProviderNode:
     _ended: trio.Event = field(factory=trio.Event, init=False)
     _left: trio.Event = field(factory=trio.Event, init=False)
     _scope: trio.CancelScope | None = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
     seen_at: float = field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -128,8 +129,11 @@ class ProviderNode:
 
     @property
     def owns(self) -> bool:
-        """True while this node may publish the provider's events and use its sessions."""
-        return self.replica.leading and self.lease.held(trio.current_time())
+        """True while this node may publish the provider's events and use its sessions.
+
+        Not before it knows what the last owner left: a command that is repeated would be taken for a new one.
+        """
+        return self._begun and self.lease.held(trio.current_time())
 
     # --- what the owner writes ---------------------------------------------------------------------------------------
 
@@ -245,7 +249,7 @@ class ProviderNode:
                 with trio.CancelScope(deadline=self.lease.until) as self._scope:
                     await self._write()
             finally:
-                self._scope = None
+                self._scope, self._begun = None, False
                 if self.lease.token:
                     # Its time has run out. A lease that nobody uses must not be renewed: nobody else could lead.
                     self.log("not the owner any more", provider=self.name, reason="its lease has run out")
@@ -265,6 +269,7 @@ class ProviderNode:
             await self._leads.wait()
             rows = await self._begin()
             self.owner = self.redis.node
+            self._begun = True
             self.part.lead(rows)
             self._set_suspected("")
             self.log("owner", provider=self.name, fence=self.lease.fence)

@@ -1,0 +1,124 @@
+"""One node's part in a provider, with a store that answers when the test says: who may publish, and when it must stop."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from relay.cluster.lease import MARGIN, TTL
+from relay.cluster.log import START, LogEntry
+from relay.cluster.node import ProviderNode
+from relay.cluster.replica import LOGS, LeaseGrant, LogName
+from relay.store.interface import Rows
+
+
+class SlowStore:
+    """A store that grants every lease at once; `rows` and `renew` answer when they are let."""
+
+    ttl = TTL
+    node = "a"
+    failure = ""
+
+    def __init__(self) -> None:
+        self.fence = 0
+        self.rows_may, self.renew_may = trio.Event(), trio.Event()
+        self.renewals = 0
+
+    async def acquire(self, provider: str) -> LeaseGrant:
+        await trio.lowlevel.checkpoint()
+        self.fence += 1
+        ends = dict.fromkeys(LOGS, START)
+        return LeaseGrant(token=f"{self.fence}:a", fence=self.fence, ends=ends, run="r", continuous=True)
+
+    async def renew(self, provider: str, token: str, leading_in: str) -> tuple[str, Mapping[LogName, Any]]:
+        self.renewals += 1
+        await self.renew_may.wait()
+        return "r", dict.fromkeys(LOGS, START)
+
+    async def append(self, *_: object) -> set[str]:
+        await trio.lowlevel.checkpoint()
+        return set()
+
+    async def begin_epoch(self, provider: str, epoch: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def rows(self, provider: str) -> Rows:
+        await self.rows_may.wait()
+        return {}
+
+
+class Part:
+    """A provider without topics."""
+
+    epoch = "e"
+
+    def __init__(self) -> None:
+        self.leads: list[bool] = []
+        self.node: ProviderNode
+
+    def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, LogEntry]]:
+        return ()
+
+    def checkpoint(self) -> Mapping[str, bytes]:
+        return {}
+
+    def lead(self, rows: Rows) -> None:
+        self.leads.append(self.node.owns)
+
+    async def run_sessions(self, hand_over: trio.Event) -> None:
+        await trio.sleep_forever()
+
+    def resign(self) -> None:
+        pass
+
+    def suspect(self, reason: str) -> None:
+        pass
+
+
+@pytest.fixture
+def node() -> ProviderNode:
+    part = Part()
+    part.node = ProviderNode("p", SlowStore(), part, lambda event, **fields: None)  # type: ignore[arg-type]
+    part.node.loaded = True
+    return part.node
+
+
+async def test_a_node_that_has_not_read_what_the_last_owner_left_owns_nothing(
+    node: ProviderNode, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    store: Any = node.redis
+    store.renew_may.set()
+    nursery.start_soon(node.keep_lease)
+    nursery.start_soon(node.lead)
+    await trio.sleep(2 * TTL)
+    assert node.replica.leading
+    assert not node.owns, "a repeated command would be carried out again"
+    said: list[str] = []
+    node.commit(None, said.append)  # type: ignore[arg-type]
+    assert said == ["another node owns the provider now"]
+    store.rows_may.set()
+    await trio.testing.wait_all_tasks_blocked()
+    part: Any = node.part
+    assert part.leads == [True]
+    assert node.owns
+
+
+async def test_a_lease_that_runs_out_while_its_renewal_is_on_the_way_is_asked_for_anew(
+    node: ProviderNode, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    store: Any = node.redis
+    store.rows_may.set()
+    store.renew_may.set()
+    nursery.start_soon(node.keep_lease)
+    nursery.start_soon(node.lead)
+    await trio.sleep(0.1)
+    assert node.owns
+    store.renew_may = trio.Event()
+    await trio.sleep(TTL - MARGIN + 0.5)
+    assert not node.owns
+    store.renew_may.set()  # the store renews the lease, which nobody uses any more
+    await trio.sleep(1)
+    assert node.owns
+    assert node.lease.fence == 2
