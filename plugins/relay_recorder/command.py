@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from relay.cli.command_line import read_settings
 from relay.cli.recordings import adapter_named, report_lines
-from relay.errors import OperatorError, suggestion
+from relay.errors import OperatorError, leaves, suggestion
 from relay.model.channels import ChannelError, Topic
 from relay.plugins.manager import load_plugins
 from relay.settings import ProviderSettings, settings_of
@@ -36,6 +36,7 @@ async def record(
     account: str | None = None,
     stream: Annotated[tuple[str, ...], _Several] = (),
     events: Path | None = None,
+    simulated: Annotated[bool, Parameter(negative=())] = False,
     config: _Config = _DEFAULT,
 ) -> int:
     """Record what a provider sends and receives, without a relay around it. Nothing is ever ordered.
@@ -50,10 +51,16 @@ async def record(
         stream: What is subscribed, as in pinned ("quote BTC/USD"); may be given several times. When absent, what is pinned
             and an example of everything else that is offered.
         events: Record the events, too, in this SQLite file.
+        simulated: Record the plugin's own simulator instead, which the demo runs; at a broker orders are placed there.
         config: The configuration.
     """
     from relay_recorder.live import run_provider
 
+    if simulated:
+        records = await _simulated(provider, seconds)
+        write_recording(out, records)
+        print(f"{out}: {sum(each.dir == 'in' for each in records)} messages of the simulator")
+        return 0
     settings = _provider(provider, config, stream)
     topics = settings.pinned if stream else ()
     async with _stoppable() as stopped:
@@ -64,6 +71,27 @@ async def record(
     counts = ", ".join(f"{kind} {count}" for kind, count in sorted(probe.report.published.items())) or "no events"
     print(f"{out}: {probe.report.messages} messages in {probe.seconds:g} s: {counts}")
     return 0 if probe.connected is not None else 1
+
+
+async def _simulated(provider: str, seconds: float) -> list[Record]:
+    """Return a recorded session with the simulator of a plugin. Raises OperatorError when there is none."""
+    from relay.testing.fault_table import case_of
+    from relay.testing.sessions import Failed, recorded
+
+    plugins = load_plugins()
+    found = {item.value.provider: item.value for item in plugins.collect("relay_simulators")}
+    if provider not in found:
+        raise OperatorError(f"no plugin has a simulator of {provider}; {suggestion(provider, found)}")
+    try:
+        case = case_of(plugins.adapters()[found[provider].adapter], found[provider])
+    except ValueError as error:
+        raise OperatorError(f"{provider}: {error}") from error
+    records: list[Record] = []
+    try:
+        records = await recorded(case, seconds)
+    except* Failed as group:
+        raise OperatorError(str(leaves(group)[0]).splitlines()) from None
+    return records
 
 
 async def probe(

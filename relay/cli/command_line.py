@@ -54,6 +54,7 @@ ELSEWHERE = {
     "order": ("relay.cli.order:order_app", "Trade through a running relay."),
     "play": ("relay.cli.recordings:play", "Serve a recorded provider session as the provider itself."),
     "try": ("relay.cli.recordings:try_adapter", "Try an adapter on a recording, without sockets."),
+    "new-adapter": ("relay.cli.new_adapter:new_adapter", "Write a package for a new provider, which works as it is."),
     "record": ("relay_recorder.command:record", "Record what a provider sends and receives; nothing is ever ordered."),
     "probe": ("relay_recorder.command:probe", "Report on everything a provider offers; nothing is ever ordered."),
     "export": ("relay_recorder.command:export", "Export recorded events as JSON lines, CSV or Parquet."),

@@ -41,7 +41,7 @@ SECOND_LOOK = 2.0
 REFUSALS = 10
 #: Seconds by which the provider's clock may differ from the relay's: what was missed is asked for from so much earlier on.
 CLOCKS_DIFFER = 60
-_AWAY = "the session was away"
+AWAY = "the session was away"
 
 
 @define(eq=False)
@@ -382,7 +382,7 @@ class Subscriptions:
         if away_since is not None:
             for entry in self._table:
                 if entry.flowed:
-                    core.publish(self._gap(entry.topic, _AWAY, since=away_since))
+                    core.publish(self._gap(entry.topic, AWAY, since=away_since))
 
     def _unix_ns(self, past: Now) -> int:
         """Return when that was by the wall clock. Either may have been set meanwhile: the earlier time misses nothing."""

@@ -13,24 +13,38 @@ A failure says what was waited for, what was told last, and the lines of the ada
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import trio
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 
 from relay.adapter import Adapter, Backoff, Context, Fetch, Outgoing, Poll, Reconcile, Subscribe
 from relay.model.channels import Topic, topic_kind
-from relay.model.commands import Command, PlaceOrder
+from relay.model.commands import CancelOrder, Command, PlaceOrder
 from relay.model.enums import OrderType, Side
-from relay.model.events import STATUS_KINDS, Connection, Depth, Event, Gap, Order, Position, Reply, Stamp, Trade
+from relay.model.events import (
+    STATUS_KINDS,
+    Connection,
+    Depth,
+    Event,
+    Gap,
+    Order,
+    Position,
+    Quote,
+    Reply,
+    Stamp,
+    Trade,
+)
 from relay.model.symbols import SymbolTable
-from relay.plugins.hookspecs import Simulated
+from relay.plugins.hookspecs import FrameTap, Simulated, Traffic
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from relay.provider.outbound import written
 from relay.provider.session_state import SessionSettings
-from relay.testing.faults import FaultProxy
+from relay.testing.faults import Cut, FaultProxy
+from relay.testing.recording import Record
 from relay.testing.simulator import Link, Simulator
 from relay.testing.trial import Observer, topic_text
 from relay.trading.registry import CHECKED, CommandRegistry
@@ -319,13 +333,19 @@ def _watched(adapter: type[Adapter], seen: WatchedSession) -> type[Adapter]:
 
 @asynccontextmanager
 async def session_of(
-    case: Case, *, credentials: Mapping[str, str] | None = None, connected: bool = True, **declared: Any
+    case: Case,
+    *,
+    credentials: Mapping[str, str] | None = None,
+    connected: bool = True,
+    tap: FrameTap | None = None,
+    **declared: Any,
 ) -> AsyncIterator[WatchedSession]:
     """Run a session of the adapter with its simulator for the length of the block.
 
     Args:
         credentials: others than the simulator's.
         connected: wait until data flow; else nothing is waited for.
+        tap: sees everything that is sent and received.
         declared: changes of the adapter's declaration.
     """
     simulator = case.make()
@@ -352,6 +372,7 @@ async def session_of(
             settings=SessionSettings(audit=0.5),
             log=seen.log,
         )
+        seen.session.frame_tap = tap
         for topic in case.topics:
             seen.session.want(topic)
         ended = trio.Event()
@@ -381,3 +402,64 @@ def _listen(simulator: Simulator, seen: WatchedSession) -> None:
         received(link, message)
 
     simulator.received = noting  # type: ignore[method-assign]
+
+
+# --- a recording of it -----------------------------------------------------------------------------------------------
+
+
+async def recorded(case: Case, seconds: float) -> list[Record]:
+    """Return the recording of a session with the simulator, for a fixture.
+
+    It lasts ``seconds``. At a broker orders are placed: one that fills, one that rests and is cancelled, one that is too
+    large and one that closes the position. The line is cut once, so that the account's lists are asked for what happened.
+
+    Raises:
+        Failed: the session does not do what it must.
+    """
+    traffic: list[Traffic] = []
+    async with session_of(case, tap=traffic.append) as seen:
+        if PlaceOrder in case.adapter.commands:
+            await _trade(seen)
+        await trio.sleep(seconds)
+        records = [_record(each, seen.session.mask, f":{seen.line.port}") for each in traffic]
+        # A message is dated by when its bytes came, and what the session did meanwhile stands before it.
+        return sorted(records, key=lambda record: record.t)
+
+
+async def _trade(seen: WatchedSession) -> None:
+    symbol = seen.case.symbol
+    prices = lambda: [each for each in seen.told if isinstance(each, Quote) and each.symbol == symbol and each.bid]  # noqa: E731
+    bid = str((await seen.until(prices, f"a quote of {symbol}"))[-1].bid)
+    decimals = len(bid.partition(".")[2])
+    seen.place("r1")
+    await seen.reply("r1")
+    if OrderType.LIMIT in seen.case.adapter.orders.types:
+        seen.place("r2", order_type=OrderType.LIMIT, limit_price=f"{Decimal(bid) / 2:.{decimals}f}")
+        await seen.reply("r2")
+    seen.place("r3", quantity=seen.case.too_much)
+    await seen.reply("r3")
+    since = len(seen.told)
+    seen.line.inject(Cut())
+    await seen.state("CONNECTED", since)
+    resting = [each for each in seen.told if isinstance(each, Order) and not each.status.is_final]
+    if CancelOrder in seen.case.adapter.commands and resting:
+        seen.session.send(CancelOrder(id="r4", account=seen.case.simulated.account, order_id=resting[-1].id))
+        await seen.reply("r4")
+    seen.place("r5", side=Side.SELL)
+    await seen.reply("r5")
+
+
+def _record(traffic: Traffic, mask: Callable[[str], str], port: str) -> Record:
+    """Return a record without secrets, and without the port, which is another one each time."""
+    record = Record(
+        t=round(traffic.unix_ns / 1e9, 6),
+        dir=traffic.direction,
+        data=mask(traffic.data),
+        url=mask(traffic.url).replace(port, ""),
+    )
+    match traffic.direction:
+        case "http":
+            return evolve(record, method=traffic.method, status=traffic.status, request=mask(traffic.request))
+        case "close":
+            return evolve(record, code=traffic.status, own=traffic.own)
+    return record

@@ -25,6 +25,7 @@ from relay.provider.books import Levels
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Now, as_text
 from relay.provider.session_state import place
+from relay.provider.subscriptions import AWAY
 from relay.provider.templates import TemplateError, dial_target
 from relay.testing.evidence import LostValues
 from relay.testing.recording import FramePair, Record, RequestKey, beside, request_key
@@ -119,11 +120,15 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        """Return what is wrong, a line each; what a provider may do by right (an error, a limit) is not among it."""
+        """Return what is wrong, a line each.
+
+        A limit is none, which a provider sets by right, nor is a gap where a recorded connection ended.
+        """
+        gaps = [gap for gap in self.gaps if not gap.endswith(AWAY)]
         found = [
             (self.failed, f"the session failed: {self.failed}"),
             (self.unknown, f"{self.unknown} not understood"),
-            (self.gaps, f"{len(self.gaps)} gaps"),
+            (gaps, f"{len(gaps)} gaps"),
             (self.checksums["different"], f"{self.checksums['different']} checksums differ"),
             (self.crossed, f"{sum(self.crossed.values())} crossed: {', '.join(map(str, self.crossed))}"),
             (self.refused, f"{len(self.refused)} streams refused: {'; '.join(sorted(set(self.refused.values())))}"),
