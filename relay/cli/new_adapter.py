@@ -11,7 +11,7 @@ from relay.errors import OperatorError, nearest
 from relay.plugins.manager import load_plugins
 from relay.testing import scaffold
 
-#: How alike a name must be to that of an installed adapter for a remark.
+#: The likeness of a name to that of an installed adapter that is worth a remark.
 _ALIKE = 0.85
 
 
