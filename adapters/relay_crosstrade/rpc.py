@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from relay.adapter import Orders, dumps
-from relay.adapter.reading import json_number
+from relay.adapter.reading import json_number, stay_on
 from relay.model import commands
 from relay.model.enums import OrderType, TimeInForce
 
@@ -138,7 +138,7 @@ class Writer:
             return dict(arguments)
         if _takes_all(function) and not _only_reads(function):
             raise ValueError(f"function: {function} acts on every account of the key, the command is for {allowed}")
-        _stay_on(allowed, arguments, "arguments")
+        stay_on(allowed, arguments, "arguments", _is_account, spelled="account")
         if function.strip().casefold() in _OF_NO_ACCOUNT:
             return dict(arguments)
         return {**arguments, "account": allowed}
@@ -150,7 +150,7 @@ class Writer:
             "timeInForce": str(order.time_in_force or self.time_in_force), "limitPrice": json_number(order.limit_price),
             "stopPrice": json_number(order.stop_price), "orderId": order.client_order_id,
         }  # fmt: skip
-        _stay_on(str(asked["account"]), order.extra, "extra")
+        stay_on(str(asked["account"]), order.extra, "extra", _is_account, spelled="account")
         own = order.with_extra(asked)
         return {name: value for name, value in own.items() if value is not None or name in order.extra}
 
@@ -168,16 +168,8 @@ def _stated(member: str, id: str) -> str:
     return id
 
 
-def _stay_on(account: str, value: Any, where: str) -> None:
-    """Raise ValueError where a member, at any depth, is named like an account and is not ``account`` with this one."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            if "account" in _letters("", name).casefold() and (name, item) != ("account", account):
-                raise ValueError(f"{where}.{name}: the command is for account {account}, which is written account")
-            _stay_on(account, item, f"{where}.{name}")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            _stay_on(account, item, f"{where}[{number}]")
+def _is_account(name: str) -> bool:
+    return "account" in _letters("", name).casefold()
 
 
 def _refuse_period(command: commands.OrderHistory | commands.TradeHistory, why: str) -> None:

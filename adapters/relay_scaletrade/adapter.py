@@ -6,7 +6,7 @@ chosen before they push anything of it, older ones say nothing. All answer "ping
 
 from collections.abc import Hashable, Iterable, Iterator
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 
 from relay.adapter import (
     Ack,
@@ -41,7 +41,15 @@ from relay.adapter import (
 from relay.adapter.reading import Members, each, jwt_expiry, named, text, unix_time, whole
 from relay.limits import BoundedDict
 from relay.model.channels import Topic
-from relay.model.commands import AmendPosition, Command, ListOrders, ListPositions, PlaceOrder
+from relay.model.commands import (
+    AmendPosition,
+    Command,
+    ListAccounts,
+    ListOrders,
+    ListPositions,
+    PlaceOrder,
+    PositionHistory,
+)
 from relay.model.events import Error, Event, Quote
 from relay_scaletrade import requests, wire
 from relay_scaletrade.channels import Channels
@@ -54,15 +62,6 @@ REMEMBERED = 10_000
 
 #: ``tradeType`` of the lists that come in pages.
 LISTS: dict[type[Command], int] = {ListPositions: OPEN_TRADES, ListOrders: PENDING_TRADES}
-
-
-@frozen(eq=False)
-class Listing:
-    """A list that the command ``id`` asked for: its ``tradeType``, and the rows of the pages before."""
-
-    id: str
-    kind: int
-    rows: tuple[Members, ...] = field(default=(), repr=False)
 
 
 #: Kinds of events of an account.
@@ -123,9 +122,9 @@ class ScaleTrade(Adapter):
             case Reconcile(since):
                 yield requests.account("account")
                 for kind in (OPEN_TRADES, PENDING_TRADES, CLOSED_TRADES)[: 2 if since is None else 3]:
-                    yield requests.trades(("trades", kind, 0, since), kind, 0, since)
+                    yield requests.trades(("trades", kind), kind, since)
             case ListPositions() | ListOrders():
-                yield requests.trades(Listing(outgoing.id, LISTS[type(outgoing)]), LISTS[type(outgoing)])
+                yield requests.trades(outgoing, LISTS[type(outgoing)])
             case Command():
                 command = self.with_levels(outgoing) if isinstance(outgoing, AmendPosition) else outgoing
                 if isinstance(command, PlaceOrder) and command.client_order_id is not None:
@@ -150,37 +149,22 @@ class ScaleTrade(Adapter):
                 token, self.login, currency = text(profile, "__token"), whole(profile["login"]), profile.get("currency")
                 self.currency = currency if isinstance(currency, str) and currency else None
                 yield Learned({"token": token}, jwt_expiry(token))
-            case ("command", str(id), str(form)):
-                yield self.in_words(requests.reply(id, form, answer), form)
-            case Listing() as listing:
-                yield self.page(listing, requests.reply(listing.id, "table", answer))
+            case Command() as command:
+                yield self.in_words(command, requests.reply(command, answer))
             case "account":
                 yield wire.balance(loads(answer.text), None, self.currency)
-            case ("trades", int(kind), int(offset), None | str() as since):
-                page = requests.table(loads(answer.text))
-                yield from each(page["rows"], self.trade)
-                if (behind := requests.next_offset(page, offset)) is not None:
-                    yield requests.trades(("trades", kind, behind, since), kind, behind, since)
-                elif kind != CLOSED_TRADES:
+            case ("trades", int(kind)):
+                yield from each(requests.rows(answer), self.trade)
+                if kind != CLOSED_TRADES:
                     yield Complete("position" if kind == OPEN_TRADES else "order")
 
-    def page(self, listing: Listing, reply: CommandReply) -> Fetch | CommandReply:
-        """Return the request for the page behind this one; the reply with all rows behind the last, or for a failure."""
-        if reply.error is not None:
-            return reply
-        behind = requests.next_offset(reply.result, len(listing.rows))
-        rows = (*listing.rows, *reply.result["rows"])
-        if behind is not None:
-            return requests.trades(evolve(listing, rows=rows), listing.kind, behind)
-        return self.in_words(evolve(reply, result={**reply.result, "rows": list(rows)}), "table")
-
-    def in_words(self, reply: CommandReply, form: str) -> CommandReply:
+    def in_words(self, command: Command, reply: CommandReply) -> CommandReply:
         """Return the reply with what a list or the account says. The list's records are read apart from the stream's."""
         apart = Trades(self.account_symbol, self.placed, BoundedDict(REMEMBERED))
-        match form, reply.result:
-            case "account", dict() as given:
+        match command, reply.result:
+            case ListAccounts(), dict() as given:
                 return evolve(reply, events=tuple(each([given], lambda raw: wire.balance(raw, None, self.currency))))
-            case "table", {"rows": rows}:
+            case ListPositions() | ListOrders() | PositionHistory(), {"rows": rows}:
                 return evolve(reply, events=tuple(each(rows, lambda row: apart.read(row, self.other(row)))))
         return reply
 

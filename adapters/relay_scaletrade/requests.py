@@ -5,15 +5,13 @@ GET included. An acknowledgement means that a request was accepted for processin
 """
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from relay.adapter import Answer, CommandReply, Fetch, Orders
 from relay.adapter.reading import body as json_of
-from relay.adapter.reading import failure, json_number, present
+from relay.adapter.reading import failure, json_number, loads, present, stay_on
 from relay.model import commands
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.model.text import to_ns
@@ -61,12 +59,26 @@ def account(tag: Hashable) -> Fetch:
     return Fetch(tag=tag, url="/account/me", of="call")
 
 
-def trades(tag: Hashable, kind: int, offset: int = 0, since: str | None = None) -> Fetch:
-    """Return the request of a page of a list of trades; of closed ones, those closed from ``since`` on."""
+def trades(tag: Hashable, kind: int, since: str | None = None, offset: int = 0) -> Fetch:
+    """Return the request of a list of trades; of closed ones, those closed from ``since`` on."""
     asked: dict[str, Any] = {"limit": ROWS, "offset": offset, "tradeType": kind}
     if kind == CLOSED_TRADES and (start := _seconds(since)) is not None:
         asked["whereBetween"] = [["close_time", [start, _END_OF_TIME]]]
-    return Fetch(tag=tag, url="/trades", json=asked, of="call")
+
+    def next_page(answer: Answer) -> Fetch | None:
+        match json_of(answer):
+            case {"rows": [_, *_] as page, **more}:
+                count, end = more.get("count"), offset + len(page)
+                if count > end if isinstance(count, int) else len(page) >= ROWS:
+                    return trades(tag, kind, since, end)
+        return None
+
+    return Fetch(tag=tag, url="/trades", json=asked, of="call", next_page=next_page)
+
+
+def rows(answer: Answer) -> list[dict[str, Any]]:
+    """Return the rows of all pages of a list."""
+    return [row for page in answer.pages for row in table(loads(page))["rows"]]
 
 
 def table(given: Any) -> dict[str, Any]:
@@ -74,12 +86,6 @@ def table(given: Any) -> dict[str, Any]:
     names = [text(name) for name in given["structure"]]
     rows = [dict(zip(names, row, strict=True)) for row in given["rows"]]
     return {**{name: value for name, value in given.items() if name != "structure"}, "rows": rows}
-
-
-def next_offset(page: Mapping[str, Any], offset: int) -> int | None:
-    """Return the offset of the page behind ``page``, which began at ``offset``; None behind the last."""
-    count, end = page.get("count"), offset + len(page["rows"])
-    return end if end > offset and (count > end if isinstance(count, int) else end - offset >= ROWS) else None
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -91,8 +97,7 @@ def request(command: commands.Command, login: int | None, native: str | None, pe
     Raises:
         ValueError: something is asked for that ScaleTrade has no member for.
     """
-    tag = ("command", command.id, expected(command))
-    ask = partial(Fetch, tag=tag, of="call")
+    ask = partial(Fetch, tag=command, of="call")
     match command:
         case commands.PlaceOrder():
             at = command.limit_price or command.stop_price
@@ -124,11 +129,10 @@ def request(command: commands.Command, login: int | None, native: str | None, pe
         case commands.PositionHistory():
             raise ValueError("since, until: ScaleTrade's history needs both")
         case commands.ListAccounts():
-            return account(tag)
+            return account(command)
         case commands.Call(function=function, arguments=arguments):
             method, path = _called(function, arguments, login)
-            tag = ("command", command.id, expected(command, method, path))
-            return ask(tag=tag, method=method, url=path, json=arguments)
+            return ask(method=method, url=path, json=arguments)
     raise ValueError(f"ScaleTrade has no {command.name}")
 
 
@@ -167,53 +171,19 @@ def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> t
         raise ValueError("function: expected a method and a path, such as `GET /market`")
     if segments & (_SIGNING - {"login"} if (found[1] or "").upper() == "GET" else _SIGNING):  # a list may be of a login
         raise ValueError("function: the relay signs in itself, and everybody could read the answer to another sign-in")
-    for name, value in _named_accounts(arguments):
-        if not _is_login(value, login):
-            raise ValueError(f"arguments.{name}: the session is of account {login}")
+    stay_on("" if login is None else str(login), arguments, "arguments", _names_account)
     return (found[1] or "POST").upper(), f"/{found[2]}"
-
-
-def _named_accounts(given: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the members, at any depth, that name an account, and the conditions on one, whose value is None."""
-    match given:
-        case Mapping():
-            yield from ((name, value) for name, value in given.items() if _names_account(name))
-            given = list(given.values())
-        case [str(name), *_] if _names_account(name):  # a condition, as of whereBetween
-            yield name, None
-    if isinstance(given, list | tuple):
-        for value in given:
-            yield from _named_accounts(value)
 
 
 def _names_account(name: str) -> bool:
     return "".join(filter(str.isalnum, name)).lower() in _LOGINS
 
 
-def _is_login(value: Any, login: int | None) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_login(each, login) for each in value)
-    named = bytes(value).decode() if isinstance(value, msgspec.Raw) else str(value)
-    return not isinstance(value, bool) and login is not None and named == str(login)
-
-
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def expected(command: commands.Command, method: str = "", path: str = "") -> str:
-    """Return the form of a success: ``account``, ``table``, ``trade``, or any that a ``call`` may have."""
-    match command:
-        case commands.ListAccounts():
-            return "account"
-        case commands.PositionHistory():
-            return "table"
-        case commands.Call() if method == "GET" or not path.lower().startswith("/trade"):
-            return "call"
-    return "trade"
-
-
-def reply(id: str, form: str, answer: Answer) -> CommandReply:
-    """Return the reply to the command ``id``. Everybody who may read the account gets it, so personal members are left out.
+def reply(command: commands.Command, answer: Answer) -> CommandReply:
+    """Return the reply to a command. Everybody who may read the account gets it, so personal members are left out.
 
     Raises:
         ValueError: the answer is neither a failure nor a success as the pages have it; the command's fate is unknown.
@@ -221,28 +191,41 @@ def reply(id: str, form: str, answer: Answer) -> CommandReply:
     given = json_of(answer)
     match given:
         case {"accepted": False}:
-            return CommandReply(id, error={"code": "not_accepted", **discreet(given)})
+            return CommandReply(command.id, error={"code": "not_accepted", **discreet(given)})
         case {"error": error} if error is not None:
             pass
         case _ if answer.ok:
-            return CommandReply(id, result=discreet(_success(form, given)))
+            return CommandReply(command.id, result=discreet(_success(command, answer, given)))
     failed = failure(answer)
-    return CommandReply(id, error=discreet(failed) | {name: failed[name] for name in ("code", "message", "status")})
+    shown = {name: failed[name] for name in ("code", "message", "status")}
+    return CommandReply(command.id, error=discreet(failed) | shown)
 
 
-def _success(form: str, given: Any) -> Any:
-    match form, given:
-        case "trade" | "call", {"accepted": True, "order": int(order)}:
+def _success(command: commands.Command, answer: Answer, given: Any) -> Any:
+    match command, given:
+        case commands.ListAccounts(), {"login": int()}:
+            return given
+        case commands.PositionHistory() | commands.ListPositions() | commands.ListOrders(), {"rows": [*_]}:
+            return {**table(given), "rows": rows(answer)}
+        case commands.ListAccounts() | commands.PositionHistory() | commands.ListPositions() | commands.ListOrders(), _:
+            pass
+        case _, {"accepted": True, "order": int(order)}:
             return {"order_id": str(order), **given}
-        case "trade" | "call", {"accepted": True} | {"data": "OK"}:
+        case _, {"accepted": True} | {"data": "OK"}:
             return given
-        case "table" | "call", {"structure": [*_], "rows": [*_]}:
+        case commands.Call(function=function), _ if _trades(function):
+            pass
+        case commands.Call(), {"structure": [*_], "rows": [*_]}:
             return table(given)
-        case "account", {"login": int()}:
-            return given
-        case "call", list() | dict() if given and "accepted" not in given:
+        case commands.Call(), list() | dict() if given and "accepted" not in given:
             return given
     raise ValueError("the answer does not say what became of the command")
+
+
+def _trades(function: str) -> bool:
+    """Return whether a function is one of those that trade, whose answer says that it was accepted."""
+    found = _function(function)
+    return found is not None and (found[1] or "").upper() != "GET" and found[2].lower().startswith("trade")
 
 
 def discreet(value: Any) -> Any:

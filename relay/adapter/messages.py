@@ -99,7 +99,7 @@ class Fetch:
     request, which is then made for the same reason as the one before it: a list's next page, the second step of a login.
 
     Attributes:
-        tag: any hashable, given back with the answer.
+        tag: any hashable, given back with the answer. That of a command may be the command itself.
         url: absolute, or relative to `Session.http`.
         authenticated: True adds `Session.http_auth`, False does not, as for a login; None: a relative URL has it, an
             absolute one, which may be somebody else's, has not.

@@ -215,6 +215,47 @@ def each(raws: Iterable[Any], read: Callable[[Any], Any]) -> Iterator[Any]:
             yield from (item for item in items if item is not None)
 
 
+# --- accounts --------------------------------------------------------------------------------------------------------
+
+
+def stay_on(account: str, given: Any, where: str, names: Callable[[str], bool], *, spelled: str | None = None) -> None:
+    """Refuse a command of one account that names another one in the provider's own words, at any depth of ``given``.
+
+    Args:
+        account: the account's name at the provider; where it is empty, no account may be named.
+        where: the member of the command that has the words: ``extra``, ``arguments``.
+        names: returns True for a member that may name an account.
+        spelled: the one name by which the account may be named. None: any of them, with a list of its own too; then an array
+            that begins with such a name is a condition, and refused.
+
+    Raises:
+        ValueError: another account is named; the text begins with the member.
+    """
+    match given:
+        case Mapping():
+            for name, value in given.items():
+                is_own = value == account if spelled is not None else _are_all(value, account)
+                if names(name) and not (is_own and account and spelled in (None, name)):
+                    written = f", which is written {spelled}" if spelled is not None else ""
+                    raise ValueError(f"{where}.{name}: the command is for account {account}{written}")
+                stay_on(account, value, f"{where}.{name}", names, spelled=spelled)
+        case [str(name), *_] if spelled is None and names(name):
+            raise ValueError(f"{where}.{name}: the command is for account {account}")
+        case list() | tuple():
+            for number, value in enumerate(given):
+                stay_on(account, value, f"{where}[{number}]", names, spelled=spelled)
+
+
+def _are_all(value: Any, text: str) -> bool:
+    """Return whether a value, or each of a list, is written like ``text``."""
+    if isinstance(value, list | tuple):
+        return all(_are_all(item, text) for item in value)
+    return (
+        not isinstance(value, bool)
+        and (bytes(value).decode() if isinstance(value, msgspec.Raw) else str(value)) == text
+    )
+
+
 # --- requests and their answers --------------------------------------------------------------------------------------
 
 

@@ -441,7 +441,13 @@ class ProviderSession:
         answer = await self._http.fetch(request.fetch, request.url)
         if answer.status == 0:
             cause = self._machine.core.redact(answer.text)
-            self._line_of_log("warning", "fetch_failed", url=request.shown, tag=str(request.fetch.tag), cause=cause)
+            self._line_of_log(
+                "warning",
+                "fetch_failed",
+                url=request.shown,
+                tag=getattr(request.fetch.tag, "name", str(request.fetch.tag)),
+                cause=cause,
+            )
         traffic = None
         if self.frame_tap is not None:
             method, body = request.fetch.method, _body(request.fetch)

@@ -356,6 +356,8 @@ def _chain(of: Subject, where: str, adapter: Adapter, fetches: Iterable[Fetch]) 
         except Exception:  # noqa: BLE001 - said by the check that reads the exchange
             return
         waiting += _fetches(items)
+        if answer.ok and fetch.next_page is not None and (behind := fetch.next_page(answer)) is not None:
+            waiting.append(attrs.evolve(behind, tag=fetch.tag))
 
 
 def _fetches(items: Iterable[object]) -> Iterator[Fetch]:

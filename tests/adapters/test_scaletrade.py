@@ -531,6 +531,13 @@ def test_what_scaletrade_has_no_member_for_is_refused_by_name(command, field):
         list(new_adapter().encode(command))
 
 
+#: A command of each form of answer.
+ASKED = {
+    "trade": place("c1"),
+    "table": PositionHistory(id="c1"),
+    "account": ListAccounts(id="c1"),
+    "call": Call(id="c1", function="GET /market"),
+}
 SIGNED_IN, INVALID, OPENED, CLOSED = (text for *_, text in REST_PAGE)
 
 
@@ -557,7 +564,7 @@ SIGNED_IN, INVALID, OPENED, CLOSED = (text for *_, text in REST_PAGE)
     ],
 )  # fmt: skip
 def test_replies_of_both_versions(kind, status, body, result, error):
-    (reply,) = new_adapter().fetched(("command", "c1", kind), Answer(status=status, text=body))
+    (reply,) = new_adapter().fetched(ASKED[kind], Answer(status=status, text=body))
     assert (reply.id, reply.result, reply.error) == ("c1", result, error)
 
 
@@ -567,24 +574,27 @@ def test_replies_of_both_versions(kind, status, body, result, error):
 )
 def test_an_answer_that_says_nothing_is_no_reply(kind, body):
     with pytest.raises(ValueError, match=r"JSON|does not say"):
-        list(new_adapter().fetched(("command", "c1", kind), Answer(status=200, text=body)))
+        list(new_adapter().fetched(ASKED[kind], Answer(status=200, text=body)))
 
 
 def test_a_list_of_several_pages_is_answered_whole():
     adapter = new_adapter()
     (asked,) = adapter.encode(ListOrders(id="c"))
-    told = []
+    offsets, pages = [], ()
     for number in range(3):
         frame = trade_frame(order=number, cmd=2, state=0, close_time=0)
         row = dict(zip(TRADE, loads(frame)[1:], strict=False))
         page = {"structure": list(row), "rows": [list(row.values())], "count": 3}
-        told += adapter.fetched(asked.tag, Answer(status=200, text=dumps(page)))
-        asked = told[-1]
-    *fetches, reply = told
-    assert [fetch.json["offset"] for fetch in fetches] == [1, 2]
+        offsets.append(asked.json["offset"])
+        answer = Answer(status=200, text=dumps(page), before=pages)
+        pages, asked = answer.pages, asked.next_page(answer) or asked
+    (reply,) = adapter.fetched(asked.tag, answer)
+    assert offsets == [0, 1, 2]
     assert ([row["order"] for row in reply.result["rows"]], reply.result["count"]) == ([0, 1, 2], 3)
     assert [order.id for order in reply.events] == ["0", "1", "2"]
-    failed = list(adapter.fetched(fetches[0].tag, Answer(status=200, text='{"error":"RET_ERROR"}')))
+    error = Answer(status=200, text='{"error":"RET_ERROR"}', before=pages[:2])
+    assert asked.next_page(error) is None
+    failed = list(adapter.fetched(asked.tag, error))
     assert [reply.error["code"] for reply in failed] == ["RET_ERROR"], "a page that is missing is no list"
 
 
@@ -726,13 +736,15 @@ async def test_reconciling_reads_the_account_and_its_trades():
     assert (closed.id, closed.event) == ("1001235", PositionEvent.POSITION_CLOSED)
 
 
-def answered(adapter, fetch, rows, **more):
-    """Return what comes of the answer to a request for a list: events and signals, and the request of the next page."""
+def answered(adapter, fetch, rows, before=(), **more):
+    """Return what comes of the answer to a request for a list: the next page's request and the pages so far, or the events."""
     columns = ("order", "login", "symbol", "cmd", "volume", "open_price", "close_price", "open_time", "close_time", "tp", "sl",
                "state", "storage", "commission", "profit", "comment")  # fmt: skip
     body = {"structure": columns, "rows": [loads(row)[1:-1] for row in rows], **more}
-    items = adapter.fetched(fetch.tag, Answer(status=200, text=dumps(body)))
-    return list(derived(items, adapter.states, compared=True))
+    answer = Answer(status=200, text=dumps(body), before=before)
+    if (behind := fetch.next_page(answer)) is not None:
+        return [behind, answer.pages]
+    return list(derived(adapter.fetched(fetch.tag, answer), adapter.states, compared=True))
 
 
 def lists(adapter, since=None):
@@ -745,11 +757,11 @@ def test_lists_are_read_to_their_end_and_are_complete_then():
     adapter = new_adapter()
     asked = lists(adapter)
     assert [*asked] == [1, 3]
-    *items, behind = answered(adapter, asked[1], [trade_frame(order=1), trade_frame(order=2)], count=3)
-    assert [item.id for item in items] == ["1", "2"]
+    behind, pages = answered(adapter, asked[1], [trade_frame(order=1), trade_frame(order=2)], count=3)
     assert (behind.json["tradeType"], behind.json["offset"]) == (1, 2)
-    position, complete = answered(adapter, behind, [trade_frame(order=3)], count=3)
-    assert (position.id, complete) == ("3", Complete("position"))
+    *items, complete = answered(adapter, behind, [trade_frame(order=3)], pages, count=3)
+    assert [item.id for item in items] == ["1", "2", "3"]
+    assert complete == Complete("position")
     order, complete = answered(adapter, asked[3], [trade_frame(order=4, cmd=2)])
     assert (order.id, complete) == ("4", Complete("order"))
     assert [*lists(adapter, "2026-06-01T00:00:00Z")] == [1, 3, 2]
@@ -757,8 +769,8 @@ def test_lists_are_read_to_their_end_and_are_complete_then():
 
 def test_a_list_that_claims_more_than_it_gives_is_not_asked_for_without_end():
     adapter = new_adapter()
-    _, behind = answered(adapter, lists(adapter)[1], [trade_frame()], count=9)
-    assert answered(adapter, behind, [], count=9) == [Complete("position")]
+    behind, pages = answered(adapter, lists(adapter)[1], [trade_frame()], count=9)
+    assert answered(adapter, behind, [], pages, count=9)[-1] == Complete("position")
 
 
 def test_a_row_that_cannot_be_read_costs_the_others_nothing():

@@ -28,9 +28,9 @@ BUDGETS = {
     "relay_binance": 216,
     "relay_bitfinex": 212,
     "relay_kraken": 475,
-    "relay_crosstrade": 1019,
+    "relay_crosstrade": 1011,
     "relay_helio": 870,
-    "relay_scaletrade": 827,
+    "relay_scaletrade": 794,
     "relay_shuriken": 481,
     "relay_tektii": 647,
 }

@@ -130,7 +130,9 @@ class Session:
         url = f"http://127.0.0.1{fetch.url}"
         self._record("http", answer.body, url=url, method=fetch.method, status=answer.status)
         items: list = []
-        fetched = self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body))
+        given = Answer(status=answer.status, text=answer.body)
+        assert fetch.next_page is None or not given.ok or fetch.next_page(given) is None, "one page"
+        fetched = self.adapter.fetched(fetch.tag, given)
         for item in derived(fetched, self.states, compared=True):
             items += await self.fetch(item) if isinstance(item, Fetch) else [item]
         return items + (self.hear() if hasattr(self, "line") else [])
