@@ -4,6 +4,7 @@
 #   make test    all tests, with the same examples every time; fetches the Node.js packages if npm is there, and says at the end
 #                how many tests were skipped and why
 #   make fuzz    the property tests with many random examples; write one that fails into its test, with @example
+#   make fuzz-relay SECONDS=3600   the whole running relay under random input for so long
 #   make check   ruff, flake8-async, mypy --strict, docs build
 #   make bench   the benches
 
@@ -27,7 +28,7 @@ ASYNC_IN_TESTS := ASYNC106,ASYNC110,ASYNC120,ASYNC124,ASYNC128
 WITH_ASYNC := xargs grep -lwE 'async|asyncio'
 FLAKE8_ASYNC := xargs -n 12 -P $(shell nproc) $(BIN)/flake8-async
 
-.PHONY: demo test fuzz check lint types docs bench wheel clean node
+.PHONY: demo test fuzz fuzz-relay check lint types docs bench wheel clean node
 
 demo: .venv/.runtime
 	$(BIN)/tickrelay demo $(ARGS)
@@ -39,6 +40,10 @@ test: .venv/.developer
 
 fuzz: .venv/.developer
 	$(BIN)/pytest --numprocesses $(PROCESSES) --hypothesis-profile fuzz --timeout 0 -m hypothesis $(ARGS)
+
+SECONDS ?= 3600
+fuzz-relay: .venv/.developer
+	cd tests && ../$(BIN)/python -W ignore -m hostile.fuzz_for $(SECONDS)
 
 check: .venv/.developer
 	$(MAKE) --no-print-directory --jobs 3 --output-sync=target lint types docs

@@ -850,17 +850,18 @@ class AppState:
     def _greet(self, session: SubscriberSession, channel: Channel, request: JoinChannel, now: float) -> None:
         """Send `subscription_succeeded` and the missed events or current values, and make the subscriber live."""
         topic, name = channel.topic, channel.name
-        # A resuming subscriber gets the position after the missed events: before them it would skip them if it were cut off.
-        position = topic.history.position if request.ids and request.resume is None else None
+        caught_up = catch_up(
+            channel, request, lambda: self._shared.streams.books(topic), self._shared.ids, self._ttl(topic), now
+        )
+        # Where events or a state follow, the position comes behind them: before them it would skip them if it were cut off.
+        is_first = request.ids and request.resume is None and not caught_up.tells_position
+        position = topic.history.position if is_first else None
         put = session.outbox.put
         members = None if channel.presence is None else self._members(channel, request.member)
         if members is None and position is None:
             put(channel.succeeded)
         else:
             put(control(messages.subscription_succeeded(name, members=members, position=position), name))
-        caught_up = catch_up(
-            channel, request, lambda: self._shared.streams.books(topic), self._shared.ids, self._ttl(topic), now
-        )
         if members is not None:
             session.spending.spend(self._prices.member * len(members), now)
         session.joining = Joining(channel, session.socket_id, session.outbox, caught_up, ids=request.ids)

@@ -17,9 +17,10 @@ from attrs import define, field
 
 from relay.hub.encoding import HistoryEntry
 from relay.hub.history import BookSnapshots, DepthBook, Missed
-from relay.hub.outbox import Delivery, Outbox, control
+from relay.hub.outbox import Delivery, Outbox, Policy
 from relay.hub.topic import Channel, LastValue
 from relay.pusher import messages
+from relay.websocket.frames import encode_text
 
 _PART = 64
 """Deliveries made before other work goes on: a few tenths of a millisecond."""
@@ -38,6 +39,8 @@ class CatchUp:
     waits: bool = False
     """True when the subscriber is not live before the next snapshot."""
     cache_missed: bool = False
+    tells_position: bool = False
+    """True when the position comes behind the last of the deliveries: a subscriber that was cut off before has none."""
 
 
 @define
@@ -55,8 +58,8 @@ class _Parts:
     def add_books(self, snapshots: BookSnapshots) -> None:
         self.parts.append(self._books(snapshots))
 
-    def say(self, text: str) -> None:
-        self.parts.append((control(text, self.channel.name),))
+    def say(self, text: str, policy: Policy = Policy.CONTROL, seq: int = 0) -> None:
+        self.parts.append((Delivery(encode_text(text.encode(errors="replace")), self.channel.name, policy, seq),))
 
     def __iter__(self) -> Iterator[Delivery | None]:
         for part in self.parts:
@@ -88,6 +91,8 @@ def catch_up(
        open orders and positions, each as the last event about it.
     4. A cache channel: the last value (each provider's, on a merged channel), or `pusher:cache_miss`.
     5. The staleness event, while the data are stale. A rewind has it among the last events.
+    6. Behind all this `tickrelay:position`, if it asked for `ids` or to resume. Whoever is cut off before has no position,
+       and begins anew: with one it would resume behind a state that it does not have.
 
     Args:
         books: returns the books of a depth topic.
@@ -95,27 +100,37 @@ def catch_up(
         ttl: life of a cached event in seconds.
     """
     topic, name = channel.topic, channel.name
-    parts = _Parts(channel, request.ids)
+    parts, state = _Parts(channel, request.ids), _Parts(channel, request.ids)
     result = CatchUp(iter(parts))
+    failed: Missed | None = None
     if request.resume is not None:
         try:
             missed = topic.history.after(request.resume, now)
         except Missed as lost:
-            parts.say(messages.resume_failed(name, lost.reason, lost.position))
+            failed = lost
         else:
             parts.add(missed)
             parts.say(messages.resume_succeeded(name, topic.history.position, len(missed)))
             return result
     result.encoded = topic.kind != "depth" and (request.rewind is not None or topic.kind != "account")
-    newest = _add_state(parts, request, books, ids, ttl, now)
+    newest = _add_state(state, request, books, ids, ttl, now)
     result.waits = newest is None and topic.kind == "depth"
-    if request.ids and newest is not None and newest < topic.seq:  # the position is newer than these events
-        parts.say(messages.position(name, topic.history.position))
     if channel.type.cache and newest is None:
         result.cache_missed = True
-        parts.say(messages.cache_miss(name))
-    if request.rewind is None or topic.kind == "depth":
-        parts.add(topic.stale_warnings())
+        state.say(messages.cache_miss(name))
+    warnings = topic.stale_warnings() if request.rewind is None or topic.kind == "depth" else ()
+    state.add(warnings)
+    position = topic.history.position if request.ids or failed is not None else None
+    if failed is not None and failed.position is None:  # there is no history
+        position = None
+    result.tells_position = position is not None and (newest is not None or bool(warnings))
+    if failed is not None:
+        parts.say(messages.resume_failed(name, failed.reason, None if result.tells_position else failed.position))
+    parts.parts += state.parts
+    if result.tells_position and position is not None:
+        text = messages.position(name, position)
+        # Of depth the outbox may replace what waits by a later book: the position must not be there before it.
+        parts.say(text, Policy.SNAPSHOT if topic.kind == "depth" else Policy.CONTROL, position.seq)
     return result
 
 

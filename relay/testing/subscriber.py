@@ -22,6 +22,7 @@ from relay.pusher.client import (
     ChannelMessage,
     ClientConnection,
     Established,
+    PositionReached,
     ResumeFailed,
     Subscribed,
     SubscriptionError,
@@ -269,6 +270,8 @@ class Subscriber:
                 self.notes[reason] += 1
                 self.views[channel].lost += 1
                 self.views[channel].joined(position, resumed=False)
+            case PositionReached(channel, position):
+                self.views[channel].position = position
             case SubscriptionError(channel, type_, error):
                 self.refused[channel] = f"{type_}: {error}"
             case ChannelMessage(str(channel), _, str(data)) if channel in self.views:

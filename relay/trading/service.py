@@ -476,7 +476,8 @@ def _id_of(data: str) -> str | None:
         id = command_input.read(data).get("id")
     except CommandError:
         return None
-    return id if isinstance(id, str) and len(id) <= LONGEST_ID else None
+    # A number is a text of its own type, which no answer can be written with.
+    return id if type(id) is str and len(id) <= LONGEST_ID else None
 
 
 def _may_not(key: ApiKey, provider: str, account: str | None) -> CommandRefused:

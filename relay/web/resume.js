@@ -34,10 +34,10 @@ function tickrelayResume(pusher, { failed = () => {}, rewind = 0 } = {}) {
     const { event, channel, data, seq } = JSON.parse(text);
     if (!channel || event.startsWith("client-")) return;
     const key = owner(channel);
-    if (/^(pusher_internal:subscription_|tickrelay:resume_)/.test(event)) {
+    if (/^(pusher_internal:subscription_|tickrelay:(resume_|position))/.test(event)) {
       const { epoch, seq, reason } = JSON.parse(data);
       if (epoch) positions.set(key, { epoch, seq });
-      else if (reason) positions.delete(key); // the relay keeps no history of this channel
+      else if (reason) positions.delete(key); // there is no history, or the position comes behind the channel's state
       if (reason) failed(channel, { reason, epoch, seq });
     } else if (!event.startsWith("pusher") && positions.has(key)) {
       // An event of a stream has its number inside the data, an application's own event beside them.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from relay.hub.encoding import HistoryEntry
 from relay.hub.history import EventHistory, HistoryLimits, Missed
 from relay.hub.outbox import Policy
-from relay.model.events import Depth, PublicTrade, Quote, Staleness
+from relay.model.events import Depth, Order, PublicTrade, Quote, Staleness
 from relay.pusher.messages import ResumePosition
 
 
@@ -156,9 +156,38 @@ def test_resume_failed_names_the_reason_and_the_position_to_go_on_from(relay_of,
     for number in range(3):
         relay.publish(quote(f"{number}"))
     got = relay.client().subscribe("cache-quote.x.A", resume=at | change)
-    assert got.names == ["subscription_succeeded", "tickrelay:resume_failed", "quote"]
-    assert got[1]["data"] == {"reason": reason, "epoch": at["epoch"], "seq": 3}
+    assert got.names == ["subscription_succeeded", "tickrelay:resume_failed", "quote", "tickrelay:position"]
+    assert got[1]["data"] == {"reason": reason}
     assert got[2]["data"]["quote"]["bid"] == "2"
+    assert got[3]["data"] == {"epoch": at["epoch"], "seq": 3}
+
+
+@pytest.mark.parametrize("asks", [{}, {"rewind": 2}])
+@pytest.mark.parametrize("channel", ["quote.x.A", "cache-quote.x.A", "depth.x.A", "private-account.x.a"])
+def test_no_position_is_told_before_the_state_it_stands_for(relay, channel, asks):
+    """A subscriber that is cut off between the two would resume behind orders, or a book, that it never got."""
+    holder = relay.client()
+    holder.subscribe(channel)
+    relay.publish(quote())
+    relay.publish(Depth(symbol="A", bids=[("1", "1")], asks=[], snapshot=True))
+    relay.publish(Order(account="a", id="o", event="ORDER_CREATED", status="OPEN", symbol="A", side="BUY"), "x", "a")
+    got = relay.client().subscribe(channel, ids=True, **asks)
+    told = [m for m in got if "epoch" in (m.get("data") or {})]
+    assert [m["event"] for m in told] == [
+        "tickrelay:position" if len(got) > 1 else "pusher_internal:subscription_succeeded"
+    ]
+    assert told == got[-1:]
+    state = [m["data"]["seq"] for m in got[1:-1]]
+    assert state == ([1] if channel != "quote.x.A" or asks else [])
+    assert told[0]["data"]["seq"] == 1
+
+
+def test_a_warning_that_data_are_stale_is_not_skipped_either(relay):
+    relay.client().subscribe("quote.x.A")
+    relay.publish(Staleness(of="quote", symbols=["A"], event="STALE", reason="silent"))
+    got = relay.client().subscribe("quote.x.A", ids=True)
+    assert got.names == ["subscription_succeeded", "staleness", "tickrelay:position"]
+    assert got[0]["data"] == {}
 
 
 def test_without_history_every_resume_fails_and_says_so(relay_of):
