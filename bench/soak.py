@@ -1,11 +1,15 @@
 """Soak: an hour's worth of faults in minutes, with many subscribers; at the end everything must be right and nothing grown.
 
 Two simulated providers, each behind a fault proxy, a relay in a process of its own, and subscribers behind fault proxies of
-theirs. Every few seconds something breaks, in an order the seed decides. Then everything is healed, the markets stand
-still, and it is checked that every subscriber's view equals the simulators', that no rule of a channel was ever broken, and
-that the relay's counters add up. The relay's memory is sampled, and its slope over the second half must be flat: by then
-the rings, which are small here, and the memories of fixed size, which the relay under test has filled at its start, are at
-their bounds, and the largest backlogs of slow subscribers have been seen.
+theirs. Every few seconds something breaks, in an order the seed decides. Beside them an API key places and cancels orders,
+and visitors come and go under ever new names. Then everything is healed, the markets stand still, and it is checked that
+every subscriber's view equals the simulators', that no rule of a channel was ever broken, and that the relay's counters add
+up. With `--store 1` everything that outlives a restart goes through SQLite.
+
+The relay's memory is sampled in two ways, and both must be flat in the second part of the run. What is in use, after
+garbage was collected, tells of leaks: by then the rings, which are small here, and the memories of fixed size, which the
+relay under test has filled at its start, are at their bounds. Resident memory is what the machine gives; it also has what
+the allocators keep after the largest backlogs of slow subscribers.
 """
 
 import json
@@ -18,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,6 +43,7 @@ from support.processes import raise_limits
 from support.report import arguments, report
 
 APP = App(id="1", key="soak-key", secrets=("soak-secret",))
+KEY = "an-api-key-of-the-soak"
 QUOTE, DEPTH, PRINTS = "quote.venue.BTC-USD", "depth.venue.BTC-USD", "public_trade.venue.BTC-USD"
 BROKER_QUOTE, BROKER_DEPTH, ACCOUNT = "quote.broker.EUR-USD", "depth.broker.EUR-USD", "private-account.broker.main"
 CHANNELS = (QUOTE, DEPTH, PRINTS, BROKER_QUOTE, BROKER_DEPTH, ACCOUNT)
@@ -46,8 +52,11 @@ EVERY = 2.0
 """Seconds between two faults, on average: at the default of 600 s, some 300, which is more than a day of a bad line has."""
 BACK = 10.0
 """Seconds within which everybody is back once all lines are healed."""
-FLAT = 0.5
-"""MB a minute the relay may grow by in the second half. What is measured is resident memory, kernel and allocator included."""
+FLAT, LIVE_FLAT = 0.5, 0.1
+"""MB a minute that the relay's resident memory, and its memory in use, may grow by in the second half. A relay that remembers
+20,000 fills and states of an account, as this one does, gets there in a day: 60 orders a minute are some 0.05 MB."""
+LOOK = 10.0
+"""Seconds between two looks at the memory in use: it takes a garbage collection."""
 BREAKS = (Cut(), Reset(), HalfOpen(), Corrupt("text"), Corrupt("utf8"), Corrupt("frame"))
 
 
@@ -76,6 +85,14 @@ class Stage:
         pages = int(Path(f"/proc/{self.relay.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    async def in_use(self) -> float:
+        """The memory in MB that the relay's objects take, after it has collected garbage."""
+        assert self.relay.stdin is not None
+        assert self.relay.stdout is not None
+        self.relay.stdin.write("\n")
+        self.relay.stdin.flush()
+        return int(await trio.to_thread.run_sync(self.relay.stdout.readline)) / 1e6
+
 
 # --- what happens ----------------------------------------------------------------------------------------------------
 
@@ -92,6 +109,40 @@ async def market(stage: Stage, rate: float, random: Random) -> None:
                 stage.broker.trade(Ticket(symbol=random.choice(("EURUSD", "XAUUSD")), side=side, quantity=10_000))
             except SimulatedRefusal:
                 stage.done["order refused"] += 1
+
+
+async def trader(stage: Stage, every: float) -> None:
+    """Place and cancel orders through the relay, as a strategy does: its names, replies and states fill the relay's memory."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{stage.port}", headers=headers, timeout=30) as http:
+        for number in count(1):
+            await trio.sleep(every)
+            order = {"provider": "broker", "account": "main", "command": "place_order", "symbol": "EUR/USD", "side": "BUY",
+                     "order_type": "LIMIT", "limit_price": "0.5", "quantity": 1000, "within": 5,
+                     "client_order_id": f"soak-{number}"}  # fmt: skip
+            placed = (await http.post("/api/v2/commands", json=order)).json()
+            stage.done[f"order {placed.get('outcome') or placed['error']['code']}"] += 1
+            if id := (placed.get("result") or {}).get("order_id"):
+                cancel = {
+                    "provider": "broker",
+                    "account": "main",
+                    "command": "cancel_order",
+                    "order_id": id,
+                    "within": 5,
+                }
+                await http.post("/api/v2/commands", json=cancel)
+
+
+async def visitors(stage: Stage, every: float) -> None:
+    """Come and go under names that nobody has used before: channels, symbols, users, members."""
+    app = App(id=APP.id, key=APP.key, secrets=APP.secrets)
+    for number in count(1):
+        await trio.sleep(every)
+        names = [f"room-{number}", f"cache-{number}", f"quote.venue.NEW{number}", f"depth.broker.NEW{number}"]
+        stranger = Subscriber(lambda: stage.port, app, names)
+        with trio.move_on_after(every):
+            await stranger.run()
+        stage.done["visitors"] += 1
 
 
 async def faults(stage: Stage, random: Random) -> None:
@@ -239,11 +290,27 @@ def slope(samples: Sequence[tuple[float, float]]) -> float:
     return 60 * sum((t - mean_t) * (m - mean_m) for t, m in samples) / spread if spread else 0.0
 
 
+def rise(samples: Sequence[tuple[float, float]]) -> float:
+    """Return the growth per minute of the least that was in use, from the middle third to the last.
+
+    The memories of numbers and times are emptied when they are full, so what is in use goes up and down by a megabyte.
+    """
+    third = len(samples) // 3
+    if not third:
+        return 0.0
+    middle, last = samples[third : 2 * third], samples[2 * third :]
+    low, high = (min(part, key=lambda sample: sample[1]) for part in (middle, last))
+    return 60 * (high[1] - low[1]) / (high[0] - low[0])
+
+
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def document(venue: FaultProxy, broker: FaultProxy) -> Mapping[str, Any]:
+def document(venue: FaultProxy, broker: FaultProxy, store: str) -> Mapping[str, Any]:
     return {
+        "store": {"url": store},
+        "commands": {"age": 60, "rejected_age": 60},
+        "api_keys": {"trader": {"key": KEY, "trade": ["broker.main"]}},
         "allow_inline_secrets": True,
         "server": {"listen": "127.0.0.1:0", "status_public": True},
         "history": {"events": 200, "age": 60},
@@ -272,7 +339,7 @@ def document(venue: FaultProxy, broker: FaultProxy) -> Mapping[str, Any]:
 
 
 @asynccontextmanager
-async def running(count: int, seed: int) -> AsyncIterator[Stage]:
+async def running(many: int, seed: int, store: str) -> AsyncIterator[Stage]:
     venue, broker = SyntheticSimulator(seed=seed, rate=0), HelioSimulator(seed=seed, interval=0)
     async with trio.open_nursery() as nursery:
         venue_at = await nursery.start(venue.run)
@@ -280,14 +347,14 @@ async def running(count: int, seed: int) -> AsyncIterator[Stage]:
         upstream = [FaultProxy(venue_at.port), FaultProxy(broker_at.port)]
         for proxy in upstream:
             await nursery.start(proxy.run)
-        relay, port = started(document(*upstream))
+        relay, port = started(document(*upstream, store))
         try:
-            downstream = [FaultProxy(port, buffer=4096) for _ in range(min(LINES, count))]
+            downstream = [FaultProxy(port, buffer=4096) for _ in range(min(LINES, many))]
             for proxy in downstream:
                 await nursery.start(proxy.run)
             subscribers = [
                 Subscriber(partial(getattr, downstream[number % len(downstream)], "port"), APP, CHANNELS)
-                for number in range(count)
+                for number in range(many)
             ]
             for number, subscriber in enumerate(subscribers):
                 nursery.start_soon(subscriber.run)
@@ -314,16 +381,21 @@ def started(configuration: Mapping[str, Any]) -> tuple[subprocess.Popen[str], in
         return relay, int(relay.stdout.readline())
 
 
-async def soak(count: int, seconds: float, seed: int) -> tuple[dict[str, Any], list[str]]:
-    async with running(count, seed) as stage:
+async def soak(subscribers: int, seconds: float, seed: int, store: str) -> tuple[dict[str, Any], list[str]]:
+    async with running(subscribers, seed, store) as stage:
         samples: list[tuple[float, float]] = []
+        live: list[tuple[float, float]] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(market, stage, max(0.5, min(5.0, 1000 / count)), Random(seed))
+            nursery.start_soon(market, stage, max(0.5, min(5.0, 1000 / subscribers)), Random(seed))
+            nursery.start_soon(trader, stage, 1.0)
+            nursery.start_soon(visitors, stage, 1.0)
             nursery.start_soon(faults, stage, Random(seed + 1))
             until = trio.current_time() + seconds
             while trio.current_time() < until:
                 await trio.sleep(1)
                 samples.append((trio.current_time(), stage.resident()))
+                if not live or trio.current_time() - live[-1][0] >= LOOK:
+                    live.append((trio.current_time(), await stage.in_use()))
             nursery.cancel_scope.cancel()
         for proxy in (*stage.upstream, *stage.downstream):
             proxy.up()
@@ -333,17 +405,23 @@ async def soak(count: int, seconds: float, seed: int) -> tuple[dict[str, Any], l
         views = [view for subscriber in stage.subscribers for view in subscriber.views.values()]
         problems = [problem for view in views for problem in view.problems]
         settled = samples[len(samples) // 2 :]
-        growth = slope(settled)
+        growth, leak = slope(settled), rise(live)
         failures = [
             *refused(stage),
             *(f"{subscribers} subscribers are wrong about {channel}" for channel, subscribers in left.items()),
             *sums(status),
             *problems[:20],
             *([f"the relay grew by {growth:.2f} MB a minute, more than {FLAT:g}"] if growth > FLAT else []),
+            *(
+                [f"its memory in use grew by {leak:.2f} MB a minute, more than {LIVE_FLAT:g}"]
+                if leak > LIVE_FLAT
+                else []
+            ),
         ]
         delivered = sum(sum(view.kinds.values()) for view in views)
         row = {
-            "subscribers": count,
+            "subscribers": subscribers,
+            "store": store.partition(":")[0],
             "seconds": round(seconds),
             "faults": sum(stage.done.values()),
             "provider reconnects": sum(session["reconnects"] for session in status["sessions"]),
@@ -356,14 +434,18 @@ async def soak(count: int, seconds: float, seed: int) -> tuple[dict[str, Any], l
             "broken rules": len(problems),
             "MB": round(settled[-1][1], 1),
             "MB per minute": round(growth, 2),
+            "MB in use": round(live[-1][1], 1),
+            "in use per minute": round(leak, 3),
         }
         return row, failures
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], seconds=600.0, subscribers=500, seed=1)
+    options = arguments(__doc__.splitlines()[0], seconds=600.0, subscribers=500, seed=1, store=0)
     raise_limits()
-    row, failures = trio.run(soak, options.subscribers, options.seconds, options.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        store = f"sqlite:///{directory}/soak.sqlite3" if options.store else "memory:"
+        row, failures = trio.run(soak, options.subscribers, options.seconds, options.seed, store)
     report(options, f"soak, seed {options.seed}", [row], failures)
     if failures:
         raise SystemExit(1)
