@@ -148,7 +148,8 @@ class Polls:
             plan.asked_at = now
         first = failed and not plan.failures
         plan.failures = plan.failures + 1 if failed else 0
-        plan.missed = failed and (plan.missed or plan.poll.missed is not None)
+        # Where an answer is doubted, the next one tells what was missed.
+        plan.missed = (doubted and plan.missed) or (failed and (plan.missed or plan.poll.missed is not None))
         every = plan.poll.every
         if doubted and not failed:
             plan.due_at = now if plan.looks == 1 else now + backoff(AGAIN, RARELY, plan.looks - 2)
