@@ -33,7 +33,7 @@ from relay.model.symbols import SymbolError
 from relay.model.text import decimal_text, to_ns
 from relay.provider.books import Levels
 from relay.testing.evidence import Evidence
-from relay.testing.subject import Subject, copies, read
+from relay.testing.subject import Subject, copies, read, session_of_books
 from relay.testing.trial import Made, Report, topic_text, trial
 
 #: Problems of one rule at most.
@@ -427,7 +427,7 @@ def _has_time(text: str, earliest: int, latest: int) -> bool:
 
 def books(of: Subject) -> Iterator[str]:
     """The book keeper joins and keeps every book: numbers chain, checksums are equal, nothing is crossed."""
-    report, session = reading(of).report, of.adapter.session
+    report, session = reading(of).report, session_of_books(of.adapter)
     depths = list(reading(of).of(Depth))
     if not depths:
         return
@@ -466,14 +466,14 @@ _numbered = re.compile(r"^(u|seq|sequence\w*|last_?update_?id|change_?id|seq_?id
 
 def _numbers(of: Subject, depths: list[tuple[Depth, Made]], deltas: list[tuple[Depth, Made]]) -> Iterator[str]:
     bare = [made for depth, made in deltas if depth.last_seq is None]
-    if bare and of.adapter.session.sequence.scope == "topic":
+    if bare and session_of_books(of.adapter).sequence.scope == "topic":
         yield _at(bare[0], "last_seq", "the session declares numbers, this delta has none")
     elif bare and len(bare) == len(deltas) and any(_numbered(leaf.name) for leaf in leaves(bare[0].text)):
         yield _at(bare[0], "last_seq", "the message has a number, no delta has")
     whole = [made for depth, made in depths if depth.snapshot and not made.streamed and depth.last_seq is None]
-    if whole and of.adapter.session.sequence.scope == "topic":
+    if whole and session_of_books(of.adapter).sequence.scope == "topic":
         yield _at(whole[0], "last_seq", "the session declares numbers, this whole book has none to join deltas by")
-    if deltas and not bare and of.adapter.session.sequence.scope == "none":
+    if deltas and not bare and session_of_books(of.adapter).sequence.scope == "none":
         yield _at(deltas[0][1], "last_seq", "deltas are numbered, but the session declares no Sequence")
 
 

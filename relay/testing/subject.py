@@ -24,6 +24,7 @@ from relay.adapter import (
     Partial,
     Poll,
     Reconcile,
+    Session,
     Snapshot,
     Subscribe,
     Symbols,
@@ -251,6 +252,13 @@ def is_json(text: str) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
+
+
+def session_of_books(adapter: type[Adapter]) -> Session:
+    """Return the declaration of the socket that depth is on."""
+    symbol = next((offer.example.get("symbol") for offer in adapter.offers if offer.kind == "depth"), None)
+    socket = adapter.socket_of(Topic(kind="depth", symbol=symbol))
+    return adapter.session.socket(socket if socket in adapter.session.sockets else "")
 
 
 def subject(

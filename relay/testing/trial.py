@@ -29,7 +29,7 @@ from relay.provider.subscriptions import AWAY
 from relay.provider.templates import TemplateError, dial_target
 from relay.testing.evidence import LostValues
 from relay.testing.recording import FramePair, Record, RequestKey, beside, request_key
-from relay.testing.subject import ACCOUNT, Subject
+from relay.testing.subject import ACCOUNT, Subject, session_of_books
 from relay.trading.registry import CommandRegistry
 
 #: Samples of each sort in a report, and characters of each.
@@ -390,7 +390,8 @@ class _RecordedSession:
         self.written: list[str] = []
         context = of.context()
         # The adapter's waits are for a provider that answers in its own time; a recording answers at once or never.
-        adapter = observer.adapter(of.adapter, limits=(), ack_within=None)
+        books = session_of_books(of.adapter)
+        adapter = observer.adapter(of.adapter, limits=(), ack_within=None, book=books.book, sequence=books.sequence)
         _fill_templates(adapter, context)
         self._machine = SessionMachine(
             _prepared_by(adapter, self._answers),

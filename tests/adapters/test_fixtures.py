@@ -17,6 +17,7 @@ from relay.model.text import from_micros
 from relay.provider.books import Books
 from relay.testing import conformance
 from relay.testing.recording import read_recording
+from relay_alpaca.adapter import Alpaca
 from relay_binance.adapter import Binance
 from relay_binance.futures import BinanceFutures
 from relay_bitfinex.adapter import Bitfinex
@@ -54,6 +55,7 @@ ACKNOWLEDGED_BY_ID = {Binance, BinanceFutures}
 EXPECTED_SIGNALS = {Ack, Alive, Learned, Nack, Ready, Redial}
 #: Adapters whose fixture is a session with their simulator, with what is configured.
 SIMULATED = {
+    Alpaca: {},
     CrossTrade: {"account": "Sim101"},
     Helio: {},
     ScaleTrade: {},

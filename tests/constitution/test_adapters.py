@@ -25,6 +25,7 @@ VENUE = 199
 #: the last time for the answers to lists, histories and quotes, which are read as the stream is. Binance is two venues; Bitfinex ends
 #: a channel by a number that it gives later; Kraken is one with two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message.
 BUDGETS = {
+    "relay_alpaca": 745,
     "relay_binance": 216,
     "relay_bitfinex": 212,
     "relay_kraken": 475,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "events.md").read_text()
-BROKERS = ("Helio", "Tektii", "ScaleTrade", "CrossTrade")
+BROKERS = ("Helio", "Tektii", "ScaleTrade", "CrossTrade", "Alpaca")
 
 
 def rows(kind: str) -> dict[str, list[str]]:
