@@ -538,6 +538,10 @@ async def test_the_sdks_first_question_asks_a_provider_only_for_what_it_has(refu
         assert (given["channel"], given["event"]) == (channel, "signal")
 
 
+#: Kinds that a broker does not stream: the relay asks for them, and a golden file has what was streamed.
+POLLED = {"alpaca": {"account", "position"}}
+
+
 @pytest.mark.parametrize(
     "name", [name for name, adapter in load_plugins().adapters().items() if adapter.commands or name == "shuriken"]
 )
@@ -545,7 +549,7 @@ def test_the_catalog_offers_only_what_an_accounts_channel_carries(name: str) -> 
     adapter = load_plugins().adapters()[name]
     golden = (ROOT / f"tests/fixtures/{name}.golden.jsonl").read_text()
     carried = {kind for kind in ACCOUNT_KINDS if f'"type":"{kind}"' in golden or f'"type": "{kind}"' in golden}
-    expected = carried | ({"reply"} if adapter.commands else set())
+    expected = carried | ({"reply"} if adapter.commands else set()) | POLLED.get(name, set())
     entries = provider_entries(name, adapter.offers, accounts=["main"])
     assert {entry.kind for entry in entries if entry.kind in ACCOUNT_KINDS} == expected
 

@@ -26,7 +26,7 @@ INSTRUMENTS = (
     Instrument(symbol="AAPL", price=15_120, decimals=2, size_decimals=2, typical=40_000),
     Instrument(symbol="MSFT", price=41_250, decimals=2, size_decimals=2, typical=30_000),
     Instrument(symbol="FAKEPACA", price=13_000, decimals=2, size_decimals=2, typical=30_000),
-    Instrument(symbol="BTC/USD", price=4_200_000, decimals=2, tick=50, size_decimals=4, typical=5_000),
+    Instrument(symbol="BTC/USD", price=4_200_000, decimals=2, tick=50, size_decimals=4, typical=50_000),
 )
 STOCKS = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds", "corrections", "cancelErrors")
 CRYPTO = ("trades", "quotes", "orderbooks", "bars", "updatedBars", "dailyBars")
@@ -267,5 +267,5 @@ SIMULATED = Simulated(
     run=run,
     credentials={"key_id": KEY, "secret_key": SECRET},
     account="paper",
-    pinned=("quote AAPL", "candle AAPL 1m", "depth BTC/USD", "account paper"),
+    pinned=("quote BTC/USD", "depth BTC/USD", "quote AAPL", "candle AAPL 1m", "account paper"),
 )
