@@ -53,15 +53,15 @@ def named(what: str) -> str:
 
 
 @define(eq=False)
-class Known:
+class BrokerageOrder:
     """An order as the brokerage knows it, besides what its account does."""
 
     id: str
     asked: dict[str, Any]
     client_order_id: str
     replaces: str | None = None
-    parent: "Known | None" = None
-    legs: list["Known"] = field(factory=list)
+    parent: "BrokerageOrder | None" = None
+    legs: list["BrokerageOrder"] = field(factory=list)
     order_id: str | None = None
     """The account's; None while it is held."""
 
@@ -79,9 +79,9 @@ class Brokerage:
     ) -> None:
         self.market, self._tell, self._now = market, tell, now
         self.account = TradingAccount(market, "simulated", balance=balance, leverage=4)
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, BrokerageOrder] = {}
         #: The present one of each order of the account, and those that were replaced, as they were then.
-        self._current: dict[str, Known] = {}
+        self._current: dict[str, BrokerageOrder] = {}
         self._replaced: dict[str, dict[str, Any]] = {}
         self._count = 0
 
@@ -157,7 +157,7 @@ class Brokerage:
         client = asked.get("client_order_id") or named(f"client/{self._count}")
         if any(each.client_order_id == client for each in self.known.values()):
             raise ApiError(422, 40010001, "client_order_id must be unique")
-        known = Known(named(f"order/{self._count}"), {**asked, "symbol": asked["symbol"]}, client)
+        known = BrokerageOrder(named(f"order/{self._count}"), {**asked, "symbol": asked["symbol"]}, client)
         if asked.get("order_class") in ("bracket", "oto", "oco"):
             known.legs = [self._leg(known, n, leg) for n, leg in enumerate(_exits(asked))]
         changes = self.account.place(self._ticket(asked), self._now())
@@ -177,12 +177,14 @@ class Brokerage:
         self.changed(changes)
         return placed
 
-    def _enter(self, known: Known, order_id: str) -> None:
+    def _enter(self, known: BrokerageOrder, order_id: str) -> None:
         known.order_id = order_id
         self.known[known.id] = self._current[order_id] = known
 
-    def _leg(self, parent: Known, number: int, asked: dict[str, Any]) -> Known:
-        leg = Known(named(f"leg/{parent.id}/{number}"), asked, named(f"client-leg/{parent.id}/{number}"), parent=parent)
+    def _leg(self, parent: BrokerageOrder, number: int, asked: dict[str, Any]) -> BrokerageOrder:
+        leg = BrokerageOrder(
+            named(f"leg/{parent.id}/{number}"), asked, named(f"client-leg/{parent.id}/{number}"), parent=parent
+        )
         self.known[leg.id] = leg
         return leg
 
@@ -211,28 +213,28 @@ class Brokerage:
         return Ticket(symbol=symbol, side=side, quantity=quantity, order_type=type, time_in_force=time, stop=stop_units,
                       limit=None if limit is None else units(str(limit), instrument.decimals))  # fmt: skip
 
-    def _order(self, id: str) -> Known:
+    def _order(self, id: str) -> BrokerageOrder:
         if id not in self.known:
             raise ApiError(404, 40410000, f"order not found for {id}")
         return self.known[id]
 
-    def _is_open(self, known: Known) -> bool:
+    def _is_open(self, known: BrokerageOrder) -> bool:
         if known.id in self._replaced or known.order_id is None:
             return known.order_id is None and known.id not in self._replaced
         return self.account.orders[known.order_id].status not in ENDED
 
-    def _cancel(self, known: Known) -> None:
+    def _cancel(self, known: BrokerageOrder) -> None:
         if not self._is_open(known) or known.order_id is None:
             raise ApiError(422, 42210000, "order is not cancelable")
         self.changed(self.account.cancel(known.order_id, self._now()))
 
-    def _replace(self, known: Known, asked: dict[str, Any]) -> dict[str, Any]:
+    def _replace(self, known: BrokerageOrder, asked: dict[str, Any]) -> dict[str, Any]:
         if not self._is_open(known) or known.order_id is None:
             raise ApiError(422, 42210000, "cannot replace order in its present state")
         self._count += 1
         merged = {**known.asked, **asked, **({"trail_price": asked["trail"]} if "trail" in asked else {})}
         client = asked.get("client_order_id") or named(f"client/{self._count}")
-        new = Known(
+        new = BrokerageOrder(
             named(f"order/{self._count}"), merged, client, replaces=known.id, parent=known.parent, legs=known.legs
         )
         instrument = self.market.instrument(known.asked["symbol"])
@@ -287,7 +289,7 @@ class Brokerage:
             if isinstance(change, OrderMoved) and change.order.status in ENDED:
                 self._ended(self._current[change.order.id], change.order.status)
 
-    def _ended(self, known: Known, status: OrderStatus) -> None:
+    def _ended(self, known: BrokerageOrder, status: OrderStatus) -> None:
         siblings = [] if known.parent is None else [leg for leg in known.parent.legs if leg.id != known.id]
         for leg in siblings:
             if leg.order_id is not None and self.account.orders[leg.order_id].status not in ENDED:
@@ -305,7 +307,9 @@ class Brokerage:
 
     # --- lists -------------------------------------------------------------------------------------------------------
 
-    def payload(self, known: Known, order: PlacedOrder | None = None, *, nested: bool = False) -> dict[str, Any]:
+    def payload(
+        self, known: BrokerageOrder, order: PlacedOrder | None = None, *, nested: bool = False
+    ) -> dict[str, Any]:
         """Return an order as Alpaca writes it."""
         if known.id in self._replaced:
             return self._replaced[known.id]
