@@ -102,7 +102,7 @@ if not life or redis.call('HGET', meta, 'run') ~= run then
     end
   end
   life = string.format('%d', life)
-  redis.call('HSET', meta, 'life', life, 'run', run, 'n', 0, 'floor', 0)
+  redis.call('HSET', meta, 'life', life, 'run', run, 'n', 0, 'floor', 0, 'quiet', string.format('%d', now + ARGV[2]))
   redis.call('DEL', P .. 'topics')
 end
 local own = P .. 'node:' .. ARGV[1]
@@ -112,14 +112,21 @@ redis.call('HSETNX', own, '#', 0)
 return {life, redis.call('HGET', own, '#'), redis.call('HGETALL', own)}
 """
 )
-#: ARGV: node, life, milliseconds of the lease. Returns 'anew', or 'alive' and the nodes whose leases have run out.
+#: ARGV: node, life, milliseconds of the lease. Returns 'anew', or 'alive' and the nodes whose leases have run out. A lease
+#: that runs out while its node is asking says that Redis was away: for the length of one, others may tell that they are there.
 _BEAT = """
 local P, node = 'tickrelay:apps:', ARGV[1]
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local known = redis.call('HMGET', P .. 'meta', 'life', 'run')
 if known[1] ~= ARGV[2] or known[2] ~= run or redis.call('HEXISTS', P .. 'node:' .. node, '#') == 0 then return {'anew'} end
+if redis.call('EXISTS', P .. 'alive:' .. node) == 0 then
+  redis.call('HSET', P .. 'meta', 'quiet', string.format('%d', now + ARGV[3]))
+end
 redis.call('SET', P .. 'alive:' .. node, '1', 'PX', ARGV[3])
 local answer = {'alive'}
+if tonumber(redis.call('HGET', P .. 'meta', 'quiet') or '0') > now then return answer end
 for _, other in ipairs(redis.call('SMEMBERS', P .. 'nodes')) do
   if redis.call('EXISTS', P .. 'alive:' .. other) == 0 then answer[#answer + 1] = other end
 end

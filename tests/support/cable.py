@@ -1,6 +1,6 @@
 """A cable between a client and the relay that a test can cut."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -14,6 +14,8 @@ class Cable:
         self.to = to
         """The relay's port; another one from the next connection on."""
         self.port = 0
+        self.turns: Iterator[int] | None = None
+        """The ports of several relays, one for each connection."""
         self.connections = 0
         """The number of connections so far."""
         self.said = bytearray()
@@ -60,7 +62,7 @@ class Cable:
         self.connections += 1
         await self.mended.wait()
         try:
-            relay = await trio.open_tcp_stream("127.0.0.1", self.to)
+            relay = await trio.open_tcp_stream("127.0.0.1", self.to if self.turns is None else next(self.turns))
         except OSError:
             return
         ends = {client, relay}

@@ -1,8 +1,12 @@
 """A relay and an application's own server, and clients in front of them."""
 
+import itertools
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
@@ -13,7 +17,13 @@ from support.app_server import AppServer, Sign, app_server
 from support.cable import Cable, cable
 from support.client import Client
 from support.clients import client_of
+from support.cluster import cluster
+from support.redis_server import redis_server
 from support.running import APP, port_of, running_relay
+
+
+#: Run each relay of a stage as two that are one, with every other connection at the second one.
+TWO_RELAYS = "TICKRELAY_TWO_RELAYS" in os.environ
 
 
 @define
@@ -24,11 +34,12 @@ class Stage:
     server: AppServer
     browser_port: int
     _clients: AsyncExitStack
+    _front: Cable | None = None
 
     @property
     def port(self) -> int:
         """The relay's."""
-        return port_of(self.relay)
+        return port_of(self.relay) if self._front is None else self._front.port
 
     async def client(self, library: str) -> Client:
         """A client of this library that is not connected yet."""
@@ -90,5 +101,21 @@ async def stage(
         if webhooks:
             endpoint = {"app": APP["id"], "url": f"http://127.0.0.1:{server.port}/webhooks", "batch_wait": 0}
             tables["plugins"] = {"webhooks": {"leave_delay": 0, "endpoints": {"server": endpoint}}}
+        if TWO_RELAYS:
+            async with two_relays(tables) as (relay, front), AsyncExitStack() as clients:
+                yield Stage(relay, server, browser_port, clients, front)
+            return
         async with running_relay(**tables) as relay, AsyncExitStack() as clients:
             yield Stage(relay, server, browser_port, clients)
+
+
+@asynccontextmanager
+async def two_relays(tables: dict[str, Any]) -> AsyncIterator[tuple[Relay, Cable]]:
+    """Run two relays on one Redis, and a cable whose connections go to the one and the other in turn."""
+    providers = tables.pop("providers", {})
+    with TemporaryDirectory() as directory:
+        async with redis_server(Path(directory)) as redis, cluster(redis, providers, lease=1.0, **tables) as together:
+            ports = [(await together.node(name)).port for name in "ab"]
+            async with cable(ports[0]) as front:
+                front.turns = itertools.cycle(ports)
+                yield together.nodes[0].relay, front
