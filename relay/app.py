@@ -128,6 +128,7 @@ class Relay:
             owns=lambda provider: self._cluster is None or self._cluster.owns(provider),
             elsewhere=self._send_elsewhere if settings.cluster is not None else None,
             tell=lambda sent, answer: self.hub.answer_command(sent, answer),
+            counted=lambda api_key: None if self._cluster is None else self._cluster.counted(api_key),
         )
         if isinstance(self._store, ClusterStore) and settings.cluster is not None:
             self._cluster = Clustered(

@@ -329,6 +329,10 @@ class Clustered:
     def _tell_owner(self, provider: str, kind: str, body: bytes) -> None:
         self.node.tell(self.node.providers[provider].owner, kind, body)
 
+    def counted(self, api_key: str) -> None:
+        """Tell the other nodes of a command that counts for an API key's rate."""
+        self.node.tell("", "counted", api_key.encode())
+
     def send_elsewhere(
         self, submission: Submission, then: Callable[[CommandRefused | Outcome | None, bytes, bool], object]
     ) -> None:
@@ -364,6 +368,8 @@ class Clustered:
     def _heard(self, sender: str, kind: str, body: bytes) -> None:
         if kind == "answer":
             self.forwarding.answered(body)
+        elif kind == "counted" and sender != self.name:
+            self._service.count_elsewhere(body.decode())
         elif kind == "command" and (read := read_command(body, time.time_ns())) is not None:
             self._carry_out(sender, *read)
 

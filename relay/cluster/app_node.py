@@ -22,6 +22,8 @@ from relay.store.interface import Done, Row, Rows, StoreError
 #: The lease of the node that leads, and its rows; no provider is named so.
 LEADER = "#apps"
 POSITION = "position"
+#: Seconds that the services have to begin, before they are told of anything.
+SETTLE = 0.1
 #: Rows that are written at once.
 AT_ONCE = 500
 #: Seconds that a node which leaves, or leads no longer, has for its last rows.
@@ -76,6 +78,7 @@ class AppNode:
         self._loaded = trio.Event()
         self._beat_now = trio.Event()
         self._rows: deque[_Change] = deque()
+        self._sending: list[_Change] = []
         self._row_news = trio.Event()
         self._kept_rows: Rows = {}
         self._told_all = trio.Event()
@@ -331,11 +334,11 @@ class AppNode:
                     self._log("this relay tells the apps' servers", fence=lease.fence)
                     keeping.start_soon(self._write_rows, token, writing, scope)
                     async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._run_led)
                         nursery.start_soon(self._renew, lease, scope)
                         nursery.start_soon(self._tell_servers, _position(rows))
                         nursery.start_soon(self._sweep)
                         nursery.start_soon(self._mind)
-                        nursery.start_soon(self._run_led)
             except StoreError:
                 pass
             finally:
@@ -387,11 +390,12 @@ class AppNode:
         """Write rows in order, also while this node's last services end."""
         with writing:
             while True:
-                if not self._rows:
+                if not self._rows and not self._sending:
                     self._row_news = trio.Event()
                     await self._row_news.wait()
-                taken = [self._rows[n] for n in range(min(AT_ONCE, len(self._rows)))]
-                rows = [(change.row, False) for change in taken if change.row.table]
+                if not self._sending:
+                    self._sending = [self._rows.popleft() for _ in range(min(AT_ONCE, len(self._rows)))]
+                rows = [(change.row, False) for change in self._sending if change.row.table]
                 try:
                     said = await self.redis.append(LEADER, token, "durable", None, {}, rows)
                 except StoreError:
@@ -402,19 +406,22 @@ class AppNode:
                     self.leads = False
                     self._give_up_rows()
                     return
+                taken, self._sending = self._sending, []  # nothing where the lease was lost meanwhile
                 for change in taken:
-                    self._rows.popleft()
                     if change.done is not None:
                         change.done("")
 
     def _give_up_rows(self) -> None:
-        rows, self._rows = self._rows, deque()
+        rows = [*self._sending, *self._rows]
+        self._sending = []
+        self._rows.clear()
         for change in rows:
             if change.done is not None:
                 change.done(NOT_LEADING)
 
     async def _tell_servers(self, position: AppPosition) -> None:
         """Read the log for the apps' servers, from where the last leader has noted that it was."""
+        await trio.sleep(SETTLE)
         while True:
             try:
                 found = await self.store.read(position)

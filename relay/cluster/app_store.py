@@ -113,7 +113,7 @@ return {life, redis.call('HGET', own, '#'), redis.call('HGETALL', own)}
 """
 )
 #: ARGV: node, life, milliseconds of the lease. Returns 'anew', or 'alive' and the nodes whose leases have run out. A lease
-#: that runs out while its node is asking says that Redis was away: for the length of one, others may tell that they are there.
+#: that runs out while its node is asking says that Redis was away: for the length of one, others may tell that they live.
 _BEAT = """
 local P, node = 'tickrelay:apps:', ARGV[1]
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')

@@ -157,6 +157,7 @@ class CommandService:
         owns: returns whether this relay holds the sessions of a provider; where several relays are one, another may.
         elsewhere: sends a command to that relay.
         tell: answers a client event later than at once.
+        counted: called with the name of an API key for each command that counts for its rate.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class CommandService:
         owns: Callable[[str], bool] = lambda provider: True,
         elsewhere: Elsewhere | None = None,
         tell: Callable[[ClientCommand, Rejected | Repeated], object] = lambda sent, answer: None,
+        counted: Callable[[str], object] = lambda api_key: None,
         clock: Callable[[], float] = trio.current_time,
         unix_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -181,6 +183,7 @@ class CommandService:
         self._owns = owns
         self._elsewhere = elsewhere
         self._tell = tell
+        self._counted = counted
         self._clock = clock
         self._unix_ns = unix_ns
         self._rates: dict[str, TokenBucket] = {}
@@ -249,14 +252,25 @@ class CommandService:
     def _count(self, key: ApiKey) -> None:
         """Take one command of the key's rate. Buckets of keys that the configuration lost are dropped."""
         limits, now = self.registry.limits, self._clock()
-        bucket = self._rates.get(key.name)
-        if bucket is None:
-            self._rates = {name: each for name, each in self._rates.items() if self._keys.named(name) is not None}
-            bucket = self._rates[key.name] = TokenBucket(limits.rate, limits.burst)
+        bucket = self._bucket(key.name)
         if not bucket.take(1, now):
             self.registry.notes["rate_limited"] += 1
             message = f"more than {limits.rate:g} commands a second of API key {key.name} (limit commands.rate)"
             raise CommandRefused(RefusalReason.RATE_LIMITED, message, retry_after=bucket.ready_at(1, now) - now)
+        self._counted(key.name)
+
+    def count_elsewhere(self, name: str) -> None:
+        """Take a command that another relay has counted of a key's rate, even if there is none left."""
+        if self._keys.named(name) is not None:
+            self._bucket(name).draw(1, self._clock())
+
+    def _bucket(self, name: str) -> TokenBucket:
+        bucket = self._rates.get(name)
+        if bucket is None:
+            self._rates = {each: kept for each, kept in self._rates.items() if self._keys.named(each) is not None}
+            limits = self.registry.limits
+            bucket = self._rates[name] = TokenBucket(limits.rate, limits.burst)
+        return bucket
 
     def _where(self, key: ApiKey, name: Any, account: Any) -> tuple[Provider, str | None]:
         if name is None:

@@ -16,7 +16,7 @@ from support.cluster import Node, cluster
 from support.http_api import OURS, ask, publish
 from support.raw import Closed, Raw, raw
 from support.redis_server import RedisServer, redis_server
-from support.running import APP
+from support.running import API_KEY, APP, UNTRUSTING
 
 #: coredis does not close the buffers of a connection that could not be made.
 pytestmark = [
@@ -183,3 +183,24 @@ async def test_connections_are_counted_over_all_relays(tmp_path: Path) -> None:
                             assert closed.code == 4004  # noqa: PT017 - until it is refused
                             break
                     await trio.sleep(0.02)
+
+
+async def test_the_commands_of_a_key_at_one_relay_count_at_the_other(tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as redis:
+        async with cluster(redis, {}, commands={"rate": 0.001, "burst": 4}) as several:
+            a, b = [await several.node(name) for name in "ab"]
+            headers = {"Authorization": f"Bearer {API_KEY}"}
+
+            async def send(node: Node) -> int:
+                async with httpx.AsyncClient(headers=headers, timeout=60, verify=UNTRUSTING) as http:
+                    url = f"http://127.0.0.1:{node.port}/api/v2/commands"
+                    return (await http.post(url, json={"provider": "nobody"})).status_code
+
+            assert 429 not in [await send(a) for _ in range(4)]
+            assert await send(a) == 429
+            with trio.fail_after(60):
+                rates = b.relay._command_service._rates
+                while not rates or rates["main"].free(trio.current_time()) >= 1:
+                    await trio.sleep(0.01)
+                    rates = b.relay._command_service._rates
+            assert await send(b) == 429

@@ -21,7 +21,6 @@ from support.cluster import cluster
 from support.redis_server import redis_server
 from support.running import APP, port_of, running_relay
 
-
 #: Run each relay of a stage as two that are one, with every other connection at the second one.
 TWO_RELAYS = "TICKRELAY_TWO_RELAYS" in os.environ
 
@@ -114,7 +113,7 @@ async def two_relays(tables: dict[str, Any]) -> AsyncIterator[tuple[Relay, Cable
     """Run two relays on one Redis, and a cable whose connections go to the one and the other in turn."""
     providers = tables.pop("providers", {})
     with TemporaryDirectory() as directory:
-        async with redis_server(Path(directory)) as redis, cluster(redis, providers, lease=1.0, **tables) as together:
+        async with redis_server(Path(directory)) as redis, cluster(redis, providers, lease=3.0, **tables) as together:
             ports = [(await together.node(name)).port for name in "ab"]
             async with cable(ports[0]) as front:
                 front.turns = itertools.cycle(ports)
