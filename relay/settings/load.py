@@ -102,8 +102,8 @@ def settings_of(
         raise SettingsError(map(str, sorted(check.problems, key=_place)))
     if isinstance(stored, Cluster):
         check.notes.append(
-            "store.url: with several relays, positions in the provider `all`, the taps of plugins, and the limits of "
-            "addresses and API keys are each relay's own; everything else is that of all"
+            "store.url: with several relays, positions in the provider `all`, the taps of plugins, and the budgets of "
+            "clients and addresses (costs) are each relay's own; everything else is that of all"
         )
     if not providers:
         check.notes.append("providers: none is enabled, only the applications' own events will flow")
