@@ -62,7 +62,7 @@ class Blotter:
         refused: what the add-on has refused, and is not asked any more on this connection.
         missing: ids of the open orders that the last whole list did not have.
         searched: those of them that were found open all the same.
-        caught_up: the accounts whose fills were told since the last failure.
+        caught_up: the accounts whose fills were told before on this connection.
         behind: by the id of an order that nobody knows but by its fill: whether it was asked for, or is not to be.
     """
 
@@ -144,7 +144,6 @@ class Blotter:
 
     def _failed(self, what: str, about: str, data: Any, failed: Failure) -> Items:
         """Yield what a refusal means: of an order that it is not found, of a list that it is not asked for again."""
-        self.caught_up.discard(about)
         order = self._open.get(about)
         if not is_final(failed):
             return

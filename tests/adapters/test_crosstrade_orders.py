@@ -475,6 +475,7 @@ def test_a_question_that_failed_is_asked_again(line):
     line.profit(realized="1.0")
     assert line.asked["args"] == {"account": "Sim101", "lookbackTime": 900}, "as far back as can be"
     assert [fill.reconciled for fill in line.answer(executions=[FILL])] == [True]
+    assert line.asked["args"] == {"account": "Sim101", "orderId": "o1"}, "its order is no older than the failure"
 
 
 def test_a_failure_that_is_no_refusal_says_nothing_of_an_order(line):

@@ -29,7 +29,7 @@ BUDGETS = {
     "relay_binance": 216,
     "relay_bitfinex": 212,
     "relay_kraken": 475,
-    "relay_crosstrade": 1011,
+    "relay_crosstrade": 1010,
     "relay_helio": 870,
     "relay_scaletrade": 794,
     "relay_shuriken": 481,
