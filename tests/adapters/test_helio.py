@@ -424,7 +424,7 @@ def test_without_a_name_only_a_new_order_that_is_in_all_as_asked_for_is_ours(oth
 )
 def test_a_late_execution_of_what_was_given_up_is_not_the_next_one_s(one, again, late):
     adapter = asking(one)
-    list(adapter.encode(GivenUp(one.id)))
+    list(adapter.encode(GivenUp(one)))
     list(adapter.encode(again))
     assert answered(adapter, **late) == []
     assert answered(adapter, orderId="o2", **late) == []  # which of the two this is cannot be told either
@@ -447,10 +447,10 @@ def test_an_answer_that_may_be_of_what_was_given_up_answers_nothing(first, secon
     one, two, three = (members.pop("kind")(id=id, **members) for id, members in
                        (("1", dict(first)), ("2", dict(second)), ("3", dict(second))))  # fmt: skip
     adapter = asking(one)
-    list(adapter.encode(GivenUp("1")))
+    list(adapter.encode(GivenUp(one)))
     list(adapter.encode(two))
     assert [reply.id for reply in replies(adapter.decode(text))] == [""]
-    list(adapter.encode(GivenUp("2")))
+    list(adapter.encode(GivenUp(two)))
     assert [reply.id for reply in replies(adapter.decode(text))] == [""]  # now both have had theirs
     list(adapter.encode(three))
     assert [reply.id for reply in replies(adapter.decode(text))] == ["3"]
@@ -466,7 +466,7 @@ def test_when_more_are_given_up_than_are_remembered_nothing_without_a_key_is_tol
     adapter = asking()
     for n in range(WAITING):
         list(adapter.encode(place(f"c{n}", quantity=f"{n + 1}")))
-        list(adapter.encode(GivenUp(f"c{n}")))
+        list(adapter.encode(GivenUp(place(f"c{n}"))))
     list(adapter.encode(place("mine", client_order_id="mine")))
     assert answered(adapter) == []
     assert answered(adapter, orderId="o2", clientOrderId="mine") == [("mine", True)]
