@@ -3,10 +3,11 @@
 from typing import Any, cast
 
 import pytest
+import trio
 
 from relay.auth import ApiKey, KeyRing, hash_key
 from relay.plugins.hookspecs import TappedSession, Traffic
-from relay.server.api import frames
+from relay.server.api import answers, frames
 from relay.server.api.frames import FrameBuffer, Inspection
 from support.api_harness import Rig
 
@@ -53,6 +54,28 @@ def test_a_session_is_tapped_only_while_somebody_looks_and_plugins_keep_their_ta
     assert connection.frame_tap is plugins_tap
     assert further.frame_tap is None
     assert inspection.look("helio", "main", 0) == ([], 0)
+
+
+async def test_secrets_are_taken_out_of_many_frames_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "SLICE", -1)
+    inspection, turns = Inspection(), 0
+    connection = tapped(inspection)
+    inspection.look("helio", "main", 0)
+    for number in range(30):
+        receive(connection, f"hunter2 {number}")
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        answer = await ask(inspection, "provider=helio&account=main")
+        nursery.cancel_scope.cancel()
+    assert [frame["data"] for frame in answer.json()["frames"]] == [f"*** {number}" for number in range(30)]
+    assert turns > 30 * answers.PASSES
 
 
 def test_the_buffer_is_bounded_in_frames_and_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from relay.model.text import from_micros
 from relay.plugins.hookspecs import FrameTap, TappedSession, Traffic
 from relay.plugins.masking import masked
 from relay.provider.driver import ProviderSession
-from relay.server.api.answers import HttpRefusal, json_answer
+from relay.server.api.answers import HttpRefusal, Slices, json_answer
 from relay.server.api.channels import bearer
 
 #: Frames and characters in memory of a session that is looked at.
@@ -129,6 +129,7 @@ class Frames:
     keys: KeyRing
     inspection: Inspection
     pay: Callable[[str, int], bool]
+    slices: Slices
 
     async def endpoint(self, request: Request) -> Response:
         """Answer GET /api/v2/frames?provider=&account=&after=: received frames of a session, oldest first."""
@@ -145,7 +146,7 @@ class Frames:
         frames, last = self.inspection.look(provider, account, int(after))
         if not self.pay(f"key {key.name}", len(frames)):
             raise HttpRefusal(429, "more was asked for than allowed (limit costs.api_rate)")
-        return json_answer({"frames": [_described(frame) for frame in frames], "last": last})
+        return json_answer({"frames": await self.slices.map(_described, frames), "last": last})
 
 
 def _check_grant(key: ApiKey, provider: str, account: str | None) -> None:

@@ -139,7 +139,7 @@ def build_api(
     metrics = Metrics(hub, registry, collector, slices, status.charged)
     frames = []
     if inspection is not None:
-        frames = [Route("/v2/frames", Frames(keys, inspection, pay).endpoint)]
+        frames = [Route("/v2/frames", Frames(keys, inspection, pay, slices).endpoint)]
     trading = []
     if command_service is not None:
         endpoint = Commands(keys=keys, command_service=command_service, bodies=bodies).endpoint
