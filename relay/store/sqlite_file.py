@@ -297,9 +297,14 @@ class FileWriter:
 
     def _lock_out(self) -> None:
         """Hold the lock that keeps other processes out, until the process ends."""
+        path = f"{self._path}.lock"
         if self._lock is not None:
-            return
-        lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_ino == os.fstat(self._lock).st_ino:
+                    return
+            os.close(self._lock)  # the directory was removed with it, and is there again
+            self._lock = None
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -4,6 +4,7 @@ import enum
 import gc
 import os
 import resource
+import shutil
 import sqlite3
 import stat
 import tempfile
@@ -612,3 +613,83 @@ async def test_a_disk_that_does_not_answer_is_a_failure(tmp_path: Path, monkeypa
         assert await kept.commit("after", b"v") == ""
     async with keeping(SqliteStore(path)) as again:
         assert again.rows == [{"t": [("after", b"v"), ("before", b"v")]}]
+
+
+async def test_a_directory_that_was_removed_is_written_anew_when_it_is_there_again(tmp_path: Path) -> None:
+    """The lock is taken anew as well: a second process stays out."""
+    path = tmp_path / "data" / "s.sqlite3"
+    path.parent.mkdir()
+    async with keeping(SqliteStore(path), [Row("t", "a", b"1")]) as kept:
+        await kept.commit("a", b"1")
+        await kept.reserve("quotes", 1000)
+        kept.rings = {"quotes": ("e", 1000, [event(7, trio.current_time())])}
+        shutil.rmtree(path.parent)
+        await kept.until(available=False)
+        assert await kept.commit("b", b"2") == kept.store.failure
+        path.parent.mkdir()
+        await kept.until(available=True)
+        await kept.commit("c", b"3")
+        async with keeping(SqliteStore(path)) as second:
+            assert second.store.failure == f"{path} is used by another process"
+    async with keeping(SqliteStore(path)) as again:
+        assert again.rows == [{"t": [("a", b"1"), ("c", b"3")]}]
+        assert again.seqs() == {"quotes": [7]}
+
+
+async def test_a_disk_that_is_full_at_the_start_is_a_failure_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.sqlite3"
+    connect = sqlite3.connect
+
+    def small(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.execute("PRAGMA max_page_count = 1")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    async with keeping(SqliteStore(path)) as kept:
+        assert kept.store.failure == f"{path}: database or disk is full"
+        assert kept.rows == [], "nothing is restored before it can be written"
+        assert await kept.commit("k", b"v") == kept.store.failure
+        monkeypatch.undo()
+        await kept.until(available=True)
+        assert kept.rows == [{}]
+        assert await kept.commit("k", b"v") == ""
+
+
+def unreadable_chunk(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE chunks SET events = x'93'")
+    connection.commit()
+    connection.close()
+    return "a chunk of events cannot be read: "
+
+
+def overwritten(path: Path) -> str:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    return f"{path}: database disk image is malformed"
+
+
+@pytest.mark.parametrize("damage", [unreadable_chunk, overwritten])
+async def test_a_damaged_file_is_left_alone_until_it_is_taken_away(
+    tmp_path: Path, damage: Callable[[Path], str]
+) -> None:
+    """Nothing is sent under a name that may be in there. With it gone, the store begins anew without a restart."""
+    path = tmp_path / "s.sqlite3"
+    async with keeping(SqliteStore(path)) as kept:
+        await kept.commit("before", b"v")
+        await kept.reserve("quotes", 1000)
+        await kept.log_first("quotes", event(1, trio.current_time()))
+    reason = damage(path)
+    before = path.read_bytes()
+    async with keeping(SqliteStore(path)) as kept:
+        assert kept.store.failure.startswith(reason)
+        assert kept.rows == []
+        assert await kept.commit("k", b"v") == kept.store.failure
+        assert path.read_bytes() == before
+        path.rename(tmp_path / "damaged")
+        await kept.until(available=True)
+        assert kept.rows == [{}]
+        assert await kept.commit("k", b"v") == ""
