@@ -146,7 +146,7 @@ class Relay:
         numbers = count(1)
         self.hub = Hub(
             apps or (APP,),
-            epoch="run",
+            epoch=settings.pop("epoch", "run"),
             socket_ids=lambda: f"7.{next(numbers)}",
             want=lambda stream, by: self.wanted.append(stream) or self.asked,
             unwant=self.wanted.remove,

@@ -146,5 +146,47 @@ def test_a_topic_that_died_before_its_first_batch_is_resumed_behind_a_gap_over_a
     assert (gap["reason"], gap["from"], gap["to"], gap["seq"]) == ("restart", 1, up_to, up_to + 1)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_applications_channel_goes_on_after_an_orderly_end_and_says_that_it_does_not_after_a_crash(
+    relay_of: Callable[..., Any], disk: Disk, complete: bool
+) -> None:
+    """It has no gap that tells of a loss. What is known of it is there in both cases."""
+    before = relay_of(store=disk)
+    for n in (1, 2, 3):
+        before.trigger("private-cache-room", data=str(n))
+    ((key, epoch, up_to),) = disk.reserved
+    events = [logged(each) for each in disk.events]
+    after = relay_of(store=disk, epoch="later")
+    topic = LoggedTopic(epoch=epoch, reserved=up_to, granted=up_to + 1000, events=events, complete=complete)
+    after.hub.restore({}, {key: topic}, after.now, int(after.now * 1e9))
+    resumed = after.client().subscribe("private-cache-room", resume={"epoch": epoch, "seq": 1}, ids=True)
+    refused = resumed.of("tickrelay:resume_failed")
+    if complete:
+        assert not refused
+        assert [message["data"] for message in resumed.of("news")] == ["2", "3"]
+    else:
+        assert [message["data"]["reason"] for message in refused] == ["epoch_changed"]
+    rewound = after.client().subscribe("private-cache-room", rewind=2)
+    assert [message["data"] for message in rewound.of("news")] == ["2", "3"]
+
+
+def test_a_merged_stream_says_after_a_restart_that_it_began_anew(relay_of: Callable[..., Any], disk: Disk) -> None:
+    """It is made of its providers' streams, which go on: its last values are those of before."""
+    before = relay_of(store=disk)
+    before.client().subscribe(QUOTES)
+    (joined,) = before.client().subscribe("quote.all.BTC-USDT", ids=True)
+    before.publish(Quote(symbol="BTC/USDT", bid="1"))
+    ((key, epoch, up_to),) = disk.reserved
+    after = relay_of(store=disk, epoch="later")
+    topic = LoggedTopic(
+        epoch=epoch, reserved=up_to, granted=up_to + 1000, events=[logged(each) for each in disk.events]
+    )
+    after.hub.restore({}, {key: topic}, after.now, int(after.now * 1e9))
+    told = after.client().subscribe("quote.all.BTC-USDT", resume={"epoch": joined["data"]["epoch"], "seq": 1})
+    assert [message["data"]["reason"] for message in told.of("tickrelay:resume_failed")] == ["epoch_changed"]
+    joined = after.client().subscribe("cache-quote.all.BTC-USDT")
+    assert [message["data"]["quote"]["bid"] for message in joined.of("quote")] == ["1"]
+
+
 def logged(event: Any) -> LoggedEvent:
     return LoggedEvent(event.seq, event.id, event.at, event.head, event.tail, event.policy.value, event.conflation_key)
