@@ -20,6 +20,7 @@ import msgspec
 import pytest
 import trio
 
+from relay.cluster.app_node import AppNode
 from relay.cluster.node import ClusterNode
 from relay.cluster.redis import RedisCluster
 from relay.cluster.store import ClusterStore
@@ -177,8 +178,9 @@ class Part:
 
 def node_on(url: str) -> ClusterStore:
     """A node of its own on a Redis, with one provider."""
-    store = ClusterStore()
-    store.node = ClusterNode(RedisCluster(url, f"node-{next(NUMBERS)}", ttl=1.0), {PROVIDER: Part()}, may_own=True)
+    store, name = ClusterStore(), f"node-{next(NUMBERS)}"
+    store.node = ClusterNode(RedisCluster(url, name, ttl=1.0), {PROVIDER: Part()}, may_own=True)
+    store.apps = AppNode(RedisCluster(url, name, ttl=1.0))
     return store
 
 
