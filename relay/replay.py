@@ -15,7 +15,7 @@ import trio
 from relay.adapter import Adapter, Answer, Fetch
 from relay.errors import OperatorError
 from relay.model.commands import Command
-from relay.provider.session_events import Closed, Dial, DialFailed, Refused, as_text
+from relay.provider.session_events import Closed, Dial, DialFailed, DialRefused, as_text
 from relay.settings import ReplayTable
 from relay.testing.player import ACK_WITHIN
 from relay.testing.recording import Record, RecordingError, RequestKey, read_recording
@@ -130,7 +130,7 @@ class ReplayedConnection:
         self.live = False
         self._scope.cancel()
 
-    async def run(self, dial: Dial) -> Closed | Refused | DialFailed:
+    async def run(self, dial: Dial) -> Closed | DialRefused | DialFailed:
         """Play the records of one connection, then stay open in silence, or end as the recorded one ended."""
         self._binary = dial.binary
         with self._scope:
@@ -147,9 +147,9 @@ class ReplayedConnection:
 
     async def _play_rest(self, records: Sequence[Record]) -> Closed | None:
         if records and self._replay.waits and not self._replay.settings.acks:
-            while not await self._was_sent(_ALIVE):
+            while not await self._take_sent(_ALIVE):
                 self._on_bytes()
-            while await self._was_sent(QUIET):
+            while await self._take_sent(QUIET):
                 pass
         return await self._play(records)
 
@@ -157,7 +157,7 @@ class ReplayedConnection:
         settings, began = self._replay.settings, trio.current_time()
         for record in records:
             if record.dir == "out":
-                await self._was_sent(ACK_WITHIN)
+                await self._take_sent(ACK_WITHIN)
                 continue
             if settings.speed and not settings.acks:
                 await self._sleep_until(began + (record.t - records[0].t) / settings.speed)
@@ -176,7 +176,7 @@ class ReplayedConnection:
             self._on_bytes()
         await trio.sleep_until(at)
 
-    async def _was_sent(self, within: float) -> bool:
+    async def _take_sent(self, within: float) -> bool:
         """Take one frame of the session's, waiting for it; return False if none was sent in time."""
         if not self._unanswered:
             self._sent = trio.Event()

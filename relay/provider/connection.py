@@ -6,7 +6,7 @@ and when bytes arrived (it answers pings itself, and messages wait in its queue 
 hung up, or answered with a status and an endless body, in the middle of the handshake. And for what it does not bound: the
 frames of one message that carry next to nothing.
 
-Whatever a peer answers to the handshake, the attempt ends as `Refused` or `DialFailed`, never by an exception.
+Whatever a peer answers to the handshake, the attempt ends as `DialRefused` or `DialFailed`, never by an exception.
 """
 
 import ssl
@@ -21,7 +21,7 @@ from attrs import frozen
 from wsproto.utilities import LocalProtocolError
 
 from relay.errors import leaves, one_line
-from relay.provider.session_events import Closed, Dial, DialFailed, Refused, as_text
+from relay.provider.session_events import Closed, Dial, DialFailed, DialRefused, as_text
 
 _LARGEST_HEAD = 16 * 1024
 #: Frames of one message, from which on they must have this many bytes on average. The library keeps a part for each.
@@ -180,10 +180,10 @@ class Line:
         self._put.send_nowait(item)
         return True
 
-    async def run(self, dial: Dial) -> Closed | Refused | DialFailed:
+    async def run(self, dial: Dial) -> Closed | DialRefused | DialFailed:
         """Dial, read and write until the connection is over; return how it ended."""
         self._binary = dial.binary
-        ending: Closed | Refused | DialFailed = Closed(1006, "the connection was given up")
+        ending: Closed | DialRefused | DialFailed = Closed(1006, "the connection was given up")
         with self._scope:
             try:
                 stream = _Stream(await self._connected(dial.url), self._on_bytes_if_live)
@@ -214,8 +214,8 @@ class Line:
             raise
         return secure
 
-    async def _talk(self, dial: Dial, stream: _Stream) -> Closed | Refused | DialFailed:
-        ending: list[Closed | Refused | DialFailed] = []
+    async def _talk(self, dial: Dial, stream: _Stream) -> Closed | DialRefused | DialFailed:
+        ending: list[Closed | DialRefused | DialFailed] = []
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hung_up, stream, nursery.cancel_scope)
@@ -287,7 +287,7 @@ class Line:
         self,
         ws: trio_websocket.WebSocketConnection,
         nursery: trio.Nursery,
-        ending: list[Closed | Refused | DialFailed],
+        ending: list[Closed | DialRefused | DialFailed],
     ) -> None:
         try:
             async for item in self._items:
@@ -368,19 +368,19 @@ def _is_flooded(ws: trio_websocket.WebSocketConnection) -> bool:
     return parts > _MANY_FRAMES and ws._message_size < parts * _FRAME_BYTES
 
 
-def _refused(rejected: BaseException) -> Refused:
+def _refused(rejected: BaseException) -> DialRefused:
     assert isinstance(rejected, trio_websocket.ConnectionRejected)
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in rejected.headers or ()}
-    return Refused(rejected.status_code, headers)
+    return DialRefused(rejected.status_code, headers)
 
 
-def _unfinished(stream: _Stream) -> Refused | DialFailed:
+def _unfinished(stream: _Stream) -> DialRefused | DialFailed:
     """Return what the peer sent before it hung up, or stopped sending, within the handshake."""
     first, *lines = stream.head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     match first.split(" ", 2):
         case [version, status, *_] if version.startswith("HTTP/") and _is_status(status) and status != "101":
             pairs = (line.partition(":") for line in lines)
-            return Refused(int(status), {name.strip().lower(): value.strip() for name, _, value in pairs})
+            return DialRefused(int(status), {name.strip().lower(): value.strip() for name, _, value in pairs})
     what = "the peer hung up during" if stream.ended.is_set() else "no end of"
     return DialFailed(f"{what} the WebSocket handshake")
 

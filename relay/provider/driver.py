@@ -122,7 +122,7 @@ class ProviderSession:
         if keep is not keep_nothing and beside is None:
             core.fills.on_change, core.states.on_change = partial(keep, "fills"), partial(keep, "states")
         self._inbox: deque[Input] = deque()
-        self._interest: deque[session_events.Want | session_events.Unwant] = deque()
+        self._interest: deque[session_events.WantTopic | session_events.UnwantTopic] = deque()
         #: Topics of `_interest` that are new to the machine.
         self._coming: dict[Key, None] = {}
         #: Called when topics may have come or gone.
@@ -158,7 +158,7 @@ class ProviderSession:
 
     def want(self, topic: Topic, by: Asker | None = None) -> None:
         """Subscribe to ``topic`` for the subscriber ``by``, or for the operator, who pinned it."""
-        self._interest.append(session_events.Want(topic, by))
+        self._interest.append(session_events.WantTopic(topic, by))
         key = topic_key(topic)
         if self._machine.core.table.find(key) is None:
             self._coming[key] = None
@@ -181,7 +181,7 @@ class ProviderSession:
 
     def unwant(self, topic: Topic) -> None:
         """Unsubscribe from ``topic``, which nobody needs any more, when it has lingered."""
-        self._interest.append(session_events.Unwant(topic))
+        self._interest.append(session_events.UnwantTopic(topic))
         self._wake.set()
 
     @property
@@ -470,11 +470,11 @@ class ProviderSession:
         self._wake.set()
 
 
-def _ended(ending: session_events.Closed | session_events.Refused | session_events.DialFailed) -> Traffic:
+def _ended(ending: session_events.Closed | session_events.DialRefused | session_events.DialFailed) -> Traffic:
     match ending:
         case session_events.Closed(code, reason):
             return Traffic("close", time.time_ns(), reason, status=code)
-        case session_events.Refused(status):
+        case session_events.DialRefused(status):
             return Traffic("close", time.time_ns(), f"refused with HTTP status {status}", status=1006)
         case session_events.DialFailed(error):
             return Traffic("close", time.time_ns(), f"no connection: {error}", status=1006)

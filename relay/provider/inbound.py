@@ -119,7 +119,7 @@ class Inbound:
 
         Every event also proves that the subscription of its topic, ``key``, is served.
         """
-        if self._is_news(event, key):
+        if self._note_data(event, key):
             core, counters = self._core, self._counters
             counters.published += 1
             counters.published_ns = core.at.unix_ns
@@ -127,7 +127,7 @@ class Inbound:
         else:
             self._counters.deduped += 1
 
-    def _is_news(self, event: Event, key: Key) -> bool:
+    def _note_data(self, event: Event, key: Key) -> bool:
         """Note that data of this topic came; return False if a topic that had fallen silent only repeats itself."""
         entry = self._entry_of(key)
         if entry is not None:
@@ -197,7 +197,7 @@ class Inbound:
             return
         self._counters.deduped += 1
         if not compared:  # what repeats itself proves that the account's stream is alive
-            self._is_news(event, ("account", event.account or account))
+            self._note_data(event, ("account", event.account or account))
 
     def _look(self, outgoing: Refresh) -> None:
         core = self._core

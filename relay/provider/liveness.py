@@ -282,7 +282,7 @@ class Topics:
         if now < self._check_at:
             return []
         due = [watch for watch in self._watches.values() if watch.runs and watch.last + watch.allowed <= now]
-        gone = [watch for watch in due if not self._is_quiet(watch, now, unix_ns)]
+        gone = [watch for watch in due if not self._extend(watch, now, unix_ns)]
         for watch in gone:
             watch.stale, watch.session = True, False
             watch.mute = watch.brought_nothing
@@ -296,8 +296,8 @@ class Topics:
         """Return True if an event of a silent topic was due by what is declared or configured, and not by `FIRST_DATA`."""
         return watch.after != inf or self._first is not None
 
-    def _is_quiet(self, watch: Watch, now: float, unix_ns: int) -> bool:
-        """Return True if the silence, counted from the opening of the market, is not longer than allowed."""
+    def _extend(self, watch: Watch, now: float, unix_ns: int) -> bool:
+        """Count the silence from the opening of the market; return True if that is not longer than allowed."""
         hours = self._hours(watch.topic)
         if hours is None:
             return False

@@ -72,7 +72,7 @@ _LANES = {Purpose.CALL: Lane.CALL, Purpose.INTEREST: Lane.INTEREST}
 
 
 @define(eq=False)
-class Chain:
+class FetchChain:
     """Requests that are made together, and the further requests that their answers lead to.
 
     Attributes:
@@ -109,7 +109,7 @@ class Job:
     purpose: Purpose = Purpose.OTHER
     subject: str = ""
     topics: tuple[Topic, ...] = ()
-    chain: Chain = Factory(Chain)
+    chain: FetchChain = Factory(FetchChain)
     poll: Hashable = None
     pages: tuple[str, ...] = ()
 
@@ -201,7 +201,7 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        everything, chain = written(adapter.encode(outgoing), self._session), Chain()
+        everything, chain = written(adapter.encode(outgoing), self._session), FetchChain()
         if requests_only and not all(isinstance(writing, Fetch) for writing in everything):
             raise ValueError("this needs the connection, which is not up")
         writings = self.without_polls(everything, missed=purpose is Purpose.RECONCILE)
@@ -220,7 +220,7 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        everything, chain = written(adapter.encode(reconcile), self._session), Chain()
+        everything, chain = written(adapter.encode(reconcile), self._session), FetchChain()
         fetches = [writing for writing in everything if isinstance(writing, Fetch)]
         if len(fetches) < len(everything):
             return 0

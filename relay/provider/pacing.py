@@ -31,7 +31,7 @@ Uses = Mapping[Draw, int]
 _EPSILON = 1e-9
 
 
-class Bucket(TokenBucket):
+class RateBucket(TokenBucket):
     """The gauge of a rate with a ``burst``: full at first, refilled evenly."""
 
     def __init__(self, rate: Rate) -> None:
@@ -39,7 +39,7 @@ class Bucket(TokenBucket):
         self.per = rate.per
 
 
-class Window:
+class RateWindow:
     """A sliding window: never more than ``count`` within any ``per`` seconds."""
 
     def __init__(self, rate: Rate) -> None:
@@ -87,7 +87,7 @@ class Low:
 class Limit:
     """One kind of budget: its gauges, until when the provider allows nothing, and when the next warning is due."""
 
-    gauges: list[Bucket | Window] = Factory(list)
+    gauges: list[RateBucket | RateWindow] = Factory(list)
     paused_until: float = -inf
     warns_at: float = -inf
 
@@ -127,7 +127,7 @@ class Budget:
                     self._add(rate, tuple((socket, of) for of in rate.of))
 
     def _add(self, rate: Rate, draws: Iterable[Draw]) -> None:
-        gauge = Window(rate) if rate.burst is None else Bucket(rate)
+        gauge = RateWindow(rate) if rate.burst is None else RateBucket(rate)
         for of in draws:
             self._limits.setdefault(of, Limit()).gauges.append(gauge)
 

@@ -202,13 +202,13 @@ class SessionMachine:
             case session_events.Closed(code, reason) if self._life in _CONNECTED:
                 text = f"closed with {code}" + (f": {reason}" if reason else "")
                 self._lose(text, self._meaning(code, reason), socket_open=False)
-            case session_events.Refused(status, headers) if self._life is Life.DIALLING:
+            case session_events.DialRefused(status, headers) if self._life is Life.DIALLING:
                 self._turned_away(f"the connection was refused with HTTP status {status}", status, headers)
             case session_events.DialFailed(error) if self._life is Life.DIALLING:
                 self._lose(f"no connection: {error}")
             case session_events.Fetched(number, answer):
                 self._fetched(number, answer)
-            case session_events.Want() | session_events.Unwant():
+            case session_events.WantTopic() | session_events.UnwantTopic():
                 self._change_interest(turn)
             case session_events.SendCommand(pending):
                 self._commands.send(pending)
@@ -222,7 +222,7 @@ class SessionMachine:
         self._flush()
         return self.core.take_outputs()
 
-    def interest(self, turns: Sequence[session_events.Want | session_events.Unwant], at: Now) -> list[Output]:
+    def interest(self, turns: Sequence[session_events.WantTopic | session_events.UnwantTopic], at: Now) -> list[Output]:
         """Take what is needed, and what is not any more, all of it before a request is written."""
         self.core.begin(at)
         if self._life is not Life.ENDED:
@@ -291,8 +291,8 @@ class SessionMachine:
                 deadline = min(deadline, core.outbound.queue.deadline())
         return deadline
 
-    def _change_interest(self, turn: session_events.Want | session_events.Unwant) -> None:
-        if isinstance(turn, session_events.Unwant):
+    def _change_interest(self, turn: session_events.WantTopic | session_events.UnwantTopic) -> None:
+        if isinstance(turn, session_events.UnwantTopic):
             self.core.table.unwant(turn.topic, self.core.at.now)
             return
         if self._life is Life.IDLE or (self._life is Life.WAITING and self._unused):
@@ -797,19 +797,17 @@ class SessionMachine:
             self._poll(self.core.adapter, now)
 
     def _transport_clock(self, now: float) -> None:
-        if self._transport.silent(now) and self._is_quiet(now):
-            self.core.put(SendPing())
-        elif self._transport.silent(now):
-            self._lose(f"nothing received for {self._declared.silent_after:g} s")
+        if self._transport.silent(now):
+            # With all markets closed silence is usual. A ping checks it, unless an earlier one is unanswered.
+            if self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.take_excuse(now):
+                self.core.put(SendPing())
+            else:
+                self._lose(f"nothing received for {self._declared.silent_after:g} s")
         elif self._transport.take_beat(now):
             if self._declared.heartbeat.frame:
                 self.core.put(SendPing())
             else:
                 self.core.at_once(self.core.encode(Ping()))
-
-    def _is_quiet(self, now: float) -> bool:
-        """Return True if all markets are closed and no ping of ours is unanswered: a ping can then check the silence."""
-        return self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.take_excuse(now)
 
     def _poll(self, adapter: Adapter, now: float) -> None:
         """Queue the next poll that is due; report one whose answer did not come in time."""

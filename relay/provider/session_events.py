@@ -58,7 +58,7 @@ class Closed:
 
 
 @frozen
-class Refused:
+class DialRefused:
     """The upgrade was answered with HTTP ``status`` instead of a WebSocket. Header names are lower-case."""
 
     status: int
@@ -81,7 +81,7 @@ class Fetched:
 
 
 @frozen
-class Want:
+class WantTopic:
     """Somebody needs this topic: ``by``, or the operator, who pinned it, where there is no such one."""
 
     topic: Topic
@@ -89,7 +89,7 @@ class Want:
 
 
 @frozen
-class Unwant:
+class UnwantTopic:
     """Nobody needs this topic any more."""
 
     topic: Topic
@@ -118,8 +118,8 @@ class Shutdown:
 
 
 Input = (
-    Start | Opened | Closed | Refused | DialFailed | Fetched
-    | Want | Unwant | SendCommand | Tick | Resume | Shutdown
+    Start | Opened | Closed | DialRefused | DialFailed | Fetched
+    | WantTopic | UnwantTopic | SendCommand | Tick | Resume | Shutdown
 )  # fmt: skip
 
 

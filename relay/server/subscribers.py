@@ -33,6 +33,7 @@ import structlog
 import trio
 
 from relay.histogram import Histogram
+from relay.hub.app import RefusedSession, SubscriberSession
 from relay.hub.outbox import OVERFLOW, OVERFLOW_CODE, Delivery, Outbox, Policy
 from relay.server.admission import SubscriberLimits, forwarded_for, is_local, network_of
 from relay.server.fastpath.poller import PASSES, SLICE, Poller
@@ -42,11 +43,11 @@ from relay.server.transport import SocketTransport, TlsTransport, tune
 from relay.websocket.deflate import accepted
 from relay.websocket.frames import (
     Binary,
-    Close,
+    CloseFrame,
     FrameError,
     FrameParser,
-    Ping,
-    Pong,
+    PingFrame,
+    PongFrame,
     Received,
     Text,
     encode_pong,
@@ -58,62 +59,6 @@ log = structlog.get_logger()
 _PENDING = "server.subscribers.pending_bytes"
 SHUTDOWN_CODE = 4200
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
-
-
-class Session(Protocol):
-    """One subscriber as the hub knows it. All calls are synchronous; `now` is trio's clock in seconds."""
-
-    @property
-    def outbox(self) -> Outbox:
-        """The messages on their way to this subscriber; the same object for the session's whole life."""
-        ...
-
-    def arrived(self, size: int, now: float) -> None:
-        """Note that `size` bytes were read."""
-        ...
-
-    def pause(self, now: float) -> float:
-        """Return the seconds to wait before the next message is handed over; 0 for none."""
-        ...
-
-    @property
-    def busy(self) -> bool:
-        """True while `proceed` is to be called instead of handing over the next message."""
-        ...
-
-    def proceed(self, now: float) -> None:
-        """Do a part of the work that a message asked for, some tenths of a millisecond."""
-        ...
-
-    def leave(self, now: float) -> None:
-        """Handle that nothing more reaches the subscriber, whose socket has not ended yet. May be called repeatedly."""
-        ...
-
-    def receive(self, text: str, now: float) -> None:
-        """Handle a text message; answers go to the outbox."""
-        ...
-
-    def receive_binary(self, now: float) -> None:
-        """Handle a binary message (the Pusher protocol has none); the error goes to the outbox."""
-        ...
-
-    def alive(self, now: float) -> None:
-        """Handle a WebSocket ping or pong: the peer is alive."""
-        ...
-
-    def deadline(self) -> float:
-        """Return the time at which to call `timeout` if nothing is received before; math.inf for never. Read about once a
-        second.
-        """
-        ...
-
-    def timeout(self, now: float) -> None:
-        """Handle the passed deadline: ping the peer, or close it, through the outbox."""
-        ...
-
-    def closed(self, now: float) -> None:
-        """Handle the end of the connection. Called exactly once, as the last call."""
-        ...
 
 
 class Connect(Protocol):
@@ -130,7 +75,7 @@ class Connect(Protocol):
         secure: bool,
         compressed: bool,
         address: str | None,
-    ) -> Session:
+    ) -> SubscriberSession | RefusedSession:
         """Return a session whose outbox already has the greeting, or the refusal and its close.
 
         `app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the Origin
@@ -140,7 +85,7 @@ class Connect(Protocol):
         ...
 
 
-class Connection:
+class SubscriberConnection:
     """One subscriber: its transport, its session, and the state of both."""
 
     __slots__ = (
@@ -157,7 +102,11 @@ class Connection:
     )
 
     def __init__(
-        self, server: "SubscriberServer", transport: SocketTransport, session: Session, parser: FrameParser
+        self,
+        server: "SubscriberServer",
+        transport: SocketTransport,
+        session: SubscriberSession | RefusedSession,
+        parser: FrameParser,
     ) -> None:
         self._server = server
         self.transport = transport
@@ -185,12 +134,12 @@ class Connection:
             case Binary():
                 if self.outbox.closing is None:
                     self.session.receive_binary(now)
-            case Ping(data):
+            case PingFrame(data):
                 self.outbox.put(Delivery(encode_pong(data), "", Policy.CONTROL, 0))
                 self.session.alive(now)
-            case Pong():
+            case PongFrame():
                 self.session.alive(now)
-            case Close(code):
+            case CloseFrame(code):
                 self.peer_closed = True
                 self.outbox.close(code, waiting=not self.outbox.blocked)
             case FrameError(code, reason):
@@ -225,14 +174,14 @@ class SubscriberServer:
         self._nursery: trio.Nursery | None = None
         self._stopping = False
         self._gone = trio.Event()
-        self._held: list[tuple[float, int, Connection]] = []
+        self._held: list[tuple[float, int, SubscriberConnection]] = []
         """Heap of the connections with held messages, by the time at which to go on."""
         self._order = count()
         self._woken = trio.Event()
-        self._pending: dict[Connection, int] = {}
+        self._pending: dict[SubscriberConnection, int] = {}
         """Memory of the messages of a connection that are not whole, or wait; only of those that have some."""
         self._pending_bytes = 0
-        self.connections: dict[Outbox, Connection] = {}
+        self.connections: dict[Outbox, SubscriberConnection] = {}
         """The open connections."""
         self.slow: set[Outbox] = set()
         """Outboxes with bytes that the kernel refuses."""
@@ -316,7 +265,7 @@ class SubscriberServer:
 
     def _open(
         self, transport: SocketTransport, answer: bytes, request: UpgradeRequest, *, compressed: bool
-    ) -> Connection:
+    ) -> SubscriberConnection:
         """Begin the session; the answer to the handshake leaves with its greeting, before it."""
         path, _, query = request.target.partition("?")
         origin = request.header(b"origin")
@@ -331,7 +280,7 @@ class SubscriberServer:
             address=self._network(transport, request),
         )
         parser = FrameParser(self._limits.message_bytes, compression=compressed)
-        connection = Connection(self, transport, session, parser)
+        connection = SubscriberConnection(self, transport, session, parser)
         self.connections[connection.outbox] = connection
         self._batch_writer.attach(connection.outbox, transport, first=answer)
         if isinstance(transport, TlsTransport):
@@ -348,7 +297,7 @@ class SubscriberServer:
         peer = transport.peer
         return None if peer is None else _network_of_peer(peer[0])
 
-    def read(self, connection: Connection) -> None:
+    def read(self, connection: SubscriberConnection) -> None:
         """Read what has arrived and handle it."""
         transport = connection.transport
         while True:
@@ -366,7 +315,7 @@ class SubscriberServer:
             if not transport.buffered or connection.waiting or connection.outbox not in self.connections:
                 return
 
-    def _received(self, connection: Connection, data: bytes) -> None:
+    def _received(self, connection: SubscriberConnection, data: bytes) -> None:
         try:
             connection.session.arrived(len(data), trio.current_time())
             frames = connection.parser.feed(data)
@@ -379,7 +328,7 @@ class SubscriberServer:
             if held or connection.waiting or connection in self._pending:
                 self._note_pending(connection, held + sum(map(_size, connection.held)))
 
-    def _note_pending(self, connection: Connection, size: int) -> None:
+    def _note_pending(self, connection: SubscriberConnection, size: int) -> None:
         """Note what a connection holds; close those that hold the most where all of them hold too much."""
         self._pending_bytes += size - self._pending.pop(connection, 0)
         if size and connection.outbox in self.connections:
@@ -400,7 +349,7 @@ class SubscriberServer:
             if self._pending_bytes <= most:
                 break
 
-    def _handle(self, connection: Connection, frames: Sequence[Received]) -> None:
+    def _handle(self, connection: SubscriberConnection, frames: Sequence[Received]) -> None:
         """Handle messages in turn, for a slice of time and while the session does not ask for a pause; hold the rest."""
         try:
             now, session = trio.current_time(), connection.session
@@ -427,7 +376,7 @@ class SubscriberServer:
             log.exception("subscriber failed")
             self._end(connection, abort=True)
 
-    def _hold(self, connection: Connection, frames: Sequence[Received], until: float) -> None:
+    def _hold(self, connection: SubscriberConnection, frames: Sequence[Received], until: float) -> None:
         connection.held, connection.waiting = frames, True
         self._poller.forget(connection.transport.fd)
         heapq.heappush(self._held, (until, next(self._order), connection))
@@ -453,7 +402,7 @@ class SubscriberServer:
                 self._go_on(connection)
                 await trio.sleep(time.perf_counter() - began)
 
-    def _go_on(self, connection: Connection) -> None:
+    def _go_on(self, connection: SubscriberConnection) -> None:
         frames, connection.held, connection.waiting = connection.held, (), False
         self._handle(connection, frames)
         if connection.waiting or connection.outbox not in self.connections:
@@ -463,14 +412,14 @@ class SubscriberServer:
         if connection.transport.buffered:
             self.read(connection)
 
-    def _finish(self, connection: Connection) -> None:
+    def _finish(self, connection: SubscriberConnection) -> None:
         """End the connection, or wait for the peer's end, after our close frame was sent and the parser ignores the rest."""
         if connection.peer_closed:
             self._end(connection)
         else:
             connection.transport.finish()
 
-    def _end(self, connection: Connection, *, abort: bool = False) -> None:
+    def _end(self, connection: SubscriberConnection, *, abort: bool = False) -> None:
         """End the connection; `abort` drops what the kernel still holds for it. Later calls do nothing."""
         if self.connections.pop(connection.outbox, None) is None:
             return
@@ -502,13 +451,13 @@ class SubscriberServer:
                 log.error("flushing a subscriber failed", exc_info=error)
             self._end(connection, abort=True)
 
-    def _flush(self, connection: Connection) -> bool:
+    def _flush(self, connection: SubscriberConnection) -> bool:
         """Flush one connection out of turn; True when nothing waits."""
         if connection.outbox.dirty and not connection.outbox.flush():
             self._attend(connection)
         return connection.outbox.empty and not connection.transport.unsent
 
-    def _attend(self, connection: Connection) -> None:
+    def _attend(self, connection: SubscriberConnection) -> None:
         """Handle a connection whose bytes were refused, or whose outbox is closing."""
         if connection.outbox.closing is not None and connection.die_by == math.inf:
             now = trio.current_time()
@@ -521,13 +470,13 @@ class SubscriberServer:
         if connection.outbox.blocked:
             self._write_later(connection)
 
-    def _write_later(self, connection: Connection) -> None:
+    def _write_later(self, connection: SubscriberConnection) -> None:
         if not connection.writing and self._nursery is not None:
             connection.writing = True
             self.slow.add(connection.outbox)
             self._nursery.start_soon(self._write, connection)
 
-    async def _write(self, connection: Connection) -> None:
+    async def _write(self, connection: SubscriberConnection) -> None:
         """Write to a slow subscriber until nothing waits or the connection is gone."""
         transport = connection.transport
         try:
@@ -557,7 +506,7 @@ class SubscriberServer:
             for connection in list(self.connections.values()):
                 self._check(connection, now)
 
-    def _check(self, connection: Connection, now: float) -> None:
+    def _check(self, connection: SubscriberConnection, now: float) -> None:
         if connection.die_by <= now:
             self._end(connection, abort=True)
         elif connection.outbox.closing is None and not connection.waiting and connection.session.deadline() <= now:

@@ -405,7 +405,7 @@ class _RecordedSession:
 
     def run(self) -> None:
         """Read the whole recording."""
-        wants = [session_events.Want(topic) for topic in self._topics]
+        wants = [session_events.WantTopic(topic) for topic in self._topics]
         self._do(self._machine.interest(wants, self._now))
         self._step(session_events.Start())
         for number, record in enumerate(self._of.recording.records, start=1):

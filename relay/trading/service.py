@@ -87,7 +87,7 @@ class Unwritable(ValueError):
     """Raised when the adapter cannot write a command; the text says why, without secrets."""
 
 
-class Session(Protocol):
+class TradingSession(Protocol):
     """The session that carries commands out; `relay.provider.driver.ProviderSession` is one."""
 
     def send(
@@ -116,11 +116,11 @@ class Provider(Protocol):
     def commands(self) -> Sequence[type[Command]]:
         """The types of commands it takes."""
 
-    def trading_session(self, account: str | None) -> Session:
+    def trading_session(self, account: str | None) -> TradingSession:
         """Return the session that trades on the account."""
 
 
-class Providers(Protocol):
+class TradingProviders(Protocol):
     """The configured providers."""
 
     def find(self, name: str) -> Provider | None:
@@ -164,7 +164,7 @@ class CommandService:
         self,
         *,
         registry: CommandRegistry,
-        providers: Providers,
+        providers: TradingProviders,
         keys: KeyRing,
         publish: Callable[[Event, Stamp], object],
         ids: Callable[[], str],

@@ -48,7 +48,7 @@ _REST = frozenset({b"", _TAIL, b"\x00" + _TAIL})
 """Bytes that may follow a final block of the message's own (7.2.3.4)."""
 
 
-class Corrupt(Exception):
+class CorruptData(Exception):
     """Raised when received data is not one deflated message."""
 
 
@@ -93,7 +93,7 @@ def deflated(payload: bytes) -> bytes:
 def inflated(payload: bytes, limit: int) -> bytes:
     """Return the message in the joined payloads of its frames. Never decompresses more than `limit` bytes.
 
-    Raises Corrupt, TooLong.
+    Raises CorruptData, TooLong.
     """
     if not payload:  # an empty message should be one byte, but the peers' libraries read nothing as nothing
         return b""
@@ -107,7 +107,7 @@ def inflated(payload: bytes, limit: int) -> bytes:
         else:
             whole = decompressor.decompress(_LAST_BLOCK) == _MARK and decompressor.eof
     except zlib.error as error:
-        raise Corrupt from error
+        raise CorruptData from error
     if not whole:
-        raise Corrupt
+        raise CorruptData
     return message

@@ -16,7 +16,7 @@ Rules of the parser:
 - of the fragments of a message at most `MOST_EMPTY` are empty, else 1008: they would never come to the limit of its size;
 - text is UTF-8, close reasons too, else 1007; a message in fragments is judged when it is complete;
 - corrupt compressed data: 1007;
-- after a Close or a FrameError the parser is finished: all later data are ignored.
+- after a CloseFrame or a FrameError the parser is finished: all later data are ignored.
 """
 
 import enum
@@ -24,7 +24,7 @@ import struct
 
 import attrs
 
-from relay.websocket.deflate import WORTH_IT, Corrupt, TooLong, deflated, inflated
+from relay.websocket.deflate import WORTH_IT, CorruptData, TooLong, deflated, inflated
 
 MAX_MESSAGE = 64 * 1024
 """Default limit of a received message, in bytes. Clients of a feed send subscriptions and client events of 10 kB at
@@ -79,21 +79,21 @@ class Binary:
 
 
 @attrs.frozen
-class Ping:
+class PingFrame:
     """A ping; to be answered by a pong with the same payload."""
 
     data: bytes
 
 
 @attrs.frozen
-class Pong:
+class PongFrame:
     """A pong, asked for or not."""
 
     data: bytes
 
 
 @attrs.frozen
-class Close:
+class CloseFrame:
     """The peer's close frame; code 1005 when it named none."""
 
     code: int
@@ -108,7 +108,7 @@ class FrameError:
     reason: str
 
 
-Received = Text | Binary | Ping | Pong | Close | FrameError
+Received = Text | Binary | PingFrame | PongFrame | CloseFrame | FrameError
 
 
 def _encode(first: int, payload: bytes) -> bytes:
@@ -198,7 +198,7 @@ class FrameParser:
 
     @property
     def finished(self) -> bool:
-        """True once a Close or a FrameError was returned; nothing more will be."""
+        """True once a CloseFrame or a FrameError was returned; nothing more will be."""
         return self._finished
 
     @property
@@ -334,7 +334,7 @@ class FrameParser:
             return Binary(payload) if kind & 0x0F == Opcode.BINARY else Text(payload.decode())
         except TooLong:
             error = FrameError(CloseCode.TOO_BIG, f"message is larger than {self._max} bytes")
-        except Corrupt:
+        except CorruptData:
             error = FrameError(CloseCode.INVALID_DATA, "compressed data are corrupt")
         except UnicodeDecodeError:
             error = FrameError(CloseCode.INVALID_DATA, "text is not UTF-8")
@@ -343,9 +343,9 @@ class FrameParser:
 
     def _control_message(self, opcode: int, payload: bytes) -> Received:
         if opcode == Opcode.PING:
-            return Ping(payload)
+            return PingFrame(payload)
         if opcode == Opcode.PONG:
-            return Pong(payload)
+            return PongFrame(payload)
         self._finished = True
         return _close(payload)
 
@@ -355,13 +355,13 @@ class FrameParser:
         return start
 
 
-def _close(payload: bytes) -> Close | FrameError:
+def _close(payload: bytes) -> CloseFrame | FrameError:
     if not payload:
-        return Close(CloseCode.NO_STATUS, "")
+        return CloseFrame(CloseCode.NO_STATUS, "")
     code = int.from_bytes(payload[:2], "big")
     if len(payload) == 1 or not (code in _CLOSE_CODES_RECEIVED or 3000 <= code < 5000):
         return FrameError(CloseCode.PROTOCOL_ERROR, "close code is not valid")
     try:
-        return Close(code, payload[2:].decode())
+        return CloseFrame(code, payload[2:].decode())
     except UnicodeDecodeError:
         return FrameError(CloseCode.INVALID_DATA, "close reason is not UTF-8")

@@ -59,7 +59,6 @@ PURE = (
     "relay.limits",
     "relay.model",
     "relay.adapter",
-    "relay.errors",
     "relay.auth",
     "relay.plugins",
     "relay.settings",
@@ -88,8 +87,21 @@ SHELLS = {
 }
 IMPURE_MODULES = {
     "trio", "trio_websocket", "httpx", "socket", "ssl", "time", "random", "secrets", "logging", "structlog", "asyncio", "threading",
-    "select", "subprocess", "os", "tempfile", "urllib.request", "http",
+    "select", "subprocess", "os", "tempfile", "urllib.request", "http", "uuid", "sqlite3", "queue", "multiprocessing", "concurrent",
+    "shutil", "signal", "redis", "coredis",
 }  # fmt: skip
+#: Clocks and IO that need no import of their own.
+IMPURE_CALLS = {"open", "print", "input"}
+IMPURE_METHODS = (
+    "datetime.now",
+    "datetime.utcnow",
+    "date.today",
+    "datetime.today",
+    ".read_text",
+    ".read_bytes",
+    ".write_text",
+    ".write_bytes",
+)
 #: Who may import the network libraries.
 NETWORK_ROOMS = (
     "relay.server",
@@ -164,6 +176,26 @@ def test_imports_run_one_way(module: str) -> None:
 def test_pure_rooms_touch_no_io_clock_random_or_log(module: str) -> None:
     stray = [name for name in imports(module) if name in IMPURE_MODULES or name.split(".")[0] in IMPURE_MODULES]
     assert not stray, f"{module} is pure and imports {stray}"
+    calls = [
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(MODULES[module].read_text()))
+        if isinstance(node, ast.Call)
+    ]
+    stray = [call for call in calls if call in IMPURE_CALLS or call.endswith(IMPURE_METHODS)]
+    assert not stray, f"{module} is pure and calls {stray}"
+
+
+def test_every_room_that_a_rule_names_exists() -> None:
+    """A rule about a module that was renamed would hold for nothing."""
+    named = {
+        *FLOORS,
+        *(room for rooms in FLOORS.values() for room in rooms),
+        *PURE,
+        *SHELLS,
+        *NETWORK_ROOMS,
+        *FOR_ADAPTERS,
+    }
+    assert not [room for room in sorted(named) if not any(within(module, room) for module in MODULES)]
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if within(m, "relay")])

@@ -54,6 +54,10 @@ def names(node: ast.AST) -> Iterator[str]:
 def test_every_stop_of_a_journey_exists_and_is_called_by_one_before_it(title: str) -> None:
     journey = stops(title)
     assert len(journey) >= 8
+    numbers = re.findall(r"^(\d+)\. `", PAGE.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0], re.MULTILINE)
+    assert numbers == [str(number) for number in range(1, len(journey) + 1)], (
+        "an item names no function, or is misnumbered"
+    )
     called: set[str] = set()
     switched = True
     for path, function, remark in journey:

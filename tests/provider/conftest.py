@@ -258,10 +258,10 @@ class Rig:
         return self.do(session_events.Tick(), at)
 
     def want(self, *names: str, at: float | None = None) -> list[Any]:
-        return [output for name in names for output in self.do(session_events.Want(topic_of(name)), at)]
+        return [output for name in names for output in self.do(session_events.WantTopic(topic_of(name)), at)]
 
     def unwant(self, name: str, at: float | None = None) -> list[Any]:
-        return self.do(session_events.Unwant(topic_of(name)), at)
+        return self.do(session_events.UnwantTopic(topic_of(name)), at)
 
     def up(self, at: float | None = None) -> list[Any]:
         """Start, or wait for the next attempt, and let the dial succeed."""

@@ -124,7 +124,7 @@ def test_an_account_is_fresh_when_it_was_compared_with_the_lists(rig):
 def test_a_lingering_topic_is_fresh_again_when_somebody_comes_back(rig):
     r = broken(rig(backoff=ONCE, silent_after=9999), "quote:A")
     r.tick(3)
-    r.do(session_events.Unwant(r.topic("quote:A")), 3)
+    r.do(session_events.UnwantTopic(r.topic("quote:A")), 3)
     r.do(session_events.Opened(), 4)
     r.tick(60)
     r.fresh()

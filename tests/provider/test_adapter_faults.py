@@ -174,7 +174,7 @@ def test_the_life_of_a_session_is_in_the_log(rig: Any) -> None:
     r.up(30)
     r.do(session_events.Closed(1006), 40)
     r.tick(60)
-    r.do(session_events.Refused(401), 60)
+    r.do(session_events.DialRefused(401), 60)
     assert [line for line in lines(r) if "stream" not in line[1]] == [
         ("warning", "session_reconnecting"),
         ("info", "session_connected"),

@@ -31,7 +31,7 @@ def state(r):
 
 
 def want(r, name, at):
-    return r.do(session_events.Want(r.topic(name), BY), at)
+    return r.do(session_events.WantTopic(r.topic(name), BY), at)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_limit_is_no_idleness(rig):
     r.do(session_events.Start(), 0)
     want(r, "quote:A", 0)
     r.unwant("quote:A", at=0)
-    r.do(session_events.Refused(429, {"retry-after": "60"}), 1)
+    r.do(session_events.DialRefused(429, {"retry-after": "60"}), 1)
     assert state(r)[0] == "idle"
     assert dials(want(r, "quote:A", 2)) == 0
     assert dials(r.tick(61)) == 1

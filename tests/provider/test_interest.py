@@ -78,8 +78,8 @@ def test_nobody_waits_longer_than_a_turn_of_everybody_else_for_each_of_its_own(a
 def test_a_thousand_names_of_one_connection_keep_nobody_waiting_where_20_a_minute_are_allowed(rig) -> None:
     r = rig(topics_per_frame=1, limits=(Rate(20, per=60, of="interest"),), silent_after=999)
     r.up(0)
-    r.machine.interest([session_events.Want(topic(f"BAD{each}"), STRANGER) for each in range(1000)], r.moment(0))
-    r.do(session_events.Want(topic("GOOD"), HONEST), 1)
+    r.machine.interest([session_events.WantTopic(topic(f"BAD{each}"), STRANGER) for each in range(1000)], r.moment(0))
+    r.do(session_events.WantTopic(topic("GOOD"), HONEST), 1)
     frames = r.texts(r.tick(60))
     assert frames.index({"sub": ["quote:GOOD"]}) <= 2  # behind the one already written, and one turn of the other
 
@@ -139,11 +139,11 @@ def test_where_too_many_wait_the_connection_with_the_most_is_refused() -> None:
 def test_a_topic_that_is_crowded_out_is_stale_with_the_setting_named(rig) -> None:
     r = rig(settings=SessionSettings(waiting=1), limits=(Rate(1, per=60, of="interest"),))
     r.up(0)
-    r.do(session_events.Want(topic("FIRST"), STRANGER))
+    r.do(session_events.WantTopic(topic("FIRST"), STRANGER))
     r.fresh()
-    r.do(session_events.Want(topic("A"), STRANGER), 1)
-    r.do(session_events.Want(topic("B"), STRANGER), 1)
-    r.do(session_events.Want(topic("C"), STRANGER), 1)
+    r.do(session_events.WantTopic(topic("A"), STRANGER), 1)
+    r.do(session_events.WantTopic(topic("B"), STRANGER), 1)
+    r.do(session_events.WantTopic(topic("C"), STRANGER), 1)
     stale = [event for event in r.fresh() if event.kind == "staleness"]
     assert [(event.symbols, event.event) for event in stale] == [(("C",), StalenessEvent.STALE)]
     assert "1 topics wait already (setting waiting of the provider)" in stale[0].reason
@@ -199,7 +199,7 @@ def test_the_session_asks_again_in_parts_and_says_which_was_refused(rig) -> None
     r = rig()
     r.up(0)
     r.fresh()
-    turns = [session_events.Want(topic(each), STRANGER) for each in ("A", "B", "BAD")]
+    turns = [session_events.WantTopic(topic(each), STRANGER) for each in ("A", "B", "BAD")]
     assert r.texts(r.machine.interest(turns, r.moment(1))) == [{"sub": ["quote:A", "quote:B", "quote:BAD"]}]
     frames = r.texts(r.say(["nack", "unknown symbol", "quote:A", "quote:B", "quote:BAD"], at=2))
     assert frames == [{"sub": ["quote:A", "quote:B"]}, {"sub": ["quote:BAD"]}]
@@ -215,8 +215,8 @@ def test_the_session_asks_again_in_parts_and_says_which_was_refused(rig) -> None
 def test_a_topic_that_waits_long_is_stale_once_and_fresh_with_its_first_event(rig) -> None:
     r = rig(topics_per_frame=1, limits=(Rate(1, per=60, of="interest"),), silent_after=999)
     r.up(0)
-    r.do(session_events.Want(topic("A"), STRANGER), 0)
-    r.do(session_events.Want(topic("B"), STRANGER), 0)
+    r.do(session_events.WantTopic(topic("A"), STRANGER), 0)
+    r.do(session_events.WantTopic(topic("B"), STRANGER), 0)
     r.say(["quote", "A", "1"], at=0)
     r.fresh()
     for at in (1, 5, 10, 15, 20, 25):
@@ -237,7 +237,7 @@ def test_no_more_subscriptions_are_handed_over_than_the_provider_reads_and_a_com
     r.up(0)
     for _ in range(10):
         r.machine.written()
-    turns = [session_events.Want(topic(str(each)), STRANGER) for each in range(1000)]
+    turns = [session_events.WantTopic(topic(str(each)), STRANGER) for each in range(1000)]
     assert len(r.texts(r.machine.interest(turns, r.moment(1)))) == MOST_UNWRITTEN
     assert r.texts(r.tick(2)) == []
     order = r.Venue.commands[0](id="c1", account="main", symbol="S", side="BUY", order_type="MARKET", quantity="1")
@@ -291,7 +291,7 @@ def test_a_name_that_is_not_listed_asks_nothing_and_leaves_the_request_of_the_ot
     r.context.symbols.learn([("A", "A"), ("B", "B")], complete=True)
     r.up(0)
     r.fresh()
-    turns = [session_events.Want(topic(each), STRANGER) for each in ("A", "BAD", "B")]
+    turns = [session_events.WantTopic(topic(each), STRANGER) for each in ("A", "BAD", "B")]
     assert r.texts(r.machine.interest(turns, r.moment(1))) == [{"sub": ["quote:A", "quote:B"]}]
     (stale,) = [event for event in r.fresh() if event.kind == "staleness"]
     assert stale.symbols == ("BAD",)

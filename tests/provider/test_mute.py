@@ -136,7 +136,7 @@ def test_thousands_of_mute_streams_are_found_together_and_soon(rig):
     r = rig(ack_within=60, silent_after=9999, topics_per_frame=5000)
     r.up(0)
     r.machine.interest(
-        [session_events.Want(r.topic(f"quote:S{n}"), Asker("1", "7.1")) for n in range(5000)], r.moment(0)
+        [session_events.WantTopic(r.topic(f"quote:S{n}"), Asker("1", "7.1")) for n in range(5000)], r.moment(0)
     )
     for n in range(5000):
         r.say(["ack", f"quote:S{n}"], at=1 + n / 1000)
@@ -208,7 +208,7 @@ def test_eleven_hundred_topics_where_1024_are_allowed(rig):
     r = rig(most_topics=1024, ack_within=5, silent_after=9999)
     r.up(0)
     by = Asker("1", "7.1")
-    wants = [session_events.Want(r.topic(f"quote:S{n}"), by) for n in range(1100)]
+    wants = [session_events.WantTopic(r.topic(f"quote:S{n}"), by) for n in range(1100)]
     frames = r.texts(r.machine.interest(wants, r.moment(0)))
     assert sum(len(frame["sub"]) for frame in frames) == 1024
     events = r.fresh()
@@ -232,7 +232,9 @@ def test_parts_of_a_refused_request_keep_to_the_bound(rig):
     r = rig(most_topics=3, ack_within=5, silent_after=9999)
     r.up(0)
     r.want("account:main", at=0)
-    r.machine.interest([session_events.Want(r.topic(f"quote:{s}"), Asker("1", "7.1")) for s in "ABCD"], r.moment(0))
+    r.machine.interest(
+        [session_events.WantTopic(r.topic(f"quote:{s}"), Asker("1", "7.1")) for s in "ABCD"], r.moment(0)
+    )
     r.say(["nack", "one of them", "quote:A", "quote:B"], at=1)
     for second in range(1, 60):
         r.tick(second)
@@ -242,7 +244,7 @@ def test_parts_of_a_refused_request_keep_to_the_bound(rig):
 
 def test_a_topic_that_is_asked_for_anew_goes_before_a_new_one_that_waits_for_its_place(rig):
     r = full(rig(most_topics=3, ack_within=5, silent_after=9999, stale_after={"quote": 20}))
-    r.do(session_events.Want(r.topic("quote:D"), Asker("1", "7.1")), 2)
+    r.do(session_events.WantTopic(r.topic("quote:D"), Asker("1", "7.1")), 2)
     frames = r.texts(r.tick(21))
     assert frames == [{"unsub": ["quote:A", "quote:B", "quote:C"]}, {"sub": ["quote:A", "quote:B", "quote:C"]}]
 
@@ -279,7 +281,7 @@ def test_an_alias_of_which_no_quote_comes_is_told_that_no_data_came(rig):
     """CrossTrade refuses an alias when the quote under the real name comes; in a quiet market none comes."""
     r = rig(adapter=CrossTrade, credentials={"key": "k"}, ready="open", silent_after=9999)
     r.up(0)
-    r.do(session_events.Want(Topic(kind="quote", symbol="ES"), Asker("1", "7.1")), 0)
+    r.do(session_events.WantTopic(Topic(kind="quote", symbol="ES"), Asker("1", "7.1")), 0)
     r.fresh()
     r.tick(29.9)
     assert told(r) == []

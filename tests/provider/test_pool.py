@@ -302,7 +302,7 @@ def test_a_further_connection_fetches_only_what_it_cannot_do_without() -> None:
     further = machine(first)
     further.step(session_events.Start(), Now(0.0, 0))
     assert further.life.value == "idle"
-    want = session_events.Want(Topic(kind="quote", symbol="A"), BY)
+    want = session_events.WantTopic(Topic(kind="quote", symbol="A"), BY)
     assert fetched_of(further.step(want, Now(0.0, 0))) == ["symbols", "login"], "nothing is known yet"
     context.symbols.learn([("A", "A")])
     further = machine(first)

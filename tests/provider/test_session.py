@@ -161,7 +161,7 @@ def test_what_an_adapter_keeps_is_there_on_the_next_connection(rig):
 def test_refused_credentials_stop_the_session(rig, status):
     r = rig()
     r.do(session_events.Start(), 0)
-    (finished,) = r.do(session_events.Refused(status), 1)
+    (finished,) = r.do(session_events.DialRefused(status), 1)
     assert finished.failed
     assert r.fresh() == [
         Connection(event=ConnectionEvent.FAILED, reason=f"the connection was refused with HTTP status {status}")
@@ -171,11 +171,11 @@ def test_refused_credentials_stop_the_session(rig, status):
 def test_retry_after_of_a_refused_upgrade_is_honoured(rig):
     r = rig(backoff=ONCE)
     r.do(session_events.Start(), 0)
-    r.do(session_events.Refused(429, {"retry-after": "120"}), 1)
+    r.do(session_events.DialRefused(429, {"retry-after": "120"}), 1)
     assert r.machine.deadline() == 121
     r.tick(121)
     r.do(
-        session_events.Refused(503, {"retry-after": "Tue, 14 Nov 2023 22:18:20 GMT"}), 121
+        session_events.DialRefused(503, {"retry-after": "Tue, 14 Nov 2023 22:18:20 GMT"}), 121
     )  # second 300 of this timeline
     assert r.machine.deadline() == pytest.approx(300)
 
@@ -421,7 +421,7 @@ def test_a_crash_shortens_no_wait(rig):
     r.do(session_events.Start(), 0)
     r.do(session_events.DialFailed("no route"), 0)
     r.tick(1)
-    r.do(session_events.Refused(429, {"retry-after": "120"}), 1)
+    r.do(session_events.DialRefused(429, {"retry-after": "120"}), 1)
     for at in (5, 6):
         assert succeeded(r, at) == []
         assert r.machine.deadline() == 121

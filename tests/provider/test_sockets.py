@@ -196,7 +196,7 @@ def test_nothing_is_sent_before_the_login_nor_after_a_refusal(r: Any, rig: Any) 
     early.tick()
     early.ask(CancelOrder(id="c1", order_id="7"))
     assert replies(early) == [("c1", "rejected", "not_connected")]
-    r.do(session_events.Refused(401), 1)
+    r.do(session_events.DialRefused(401), 1)
     assert r.machine.life.value == "failed"
     r.ask(CancelOrder(id="c1", order_id="7"), at=2)
     assert replies(r) == [("c1", "rejected", "not_connected")]
@@ -226,7 +226,7 @@ def test_a_further_connection_has_no_commands_and_asks_for_no_account(r: Any) ->
         beside=r.machine,
     )  # fmt: skip
     now = r.moment(2)
-    further.step(session_events.Want(Topic(kind="quote", symbol="AAPL")), now)
+    further.step(session_events.WantTopic(Topic(kind="quote", symbol="AAPL")), now)
     further.abandon("the other socket is lost", now)
     assert replies(r) == [], "the command is the first connection's"
     assert further.status()["commands"] == 0

@@ -11,7 +11,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.extensions import PerMessageDeflate
 
 from relay.websocket import deflate, frames
-from relay.websocket.frames import Binary, FrameError, FrameParser, Opcode, Ping, Text
+from relay.websocket.frames import Binary, FrameError, FrameParser, Opcode, PingFrame, Text
 from relay.websocket.handshake import handshake_response
 from tests.websocket.test_frames import MASK, client_frame, split_end, wild_frames, wsproto_reads
 
@@ -156,7 +156,7 @@ def test_a_compressed_message_in_fragments_with_a_ping_between() -> None:
         + client_frame(Opcode.BINARY, packed(b"\xff\x00"), rsv=RSV1)
         + client_frame(Opcode.TEXT, b"plain")
     )
-    assert both_ways(data) == [Ping(b"now"), Text("Grüße €" * 50), Binary(b"\xff\x00"), Text("plain")]
+    assert both_ways(data) == [PingFrame(b"now"), Text("Grüße €" * 50), Binary(b"\xff\x00"), Text("plain")]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_damaged_data_are_read_as_zlib_reads_them(message: bytes, level: int, da
         got = deflate.inflated(bytes(payload), LIMIT)
     except deflate.TooLong:
         assert len(zlib.decompressobj(-15).decompress(bytes(payload) + TAIL, LIMIT + 1)) > LIMIT
-    except deflate.Corrupt:
+    except deflate.CorruptData:
         assert by_zlib(bytes(payload)) is None
     else:
         assert got == by_zlib(bytes(payload))

@@ -11,7 +11,7 @@ from wsproto.connection import Connection as WsConnection
 from wsproto.connection import ConnectionType
 
 from relay.websocket import frames
-from relay.websocket.frames import Binary, Close, FrameError, FrameParser, Opcode, Ping, Pong, Text
+from relay.websocket.frames import Binary, CloseFrame, FrameError, FrameParser, Opcode, PingFrame, PongFrame, Text
 
 MASK = b"\x37\xfa\x21\x3d"
 
@@ -53,7 +53,13 @@ def test_every_kind_of_message() -> None:
             client_frame(Opcode.TEXT, b"ignored"),
         ]
     )
-    assert both_ways(data) == [Text("Grüße €"), Binary(b"\x00\xff"), Ping(b"p"), Pong(b""), Close(4001, "bye")]
+    assert both_ways(data) == [
+        Text("Grüße €"),
+        Binary(b"\x00\xff"),
+        PingFrame(b"p"),
+        PongFrame(b""),
+        CloseFrame(4001, "bye"),
+    ]
 
 
 def test_control_frames_between_fragments() -> None:
@@ -64,7 +70,7 @@ def test_control_frames_between_fragments() -> None:
         + client_frame(Opcode.CONTINUATION, euro[1:], fin=False)
         + client_frame(Opcode.CONTINUATION, b"z")
     )
-    assert both_ways(data) == [Ping(b"now"), Text("a€z")]
+    assert both_ways(data) == [PingFrame(b"now"), Text("a€z")]
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 125, 126, 127, 65535, 65536, 69_999])
@@ -114,16 +120,18 @@ def test_close_codes_that_must_not_be_sent(code: int) -> None:
 @pytest.mark.parametrize("code", [*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999])
 def test_close_codes_that_may_be_sent(code: int) -> None:
     longest = "ü" * 61 + "x"
-    assert both_ways(client_frame(Opcode.CLOSE, struct.pack("!H", code) + longest.encode())) == [Close(code, longest)]
+    assert both_ways(client_frame(Opcode.CLOSE, struct.pack("!H", code) + longest.encode())) == [
+        CloseFrame(code, longest)
+    ]
 
 
 def test_a_close_without_a_code() -> None:
-    assert both_ways(client_frame(Opcode.CLOSE, b"")) == [Close(1005, "")]
+    assert both_ways(client_frame(Opcode.CLOSE, b"")) == [CloseFrame(1005, "")]
 
 
 def test_a_close_between_fragments_ends_the_message_unread() -> None:
     data = client_frame(Opcode.TEXT, b"half", fin=False) + client_frame(Opcode.CLOSE, struct.pack("!H", 1001))
-    assert both_ways(data + client_frame(Opcode.CONTINUATION, b"other half")) == [Close(1001, "")]
+    assert both_ways(data + client_frame(Opcode.CONTINUATION, b"other half")) == [CloseFrame(1001, "")]
 
 
 def test_bytes_that_trickle_in_are_looked_at_when_they_may_be_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,17 +188,17 @@ def wsproto_reads(data: bytes, connection: WsConnection | None = None) -> list[f
                     read.append(Text("".join(parts)) if text else Binary(b"".join(parts)))  # type: ignore[arg-type]
                     parts = []
             case wsproto.events.Ping():
-                read.append(Ping(bytes(event.payload)))
+                read.append(PingFrame(bytes(event.payload)))
             case wsproto.events.Pong():
-                read.append(Pong(bytes(event.payload)))
+                read.append(PongFrame(bytes(event.payload)))
             case wsproto.events.CloseConnection():
-                return [*read, Close(int(event.code), "")]
+                return [*read, CloseFrame(int(event.code), "")]
     return read
 
 
 def split_end(read: list[frames.Received]) -> tuple[list[frames.Received], int | None]:
     """The messages, and the code of the close or error that ended them."""
-    if read and isinstance(read[-1], Close | FrameError):
+    if read and isinstance(read[-1], CloseFrame | FrameError):
         return read[:-1], int(read[-1].code)
     return read, None
 
