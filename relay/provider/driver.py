@@ -309,7 +309,8 @@ class ProviderSession:
                 task_status.started()
                 self._step(session_events.Start())
                 await self._run_inputs()
-                self._wait_for_close(nursery)
+                # The closing handshake gets its time; requests and pings under way are of no use any more.
+                nursery.cancel_scope.deadline = trio.current_time() + self._deadlines.close
         except Exception as error:
             self._line = None
             self._machine.abandon(f"a fault of the relay: {type(leaves(error)[0]).__name__}", moment())
@@ -342,10 +343,6 @@ class ProviderSession:
             self._coming.pop(topic_key(turn.topic), None)
         self._do(self._machine.interest(turns, moment()))
         self.on_turn()
-
-    def _wait_for_close(self, nursery: trio.Nursery) -> None:
-        """Give the closing handshake its time; requests and pings under way are of no use any more."""
-        nursery.cancel_scope.deadline = trio.current_time() + self._deadlines.close
 
     def _step(self, turn: Input, traffic: Traffic | None = None) -> None:
         """Take one input; ``traffic`` is what brought it, which the tap is told when its secrets are known."""

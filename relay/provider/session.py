@@ -219,7 +219,7 @@ class SessionMachine:
             case _:
                 self.core.counters.notes[f"late_{type(turn).__name__.lower()}"] += 1
         self._clocks()
-        self._flush()
+        self._send_due()
         return self.core.take_outputs()
 
     def interest(self, turns: Sequence[session_events.WantTopic | session_events.UnwantTopic], at: Now) -> list[Output]:
@@ -229,7 +229,7 @@ class SessionMachine:
             for turn in turns:
                 self._change_interest(turn)
             self._clocks()
-            self._flush()
+            self._send_due()
         return self.core.take_outputs()
 
     def receive(self, raw: str, at: Now) -> Sequence[Output]:
@@ -244,7 +244,7 @@ class SessionMachine:
             self.handle_decoded(item)
         if core.rearmed:
             self._clocks()
-            self._flush()
+            self._send_due()
             return [*core.take_outputs(), DeadlineChanged()]
         return core.take_outputs()
 
@@ -616,7 +616,7 @@ class SessionMachine:
             for writing in core.encode(Unsubscribe(tuple(topics[start : start + size]))):
                 if core.adapter is not None:
                     core.outbound.queue.put(Lane.INTEREST, {"frame": 1, "interest": 1}, Job(writing, core.adapter))
-        self._send_due()
+        self._send_due(subscribe=False)
 
     def abandon(self, reason: str, at: Now) -> None:
         """End the session after a fault of the shell or of this machine; open commands end as unknown. A successor
@@ -729,33 +729,33 @@ class SessionMachine:
 
     # --- sending, and the clocks -------------------------------------------------------------------------------------
 
-    def _flush(self) -> None:
-        """Send what the budget allows; write further subscriptions while it does."""
-        if self._life not in _CONNECTED:
-            if self.core.prepared is not None:
-                self._send_due()  # commands, which need no connection
-            return
-        self._send_due()
-        while self._subscriptions.write():
-            self._send_due()
-        self._warn()
+    def _send_due(self, *, subscribe: bool = True) -> None:
+        """Send what the budget allows; unless the session says goodbye, write further subscriptions while it does.
 
-    def _send_due(self) -> None:
-        core = self.core
-        for job in core.outbound.take_due(core.at.now):
-            try:
-                core.put(core.outbound.output(job, core.at.now))
-            except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
-                self._not_sent(job, error)
-                if job.poll is not None:
-                    core.outbound.polls.answered(job.poll, core.at.now, final=True)
-                continue
-            if job.poll is not None and isinstance(job.writing, str):
-                core.outbound.polls.sent(job.poll, core.at.now)
-            if job.purpose is Purpose.CALL:
-                self._commands.sent(job)
-            if job.topics:
-                self._subscriptions.sent(job.topics)
+        Without a connection only commands are sent, which need none.
+        """
+        core, connected = self.core, self._life in _CONNECTED
+        if not connected and core.prepared is None:
+            return
+        more = True
+        while more:
+            for job in core.outbound.take_due(core.at.now):
+                try:
+                    core.put(core.outbound.output(job, core.at.now))
+                except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
+                    self._not_sent(job, error)
+                    if job.poll is not None:
+                        core.outbound.polls.answered(job.poll, core.at.now, final=True)
+                    continue
+                if job.poll is not None and isinstance(job.writing, str):
+                    core.outbound.polls.sent(job.poll, core.at.now)
+                if job.purpose is Purpose.CALL:
+                    self._commands.sent(job)
+                if job.topics:
+                    self._subscriptions.sent(job.topics)
+            more = connected and subscribe and self._subscriptions.write()
+        if connected and subscribe:
+            self._warn()
 
     def _not_sent(self, job: Job, error: Exception) -> None:
         """Say that the URL of a request could not be made; a command is refused with the reason."""

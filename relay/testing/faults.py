@@ -247,7 +247,6 @@ class FaultProxy:
         self._open.set()
         self._scripted: deque[tuple[Fault, ...]] = deque()
         self._live: list[_Connection] = []
-        self._came = trio.Event()
 
     @property
     def live(self) -> int:
@@ -282,11 +281,6 @@ class FaultProxy:
         self._is_down = False
         self._open.set()
 
-    async def wait_accepted(self, count: int) -> None:
-        """Wait until so many connections came in all."""
-        while self.accepted < count:
-            await self._came.wait()
-
     async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; `nursery.start` returns the port."""
         async with trio.open_nursery() as nursery:
@@ -304,8 +298,6 @@ class FaultProxy:
 
     async def _accept(self, client: trio.SocketStream) -> None:
         self.accepted += 1
-        self._came.set()
-        self._came = trio.Event()
         if self._is_down:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             client.socket.close()

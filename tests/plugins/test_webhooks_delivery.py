@@ -13,11 +13,12 @@ from structlog.testing import capture_logs
 
 from relay.plugins.hookspecs import ChannelEvent
 from relay.pusher.apps import App
-from relay.pusher.signatures import verify_webhook, webhook_headers
+from relay.pusher.signatures import verify_webhook
 from relay_webhooks.delivery import MAX_ANSWER, Webhooks, post
 from relay_webhooks.endpoints import Endpoint, pattern
 from relay_webhooks.queue import QueueLimits
 from relay_webhooks.settings import EVENT_NAMES
+from support.feed import Feed
 
 APP = App(id="3", key="key3", secrets=("secret3",))
 OTHER = App(id="4", key="key4", secrets=("secret4",))
@@ -26,31 +27,11 @@ Answer = Callable[[httpx.Request], Any]
 Clock = trio.testing.MockClock
 
 
-class Relay:
+class Relay(Feed):
     """A feed that knows two apps."""
 
     def __init__(self) -> None:
-        self.apps = {app.id: app for app in (APP, OTHER)}
-
-    def publish(self, event: object, stamp: object) -> None:
-        raise NotImplementedError
-
-    def snapshot(self) -> Mapping[str, Any]:
-        return {}
-
-    several = False
-
-    def kept_rows(self, table: str) -> list[tuple[str, bytes]]:
-        return []
-
-    def keep_row(self, table: str, key: str, value: bytes | None) -> None:
-        pass
-
-    async def rows_kept(self) -> bool:
-        return False
-
-    def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
-        return webhook_headers(self.apps[app_id], body)
+        super().__init__(APP, OTHER)
 
 
 class Server:

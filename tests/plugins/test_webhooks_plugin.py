@@ -3,7 +3,6 @@
 import json
 import re
 import tomllib
-from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -16,38 +15,16 @@ import trio
 from relay.plugins.hookspecs import ChannelEvent
 from relay.plugins.manager import PluginError, Plugins, load_plugins
 from relay.pusher.apps import App
-from relay.pusher.signatures import webhook_headers
 from relay.settings.reference import describe_settings
 from relay.settings.structure import structure
 from relay_webhooks.delivery import Webhooks, new_client
 from relay_webhooks.endpoints import endpoints_of, pattern
 from relay_webhooks.queue import QueueLimits
 from relay_webhooks.settings import EVENT_NAMES, WebhooksTable
+from support.feed import Feed
 
 APP = App(id="3", key="278d425bdf160c739803", secrets=("7ad3773142a6692b25b8",))
 ENDPOINT = {"app": 3, "url": "https://app.example/hook"}
-
-
-class Relay:
-    def publish(self, event: object, stamp: object) -> None:
-        raise NotImplementedError
-
-    def snapshot(self) -> Mapping[str, Any]:
-        return {}
-
-    several = False
-
-    def kept_rows(self, table: str) -> list[tuple[str, bytes]]:
-        return []
-
-    def keep_row(self, table: str, key: str, value: bytes | None) -> None:
-        pass
-
-    async def rows_kept(self) -> bool:
-        return False
-
-    def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
-        return webhook_headers({APP.id: APP}[app_id], body)
 
 
 def table(**endpoint: Any) -> WebhooksTable:
@@ -97,7 +74,7 @@ def test_hook_check_settings_names_the_app_that_there_is_not(plugins: Plugins) -
 
 @pytest.mark.parametrize("settings", [{}, {"webhooks": WebhooksTable()}])
 def test_without_an_endpoint_it_brings_nothing(plugins: Plugins, settings: dict[str, Any]) -> None:
-    assert plugins.collect("relay_services", relay=Relay(), settings=settings) == []
+    assert plugins.collect("relay_services", relay=Feed(APP), settings=settings) == []
 
 
 async def test_webhooks_of_two_relays_leave_by_the_relay_that_saw_the_event(
@@ -106,11 +83,11 @@ async def test_webhooks_of_two_relays_leave_by_the_relay_that_saw_the_event(
     """Both are built before either runs, as two relays of one process may be."""
     table_ = table(url=endpoint_server.url, batch=False)
     first, second = (
-        plugins.collect("relay_services", relay=Relay(), settings={"webhooks": table_})[0].value for _ in range(2)
+        plugins.collect("relay_services", relay=Feed(APP), settings={"webhooks": table_})[0].value for _ in range(2)
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(first.run, Relay())
-        nursery.start_soon(second.run, Relay())
+        nursery.start_soon(first.run, Feed(APP))
+        nursery.start_soon(second.run, Feed(APP))
         for service, channel in ((first, "one"), (second, "two")):
             service.watch(ChannelEvent(app_id="3", name="channel_occupied", channel=channel))
         await endpoint_server.wait_for(2)
@@ -120,11 +97,11 @@ async def test_webhooks_of_two_relays_leave_by_the_relay_that_saw_the_event(
 
 async def test_hook_services_sends_what_the_watcher_sees(plugins: Plugins, endpoint_server: "Server") -> None:
     settings = {"webhooks": table(url=endpoint_server.url, batch=False)}
-    (service,) = plugins.collect("relay_services", relay=Relay(), settings=settings)
+    (service,) = plugins.collect("relay_services", relay=Feed(APP), settings=settings)
     assert service.plugin == "webhooks"
     assert service.value.name == "webhooks"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(service.value.run, Relay())
+        nursery.start_soon(service.value.run, Feed(APP))
         service.value.watch(ChannelEvent(app_id="3", name="channel_occupied", channel="room"))
         await endpoint_server.wait_for(1)
         nursery.cancel_scope.cancel()
@@ -320,7 +297,7 @@ async def test_pushers_own_library_accepts_the_webhooks(endpoint_server: Server)
         ChannelEvent(app_id="3", name="channel_vacated", channel="presence-room"),
     ]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(webhooks.run, Relay())
+        nursery.start_soon(webhooks.run, Feed(APP))
         for event in events:
             webhooks.watch(event)
         await endpoint_server.wait_for(4)

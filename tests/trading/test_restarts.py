@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay.model.commands import Call, CancelOrder, Command, ListOrders, PlaceOrder
 from relay.model.enums import OrderEvent, OrderStatus, Outcome
 from relay.model.events import Event, Order, Reply, Stamp
-from relay.store.interface import Done, Row, Rows
+from relay.store.interface import Done, Row
 from relay.trading.pending import PendingCommand, Scope
 from relay.trading.registry import RESTARTED, CommandLimits, CommandRegistry, Conflict, Unstorable
 
@@ -42,9 +42,6 @@ class Disk:
 
     def sync(self, done: Done) -> None:
         done(self.failure)
-
-    async def run(self, restore: Callable[[Rows], object], contents: Callable[[], Iterable[Row]], **_: Any) -> None:
-        raise NotImplementedError
 
     def status(self) -> Mapping[str, Any]:
         return {}
