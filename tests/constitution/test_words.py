@@ -15,10 +15,10 @@ TREES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in SOURCES
 #: Class names that still have two meanings. Only remove names here; `relay.settings`, `relay.plugins`, `relay.cli` and the
 #: webhooks plugin have none.
 STILL_DOUBLE = {
-    "ApiError", "Channels", "Close", "Connection", "Corrupt", "Ping", "Pong", "Refused", "SimulatedExchange", "Ticket",
+    "ApiError", "Channels", "Connection", "SimulatedExchange", "Ticket",
 }  # fmt: skip
 #: File names that still are in more than two packages. Only remove names here.
-STILL_MANY = {"answers.py", "channels.py", "exchange.py", "payloads.py", "reading.py"}
+STILL_MANY = {"channels.py", "exchange.py", "payloads.py", "reading.py"}
 #: Names that each provider's package has by contract.
 OF_EVERY_PROVIDER = {"__init__.py", "adapter.py", "simulator.py"}
 #: No docstring begins with these, private ones and those of attributes included.
