@@ -359,7 +359,7 @@ async def session_of(
         seen = WatchedSession(case, simulator, line, observer, registry)
         _listen(simulator, seen)
         there, here = str(address.port), str(line.port)
-        endpoints = {"url": address.ws.replace(there, here), "http": address.http.replace(there, here), "urls": {}}
+        endpoints = {"url": address.ws.replace(there, here), "http": address.http.replace(there, here), "sockets": {}}
         observed = observer.adapter(
             case.adapter, **{"backoff": QUICK, "limits": (), "on_interest": False, **endpoints, **declared}
         )
