@@ -23,7 +23,8 @@ checks:
 - ``frames``: what is written is JSON where the provider speaks JSON;
 - ``secrets``: no credential, and nothing learned, in the repr of a request, a signal or the context;
 - what the events mean, by the rules of `relay.testing.meaning`: ``names``, ``sides``, ``ranges``, ``volumes``, ``moments``,
-  ``members``, ``books``, ``acknowledgements``, ``requests``, ``natives``, ``orders``.
+  ``members``, ``books``, ``acknowledgements``, ``requests``, ``natives``;
+- what they say of an account, by those of `relay.testing.account_meaning`: ``orders``, ``states``, ``money``.
 
 A check that fails raises `AssertionError` with what is wrong, and the fixture's line to look at.
 """
@@ -57,6 +58,7 @@ from relay.model.events import Account, Event, Order, Position, Stamp
 from relay.model.symbols import SymbolError
 from relay.provider.accounts import States
 from relay.provider.outbound import written
+from relay.testing.account_meaning import ACCOUNT_RULES
 from relay.testing.evidence import Evidence, enums, fields
 from relay.testing.fault_table import sessions
 from relay.testing.meaning import RULES, problems
@@ -330,7 +332,7 @@ def _check_of(rule: Callable[[Subject], Iterator[str]]) -> Callable[[Subject], N
 
 
 #: The checks of what the events mean, by the name of their rule.
-MEANING: dict[str, Callable[[Subject], None]] = {rule.__name__: _check_of(rule) for rule in RULES}
+MEANING: dict[str, Callable[[Subject], None]] = {rule.__name__: _check_of(rule) for rule in (*RULES, *ACCOUNT_RULES)}
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_examples, check_floats, check_prices, check_times, check_wire, check_mutations, check_answers, check_arbitrary,

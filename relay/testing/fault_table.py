@@ -35,10 +35,6 @@ _NOWHERE, _WRONG = "NO/SUCH", "not-the-one-of-anyone"
 _MISSING = 10
 
 
-class CannotShow(Exception):
-    """Raised when a provider turns out not to have what a fault is about."""
-
-
 @frozen
 class Fault:
     """A row of the table.
@@ -404,7 +400,9 @@ async def _audit(seen: WatchedSession) -> None:
     """Facts that the stream withheld are published once, by the account's lists."""
     await seen.until(lambda: seen.compares is not None, "encode(Reconcile), which an account's session begins with")
     if not seen.compares:
-        raise CannotShow("encode(Reconcile) writes nothing: it has no lists to compare the account with")
+        raise seen.failed(
+            "encode(Reconcile) writes nothing; where the provider has no lists of the account, say so: cannot={'audit': ...}"
+        )
     since = len(seen.told)
     seen.simulator.inject(Withhold())
     seen.place("c1", 1.5)
@@ -467,8 +465,6 @@ def play(case: Case, name: str) -> str | None:
         return why
     try:
         trio.run(partial(_play, case, fault))
-    except* CannotShow as group:
-        why = str(leaves(group)[0])
     except* Failed as group:
         raise Failed(str(leaves(group)[0])) from None
     return why

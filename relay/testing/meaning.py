@@ -27,8 +27,8 @@ import msgspec
 from attrs import Factory, define
 
 from relay.adapter import Ack, Book, Outgoing, Subscribe, Unsubscribe, loads
-from relay.model.enums import OrderStatus, Side
-from relay.model.events import Candle, Depth, Event, Order, PublicTrade, Quote, Trade
+from relay.model.enums import PositionSide, Side
+from relay.model.events import Account, Candle, Depth, Event, Order, Position, PublicTrade, Quote, Trade
 from relay.model.symbols import SymbolError
 from relay.model.text import decimal_text, to_ns
 from relay.provider.books import Levels
@@ -87,7 +87,7 @@ def reading(of: Subject) -> Readout:
     return _readings[of]
 
 
-def _at(made: Made, field: str, why: str) -> str:
+def at(made: Made, field: str, why: str) -> str:
     return f"{made.where} (at {made.code}): {made.item.kind}.{field}: {why}: {made.text[:300]}"
 
 
@@ -193,6 +193,8 @@ _FIELDS: dict[type[Event], dict[str, tuple[str, str | None]]] = {
     PublicTrade: {"price": ("price", None), "quantity": ("size", None)},
     Trade: {"price": ("price", None), "quantity": ("size", None)},
     Order: {"quantity": ("size", None), "limit_price": ("price", None), "average_fill_price": ("price", None)},
+    Position: {"quantity": ("size", None), "average_entry_price": ("price", None)},
+    Account: {},
     Candle: {
         "open": ("open", None), "high": ("high", None), "low": ("low", None), "close": ("close", None),
         "volume": ("size", None),
@@ -212,24 +214,24 @@ def names(of: Subject) -> Iterator[str]:
                 continue
             found = _found(made.text, value)
             if side is not None and found and all(_side(leaf) not in (None, side) for leaf in found):
-                yield _at(made, field, f"{value} is of the other side, {found[0].path[-1]}")
+                yield at(made, field, f"{value} is of the other side, {found[0].path[-1]}")
             meant = [_meaning(leaf.name) for leaf in found]
             if meant and all(each in _CONTRARY[meaning] for each in meant):
-                yield _at(made, field, f"{value} is the provider's {'.'.join(found[0].path)}")
+                yield at(made, field, f"{value} is the provider's {'.'.join(found[0].path)}")
         if isinstance(event, Quote | PublicTrade | Candle):
             values = Counter(getattr(event, field) for field in _FIELDS[type(event)])
             for value, count in values.items():
                 if value not in (None, "0") and count > len(_found(made.text, value)) > 0:
                     fields = [field for field in _FIELDS[type(event)] if getattr(event, field) == value]
-                    yield _at(made, ", ".join(fields), f"{value} stands in the message once")
+                    yield at(made, ", ".join(fields), f"{value} stands in the message once")
     for depth, made in reading(of).some(Depth):
         for field, side in (("bids", "bid"), ("asks", "ask")):
             for price, size in getattr(depth, field)[:50]:
                 found = _found(made.text, price)
                 if found and all(_side(leaf) not in (None, side) for leaf in found):
-                    yield _at(made, field, f"{price} is of the other side")
+                    yield at(made, field, f"{price} is of the other side")
                 if found and size != "0" and all(_meaning(leaf.name) == "size" for leaf in found):
-                    yield _at(made, field, f"the price {price} is the provider's {found[0].name}")
+                    yield at(made, field, f"the price {price} is the provider's {found[0].name}")
 
 
 def sides(of: Subject) -> Iterator[str]:
@@ -244,7 +246,7 @@ def sides(of: Subject) -> Iterator[str]:
         if by_price is trade.side:
             agree += 1
         elif by_price is not None:
-            contrary.append(_at(made, "side", f"{trade.side} at {trade.price}, with {bid} bid and {ask} ask"))
+            contrary.append(at(made, "side", f"{trade.side} at {trade.price}, with {bid} bid and {ask} ask"))
     if len(contrary) > agree:
         yield from contrary
         return
@@ -256,11 +258,21 @@ def sides(of: Subject) -> Iterator[str]:
         if signed == {True}:
             told = Side.SELL
         if told is not None and trade.side is not None and told is not trade.side and not is_proved:
-            yield _at(made, "side", f"{trade.side}, but the message says {told}, and no price proves the contrary")
+            yield at(made, "side", f"{trade.side}, but the message says {told}, and no price proves the contrary")
     for event, made in reading(of).of(Trade, Order):
         words = {word for leaf in leaves(made.text) if leaf.value == event.id for word in leaf.words} & {"buy", "sell"}
         if len(words) == 1 and (said_word := words.pop().upper()) != event.side:
-            yield _at(made, "side", f"{event.side}, but the message says {said_word}")
+            yield at(made, "side", f"{event.side}, but the message says {said_word}")
+    for position, made in reading(of).of(Position):
+        words = {word for leaf in leaves(made.text) if leaf.value == position.id for word in leaf.words} & _HELD.keys()
+        told_sides = {_HELD[word] for word in words}
+        if len(told_sides) == 1 and position.side is not None and position.side not in told_sides:
+            yield at(made, "side", f"{position.side}, but the message says {words.pop()}")
+
+
+_HELD = {
+    "buy": PositionSide.LONG, "long": PositionSide.LONG, "sell": PositionSide.SHORT, "short": PositionSide.SHORT,
+}  # fmt: skip
 
 
 def _priced(of: Subject) -> Iterator[tuple[PublicTrade, Made, Decimal | None, Decimal | None]]:
@@ -301,18 +313,18 @@ def ranges(of: Subject) -> Iterator[str]:
         if isinstance(event, Candle):
             low, high, inner = Decimal(event.low), Decimal(event.high), (Decimal(event.open), Decimal(event.close))
             if not low <= min(inner) <= max(inner) <= high:
-                yield _at(made, "high", f"open and close leave the range from {low} to {high}")
+                yield at(made, "high", f"open and close leave the range from {low} to {high}")
             if event.open in now[event.symbol] and event.close not in now[event.symbol] and event.closed is not True:
-                yield _at(made, "close", f"the symbol's price is {event.open}, which is said to be the open")
+                yield at(made, "close", f"the symbol's price is {event.open}, which is said to be the open")
             continue
         if event.bid is not None and event.ask is not None:
             quotes += 1
             if Decimal(event.bid) > Decimal(event.ask):
-                crossed.append(_at(made, "bid", f"{event.bid} is above the ask {event.ask}"))
+                crossed.append(at(made, "bid", f"{event.bid} is above the ask {event.ask}"))
         if event.last is not None:
             day = {way: _day(made.text, way) for way in ("high", "low")}
             if day["high"] and day["low"] and not min(day["low"]) <= Decimal(event.last) <= max(day["high"]):
-                yield _at(made, "last", f"{event.last} is outside the day's range")
+                yield at(made, "last", f"{event.last} is outside the day's range")
     if 2 * len(crossed) > quotes:
         yield from crossed
     yield from _unlike(of)
@@ -342,7 +354,7 @@ def _unlike(of: Subject) -> Iterator[str]:
         usual = median(middles.values())
         for name, middle in middles.items():
             if len(middles) > 1 and usual > 0 and not usual / _UNLIKE < middle < usual * _UNLIKE:
-                yield _at(
+                yield at(
                     last[symbol, name], name.partition(".")[2], f"{middle} is no price of {symbol}: others are {usual}"
                 )
 
@@ -357,7 +369,7 @@ def volumes(of: Subject) -> Iterator[str]:
             count[event.kind] += 1
             if (base := _base_volume(made.text, event.volume, price)) is not None:
                 why = f"{event.volume} is {base} times the price: it is not in base currency"
-                found[event.kind].append(_at(made, "volume", why))
+                found[event.kind].append(at(made, "volume", why))
     for kind, several in found.items():
         if 2 * len(several) > count[kind]:
             yield from several
@@ -395,7 +407,7 @@ def moments(of: Subject) -> Iterator[str]:
             if earliest <= ns <= latest:
                 inside.add(place)
             elif ns > latest or ns < _FIRST_TIME * 10**9:
-                yield _at(made, field, f"{value} is outside of the recording's time")
+                yield at(made, field, f"{value} is outside of the recording's time")
             elif field in ("time", "timestamp") and made.streamed and _has_time(made.text, earliest, latest):
                 outside[place].append((field, made, value))
         if isinstance(event, Quote | PublicTrade | Depth) and made.streamed:
@@ -406,10 +418,10 @@ def moments(of: Subject) -> Iterator[str]:
     for place, several in outside.items():
         if place not in inside:
             field, made, value = several[0]
-            yield _at(made, field, f"{value} is outside of the recording's time, another member is not")
+            yield at(made, field, f"{value} is outside of the recording's time, another member is not")
     for kind, made in untold.items():
         if kind not in told:
-            yield _at(made, "timestamp", "no event of this kind has the time that its message has")
+            yield at(made, "timestamp", "no event of this kind has the time that its message has")
 
 
 _TIMES = ("timestamp", "time", "updated_at", "created_at", "opened_at", "start")
@@ -436,27 +448,27 @@ def books(of: Subject) -> Iterator[str]:
         if "sequence numbers" in gap or "checksum" in gap:
             yield f"{gap} (at {last.code}): depth.first_seq, last_seq and checksum: the book keeper finds a gap"
     if report.checksums["different"]:
-        yield _at(
+        yield at(
             last,
             "checksum",
             f"{report.checksums['different']} differ from the function's, {report.checksums['equal']} are equal",
         )
     for crossed in report.crossed:
         if crossed.startswith("book"):
-            yield _at(last, "bids", f"the {crossed} is crossed")
+            yield at(last, "bids", f"the {crossed} is crossed")
     deltas = [(depth, made) for depth, made in depths if not depth.snapshot]
     whole = [(depth, made) for depth, made in depths if depth.snapshot]
     for depth, made in whole:
         if any(size == "0" for _, size in (*depth.bids, *depth.asks)):
-            yield _at(made, "snapshot", "a whole book has no level of size 0: this is a delta")
+            yield at(made, "snapshot", "a whole book has no level of size 0: this is a delta")
     if session.book is Book.NONE:
-        yield _at(last, "snapshot", "the session declares no book")
+        yield at(last, "snapshot", "the session declares no book")
     elif session.book is Book.SNAPSHOTS and deltas:
-        yield _at(deltas[0][1], "snapshot", "a delta, but the session declares Book.SNAPSHOTS")
+        yield at(deltas[0][1], "snapshot", "a delta, but the session declares Book.SNAPSHOTS")
     elif session.book is not Book.SNAPSHOTS and not deltas and len(whole) > 1:
-        yield _at(last, "snapshot", f"all are said to be whole books, but the session declares {session.book}")
+        yield at(last, "snapshot", f"all are said to be whole books, but the session declares {session.book}")
     elif session.book is not Book.SNAPSHOTS and not whole:
-        yield _at(last, "snapshot", "no whole book ever comes, so that no delta is published")
+        yield at(last, "snapshot", "no whole book ever comes, so that no delta is published")
     yield from _numbers(of, depths, deltas)
     yield from _deletes(depths)
 
@@ -467,14 +479,14 @@ _numbered = re.compile(r"^(u|seq|sequence\w*|last_?update_?id|change_?id|seq_?id
 def _numbers(of: Subject, depths: list[tuple[Depth, Made]], deltas: list[tuple[Depth, Made]]) -> Iterator[str]:
     bare = [made for depth, made in deltas if depth.last_seq is None]
     if bare and session_of_books(of.adapter).sequence.scope == "topic":
-        yield _at(bare[0], "last_seq", "the session declares numbers, this delta has none")
+        yield at(bare[0], "last_seq", "the session declares numbers, this delta has none")
     elif bare and len(bare) == len(deltas) and any(_numbered(leaf.name) for leaf in leaves(bare[0].text)):
-        yield _at(bare[0], "last_seq", "the message has a number, no delta has")
+        yield at(bare[0], "last_seq", "the message has a number, no delta has")
     whole = [made for depth, made in depths if depth.snapshot and not made.streamed and depth.last_seq is None]
     if whole and session_of_books(of.adapter).sequence.scope == "topic":
-        yield _at(whole[0], "last_seq", "the session declares numbers, this whole book has none to join deltas by")
+        yield at(whole[0], "last_seq", "the session declares numbers, this whole book has none to join deltas by")
     if deltas and not bare and session_of_books(of.adapter).sequence.scope == "none":
-        yield _at(deltas[0][1], "last_seq", "deltas are numbered, but the session declares no Sequence")
+        yield at(deltas[0][1], "last_seq", "deltas are numbered, but the session declares no Sequence")
 
 
 def _deletes(depths: list[tuple[Depth, Made]]) -> Iterator[str]:
@@ -495,7 +507,7 @@ def _deletes(depths: list[tuple[Depth, Made]]) -> Iterator[str]:
                     something += 1
                 else:
                     nothing.append(
-                        _at(
+                        at(
                             made,
                             "bids" if side is held[depth.symbol][0] else "asks",
                             f"deletes {price}, which is not there",
@@ -577,12 +589,12 @@ def natives(of: Subject) -> Iterator[str]:
         if symbol is None or not made.streamed:
             continue
         if symbol in known and known[symbol] != symbol:
-            yield _at(made, "symbol", f"{symbol} is the provider's own name of {known[symbol]}")
+            yield at(made, "symbol", f"{symbol} is the provider's own name of {known[symbol]}")
         elif adapter.symbols.complete:
             try:
                 adapter.native(symbol)
             except SymbolError as error:
-                yield _at(made, "symbol", f"the adapter's complete list refuses it: {error}")
+                yield at(made, "symbol", f"the adapter's complete list refuses it: {error}")
     for topic in of.topics():
         if topic.symbol is None or topic.kind == "account":
             continue
@@ -604,18 +616,25 @@ def members(of: Subject) -> Iterator[str]:
         made = several[0][1]
         if all(isinstance(event, Depth) for event, _ in several):
             if (lost := _lost_row([event for event, _ in several], text)) is not None:
-                yield _at(made, "bids, asks", f"{lost} of the message is not in it")
+                yield at(made, "bids, asks", f"{lost} of the message is not in it")
             continue
+        # Money and positions stand beside the ids and names of their account, which the event's channel tells.
+        is_state = all(isinstance(event, Account | Position) for event, _ in several)
         used = Counter(leaf.container for leaf in leaves(text) if told.has(leaf))
         left_out: dict[int, list[Leaf]] = defaultdict(list)
         for leaf in leaves(text):
-            if used[leaf.container] > 2 and _is_worth(leaf) and not told.has(leaf):
+            if (
+                used[leaf.container] > 2
+                and _is_worth(leaf)
+                and not told.has(leaf)
+                and (not is_state or "." in leaf.value)
+            ):
                 left_out[leaf.container].append(leaf)
         is_past = any(leaf.value == "snapshot" for leaf in leaves(text))
         for each in left_out.values():
             # Of the past that a stream begins with, elements may be left out as a whole.
             if not is_past or len(each) < _ELEMENT:
-                yield _at(made, "data", f"{'.'.join(each[0].path)} = {each[0].value} is in no event")
+                yield at(made, "data", f"{'.'.join(each[0].path)} = {each[0].value} is in no event")
 
 
 def _lost_row(depths: list[Depth], text: str) -> str | None:
@@ -666,56 +685,8 @@ class _Told:
         return bool(is_time) or any(ns // 10**6 in self._millis for ns in times)
 
 
-def orders(of: Subject) -> Iterator[str]:
-    """An order that ended stays so, its filled quantity does not fall, and its fills sum up to it."""
-    states: dict[str, Order] = {}
-    fills: dict[str, dict[str, Decimal]] = defaultdict(dict)
-    at: dict[str, Made] = {}
-    for event, made in reading(of).of(Order, Trade):
-        if isinstance(event, Trade):
-            fills[event.order_id][event.id] = Decimal(event.quantity)
-            at[event.order_id] = made
-            continue
-        before = states.get(event.id)
-        if before is not None and before.created_at != event.created_at:
-            before = None  # another order of the same number
-        if made.streamed:
-            states[event.id] = event
-        if event.quantity is not None and event.filled_quantity is not None:
-            if Decimal(event.filled_quantity) > Decimal(event.quantity):
-                yield _at(
-                    made, "filled_quantity", f"{event.filled_quantity} is more than the quantity {event.quantity}"
-                )
-            left = event.remaining_quantity
-            if (
-                left is not None
-                and event.status in (OrderStatus.OPEN, OrderStatus.PARTIALLY_FILLED)
-                and (Decimal(left) + Decimal(event.filled_quantity) != Decimal(event.quantity))
-            ):
-                yield _at(
-                    made,
-                    "remaining_quantity",
-                    f"{left} and the filled {event.filled_quantity} are not {event.quantity}",
-                )
-            if event.status is OrderStatus.FILLED and Decimal(event.filled_quantity) == 0 < Decimal(event.quantity):
-                yield _at(made, "filled_quantity", "0, though the order is filled")
-        if event.status is OrderStatus.PARTIALLY_FILLED and event.filled_quantity == "0":
-            yield _at(made, "filled_quantity", "0, though the order is partially filled")
-        if before is None or not made.streamed:
-            continue
-        if before.status.is_final and not event.status.is_final:
-            yield _at(made, "status", f"{event.status} after {before.status}")
-        now, then = event.filled_quantity, before.filled_quantity
-        if now is not None and then is not None and Decimal(now) < Decimal(then):
-            yield _at(made, "filled_quantity", f"{now} after {then}")
-    for id, several in fills.items():
-        order, total = states.get(id), sum(several.values())
-        if order is not None and order.filled_quantity is not None and total > Decimal(order.filled_quantity):
-            yield _at(at[id], "quantity", f"the fills of order {id} sum up to {total}, it says {order.filled_quantity}")
-
-
 RULES: tuple[Callable[[Subject], Iterator[str]], ...] = (
-    names, sides, ranges, volumes, moments, members, books, acknowledgements, requests, natives, orders,
+    names, sides, ranges, volumes, moments, members, books, acknowledgements, requests, natives,
 )  # fmt: skip
 
 

@@ -381,3 +381,30 @@ def test_check_notes_an_app_that_every_site_may_use(
     )
     assert run(["check", str(path)], plugins_of()) == 0
     assert ("\n  apps.web.allowed_origins" in capsys.readouterr().out) is noted
+
+
+VENUES = (
+    "binance", "binance_futures", "bitfinex", "bitstamp", "bybit", "coinbase", "deribit", "gateio", "kraken", "kraken_futures", "kucoin",
+    "okx", "upbit",
+)  # fmt: skip
+
+
+def test_all_thirteen_venues_with_a_stream_of_everything_they_offer_are_fine(tmp_path, capsys):
+    adapters = load_plugins().adapters()
+    tables = []
+    for venue in VENUES:
+        pinned = [
+            f"{offer.kind} {offer.example['symbol']}{f' {offer.timeframes[0]}' if offer.timeframes else ''}"
+            for offer in adapters[venue].offers
+        ]
+        tables.append(f"[providers.{venue}]\npinned = {json.dumps(pinned)}\n")
+    config = tmp_path / "tickrelay.toml"
+    assert run(["init", str(config), "--origin", "https://app.example.com"]) == 0
+    config.write_text(config.read_text() + "\n".join(tables))
+    capsys.readouterr()
+    assert run(["check", str(config), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["ok"], said["problems"]) == (True, [])
+    lines = [line for line in said["summary"] if line.startswith("provider ")]
+    assert [line.partition(":")[0] for line in lines] == [f"provider {venue}" for venue in VENUES]
+    assert all(f"{len(adapters[venue].offers)} pinned" in line for venue, line in zip(VENUES, lines, strict=True))

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,8 @@ from relay.pusher.apps import App
 from relay.settings import DEMO_APP_ID, DEMO_KEY, DEMO_SECRET
 from relay.testing import scaffold
 from relay.testing.subscriber import Subscriber
+from support.packages import environment, installed_as_pip_does
+from support.packages import ran as run_module
 
 ROOT = Path(__file__).parents[2]
 #: A venue and a broker, with a name of one word and one of several.
@@ -29,29 +30,15 @@ def written(folder: Path, kind: str) -> Path:
     name, broker = KINDS[kind]
     package = folder / kind
     assert run(["new-adapter", name, "--into", str(package), *(["--broker"] if broker else [])]) == 0
-    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
-    metadata = package / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0.1.0\n")
-    points = project["entry-points"]["tickrelay"]
-    (metadata / "entry_points.txt").write_text(
-        f"[tickrelay]\n{''.join(f'{k} = {v}{chr(10)}' for k, v in points.items())}"
-    )
+    installed_as_pip_does(package)
     return package
 
 
-def ran(package: Path, *command: str, code: int = 0) -> str:
+def ran(package: Path, *command: str) -> str:
     """Run a Python module where the package is installed, and return what it says."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=package, env=installed(package), capture_output=True, text=True, check=False,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout[-6000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
-def installed(package: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(package), "PYTHONWARNINGS": "ignore"}
+    failed, said = run_module(package, *command)
+    assert not failed, said[-8000:]
+    return said
 
 
 @kinds
@@ -109,7 +96,7 @@ def demo(package: Path) -> Iterator[int]:
     """Run the demo where the package is installed; yield its port."""
     command = [sys.executable, "-m", "relay", "demo", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
-        command, env=installed(package), cwd=package, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment(package), cwd=package, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:

@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from relay.adapter import Adapter
+from relay.model.enums import OrderStatus, OrderType, PositionSide, Side
 
 #: Changes a node in place; False where the mistake cannot be made there.
 Edit = Callable[[ast.AST], bool]
@@ -235,18 +236,91 @@ EDITS: dict[str, Edit] = {
 }
 
 
-def mutants(adapter: type[Adapter], *kinds: str) -> Iterator[Mutant]:
+def _of_complete(node: ast.AST) -> str | None:
+    match node:
+        case ast.Call(func=ast.Name(id="Complete")):
+            return "Alive()"
+    return None
+
+
+def _reconciles_nothing(node: ast.AST) -> bool:
+    """Let ``encode`` write nothing for Reconcile."""
+    if isinstance(node, ast.FunctionDef) and node.name == "encode":
+        guard = ast.parse("if isinstance(outgoing, Reconcile):\n    return").body
+        node.body = [*guard, *node.body]
+        return True
+    return False
+
+
+OTHER_SIDE = "{Side.BUY: Side.SELL, Side.SELL: Side.BUY}[Side(old)]"
+#: Mistakes about orders, fills, positions and money.
+ACCOUNT_EDITS: dict[str, Edit] = {
+    "side of orders inverted": changed("Order", OTHER_SIDE, "side"),
+    "side of fills inverted": changed("Trade", OTHER_SIDE, "side"),
+    "client_order_id left out": dropped("Order", "client_order_id"),
+    "price and quantity of fills swapped": swapped("Trade", "price", "quantity"),
+    "fill named as its order": changed("Trade", "old_order_id", "id"),
+    "order of a fill is its own id": changed("Trade", "old_id", "order_id"),
+    "filled quantity is the whole": changed("Order", "old_quantity", "filled_quantity"),
+    "quantity is the filled one": changed("Order", "old_filled_quantity", "quantity"),
+    "filled quantity left out": dropped("Order", "filled_quantity"),
+    "limit left out": dropped("Order", "limit_price"),
+    "limit is the average": changed("Order", "old_average_fill_price", "limit_price"),
+    "average left out": dropped("Order", "average_fill_price"),
+    "times of orders left out": dropped("Order", "created_at", "updated_at", "timestamp"),
+    "time of fills left out": dropped("Trade", "time", "timestamp"),
+    "every order is open": changed("Order", "OrderStatus.OPEN", "status"),
+    "every order is filled": changed("Order", "OrderStatus.FILLED", "status"),
+    "ended is open": changed("Order", "OrderStatus.OPEN if OrderStatus(old).is_final else old", "status"),
+    "cancelled is filled": changed(
+        "Order", "OrderStatus.FILLED if OrderStatus(old) is OrderStatus.CANCELLED else old", "status"
+    ),
+    "rejected is cancelled": changed(
+        "Order", "OrderStatus.CANCELLED if OrderStatus(old) is OrderStatus.REJECTED else old", "status"
+    ),
+    "side of positions inverted": changed(
+        "Position",
+        "{PositionSide.LONG: PositionSide.SHORT, PositionSide.SHORT: PositionSide.LONG}[PositionSide(old)]",
+        "side",
+    ),
+    "entry left out": dropped("Position", "average_entry_price"),
+    "quantity and entry of positions swapped": swapped("Position", "quantity", "average_entry_price"),
+    "native symbol in orders": changed("Order", "old_native_symbol", "symbol"),
+    "native symbol in fills": changed("Trade", "old_native_symbol", "symbol"),
+    "native symbol in positions": changed("Position", "old_native_symbol", "symbol"),
+    "balance and equity swapped": swapped("Account", "balance", "equity"),
+    "margins swapped": swapped("Account", "margin_used", "margin_available"),
+    "equity left out": dropped("Account", "equity"),
+    "reason of a refusal left out": dropped("Order", "reject_reason"),
+    "order type inverted": changed(
+        "Order", "OrderType.MARKET if OrderType(old) is OrderType.LIMIT else OrderType.LIMIT", "order_type"
+    ),
+    "order named as its client does": changed("Order", "old_client_order_id or old", "id"),
+    "position named by its order": changed("Position", "old_symbol", "id"),
+    "lists not complete": replaced(_of_complete),
+    "reconciles nothing": _reconciles_nothing,
+    "account not acknowledged": replaced(_of_ack),
+}
+
+
+def account_mutants(adapter: type[Adapter]) -> Iterator[Mutant]:
+    """Yield a broker's adapter with each of the mistakes about its account."""
+    yield from mutants(adapter, edits=ACCOUNT_EDITS)
+
+
+def mutants(adapter: type[Adapter], *kinds: str, edits: Mapping[str, Edit] = EDITS) -> Iterator[Mutant]:
     """Yield an adapter with each of the mistakes (all) that its module has a place for, each made at the first one."""
     module = sys.modules[adapter.__module__]
     path = str(module.__file__)
     tree = ast.parse(Path(path).read_text("utf-8"))
-    for kind, edit in EDITS.items():
+    for kind, edit in edits.items():
         if kinds and kind not in kinds:
             continue
         edited = deepcopy(tree)
         if any(edit(node) for node in _in_order(edited)):
             made = ModuleType(module.__name__)
-            made.__dict__.update({"__file__": path, **{name: _unit(name) for name in UNITS}})
+            words = {each.__name__: each for each in (OrderStatus, OrderType, PositionSide, Side)}
+            made.__dict__.update({"__file__": path, **words, **{name: _unit(name) for name in UNITS}})
             exec(compile(ast.fix_missing_locations(edited), path, "exec"), made.__dict__)
             yield Mutant(kind, getattr(made, adapter.__name__))
 
