@@ -63,6 +63,7 @@ log = structlog.get_logger()
 
 #: Seconds for subscribers to receive their close frame, and for the unsubscribe messages to providers.
 GOODBYE = 2.0
+NO_SUBSCRIBERS = "this relay holds the sessions with providers and serves no subscribers (cluster.role)"
 _MANY_DESCRIPTORS = 1 << 20
 #: Seconds for which the account of a command that a restart left unknown is subscribed to without a subscriber.
 LOOK = 60.0
@@ -172,6 +173,7 @@ class Relay:
             behind_proxy=settings.server.behind_proxy,
             coalesce=settings.outbox.coalesce,
             on_closed=self.hub.budgets.count_closed,
+            refusal=NO_SUBSCRIBERS if settings.cluster is not None and settings.cluster.role == "owner" else "",
         )
         self._stopped = trio.Event()
         self._loop_delay = Histogram()
@@ -422,6 +424,9 @@ class Relay:
         log.info("shutting down", subscribers=self.hub.connections)
         front.stop()
         self._command_service.close()
+        if self._cluster is not None:
+            await self._cluster.hand_over()
+            await self._edge.send_away(self._cluster.settings.waves)
         self.hub.shutdown(trio.current_time())
         if self._cluster is not None:
             await self._cluster.leave()
@@ -487,6 +492,7 @@ class Relay:
                 loop_delay=self._loop_delay,
                 command_durations=self._registry.durations,
                 store_durations=self._store.durations,
+                round_trips=None if self._cluster is None else self._cluster.node.redis.round_trips,
                 slow=self._edge.slow,
                 closed_slow=self._edge.closed_slow,
                 plugins=self._plugin_names,

@@ -254,11 +254,15 @@ class Clustered:
         """Begin an app of the hub."""
         return self.apps.all.new_app(app, shared)
 
+    async def hand_over(self) -> None:
+        """Give the providers to other nodes; subscribers here are served on, from their logs."""
+        await self.node.hand_over()
+
     async def leave(self) -> None:
-        """Hand everything over: subscribers are gone already."""
+        """Tell the others that this node ends: its subscribers are gone already."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.apps.leave)
-            nursery.start_soon(self.node.hand_over)
+            nursery.start_soon(self.node.leave)
 
     def want(self, stream: Stream, by: Asker) -> list[str]:
         """Subscribe to a stream for its first subscriber here. Return the names of the providers that are asked."""

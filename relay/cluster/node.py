@@ -110,6 +110,8 @@ class ProviderNode:
     owner: str = ""
     """The node that owns the provider, as far as is known."""
     suspected: str = ""
+    loads: int = 0
+    """Times that the present state was loaded: at the start, and where this node had missed batches."""
     _rows: list[_Change] = field(factory=list, init=False)
     _sending: list[_Change] = field(factory=list, init=False)
     _news: trio.Event = field(factory=trio.Event, init=False)
@@ -250,9 +252,9 @@ class ProviderNode:
                     await self._write()
             finally:
                 self._scope, self._begun = None, False
-                if self.lease.token:
-                    # Its time has run out. A lease that nobody uses must not be renewed: nobody else could lead.
+                if self.lease.lapsed(trio.current_time()):
                     self.log("not the owner any more", provider=self.name, reason="its lease has run out")
+                if self.lease.token:  # one that nobody uses must not be renewed: nobody else could lead
                     self.lease.lost(trio.current_time())
                 self.replica.resign()
                 rows, self._rows, self._sending = [*self._sending, *self._rows], [], []
@@ -390,6 +392,7 @@ class ProviderNode:
                         self.replica.feed(name, decode(raw))
         self.part.adopt(found.epoch, found.topics, rows)
         self.loaded = True
+        self.loads += 1
         self.try_to_write()
 
     def see(self, owner: str, now: float) -> None:
@@ -411,7 +414,9 @@ class ProviderNode:
         """Return its part of the status page."""
         waiting = {f"{name}_waiting": len(writer) for name, writer in self.replica.writers.items()}
         positions = {name: list(reader.position) for name, reader in self.replica.readers.items()}
-        return {"provider": self.name, "owner": self.owner, "owns": self.owns, "fence": self.lease.fence, **waiting,
+        left = max(0.0, self.lease.until - trio.current_time())
+        return {"provider": self.name, "owner": self.owner, "owns": self.owns, "fence": self.lease.fence,
+                "lease_left": round(left, 3), "loads": self.loads, **waiting,
                 "positions": positions, "suspected": self.suspected}  # fmt: skip
 
 
@@ -498,10 +503,13 @@ class ClusterNode:
             task_status.started()
 
     async def hand_over(self) -> None:
-        """Give all providers to other nodes, and tell that this one ends."""
+        """Give all providers to other nodes, and go on as one that only follows."""
         async with trio.open_nursery() as nursery:
             for each in self.providers.values():
                 nursery.start_soon(each.hand_over)
+
+    async def leave(self) -> None:
+        """Tell that this node ends."""
         try:
             await self.redis.leave()
         except StoreError as error:

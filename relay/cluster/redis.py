@@ -20,6 +20,7 @@ what nodes have read. For the length of a lease after it was started or emptied 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 from operator import methodcaller
 from typing import Any
 
@@ -29,11 +30,14 @@ from attrs import frozen
 from relay.cluster.lease import TTL
 from relay.cluster.log import START, LogBatch, LogPosition, encode
 from relay.cluster.replica import LOGS, LeaseGrant, LogName
+from relay.histogram import Histogram
 from relay.store.interface import Row, StoreError
 
 PREFIX = "tickrelay:"
 #: Seconds that a request may take.
 WITHIN = 1.0
+#: Seconds between two times that all connections are made anew because of a request without an answer: Redis may be slow.
+DROPS = 5.0
 #: Batches that are kept of a log, about.
 KEPT: Mapping[LogName, int] = {"market": 10_000, "durable": 20_000}
 #: Batches that are read at once, and milliseconds that a read waits for one.
@@ -168,6 +172,9 @@ class RedisCluster:
         self.ttl = ttl
         self._maxlen = coredis.tokens.PureToken.MAXLEN
         self._hashes: dict[str, str] = {}
+        self._drop_at = -inf
+        self.round_trips = Histogram()
+        """Seconds from a request that does not wait for news to its answer."""
         self.failure = "not connected yet"
         """The reason that Redis cannot be used now; empty while it can."""
 
@@ -186,17 +193,22 @@ class RedisCluster:
 
     async def ask(self, request: Callable[[Any], Any], within: float = WITHIN) -> Any:
         """Return the answer to ``request``, a function of the client that makes an awaitable."""
+        asked_at = trio.current_time()
         try:
             with trio.fail_after(within):
                 answer = await request(self._client)
         except trio.TooSlowError:
             self.failure = f"Redis has not answered for {within:g} s"
             # A connection that is cut off silently keeps its requests until TCP gives up: a quarter of an hour.
-            self._client.connection_pool.disconnect()
+            if trio.current_time() >= self._drop_at:
+                self._drop_at = trio.current_time() + DROPS
+                self._client.connection_pool.disconnect()
         except Exception as error:  # noqa: BLE001 - coredis raises its own, anyio's, trio's and groups of them
             self.failure = f"Redis: {_reason(error)}"
         else:
             self.failure = ""
+            if within == WITHIN:
+                self.round_trips.observe(trio.current_time() - asked_at)
             return answer
         raise StoreError(self.failure)
 

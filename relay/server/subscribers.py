@@ -58,6 +58,8 @@ log = structlog.get_logger()
 
 _PENDING = "server.subscribers.pending_bytes"
 SHUTDOWN_CODE = 4200
+#: Seconds between two parts of the subscribers that are sent away.
+WAVE = 0.1
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
 
 
@@ -157,6 +159,7 @@ class SubscriberServer:
         behind_proxy: bool = False,
         coalesce: float = 0.0,
         on_closed: Callable[[str], object] = lambda limit: None,
+        refusal: str = "",
     ) -> None:
         """Create the server.
 
@@ -164,10 +167,12 @@ class SubscriberServer:
             behind_proxy: trust X-Forwarded-Proto, because only our own proxy reaches this port.
             coalesce: seconds for which market data wait for more; see `relay.hub.outbox.OutboxLimits`.
             on_closed: called with the name of the limit for which a connection was closed.
+            refusal: why nobody is served here; every upgrade is answered with 503.
         """
         self._connect = connect
         self._behind_proxy = behind_proxy
         self._on_closed = on_closed
+        self._refusal = refusal
         self._limits = limits or SubscriberLimits()
         self._poller = Poller()
         self._batch_writer = BatchWriter(self._unfinished, coalesce)
@@ -217,6 +222,17 @@ class SubscriberServer:
                 self._end(connection, abort=True)
             self._batch_writer.close()
 
+    async def send_away(self, seconds: float) -> None:
+        """Close all connections with 4200, a part of them every `WAVE` seconds for so long; new ones at once."""
+        self._stopping = True
+        leaving = list(self.connections)
+        waves = max(1, round(seconds / WAVE))
+        for wave in range(waves if leaving else 0):
+            for outbox in leaving[wave::waves]:
+                outbox.close(SHUTDOWN_CODE, "server is shutting down")
+            if wave + 1 < waves:
+                await trio.sleep(WAVE)
+
     async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 (a drain, not a call)
         """Close all connections with 4200, new ones too; drop those that are still open after `timeout` seconds."""
         self._stopping = True
@@ -238,6 +254,8 @@ class SubscriberServer:
         assert self._nursery is not None, "SubscriberServer.run is not running"
         extensions = accepted(request.headers) if self._limits.compression else b""
         try:
+            if self._refusal:
+                raise BadHandshake(503, self._refusal)
             answer = handshake_response(request.headers, extensions)
         except BadHandshake as refusal:
             self._nursery.start_soon(self._refuse, transport, refusal.response())

@@ -302,7 +302,7 @@ def resolve_store(check: Check, default: Path | None) -> Path | Cluster | None:
         return default
     if url.startswith(("redis://", "rediss://")):
         cluster = check.reading.value.cluster
-        return Cluster(url=url, node=cluster.node, role=cluster.role, lease=cluster.lease)
+        return Cluster(url=url, node=cluster.node, role=cluster.role, lease=cluster.lease, waves=cluster.waves)
     if url == "memory:":
         return None
     scheme, found, name = url.partition("sqlite:///")

@@ -268,10 +268,13 @@ class ClusterTable:
 
     node: str | None = field(default=None, validator=validators.optional(validators.matches_re("[A-Za-z0-9_.-]{1,64}")))
     """Name of this relay in the status of all; the host's name when absent."""
-    role: Literal["both", "edge"] = "both"
-    """`edge` never holds a session with a provider and only serves subscribers."""
+    role: Literal["both", "owner", "edge"] = "both"
+    """`owner` holds sessions with providers and answers HTTP, but serves no subscribers; `edge` never holds a session."""
     lease: float = field(default=3.0, validator=validators.ge(0.5))
     """Seconds after which another relay may take over a provider whose owner has vanished; the same for all relays."""
+    waves: float = field(default=1.0, validator=[validators.ge(0), validators.le(60)])
+    """Seconds over which a relay that stops sends its subscribers away (4200), one part after another, so that they do not
+    all come to the others at the same moment."""
 
 
 @frozen(kw_only=True)
@@ -327,8 +330,9 @@ class Cluster:
 
     url: str = field(repr=False)
     node: str | None = None
-    role: Literal["both", "edge"] = "both"
+    role: Literal["both", "owner", "edge"] = "both"
     lease: float = 3.0
+    waves: float = 1.0
 
 
 @frozen(kw_only=True)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SUBPROTOCOL = b"pusher-channels-protocol-7"
 """The official Swift client offers it, and RFC 6455 (4.1) lets a client fail when none that it offered comes back."""
-_REASONS = {400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 426: "Upgrade Required"}
+_REASONS = {400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 426: "Upgrade Required",
+            503: "Service Unavailable"}  # fmt: skip
 
 
 class BadHandshake(Exception):

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from relay.cli.status import cluster_lines
@@ -10,7 +11,7 @@ from relay.errors import OperatorError
 from relay_synthetic.simulator import SyntheticSimulator
 from support.cluster import cluster
 from support.redis_server import redis_server
-from support.running import running_relay
+from support.running import API_KEY, APP, running_relay
 
 QUOTES = "quote.synthetic.BTC-USD"
 
@@ -87,3 +88,58 @@ async def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pyt
     ):
         async with running_relay(store={"url": "redis://127.0.0.1:1/0"}):
             pass
+
+
+async def test_a_relay_that_stops_hands_over_first_and_sends_its_subscribers_away_in_waves(tmp_path: Path) -> None:
+    venue = SyntheticSimulator(rate=50)
+    async with venue.serve() as address, redis_server(tmp_path) as redis:
+        async with cluster(redis, {"synthetic": {"url": address.ws, "pinned": ["quote BTC/USD"]}}) as together:
+            first = await together.node("a")
+            await together.owner("synthetic", connected=False)
+            second = await together.node("b")
+            at = [first]
+            heards = [together.subscribe(lambda: at[0].port, QUOTES) for _ in range(5)]
+            for heard in heards:
+                await heard.hears(3, "quote")
+            told: list[int] = []
+            send_away = first.relay._edge.send_away
+
+            async def watched(seconds: float) -> None:
+                told.append(len(first.relay._edge.connections))
+                assert second.owns("synthetic") or not first.owns("synthetic"), (
+                    "handed over before anybody is sent away"
+                )
+                at[0] = second
+                await send_away(seconds)
+
+            first.relay._edge.send_away = watched  # type: ignore[method-assign]
+            await first.stop()
+            assert told == [5]
+            for heard in heards:
+                await heard.hears(5, "quote")
+                assert heard.holes() == []
+                assert [gap["reason"] for gap in heard.of("gap")] == ["failover"]
+                assert not heard.subscriber.notes["position_expired"]
+
+
+async def test_an_owner_serves_no_subscribers_and_its_metrics_tell_of_the_cluster(tmp_path: Path) -> None:
+    venue = SyntheticSimulator(rate=50)
+    async with venue.serve() as address, redis_server(tmp_path) as redis:
+        async with cluster(redis, {"synthetic": {"url": address.ws}}) as together:
+            owner = await together.node("a", role="owner")
+            edge = await together.node("e", role="edge")
+            heard = together.subscribe(lambda: edge.port, QUOTES)
+            await heard.hears(3, "quote")
+            assert owner.owns("synthetic")
+            upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+                       "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
+            async with httpx.AsyncClient(headers={"Authorization": f"Bearer {API_KEY}"}) as http:
+                refused = await http.get(f"http://127.0.0.1:{owner.port}/app/{APP['key']}?protocol=7", headers=upgrade)
+                assert refused.status_code == 503
+                assert "cluster.role" in refused.text
+                text = (await http.get(f"http://127.0.0.1:{owner.port}/metrics")).text
+            assert "tickrelay_cluster_nodes 2.0" in text
+            assert 'tickrelay_cluster_owner{provider="synthetic"} 1.0' in text
+            assert 'tickrelay_cluster_suspected{provider="synthetic"} 0.0' in text
+            assert 'tickrelay_cluster_fence{provider="synthetic"}' in text
+            assert "tickrelay_cluster_round_trip_seconds_bucket" in text

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from trio_websocket import open_websocket_url, wrap_client_stream
 
 from relay.demo import provider_table
+from relay.histogram import Histogram
 from relay.plugins import RelayApi, Service, hookimpl
 from relay.server.api.metrics import Measured
 from relay_helio.simulator import SIMULATED, HelioSimulator
@@ -93,10 +94,13 @@ async def metrics_of_a_relay(directory: Path) -> Labels:
 
 async def metrics_of_a_cluster() -> Labels:
     """Return the metrics of a relay whose store is a cluster's, and whose log is that of `tickrelay serve`."""
-    providers = [{"provider": "helio", "owns": True, "batch_waiting": 3}]
+    positions = {"market": [7, 12], "durable": [7, 2]}
+    about = {"fence": 7, "lease_left": 2.5, "loads": 1, "suspected": "", "positions": positions, "owner": "a-1"}
+    providers = [{"provider": "helio", "owns": True, "market_waiting": 3, **about}]
+    nodes = {"a-1": {"read": {"helio": [7, 14]}}}
     rig = Rig(
-        store=lambda: {"available": True, "waiting": 3, "cluster": {"providers": providers}},
-        measured=Measured(log_counts=lambda: {"lost": 0, "withheld": 0}),
+        store=lambda: {"available": True, "waiting": 3, "cluster": {"providers": providers, "nodes": nodes}},
+        measured=Measured(log_counts=lambda: {"lost": 0, "withheld": 0}, round_trips=Histogram()),
     )
     book = {"provider": "binance", "account": None, "state": "up", "reason": None, "counters": {"dropped": {"book": 1}}}
     rig.sessions = [book]

@@ -80,6 +80,8 @@ class Measured:
     """See `relay.trading.registry.CommandRegistry`."""
     store_durations: Histogram | None = None
     """See `relay.store.interface.Store`."""
+    round_trips: Histogram | None = None
+    """Of requests to Redis."""
     slow: Collection[Outbox] = ()
     """Outboxes of subscribers whose sockets do not take more now."""
     closed_slow: Mapping[str, int] = Factory(dict)
@@ -206,6 +208,31 @@ def _cluster_metrics(cluster: Mapping[str, Any]) -> Iterator[Metric]:
         for each in providers
     }
     yield _gauge("tickrelay_cluster_waiting", "Entries that wait to be written to Redis.", waiting, "provider")
+    yield _gauge("tickrelay_cluster_nodes", "Relays that live, as this one sees it.", {(): len(cluster["nodes"])})
+    fences = {(each["provider"],): float(each["fence"]) for each in providers if each["owns"]}
+    yield _gauge("tickrelay_cluster_fence", "Fence of the lease, which grows with each takeover.", fences, "provider")
+    left = {(each["provider"],): each["lease_left"] for each in providers if each["owns"]}
+    about = "Seconds until this relay must stop using the provider's sessions unless its lease is renewed."
+    yield _gauge("tickrelay_cluster_lease_left_seconds", about, left, "provider")
+    suspected = {(each["provider"],): float(bool(each["suspected"])) for each in providers}
+    about = "1 while this relay does not know whether the provider's data are fresh."
+    yield _gauge("tickrelay_cluster_suspected", about, suspected, "provider")
+    behind = {
+        (each["provider"],): float(lag) for each in providers if (lag := batches_behind(cluster, each)) is not None
+    }
+    yield _gauge("tickrelay_cluster_behind", "Batches of the log that this relay has not read.", behind, "provider")
+    loads = {(each["provider"],): float(each["loads"]) for each in providers}
+    about = "Times that a provider's present state was loaded: at the start, and where batches were missed."
+    yield _counter("tickrelay_cluster_loads", about, loads, "provider")
+
+
+def batches_behind(cluster: Mapping[str, Any], provider: Mapping[str, Any]) -> int | None:
+    """Return how far this node is behind a provider's owner, as far as that has told; None if it is of another owner."""
+    ahead = cluster["nodes"].get(provider["owner"], {}).get("read", {}).get(provider["provider"])
+    if ahead is None or ahead[0] != provider["positions"]["market"][0]:
+        return None
+    behind: int = ahead[1] - provider["positions"]["market"][1]
+    return max(0, behind)
 
 
 def _measured_metrics(measured: Measured) -> Iterator[Metric]:
@@ -218,6 +245,9 @@ def _measured_metrics(measured: Measured) -> Iterator[Metric]:
     about = "From taking a command to its reply."
     name = "tickrelay_command_duration_seconds"
     yield _histogram(name, about, measured.command_durations, "provider", "outcome")
+    if measured.round_trips is not None:
+        about = "From a request to Redis to its answer."
+        yield _histogram("tickrelay_cluster_round_trip_seconds", about, {(): measured.round_trips})
     if measured.store_durations is not None:
         about = "From giving a row to the store to its acknowledgement, which means that it is on disk."
         yield _histogram("tickrelay_store_write_seconds", about, {(): measured.store_durations})
