@@ -1,15 +1,16 @@
-"""Relays on one Redis: events across nodes, takeovers, and CPU per event of owner and edge beside a single relay.
+"""Relays on one Redis beside a single one: latencies across relays, CPU per event, deliveries per CPU second, takeovers.
 
-    python bench/cluster.py [--rate 1000] [--seconds 10] [--takeovers 3]
+    python bench/cluster.py [--seconds 8] [--takeovers 2] [--subscribers 300] [--json FILE]
 
-Everything runs on this machine: a synthetic venue and the subscribers in this process, a Redis, and each relay in a process of
-its own. A latency is from the owner's read of the provider's socket (`received_at`) to the subscriber's read of its own.
+Everything runs on this machine: a synthetic venue and the subscribers that measure in this process, a Redis, and each relay in
+a process of its own. A latency is from the owner's read of the provider's socket (`received_at`) to the subscriber's read of its
+own. The single relay, the owner and the edges have the same venue at the same time, so that what else the machine does is
+the same for all. It takes about three minutes.
 """
 
-import argparse
-import os
 import signal
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -25,10 +26,17 @@ import trio
 
 from relay.pusher.apps import App
 from relay.testing.subscriber import Subscriber
-from relay_synthetic.simulator import SyntheticSimulator
+from relay_synthetic.simulator import INSTRUMENTS, SyntheticSimulator
+from support.processes import Load, cpu_of
+from support.report import arguments, report
 
 QUOTES = "quote.synthetic.BTC-USD"
-TICK = os.sysconf("SC_CLK_TCK")
+#: Saves the time to read the machine's certificates with each question.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+#: Events a second that the venue is asked for: a quiet market, the target of the latency, and more than it can.
+RATES = (500.0, 5_000.0, 20_000.0)
+#: Events a second while deliveries are counted.
+FAN_OUT_RATE = 100.0
 CONFIGURATION = """
 allow_inline_secrets = true
 [server]
@@ -58,12 +66,6 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def cpu(pid: int) -> float:
-    """CPU seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
 class Relayed:
     """A relay in a process."""
 
@@ -75,12 +77,13 @@ class Relayed:
 
     async def status(self) -> Any:
         headers = {"Authorization": "Bearer bench-api-key-of-the-bench"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, verify=NO_TLS) as http:
             return (await http.get("/api/v2/status")).json()
 
     async def ready(self) -> None:
         with trio.fail_after(120):
             while True:
+                assert self.process.poll() is None, "a relay ended before it was ready"
                 try:
                     await self.status()
                 except httpx.HTTPError:
@@ -94,6 +97,23 @@ class Relayed:
     def end(self, how: int = signal.SIGKILL) -> None:
         self.process.send_signal(how)
         self.process.wait()
+
+
+class Venue(SyntheticSimulator):
+    """A venue that stands still until it is driven, and counts its events."""
+
+    def __init__(self) -> None:
+        super().__init__(rate=0, instruments=INSTRUMENTS[:1])
+        self.events = 0
+
+    async def drive(self, rate: float) -> None:
+        """Move the market so many times a second, as far as this process can."""
+        due = trio.current_time()
+        while True:
+            due = max(due + 1 / rate, trio.current_time() - 0.1)
+            await trio.sleep_until(due)
+            self.tick()
+            self.events += 1
 
 
 class Watch:
@@ -115,26 +135,71 @@ class Watch:
         ]
 
 
-async def flow(name: str, relays: Mapping[str, Relayed], watched: Relayed, seconds: float) -> None:
-    """Print events a second, latencies, and CPU of each relay."""
+def percentile(values: list[float], share: float) -> float | None:
+    """Milliseconds."""
+    return round(sorted(values)[int(len(values) * share)] * 1e3, 1) if values else None
+
+
+async def flow(venue: Venue, rate: float, relays: Mapping[str, Relayed], seconds: float) -> dict[str, Any]:
+    """Return events a second at a subscriber of the single relay and of the edge, latencies, and CPU of each relay per event."""
+    watches = {name: Watch(relays[name].port) for name in ("single", "edge")}
     async with trio.open_nursery() as nursery:
-        watch = Watch(watched.port)
-        nursery.start_soon(watch.subscriber.run)
-        await watch.subscriber.until(lambda: len(watch.events) > 100, 60)
-        watch.events.clear()
-        before = {role: cpu(relay.process.pid) for role, relay in relays.items()}
+        for watch in watches.values():
+            nursery.start_soon(watch.subscriber.run)
+        for watch in watches.values():
+            await watch.subscriber.until(lambda watch=watch: len(watch.events) > 50, 60)
+            watch.events.clear()
+        before = {name: cpu_of(relay.process.pid) for name, relay in relays.items()}
+        sent = venue.events
+        own, began = time.process_time(), time.monotonic()
         await trio.sleep(seconds)
-        count = len(watch.events)
-        used = {role: cpu(relay.process.pid) - before[role] for role, relay in relays.items()}
-        late = sorted(watch.latencies())
+        took = time.monotonic() - began
+        used = {name: cpu_of(relay.process.pid) - before[name] for name, relay in relays.items()}
+        own = time.process_time() - own
+        sent = venue.events - sent
+        counts = {name: sum(event["type"] == "quote" for _, event in watch.events) for name, watch in watches.items()}
+        late = {name: watch.latencies() for name, watch in watches.items()}
         nursery.cancel_scope.cancel()
-    each = ", ".join(f"{role} {1e6 * spent / max(count, 1):.0f} us/event" for role, spent in used.items())
-    p50, p99 = late[len(late) // 2] * 1e3, late[len(late) * 99 // 100] * 1e3
-    print(f"{name}: {count / seconds:.0f} events/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms; CPU {each}", flush=True)
+    row: dict[str, Any] = {"asked/s": round(rate), "venue: events/s": round(sent / took)}
+    for name in watches:
+        row |= {
+            f"{name}: events/s": round(counts[name] / took),
+            f"{name}: p50 ms": percentile(late[name], 0.5),
+            f"{name}: p99 ms": percentile(late[name], 0.99),
+        }  # fmt: skip
+    for name, spent in used.items():
+        row[f"{name}: CPU us/event"] = round(1e6 * spent / max(sent, 1), 1)
+    return {**row, "CPU of venue and subscribers": f"{own / took:.0%}"}
 
 
-async def takeovers(directory: Path, venue: str, store: str, times: int) -> None:
-    """Print the seconds from a signal to the owner to the next event at a subscriber of an edge."""
+def fan_out(relays: Mapping[str, Relayed], subscribers: int, seconds: float) -> list[dict[str, Any]]:
+    """Return deliveries per CPU second of the single relay with all subscribers, and of two edges with a half each."""
+    plans = {"single": [relays["single"]], "two edges": [relays["edge"], relays["edge2"]]}
+    rows = []
+    for name, serving in [*plans.items(), *plans.items()]:
+        loads = [Load(relay.port, "/app/bench-key?protocol=7", '{"event":"quote"') for relay in serving]
+        try:
+            for load in loads:
+                load.connect(subscribers // len(serving), QUOTES)
+                load.reset()
+            before = sum(cpu_of(relay.process.pid) for relay in serving)
+            for load in loads:
+                load.process.say(f"expect {1 << 40} {seconds:g}")
+            got = [load.got() for load in loads]
+            spent = sum(cpu_of(relay.process.pid) for relay in serving) - before
+        finally:
+            for load in loads:
+                load.end()
+        total = sum(each.total for each in got)
+        rows.append({"": name, "subscribers": subscribers, "deliveries": total,
+                     "per CPU second": round(total / max(spent, 1e-9))})  # fmt: skip
+    single, edges = (statistics.mean(row["per CPU second"] for row in rows if row[""] == name) for name in plans)
+    rows.append({"": "edges against the single relay", "per CPU second": f"{edges / single:.2f}x"})
+    return rows
+
+
+async def takeovers(directory: Path, venue: str, store: str, times: int) -> list[dict[str, Any]]:
+    """Return the seconds from a signal to the owner to the next event at a subscriber of an edge."""
     edge = Relayed(directory, "edge", venue, store, "edge")
     both = [Relayed(directory, f"takeover{number}", venue, store) for number in range(2)]
     found: dict[str, list[float]] = {"SIGTERM": [], "SIGKILL": [], "SIGSTOP": []}
@@ -164,42 +229,49 @@ async def takeovers(directory: Path, venue: str, store: str, times: int) -> None
     finally:
         for relay in (edge, *both):
             relay.end()
-    for how, seconds in found.items():
-        told = ", ".join(f"{each:.2f}" for each in sorted(seconds))
-        print(f"takeover after {how}: median {statistics.median(seconds):.2f} s ({told})", flush=True)
+    return [
+        {"takeover after": how, "median s": round(statistics.median(seconds), 2), "worst s": round(max(seconds), 2)}
+        for how, seconds in found.items()
+    ]
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=1000)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--takeovers", type=int, default=3)
-    asked = parser.parse_args()
+    asked = arguments(__doc__, seconds=8.0, takeovers=2, subscribers=300)
     directory = Path(tempfile.mkdtemp())
     port = free_port()
     options = ["--port", str(port), "--save", "", "--appendonly", "yes", "--dir", str(directory)]
     redis = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)  # noqa: ASYNC220
-    venue = SyntheticSimulator(rate=asked.rate)
+    store = f"redis://127.0.0.1:{port}"
+    flows, fans = [], []
     try:
-        async with venue.serve() as address:
-            single = Relayed(directory, "single", address.ws, "memory:")
-            await single.ready()
-            await flow("one relay", {"relay": single}, single, asked.seconds)
-            single.end()
-            store = f"redis://127.0.0.1:{port}/0"
-            owner = Relayed(directory, "owner", address.ws, store)
-            await owner.ready()
-            edge = Relayed(directory, "edge", address.ws, store, "edge")
-            await edge.ready()
-            await flow("owner and edge", {"owner": owner, "edge": edge}, edge, asked.seconds)
-            owner.end()
-            edge.end()
-        venue = SyntheticSimulator(rate=50)
-        async with venue.serve() as address:
-            await takeovers(directory, address.ws, f"redis://127.0.0.1:{port}/1", asked.takeovers)
+        for number, rate in enumerate((*RATES, FAN_OUT_RATE)):
+            venue = Venue()
+            async with venue.serve() as address, trio.open_nursery() as nursery:
+                relays = {"single": Relayed(directory, f"single{number}", address.ws, "memory:")}
+                try:
+                    for name, role in (("owner", "owner"), ("edge", "edge"), ("edge2", "edge")):
+                        if name != "edge2" or rate == FAN_OUT_RATE:
+                            relays[name] = Relayed(directory, f"{name}{number}", address.ws, f"{store}/{number}", role)
+                    for relay in relays.values():
+                        await relay.ready()
+                    nursery.start_soon(venue.drive, rate)
+                    if rate == FAN_OUT_RATE:
+                        fans = await trio.to_thread.run_sync(fan_out, relays, asked.subscribers, asked.seconds)
+                    else:
+                        flows.append(await flow(venue, rate, relays, asked.seconds))
+                finally:
+                    nursery.cancel_scope.cancel()
+                    for relay in relays.values():
+                        relay.end()
+        async with SyntheticSimulator(rate=50, instruments=INSTRUMENTS[:1]).serve() as address:
+            times = await takeovers(directory, address.ws, f"{store}/9", asked.takeovers)
     finally:
         redis.kill()
         redis.wait()
+    turned = [{"": key, **{f"{row['asked/s']} asked": row[key] for row in flows}} for key in list(flows[0])[1:]]
+    report(asked, "cluster: takeovers, seconds from the signal to the next event at another relay's subscriber", times)
+    report(asked, f"cluster: deliveries per CPU second, {FAN_OUT_RATE:g} events/s", fans)
+    report(asked, "cluster: events from upstream to a subscriber of another relay, beside a single relay", turned)
 
 
 if __name__ == "__main__":
