@@ -21,7 +21,7 @@ pytestmark = [
 #: Takeovers; TICKRELAY_FAILOVERS asks for more.
 FAILOVERS = int(os.environ.get("TICKRELAY_FAILOVERS", "6"))
 #: Takeovers of one cluster, before all that was told is judged.
-OF_ONE = 40
+OF_ONE = 20
 #: Seconds of a lease. A loaded machine that cannot renew a short one in time only has more takeovers.
 LEASE = float(os.environ.get("TICKRELAY_LEASE", "2"))
 WAYS = ("SIGKILL", "SIGTERM", "SIGKILL", "cut", "SIGTERM", "SIGSTOP")

@@ -183,7 +183,7 @@ class Trader:
 
     async def run(self) -> None:
         headers = {"Authorization": f"Bearer {API_KEY}"}
-        async with httpx.AsyncClient(headers=headers, timeout=30, verify=UNTRUSTING) as http:
+        async with httpx.AsyncClient(headers=headers, timeout=6, verify=UNTRUSTING) as http:
             number = 0
             while not self._stop:
                 number += 1
@@ -211,7 +211,7 @@ class Trader:
                     assert answer.status_code in (202, 503, 429), (id, answer.status_code, answer.text)
                     self.said = f"{answer.status_code} {answer.text}"
                     unknown += answer.status_code == 202 and not self.arrived(f"o-{id}")
-                    if unknown > 10:
+                    if unknown > 4:
                         self.outcomes[id] = "unknown"
                         return
             await trio.sleep(0.1)
