@@ -60,7 +60,8 @@ async def test_takeovers_lose_nothing_and_tell_nothing_twice(tmp_path: Path) -> 
                 for number in range(of_this):
                     await fail(cluster, next(ways), number)
                 done += of_this
-                await cluster.goes_on("edge", "wanders", trades=1)
+                await cluster.goes_on("edge", trades=1)
+                await cluster.watchers["wanders"].hears()
                 judge = await cluster.end("edge", "wanders")
                 print(f"{done} takeovers, {time.monotonic() - began:.0f} s; {judge.counts()}", flush=True)
                 assert judge.all() == []
