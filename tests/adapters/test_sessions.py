@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+import relay_alpaca.simulator
 import relay_crosstrade.simulator
 import relay_helio.simulator
 import relay_scaletrade.simulator
@@ -14,6 +15,7 @@ import relay_synthetic.simulator
 import relay_tektii.simulator
 from relay.testing import conformance
 from relay.testing.simulator import Simulator
+from relay_alpaca.adapter import Alpaca
 from relay_crosstrade.adapter import CrossTrade
 from relay_helio.adapter import Helio
 from relay_scaletrade.adapter import ScaleTrade
@@ -29,6 +31,26 @@ def moving(simulator: Callable[..., Simulator], **settings: Any) -> Callable[[],
     return partial(simulator, interval=EVERY, **settings)
 
 
+class OnCrypto(Alpaca):
+    """The socket of crypto alone, as the pool runs it beside the account's."""
+
+    session = Alpaca.session.socket("crypto")
+    socket = "crypto"
+    offers = tuple(attrs.evolve(each, socket="") for each in Alpaca.offers if each.kind in ("quote", "depth"))
+    commands = ()
+
+
+class CryptoSimulator(relay_alpaca.simulator.AlpacaSimulator):
+    ws_path = "/v1beta3/crypto/us"
+
+
+test_alpaca_crypto = conformance.sessions(
+    OnCrypto,
+    attrs.evolve(relay_alpaca.simulator.SIMULATED, pinned=("quote BTC/USD", "depth BTC/USD"), account=None),
+    # A connection that died in silence stands there until it is found dead, which takes longer than the table waits.
+    simulator=moving(CryptoSimulator, requests_per_minute=None, connections=50),
+    cannot={"refused subscription": "a symbol of any name is subscribed, and some bring nothing"},
+)
 test_crosstrade = conformance.sessions(
     CrossTrade,
     relay_crosstrade.simulator.SIMULATED,
