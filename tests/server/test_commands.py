@@ -346,7 +346,7 @@ async def test_an_apps_server_cannot_make_a_trader_of_anybody(desk: Desk, lines:
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ({"quantity": None}, "quantity: must be a decimal number, not null"),
+        ({"quantity": None}, "quantity: is missing; place_order needs it, or a notional"),
         ({"quantity": 0}, "quantity: must be above zero"),
         ({"quanity": 1}, "did you mean quantity?"),
         ({"account": "other"}, "account: this channel is private-account.one.main"),
