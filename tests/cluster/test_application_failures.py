@@ -31,7 +31,7 @@ async def pair(directory: Path, **app: Any) -> AsyncIterator[tuple[RedisServer, 
     """Two relays, the first of which reaches Redis by a cable."""
     apps = {"main": {**APP, "client_events": True, **app}}
     async with redis_server(directory) as redis, cable(redis.port) as line:
-        async with cluster(redis, {}, lease=2.0, apps=apps) as several:
+        async with cluster(redis, {}, lease=3.0, apps=apps) as several:
             first = await several.node("a", redis=f"redis://127.0.0.1:{line.port}/0")
             yield redis, line, first, await several.node("b")
 
@@ -142,7 +142,7 @@ async def test_after_a_redis_that_fails_members_are_there_and_nobody_was_said_to
         with trio.fail_after(60):
             while (await get(a, "/channels/presence-room", info="subscription_count"))["subscription_count"] != 2:
                 await trio.sleep(0.02)
-        await trio.sleep(3.5)  # the time for which nobody is said to have left
+        await trio.sleep(4.5)  # the time for which nobody is said to have left
         await until_published(a, "presence-room", "end")
         for client in (ada, bob):
             told = await heard_until(client, "end")

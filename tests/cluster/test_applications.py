@@ -23,7 +23,7 @@ APPS = {"main": {**APP, "client_events": True, "subscription_count": True}}
 @asynccontextmanager
 async def together(directory: Path, names: str = "ab", **app: Any) -> AsyncIterator[tuple[Cluster, list[Node]]]:
     apps = {"main": {**APPS["main"], **app}}
-    async with redis_server(directory) as redis, cluster(redis, {}, lease=2.0, apps=apps) as several:
+    async with redis_server(directory) as redis, cluster(redis, {}, lease=5.0, apps=apps) as several:
         yield several, [await several.node(name) for name in names]
 
 
@@ -227,7 +227,7 @@ async def hooked(directory: Path, names: str = "ab") -> AsyncIterator[tuple[Clus
         endpoint = {"app": APP["id"], "url": f"http://127.0.0.1:{server.port}/webhooks", "batch_wait": 0}
         webhooks = {"leave_delay": 0.2, "endpoints": {"server": endpoint}}
         tables = {"apps": APPS, "plugins": {"webhooks": webhooks}}
-        async with redis_server(directory) as redis, cluster(redis, {}, lease=1.5, **tables) as several:
+        async with redis_server(directory) as redis, cluster(redis, {}, lease=3.0, **tables) as several:
             yield several, [await several.node(name) for name in names], Told(server)
 
 
