@@ -236,6 +236,24 @@ def held(broker: HelioSimulator) -> tuple[Mapping[str, tuple[str, Decimal]], set
     return positions, {order.id for order in account.open_orders()}
 
 
+def mistaken(stage: Stage) -> Iterator[str]:
+    """Return in which orders and positions views of the account differ from the simulator's, with how many have them so."""
+    positions, orders = held(stage.broker)
+    told = Counter[str]()
+    for subscriber in stage.subscribers:
+        seen, open_orders = holdings(subscriber.views[ACCOUNT])
+        for id in sorted(seen.keys() | positions.keys()):
+            if seen.get(id) != positions.get(id):
+                told[f"position {id}: {_shown(seen.get(id))}, not {_shown(positions.get(id))}"] += 1
+        told.update(f"order {id}: open, not ended" for id in open_orders - orders)
+        told.update(f"order {id}: not open" for id in orders - open_orders)
+    return (f"{count} subscribers: {what}" for what, count in told.most_common(10))
+
+
+def _shown(position: tuple[str, Decimal] | None) -> str:
+    return "none" if position is None else " ".join(map(str, position))
+
+
 def refused(stage: Stage) -> Iterator[str]:
     """Return the subscriptions that the relay refused: of these channels nothing would be tested."""
     reasons = Counter(reason for subscriber in stage.subscribers for reason in subscriber.refused.values())
@@ -409,6 +427,7 @@ async def soak(subscribers: int, seconds: float, seed: int, store: str) -> tuple
         failures = [
             *refused(stage),
             *(f"{subscribers} subscribers are wrong about {channel}" for channel, subscribers in left.items()),
+            *(mistaken(stage) if ACCOUNT in left else ()),
             *sums(status),
             *problems[:20],
             *([f"the relay grew by {growth:.2f} MB a minute, more than {FLAT:g}"] if growth > FLAT else []),

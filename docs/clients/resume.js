@@ -7,7 +7,7 @@
 //
 // Call it directly after `new Pusher`. pusher-js subscribes again by itself after a reconnect. This script adds to each
 // subscription the position of the last event seen on the channel ({epoch, seq}). The relay then sends the missed events, in
-// order and before any new one.
+// order and before any new one. A message that is no JSON ends the connection, because an event may be lost with it.
 //
 // `failed` is called if the relay cannot send them, because it was restarted (epoch_changed) or no longer stores the events
 // (position_expired). Load the state again then. `rewind`, a number or a function of the channel's name, asks for that many past
@@ -31,7 +31,15 @@ function tickrelayResume(pusher, { failed = () => {}, rewind = 0 } = {}) {
   // pusher-js passes on only the data of a message, without the members beside them. So this reads the raw messages. It reads each
   // one after pusher-js has passed it on, because a position is the last event that the page has seen.
   function observe({ data: text }) {
-    const { event, channel, data, seq } = JSON.parse(text);
+    let message;
+    try {
+      message = JSON.parse(text);
+    } catch {
+      // Damaged on the way: the next event's number would hide that one is missing. pusher-js connects again within a second.
+      pusher.connection.connection.close();
+      return;
+    }
+    const { event, channel, data, seq } = message;
     if (!channel || event.startsWith("client-")) return;
     const key = owner(channel);
     if (/^(pusher_internal:subscription_|tickrelay:(resume_|position))/.test(event)) {

@@ -3,8 +3,11 @@
 The first message must be `pusher:connection_established` (or a `pusher:error` before a close); until it comes nothing may
 be sent but it may be waited for `handshake_timeout` seconds. Anything received proves that the server is alive; after the
 shorter of the two activity timeouts of silence the server is asked with `pusher:ping`, and `pong_timeout` seconds later
-the connection is given up. What cannot be understood is handed out as `Malformed` and changes nothing: a server may know
-more of the protocol than this client does.
+the connection is given up. JSON that cannot be understood is handed out as `Malformed` and changes nothing: a server may
+know more of the protocol than this client does.
+
+A message that is no JSON was damaged on the way. It may have been an event that nothing says again, as the end of an order,
+and numbers may jump, so the next event's number would hide it. The connection is given up: a client that resumes gets it.
 
 The verbs `subscribe`, `unsubscribe`, `sign_in`, `trigger` and `ping` return the text to send. Authorizing a channel is the
 caller's: `auth` and `channel_data` come from the app's server once the socket id is known.
@@ -20,7 +23,15 @@ import msgspec
 from attrs import frozen
 
 from . import messages
-from .messages import CloseConnection, PresenceMember, ProtocolError, PusherCloseCode, ResumePosition, SendMessage
+from .messages import (
+    CloseConnection,
+    NotJson,
+    PresenceMember,
+    ProtocolError,
+    PusherCloseCode,
+    ResumePosition,
+    SendMessage,
+)
 
 __all__ = [
     "CacheMiss",
@@ -44,6 +55,10 @@ __all__ = [
     "WatchlistEvents",
     "reconnect_action",
 ]
+
+
+_INVALID_DATA = 1007
+"""RFC 6455, 7.4.1: the close code for data that are not what the type of the message says."""
 
 
 # --- signals ---------------------------------------------------------------------------------------------
@@ -337,6 +352,9 @@ class ClientConnection:
             handler = _HANDLERS.get(frame.event)
             if handler is not None:
                 return handler(self, frame)
+        except NotJson as exc:
+            self.closed = True
+            return [Malformed(text, exc.message), CloseConnection(_INVALID_DATA, exc.message)]
         except ProtocolError as exc:
             return [Malformed(text, exc.message)]
         return [ChannelMessage(frame.channel, frame.event, frame.data, frame.user_id, frame.id, frame.seq)]

@@ -71,6 +71,10 @@ class ProtocolError(Exception):
         self.status = status
 
 
+class NotJson(ProtocolError):
+    """A message, or the data of one of the protocol's own, that is no JSON: it was damaged on the way."""
+
+
 # --- actions ---------------------------------------------------------------------------------------------------------
 
 
@@ -409,7 +413,7 @@ def read(text: str) -> Frame:
     except msgspec.ValidationError as exc:
         raise ProtocolError(f"message is not understood: {exc}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise ProtocolError(f"message is not JSON: {json_fault(text, exc)}") from None
+        raise NotJson(f"message is not JSON: {json_fault(text, exc)}") from None
     user_id, id, seq = envelope.user_id, envelope.id, envelope.seq
     return Frame(
         event=envelope.event,
@@ -436,7 +440,7 @@ def read_as(decode: Callable[[str], Data], text: str | None, what: str) -> Data:
     except msgspec.ValidationError as exc:
         raise ProtocolError(f"{what} is not understood: {exc}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise ProtocolError(f"{what} is not JSON: {json_fault(text or '', exc)}") from None
+        raise NotJson(f"{what} is not JSON: {json_fault(text or '', exc)}") from None
 
 
 _half_pair = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})").search

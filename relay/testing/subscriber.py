@@ -1,10 +1,10 @@
 """A subscriber for tests and soaks: connect, subscribe, check every channel, and reconnect after a loss.
 
-`Subscriber` follows the rules for a good client: it backs off if the close code asks for it, resumes after its last event
-and subscribes to a book again after losing a delta. `ChannelView` folds the events of one channel into the subscriber's
-state. Its rules: event ids never go back, except that a new subscription first receives the current state under the original
-ids; no delta before its snapshot, nor after a gap; no fill twice. `ChannelView.problems` collects violations as text, so
-that a test reports them at its end.
+`Subscriber` follows the rules for a good client: it backs off if the close code asks for it, resumes after its last event,
+also behind a message that was damaged, and subscribes to a book again after losing a delta. `ChannelView` folds the events
+of one channel into the subscriber's state. Its rules: event ids never go back, except that a new subscription first receives
+the current state under the original ids; no delta before its snapshot, nor after a gap; no fill twice.
+`ChannelView.problems` collects violations as text, so that a test reports them at its end.
 """
 
 from collections import Counter
@@ -22,6 +22,7 @@ from relay.pusher.client import (
     ChannelMessage,
     ClientConnection,
     Established,
+    Malformed,
     PositionReached,
     ResumeFailed,
     Subscribed,
@@ -272,6 +273,8 @@ class Subscriber:
                 self.views[channel].joined(position, resumed=False)
             case PositionReached(channel, position):
                 self.views[channel].position = position
+            case Malformed():
+                self.notes["damaged" if machine.closed else "not understood"] += 1
             case SubscriptionError(channel, type_, error):
                 self.refused[channel] = f"{type_}: {error}"
             case ChannelMessage(str(channel), _, str(data)) if channel in self.views:

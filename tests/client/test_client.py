@@ -20,6 +20,7 @@ from relay.client import (
 )
 from relay.model.enums import Outcome
 from relay.model.events import Depth, Event, Quote, Staleness
+from relay.testing.faults import Corrupt, FaultProxy
 from support.shared_relay import KEYS, SharedRelay, shared_relay
 
 QUOTE = "quote.synthetic.BTC-USD"
@@ -81,6 +82,27 @@ def test_a_lost_connection_is_resumed_without_a_hole(relay: SharedRelay, backend
 
     run(backend, scenario)
     assert [each.what for each in notices].count("resumed") == 1
+
+
+def test_an_event_that_was_damaged_on_the_way_is_resumed(relay: SharedRelay) -> None:
+    notices: list[Notice] = []
+
+    async def scenario() -> None:
+        async with (
+            FaultProxy(relay.port).serve() as line,
+            Client(f"http://127.0.0.1:{line.port}", api_key=KEYS["main"]["key"], on_notice=notices.append) as it,
+            it.subscribe(QUOTE) as updates,
+        ):
+            found = await take(updates, 3)
+            line.inject(Corrupt("text"))
+            while "resumed" not in [each.what for each in notices]:
+                found += await take(updates, 1)
+            found += await take(updates, 3)
+        numbers = [each.seq for each in found]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # type: ignore[operator, arg-type]
+        assert {each.missed for each in found} == {None}
+
+    run("trio", scenario)
 
 
 def test_what_cannot_be_resumed_is_told_with_the_next_update(relay: SharedRelay) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import trio
 
 from relay.model.events import Quote, Stamp
+from relay.testing.faults import Corrupt, FaultProxy
 from support.cable import Cable
 from support.client import Client
 from support.harness import Stage, stage
@@ -80,6 +81,23 @@ async def test_a_line_cut_between_any_two_events_loses_none() -> None:
             await reconnected(client, line, times=cuts)
         await client.event("room", "greeting", skip=599)
         assert [data["number"] for data in client.events("room", "greeting")] == list(range(600))
+
+
+async def test_an_event_that_was_damaged_on_the_way_is_resumed() -> None:
+    async with trio.open_nursery() as nursery:
+        async with stage() as s:
+            line = FaultProxy(s.port)
+            await nursery.start(line.run)
+            client = await s.connected("pusher-js", port=line.port, resume={})
+            await client.subscribe("room")
+            for number in range(6):
+                if number == 2:
+                    line.inject(Corrupt("text"))
+                s.publish("room", {"number": number})
+            await client.event("room", "greeting", skip=5)
+            assert [data["number"] for data in client.events("room", "greeting")] == list(range(6))
+            assert failures(client) == []
+        nursery.cancel_scope.cancel()
 
 
 async def test_events_of_a_stream_have_their_number_inside() -> None:

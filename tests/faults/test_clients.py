@@ -14,6 +14,7 @@ LINE = {
     "reset": Reset(),
     "stalled": Stall(),
     "half open": HalfOpen(),
+    "not JSON": Corrupt("text"),
     "not UTF-8": Corrupt("utf8"),
     "not RFC 6455": Corrupt("frame"),
 }
@@ -56,16 +57,6 @@ async def test_a_subscriber_s_line_that_breaks(fault):
         for view in r.subscriber.views.values():
             assert (view.skipped, view.lost) == (0, 0)  # what was missed was given when it resumed
         assert r.states() in ([], [("CONNECTED", "")])  # the provider's session knows nothing of it
-
-
-async def test_a_book_whose_delta_was_garbled_on_the_way_is_asked_for_anew():
-    async with rig("synthetic", every=0.02) as r:
-        while not r.subscriber.notes["torn"]:
-            r.downstream.inject(Corrupt("text"))
-            await r.flowing(since=len(r.heard))
-        await agrees(r)
-        assert r.problems() == []
-        assert r.subscriber.connections == 1
 
 
 async def test_a_slow_subscriber_gets_what_its_policies_say_and_ends_up_right():

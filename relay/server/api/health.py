@@ -196,7 +196,9 @@ class Status:
         """Answer GET /api/v2/status, the data of the dashboard; of streams and channels those of a `Page`."""
         page = Page.of(request)
         key = self.charged(request)
-        app, sessions = self._find_app(self._settings.app_id), list(self._sessions())
+        # Both at one moment, so that their numbers of published events are of the same events.
+        sessions, totals = list(self._sessions()), self._hub.totals()
+        app = self._find_app(self._settings.app_id)
         entries = list(self._catalog())
         quotes = await self._slices.map(encoded, _quotes(entries if key is None else readable(entries, key)))
         return json_answer(
@@ -209,7 +211,7 @@ class Status:
                 "commands": self._commands(),
                 "sessions": [as_seen_by(session, key) for session in sessions],
                 "quotes": quotes,
-                "hub": await self._hub_as_seen_by(key, page),
+                "hub": {**totals, **await self._hub_as_seen_by(key, page)},
             }
         )
 
@@ -230,7 +232,7 @@ class Status:
             count = len(channels)
             about = {"channels": count if key is None else dict(named), "other_channels": count - len(may_know)}
             apps[id] = {**self._hub.app_totals(id), **about}
-        return {**self._hub.totals(), "apps": apps, "streams": streams, "total_streams": len(known)}
+        return {"apps": apps, "streams": streams, "total_streams": len(known)}
 
     def _gives_demo_key(self, request: Request) -> bool:
         """Return True for the demo's dashboard; a page of another origin does not get the key that trades."""
