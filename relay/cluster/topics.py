@@ -18,7 +18,7 @@ from relay.hub.encoding import HistoryEntry, PublishedEvent, decode_data
 from relay.hub.hub import Hub
 from relay.hub.log import STATES, TopicLog, parse_key
 from relay.hub.outbox import Policy
-from relay.hub.topic import LastValue, TopicState
+from relay.hub.topic import LastValue
 from relay.model.channels import Stream
 from relay.model.enums import StalenessEvent
 from relay.model.events import Staleness, Stamp
@@ -53,12 +53,21 @@ class ReplicatedLog(TopicLog):
         """Numbers of events that are told when they are in the log, and the functions to call then."""
         self._topics = topics
         self.start = topics.numbers.get(key, (topics.epoch, 0))
+        self.stale = topics.suspicion(key)
         self.append = partial(topics.append, key, name="market")
 
     def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
         """Append an event that is delivered when it is in the log."""
         self.waiting.append((event.seq, then))
         self._topics.append(self.key, event, "durable")
+
+    def freshness(self, kind: str, stale: PublishedEvent | None) -> PublishedEvent | None:
+        """Return the event that tells a resuming subscriber whether the data of a topic of this kind are fresh.
+
+        A node that cannot read the log tells its subscribers STALE under no number of their own. Who leaves it then is at
+        no event from which another node could know that.
+        """
+        return None if kind == "status" else self._topics.freshness(self.key, stale)
 
 
 class ProviderTopics:
@@ -92,7 +101,10 @@ class ProviderTopics:
         """Epoch and last number of each topic that has had an event: a topic may be forgotten, its numbers may not."""
         self._changed: set[str] = set()
         self._values: dict[str, LogEntry] = {}
-        self._suspected: dict[TopicState, LastValue | None] = {}
+        self._reason = ""
+        """Why nobody knows whether the data are fresh; empty while somebody does."""
+        self._suspicions: dict[str, LastValue | None] = {}
+        """By the id of each STALE that this node alone told: the warning that was there before."""
 
     def attach(self, hub: Hub) -> None:
         """Take the hub, which begins the logs of its pinned topics while it is made."""
@@ -217,29 +229,55 @@ class ProviderTopics:
                 topic.restore_state(state_name, raw, now)
 
     def suspect(self, reason: str) -> None:
-        """Tell this node's subscribers that nobody knows whether the data are fresh; empty: that they are as told before."""
-        now, at = self._clock(), self._at()
-        if reason:
-            for topic in self._hub.topics_of(self.provider):
-                if topic.kind != "status" and (topic.seq or topic.channels):
-                    self._suspected.setdefault(topic, topic.stale.get(""))
-                    topic.qualify(self._staleness(topic, StalenessEvent.STALE, reason, at), now)
-            return
-        for topic, before in self._suspected.items():
-            if before is not None:
-                topic.qualify(before.published, now)
-            else:
-                topic.qualify(self._staleness(topic, StalenessEvent.FRESH, None, at), now)
-        self._suspected.clear()
+        """Tell this node's subscribers that nobody knows whether the data are fresh; empty: that they are as told before.
 
-    def _staleness(self, topic: TopicState, event: StalenessEvent, reason: str | None, at: str) -> PublishedEvent:
-        stream = topic.stream
-        assert stream is not None
-        symbols = () if stream.topic.symbol is None else (stream.topic.symbol,)
+        What the log has said of a topic since then stands.
+        """
+        now = self._clock()
+        self._reason = reason
+        for topic in self._hub.topics_of(self.provider):
+            if topic.kind == "status" or not (topic.seq or topic.channels or topic.stale):
+                continue
+            assert topic.stream is not None
+            stale = topic.stale.get("")
+            is_own = stale is not None and stale.published.id in self._suspicions
+            before = self._suspicions[stale.published.id] if stale is not None and is_own else stale
+            if reason:
+                told = self._staleness(topic.stream, StalenessEvent.STALE, reason)
+                self._suspicions[told.id] = before
+                self._hub.qualify(topic, told, now)
+            elif is_own:
+                self._hub.qualify(topic, self._now(topic.stream, None if before is None else before.published), now)
+        if not reason:
+            self._suspicions.clear()
+
+    def suspicion(self, key: str) -> PublishedEvent | None:
+        """Return the STALE with which a topic begins while nobody knows whether the data are fresh."""
+        stream = _stream(key)
+        if not self._reason or not isinstance(stream, Stream) or stream.topic.kind == "status":
+            return None
+        told = self._staleness(stream, StalenessEvent.STALE, self._reason)
+        self._suspicions[told.id] = None
+        return told
+
+    def freshness(self, key: str, stale: PublishedEvent | None) -> PublishedEvent:
+        """Return a new event that tells whether a topic is fresh; ``stale`` is the warning while it is not."""
+        stream = _stream(key)
+        assert isinstance(stream, Stream)
+        return self._now(stream, stale)
+
+    def _now(self, stream: Stream, stale: PublishedEvent | None) -> PublishedEvent:
+        if stale is None:
+            return self._staleness(stream, StalenessEvent.FRESH, None)
+        return PublishedEvent(stale.event, stale.stamp, self._epochs())
+
+    def _staleness(self, stream: Stream, event: StalenessEvent, reason: str | None) -> PublishedEvent:
+        topic = stream.topic
+        symbols = () if topic.symbol is None else (topic.symbol,)
         told = Staleness(
-            event=event, of=topic.kind, symbols=symbols, timeframe=stream.topic.timeframe, reason=reason, session=True
+            event=event, of=topic.kind, symbols=symbols, timeframe=topic.timeframe, reason=reason, session=True
         )
-        stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=at)
+        stamp = Stamp(provider=stream.provider, account=topic.account, received_at=self._at())
         return PublishedEvent(told, stamp, self._epochs())
 
 

@@ -83,8 +83,9 @@ def catch_up(
 ) -> CatchUp:
     """Return what a new subscriber is sent before the live events.
 
-    1. Resume: the events it missed, then `tickrelay:resume_succeeded`, and nothing else. When they are lost,
-       `tickrelay:resume_failed`, and on as if it had not asked.
+    1. Resume: the events it missed, then `tickrelay:resume_succeeded`, and nothing else; but in a cluster whether the data
+       are fresh now: what another node, or this one, told of that had no number, and may be true no more. When they are
+       lost, `tickrelay:resume_failed`, and on as if it had not asked.
     2. A depth channel: the book as one snapshot (each provider's, on a merged channel). Without a book the subscriber waits
        for the next snapshot. A rewind of depth is the book too.
     3. Rewind: the last events, oldest first. On an account's stream without a rewind: its current state, that is balance,
@@ -111,6 +112,8 @@ def catch_up(
         else:
             parts.add(missed)
             parts.say(messages.resume_succeeded(name, topic.history.position, len(missed)))
+            if (freshness := topic.freshness(now)) is not None:
+                parts.add((freshness,))
             return result
     result.encoded = topic.kind != "depth" and (request.rewind is not None or topic.kind != "account")
     newest = _add_state(state, request, books, ids, ttl, now)

@@ -113,7 +113,7 @@ def conflation_key(event: Event) -> str:
         case Staleness():
             return "staleness of the data"
         case Position():
-            return f"position {event.account} {event.id}"
+            return f"position {event.id}"
         case Candle():
             return event.start
         case Reference():

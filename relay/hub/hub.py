@@ -25,7 +25,7 @@ from relay.hub.log import STATES, StoredLog, TopicLog, parse_key
 from relay.hub.outbox import CompressedOutbox, Outbox, OutboxLimits
 from relay.hub.streams import Known, NewLog, Streams, claims_stream
 from relay.hub.topic import Channel, TopicState
-from relay.model.channels import Asker, Stream, Topic
+from relay.model.channels import ALL, Asker, Stream, Topic
 from relay.model.enums import Refill
 from relay.model.events import Event, Gap, Stamp
 from relay.model.text import from_micros
@@ -276,6 +276,14 @@ class Hub:
         )
         stamp = Stamp(provider=stream.provider, account=stream.topic.account, received_at=at)
         return PublishedEvent(gap, stamp, self._ids())
+
+    def qualify(self, topic: TopicState, published: PublishedEvent, now: float) -> None:
+        """Tell this node's subscribers of a provider's topic, and of the one where it merges, whether the data are fresh."""
+        assert topic.stream is not None
+        topic.qualify(published, now)
+        merged = self._streams.find(Stream(ALL, topic.stream.topic))
+        if merged is not None:
+            merged.publish(published, now)
 
     def republish_book(self, stream: Stream, now: float) -> None:
         """Publish the whole book of a depth topic, for nodes that follow it from now on."""

@@ -8,7 +8,7 @@ has not answered, it begins a new epoch: positions of the old one cannot be resu
 from collections.abc import Callable, Iterable
 from math import inf
 
-from relay.hub.encoding import HistoryEntry
+from relay.hub.encoding import HistoryEntry, PublishedEvent
 from relay.hub.outbox import Policy
 from relay.model.channels import ChannelError, Stream, channel_name, parse_channel
 from relay.store.interface import Loggable, LoggedEvent, Row, Store, TopicLogs
@@ -58,7 +58,7 @@ class TopicLog:
     `TopicState` calls `renew` at ``renew_at``, and ``append`` or `append_first` for each event.
     """
 
-    __slots__ = ("_store", "append", "key", "renew_at", "start")
+    __slots__ = ("_store", "append", "key", "renew_at", "stale", "start")
 
     append: Callable[[Loggable], object]
     """Logs an event that is delivered."""
@@ -67,6 +67,8 @@ class TopicLog:
         self.key = key
         self.start: tuple[str, int] | None = None
         """Epoch and last number of the topic, where others know it already."""
+        self.stale: PublishedEvent | None = None
+        """The event that tells why nobody knows whether the topic's data are fresh, where it begins in such a time."""
         self.renew_at: float = inf
         """The number at which `renew` is to be called."""
         self._store = store
@@ -87,6 +89,13 @@ class TopicLog:
     def write(self, row: Row) -> None:
         """Write a row, together with the event that it is of."""
         self._store.write(row)
+
+    def freshness(self, kind: str, stale: PublishedEvent | None) -> PublishedEvent | None:
+        """Return the event that tells a resuming subscriber whether the data of a topic of this kind are fresh.
+
+        None where the topic's numbered events tell it. ``stale`` is the event that announced stale data, while they are.
+        """
+        return None
 
     def forget(self) -> None:
         """Remove the topic from the log, where that does not forget by itself."""

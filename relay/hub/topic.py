@@ -60,23 +60,29 @@ _OF_THE_MARKET = {"current_price": None, "unrealized_pnl": None, "updated_at": N
 _EMPTY_BYTES, _VALUE_BYTES = 2048, 1024
 """Memory of a topic without events, measured with its entries in the tables, and of a last value."""
 _kind_of = lru_cache(maxsize=256)(decode_name)
+#: The state of an account's warnings of its margin.
+_MARGIN = "margin"
 MAX_ACCOUNT_STATE = 10_000
 """Open orders, positions and other facts remembered of one account for newcomers; the oldest beyond that are dropped."""
 
 
 def account_state(event: Event) -> tuple[str, bool] | None:
-    """Return (key, is_open) of the order, position or account this event updates; None for events without state."""
+    """Return (key, is_open) of the order, position or account this event updates; None for events without state.
+
+    The account is that of the topic. It is not in the key: an owner's event may leave it out (the session's own), and the
+    same event that another node has read names it.
+    """
     match event:
         case Account(event=AccountEvent.MARGIN_WARNING | AccountEvent.MARGIN_CALL):
-            return f"margin {event.account}", True
+            return _MARGIN, True
         case Account(event=AccountEvent.MARGIN_CALL_ENDED):  # until the next one it is the newest word on the money
-            return f"account {event.account} {AccountEvent.METRICS_UPDATED}", True
+            return f"account {AccountEvent.METRICS_UPDATED}", True
         case Account():
-            return f"account {event.account} {event.event}", True
+            return f"account {event.event}", True
         case Position():
-            return f"position {event.account} {event.id}", event.event is not PositionEvent.POSITION_CLOSED
+            return f"position {event.id}", event.event is not PositionEvent.POSITION_CLOSED
         case Order():
-            return f"order {event.account} {event.id}", not event.status.is_final
+            return f"order {event.id}", not event.status.is_final
     return None
 
 
@@ -164,6 +170,8 @@ class TopicState:
         if log is not None and log.start is not None:
             epoch, self.seq = log.start
             self.history.restore(epoch, (), self.seq, now)
+        if log is not None and log.stale is not None:
+            self.stale[""] = LastValue(log.stale, self.seq, now)
 
     @property
     def size(self) -> int:
@@ -210,7 +218,7 @@ class TopicState:
         self.last_received_at = published.stamp.received_at
         kind, revalued = published.kind, False
         if kind in _WITHOUT_VALUE:
-            self._apply_qualifier(published, now)
+            self._apply_qualifier(published, seq, now)
         elif self.kind == "account":
             revalued = self._remember_account_state(published, seq, now)
         elif self.kind != "status":
@@ -248,7 +256,7 @@ class TopicState:
         key, is_open = state
         self.log.write(self.log.state(key, published.data if is_open else None, seq))
         if isinstance(published.event, Account) and published.event.event is AccountEvent.MARGIN_CALL_ENDED:
-            self.log.write(self.log.state(f"margin {published.event.account}", None))
+            self.log.write(self.log.state(_MARGIN, None))
 
     def _remember_account_state(self, published: PublishedEvent, seq: int, now: float) -> bool:
         """Store the balance, the open order or the open position that the event updates, for newcomers.
@@ -261,7 +269,7 @@ class TopicState:
         key, is_open = state
         before = self.last.pop(key, None)
         if isinstance(published.event, Account) and published.event.event is AccountEvent.MARGIN_CALL_ENDED:
-            self.last.pop(f"margin {published.event.account}", None)
+            self.last.pop(_MARGIN, None)
         if is_open:
             self.last[key] = LastValue(published, seq, now)
             if len(self.last) > MAX_ACCOUNT_STATE:
@@ -270,7 +278,7 @@ class TopicState:
                     self.log.write(self.log.state(oldest, None))
         return isinstance(before, LastValue) and is_revalued(before.published.event, published.event)
 
-    def _apply_qualifier(self, published: PublishedEvent, now: float) -> None:
+    def _apply_qualifier(self, published: PublishedEvent, seq: int, now: float) -> None:
         """Update the book or the staleness warning."""
         provider = published.stamp.provider if self.merged else ""
         match published.event:
@@ -279,7 +287,7 @@ class TopicState:
             case Gap(refill=refill) if self.book is not None and refill is not Refill.REPLAY:
                 self.book.invalidate()
             case Staleness(event=StalenessEvent.STALE) if self.kind != "status":
-                self.stale[provider] = LastValue(published, self.seq, now)
+                self.stale[provider] = LastValue(published, seq, now)
             case Staleness():
                 self.stale.pop(provider, None)
 
@@ -340,9 +348,14 @@ class TopicState:
             self.seq = self.history.position.seq
 
     def qualify(self, published: PublishedEvent, now: float) -> None:
-        """Tell this node's subscribers, under the newest number, whether the data are fresh; nobody else is told."""
-        self._apply_qualifier(published, now)
-        entry = published.entry(self.seq, now, self.kind)
+        """Tell this node's subscribers, under the newest number, whether the data are fresh; nobody else is told.
+
+        The newest is that of the last event which they were told: behind the number of one that is held back they would
+        resume without it.
+        """
+        seq = self.history.position.seq
+        self._apply_qualifier(published, seq, now)
+        entry = published.entry(seq, now, self.kind)
         for channel in self.channels:
             channel.deliver(entry)
             channel.deliver_to_waiting(entry)
@@ -447,6 +460,17 @@ class TopicState:
     def stale_warnings(self) -> Sequence[LastValue]:
         """Return the event that announced stale data (of each provider in a merged topic), while they are stale."""
         return sorted(self.stale.values(), key=_seq)
+
+    def freshness(self, now: float) -> HistoryEntry | None:
+        """Return the event that tells who resumes whether the data are fresh now, under the newest number.
+
+        None where the numbered events tell it: where no node tells subscribers of its own accord (`qualify`).
+        """
+        if self.log is None:
+            return None
+        stale = self.stale.get("")
+        told = self.log.freshness(self.kind, None if stale is None else stale.published)
+        return None if told is None else told.entry(self.history.position.seq, now, self.kind)
 
     def entry(self, value: LastValue | HistoryEntry) -> HistoryEntry:
         """Return a value of this topic encoded."""
