@@ -72,7 +72,7 @@ class Flap:
         self.up()
         by = Asker("1", "1.1")
         self.machine.interest(
-            [session_events.Want(Topic(kind="quote", symbol=symbol), by) for symbol in self.symbols], self.at()
+            [session_events.WantTopic(Topic(kind="quote", symbol=symbol), by) for symbol in self.symbols], self.at()
         )
         for mine in range(SUBSCRIBERS):
             session = self.hub.connect("bench", "protocol=7", None, self.now)
