@@ -123,9 +123,10 @@ def page(browser: Any, demo: str) -> Iterator[Any]:
 
 def test_overview_tells_how_every_session_is(page: Any) -> None:
     text_is(page, "#ready", "ready")
-    page.wait_for_function("document.querySelectorAll('#sessions tr').length === 6")
+    page.wait_for_function("document.querySelectorAll('#sessions tr').length === 7")
     page.focus("#sessions tr")
-    page.keyboard.press("ArrowDown")
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     text_is(page, "#session-details", "helio / main, adapter helio")
     page.keyboard.press("/")
@@ -145,6 +146,7 @@ def test_market_has_all_providers_of_a_symbol_side_by_side(page: Any) -> None:
     page.wait_for_function("document.querySelectorAll('#providers .best').length >= 2")
     assert page.locator("#providers tr").count() == 3
     page.click("#watch tr[data-key='BTC/USD']")
+    page.click("#providers tr:has-text('synthetic')")
     text_is(page, "#spread", "spread 0.")
     page.wait_for_selector("#tape tr:not(.blank)")
     page.click("#timeframes button:text-is('1m')")
@@ -155,7 +157,7 @@ def test_market_has_all_providers_of_a_symbol_side_by_side(page: Any) -> None:
 
 def test_an_order_is_reviewed_sent_and_its_position_closed(page: Any) -> None:
     page.keyboard.press("3")
-    text_is(page, "#totals", "3 accounts")  # one broker does not say its currency
+    text_is(page, "#totals", "4 accounts")  # one broker does not say its currency
     page.select_option("#ticket-account", label="helio / main")
     page.fill("#ticket-symbol", "EUR/USD")
     page.fill("#ticket [name=quantity]", "10000")
