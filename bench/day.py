@@ -26,6 +26,8 @@ from support.report import arguments, median, report
 
 EACH, SLOW, EDGES, ORDERS, WARM = 20, 100, 3, 2, 2
 """Symbols of a subscriber; one subscriber in so many is slow; edges; orders a second; seconds before the measurement."""
+WINDOWS = (0.0, 0.005, 0.02, 0.05)
+"""Values of `outbox.coalesce`, in seconds."""
 API_KEY = "an-api-key-of-the-bench"
 ORDER = {
     "provider": "day",
@@ -150,21 +152,24 @@ def measure(
 
 def main() -> None:
     """Run the bench."""
-    options = arguments(__doc__, symbols=200, hz=10, subscribers=1000, seconds=30)
+    options = arguments(__doc__, symbols=200, hz=10, subscribers=1000, seconds=30, stores="memory,sqlite,redis")
     raise_limits()
     rows, notes = [], []
     with tempfile.TemporaryDirectory() as directory:
-        rows.append(measure("one, memory", "memory:", [("", "")], options))
-        for window in (0.005, 0.02, 0.05):
-            name = f"one, memory, coalesce {window:g}"
-            rows.append(measure(name, "memory:", [("", "")], options, coalesce=window))
-        rows.append(measure("one, SQLite", f"sqlite:///{directory}/day.sqlite3", [("", "")], options))
-        try:
-            with a_redis(Path(directory)) as (url, pid):
-                nodes = [("owner", "both"), *((f"edge{number}", "edge") for number in range(EDGES))]
-                rows.append(measure(f"owner and {EDGES} edges, Redis", url, nodes, options, redis=pid))
-        except Unavailable as missing:
-            notes.append(f"Redis: skipped, {missing}")
+        stores = options.stores.split(",")
+        if "memory" in stores:
+            for window in WINDOWS:
+                name = f"one, memory, coalesce {window:g}"
+                rows.append(measure(name, "memory:", [("", "")], options, coalesce=window))
+        if "sqlite" in stores:
+            rows.append(measure("one, SQLite", f"sqlite:///{directory}/day.sqlite3", [("", "")], options))
+        if "redis" in stores:
+            try:
+                with a_redis(Path(directory)) as (url, pid):
+                    nodes = [("owner", "both"), *((f"edge{number}", "edge") for number in range(EDGES))]
+                    rows.append(measure(f"owner and {EDGES} edges, Redis", url, nodes, options, redis=pid))
+            except Unavailable as missing:
+                notes.append(f"Redis: skipped, {missing}")
     what = f"{options.symbols} symbols at {options.hz} Hz, {options.subscribers:,} subscribers of {EACH}, 1% slow"
     report(options, f"day: {what}, {ORDERS} orders/s", rows, notes)
 

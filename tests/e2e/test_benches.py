@@ -13,7 +13,7 @@ from support.tools import missing
 BENCH = Path(__file__).parents[2] / "bench"
 #: Arguments for the smallest size; a machine that is busy makes the figures worthless, and nothing else.
 SMALLEST = {
-    "day.py": ("--subscribers=6", "--symbols=20", "--hz=2", "--seconds=1"),
+    "day.py": ("--subscribers=6", "--symbols=20", "--hz=2", "--seconds=1", "--stores=sqlite"),
     "flap.py": ("--turns=1", "--channels=10"),
     "growth.py": ("--turns=1", "--channels=10", "--subscriptions=10"),
     "latency.py": ("--subscribers=2", "--rate=20", "--seconds=1"),

@@ -579,6 +579,9 @@ async def test_the_demo_runs_every_provider_and_understands_all_they_say() -> No
 
 #: Kinds that no command of ours brings about; the tests of their adapters show them.
 _OF_ITS_OWN_ACCORD = {
+    ("alpaca", "candle"): "a bar is sent when its minute is over",
+    ("alpaca", "signal"): "a halt of trading in a stock, or the correction of a print",
+    ("all", "signal"): "its example is Alpaca's",
     ("scaletrade", "alert"): "a price alert is set on its platform",
     ("tektii", "notification"): "a financing, the end of a backtest, or an error of the account",
 }
@@ -620,5 +623,5 @@ async def test_every_example_of_the_catalog_carries_data() -> None:
                     assert answer.json().get("ok"), answer.text
         await subscriber.until(lambda: all(kinds <= heard.get(name, set()) for name, kinds in wanted.items()))
         nursery.cancel_scope.cancel()
-    assert len(accounts) == 5
+    assert len(accounts) == 6
     assert len(wanted) >= 25

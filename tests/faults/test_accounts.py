@@ -80,7 +80,9 @@ async def test_an_absence_in_which_nothing_happened_is_told_as_nothing(name):
             r.upstream.inject(Cut())
             await r.state("CONNECTED", since=since)
             await calm(r)
-        assert [event["type"] for event in r.on(r.account, since=since)] == ["gap"]
+        # A machine that is busy may make the absence long enough to be told while it lasts.
+        kinds = [event["type"] for event in r.on(r.account, since=since)]
+        assert [kind for kind in kinds if kind != "staleness"] == ["gap"]
         assert view.open("position") == held == there.positions()
         assert r.counters()["deduped"] > deduped
         assert r.problems() == []
