@@ -165,6 +165,8 @@ class Subscriber:
         activity_timeout, pong_timeout: seconds of silence after which the relay is asked whether it is there, and for its
             answer.
         heard: called with every event of a channel, in order.
+        placed: called in the same order with each answer that says where a channel stands: a resume that could not be given,
+            and a position behind a state.
 
     Attributes:
         views: by channel.
@@ -182,6 +184,7 @@ class Subscriber:
         activity_timeout: float = 5.0,
         pong_timeout: float = 5.0,
         heard: Callable[[str, Mapping[str, Any]], object] = lambda channel, event: None,
+        placed: Callable[[ResumeFailed | PositionReached], object] = lambda answer: None,
     ) -> None:
         self.views = {channel: ChannelView(channel) for channel in channels}
         self.connections = 0
@@ -193,6 +196,7 @@ class Subscriber:
         self._activity_timeout = activity_timeout
         self._pong_timeout = pong_timeout
         self._heard = heard
+        self._placed = placed
         self._news = trio.Event()
         self._mending: set[str] = set()
 
@@ -267,11 +271,13 @@ class Subscriber:
                 is_new = channel in self._mending or not self._resume or view.position is None
                 self._mending.discard(channel)
                 view.joined(position, resumed=not is_new)
-            case ResumeFailed(channel, reason, position):
+            case ResumeFailed(channel, reason, position) as failed:
+                self._placed(failed)
                 self.notes[reason] += 1
                 self.views[channel].lost += 1
                 self.views[channel].joined(position, resumed=False)
-            case PositionReached(channel, position):
+            case PositionReached(channel, position) as reached:
+                self._placed(reached)
                 self.views[channel].position = position
             case Malformed():
                 self.notes["damaged" if machine.closed else "not understood"] += 1

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from relay.cluster.log import LogEntry
 from support.forked import fork_server
-from support.real_cluster import RealCluster, real_cluster
+from support.real_cluster import RealCluster, lost_entries, real_cluster, sequence_faults
 
 #: coredis, which reads along, does not close the buffers of a connection that is lost.
 pytestmark = [
@@ -60,8 +61,22 @@ async def test_takeovers_lose_nothing_and_tell_nothing_twice(tmp_path: Path) -> 
                 for number in range(of_this):
                     await fail(cluster, next(ways), number)
                 done += of_this
-                await cluster.goes_on("edge", trades=1)
-                await cluster.watchers["wanders"].hears()
+                await cluster.goes_on("edge", "wanders", trades=1)
                 judge = await cluster.end("edge", "wanders")
                 print(f"{done} takeovers, {time.monotonic() - began:.0f} s; {judge.counts()}", flush=True)
                 assert judge.all() == []
+
+
+def test_the_judge_knows_a_loss_from_what_was_told() -> None:
+    entries = [
+        LogEntry("t", "e", n, n, f"i{n}", b"", b"", "conflate" if n == 4 else "never_drop", "") for n in range(1, 7)
+    ]
+    heard = [{"type": "order", "seq": entry.seq, "id": entry.id} for entry in entries]
+    failed = {"type": "resume_failed", "seq": None, "id": None}
+    reached = {"type": "position_reached", "seq": 4, "id": None}
+    assert sequence_faults(heard, entries) == []
+    assert len(sequence_faults([*heard[:2], *heard[4:]], entries)) == 2
+    assert len(sequence_faults([*heard[:2], *heard[1:]], entries)) == 1
+    told_anew = [*heard[:2], failed, heard[0], reached, *heard[4:]]
+    assert sequence_faults(told_anew, entries) == []
+    assert lost_entries(told_anew, entries) == {"i3", "i4"}

@@ -3,7 +3,8 @@
 Each relay is a process of its own; its subscribers, the broker, the cables and the judge are in the test's. What must hold in
 the end, whatever happened in between (`Judge`):
 
-- every subscriber got each topic's events as they are in the log, in order, each once, and was told of all that it did not get;
+- every subscriber got each topic's events as they are in the log, in order, each once, and was told of all that it did not get:
+  by a gap, or by a resume that fails since the history no longer goes back that far, with the present state behind it;
 - a fill at the broker was told once to every subscriber, and so was the reply to each command, which is the same for all;
 - the broker got the order of a command at most once;
 - the last state of each order is the one that the broker has.
@@ -26,7 +27,12 @@ from attrs import define, field
 from relay.cluster.log import LogEntry, LogPosition, decode
 from relay.cluster.redis import log_key
 from relay.cluster.replica import LOGS
+from relay.hub.encoding import decode_data
+from relay.hub.log import stream_key
+from relay.hub.outbox import Policy
+from relay.model.channels import parse_channel
 from relay.pusher.apps import App
+from relay.pusher.client import PositionReached, ResumeFailed
 from relay.testing.account import Change, Filled
 from relay.testing.simulator import HttpRequest, HttpResponse
 from relay.testing.subscriber import Subscriber
@@ -132,10 +138,21 @@ class RealNode:
 
 @define(eq=False)
 class Watcher:
-    """A subscriber, and every event that it was told, in order."""
+    """A subscriber, and every event that it was told, in order.
+
+    A resume that failed is among them as ``resume_failed``, and the position behind the state that follows as ``position_reached``.
+    """
 
     subscriber: Subscriber
     events: dict[str, list[Mapping[str, Any]]] = field(factory=lambda: {QUOTES: [], ACCOUNT: []})
+
+    def place(self, answer: ResumeFailed | PositionReached) -> None:
+        """Note where a channel stands."""
+        events = self.events[answer.channel]
+        if isinstance(answer, ResumeFailed):
+            events.append({"type": "resume_failed", "seq": None, "id": None, "reason": answer.reason})
+        if answer.position is not None:
+            events.append({"type": "position_reached", "seq": answer.position.seq, "id": None})
 
     def of(self, channel: str, *types: str) -> list[Mapping[str, Any]]:
         return [event for event in self.events[channel] if event["type"] in types]
@@ -160,8 +177,8 @@ class Watcher:
     @property
     def stale(self) -> bool:
         """True while it is told that this node does not know whether the quotes are fresh."""
-        told = self.of(QUOTES, "staleness")
-        return bool(told) and told[-1]["event"] == "STALE"
+        told = self.of(QUOTES, "staleness", "resume_failed")
+        return bool(told) and told[-1].get("event") == "STALE"
 
 
 @define(eq=False)
@@ -326,7 +343,10 @@ class RealCluster:
         def heard(channel: str, event: Mapping[str, Any]) -> None:
             watcher.events[channel].append(event)
 
-        watcher = Watcher(Subscriber(port, app, [QUOTES, ACCOUNT], heard=heard))
+        def placed(answer: ResumeFailed | PositionReached) -> None:
+            watcher.place(answer)
+
+        watcher = Watcher(Subscriber(port, app, [QUOTES, ACCOUNT], heard=heard, placed=placed))
         self.watchers[name] = watcher
         self._nursery.start_soon(watcher.subscriber.run)
         return watcher
@@ -406,7 +426,12 @@ class Judge:
         told = {name: {channel: len(events) for channel, events in watcher.events.items()}
                 for name, watcher in self.watchers.items()}  # fmt: skip
         trader = self.cluster.trader
-        return f"commands {len(trader.outcomes)}, answers {dict(trader.statuses)}, fills {len(self.cluster.broker.fills)}, {told}"
+        begun_anew = {name: len([*watcher.of(QUOTES, "resume_failed"), *watcher.of(ACCOUNT, "resume_failed")])
+                      for name, watcher in self.watchers.items()}  # fmt: skip
+        return (
+            f"commands {len(trader.outcomes)}, answers {dict(trader.statuses)}, fills {len(self.cluster.broker.fills)}, "
+            f"{told}, resumes that failed {begun_anew}"
+        )
 
     def all(self) -> list[str]:
         """Return all that is wrong."""
@@ -418,10 +443,11 @@ class Judge:
         wrong = [f"{id} was sent {count} times" for id, count in broker.sent.items() if count > 1]
         for name, watcher in self.watchers.items():
             last = {event["order"]["id"]: event["order"]["status"] for event in watcher.of(ACCOUNT, "order")}
+            given_up = self._given_up(name)["order"]
             wrong += [
                 f"{name} has order {id} {last.get(id)}, the broker {status}"
                 for id, status in broker.statuses.items()
-                if last.get(id) != status
+                if last.get(id) != status and id not in given_up
             ]
         return wrong
 
@@ -431,7 +457,12 @@ class Judge:
         wrong = []
         for name, watcher in self.watchers.items():
             told = Counter(event["trade"]["id"] for event in watcher.of(ACCOUNT, "trade"))
-            wrong += [f"{name} was told of fill {id} {told[id]} times" for id in broker.fills if told[id] != 1]
+            given_up = self._given_up(name)["trade"]
+            wrong += [
+                f"{name} was told of fill {id} {told[id]} times"
+                for id in broker.fills
+                if told[id] != (id not in given_up)
+            ]
             wrong += [f"{name} was told of fill {id}, which there is not" for id in told.keys() - set(broker.fills)]
         return wrong
 
@@ -443,10 +474,13 @@ class Judge:
         wrong = []
         for name, watcher in self.watchers.items():
             told: dict[str, list[Mapping[str, Any]]] = {}
+            given_up = self._given_up(name)["reply"]
             for event in watcher.of(ACCOUNT, "reply"):
                 told.setdefault(event["command_id"], []).append(event)
             for id, outcome in self.cluster.trader.outcomes.items():
                 replies = told.get(id, [])
+                if not replies and id in given_up:
+                    continue
                 if len(replies) != 1 or replies[0]["outcome"] not in (outcome, "unknown"):
                     said = [(each["seq"], each["outcome"], each["received_at"], each.get("error")) for each in replies]
                     wrong.append(f"{name} was told of the reply to {id}: {said}, the sender: {outcome}")
@@ -462,24 +496,56 @@ class Judge:
         return wrong
 
     def _entries(self, channel: str) -> list[LogEntry]:
-        kind = channel.removeprefix("private-").partition(".")[0]
-        return [
-            entry for topic, entries in self.cluster.log.entries.items() for entry in entries if topic.startswith(kind)
-        ]
+        key = stream_key(parse_channel(channel))
+        assert key is not None
+        entries = self.cluster.log.entries[key]
+        assert entries, f"the log has nothing of {channel}"
+        return entries
+
+    def _given_up(self, name: str) -> Mapping[str, set[str]]:
+        """Return the orders, fills and commands of which a subscriber was told that it will not be told, by kind."""
+        entries = self._entries(ACCOUNT)
+        lost = lost_entries(self.watchers[name].events[ACCOUNT], entries)
+        last: dict[tuple[str, str], bool] = {}
+        for entry in entries:
+            event = json.loads(decode_data(entry.tail))
+            kind = event["type"]
+            if kind in ("order", "trade", "reply"):
+                last[kind, event["command_id"] if kind == "reply" else event[kind]["id"]] = entry.id in lost
+        return {
+            kind: {id for (of, id), is_lost in last.items() if of == kind and is_lost}
+            for kind in ("order", "trade", "reply")
+        }
 
 
 def sequence_faults(events: Iterable[Mapping[str, Any]], entries: list[LogEntry]) -> list[str]:
     """Return where ``events`` are not ``entries`` in order, with all that is left out covered by a gap right before.
 
     An event that this node alone told (a gap over what it missed, a staleness) is in no log. Neither are quotes that only the
-    subscribers of an owner saw before it died: nobody else has seen their numbers.
+    subscribers of an owner saw before it died: nobody else has seen their numbers. Behind a resume that failed come the
+    present states, each as an event that may have been told before, and then the position up to which they stand for all.
+    A quote, or an account's money, may be left out where a newer one was told: what is resumed at once may be more than an
+    outbox holds.
     """
     at = {entry.id: number for number, entry in enumerate(entries)}
+    events = list(events)
+    newest: dict[tuple[str, str], int] = {}
+    for event in events:
+        if event["id"] in at and (entry := entries[at[event["id"]]]).policy == Policy.CONFLATE.value:
+            newest[entry.policy, entry.key] = max(at[event["id"]], newest.get((entry.policy, entry.key), -1))
     wrong: list[str] = []
     last: int | None = None
     lost: tuple[float, float] = (math.inf, -math.inf)
     seen: set[str] = set()
+    are_states = False
     for event in events:
+        if event["type"] in ("resume_failed", "position_reached"):
+            are_states = event["type"] == "resume_failed"
+            if not are_states:
+                last = _newest(entries, event["seq"])
+            continue
+        if are_states:
+            continue
         here, what = at.get(event["id"]), f"{event['type']} {event['seq']} ({event['id']})"
         if event["type"] == "gap":
             lost = event.get("from", -math.inf), event.get("to", math.inf)
@@ -487,16 +553,43 @@ def sequence_faults(events: Iterable[Mapping[str, Any]], entries: list[LogEntry]
             continue
         if event["id"] in seen:
             wrong.append(f"{what} twice")
-        elif last is not None and here < last:
+        elif last is not None and here <= last:
             wrong.append(f"{what} out of order")
         elif last is not None:
-            left_out = [entry for entry in entries[last + 1 : here] if not lost[0] <= entry.seq <= lost[1]]
+            left_out = [
+                entry
+                for number, entry in enumerate(entries[last + 1 : here], start=last + 1)
+                if not lost[0] <= entry.seq <= lost[1] and newest.get((entry.policy, entry.key), -1) <= number
+            ]
             wrong += [f"{entry.tail!r} is left out before {what}" for entry in left_out[:5]]
         seen.add(event["id"])
         last = here
         if event["type"] != "gap":
             lost = (math.inf, -math.inf)
     return wrong
+
+
+def lost_entries(events: Iterable[Mapping[str, Any]], entries: list[LogEntry]) -> set[str]:
+    """Return the ids of the entries in whose place a subscriber was told that a resume failed, and the present state."""
+    at = {entry.id: number for number, entry in enumerate(entries)}
+    lost: set[str] = set()
+    last, are_states = -1, False
+    for event in events:
+        if event["type"] == "resume_failed":
+            are_states = True
+        elif event["type"] == "position_reached":
+            newest = _newest(entries, event["seq"])
+            if are_states:
+                lost |= {entry.id for entry in entries[last + 1 : newest + 1]}
+            last, are_states = newest, False
+        elif not are_states:
+            last = max(last, at.get(event["id"], -1))
+    return lost
+
+
+def _newest(entries: list[LogEntry], seq: int) -> int:
+    """Return the place of the newest entry up to a number; -1 where there is none."""
+    return max((number for number, entry in enumerate(entries) if entry.seq <= seq), default=-1)
 
 
 @asynccontextmanager
