@@ -332,7 +332,8 @@ class AppNode:
                     self._rows.clear()
                     self.leads = True
                     self._log("this relay tells the apps' servers", fence=lease.fence)
-                    keeping.start_soon(self._write_rows, token, writing, scope)
+                    # It only cancels the scope, and to cancel one that has ended does nothing.
+                    keeping.start_soon(self._write_rows, token, writing, scope)  # noqa: ASYNC111
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._run_led)
                         nursery.start_soon(self._renew, lease, scope)

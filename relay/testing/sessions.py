@@ -386,7 +386,7 @@ async def session_of(
         nursery.cancel_scope.cancel()
 
 
-async def _run(
+async def _run(  # noqa: ASYNC128 - the session says that it has started
     session: ProviderSession, ended: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     await session.run(task_status=task_status)
