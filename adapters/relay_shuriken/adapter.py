@@ -79,7 +79,7 @@ class Shuriken(Adapter):
         self.profiles, self.feeds = (
             [id for each in self.option(name).split(",") if (id := each.strip())] for name in ("profiles", "feeds")
         )
-        self.pusher = pusher.ClientConnection("", 0)  # never asked what time it is for: the session keeps the time
+        self.pusher = pusher.ClientConnection("", 0, resumes=False)  # the session keeps the time; nothing is resumed
         self.channels = Channels(self.pusher)
 
     def prepare(self) -> Iterable[Fetch]:

@@ -263,12 +263,15 @@ class ClientConnection:
         handshake_timeout: float = 30,
         client: str = "tickrelay",
         version: str = "1.0",
+        resumes: bool = True,
     ) -> None:
+        """Begin with the opening of the connection; `resumes`: what is no JSON ends it, so that the caller resumes."""
         self.path = f"/app/{key}?{urlencode({'protocol': 7, 'client': client, 'version': version, 'flash': 'false'})}"
         """Path and query to open the WebSocket at."""
         self.socket_id: str | None = None
         """None until the connection is established."""
         self.closed = False
+        self._resumes = resumes
         self._activity_timeout = activity_timeout
         self._pong_timeout = pong_timeout
         self._handshake_by = now + handshake_timeout
@@ -353,6 +356,8 @@ class ClientConnection:
             if handler is not None:
                 return handler(self, frame)
         except NotJson as exc:
+            if not self._resumes:
+                return [Malformed(text, exc.message)]
             self.closed = True
             return [Malformed(text, exc.message), CloseConnection(_INVALID_DATA, exc.message)]
         except ProtocolError as exc:
