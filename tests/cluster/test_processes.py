@@ -156,7 +156,8 @@ async def test_whatever_fails_every_subscriber_gets_the_canonical_sequence(
         names = await cell(cluster)
         await cluster.goes_on(*names)
         judge = await cluster.end(*names)
-        assert judge.all() == []
+        # A Redis that comes back may have lost its last second: the numbers begin anew, and states are told again.
+        assert judge.all(numbered=cell not in (redis_restarted, redis_restarted_at_once)) == []
 
 
 async def test_a_redis_that_is_emptied_begins_new_epochs_and_says_so(forks: ForkServer, tmp_path: Path) -> None:
@@ -173,4 +174,4 @@ async def test_a_redis_that_is_emptied_begins_new_epochs_and_says_so(forks: Fork
                 )
         await cluster.goes_on()
         judge = await cluster.end()
-        assert judge.all() == []
+        assert judge.all(numbered=False) == []
