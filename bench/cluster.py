@@ -9,7 +9,6 @@ the same for all. It takes about three minutes.
 """
 
 import signal
-import socket
 import ssl
 import statistics
 import subprocess
@@ -27,7 +26,7 @@ import trio
 from relay.pusher.apps import App
 from relay.testing.subscriber import Subscriber
 from relay_synthetic.simulator import INSTRUMENTS, SyntheticSimulator
-from support.processes import Load, cpu_of
+from support.processes import Load, cpu_of, free_port, redis_server
 from support.report import arguments, report
 
 QUOTES = "quote.synthetic.BTC-USD"
@@ -59,11 +58,6 @@ role = "{role}"
 [log]
 level = "error"
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 class Relayed:
@@ -238,12 +232,8 @@ async def takeovers(directory: Path, venue: str, store: str, times: int) -> list
 async def main() -> None:
     asked = arguments(__doc__, seconds=8.0, takeovers=2, subscribers=300)
     directory = Path(tempfile.mkdtemp())
-    port = free_port()
-    options = ["--port", str(port), "--save", "", "--appendonly", "yes", "--dir", str(directory)]
-    redis = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)  # noqa: ASYNC220
-    store = f"redis://127.0.0.1:{port}"
     flows, fans = [], []
-    try:
+    with redis_server(directory) as (store, _):
         for number, rate in enumerate((*RATES, FAN_OUT_RATE)):
             venue = Venue()
             async with venue.serve() as address, trio.open_nursery() as nursery:
@@ -265,9 +255,6 @@ async def main() -> None:
                         relay.end()
         async with SyntheticSimulator(rate=50, instruments=INSTRUMENTS[:1]).serve() as address:
             times = await takeovers(directory, address.ws, f"{store}/9", asked.takeovers)
-    finally:
-        redis.kill()
-        redis.wait()
     turned = [{"": key, **{f"{row['asked/s']} asked": row[key] for row in flows}} for key in list(flows[0])[1:]]
     report(asked, "cluster: takeovers, seconds from the signal to the next event at another relay's subscriber", times)
     report(asked, f"cluster: deliveries per CPU second, {FAN_OUT_RATE:g} events/s", fans)

@@ -7,77 +7,32 @@ all relays, Redis' own beside it. Everything runs on this machine: where the rel
 latencies are those of waiting for a core.
 """
 
-import http.client
-import json
 import random
-import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from support.processes import CLIENT_CORE, HERE, SERVER_CORE, Load, Process, Unavailable, cpu_of, raise_limits
+from support.orders import orders, share
+from support.processes import (
+    CLIENT_CORE,
+    HERE,
+    SERVER_CORE,
+    Load,
+    Process,
+    Unavailable,
+    cpu_of,
+    raise_limits,
+    redis_server,
+)
 from support.report import arguments, median, report
 
 EACH, SLOW, EDGES, ORDERS, WARM = 20, 100, 3, 2, 2
 """Symbols of a subscriber; one subscriber in so many is slow; edges; orders a second; seconds before the measurement."""
 WINDOWS = (0.0, 0.005, 0.02, 0.05)
 """Values of `outbox.coalesce`, in seconds."""
-API_KEY = "an-api-key-of-the-bench"
-ORDER = {
-    "provider": "day",
-    "command": "place_order",
-    "symbol": "S0",
-    "side": "BUY",
-    "order_type": "MARKET",
-    "quantity": "1",
-}
-
-
-def orders(port: int, seconds: float) -> tuple[list[float], int]:
-    """Send orders for so long; return how long each took, in milliseconds, sorted, and how many had no reply in time."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
-    took, unknown, end = [], 0, time.monotonic() + seconds
-    while (start := time.monotonic()) < end:
-        connection.request("POST", "/api/v2/commands", json.dumps(ORDER), headers)
-        answer = connection.getresponse()
-        body = answer.read()
-        took.append((time.monotonic() - start) * 1e3)
-        unknown += answer.status == http.client.ACCEPTED
-        if answer.status not in (http.client.OK, http.client.ACCEPTED):
-            raise SystemExit(f"day: an order was answered {answer.status} {body[:200]!r}")
-        time.sleep(max(0.0, start + 1 / ORDERS - time.monotonic()))
-    connection.close()
-    return sorted(took), unknown
-
-
-@contextmanager
-def a_redis(directory: Path) -> Iterator[tuple[str, int]]:
-    """Run a Redis; return its URL and its process id. Raises Unavailable where there is none."""
-    program = shutil.which("redis-server")
-    if program is None:
-        raise Unavailable("there is no redis-server")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--port", str(port), "--save", "", "--appendonly", "yes", "--dir", str(directory), "--bind", "127.0.0.1"]
-    process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield f"redis://127.0.0.1:{port}/0", process.pid
-    finally:
-        process.kill()
-        process.wait()
 
 
 def measure(
@@ -110,11 +65,11 @@ def measure(
             stack.callback(load.end)
         chosen = random.Random(1)
         for number in range(options.subscribers):
-            channels = [f"quote.day.S{symbol}" for symbol in chosen.sample(range(symbols), EACH)]
+            channels = [f"quote.p0.S{symbol}" for symbol in chosen.sample(range(symbols), EACH)]
             loads[number % len(loads)].connect_each([channels])
         shares = [len(range(number, options.subscribers, len(loads))) for number in range(len(loads))]
         slow = max(1, options.subscribers // SLOW // len(loads))
-        orders(ports[0], 1)
+        orders(ports[0], 1, 1 / ORDERS)
         venue.say(f"quotes {WARM}")  # everything warm, and read
         for load, count in zip(loads, shares, strict=True):
             load.expect(count * EACH * hz * WARM, WARM + 20)
@@ -126,7 +81,7 @@ def measure(
         venue.say(f"quotes {seconds}")
         for load, total in zip(loads, expected, strict=True):
             load.process.say(f"expect {total} {seconds + 20}")
-        took, unknown = orders(ports[0], seconds)
+        took, unknown = orders(ports[0], seconds, 1 / ORDERS)
         got = [load.got() for load in loads]
         venue.hear()
         spent = [relay.cpu() - cpu for relay, cpu in zip(relays, before[0], strict=True)]
@@ -143,8 +98,8 @@ def measure(
         "p50 ms": median([each[1] for each in latencies]),
         "p99 ms": max(each[2] for each in latencies),
         "worst ms": max(each[4] for each in latencies),
-        "orders p50 ms": took[len(took) // 2],
-        "orders p99 ms": took[min(len(took) - 1, int(len(took) * 0.99))],
+        "orders p50 ms": share(took, 0.5),
+        "orders p99 ms": share(took, 0.99),
         "orders unknown": unknown,
         "client idle": f"{min(each.idle for each in got):.0%}",
     }
@@ -165,7 +120,7 @@ def main() -> None:
             rows.append(measure("one, SQLite", f"sqlite:///{directory}/day.sqlite3", [("", "")], options))
         if "redis" in stores:
             try:
-                with a_redis(Path(directory)) as (url, pid):
+                with redis_server(Path(directory)) as (url, pid):
                     nodes = [("owner", "both"), *((f"edge{number}", "edge") for number in range(EDGES))]
                     rows.append(measure(f"owner and {EDGES} edges, Redis", url, nodes, options, redis=pid))
             except Unavailable as missing:

@@ -5,48 +5,15 @@ that join a channel with a rewind of 1,000 events and leave it, over and over, a
 HTTP, one after the other, to a provider in the relay's process that accepts them at once.
 """
 
-import http.client
-import json
 import sys
-import time
 from typing import Any
 
+from support.orders import orders, share
 from support.processes import CLIENT_CORE, HERE, SERVER_CORE, Load, Process, raise_limits
 from support.report import arguments, report
 
-API_KEY = "an-api-key-of-the-bench"
-ORDER = {
-    "provider": "p0",
-    "command": "place_order",
-    "symbol": "S0",
-    "side": "BUY",
-    "order_type": "MARKET",
-    "quantity": "1",
-}
 EVERY = 0.025
 """Seconds between two orders: within the rate that one API key may send by default."""
-
-
-def orders(port: int, seconds: float) -> list[float]:
-    """Send orders for so long; return how long each took, in milliseconds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
-    took, end = [], time.monotonic() + seconds
-    while (start := time.monotonic()) < end:
-        connection.request("POST", "/api/v2/commands", json.dumps(ORDER), headers)
-        answer = connection.getresponse()
-        body = answer.read()
-        took.append((time.monotonic() - start) * 1e3)
-        if answer.status != http.client.OK:
-            raise SystemExit(f"hostile: an order was answered {answer.status} {body[:200]!r}")
-        time.sleep(max(0.0, start + EVERY - time.monotonic()))
-    connection.close()
-    return sorted(took)
-
-
-def share(values: list[float], part: float) -> float:
-    """Return the value below which so large a part of the sorted values lies."""
-    return values[min(len(values) - 1, int(len(values) * part))]
 
 
 def measure(subscribers: int, hostile: int, rate: int, seconds: int) -> dict[str, Any]:
@@ -58,7 +25,7 @@ def measure(subscribers: int, hostile: int, rate: int, seconds: int) -> dict[str
     quotes: list[float] = []
     try:
         server.ask("tick 1000 1 0 200")  # a full history to rewind
-        orders(port, 1)  # everything warm
+        orders(port, 1, EVERY)  # everything warm
         if subscribers:
             client.connect(subscribers, "ticks")
             client.reset()
@@ -70,7 +37,9 @@ def measure(subscribers: int, hostile: int, rate: int, seconds: int) -> dict[str
         if subscribers:
             client.process.say(f"expect {subscribers * rate * seconds} {seconds + 30}")
             server.say(f"stamped {rate} {seconds}")
-        took = orders(port, seconds)
+        took, unknown = orders(port, seconds, EVERY)
+        if unknown:
+            raise SystemExit(f"hostile: {unknown} orders had no reply in time")
         spent = server.cpu() - cpu
         grown = server.memory() - memory
         if subscribers:

@@ -5,10 +5,8 @@ PyPI, in an environment of their own under the temporary directory, `websockets`
 is skipped by name. All send 200-byte frames to the same load client; none compresses; each runs on one core.
 """
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,8 +24,10 @@ from support.processes import (
     Unavailable,
     cpu_of,
     floor,
+    free_port,
     raise_limits,
     relay,
+    wait_for,
 )
 from support.report import arguments, median, report
 
@@ -161,22 +161,6 @@ http {{
 def children(pid: int) -> list[int]:
     """The child processes."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def wait_for(port: int) -> None:
-    """Return when somebody listens there."""
-    for _ in range(100):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise Unavailable("it does not begin to listen")
 
 
 def start_floor() -> Contestant:

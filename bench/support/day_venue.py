@@ -9,23 +9,13 @@ Each symbol has a quote every 1/HZ seconds, at a moment of its own: they do not 
 
 import random
 import sys
-import threading
 import time
-from typing import Any
 
 import trio
+from hostile_relay import AcceptingVenue
+from relay_under_test import lines_of_stdin
 
-from relay.adapter import dumps, loads
-from relay.testing.simulator import Link, Simulator
-
-
-class DayVenue(Simulator):
-    """Sends quotes when it is told to, and accepts every order."""
-
-    def received(self, link: Link, message: str | bytes) -> None:
-        given: dict[str, Any] = loads(message)
-        if "place" in given:
-            link.send(dumps({"ok": given["place"]}))
+from relay.testing.simulator import Link
 
 
 async def quotes(link: Link, symbols: int, hz: int, seconds: int) -> int:
@@ -49,19 +39,10 @@ async def quotes(link: Link, symbols: int, hz: int, seconds: int) -> int:
 
 async def main(symbols: int, hz: int) -> None:
     """Serve until stdin ends."""
-    lines, heard = trio.open_memory_channel[str](8)
-    token = trio.lowlevel.current_trio_token()
-
-    def listen() -> None:
-        for line in sys.stdin:
-            token.run_sync_soon(lines.send_nowait, line)
-        token.run_sync_soon(lines.close)
-
-    venue = DayVenue()
+    venue = AcceptingVenue()
     async with venue.serve() as address:
         print(f"listening {address.ws}", flush=True)
-        threading.Thread(target=listen, daemon=True).start()
-        async for line in heard:
+        async for line in lines_of_stdin():
             link = await venue.wait_connected()
             print(f"sent {await quotes(link, symbols, hz, int(line.split()[1]))}", flush=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pluggy
 import structlog
 import trio
+from orders import API_KEY
 from relay_under_test import APP, Source
 
 from relay.adapter import (
@@ -36,8 +37,6 @@ from relay.plugins.manager import Plugins
 from relay.provider.http import HttpClient
 from relay.settings import settings_of
 from relay.testing.simulator import Link, Simulator
-
-API_KEY = "an-api-key-of-the-bench"
 
 
 class Taking(Adapter):

@@ -9,9 +9,11 @@ import hashlib
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -44,6 +46,39 @@ def raise_limits() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_for(port: int) -> None:
+    """Return when somebody listens there."""
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise Unavailable("it does not begin to listen")
+
+
+@contextlib.contextmanager
+def redis_server(directory: Path) -> Iterator[tuple[str, int]]:
+    """Run a Redis that keeps its files there: its URL, and its process id. Unavailable where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise Unavailable("there is no redis-server")
+    port = free_port()
+    options = ["--port", str(port), "--save", "", "--appendonly", "yes", "--dir", str(directory), "--bind", "127.0.0.1"]
+    process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        yield f"redis://127.0.0.1:{port}", process.pid
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Process:

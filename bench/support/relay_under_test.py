@@ -19,7 +19,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ from relay.settings import settings_of
 
 APP = "1"
 TICKS = "ticks"
+
+
+def lines_of_stdin() -> AsyncIterable[str]:
+    """Return the lines as they come. A thread waits for them, so that trio's own thread waits for nothing."""
+    lines, heard = trio.open_memory_channel[str](8)
+    token = trio.lowlevel.current_trio_token()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            token.run_sync_soon(lines.send_nowait, line)
+        token.run_sync_soon(lines.close)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return heard
 
 
 class Unreachable(Adapter):
@@ -69,18 +83,9 @@ class Source:
         return [Service("commands", self.run)]
 
     async def run(self, feed: hooks.RelayApi) -> None:
-        """Obey stdin until it ends. A thread waits for the lines, so that the relay's own thread waits for nothing."""
-        lines, heard = trio.open_memory_channel[str](8)
-        token = trio.lowlevel.current_trio_token()
-
-        def listen() -> None:
-            for line in sys.stdin:
-                token.run_sync_soon(lines.send_nowait, line)
-            token.run_sync_soon(lines.close)
-
-        threading.Thread(target=listen, daemon=True).start()
+        """Obey stdin until it ends."""
         assert self.relay is not None
-        async for line in heard:
+        async for line in lines_of_stdin():
             name, *numbers = line.split()
             print(await getattr(self, name)(self.relay, *map(int, numbers)), flush=True)
         self.relay.stop()
