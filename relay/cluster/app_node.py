@@ -14,7 +14,7 @@ from attrs import frozen
 
 from relay.cluster.app_store import Anew, AppStore
 from relay.cluster.applications import AppPosition, read_batch
-from relay.cluster.lease import AGAIN, MARGIN, Lease
+from relay.cluster.lease import AGAIN, MARGIN, Lease, Request
 from relay.cluster.redis import Fenced, NotGranted, RedisCluster
 from relay.cluster.shared_app import Applications
 from relay.store.interface import Done, Row, Rows, StoreError
@@ -307,11 +307,7 @@ class AppNode:
     async def _lead(self) -> None:
         lease = Lease(self.redis.ttl)
         while True:
-            now = trio.current_time()
-            request = lease.request(now)
-            if request is None:
-                await trio.sleep_until(max(lease.deadline(), now + 0.01))
-                continue
+            request = await _next_request(lease)
             try:
                 answer = await self.redis.acquire(LEADER)
             except StoreError:
@@ -371,11 +367,7 @@ class AppNode:
 
     async def _renew(self, lease: Lease, scope: trio.CancelScope) -> None:
         while True:
-            now = trio.current_time()
-            request = lease.request(now)
-            if request is None:
-                await trio.sleep_until(max(lease.deadline(), now + 0.01))
-                continue
+            request = await _next_request(lease)
             try:
                 found = await self.redis.renew(LEADER, lease.token, "")
             except StoreError:
@@ -466,3 +458,13 @@ def _position(rows: Rows) -> AppPosition:
         if key == "log":
             return AppPosition(*map(int, value.split(b"-")))
     return AppPosition(0, 0)
+
+
+async def _next_request(lease: Lease) -> Request:
+    """Wait until the lease is to be acquired or renewed."""
+    while True:
+        now = trio.current_time()
+        request = lease.request(now)
+        if request is not None:
+            return request
+        await trio.sleep_until(max(lease.deadline(), now + 0.01))

@@ -5,6 +5,7 @@ reserved in blocks, half a block ahead; blocks grow with the topic's rate. If a 
 has not answered, it begins a new epoch: positions of the old one cannot be resumed from, but no number means two events.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from math import inf
 
@@ -52,7 +53,7 @@ def parse_key(key: str) -> Stream | tuple[str, str] | None:
     return None
 
 
-class TopicLog:
+class TopicLog(ABC):
     """Keeps the events of one topic outside of the process: in the store, or for other nodes.
 
     `TopicState` calls `renew` at ``renew_at``, and ``append`` or `append_first` for each event.
@@ -73,9 +74,9 @@ class TopicLog:
         """The number at which `renew` is to be called."""
         self._store = store
 
+    @abstractmethod
     def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
         """Log an event, and call ``then`` when no crash loses it any more, or when it could not be logged."""
-        raise NotImplementedError
 
     def renew(self, epoch: str, seq: int, now: float) -> str:
         """Ask for the next block of numbers before number ``seq`` is used; return the epoch that it is used in."""
@@ -97,7 +98,7 @@ class TopicLog:
         """
         return None
 
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027 - most have nothing to do
         """Remove the topic from the log, where that does not forget by itself."""
 
 

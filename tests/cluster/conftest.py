@@ -1,4 +1,4 @@
-"""What the tests of several relays share."""
+"""Fixtures of the tests of several relays."""
 
 import gc
 import warnings

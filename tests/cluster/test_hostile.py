@@ -21,7 +21,7 @@ async def owner_and_other(together, names: str = "ab") -> tuple[Node, Node]:
 
 
 def wanted(node: Node) -> list:
-    """What the session with the broker is asked for."""
+    """Return the topics that the session with the broker is asked for."""
     return list(node.relay.providers.find("helio").sessions["main"].first._machine.core.table)
 
 

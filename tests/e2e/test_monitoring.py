@@ -1,4 +1,4 @@
-"""What is shipped to watch and to deploy a relay: its metrics are those of a running one, its files are what their tools take."""
+"""The files that are shipped to watch and to deploy a relay: its metrics are those of a running one, its files are what their tools take."""
 
 import json
 import re

@@ -158,6 +158,6 @@ async def post(port: int, id: str) -> None:
 
 
 def orders(simulator: HelioSimulator) -> dict[str, tuple[str, str]]:
-    """What became of each order at the broker. A fill in an absence is told by its order alone: Helio's lists have no fills."""
+    """Return each order's status and filled quantity at the broker. Helio's lists have no fills: an absence is told by orders."""
     size = simulator.market.instrument("EURUSD").size_text
     return {id: (order.status.value, size(order.filled)) for id, order in simulator.account.orders.items()}

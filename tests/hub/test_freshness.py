@@ -1,4 +1,4 @@
-"""What the relays of a cluster tell of data of which one of them cannot know whether they are fresh."""
+"""Relays of a cluster tell of data that one of them cannot know to be fresh."""
 
 from itertools import count
 

@@ -174,7 +174,7 @@ async def test_data_then_a_drop_then_a_reconnect_that_subscribes_again():
 
 
 async def test_when_a_session_comes_up_that_is_kept_at_once():
-    """What follows is asked for by the next process, however soon this one dies."""
+    """Note at once that a session is up, so that the next process asks for what follows, however soon this one dies."""
 
     async def stay(request: Any) -> None:
         await until_closed(await request.accept())

@@ -1,4 +1,4 @@
-"""What the session does for every broker: adapters see its memory, pages are collected, and what is not streamed is asked for."""
+"""The session works for every broker: adapters see its memory, pages are collected, and what is not streamed is asked for."""
 
 from collections.abc import Iterable
 

@@ -249,7 +249,7 @@ class Trader:
 
 
 class LogWatch:
-    """What was ever in the logs: it reads along, on a connection of its own."""
+    """Everything that was ever in the logs: it reads along, on a connection of its own."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -402,7 +402,7 @@ class RealCluster:
 
 
 class Judge:
-    """What must hold in the end. Every method returns what is wrong, as text."""
+    """Judges a run at its end. Every method returns what is wrong, as text."""
 
     def __init__(self, cluster: RealCluster, watchers: Mapping[str, Watcher]) -> None:
         self.cluster, self.watchers = cluster, watchers
