@@ -74,6 +74,7 @@ function sayAway() {
 }
 
 on("status", ({ version }) => {
+  show(); // the views are hidden until there is a first status
   $("other-version").hidden = version === VERSION;
   setText($("other-version"), version === VERSION ? "" : `This page is of tickrelay ${VERSION}, the relay is ${version ? `of ${version}` : "of an unknown version"}: reload the page. Until then some of it may be missing or wrong.`);
 });
@@ -105,7 +106,7 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.closest("input, textarea, select")) { if (event.key === "Escape") event.target.blur(); return; }
   const view = VIEWS[Number(event.key) - 1];
-  if (view) { location.hash = view; $("main").focus(); }
+  if (view) { location.hash = view; show(); $("main").focus(); } // the next key may come before the event of the new hash
   else if (event.key === "/") { event.preventDefault(); document.querySelector(".view:not([hidden]) [data-search]")?.focus(); }
   else if (event.key === "?") $("help").showModal();
   else if (event.key === "p" && !$("view-inspector").hidden) $("tail-pause").click();

@@ -159,7 +159,7 @@ async function poll() {
       cursors.set(key, data.last);
       for (const frame of data.frames) keep(`${provider} ${frame.received_at}`, frame);
     } catch (error) {
-      if (error.status === 404) { $("raw").checked = false; setText($("tail-error"), "This relay shows no raw frames."); return; }
+      if (error.status === 404 && !error.answer?.error?.details?.field) { $("raw").checked = false; setText($("tail-error"), "This relay shows no raw frames."); return; }
       if (error.status === 403 || error.status === 401) { cursors.set(key, null); refused.push(error.message); }
     }
   }

@@ -125,12 +125,8 @@ export async function connect(key) {
     tell("message", message);
   });
   if (!relay.isDemo && key) sessionStorage.setItem("tickrelay-key", key);
-  relay.status = status;
   tell("started", status);
-  if (relay.key) relay.status = (await ask(`api/v2/status?limit=${STREAMS}`)).data;
-  tell("status", relay.status);
-  known(true);
-  setTimeout(poll, EVERY);
+  await poll(); // the status that this key may see: what is told without one has no accounts
 }
 
 async function poll() {

@@ -116,6 +116,7 @@ def page(browser: Any, demo: str) -> Iterator[Any]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(demo)
     page.wait_for_selector("#link[data-state=connected]")
+    page.wait_for_selector("#view-overview", state="visible")
     yield page
     page.close()
     assert errors == []
@@ -219,6 +220,32 @@ def test_the_inspector_filters_pauses_and_shows_an_event_whole(page: Any) -> Non
     assert event["type"] == page.inner_text("#tail tr.chosen td:nth-child(2)")
     text_is(page, "#frame", "quoteEvent")
     assert not page.is_disabled("#copy-fixture")
+
+
+def test_keys_pressed_at_once_are_read_in_the_view_that_the_first_one_opened(page: Any) -> None:
+    page.evaluate(
+        "for (const key of ['2', '/']) document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))"
+    )
+    assert page.evaluate("document.activeElement.id") == "symbol-search"
+
+
+def test_a_session_that_is_gone_does_not_end_the_frames_of_the_others(browser: Any, demo: str) -> None:
+    def with_one_that_is_gone(route: Any) -> None:
+        answer = route.fetch()
+        status = answer.json()
+        status["sessions"].insert(0, {**status["sessions"][0], "provider": "gone", "account": None})
+        route.fulfill(response=answer, json=status)
+
+    page = browser.new_page()
+    page.route("**/api/v2/status*", with_one_that_is_gone)
+    page.goto(f"{demo}#inspector")
+    page.check("#raw")
+    for provider, status in [("gone", 404), ("helio", 200)] * 2:
+        with page.expect_response(lambda answer, wanted=f"frames?provider={provider}": wanted in answer.url) as found:
+            pass
+        assert found.value.status == status
+    assert page.is_checked("#raw")
+    page.close()
 
 
 def test_the_console_subscribes_and_sends_as_a_client_and_as_the_apps_server(page: Any) -> None:
