@@ -11,6 +11,7 @@ import resource
 import secrets
 import signal
 import ssl
+import struct
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -147,7 +148,7 @@ class Relay:
         self.hub = Hub(
             settings.apps,
             epoch=f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(2)}",
-            socket_ids=_socket_id,
+            socket_ids=_socket_ids().__next__,
             want=interest.want,
             want_too=interest.want_too,
             unwant=interest.unwant,
@@ -646,9 +647,11 @@ def _tls(server: Server, reload: ssl.SSLContext | None = None) -> ssl.SSLContext
     return context
 
 
-def _socket_id() -> str:
-    both = secrets.randbits(62)
-    return f"{both >> 31}.{both & 0x7FFF_FFFF}"
+def _socket_ids() -> Iterator[str]:
+    """Yield names of connections. Random bytes are had for many at once: asking the kernel costs as much as the rest."""
+    while True:
+        for left, right in struct.iter_unpack("=II", secrets.token_bytes(8 * 256)):
+            yield f"{left >> 1}.{right >> 1}"
 
 
 def _session_log(level: str, event: str, **fields: object) -> None:

@@ -119,7 +119,7 @@ class SubscriberSession:
     monotonic seconds.
     """
 
-    __slots__ = ("_app_state", "asker", "connection", "joining", "outbox", "spending", "streams")
+    __slots__ = ("_app_state", "_network", "connection", "joining", "outbox", "spending", "streams")
 
     def __init__(
         self,
@@ -132,8 +132,7 @@ class SubscriberSession:
         self._app_state = app_state
         self.connection = connection
         self.outbox = outbox
-        self.asker = Asker(app_state.app.id, connection.socket_id, network)
-        """Name of the connection where it asks something of providers."""
+        self._network = network
         self.streams = 0
         """Channels it holds that ask something of a provider."""
         self.spending = spending
@@ -145,6 +144,11 @@ class SubscriberSession:
     def socket_id(self) -> str:
         """The connection's name in the protocol."""
         return self.connection.socket_id
+
+    @property
+    def asker(self) -> Asker:
+        """Name of the connection where it asks something of providers."""
+        return Asker(self._app_state.app.id, self.connection.socket_id, self._network)
 
     def open(self, query: Mapping[str, str], now: float) -> None:
         """Greet the subscriber, or refuse its version of the protocol. To be called once, first."""

@@ -231,7 +231,8 @@ class ServerConnection:
         self.protocol = PROTOCOLS[-1]
         self.closed = False
         self._channels: dict[str, PresenceMember | None] = {}
-        self._authorities: dict[str, Authority] = {}
+        self._authorities: dict[str, Authority] | None = None
+        """Made with the first channel that needs a signature: public ones are enough for most."""
         self._digest_of = digest_of
         self._user_secret: str | None = None
         self._opened = self._seen = self._used = now
@@ -249,7 +250,7 @@ class ServerConnection:
     @property
     def authorities(self) -> Mapping[str, Authority]:
         """By what right each of the channels is held that need a signature."""
-        return MappingProxyType(self._authorities)
+        return MappingProxyType(self._authorities or {})
 
     @property
     def user_secret(self) -> str | None:
@@ -359,7 +360,7 @@ class ServerConnection:
         """Return an Unsubscribe for every channel still held: the socket has ended, from whichever side."""
         left: list[Action] = [LeaveChannel(channel) for channel in self._channels]
         self._channels.clear()
-        self._authorities.clear()
+        self._authorities = None
         self.closed = True
         self._user = None
         return left
@@ -422,12 +423,14 @@ class ServerConnection:
             return [SendMessage(messages.subscription_error(channel, kind, exc.message, exc.status))]
         self._channels[channel] = subscribe.member
         if subscribe.authority is not None:
+            self._authorities = self._authorities or {}
             self._authorities[channel] = subscribe.authority
         return [subscribe]
 
     def _drop(self, channel: str) -> None:
         self._channels.pop(channel, None)
-        self._authorities.pop(channel, None)
+        if self._authorities is not None:
+            self._authorities.pop(channel, None)
 
     def _checked(self, channel: str, data: Mapping[str, object]) -> JoinChannel:
         limits = self.app.limits

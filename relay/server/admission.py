@@ -16,7 +16,7 @@ Pure: no sockets. `HttpServer` calls it for every connection.
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import attrs
 
@@ -118,25 +118,35 @@ def plan_descriptors(limits: HttpLimits, sessions: int, allowed: int) -> Descrip
 
 def network_of(address: str) -> str | None:
     """Return the network that is counted as one client: an IPv4 address, or an IPv6 /64; None if it is no address."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.IPv6Address(int(ip) >> 64 << 64)) + "/64"
+    return _read(address)[0] if len(address) <= _LONGEST else None
 
 
 def is_local(address: str) -> bool:
     """Return True for an address of this machine's loopback interface."""
+    return len(address) <= _LONGEST and _read(address)[1]
+
+
+def client_network(address: str) -> str | None:
+    """Return the network that a client at this address is counted in; None on this machine, and if it is no address."""
+    return None if is_local(address) else network_of(address)
+
+
+#: Characters of the longest address with its scope; addresses whose networks are remembered.
+_LONGEST, _REMEMBERED = 64, 4096
+
+
+@lru_cache(_REMEMBERED)
+def _read(address: str) -> tuple[str | None, bool]:
+    """Return the network of an address, and whether it is of this machine's loopback interface."""
     try:
-        ip = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return False
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip).is_loopback
+        return None, False
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip), ip.is_loopback
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped), ip.ipv4_mapped.is_loopback
+    return str(ipaddress.IPv6Address(int(ip) >> 64 << 64)) + "/64", ip.is_loopback
 
 
 def forwarded_for(headers: Sequence[tuple[bytes, bytes]]) -> str | None:

@@ -24,7 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from typing import Protocol
 from urllib.parse import unquote
@@ -35,7 +35,7 @@ import trio
 from relay.histogram import Histogram
 from relay.hub.app import RefusedSession, SubscriberSession
 from relay.hub.outbox import OVERFLOW, OVERFLOW_CODE, Delivery, Outbox, Policy
-from relay.server.admission import SubscriberLimits, forwarded_for, is_local, network_of
+from relay.server.admission import SubscriberLimits, client_network, forwarded_for
 from relay.server.fastpath.poller import PASSES, SLICE, Poller
 from relay.server.fastpath.upgrade import UpgradeRequest
 from relay.server.fastpath.writer import BatchWriter
@@ -311,9 +311,8 @@ class SubscriberServer:
         """Return the network the subscriber comes from; behind our proxy, the one the proxy saw."""
         if self._behind_proxy:
             address = forwarded_for(request.headers)
-            return None if address is None or is_local(address) else network_of(address)
-        peer = transport.peer
-        return None if peer is None else _network_of_peer(peer[0])
+            return None if address is None else client_network(address)
+        return transport.network
 
     def read(self, connection: SubscriberConnection) -> None:
         """Read what has arrived and handle it."""
@@ -538,12 +537,6 @@ class SubscriberServer:
 def _size(frame: Received) -> int:
     """Return the memory that a message takes while it waits."""
     return sys.getsizeof(frame) + sys.getsizeof(getattr(frame, "data", None))
-
-
-@lru_cache(maxsize=1024)
-def _network_of_peer(address: str) -> str | None:
-    """Return the network of an address as the kernel writes it, which is short."""
-    return None if is_local(address) else network_of(address)
 
 
 def _app_key(path: str) -> str:

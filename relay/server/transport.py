@@ -27,7 +27,7 @@ Address = tuple[str, int]
 class SocketTransport:
     """A plain TCP connection."""
 
-    __slots__ = ("on_close", "reserved", "sock")
+    __slots__ = ("network", "on_close", "reserved", "sock")
 
     scheme = "http"
     handshaken = True
@@ -40,6 +40,8 @@ class SocketTransport:
     def __init__(self, sock: socket.socket) -> None:
         """Take over `sock`, which is non-blocking."""
         self.sock = sock
+        self.network: str | None = None
+        """The network that the other end is counted in (`relay.server.admission.client_network`); None for none."""
         self.on_close: Callable[[], object] | None = None
         """Called once, when this end is closed."""
         self.reserved = False

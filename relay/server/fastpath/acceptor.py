@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 import structlog
 import trio
 
-from relay.server.admission import ADMIN_HEAD, Admission, HttpLimits
+from relay.server.admission import ADMIN_HEAD, Admission, HttpLimits, client_network
 from relay.server.fastpath.poller import Poller
 from relay.server.transport import SocketTransport, TlsTransport
 
@@ -138,6 +138,7 @@ class Acceptor:
             waiting = _Waiting(self, SocketTransport(sock), now + within)
         else:
             waiting = _Waiting(self, TlsTransport(sock, self._tls), now + self._limits.tls_handshake)
+        waiting.transport.network = None if address is None else client_network(address)
         waiting.transport.reserved = full is not None
         waiting.transport.on_close = leave
         self._waiting[sock.fileno()] = waiting
