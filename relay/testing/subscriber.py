@@ -212,8 +212,8 @@ class Subscriber:
             self._told()
             await trio.sleep(_BACK_OFF)
 
-    async def until(self, holds: Callable[[], bool], within: float = _WITHIN) -> None:
-        """Wait until ``holds()``, which is asked after everything that comes.
+    async def until(self, holds: Callable[[], bool], within: float = 120.0) -> None:
+        """Wait until ``holds()``, which is asked after everything that comes, ``within`` so many seconds.
 
         Raises:
             AssertionError: it did not hold in time.

@@ -29,6 +29,7 @@ from relay_alpaca import rest
 from relay_alpaca.adapter import Alpaca
 from relay_alpaca.simulator import KEY, SECRET, SIMULATED, AlpacaSimulator
 from support.alpaca_session import PAIRS, TOPICS, Session, new_context, order_id, place, record, whole_day
+from support.deadlines import WITHIN
 from support.pusherjs import driven
 from support.running import port_of, running_relay
 from support.situations import OUR_APP
@@ -389,7 +390,7 @@ async def test_wrong_keys_end_the_session_and_say_so() -> None:
         keys = {"key_id": KEY, "secret_key": "wrong-secret-of-somebody"}
         table = {"url": at.ws, "http_url": at.http, "accounts": {"paper": {"credentials": keys}}}
         async with running_relay({"alpaca": table}) as relay:
-            with trio.fail_after(30):
+            with trio.fail_after(WITHIN):
                 while relay.providers.statuses()[0]["state"] != "failed":
                     await trio.sleep(0.01)
             assert "key_id and secret_key are unauthorized" in relay.providers.statuses()[0]["reason"]

@@ -79,6 +79,7 @@ from support.crosstrade_session import (
     place,
     record,
 )
+from support.deadlines import WITHIN
 from support.dialling import UPGRADE
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "crosstrade.jsonl"
@@ -773,7 +774,7 @@ def test_the_same_seed_says_the_same():
 async def test_a_client_that_does_what_the_page_says():
     async with CrossTradeSimulator(interval=0.01).serve() as at, client(at.ws) as socket:
         await socket.send_message(dumps({"action": "subscribe", "instruments": ["ES 09-26"]}))
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             data = loads(await socket.get_message())
             assert (data["type"], data["quotes"][0]["instrument"]) == ("marketData", "ES 09-26")
             await socket.send_message(VERBATIM[0][1])
@@ -813,7 +814,7 @@ async def test_the_snapshot_is_as_documented():
 
 async def test_a_second_connection_takes_the_first_one_s_place():
     async with CrossTradeSimulator(interval=0).serve() as at, client(at.ws) as first, client(at.ws) as second:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             with pytest.raises(ConnectionClosed) as closed:
                 await first.get_message()
             await second.send_message('{"action":"ping"}')
@@ -859,7 +860,7 @@ async def relayed():
         await nursery.start(running.session.run)
         running.session.want(ES)
         running.session.want(ACCOUNT)
-        with trio.fail_after(60):  # until the first lists have come: what they show was open before, and is not opened
+        with trio.fail_after(WITHIN):  # the first lists have come: what they show was open before, and is not opened
             while ("position", "Sim101") not in running.session._machine.core.states._listed:
                 await trio.sleep(0.01)
         yield simulator, running
@@ -877,7 +878,7 @@ async def test_what_became_of_an_order_meanwhile_is_told_once(relayed):
     await relay.until(Connection, event=ConnectionEvent.CONNECTED)
     ended = await relay.until(Order)
     assert (ended.status, ended.client_order_id, ended.reconciled) == (OrderStatus.CANCELLED, "mine", True)
-    with trio.fail_after(60):  # profit updates come meanwhile, and the lists are requested again
+    with trio.fail_after(WITHIN):  # profit updates come meanwhile, and the lists are requested again
         while sum(isinstance(event, Quote) for event in relay.events) < 40:
             await trio.sleep(0.05)
     assert not [event for event in relay.events if isinstance(event, Order)]

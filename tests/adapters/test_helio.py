@@ -49,6 +49,7 @@ from relay_helio.matching import WAITING
 from relay_helio.requests import PORTFOLIO
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from support import relayed as support_relayed
+from support.deadlines import WITHIN
 from support.dialling import UPGRADE, close_code, dialled
 from support.helio_session import PAGE, REST_ORDER, REST_PORTFOLIO, Session, place, record, whole_day
 
@@ -582,7 +583,7 @@ async def test_a_client_that_does_what_the_page_says():
         login = (await http.post(f"{at.http}/login", json={"email": EMAIL, "password": PASSWORD})).json()
         async with dialled(f"{at.ws}?token={login['access_token']}") as socket:
             await socket.send_message(PAGE[0][1])
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 assert loads(await socket.get_message()) == loads(PAGE[1][1])
                 quote = loads(await socket.get_message())
                 assert (quote["type"], sorted(quote["payload"])) == ("quoteEvent", ["ask", "bid", "symbol", "ts"])

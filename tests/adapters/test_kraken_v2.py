@@ -25,6 +25,7 @@ from relay.testing.subject import subject
 from relay_kraken.adapter import Kraken
 from relay_kraken.book import checksum
 from relay_kraken.words import MINUTES
+from support.deadlines import WITHIN
 from support.lone_session import lone_session
 from support.recordings import decode, new_adapter, run_through
 
@@ -335,7 +336,7 @@ async def test_a_session_subscribes_by_v2_and_publishes_what_it_is_sent():
             await nursery.start(session.run)
             for each in topics:
                 session.want(each)
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 await complete.wait()
             session.shutdown()
     assert asked[0] == "instrument"

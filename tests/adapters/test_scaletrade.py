@@ -57,6 +57,7 @@ from relay_scaletrade.adapter import ScaleTrade
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
 from relay_scaletrade.trades import CMDS, STATES, TRADE
 from support import relayed as support_relayed
+from support.deadlines import WITHIN
 from support.dialling import close_code, dialled
 from support.recordings import decode
 from support.scaletrade_session import (
@@ -832,7 +833,7 @@ async def sign_in(http, at, **members):
 
 async def heard(socket, marker):
     """The next array with this marker."""
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while True:
             message = await socket.get_message()
             if message.startswith(f'["{marker}"'):

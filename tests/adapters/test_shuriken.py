@@ -48,6 +48,7 @@ from relay_shuriken.payloads import tokens_swapped
 from relay_shuriken.simulator import KEY, STREAMS, ShurikenSimulator, channel_of
 from relay_shuriken.streams import Want, canonical, wants
 from support import relayed as support_relayed
+from support.deadlines import WITHIN
 from support.dialling import close_code, dialled
 from support.running import running_relay
 from support.shuriken_session import ACCOUNT, EVM, GLOBAL, OPTIONS, TOPICS, Session, new_adapter, record, resolved
@@ -659,7 +660,7 @@ def url_of(session, key=None):
 
 
 async def message(socket):
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         return loads(await socket.get_message())
 
 
@@ -864,7 +865,7 @@ async def test_a_whole_relay_finds_the_server_and_streams(configured):
         if configured:
             provider["url"] = at.ws
         async with running_relay({"shuriken": provider}) as relay:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while {"public_trade", "signal", "notification"} - relay.hub.snapshot()["published"].keys():
                     await trio.sleep(0.01)
 
@@ -880,7 +881,7 @@ class Sdk:
         self._text = b""
 
     async def says(self):
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while b"\n" not in self._text:
                 data = await self._process.stdout.receive_some()
                 assert data, "the SDK ended"

@@ -14,6 +14,7 @@ from relay.testing import conformance
 from relay.testing.recording import Record, Recording, read_recording
 from relay_synthetic.adapter import Synthetic
 from relay_synthetic.simulator import SyntheticSimulator
+from support.deadlines import WITHIN
 from support.dialling import dialled
 from support.lone_session import lone_session
 from support.synthetic_session import BEGAN_NS, record
@@ -35,7 +36,7 @@ def test_a_seed_is_a_market():
 
 async def heard(socket, count):
     messages = []
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while len(messages) < count:
             messages.append(loads(await socket.get_message()))
     return messages
@@ -99,7 +100,7 @@ async def test_the_relay_s_session_gets_every_kind_and_a_whole_book():
         for topic in (*TOPICS, Topic(kind="candle", symbol="BTC/USD", timeframe="1m")):
             session.want(topic)
         nursery.start_soon(session.run)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await complete.wait()
         nursery.cancel_scope.cancel()
     depths = [event for event in events if isinstance(event, Depth)]

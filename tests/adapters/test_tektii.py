@@ -69,6 +69,7 @@ from relay_tektii.reading import TIMEFRAMES
 from relay_tektii.rest import FUNCTIONS
 from relay_tektii.simulator import KEY, Subscription, TektiiSimulator
 from support.client import Client
+from support.deadlines import WITHIN
 from support.dialling import UPGRADE, close_code, dialled
 from support.lone_session import lone_session
 from support.pusherjs import driven
@@ -525,7 +526,7 @@ async def test_what_is_sent_is_what_the_gateway_subscribes_to():
         await simulator.wait_connected()
         for _ in range(3):
             simulator.tick()
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             frames = [loads(await socket.get_message()) for _ in range(3)]
         assert {(frame["type"], frame["quote"]["symbol"]) for frame in frames} == {("quote", "AAPL")}
         assert "event_id" not in frames[0]
@@ -534,7 +535,7 @@ async def test_what_is_sent_is_what_the_gateway_subscribes_to():
 async def test_a_client_that_answers_pings_and_acknowledges_as_the_page_says():
     simulator = TektiiSimulator(interval=0, key=None, ping_interval=0.01)
     async with simulator.serve() as at, dialled(at.ws) as socket:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             assert loads(await socket.get_message())["type"] == "ping"
             for direction, text in PAGE:
                 if direction == "out":
@@ -561,7 +562,7 @@ async def test_a_backtest_goes_on_strictly_by_the_ids_that_are_acknowledged():
 
         async def settled():
             await socket.send_message("{")
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while (said := loads(await socket.get_message()))["type"] != "error":
                     told.append(said)
             await acknowledge(said["event_id"])
@@ -573,7 +574,7 @@ async def test_a_backtest_goes_on_strictly_by_the_ids_that_are_acknowledged():
         assert [frame["event_id"] for frame in told] == ["evt_1"]
         assert simulator.outstanding.unknown == ["evt_99"]
         await acknowledge("evt_1", "evt_1")
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             second = loads(await socket.get_message())
             assert second["quote"]["timestamp"] > told[0]["quote"]["timestamp"]
             await acknowledge(second["event_id"])
@@ -623,7 +624,7 @@ async def test_the_request_limit_is_warned_of_and_enforced():
         answers = [await http.get("/v1/account") for _ in range(12)]
         assert [answer.status_code for answer in answers] == [200] * 11 + [429]
         assert answers[-1].json()["details"] == {"retry_after_seconds": 50, "reset_at": "2026-06-01T12:01:00.000Z"}
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             warning, hit = loads(await socket.get_message()), loads(await socket.get_message())
         assert (warning["event"], warning["requests_remaining"]) == ("RATE_LIMIT_WARNING", 10)
         assert (hit["event"], hit["reset_at"]) == ("RATE_LIMIT_HIT", "2026-06-01T12:01:00.000Z")
@@ -668,7 +669,7 @@ class Relayed:
         return (await self._find(0, kind, members))[0]
 
     async def _find(self, position, kind, members):
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while True:
                 while position < len(self.events):
                     event, position = self.events[position], position + 1
@@ -699,7 +700,7 @@ async def relayed():
         await nursery.start(running.session.run)
         for topic in TOPICS:
             running.session.want(topic)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await simulator.asked.wait()
         yield simulator, running
         running.session.shutdown()
@@ -734,7 +735,7 @@ async def test_a_backtest_runs_through_the_relay_to_its_end():
         assert (await relay.until(Notification)).title == "backtest_complete"
         failed = await relay.until(Connection, event=ConnectionEvent.FAILED)
         assert failed.reason == "the backtest is complete"
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await simulator.outstanding.wait_none()
         assert simulator.outstanding.unknown == []
         nursery.cancel_scope.cancel()

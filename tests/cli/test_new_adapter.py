@@ -42,7 +42,6 @@ def ran(package: Path, *command: str) -> str:
 
 
 @kinds
-@pytest.mark.timeout(300)
 def test_its_own_tests_pass(kind: str, tmp_path: Path) -> None:
     package = written(tmp_path, kind)
     if os.environ.get("NEW_ADAPTER") == "write":

@@ -12,11 +12,12 @@ import trio
 from trio_websocket import open_websocket_url
 
 from relay import __version__
+from support.deadlines import WITHIN
 
 
 def tickrelay(*tokens: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "relay", *tokens], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "relay", *tokens], capture_output=True, text=True, timeout=WITHIN, check=False
     )
 
 
@@ -43,7 +44,7 @@ async def test_play_serves_the_recording_until_it_is_stopped(tmp_path: Path, sto
     command = [sys.executable, "-m", "relay", "play", str(path), "--listen", "127.0.0.1:0", "--start", "connect"]
     async with trio.open_nursery() as nursery:
         process = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE, check=False))
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             line = (await process.stdout.receive_some()).decode()
             url = line.split(" at ")[1].split()[0]
             async with open_websocket_url(f"{url}/ws") as socket:

@@ -11,6 +11,7 @@ import pytest
 
 from relay.cli import run
 from relay.cli.status import not_usable
+from support.deadlines import WITHIN
 from support.shared_relay import KEYS, SharedRelay, shared_relay
 
 Captured = pytest.CaptureFixture[str]
@@ -124,7 +125,7 @@ def on_terminal(relay: SharedRelay, *tokens: str) -> str:
         except OSError:  # the other side was closed
             pass
         os.close(ours)
-        assert process.wait(60) == 0, shown.decode()
+        assert process.wait(WITHIN) == 0, shown.decode()
     return shown.decode()
 
 

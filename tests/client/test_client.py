@@ -21,6 +21,7 @@ from relay.client import (
 from relay.model.enums import Outcome
 from relay.model.events import Depth, Event, Quote, Staleness
 from relay.testing.faults import Corrupt, FaultProxy
+from support.deadlines import WITHIN
 from support.shared_relay import KEYS, SharedRelay, shared_relay
 
 QUOTE = "quote.synthetic.BTC-USD"
@@ -39,7 +40,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def run(backend: str, scenario: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        with anyio.fail_after(30):
+        with anyio.fail_after(WITHIN):
             await scenario()
 
     anyio.run(bounded, backend=backend)

@@ -13,6 +13,7 @@ import trio
 from relay.pusher.signatures import channel_auth
 from support.cable import Cable, cable
 from support.cluster import Node, cluster
+from support.deadlines import WITHIN
 from support.http_api import OURS, ask, publish
 from support.raw import Closed, Raw, raw
 from support.redis_server import RedisServer, redis_server
@@ -52,7 +53,7 @@ async def users(node: Node) -> list[str]:
 
 
 async def until_users(node: Node, *expected: str) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while await users(node) != sorted(expected):
             await trio.sleep(0.02)
 
@@ -67,7 +68,7 @@ async def join(client: Raw, user_id: str) -> None:
 
 async def until_published(node: Node, channel: str, data: Any) -> None:
     """Publish until the relay takes it."""
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while (await trigger(node, channel, data)).status_code != 200:
             await trio.sleep(0.05)
 
@@ -139,7 +140,7 @@ async def test_after_a_redis_that_fails_members_are_there_and_nobody_was_said_to
         gone = await ask(a.port, "GET", f"/apps/{APP['id']}/channels/cache-last/history", epoch=before["epoch"],
                          after_seq="0")  # fmt: skip
         assert (gone.status_code, gone.json()["reason"]) == (410, "epoch_changed")
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while (await get(a, "/channels/presence-room", info="subscription_count"))["subscription_count"] != 2:
                 await trio.sleep(0.02)
         await trio.sleep(4.5)  # the time for which nobody is said to have left
@@ -173,7 +174,7 @@ async def test_the_rate_of_an_app_is_that_of_all_relays(tmp_path: Path) -> None:
 
 async def test_connections_are_counted_over_all_relays(tmp_path: Path) -> None:
     async with pair(tmp_path, max_connections=2) as (_, _, a, b), raw(a.port), raw(b.port):
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             for node in (a, b):
                 while True:
                     async with raw(node.port, greeted=False) as third:
@@ -192,13 +193,13 @@ async def test_the_commands_of_a_key_at_one_relay_count_at_the_other(tmp_path: P
             headers = {"Authorization": f"Bearer {API_KEY}"}
 
             async def send(node: Node) -> int:
-                async with httpx.AsyncClient(headers=headers, timeout=60, verify=UNTRUSTING) as http:
+                async with httpx.AsyncClient(headers=headers, timeout=WITHIN, verify=UNTRUSTING) as http:
                     url = f"http://127.0.0.1:{node.port}/api/v2/commands"
                     return (await http.post(url, json={"provider": "nobody"})).status_code
 
             assert 429 not in [await send(a) for _ in range(4)]
             assert await send(a) == 429
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 rates = b.relay._command_service._rates
                 while not rates or rates["main"].free(trio.current_time()) >= 1:
                     await trio.sleep(0.01)

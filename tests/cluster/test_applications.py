@@ -12,6 +12,7 @@ from attrs import define
 from relay.pusher.signatures import user_auth
 from support.app_server import AppServer, app_server
 from support.cluster import Cluster, Node, cluster
+from support.deadlines import WITHIN
 from support.http_api import OURS, ask, publish
 from support.raw import Raw, raw
 from support.redis_server import redis_server
@@ -76,7 +77,7 @@ async def join(client: Raw, channel: str, user_id: str) -> list[str]:
 async def test_members_are_those_of_all_relays_and_come_and_go_once(tmp_path: Path) -> None:
     async with together(tmp_path) as (_, (a, b)), raw(a.port) as ada, raw(b.port) as bob:
         assert await join(ada, "presence-room", "ada") == ["ada"]
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while "presence-room" not in (await get(b, "/channels"))["channels"]:
                 await trio.sleep(0.01)
         async with raw(b.port) as short:
@@ -103,7 +104,7 @@ async def test_the_http_api_answers_for_all_relays(tmp_path: Path) -> None:
         await join(bob, "presence-room", "bob")
         await ada.subscribe("news")
         await bob.subscribe("news")
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while (await get(a, "/channels/news", info="subscription_count"))["subscription_count"] < 2:
                 await trio.sleep(0.01)
         for node in (a, b):
@@ -216,7 +217,7 @@ class Told:
         return [tuple(str(each) for each in event.values()) for body in bodies for event in body["events"]]
 
     async def until(self, *events: tuple[str, ...]) -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while not set(events) <= set(self.events):
                 await self.server.news.wait()
 
@@ -236,7 +237,7 @@ def leads(node: Node) -> bool:
 
 
 async def leader(nodes: list[Node]) -> Node:
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while not any(map(leads, nodes)):
             await trio.sleep(0.01)
     return next(node for node in nodes if leads(node))

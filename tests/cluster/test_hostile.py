@@ -9,6 +9,7 @@ import trio
 from relay.testing.simulator import Mute
 from relay.trading.registry import CommandLimits
 from support.cluster import Node
+from support.deadlines import WITHIN
 from support.raw import raw
 from tests.cluster.test_trading import ORDER, brokered, post
 
@@ -36,7 +37,7 @@ async def test_made_up_names_are_asked_for_in_the_name_of_their_subscribers_and_
                 await stranger.say("pusher:subscribe", {"channel": f"quote.helio.MADEUP{number}"})
             await second.say("pusher:subscribe", {"channel": "quote.helio.MADEUP7"})
             await near.say("pusher:subscribe", {"channel": "quote.helio.MADEUP300"})
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while len(found := {each.topic.symbol: each for each in wanted(owner) if each.topic.symbol}) < 301:
                     await trio.sleep(0.01)
                 while not {names[0], names[1]} <= {by.connection for by in found["MADEUP7"].askers}:
@@ -77,7 +78,7 @@ async def test_commands_that_wait_for_another_relay_are_bounded_for_each_key(tmp
 
                 nursery.start_soon(ask, f"c{number}")
             forwarding = other.relay._cluster.forwarding
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while forwarding.waiting("main")[0] < 2:
                     await trio.sleep(0.01)
             full = await post(other, ORDER, id="c2")

@@ -11,7 +11,6 @@ from support.real_cluster import ACCOUNT, QUOTES, RealCluster, real_cluster
 
 #: coredis, which reads along, does not close the buffers of a connection that is lost.
 pytestmark = [
-    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

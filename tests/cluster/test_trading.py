@@ -11,6 +11,7 @@ import trio
 from relay.testing.simulator import Mute
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from support.cluster import Cluster, Node, cluster
+from support.deadlines import WITHIN
 from support.redis_server import redis_server
 from support.running import API_KEY
 
@@ -36,7 +37,7 @@ async def brokered(directory: Path) -> AsyncIterator[tuple[HelioSimulator, Clust
 
 async def post(node: Node, command: dict[str, Any], **members: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {API_KEY}"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{node.port}", headers=headers, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{node.port}", headers=headers, timeout=WITHIN) as http:
         return await http.post("/api/v2/commands", json={**command, **members})
 
 
@@ -79,14 +80,14 @@ async def test_an_order_that_was_sent_by_an_owner_that_died_is_never_sent_again(
                 answers.append(await post(other, RESTING, within=20))
 
             nursery.start_soon(ask)
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while not simulator.account.orders:
                     await trio.sleep(0.01)
             await owner.kill()
         (answer,) = answers
         assert answer.json()["command_id"] == "c1", answer.text
         await together.owner("helio")
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while (again := await post(other, RESTING)).status_code == 202:
                 await trio.sleep(0.05)
         (placed,) = simulator.account.orders.values()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import matrix, tools
+from support.deadlines import WITHIN
 
 CHROMIUM = Path(__file__).parents[1] / "support" / "drivers" / "chromium_pages.py"
 CELLS: dict[str, tuple[str, str]] = {}
@@ -32,7 +33,7 @@ def browser() -> Iterator[int]:
         finally:
             process.stdin.close()
             try:
-                process.wait(10)
+                process.wait(WITHIN)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from relay_alpaca.simulator import KEY, SECRET, AlpacaSimulator
+from support.deadlines import WITHIN
 from support.process import serving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alpaca.md").read_text("utf-8")
@@ -35,14 +36,19 @@ def environment(directory: Path, exports: str) -> dict[str, str]:
     path = f"{shim.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     exports = exports.replace('"PK..."', f'"{KEY}"').replace('"..."', f'"{SECRET}"')
     said = subprocess.run(
-        ["bash", "-c", f"{exports}\nenv -0"], env={"PATH": path}, capture_output=True, check=True, text=True, timeout=60
+        ["bash", "-c", f"{exports}\nenv -0"],
+        env={"PATH": path},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=WITHIN,
     ).stdout
     return dict(line.split("=", 1) for line in said.split("\0") if "=" in line)
 
 
 async def ran(command: str, directory: Path, env: dict[str, str]) -> str:
     """Run a block as a shell does; return what it printed."""
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         done = await trio.run_process(
             ["bash", "-ec", command], cwd=directory, env=env, capture_stdout=True, capture_stderr=True, check=False
         )

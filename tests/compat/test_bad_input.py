@@ -11,6 +11,7 @@ import trio
 
 from relay.pusher.apps import App
 from relay.pusher.signatures import channel_auth, md5_hex, sign, signed_query, user_auth
+from support.deadlines import WITHIN
 from support.harness import Stage, stage
 from support.http_api import OURS, ask, send
 from support.raw import Raw, raw
@@ -36,7 +37,7 @@ async def watched(**tables: Any) -> AsyncIterator[tuple[Stage, Raw]]:
             yield s, honest
             s.publish("honest", "still here")
             assert await honest.hear("greeting") == "still here"
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while s.relay.hub.connections > 1:
                     await trio.sleep(0.01)
         await s.until_empty()
@@ -165,14 +166,14 @@ async def test_a_body_above_the_limit() -> None:
 
 async def test_a_head_above_the_limit() -> None:
     async with watched() as (s, _), await trio.open_tcp_stream("127.0.0.1", s.port) as stream:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 20_000)
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 431 ")
 
 
 async def test_a_message_above_the_limit() -> None:
     async with watched() as (s, _), raw(s.port) as client:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await client.send("x" * 70_000)
             assert await client.closed() == 1009
 
@@ -234,9 +235,7 @@ async def test_connections_that_never_speak() -> None:
         s.publish("honest", "others are served")
         assert await honest.hear("greeting") == "others are served"
         assert s.relay.hub.connections == 301
-        with trio.fail_after(
-            60
-        ):  # who is behind the handshake is asked with a ping in its time: see test_connections.py
+        with trio.fail_after(WITHIN):  # behind the handshake a ping asks in its time: see test_connections.py
             for stream in mute:
                 while await stream.receive_some():
                     pass
@@ -249,5 +248,5 @@ async def test_one_connection_more_than_the_port_takes() -> None:
             await one_more.send_all(
                 b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
             )  # not what is kept for an administrator
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 assert (await one_more.receive_some()).startswith(b"HTTP/1.1 503 ")

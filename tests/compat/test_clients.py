@@ -3,6 +3,7 @@
 import trio
 
 from support.client import Client
+from support.deadlines import WITHIN
 from support.harness import stage
 from support.matrix import judged_by
 from support.server_library import server_library
@@ -50,7 +51,7 @@ async def test_unsubscribing(library: str, browser_port: int) -> None:
         client = await s.connected(library)
         await client.subscribe("room", "other")
         await client.do("unsubscribe", channel="room")
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while s.relay.hub.channel_info("7", "room", 0).occupied:
                 await trio.sleep(0.01)
         s.publish("room", 1)
@@ -122,7 +123,7 @@ async def test_client_events(library: str, browser_port: int) -> None:
             assert ada.events(channel, "client-typing") == []
         if library in ("pusher-js", "chromium"):  # the others do not tell who sent it
             senders: dict[str, str | None] = {}
-            with trio.fail_after(30):
+            with trio.fail_after(WITHIN):
                 while len(senders) < 2:  # it is told behind the event
                     await trio.sleep(0.01)
                     senders = {line["channel"]: line.get("user_id") for line in bob.lines if line["on"] == "sender"}
@@ -182,7 +183,7 @@ async def test_sign_in_and_events_to_one_user(library: str, browser_port: int) -
             signed_in = await client.ask("signin")
             assert signed_in["user"]["id"] in ("ada", "bob")
             user_id = signed_in["user"]["id"]
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while not s.relay.hub.channel_info("7", f"#server-to-user-{user_id}", 0).occupied:
                     await trio.sleep(0.01)
         await app.call("send_to_user", user_id="ada", name="greeting", data={"to": "ada"})
@@ -227,7 +228,7 @@ async def test_terminated_by_the_applications_server(library: str, browser_port:
         assert await app.call("terminate", user_id="ada") == {}
         await ada.error(4009)
         await ada.wait(lambda line: line.get("current") == "disconnected")
-        with trio.fail_after(60):  # the client may say so before the relay has read its close frame
+        with trio.fail_after(WITHIN):  # the client may say so before the relay has read its close frame
             while s.relay.hub.connections != 1:
                 await trio.sleep(0.01)
 

@@ -12,6 +12,7 @@ from relay.pusher.apps import Limits
 from support.app_server import app_server
 from support.cable import cable
 from support.clients import client_of
+from support.deadlines import WITHIN
 from support.harness import stage
 from support.http_api import publish
 from support.matrix import judged_by
@@ -71,7 +72,7 @@ async def test_idle_connections(library: str, browser_port: int) -> None:
         await client.subscribe("room")
         (session,) = s.relay.hub._by_id[APP["id"]].sessions.values()
         quiet_since = session.connection._seen
-        with trio.fail_after(60):  # until it has answered the relay's ping, or sent its own
+        with trio.fail_after(WITHIN):  # until it has answered the relay's ping, or sent its own
             while session.connection._seen < quiet_since + 1:
                 await trio.sleep(0.01)
         s.publish("room", "still there")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from support import tools
+from support.deadlines import WITHIN
 from support.matrix import ROOT
 from support.shared_relay import KEYS, SharedRelay, shared_relay
 
@@ -24,7 +25,6 @@ PROGRAMS = [
     for number, (language, text) in enumerate(BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text()))
 ]
 #: Seconds until a program has printed something, on the slowest machine.
-WITHIN = 60
 
 
 @pytest.fixture(scope="module")

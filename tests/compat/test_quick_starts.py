@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from support import tools
+from support.deadlines import WITHIN
 from support.harness import stage
 from support.matrix import ROOT
 from support.process import serving, started
@@ -53,7 +54,7 @@ async def test_quotes_of_a_recorded_session_are_printed(tmp_path: Path) -> None:
             script = partial(trio.run_process, [tools.node(), "quotes.mjs"], cwd=tmp_path, env=environment, check=False)
             process = await nursery.start(partial(script, stdout=subprocess.PIPE))
             printed = b""
-            with trio.move_on_after(60):
+            with trio.move_on_after(WITHIN):
                 while printed.count(b"\n") < len(expected):
                     printed += await process.stdout.receive_some()
             nursery.cancel_scope.cancel()
@@ -94,7 +95,7 @@ async def test_the_vendors_quick_start_page_works(browser: int) -> None:
         page = await s.client("chromium")
         html = QUICK_START.replace("SCRIPT", "pusher.js").replace("PORT", str(s.port))
         await page.do("page", html=html, url=f"http://127.0.0.1:{s.port}/judge/")
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while not s.relay.hub.channel_info("7", "my-channel", 0).occupied:
                 await trio.sleep(0.01)
         s.publish("my-channel", {"message": "hello world"}, name="my-event")

@@ -9,6 +9,7 @@ from relay.model.events import Quote, Stamp
 from relay.testing.faults import Corrupt, FaultProxy
 from support.cable import Cable
 from support.client import Client
+from support.deadlines import WITHIN
 from support.harness import Stage, stage
 from support.http_api import ask
 from support.matrix import ROOT, judged_by
@@ -115,7 +116,7 @@ async def test_events_of_a_stream_have_their_number_inside() -> None:
         publish(1)
         await client.event("quote.venue.BTC-USD", "quote")
         line.cut()
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while relay.hub.connections:
                 await trio.sleep(0.01)
         for bid in (2, 3):
@@ -198,7 +199,7 @@ async def test_a_channel_that_was_left_begins_anew() -> None:
         s.publish("room", 1)
         await client.event("room", "greeting")
         await client.do("unsubscribe", channel="room")
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while s.relay.hub.channel_info("7", "room", 0).occupied:
                 await trio.sleep(0.01)
         s.publish("room", 2)
@@ -216,7 +217,7 @@ async def test_a_users_own_channel_is_resumed_too() -> None:
         await client.ask("signin")
 
         async def until_joined() -> None:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while not s.relay.hub.channel_info("7", "#server-to-user-ada", 0).occupied:
                     await trio.sleep(0.01)
 

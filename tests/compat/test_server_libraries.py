@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from support.client import Client
+from support.deadlines import WITHIN
 from support.harness import Stage, stage
 from support.matrix import SERVERS, judged_by
 from support.raw import raw
@@ -96,7 +97,7 @@ async def test_channels(library: str) -> None:
         ada = await s.connected("pysher", "ada")
         await ada.subscribe("room", "presence-room", "cache-room")
         three = {"channels": {"room": {}, "presence-room": {}, "cache-room": {}}}
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while (
                 await app.call("channels", prefix="") != three
             ):  # of two relays one may have been told before the other
@@ -109,7 +110,7 @@ async def test_channels(library: str) -> None:
         assert one == {"occupied": True, "user_count": 1, "subscription_count": 1}
         assert await app.call("channel", channel="nobody") == {"occupied": False}
         s.publish("cache-room", {"last": True})
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while (cached := await app.call("channel", channel="cache-room", info=["cache"]))["cache"] is None:
                 await trio.sleep(0.01)
         assert cached["cache"]["data"] == '{"last": true}'
@@ -135,7 +136,7 @@ async def signed_in(s: Stage, app: ServerLibrary, user_id: str) -> Client:
     s.server.sign_user = sign
     client = await s.connected("pusher-js", user_id)
     await client.ask("signin")
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while not s.relay.hub.channel_info("7", f"#server-to-user-{user_id}", 0).occupied:
             await trio.sleep(0.01)
     return client
@@ -150,7 +151,7 @@ async def test_users(library: str) -> None:
         assert heard["data"] == {"to": "ada"}
         assert await app.call("terminate", user_id="bob") == {}
         await bob.error(4009)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while s.relay.hub.connections > 1:  # the relay sees the end of the connection after the client does
                 await trio.sleep(0.01)
         assert s.relay.hub.connections == 1
@@ -164,7 +165,7 @@ async def test_webhooks(library: str) -> None:
         await client.do("trigger", channel="private-room", event="client-typing", data={"at": 3})
         await client.do("unsubscribe", channel="presence-cache-room")
         told: dict[str, Any] = {}
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while "channel_vacated" not in told or "client_event" not in told:
                 if not s.server.webhooks:
                     await s.server.news.wait()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support import tools
+from support.deadlines import WITHIN
 from support.matrix import ROOT
 from support.shared_relay import KEYS, SharedRelay, shared_relay
 
@@ -118,7 +119,13 @@ def relay() -> Iterator[SharedRelay]:
 def run(folder: Path, *command: str, **environment: str) -> str:
     environment = {**os.environ, **environment}
     done = subprocess.run(
-        [tools.node(), *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=90, check=False
+        [tools.node(), *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -126,7 +133,7 @@ def run(folder: Path, *command: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("name", ["tickrelay.js", "tickrelay.d.ts", "resume.js"])
 def test_the_relay_serves_it(name: str, relay: SharedRelay) -> None:
-    with urllib.request.urlopen(f"{relay.url}/{name}", timeout=30) as answer:
+    with urllib.request.urlopen(f"{relay.url}/{name}", timeout=WITHIN) as answer:
         assert answer.read() == (ROOT / "relay" / "web" / name).read_bytes()
 
 
@@ -179,7 +186,6 @@ def test_it_is_a_module_of_a_page(relay: SharedRelay) -> None:
 
 
 @pytest.mark.node
-@pytest.mark.timeout(180)
 def test_the_example_is_compiled_and_runs(folder: Path, relay: SharedRelay) -> None:
     """Takes as long as TypeScript needs for one program: some seconds."""
     if not TYPESCRIPT.is_file():

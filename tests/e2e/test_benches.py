@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.deadlines import WITHIN
 from support.tools import missing
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -27,7 +28,7 @@ COMPILED = {"day.py", "growth.py", "latency.py"}
 
 def run(*arguments: str) -> str:
     ended = subprocess.run(
-        [sys.executable, *arguments], cwd=BENCH, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, *arguments], cwd=BENCH, capture_output=True, text=True, timeout=WITHIN, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

@@ -15,6 +15,7 @@ from relay.pusher.apps import App
 from relay.settings import DEMO_APP_ID, DEMO_KEY, DEMO_SECRET
 from relay.testing.subscriber import Subscriber
 from support import tools
+from support.deadlines import WITHIN
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -78,7 +79,7 @@ def test_a_browser_sees_the_quotes_change_and_ctrl_c_ends_it() -> None:
         browser.close()
 
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(WITHIN) == 0
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
 
@@ -94,7 +95,7 @@ def test_the_printed_snippet_works_as_it_is_and_the_demo_ends_by_itself() -> Non
             lines = [client.stdout.readline().split() for _ in range(3)]
             client.kill()
         assert all(re.fullmatch(r"[a-z]+ \S+ [0-9.]+ [0-9.]+", " ".join(line)) for line in lines), lines
-        assert process.wait(20) == 0
+        assert process.wait(WITHIN) == 0
 
 
 async def test_an_order_from_a_second_terminal_is_heard_as_order_trade_and_position() -> None:
@@ -132,7 +133,7 @@ def test_the_demo_refuses_a_port_in_use_in_one_line() -> None:
         found = re.search(r"127\.0\.0\.1:([0-9]+)", printed)
         assert found is not None
         command = [sys.executable, "-m", "relay", "demo", "--listen", f"127.0.0.1:{found[1]}"]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, check=False)
     assert second.returncode == 1
     assert (
         second.stderr.strip().splitlines()[-1]

@@ -37,6 +37,7 @@ from relay.testing.market import Market
 from relay.testing.simulator import Drop, Simulator
 from relay.testing.subscriber import Subscriber
 from relay_shuriken.chain import BONK
+from support.deadlines import WITHIN
 from support.faulty import OUR_APP, VENUES
 from support.meanings import rows, said_by
 from support.running import API_KEY, port_of, running_relay
@@ -356,7 +357,7 @@ async def scenario(name: str) -> AsyncIterator[tuple[Scenario, Simulator]]:
         async with running_relay({name: provider}, adapt=_comes_back_at_once, api_keys=keys) as relay:
             at, bearer = f"http://127.0.0.1:{port_of(relay)}", {"Authorization": f"Bearer {API_KEY}"}
             async with (
-                httpx.AsyncClient(base_url=at, headers=bearer, timeout=60) as http,
+                httpx.AsyncClient(base_url=at, headers=bearer, timeout=WITHIN) as http,
                 trio.open_nursery() as nursery,
             ):
                 application = Scenario(name, relay, http)
@@ -554,7 +555,7 @@ class Tapped:
 
 async def _status(relay: Relay) -> list[Mapping[str, Any]]:
     """The sessions, as the demo's own status page tells them."""
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {DEMO_API_KEY}"}, timeout=60) as http:
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {DEMO_API_KEY}"}, timeout=WITHIN) as http:
         answer = await http.get(f"http://127.0.0.1:{port_of(relay)}/api/v2/status")
     sessions: list[Mapping[str, Any]] = answer.json()["sessions"]
     return sessions
@@ -567,7 +568,7 @@ async def test_the_demo_runs_every_provider_and_understands_all_they_say() -> No
     assert providers >= TRADED.keys()
     async with trio.open_nursery() as nursery:
         relay: Relay = await nursery.start(partial(demo, ("127.0.0.1", 0), None, plugins))
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await tapped.all_said(providers, 20)
         statuses = await _status(relay)
         nursery.cancel_scope.cancel()
@@ -596,7 +597,7 @@ async def test_every_example_of_the_catalog_carries_data() -> None:
 
     async with trio.open_nursery() as nursery:
         relay: Relay = await nursery.start(partial(demo, ("127.0.0.1", 0), None, load_plugins()))
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while any(status["state"] != "up" for status in relay.providers.statuses()):
                 await trio.sleep(0.01)
         wanted: dict[str, set[str]] = {}
@@ -613,7 +614,7 @@ async def test_every_example_of_the_catalog_carries_data() -> None:
         nursery.start_soon(subscriber.run)
         accounts = [name for name in wanted if name.startswith("private-account")]
         await subscriber.until(lambda: all(view.position for view in subscriber.views.values()))
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {DEMO_API_KEY}"}, timeout=60) as http:
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {DEMO_API_KEY}"}, timeout=WITHIN) as http:
             for provider in relay.providers:
                 for account in provider.accounts if PlaceOrder in provider.commands else ():
                     symbol = next(topic.symbol for topic in provider.settings.pinned if topic.kind == "quote")

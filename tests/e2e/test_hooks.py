@@ -27,6 +27,7 @@ from relay.pusher.signatures import verify_webhook
 from relay.settings import SettingsError, settings_of
 from relay.testing.player import play
 from relay.testing.recording import Record, Recording
+from support.deadlines import WITHIN
 from support.running import API_KEY, APP, port_of
 from support.simulated_venue import trading
 
@@ -140,7 +141,7 @@ async def test_hook_adapters() -> None:
         provider = {"adapter": "toy", "url": player.ws_url, "pinned": ["quote A/B"], "credentials": {"token": "t"}}
 
         async def use(relay: Relay) -> None:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while sum(isinstance(event, Quote) for event in seen) < 3:
                     await trio.sleep(0.01)
 
@@ -196,7 +197,7 @@ async def test_hook_authorize() -> None:
             return Grant(False, f"not for {api_key}") if "B" in channel else None
 
     async def use(relay: Relay) -> None:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(relay)}", timeout=60) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(relay)}", timeout=WITHIN) as client:
             statuses = {}
             for symbol in ("A", "B"):
                 form = {"socket_id": "1.2", "channel_name": f"private-quote.mine.{symbol}"}
@@ -288,7 +289,7 @@ async def test_hook_frame_taps() -> None:
                     "accounts": {"main": {"credentials": {"token": "t0ken"}}}}  # fmt: skip
 
         async def use(relay: Relay) -> None:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while not any(each.direction == "in" for each in seen):
                     await trio.sleep(0.01)
             assert relay.snapshot()["plugins"]["failures"] == {"taps": len(seen)}
@@ -377,7 +378,7 @@ async def test_hook_simulators(capsys: pytest.CaptureFixture[str]) -> None:
 
     async with trio.open_nursery() as nursery:
         relay: Relay = await nursery.start(partial(demo, ("127.0.0.1", 0), None, plugins_of(mine=Simulators())))
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while "quote" not in relay.hub.snapshot()["published"]:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
@@ -427,7 +428,7 @@ async def test_two_relays_of_one_process_share_nothing_of_a_plugin() -> None:
             await nursery.start(relay.run)
         for relay, channel in zip(relays, ("first", "second"), strict=True):
             Subscriber(relay, channel)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while len(received) < 2:
                 await trio.sleep(0.01)
         occupied = received[:]  # the shutdown vacates the channels
@@ -475,7 +476,7 @@ async def test_a_reply_that_a_plugin_publishes_completes_the_command() -> None:
             answers.append(await desk.post("first", symbol="SILENT"))
 
         nursery.start_soon(place)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await desk.venue.came.wait()
         reply = Reply(
             id=desk.venue.placed[0]["place"],

@@ -16,6 +16,7 @@ from relay.testing.simulator import Mute
 from relay.testing.subscriber import Subscriber
 from relay_helio.simulator import HelioSimulator
 from support.app_server import app_server
+from support.deadlines import WITHIN
 from support.process import helio_configuration, serving
 from support.running import API_KEY, APP
 
@@ -35,7 +36,7 @@ class Running:
         return await self.http.post("/api/v2/commands", json=wire, headers=headers)
 
     async def connected(self) -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while (await self.status())["sessions"][0]["state"] != "CONNECTED":
                 await trio.sleep(0.02)
 
@@ -47,7 +48,7 @@ class Running:
 async def relay(directory: Path, broker: Any, store: str = "") -> AsyncIterator[Running]:
     async with serving(directory, helio_configuration(broker, store)) as (process, port):
         bearer = {"Authorization": f"Bearer {API_KEY}"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=bearer, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=bearer, timeout=WITHIN) as http:
             yield Running(process, http)
 
 
@@ -66,7 +67,7 @@ async def kill_during_an_order(directory: Path, broker: Any, simulator: HelioSim
                 await running.post("k", within=30)
 
         nursery.start_soon(post)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while not simulator.account.orders:
                 await trio.sleep(0.01)
         running.process.kill()
@@ -84,7 +85,7 @@ async def test_an_order_is_one_order_over_kill_9_and_restart(tmp_path: Path) -> 
                 assert first.json()["command_id"] == "c1"
                 assert first.json().get("reconciled") or first.json()["error"]["code"] == "restarted"
             # The account's stream resolves it, although nobody has subscribed to the account.
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while (again := await running.post("k")).status_code == 202:
                     await trio.sleep(0.05)
             (placed,) = simulator.account.orders.values()
@@ -119,7 +120,7 @@ async def test_without_its_store_a_relay_goes_on_but_takes_no_commands_and_says_
         assert "tickrelay_store_available 0.0" in metrics
         assert 'tickrelay_commands_total{what="unstorable"} 1.0' in metrics
         (tmp_path / "there").mkdir()
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while (await running.http.get("/readyz")).status_code != 200:
                 await trio.sleep(0.02)
         assert (await running.post("k")).status_code == 200
@@ -138,7 +139,7 @@ plugins.webhooks.endpoints.all = {{ app = "{app.id}", url = "http://127.0.0.1:{s
 """
 
         async def posted(times: int) -> None:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while len(server.webhooks) < times:
                     await server.news.wait()
 

@@ -22,6 +22,7 @@ from relay.plugins import RelayApi, Service, hookimpl
 from relay.server.api.metrics import Measured
 from relay_helio.simulator import SIMULATED, HelioSimulator
 from support.api_harness import BEARER, Rig
+from support.deadlines import WITHIN
 from support.running import API_KEY, APP, port_of, running_relay
 from support.tls import self_signed
 from support.tools import missing
@@ -67,13 +68,13 @@ async def metrics_of_a_relay(directory: Path) -> Labels:
         limited = {"adapter": "binance", "url": "ws://127.0.0.1:1", "required": False}  # nobody wants anything of it
         more: dict[str, Any] = {"api_keys": keys, "store": store, "stranger": Counting()}
         async with running_relay({"helio": helio, "binance": limited}, **more) as relay:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while relay.providers.statuses()[0]["state"] != "up":
                     await trio.sleep(0.01)
                 base = f"127.0.0.1:{port_of(relay)}"
                 headers = {"Authorization": f"Bearer {API_KEY}"}
                 async with (
-                    httpx.AsyncClient(base_url=f"http://{base}", headers=headers, timeout=60) as http,
+                    httpx.AsyncClient(base_url=f"http://{base}", headers=headers, timeout=WITHIN) as http,
                     open_websocket_url(f"ws://{base}/app/{APP['key']}?protocol=7") as socket,
                 ):
                     join = {"event": "pusher:subscribe", "data": {"channel": "quote.helio.EUR-USD"}}
@@ -160,7 +161,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a tool and return what it said."""
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=WITHIN, check=False)
 
 
 def found(program: str) -> str:
@@ -252,7 +253,7 @@ async def test_a_websocket_and_requests_pass_nginx_as_it_is_documented() -> None
             async with trio.open_nursery() as nursery:
                 process = await nursery.start(trio.run_process, [nginx, "-c", str(config)])
                 try:
-                    with trio.fail_after(60):
+                    with trio.fail_after(WITHIN):
                         await _talk(folder, plain, tls)
                 finally:
                     process.terminate()

@@ -18,6 +18,7 @@ from relay.model.channels import Stream, Topic, channel_name, topic_kind
 from relay.model.events import Candle, MarketEvent
 from relay.testing.player import play
 from relay.testing.recording import Recording
+from support.deadlines import WITHIN
 from support.pusherjs import PusherJs, pusher_js
 from support.recordings import new_adapter, run_through
 from support.running import APP, port_of, running_relay
@@ -58,8 +59,8 @@ def texts_of(event: dict[str, Any]) -> Iterator[str]:
         yield from level
 
 
-async def until(condition: Any, within: float = 60) -> None:
-    with trio.fail_after(within):
+async def until(condition: Any) -> None:
+    with trio.fail_after(WITHIN):
         while not condition():
             await trio.sleep(0.1)
 
@@ -67,7 +68,7 @@ async def until(condition: Any, within: float = 60) -> None:
 async def subscribe_to_all(client: PusherJs, channels: list[str]) -> None:
     for channel in channels:
         await client.do("subscribe", channel=channel)
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while len(client.events(None, "pusher:subscription_succeeded")) < len(channels):
             await trio.sleep(0.02)
 

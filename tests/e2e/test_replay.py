@@ -17,6 +17,7 @@ from relay.replay import QUIET, Replay, replayed
 from relay.settings import ReplayTable, SettingsError
 from relay.testing.recording import Record, write_recording
 from relay_helio.adapter import Helio
+from support.deadlines import WITHIN
 from support.running import running_relay
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -30,7 +31,7 @@ async def test_a_recording_is_published_as_the_provider_would_be(monkeypatch: py
     monkeypatch.setattr("relay.provider.connection.trio.open_tcp_stream", no_socket)
     replay = {"file": str(FIXTURES / "kraken.jsonl"), "speed": 0}
     async with running_relay({"kraken": {"replay": replay, "pinned": ["quote BTC/USD"]}}) as relay:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while not relay.hub.snapshot()["published"].get("quote"):
                 await trio.sleep(0.01)
         ((_, session),) = relay.providers.connections()
@@ -150,6 +151,6 @@ async def test_a_recorded_end_of_a_connection_is_played_and_the_next_one_goes_on
     played = Played(tmp_path / "r", records, speed=0)
     assert await played.line.run(DIAL) == Closed(1012, "restart")
     played.dial()
-    with trio.move_on_after(60):  # the end of the recording is no end of the connection
+    with trio.move_on_after(WITHIN):  # the end of the recording is no end of the connection
         await played.line.run(DIAL)
     assert [text for text, _ in played.frames] == ["a", "b"]

@@ -21,6 +21,7 @@ import trio
 from relay.pusher.apps import App
 from relay.testing.subscriber import Subscriber
 from relay_helio.simulator import HelioSimulator
+from support.deadlines import WITHIN
 from support.forked import Forked, fork_server
 from support.process import helio_configuration
 from support.running import API_KEY, APP
@@ -29,8 +30,6 @@ KILLS = int(os.environ.get("TICKRELAY_KILLS", "2"))
 SEED = int(os.environ.get("TICKRELAY_SEED", "7"))
 #: Seconds in which a relay that starts is killed, about as many as it needs.
 STARTS = 1.0
-#: Seconds; far above what a wait takes, on a busy machine too.
-WITHIN = 300
 QUOTES, ACCOUNT, BOOK = "quote.helio.EUR-USD", "private-account.helio.main", "depth.helio.EUR-USD"
 
 

@@ -15,6 +15,7 @@ from relay.model.enums import Outcome
 from relay.model.events import Reply, Stamp
 from relay.testing.simulator import Drop, Mute
 from relay_helio.simulator import SIMULATED, HelioSimulator
+from support.deadlines import WITHIN
 from support.running import API_KEY, APP, port_of, running_relay
 
 BEARER = {"Authorization": f"Bearer {API_KEY}"}
@@ -33,7 +34,7 @@ class Trader:
     async def until(self, *events: str) -> list[Any]:
         """Hear until each of these events has come; return the data of those."""
         found: dict[str, Any] = {}
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while len(found) < len(events):
                 message = json.loads(await self.socket.get_message())
                 data = json.loads(message["data"])
@@ -69,12 +70,12 @@ async def trader() -> AsyncIterator[Trader]:
         keys = {"desk": {"key": API_KEY, "trade": ["helio.main"]}}
         apps = {"main": {**APP, "client_events": True}}
         async with running_relay({"helio": provider}, api_keys=keys, apps=apps) as relay:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while relay.providers.statuses()[0]["state"] != "up":
                     await trio.sleep(0.01)
             base = f"127.0.0.1:{port_of(relay)}"
             async with (
-                httpx.AsyncClient(base_url=f"http://{base}", headers=BEARER, timeout=60) as http,
+                httpx.AsyncClient(base_url=f"http://{base}", headers=BEARER, timeout=WITHIN) as http,
                 open_websocket_url(f"ws://{base}/app/{APP['key']}?protocol=7") as socket,
             ):
                 trader = Trader(simulator, relay, socket, http)

@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from relay.testing.faults import Cut, Reset
+from support.deadlines import WITHIN
 from support.faulty import rig
 from support.traded import TRADED, order, traded
 
@@ -19,7 +20,7 @@ def told(events, kind):
 
 async def until(holds):
     """Wait until it holds of the simulator, of which nothing is told while the line is down."""
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while not holds():
             await trio.sleep(0.01)
 

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from relay.testing.faults import Corrupt, Cut, HalfOpen, Reset, Stall, Throttle
+from support.deadlines import WITHIN
 from support.faulty import rig
 
 QUOTE, DEPTH, TRADES = "quote.synthetic.BTC-USD", "depth.synthetic.BTC-USD", "public_trade.synthetic.ETH-USD"
@@ -62,7 +63,7 @@ async def test_a_subscriber_s_line_that_breaks(fault):
 async def test_a_slow_subscriber_gets_what_its_policies_say_and_ends_up_right():
     async with rig("synthetic", every=0.005, buffer=4096) as r:
         r.downstream.inject(Throttle(4000))
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while not {"conflate", "snapshot"} <= {
                 policy for policy, count in r.relay.hub.snapshot()["dropped"].items() if count
             }:
@@ -81,7 +82,7 @@ async def test_the_relay_forgets_a_subscriber_that_is_gone_without_a_word(monkey
     async with rig("synthetic", every=0.02) as r:
         r.downstream.inject(Stall())
         await r.subscriber.until(lambda: r.subscriber.connections == 2)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while r.relay.hub.connections != 1:
                 await trio.sleep(0.05)
         await agrees(r)

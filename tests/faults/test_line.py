@@ -17,6 +17,7 @@ from relay.adapter import CloseMeaning
 from relay.plugins.manager import load_plugins
 from relay.testing.faults import Corrupt, Cut, HalfOpen, Reset, Stall, Throttle
 from relay.testing.simulator import Close, Drop, Mute, Refuse, Takeover
+from support.deadlines import WITHIN
 from support.faulty import VENUES, rig
 
 WRONG = "not-the-one-of-anyone"
@@ -83,7 +84,7 @@ async def test_a_message_that_is_no_json_is_counted_and_nothing_else(name):
     async with rig(name) as r:
         since, unknown = len(r.heard), r.counters()["unknown"]
         r.upstream.inject(Corrupt("text"))
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while r.counters()["unknown"] == unknown:
                 await trio.sleep(0.01)
         await r.flowing(since=len(r.heard))

@@ -13,6 +13,7 @@ from relay.model.commands import CancelOrder, ClosePosition
 from relay.testing.faults import Cut
 from relay.testing.port import HttpResponse
 from relay.testing.simulator import Link
+from support.deadlines import WITHIN
 from support.faulty import rig
 from support.traded import order, replied, traded
 
@@ -87,7 +88,7 @@ class Meddler:
     async def audits(self, count):
         """Wait until all lists were asked for so many times more."""
         until = self.asked + count * max(1, len({path for path, *_ in self.answers}))
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while self.asked < until:
                 await trio.sleep(0.01)
 
@@ -197,7 +198,7 @@ async def test_lists_from_before_the_last_changes_take_nothing_back(name, monkey
         r.upstream.inject(Cut())
         await r.state("CONNECTED", since=since)
         await meddler.audits(3)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while meddler.read_again:
                 await trio.sleep(0.01)
         await meddler.audits(6)
@@ -218,7 +219,7 @@ async def test_lists_that_come_late_take_nothing_back(name, monkeypatch):
         since = len(r.heard)
         r.upstream.inject(Cut())
         await r.state("CONNECTED", since=since)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while not meddler.asked:
                 await trio.sleep(0.01)
         await r.flowing(since=since)

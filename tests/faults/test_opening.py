@@ -13,6 +13,7 @@ from relay.provider.http import HttpClient
 from relay.testing.faults import Cut, FaultProxy, Reset, Stall, Throttle
 from relay_synthetic.adapter import Synthetic
 from relay_synthetic.simulator import SyntheticSimulator
+from support.deadlines import WITHIN
 from support.faulty import QUICK as QUICKLY
 from support.faulty import VENUES, adapted, rig
 from support.lone_session import lone_session
@@ -59,7 +60,7 @@ async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=N
             ssl_context=client,
         )
         await nursery.start(session.run)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await done.wait()
         nursery.cancel_scope.cancel()
     return told, waits
@@ -122,7 +123,7 @@ async def test_a_name_that_is_not_found_or_not_answered_for(answers, reason):
     async with HttpClient() as http, trio.open_nursery() as nursery:
         session = lone_session(adapter, context, publish=publish, http=http, deadlines=Deadlines(connect=0.3))
         await nursery.start(session.run)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await done.wait()
         nursery.cancel_scope.cancel()
     assert told == [("RECONNECTING", reason)]

@@ -12,6 +12,7 @@ from relay.testing.account import Ticket
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from relay_synthetic.simulator import SyntheticSimulator
 from support.app_server import app_server
+from support.deadlines import WITHIN
 from support.process import serving
 from support.pusherjs import pusher_js
 from support.running import APP
@@ -77,7 +78,7 @@ def true_book(venue):
 async def agrees(client, venue, broker, since):
     """Wait until the page's book and positions are the simulators'."""
     book = account = None
-    with trio.move_on_after(60):
+    with trio.move_on_after(WITHIN):
         while True:
             books = (await client.ask("books"))["books"].get("venue BTC/USD")
             book = books and (levels(books["bids"]), levels(books["asks"]))

@@ -17,10 +17,9 @@ from relay.plugins.hookspecs import RelayApi, Service, Tap, hookimpl
 from relay.testing.faults import FaultProxy, Stall
 from relay.testing.subscriber import Subscriber
 from relay_synthetic.simulator import SyntheticSimulator
+from support.deadlines import WITHIN
 from support.faulty import OUR_APP, adapted
 from support.running import port_of, running_relay
-
-WITHIN = 60
 
 
 @define

@@ -8,6 +8,7 @@ import trio
 
 from relay.app import Relay
 from relay.errors import OperatorError
+from support.deadlines import WITHIN
 from support.running import port_of, running_relay
 from support.tls import self_signed
 
@@ -16,7 +17,7 @@ async def shown(relay: Relay) -> bytes | None:
     """Return the certificate that a new connection is shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", port_of(relay), ssl_context=context)
         try:
             await stream.do_handshake()

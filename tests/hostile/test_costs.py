@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from relay.hub.app import AppState
+from support.deadlines import WITHIN
 from support.http_api import OURS
 from support.raw import Raw, raw
 from support.running import APP, port_of, running_relay
@@ -64,7 +65,7 @@ async def test_orders_and_an_honest_page_go_on_beside_four_hostile_loops() -> No
         port = port_of(relay)
         greedy = [Greedy() for _ in range(4)]
         async with raw(port) as honest:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 async with trio.open_nursery() as nursery:
                     for each in greedy:
                         nursery.start_soon(each.run, port)
@@ -140,7 +141,7 @@ async def test_a_subscriber_that_is_too_slow_leaves_at_once_though_its_socket_st
 
                 await slow.subscribe("load")
                 nursery.start_soon(flood)
-                with trio.fail_after(30):
+                with trio.fail_after(WITHIN):
                     gone = await good.hear("pusher_internal:member_removed", "presence-room")
                 removed.set()
             assert gone == {"user_id": "slow"}

@@ -10,12 +10,12 @@ import pytest
 import trio
 
 from relay.server.admission import ADMIN_CONNECTIONS, Admission, HttpLimits, plan_descriptors
+from support.deadlines import WITHIN
 from support.http_api import send
 from support.process import serving
 
 ALLOWED = 128
 #: Seconds, less than server.limits.head below; far above what a wait takes.
-WITHIN = 300
 CONFIGURATION = """\
 allow_inline_secrets = true
 

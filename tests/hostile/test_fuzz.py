@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from relay.demo import document
 from relay.plugins.manager import load_plugins
 from relay.pusher.signatures import channel_auth, md5_hex, request_string, sign, signed_query, user_auth
+from support.deadlines import WITHIN
 from support.http_api import OURS
 from support.running import API_KEY, APP, port_of, running_relay
 
 #: hypothesis watches the random numbers of the whole process, and the relay in its thread takes some.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
-WITHIN = 60.0
 #: Each example speaks over several sockets.
 FEWER = settings(max_examples=settings().max_examples // 2)
 HOST = b"Host: localhost\r\n"
@@ -57,7 +57,7 @@ class Running:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(60)
+        assert self._ready.wait(WITHIN)
         if self._failure is not None:
             raise self._failure
         self.honest = connect(self.port)
@@ -70,7 +70,7 @@ class Running:
     def stop(self) -> None:
         if self._token is not None and self._stop is not None:
             self._token.run_sync_soon(self._stop.set)
-        self._thread.join(60)
+        self._thread.join(WITHIN)
 
     def check(self) -> None:
         """Fail unless the relay is as well as before: nothing logged, health answered, events delivered."""

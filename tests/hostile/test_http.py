@@ -18,6 +18,7 @@ from relay.server.admission import Admission, HttpLimits, forwarded_for, network
 from relay.server.api.channels import ApiSettings
 from relay.server.http import HttpServer, host_name, open_listeners
 from support.api_harness import Rig
+from support.deadlines import WITHIN
 from support.http_api import OURS, ask, send
 from support.raw import Closed, raw
 from support.running import API_KEY, APP, port_of, running_relay
@@ -53,7 +54,7 @@ def authentic(body: bytes, path: str = "/apps/7/events", *headers: str, length: 
 
 async def answer(port: int, *pieces: bytes, end: bool = False) -> bytes:
     """Send the pieces and return the answer, up to the end of the connection."""
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             for piece in pieces:
                 await stream.send_all(piece)
@@ -151,7 +152,7 @@ async def test_the_subprotocol_of_the_swift_client_comes_back() -> None:
         line = f"GET /app/{APP['key']}?protocol=7"
         offer = "Sec-WebSocket-Protocol: other, pusher-channels-protocol-7\r\n"
         for offered, back in ((offer, True), ("Sec-WebSocket-Protocol: other\r\n", False), ("", False)):
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
                     await stream.send_all(request(line, (HANDSHAKE + offered)[:-2]))
                     said = b""
@@ -182,7 +183,7 @@ async def test_bodies_of_all_connections_are_bounded() -> None:
         first = await open_.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
         body = EVENT[:-1] + b" " * 900_000 + b"}"
         await first.send_all(authentic(body) + body[:-1])
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while b"503" not in (
                 said := await answer(port, authentic(body, "/apps/7/events", "Connection: close"), body)
             ):
@@ -190,7 +191,7 @@ async def test_bodies_of_all_connections_are_bounded() -> None:
         assert b"server.limits.bodies" in said
         assert b"retry-after: 1" in said.lower()
         await first.send_all(body[-1:])
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             assert (await first.receive_some()).startswith(b"HTTP/1.1 200 ")
         assert (await ask(port, "POST", "/apps/7/events", json.loads(EVENT))).status_code == 200
 
@@ -353,7 +354,7 @@ async def test_connections_of_one_peer_are_bounded() -> None:
             # The first refused ones get connections that are kept for an administrator.
             said = await answer(port, request("GET /"))
             assert said.startswith(b"HTTP/1.1 503 ")
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while admission.refusal_of_address("127.0.0.1") is not None:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
@@ -372,7 +373,7 @@ async def take_turns(port: int, header: str, clients: list[str], other: str) -> 
             await upgraded(stay, port, header.format(clients[2]))
         await upgraded(stay, port, header.format(other))
         await first.aclose()
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while True:
                 try:
                     await upgraded(stay, port, header.format(clients[2]))
@@ -385,7 +386,7 @@ async def take_turns(port: int, header: str, clients: list[str], other: str) -> 
 async def upgraded(stay: AsyncExitStack, port: int, header: str) -> trio.SocketStream:
     stream = await stay.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
     await stream.send_all(request(f"GET /app/{APP['key']}?protocol=7", HANDSHAKE + header))
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         said = await stream.receive_some()
     assert said.startswith(b"HTTP/1.1 101 "), said
     return stream

@@ -24,6 +24,7 @@ from relay_helio.simulator import EMAIL, PASSWORD, SIMULATED, HelioSimulator
 from relay_shuriken.simulator import KEY as SHURIKEN_KEY
 from relay_shuriken.simulator import ShurikenSimulator
 from relay_synthetic.simulator import SyntheticSimulator
+from support.deadlines import WITHIN
 from support.raw import Raw, raw
 from support.running import API_KEY, APP, port_of, running_relay
 
@@ -37,7 +38,7 @@ def topics(relay: Relay) -> Any:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait for something that no event tells."""
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while not is_so():
             await trio.sleep(0.01)
 
@@ -66,7 +67,7 @@ async def flood(socket: Raw, names: int) -> None:
 
 
 async def order(relay: Relay) -> Any:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(relay)}", timeout=60) as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(relay)}", timeout=WITHIN) as http:
         form = {"provider": "helio", "command": "place_order", "symbol": "EUR/USD", "side": "BUY",
                 "order_type": "MARKET", "quantity": 1000}  # fmt: skip
         answer = await http.post("/api/v2/commands", json=form, headers={"Authorization": f"Bearer {API_KEY}"})
@@ -136,7 +137,7 @@ async def test_a_good_name_among_bad_ones_of_the_same_request_lives(helio: tuple
             await client.say("pusher:subscribe", {"channel": f"quote.helio.{name}"})
         missing = {("quote", "GBPUSD", ""), ("quote", "XAUUSD", "")}
         missing |= {("staleness", f"MADE-UP{each}", "no acknowledgement after") for each in (1, 2, 3)}
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while missing:
                 message = await client.receive()
                 reason = " ".join((json.loads(message["data"]).get("reason") or "").split()[:3])

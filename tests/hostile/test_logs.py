@@ -22,6 +22,7 @@ import trio
 from relay.cli.logs import LogWriter, configure_logs
 from relay.limits import LineSampler
 from relay.settings import LogTable
+from support.deadlines import WITHIN
 
 CONFIGURATION = """
 allow_inline_secrets = true
@@ -91,7 +92,7 @@ async def child(
     output = process.stdout
     assert output is not None
     try:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             line = b""
             while not line.endswith(b"\n"):
                 data = await output.receive_some()
@@ -107,7 +108,7 @@ async def child(
 
 async def metric(port: int, name: str) -> float:
     async with httpx.AsyncClient() as http:
-        text = (await http.get(f"http://127.0.0.1:{port}/metrics", timeout=60)).text
+        text = (await http.get(f"http://127.0.0.1:{port}/metrics", timeout=WITHIN)).text
     found = re.search(rf"^{name}(?:_total)? (\S+)$", text, re.MULTILINE)
     assert found, text
     return float(found[1])
@@ -115,7 +116,7 @@ async def metric(port: int, name: str) -> float:
 
 async def ends_well(process: trio.Process) -> None:
     process.send_signal(signal.SIGTERM)
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         assert await process.wait() == 0
 
 
@@ -174,7 +175,7 @@ async def test_what_is_lost_is_counted_at_its_place(tmp_path: Path) -> None:
             os.close(write)
             write = -1
             lost = await metric(port, "tickrelay_log_lines_lost")
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 await trio.to_thread.run_sync(drain, b" log lines lost", abandon_on_cancel=True)
             await ends_well(process)
             await trio.to_thread.run_sync(drain, None)
@@ -216,7 +217,7 @@ def test_lines_wait_for_room_and_those_beyond_the_bound_are_counted() -> None:
         writer.write(f"line {number}\n")
     assert writer.lost == 5
     writer.start()
-    assert volume.tried.wait(60)
+    assert volume.tried.wait(WITHIN)
     writer.write("the last\n")
     volume.full = False
     assert writer.close(60)
@@ -227,7 +228,7 @@ def test_closing_waits_for_a_bounded_time() -> None:
     never = threading.Event()
 
     def blocks(data: bytes) -> int:
-        never.wait(120)
+        never.wait(2 * WITHIN)
         return len(data)
 
     writer = LogWriter(blocks)

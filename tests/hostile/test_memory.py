@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import trio
 
+from support.deadlines import WITHIN
 from support.raw import Closed, Raw, raw
 from support.running import APP, port_of, running_relay
 from tests.server.test_compression import OFFER, RSV1, Client, packed
@@ -27,7 +28,7 @@ async def test_messages_that_have_not_come_whole_are_bounded_over_all_connection
         hostile = [await opened.enter_async_context(raw(port_of(relay))) for _ in range(20)]
         for client in hostile:
             await client.stream.send_all(begun)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while not relay.hub.budgets.exceeded():
                 await trio.sleep(0.001)
             while edge._pending_bytes < 15 * 60_000:  # what is left of them has arrived
@@ -39,7 +40,7 @@ async def test_messages_that_have_not_come_whole_are_bounded_over_all_connection
         codes = [await code_of(client) for client in hostile]
         assert sorted(codes, key=str) == [4100] * 3 + [None] * 17
         await opened.aclose()
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while edge._pending_bytes or edge._pending:
                 await trio.sleep(0.001)
 
@@ -65,7 +66,7 @@ async def test_a_compressed_message_is_inflated_up_to_the_limit_and_paid_for_by_
             assert len(packed(ping)) < 200, "what was received costs less than a unit"
             for _ in range(3):  # 120 units each
                 await client.say(1, packed(ping), rsv=RSV1)
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while relay.hub.budgets.exceeded() != {"costs.connection_rate": {"slowed": 1}}:
                     await trio.sleep(0.001)
         async with compressing(port_of(relay)) as client:

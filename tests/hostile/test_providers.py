@@ -17,12 +17,11 @@ from relay.adapter import Adapter, Answer, Backoff, Context, Fetch, Offer, Sessi
 from relay.model.events import Connection, Event, Stamp
 from relay.provider.connection import Deadlines
 from relay.provider.http import HttpClient
+from support.deadlines import WITHIN
 from support.lone_session import lone_session
 
 QUICK = Backoff(first=0.01, cap=0.01)
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-#: Seconds; far above what a wait takes here.
-WITHIN = 60
 
 
 class Feed(Adapter):

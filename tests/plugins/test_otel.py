@@ -15,6 +15,7 @@ from relay.plugins.hookspecs import AnsweredCommand
 from relay_helio.simulator import SIMULATED, HelioSimulator
 from relay_otel import relay_check_settings, relay_services
 from relay_otel.table import OtelTable
+from support.deadlines import WITHIN
 from support.running import API_KEY, port_of, running_relay
 from support.tools import missing
 
@@ -114,11 +115,11 @@ async def test_the_spans_of_a_running_relay() -> None:
         helio = {**provider_table(SIMULATED, address.ws, address.http), "pinned": ["account main"]}
         keys = {"desk": {"key": API_KEY, "trade": ["helio.main"]}}
         async with running_relay({"helio": helio}, stranger=Plugin(), api_keys=keys) as relay:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while relay.providers.statuses()[0]["state"] != "up":
                     await trio.sleep(0.01)
                 base, headers = f"http://127.0.0.1:{port_of(relay)}", {"Authorization": f"Bearer {API_KEY}"}
-                async with httpx.AsyncClient(base_url=base, headers=headers, timeout=60) as http:
+                async with httpx.AsyncClient(base_url=base, headers=headers, timeout=WITHIN) as http:
                     for quantity in ("1", "100000000000"):
                         order = {"symbol": "EUR/USD", "side": "BUY", "order_type": "MARKET", "quantity": quantity}
                         command = {"provider": "helio", "command": "place_order", "account": "main", **order}

@@ -21,6 +21,7 @@ from relay.testing.recording import Record, read_recording
 from relay_recorder import relay_services
 from relay_recorder.recorder import FLUSH, PAUSE, Recorder
 from relay_recorder.table import RecorderTable
+from support.deadlines import WITHIN
 from support.running import running_relay
 
 STAMP = Stamp(provider="toy", received_at="2025-01-15T10:30:00.000000Z")
@@ -250,7 +251,7 @@ async def test_no_secret_of_any_shipped_broker_is_in_the_files(tmp_path: Path) -
             )
         recording = {"recorder": {"directory": str(tmp_path), "compression": "gzip", "events": True}}
         async with running_relay(providers, plugins=recording) as relay:
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while any(each["counters"]["published"] < 3 for each in relay.providers.statuses()):
                     await trio.sleep(0.05)
             contexts = {name: each._context for name, each in relay.providers.connections()}

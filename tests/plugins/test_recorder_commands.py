@@ -33,6 +33,7 @@ from relay_recorder import command
 from relay_recorder.live import run_provider, shown, without_commands
 from relay_recorder.recorder import Recorder
 from relay_recorder.table import RecorderTable
+from support.deadlines import WITHIN
 
 #: A ticker of Kraken with a bid above the ask.
 CROSSED = """[340,{"a":["36101.00000",3,"3.00000000"],"b":["99999999.0",0,"0.40000000"],
@@ -43,7 +44,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "kraken.jsonl"
 
 async def reached(path: Path, text: str) -> None:
     """Wait until a recording that is being written has a text."""
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while True:
             await trio.sleep(0.05)
             with suppress(FileNotFoundError):
@@ -94,7 +95,7 @@ async def test_a_field_incident_becomes_a_fixture_in_five_commands(
         played = partial(recordings.play, Path("fixture.jsonl"), listen="127.0.0.1:0", speed=0, once=True)
         nursery.start_soon(played)
         told = ""
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while " at ws://" not in told:
                 await trio.sleep(0.02)
                 told += capsys.readouterr().out
@@ -122,7 +123,7 @@ async def run_until(settings: ProviderSettings, stopped: trio.Event, condition: 
             results.append(await run_provider(settings, 60, stopped=stopped, progress=found.append, **options))
 
         nursery.start_soon(running)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while not condition(_Seen(found)):
                 await trio.sleep(0.02)
         stopped.set()

@@ -21,6 +21,7 @@ from relay_webhooks.delivery import Webhooks, new_client
 from relay_webhooks.endpoints import endpoints_of, pattern
 from relay_webhooks.queue import QueueLimits
 from relay_webhooks.settings import EVENT_NAMES, WebhooksTable
+from support.deadlines import WITHIN
 from support.feed import Feed
 
 APP = App(id="3", key="278d425bdf160c739803", secrets=("7ad3773142a6692b25b8",))
@@ -239,7 +240,7 @@ class Server:
         self._arrived = trio.Event()
 
     async def wait_for(self, count: int) -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while len(self.requests) < count:
                 self._arrived = trio.Event()
                 await self._arrived.wait()

@@ -11,6 +11,7 @@ from relay.model.symbols import SymbolTable
 from relay.provider.driver import ProviderSession, Restored
 from relay.provider.http import HttpClient
 from relay.trading.registry import CommandRegistry
+from support.deadlines import WITHIN
 from support.simulated_venue import Toy
 
 
@@ -41,7 +42,7 @@ async def test_dials_of_the_process_before_count() -> None:
         async with trio.open_nursery() as nursery:
             session = session_of(http, stored)
             nursery.start_soon(session.run)
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while len(stored) < 3:
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()

@@ -39,6 +39,7 @@ from relay.model.events import Quote
 from relay.provider.connection import Deadlines, Line
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
+from support.deadlines import WITHIN
 from support.lone_session import lone_session
 
 A = Topic(kind="quote", symbol="A")
@@ -85,7 +86,7 @@ class Events:
 
     async def next(self, kind: str) -> Any:
         """The next event of this kind; others before it are let go."""
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while True:
                 event = await self._items.receive()
                 if event.kind == kind:
@@ -93,7 +94,7 @@ class Events:
 
     async def nth(self, count: int) -> list[Any]:
         events: list[Any] = []
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while len(events) < count:
                 events.append(await self._items.receive())
         return events
@@ -440,7 +441,7 @@ async def test_shutdown_unsubscribes_and_ends_run():
         server = await nursery.start(trio_websocket.serve_websocket, provider.handle, "127.0.0.1", 0, None)
         context = Context(provider="acme", options={"port": str(server.port)}, credentials={"token": "t"})
         session = lone_session(Feed, context, publish=events, http=HttpClient())
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             async with trio.open_nursery() as inner:
                 await inner.start(session.run)
                 await events.next("connection")
@@ -565,7 +566,7 @@ async def test_want_and_unwant_are_safe_from_within_publish():
         session = lone_session(Feed, context, publish=events, http=HttpClient())
         session.want(A)
         await nursery.start(session.run)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             await heard.wait()
         nursery.cancel_scope.cancel()
 

@@ -14,6 +14,7 @@ from relay.provider.session_state import SessionSettings
 from relay.server.api.health import not_ready, shown
 from relay.testing.player import play
 from relay.testing.recording import read_recording
+from support.deadlines import WITHIN
 from support.lone_session import lone_session
 
 ONCE = Backoff(first=10, factor=2, cap=80, settle=60)
@@ -191,7 +192,7 @@ async def test_over_real_sockets_the_first_subscriber_wakes_it_and_the_last_one_
             await nursery.start(session.run)
             await trio.testing.wait_all_tasks_blocked()
             assert (player.connections, session.status()["state"]) == (0, "idle")
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 for connections in (1, 2):
                     session.want(rig.topic("quote:A"), BY)
                     await until("quote", None)

@@ -35,6 +35,7 @@ from relay.provider.session_events import Now
 from relay.testing.simulator import Link, Simulator
 from relay.testing.subscriber import Subscriber
 from relay.trading.registry import CommandRegistry
+from support.deadlines import WITHIN
 from support.running import port_of, running_relay
 from support.situations import OUR_APP
 
@@ -356,7 +357,7 @@ async def test_one_connection_of_three_is_lost_and_comes_back_and_the_others_go_
             assert heard == {"A": ["2"], "B": ["2"], "C": cut, "D": cut, "E": ["2"]}
             assert (states[0], states[-1]) == ("RECONNECTING", "CONNECTED")
             nursery.cancel_scope.cancel()
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while len(venue.links) > 1:  # further connections are closed when their last topic is gone
                 await trio.sleep(0.005)
         assert relay.providers.statuses()[0]["state"] == "up"
@@ -422,7 +423,7 @@ async def test_all_topics_have_a_connection_after_any_coming_and_going() -> None
             if step % 20 == 0:
                 while len(wanted) > 6:
                     pool.unwant(Topic(kind="quote", symbol=wanted.pop()))
-                with trio.fail_after(60):
+                with trio.fail_after(WITHIN):
                     while sorted(each for link in venue.links for each in link.state or ()) != sorted(wanted):
                         await trio.sleep(0.001)
         assert closed == []

@@ -18,6 +18,7 @@ from relay.server.api.channels import ApiSettings
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from support.api_harness import APP, KEY, Rig
+from support.deadlines import WITHIN
 from support.tools import NODE_DIR, missing, node
 
 STAMP = Stamp(provider="helio", account="demo", received_at="2025-01-15T10:30:00.120Z")
@@ -54,7 +55,7 @@ def library(relay: Relay) -> pusher.Pusher:
 
 
 async def call(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         return await trio.to_thread.run_sync(partial(function, *args, **named))
 
 
@@ -112,7 +113,7 @@ class Sdk:
 
     async def says(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while b"\n" not in self._text:
                 data = await self._process.stdout.receive_some()
                 assert data, "the SDK ended"
@@ -141,7 +142,7 @@ async def sdk(relay: Relay, *streams: tuple[str, dict[str, str]], key: str = KEY
 
 async def subscribed(relay: Relay, *channels: str) -> None:
     waiting = set(channels)
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while waiting:
             event = await relay.channel_events.receive()
             if event.name == "channel_occupied":

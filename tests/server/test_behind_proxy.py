@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from support.deadlines import WITHIN
 from support.running import APP, port_of, running_relay
 
 REQUEST = (
@@ -20,7 +21,7 @@ FORWARDED = "X-Forwarded-Proto: https\r\n"
 async def test_require_tls(behind_proxy: bool, header: str, admitted: bool) -> None:
     server = {"listen": "127.0.0.1:0", "behind_proxy": behind_proxy}
     async with running_relay(server=server, apps={"main": APP | {"require_tls": True}}) as relay:
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             async with await trio.open_tcp_stream("127.0.0.1", port_of(relay)) as stream:
                 await stream.send_all(REQUEST.format(header).encode())
                 answer = bytearray()

@@ -11,6 +11,7 @@ from trio_websocket import WebSocketConnection, open_websocket_url
 
 from relay.pusher.signatures import channel_auth
 from relay.server.api.answers import BODY
+from support.deadlines import WITHIN
 from support.running import APP
 from support.simulated_venue import KEYS, TOKEN, Desk, bearer, trading
 
@@ -73,7 +74,7 @@ async def test_a_lost_connection_is_unknown_and_resolved_by_the_stream(desk: Des
     lost = await desk.post("k1", symbol="DROP", client_order_id="mine-1")
     assert (lost.status_code, lost.json()["error"]["code"]) == (202, "disconnected")
     await desk.connected()
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while (again := await desk.post("k1", symbol="DROP", client_order_id="mine-1")).status_code == 202:
             await trio.sleep(0.005)
     assert again.status_code == 200
@@ -92,7 +93,7 @@ async def test_a_session_that_is_not_up_rejects(desk: Desk) -> None:
     for link in list(desk.venue.links):
         desk.venue.next_connection()
         link.close(1000)
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         while (answer := await desk.post()).status_code == 200:
             pass
     assert answer.json()["error"]["code"] in ("not_connected", "disconnected", "disconnected_before_sent")
@@ -263,7 +264,7 @@ class Line:
 
     async def hear(self, *events: str) -> Any:
         """The next message whose event is one of these, its data decoded."""
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while True:
                 message = json.loads(await self.socket.get_message())
                 if message["event"].rpartition(":")[2] in events:

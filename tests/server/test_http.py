@@ -22,6 +22,7 @@ from relay.server.admission import HttpLimits
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from relay.websocket.frames import encode_text
+from support.deadlines import WITHIN
 from support.tls import self_signed, server_context
 
 HANDSHAKE = (
@@ -153,7 +154,7 @@ async def served(limits: HttpLimits | None = None, context: ssl.SSLContext | Non
     async with trio.open_nursery() as nursery:
         await nursery.start(edge.run)
         await nursery.start(run)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             yield server
         nursery.cancel_scope.cancel()
 

@@ -2,6 +2,7 @@
 
 import trio
 
+from support.deadlines import WITHIN
 from support.running import API_KEY, port_of, running_relay
 
 HEAD = (
@@ -21,7 +22,7 @@ async def test_a_request_under_way_is_answered() -> None:
 
 async def finish(stream: trio.SocketStream) -> None:
     await trio.sleep(0.2)
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         async with stream:
             await stream.send_all(b'tions": []}')
             answer = b"".join([part async for part in stream])
@@ -31,7 +32,7 @@ async def finish(stream: trio.SocketStream) -> None:
 
 async def test_one_that_never_ends_is_cut_at_the_deadline() -> None:
     server = {"listen": "127.0.0.1:0", "limits": {"drain": 0.3}}
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         async with running_relay(server=server) as relay:
             stream = await trio.open_tcp_stream("127.0.0.1", port_of(relay))
             await stream.send_all(HEAD)

@@ -16,6 +16,7 @@ from relay.pusher.apps import App
 from relay.server.admission import SubscriberLimits
 from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
+from support.deadlines import WITHIN
 
 SUBSCRIBERS, TRADES, ROOM = 1000, 80, 4096
 CHANNEL = "public_trade.x.A"
@@ -77,7 +78,7 @@ async def test_one_stalled_and_999_healthy(descriptors: None) -> None:
         await nursery.start(edge.run)
         port = listener.socket.getsockname()[1]
         await nursery.start(front.serve, [listener])
-        with trio.fail_after(100):
+        with trio.fail_after(WITHIN):
             clients = [Client(port) for _ in range(SUBSCRIBERS)]
             await reads(clients, b"connection_established")
             for client in clients:

@@ -19,6 +19,7 @@ from relay.server.http import HttpServer, open_listeners
 from relay.server.subscribers import SubscriberServer
 from relay.websocket.frames import encode_ping, encode_text
 from support import tools
+from support.deadlines import WITHIN
 from support.tls import self_signed, server_context
 
 
@@ -208,7 +209,7 @@ async def relay(
     async with trio.open_nursery() as nursery:
         await nursery.start(edge.run)
         await nursery.start(front.serve, listeners)
-        with trio.fail_after(100):
+        with trio.fail_after(WITHIN):
             yield Relay(hub, edge, port)
         nursery.cancel_scope.cancel()
 

@@ -29,6 +29,7 @@ from relay.store.interface import GRANTED, LoggedTopic, Row, Rows, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from relay.store.sqlite_file import _ROWS, APPLICATION, VERSION, LogLimits
+from support.deadlines import WITHIN
 from support.redis_server import redis_server
 
 Make = Callable[[], Store]
@@ -92,7 +93,7 @@ class Kept:
             done.set()
 
         ask(take)
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             await done.wait()
         assert len(said) == 1
         return said[0]
@@ -118,7 +119,7 @@ class Kept:
         return await self._asked(self.store.sync)
 
     async def until(self, available: bool) -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             while self.store.status()["available"] is not available:
                 await trio.sleep(0.01)
 
@@ -139,7 +140,7 @@ async def keeping(store: Any, contents: Iterable[Row] = ()) -> AsyncIterator[Kep
         await nursery.start(store.run, Owned(kept))
         if isinstance(store, ClusterStore):  # each provider's rows are restored by the node that owns it
             part: Any = store.node.providers[PROVIDER].part
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 await part.leads.wait()
             kept.rows, part.restore = [], kept.restore
             kept.restore(part.rows, {})
@@ -393,7 +394,7 @@ async def test_what_a_failing_store_missed_is_logged_anew_from_memory(tmp_path: 
         stranger.execute("ROLLBACK")
         stranger.close()
         await kept.until(available=True)
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             while kept.store._torn:
                 await trio.sleep(0.01)
         await kept.log_first("a", event(4, trio.current_time()))
@@ -547,7 +548,7 @@ async def test_a_limit_on_the_size_of_files_is_a_failure_until_it_is_lifted(tmp_
             assert (await kept.log_first("a", large)).startswith(f"{path}: ")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             while kept.store._torn or await kept.commit("after", b"v"):
                 await trio.sleep(0.01)
     async with keeping(SqliteStore(path)) as again:
@@ -604,7 +605,7 @@ async def test_a_disk_that_does_not_answer_is_a_failure(tmp_path: Path, monkeypa
         apply = sqlite_file.FileWriter._apply
 
         def hang(self: Any, *changes: Any) -> int:
-            goes_on.wait(30)
+            goes_on.wait(WITHIN)
             return apply(self, *changes)
 
         monkeypatch.setattr(sqlite_file.FileWriter, "_apply", hang)

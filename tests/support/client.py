@@ -6,9 +6,9 @@ from typing import Any
 
 import trio
 
+from support.deadlines import WITHIN
+
 Line = dict[str, Any]
-WITHIN = 60
-"""Seconds a library has for anything."""
 
 
 class Client:

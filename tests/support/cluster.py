@@ -11,6 +11,7 @@ from relay.app import Relay
 from relay.pusher.apps import App
 from relay.server.api.health import CONNECTED, shown
 from relay.testing.subscriber import Subscriber
+from support.deadlines import WITHIN
 from support.redis_server import RedisServer
 from support.running import API_KEY, APP, port_of, running_relay
 
@@ -131,7 +132,7 @@ class Cluster:
 
     async def owner(self, provider: str, *, connected: bool = True, but: Node | None = None) -> Node:
         """Wait until a node owns the provider, and has its sessions; return it."""
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while True:
                 for node in self.nodes:
                     is_owner = node is not but and not node._ended.is_set() and node.owns(provider)

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
+from support.deadlines import WITHIN
+
 #: Headers that ask for a WebSocket, for when the answer is to be read as HTTP: trio-websocket leaks the socket of a refusal.
 UPGRADE = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13",
            "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
@@ -24,7 +26,7 @@ async def dialled(url: str) -> AsyncIterator[WebSocketConnection]:
 
 async def close_code(socket: WebSocketConnection) -> int | None:
     """Read until the peer closes; return the code, None when the connection ended without one."""
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         try:
             while True:
                 await socket.get_message()

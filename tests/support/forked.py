@@ -16,6 +16,8 @@ from pathlib import Path
 
 import trio
 
+from support.deadlines import WITHIN
+
 _MAIN = """
 import gc, os, signal, sys
 import coredis, relay.app, relay.cli.running
@@ -68,7 +70,7 @@ class Forked:
 
     async def listening(self) -> int:
         """Wait until it says that it listens, in a log of JSON; return its port."""
-        with trio.fail_after(120):
+        with trio.fail_after(WITHIN):
             while True:
                 ended, said = self.ended, self.log.read_text()
                 for line in said.splitlines(keepends=True):

@@ -18,6 +18,7 @@ from support.cable import Cable, cable
 from support.client import Client
 from support.clients import client_of
 from support.cluster import cluster
+from support.deadlines import WITHIN
 from support.redis_server import redis_server
 from support.running import APP, port_of, running_relay
 
@@ -74,7 +75,7 @@ class Stage:
 
     async def until_empty(self) -> None:
         """Wait until the relay holds no connection, and see that nothing else is left of them."""
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while self.relay.hub.connections:
                 await trio.sleep(0.01)
         for app in self.relay.hub.snapshot()["apps"].values():

@@ -9,6 +9,7 @@ import httpx
 
 from relay.pusher.apps import App
 from relay.pusher.signatures import signed_query
+from support.deadlines import WITHIN
 from support.running import APP
 
 OURS = App(id=APP["id"], key=APP["key"], secrets=(APP["secret"],))
@@ -25,7 +26,7 @@ async def ask(
 
 async def send(port: int, method: str, target: str, content: bytes = b"") -> httpx.Response:
     """Send a request as it stands."""
-    async with httpx.AsyncClient(timeout=60, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
+    async with httpx.AsyncClient(timeout=WITHIN, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client:
         return await client.request(method, f"http://127.0.0.1:{port}{target}", content=content or None)
 
 

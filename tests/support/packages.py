@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from support.deadlines import WITHIN
+
 
 def installed_as_pip_does(package: Path) -> None:
     """Put the metadata beside the package by which its entry points are found; no network is asked for a build backend."""
@@ -27,6 +29,6 @@ def ran(package: Path, *command: str) -> tuple[bool, str]:
     """Run a Python module in the package's folder; return whether it failed, and what it said."""
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=package, env=environment(package), capture_output=True, text=True, check=False,
-        timeout=300,
+        timeout=WITHIN,
     )  # fmt: skip
     return done.returncode != 0, done.stdout + done.stderr

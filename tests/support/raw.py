@@ -20,10 +20,9 @@ from wsproto.events import (
 
 from relay.pusher.apps import App
 from relay.pusher.signatures import channel_auth
+from support.deadlines import WITHIN
 from support.http_api import OURS
 from support.running import APP
-
-WITHIN = 60
 
 
 class Closed(Exception):

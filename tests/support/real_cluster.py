@@ -38,13 +38,13 @@ from relay.testing.simulator import HttpRequest, HttpResponse
 from relay.testing.subscriber import Subscriber
 from relay_tektii.simulator import KEY, Subscription, TektiiSimulator
 from support.cable import Cable, cable
+from support.deadlines import WITHIN
 from support.forked import Forked, ForkServer
 from support.redis_server import RedisServer, redis_server
 from support.running import API_KEY, APP, UNTRUSTING
 
 QUOTES, ACCOUNT = "quote.broker.AAPL", "private-account.broker.paper"
 #: Seconds in which the cluster must have done what a test waits for, on the most loaded machine.
-WITHIN = 120.0
 CONFIGURATION = f"""
 allow_inline_secrets = true
 [server]
@@ -417,7 +417,7 @@ class Judge:
                 replies = {event["command_id"] for event in watcher.of(ACCOUNT, "reply")}
                 return fills >= set(broker.fills) and replies >= set(trader.outcomes)
 
-            with trio.move_on_after(30):
+            with trio.move_on_after(WITHIN):
                 await watcher.until(all_told, name)
         await self.cluster.log.read_to_the_end()
 

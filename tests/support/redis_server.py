@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from support import tools
+from support.deadlines import WITHIN
 
 
 class RedisServer:
@@ -29,7 +30,7 @@ class RedisServer:
         always = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)]
         command = [tools.redis_server(), *always, "--appendonly", "yes", "--appendfsync", "always", *options]
         self.process = await trio.lowlevel.open_process(command, stdout=subprocess.DEVNULL)
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while True:
                 try:
                     await (await trio.open_tcp_stream("127.0.0.1", self.port)).aclose()

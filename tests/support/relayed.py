@@ -8,6 +8,7 @@ import trio
 from relay.adapter import Adapter, Context
 from relay.model.events import Event, Stamp
 from relay.provider.http import HttpClient
+from support.deadlines import WITHIN
 from support.lone_session import lone_session
 
 E = TypeVar("E", bound=Event)
@@ -28,7 +29,7 @@ class Relayed:
 
     async def until(self, kind: type[E], **members: Any) -> E:
         """Wait for an event not yet waited for, dropping those before it."""
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while True:
                 while self.events:
                     event = self.events.pop(0)

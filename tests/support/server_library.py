@@ -12,6 +12,7 @@ import trio
 from attrs import frozen
 
 from support import tools
+from support.deadlines import WITHIN
 from support.running import APP
 
 DRIVER = Path(__file__).parent / "drivers" / "server_library.py"
@@ -42,7 +43,7 @@ class ServerLibrary:
         async with self._lock:
             await process.stdin.send_all(json.dumps({"call": call, "arguments": arguments}).encode() + b"\n")
             line = b""
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 while not line.endswith(b"\n"):
                     chunk = await process.stdout.receive_some()
                     assert chunk, f"the library's process has ended, after {line!r}"

@@ -18,6 +18,7 @@ from relay.demo import document
 from relay.plugins.manager import load_plugins
 from relay.provider.http import HttpClient
 from relay.settings import settings_of
+from support.deadlines import WITHIN
 
 #: Name -> API key and grants. `main` may do everything, `trader` trades on one account, `reader` reads market data only.
 KEYS = {
@@ -26,7 +27,6 @@ KEYS = {
     "reader": {"key": "reader-key-of-the-test", "streams": ["quote.*", "status.*"]},
 }
 PROVIDERS = ("helio", "scaletrade", "synthetic")
-WITHIN = 30.0
 
 
 @define

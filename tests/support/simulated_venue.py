@@ -33,6 +33,7 @@ from relay.plugins.manager import Plugins
 from relay.provider.http import HttpClient
 from relay.settings import settings_of
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
+from support.deadlines import WITHIN
 from support.running import APP
 
 TOKEN = 'the "token" of the venue'
@@ -201,7 +202,7 @@ class Desk:
 
     async def connected(self) -> None:
         """Wait until every session is up."""
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             while any(status["state"] != "up" for status in self.relay.providers.statuses()):
                 await trio.sleep(0.005)
 
@@ -220,7 +221,7 @@ async def trading(**tables: Any) -> AsyncIterator[Desk]:
         relay = Relay(settings, plugins, http)
         await nursery.start(relay.run)
         host, port = relay.addresses[0]
-        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=60) as client:
+        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=WITHIN) as client:
             desk = Desk(relay, venue, client)
             await desk.connected()
             yield desk

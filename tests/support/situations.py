@@ -26,6 +26,7 @@ from relay.pusher.apps import App as PusherApp
 from relay.testing.faults import Cut, FaultProxy, Stall
 from relay.testing.subscriber import ResumeFailed, Subscriber, SubscriptionError
 from support.acme import SYMBOL, Acme, AcmePlugin, AcmeSimulator
+from support.deadlines import WITHIN
 from support.running import API_KEY, APP, port_of, running_relay
 
 OUR_APP = PusherApp(id=APP["id"], key=APP["key"], secrets=(APP["secret"],))
@@ -118,7 +119,7 @@ class Stage:
 
     async def asked(self, count: int) -> None:
         """Wait until the lists were asked for so many times."""
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             while len(self.venue.requests) < count:
                 await trio.sleep(0.005)
 
@@ -129,7 +130,7 @@ class Stage:
 
     async def counted(self, holds: Callable[[Mapping[str, Any]], bool]) -> None:
         """Wait until it holds of the session's counters."""
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             while not holds(self.counters()):
                 await trio.sleep(0.001)
 
@@ -463,7 +464,7 @@ def _respelled(item: list[Any]) -> list[Any]:
 async def slow_subscriber(s: Stage) -> None:
     await _order_open(s)
     s.downstream.inject(Stall())
-    with trio.fail_after(30):
+    with trio.fail_after(WITHIN):
         while not s.relay.hub.snapshot()["dropped"].get("conflate"):
             s.venue.quote()
             await trio.lowlevel.checkpoint()
@@ -477,7 +478,7 @@ async def slow_subscriber(s: Stage) -> None:
 @situation("The subscriber does not read at all", tables={"outbox": {"messages": 64}})
 async def unread(s: Stage) -> None:
     s.downstream.inject(Stall())
-    with trio.fail_after(30):
+    with trio.fail_after(WITHIN):
         number = 0
         while s.relay.hub.connections:
             number += 1

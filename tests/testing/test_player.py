@@ -5,6 +5,7 @@ from trio_websocket import ConnectionClosed, open_websocket_url
 
 from relay.testing.player import play
 from relay.testing.recording import Record, Recording
+from support.deadlines import WITHIN
 
 FRAMES = [f'{{"n":{n}}}' for n in range(200)]
 TWO_CONNECTIONS = Recording(
@@ -24,7 +25,7 @@ TWO_CONNECTIONS = Recording(
 
 async def received(socket, count):
     frames = []
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         for _ in range(count):
             frames.append(await socket.get_message())
     return frames
@@ -34,7 +35,7 @@ async def test_every_frame_comes_in_order_on_any_path():
     async with play(TWO_CONNECTIONS) as player:
         async with open_websocket_url(f"{player.ws_url}/any/path?x=1") as socket:
             assert await received(socket, 201) == [*FRAMES, b"\x01\x02"]
-            with trio.fail_after(60):
+            with trio.fail_after(WITHIN):
                 await player.finished.wait()
             assert player.connections == 1
 
@@ -59,7 +60,7 @@ async def test_the_connection_stays_open_after_the_last_frame():
 async def test_the_connection_is_closed_when_asked():
     async with play(TWO_CONNECTIONS, close=True) as player, open_websocket_url(player.ws_url) as socket:
         await received(socket, 201)
-        with trio.fail_after(60), pytest.raises(ConnectionClosed) as closed:
+        with trio.fail_after(WITHIN), pytest.raises(ConnectionClosed) as closed:
             await socket.get_message()
         assert closed.value.reason.code == 1000
         await trio.aclose_forcefully(socket._stream)  # trio-websocket leaves the TCP side open when the peer closed
@@ -138,7 +139,7 @@ async def test_a_client_that_is_not_speaking_http_harms_nobody():
             async with stream:
                 await stream.send_all(garbage)
                 await stream.send_eof()
-                with trio.fail_after(60):
+                with trio.fail_after(WITHIN):
                     while await stream.receive_some(1000):
                         pass
         bad = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"

@@ -21,6 +21,7 @@ from relay.testing.simulator import (
     Slow,
     Takeover,
 )
+from support.deadlines import WITHIN
 from support.dialling import UPGRADE, close_code, dialled
 
 
@@ -59,7 +60,7 @@ async def echo():
 
 
 async def heard(socket):
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         return await socket.get_message()
 
 
@@ -82,7 +83,7 @@ async def test_a_session_that_ends_is_forgotten(echo):
     simulator, at = echo
     async with dialled(at.ws) as socket:
         await heard(socket)
-    with trio.fail_after(60):
+    with trio.fail_after(WITHIN):
         await simulator.gone.wait()
     assert not simulator.links
 
@@ -151,7 +152,7 @@ async def test_a_slow_session_waits_before_each_message(echo, mock_clock):
     async with dialled(at.ws) as socket:
         (await simulator.wait_connected()).send("more")
         mock_clock.autojump_threshold = 0.05
-        with trio.fail_after(100):
+        with trio.fail_after(WITHIN):
             assert [await socket.get_message(), await socket.get_message()] == ["hello you", "more"]
         assert trio.current_time() >= 60
 

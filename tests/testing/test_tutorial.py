@@ -68,7 +68,6 @@ def _function(text: str, name: str) -> tuple[int, int]:
     return node.lineno - 1, node.end_lineno or node.lineno
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("title", [title for title, _ in PARTS])
 def test_the_tutorial_comes_true(title: str, tmp_path: Path) -> None:
     author = Author(tmp_path)

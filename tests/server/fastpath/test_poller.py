@@ -15,6 +15,7 @@ from relay.server.fastpath.acceptor import Acceptor
 from relay.server.fastpath.poller import Poller
 from relay.server.http import open_listeners
 from relay.server.transport import SocketTransport
+from support.deadlines import WITHIN
 
 
 class Told:
@@ -86,7 +87,7 @@ async def door(limits: HttpLimits | None = None) -> AsyncIterator[Door]:
     it = Door(limits or HttpLimits(), listener.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(it.acceptor.run, [listener])
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN):
             yield it
         nursery.cancel_scope.cancel()
     for transport, _ in it.arrived:

@@ -28,6 +28,8 @@ from alpaca.trading.requests import (
 )
 from alpaca.trading.stream import TradingStream
 
+from support.deadlines import WITHIN
+
 
 def report(**line: Any) -> None:
     print(json.dumps(line, default=str), flush=True)
@@ -117,7 +119,7 @@ class Updates:
 
     def stop(self) -> None:
         self._stream.stop()
-        self._thread.join(20)
+        self._thread.join(WITHIN)
 
 
 async def data(http: str, ws: str, key: str, secret: str) -> None:
