@@ -51,7 +51,7 @@ LINES = 10
 EVERY = 2.0
 """Seconds between two faults, on average: at the default of 600 s, some 300, which is more than a day of a bad line has."""
 BACK = 10.0
-"""Seconds within which everybody is back once all lines are healed."""
+"""Seconds without a new beginning after which everybody counts as back, once all lines are healed."""
 FLAT, LIVE_FLAT = 0.5, 0.1
 """MB a minute that the relay's resident memory, and its memory in use, may grow by in the second half. A relay that remembers
 20,000 fills and states of an account, as this one does, gets there in a day: 60 orders a minute are some 0.05 MB."""
@@ -263,20 +263,32 @@ def refused(stage: Stage) -> Iterator[str]:
 async def converge(stage: Stage, within: float) -> Counter[str]:
     """Wait until every view is right; return what is wrong, by channel.
 
-    Whoever was away longer than the history reaches has no quote before the next one: then the markets move once more.
+    A subscriber that began anew has no quote before the next one, and neither simulator sends a quote when a session comes
+    back. So each time that somebody began anew the markets move once more, as soon as nobody else has for `BACK` seconds.
+    After the last move everything has to be right without another one.
     """
     left: Counter[str] = Counter()
-    if lost(stage):
-        await trio.sleep(BACK)
-        stage.venue.tick()
-        stage.broker.tick()
+    moved: tuple[object, ...] = ()
+    last, since = await begun(stage), trio.current_time()
     with trio.move_on_after(within):
         while True:
             left = Counter(channel for subscriber in stage.subscribers for channel in wrong(stage, subscriber.views))
             if not left:
                 break
-            await trio.sleep(0.25)
+            await trio.sleep(1)
+            if (now := await begun(stage)) != last:
+                last, since = now, trio.current_time()
+            elif last != moved and trio.current_time() - since >= BACK:
+                stage.venue.tick()
+                stage.broker.tick()
+                moved = last
     return left
+
+
+async def begun(stage: Stage) -> tuple[object, ...]:
+    """Return what changes when a session with a provider, or a subscription, begins anew."""
+    sessions = [(session["state"], session["up_since"]) for session in (await stage.status())["sessions"]]
+    return (*sessions, sum(view.begun for subscriber in stage.subscribers for view in subscriber.views.values()))
 
 
 def lost(stage: Stage) -> int:
@@ -418,7 +430,7 @@ async def soak(subscribers: int, seconds: float, seed: int, store: str) -> tuple
         for proxy in (*stage.upstream, *stage.downstream):
             proxy.up()
             proxy.heal()
-        left = await converge(stage, 120)
+        left = await converge(stage, 180)
         status = await stage.status()
         views = [view for subscriber in stage.subscribers for view in subscriber.views.values()]
         problems = [problem for view in views for problem in view.problems]

@@ -45,6 +45,7 @@ class ChannelView:
         kinds: events by kind.
         skipped: numbers that never came: a slow subscriber's conflated quotes, or what `gap` events said was lost.
         lost: resumes that could not be given.
+        begun: subscriptions that began anew: of these a channel without a state has no event before the next one.
         torn: a delta was missed without a word, so there is no book before the next snapshot: ask for one.
         problems: what broke a rule.
     """
@@ -59,6 +60,7 @@ class ChannelView:
     kinds: Counter[str] = Factory(Counter)
     skipped: int = 0
     lost: int = 0
+    begun: int = 0
     torn: bool = False
     problems: list[str] = Factory(list)
     _is_newcomer: bool = True
@@ -66,6 +68,7 @@ class ChannelView:
     def joined(self, position: ResumePosition | None, *, resumed: bool) -> None:
         """Note that the subscription holds or was resumed. Without a resume the state may be outdated and is forgotten."""
         if not resumed:
+            self.begun += 1
             self.forget()
             self.position = position
             self._is_newcomer = True
