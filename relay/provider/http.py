@@ -6,9 +6,10 @@ one provider would share them.
 """
 
 import logging
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import httpx
 import trio
@@ -22,6 +23,8 @@ MAX_BODY = 32 * 1024 * 1024
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 #: Characters of the reason why there is no answer.
 _REASON = 300
+#: The content encodings that are asked for.
+_ENCODINGS = ("gzip", "deflate")
 
 
 class Fetcher(Protocol):
@@ -65,6 +68,8 @@ class HttpClient:
         with trio.move_on_after(fetch.within):
             try:
                 return await self._answer(fetch, url)
+            except _Unusable as error:
+                return Answer(status=0, text=one_line(str(error)))
             except Exception as error:  # noqa: BLE001 - the libraries stumble over hostile answers in many ways
                 return Answer(status=0, text=one_line(f"{type(error).__name__}: {error}"[:_REASON]))
         return Answer(status=0, text=f"no answer within {fetch.within:g} s")
@@ -75,39 +80,108 @@ class HttpClient:
         if fetch.json is not None:
             content = dumps(fetch.json)
             headers.setdefault("content-type", "application/json")
+        headers["accept-encoding"] = ", ".join(_ENCODINGS)
         request = self._client.build_request(
             fetch.method, url, headers=headers, content=content, data=fetch.form, timeout=fetch.within
         )
         request.stream = _Content(request.content)
         response = await self._client.send(request, stream=True)
         try:
-            encodings = response.headers.get("content-encoding", "")
-            if "," in encodings:  # each would multiply what one read may become by a thousand
-                return Answer(status=0, text=one_line(f"several content encodings: {encodings:.100}"))
             body = await self._body(response)
         finally:
             await response.aclose()
-        if body is None:
-            return Answer(status=0, text=f"a body of more than {self._max_body} bytes")
         return Answer(
             status=response.status_code,
             text=_text(body, response.charset_encoding),
             headers=_lower(response.headers),
         )
 
-    async def _body(self, response: httpx.Response) -> bytes | None:
-        """Return the body, None for one that is too large.
+    async def _body(self, response: httpx.Response) -> bytes:
+        """Return the body, decoded.
 
-        Reading is ended by a cancellation: that ends httpx's nested generators, of which `aclosing` ends only the outer one.
+        It is decoded here, up to the limit and no further. A failure ends the reading by a cancellation: that ends httpx's
+        nested generators, of which `aclosing` ends only the outer one.
+
+        Raises:
+            _Unusable: it is too large, or not encoded as it says.
         """
-        body = bytearray()
+        if response.is_stream_consumed:  # httpx.MockTransport's, decoded
+            body = _Body("identity", self._max_body)
+            body.add(response.content)
+            return body.whole()
+        body = _Body(response.headers.get("content-encoding", ""), self._max_body)
+        failure: _Unusable | None = None
         with trio.CancelScope() as reading:
-            async for chunk in response.aiter_bytes():
-                if len(body) + len(chunk) > self._max_body:
-                    reading.cancel()
-                if not reading.cancel_called:
-                    body += chunk
-        return None if reading.cancel_called else bytes(body)
+            async for chunk in response.aiter_raw():
+                if failure is None:
+                    try:
+                        body.add(chunk)
+                    except _Unusable as error:
+                        failure = error
+                        reading.cancel()
+        if failure is not None:
+            raise failure
+        return body.whole()
+
+
+class _Unusable(ValueError):
+    """A body is not what its head says, or too large; the text is for people."""
+
+
+class _Body:
+    """A response's body as it arrives, decoded by its content encoding.
+
+    Raises:
+        _Unusable: the encoding was not asked for. Several would each multiply what one read may become.
+    """
+
+    def __init__(self, encoding: str, most: int) -> None:
+        self._encoding = encoding.strip().lower()
+        if self._encoding not in ("", "identity", *_ENCODINGS):
+            raise _Unusable(f"content encoding {encoding:.100}, which was not asked for")
+        self._most = most
+        self._decoded = bytearray()
+        self._begun = b""
+        self._inflate: Any = None
+
+    def add(self, chunk: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            _Unusable: they are not so encoded, or the body has become too large.
+        """
+        try:
+            self._decoded += self._inflated(chunk) if self._encoding in _ENCODINGS else chunk
+        except zlib.error as error:
+            raise _Unusable(f"the body is no {self._encoding}: {error}") from None
+        if len(self._decoded) > self._most:
+            raise _Unusable(f"a body of more than {self._most} bytes")
+
+    def _inflated(self, chunk: bytes) -> bytes:
+        if self._inflate is None:
+            self._begun = chunk = self._begun + chunk
+            if len(chunk) < 2:
+                return b""
+            self._inflate = zlib.decompressobj(31 if self._encoding == "gzip" else _deflate_bits(chunk))
+        if self._inflate.eof:  # zlib would keep the bytes behind the end
+            return b""
+        return bytes(self._inflate.decompress(chunk, self._most - len(self._decoded) + 1))
+
+    def whole(self) -> bytes:
+        """Return the body at its end.
+
+        Raises:
+            _Unusable: it is cut short.
+        """
+        if not self._inflate.eof if self._inflate is not None else self._begun:
+            raise _Unusable(f"the body ends in the middle of its {self._encoding}")
+        return bytes(self._decoded)
+
+
+def _deflate_bits(begun: bytes) -> int:
+    """Return zlib's `wbits` for a body that begins so: some servers send deflate without zlib's header (RFC 1950, 2.2)."""
+    has_header = begun[0] & 0x0F == 8 and int.from_bytes(begun[:2], "big") % 31 == 0
+    return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
 
 
 class _Content(httpx.AsyncByteStream):
