@@ -57,6 +57,7 @@ class Channels:
         self._pusher = pusher
         self._auth_url = AUTH
         self._wanted: dict[Want, Topic] = {}
+        self._streams_of: dict[Topic, dict[Want, None]] = {}
         self._resolved: dict[Want, str] = {}
         self._joined: set[str] = set()
         self._left: dict[Want, None] = {}
@@ -64,6 +65,7 @@ class Channels:
         self.streams: dict[str, Want] = {}
         #: Addresses whose letters have no case of their own, as they were asked for, by their lower case.
         self.spelled: dict[str, str] = {}
+        self._with_address: dict[str, set[Want]] = {}
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -75,15 +77,17 @@ class Channels:
 
     def want(self, asked: Mapping[Want, Topic]) -> Iterator[str | Fetch]:
         """Ask for streams on behalf of their topics: resolve those that are not, join those that are."""
-        self._wanted.update(asked)
-        for want in asked:
+        for want, topic in asked.items():
+            self._forget(want)  # of the topic that it was wanted for before
+            self._wanted[want] = topic
+            self._streams_of.setdefault(topic, {})[want] = None
             self._left.pop(want, None)
             if "0x" in want.native:
                 self.spelled[want.native.lower()] = want.native
-        held = [want for want in self._wanted if want in self._resolved]
+                self._with_address.setdefault(want.native.lower(), set()).add(want)
         unresolved = [want for want in asked if want not in self._resolved]
         if unresolved:
-            yield self.resolve(unresolved, held)
+            yield self.resolve(unresolved, [want for want in self._wanted if want in self._resolved])
         resolved = (want for want in asked if want in self._resolved)
         yield from (self._join(want) for want in resolved if self._resolved[want] not in self._joined)
 
@@ -96,13 +100,21 @@ class Channels:
 
     def leave(self, topics: Iterable[Topic]) -> Iterator[str]:
         """Leave the streams of these topics."""
-        topics = set(topics)
-        for want in [want for want, topic in self._wanted.items() if topic in topics]:
-            del self._wanted[want]
+        for want in [want for topic in topics for want in self._streams_of.get(topic, ())]:
+            self._forget(want)
             if want in self._resolved:
                 self._joined.discard(self._resolved[want])
                 yield self._pusher.unsubscribe(self._resolved[want])
             self._let_go(want)
+
+    def _forget(self, want: Want) -> Topic | None:
+        """Want a stream no more; return the topic that it was wanted for."""
+        topic = self._wanted.pop(want, None)
+        if topic is not None:
+            del self._streams_of[topic][want]
+            if not self._streams_of[topic]:
+                del self._streams_of[topic]
+        return topic
 
     def _let_go(self, want: Want) -> None:
         """Remember a stream that nobody wants any more; of too many the one left longest ago is forgotten."""
@@ -115,8 +127,11 @@ class Channels:
         channel = self._resolved.pop(want, "")
         if self.streams.get(channel) == want:
             del self.streams[channel]
-        if all(other.native != want.native for other in self._wanted):
-            self.spelled.pop(want.native.lower(), None)
+        address = want.native.lower()
+        if same := self._with_address.get(address):
+            same.discard(want)
+            if not same:
+                del self._with_address[address], self.spelled[address]
 
     # --- what comes of it --------------------------------------------------------------------------------------------
 
@@ -200,9 +215,9 @@ class Channels:
         yield from self._refused(self.streams.get(channel, Want(channel)), reason)
 
     def _refused(self, want: Want, reason: str) -> Items:
-        topic = self._wanted.pop(want, None)
+        topic = self._forget(want)
         self._let_go(want)
-        if topic is None or topic in self._wanted.values():
+        if topic is None or topic in self._streams_of:
             yield Error(code="stream_refused", message=f"{want.stream}: {reason}")
         else:
             yield Nack((topic,), f"{want.stream}: {reason}")

@@ -454,6 +454,37 @@ def test_streams_that_are_named_in_another_order_are_found_without_a_search(monk
     assert costs[1] <= 2 * costs[0] + 10
 
 
+class Unsearched(dict):
+    """A dictionary that is not to be walked through."""
+
+    def walked(self):
+        raise AssertionError("a search through all streams that are wanted")
+
+    __iter__ = items = keys = values = walked
+
+
+@pytest.mark.parametrize("ends", ["left", "refused"])
+def test_streams_end_without_a_search_through_those_that_stay(ends):
+    """Anybody may make a stream come and go: what that costs must not grow with the streams that others hold."""
+    channels = Channels(ClientConnection("k", 0.0))
+    kept = {Want("kept", (("tokenAddress", f"0x{n}"),)): Topic(kind="signal", symbol=f"0x{n}") for n in range(3)}
+    gone = {Want("gone", (("tokenAddress", f"0x{n}"),)): Topic(kind="trade", symbol=f"0x{n}") for n in range(LEFT + 3)}
+    list(channels.want(kept | gone))
+    channels._wanted = Unsearched(channels._wanted)
+    for want, topic in gone.items():
+        if ends == "left":
+            assert list(channels.leave([topic])) == []
+        else:
+            assert list(channels.refused(f"no channel of {topic.symbol}", "no")) == [
+                Error(code="stream_refused", message=f"no channel of {topic.symbol}: no")
+            ]
+            channels.streams["one"] = want
+            assert list(channels.refused("one", "no")) == [Nack((topic,), "gone: no")]
+    assert dict.keys(channels._wanted) == kept.keys()
+    assert set(channels.spelled) >= {"0x0", "0x1", "0x2"}, "somebody holds these"
+    assert len(channels.spelled) <= LEFT + 3
+
+
 def test_a_stream_is_found_under_either_spelling_of_its_name():
     adapter = established(new_adapter())
     (fetch,) = adapter.encode(Subscribe((ACCOUNT,)))
@@ -563,7 +594,7 @@ def test_a_channel_the_pusher_server_refuses():
 
 def test_an_authorization_without_auth_is_a_refusal():
     adapter = established(new_adapter())
-    adapter.channels._wanted[Want("alpha.personal")] = ACCOUNT
+    list(adapter.channels.want({Want("alpha.personal"): ACCOUNT}))
     (nack,) = adapter.fetched(Authorize(Want("alpha.personal")), Answer(status=200, text="{}"))
     assert nack == Nack((ACCOUNT,), "alpha.personal: the authorization has no auth")
 
