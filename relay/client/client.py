@@ -194,7 +194,6 @@ class Client:
         self._patient = wait_for_relay
         self._feed = Feed()
         self._readers: dict[str, Updates] = {}
-        self._rewinds: dict[str, int | None] = {}
         self._machine: ClientConnection | None = None
         self._tasks: TaskGroup | None = None
         self._is_running = False
@@ -246,9 +245,8 @@ class Client:
                 raise ValueError(f"this client is subscribed to {name} already")
         subscription = Updates(names, partial=partial)
         for name in subscription.channels:
-            self._feed.add(name)
+            self._feed.add(name, rewind)
             self._readers[name] = subscription
-            self._rewinds[name] = rewind
         try:
             self._start()
             if self.is_connected:
@@ -474,7 +472,7 @@ class Client:
             if channel.startswith(("private-", "presence-")):
                 authorized.append(channel)
             elif channel in self._feed:
-                self._send(self._feed.subscribe(machine, channel, None, None, self._rewinds.get(channel)))
+                self._send(self._feed.subscribe(machine, channel, None, None))
         if authorized and self._tasks is not None:
             self._tasks.start_soon(self._authorize, machine, authorized)
 
@@ -495,14 +493,13 @@ class Client:
                 return
             if machine is self._machine and channel in self._feed:
                 auth, member = str(signed["auth"]), signed.get("channel_data")
-                self._send(self._feed.subscribe(machine, channel, auth, member, self._rewinds.get(channel)))
+                self._send(self._feed.subscribe(machine, channel, auth, member))
 
     def _leave(self, channel: str) -> None:
         if channel in self._feed and self._machine is not None:
             self._send(self._machine.unsubscribe(channel))
         self._feed.remove(channel)
         self._readers.pop(channel, None)
-        self._rewinds.pop(channel, None)
 
 
 def implied_type(limit_price: str | None, stop_price: str | None) -> str:

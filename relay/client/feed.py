@@ -2,14 +2,17 @@
 
 `Feed` remembers for each channel the last event that was received. After a new connection it subscribes behind that event.
 The relay then sends what was missed, or says that it cannot; the next update of the channel has the reason in `missed`.
+
+The relay tells a position behind the past events of a rewind. If the connection is lost before, there is nothing to resume
+from: the rewind is asked for again, and what was received of it is left out.
 """
 
 from typing import Any
 
 import msgspec
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
-from relay.model.events import Event, Stamp
+from relay.model.events import Depth, Event, Stamp
 from relay.model.serialize import CodecError, structure
 from relay.pusher.client import (
     ChannelMessage,
@@ -35,7 +38,8 @@ class Update:
         stamp: the provider, the account and the time at which the relay received it; None as `event`.
         seq: number on the channel. The numbers of a slow reader have holes, see the relay's page on channels.
         data: the JSON as it came, decimals as text.
-        missed: why events before this one may be missing; None where none is.
+        missed: why events before this one may be missing; None where none is. One of the relay's reasons, or
+            ``position_unknown``: the connection was lost before the relay had told where the channel stands.
     """
 
     channel: str
@@ -69,6 +73,11 @@ class _Channel:
     held_before: bool = False
     resuming: bool = False
     missed: str | None = None
+    rewind: int | None = None
+    #: Ids of what came of a rewind that has not ended; None once it has.
+    rewound: dict[str, None] | None = None
+    #: The rewind was asked for again, and nothing that was received before has come again yet.
+    is_apart: bool = False
 
 
 class Feed:
@@ -83,24 +92,22 @@ class Feed:
     def __iter__(self) -> Any:
         return iter(tuple(self._channels))
 
-    def add(self, channel: str) -> None:
-        """Want a channel from now on."""
-        self._channels[channel] = _Channel()
+    def add(self, channel: str, rewind: int | None = None) -> None:
+        """Want a channel from now on, beginning with the newest ``rewind`` past events where it is given."""
+        self._channels[channel] = _Channel(rewind=rewind, rewound=None if rewind is None else {})
 
     def remove(self, channel: str) -> None:
         """Want a channel no more."""
         self._channels.pop(channel, None)
 
-    def subscribe(
-        self, machine: ClientConnection, channel: str, auth: str | None, member: str | None, rewind: int | None = None
-    ) -> str:
+    def subscribe(self, machine: ClientConnection, channel: str, auth: str | None, member: str | None) -> str:
         """Return the message that subscribes to a channel, behind the last event that was received where there is one."""
         state = self._channels[channel]
         state.resuming = state.held_before and state.position is not None
         resume = state.position if state.resuming else None
-        return machine.subscribe(
-            channel, auth, member, resume=resume, rewind=None if state.held_before else rewind, ids=True
-        )
+        state.is_apart = bool(state.rewound)
+        rewind = None if state.rewound is None else state.rewind
+        return machine.subscribe(channel, auth, member, resume=resume, rewind=rewind, ids=True)
 
     def take(self, signal: ClientSignal) -> Update | Notice | None:
         """Return what a signal of the connection means for a wanted channel."""
@@ -117,21 +124,28 @@ class Feed:
                 state.position, state.missed = position, reason
                 return Notice("missed", channel, reason)
             case PositionReached(channel, position) if channel in self._channels:
-                self._channels[channel].position = position
+                self._reached(self._channels[channel], position)
         return None
+
+    def _reached(self, state: _Channel, position: ResumePosition) -> None:
+        state.position, state.rewound = position, None
+        if state.is_apart:
+            state.is_apart, state.missed = False, "position_unknown"
 
     def _subscribed(self, state: _Channel, channel: str, position: ResumePosition | None) -> Notice:
         if not state.resuming:
-            state.position = position
-            if state.held_before:
-                state.missed = "history_disabled"
+            if state.held_before and state.rewound is None:
+                state.missed = "position_unknown"
+            if position is not None:
+                self._reached(state, position)
+            else:
+                state.position = None
         state.held_before = True
         return Notice("subscribed", channel)
 
     def _update(
         self, state: _Channel, channel: str, name: str, data: str | None, message: ChannelMessage
     ) -> Update | None:
-        missed, state.missed = state.missed, None
         try:
             wire = None if data is None else _loads(data)
         except (msgspec.DecodeError, RecursionError):
@@ -139,19 +153,32 @@ class Feed:
         try:
             published = structure(wire)
         except CodecError:
-            self._advance(state, message.seq)
-            return Update(channel=channel, name=name, id=message.id, seq=message.seq, data=wire, missed=missed)
-        self._advance(state, published.seq)
-        return Update(
-            channel=channel,
-            name=name,
-            event=published.event,
-            stamp=published.stamp,
-            id=published.id,
-            seq=published.seq,
-            data=wire,
-            missed=missed,
-        )
+            update = Update(channel=channel, name=name, id=message.id, seq=message.seq, data=wire)
+        else:
+            event, stamp, id, seq = published.event, published.stamp, published.id, published.seq
+            update = Update(channel=channel, name=name, event=event, stamp=stamp, id=id, seq=seq, data=wire)
+        self._advance(state, update.seq)
+        if (
+            state.rewound is not None
+            and update.id is not None
+            and not isinstance(update.event, Depth)  # a rewind of depth is the book, which is needed again
+            and self._came_before(state, state.rewound, update.id)
+        ):
+            return None
+        missed, state.missed = state.missed, None
+        return evolve(update, missed=missed)
+
+    def _came_before(self, state: _Channel, rewound: dict[str, None], id: str) -> bool:
+        """Return True for an event that came when the rewind was asked for before."""
+        if id in rewound:
+            state.is_apart = False
+            return True
+        if state.is_apart:
+            state.is_apart, state.missed = False, "position_unknown"
+        rewound[id] = None
+        if len(rewound) > (state.rewind or 0):
+            del rewound[next(iter(rewound))]
+        return False
 
     def _advance(self, state: _Channel, seq: int | None) -> None:
         position = state.position

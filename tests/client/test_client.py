@@ -18,8 +18,12 @@ from relay.client import (
     SubscriptionRefused,
     Update,
 )
+from relay.client.feed import Feed
+from relay.client.websocket import ConnectionLost
 from relay.model.enums import Outcome
 from relay.model.events import Depth, Event, Quote, Staleness
+from relay.pusher.client import ChannelMessage, ClientConnection, PositionReached, Subscribed
+from relay.pusher.messages import ResumePosition
 from relay.testing.faults import Corrupt, FaultProxy
 from support.deadlines import WITHIN
 from support.shared_relay import KEYS, SharedRelay, shared_relay
@@ -104,6 +108,58 @@ def test_an_event_that_was_damaged_on_the_way_is_resumed(relay: SharedRelay) -> 
         assert {each.missed for each in found} == {None}
 
     run("trio", scenario)
+
+
+class CutOff(Client):
+    """A client whose connection is lost behind the third update of its first one."""
+
+    async def _deliver(self, signal: object) -> None:
+        is_update = isinstance(signal, ChannelMessage)
+        self.delivered = getattr(self, "delivered", 0) + is_update
+        if is_update and self.delivered == 4:
+            raise ConnectionLost(None, "cut off")
+        await super()._deliver(signal)
+
+
+def test_a_rewind_that_is_cut_off_is_asked_for_again(relay: SharedRelay, backend: str) -> None:
+    notices: list[Notice] = []
+
+    async def scenario() -> None:
+        async with client(relay) as first, first.subscribe(QUOTE) as updates:
+            await take(updates, 4)  # there is something to rewind
+        it = CutOff(relay.url, api_key=KEYS["main"]["key"], on_notice=notices.append)
+        async with it, it.subscribe(QUOTE, rewind=1000) as updates:
+            found = await take(updates, 3)
+            while it._feed._channels[QUOTE].position is None or len(found) < 4:
+                found += await take(updates, 1)
+        numbers = [each.seq for each in found]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # type: ignore[operator, arg-type]
+        assert {each.missed for each in found} == {None}
+
+    run(backend, scenario)
+    assert [each.what for each in notices].count("subscribed") == 2
+
+
+def test_what_a_rewind_asked_for_again_no_longer_has_is_told() -> None:
+    feed, machine = Feed(), ClientConnection("k", 0.0)
+    feed.add("room", 2)
+
+    def take(*ids: str) -> list[tuple[str | None, str | None]]:
+        told = feed.take(Subscribed("room", None, None))
+        assert told == Notice("subscribed", "room")
+        found = [feed.take(ChannelMessage("room", "said", '""', id=id, seq=int(id))) for id in ids]
+        return [(each.id, each.missed) for each in found if isinstance(each, Update)]
+
+    assert '"rewind":2' in feed.subscribe(machine, "room", None, None)
+    assert take("1", "2") == [("1", None), ("2", None)]
+    assert '"rewind":2' in feed.subscribe(machine, "room", None, None)
+    assert take("2", "3") == [("3", None)]
+    assert '"rewind":2' in feed.subscribe(machine, "room", None, None)
+    assert take("8", "9") == [("8", "position_unknown"), ("9", None)]
+    assert feed.take(PositionReached("room", ResumePosition("e", 9))) is None
+    again = feed.subscribe(machine, "room", None, None)
+    assert "rewind" not in again
+    assert '"after_seq":9' in again or '"seq":9' in again
 
 
 def test_what_cannot_be_resumed_is_told_with_the_next_update(relay: SharedRelay) -> None:
