@@ -23,7 +23,8 @@ SIMULATED = {"simulator", "exchange", "payloads", "tickets", "chain"}
 VENUE = 199
 #: Lines of a broker: what it needs today. The aim is 700; a number here goes up only with what a broker is newly asked for:
 #: the last time for the answers to lists, histories and quotes, which are read as the stream is. Binance is two venues; Bitfinex ends
-#: a channel by a number that it gives later; Kraken is one with two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message.
+#: a channel by a number that it gives later; Kraken is one with two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message;
+#: Shuriken's streams are found by topic and by address, so that whoever comes and goes makes nobody search through all of them.
 BUDGETS = {
     "relay_alpaca": 745,
     "relay_binance": 216,
@@ -32,7 +33,7 @@ BUDGETS = {
     "relay_crosstrade": 1010,
     "relay_helio": 870,
     "relay_scaletrade": 794,
-    "relay_shuriken": 481,
+    "relay_shuriken": 496,
     "relay_tektii": 647,
 }
 
