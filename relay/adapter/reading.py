@@ -72,8 +72,13 @@ def first(given: Mapping[str, Any], *names: str) -> Any:
 
 def quoted(price: Any, size: Any) -> tuple[Any, Any]:
     """Return price and size of one side of a quote; None for both where the side is empty and sent as two zeros."""
-    is_empty = all(isinstance(value, str | int) and not str(value).strip("0.") for value in (price, size))
-    return (None, None) if is_empty else (price, size)
+    return (None, None) if _is_zero(price) and _is_zero(size) else (price, size)
+
+
+def _is_zero(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip("0.")
+    return type(value) is int and value == 0  # neither False nor a number of another kind
 
 
 def is_throttled(reason: str) -> bool:
