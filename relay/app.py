@@ -168,7 +168,7 @@ class Relay:
         )
         if self._cluster is not None:
             self._cluster.attach(self.hub)
-        self._edge = SubscriberServer(
+        self._subscribers = SubscriberServer(
             self.hub.connect,
             settings.server.subscribers,
             behind_proxy=settings.server.behind_proxy,
@@ -327,7 +327,9 @@ class Relay:
         plan = plan_descriptors(server.limits, self.providers.most_connections, descriptor_limit())
         admission = Admission(server.limits, descriptors=plan.allowed - plan.reserve, behind_proxy=server.behind_proxy)
         self._tls = _tls(server)
-        front = HttpServer(self._api(), self._edge, server.limits, self._tls, hosts=server.hosts, admission=admission)
+        front = HttpServer(
+            self._api(), self._subscribers, server.limits, self._tls, hosts=server.hosts, admission=admission
+        )
         listeners = await open_listeners(server.host, server.port)
         self.addresses = [listener.socket.getsockname()[:2] for listener in listeners]
         async with (
@@ -345,7 +347,7 @@ class Relay:
         task_status: trio.TaskStatus["Relay"],
     ) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._edge.run)
+            await nursery.start(self._subscribers.run)
             await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
             async with trio.open_nursery() as sessions:
@@ -427,11 +429,11 @@ class Relay:
         self._command_service.close()
         if self._cluster is not None:
             await self._cluster.hand_over()
-            await self._edge.send_away(self._cluster.settings.waves)
+            await self._subscribers.send_away(self._cluster.settings.waves)
         self.hub.shutdown(trio.current_time())
         if self._cluster is not None:
             await self._cluster.leave()
-        await self._edge.shutdown(GOODBYE)
+        await self._subscribers.shutdown(GOODBYE)
         for _, session in self.providers.connections():
             session.shutdown()
         sessions.cancel_scope.deadline = trio.current_time() + GOODBYE
@@ -488,14 +490,14 @@ class Relay:
             command_service=self._command_service,
             inspection=self._inspection,
             measured=Measured(
-                publish_to_write=self._edge.publish_to_write,
-                upstream_to_write=self._edge.upstream_to_write,
+                publish_to_write=self._subscribers.publish_to_write,
+                upstream_to_write=self._subscribers.upstream_to_write,
                 loop_delay=self._loop_delay,
                 command_durations=self._registry.durations,
                 store_durations=self._store.durations,
                 round_trips=None if self._cluster is None else self._cluster.node.redis.round_trips,
-                slow=self._edge.slow,
-                closed_slow=self._edge.closed_slow,
+                slow=self._subscribers.slow,
+                closed_slow=self._subscribers.closed_slow,
                 plugins=self._plugin_names,
                 plugin_failures=self._plugin_calls.failures,
                 service_counts=partial(self._plugin_calls.figures, "counts"),

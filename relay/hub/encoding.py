@@ -22,7 +22,7 @@ _dumps = msgspec.json.Encoder().encode
 _loads = msgspec.json.Decoder().decode
 
 _POLICIES = {
-    "quote": Policy.CONFLATE,
+    "quote": Policy.CONFLATE,  # `PublishedEvent.entry` knows it without looking here
     "candle": Policy.CONFLATE,
     "account": Policy.CONFLATE,
     "reference": Policy.CONFLATE,

@@ -9,8 +9,9 @@ Invariants:
 
 - The rest of a partly sent frame leaves first, so no frame is ever split by another.
 - Within a channel a subscriber never receives an older seq after a newer one.
-- Every dropped delivery is counted and announced, or the subscriber is closed: by a gap frame, by a snapshot that covers it,
-  or, where a newer one has replaced it, by the jump of the sequence number alone.
+- Every dropped delivery is counted and announced: by a gap frame, by a snapshot that covers it, or, where a newer one has
+  replaced it, by the jump of the sequence number alone. Where nothing more can be dropped the subscriber is closed; what
+  still waited for it then is not counted.
 - After `close` nothing more is accepted, and the close frame is the last frame.
 
 The outbox touches no socket: the server attaches a function that writes.
@@ -34,7 +35,8 @@ class Policy(enum.StrEnum):
     """The treatment of a delivery that a slow subscriber cannot take."""
 
     CONFLATE = "conflate"
-    """The newest of a topic replaces the waiting one."""
+    """Replaces the waiting one of the same channel and conflation key. Different ones are kept: if those alone are too many,
+    the subscriber is closed with 4100."""
     GAP = "gap"
     """Dropped oldest first; a gap event is sent in its place."""
     SNAPSHOT = "snapshot"
@@ -42,7 +44,7 @@ class Policy(enum.StrEnum):
     NEVER_DROP = "never_drop"
     """Kept; a subscriber that cannot take it is closed with 4100."""
     CONTROL = "control"
-    """The protocol's own answers; kept like NEVER_DROP."""
+    """The protocol's own answers; kept like NEVER_DROP, up to the close with 4100."""
 
 
 class Delivery(bytes):
@@ -304,7 +306,7 @@ class Outbox:
         self.dirty = False
         pending = self.pending
         if self._backlog is not None:
-            return self._hold(pending)
+            return self._admit_all(pending)
         if not pending:
             return self._open
         data = pending[0] if len(pending) == 1 else join(pending)
@@ -337,7 +339,7 @@ class Outbox:
     def drain(self) -> bool:
         """Offer the backlog to the socket, joined. Returns True when all of it was sent and the outbox is not blocked."""
         if self._backlog is not None and self.pending:
-            self._hold(self.pending)  # first, so that no snapshot fetched now overtakes what was put before it
+            self._admit_all(self.pending)  # first, so that no snapshot fetched now overtakes what was put before it
         while self._backlog is not None:
             pieces = self._next_pieces(self._backlog)
             if not pieces:
@@ -353,7 +355,7 @@ class Outbox:
                 return False
         return True
 
-    def _hold(self, pending: list[Delivery]) -> bool:
+    def _admit_all(self, pending: list[Delivery]) -> bool:
         for delivery in pending:
             self._admit(delivery)
         pending.clear()
@@ -471,15 +473,15 @@ class Backlog:
     Made when the kernel first refuses bytes, dropped when all is sent. Entries leave in the order they came in, except where
     a policy says otherwise:
 
-    - CONFLATE: one entry per (channel, topic). A newer one replaces it in place, unless something of the same channel is
-      behind it; then it moves to the end, since a seq never runs backwards within a channel.
+    - CONFLATE: one entry per (channel, conflation key). A newer one replaces it in place, unless something of the same
+      channel is behind it; then it moves to the end, since a seq never runs backwards within a channel.
     - SNAPSHOT: when there is no room, all entries of that policy on the channel are replaced by one mark. When the mark is
       sent, a fresh snapshot is fetched, which covers all deliveries of that policy that arrived until then. Other deliveries
       of the channel (a gap, staleness) are sent before the mark, because the snapshot is newer.
     - GAP: when there is still no room, the oldest are dropped; a mark in their place becomes one gap frame that names their
       seqs.
-    - NEVER_DROP and CONTROL stay. When nothing else can be dropped, the backlog is over its limits and the subscriber must
-      be closed.
+    - NEVER_DROP and CONTROL stay, and the newest of each CONFLATE. When nothing else can be dropped, the backlog is over its
+      limits and the subscriber must be closed.
 
     Books are dropped first (a snapshot repairs them completely), then public trades. Marks are not counted against the
     limits: there is at most one per channel and run of dropped entries.
@@ -524,7 +526,10 @@ class Backlog:
         return iter(self._entries.items())
 
     def _replace(self, delivery: Delivery) -> bool:
-        """Replace the waiting delivery of the topic; returns False when there is none or `delivery` must go to the end."""
+        """Drop the waiting delivery of the same channel and conflation key, and put `delivery` in its place.
+
+        Returns False where `delivery` must still be appended: there was none, or something of the channel waits behind it.
+        """
         key = self._latest.get((delivery.channel, delivery.conflation_key))
         if key is None:
             return False

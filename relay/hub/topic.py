@@ -633,7 +633,7 @@ class Channel:
                 self._with_ids[but].put(Delivery(self._position(entry.seq), self.name, entry.policy, entry.seq))
 
     def deliver_to_waiting(self, entry: HistoryEntry) -> None:
-        """Deliver an event that tells of the data, and has none, to the subscribers that wait for a snapshot."""
+        """Deliver a staleness event also to the subscribers that still wait for a snapshot."""
         if self._waiting:
             _put_all(self._waiting, self.delivery(entry), None)
 

@@ -31,7 +31,7 @@ from relay.provider.session_commands import dry_run, for_newest
 from relay.provider.session_events import Input, Now, Output
 from relay.provider.session_state import Publish, SessionLog, no_log
 from relay.provider.subscription_table import Key, topic_key
-from relay.trading.pending import PendingCommand, Scope
+from relay.trading.pending import AccountRef, PendingCommand
 from relay.trading.registry import WITHIN, CommandRegistry
 
 #: A deadline in the past may not make the loop spin.
@@ -217,7 +217,7 @@ class ProviderSession:
             Unstorable: the store fails.
         """
         now = trio.current_time()
-        session = Scope(self._context.provider, self._context.account)
+        session = AccountRef(self._context.provider, self._context.account)
         return self._commands.take(
             session, command, idempotency_key, now + within, now, api_key, then=self._enqueue_command
         )

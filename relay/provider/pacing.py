@@ -226,7 +226,11 @@ class Queue(Generic[Item]):
         return any(wanted(item) for lane in self._lanes.values() for *_, item in lane)
 
     def put(self, lane: Lane, uses: Uses, item: Item, needs: Uses | None = None) -> None:
-        """Queue ``item``; `take_due` returns it when it may go: when there is what it ``needs``, by default its ``uses``."""
+        """Queue ``item``; `take_due` returns it when the budgets have what it ``needs``, and then charges what it ``uses``.
+
+        They are the same unless ``needs`` says otherwise: a request of an audit, which can wait, goes only where half of the
+        budget is left to commands.
+        """
         self._lanes[lane].append((needs or uses, uses, item))
         self._next = -inf
 

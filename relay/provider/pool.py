@@ -30,8 +30,8 @@ class ConnectionPool:
     """The connections of one provider account.
 
     Args:
-        connect: makes a connection with this number, which publishes with the function; beside the first one, which has
-            none beside; of the socket with this name.
+        connect: makes a connection, of its number, of the function it publishes with, of the pool's first connection (None
+            where it is the first one itself), and of the name of its socket.
         publish: takes every event with its stamp.
         session: the declaration of the provider.
         socket_of: returns the name of the socket that a topic is on; that of the session's own where it is none of

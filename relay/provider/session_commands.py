@@ -27,7 +27,7 @@ from relay.provider.outbound import Job, Purpose, written
 from relay.provider.pacing import Lane
 from relay.provider.session_state import SessionState
 from relay.provider.templates import Redactor, authenticated, fetch_target
-from relay.trading.pending import PendingCommand, Scope
+from relay.trading.pending import AccountRef, PendingCommand
 from relay.trading.registry import CommandRegistry
 from relay.trading.service import Unwritable
 
@@ -42,7 +42,7 @@ class SessionCommands:
         self._core = core
         self._inbound = inbound
         self._registry = registry
-        self._scope = Scope(core.context.provider, core.context.account)
+        self._scope = AccountRef(core.context.provider, core.context.account)
 
     def __len__(self) -> int:
         """Return the number of commands without a reply."""

@@ -143,6 +143,8 @@ class Dial:
 
 @frozen
 class SendText:
+    """Send this text as one message of the provider's WebSocket."""
+
     text: str = field(repr=False)
 
 

@@ -58,9 +58,9 @@ log = structlog.get_logger()
 
 _PENDING = "server.subscribers.pending_bytes"
 SHUTDOWN_CODE = 4200
-#: Seconds between two parts of the subscribers that are sent away.
-WAVE = 0.1
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
+WAVE = 0.1
+"""Seconds between two parts of the subscribers that are sent away."""
 
 
 class Connect(Protocol):

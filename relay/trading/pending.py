@@ -54,14 +54,14 @@ TABLE = "commands"
 
 
 @frozen
-class Scope:
+class AccountRef:
     """One account of one provider, None where its events name none. A session is identified by its own account's."""
 
     provider: str
     account: str | None
 
 
-Name = tuple[Scope, str, str]
+Name = tuple[AccountRef, str, str]
 
 
 @define(eq=False)
@@ -88,8 +88,8 @@ class PendingCommand:
         told: whether the reply may be told.
     """
 
-    session: Scope
-    scope: Scope
+    session: AccountRef
+    scope: AccountRef
     command: Command
     due_at: float
     names: tuple[Name, ...] = ()
@@ -163,7 +163,7 @@ class PendingCommand:
             answered_unix_ns=unix_ns,
         )
 
-    def subjects(self) -> Iterator[tuple[Scope, str, str]]:
+    def subjects(self) -> Iterator[tuple[AccountRef, str, str]]:
         """Yield the names under which the account's stream tells the command's fate."""
         match self.command:
             case PlaceOrder(client_order_id=str(client_order_id)):
@@ -275,7 +275,7 @@ class PendingCommand:
 # --- names -----------------------------------------------------------------------------------------------------
 
 
-def names(scope: Scope, command: Command, key: str | None) -> Iterator[Name]:
+def names(scope: AccountRef, command: Command, key: str | None) -> Iterator[Name]:
     """Yield the names of a command on its account; ``key`` is its idempotency key."""
     yield scope, "id", command.id
     if key is not None:
@@ -469,7 +469,7 @@ def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
     """
     try:
         record = _decode(value)
-        scope = Scope(record.session[0], record.account)
+        scope = AccountRef(record.session[0], record.account)
         outcome = Outcome(record.outcome) if record.outcome else None
         # A clock that was set back must not make it older than it is.
         answered_at = now - max(0, unix_ns - to_ns(record.answered_at)) / 1e9 if record.answered_at else inf
@@ -477,7 +477,7 @@ def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
     except (ValueError, msgspec.DecodeError) as error:
         raise RecordError(str(error)) from None
     pending = PendingCommand(
-        Scope(*record.session),
+        AccountRef(*record.session),
         scope,
         record.restored(),
         now,

@@ -11,8 +11,8 @@ Senders and the sessions that carry commands out share this one table. What hold
   sent on is lost, or the HTTP request got no answer that says anything of the order (`nothing_known`): the order may be
   live. If a session has not replied `GRACE` after the deadline, the command ends as unknown here. Later replies are
   counted and not published.
-- An error that names no command answers none. A command that ends unknown lists the errors received since it was sent on
-  the same connection.
+- An error of the provider that names no command answers no command: it may be about anything. A command that ends unknown
+  lists such errors, as far as they came on its connection since it was sent.
 - An unknown outcome is corrected by the account's stream. What the stream shows of the same order (by its
   ``client_order_id``, or by the id of the order or position a command names) while the command is open makes an unknown
   reply a known one, marked ``reconciled``. What it shows later is no second reply: it answers a repetition of the command.
@@ -43,10 +43,10 @@ from relay.store.interface import Row, Store
 from relay.trading.pending import (
     READING,
     TABLE,
+    AccountRef,
     Name,
     PendingCommand,
     RecordError,
-    Scope,
     measured,
     restored,
 )
@@ -189,15 +189,15 @@ class CommandRegistry:
         self.limits = CommandLimits() if limits is None else limits
         self._store = store
         #: Open commands by the session that carries them out, and their ids.
-        self._open: dict[Scope, dict[str, PendingCommand]] = {}
+        self._open: dict[AccountRef, dict[str, PendingCommand]] = {}
         #: Commands that have their replies, and those of them that are forgotten by each age, the oldest first.
-        self._kept: dict[tuple[Scope, str], PendingCommand] = {}
+        self._kept: dict[tuple[AccountRef, str], PendingCommand] = {}
         self._lasting: OrderedDict[PendingCommand, None] = OrderedDict()
         self._rejected: OrderedDict[PendingCommand, None] = OrderedDict()
         self._names: dict[Name, PendingCommand] = {}
-        self._watched: dict[tuple[Scope, str, str], list[PendingCommand]] = {}
+        self._watched: dict[tuple[AccountRef, str, str], list[PendingCommand]] = {}
         #: The share of each API key, by its name, and of each account.
-        self._shares: dict[str | Scope, _Share] = {}
+        self._shares: dict[str | AccountRef, _Share] = {}
         self.notes: Counter[str] = Counter()
         """Counters: replies by outcome, ``repeated``, ``conflict``, ``full``, ``resolved``, ``late_reply``."""
         self.durations: dict[tuple[str, str], Histogram] = {}
@@ -216,7 +216,7 @@ class CommandRegistry:
 
     def take(
         self,
-        session: Scope,
+        session: AccountRef,
         command: Command,
         key: str | None,
         due_at: float,
@@ -238,13 +238,13 @@ class CommandRegistry:
             Unstorable: the command would change something, and the store fails.
         """
         self.forget(now)
-        scope = Scope(session.provider, session.account or command.account)
+        scope = AccountRef(session.provider, session.account or command.account)
         names = tuple(command_names(scope, command, key))
         digest, size = measured(command)
         for name in names:
             pending = self._names.get(name)
             if pending is not None:
-                return self._again(pending, name, digest), False
+                return self._repeated(pending, name, digest), False
         waiting = self._open.get(session, _NONE)
         if command.id in waiting:  # on another account of the session; providers answer by the id alone
             raise Conflict("id", f"a command with id {command.id} is still waiting for its reply")
@@ -264,17 +264,17 @@ class CommandRegistry:
     def _enter(self, pending: PendingCommand, size: int) -> None:
         """Open an entry of ``size`` bytes."""
         self._open.setdefault(pending.session, {})[pending.command.id] = pending
-        self._charge(pending, size, 1)
-        self._know(pending)
+        self._account_for(pending, size, 1)
+        self._index_names(pending)
 
-    def _know(self, pending: PendingCommand) -> None:
+    def _index_names(self, pending: PendingCommand) -> None:
         """Answer for a command under all its names, and look for its fate in the account's stream while it is not known."""
         self._names.update(dict.fromkeys(pending.names, pending))
         if pending.outcome in (None, Outcome.UNKNOWN):
             for subject in pending.subjects():
                 self._watched.setdefault(subject, []).append(pending)
 
-    def _make_room(self, session: Scope, scope: Scope, api_key: str, size: int) -> None:
+    def _make_room(self, session: AccountRef, scope: AccountRef, api_key: str, size: int) -> None:
         """Forget rejected commands until another one of ``size`` bytes has room. Raises Full if it has none."""
         limits = self.limits
         if len(self._open.get(session, _NONE)) >= limits.open_per_session:
@@ -301,7 +301,7 @@ class CommandRegistry:
         self.notes["full"] += 1
         return Full(limit, message)
 
-    def _charge(self, pending: PendingCommand, size: int, open: int = 0) -> None:
+    def _account_for(self, pending: PendingCommand, size: int, open: int = 0) -> None:
         """Set what a command takes of its shares to ``size`` bytes; 0 ends it. ``open`` is by how many more wait."""
         for owner in (pending.api_key, pending.scope):
             share = self._shares.get(owner)
@@ -314,7 +314,7 @@ class CommandRegistry:
                 del self._shares[owner]
         pending.size = size
 
-    def _again(self, pending: PendingCommand, name: Name, digest: bytes) -> PendingCommand:
+    def _repeated(self, pending: PendingCommand, name: Name, digest: bytes) -> PendingCommand:
         if digest != pending.digest:
             self.notes["conflict"] += 1
             field, value = name[1], name[2]
@@ -324,24 +324,24 @@ class CommandRegistry:
 
     # --- from sessions -----------------------------------------------------------------------------------------------
 
-    def find(self, session: Scope, id: str) -> PendingCommand | None:
+    def find(self, session: AccountRef, id: str) -> PendingCommand | None:
         """Return the open command of this id that the session carries out."""
         return self._open.get(session, _NONE).get(id)
 
-    def open_of(self, session: Scope) -> list[PendingCommand]:
+    def open_of(self, session: AccountRef) -> list[PendingCommand]:
         """Return the open commands of the session."""
         return list(self._open.get(session, _NONE).values())
 
-    def unknown_of(self, session: Scope) -> list[Command]:
+    def unknown_of(self, session: AccountRef) -> list[Command]:
         """Return the commands of the session whose outcome is unknown, the oldest first."""
         unknown = (each for each in self._lasting if each.session == session and each.outcome is Outcome.UNKNOWN)
         return [pending.command for pending in unknown]
 
-    def deadline(self, session: Scope) -> float:
+    def deadline(self, session: AccountRef) -> float:
         """Return the earliest deadline of the session's open commands."""
         return min((pending.due_at for pending in self._open.get(session, _NONE).values()), default=inf)
 
-    def add_error(self, session: Scope, code: str, message: str) -> None:
+    def add_error(self, session: AccountRef, code: str, message: str) -> None:
         """Keep an error that names no command for the commands it may concern."""
         for pending in self._open.get(session, _NONE).values():
             if pending.sent and not pending.over_http and len(pending.errors) < MOST_ERRORS:
@@ -365,17 +365,17 @@ class CommandRegistry:
                 self.notes["resolved"] += 1
                 return pending.shown
             return reply
-        if (Scope(stamp.provider, stamp.account or reply.account), reply.id) in self._kept:
+        if (AccountRef(stamp.provider, stamp.account or reply.account), reply.id) in self._kept:
             self.notes["late_reply"] += 1
             return None
         return reply  # to a command that was not taken here
 
     def _find_by_stamp(self, reply: Reply, stamp: Stamp) -> PendingCommand | None:
-        own = self.find(Scope(stamp.provider, stamp.account), reply.id)
+        own = self.find(AccountRef(stamp.provider, stamp.account), reply.id)
         if own is not None or stamp.account is None:
             return own
         # The stamp may name an account that a session with several of them carries commands out for.
-        other = self.find(Scope(stamp.provider, None), reply.id)
+        other = self.find(AccountRef(stamp.provider, None), reply.id)
         return other if other is not None and other.scope.account == stamp.account else None
 
     def settle(self, reply: Reply, stamp: Stamp, now: float, id: str = "", data: bytes = b"") -> PendingCommand | None:
@@ -400,13 +400,13 @@ class CommandRegistry:
         data = data or encode(reply, stamp, id)
         pending.settle(reply, stamp, now, id, data)
         if isinstance(pending.command, READING) and reply.outcome is not Outcome.UNKNOWN:
-            self._charge(pending, 0, -1)
+            self._account_for(pending, 0, -1)
             self._forget_names(pending)
             pending.tell(reply.outcome, data)
             return pending
         self._kept[pending.scope, reply.id] = pending
-        self._charge(pending, pending.size, -1)
-        self._keep(pending)
+        self._account_for(pending, pending.size, -1)
+        self._store_and_remember(pending)
         if self._store is None:
             pending.tell(reply.outcome, data)
         else:
@@ -414,15 +414,15 @@ class CommandRegistry:
         self.forget(now)
         return pending
 
-    def _keep(self, pending: PendingCommand) -> None:
+    def _store_and_remember(self, pending: PendingCommand) -> None:
         """Put a command that has its reply where it is forgotten from, and into the store."""
         if self._store is not None and not isinstance(pending.command, READING):
             self._store.write(pending.row())
-        self._shelve(pending)
+        self._remember(pending)
 
-    def _shelve(self, pending: PendingCommand) -> None:
+    def _remember(self, pending: PendingCommand) -> None:
         names = sum(len(value) for _, _, value in pending.names)
-        self._charge(pending, _OVERHEAD + names + len(pending.answer))
+        self._account_for(pending, _OVERHEAD + names + len(pending.answer))
         if pending.outcome is not Outcome.REJECTED:
             self._lasting.setdefault(pending)
             return
@@ -434,7 +434,7 @@ class CommandRegistry:
     def _watch(self, event: Order | Position, stamp: Stamp) -> None:
         if not self._watched or event.is_foreign(stamp):
             return
-        scope = Scope(stamp.provider, stamp.account or event.account)
+        scope = AccountRef(stamp.provider, stamp.account or event.account)
         subjects = [("position" if isinstance(event, Position) else "order", event.id)]
         if isinstance(event, Order) and event.client_order_id is not None:
             subjects.append(("client_order_id", event.client_order_id))
@@ -450,7 +450,7 @@ class CommandRegistry:
                 if was is Outcome.UNKNOWN and pending.outcome is not was:
                     self.notes["resolved"] += 1
                     self._unwatch(pending)
-                    self._keep(pending)
+                    self._store_and_remember(pending)
 
     def follow(self, pending: PendingCommand, order_id: str) -> None:
         """Look for the fate of a command at the order that replaced the one it names, too."""
@@ -483,10 +483,10 @@ class CommandRegistry:
             else:
                 known.append(pending)
         for pending in sorted(known, key=lambda each: each.answered_at):
-            self._charge(pending, _OVERHEAD)
-            self._know(pending)
+            self._account_for(pending, _OVERHEAD)
+            self._index_names(pending)
             self._kept[pending.scope, pending.command.id] = pending
-            self._shelve(pending)
+            self._remember(pending)
         self.forget(now)
         return open_ones
 
@@ -496,7 +496,7 @@ class CommandRegistry:
             if not isinstance(pending.command, READING):
                 yield pending.row()
 
-    def unresolved(self) -> set[Scope]:
+    def unresolved(self) -> set[AccountRef]:
         """Return the accounts on which the outcome of a command is unknown."""
         return {pending.scope for pending in self._lasting if pending.outcome is Outcome.UNKNOWN}
 
@@ -507,7 +507,7 @@ class CommandRegistry:
         dropped = []
         for session in [session for session in self._open if session.provider == provider]:
             for pending in self._open.pop(session).values():
-                self._charge(pending, 0, -1)
+                self._account_for(pending, 0, -1)
                 self._forget_names(pending)
                 dropped.append(pending)
         return dropped
@@ -534,7 +534,7 @@ class CommandRegistry:
         for owner in (pending.api_key, pending.scope):
             self._shares[owner].rejected.pop(pending, None)
         del self._kept[pending.scope, pending.command.id]
-        self._charge(pending, 0)
+        self._account_for(pending, 0)
         self._forget_names(pending)
 
     def _forget_names(self, pending: PendingCommand) -> None:

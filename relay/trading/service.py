@@ -42,7 +42,7 @@ SHUTTING_DOWN = {"code": "shutting_down", "message": "the relay is shutting down
 #: Characters of an id that a refusal tells again.
 LONGEST_ID = 128
 LONGEST = 60
-"""Seconds a command may ask for; 0.1 at least."""
+"""Most seconds that a command may ask for with `within`; the least are 0.1."""
 
 
 class RefusalReason(enum.Enum):
@@ -215,7 +215,7 @@ class CommandService:
             takes = ", ".join(each.name for each in provider.commands) or "no commands"
             message = f"provider {provider.name} does not take {command.name}; it takes {takes}"
             raise CommandRefused(RefusalReason.INVALID, message, field="command")
-        # A session of one account is told nothing it knows; one that tells accounts apart is told which one is meant.
+        # Where the session has only one account the command need not name it.
         command = attrs.evolve(command, account=None if provider.accounts else account)
         return Submission(
             api_key=key.name, provider=provider, account=account, command=command, within=within, dry_run=dry_run,

@@ -102,17 +102,17 @@ async def test_a_relay_that_stops_hands_over_first_and_sends_its_subscribers_awa
             for heard in heards:
                 await heard.hears(3, "quote")
             told: list[int] = []
-            send_away = first.relay._edge.send_away
+            send_away = first.relay._subscribers.send_away
 
             async def watched(seconds: float) -> None:
-                told.append(len(first.relay._edge.connections))
+                told.append(len(first.relay._subscribers.connections))
                 assert second.owns("synthetic") or not first.owns("synthetic"), (
                     "handed over before anybody is sent away"
                 )
                 at[0] = second
                 await send_away(seconds)
 
-            first.relay._edge.send_away = watched  # type: ignore[method-assign]
+            first.relay._subscribers.send_away = watched  # type: ignore[method-assign]
             await first.stop()
             assert told == [5]
             for heard in heards:

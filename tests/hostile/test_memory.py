@@ -21,7 +21,7 @@ async def test_messages_that_have_not_come_whole_are_bounded_over_all_connection
     server = {"listen": "127.0.0.1:0", "subscribers": {"pending_bytes": MEBIBYTE}}
     begun = b"\x01\xfe" + (60_000).to_bytes(2, "big") + b"\0\0\0\0" + b"x" * 59_999
     async with running_relay(server=server) as relay, AsyncExitStack() as opened:
-        edge = relay._edge
+        edge = relay._subscribers
         honest = await opened.enter_async_context(raw(port_of(relay)))
         ping = b'{"event":"pusher:ping"}'
         await honest.stream.send_all(bytes([0x81, 0x80 | len(ping)]) + b"\0\0\0\0" + ping[:-1])

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from relay.auth import ApiKey, KeyRing, hash_key
 from relay.model.commands import Command, PlaceOrder
 from relay.model.events import Event, Reply, Stamp
-from relay.trading.pending import PendingCommand, Scope
+from relay.trading.pending import AccountRef, PendingCommand
 from relay.trading.registry import CommandRegistry
 from relay.trading.service import CommandRefused, CommandService
 from support.simulated_venue import trading
@@ -35,7 +35,9 @@ class Broker:
 
     def send(self, command: Command, within: float = 0, *names: Any) -> tuple[PendingCommand, bool]:
         now = trio.current_time()
-        pending, new = self._registry.take(Scope(self.name, "main"), command, names[0], now + within, now, *names[1:])
+        pending, new = self._registry.take(
+            AccountRef(self.name, "main"), command, names[0], now + within, now, *names[1:]
+        )
         if new:
             self.placed.append(command)
             error = {"code": "margin", "message": "no"} if self.name == "toy" else None

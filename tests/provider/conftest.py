@@ -46,7 +46,7 @@ from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quo
 from relay.provider import session_events
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Now
-from relay.trading.pending import Scope
+from relay.trading.pending import AccountRef
 from relay.trading.registry import WITHIN, CommandRegistry
 
 UNIX = 1_700_000_000_000_000_000
@@ -246,7 +246,7 @@ class Rig:
     def ask(self, command: Command, within: float = WITHIN, at: float | None = None) -> list[Any]:
         """Take a command and hand it over, as the driver does."""
         now = self.moment(at)
-        pending, new = self.commands.take(Scope("acme", "main"), command, None, now.now + within, now.now)
+        pending, new = self.commands.take(AccountRef("acme", "main"), command, None, now.now + within, now.now)
         return self.machine.step(session_events.SendCommand(pending), now) if new else []
 
     def say(self, *items: Any, at: float | None = None) -> list[Any]:

@@ -6,7 +6,7 @@ from relay.adapter import Answer, Rate, dumps, loads
 from relay.model.commands import CancelOrder, ListOrders, PlaceOrder
 from relay.model.events import Order
 from relay.provider import session_events
-from relay.trading.pending import Scope
+from relay.trading.pending import AccountRef
 
 
 def order(id="c1"):
@@ -231,4 +231,4 @@ def test_a_cancellation_is_sent_for_the_newest_order_of_a_chain(rig):
         ("1", "OPEN", None), ("2", "OPEN", None), ("1", "REPLACED", "2"), ("3", "OPEN", None), ("2", "REPLACED", "3"),
     ]  # fmt: skip
     assert rig.texts(r.ask(CancelOrder(id="c1", order_id="1"))) == [{"cancel": "3"}]
-    assert r.commands.find(Scope("acme", "main"), "c1").followed == ["3"]
+    assert r.commands.find(AccountRef("acme", "main"), "c1").followed == ["3"]

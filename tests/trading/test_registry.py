@@ -9,10 +9,10 @@ import pytest
 from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, Command, ListOrders, PlaceOrder
 from relay.model.enums import OrderEvent, OrderStatus, Outcome, PositionEvent
 from relay.model.events import Event, Order, Position, Quote, Reply, Stamp
-from relay.trading.pending import PendingCommand, Scope, fate
+from relay.trading.pending import AccountRef, PendingCommand, fate
 from relay.trading.registry import GRACE, CommandLimits, CommandRegistry, Conflict, Full
 
-MAIN = Scope("helio", "main")
+MAIN = AccountRef("helio", "main")
 STAMP = Stamp(provider="helio", account="main", received_at="2025-01-15T10:30:00Z")
 
 
@@ -42,7 +42,7 @@ class Rig:
         self,
         command: Command,
         key: str | None = None,
-        session: Scope = MAIN,
+        session: AccountRef = MAIN,
         within: float = 10,
         api_key: str = "desk",
     ) -> tuple[PendingCommand, bool]:
@@ -129,7 +129,7 @@ def test_another_command_under_a_name_in_use_is_a_conflict(r: Rig, other: Comman
 
 def test_names_belong_to_one_account(r: Rig) -> None:
     r.take(place(), "k")
-    for scope in (Scope("helio", "other"), Scope("tektii", "main"), Scope("helio", None)):
+    for scope in (AccountRef("helio", "other"), AccountRef("tektii", "main"), AccountRef("helio", None)):
         assert r.take(place(quantity="7"), "k", scope)[1]
 
 
@@ -238,7 +238,7 @@ def test_a_closed_position_answers_its_closing(r: Rig) -> None:
 
 def test_another_accounts_order_says_nothing(r: Rig) -> None:
     unnamed = Stamp(provider="helio", received_at=STAMP.received_at)
-    pending, _ = r.take(place(account="A"), session=Scope("helio", None))
+    pending, _ = r.take(place(account="A"), session=AccountRef("helio", None))
     r.hear(reply(outcome="unknown", account="A"), unnamed)
     r.hear(order(account="B"), unnamed)
     r.hear(order(), STAMP)
@@ -252,7 +252,7 @@ def test_what_a_session_says_of_another_account_decides_nothing(r: Rig) -> None:
     """One login reaches both; positions of one instrument have the same id in each."""
     ordered, _ = r.take(place())
     closing, _ = r.take(ClosePosition(id="c2", position_id="ES 09-26"))
-    elsewhere, _ = r.take(ClosePosition(id="c3", position_id="ES 09-26"), session=Scope("helio", "Sim110"))
+    elsewhere, _ = r.take(ClosePosition(id="c3", position_id="ES 09-26"), session=AccountRef("helio", "Sim110"))
     closed = Position(event=PositionEvent.POSITION_CLOSED, id="ES 09-26", symbol="S", quantity="0")
     r.hear(attrs.evolve(closed, account="Sim110"))
     for id in ("c1", "c2"):
@@ -306,7 +306,7 @@ def test_a_full_share_forgets_rejected_commands_and_no_others() -> None:
 
 def test_an_account_has_its_own_share_and_other_accounts_do_not_feel_it() -> None:
     r = Rig(per_account=2)
-    other = Scope("helio", "other")
+    other = AccountRef("helio", "other")
     for n in range(2):
         r.take(place(f"c{n}", f"o{n}"), api_key=f"key {n}")
         r.hear(reply(f"c{n}"))
@@ -380,13 +380,13 @@ def test_nothing_is_left_of_what_was_forgotten() -> None:
 
 def test_an_id_is_used_once_in_a_session_of_several_accounts(r: Rig) -> None:
     """Providers answer by the id alone."""
-    r.take(place(account="A"), session=Scope("helio", None))
+    r.take(place(account="A"), session=AccountRef("helio", None))
     with pytest.raises(Conflict, match="still waiting"):
-        r.take(place(account="B"), session=Scope("helio", None))
+        r.take(place(account="B"), session=AccountRef("helio", None))
 
 
 def test_a_reply_may_name_the_account_of_a_session_of_several(r: Rig) -> None:
-    pending, _ = r.take(place(account="A"), session=Scope("helio", None))
+    pending, _ = r.take(place(account="A"), session=AccountRef("helio", None))
     r.hear(reply(), attrs.evolve(STAMP, account="B"))
     assert pending.outcome is None
     r.hear(reply(), attrs.evolve(STAMP, account="A"))

@@ -14,10 +14,10 @@ from relay.model.commands import Call, CancelOrder, Command, ListOrders, PlaceOr
 from relay.model.enums import OrderEvent, OrderStatus, Outcome
 from relay.model.events import Event, Order, Reply, Stamp
 from relay.store.interface import Done, Row
-from relay.trading.pending import PendingCommand, Scope
+from relay.trading.pending import AccountRef, PendingCommand
 from relay.trading.registry import RESTARTED, CommandLimits, CommandRegistry, Conflict, Unstorable
 
-MAIN = Scope("helio", "main")
+MAIN = AccountRef("helio", "main")
 STAMP = Stamp(provider="helio", account="main", received_at="2025-01-15T10:30:00Z")
 AT_NS = 1_736_937_000_000_000_000
 """The wall clock at `STAMP`."""

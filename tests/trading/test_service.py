@@ -11,7 +11,7 @@ from relay.auth import ApiKey, KeyRing, hash_key
 from relay.model.commands import Command, PlaceOrder
 from relay.model.enums import Outcome
 from relay.model.events import Event, Reply, Stamp
-from relay.trading.pending import PendingCommand, Scope
+from relay.trading.pending import AccountRef, PendingCommand
 from relay.trading.registry import GRACE, CommandLimits, CommandRegistry
 from relay.trading.service import CommandRefused, CommandService, RefusalReason
 
@@ -47,7 +47,9 @@ class Silent:
         self, command: Command, within: float = 0, idempotency_key: str | None = None, api_key: str = ""
     ) -> tuple[PendingCommand, bool]:
         now = trio.current_time()
-        pending, new = self.registry.take(Scope("one", "main"), command, idempotency_key, now + within, now, api_key)
+        pending, new = self.registry.take(
+            AccountRef("one", "main"), command, idempotency_key, now + within, now, api_key
+        )
         if new:
             self.taken.append((command, within))
         return pending, new
