@@ -30,6 +30,7 @@ async def calm(r):
     before = None
     while before != (before := r.counters()["messages"]):
         await trio.sleep(0.3)
+        await r.settled()  # a machine that stood still has not read what came meanwhile
 
 
 @pytest.mark.parametrize("name", TRADED)

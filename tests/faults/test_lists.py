@@ -47,7 +47,8 @@ class Meddler:
         self.asked = 0
         self.read_again = None
         self.spelled = str
-        self.before = None
+        #: What a list waits for when it was made: else it comes before what the stream has told, where the machine is busy.
+        self.before = r.settled
         send, answer, name = Link.send, r.simulator.answer, r.name
 
         def meddled(link, text):
@@ -73,8 +74,7 @@ class Meddler:
                 response = self.read_again.pop(key)
             else:
                 self.answers[key] = response
-            if self.before is not None:
-                await self.before()
+            await self.before()
             return HttpResponse(status=response.status, body=self.spelled(response.body), headers=response.headers)
 
         monkeypatch.setattr(Link, "send", meddled)
@@ -151,6 +151,7 @@ async def test_what_the_stream_keeps_back_the_audit_finds_once(name, monkeypatch
         meddler = Meddler(r, monkeypatch)
         (resting,), (held,) = there.orders(), there.positions()
         meddler.stream = lambda text: []
+        await r.settled()
         since = len(r.heard)
         there.act()
         await r.subscriber.until(lambda: resting not in there.orders() and truth(r, there, view))
@@ -194,6 +195,7 @@ async def test_lists_from_before_the_last_changes_take_nothing_back(name, monkey
         if name == "crosstrade":  # its fills are polled behind the rest
             await r.subscriber.until(lambda: len(view.fills) == 2 and len(filled(r)) == 2)
         meddler.read_again = kept
+        await r.settled()  # what is on the way when the line breaks is found by the lists
         since = len(r.heard)
         r.upstream.inject(Cut())
         await r.state("CONNECTED", since=since)
@@ -216,6 +218,7 @@ async def test_lists_that_come_late_take_nothing_back(name, monkeypatch):
         meddler = Meddler(r, monkeypatch)
         gate = trio.Event()
         meddler.before = gate.wait
+        await r.settled()  # what is on the way when the line breaks is found by the lists
         since = len(r.heard)
         r.upstream.inject(Cut())
         await r.state("CONNECTED", since=since)
@@ -251,6 +254,7 @@ async def test_other_spellings_another_order_and_repetitions_say_nothing_new(nam
         r.session.send(ClosePosition(id="c4", position_id=held))
         await r.subscriber.until(lambda: held not in there.positions() and resting not in there.orders())
         await r.subscriber.until(lambda: truth(r, there, view))
+        await r.settled()  # what is on the way when the line breaks is found by the lists
         r.upstream.inject(Cut())
         await r.state("CONNECTED", since=since)
         await meddler.audits(2)

@@ -20,10 +20,10 @@ from support.lone_session import lone_session
 from support.tls import TlsFront, self_signed, server_context
 
 QUICK = Deadlines(tls=1, handshake=1, close=0.1)
-"""Short enough to wait for in a test, long enough for a good handshake on a busy machine."""
+"""Short enough to wait for in a test."""
 
 
-async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=None, enough=2, backoff=QUICKLY):
+async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=None, enough=1000, backoff=QUICKLY):
     """The first connection events, up to ``enough`` or CONNECTED, of a session whose first connection has these faults.
 
     ``tls`` is what the provider speaks, ``trusted`` the certificate its clients trust. Beside the events: how long
@@ -76,12 +76,16 @@ async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=N
     ],
 )
 async def test_a_handshake_that_does_not_end_is_given_up_in_time_and_tried_again(fault, reason):
-    assert (await first_words(fault))[0] == [("RECONNECTING", reason), ("CONNECTED", None)]
+    told = (await first_words(fault))[0]
+    assert (told[0], told[-1]) == (("RECONNECTING", reason), ("CONNECTED", None))
+    assert {state for state, _ in told[:-1]} == {
+        "RECONNECTING"
+    }  # a good one takes too long on a machine that stands still
 
 
 async def test_tls_that_never_answers_is_given_up_in_time():
-    ((lost, reason), _), _ = await first_words(Stall(), scheme="wss")
-    assert (lost, reason) == ("RECONNECTING", "no connection: no TLS handshake within 1 s")
+    (first,), _ = await first_words(Stall(), scheme="wss", enough=1)
+    assert first == ("RECONNECTING", "no connection: no TLS handshake within 1 s")
 
 
 async def test_a_slow_handshake_within_its_deadline_is_waited_for():
@@ -150,7 +154,8 @@ async def test_a_slow_tls_handshake_within_its_deadline_is_waited_for(ours):
 async def test_a_tls_handshake_that_is_too_slow_is_given_up_and_tried_again(ours):
     certificate, speaks = ours
     told, _ = await first_words(Throttle(300), scheme="wss", tls=speaks, trusted=certificate)
-    assert told == [("RECONNECTING", "no connection: no TLS handshake within 1 s"), ("CONNECTED", None)]
+    assert told[0] == ("RECONNECTING", "no connection: no TLS handshake within 1 s")
+    assert told[-1] == ("CONNECTED", None)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import trio
+import trio.lowlevel
 from attrs import Factory, define, frozen
 
 import relay_crosstrade
@@ -36,6 +37,8 @@ from support.tls import TlsFront
 
 OUR_APP = PusherApp(id=APP["id"], key=APP["key"], secrets=(APP["secret"],))
 QUICK = Backoff(first=0.01, cap=0.05)
+#: Far more passes of the loop than a message needs from a provider to a subscriber, or an answer back.
+PASSES = 200
 Status = tuple[str, str]
 
 
@@ -122,6 +125,15 @@ class Rig:
     async def state(self, state: str, *, since: int) -> None:
         await self.subscriber.until(lambda: any(told == state for told, _ in self.states(since=since)))
 
+    async def settled(self) -> None:
+        """Wait until all that was sent has been read, however busy this machine is.
+
+        The provider, the relay, the subscriber and the proxies between them are tasks of one loop, and each pass of it reads
+        whatever the one before has written.
+        """
+        for _ in range(PASSES):
+            await trio.lowlevel.checkpoint()
+
     def problems(self) -> list[str]:
         return [problem for view in self.subscriber.views.values() for problem in view.problems]
 
@@ -144,12 +156,13 @@ def adapted(**changes: Any) -> Callable[[type[Adapter]], type[Adapter]]:
 async def rig(
     name: str, *, every: float = 0.03, buffer: int | None = None, tls: ssl.SSLContext | None = None,
     configured: Mapping[str, Any] | None = None, credentials: Mapping[str, str] | None = None, connected: bool = True,
-    **session: Any,
+    pong_timeout: float = 300, **session: Any,
 ) -> AsyncIterator[Rig]:  # fmt: skip
     """Everything, connected, with data flowing. ``session`` are changes of the adapter's declaration.
 
     With ``tls`` the provider's WebSocket is behind TLS of this context, and the proxy before it. ``configured`` are more keys of
-    the provider's table, ``credentials`` others than the simulator's. Without ``connected`` nothing is waited for.
+    the provider's table, ``credentials`` others than the simulator's. Without ``connected`` nothing is waited for. The subscriber
+    takes a relay for dead that does not answer its ping for ``pong_timeout`` seconds, which a machine that stands still must not reach.
     """
     venue = VENUES[name]
     simulator, simulated = venue.simulator(every), venue.simulated
@@ -172,7 +185,8 @@ async def rig(
             channels = [_channel(Stream(name, topic)) for topic in provider.settings.pinned]
             heard: list[tuple[str, Mapping[str, Any]]] = []
             subscriber = Subscriber(
-                lambda: downstream.port, OUR_APP, [*channels, f"status.{name}"], activity_timeout=0.5, pong_timeout=2,
+                lambda: downstream.port, OUR_APP, [*channels, f"status.{name}"], activity_timeout=0.5,
+                pong_timeout=pong_timeout,
                 heard=lambda channel, event: heard.append((channel, event)),
             )  # fmt: skip
             nursery.start_soon(subscriber.run)
