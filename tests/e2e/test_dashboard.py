@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import trio
 
 import relay
 from support import tools
+from support.deadlines import WITHIN
 from support.process import serving
 
 CONFIGURATION = """allow_inline_secrets = true
@@ -53,12 +55,23 @@ def text_is(page: Any, selector: str, text: str) -> None:
     )
 
 
+@contextmanager
+def opened(browser: Any, **options: Any) -> Iterator[Any]:
+    """Open a page, and close it when no answer that a test changes is on its way."""
+    page = browser.new_page(**options)
+    page.set_default_timeout(1000 * WITHIN)
+    yield page
+    page.unroute_all(behavior="wait")
+    page.close()
+
+
 def in_browser(url: str, end: Any) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=tools.chromium(), args=FLAGS)
         page = browser.new_page()
+        page.set_default_timeout(1000 * WITHIN)
         page.goto(f"{url}#market")
         page.wait_for_selector("#key", state="visible")
         page.fill("#key", "another-key")
@@ -89,7 +102,7 @@ async def test_the_page_signs_in_and_shows_what_is_not_true_any_more(tmp_path: P
 @pytest.fixture(scope="module")
 def demo() -> Iterator[str]:
     """Run the demo; yields the dashboard's URL."""
-    command = [sys.executable, "-m", "relay", "demo", "--listen", "127.0.0.1:0", "--for", "600"]
+    command = [sys.executable, "-m", "relay", "demo", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -112,13 +125,13 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, demo: str) -> Iterator[Any]:
     """Return the page of the demo, on its first view; whatever a script raises fails the test."""
-    page, errors = browser.new_page(viewport={"width": 1400, "height": 900}), list[str]()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(demo)
-    page.wait_for_selector("#link[data-state=connected]")
-    page.wait_for_selector("#view-overview", state="visible")
-    yield page
-    page.close()
+    errors: list[str] = []
+    with opened(browser, viewport={"width": 1400, "height": 900}) as page:
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(demo)
+        page.wait_for_selector("#link[data-state=connected]")
+        page.wait_for_selector("#view-overview", state="visible")
+        yield page
     assert errors == []
 
 
@@ -145,7 +158,7 @@ def test_market_has_all_providers_of_a_symbol_side_by_side(page: Any) -> None:
     page.keyboard.press("Enter")
     text_is(page, "#symbol", "EUR/USD")
     page.wait_for_function("document.querySelectorAll('#providers .best').length >= 2")
-    assert page.locator("#providers tr").count() == 3
+    page.wait_for_function("document.querySelectorAll('#providers tr').length === 3")
     page.click("#watch tr[data-key='BTC/USD']")
     page.click("#providers tr:has-text('synthetic')")
     text_is(page, "#spread", "spread 0.")
@@ -170,7 +183,7 @@ def test_an_order_is_reviewed_sent_and_its_position_closed(page: Any) -> None:
     page.click("#positions button:text-is('Close')")
     page.click("#confirm-go")
     text_is(page, "#positions", "No open position.")
-    assert page.locator("#fills tr").count() == 2
+    page.wait_for_function("document.querySelectorAll('#fills tr').length === 2")
 
     page.select_option("#ticket-type", "LIMIT")
     page.fill("#ticket [name=limit_price]", "0.5")
@@ -236,16 +249,17 @@ def test_a_session_that_is_gone_does_not_end_the_frames_of_the_others(browser: A
         status["sessions"].insert(0, {**status["sessions"][0], "provider": "gone", "account": None})
         route.fulfill(response=answer, json=status)
 
-    page = browser.new_page()
-    page.route("**/api/v2/status*", with_one_that_is_gone)
-    page.goto(f"{demo}#inspector")
-    page.check("#raw")
-    for provider, status in [("gone", 404), ("helio", 200)] * 2:
-        with page.expect_response(lambda answer, wanted=f"frames?provider={provider}": wanted in answer.url) as found:
-            pass
-        assert found.value.status == status
-    assert page.is_checked("#raw")
-    page.close()
+    with opened(browser) as page:
+        page.route("**/api/v2/status*", with_one_that_is_gone)
+        page.goto(f"{demo}#inspector")
+        page.check("#raw")
+        for provider, status in [("gone", 404), ("helio", 200)] * 2:
+            with page.expect_response(
+                lambda answer, wanted=f"frames?provider={provider}": wanted in answer.url
+            ) as found:
+                pass
+            assert found.value.status == status
+        assert page.is_checked("#raw")
 
 
 def test_the_console_subscribes_and_sends_as_a_client_and_as_the_apps_server(page: Any) -> None:
