@@ -3,6 +3,7 @@
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,13 @@ from support.deadlines import WITHIN
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[str]:
+    """Run one demo for the tests that only look at it; return what it printed."""
+    with demo() as (_, printed):
+        yield printed
 
 
 @contextmanager
@@ -51,6 +59,7 @@ def test_a_browser_sees_the_quotes_change_and_ctrl_c_ends_it() -> None:
         assert found is not None
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page()
+        page.set_default_timeout(1000 * WITHIN)
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -85,38 +94,39 @@ def test_a_browser_sees_the_quotes_change_and_ctrl_c_ends_it() -> None:
 
 
 @pytest.mark.node
-def test_the_printed_snippet_works_as_it_is_and_the_demo_ends_by_itself() -> None:
-    node = tools.node()
-    with demo("--for", "8") as (process, printed):
-        snippet = printed[printed.index("  import Pusher") : printed.index("Ctrl-C")]
-        script = [node, "--input-type=module", "--eval", snippet]
-        with subprocess.Popen(script, cwd=tools.NODE_DIR, stdout=subprocess.PIPE, text=True) as client:
-            assert client.stdout is not None
-            lines = [client.stdout.readline().split() for _ in range(3)]
-            client.kill()
-        assert all(re.fullmatch(r"[a-z]+ \S+ [0-9.]+ [0-9.]+", " ".join(line)) for line in lines), lines
+def test_the_printed_snippet_works_as_it_is(running: str) -> None:
+    snippet = running[running.index("  import Pusher") : running.index("Ctrl-C")]
+    script = [tools.node(), "--input-type=module", "--eval", snippet]
+    with subprocess.Popen(script, cwd=tools.NODE_DIR, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        lines = [client.stdout.readline().split() for _ in range(3)]
+        client.kill()
+    assert all(re.fullmatch(r"[a-z]+ \S+ [0-9.]+ [0-9.]+", " ".join(line)) for line in lines), lines
+
+
+def test_the_demo_ends_by_itself() -> None:
+    with demo("--for", "1") as (process, _):
         assert process.wait(WITHIN) == 0
 
 
-async def test_an_order_from_a_second_terminal_is_heard_as_order_trade_and_position() -> None:
+async def test_an_order_from_a_second_terminal_is_heard_as_order_trade_and_position(running: str) -> None:
     """The command the demo prints, as it is; Alpaca streams no positions, so the relay asks for them."""
     heard: list[tuple[str, str]] = []
-    with demo("--for", "60") as (_, printed):
-        pasted = shlex.split(printed[printed.index("tickrelay order place") :].splitlines()[0])
-        assert "alpaca" in pasted
-        port = int(pasted[pasted.index("--url") + 1].rpartition(":")[2])
-        app = App(id=DEMO_APP_ID, key=DEMO_KEY, secrets=(DEMO_SECRET,))
-        subscriber = Subscriber(
-            lambda: port, app, ["private-account.alpaca.paper"],
-            heard=lambda _, event: heard.append((event["type"], event.get("event") or event.get("outcome"))),
-        )  # fmt: skip
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(subscriber.run)
-            await subscriber.until(lambda: any(kind == "account" for kind, _ in heard))
-            placed = await trio.run_process([sys.executable, "-m", "relay", *pasted[1:]], capture_stdout=True)
-            assert b"accepted" in placed.stdout
-            await subscriber.until(lambda: ("position", "POSITION_OPENED") in heard)
-            nursery.cancel_scope.cancel()
+    pasted = shlex.split(running[running.index("tickrelay order place") :].splitlines()[0])
+    assert "alpaca" in pasted
+    port = int(pasted[pasted.index("--url") + 1].rpartition(":")[2])
+    app = App(id=DEMO_APP_ID, key=DEMO_KEY, secrets=(DEMO_SECRET,))
+    subscriber = Subscriber(
+        lambda: port, app, ["private-account.alpaca.paper"],
+        heard=lambda _, event: heard.append((event["type"], event.get("event") or event.get("outcome"))),
+    )  # fmt: skip
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(subscriber.run)
+        await subscriber.until(lambda: any(kind == "account" for kind, _ in heard))
+        placed = await trio.run_process([sys.executable, "-m", "relay", *pasted[1:]], capture_stdout=True)
+        assert b"accepted" in placed.stdout
+        await subscriber.until(lambda: ("position", "POSITION_OPENED") in heard)
+        nursery.cancel_scope.cancel()
     order = [
         ("order", "ORDER_CREATED"),
         ("trade", "TRADE_FILLED"),
@@ -129,13 +139,9 @@ async def test_an_order_from_a_second_terminal_is_heard_as_order_trade_and_posit
 
 
 def test_the_demo_refuses_a_port_in_use_in_one_line() -> None:
-    with demo() as (_, printed):
-        found = re.search(r"127\.0\.0\.1:([0-9]+)", printed)
-        assert found is not None
-        command = [sys.executable, "-m", "relay", "demo", "--listen", f"127.0.0.1:{found[1]}"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "relay", "demo", "--listen", listen]
         second = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, check=False)
     assert second.returncode == 1
-    assert (
-        second.stderr.strip().splitlines()[-1]
-        == f"tickrelay: cannot listen on 127.0.0.1:{found[1]}: Address already in use"
-    )
+    assert second.stderr.strip().splitlines()[-1] == f"tickrelay: cannot listen on {listen}: Address already in use"
