@@ -12,7 +12,7 @@ import trio
 
 from relay.pusher.signatures import channel_auth
 from support.cable import Cable, cable
-from support.cluster import Node, cluster
+from support.cluster import LONG, SHORT, Node, cluster
 from support.deadlines import WITHIN
 from support.http_api import OURS, ask, publish
 from support.raw import Closed, Raw, raw
@@ -28,11 +28,13 @@ MEMBERS = {"pusher_internal:member_added", "pusher_internal:member_removed"}
 
 
 @asynccontextmanager
-async def pair(directory: Path, **app: Any) -> AsyncIterator[tuple[RedisServer, Cable, Node, Node]]:
+async def pair(
+    directory: Path, *, lease: float = LONG, **app: Any
+) -> AsyncIterator[tuple[RedisServer, Cable, Node, Node]]:
     """Two relays, the first of which reaches Redis by a cable."""
     apps = {"main": {**APP, "client_events": True, **app}}
     async with redis_server(directory) as redis, cable(redis.port) as line:
-        async with cluster(redis, {}, lease=3.0, apps=apps) as several:
+        async with cluster(redis, {}, lease=lease, apps=apps) as several:
             first = await several.node("a", redis=f"redis://127.0.0.1:{line.port}/0")
             yield redis, line, first, await several.node("b")
 
@@ -86,7 +88,7 @@ async def heard_until(client: Raw, last: Any) -> list[Any]:
 
 
 async def test_a_relay_that_is_cut_off_refuses_loses_its_members_and_reads_on(tmp_path: Path) -> None:
-    async with pair(tmp_path) as (_, line, a, b), raw(a.port) as ada, raw(b.port) as bob:
+    async with pair(tmp_path, lease=SHORT) as (_, line, a, b), raw(a.port) as ada, raw(b.port) as bob:
         await join(ada, "ada")
         await join(bob, "bob")
         await ada.subscribe("news")
@@ -121,7 +123,7 @@ async def test_a_relay_that_is_cut_off_refuses_loses_its_members_and_reads_on(tm
 async def test_after_a_redis_that_fails_members_are_there_and_nobody_was_said_to_have_left(
     tmp_path: Path, how: str
 ) -> None:
-    async with pair(tmp_path) as (redis, _, a, b), raw(a.port) as ada, raw(b.port) as bob:
+    async with pair(tmp_path, lease=SHORT) as (redis, _, a, b), raw(a.port) as ada, raw(b.port) as bob:
         await join(ada, "ada")
         await join(bob, "bob")
         await until_users(a, "ada", "bob")
@@ -168,7 +170,7 @@ async def test_the_rate_of_an_app_is_that_of_all_relays(tmp_path: Path) -> None:
             nursery.start_soon(publish_some, a)
             nursery.start_soon(publish_some, b)
         most = 10 + 10 * (trio.current_time() - started) + 1
-        assert set(codes) == {200, 429}
+        assert set(codes) <= {200, 429}  # a machine may be so slow that the rate is never reached
         assert codes.count(200) <= most
 
 

@@ -11,7 +11,7 @@ from attrs import define
 
 from relay.pusher.signatures import user_auth
 from support.app_server import AppServer, app_server
-from support.cluster import Cluster, Node, cluster
+from support.cluster import LONG, SHORT, Cluster, Node, cluster
 from support.deadlines import WITHIN
 from support.http_api import OURS, ask, publish
 from support.raw import Raw, raw
@@ -22,9 +22,11 @@ APPS = {"main": {**APP, "client_events": True, "subscription_count": True}}
 
 
 @asynccontextmanager
-async def together(directory: Path, names: str = "ab", **app: Any) -> AsyncIterator[tuple[Cluster, list[Node]]]:
+async def together(
+    directory: Path, names: str = "ab", *, lease: float = LONG, **app: Any
+) -> AsyncIterator[tuple[Cluster, list[Node]]]:
     apps = {"main": {**APPS["main"], **app}}
-    async with redis_server(directory) as redis, cluster(redis, {}, lease=5.0, apps=apps) as several:
+    async with redis_server(directory) as redis, cluster(redis, {}, lease=lease, apps=apps) as several:
         yield several, [await several.node(name) for name in names]
 
 
@@ -184,7 +186,7 @@ async def test_users_are_watched_addressed_and_ended_at_all_relays(tmp_path: Pat
 
 
 async def test_members_and_users_of_a_relay_that_dies_leave_when_its_lease_has_run_out(tmp_path: Path) -> None:
-    async with together(tmp_path) as (_, (a, b)), raw(a.port) as ada, raw(b.port) as bob:
+    async with together(tmp_path, lease=SHORT) as (_, (a, b)), raw(a.port) as ada, raw(b.port) as bob:
         await join(ada, "presence-room", "ada")
         await sign_in(ada, "ada", "bob")
         await sign_in(bob, "bob")
@@ -223,12 +225,14 @@ class Told:
 
 
 @asynccontextmanager
-async def hooked(directory: Path, names: str = "ab") -> AsyncIterator[tuple[Cluster, list[Node], Told]]:
+async def hooked(
+    directory: Path, names: str = "ab", *, lease: float = LONG
+) -> AsyncIterator[tuple[Cluster, list[Node], Told]]:
     async with app_server() as server:
         endpoint = {"app": APP["id"], "url": f"http://127.0.0.1:{server.port}/webhooks", "batch_wait": 0}
         webhooks = {"leave_delay": 0.2, "endpoints": {"server": endpoint}}
         tables = {"apps": APPS, "plugins": {"webhooks": webhooks}}
-        async with redis_server(directory) as redis, cluster(redis, {}, lease=3.0, **tables) as several:
+        async with redis_server(directory) as redis, cluster(redis, {}, lease=lease, **tables) as several:
             yield several, [await several.node(name) for name in names], Told(server)
 
 
@@ -280,7 +284,7 @@ async def test_webhooks_are_sent_by_one_relay_of_what_all_relays_count(tmp_path:
 
 
 async def test_webhooks_that_wait_are_sent_by_the_next_relay(tmp_path: Path) -> None:
-    async with hooked(tmp_path, "abc") as (_, nodes, told):
+    async with hooked(tmp_path, "abc", lease=SHORT) as (_, nodes, told):
         first = await leader(nodes)
         others = [node for node in nodes if node is not first]
         async with raw(others[0].port) as client, raw(others[1].port) as leaver:

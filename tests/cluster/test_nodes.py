@@ -9,7 +9,7 @@ import pytest
 from relay.cli.status import cluster_lines
 from relay.errors import OperatorError
 from relay_synthetic.simulator import SyntheticSimulator
-from support.cluster import cluster
+from support.cluster import SHORT, cluster
 from support.redis_server import redis_server
 from support.running import API_KEY, APP, running_relay
 
@@ -21,7 +21,9 @@ async def test_subscribers_of_any_node_get_one_sequence_over_a_takeover_and_resu
 ) -> None:
     venue = SyntheticSimulator(rate=100)
     async with venue.serve() as address, redis_server(tmp_path) as redis:
-        async with cluster(redis, {"synthetic": {"url": address.ws, "pinned": ["quote BTC/USD"]}}) as together:
+        async with cluster(
+            redis, {"synthetic": {"url": address.ws, "pinned": ["quote BTC/USD"]}}, lease=SHORT
+        ) as together:
             for name in "abc":
                 await together.node(name)
             owner = await together.owner("synthetic", connected=False)

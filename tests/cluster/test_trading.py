@@ -10,7 +10,7 @@ import trio
 
 from relay.testing.simulator import Mute
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
-from support.cluster import Cluster, Node, cluster
+from support.cluster import LONG, SHORT, Cluster, Node, cluster
 from support.deadlines import WITHIN
 from support.redis_server import redis_server
 from support.running import API_KEY
@@ -22,7 +22,7 @@ RESTING = {**ORDER, "order_type": "LIMIT", "limit_price": "1.05", "id": "c1", "c
 
 
 @asynccontextmanager
-async def brokered(directory: Path) -> AsyncIterator[tuple[HelioSimulator, Cluster]]:
+async def brokered(directory: Path, *, lease: float = LONG) -> AsyncIterator[tuple[HelioSimulator, Cluster]]:
     simulator = HelioSimulator(seed=1)
     async with simulator.serve() as broker, redis_server(directory) as redis:
         provider = {
@@ -31,7 +31,7 @@ async def brokered(directory: Path) -> AsyncIterator[tuple[HelioSimulator, Clust
             "symbols": {"EURUSD": "EUR/USD"},
             "accounts": {"main": {"credentials": {"email": EMAIL, "password": PASSWORD}}},
         }
-        async with cluster(redis, {"helio": provider}) as together:
+        async with cluster(redis, {"helio": provider}, lease=lease) as together:
             yield simulator, together
 
 
@@ -66,7 +66,7 @@ async def test_a_command_at_any_relay_is_carried_out_once_and_seen_once_by_all(t
 
 
 async def test_an_order_that_was_sent_by_an_owner_that_died_is_never_sent_again(tmp_path: Path) -> None:
-    async with brokered(tmp_path) as (simulator, together):
+    async with brokered(tmp_path, lease=SHORT) as (simulator, together):
         nodes = [await together.node(name) for name in "ab"]
         owner = await together.owner("helio")
         (other,) = [node for node in nodes if node is not owner]
