@@ -20,6 +20,7 @@ from relay.cluster.forwarding import (
     Forwarding,
     answer_of,
     idempotency_key_of,
+    measured,
     read_command,
     refusal_of,
 )
@@ -32,6 +33,7 @@ from relay.errors import OperatorError
 from relay.hub.app import Shared
 from relay.hub.hub import Hub
 from relay.hub.log import TopicLog, parse_key
+from relay.model import command_input
 from relay.model.channels import Asker, Stream, Topic, channel_name, parse_channel
 from relay.model.commands import Command
 from relay.model.enums import Outcome
@@ -355,14 +357,15 @@ class Clustered:
 
         waiting, size = self.forwarding.waiting(submission.api_key)
         limits = self._registry.limits
-        if waiting >= limits.open_per_key or size >= limits.bytes_per_key:
+        command = command_input.encode(submission.command)
+        if waiting >= limits.open_per_key or size + measured(command) > limits.bytes_per_key:
             limit = "open_per_key" if waiting >= limits.open_per_key else "bytes_per_key"
             message = f"{waiting} commands of API key {submission.api_key} are waiting for their replies"
             raise CommandRefused(RefusalReason.FULL, f"{message} (limit commands.{limit})")
         self.forwarding.send(
             submission.provider.name,
             submission.account,
-            submission.command,
+            command,
             submission.within,
             answered,
             idempotency_key=submission.idempotency_key,

@@ -30,6 +30,12 @@ class BoundedDict(OrderedDict[Key, Value]):
         if len(self) > self.most:
             self.popitem(last=False)
 
+    def resize(self, most: int) -> None:
+        """Hold at most `most` items from now on."""
+        self.most = most
+        while len(self) > most:
+            self.popitem(last=False)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # OrderedDict would rebuild a copy without its size.
         items: Iterator[tuple[Key, Value]] = iter(self.items())

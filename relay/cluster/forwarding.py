@@ -20,7 +20,7 @@ from relay.model.enums import Outcome
 from relay.model.events import Reply, Stamp
 from relay.model.serialize import encode as encode_event
 from relay.trading.pending import PendingCommand
-from relay.trading.registry import GRACE
+from relay.trading.registry import GRACE, OVERHEAD
 
 #: Seconds until a command without an answer is sent again.
 AGAIN = 1.0
@@ -66,6 +66,11 @@ class _Asked:
     again_at: float
 
 
+def measured(command: bytes) -> int:
+    """Return the bytes that an encoded command takes while it waits."""
+    return len(command) + OVERHEAD
+
+
 class Forwarding:
     """The commands that wait for another node's answer. Times are monotonic seconds.
 
@@ -104,7 +109,7 @@ class Forwarding:
 
     def _count(self, forwarded: ForwardedCommand, more: int) -> None:
         number, size = self.waiting(forwarded.api_key)
-        number, size = number + more, size + more * len(forwarded.command)
+        number, size = number + more, size + more * measured(forwarded.command)
         if number:
             self._waiting[forwarded.api_key] = number, size
         else:
@@ -120,18 +125,17 @@ class Forwarding:
         self,
         provider: str,
         account: str | None,
-        command: Command,
+        command: bytes,
         within: float,
         then: Answered,
         *,
         idempotency_key: str | None = None,
         api_key: str = "",
     ) -> None:
-        """Send a command to the owner of its provider; ``then`` is called once with the answer, within its time."""
+        """Send an encoded command to the owner of its provider; ``then`` is called once with the answer, within its time."""
         now = self._clock()
         until_ns = self._unix_ns() + int(within * 1e9)
-        text = command_input.encode(command)
-        forwarded = ForwardedCommand(self._refs(), provider, account, text, idempotency_key, api_key, until_ns)
+        forwarded = ForwardedCommand(self._refs(), provider, account, command, idempotency_key, api_key, until_ns)
         self._asked[forwarded.ref] = _Asked(forwarded, then, now + within + GRACE, now + AGAIN)
         self._count(forwarded, 1)
         self._tell(provider, "command", _encode(forwarded))

@@ -93,6 +93,9 @@ class Costs:
     """Seconds for which a connection that exceeds a budget is slowed; then it is refused with 4301 (subscriptions: 429)."""
     refusals: int = field(default=50, validator=_not_negative)
     """Refused messages after which the connection is closed with 4100."""
+    remembered: int = field(default=10_000, validator=validators.ge(1))
+    """Apps, addresses and callers over HTTP, of each so many, whose budgets are remembered after their last use: who comes
+    back does not begin with a full one. Each takes some 300 bytes."""
     prices: RequestPrices = field(factory=RequestPrices)
 
 
@@ -122,8 +125,6 @@ class ClientBudget:
         return self.paid_until - now - self._burst
 
 
-#: Addresses whose budgets are remembered: a new connection does not begin with a full one.
-_ADDRESSES = 10_000
 Action = Literal["slowed", "refused", "closed"]
 
 
@@ -131,9 +132,9 @@ class ClientBudgets:
     """The budgets of one relay, and the number of times that each limit was exceeded."""
 
     def __init__(self, costs: Costs) -> None:
-        self._apps: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
-        self._addresses: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
-        self._callers: BoundedDict[str, ClientBudget] = BoundedDict(_ADDRESSES)
+        self._apps: BoundedDict[str, ClientBudget] = BoundedDict(costs.remembered)
+        self._addresses: BoundedDict[str, ClientBudget] = BoundedDict(costs.remembered)
+        self._callers: BoundedDict[str, ClientBudget] = BoundedDict(costs.remembered)
         self.replace(costs)
         self.counts: Counter[tuple[str, Action]] = Counter()
         """By limit and by what was done about it. `slowed` counts connections, the others messages."""
@@ -151,6 +152,7 @@ class ClientBudgets:
             (self._addresses, costs.address_rate, costs.address_burst),
             (self._callers, costs.api_rate, costs.api_burst),
         ):
+            budgets.resize(costs.remembered)
             for budget in budgets.values():
                 budget.replace(rate, burst)
 

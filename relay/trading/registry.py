@@ -61,7 +61,7 @@ GRACE = 2.0
 #: Errors that are kept for one command.
 MOST_ERRORS = 3
 #: Bytes that a command takes besides its texts.
-_OVERHEAD = 1024
+OVERHEAD = 1024
 
 #: The types of events that `CommandRegistry.check` is to be given.
 CHECKED = frozenset({Reply, Order, Position})
@@ -251,7 +251,7 @@ class CommandRegistry:
         if self._store is not None and self._store.failure and not isinstance(command, READING):
             self.notes["unstorable"] += 1
             raise Unstorable(self._store.failure)
-        size += _OVERHEAD + sum(len(value) for _, _, value in names)
+        size += OVERHEAD + sum(len(value) for _, _, value in names)
         self._make_room(session, scope, api_key, size)
         pending = PendingCommand(session, scope, command, due_at, names, api_key, digest, command.name, taken_at=now)
         self._enter(pending, size)
@@ -422,7 +422,7 @@ class CommandRegistry:
 
     def _remember(self, pending: PendingCommand) -> None:
         names = sum(len(value) for _, _, value in pending.names)
-        self._account_for(pending, _OVERHEAD + names + len(pending.answer))
+        self._account_for(pending, OVERHEAD + names + len(pending.answer))
         if pending.outcome is not Outcome.REJECTED:
             self._lasting.setdefault(pending)
             return
@@ -478,12 +478,12 @@ class CommandRegistry:
             if any(name in self._names for name in pending.names):
                 continue  # taken since: the store was opened late
             if pending.reply is None:
-                self._enter(pending, _OVERHEAD)
+                self._enter(pending, OVERHEAD)
                 open_ones.append(pending)
             else:
                 known.append(pending)
         for pending in sorted(known, key=lambda each: each.answered_at):
-            self._account_for(pending, _OVERHEAD)
+            self._account_for(pending, OVERHEAD)
             self._index_names(pending)
             self._kept[pending.scope, pending.command.id] = pending
             self._remember(pending)

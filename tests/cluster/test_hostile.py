@@ -4,6 +4,7 @@ from pathlib import Path
 
 import attrs
 import httpx
+import pytest
 import trio
 
 from relay.testing.simulator import Mute
@@ -64,25 +65,34 @@ async def test_the_owner_carries_out_no_command_of_a_key_that_it_has_lost(tmp_pa
         assert not simulator.account.orders
 
 
-async def test_commands_that_wait_for_another_relay_are_bounded_for_each_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limits", "note"),
+    [(CommandLimits(open_per_key=2), 0), (CommandLimits(bytes_per_key=256 * 1024), 100_000)],
+    ids=["open_per_key", "bytes_per_key"],
+)
+async def test_commands_that_wait_for_another_relay_are_bounded_for_each_key(
+    tmp_path: Path, limits: CommandLimits, note: int, request: pytest.FixtureRequest
+) -> None:
+    order = {**ORDER, "extra": {"note": "x" * note}} if note else ORDER
     async with brokered(tmp_path) as (simulator, together):
         _, other = await owner_and_other(together)
-        other.relay._registry.limits = CommandLimits(open_per_key=2)
+        other.relay._registry.limits = limits
         simulator.inject(Mute())
         answers: list[httpx.Response] = []
         async with trio.open_nursery() as nursery:
             for number in range(2):
 
                 async def ask(id: str) -> None:
-                    answers.append(await post(other, ORDER, id=id, within=5))
+                    answers.append(await post(other, order, id=id, within=5))
 
                 nursery.start_soon(ask, f"c{number}")
             forwarding = other.relay._cluster.forwarding
             with trio.fail_after(WITHIN):
                 while forwarding.waiting("main")[0] < 2:
                     await trio.sleep(0.01)
-            full = await post(other, ORDER, id="c2")
+            assert forwarding.waiting("main")[1] <= limits.bytes_per_key
+            full = await post(other, order, id="c2")
             assert (full.status_code, full.json()["error"]["code"]) == (429, "FULL"), full.text
-            assert "limit commands.open_per_key" in full.text
+            assert f"limit commands.{request.node.callspec.id})" in full.text
         assert len(answers) == 2
-        assert forwarding.waiting("main") == (0, 0)
+        assert forwarding.waiting("main") == (0, 0), "they left with their answers"

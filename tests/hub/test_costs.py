@@ -81,11 +81,14 @@ def test_a_caller_over_http_has_a_budget_of_its_own() -> None:
     assert budgets.exceeded() == {"costs.api_rate": {"refused": 1}}
 
 
-def test_addresses_are_remembered_up_to_a_bound() -> None:
+def test_a_smaller_number_of_remembered_budgets_applies_at_once() -> None:
     budgets = ClientBudgets(Costs())
-    for n in range(12_000):
-        budgets.connect("1", f"2001:db8:{n >> 8:x}:{n & 255:x}::/64", 0.0)
-    assert len(budgets._addresses) == 10_000
+    for n in range(100):
+        budgets.take(f"address {n}", 1, 0.0)
+    budgets.replace(Costs(remembered=10))
+    assert list(budgets._callers) == [f"address {n}" for n in range(90, 100)]
+    budgets.take("one more", 1, 0.0)
+    assert len(budgets._callers) == 10
 
 
 # In the hub ----------------------------------------------------------------------------------------------------------
