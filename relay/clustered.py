@@ -323,7 +323,7 @@ class Clustered:
             self.forwarding.send(
                 provider,
                 pending.scope.account,
-                pending.command,
+                command_input.encode(pending.command),
                 max(pending.due_at - now, LEAST),
                 then,
                 idempotency_key=idempotency_key_of(pending),

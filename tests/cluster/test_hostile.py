@@ -66,12 +66,12 @@ async def test_the_owner_carries_out_no_command_of_a_key_that_it_has_lost(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("limits", "note"),
-    [(CommandLimits(open_per_key=2), 0), (CommandLimits(bytes_per_key=256 * 1024), 100_000)],
+    ("limits", "note", "many"),
+    [(CommandLimits(open_per_key=2), 0, 2), (CommandLimits(bytes_per_key=256 * 1024), 60_000, 4)],
     ids=["open_per_key", "bytes_per_key"],
 )
 async def test_commands_that_wait_for_another_relay_are_bounded_for_each_key(
-    tmp_path: Path, limits: CommandLimits, note: int, request: pytest.FixtureRequest
+    tmp_path: Path, limits: CommandLimits, note: int, many: int, request: pytest.FixtureRequest
 ) -> None:
     order = {**ORDER, "extra": {"note": "x" * note}} if note else ORDER
     async with brokered(tmp_path) as (simulator, together):
@@ -80,7 +80,7 @@ async def test_commands_that_wait_for_another_relay_are_bounded_for_each_key(
         simulator.inject(Mute())
         answers: list[httpx.Response] = []
         async with trio.open_nursery() as nursery:
-            for number in range(2):
+            for number in range(many):
 
                 async def ask(id: str) -> None:
                     answers.append(await post(other, order, id=id, within=5))
@@ -88,11 +88,11 @@ async def test_commands_that_wait_for_another_relay_are_bounded_for_each_key(
                 nursery.start_soon(ask, f"c{number}")
             forwarding = other.relay._cluster.forwarding
             with trio.fail_after(WITHIN):
-                while forwarding.waiting("main")[0] < 2:
+                while forwarding.waiting("main")[0] < many:
                     await trio.sleep(0.01)
             assert forwarding.waiting("main")[1] <= limits.bytes_per_key
-            full = await post(other, order, id="c2")
+            full = await post(other, order, id="one-more")
             assert (full.status_code, full.json()["error"]["code"]) == (429, "FULL"), full.text
             assert f"limit commands.{request.node.callspec.id})" in full.text
-        assert len(answers) == 2
+        assert len(answers) == many
         assert forwarding.waiting("main") == (0, 0), "they left with their answers"
