@@ -50,7 +50,7 @@ from relay.testing.trial import Observer, topic_text
 from relay.trading.registry import CHECKED, CommandRegistry
 
 #: Seconds that anything is waited for. A busy machine takes long; a fault of the adapter takes all of it.
-WITHIN = 30.0
+WITHIN = 120.0
 _POLL = 0.02
 _LAST = 12
 #: Waits of a session before it connects again.

@@ -41,7 +41,7 @@ async def usual() -> Counter[str]:
 async def left(before: Counter[str]) -> dict[str, int]:
     """What there is one more of per round, or more, and stays: closing handshakes and requests under way come to their end."""
     found: dict[str, int] = {}
-    for _ in range(100):  # the longest deadline of a line that closes is 13 s
+    for _ in range(1000):  # the longest deadline of a line that closes is 13 s
         found = {name: count for name, count in (machinery() - before).items() if count >= ROUNDS}
         if not found:
             break

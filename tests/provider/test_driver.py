@@ -322,7 +322,7 @@ async def test_answered_pings_keep_a_quiet_connection():
         assert (await events.next("connection")).event == "CONNECTED"
         began = trio.current_time()
         with trio.fail_after(WITHIN):
-            while session._machine._transport.heard < began + 0.2:  # the answers alone show that the connection is alive
+            while session._machine._transport.heard < began + 0.2:  # by the answers alone
                 await trio.sleep(0.01)
         assert session.status()["state"] == "up"
     assert len(provider.paths) == 1

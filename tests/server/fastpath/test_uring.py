@@ -11,6 +11,7 @@ import pytest
 from relay.server.fastpath import uring
 from relay.server.fastpath.uring import Ring, open_ring
 from support import tools
+from support.deadlines import WITHIN
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ class Peer:
             self.ours, _ = listener.accept()
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.ours.setblocking(False)
-        self.theirs.settimeout(10)
+        self.theirs.settimeout(WITHIN)
         self.slot = ring.allocate(self.ours.fileno())
 
     def read(self, size: int) -> bytes:
