@@ -169,7 +169,7 @@ class Subscriber:
             answer.
         heard: called with every event of a channel, in order.
         placed: called in the same order with each answer that says where a channel stands: a resume that could not be given,
-            and a position behind a state.
+            and the position from which a subscription goes on, behind a state if there is one.
 
     Attributes:
         views: by channel.
@@ -274,6 +274,8 @@ class Subscriber:
                 is_new = channel in self._mending or not self._resume or view.position is None
                 self._mending.discard(channel)
                 view.joined(position, resumed=not is_new)
+                if is_new and position is not None:
+                    self._placed(PositionReached(channel, position))
             case ResumeFailed(channel, reason, position) as failed:
                 self._placed(failed)
                 self.notes[reason] += 1

@@ -6,12 +6,13 @@ import time
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relay.cluster.log import LogEntry
 from support.forked import fork_server
-from support.real_cluster import RealCluster, lost_entries, real_cluster, sequence_faults
+from support.real_cluster import RealCluster, compare, log_faults, number_faults, real_cluster
 
 #: coredis, which reads along, does not close the buffers of a connection that is lost.
 pytestmark = [
@@ -67,16 +68,59 @@ async def test_takeovers_lose_nothing_and_tell_nothing_twice(tmp_path: Path) -> 
                 assert judge.all() == []
 
 
+def entry(n: int, epoch: str = "e") -> LogEntry:
+    return LogEntry("t", epoch, n, n, f"{epoch}{n}", b"", b"", "conflate" if n == 4 else "never_drop", "")
+
+
+def heard(*entries: LogEntry) -> list[dict[str, Any]]:
+    return [{"type": "order", "seq": entry.seq, "id": entry.id} for entry in entries]
+
+
+def reached(seq: int, epoch: str = "e") -> dict[str, Any]:
+    return {"type": "position_reached", "epoch": epoch, "seq": seq, "id": None}
+
+
+FAILED = {"type": "resume_failed", "seq": None, "id": None}
+
+
 def test_the_judge_knows_a_loss_from_what_was_told() -> None:
-    entries = [
-        LogEntry("t", "e", n, n, f"i{n}", b"", b"", "conflate" if n == 4 else "never_drop", "") for n in range(1, 7)
-    ]
-    heard = [{"type": "order", "seq": entry.seq, "id": entry.id} for entry in entries]
-    failed = {"type": "resume_failed", "seq": None, "id": None}
-    reached = {"type": "position_reached", "seq": 4, "id": None}
-    assert sequence_faults(heard, entries) == []
-    assert len(sequence_faults([*heard[:2], *heard[4:]], entries)) == 2
-    assert len(sequence_faults([*heard[:2], *heard[1:]], entries)) == 1
-    told_anew = [*heard[:2], failed, heard[0], reached, *heard[4:]]
-    assert sequence_faults(told_anew, entries) == []
-    assert lost_entries(told_anew, entries) == {"i3", "i4"}
+    entries = [entry(n) for n in range(1, 7)]
+    all_of_them = heard(*entries)
+    assert compare([reached(0), *all_of_them], entries).faults == []
+    assert compare([reached(2), *all_of_them[2:]], entries).faults == []
+    assert len(compare([reached(1), *all_of_them[2:]], entries).faults) == 1
+    assert len(compare([reached(0), *all_of_them[:2], *all_of_them[4:]], entries).faults) == 2
+    assert len(compare([reached(0), *all_of_them[:2], *all_of_them[1:]], entries).faults) == 1
+    told_anew = compare([reached(0), *all_of_them[:2], FAILED, all_of_them[0], reached(4), *all_of_them[4:]], entries)
+    assert told_anew.faults == []
+    assert told_anew.lost == {"e3", "e4"}
+
+
+def test_the_judge_knows_a_new_epoch() -> None:
+    entries = [*(entry(n) for n in (1, 2, 3)), *(entry(n, "f") for n in (1, 2, 3))]
+    before, gap, after = heard(*entries[:3]), {"type": "gap", "seq": 1, "id": "f1"}, heard(*entries[4:])
+    begins = [reached(0, "f"), gap, *after]
+    assert compare([reached(0), *before, *begins], entries).faults == []
+    # The gap of the new epoch tells of all that was in Redis and never came; its position alone does not.
+    told = compare([reached(0), *before[:2], *begins], entries)
+    assert (told.faults, told.lost) == ([], {"e3"})
+    assert len(compare([reached(0), *before[:2], reached(0, "f"), *after], entries).faults) == 2
+    # A gap of numbers tells of those of its own epoch only.
+    numbered = {**gap, "from": 1, "to": 3}
+    assert len(compare([reached(0), *before[:2], reached(0, "f"), numbered, *after], entries).faults) == 1
+    # The same number of two epochs are two numbers: a resume behind both is one place in the log.
+    failed = compare([reached(0), *before[:1], FAILED, reached(2, "f"), *after[1:]], entries)
+    assert (failed.faults, failed.lost) == ([], {"e2", "e3", "f1", "f2"})
+    assert len(compare([reached(0), *before, *begins[1:]], entries).faults) == 3
+
+
+def test_the_judge_knows_a_number_that_means_two_events() -> None:
+    entries = [entry(1), entry(2), entry(1, "f")]
+    one, other = [reached(0), *heard(*entries[:2])], [reached(0), *heard(entries[0])]
+    quote = {"type": "quote", "seq": 3, "id": "only the owner's subscribers saw it"}
+    told = {"one": compare([*one, quote], entries), "other": compare([*other, {**quote, "seq": 2}], entries)}
+    assert number_faults({"one": told["one"]}, entries) == []
+    assert len(number_faults(told, entries)) == 1
+    assert log_faults(entries) == []
+    assert len(log_faults([*entries, entry(3)])) == 1
+    assert len(log_faults([entry(1), entry(2), entry(2)])) == 1

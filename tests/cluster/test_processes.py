@@ -155,14 +155,13 @@ async def test_whatever_fails_every_subscriber_gets_the_canonical_sequence(
         names = await cell(cluster)
         await cluster.goes_on(*names)
         judge = await cluster.end(*names)
-        # A Redis that comes back may have lost its last second: the numbers begin anew, and states are told again.
-        assert judge.all(numbered=cell not in (redis_restarted, redis_restarted_at_once)) == []
+        print(judge.counts())
+        assert judge.all() == []
 
 
 async def test_a_redis_that_is_emptied_begins_new_epochs_and_says_so(forks: ForkServer, tmp_path: Path) -> None:
     async with real_cluster(forks, tmp_path) as cluster:
         await cluster.begin("a", "b")
-        before = await cluster.owner()
         await cluster.redis.say("FLUSHALL")
         for name, watcher in cluster.watchers.items():
             for channel in (QUOTES, ACCOUNT):
@@ -174,8 +173,5 @@ async def test_a_redis_that_is_emptied_begins_new_epochs_and_says_so(forks: Fork
                 )
         await cluster.goes_on()
         judge = await cluster.end()
-        fills = judge.fills()
-        if await cluster.owner() is not before:
-            # What had been told was in Redis only: a node that takes the place of a slow owner tells it in the new epoch again.
-            fills = [wrong for wrong in fills if wrong.endswith(" 0 times")]
-        assert [*judge.orders(), *judge.replies(), *fills] == []
+        print(judge.counts())
+        assert judge.all() == []

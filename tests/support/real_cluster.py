@@ -152,7 +152,8 @@ class Watcher:
         if isinstance(answer, ResumeFailed):
             events.append({"type": "resume_failed", "seq": None, "id": None, "reason": answer.reason})
         if answer.position is not None:
-            events.append({"type": "position_reached", "seq": answer.position.seq, "id": None})
+            epoch, seq = answer.position.epoch, answer.position.seq
+            events.append({"type": "position_reached", "epoch": epoch, "seq": seq, "id": None})
 
     def of(self, channel: str, *types: str) -> list[Mapping[str, Any]]:
         return [event for event in self.events[channel] if event["type"] in types]
@@ -433,9 +434,9 @@ class Judge:
             f"{told}, resumes that failed {begun_anew}"
         )
 
-    def all(self, *, numbered: bool = True) -> list[str]:
-        """Return all that is wrong. Without ``numbered`` the numbers are not compared with the log, which may have new epochs."""
-        return [*self.orders(), *self.fills(), *self.replies(), *(self.sequences() if numbered else ())]
+    def all(self) -> list[str]:
+        """Return all that is wrong."""
+        return [*self.orders(), *self.fills(), *self.replies(), *self.sequences()]
 
     def orders(self) -> list[str]:
         """Orders that were sent twice, and those whose last state is not the broker's."""
@@ -491,8 +492,9 @@ class Judge:
         wrong = []
         for channel in (QUOTES, ACCOUNT):
             entries = self._entries(channel)
-            for name, watcher in self.watchers.items():
-                wrong += [f"{name}, {channel}: {what}" for what in sequence_faults(watcher.events[channel], entries)]
+            told = {name: compare(watcher.events[channel], entries) for name, watcher in self.watchers.items()}
+            wrong += [f"{name}, {channel}: {what}" for name, each in told.items() for what in each.faults]
+            wrong += [f"{channel}: {what}" for what in (*log_faults(entries), *number_faults(told, entries))]
         return wrong
 
     def _entries(self, channel: str) -> list[LogEntry]:
@@ -505,7 +507,7 @@ class Judge:
     def _given_up(self, name: str) -> Mapping[str, set[str]]:
         """Return the orders, fills and commands of which a subscriber was told that it will not be told, by kind."""
         entries = self._entries(ACCOUNT)
-        lost = lost_entries(self.watchers[name].events[ACCOUNT], entries)
+        lost = compare(self.watchers[name].events[ACCOUNT], entries).lost
         last: dict[tuple[str, str], bool] = {}
         for entry in entries:
             event = json.loads(decode_data(entry.tail))
@@ -518,14 +520,48 @@ class Judge:
         }
 
 
-def sequence_faults(events: Iterable[Mapping[str, Any]], entries: list[LogEntry]) -> list[str]:
-    """Return where ``events`` are not ``entries`` in order, with all that is left out covered by a gap right before.
+@define
+class Lost:
+    """The numbers that a gap stands for: of one epoch, or, where it names none, all that went before."""
+
+    epoch: str = ""
+    first: float = math.inf
+    last: float = -math.inf
+
+    @classmethod
+    def by(cls, gap: Mapping[str, Any], epoch: str) -> "Lost":
+        """Return what a gap in this epoch stands for."""
+        if "from" not in gap and "to" not in gap:
+            return cls("", -math.inf, math.inf)
+        return cls(epoch, gap.get("from", -math.inf), gap.get("to", math.inf))
+
+    def __contains__(self, entry: LogEntry) -> bool:
+        return self.epoch in ("", entry.epoch) and self.first <= entry.seq <= self.last
+
+
+@define
+class Told:
+    """What one subscriber was told of a channel, beside the log.
+
+    Attributes:
+        faults: what is wrong.
+        lost: the ids of entries in whose place it was told of a loss: by a gap, or by a resume that failed.
+        numbers: the ids of the events that it was told, by epoch and number; without those that stand for none of their own.
+    """
+
+    faults: list[str] = field(factory=list)
+    lost: set[str] = field(factory=set)
+    numbers: dict[tuple[str, int], str] = field(factory=dict)
+
+
+def compare(events: Iterable[Mapping[str, Any]], entries: list[LogEntry]) -> Told:
+    """Return whether ``events`` are ``entries`` in order, with all that is left out covered by a gap right before.
 
     An event that this node alone told (a gap over what it missed, a staleness) is in no log. Neither are quotes that only the
-    subscribers of an owner saw before it died: nobody else has seen their numbers. Behind a resume that failed come the
-    present states, each as an event that may have been told before, and then the position up to which they stand for all.
-    A quote, or an account's money, may be left out where a newer one was told: what is resumed at once may be more than an
-    outbox holds.
+    subscribers of an owner saw before it died: nobody else has seen their numbers. At the beginning, and behind a resume that
+    failed, come the present states, each as an event that may have been told before, and then the position up to which they
+    stand for all. A position elsewhere begins an epoch, and explains nothing: the gap behind it does. A quote, or an account's
+    money, may be left out where a newer one was told: what is resumed at once may be more than an outbox holds.
     """
     at = {entry.id: number for number, entry in enumerate(entries)}
     events = list(events)
@@ -533,63 +569,93 @@ def sequence_faults(events: Iterable[Mapping[str, Any]], entries: list[LogEntry]
     for event in events:
         if event["id"] in at and (entry := entries[at[event["id"]]]).policy == Policy.CONFLATE.value:
             newest[entry.policy, entry.key] = max(at[event["id"]], newest.get((entry.policy, entry.key), -1))
-    wrong: list[str] = []
+    told = Told()
     last: int | None = None
-    lost: tuple[float, float] = (math.inf, -math.inf)
+    epoch = ""
+    gap = Lost()
     seen: set[str] = set()
-    are_states = False
+    are_states = True
     for event in events:
-        if event["type"] in ("resume_failed", "position_reached"):
-            are_states = event["type"] == "resume_failed"
-            if not are_states:
-                last = _newest(entries, event["seq"])
+        if event["type"] == "resume_failed":
+            are_states = True
+            continue
+        if event["type"] == "position_reached":
+            epoch = event["epoch"]
+            if are_states:
+                reached = _newest(entries, epoch, event["seq"])
+                if last is not None and reached is not None:
+                    told.lost |= {entry.id for entry in entries[last + 1 : reached + 1]}
+                last = last if reached is None else reached
+            are_states = False
             continue
         if are_states:
             continue
         here, what = at.get(event["id"]), f"{event['type']} {event['seq']} ({event['id']})"
         if event["type"] == "gap":
-            lost = event.get("from", -math.inf), event.get("to", math.inf)
+            gap = Lost.by(event, epoch)
         if here is None:
+            if event["type"] not in ("gap", "staleness"):
+                told.numbers[epoch, event["seq"]] = event["id"]
             continue
+        entry = entries[here]
+        if (entry.epoch, entry.seq) != (epoch, event["seq"]):
+            told.faults.append(f"{what} in {epoch} is {entry.seq} in {entry.epoch} of the log")
+        told.numbers[entry.epoch, entry.seq] = event["id"]
         if event["id"] in seen:
-            wrong.append(f"{what} twice")
+            told.faults.append(f"{what} twice")
         elif last is not None and here <= last:
-            wrong.append(f"{what} out of order")
+            told.faults.append(f"{what} out of order")
         elif last is not None:
-            left_out = [
-                entry
-                for number, entry in enumerate(entries[last + 1 : here], start=last + 1)
-                if not lost[0] <= entry.seq <= lost[1] and newest.get((entry.policy, entry.key), -1) <= number
+            left_out = entries[last + 1 : here]
+            told.lost |= {each.id for each in left_out if each in gap}
+            unsaid = [
+                each
+                for number, each in enumerate(left_out, start=last + 1)
+                if each not in gap and newest.get((each.policy, each.key), -1) <= number
             ]
-            wrong += [f"{entry.tail!r} is left out before {what}" for entry in left_out[:5]]
+            told.faults += [
+                f"{each.seq} in {each.epoch} ({each.tail!r}) is left out before {what} in {epoch}"
+                for each in unsaid[:5]
+            ]
         seen.add(event["id"])
         last = here
         if event["type"] != "gap":
-            lost = (math.inf, -math.inf)
+            gap = Lost()
+    return told
+
+
+def log_faults(entries: Iterable[LogEntry]) -> list[str]:
+    """Return the numbers of a topic's log that do not follow those before, in their epoch, and epochs that come back."""
+    last: dict[str, int] = {}
+    wrong, epoch = [], None
+    for entry in entries:
+        if entry.epoch != epoch and entry.epoch in last:
+            wrong.append(f"the log goes back from epoch {epoch} to {entry.epoch}")
+        epoch = entry.epoch
+        if entry.first <= last.get(epoch, 0):
+            wrong.append(f"the log has {entry.first} to {entry.seq} behind {last[epoch]} in {epoch}")
+        last[epoch] = entry.seq
     return wrong
 
 
-def lost_entries(events: Iterable[Mapping[str, Any]], entries: list[LogEntry]) -> set[str]:
-    """Return the ids of the entries in whose place a subscriber was told that a resume failed, and the present state."""
-    at = {entry.id: number for number, entry in enumerate(entries)}
-    lost: set[str] = set()
-    last, are_states = -1, False
-    for event in events:
-        if event["type"] == "resume_failed":
-            are_states = True
-        elif event["type"] == "position_reached":
-            newest = _newest(entries, event["seq"])
-            if are_states:
-                lost |= {entry.id for entry in entries[last + 1 : newest + 1]}
-            last, are_states = newest, False
-        elif not are_states:
-            last = max(last, at.get(event["id"], -1))
-    return lost
+def number_faults(told: Mapping[str, Told], entries: Iterable[LogEntry]) -> list[str]:
+    """Return the numbers of a topic that mean different events to different subscribers, or in the log."""
+    known = {(entry.epoch, entry.seq): ("the log", entry.id) for entry in entries}
+    wrong = []
+    for name, each in told.items():
+        for (epoch, seq), id in each.numbers.items():
+            who, before = known.setdefault((epoch, seq), (name, id))
+            if before != id:
+                wrong.append(f"{seq} in {epoch} is {before} to {who}, and {id} to {name}")
+    return wrong
 
 
-def _newest(entries: list[LogEntry], seq: int) -> int:
-    """Return the place of the newest entry up to a number; -1 where there is none."""
-    return max((number for number, entry in enumerate(entries) if entry.seq <= seq), default=-1)
+def _newest(entries: list[LogEntry], epoch: str, seq: int) -> int | None:
+    """Return the place of an epoch's newest entry up to a number, or before its first one; None where it has none."""
+    places = [number for number, entry in enumerate(entries) if entry.epoch == epoch]
+    if not places:
+        return None
+    return max((number for number in places if entries[number].seq <= seq), default=places[0] - 1)
 
 
 @asynccontextmanager
