@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -28,7 +28,7 @@ from relay.cluster.node import ClusterNode, Wanted
 from relay.cluster.redis import RedisCluster
 from relay.cluster.shared_app import NumberedElsewhere, SharedApp
 from relay.cluster.store import ClusterStore
-from relay.cluster.topics import ProviderTopics, ReplicatedLog
+from relay.cluster.topics import ProviderTopics, ReplicatedLog, provider_of
 from relay.errors import OperatorError
 from relay.hub.app import Shared
 from relay.hub.hub import Hub
@@ -42,7 +42,7 @@ from relay.provider.driver import ProviderSession
 from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.apps import App
 from relay.settings.tables import Cluster
-from relay.store.interface import Rows, StoreError
+from relay.store.interface import Row, Rows, StoreError
 from relay.trading.pending import TABLE as COMMANDS
 from relay.trading.pending import PendingCommand
 from relay.trading.registry import CommandRegistry
@@ -85,10 +85,21 @@ class _Part(ProviderTopics):
     def lead(self, rows: Rows) -> None:
         """Restore what the last owner left."""
         self._owner.restore(rows)
+        if self.is_new:
+            self._write_anew()
         self._looked_for = self._owner.unresolved(self.provider)
         for stream in self._looked_for:
             self._owner.providers.keep(stream)
         self.want(self._wanted, ())
+
+    def _write_anew(self) -> None:
+        """Write what this node knows of the accounts into a store that has lost it."""
+        for account, pool in self._configured.sessions.items():
+            for session in pool.connections:
+                session.learn(self.states(account))
+        for row in (*self._owner.providers.rows(), *self._owner.hub.stored()):
+            if provider_of(row) == self.provider:
+                self._owner.store.write(row)
 
     async def run_sessions(self, hand_over: trio.Event) -> None:
         """Run the sessions until cancelled; end them in order at ``hand_over``."""
@@ -105,12 +116,13 @@ class _Part(ProviderTopics):
         finally:
             del self._owner.nurseries[self.provider]
 
-    def resign(self) -> None:
+    def resign(self, unwritten: Sequence[Row]) -> None:
         """Leave the provider to another node."""
         self._owner.drop(self.provider)
         for session in self._owner.sessions[self.provider].values():
             session.reset()
-        super().resign()
+        self._owner.providers.forget(unwritten)
+        super().resign(unwritten)
         for stream in self._looked_for:
             self._owner.providers.release(stream)
         self._looked_for = []

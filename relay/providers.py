@@ -270,6 +270,14 @@ class Providers:
                 )
             )
 
+    def forget(self, rows: Iterable[Row]) -> None:
+        """Have the sessions forget what these rows say, which were not stored."""
+        sessions = dict(self.connections())
+        for row in rows:
+            name, _, key = row.key.partition("\n")
+            if name in sessions and row.value is not None:
+                sessions[name].forget(row.table, key)
+
     def rows(self) -> Iterator[Row]:
         """Yield everything that belongs into the store."""
         for name, session in self.connections():

@@ -27,6 +27,8 @@ LOOK = 1.0
 SUSPECT = 1.0
 #: Acknowledgements that may be waited for at once, of one provider.
 MOST_WAITING = 10_000
+#: Rows that are written with one batch: a new owner may write all of them anew.
+MOST_ROWS = 2_000
 
 NOT_OWNER = "another node owns the provider now"
 GIVEN_UP = "the node that the command came from has given it up"
@@ -77,8 +79,11 @@ class ProviderPart(ReplicatedTopics, Protocol):
     async def run_sessions(self, hand_over: trio.Event) -> None:
         """Run the provider's sessions until cancelled; end them in order at ``hand_over``."""
 
-    def resign(self) -> None:
-        """Stop being the owner: from now on nothing may be published as one."""
+    def resign(self, unwritten: Sequence[Row]) -> None:
+        """Stop being the owner: from now on nothing may be published as one.
+
+        ``unwritten`` are rows that are not known to be in the store. What they belong to was not published.
+        """
 
     def suspect(self, reason: str) -> None:
         """Tell subscribers that the data are stale; empty: that they are not any more."""
@@ -261,7 +266,7 @@ class ProviderNode:
                 for change in rows:
                     if change.done is not None:
                         change.done(NOT_OWNER)
-                self.part.resign()
+                self.part.resign([change.row for change in rows if change.row.table])
                 self._left.set()
 
     async def _write(self) -> None:
@@ -298,7 +303,7 @@ class ProviderNode:
         while not writer.ended:
             batch = writer.batch()
             if is_durable and not self._sending and not writer.waiting:
-                self._sending, self._rows = self._rows, []
+                self._sending, self._rows = self._rows[:MOST_ROWS], self._rows[MOST_ROWS:]
             rows = self._sending if is_durable else []
             now = trio.current_time()
             if name == "market" and not states and now >= checkpoint_at:

@@ -6,7 +6,7 @@ of its inputs, so positions in it are good at this node alone.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from relay.hub.outbox import Policy
 from relay.hub.topic import LastValue
 from relay.model.channels import Stream
 from relay.model.enums import StalenessEvent
-from relay.model.events import Staleness, Stamp
+from relay.model.events import Account, Order, Position, Staleness, Stamp
 from relay.model.serialize import decode
 from relay.store.interface import Loggable, Row, Rows, Store
 
@@ -99,6 +99,8 @@ class ProviderTopics:
         """The epoch of topics that have had no event yet, the same at all nodes."""
         self.numbers: dict[str, tuple[str, int]] = {}
         """Epoch and last number of each topic that has had an event: a topic may be forgotten, its numbers may not."""
+        self.is_new = False
+        """True while this node owns the provider in a life of the store that has lost what it had, or was empty."""
         self._changed: set[str] = set()
         self._values: dict[str, LogEntry] = {}
         self._reason = ""
@@ -138,6 +140,7 @@ class ProviderTopics:
 
     def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, LogEntry]]:
         """Return the gap of each topic whose numbers go on behind others, or in a new epoch."""
+        self.is_new = new_epochs
         if new_epochs and self.numbers:
             self.epoch = self._epochs()
         now, at = self._clock(), self._at()
@@ -186,7 +189,7 @@ class ProviderTopics:
         self._values.clear()
         return found
 
-    def resign(self) -> None:
+    def resign(self, unwritten: Sequence[Row]) -> None:
         """Forget what is in no log: the next owner numbers the topics."""
         self._changed.clear()
         self._values.clear()
@@ -227,6 +230,14 @@ class ProviderTopics:
             stream = _stream(key)
             if isinstance(stream, Stream) and state_name not in (topic := self._hub.topic(stream, now)).last:
                 topic.restore_state(state_name, raw, now)
+
+    def states(self, account: str | None) -> Iterator[tuple[Order | Position | Account, float]]:
+        """Yield the open states of an account as they were told here, and when."""
+        for topic in self._hub.topics_of(self.provider):
+            if topic.kind == "account" and topic.stream is not None and topic.stream.topic.account == account:
+                for last in topic.last.values():
+                    if isinstance(last, LastValue) and isinstance(last.published.event, Order | Position | Account):
+                        yield last.published.event, last.at
 
     def suspect(self, reason: str) -> None:
         """Tell this node's subscribers that nobody knows whether the data are fresh; empty: that they are as told before.

@@ -124,6 +124,12 @@ class Fills:
                 self._add(name, quantity)
             self._count = max(self._count, count)
 
+    def forget(self, key: str) -> None:
+        """Forget a fill whose row, of this key, was not stored: it was not published either."""
+        name = msgspec.json.decode(key, type=_Fill)
+        if (quantity := self._seen.pop(name, None)) is not None:
+            self._filled[name[0], name[2]] -= Decimal(quantity)
+
     def rows(self) -> Iterator[tuple[str, bytes]]:
         """Yield all rows, as ``on_change`` was told them."""
         for count, (name, quantity) in enumerate(self._seen.items(), self._count - len(self._seen) + 1):
@@ -238,7 +244,10 @@ class States:
         return msgspec.json.encode((text, known.told_at + self.ahead, members))
 
     def restore(self, rows: Iterable[tuple[str, bytes]], now: float) -> None:
-        """Know the states of an earlier process, too. What cannot be read is left out: a list will tell it."""
+        """Know the states of an earlier process, or of another one, where they are newer than what is known.
+
+        What cannot be read is left out: a list will tell it.
+        """
         for key, value in rows:
             try:
                 name = msgspec.json.decode(key, type=_Name)
@@ -246,12 +255,26 @@ class States:
                 event = decode(text).event
             except (msgspec.DecodeError, CodecError):
                 continue
-            if name in self._states or not isinstance(event, Order | Position | Account):
+            if not isinstance(event, Order | Position | Account):
+                continue
+            if name in self._states and self._states[name].told_at >= told_at - self.ahead:
                 continue
             told = {field: min(now, at - self.ahead) for field, at in members.items()}
             self._states[name] = _Known(event, min(now, told_at - self.ahead), told)
             self._note_open(name, event)
             self._listed.add(name[:2])
+
+    def learn(self, event: State, account: str | None, told_at: float) -> None:
+        """Know a state that another relay published, if none is known."""
+        if (name := _name(event, account)) not in self._states:
+            self.remember(event, account, told_at)
+            self._listed.add(name[:2])
+
+    def forget(self, key: str) -> None:
+        """Forget the state whose row, of this key, was not stored: it was not published either."""
+        name = msgspec.json.decode(key, type=_Name)
+        if self._states.pop(name, None) is not None:
+            self._open.pop(name, None)
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
         """Yield all rows, as ``on_change`` was told them."""

@@ -11,7 +11,7 @@ import ssl
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -24,6 +24,7 @@ from relay.model.channels import Asker, Topic
 from relay.model.commands import Command
 from relay.plugins import FrameTap, Traffic
 from relay.provider import session_events
+from relay.provider.accounts import State
 from relay.provider.connection import Deadlines, Line
 from relay.provider.http import Fetcher
 from relay.provider.session import Life, SessionMachine, SessionSettings
@@ -243,6 +244,22 @@ class ProviderSession:
         if left.heard_ns is not None:
             away = max(0, at.unix_ns - left.heard_ns)
             self._machine.restore_absence(Now(at.now - away / 1e9, at.unix_ns - away))
+
+    def forget(self, table: str, key: str) -> None:
+        """Forget what ``keep`` was told with this table and key, and what was not stored: another process does not know it.
+
+        The event that it belongs to is in no log, so it must be published when the provider tells it again.
+        """
+        if table == "fills":
+            self._machine.core.fills.forget(key)
+        elif table == "states":
+            self._machine.core.states.forget(key)
+
+    def learn(self, states: Iterable[tuple[State, float]]) -> None:
+        """Know these states of the account, and when each was published, where the store has lost them."""
+        core = self._machine.core
+        for state, told_at in states:
+            core.states.learn(state, self._context.account, told_at)
 
     def reset(self) -> None:
         """Leave the connection that a cancelled `run` had; what is told of it, is told by nobody."""

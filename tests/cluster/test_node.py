@@ -1,6 +1,6 @@
 """One node's part in a provider, with a store that answers when the test says: who may publish, and when it must stop."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from relay.cluster.lease import MARGIN, TTL
 from relay.cluster.log import START, LogEntry
 from relay.cluster.node import ProviderNode
 from relay.cluster.replica import LOGS, LeaseGrant, LogName
-from relay.store.interface import Rows
+from relay.store.interface import Row, Rows
 
 
 class SlowStore:
@@ -25,6 +25,7 @@ class SlowStore:
         self.fence = 0
         self.rows_may, self.renew_may = trio.Event(), trio.Event()
         self.renewals = 0
+        self.lost: set[str] = set()
 
     async def acquire(self, provider: str) -> LeaseGrant:
         await trio.lowlevel.checkpoint()
@@ -37,7 +38,10 @@ class SlowStore:
         await self.renew_may.wait()
         return "r", dict.fromkeys(LOGS, START)
 
-    async def append(self, *_: object) -> set[str]:
+    async def append(self, provider: str, token: str, name: LogName, *rest: Any) -> set[str]:
+        *_, rows = rest
+        if any(row.key in self.lost for row, _ in rows):
+            await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
         return set()
 
@@ -70,8 +74,8 @@ class Part:
     async def run_sessions(self, hand_over: trio.Event) -> None:
         await trio.sleep_forever()
 
-    def resign(self) -> None:
-        pass
+    def resign(self, unwritten: Sequence[Row]) -> None:
+        self.unwritten = unwritten
 
     def suspect(self, reason: str) -> None:
         pass
@@ -122,3 +126,27 @@ async def test_a_lease_that_runs_out_while_its_renewal_is_on_the_way_is_asked_fo
     await trio.sleep(1)
     assert node.owns
     assert node.lease.fence == 2
+
+
+async def test_who_is_not_the_owner_any_more_knows_what_may_not_be_in_the_store(
+    node: ProviderNode, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The events of these rows were not published: a session that remembered them would never publish them."""
+    store, part = node.redis, node.part
+    assert isinstance(store, SlowStore)
+    assert isinstance(part, Part)
+    store.rows_may.set()
+    store.renew_may.set()
+    nursery.start_soon(node.keep_lease)
+    nursery.start_soon(node.lead)
+    await trio.sleep(0.1)
+    node.write(Row("fills", "stored", b"1"))
+    await trio.sleep(0.1)
+    store.lost.add("on its way")
+    node.write(Row("fills", "on its way", b"2"))
+    await trio.sleep(0.1)
+    node.write(Row("fills", "waiting", b"3"))
+    node.sync(lambda failure: None)
+    node.stop("the test wants it")
+    await trio.testing.wait_all_tasks_blocked()
+    assert [row.key for row in part.unwritten] == ["on its way", "waiting"]

@@ -188,6 +188,46 @@ def test_fills_are_not_told_again_after_a_restart():
     assert written.keys() == dict(again.rows()).keys(), "the oldest made room on disk too"
 
 
+def test_a_fill_that_was_not_stored_is_told_again():
+    unwritten, fills = [], Fills()
+    first, second = (Trade(id=id, order_id="o", symbol="S", side="BUY", quantity="2", price="1") for id in "12")
+    fills.remember(first, "main")
+    fills.on_change = lambda key, value: unwritten.append(key)
+    fills.remember(second, "main")
+    fills.forget(unwritten[0])
+    fills.forget(unwritten[0])
+    assert fills.filled(second, "main") == 2
+    assert not fills.remember(first, "main")
+    assert fills.remember(second, "main")
+
+
+def test_a_state_that_was_not_stored_is_told_again_and_what_another_relay_stored_is_newer():
+    written, states = {}, States()
+    states.on_change = written.__setitem__
+    states.remember(order(), "main", 10.0)
+    stored = dict(written)
+    states.remember(order(status="FILLED", event="ORDER_FILLED"), "main", 20.0)
+    [key] = written
+    states.forget(key)
+    assert states.find("order", "main", order().id) is None
+    states.restore(stored.items(), 30.0)
+    assert states.is_open(order(), "main")
+    states.restore(written.items(), 30.0)
+    assert not states.is_open(order(), "main"), "the other relay's is newer"
+    states.restore(stored.items(), 30.0)
+    assert not states.is_open(order(), "main"), "this is older"
+    assert states.open("order") == []
+
+
+def test_a_state_is_learned_where_none_is_known():
+    states = States()
+    states.remember(order(status="FILLED", event="ORDER_FILLED"), "main", 20.0)
+    states.learn(order(), "main", 10.0)
+    other = Order(id="o2", symbol="A", side="BUY", event="ORDER_CREATED", status="OPEN")
+    states.learn(other, "main", 10.0)
+    assert states.open("order") == [other]
+
+
 def test_states_are_compared_with_those_from_before_a_restart():
     written, states = {}, States()
     states.ahead = 1000.0
