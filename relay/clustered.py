@@ -95,8 +95,9 @@ class _Part(ProviderTopics):
     def _write_anew(self) -> None:
         """Write what this node knows of the accounts into a store that has lost it."""
         for account, pool in self._configured.sessions.items():
+            fills = [fill for of, fill in self.fills if of == account]
             for session in pool.connections:
-                session.learn(self.states(account))
+                session.learn(fills, self.states(account))
         for row in (*self._owner.providers.rows(), *self._owner.hub.stored()):
             if provider_of(row) == self.provider:
                 self._owner.store.write(row)

@@ -21,7 +21,7 @@ from relay.hub.outbox import Policy
 from relay.hub.topic import LastValue
 from relay.model.channels import Stream
 from relay.model.enums import StalenessEvent
-from relay.model.events import Account, Order, Position, Staleness, Stamp
+from relay.model.events import Account, Order, Position, Staleness, Stamp, Trade
 from relay.model.serialize import decode
 from relay.store.interface import Loggable, Row, Rows, Store
 
@@ -101,6 +101,8 @@ class ProviderTopics:
         """Epoch and last number of each topic that has had an event: a topic may be forgotten, its numbers may not."""
         self.is_new = False
         """True while this node owns the provider in a life of the store that has lost what it had, or was empty."""
+        self.fills: Sequence[tuple[str | None, Trade]] = ()
+        """In such a life, the fills in this node's histories, with their accounts: they must not be told again."""
         self._changed: set[str] = set()
         self._values: dict[str, LogEntry] = {}
         self._reason = ""
@@ -141,6 +143,7 @@ class ProviderTopics:
     def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, LogEntry]]:
         """Return the gap of each topic whose numbers go on behind others, or in a new epoch."""
         self.is_new = new_epochs
+        self.fills = [*self._fills()] if new_epochs else []
         if new_epochs and self.numbers:
             self.epoch = self._epochs()
         now, at = self._clock(), self._at()
@@ -230,6 +233,13 @@ class ProviderTopics:
             stream = _stream(key)
             if isinstance(stream, Stream) and state_name not in (topic := self._hub.topic(stream, now)).last:
                 topic.restore_state(state_name, raw, now)
+
+    def _fills(self) -> Iterator[tuple[str | None, Trade]]:
+        for topic in self._hub.topics_of(self.provider):
+            if topic.kind == "account" and topic.stream is not None:
+                for entry in topic.history.entries:
+                    if isinstance(fill := decode(decode_data(entry.tail)).event, Trade):
+                        yield topic.stream.topic.account, fill
 
     def states(self, account: str | None) -> Iterator[tuple[Order | Position | Account, float]]:
         """Yield the open states of an account as they were told here, and when."""

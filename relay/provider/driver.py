@@ -22,6 +22,7 @@ from relay.adapter import Adapter, Context, Fetch, dumps
 from relay.errors import leaves
 from relay.model.channels import Asker, Topic
 from relay.model.commands import Command
+from relay.model.events import Trade
 from relay.plugins import FrameTap, Traffic
 from relay.provider import session_events
 from relay.provider.accounts import State
@@ -255,9 +256,11 @@ class ProviderSession:
         elif table == "states":
             self._machine.core.states.forget(key)
 
-    def learn(self, states: Iterable[tuple[State, float]]) -> None:
-        """Know these states of the account, and when each was published, where the store has lost them."""
+    def learn(self, fills: Iterable[Trade], states: Iterable[tuple[State, float]]) -> None:
+        """Know these fills and states of the account, and when each was published, where the store has lost them."""
         core = self._machine.core
+        for fill in fills:
+            core.fills.remember(fill, self._context.account)
         for state, told_at in states:
             core.states.learn(state, self._context.account, told_at)
 
