@@ -463,15 +463,12 @@ def _respelled(item: list[Any]) -> list[Any]:
 # --- subscribers and the relay ---------------------------------------------------------------------------------------
 
 
-def _patient(s: Stage) -> None:
-    """Let the relay drop nobody for the time that a write or the end of a connection takes: a busy machine fills an outbox slowly."""
-    edge = s.relay._edge
-    edge._limits = attrs.evolve(edge._limits, write=600.0, close=600.0)
+#: Nobody is dropped for the time that a write or the end of a connection takes: a busy machine fills an outbox slowly.
+PATIENT = {"listen": "127.0.0.1:0", "status_public": True, "subscribers": {"close": 300.0, "write": 300.0}}
 
 
-@situation("The subscriber is slow")
+@situation("The subscriber is slow", tables={"server": PATIENT})
 async def slow_subscriber(s: Stage) -> None:
-    _patient(s)
     await _order_open(s)
     s.downstream.inject(Stall())
     with trio.fail_after(WITHIN):
@@ -486,9 +483,8 @@ async def slow_subscriber(s: Stage) -> None:
     await s.watcher.until(lambda: bool(s.on(QUOTE)) and s.on(QUOTE)[-1]["quote"]["bid"] == last)
 
 
-@situation("The subscriber does not read at all", tables={"outbox": {"messages": 64}})
+@situation("The subscriber does not read at all", tables={"outbox": {"messages": 64}, "server": PATIENT})
 async def unread(s: Stage) -> None:
-    _patient(s)
     s.downstream.inject(Stall())
     with trio.fail_after(WITHIN):
         number = 0
