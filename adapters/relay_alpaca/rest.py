@@ -133,10 +133,7 @@ def listed(what: str, since: Any, answer: Answer, symbol: Symbol, kept: Kept) ->
             if len(rows) == FILLS_A_PAGE:
                 yield _activities(since, text(rows[-1], "id"))
         case "open" | "closed":
-            known = dict(kept.get("open", {}))
-            is_news = what == "open" or since is None
-            wanted = [row for row in rows if is_news or row["id"] in known or to_ns(row["updated_at"]) >= to_ns(since)]
-            yield from each(wanted, lambda row: reading.orders(row, symbol, kept))
+            yield from each(rows, lambda row: reading.orders(row, symbol, kept))
             if len(rows) < ORDERS_A_PAGE:
                 if what == "open":
                     yield Complete("order")

@@ -8,14 +8,14 @@ is in the event's ``data``, under its camelCase name.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from attrs import Factory, define
 
 from relay.adapter import Complete, Unknown, reading
 from relay.adapter.reading import Members, each, first, is_zero, take, text, unless_zero
-from relay.limits import BoundedDict
 from relay.model.enums import OrderStatus, PositionSide, Side
 from relay.model.events import Account, Depth, Event, Order, Position, Quote, Trade
 
@@ -24,13 +24,11 @@ STATUS = {
     **dict.fromkeys(("NEW", "ACCEPTED", "WORKING"), OrderStatus.OPEN),
     "CANCELED": OrderStatus.CANCELLED,
 }
-LONG, SHORT = PositionSide.LONG, PositionSide.SHORT
-POSITION_SIDE = {"BUY": LONG, "SELL": SHORT, "LONG": LONG, "SHORT": SHORT}
+POSITION_SIDE = {"BUY": PositionSide.LONG, "SELL": PositionSide.SHORT, **{str(side): side for side in PositionSide}}
 POSITION_IS_OPEN = {"OPEN": True, "CLOSED": False, "CANCELLED": False}
 SYMBOL = ("symbol", "symbolName", "symbolId")
 #: Members without which an execution is no fill.
 FILL = ("executionId", "lastQuantity", "price")
-_REMEMBERED = 10_000
 
 _prefix = re.compile(r"^(?:TRADE_SIDE|ORDER_STATUS|ORDER_TYPE|ORDER_TIF|TIF|POSITION_STATUS)_")
 _snake = re.compile(r"_([a-z])")
@@ -64,34 +62,26 @@ class Reports:
     Attributes:
         symbol: return the canonical text of the provider's symbol.
         account: the provider's id of the session's own account; empty when it is not known.
-        seen: ids of the orders that were named.
-        held: positions of the session's own account as they last were open, by id.
-        traded: provider's symbols of orders and positions.
         came: the kinds of message that came, with their account.
     """
 
     symbol: Callable[[str], str]
     account: str
-    seen: BoundedDict[str, None] = Factory(lambda: BoundedDict(_REMEMBERED))
-    held: BoundedDict[str, Position] = Factory(lambda: BoundedDict(_REMEMBERED))
-    traded: set[str] = Factory(set)
     came: set[tuple[str, str | None]] = Factory(set)
 
-    def execution(self, payload: Any) -> tuple[Order, Trade | None]:
-        """Return the order as it is, and the fill where the message names one."""
+    def execution(self, payload: Any) -> Iterator[Order | Trade]:
+        """Yield the order as it is, and the fill where the message names one."""
         left = members(payload)
         is_fill = left.keys() >= set(FILL)
-        fill = {name: left.pop(name, None) for name in (*FILL, "commission")} if is_fill else None
+        fill = {name: left.pop(name, None) for name in (*FILL, "commission")} if is_fill else {}
         order = self.order(left)
-        if fill is None:
-            return order, None
-        return order, Trade(account=order.account, id=fill["executionId"], order_id=order.id, symbol=order.symbol,
-                            side=order.side, native_symbol=order.native_symbol, quantity=fill["lastQuantity"],
-                            price=fill["price"], commission=fill["commission"], time=order.timestamp)  # fmt: skip
+        yield order
+        if fill:
+            yield Trade(account=order.account, id=fill["executionId"], order_id=order.id, symbol=order.symbol,
+                        side=order.side, native_symbol=order.native_symbol, quantity=fill["lastQuantity"],
+                        price=fill["price"], commission=fill["commission"], time=order.timestamp)  # fmt: skip
 
-    def portfolio(
-        self, payload: Any, *, whole: bool, streamed: bool = True
-    ) -> Iterator[Account | Position | Order | Complete]:
+    def portfolio(self, payload: Any, *, whole: bool, streamed: bool = True) -> Iterator[Event | Complete]:
         """Yield the money, positions and orders of a portfolio; ``whole``: it names everything that is open.
 
         The first one ``streamed`` on a connection is the present state, so only its differences from the last one are news.
@@ -99,51 +89,42 @@ class Reports:
         given = members(payload)
         account = self._other(given)
         reconciled = self._is_first("portfolio", account) if streamed else None
-        yield self._money(given, account, reconciled)
+        yield self._money(given, reconciled=reconciled)
         for raw in given.get("positions", ()):
-            yield self._position(members(raw), account, reconciled)
-        yield from self.listed(given.get("orders", ()))
+            yield self._position(raw, account=account, reconciled=reconciled)
+        for raw in given.get("orders", ()):  # whose changes are executions: a list only adds what was missed
+            yield self.order(raw, reconciled=True)
         if whole and "positions" in given:
             yield Complete("position", account)
         if whole and "orders" in given:
             yield Complete("order", account)
 
-    def answer(self, payload: Any, part: str | None) -> tuple[Event | Unknown, ...] | None:
-        """Return this part of the answer to a list or a history, the money where it is None; None where it is not there.
-
-        Nothing is remembered: an answer may be older than the last message.
-        """
-        reader, given = Reports(self.symbol, self.account), members(payload) if isinstance(payload, dict) else {}
-        account, raws = reader._other(given), [given] if part is None else given.get(part)
-        read: dict[str | None, Callable[[Any], Event]] = {
-            None: lambda raw: reader._money(raw, account, None),
-            "positions": lambda raw: reader._position(members(raw), account, None),
-            "orders": lambda raw: reader.order(members(raw)),
-            "deals": reader._deal,
+    def answer(self, payload: Any, what: str) -> tuple[Event | Unknown, ...] | None:
+        """Return what the answer to a list or a history says (`Command.answer`); None where it has no such list."""
+        given = members(payload) if isinstance(payload, dict) else {}
+        account = self._other(given)
+        readers: dict[str, tuple[Any, Callable[[Any], Event]]] = {
+            "accounts": ([given], self._money),
+            "positions": (given.get("positions"), partial(self._position, account=account)),
+            "orders": (given.get("orders"), self.order),
+            "trades": (given.get("deals"), self._deal),
         }
-        return tuple(each(raws, read[part])) if isinstance(raws, list) else None
+        raws, read = readers[what]
+        return tuple(each(raws, read)) if isinstance(raws, list) else None
 
-    def _deal(self, raw: Any) -> Trade:
-        if (trade := self.execution(raw)[1]) is None:
-            raise ValueError(f"a deal without one of {', '.join(FILL)}")
-        return trade
-
-    def listed(self, orders: Iterable[Any]) -> Iterator[Order]:
-        """Yield the orders of a list; their changes are published from executions, so a list only adds what was missed."""
-        for raw in orders:
-            order = self.order(members(raw), reconciled=True)
-            self.seen[order.id] = None
-            yield order
+    def _deal(self, raw: Any) -> Order | Trade:
+        _, fill = self.execution(raw)  # one without a fill cannot be read
+        return fill
 
     def metrics(self, payload: Any) -> Account:
         """Return the money of a metricsEvent. ``pnl`` is taken to be the difference of equity and balance."""
         left = members(payload)
-        account = self._other(left)
-        return self._money(left, account, self._is_first("metrics", account))
+        return self._money(left, reconciled=self._is_first("metrics", self._other(left)))
 
-    def order(self, left: Members, *, reconciled: bool | None = None) -> Order:
+    def order(self, raw: Any, *, reconciled: bool | None = None) -> Order:
         """Return the order that an execution or a list describes."""
-        name, updated_at = self._native(left), take(left, "updatedAt")
+        left = members(raw)
+        name, updated_at = native(left), take(left, "updatedAt")
         return Order(
             event=None, account=self._other(left), reconciled=reconciled, symbol=self.symbol(name), native_symbol=name,
             id=take(left, "orderId", "id"), client_order_id=take(left, "clientOrderId"),
@@ -160,15 +141,16 @@ class Reports:
             data=rest(left, name),
         )  # fmt: skip
 
-    def _position(self, left: Members, account: str | None, reconciled: bool | None) -> Position:
+    def _position(self, raw: Any, *, account: str | None, reconciled: bool | None = None) -> Position:
         """Return a position. Its quantity is ``qty`` before ``units``: orders have it, and positions are closed by it."""
-        name, status, updated_at = self._native(left), word(left["status"]), take(left, "updatedAt")
+        left = members(raw)
+        name, status, updated_at = native(left), word(left["status"]), take(left, "updatedAt")
         is_open, quantity = POSITION_IS_OPEN[status], take(left, "quantity", "qty", "units")
         if status != "CANCELLED":  # no field but data can tell it from a closed one
             del left["status"]
         if not is_open and not is_zero(quantity):
             left["qty"] = quantity
-        position = Position(
+        return Position(
             event=None, account=account, reconciled=reconciled, symbol=self.symbol(name), native_symbol=name,
             id=take(left, "id"), side=POSITION_SIDE[word(take(left, "side"))] if "side" in left else None,
             quantity=quantity if is_open else "0", average_entry_price=take(left, "openPrice"),
@@ -176,33 +158,22 @@ class Reports:
             realized_pnl=take(left, "realizedPnl"), opened_at=take(left, "createdAt"),
             updated_at=updated_at, timestamp=updated_at, data=rest(left, name),
         )  # fmt: skip
-        if account is None and is_open:
-            self.held[position.id] = position
-        return position
 
-    def _money(self, given: Members, account: str | None, reconciled: bool | None) -> Account:
+    def _money(self, given: Members, *, reconciled: bool | None = None) -> Account:
         """Return the money of a portfolio or of metrics. A stop out is a margin call gone further, and stays in ``data``."""
         left = {name: value for name, value in given.items() if name not in ("positions", "orders")}
         named = [value for value in (take(left, "inMarginCall"), left.get("inStopOut")) if isinstance(value, bool)]
         return Account(
-            event=None, account=account, reconciled=reconciled, margin_call=any(named) if named else None,
+            event=None, account=self._other(left), reconciled=reconciled, margin_call=any(named) if named else None,
             balance=take(left, "balance"), equity=take(left, "equity"), margin_used=take(left, "margin", "usedMargin"),
             margin_available=take(left, "freeMargin"), unrealized_pnl=take(left, "unrealizedPnl", "pnl"),
-            currency=take(left, "currency"),
-            timestamp=take(left, "ts"), data=rest(left),
+            currency=take(left, "currency"), timestamp=take(left, "ts"), data=rest(left),
         )  # fmt: skip
 
     def _other(self, given: Members) -> str | None:
         """Return the account an object names, None for the session's own."""
         named: str | None = given.get("accountId")
         return None if named == self.account else named
-
-    def _native(self, given: Members) -> str:
-        """Return the provider's symbol of an order or position, and remember it as traded."""
-        name = text({"symbol": first(given, *SYMBOL)}, "symbol")
-        if len(self.traded) < _REMEMBERED:
-            self.traded.add(name)
-        return name
 
     def _is_first(self, what: str, account: str | None) -> bool | None:
         """Return True for the first message of its kind, None for the others: the event's ``reconciled``."""
@@ -211,17 +182,19 @@ class Reports:
         return is_first or None
 
 
-# --- prices ----------------------------------------------------------------------------------------------------------
+def native(given: Members) -> str:
+    """Return the provider's symbol of an order or position."""
+    return text({"symbol": first(given, *SYMBOL)}, "symbol")
 
 
-def quote(given: Members, native: str, symbol: str) -> Quote:
+def quote(given: Members, name: str, symbol: str) -> Quote:
     """Return the best prices."""
-    return Quote(symbol=symbol, native_symbol=native, bid=given.get("bid"), ask=given.get("ask"), time=given.get("ts"))
+    return Quote(symbol=symbol, native_symbol=name, bid=given.get("bid"), ask=given.get("ask"), time=given.get("ts"))
 
 
-def depth(given: Members, native: str, symbol: str) -> Depth:
+def depth(given: Members, name: str, symbol: str) -> Depth:
     """Return the whole book."""
-    return Depth(symbol=symbol, native_symbol=native, bids=map(_level, given["bids"]), asks=map(_level, given["asks"]),
+    return Depth(symbol=symbol, native_symbol=name, bids=map(_level, given["bids"]), asks=map(_level, given["asks"]),
                  snapshot=True, timestamp=given.get("ts"))  # fmt: skip
 
 

@@ -100,8 +100,8 @@ class Tektii(Adapter):
                 yield from answers.called(id, name, answer, self.symbol)
             case ("current", Topic() as topic):
                 yield from answers.current(topic, answer, self.symbol)
-            case (str(what), None | str() as since):
-                yield from answers.listed(what, since, answer.text, self.symbol)
+            case str(what):
+                yield from answers.listed(what, answer.text, self.symbol)
 
     def decode(self, text: str) -> Iterable[Event | Signal]:
         frame: Any = None

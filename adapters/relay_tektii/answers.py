@@ -109,19 +109,11 @@ def current(topic: Topic, answer: Answer, symbol: Symbol) -> Iterable[Event | Si
     yield Ack((topic,))
 
 
-def listed(what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event | Signal]:
+def listed(what: str, text: str, symbol: Symbol) -> Iterable[Event | Signal]:
     """Yield the account as it is now, and what the session missed while it was away."""
-    yield from _told(what, since, text, symbol)
+    yield from (_read("orders" if what == "ended" else what, given, symbol) for given in reading.listed(text))
     if what in ("orders", "positions"):
         yield Complete("order" if what == "orders" else "position")
-
-
-def _told(what: str, since: str | None, text: str, symbol: Symbol) -> Iterable[Event]:
-    for given in reading.listed(text):
-        if what != "ended":
-            yield _read(what, given, symbol)
-        elif since is not None and to_ns(given["updated_at"]) >= to_ns(since):
-            yield _read("orders", given, symbol)
 
 
 def _read(what: str, given: reading.Given, symbol: Symbol) -> Event:

@@ -65,12 +65,12 @@ def current(topic: Topic, native: str) -> Fetch:
 
 def open_or_missed(since: str | None) -> Iterable[Fetch]:
     """Request the account, what is open on it and, when the session was away, what ended or was filled meanwhile."""
-    yield Fetch(tag=("account", since), url="/v1/account")
-    yield Fetch(tag=("positions", since), url="/v1/positions")
-    yield Fetch(tag=("orders", since), url="/v1/orders")
+    yield Fetch(tag="account", url="/v1/account")
+    yield Fetch(tag="positions", url="/v1/positions")
+    yield Fetch(tag="orders", url="/v1/orders")
     if since is not None:  # the history's own ``since`` is about when an order was created, so it is no use here
-        yield Fetch(tag=("ended", since), url="/v1/orders/history")
-        yield Fetch(tag=("trades", since), url="/v1/trades", query={"since": since})
+        yield Fetch(tag="ended", url="/v1/orders/history")
+        yield Fetch(tag="trades", url="/v1/trades", query={"since": since})
 
 
 def request(command: commands.Command, kind: str, written: Callable[[str], str]) -> Fetch:

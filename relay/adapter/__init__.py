@@ -68,6 +68,7 @@ from relay.adapter.messages import (
     Subscribe,
     Symbols,
     Unknown,
+    Unnamed,
     Unsubscribe,
     Waits,
 )
@@ -127,6 +128,7 @@ __all__ = [
     "Subscribe",
     "Symbols",
     "Unknown",
+    "Unnamed",
     "Unsubscribe",
     "Waits",
     "dumps",

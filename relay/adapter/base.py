@@ -24,7 +24,8 @@ CHECKSUM_LEVELS = 25
 
 
 class Known:
-    """The session's memory of the account: its orders and positions as they were last published, over all connections.
+    """The session's memory of the account: its orders and positions as they were last published, over all connections, and
+    the commands that wait for their replies.
 
     Read it in place of a memory of your own. What the message at hand says is not in it yet. ``account`` is the account's
     id where it is not the session's own. Here, without a session, nothing is known.
@@ -46,6 +47,10 @@ class Known:
         """Return the positions of all accounts that are open."""
         return ()
 
+    def commands(self) -> Iterable[Command]:
+        """Return the commands that were sent and have no reply yet, as they were written, the oldest first."""
+        return ()
+
 
 @frozen(kw_only=True)
 class Context:
@@ -60,7 +65,7 @@ class Context:
         learned: what `Learned` signals gave, for templates and `Fetch` headers; never in a repr.
         kept: what an adapter leaves to the one of the next connection, by names of its own. It bounds what it keeps.
         calendar: the days of the last `Calendar` signal.
-        known: the account's orders and positions.
+        known: the account's orders, positions and open commands.
     """
 
     provider: str
@@ -87,6 +92,8 @@ class Adapter(abc.ABC):
         credentials: names of the credentials it needs.
         codes: the canonical code of the provider's codes of refusals, which are in upper case here. Codes and messages in
             plain English need no entry (`relay.adapter.reading.error_code`).
+        answered_by_stream: the commands that no message of the provider's answers. The order or the position they are about
+            does: what the account's stream, or a list, shows of it is published as the reply.
         names_accounts: True where a command is carried out on the account it names, and answered for that one alone. Where
             it is False, a session acts on its login's account, whatever account a command names.
         socket: the name of the socket that an instance is on, set by the relay (`Session.sockets`); empty: the session's
@@ -101,6 +108,7 @@ class Adapter(abc.ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     credentials: ClassVar[tuple[str, ...]] = ()
     codes: ClassVar[Mapping[str, ErrorCode]] = MappingProxyType({})
+    answered_by_stream: ClassVar[tuple[type[Command], ...]] = ()
     names_accounts: ClassVar[bool] = False
     socket: ClassVar[str] = ""
 

@@ -5,7 +5,7 @@ Every declaration is checked when it is made, which is when the adapter's module
 """
 
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Sequence_
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -388,6 +388,8 @@ class Orders:
             `trailing_type`, `extended_hours` and `position_intent` its orders have.
         amends: the members of `AmendOrder` that can be changed.
         extra: the names `PlaceOrder.extra` may have; None when the provider's list is not known here.
+        always_named: True where every order is to have a `client_order_id`, because nothing else tells its fate. The relay
+            makes one for an order whose sender gives none. It is a UUID, since few brokers say how long a name may be.
     """
 
     types: tuple[OrderType, ...] = field(
@@ -402,6 +404,13 @@ class Orders:
     )
     amends: tuple[str, ...] = field(default=_COMMON_AMENDS, validator=deep_iterable(in_(_AMENDS), instance_of(tuple)))
     extra: tuple[str, ...] | None = field(default=None, validator=_is_optional(_are_texts))
+    always_named: bool = field(default=False, validator=_is_flag)
+
+    def named(self, command: Command, new_name: Callable[[], str]) -> Command:
+        """Return the command as it is written: an order that has no name gets a new one where it is ``always_named``."""
+        if not self.always_named or not isinstance(command, PlaceOrder) or command.client_order_id is not None:
+            return command
+        return attrs.evolve(command, client_order_id=new_name())
 
     def refusal(self, command: Command) -> str | None:
         """Return why ``command`` is refused, beginning with the member; None when the broker takes it."""

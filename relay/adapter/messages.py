@@ -69,9 +69,13 @@ class GivenUp:
     Yield what may tell what became of it, such as a request for the order by the sender's id. The relay says it again on
     every connection while the outcome is unknown. An adapter that matches answers by their order or by what they say forgets
     the command too, so that it does not take the answer of the next one.
+
+    Attributes:
+        again: True where the command was sent on an earlier connection, so that no answer on this one is its own.
     """
 
     command: Command
+    again: bool = field(default=False, kw_only=True)
 
 
 @frozen
@@ -478,3 +482,55 @@ class Awaited:
         topics = tuple(self.begun)
         self.begun.clear()
         return Nack(topics, reason)
+
+
+class Unnamed:
+    """Match answers that name no command, for a provider that repeats no id of a request.
+
+    Such an answer may be late. So a command that was given up without its answer still counts among those that an answer may
+    belong to: where it is one of several, the answer is nobody's, and each becomes unknown at its deadline. Beyond 1,000
+    commands given up nothing is matched any more.
+
+    One of these lives as long as its adapter, which is one connection.
+
+    Args:
+        sent: returns the commands that wait for their replies, the oldest first (`Known.commands`).
+
+    Attributes:
+        given_up: by their ids, the commands whose answers may still come, or be anybody's.
+    """
+
+    def __init__(self, sent: Callable[[], Iterable[Command]]) -> None:
+        self._sent = sent
+        self.given_up: dict[str, Command] = {}
+
+    @property
+    def waiting(self) -> list[Command]:
+        """The commands that an answer may be matched with, the oldest first."""
+        return [each for each in self._sent() if each.id not in self.given_up]
+
+    def forget(self, command: Command) -> None:
+        """Match no answer with this command any more (`GivenUp`)."""
+        if len(self.given_up) < _MOST_WAITING:
+            self.given_up[command.id] = command
+
+    def oldest(self, *kinds: type[Command]) -> Command | None:
+        """Return the command whose answer this is, where those of these types are answered in the order they were sent in.
+
+        None where an earlier one is still owed its answer. One of all of them has it then, and nobody can say which.
+        """
+        waiting = [each for each in self.waiting if isinstance(each, kinds)]
+        late = next((each for each in self.given_up.values() if isinstance(each, kinds)), None)
+        if late is None:
+            return waiting[0] if waiting else None
+        if len(self.given_up) < _MOST_WAITING:
+            del self.given_up[late.id]
+        for each in waiting:
+            self.forget(each)
+        return None
+
+    def only(self, fits: Callable[[Command], bool]) -> Command | None:
+        """Return the one command that a message ``fits`` by what it says; None where it fits none, or several."""
+        waiting = [each for each in self.waiting if fits(each)]
+        is_sure = len(self.given_up) < _MOST_WAITING and not any(map(fits, self.given_up.values()))
+        return waiting[0] if is_sure and len(waiting) == 1 else None

@@ -14,11 +14,20 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from attrs import fields
 
 from relay.adapter.messages import Answer, CommandReply, Unknown
-from relay.model.commands import AmendOrder, AmendPosition, CancelOrder, ClosePosition, Command, GetQuote
+from relay.model.commands import (
+    AmendOrder,
+    AmendPosition,
+    CancelOrder,
+    ClosePosition,
+    Command,
+    GetQuote,
+    PlaceOrder,
+)
 from relay.model.enums import ErrorCode
-from relay.model.text import from_millis, from_seconds
+from relay.model.text import from_millis, from_seconds, optional_decimal
 
 Members = dict[str, Any]
 _T = TypeVar("_T")
@@ -124,6 +133,39 @@ def whole(value: object) -> int:
 def present(**given: Any) -> Members:
     """Return the members that are not None, for a frame or a body."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def written(command: Command, names: Mapping[str, str]) -> Members:
+    """Return members of a command under the provider's names, for a frame or a body; what is not given is left out.
+
+    ``names`` has the command's own name by the provider's. Decimals are JSON numbers of the same digits.
+    """
+    given = {name: getattr(command, own) for name, own in names.items()}
+    return {
+        name: json_number(value) if names[name] in _DECIMALS else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+#: Members of commands that are decimals.
+_DECIMALS = frozenset(
+    each.name
+    for kind in (PlaceOrder, AmendOrder, AmendPosition, ClosePosition)
+    for each in fields(kind)
+    if each.converter is optional_decimal
+)
+
+
+def agrees(found: object, asked: object, *names: str) -> bool:
+    """Return whether a state has these members as they were asked for; decimals are the same number however written."""
+    return all(_is_same(getattr(found, name), getattr(asked, name), is_decimal=name in _DECIMALS) for name in names)
+
+
+def _is_same(found: Any, asked: Any, *, is_decimal: bool) -> bool:
+    if is_decimal and found is not None and asked is not None:
+        return Decimal(found) == Decimal(asked)
+    return found is not None and bool(found == asked)
 
 
 def word(words: Mapping[str, _W], value: object) -> _W:
@@ -384,3 +426,11 @@ def reply(id: str, answer: Answer) -> CommandReply:
     if not answer.ok:
         return CommandReply(id, error=failure(answer))
     return CommandReply(id, loads(answer.text) if answer.text else None)
+
+
+def listed(id: str, result: Any, raws: Any, read: Callable[[Any], Any]) -> CommandReply:
+    """Return the reply to a command that reads: the answer as it came, and what ``read`` makes of each of ``raws``.
+
+    ``raws`` that are no list leave the reply without events: the answer has not what was asked for.
+    """
+    return CommandReply(id, result, events=tuple(each(raws, read)) if isinstance(raws, list) else None)

@@ -30,6 +30,7 @@ import msgspec
 from relay.adapter import Known
 from relay.adapter.reading import is_zero
 from relay.limits import BoundedDict
+from relay.model.commands import Command
 from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, PositionEvent, TradeEvent
 from relay.model.events import Account, AccountScoped, Order, Position, Stamp, Trade
 from relay.model.serialize import CodecError, decode, encode
@@ -439,11 +440,19 @@ class States:
 
 
 class KnownStates(Known):
-    """The states as an adapter sees them; ``account`` is the session's own."""
+    """The states as an adapter sees them; ``account`` is the session's own.
+
+    Attributes:
+        waiting: returns the commands without a reply.
+    """
 
     def __init__(self, states: States, account: str | None) -> None:
         self._states = states
         self._account = account
+        self.waiting: Callable[[], Iterable[Command]] = tuple
+
+    def commands(self) -> Iterable[Command]:
+        return self.waiting()
 
     def order(self, id: str, account: str | None = None) -> Order | None:
         found = self._states.find("order", account or self._account, id)

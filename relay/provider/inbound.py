@@ -14,6 +14,7 @@ import attrs
 from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Polled, Refresh, Send, Unknown
 from relay.model.enums import PositionEvent, StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
+from relay.model.text import to_ns
 from relay.provider.accounts import State, shows_a_fill
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
@@ -182,6 +183,9 @@ class Inbound:
         polled = self._valid_at is not None or (self._answering is not None and self._answering.purpose is Purpose.POLL)
         may_lag = polled or (compared and self._answering is not None)
         before = self._core.states.find(event.kind, event.account or account, getattr(event, "id", ""))
+        if self._is_past(event, before):
+            self._counters.deduped += 1
+            return
         news = self._core.states.news(
             event, account, self._asked_at(), compared=compared, partial=partial, may_lag=may_lag
         )
@@ -198,6 +202,14 @@ class Inbound:
         self._counters.deduped += 1
         if not compared:  # what repeats itself proves that the account's stream is alive
             self._note_data(event, ("account", event.account or account))
+
+    def _is_past(self, event: State, before: State | None) -> bool:
+        """Return whether a list of what was missed has an order that ended before the absence, and was not open for us."""
+        since = None if self._answering is None else self._answering.chain.since
+        if since is None or not isinstance(event, Order) or not event.status.is_final or event.updated_at is None:
+            return False
+        was_open = isinstance(before, Order) and not before.status.is_final
+        return not was_open and to_ns(event.updated_at) < to_ns(since)
 
     def _look(self, outgoing: Refresh) -> None:
         core = self._core

@@ -77,6 +77,7 @@ class FetchChain:
 
     Attributes:
         asked_at: when the first request of it was made, monotonic seconds: the answers tell nothing newer for certain.
+        since: the time since which something may have been missed, RFC 3339 (`Reconcile.since`); None where nothing was.
         left: how many of its requests have no answer yet.
         listed: the kind, account and id of every order and position that its answers had so far.
         completes: the lists that are complete, judged when the last answer has come.
@@ -85,6 +86,7 @@ class FetchChain:
     """
 
     asked_at: float = inf
+    since: str | None = None
     left: int = 0
     listed: set[tuple[str, str | None, str]] = Factory(set)
     completes: list[Complete] = Factory(list)
@@ -201,7 +203,8 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        everything, chain = written(adapter.encode(outgoing), self._session), FetchChain()
+        everything = written(adapter.encode(outgoing), self._session)
+        chain = FetchChain(since=outgoing.since if isinstance(outgoing, Reconcile) else None)
         if requests_only and not all(isinstance(writing, Fetch) for writing in everything):
             raise ValueError("this needs the connection, which is not up")
         writings = self.without_polls(everything, missed=purpose is Purpose.RECONCILE)
@@ -220,7 +223,7 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        everything, chain = written(adapter.encode(reconcile), self._session), FetchChain()
+        everything, chain = written(adapter.encode(reconcile), self._session), FetchChain(since=reconcile.since)
         fetches = [writing for writing in everything if isinstance(writing, Fetch)]
         if len(fetches) < len(everything):
             return 0

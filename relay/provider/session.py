@@ -125,7 +125,7 @@ class SessionMachine:
             with ``commands``.
         commands: the registry of the commands the session is given.
         uniform: random numbers in [0, 1).
-        correlation: fresh UUIDs for `EventAck`.
+        correlation: fresh UUIDs, for `EventAck` and the names of orders.
         settings: the operator's choices.
         after: the machine this one replaces, after a crash; its budgets, memories, topics, open gap and waits are
             taken over, and that it stopped as FAILED.
@@ -166,7 +166,7 @@ class SessionMachine:
         self._retry: Retry = Retry(core.declared.backoff) if after is None else after._retry
         self._subscriptions = Subscriptions(core)
         self._inbound = Inbound(core, self._subscriptions, publish)
-        self._commands = SessionCommands(core, self._inbound, commands)
+        self._commands = SessionCommands(core, self._inbound, commands, correlation)
         self._correlation = correlation
         failed = after is not None and after._life is Life.FAILED
         self._life: Life = Life.FAILED if failed else Life.NEW
@@ -317,8 +317,10 @@ class SessionMachine:
                 inbound.fill(item)
             case Order() | Position() | Account():
                 inbound.state(item)
+                self._commands.shown(item)
             case Partial():
                 inbound.state(item.state, partial=True)
+                self._commands.shown(item.state)
             case Error():
                 item = attrs.evolve(item, code=core.redact(item.code), message=core.redact(item.message))
                 self._commands.add_error(item)

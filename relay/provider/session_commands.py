@@ -21,16 +21,18 @@ import msgspec
 from relay.adapter import Adapter, Answer, CommandReply, Context, Fetch, GivenUp, Poll, Unknown
 from relay.errors import HIDDEN
 from relay.model.commands import AmendOrder, CancelOrder, Command
-from relay.model.events import Error, Reply
+from relay.model.events import Account, Error, Order, Position, Reply
 from relay.provider.inbound import Inbound
 from relay.provider.outbound import Job, Purpose, written
 from relay.provider.pacing import Lane
 from relay.provider.session_state import SessionState
 from relay.provider.templates import Redactor, authenticated, fetch_target
-from relay.trading.pending import AccountRef, PendingCommand
+from relay.trading.pending import AccountRef, PendingCommand, told_names
 from relay.trading.registry import CommandRegistry
 from relay.trading.service import Unwritable
 
+#: The name of an order in a dry run that gets a new one when it is sent.
+UNNAMED = "00000000-0000-0000-0000-000000000000"
 #: Commands of unknown outcome that a new connection asks for.
 MOST_UNKNOWN = 100
 
@@ -38,11 +40,16 @@ MOST_UNKNOWN = 100
 class SessionCommands:
     """The commands that one session carries out."""
 
-    def __init__(self, core: SessionState, inbound: Inbound, registry: CommandRegistry) -> None:
+    def __init__(
+        self, core: SessionState, inbound: Inbound, registry: CommandRegistry, new_name: Callable[[], str]
+    ) -> None:
         self._core = core
         self._inbound = inbound
         self._registry = registry
         self._scope = AccountRef(core.context.provider, core.context.account)
+        self._new_name = new_name
+        self._by_stream = core.adapter_class.answered_by_stream
+        core.known.waiting = self._sent
 
     def __len__(self) -> int:
         """Return the number of commands without a reply."""
@@ -51,6 +58,9 @@ class SessionCommands:
     def _open(self) -> list[PendingCommand]:
         """Return the commands without a reply; a further connection of a pool has none."""
         return [] if self._core.is_further else self._registry.open_of(self._scope)
+
+    def _sent(self) -> list[Command]:
+        return [each.written or each.command for each in self._open() if each.sent]
 
     def deadline(self) -> float:
         """Return the earliest deadline of an open command, monotonic seconds; infinite without one."""
@@ -76,6 +86,8 @@ class SessionCommands:
         current = for_newest(core, command)
         if current is not command:
             self._registry.follow(pending, current.order_id)
+        current = core.adapter_class.orders.named(current, self._new_name)
+        self._registry.wrote(pending, current)
         try:
             jobs = core.outbound.write(writer, current, Lane.CALL, Purpose.CALL, command.id, requests_only=not core.up)
         except Exception as error:  # noqa: BLE001 - whatever the adapter cannot write is refused with its reason
@@ -119,6 +131,24 @@ class SessionCommands:
                 error = {**error, "code": code, **own}
             self._core.publish(pending.replied(reply.result, error))
 
+    def shown(self, state: Order | Position | Account) -> None:
+        """Publish the replies that a state is, where the provider answers commands by nothing else."""
+        core = self._core
+        if not self._by_stream or isinstance(state, Account) or state.is_foreign(core.stamp):
+            return
+        found = core.states.find(
+            state.kind, state.account or core.context.account, state.id
+        )  # with what happened to it
+        if not isinstance(found, Order | Position):
+            return
+        told = told_names(found)
+        for pending in self._open():
+            is_about = any((kind, name) in told for _, kind, name in pending.subjects())
+            if not is_about or not pending.sent or not isinstance(pending.command, self._by_stream):
+                continue
+            if (reply := pending.fate(found)) is not None:
+                core.publish(attrs.evolve(reply, reconciled=None))
+
     def add_error(self, error: Error) -> None:
         """Keep an error that names no command for the commands it may concern."""
         self._registry.add_error(self._scope, error.code, error.message)
@@ -144,14 +174,14 @@ class SessionCommands:
     def _give_up(self, pending: PendingCommand, reply: Reply) -> None:
         """Publish ``reply``, and tell the connection's adapter, which may still be waiting for the answer."""
         self._core.publish(reply)
-        self._core.at_once(self._core.encode(GivenUp(pending.command)))
+        self._core.at_once(self._core.encode(GivenUp(pending.written or pending.command)))
 
     def look_for_unknown(self) -> None:
         """Let the adapter ask what became of the commands whose outcome is not known, the newest first."""
         core = self._core
         for command in self._registry.unknown_of(self._scope)[: -MOST_UNKNOWN - 1 : -1]:
             if core.adapter is not None:
-                core.outbound.look(core.adapter, core.encode(GivenUp(command)))
+                core.outbound.look(core.adapter, core.encode(GivenUp(command, again=True)))
 
     def disconnected(self) -> None:
         """End the commands whose answers are lost with the WebSocket; HTTP requests outlive it."""
@@ -197,7 +227,7 @@ def dry_run(
         writer = _copied(connected, context) or adapter(_apart(context, {}))
         return [
             shown.show(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": redact(writing)}
-            for writing in written(writer.encode(command), adapter.session)
+            for writing in written(writer.encode(adapter.orders.named(command, lambda: UNNAMED)), adapter.session)
             if not isinstance(writing, Poll)
         ]
     except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a command is its reason

@@ -199,7 +199,8 @@ class SessionState:
         self.prepared: Adapter | None = None
         self.fills: Fills = Fills() if after is None else after.fills
         self.states: States = States() if after is None else after.states
-        self.context = context = evolve(context, known=KnownStates(self.states, context.account))
+        self.known = KnownStates(self.states, context.account)
+        self.context = context = evolve(context, known=self.known)
         self.table = SubscriptionTable(
             per_frame=declared.topics_per_frame,
             linger=settings.linger,

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
 from math import inf
 from typing import Any, TypeGuard
 
@@ -110,6 +109,9 @@ class PendingCommand:
     size: int = 0
     told: bool = False
     taken_at: float | None = None
+    #: The command as the adapter wrote it, where that differs: for an order that took another one's place, or under a name
+    #: that was made.
+    written: Command | None = None
     #: Ids of the orders that took the place of the one it names.
     followed: list[str] = Factory(list)
     _waiting: list[Callable[[Outcome | None, bytes], object]] = Factory(list)
@@ -165,7 +167,7 @@ class PendingCommand:
 
     def subjects(self) -> Iterator[tuple[AccountRef, str, str]]:
         """Yield the names under which the account's stream tells the command's fate."""
-        match self.command:
+        match self.written if isinstance(self.written, PlaceOrder) else self.command:
             case PlaceOrder(client_order_id=str(client_order_id)):
                 yield self.scope, "client_order_id", client_order_id
             case CancelOrder(order_id=order_id) | AmendOrder(order_id=order_id):
@@ -256,13 +258,18 @@ class PendingCommand:
             self.answer = encode(self.reply, stamp, self.event_id)
         if reply.outcome is not Outcome.UNKNOWN:
             self.command = _without_objects(self.command)
+            self.written = None if self.written is None else _without_objects(self.written)
 
-    def show(self, event: Order | Position) -> None:
-        """Take over what the account's stream shows of this command's order or position."""
+    def fate(self, event: Order | Position) -> Reply | None:
+        """Return the reply that an order or position of this command's gives to it; None if it gives none."""
         command = self.command
         if isinstance(command, AmendOrder) and self.followed:
             command = attrs.evolve(command, order_id=self.followed[-1])
-        found = fate(command, event)
+        return fate(command, event)
+
+    def show(self, event: Order | Position) -> None:
+        """Take over what the account's stream shows of this command's order or position."""
+        found = self.fate(event)
         if found is None:
             return
         self.shown = found
@@ -290,6 +297,14 @@ def measured(command: Command) -> tuple[bytes, int]:
     members.pop("id", None)
     text = msgspec.json.encode(members, order="deterministic")
     return hashlib.sha256(text).digest(), len(text)
+
+
+def told_names(event: Order | Position) -> list[tuple[str, str]]:
+    """Return the kinds and names by which a state is the one a command is about, as `PendingCommand.subjects`."""
+    if isinstance(event, Position):
+        return [("position", event.id)]
+    named = [("client_order_id", event.client_order_id), ("order", event.replaces)]
+    return [("order", event.id), *((kind, name) for kind, name in named if name is not None)]
 
 
 # --- outcomes --------------------------------------------------------------------------------------------------
@@ -326,9 +341,7 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
             return None
         case AmendOrder(), Order(event=OrderEvent.ORDER_MODIFY_REJECTED):
             return _refused(command, event)
-        case AmendOrder(), Order(event=OrderEvent.ORDER_MODIFIED) if _has_all(event, command):
-            return _done(command, order_id=event.id, status=event.status)
-        case AmendOrder(), Order(status=OrderStatus.FILLED | OrderStatus.EXPIRED) if _has_all(event, command):
+        case AmendOrder(), Order() if _shows_amendment(event) and _has_all(event, command):
             return _done(command, order_id=event.id, status=event.status)
         case AmendOrder(), Order(status=OrderStatus.FILLED):  # before the amendment, or because of it
             return None
@@ -342,14 +355,25 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
     return None
 
 
+_AMENDED = (OrderEvent.ORDER_MODIFIED, OrderEvent.ORDER_PARTIALLY_FILLED)
+
+
+def _shows_amendment(order: Order) -> bool:
+    """Return True if a state's values are the order's own: those it has in the market, or had at its end."""
+    if order.status in (OrderStatus.FILLED, OrderStatus.EXPIRED, OrderStatus.CANCELLED):
+        return True
+    return order.event in _AMENDED and order.status is not OrderStatus.PENDING
+
+
 def _has_all(order: Order, asked: AmendOrder) -> bool:
-    """Return True if the order's numbers are all those that the amendment asked for."""
-    pairs = [
-        (getattr(asked, name), getattr(order, name))
-        for name in ("quantity", "limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance")
-        if getattr(asked, name) is not None
-    ]
-    return bool(pairs) and all(has is not None and Decimal(has) == Decimal(wanted) for wanted, has in pairs)
+    """Return True if the order has all that the amendment asked for. A time of expiry is told by no state."""
+    asked_for = [name for name in _AMENDABLE if getattr(asked, name) is not None]
+    return bool(asked_for) and asked.good_till is None and reading.agrees(order, asked, *asked_for)
+
+
+_AMENDABLE = (
+    "quantity", "limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance", "time_in_force",
+)  # fmt: skip
 
 
 def _done(command: Command, **result: Any) -> Reply:

@@ -49,6 +49,7 @@ from relay.trading.pending import (
     RecordError,
     measured,
     restored,
+    told_names,
 )
 from relay.trading.pending import names as command_names
 
@@ -335,7 +336,7 @@ class CommandRegistry:
     def unknown_of(self, session: AccountRef) -> list[Command]:
         """Return the commands of the session whose outcome is unknown, the oldest first."""
         unknown = (each for each in self._lasting if each.session == session and each.outcome is Outcome.UNKNOWN)
-        return [pending.command for pending in unknown]
+        return [pending.written or pending.command for pending in unknown]
 
     def deadline(self, session: AccountRef) -> float:
         """Return the earliest deadline of the session's open commands."""
@@ -435,15 +436,11 @@ class CommandRegistry:
         if not self._watched or event.is_foreign(stamp):
             return
         scope = AccountRef(stamp.provider, stamp.account or event.account)
-        subjects = [("position" if isinstance(event, Position) else "order", event.id)]
-        if isinstance(event, Order) and event.client_order_id is not None:
-            subjects.append(("client_order_id", event.client_order_id))
         if isinstance(event, Order) and event.replaces is not None:
-            subjects.append(("order", event.replaces))
             for pending in list(self._watched.get((scope, "order", event.replaces), ())):
                 if isinstance(pending.command, CancelOrder):
                     self.follow(pending, event.id)
-        for what, id in subjects:
+        for what, id in told_names(event):
             for pending in list(self._watched.get((scope, what, id), ())):
                 was = pending.outcome
                 pending.show(event)
@@ -451,6 +448,15 @@ class CommandRegistry:
                     self.notes["resolved"] += 1
                     self._unwatch(pending)
                     self._store_and_remember(pending)
+
+    def wrote(self, pending: PendingCommand, command: Command) -> None:
+        """Note how the adapter writes a command, and look for its fate by the name it is sent under, too."""
+        if command is pending.command:
+            return
+        self._unwatch(pending)
+        pending.written = command
+        for subject in pending.subjects():
+            self._watched.setdefault(subject, []).append(pending)
 
     def follow(self, pending: PendingCommand, order_id: str) -> None:
         """Look for the fate of a command at the order that replaced the one it names, too."""

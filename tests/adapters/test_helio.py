@@ -16,7 +16,6 @@ from relay.adapter import (
     Complete,
     Context,
     Fetch,
-    GivenUp,
     Learned,
     Reconcile,
     Subscribe,
@@ -44,14 +43,12 @@ from relay.testing.evidence import lost
 from relay.testing.recording import read_recording
 from relay.testing.simulator import Drop
 from relay_helio.adapter import Helio
-from relay_helio.interest import MOST_TRADED
-from relay_helio.matching import WAITING
-from relay_helio.requests import PORTFOLIO
+from relay_helio.requests import MOST_TRADED, PORTFOLIO
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 from support import relayed as support_relayed
 from support.deadlines import WITHIN
 from support.dialling import UPGRADE, close_code, dialled
-from support.helio_session import PAGE, REST_ORDER, REST_PORTFOLIO, Session, place, record, whole_day
+from support.helio_session import PAGE, REST_ORDER, REST_PORTFOLIO, Machine, place, record
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "helio.jsonl"
 ACCOUNT = Topic(kind="account", account="main")
@@ -95,16 +92,13 @@ def test_the_page_s_frames_decode_to_what_they_say():
 
 
 def test_orders_are_written_as_on_the_page_with_a_name_of_their_own():
-    adapter = new_adapter(account_id="acc_123")
-    *_, written = adapter.encode(place("c1"))
-    frame = loads(written)
-    key = frame["payload"].pop("clientOrderId")
-    assert frame == loads(PAGE[-1][1])
-    *_, written = adapter.encode(place("c1", client_order_id="mine"))
-    assert loads(written)["payload"]["clientOrderId"] == "mine"
-    adapter.context.learned["token"] = "of another login"
-    *_, written = adapter.encode(place("c1"))
-    assert loads(written)["payload"]["clientOrderId"] != key
+    *_, written = new_adapter(account_id="acc_123").encode(place("c1"))
+    assert loads(written) == loads(PAGE[-1][1])
+    machine = Machine()
+    machine.say(place("c1"))
+    machine.say(place("c2", client_order_id="mine"))
+    made, given = (loads(text)["payload"].get("clientOrderId") for text in machine.sent if "createOrder" in text)
+    assert (made, given) == ("uuid", "mine")
 
 
 def test_orders_can_be_written_as_the_rest_bodies():
@@ -114,7 +108,6 @@ def test_orders_can_be_written_as_the_rest_bodies():
     )
     assert '"volume":0.010,' in written
     payload = loads(written)["payload"]
-    assert payload.pop("client_order_id")
     assert payload == {
         "account_id": "acc_123456", "symbol_id": "EURUSD", "side": "TRADE_SIDE_BUY", "volume": "0.010", "type": "ORDER_TYPE_LIMIT",
         "time_in_force": "TIF_IOC", "limit_price": "1.0800",
@@ -212,16 +205,9 @@ def test_what_is_asked_for_after_an_absence_and_what_of_it_is_told():
     )
     missed_as_sent = authenticated(missed, Helio.session, adapter.context)
     assert missed_as_sent.headers == {"Authorization": "Bearer t0"}
-    orders = [
-        REST_ORDER,
-        {**REST_ORDER, "id": "o2", "updated_at": "2025-01-01T12:28:29Z"},
-        {**REST_ORDER, "id": "o3", "updated_at": None},
-    ]
-    told = adapter.fetched(missed.tag, Answer(status=200, text=dumps({"orders": orders})))
-    assert [order.id for order in told] == ["ord_123456", "o3"]
+    told = adapter.fetched(missed.tag, Answer(status=200, text=dumps({"orders": [REST_ORDER]})))
+    assert [order.id for order in told] == ["ord_123456"]
     assert portfolio.url == "/accounts/acc_123456/portfolio"
-    (reply,) = replies([*adapter.encode(place("c1")), *adapter.decode(execution(orderId="o9"))])
-    assert reply.id == "c1"  # what was listed is known, and is no new order that would answer one
 
 
 @pytest.mark.parametrize(
@@ -276,68 +262,72 @@ def test_an_ambiguous_account_is_an_error_and_not_a_guess():
 # --- how a command's outcome is known --------------------------------------------------------------------------------
 
 
-async def test_every_command_of_a_day_is_accepted_but_the_one_that_cannot_be_borne():
-    session = await Session().open()
-    session.say(Subscribe((QUOTES, ACCOUNT)))
-    answered = []
-    for command in whole_day():
-        answered += replies(session.say(command))
-        session.tick()
-    assert [(reply.id, reply.error is None) for reply in answered] == [(f"c{n}", n != 5) for n in range(1, 12)]
-    assert answered[4].error == {"code": OrderStatus.REJECTED, "message": "insufficient margin"}
-    assert answered[0].result == {"order_id": "ord_1", "status": OrderStatus.OPEN}
-    assert [deal["executionId"] for deal in answered[-1].result["deals"]] == [f"exec_{n}" for n in range(1, 9)]
+def answered(machine, **members):
+    return [(reply.id, reply.ok) for reply in of(machine.hear(execution(**members)), Reply)]
 
 
 def test_a_client_order_id_decides():
-    adapter = new_adapter()
-    list(adapter.encode(place("c1")))
-    list(adapter.encode(place("c2", client_order_id="mine")))
-    (reply,) = replies(adapter.decode(execution(clientOrderId="mine")))
-    assert reply.id == "c2"
-    assert not replies(adapter.decode(execution(orderId="o2", clientOrderId="somebody's")))
-    assert not replies(adapter.decode(execution(orderId="o3")))  # where our names come back, one without is not ours
+    machine = Machine()
+    machine.say(place("c1"))
+    machine.say(place("c2", client_order_id="mine"))
+    assert answered(machine, clientOrderId="mine") == [("c2", True)]
+    assert answered(machine, orderId="o2", clientOrderId="somebody's") == []
+    assert answered(machine, orderId="o3") == []  # where our names come back, one without is not ours
+    assert machine.commands.open == 1
 
 
 @pytest.mark.parametrize("other", [{"side": "SELL"}, {"quantity": 10001}, {"symbol": "GBPUSD"}])
 def test_without_one_symbol_side_and_quantity_decide(other):
-    adapter = new_adapter()
-    list(adapter.encode(place("c1")))
-    assert not replies(adapter.decode(execution(**other)))
-    assert [reply.id for reply in replies(adapter.decode(execution(orderId="o2", quantity=10000)))] == ["c1"]
+    machine = Machine()
+    machine.say(place("c1"))
+    assert answered(machine, **other) == []
+    assert answered(machine, orderId="o2", quantity=10000) == [("c1", True)]
 
 
 def test_an_order_seen_before_answers_no_new_command():
-    adapter = new_adapter()
-    list(adapter.decode(execution()))
-    list(adapter.encode(place("c1")))
-    assert not replies(adapter.decode(execution(status="FILLED", filledQuantity=10000)))
+    machine = Machine()
+    machine.hear(execution())
+    machine.say(place("c1"))
+    assert answered(machine, status="FILLED", filledQuantity=10000) == []
 
 
 def test_an_error_answers_no_command():
-    adapter = new_adapter()
-    list(adapter.encode(place("c1")))
-    (error,) = adapter.decode('{"type":"error","payload":{"code":7,"message":"no"}}')
-    assert error == Error(code="7", message="no")
-    assert replies(adapter.decode(execution()))
+    machine = Machine()
+    machine.say(place("c1"))
+    errors = of(machine.hear('{"type":"error","payload":{"code":7,"message":"no"}}'), Error)
+    assert {error.code for error in errors} == {"7", "account_error"}
+    assert answered(machine) == [("c1", True)]
+
+
+def test_a_rejected_order_is_told_with_its_reason():
+    machine = Machine()
+    machine.say(place("c1", client_order_id="mine"))
+    heard = machine.hear(execution(clientOrderId="mine", status="REJECTED", reason="insufficient margin"))
+    (reply,) = of(heard, Reply)
+    assert (reply.outcome, reply.reconciled) == (Outcome.REJECTED, None)
+    assert reply.error == {"code": "insufficient_margin", "provider_code": "insufficient margin", "message": "insufficient margin",
+                           "order_id": "o1"}  # fmt: skip
 
 
 def test_a_cancel_that_came_too_late_is_refused():
-    adapter = new_adapter()
-    list(adapter.decode(execution()))
-    list(adapter.encode(CancelOrder(id="c1", order_id="o1")))
-    assert not replies(adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=1)))
-    (reply,) = replies(adapter.decode(execution(status="FILLED", filledQuantity=10000)))
-    assert reply.error == {"code": OrderStatus.FILLED, "message": "the order is FILLED"}
+    machine = Machine()
+    machine.hear(execution())
+    machine.say(CancelOrder(id="c1", order_id="o1"))
+    assert answered(machine, status="PARTIALLY_FILLED", filledQuantity=1) == []
+    (reply,) = of(machine.hear(execution(status="FILLED", filledQuantity=10000)), Reply)
+    assert (reply.error["code"], reply.error["message"]) == ("order_not_open", "the order is FILLED")
 
 
 def test_an_amendment_is_answered_by_the_order_reported_again():
-    adapter = new_adapter()
-    list(adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=5)))
-    list(adapter.encode(AmendOrder(id="c1", order_id="o1", limit_price="1.1")))
-    order, reply = adapter.decode(execution(status="PARTIALLY_FILLED", filledQuantity=5, limitPrice=1.1))
-    assert (order.event, order.status) == (None, OrderStatus.PARTIALLY_FILLED)
-    assert (reply.id, reply.error) == ("c1", None)
+    machine = Machine()
+    machine.hear(execution(status="PARTIALLY_FILLED", filledQuantity=5))
+    machine.say(AmendOrder(id="c1", order_id="o1", limit_price="1.1"))
+    order, reply = machine.hear(execution(status="PARTIALLY_FILLED", filledQuantity=5, limitPrice=1.1))
+    assert (order.event, order.status) == ("ORDER_MODIFIED", OrderStatus.PARTIALLY_FILLED)
+    assert (reply.id, reply.ok) == ("c1", True)
+    machine.say(AmendOrder(id="c2", order_id="o1", limit_price="1.1"))  # nothing changes, and nothing is news
+    (reply,) = machine.hear(execution(status="PARTIALLY_FILLED", filledQuantity=5, limitPrice=1.1))
+    assert (reply.id, reply.ok) == ("c2", True)
 
 
 def test_an_answer_nobody_waits_for_replies_to_nothing():
@@ -364,17 +354,14 @@ def test_a_guess_at_a_state_is_not_made():
 LONG = {"id": "P1", "symbol_name": "EURUSD", "side": "TRADE_SIDE_BUY", "status": "POSITION_STATUS_OPEN", "qty": 10}
 
 
-def asking(*commands, **options):
-    """An adapter that knows a position of 10, bought, and has sent these."""
-    adapter = new_adapter(**options)
-    list(adapter.fetched(PORTFOLIO, Answer(status=200, text=dumps({"account_id": "acc_123456", "positions": [LONG]}))))
+def asking(*commands):
+    """A session that knows a position of 10, bought, and has sent these."""
+    machine = Machine()
+    portfolio = {"accountId": "acc_123456", "balance": 1, "positions": [LONG]}
+    machine.hear(dumps({"type": "portfolioEvent", "payload": portfolio}))
     for command in commands:
-        list(adapter.encode(command))
-    return adapter
-
-
-def answered(adapter, **members):
-    return [(reply.id, reply.error is None) for reply in replies(adapter.decode(execution(**members)))]
+        machine.say(command)
+    return machine
 
 
 CLOSE = ClosePosition(id="close", position_id="P1")
@@ -383,9 +370,9 @@ CLOSED = {"positionId": "P1", "side": "SELL", "quantity": 10}
 
 
 def test_an_order_s_own_name_goes_before_the_position_that_is_closed():
-    adapter = asking(CLOSE, MINE)
-    assert answered(adapter, clientOrderId="mine", **CLOSED) == [("place", True)]
-    assert answered(adapter, orderId="o2", **CLOSED) == [("close", True)]
+    machine = asking(CLOSE, MINE)
+    assert answered(machine, clientOrderId="mine", **CLOSED) == [("place", True)]
+    assert answered(machine, orderId="o2", **CLOSED) == [("close", True)]
 
 
 @pytest.mark.parametrize(
@@ -400,9 +387,9 @@ def test_only_an_order_that_takes_from_the_position_what_was_asked_for_closes_it
 
 
 def test_a_position_that_nobody_told_of_is_not_known_to_be_closed():
-    adapter = new_adapter()
-    list(adapter.encode(CLOSE))
-    assert answered(adapter, **CLOSED) == []
+    machine = Machine()
+    machine.say(CLOSE)
+    assert answered(machine, **CLOSED) == []
 
 
 @pytest.mark.parametrize(
@@ -413,10 +400,10 @@ def test_a_position_that_nobody_told_of_is_not_known_to_be_closed():
 )  # fmt: skip
 def test_without_a_name_only_a_new_order_that_is_in_all_as_asked_for_is_ours(other):
     limit = {"side": "SELL", "order_type": "LIMIT", "limit_price": "1.2", "quantity": "10"}
-    adapter = asking(place("place", **limit))
-    assert answered(adapter, **other) == []
+    machine = asking(place("place", **limit))
+    assert answered(machine, **other) == []
     fits = {"orderId": "o2", "side": "SELL", "quantity": 10, "type": "LIMIT", "limitPrice": 1.2}
-    assert answered(adapter, **fits) == [("place", True)]
+    assert answered(machine, **fits) == [("place", True)]
 
 
 @pytest.mark.parametrize(
@@ -424,11 +411,11 @@ def test_without_a_name_only_a_new_order_that_is_in_all_as_asked_for_is_ours(oth
     [(place("A"), place("B"), {}), (CLOSE, attrs.evolve(CLOSE, id="B"), CLOSED)],
 )
 def test_a_late_execution_of_what_was_given_up_is_not_the_next_one_s(one, again, late):
-    adapter = asking(one)
-    list(adapter.encode(GivenUp(one)))
-    list(adapter.encode(again))
-    assert answered(adapter, **late) == []
-    assert answered(adapter, orderId="o2", **late) == []  # which of the two this is cannot be told either
+    machine = asking()
+    machine.give_up(one)
+    machine.say(again)
+    assert answered(machine, **late) == []
+    assert answered(machine, orderId="o2", **late) == []  # which of the two this is cannot be told either
 
 
 def test_two_that_one_execution_fits_are_both_left_open():
@@ -438,7 +425,7 @@ def test_two_that_one_execution_fits_are_both_left_open():
 @pytest.mark.parametrize(
     ("first", "second", "text"),
     [
-        ({"kind": AmendPosition, "position_id": "P1"}, {"kind": AmendPosition, "position_id": "P2"},
+        ({"kind": AmendPosition, "position_id": "P1", "stop_loss": "1"}, {"kind": AmendPosition, "position_id": "P2", "stop_loss": "1"},
          '{"type":"amendPosition","payload":{"message":"ok","operation_id":"op"}}'),
         ({"kind": OrderHistory, "until": "2026-06-02T00:00:00Z"}, {"kind": OrderHistory, "until": "2026-06-01T00:00:00Z"},
          '{"type":"orderHistory","payload":{"orders":[]}}'),
@@ -447,30 +434,29 @@ def test_two_that_one_execution_fits_are_both_left_open():
 def test_an_answer_that_may_be_of_what_was_given_up_answers_nothing(first, second, text):
     one, two, three = (members.pop("kind")(id=id, **members) for id, members in
                        (("1", dict(first)), ("2", dict(second)), ("3", dict(second))))  # fmt: skip
-    adapter = asking(one)
-    list(adapter.encode(GivenUp(one)))
-    list(adapter.encode(two))
-    assert [reply.id for reply in replies(adapter.decode(text))] == [""]
-    list(adapter.encode(GivenUp(two)))
-    assert [reply.id for reply in replies(adapter.decode(text))] == [""]  # now both have had theirs
-    list(adapter.encode(three))
-    assert [reply.id for reply in replies(adapter.decode(text))] == ["3"]
+    machine = asking()
+    machine.give_up(one)
+    machine.say(two, within=0.01)
+    assert of(machine.hear(text), Reply) == []
+    machine.give_up(place("another", client_order_id="x"))  # by now the second has come to its deadline, too
+    assert of(machine.hear(text), Reply) == []  # now both have had theirs
+    machine.say(three)
+    assert [reply.id for reply in of(machine.hear(text), Reply)] == ["3"]
 
 
 @pytest.mark.parametrize("payload", [None, {}, [], {"message": "queued"}])
 def test_an_amendment_of_a_position_is_done_when_the_answer_names_an_operation(payload):
-    adapter = asking(AmendPosition(id="c1", position_id="P1", stop_loss="1"))
-    assert [reply.id for reply in replies(adapter.decode(dumps({"type": "amendPosition", "payload": payload})))] == [""]
+    machine = asking(AmendPosition(id="c1", position_id="P1", stop_loss="1"))
+    assert of(machine.hear(dumps({"type": "amendPosition", "payload": payload})), Reply) == []
 
 
 def test_when_more_are_given_up_than_are_remembered_nothing_without_a_key_is_told_apart():
-    adapter = asking()
-    for n in range(WAITING):
-        list(adapter.encode(place(f"c{n}", quantity=f"{n + 1}")))
-        list(adapter.encode(GivenUp(place(f"c{n}"))))
-    list(adapter.encode(place("mine", client_order_id="mine")))
-    assert answered(adapter) == []
-    assert answered(adapter, orderId="o2", clientOrderId="mine") == [("mine", True)]
+    machine = asking()
+    for n in range(1000):
+        machine.give_up(place(f"c{n}", quantity=f"{n + 1}"))
+    machine.say(place("mine", client_order_id="mine"))
+    assert answered(machine) == []
+    assert answered(machine, orderId="o2", clientOrderId="mine") == [("mine", True)]
 
 
 AMEND = AmendOrder(id="amend", order_id="o1", limit_price="1.20")
@@ -481,7 +467,7 @@ AMEND = AmendOrder(id="amend", order_id="o1", limit_price="1.20")
     [
         ({"status": "WORKING", "limitPrice": 1.1}, []),
         ({"status": "PENDING", "limitPrice": 1.2}, []),
-        ({"status": "REJECTED", "limitPrice": 1.2}, []),
+        ({"status": "REJECTED", "limitPrice": 1.2}, [("amend", False)]),
         ({"status": "FILLED", "filledQuantity": 10000}, []),
         ({"status": "WORKING", "limitPrice": 1.2, "accountId": "acc_9"}, []),
         ({"status": "WORKING", "limitPrice": 1.2}, [("amend", True)]),
@@ -490,20 +476,20 @@ AMEND = AmendOrder(id="amend", order_id="o1", limit_price="1.20")
     ],
 )
 def test_an_amendment_took_effect_when_the_order_has_what_was_asked_for(members, expected):
-    adapter = asking()
-    list(adapter.decode(execution(status="PENDING", limitPrice=1.1)))
-    list(adapter.encode(AMEND))
-    assert answered(adapter, **members) == expected
+    machine = asking()
+    machine.hear(execution(status="PENDING", limitPrice=1.1))
+    machine.say(AMEND)
+    assert answered(machine, **members) == expected
 
 
 def test_an_amendment_of_what_no_execution_tells_is_left_open():
-    adapter = asking(AmendOrder(id="amend", order_id="o1", limit_price="1.2", good_till="2026-06-02T00:00:00Z"))
-    assert answered(adapter, status="WORKING", limitPrice=1.2) == []
+    machine = asking(AmendOrder(id="amend", order_id="o1", limit_price="1.2", good_till="2026-06-02T00:00:00Z"))
+    assert answered(machine, status="WORKING", limitPrice=1.2) == []
 
 
 def test_one_execution_can_end_two_commands():
-    adapter = asking(AMEND, CancelOrder(id="cancel", order_id="o1"))
-    assert answered(adapter, status="CANCELLED", limitPrice=1.2) == [("amend", True), ("cancel", True)]
+    machine = asking(AMEND, CancelOrder(id="cancel", order_id="o1"))
+    assert answered(machine, status="CANCELLED", limitPrice=1.2) == [("amend", True), ("cancel", True)]
 
 
 # --- what is subscribed ----------------------------------------------------------------------------------------------
@@ -513,20 +499,27 @@ def test_what_subscribers_name_is_forgotten_with_them():
     adapter = new_adapter(account_symbols="GBPUSD")
     list(adapter.encode(Subscribe((ACCOUNT,))))
     list(adapter.encode(place("c1", symbol="USDJPY")))
-    list(adapter.decode(execution(symbol="XAUUSD")))
-    for symbol in ("EURUSD", "USDJPY", "XAUUSD"):
+    for symbol in ("EURUSD", "USDJPY"):
         topics = (Topic(kind="quote", symbol=symbol), Topic(kind="depth", symbol=symbol))
         list(adapter.encode(Subscribe(topics)))
         list(adapter.encode(Unsubscribe(topics[:1])))
         assert symbol in adapter.interest.watched
         *_, last = adapter.encode(Unsubscribe(topics[1:]))
     assert loads(last)["type"] == "depthUnsubscribe"  # what was traded stays watched
-    assert adapter.interest.known == adapter.interest.watched == {"GBPUSD", "USDJPY", "XAUUSD"}
+    assert adapter.interest.watched == {"GBPUSD", "USDJPY"}
     for n in range(3000):
         topics = (Topic(kind="quote", symbol=f"S{n}"),)
         list(adapter.encode(Subscribe(topics)))
         list(adapter.encode(Unsubscribe(topics)))
-    assert len(adapter.interest.known) == len(adapter.interest.watched) == 3
+    assert len(adapter.interest.watched) == 2
+
+
+def test_a_symbol_of_the_account_s_own_orders_is_watched_as_long_as_one_is_open():
+    machine = Machine()
+    machine.want(ACCOUNT)
+    machine.hear(execution(symbol="XAUUSD"))
+    machine.want(QUOTES)
+    assert '"symbols":["EURUSD","XAUUSD"],"events":["executionEvent","portfolioEvent"]' in machine.sent[-1]
 
 
 def test_no_longer_watching_one_symbol_is_not_leaving_the_account():

@@ -47,7 +47,6 @@ CLOSE = ClosePosition(id="c", position_id="p")
         (CrossTrade, PLACE, {"code": "invalid_account", "message": "Account Y not found"}, "unknown_account"),
         (CrossTrade, PLACE, {"code": "rate_limited", "message": "Rate limit exceeded"}, "rate_limited"),
         (CrossTrade, PLACE, {"code": "addon_not_connected", "message": "m"}, "provider_unavailable"),
-        (Helio, CANCEL, {"code": "FILLED", "message": "the order is FILLED"}, "order_not_open"),
         (Helio, AmendPosition(id="c", position_id="p", stop_loss="1"), {"code": 5, "message": "not found"}, "unknown_position"),
         (Helio, PLACE, {"code": 3, "message": "m"}, "invalid_request"),
         (Helio, PLACE, {"code": "REJECTED", "message": "the order is REJECTED"}, "rejected"),

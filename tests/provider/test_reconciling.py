@@ -2,8 +2,9 @@
 
 import pytest
 
-from relay.adapter import Answer, Backoff, Fetch, Rate, Reconcile, dumps
+from relay.adapter import Answer, Backoff, Fetch, Rate, Reconcile, dumps, loads
 from relay.model.commands import CancelOrder, PlaceOrder
+from relay.model.events import Order
 from relay.provider import session_events
 from relay.provider.session import SessionSettings
 from relay.provider.subscription_table import SubscriptionState, SubscriptionTable
@@ -440,3 +441,28 @@ def test_an_absence_is_asked_for_until_it_was_answered(rig, monkeypatch):
     r.tick(20)
     r.do(session_events.Opened(), 21)
     assert asked[2] > asked[1]
+
+
+def test_orders_that_ended_before_the_absence_are_no_news(rig):
+    """`Reconcile.since` is a minute before the last message: a list may reach further back."""
+
+    class Listing(rig.Venue):
+        def fetched(self, tag, answer):
+            for id, status, at in loads(answer.text):
+                yield Order(event=None, id=id, symbol="S", side="BUY", quantity="1", status=status, updated_at=at)
+
+    r = rig(adapter=Listing, credentials={"key": "k"}, backoff=ONCE)
+    (request,) = r.requests(r.up(0))
+    long_ago, lately = "2023-11-14T20:00:00Z", "2023-11-14T22:13:19Z"  # the rig's time 0 is 22:13:20
+    first = dumps([["1", "OPEN", long_ago], ["0", "FILLED", lately]])
+    r.do(session_events.Fetched(request.id, Answer(status=200, text=first)), 1)
+    assert [event.id for event in r.fresh() if event.kind == "order"] == ["1", "0"]
+    r.do(session_events.Closed(1006), 2)
+    r.tick(3)
+    (request,) = r.requests(r.do(session_events.Opened(), 4))
+    rows = [["1", "FILLED", long_ago], ["2", "FILLED", long_ago], ["3", "FILLED", lately], ["4", "FILLED", None],
+            ["5", "OPEN", long_ago], ["0", "FILLED", lately]]  # fmt: skip
+    r.fresh()
+    r.do(session_events.Fetched(request.id, Answer(status=200, text=dumps(rows))), 5)
+    assert [event.id for event in r.fresh() if event.kind == "order"] == ["1", "3", "4", "5"]
+    assert r.add_up()

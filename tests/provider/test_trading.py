@@ -2,8 +2,8 @@
 
 import pytest
 
-from relay.adapter import Answer, Rate, dumps, loads
-from relay.model.commands import CancelOrder, ListOrders, PlaceOrder
+from relay.adapter import Adapter, Answer, Orders, Rate, Session, Unnamed, dumps, loads
+from relay.model.commands import AmendOrder, CancelOrder, ListOrders, PlaceOrder
 from relay.model.events import Order
 from relay.provider import session_events
 from relay.trading.pending import AccountRef
@@ -232,3 +232,92 @@ def test_a_cancellation_is_sent_for_the_newest_order_of_a_chain(rig):
     ]  # fmt: skip
     assert rig.texts(r.ask(CancelOrder(id="c1", order_id="1"))) == [{"cancel": "3"}]
     assert r.commands.find(AccountRef("acme", "main"), "c1").followed == ["3"]
+
+
+class Silent(Adapter):
+    """A broker that answers no command but a list: the stream of orders tells all."""
+
+    name = "silent"
+    session = Session(url="wss://silent.test/ws")
+    commands = (PlaceOrder, CancelOrder, AmendOrder, ListOrders)
+    orders = Orders(always_named=True)
+    answered_by_stream = (PlaceOrder, CancelOrder, AmendOrder)
+
+    def encode(self, outgoing):
+        if isinstance(outgoing, PlaceOrder | CancelOrder | AmendOrder | ListOrders):
+            yield dumps([getattr(outgoing, name, None) for name in ("id", "client_order_id", "order_id")])
+
+    def decode(self, message):
+        for id, name, status, account in loads(message):
+            yield Order(event=None, account=account, id=id, client_order_id=name, symbol="S", side="BUY", quantity="1",
+                        status=status)  # fmt: skip
+
+
+@pytest.fixture
+def silent(rig):
+    r = rig(adapter=Silent)
+    r.up(0)
+    r.fresh()
+    return r
+
+
+def test_what_the_stream_shows_of_an_order_answers_its_command(silent):
+    (_, name, _), *_ = silent.texts(silent.ask(order("c1")))
+    assert name == "uuid", "it has a name by which the stream tells of it"
+    silent.say(["o9", "of somebody else", "OPEN", None], ["o1", name, "OPEN", "another account"])
+    assert "reply" not in silent.kinds()
+    silent.say(["o1", name, "OPEN", None], ["o1", name, "OPEN", None])
+    told, answered = silent.fresh()  # a second time it answers nothing
+    assert (told.client_order_id, answered.outcome, answered.result) == (
+        name,
+        "accepted",
+        {"order_id": "o1", "status": "OPEN"},
+    )
+    assert answered.reconciled is None
+    silent.ask(CancelOrder(id="c2", order_id="o1"))
+    silent.say(["o1", name, "PARTIALLY_FILLED", None], ["o1", name, "CANCELLED", None])
+    *_, answered = silent.fresh()
+    assert (answered.id, answered.outcome) == ("c2", "accepted")
+
+
+def test_an_order_that_ended_unknown_is_known_by_the_name_that_was_made(silent):
+    (_, name, _), *_ = silent.texts(silent.ask(order("c1"), within=1))
+    silent.tick(2)
+    assert silent.fresh()[-1].outcome == "unknown"
+    (pending,) = silent.commands._lasting
+    state = Order(
+        event="ORDER_CREATED", id="o1", client_order_id=name, symbol="S", side="BUY", quantity="1", status="OPEN"
+    )
+    silent.commands.check(state, silent.stamps[-1])
+    assert pending.outcome == "accepted"
+    assert not silent.commands._watched
+
+
+def test_an_order_keeps_the_name_that_its_sender_gave(silent):
+    given = PlaceOrder(id="c", symbol="S", side="BUY", order_type="MARKET", quantity="1", client_order_id="mine")
+    assert silent.texts(silent.ask(given)) == [["c", "mine", None]]
+
+
+def test_an_adapter_knows_the_commands_that_wait(silent):
+    known = silent.machine.core.context.known
+    silent.ask(order("c1"))
+    silent.ask(ListOrders(id="c2"), within=1)
+    placed, listed = known.commands()
+    assert (placed.id, placed.client_order_id, listed.id) == ("c1", "uuid", "c2")
+    silent.tick(2)
+    assert [command.id for command in known.commands()] == ["c1"]
+
+
+def test_an_answer_that_names_no_command_is_never_the_next_one_s():
+    sent = [ListOrders(id="1"), order("2"), ListOrders(id="3")]
+    unnamed = Unnamed(lambda: sent)
+    assert unnamed.oldest(ListOrders) is sent[0]
+    assert unnamed.only(lambda each: isinstance(each, PlaceOrder)) is sent[1]
+    assert unnamed.only(lambda each: isinstance(each, ListOrders)) is None
+    unnamed.forget(sent.pop(0))
+    assert unnamed.only(lambda each: isinstance(each, ListOrders)) is None, "it may be of the one that was given up"
+    assert unnamed.oldest(ListOrders) is None, "one of both has it"
+    assert list(unnamed.given_up) == ["3"], "the other is still owed its own"
+    assert unnamed.oldest(ListOrders) is None
+    sent[1:] = [ListOrders(id="4")]
+    assert unnamed.oldest(ListOrders) is sent[1]

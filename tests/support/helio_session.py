@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from urllib.parse import urlencode
+from uuid import NAMESPACE_URL, uuid5
 
 from relay.adapter import Answer, Context, Fetch, Learned, Reconcile, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
@@ -16,10 +17,16 @@ from relay.model.commands import (
     PositionHistory,
     TradeHistory,
 )
+from relay.model.events import Reply
+from relay.provider import session_events
+from relay.provider.session import SessionMachine
+from relay.provider.session_events import Now
 from relay.provider.templates import authenticated
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay.testing.simulator import Link
+from relay.trading.pending import AccountRef
+from relay.trading.registry import CommandRegistry
 from relay_helio.adapter import Helio
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
 
@@ -112,6 +119,9 @@ class Session:
 
     def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers."""
+        if isinstance(outgoing, Command):
+            key = f"{self.context.learned['token']}/{outgoing.id}"
+            outgoing = Helio.orders.named(outgoing, lambda: str(uuid5(NAMESPACE_URL, key)))
         return [item for text in self.adapter.encode(outgoing) if isinstance(text, str) for item in self.send(text)]
 
     async def ask(self, outgoing) -> list:
@@ -150,6 +160,65 @@ class Session:
 
     def _record(self, dir, data="", **about) -> None:
         self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
+
+
+class Machine:
+    """A session machine that is logged in and up, without sockets and without anybody at the other end.
+
+    Attributes:
+        events: everything that was published.
+        sent: the frames that were sent.
+    """
+
+    def __init__(self, **options) -> None:
+        self.events: list = []
+        self.sent: list[str] = []
+        self.now = 0.0
+        self.commands = CommandRegistry()
+        context = Context(provider="helio", account="main", options={**Helio.defaults(), **options},
+                          credentials={"email": EMAIL, "password": PASSWORD})  # fmt: skip
+        self.machine = SessionMachine(Helio, context, publish=self._publish, commands=self.commands, uniform=lambda: 0.5,
+                                      correlation=lambda: "uuid")  # fmt: skip
+        login = {"access_token": "t0", "expires_at": 2**31, "accounts": [{"id": "acc_123456"}]}
+        (request,) = self._do(session_events.Start())
+        self._do(session_events.Fetched(request.id, Answer(status=200, text=dumps(login))))
+        self._do(session_events.Opened())
+
+    def _publish(self, event, stamp, now) -> None:
+        self.events.append(event)
+        if isinstance(event, Reply):
+            self.commands.settle(event, stamp, now)
+
+    def _at(self) -> Now:
+        return Now(self.now, BEGAN_NS + int(self.now * SECOND))
+
+    def _do(self, turn) -> list:
+        outputs = self.machine.step(turn, self._at())
+        for output in outputs:
+            if isinstance(output, session_events.SendText):
+                self.sent.append(output.text)
+                self.machine.written()
+        return outputs
+
+    def want(self, topic: Topic) -> None:
+        self._do(session_events.WantTopic(topic))
+
+    def say(self, command: Command, within: float = 1000.0) -> None:
+        """Take a command and hand it to the session."""
+        pending, _ = self.commands.take(AccountRef("helio", "main"), command, None, self.now + within, self.now)
+        self._do(session_events.SendCommand(pending))
+
+    def give_up(self, command: Command) -> None:
+        """The same, and wait for the answer in vain."""
+        self.say(command, within=0.01)
+        self.now += 0.01
+        self._do(session_events.Tick())
+
+    def hear(self, text: str) -> list:
+        """Receive a message; return what is published of it."""
+        published = len(self.events)
+        self.machine.receive(text, self._at())
+        return self.events[published:]
 
 
 def page_records() -> Iterator[Record]:
