@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,11 +11,17 @@ from contextlib import AsyncExitStack, contextmanager
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
+from wsproto.events import Pong
 
+from relay.app import Relay
+from relay.pusher import names
 from relay.pusher.costs import ClientBudgets, Costs
-from relay.trading.pending import Scope
+from relay.pusher.signatures import channel_auth, user_auth
+from relay.trading.pending import AccountRef
 from support.deadlines import WITHIN
+from support.http_api import OURS
 from support.raw import Closed, Raw, raw
 from support.running import APP, port_of, running_relay
 from support.simulated_venue import trading
@@ -195,7 +202,7 @@ async def test_commands_of_all_keys_on_an_account_are_bounded_in_bytes_and_leave
     """The account that is full refuses more, by the name of the limit; another account of the same key does not feel it."""
     most = 256 * 1024
     async with trading(commands={"bytes_per_account": most}) as desk:
-        registry, account = desk.relay._registry, Scope("one", "main")
+        registry, account = desk.relay._registry, AccountRef("one", "main")
         taken, answers = 0, []
         while len(answers) < 2:
             by = ("desk", "all")[len(answers)]
@@ -213,3 +220,108 @@ async def test_commands_of_all_keys_on_an_account_are_bounded_in_bytes_and_leave
         registry.limits = attrs.evolve(registry.limits, age=1e-9)
         assert (await desk.post(extra={"note": "x" * 20_000})).status_code == 200
         assert registry._shares[account].count == 1
+
+
+# What one connection may hold, and an app's server publish -------------------------------------------------------------
+
+NOTHING_IDLE = {"idle_topics": 0}
+
+
+@contextlib.asynccontextmanager
+async def client_that_leaves(relay: Relay, held: Callable[[], int], left: int) -> AsyncIterator[Raw]:
+    """A client, of which at most ``left`` bytes stay when it has gone."""
+    async with raw(port_of(relay)) as client:
+        yield client
+    with trio.fail_after(WITHIN):
+        while relay.hub._by_id[APP["id"]].sessions:
+            await trio.sleep(0.01)
+    await trio.testing.wait_all_tasks_blocked()
+    for remembered in (names._remembered_type, names._is_remembered_name):  # bounded by their number
+        assert remembered.cache_info().maxsize == 4096
+        remembered.cache_clear()
+    assert held() < left
+
+
+async def test_subscriptions_take_what_their_names_take_and_leave_with_the_connection() -> None:
+    many = 500
+    apps = {"main": {**APP, "limits": {"subscriptions": many}}}
+    async with running_relay(apps=apps, history=NOTHING_IDLE) as relay:
+        async with raw(port_of(relay)) as warm:
+            await warm.subscribe("room")
+        with traced() as held:
+            async with client_that_leaves(relay, held, 300_000) as client:
+                for number in range(many):
+                    await client.subscribe(f"{number:04}{'n' * 160}")
+                assert held() < many * 5_000
+                await client.say("pusher:subscribe", {"channel": "n" * 165})
+                assert "(limit channel_name)" in str(await client.receive())
+                await client.say("pusher:subscribe", {"channel": "one-more"})
+                assert "(limit subscriptions)" in str(await client.receive())
+
+
+async def test_a_sign_in_takes_what_its_limits_allow_and_leaves_with_the_connection() -> None:
+    async with running_relay(history=NOTHING_IDLE) as relay:
+        with traced() as held:
+            async with client_that_leaves(relay, held, 300_000) as client:
+                before = held()
+                for more in ({}, {"x": "x" * 11_000}):
+                    user = json.dumps({"id": "1", "watchlist": [f"{n}{'w' * 90}" for n in range(80)], **more})
+                    auth = user_auth(OURS, client.socket_id, user)
+                    await client.say("pusher:signin", {"auth": auth, "user_data": user})
+                    await client.ping()
+                    said = ""
+                    while not isinstance(message := await client.receive(), Pong):
+                        said += str(message)
+                    assert ("(limit user_data_size)" in said) is bool(more), said
+                assert held() - before < 300_000
+
+
+async def test_members_of_a_presence_channel_are_bounded_in_number_and_in_size() -> None:
+    apps = {"main": {**APP, "limits": {"presence_members": 3, "member_size": 500}}}
+    async with running_relay(apps=apps, history=NOTHING_IDLE) as relay, AsyncExitStack() as opened:
+
+        async def joins(user_id: str, size: int) -> str:
+            client = await opened.enter_async_context(raw(port_of(relay)))
+            data = json.dumps({"user_id": user_id, "user_info": "i" * size})
+            auth = channel_auth(OURS, client.socket_id, "presence-room", data)
+            await client.say("pusher:subscribe", {"channel": "presence-room", "auth": auth, "channel_data": data})
+            return str(await client.receive())
+
+        assert "(limit member_size)" in await joins("0", 500)
+        for number in range(3):
+            assert "subscription_succeeded" in await joins(f"{number}", 400)
+        assert "(limit presence_members)" in await joins("4", 1)
+        await opened.aclose()
+        with trio.fail_after(WITHIN):
+            while relay.hub._by_id[APP["id"]].channels:
+                await trio.sleep(0.01)
+
+
+async def test_events_of_a_topic_are_bounded_in_bytes_however_many_an_apps_server_publishes() -> None:
+    async with running_relay(history={"bytes": 200_000, "idle_bytes": 0}) as relay:
+        with traced() as held:
+            async with client_that_leaves(relay, held, 400_000) as client:
+                await client.subscribe("ticks", ids=True)
+                for number in range(400):
+                    relay.hub.trigger(
+                        APP["id"], ["ticks"], "tick", json.dumps(f"{number}" + "x" * 5_000), now=trio.current_time()
+                    )
+                    await client.hear("tick")
+                assert held() < 700_000, "of 2 MB that were published"
+
+
+async def test_a_subscriber_that_reads_nothing_holds_what_its_outbox_may_and_is_closed() -> None:
+    """What is beyond the bound ends the connection, since these events may not be dropped."""
+    async with running_relay(outbox={"bytes": 100_000}, history={"bytes": 100_000, "idle_bytes": 0}) as relay:
+        with traced() as held:
+            async with client_that_leaves(relay, held, 200_000) as client:
+                await client.subscribe("ticks")
+                number = 0
+                with trio.fail_after(WITHIN):
+                    while relay.hub._by_id[APP["id"]].sessions:
+                        relay.hub.trigger(
+                            APP["id"], ["ticks"], "tick", f"{number}" + "x" * 9_000, now=trio.current_time()
+                        )
+                        number += 1
+                        await trio.lowlevel.checkpoint()
+                        assert held() < 1_500_000, "beside what the kernel has taken"
