@@ -11,7 +11,6 @@ from attrs import evolve
 from relay.adapter import (
     Ack,
     Adapter,
-    Alive,
     Answer,
     CloseMeaning,
     CommandReply,
@@ -38,34 +37,13 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import Members, each, jwt_expiry, named, text, unix_time, whole
+from relay.adapter.reading import Members, each, is_zero, jwt_expiry, named, text, unix_time, whole
 from relay.limits import BoundedDict
 from relay.model.channels import Topic
-from relay.model.commands import (
-    AmendPosition,
-    Command,
-    ListAccounts,
-    ListOrders,
-    ListPositions,
-    PlaceOrder,
-    PositionHistory,
-)
-from relay.model.events import Error, Event, Quote
+from relay.model.commands import AmendPosition, Command, ListAccounts, PlaceOrder
+from relay.model.events import Error, Event, Position, Quote
 from relay_scaletrade import requests, wire
-from relay_scaletrade.channels import Channels
-from relay_scaletrade.requests import CLOSED_TRADES, OPEN_TRADES, PENDING_TRADES
 from relay_scaletrade.trades import TRADE, Trades
-
-#: Client order ids, and tickets that are orders, that are remembered.
-REMEMBERED = 10_000
-
-
-#: ``tradeType`` of the lists that come in pages.
-LISTS: dict[type[Command], int] = {ListPositions: OPEN_TRADES, ListOrders: PENDING_TRADES}
-
-
-#: Kinds of events of an account.
-CARRIED = ("account", "order", "position", "notification", "alert", "reply")
 
 
 class ScaleTrade(Adapter):
@@ -74,13 +52,14 @@ class ScaleTrade(Adapter):
     options = (
         Option("host", "localhost", about="the broker's domain"),
         Option("ws_port", "443", about="the broker's port of the WebSocket stream"),
-        Option("pending_path", requests.PENDING_PATH,
+        Option("pending_path", "/trade/open/pending",
                about="where pending orders go; older servers take them at /trade/open"),
     )  # fmt: skip
     offers = (
         Offer(kind="quote", example={"symbol": "EURUSD"}),
-        Offer(kind="account", visibility="presence", events=CARRIED),
-    )
+        Offer(kind="account", visibility="presence",
+              events=("account", "order", "position", "notification", "alert", "reply")),
+    )  # fmt: skip
     commands = requests.COMMANDS
     orders = requests.ORDERS
     session = Session(
@@ -95,14 +74,13 @@ class ScaleTrade(Adapter):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.channels = Channels(native for native, _ in self.symbols)
-        self.placed = context.kept.setdefault("placed", BoundedDict(REMEMBERED))
-        orders = context.kept.setdefault("orders", BoundedDict(REMEMBERED))
-        self.trades = Trades(self.account_symbol, self.placed, orders)
+        self.channels = wire.Channels(native for native, _ in self.symbols)
+        self.placed = context.kept.setdefault("placed", BoundedDict(wire.REMEMBERED))
+        self.trades = Trades(self.account_symbol, self.placed, context.known)
+        self.amended: BoundedDict[str, Position] = BoundedDict(wire.REMEMBERED)  # as they were known before
         self.login: int | None = None
         self.currency: str | None = None
         self.is_newer = False  # the server is of the newer version, which leaves a level alone that it is not told
-        self.ready = False
 
     def prepare(self) -> Iterable[Fetch]:
         login, password = (self.context.credentials[name] for name in self.credentials)
@@ -115,16 +93,13 @@ class ScaleTrade(Adapter):
                 yield from (dumps({"authorization": self.context.learned["token"]}), "ping")
             case Ping():
                 yield "ping"
-            case Subscribe(topics):  # an account's events are pushed without being asked for
-                yield from self.channels.subscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
-            case Unsubscribe(topics):
-                yield from self.channels.unsubscribe(self.native(topic.symbol) for topic in topics if topic.symbol)
+            case Subscribe(topics) | Unsubscribe(topics):  # an account's events are pushed without being asked for
+                natives = [self.native(topic.symbol) for topic in topics if topic.symbol]
+                yield from self.channels.change(natives, wanted=isinstance(outgoing, Subscribe))
             case Reconcile(since):
-                yield requests.account("account")
-                for kind in (OPEN_TRADES, PENDING_TRADES, CLOSED_TRADES)[: 2 if since is None else 3]:
+                yield Fetch(tag="account", url=requests.ACCOUNT, of="call")
+                for kind in requests.OPEN if since is None else (*requests.OPEN, requests.CLOSED_TRADES):
                     yield requests.trades(("trades", kind), kind, since)
-            case ListPositions() | ListOrders():
-                yield requests.trades(outgoing, LISTS[type(outgoing)])
             case Command():
                 command = self.with_levels(outgoing) if isinstance(outgoing, AmendPosition) else outgoing
                 if isinstance(command, PlaceOrder) and command.client_order_id is not None:
@@ -135,12 +110,15 @@ class ScaleTrade(Adapter):
     def with_levels(self, command: AmendPosition) -> AmendPosition:
         """Return the command with both levels as last known: older servers need both.
 
+        Behind an amendment they are known again with the position's next record.
         https://scaletrade.com/client-api/rest/trade/ModifyTrade
         """
-        if self.is_newer:
+        held = self.context.known.position(command.position_id)
+        if self.is_newer or held is None or is_zero(held.quantity) or self.amended.get(held.id) is held:
             return command
-        stop_loss, take_profit = self.trades.take_levels(command.position_id)
-        return evolve(command, stop_loss=command.stop_loss or stop_loss, take_profit=command.take_profit or take_profit)
+        self.amended[held.id] = held
+        stop_loss, take_profit = (command.stop_loss or held.stop_loss, command.take_profit or held.take_profit)
+        return evolve(command, stop_loss=stop_loss or "0", take_profit=take_profit or "0")
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
@@ -155,24 +133,22 @@ class ScaleTrade(Adapter):
                 yield wire.balance(loads(answer.text), None, self.currency)
             case ("trades", int(kind)):
                 yield from each(requests.rows(answer), self.trade)
-                if kind != CLOSED_TRADES:
-                    yield Complete("position" if kind == OPEN_TRADES else "order")
+                if kind != requests.CLOSED_TRADES:
+                    yield Complete("position" if kind == requests.OPEN_TRADES else "order")
 
     def in_words(self, command: Command, reply: CommandReply) -> CommandReply:
-        """Return the reply with what a list or the account says. The list's records are read apart from the stream's."""
-        apart = Trades(self.account_symbol, self.placed, BoundedDict(REMEMBERED))
+        """Return the reply with what a list or the account says."""
         match command, reply.result:
             case ListAccounts(), dict() as given:
                 return evolve(reply, events=tuple(each([given], lambda raw: wire.balance(raw, None, self.currency))))
-            case ListPositions() | ListOrders() | PositionHistory(), {"rows": rows}:
-                return evolve(reply, events=tuple(each(rows, lambda row: apart.read(row, self.other(row)))))
+            case _, {"rows": rows} if isinstance(command, requests.LISTS):
+                return evolve(reply, events=tuple(each(rows, self.trade)))
         return reply
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match message if message in ("ping", "pong") else loads(message):
             case "pong":
-                yield Alive() if self.ready else Ready()
-                self.ready = True
+                yield Ready()  # which the first one says, and the others only that the connection is alive
             case "ping":
                 yield Send("pong")
             case ["t", str(name), bid, ask, ctm, *_]:
@@ -192,9 +168,8 @@ class ScaleTrade(Adapter):
                 self.is_newer = True
                 yield Send(dumps({"event": "account.switch", "active_login": self.login}))
                 # where the pong was quicker, what was subscribed before this answer may not have counted
-                yield from map(Send, self.channels.subscribe(list(self.channels.subscribed.values())))
+                yield from map(Send, self.channels.change(list(self.channels.subscribed.values()), wanted=True))
                 yield Ready()
-                self.ready = True
             case {"event": "authorization", "success": False, **rest}:
                 error = rest.get("error")  # a token that is no good any more is come back from with a new one
                 meaning = CloseMeaning.REFUSED if error == "UNSUPPORTED_SESSION" else CloseMeaning.RETRY

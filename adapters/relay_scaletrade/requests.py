@@ -11,15 +11,18 @@ from typing import Any
 
 from relay.adapter import Answer, CommandReply, Fetch, Orders
 from relay.adapter.reading import body as json_of
-from relay.adapter.reading import failure, json_number, loads, present, stay_on
+from relay.adapter.reading import failure, json_number, loads, present, stay_on, written
 from relay.model import commands
-from relay.model.enums import OrderType, Side, TimeInForce
+from relay.model.enums import OrderType, TimeInForce
 from relay.model.text import to_ns
+from relay_scaletrade.trades import MARKET, PENDING
 from relay_scaletrade.wire import MONEY, text
 
+#: The commands whose answers are tables of trades.
+LISTS = (commands.PositionHistory, commands.ListPositions, commands.ListOrders)
 COMMANDS: tuple[type[commands.Command], ...] = (
     commands.PlaceOrder, commands.CancelOrder, commands.AmendOrder, commands.ClosePosition, commands.AmendPosition,
-    commands.PositionHistory, commands.ListAccounts, commands.ListPositions, commands.ListOrders, commands.Call,
+    commands.ListAccounts, commands.Call, *LISTS,
 )  # fmt: skip
 ORDERS = Orders(
     types=(OrderType.MARKET, OrderType.LIMIT, OrderType.STOP),
@@ -27,14 +30,15 @@ ORDERS = Orders(
     members=("client_order_id", "stop_loss", "take_profit"),
     amends=("limit_price", "stop_price", "stop_loss", "take_profit", "time_in_force", "good_till"),
 )
-#: The path for pending orders in the newer documentation.
-PENDING_PATH = "/trade/open/pending"
-CMD = {
-    (OrderType.MARKET, Side.BUY): 0, (OrderType.MARKET, Side.SELL): 1, (OrderType.LIMIT, Side.BUY): 2,
-    (OrderType.LIMIT, Side.SELL): 3, (OrderType.STOP, Side.BUY): 4, (OrderType.STOP, Side.SELL): 5,
-}  # fmt: skip
+#: The account's profile and money.
+ACCOUNT = "/account/me"
+CMD = {(type, side): cmd for cmd, (side, type) in PENDING.items()} | {
+    (OrderType.MARKET, side): cmd for cmd, side in MARKET.items()
+}
+LEVELS = {"sl": "stop_loss", "tp": "take_profit"}
 #: ``tradeType`` of GET /trades.
 OPEN_TRADES, CLOSED_TRADES, PENDING_TRADES = 1, 2, 3
+OPEN = (OPEN_TRADES, PENDING_TRADES)
 #: Rows of one page of a list. The provider names no limit.
 ROWS = 1000
 _END_OF_TIME = 4_102_444_800  # 2100-01-01T00:00:00Z
@@ -49,14 +53,6 @@ _ACCOUNT = ("id", "login", "group", "currency", "balance", "equity", "margin", "
 _PERSONAL = {"email", "phone", "address", "zipcode", "avatar", "__token"}
 
 _function = re.compile(r"(?:([A-Za-z]+) +)?/?([A-Za-z0-9_][A-Za-z0-9_./-]*)").fullmatch
-
-
-# --- lists -----------------------------------------------------------------------------------------------------------
-
-
-def account(tag: Hashable) -> Fetch:
-    """Return the request of the account's profile and money."""
-    return Fetch(tag=tag, url="/account/me", of="call")
 
 
 def trades(tag: Hashable, kind: int, since: str | None = None, offset: int = 0) -> Fetch:
@@ -92,7 +88,7 @@ def table(given: Any) -> dict[str, Any]:
 
 
 def request(command: commands.Command, login: int | None, native: str | None, pending_path: str) -> Fetch:
-    """Return the request that carries out ``command``, other than the lists.
+    """Return the request that carries out ``command``.
 
     Raises:
         ValueError: something is asked for that ScaleTrade has no member for.
@@ -104,7 +100,8 @@ def request(command: commands.Command, login: int | None, native: str | None, pe
             order = command.with_extra({
                 "login": login, "cmd": CMD[command.order_type, command.side], "volume": json_number(command.quantity),
                 "symbol": native, "sl": json_number(command.stop_loss or "0"), "tp": json_number(command.take_profit or "0"),
-                **present(open_price=json_number(at), expiration=_expiration(command), comment=command.client_order_id),
+                **present(open_price=json_number(at), expiration=_seconds(command.good_till)),
+                **written(command, {"comment": "client_order_id"}),
             }, *_LOGINS)  # fmt: skip
             is_market = command.order_type is OrderType.MARKET
             return ask(method="POST", url="/trade/open" if is_market else pending_path, json=order)
@@ -113,31 +110,31 @@ def request(command: commands.Command, login: int | None, native: str | None, pe
         case commands.AmendOrder(order_id=id):
             if command.limit_price is not None and command.stop_price is not None:
                 raise ValueError("limit_price, stop_price: a pending order has one price")
-            expiration = 0 if (until := _expiration(command)) is None and command.time_in_force is not None else until
+            expiration = 0 if command.time_in_force not in (None, TimeInForce.GTD) else _seconds(command.good_till)
             at = command.limit_price or command.stop_price
-            changes = present(open_price=json_number(at), **_levels(command), expiration=expiration)
+            changes = present(open_price=json_number(at), **written(command, LEVELS), expiration=expiration)
             return ask(method="PUT", url="/trade/modify/pending", json={"order": _ticket("order_id", id), **changes})
         case commands.AmendPosition(position_id=id):
-            changes = present(**_levels(command))
-            return ask(method="PUT", url="/trade/modify", json={"order": _ticket("position_id", id), **changes})
+            levels = written(command, LEVELS)
+            return ask(method="PUT", url="/trade/modify", json={"order": _ticket("position_id", id), **levels})
         case commands.ClosePosition(position_id=id):
-            volume = present(volume=json_number(command.quantity))
+            volume = written(command, {"volume": "quantity"})
             return ask(method="DELETE", url="/trade/close", json={"order": _ticket("position_id", id), **volume})
         case commands.PositionHistory(since=str(since), until=str(until)):
-            body = {"login": login, "from": _seconds(since), "to": _seconds(until)}
-            return ask(url="/trades/history/login", json=body)
+            times = {"from": _seconds(since), "to": _seconds(until)}
+            return ask(url="/trades/history/login", json={"login": login, **times})
         case commands.PositionHistory():
             raise ValueError("since, until: ScaleTrade's history needs both")
         case commands.ListAccounts():
-            return account(command)
+            return ask(url=ACCOUNT)
+        case commands.ListPositions():
+            return trades(command, OPEN_TRADES)
+        case commands.ListOrders():
+            return trades(command, PENDING_TRADES)
         case commands.Call(function=function, arguments=arguments):
             method, path = _called(function, arguments, login)
             return ask(method=method, url=path, json=arguments)
     raise ValueError(f"ScaleTrade has no {command.name}")
-
-
-def _levels(command: commands.AmendOrder | commands.AmendPosition) -> dict[str, Any]:
-    return {"sl": json_number(command.stop_loss), "tp": json_number(command.take_profit)}
 
 
 def _ticket(field: str, value: str) -> int:
@@ -148,15 +145,6 @@ def _ticket(field: str, value: str) -> int:
 
 def _seconds(time: str | None) -> int | None:
     return None if time is None else to_ns(time) // 1_000_000_000
-
-
-def _expiration(command: commands.PlaceOrder | commands.AmendOrder) -> int | None:
-    """Return the time the order expires, Unix seconds; None when it does not, or when that stays as it is."""
-    if command.time_in_force is not None and (command.time_in_force is TimeInForce.GTD) != (
-        command.good_till is not None
-    ):
-        raise ValueError(f"good_till: does not go with {command.time_in_force}")
-    return _seconds(command.good_till)
 
 
 def _called(function: str, arguments: Mapping[str, Any], login: int | None) -> tuple[str, str]:
@@ -197,17 +185,18 @@ def reply(command: commands.Command, answer: Answer) -> CommandReply:
         case _ if answer.ok:
             return CommandReply(command.id, result=discreet(_success(command, answer, given)))
     failed = failure(answer)
-    shown = {name: failed[name] for name in ("code", "message", "status")}
-    return CommandReply(command.id, error=discreet(failed) | shown)
+    return CommandReply(
+        command.id, error=discreet(failed) | {name: failed[name] for name in ("code", "message", "status")}
+    )
 
 
 def _success(command: commands.Command, answer: Answer, given: Any) -> Any:
     match command, given:
         case commands.ListAccounts(), {"login": int()}:
             return given
-        case commands.PositionHistory() | commands.ListPositions() | commands.ListOrders(), {"rows": [*_]}:
+        case _, {"rows": [*_]} if isinstance(command, LISTS):
             return {**table(given), "rows": rows(answer)}
-        case commands.ListAccounts() | commands.PositionHistory() | commands.ListPositions() | commands.ListOrders(), _:
+        case _ if isinstance(command, (commands.ListAccounts, *LISTS)):
             pass
         case _, {"accepted": True, "order": int(order)}:
             return {"order_id": str(order), **given}
@@ -234,10 +223,7 @@ def discreet(value: Any) -> Any:
         case list():
             return [discreet(each) for each in value]
         case dict():
-            shown = _ACCOUNT if value.keys() & _PERSONAL else value.keys()
-            return {
-                name: discreet(each)
-                for name, each in value.items()
-                if name in shown and not name.startswith("__") and name.lower() != "password"
-            }
+            shown = [name for name in value if name in _ACCOUNT] if value.keys() & _PERSONAL else [*value]
+            names = [name for name in shown if not name.startswith("__") and name.lower() != "password"]
+            return {name: discreet(value[name]) for name in names}
     return value

@@ -16,15 +16,13 @@ Any other record becomes a notification with all its members. Members without a 
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
-from attrs import Factory, define, evolve
+from attrs import evolve, frozen
 
-from relay.adapter import Partial
-from relay.adapter.reading import Members, besides, unix_time, unless_zero, whole
-from relay.limits import BoundedDict
+from relay.adapter import Known, Partial
+from relay.adapter.reading import Members, besides, code_word, is_zero, unix_time, unless_zero, whole
 from relay.model.enums import OrderStatus, OrderType, PositionEvent, PositionSide, Side
 from relay.model.events import Event, Notification, Order, Position
-from relay.model.text import decimal_text
-from relay_scaletrade.wire import code_word, text
+from relay_scaletrade.wire import text
 
 TRADE = ("order", "login", "symbol", "cmd", "volume", "open_price", "close_price", "open_time", "close_time", "tp", "sl",
          "state", "storage", "commission", "profit", "comment", "code")  # fmt: skip
@@ -52,57 +50,45 @@ STATUS = {NORMAL: OrderStatus.OPEN, RESTORED: OrderStatus.OPEN, REQUEST: OrderSt
 UNIT = "0.01 lots"
 #: The price of an order that ``open_price`` is. Of a stop limit order it is not documented which of the two.
 PRICE_OF = {OrderType.LIMIT: "limit_price", OrderType.STOP: "stop_price"}
-#: Tickets that are remembered as orders, and positions whose levels are.
-_REMEMBERED = 10_000
 
 
-@define(eq=False)
+@frozen
 class Trades:
-    """The reader of the records of one connection.
+    """The reader of records.
 
     Attributes:
         symbol: the canonical text of the provider's symbol.
         placed: the client order ids of our orders; a comment that is none of them is somebody else's.
-        orders: the types of the tickets that are still orders, also of earlier connections.
-        levels: stop loss and take profit of open positions, as decimal text.
+        known: the account's orders and positions.
     """
 
     symbol: Callable[[str], str]
     placed: Container[str]
-    orders: BoundedDict[str, OrderType]
-    levels: BoundedDict[str, tuple[str, str]] = Factory(lambda: BoundedDict(_REMEMBERED))
+    known: Known
 
     def read(self, given: Members, account: str | None) -> Iterator[Event | Partial]:
         """Yield the states a record names; one that names none is published whole."""
-        id, cmd, state, closed_at = (
-            _id(given),
-            whole(given["cmd"]),
-            whole(given["state"]),
-            unix_time(given["close_time"]),
-        )
+        id, cmd, state = _id(given), whole(given["cmd"]), whole(given["state"])
+        closed_at = unix_time(given["close_time"])
         code = whole(given["code"]) if "code" in given else None
+        order, position = self.known.order(id, account), self.known.position(id, account)
+        type = None if order is None or order.status.is_final else order.order_type or OrderType.MARKET
         is_open = state in (NORMAL, RESTORED) and closed_at is None
         if cmd in PENDING:
             is_order = is_open or state in (REQUEST, DELETED, DELETE_REQUEST, CANCEL_REQUEST)
         else:
-            is_order = cmd in MARKET and (state == REQUEST or (state == DELETED and id in self.orders))
+            is_order = cmd in MARKET and (state == REQUEST or (state == DELETED and type is not None))
         is_closed = state in (CLOSED_NORMAL, CLOSED_BY, DELETED) or (state == CLOSED_PART and closed_at is not None)
         if is_order:
-            order = self._order(
-                given, account, PENDING[cmd][1] if cmd in PENDING else self.orders.get(id, OrderType.MARKET)
-            )
-            if state == DELETED:
-                self.orders.pop(id, None)
-                order = evolve(order, updated_at=closed_at, timestamp=closed_at)
-            elif order.order_type is not None:
-                self.orders[id] = order.order_type
-            yield order
+            now = self._order(given, account, PENDING[cmd][1] if cmd in PENDING else type or OrderType.MARKET)
+            yield evolve(now, updated_at=closed_at, timestamp=closed_at) if state == DELETED else now
         elif cmd in MARKET and (is_open or is_closed):
             is_listed = code is None and text(given["comment"]) in self.placed and state not in (CLOSED_PART, DELETED)
-            is_new = is_open and state != RESTORED and code in (ADDED, ACTIVATED) and id not in self.levels
-            was_order = id in self.orders or is_new
+            is_held = position is not None and not is_zero(position.quantity)
+            is_new = is_open and state != RESTORED and code in (ADDED, ACTIVATED) and not is_held
+            was_order = type is not None or is_new
             if was_order or is_listed:
-                filled = self._order(given, account, self.orders.pop(id, OrderType.MARKET if code == ADDED else None))
+                filled = self._order(given, account, type or (OrderType.MARKET if code == ADDED else None))
                 # A list has the position's volume now, of which a part may have been closed since the fill.
                 size = given["volume"] if was_order else None
                 yield Partial(evolve(
@@ -110,24 +96,15 @@ class Trades:
                     average_fill_price=given["open_price"], timestamp=unix_time(given["open_time"]),
                 ))  # fmt: skip
             if is_open:
-                self.levels[id] = decimal_text(given["sl"]), decimal_text(given["tp"])
                 yield self._position(given, account, None, given["volume"], unrealized_pnl=given["profit"],
                                      timestamp=unix_time(given["open_time"]) if was_order else None)  # fmt: skip
             else:
-                self.levels.pop(id, None)
                 event = None if code == ARCHIVED else PositionEvent.POSITION_CLOSED
                 profit = {} if state == DELETED else {"realized_pnl": given["profit"]}
                 yield self._position(given, account, event, "0", **profit, updated_at=closed_at, timestamp=closed_at)
         else:
             word = f"{code_word(CMDS, cmd)} {code_word(STATES, state)}"
             yield Notification(title="trade", message=word, data=dict(given), account=account, timestamp=closed_at)
-
-    def take_levels(self, id: str) -> tuple[str | None, str | None]:
-        """Remove and return stop loss and take profit of an open position, 0 where it has none; None if unknown.
-
-        They are taken for an amendment, which changes them: they are known again with the position's next record.
-        """
-        return self.levels.pop(id, (None, None))
 
     def _order(self, given: Members, account: str | None, type: OrderType | None) -> Order:
         cmd, comment = given["cmd"], text(given["comment"])

@@ -434,6 +434,8 @@ class Orders:
         return None
 
     def _of_time_in_force(self, order: PlaceOrder | AmendOrder) -> str | None:
+        if order.time_in_force is not None and (order.time_in_force is TimeInForce.GTD) is not bool(order.good_till):
+            return f"good_till: does not go with {order.time_in_force}"
         wanted = TimeInForce.GTD if order.time_in_force is None and order.good_till else order.time_in_force
         if wanted is None or wanted in self.times_in_force:
             return None

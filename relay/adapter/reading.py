@@ -7,7 +7,7 @@ names the member; `each` turns that into one `Unknown` for one element. No numbe
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from heapq import heappush, heappushpop
 from typing import Any, TypeVar
@@ -181,6 +181,12 @@ def word(words: Mapping[str, _W], value: object) -> _W:
         return words[value.upper()]
     except KeyError:
         raise ValueError(f"expected one of {', '.join(words)}, got {value!r:.64}") from None
+
+
+def code_word(words: Sequence[str], code: object) -> str:
+    """Return the word of a numbered code; its number when it has none here."""
+    number = whole(code)
+    return words[number] if 0 <= number < len(words) else str(number)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

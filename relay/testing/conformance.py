@@ -56,7 +56,7 @@ from relay.model import serialize
 from relay.model.commands import Command
 from relay.model.events import Account, Event, Order, Position, Stamp
 from relay.model.symbols import SymbolError
-from relay.provider.accounts import States
+from relay.provider.accounts import KnownStates, States
 from relay.provider.outbound import written
 from relay.testing.account_meaning import ACCOUNT_RULES
 from relay.testing.evidence import Evidence, enums, fields
@@ -462,7 +462,7 @@ def golden(of: Subject) -> Iterator[str]:
     What happened to orders, positions and accounts is derived as a session does it.
     """
     count, states = 0, States()
-    for number, (example, _, result) in enumerate(of.walk()):
+    for number, (example, _, result) in enumerate(of.walk(KnownStates(states, ACCOUNT))):
         stamp = Stamp(provider=of.adapter.name, received_at=example.received_at)
         for event in _published(result, states, number):
             yield serialize.encode(event, stamp, f"{of.adapter.name}-{count}").decode()

@@ -19,6 +19,7 @@ from relay.adapter import (
     Context,
     Fetch,
     Hello,
+    Known,
     Learned,
     Outgoing,
     Partial,
@@ -126,19 +127,20 @@ class Subject:
     symbols: Mapping[str, str]
     loose: frozenset[str]
 
-    def context(self) -> Context:
-        """Return a context with recognizable credentials."""
+    def context(self, known: Known | None = None) -> Context:
+        """Return a context with recognizable credentials; ``known``: the memory of the account, by default none."""
         return Context(
             provider=self.adapter.name,
             account=ACCOUNT,
             options={**self.adapter.defaults(), **self.options},
             credentials={name: f"secret-{name}-6f3a91" for name in self.adapter.credentials},
             symbols=SymbolTable(self.symbols),
+            known=known or Known(),
         )
 
-    def prepared(self) -> Adapter:
+    def prepared(self, known: Known | None = None) -> Adapter:
         """Return a new adapter that has had the recorded answers to its preparing fetches."""
-        adapter = self.adapter(self.context())
+        adapter = self.adapter(self.context(known))
         recorded = self.recording.answers()
         for fetch in adapter.prepare():
             answer = recorded_answer(recorded, fetch)
@@ -181,9 +183,9 @@ class Subject:
         adapter = self.prepared()
         return tuple((example, read(adapter, example.text)) for example in self.examples())
 
-    def walk(self) -> Iterator[tuple[Example, Adapter, Read]]:
+    def walk(self, known: Known | None = None) -> Iterator[tuple[Example, Adapter, Read]]:
         """Yield every example with the adapter as it was before it, and what it read. The adapter reads on behind it."""
-        adapter = self.prepared()
+        adapter = self.prepared(known)
         for example in self.examples():
             yield example, adapter, read(copies(adapter)(), example.text)
             read(adapter, example.text)

@@ -9,7 +9,6 @@ import trio
 
 from relay.adapter import (
     Ack,
-    Alive,
     Answer,
     Backoff,
     CloseMeaning,
@@ -46,7 +45,7 @@ from relay.model.commands import (
 from relay.model.enums import AccountEvent, ConnectionEvent, OrderEvent, OrderStatus, OrderType, Outcome, PositionEvent
 from relay.model.events import Account, Alert, Connection, Error, Notification, Order, Position, Quote, Reply, Trade
 from relay.model.symbols import SymbolTable
-from relay.provider.accounts import States
+from relay.provider.accounts import KnownStates, States
 from relay.provider.http import HttpClient
 from relay.provider.templates import authenticated, dial_target, fetch_target
 from relay.testing import conformance
@@ -85,11 +84,12 @@ test_scaletrade = conformance.tests(
 
 
 def new_adapter(symbols=None, **options):
-    context = attrs.evolve(new_context(**options), symbols=SymbolTable(symbols))
+    states = States()
+    context = attrs.evolve(new_context(**options), symbols=SymbolTable(symbols), known=KnownStates(states, None))
     adapter = ScaleTrade(context)
     (learned,) = adapter.fetched("login", Answer(status=200, text=dumps(PROFILE)))
     context.learned.update(learned.values)
-    adapter.states = States()
+    adapter.states = states
     return adapter
 
 
@@ -126,7 +126,7 @@ def test_the_pages_frames_decode_to_what_they_say():
     )
     assert authorized == [Send('{"event":"account.switch","active_login":100020}'), Ready()]
     assert refused == [Redial("authorization refused: INVALID_TOKEN", CloseMeaning.RETRY)]
-    assert pong == [Alive()]
+    assert pong == [Ready()]
     assert quote == [
         Quote(symbol="EURUSD", native_symbol="EURUSD", bid="1.10012", ask="1.10024", time="2026-04-06T13:10:00Z")
     ]
@@ -231,7 +231,7 @@ def test_alerts_by_condition_and_status(condition, status, word, state, target):
 
 def test_the_older_version_is_ready_at_the_first_pong():
     adapter = new_adapter()
-    assert decoded(adapter, "pong", "pong") == [Ready(), Alive()]
+    assert decoded(adapter, "pong", "pong") == [Ready(), Ready()]
     assert decoded(adapter, "ping") == [Send("pong")]
 
 
@@ -669,7 +669,7 @@ def test_older_servers_are_told_both_levels_where_the_other_one_is_known():
     assert written(adapter, protect)[2] == {"order": 7, "sl": "1.10", "tp": "1.3"}
     assert written(adapter, protect)[2] == {"order": 7, "sl": "1.10"}  # what the first one makes of it is not told yet
     decoded(adapter, trade_frame(tp="0.0", sl="1.10"))
-    assert written(adapter, attrs.evolve(protect, stop_loss="1.2"))[2] == {"order": 7, "sl": "1.2", "tp": "0.0"}
+    assert written(adapter, attrs.evolve(protect, stop_loss="1.2"))[2] == {"order": 7, "sl": "1.2", "tp": 0}
     decoded(adapter, trade_frame(tp="1.3"), '{"event":"authorization","success":true}')
     assert written(adapter, protect)[2] == {"order": 7, "sl": "1.10"}
     decoded(adapter, trade_frame(order=9, cmd=2, tp="1.3"))

@@ -32,7 +32,7 @@ BUDGETS = {
     "relay_kraken": 475,
     "relay_crosstrade": 1010,
     "relay_helio": 699,
-    "relay_scaletrade": 794,
+    "relay_scaletrade": 699,
     "relay_shuriken": 496,
     "relay_tektii": 647,
 }

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 
+import attrs
+
 from relay.adapter import Answer, Context, Fetch, Hello, Learned, Partial, Ping, Send, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
 from relay.model.commands import (
@@ -19,7 +21,7 @@ from relay.model.commands import (
     PositionHistory,
 )
 from relay.model.events import Account, Order, Position
-from relay.provider.accounts import States
+from relay.provider.accounts import KnownStates, States
 from relay.provider.templates import authenticated
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
@@ -95,9 +97,9 @@ class Session:
     def __init__(self, context: Context | None = None, **settings) -> None:
         self.now_ns = BEGAN_NS
         self.simulator = ScaleTradeSimulator(interval=0, clock=lambda: self.now_ns, **settings)
-        self.context = context or new_context()
-        self.adapter = ScaleTrade(self.context)
         self.states = States()
+        self.context = attrs.evolve(context or new_context(), known=KnownStates(self.states, None))
+        self.adapter = ScaleTrade(self.context)
         self.records: list[Record] = []
 
     async def open(self) -> "Session":
