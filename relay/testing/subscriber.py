@@ -104,7 +104,7 @@ class ChannelView:
         if seq > self.position.seq:
             self._is_newcomer = False
         elif not self._is_newcomer and not (seq == self.position.seq and _is_snapshot(event)):
-            self.problems.append(f"{self.channel}: number {seq} after {self.position.seq}")
+            self.problems.append(f"{self.channel}: {event['type']} under number {seq} after {self.position.seq}")
         missing: int = max(0, seq - self.position.seq - 1)
         self.skipped += missing
         self.position = ResumePosition(self.position.epoch, max(seq, self.position.seq))

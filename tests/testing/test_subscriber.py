@@ -58,7 +58,7 @@ def test_numbers_that_go_back_are_a_problem_and_holes_are_counted():
     view.take(quote(6))
     view.take(quote(9))
     view.take(quote(9))
-    assert (view.problems, view.skipped) == (["c: number 9 after 9"], 2)
+    assert (view.problems, view.skipped) == (["c: quote under number 9 after 9"], 2)
     view.joined(None, resumed=True)
     view.take(quote(8))
     assert len(view.problems) == 2
