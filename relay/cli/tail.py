@@ -53,9 +53,11 @@ async def follow(
         raise OperatorError("--count: must be 1 or more")
     lines = as_json or not sys.stdout.isatty()
     view = Lines() if lines else LiveTable()
-    with anyio.move_on_after(float("inf") if seconds is None else seconds):
+    with anyio.CancelScope() as over:
         async with AsyncExitStack() as stack:
             received = await stack.enter_async_context(_received(relay, apps, names, most, rewind, view))
+            if seconds is not None:  # the time to connect, which has deadlines of its own, is none of it
+                over.deadline = anyio.current_time() + seconds
             with view:
                 taken = 0
                 async for update, of_app in received:

@@ -54,7 +54,7 @@ def lines(capsys: Captured) -> list[dict[str, object]]:
     ],
 )  # fmt: skip
 def test_tail_follows_channels_patterns_and_symbols(names: list[str], channels: set[str], capsys: Captured) -> None:
-    assert run(["tail", *names, "--count", str(len(channels)), "--for", "20"]) == 0
+    assert run(["tail", *names, "--count", str(len(channels)), "--for", str(WITHIN)]) == 0
     captured = capsys.readouterr()
     found = [json.loads(line) for line in captured.out.splitlines() if line.startswith("{")]
     assert f"tickrelay: following {len(channels)} channels" in captured.err
