@@ -4,6 +4,7 @@ import importlib.metadata
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import trio
 
 from relay.adapter import Adapter
 from relay.app import Relay
-from relay.plugins.manager import GROUP, load_plugins
+from relay.plugins.manager import GROUP, Plugins, load_plugins
 from relay.provider.http import HttpClient
 from relay.settings import settings_of
 
@@ -22,6 +23,14 @@ API_KEY = "api-key-of-the-test"
 ENTRY_POINTS = tuple(importlib.metadata.entry_points(group=GROUP))
 #: No https leaves a test; a context that trusts nobody saves the time to read the machine's certificates.
 UNTRUSTING = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+@cache
+def _installed() -> Plugins:
+    """Load and check the installed plugins once: they keep nothing of a relay, and hundreds of tests start one."""
+    plugins = load_plugins(ENTRY_POINTS)
+    plugins.check()
+    return plugins
 
 
 @asynccontextmanager
@@ -45,10 +54,11 @@ async def running_relay(
         "providers": dict(providers or {}),
         **tables,
     }
-    plugins = load_plugins(ENTRY_POINTS)
+    plugins = _installed()
     if stranger is not None:
+        plugins = load_plugins(ENTRY_POINTS)
         plugins.manager.register(stranger, "stranger")
-    plugins.check()
+        plugins.check()
     settings = settings_of(
         document,
         Path("test"),

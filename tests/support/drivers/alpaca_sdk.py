@@ -28,8 +28,6 @@ from alpaca.trading.requests import (
 )
 from alpaca.trading.stream import TradingStream
 
-from support.deadlines import WITHIN
-
 
 def report(**line: Any) -> None:
     print(json.dumps(line, default=str), flush=True)
@@ -113,13 +111,13 @@ class Updates:
 
     def wait(self, event: str, id: Any) -> None:
         with self._came:
-            if not self._came.wait_for(lambda: (event, str(id)) in self.seen, timeout=30):
+            if not self._came.wait_for(lambda: (event, str(id)) in self.seen, timeout=300):
                 report(on="failed", why=f"no {event} of {id}", seen=self.seen)
                 sys.exit(1)
 
     def stop(self) -> None:
         self._stream.stop()
-        self._thread.join(WITHIN)
+        self._thread.join(300)
 
 
 async def data(http: str, ws: str, key: str, secret: str) -> None:
@@ -149,7 +147,7 @@ async def data(http: str, ws: str, key: str, secret: str) -> None:
         report(on="failed", why=f"never came: {sorted(wanted)}")
     for stream in (stocks, crypto):
         await stream.stop_ws()
-    await asyncio.wait(tasks, timeout=20)
+    await asyncio.wait(tasks, timeout=300)
 
 
 def main(story: str, http: str, ws: str, key: str, secret: str) -> None:
