@@ -142,7 +142,7 @@ async def data(http: str, ws: str, key: str, secret: str) -> None:
     crypto.subscribe_quotes(take, "BTC/USD")
     tasks = [asyncio.create_task(stream._run_forever()) for stream in (stocks, crypto)]
     try:
-        await asyncio.wait_for(done.wait(), 40)
+        await asyncio.wait_for(done.wait(), 300)
     except TimeoutError:
         report(on="failed", why=f"never came: {sorted(wanted)}")
     for stream in (stocks, crypto):
