@@ -39,7 +39,7 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import each
+from relay.adapter.reading import each, listed
 from relay.limits import BoundedDict
 from relay.model import commands
 from relay.model.channels import Topic
@@ -239,11 +239,10 @@ class CrossTrade(Adapter):
         native = self.native(symbol) if (symbol := getattr(command, "symbol", None)) is not None else ""
         result, raws = of_symbol(of_account(data, account), native if isinstance(command, HISTORIES) else ""), None
         order_id = data.get("orderId") if isinstance(data, dict) else None
-        if (listed := self.list_of(command)) is not None:
-            name, read = listed
+        if (reader := self.list_of(command)) is not None:
+            name, read = reader
             raws = [result] if not name else result.get(name) if isinstance(result, dict) else result
-            events = tuple(each(raws, read)) if isinstance(raws, list) else None
-            yield CommandReply(id, result, events=events)
+            yield listed(id, result, raws, read)
         else:
             yield CommandReply(id, {"order_id": order_id, **data} if order_id else result)
         match command:

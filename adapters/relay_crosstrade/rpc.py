@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from relay.adapter import Orders, dumps
-from relay.adapter.reading import json_number, stay_on
+from relay.adapter.reading import json_number, stay_on, written
 from relay.model import commands
 from relay.model.enums import OrderType, TimeInForce
 
@@ -31,6 +31,9 @@ ORDERS = Orders(
     members=("client_order_id",),
     amends=("quantity", "limit_price", "stop_price"),
 )
+#: Members of an amendment and of a closing by the names of their arguments.
+AMENDED = {"quantity": "quantity", "limitPrice": "limit_price", "stopPrice": "stop_price"}
+CLOSED = {"quantity": "quantity"}
 #: The longest time that ListExecutions looks back, in seconds (https://docs.crosstrade.io/api/executions/get-executions).
 LOOKBACK = 900
 #: Functions whose pages give them no account.
@@ -103,9 +106,9 @@ class Writer:
             case commands.CancelOrder(order_id=id):
                 api, args = "Cancel", {"orderId": _stated("order_id", id)}
             case commands.AmendOrder(order_id=id):
-                api, args = "Change", {"orderId": _stated("order_id", id)} | _numbers(command)
+                api, args = "Change", {"orderId": _stated("order_id", id)} | written(command, AMENDED)
             case commands.ClosePosition(position_id=id):
-                api, args = "ClosePosition", {"instrument": _stated("position_id", id)} | _numbers(command)
+                api, args = "ClosePosition", {"instrument": _stated("position_id", id)} | written(command, CLOSED)
             case commands.ListOrders():
                 api, args = "ListOrders", {"activeOnly": True}
             case commands.OrderHistory():
@@ -153,12 +156,6 @@ class Writer:
         stay_on(str(asked["account"]), order.extra, "extra", _is_account, spelled="account")
         own = order.with_extra(asked)
         return {name: value for name, value in own.items() if value is not None or name in order.extra}
-
-
-def _numbers(command: commands.AmendOrder | commands.ClosePosition) -> dict[str, Any]:
-    numbers = {"quantity": "quantity", "limitPrice": "limit_price", "stopPrice": "stop_price"}
-    given = {argument: json_number(getattr(command, member, None)) for argument, member in numbers.items()}
-    return {argument: value for argument, value in given.items() if value is not None}
 
 
 def _stated(member: str, id: str) -> str:

@@ -26,15 +26,15 @@ VENUE = 199
 #: a channel by a number that it gives later; Kraken is one with two protocols, and has to match answers to requests: it refuses subscriptions and their ends by the same message;
 #: Shuriken's streams are found by topic and by address, so that whoever comes and goes makes nobody search through all of them.
 BUDGETS = {
-    "relay_alpaca": 745,
+    "relay_alpaca": 736,
     "relay_binance": 216,
     "relay_bitfinex": 212,
     "relay_kraken": 475,
-    "relay_crosstrade": 1010,
+    "relay_crosstrade": 1006,
     "relay_helio": 699,
     "relay_scaletrade": 699,
     "relay_shuriken": 496,
-    "relay_tektii": 647,
+    "relay_tektii": 639,
 }
 
 per_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.name)
