@@ -1,8 +1,8 @@
-"""The topics of a provider in the hub of one node: what `relay.cluster.replica` needs of them.
+"""The topics of a provider in the hub of one node, as `relay.cluster.replica` uses them.
 
-While this node owns the provider, a topic's log passes each event on to the provider's logs. While it does not, what was
-read from these is published here under the owner's numbers. A topic that merges providers has no owner: each node makes it
-of its inputs, so positions in it are good at this node alone.
+While this node owns the provider, a topic's log appends each event to the provider's logs. While another node owns it, events
+read from these logs are published here with the owner's sequence numbers. A topic that merges providers has no owner. Each
+node merges its own inputs, so the sequence numbers of a merged topic are valid on that node only.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    """A topic's number, and its newest value where it has one."""
+    """A topic's last sequence number with its epoch, and its newest value if it has one."""
 
     epoch: str
     seq: int
@@ -50,22 +50,22 @@ class ReplicatedLog(TopicLog):
     def __init__(self, store: Store, key: str, topics: "ProviderTopics") -> None:
         super().__init__(store, key)
         self.waiting: deque[tuple[int, Callable[[str], object]]] = deque()
-        """Numbers of events that are told when they are in the log, and the functions to call then."""
+        """Sequence numbers of events that are delivered once they are in the log, each with the function to call then."""
         self._topics = topics
         self.start = topics.numbers.get(key, (topics.epoch, 0))
         self.stale = topics.suspicion(key)
         self.append = partial(topics.append, key, name="market")
 
     def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
-        """Append an event that is delivered when it is in the log."""
+        """Append an event to the durable log. `then` is called to deliver it once it is in the log."""
         self.waiting.append((event.seq, then))
         self._topics.append(self.key, event, "durable")
 
     def freshness(self, kind: str, stale: PublishedEvent | None) -> PublishedEvent | None:
-        """Return the event that tells a resuming subscriber whether the data of a topic of this kind are fresh.
+        """Return the staleness event for a resuming subscriber of a topic of this kind; None for a status topic.
 
-        A node that cannot read the log tells its subscribers STALE under no number of their own. Who leaves it then is at
-        no event from which another node could know that.
+        A node that cannot read the log sends STALE to its subscribers. That event has no sequence number of its own. If the
+        client reconnects to another node, its last `seq` does not show that it received STALE.
         """
         return None if kind == "status" else self._topics.freshness(self.key, stale)
 
@@ -96,9 +96,9 @@ class ProviderTopics:
         self._at = at
         self._epochs = epochs
         self.epoch = epochs()
-        """The epoch of topics that have had no event yet, the same at all nodes."""
+        """The epoch of topics that have had no event yet. It is the same on all nodes."""
         self.numbers: dict[str, tuple[str, int]] = {}
-        """Epoch and last number of each topic that has had an event: a topic may be forgotten, its numbers may not."""
+        """Epoch and last sequence number of each topic that has had an event. They are kept when the hub drops the topic."""
         self.is_new = False
         """True while this node owns the provider in a life of the store that has lost what it had, or was empty."""
         self.fills: Sequence[tuple[str | None, Trade]] = ()
@@ -106,9 +106,9 @@ class ProviderTopics:
         self._changed: set[str] = set()
         self._values: dict[str, LogEntry] = {}
         self._reason = ""
-        """Why nobody knows whether the data are fresh; empty while somebody does."""
+        """The reason that all topics are marked STALE on this node; empty while they are not."""
         self._suspicions: dict[str, LastValue | None] = {}
-        """By the id of each STALE that this node alone told: the warning that was there before."""
+        """By the id of each STALE event published on this node only: the topic's staleness event before it, if any."""
 
     def attach(self, hub: Hub) -> None:
         """Take the hub, which begins the logs of its pinned topics while it is made."""
@@ -141,7 +141,7 @@ class ProviderTopics:
         self._hub.follow(stream, kept, entry.epoch, entry.first, read, now)
 
     def take_over(self, *, new_epochs: bool) -> Iterable[tuple[LogName, LogEntry]]:
-        """Return the gap of each topic whose numbers go on behind others, or in a new epoch."""
+        """Return a gap event for each topic whose sequence skips ahead after failover or restarts in a new epoch."""
         self.is_new = new_epochs
         self.fills = [*self._fills()] if new_epochs else []
         if new_epochs and self.numbers:
@@ -163,7 +163,7 @@ class ProviderTopics:
     # --- the owner ---------------------------------------------------------------------------------------------------
 
     def append(self, key: str, event: Loggable, name: LogName) -> None:
-        """Pass an event of a topic on to the logs, while this node owns the provider."""
+        """Append an event of a topic to the provider's log. Do nothing while another node owns the provider."""
         if not self._leading():
             return
         stream = _stream(key)
@@ -204,7 +204,7 @@ class ProviderTopics:
     # --- the others --------------------------------------------------------------------------------------------------
 
     def adopt(self, epoch: str, states: Mapping[str, bytes], rows: Rows) -> None:
-        """Take over what the logs do not hold any more: numbers, values, and the states of accounts."""
+        """Restore topics from a checkpoint: sequence numbers, values and account states older than the logs."""
         now = self._clock()
         self.epoch = epoch
         for topic in self._hub.topics_of(self.provider):
@@ -216,7 +216,7 @@ class ProviderTopics:
                 continue
             state, topic = _checkpoint(raw), self._hub.topic(stream, now)
             if topic.seq and (topic.history.epoch != state.epoch or topic.seq >= state.seq):
-                continue  # the logs have brought newer ones
+                continue  # the topic has newer events from the logs
             if topic.seq:
                 self._hub.gap(topic, "missed", topic.seq + 1, state.seq, now)
                 if topic.kind == "account":
@@ -250,9 +250,9 @@ class ProviderTopics:
                         yield last.published.event, last.at
 
     def suspect(self, reason: str) -> None:
-        """Tell this node's subscribers that nobody knows whether the data are fresh; empty: that they are as told before.
+        """Mark all topics STALE on this node for `reason`. An empty reason restores each topic's earlier staleness.
 
-        What the log has said of a topic since then stands.
+        A staleness event received through the log in the meantime is not overwritten.
         """
         now = self._clock()
         self._reason = reason
@@ -264,25 +264,25 @@ class ProviderTopics:
             is_own = stale is not None and stale.published.id in self._suspicions
             before = self._suspicions[stale.published.id] if stale is not None and is_own else stale
             if reason:
-                told = self._staleness(topic.stream, StalenessEvent.STALE, reason)
-                self._suspicions[told.id] = before
-                self._hub.qualify(topic, told, now)
+                warning = self._staleness(topic.stream, StalenessEvent.STALE, reason)
+                self._suspicions[warning.id] = before
+                self._hub.qualify(topic, warning, now)
             elif is_own:
                 self._hub.qualify(topic, self._now(topic.stream, None if before is None else before.published), now)
         if not reason:
             self._suspicions.clear()
 
     def suspicion(self, key: str) -> PublishedEvent | None:
-        """Return the STALE with which a topic begins while nobody knows whether the data are fresh."""
+        """Return the STALE event with which a new topic begins while all topics are marked STALE on this node."""
         stream = _stream(key)
         if not self._reason or not isinstance(stream, Stream) or stream.topic.kind == "status":
             return None
-        told = self._staleness(stream, StalenessEvent.STALE, self._reason)
-        self._suspicions[told.id] = None
-        return told
+        warning = self._staleness(stream, StalenessEvent.STALE, self._reason)
+        self._suspicions[warning.id] = None
+        return warning
 
     def freshness(self, key: str, stale: PublishedEvent | None) -> PublishedEvent:
-        """Return a new event that tells whether a topic is fresh; ``stale`` is the warning while it is not."""
+        """Return a new STALE or FRESH event for a topic; ``stale`` is its current STALE event, None while it is fresh."""
         stream = _stream(key)
         assert isinstance(stream, Stream)
         return self._now(stream, stale)
@@ -295,14 +295,14 @@ class ProviderTopics:
     def _staleness(self, stream: Stream, event: StalenessEvent, reason: str | None) -> PublishedEvent:
         topic = stream.topic
         symbols = () if topic.symbol is None else (topic.symbol,)
-        told = Staleness(
+        staleness = Staleness(
             event=event, of=topic.kind, symbols=symbols, timeframe=topic.timeframe, reason=reason, session=True
         )
         stamp = Stamp(provider=stream.provider, account=topic.account, received_at=self._at())
-        return PublishedEvent(told, stamp, self._epochs())
+        return PublishedEvent(staleness, stamp, self._epochs())
 
 
-#: The heads of events that are no value.
+#: The first bytes of gap and staleness events, which are not values.
 _QUALIFIERS = frozenset(b'{"event":"%b"' % kind for kind in (b"gap", b"staleness"))
 
 

@@ -1,12 +1,12 @@
-"""Bring a new subscriber up to date: what it is sent between `subscription_succeeded` and the live events.
+"""Bring a new subscriber up to date: choose and encode the events between `subscription_succeeded` and the live events.
 
-What that is, is decided when it joins (`catch_up`). Making it may take milliseconds, for a rewind of a thousand events, an
-account with thousands of orders or a book with thousands of levels. So it is made in parts (`Joining.proceed`), and between
-them the relay's other work goes on. Each part goes to the outbox. Events that the channel delivers meanwhile wait behind the
-last part; then the subscriber is live: nothing is lost, repeated or overtaken.
+`catch_up` chooses them when the subscriber joins. Encoding may take milliseconds: a rewind of a thousand events, an account
+with thousands of orders, a book with thousands of levels. So `Joining.proceed` encodes one part at a time and puts it into
+the outbox, and the relay's other work runs between the parts. Live events that arrive meanwhile are queued until after the
+last part. Then the subscriber is live. No event is lost, repeated or reordered.
 
-Of depth all goes to the outbox at once, when it is made: where a subscriber is slow the outbox may replace what waits by
-a book of that moment, and nothing older may follow it.
+A depth channel's parts go into the outbox together. The outbox of a slow subscriber may replace queued depth by a newer
+book, and no older depth may follow that book.
 """
 
 import sys
@@ -23,29 +23,29 @@ from relay.pusher import messages
 from relay.websocket.frames import encode_text
 
 _PART = 64
-"""Deliveries made before other work goes on: a few tenths of a millisecond."""
+"""Deliveries encoded before other work runs: a few tenths of a millisecond."""
 _MOST_WAITING = 1000
-"""Live events that wait for one joining subscriber; one more, and the rest is made at once."""
+"""Most live events queued for one joining subscriber. At one more, the rest of its catch-up is encoded at once."""
 
 
 @define
 class CatchUp:
-    """The deliveries for a new subscriber before the live events, made one by one as they are taken."""
+    """The deliveries for a new subscriber before the live events. Each is encoded when the iterator yields it."""
 
     deliveries: Iterator[Delivery | None]
-    """None stands for work done after which there is nothing to send yet."""
+    """None: a step of the work was done, but there is no delivery yet."""
     encoded: bool = True
-    """True when these are past events, encoded when they were published; False when they are encoded for this subscriber."""
+    """True for past events, which were encoded when published. False when they are encoded for this subscriber."""
     waits: bool = False
-    """True when the subscriber is not live before the next snapshot."""
+    """True when the subscriber becomes live only with the next snapshot."""
     cache_missed: bool = False
     tells_position: bool = False
-    """True when the position comes behind the last of the deliveries: a subscriber that was cut off before has none."""
+    """True when the position is sent after the deliveries: a client that disconnects earlier has no position to resume from."""
 
 
 @define
 class _Parts:
-    """The parts of a catch-up in order, none of which is made before it is taken."""
+    """The parts of a catch-up in order. Each delivery is encoded only when it is taken."""
 
     channel: Channel
     ids: bool
@@ -81,24 +81,24 @@ def catch_up(
     ttl: float,
     now: float,
 ) -> CatchUp:
-    """Return what a new subscriber is sent before the live events.
+    """Return the deliveries for a new subscriber before the live events, in this order.
 
-    1. Resume: the events it missed, then `tickrelay:resume_succeeded`, and nothing else; but in a cluster whether the data
-       are fresh now: what another node, or this one, told of that had no number, and may be true no more. When they are
-       lost, `tickrelay:resume_failed`, and on as if it had not asked.
-    2. A depth channel: the book as one snapshot (each provider's, on a merged channel). Without a book the subscriber waits
-       for the next snapshot. A rewind of depth is the book too.
-    3. Rewind: the last events, oldest first. On an account's stream without a rewind: its current state, that is balance,
-       open orders and positions, each as the last event about it.
-    4. A cache channel: the last value (each provider's, on a merged channel), or `pusher:cache_miss`.
-    5. The staleness event, while the data are stale. A rewind has it among the last events.
-    6. Behind all this `tickrelay:position`, if it asked for `ids` or to resume. Whoever is cut off before has no position,
-       and begins anew: with one it would resume behind a state that it does not have.
+    1. Resume: the missed events, then `tickrelay:resume_succeeded`, and nothing else. In a cluster, also the current
+       staleness event: staleness sent while the log was unreachable has no sequence number, so a resume cannot replay it.
+       If the missed events are lost, send `tickrelay:resume_failed` and continue as without a resume.
+    2. A depth channel: the book as one snapshot (one for each provider on a merged channel). Without a book the subscriber
+       waits for the next snapshot. A rewind of depth is the book too.
+    3. Rewind: the last events, oldest first. On an account's stream without a rewind: its current state, which is the last
+       event of the balance and of each open order and position.
+    4. A cache channel: the last value (one for each provider on a merged channel), or `pusher:cache_miss`.
+    5. The staleness event, while the data are stale. A rewind contains it already.
+    6. `tickrelay:position`, if the subscriber set `ids` or tried to resume. It is sent last: a client that disconnects
+       during the catch-up starts over instead of resuming past data that it never received.
 
     Args:
         books: returns the books of a depth topic.
-        ids: names new events.
-        ttl: life of a cached event in seconds.
+        ids: returns an id for a new event.
+        ttl: time to live of a cached event in seconds.
     """
     topic, name = channel.topic, channel.name
     parts, state = _Parts(channel, request.ids), _Parts(channel, request.ids)
@@ -132,7 +132,7 @@ def catch_up(
     parts.parts += state.parts
     if result.tells_position and position is not None:
         text = messages.position(name, position)
-        # Of depth the outbox may replace what waits by a later book: the position must not be there before it.
+        # The outbox may replace queued depth by a later book. With the same policy the position stays after that book.
         parts.say(text, Policy.SNAPSHOT if topic.kind == "depth" else Policy.CONTROL, position.seq)
     return result
 
@@ -145,7 +145,7 @@ def _add_state(
     ttl: float,
     now: float,
 ) -> int | None:
-    """Add the book, past events or last values; return the number of the newest, None where there is nothing."""
+    """Add the book, past events or last values. Return the sequence number of the newest, None if there are none."""
     topic = parts.channel.topic
     if topic.kind == "depth":
         snapshots = topic.snapshots(books(), ids)
@@ -163,12 +163,12 @@ def _add_state(
 
 
 class Joining:
-    """A subscriber that is brought up to date. Until it is, this stands for its outbox in the channel."""
+    """The catch-up of one subscriber. Until it is done, the channel delivers to this object instead of the outbox."""
 
     __slots__ = ("_caught_up", "_channel", "_ids", "_outbox", "_socket_id", "_waiting", "dirty", "done", "held")
 
     def __init__(self, channel: Channel, socket_id: str, outbox: Outbox, caught_up: CatchUp, *, ids: bool) -> None:
-        """Join the channel at the present moment; `proceed` does the rest."""
+        """Add the subscriber to the channel. Call `proceed` until it is `done`."""
         self._channel = channel
         self._socket_id = socket_id
         self._outbox = outbox
@@ -176,7 +176,7 @@ class Joining:
         self._ids = ids
         self._waiting: list[Delivery] = []
         self.dirty, self.held = True, False
-        """As in `Outbox`: nothing here is to be flushed."""
+        """As in `Outbox`. True, so that the channel does not schedule a flush of this object."""
         self.done = False
         """True once the subscriber is live, or has left."""
         channel.add(socket_id, self, ids=ids, waits=caught_up.waits)
@@ -192,7 +192,7 @@ class Joining:
         return self._caught_up.encoded
 
     def append(self, delivery: Delivery) -> None:
-        """Let a live event wait."""
+        """Queue a live event until the catch-up is done."""
         self._waiting.append(delivery)
         if len(self._waiting) > _MOST_WAITING:
             while not self.done:
@@ -206,7 +206,7 @@ class Joining:
     hold = mark_dirty
 
     def proceed(self) -> Sequence[Delivery]:
-        """Make the next part, and make the subscriber live if it was the last. Return what was made."""
+        """Put the next part into the outbox and return it. After the last part the subscriber is live."""
         part: list[Delivery] = []
         if self.done:
             return part
@@ -222,7 +222,7 @@ class Joining:
         return part
 
     def leave(self) -> None:
-        """Drop what waits: the subscriber has left the channel."""
+        """Drop the queued live events: the subscriber has left the channel."""
         self.done = True
         self._waiting.clear()
 

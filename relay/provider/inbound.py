@@ -1,10 +1,10 @@
-"""Incoming data: an adapter's events are checked, kept in order, counted and published.
+"""Incoming data: decode a provider's messages, drop duplicates, and publish the events in order.
 
-A message is decoded whole before any of it is used: if the adapter raises, the message is one Unknown and nothing of
-it is published. `SessionMachine.handle_decoded` passes each event to the method for its kind. A market event costs two
-dictionary look-ups (its subscription, its clock) before it is published; depth passes the book keeper, fills and
-account states pass their memories. Events are published in order, by a call and not as output objects: every message
-takes this path.
+A message is decoded completely before any of its events is used. If the adapter raises, the message counts as one Unknown
+and none of its events is published. `SessionMachine.handle_decoded` passes each event to the method for its kind. A market
+event needs two dictionary look-ups (its subscription, its staleness timer) before it is published. Depth also passes through
+the order book, and fills and account states through the caches that recognize duplicates. Events are published by a call and
+not returned as objects, because every message takes this path.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from relay.provider.session_state import SAMPLE_SIZE, Publish, Sample, SessionSt
 from relay.provider.subscription_table import Key, SubscriptionState
 from relay.provider.subscriptions import Subscriptions, staleness
 
-#: Events that need no book and no memory.
+#: Events that need neither an order book nor a cache.
 PLAIN = frozenset(KINDS.values()) - {Depth, Trade, Order, Position, Account, Error}
 
 
@@ -39,16 +39,16 @@ class Inbound:
         self._counters = core.counters
         self._entry_of = core.table.find
         self._watch_of = core.topics.find
-        #: The message being handled is the answer to a reconciliation: only what differs from what is known is published.
+        #: The message being handled answers a reconciliation: only states that differ from the known ones are published.
         self.reconciling = False
         #: The request whose answer is being handled; None for a message of the stream.
         self._answering: Job | None = None
-        #: The time the message being handled is valid for, where that is the answer to a request; None: now.
+        #: The time for which the message being handled is valid: that of its request, if it answers one. None: now.
         self._valid_at: float | None = None
         self._items: Sequence[object] = ()
 
     def decode(self, adapter: Adapter, raw: str) -> Sequence[object]:
-        """Return the events and signals of one message; nothing when the adapter cannot read it."""
+        """Return the events and signals of one message; none if the adapter raises."""
         self._counters.messages += 1
         try:
             items = list(adapter.decode_recorded(raw) if self._is_binary else adapter.decode(raw))
@@ -62,7 +62,7 @@ class Inbound:
         return items
 
     def _note_list(self, items: Sequence[object]) -> None:
-        """Note when the list that a message has was asked for, and whether because something may have been missed."""
+        """Note when the polled list in this message was requested, and if the request was a reconciliation."""
         polls = self._core.outbound.polls
         for item in items:
             if type(item) is Polled and item.failed is None:
@@ -74,10 +74,10 @@ class Inbound:
         self._valid_at = asked_at
 
     def begin_answer(self, job: Job, answer: Answer, *, reconciling: bool = False) -> Sequence[object]:
-        """Return the events and signals of one HTTP answer, read by the adapter that made the request.
+        """Return the events and signals of one HTTP answer, decoded by the adapter that made the request.
 
-        Until `end_answer` what is handled counts as part of this answer. When ``reconciling``, only what differs from the
-        last known state is published.
+        Everything handled until `end_answer` counts as part of this answer. When ``reconciling``, only states that differ
+        from the last known ones are published.
         """
         if not isinstance(job.writing, Fetch):
             return ()
@@ -93,7 +93,7 @@ class Inbound:
         return items
 
     def end_answer(self) -> None:
-        """Judge the lists that are whole now, and treat what follows as messages of the stream again."""
+        """Evaluate the lists that are complete now. Messages after this call belong to the stream again."""
         job, asked_at = self._answering, self._asked_at()
         if job is not None:
             chain = job.chain
@@ -104,7 +104,7 @@ class Inbound:
                 self._subscriptions.absence_answered()
             if chain.left <= 0 and not chain.broken:
                 completes, chain.completes = chain.completes, []
-                self._judge(completes, chain.listed, asked_at)
+                self._evaluate(completes, chain.listed, asked_at)
                 if job.purpose is Purpose.AUDIT:
                     self._subscriptions.audited(chain.facts)
                 if job.purpose is not Purpose.POLL and self._core.states.take_doubt():
@@ -116,9 +116,9 @@ class Inbound:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def publish(self, event: Event, key: Key) -> None:
-        """Publish an event of the provider's, unless its topic had fallen silent and only repeats itself.
+        """Publish an event of the provider, unless the topic is stale and the event equals the last one published.
 
-        Every event also proves that the subscription of its topic, ``key``, is served.
+        Every event also confirms the subscription of its topic, ``key``.
         """
         if self._note_data(event, key):
             core, counters = self._core, self._counters
@@ -129,7 +129,7 @@ class Inbound:
             self._counters.deduped += 1
 
     def _note_data(self, event: Event, key: Key) -> bool:
-        """Note that data of this topic came; return False if a topic that had fallen silent only repeats itself."""
+        """Note that an event of this topic came; return False if the topic is stale and the event equals its last one."""
         entry = self._entry_of(key)
         if entry is not None:
             entry.flowed = True
@@ -140,7 +140,8 @@ class Inbound:
             if (left := self._core.topics.left(key)) is not None:
                 self._core.publish(staleness(left, StalenessEvent.FRESH))
             return True
-        if watch.stale and watch.said == event:  # the answer to the new request; what comes again and again is alive
+        # A provider resends its last value after a resubscribe. One duplicate is dropped, the next one proves that data flow.
+        if watch.stale and watch.said == event:
             watch.said = None
             return False
         watch.said = event
@@ -149,7 +150,7 @@ class Inbound:
         return True
 
     def depth(self, depth: Depth) -> None:
-        """Pass ``depth`` through its book; publish what the book lets out."""
+        """Apply ``depth`` to its order book; publish the events that the book emits."""
         self._counters.received += 1
         symbol = depth.symbol
         kept = self._core.books.offer(depth)
@@ -175,7 +176,7 @@ class Inbound:
             self._counters.deduped += 1
 
     def state(self, event: State, *, partial: bool = False) -> None:
-        """Publish the state of an order, a position or an account, with what happened to it; of a list only what differs."""
+        """Publish the state of an order, a position or an account, unless it equals the last known one."""
         self._counters.received += 1
         self._core.notice_time(event.timestamp, getattr(event, "updated_at", None))
         account = self._account
@@ -200,7 +201,7 @@ class Inbound:
                 self._look(Refresh(news.account))
             return
         self._counters.deduped += 1
-        if not compared:  # what repeats itself proves that the account's stream is alive
+        if not compared:  # a duplicate from the stream proves that the account's stream delivers data
             self._note_data(event, ("account", event.account or account))
 
     def _is_past(self, event: State, before: State | None) -> bool:
@@ -218,7 +219,7 @@ class Inbound:
             core.rearm()
 
     def _count_fact(self, event: AccountScoped) -> None:
-        """Count what an audit found, but for figures that only follow the market."""
+        """Count a difference that an audit found. Figures that change with every price are not counted."""
         if self._answering is None or isinstance(event, Account):
             return
         if not isinstance(event, Position) or event.event is not PositionEvent.POSITION_MODIFIED:
@@ -232,15 +233,16 @@ class Inbound:
         return self._core.at.now if self._valid_at is None else self._valid_at
 
     def complete(self, complete: Complete) -> None:
-        """Publish the end of what a complete list leaves out. A list with a part that was not understood is not complete.
+        """Publish a closing event for each order or position that was open and is missing from a complete list.
 
-        A list that was fetched is judged when everything that was asked for together has been answered: its other pages,
-        and the orders that ended in an absence, come in any order.
+        A list with an element that could not be decoded is not complete. A fetched list is evaluated only after all requests
+        of the same batch have completed, because its other pages and the orders that ended during an outage arrive in any
+        order.
         """
         if any(isinstance(item, Unknown) for item in self._items):
             self._core.counters.notes["incomplete_list"] += 1
         elif self._answering is None:
-            self._judge([complete], self._listed(), self._asked_at())
+            self._evaluate([complete], self._listed(), self._asked_at())
             self._subscriptions.reconciled()
         else:
             self._answering.chain.completes.append(complete)
@@ -251,7 +253,7 @@ class Inbound:
             (item.kind, item.account or self._account, item.id) for item in states if isinstance(item, Order | Position)
         }
 
-    def _judge(self, completes: list[Complete], listed: set[tuple[str, str | None, str]], asked_at: float) -> None:
+    def _evaluate(self, completes: list[Complete], listed: set[tuple[str, str | None, str]], asked_at: float) -> None:
         for complete in completes:
             account = complete.account or self._account
             ids = {id for kind, of, id in listed if (kind, of) == (complete.kind, account)}
@@ -261,7 +263,7 @@ class Inbound:
                 self._core.publish(event)
 
     def fetch(self, fetch: Fetch) -> None:
-        """Make a further request: at once where the connection waits for it, else when the budget allows."""
+        """Send a further request: at once if the connection's setup waits for it, else when the rate limit allows."""
         core, job = self._core, self._answering
         if job is not None and job.purpose in (Purpose.PREPARE, Purpose.RENEW):
             core.at_once([fetch], job.purpose)
@@ -270,7 +272,7 @@ class Inbound:
             core.rearm()
 
     def send(self, send: Send) -> None:
-        """Send a frame at once; one that the answer to a request for subscriptions leads to waits for its turn like them."""
+        """Send a frame at once. A frame that follows from a subscription request is queued with the subscriptions."""
         core, job = self._core, self._answering
         if job is not None and job.purpose is Purpose.INTEREST:
             core.outbound.interest(job.adapter, self._sent(send))
@@ -283,10 +285,10 @@ class Inbound:
     def _marked(self, event: AccountScoped) -> AccountScoped:
         return attrs.evolve(event, reconciled=True) if self.reconciling else event
 
-    # --- what was not understood -------------------------------------------------------------------------------------
+    # --- messages that could not be decoded --------------------------------------------------------------------------
 
     def unknown(self, raw: str, why: str) -> None:
-        """Count one message, or a part of one, that was not understood, and keep a sample of it."""
+        """Count one message, or a part of one, that could not be decoded, and keep a sample of it."""
         sample = Sample(
             self._core.redact(raw[: 2 * SAMPLE_SIZE])[:SAMPLE_SIZE],
             self._core.redact(why)[:500],

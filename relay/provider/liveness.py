@@ -1,26 +1,27 @@
-"""Two clocks that tell a silent feed from a quiet one.
+"""Detect dead connections and stale topics by two kinds of timers.
 
-The transport's clock is reset by anything at all that arrives, heartbeats included; when it runs out the connection is
-presumed dead and is dialled anew. A topic's clock is reset only by that topic's own events: a heartbeat proves the
-transport and nothing else. When it runs out the topic is STALE and is subscribed once more; the first new event makes it
-FRESH. A provider that repeats its last word to whoever subscribes says nothing new by it, once. Only kinds the provider
-declared, or the operator set, have a topic clock: for all others quiet is normal, once data have come.
+The connection's timer is reset by every byte received, heartbeats included. When it expires, the connection is presumed dead
+and the session reconnects. A topic's timer is reset only by that topic's own events. When it expires, the topic is STALE and
+the relay resubscribes; the first new event makes it FRESH. Many providers resend the last value after a subscribe. The first
+such duplicate does not make a stale topic FRESH. A topic has a timer after its first event only if the provider declared one
+for its kind or the operator set one. For all others it is normal that no event comes.
 
-That no data have come yet is told of every topic that has a value (`FIRST_DATA`), once, and nothing is asked for because of
-it: that would take turns from others. The clock runs from the request, and again from its acknowledgement.
+Every topic that has a value (`FIRST_DATA`) also has a timer for its first event. It starts at the subscribe request and again
+at the acknowledgement. When it expires, the topic is STALE. This does not trigger a resubscribe, because that would use rate
+limit that other topics need.
 
-A closed market is not dead. Where a topic's hours are known, silence counts from the opening of its market on, never while
-it is closed. And where the markets of all topics are closed and the provider needs no heartbeat of ours, a transport that
-fell silent is asked with a WebSocket ping, which every server answers, before it is presumed dead.
+A closed market does not make a topic stale. If a topic's hours are known, its timer starts when the market opens. If the
+markets of all topics are closed and the provider needs no heartbeat of ours, an idle connection is first tested with a
+WebSocket ping, which every server answers.
 
-A topic the provider refused is STALE with the provider's reason, and FRESH like any other at its first event.
+A topic whose subscription the provider rejected is STALE with the provider's reason. Its first event makes it FRESH.
 
-A session that is gone for longer than `SETTLES` makes all its topics STALE at once. Such a topic is FRESH with its first
-event on the next connection. Where no event has to come it is FRESH when the provider confirms the subscription (trades,
-signals, news), or when what is open on the account was compared with the provider's lists.
+A session that is down for longer than `SETTLES` seconds makes all its topics STALE. Each becomes FRESH with its first event on
+the next connection. A topic that may have no event for long (trades, signals, news) becomes FRESH when the provider confirms
+its subscription. An account becomes FRESH when its open orders and positions were compared with the provider's lists.
 
-Topic clocks are checked when the earliest of them could run out. Events only push that time back, so the path of a
-message writes one attribute and never looks for the minimum.
+Topic timers are checked when the earliest could expire. An event only moves an expiry later, so handling a message writes one
+attribute and does not search for the minimum.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,89 +37,89 @@ from relay.model.events import Event
 from relay.model.hours import Hours
 from relay.provider.subscription_table import Key, topic_key
 
-#: Seconds after which a session that is gone makes its topics stale; one that is back sooner only has a gap.
+#: Seconds after which a session that is down makes its topics stale. A shorter outage only causes a gap event.
 SETTLES = 0.15
-#: Kinds with a last value, which is old until the next event: a confirmed subscription says nothing of it.
+#: Kinds with a last value, which may be old until the next event: a confirmed subscription does not make them fresh.
 _WITH_VALUE = frozenset({"quote", "candle", "depth", "reference"})
-#: Seconds from a subscription to its first event, by kind, after which it is told that none came. A provider sends the
-#: present value or book at once to whoever subscribes; a candle comes at the end of its bar at the latest. What is told is
-#: true of a closed market too. Of other kinds, trades and signals for instance, no event has to come.
+#: Seconds from a subscription to its first event, by kind, after which the topic is STALE. A provider sends the present
+#: quote or book at once after a subscribe, also while the market is closed, and a candle at the end of its bar at the
+#: latest. Other kinds, for instance trades and signals, may have no event for long.
 FIRST_DATA = {"quote": 30.0, "depth": 30.0, "candle": 60.0}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_678_400}
-#: Seconds for each topic between two looks at all of them, a few hundred times as long as the look takes.
+#: Least seconds between two checks of all topics, per topic: a few hundred times as long as a check takes.
 LOOK_EACH = 50e-6
-#: Stale topics that nobody wants any more are remembered, at most so many.
+#: Most stale topics without a subscriber that are remembered.
 _LEFT = 10_000
 
 
 class Transport:
-    """The clock of one connection, and our own heartbeats on it.
+    """The idle timer of one connection, and the schedule of our heartbeats on it.
 
     Args:
-        silent_after: seconds without anything received after which the connection is dead.
-        every: seconds between our heartbeats, None when we send none.
+        silent_after: seconds without received data after which the connection is dead.
+        every: seconds between our heartbeats; None if we send none.
     """
 
     def __init__(self, silent_after: float, every: float | None) -> None:
         self._silent_after = silent_after
         self._every = every
-        #: Time of the last arrival; written directly on the path of a message.
+        #: Time of the last received data. The message path writes it directly.
         self.heard = -inf
-        self._excused_at = -inf
-        self._beat_at = inf
+        self._extended_at = -inf
+        self._heartbeat_at = inf
         self._open = False
 
     def opened(self, now: float) -> None:
-        """Start the clocks: the connection is open."""
+        """Start the timers: the connection is open."""
         self._open = True
         self.heard = now
-        self._beat_at = now + self._every if self._every is not None else inf
+        self._heartbeat_at = now + self._every if self._every is not None else inf
 
     def closed(self) -> None:
-        """Stop the clocks: the connection is gone."""
+        """Stop the timers: the connection is closed."""
         self._open = False
 
     def silent(self, now: float) -> bool:
         """Return True if the connection must be presumed dead."""
-        return self._open and now - max(self.heard, self._excused_at) >= self._silent_after
+        return self._open and now - max(self.heard, self._extended_at) >= self._silent_after
 
-    def take_excuse(self, now: float) -> bool:
-        """Extend the silence deadline once; return False if we send heartbeats or nothing arrived since the last time."""
-        if self._every is not None or self.heard <= self._excused_at:
+    def take_extension(self, now: float) -> bool:
+        """Grant one extra idle period; return False if we send heartbeats or no data arrived since the last grant."""
+        if self._every is not None or self.heard <= self._extended_at:
             return False
-        self._excused_at = now
+        self._extended_at = now
         return True
 
-    def take_beat(self, now: float) -> bool:
+    def take_heartbeat(self, now: float) -> bool:
         """Return True once when a heartbeat of ours is due, and set the time of the next one."""
-        if not self._open or self._every is None or now < self._beat_at:
+        if not self._open or self._every is None or now < self._heartbeat_at:
             return False
-        self._beat_at = now + self._every
+        self._heartbeat_at = now + self._every
         return True
 
     def deadline(self) -> float:
-        """Return the time at which `silent` or `take_beat` may return True."""
-        heard = max(self.heard, self._excused_at)
-        return min(heard + self._silent_after, self._beat_at) if self._open else inf
+        """Return the time at which `silent` or `take_heartbeat` may return True."""
+        heard = max(self.heard, self._extended_at)
+        return min(heard + self._silent_after, self._heartbeat_at) if self._open else inf
 
 
 @define(eq=False)
 class Watch:
-    """The clock of one topic.
+    """The staleness timer of one topic.
 
     Attributes:
-        last: monotonic time from which on its silence counts: its last event, its subscription, its market's opening.
-        after: seconds without an event after which it is called stale, infinite when quiet is normal.
-        allowed: seconds of silence from ``last`` now, infinite when quiet is normal: ``after``, or what the first event has.
-        since_ns: Unix nanoseconds of its last event, None when there was none.
-        asked_at: monotonic time of its subscription, the request or the acknowledgement; -inf when it is not subscribed.
-        asked_ns: Unix nanoseconds of that.
-        confirmed: whether that was the acknowledgement.
-        stale: whether it has been called stale.
-        session: whether that was because the session was gone.
-        reason: why, when the provider refused it, or when no data came.
+        last: monotonic start of the timer: the latest of its last event, its subscription and its market's opening.
+        after: staleness timeout in seconds after an event; infinite if it has none.
+        allowed: timeout in force now, in seconds from ``last``: ``after``, or that of the first event. Infinite if none.
+        since_ns: Unix nanoseconds of its last event; None if it had none.
+        asked_at: monotonic time of its subscribe request, later of the acknowledgement; -inf while it is not subscribed.
+        asked_ns: ``asked_at`` in Unix nanoseconds.
+        confirmed: whether ``asked_at`` is the time of the acknowledgement.
+        stale: whether the topic is stale.
+        session: whether it is stale because the session was down.
+        reason: why it is stale, if the provider rejected it or no data came.
         mute: whether ``reason`` is that no data came.
-        said: its last event; None where a repetition of it has been let pass already.
+        said: its last published event. None once a duplicate of it was dropped, so that the next one is published.
     """
 
     topic: Topic
@@ -137,18 +138,28 @@ class Watch:
 
     @property
     def brought_nothing(self) -> bool:
-        """True if no event came since its subscription."""
+        """True if no event came since it was subscribed."""
         return self.since_ns is None or self.since_ns < self.asked_ns
 
     @property
     def runs(self) -> bool:
-        """True while silence is news: the topic is fresh, or is stale because it was not subscribed, which it is now."""
+        """True if the timer is active: the topic is not stale, or it may recover on the present subscription.
+
+        A topic may recover if it is stale because the session was down, or because an earlier subscription was rejected.
+        """
         return not self.stale or self.session or (self.asked_at != -inf and self.reason is not None and not self.mute)
 
 
 @define(eq=False)
 class Outage:
-    """The session is gone: why, since when (Unix nanoseconds, None before the first connection), and when that is told."""
+    """The session is down.
+
+    Attributes:
+        reason: why.
+        since_ns: start in Unix nanoseconds; None before the first connection.
+        due_at: monotonic time at which it is published, unless the session is up again.
+        told: whether it was published.
+    """
 
     reason: str
     since_ns: int | None
@@ -156,7 +167,7 @@ class Outage:
     told: bool = False
 
     def take_due(self, now: float) -> bool:
-        """Return True once it has lasted long enough to be told, and then only once."""
+        """Return True once, as soon as the outage has lasted long enough to be published."""
         if self.told or now < self.due_at:
             return False
         self.told = True
@@ -164,16 +175,16 @@ class Outage:
 
 
 class Topics:
-    """The clocks of the topics of one session.
+    """The staleness timers of the topics of one session.
 
-    Staleness outlives a connection, and a while without anybody who wants the topic; the running clocks do not.
+    A topic stays stale over a reconnect, and while it has no subscriber. Its timer stops in both cases.
 
     Args:
-        hours: when the market of a topic trades.
-        rearm: called when a clock may run out earlier than was known.
-        after: seconds of silence by kind or by topic, in place of the declared ones; 0: quiet is normal.
-        first: seconds from a subscription to its first event, 0: any number; None: as after any other event, or where that
-            has no clock, `FIRST_DATA`.
+        hours: returns the trading hours of a topic's market; None if they are not known.
+        rearm: called when a timer may expire earlier than the last `deadline`.
+        after: staleness timeouts in seconds by kind or by topic, instead of the declared ones. 0: no timeout.
+        first: seconds from a subscription to its first event. 0: no limit. None: the topic's normal staleness timeout, or
+            `FIRST_DATA` if it has none.
     """
 
     def __init__(
@@ -191,24 +202,24 @@ class Topics:
         self._watches: dict[Key, Watch] = {}
         self._left_stale: BoundedDict[Key, Watch] = BoundedDict(_LEFT)
         self._check_at = inf
-        #: The connection's absence; None while it is up, and before the first attempt has failed.
+        #: The present outage; None while the session is up, and before the first attempt has failed.
         self.outage: Outage | None = None
-        #: The watch of a key, None when it is not watched.
+        #: Return the watch of a key; None if it has none.
         self.find: Callable[[Key], Watch | None] = self._watches.get
 
     def requested(self, topic: Topic, now: float, unix_ns: int) -> None:
-        """Start the clock of ``topic`` as its subscription is requested, unless an earlier request started it."""
+        """Start the timer of ``topic`` as its subscription is requested, unless an earlier request started it."""
         watch = self._watched(topic, now)
         if watch.asked_at == -inf:
             self._start(watch, now, unix_ns)
 
     def subscribed(self, topic: Topic, now: float, unix_ns: int) -> None:
-        """Start the clock of ``topic`` anew: its subscription was confirmed, or needs no confirmation.
+        """Restart the timer of ``topic``: its subscription was confirmed, or needs no confirmation.
 
-        Where the first event has a deadline of its own that one counts, except for an account: nothing has to happen there.
+        The timeout is that of the first event. An account has none of its own, because it may have no event for long.
         """
         watch = self._watched(topic, now)
-        if watch.confirmed and watch.brought_nothing:  # asked for anew, and still without data
+        if watch.confirmed and watch.brought_nothing:  # resubscribed, and still without data
             return
         watch.confirmed = True
         self._start(watch, now, unix_ns)
@@ -242,7 +253,7 @@ class Topics:
         return watch
 
     def refused(self, topic: Topic, reason: str, now: float) -> Watch | None:
-        """Note that the provider refused the topic; return its watch if that is news."""
+        """Mark the topic stale: the provider rejected it. Return its watch unless it was stale for this reason already."""
         watch = self._watched(topic, now)
         news = not watch.stale or watch.session or watch.reason != reason
         watch.stale, watch.session, watch.reason, watch.allowed = True, False, reason, inf
@@ -250,7 +261,7 @@ class Topics:
         return watch if news else None
 
     def event(self, watch: Watch, now: float, unix_ns: int) -> bool:
-        """Note an event of the topic; return True if the topic had been stale and is fresh now."""
+        """Restart the topic's timer at an event; return True if the topic was stale and is fresh now."""
         allowed = watch.after
         if watch.allowed != allowed or watch.stale or watch.last > now:
             watch.allowed, watch.reason, watch.mute = allowed, None, False
@@ -261,9 +272,10 @@ class Topics:
         return was_stale
 
     def fresh_when_quiet(self, topic: Topic) -> Watch | None:
-        """Return the watch of a topic that its confirmed subscription makes fresh: no event of it has to come. Else None.
+        """Make a topic fresh when its subscription is confirmed. Return its watch; None if this does not make it fresh.
 
-        It had been called stale because the session was gone, or because it was not subscribed.
+        This is for topics that may have no event for long, and that are stale because the session was down or because an
+        earlier subscription was rejected.
         """
         watch = self._watches.get(topic_key(topic))
         if watch is None or not watch.stale or topic.kind in _WITH_VALUE or watch.after != inf:
@@ -274,11 +286,11 @@ class Topics:
         return watch
 
     def left(self, key: Key) -> Watch | None:
-        """Note an event of a topic that is not subscribed now; return the topic's watch if it was stale until now."""
+        """Handle an event of a topic that is not subscribed; return the topic's watch if the event makes it fresh."""
         return self._left_stale.pop(key, None)
 
     def check(self, now: float, unix_ns: int) -> list[Watch]:
-        """Return the topics whose clock has run out just now. They are STALE until their next event."""
+        """Return the topics whose timer has expired since the last check. They are STALE until their next event."""
         if now < self._check_at:
             return []
         due = [watch for watch in self._watches.values() if watch.runs and watch.last + watch.allowed <= now]
@@ -288,16 +300,16 @@ class Topics:
             watch.mute = watch.brought_nothing
             watch.reason = _no_data(watch, now) if watch.mute else None
         running = (watch.last + watch.allowed for watch in self._watches.values() if watch.runs)
-        # Looking at all of them takes time: of many that run out one after the other, several are found at once.
+        # A check visits all topics. A least pause between checks lets one check find several that expire one after another.
         self._check_at = max(min(running, default=inf), now + len(self._watches) * LOOK_EACH)
         return gone
 
     def is_due(self, watch: Watch) -> bool:
-        """Return True if an event of a silent topic was due by what is declared or configured, and not by `FIRST_DATA`."""
+        """Return True if the topic's timeout was declared or configured, not the default `FIRST_DATA`."""
         return watch.after != inf or self._first is not None
 
     def _extend(self, watch: Watch, now: float, unix_ns: int) -> bool:
-        """Count the silence from the opening of the market; return True if that is not longer than allowed."""
+        """Move the timer's start to the market's opening; return True if it has not expired by that."""
         hours = self._hours(watch.topic)
         if hours is None:
             return False
@@ -312,26 +324,24 @@ class Topics:
         return bool(hours) and all(each is not None and each.opened(unix_ns) is None for each in hours)
 
     def forget(self, topic: Topic) -> None:
-        """Stop watching a topic that is no longer subscribed. If it was stale, that is remembered for its next
-        subscriber.
-        """
+        """Stop the timer of a topic that is no longer subscribed. If it was stale, remember that for its next subscriber."""
         key = topic_key(topic)
         watch = self._watches.pop(key, None)
         if watch is not None and watch.stale:
             self._left_stale[key] = watch
 
     def share(self, other: "Topics") -> None:
-        """Know of the stale topics that other connections of a pool let go: one of them may be wanted here next."""
+        """Share the remembered stale topics with the other connections of a pool: a topic may move to this one."""
         self._left_stale = other._left_stale
 
     def adopt(self, other: "Topics") -> None:
-        """Take over which topics of a session that is being replaced are stale."""
+        """Copy the stale topics and the outage of the session that this one replaces."""
         self._left_stale = other._left_stale
         self._left_stale.update((key, watch) for key, watch in other._watches.items() if watch.stale)
         self.outage = other.outage
 
     def closed(self, reason: str, since_ns: int | None, now: float) -> None:
-        """Stop all clocks: without a connection no topic is silent before it is subscribed again."""
+        """Stop all timers until the topics are subscribed again: the connection is closed."""
         for watch in self._watches.values():
             watch.allowed, watch.confirmed, watch.asked_at = inf, False, -inf
         self._check_at = inf
@@ -340,17 +350,17 @@ class Topics:
         self.outage.reason = reason
 
     def opened(self) -> None:
-        """Note that the session is up again. The topics that it made stale become fresh one by one."""
+        """End the outage: the session is up. The topics that it made stale become fresh one by one."""
         self.outage = None
 
     def suspend(self, topic: Topic, now: float) -> None:
-        """Make a topic stale because the session is gone. What it said last proves nothing when it is said again."""
+        """Make a topic stale because the session is down. Its next event makes it fresh, even a duplicate of its last one."""
         watch = self._watched(topic, now)
         watch.stale, watch.session, watch.allowed, watch.said = True, True, inf, None
         watch.reason, watch.mute = None, False
 
     def deadline(self) -> float:
-        """Return the time at which `check` may find something."""
+        """Return the earliest time at which `check` may return a topic."""
         return self._check_at
 
 
@@ -360,6 +370,6 @@ def _seconds_of(timeframe: str) -> float:
 
 
 def _no_data(watch: Watch, now: float) -> str:
-    # As allowed where its market was open all the time: the same text however late the look at it was.
+    # If the market was open all the time, name the timeout: the text then does not depend on how late the check ran.
     seconds = watch.allowed if watch.last == watch.asked_at else now - watch.asked_at
     return f"no data since the subscription, {f'{seconds:.1f}'.removesuffix('.0')} s ago"

@@ -801,11 +801,11 @@ class SessionMachine:
     def _transport_clock(self, now: float) -> None:
         if self._transport.silent(now):
             # With all markets closed silence is usual. A ping checks it, unless an earlier one is unanswered.
-            if self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.take_excuse(now):
+            if self.core.topics.closed_market(self.core.at.unix_ns) and self._transport.take_extension(now):
                 self.core.put(SendPing())
             else:
                 self._lose(f"nothing received for {self._declared.silent_after:g} s")
-        elif self._transport.take_beat(now):
+        elif self._transport.take_heartbeat(now):
             if self._declared.heartbeat.frame:
                 self.core.put(SendPing())
             else:
