@@ -1,8 +1,8 @@
 """The topics of a provider in the hub of one node, as `relay.cluster.replica` uses them.
 
-While this node owns the provider, a topic's log appends each event to the provider's logs. While another node owns it, events
-read from these logs are published here with the owner's sequence numbers. A topic that merges providers has no owner. Each
-node merges its own inputs, so the sequence numbers of a merged topic are valid on that node only.
+While this node owns the provider, a topic's log appends each event to the provider's logs. While another node owns it,
+events read from these logs are published here with the owner's sequence numbers. A topic that merges providers has no
+owner. Each node merges its own inputs, so the sequence numbers of a merged topic are valid on that node only.
 """
 
 from collections import deque

@@ -40,7 +40,7 @@ class CatchUp:
     """True when the subscriber becomes live only with the next snapshot."""
     cache_missed: bool = False
     tells_position: bool = False
-    """True when the position is sent after the deliveries: a client that disconnects earlier has no position to resume from."""
+    """True when the position is sent after the deliveries, so that a client that disconnects earlier starts over."""
 
 
 @define

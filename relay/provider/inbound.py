@@ -140,7 +140,7 @@ class Inbound:
             if (left := self._core.topics.left(key)) is not None:
                 self._core.publish(staleness(left, StalenessEvent.FRESH))
             return True
-        # A provider resends its last value after a resubscribe. One duplicate is dropped, the next one proves that data flow.
+        # A provider resends its last value after a resubscribe. One duplicate is dropped; the next shows that data flow.
         if watch.stale and watch.said == event:
             watch.said = None
             return False
@@ -176,7 +176,7 @@ class Inbound:
             self._counters.deduped += 1
 
     def state(self, event: State, *, partial: bool = False) -> None:
-        """Publish the state of an order, a position or an account, unless it equals the last known one."""
+        """Publish the state of an order, a position or an account, unless it adds nothing to the last known one."""
         self._counters.received += 1
         self._core.notice_time(event.timestamp, getattr(event, "updated_at", None))
         account = self._account

@@ -6,9 +6,9 @@ the relay resubscribes; the first new event makes it FRESH. Many providers resen
 such duplicate does not make a stale topic FRESH. A topic has a timer after its first event only if the provider declared one
 for its kind or the operator set one. For all others it is normal that no event comes.
 
-Every topic that has a value (`FIRST_DATA`) also has a timer for its first event. It starts at the subscribe request and again
-at the acknowledgement. When it expires, the topic is STALE. This does not trigger a resubscribe, because that would use rate
-limit that other topics need.
+Every topic that has a value (`FIRST_DATA`) also has a timer for its first event. It starts at the subscribe request and
+again at the acknowledgement. When it expires, the topic is STALE. This does not trigger a resubscribe, because that would
+use rate limit that other topics need.
 
 A closed market does not make a topic stale. If a topic's hours are known, its timer starts when the market opens. If the
 markets of all topics are closed and the provider needs no heartbeat of ours, an idle connection is first tested with a
@@ -16,12 +16,13 @@ WebSocket ping, which every server answers.
 
 A topic whose subscription the provider rejected is STALE with the provider's reason. Its first event makes it FRESH.
 
-A session that is down for longer than `SETTLES` seconds makes all its topics STALE. Each becomes FRESH with its first event on
-the next connection. A topic that may have no event for long (trades, signals, news) becomes FRESH when the provider confirms
-its subscription. An account becomes FRESH when its open orders and positions were compared with the provider's lists.
+A session that is down for longer than `SETTLES` seconds makes all its topics STALE. Each becomes FRESH with its first event
+on the next connection. A topic that may have no event for long (trades, signals, news) becomes FRESH when the provider
+confirms its subscription. An account becomes FRESH when its open orders and positions were compared with the provider's
+lists.
 
-Topic timers are checked when the earliest could expire. An event only moves an expiry later, so handling a message writes one
-attribute and does not search for the minimum.
+Topic timers are checked when the earliest could expire. An event only moves an expiry later, so handling a message writes
+one attribute and does not search for the minimum.
 """
 
 from collections.abc import Callable, Mapping
@@ -354,7 +355,7 @@ class Topics:
         self.outage = None
 
     def suspend(self, topic: Topic, now: float) -> None:
-        """Make a topic stale because the session is down. Its next event makes it fresh, even a duplicate of its last one."""
+        """Make a topic stale because the session is down. Its next event makes it fresh, even if equal to its last."""
         watch = self._watched(topic, now)
         watch.stale, watch.session, watch.allowed, watch.said = True, True, inf, None
         watch.reason, watch.mute = None, False
