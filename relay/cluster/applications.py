@@ -149,7 +149,7 @@ class Group:
     cost: int = 0
 
     def tell(self, refusal: ProtocolError | None) -> None:
-        """Tell whoever asked, once."""
+        """Send the outcome to the caller, once."""
         told, self.told = self.told, None
         if told is not None:
             told(refusal)

@@ -1,6 +1,6 @@
 """Memory of an account's events: the fills that were published, and the last state of every order and position.
 
-A fill is published once, whoever repeats it: the stream, a replay, or a list fetched after a reconnect. The last states
+A fill is published once, although the stream, a replay or a list fetched after a reconnect may repeat it. The last states
 are what a fetched list is compared with, so that after an absence only differences are published, marked ``reconciled``.
 What happened to a state whose provider says only what is (``event`` None) is derived from the last known one.
 What was open and is missing from a list the provider calls complete has vanished: a position of which nothing is left is

@@ -164,7 +164,7 @@ class Subscriptions:
     def want(self, topic: Topic, by: Asker | None = None) -> None:
         """Want ``topic``, see `SubscriptionTable.want`.
 
-        While the session is gone, whoever comes first is told that nothing will come; it is then true for all.
+        While the session is down, the first request for a topic publishes STALE, which is then true for all subscribers.
         """
         entry = self._table.find(topic_key(topic))
         is_wanted = entry is not None and entry.leave_at is None
@@ -177,7 +177,7 @@ class Subscriptions:
         self._core.rearm()
 
     def _say_stale(self, topic: Topic, reason: str, *, refused: bool | None = None) -> None:
-        """Tell whoever listens to ``topic`` why there are no data; once for each reason."""
+        """Publish STALE with the reason that ``topic`` has no data; once for each reason."""
         watch = self._topics.refused(topic, reason, self._core.at.now)
         if watch is not None:
             self._core.publish(evolve(staleness(watch, StalenessEvent.STALE), refused=refused))
@@ -394,7 +394,7 @@ class Subscriptions:
         return heard if self._absent_since is None else min(heard, self._absent_since.now)
 
     def absence_answered(self) -> None:
-        """Note that all requests about an absence were answered."""
+        """Note that all requests about an outage were answered."""
         if self._reconcile_at == inf:  # otherwise a part failed, and is asked for again
             self._absent_since = None
 
@@ -486,7 +486,7 @@ class Subscriptions:
         self._core.rearm()
 
     def not_reconciled(self, answer: Answer) -> None:
-        """Handle the failure of a request for a list of what is open."""
+        """Handle the failure of a request for the list of open orders and positions."""
         text = f"what is open on the account could not be fetched: HTTP status {answer.status}"
         self._core.error("reconcile_failed", text, of_account=True)
         if self._reconcile_at == inf:  # of several lists one is enough
@@ -498,7 +498,7 @@ class Subscriptions:
     # --- books -------------------------------------------------------------------------------------------------------
 
     def kept(self, symbol: str, kept: Kept) -> None:
-        """Handle a snapshot that a book let out, or its need of one."""
+        """Handle a snapshot that a book emitted, or its need of one."""
         now = self._core.at.now
         self._core.rearm()
         if kept.snapshot_of is None:

@@ -47,9 +47,9 @@ class RequestPrices:
     encoded_kilobyte: float = field(default=2.5, validator=_not_negative)
     """1,024 bytes that are encoded for it: the book of a depth channel, or the present state of an account."""
     member: float = field(default=0.2, validator=_not_negative)
-    """Each member that a new member of a presence channel is told of."""
+    """Each member in the list that a new member of a presence channel receives."""
     recipient: float = field(default=0.05, validator=_not_negative)
-    """Each subscriber that is told of a joining or leaving member, of a new count, or gets a client event."""
+    """Each subscriber that receives a joining or leaving member, a new count or a client event."""
     sign_in: float = field(default=10, validator=_not_negative)
     """A sign-in, beside the message."""
     client_event: float = field(default=2, validator=_not_negative)

@@ -28,6 +28,9 @@ NO_VERB = re.compile(
     r"(`|[a-z]|(The|A|An|Its?|They|This|That|These|Those|Somebody|Nobody|Everybody|Anybody|Something|Nothing|Everything"
     r"|Anything|Another|All|Any|Every|Each|Both|One|No|Data|Of|Seconds|Counts|Events|Bytes|Times|Tokens|Ids)\b)"
 )
+#: Phrases that a reader has to guess at, with the number that the docstrings of relay/ may still have: name the subscriber,
+#: the event or the field instead. Only lower the numbers.
+STILL_VAGUE = {"whoever": 10, "told of": 10, "given up": 12, "last word": 0, "let out": 0, "lets out": 0}
 #: Functions that are rules: their docstrings are the sentences that they check.
 RULES = {"relay/testing/meaning.py", "relay/testing/account_meaning.py", "relay/testing/fault_table.py"}
 #: Modules of relay/, without `__init__.py`. Lower it when a room is folded.
@@ -124,6 +127,18 @@ def test_docstrings_are_plain(room: str) -> None:
         if QUESTION.match(text) or (is_action(node) and NO_VERB.match(text) and str(path) not in RULES)
     ]
     assert not riddles
+
+
+@pytest.mark.parametrize("phrase", STILL_VAGUE)
+def test_docstrings_name_their_subject(phrase: str) -> None:
+    found = [
+        f"{path}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}"
+        for path, tree in TREES.items()
+        if path.parts[0] == "relay"
+        for node, text in docstrings(tree)
+        for _ in re.finditer(rf"\b{phrase}\b", " ".join(text.lower().split()))
+    ]
+    assert len(found) <= STILL_VAGUE[phrase], "\n".join(found)
 
 
 @pytest.mark.parametrize("room", sorted({room_of(path) for path in TREES}))
