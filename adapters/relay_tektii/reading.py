@@ -1,7 +1,7 @@
 """Reading what a Tektii gateway sends: frames and the objects of its REST API, which are the same.
 
 https://docs.tektii.com/docs/trading-api/event-types. The page's schemas are the relay's own event model, so a member goes to
-the field of its name. A member that is null is one that was left out. Behind the page the gateway also sends
+the field of its name. A null member means the same as a missing one. Besides the events on that page the gateway sends
 ``data_staleness``, ``financing``, ``backtest_complete`` and ``connection`` events about its broker.
 """
 
@@ -30,7 +30,7 @@ Symbol = Callable[[str], str]
 
 TIMEFRAMES = ("1m", "2m", "5m", "10m", "15m", "30m", "1h", "2h", "4h", "12h", "1d", "1w")
 PONG = Send('{"type":"pong"}')
-#: The gateway closes behind a finished backtest, and there is nothing more to come back for.
+#: The gateway closes the connection after a finished backtest. Reconnecting is useless then.
 OVER = Redial("the backtest is complete", CloseMeaning.REFUSED)
 
 #: Members that go to the fields of their names, besides ``symbol``; any other member of an object stays in ``data``.
@@ -110,7 +110,7 @@ def quote(given: Given, symbol: Symbol, **time: Any) -> Quote:
 
 
 def candle(given: Given, symbol: Symbol, **time: Any) -> Candle:
-    """Return a bar. Nothing says whether it can still change."""
+    """Return a bar. The gateway does not mark whether it can still change."""
     about, picked = _about(given, symbol), _picked(given, BAR, "symbol", "timestamp")
     return Candle(start=given["timestamp"], **about, **picked, **time)
 
@@ -136,7 +136,7 @@ def listed_position(given: Given, symbol: Symbol) -> Position:
 
 
 def account(given: Given, event: Any = AccountEvent.BALANCE_UPDATED, **time: Any) -> Account:
-    """Return the account's money. METRICS_UPDATED is a word of the relay's that the gateway does not use."""
+    """Return the account's balance and margins. Raise ValueError for METRICS_UPDATED, which the gateway never sends."""
     if event == AccountEvent.METRICS_UPDATED:
         raise ValueError(f"no event of this provider's accounts: {event}")
     return Account(event=event, **_picked(given, ACCOUNT), **time)
@@ -148,7 +148,7 @@ def trade(given: Given, symbol: Symbol, **more: Any) -> Trade:
 
 
 def _says(given: Given) -> str:
-    """Return the gateway's own word as a reason, with the broker's name where it gives one."""
+    """Return a reason that quotes the gateway's event, with the broker's name if the gateway sent one."""
     return " ".join(["the gateway says", *(text(given, name) for name in ("event", "broker") if name in given)])
 
 

@@ -160,7 +160,7 @@ class States:
         self._is_in_doubt = False
 
     def take_doubt(self) -> bool:
-        """Return True once if a list contradicted something that was told shortly before: another one has to confirm it."""
+        """Return True once if a list contradicted an event published shortly before: another list has to confirm it."""
         is_in_doubt, self._is_in_doubt = self._is_in_doubt, False
         return is_in_doubt
 
@@ -303,7 +303,7 @@ class States:
     def not_overtaken(self, event: State, account: str | None, asked_at: float) -> State | None:
         """Drop from an item of a list whatever was updated after ``asked_at``; return None if nothing is left.
 
-        An order or position that was told since is newer as a whole, of money only the members that were.
+        An order or position updated since then is dropped as a whole, of an account only the updated members.
         """
         known = self._states.get(_name(event, account))
         if known is None or known.told_at <= asked_at:
