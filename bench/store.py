@@ -28,14 +28,14 @@ from relay.store.interface import LoggedTopic, Row, Store
 from relay.store.memory import MemoryStore
 from relay.store.sqlite import SqliteStore
 from relay.store.sqlite_file import LogLimits
-from relay.trading.pending import Scope
+from relay.trading.pending import AccountRef
 from relay.trading.registry import CommandRegistry
 from support.report import arguments, report
 
 AT_ONCE = (1, 10, 100)
 TOPICS, ROUNDS = 100, 15
 KEPT_TOPICS = 100
-ACCOUNT = Scope("broker", "main")
+ACCOUNT = AccountRef("broker", "main")
 STAMP = Stamp(provider="broker", account="main", received_at="2025-01-15T10:30:00Z")
 OF_VENUE = Stamp(provider="venue", account=None, received_at="2025-01-15T10:30:00.123456Z")
 

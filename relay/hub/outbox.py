@@ -124,7 +124,7 @@ class OutboxLimits:
     messages: int = attrs.field(default=4096, validator=attrs.validators.ge(1))
     """Waiting deliveries."""
     bytes: int = attrs.field(default=256 * 1024, validator=attrs.validators.ge(1))
-    """Waiting frame bytes (the kernel's own send buffer comes on top; see SubscriberLimits.notsent_lowat)."""
+    """Waiting frame bytes (the kernel's own send buffer comes on top; see `server.subscribers.notsent_lowat`)."""
     chunk: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(1))
     """Bytes joined into one write while draining."""
     coalesce: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(10)])
