@@ -10,7 +10,7 @@ import trio
 
 from relay.testing.simulator import Mute
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
-from support.cluster import LONG, SHORT, Cluster, Node, cluster
+from support.cluster import FIRST, SHORT, Cluster, Node, cluster
 from support.deadlines import WITHIN
 from support.redis_server import redis_server
 from support.running import API_KEY
@@ -22,7 +22,7 @@ RESTING = {**ORDER, "order_type": "LIMIT", "limit_price": "1.05", "id": "c1", "c
 
 
 @asynccontextmanager
-async def brokered(directory: Path, *, lease: float = LONG) -> AsyncIterator[tuple[HelioSimulator, Cluster]]:
+async def brokered(directory: Path, *, lease: float = FIRST) -> AsyncIterator[tuple[HelioSimulator, Cluster]]:
     simulator = HelioSimulator(seed=1)
     async with simulator.serve() as broker, redis_server(directory) as redis:
         provider = {

@@ -152,6 +152,9 @@ class Cluster:
 #: Seconds of a lease that nothing but its owner's end takes away, and of one that a test waits for to run out. A machine that
 #: stands still for longer than the short one makes another relay the owner, which such a test must allow for.
 LONG, SHORT = 120.0, 3.0
+#: The same where a provider is configured: the first owner on an empty Redis waits for as long as a lease, since another one may
+#: have led before Redis lost it.
+FIRST = 10.0
 
 
 @asynccontextmanager
