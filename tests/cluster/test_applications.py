@@ -11,7 +11,7 @@ from attrs import define
 
 from relay.pusher.signatures import user_auth
 from support.app_server import AppServer, app_server
-from support.cluster import LONG, SHORT, Cluster, Node, cluster
+from support.cluster import FIRST, LONG, SHORT, Cluster, Node, cluster
 from support.deadlines import WITHIN
 from support.http_api import OURS, ask, publish
 from support.raw import Raw, raw
@@ -226,7 +226,7 @@ class Told:
 
 @asynccontextmanager
 async def hooked(
-    directory: Path, names: str = "ab", *, lease: float = LONG
+    directory: Path, names: str = "ab", *, lease: float = FIRST
 ) -> AsyncIterator[tuple[Cluster, list[Node], Told]]:
     async with app_server() as server:
         endpoint = {"app": APP["id"], "url": f"http://127.0.0.1:{server.port}/webhooks", "batch_wait": 0}
