@@ -81,13 +81,14 @@ def first(given: Mapping[str, Any], *names: str) -> Any:
 
 def quoted(price: Any, size: Any) -> tuple[Any, Any]:
     """Return price and size of one side of a quote; None for both where the side is empty and sent as two zeros."""
-    return (None, None) if _is_zero(price) and _is_zero(size) else (price, size)
+    return (None, None) if _has_only(price, "0.") and _has_only(size, "0.") else (price, size)
 
 
-def _is_zero(value: Any) -> bool:
+def _has_only(value: object, characters: str) -> bool:
+    """Return whether text, or a whole number as text, has no other characters than these."""
     if isinstance(value, str):
-        return not value.strip("0.")
-    return type(value) is int and value == 0  # neither False nor a number of another kind
+        return not value.strip(characters)
+    return isinstance(value, int) and not str(value).strip(characters)
 
 
 def is_throttled(reason: str) -> bool:
@@ -197,7 +198,7 @@ def code_word(words: Sequence[str], code: object) -> str:
 
 def is_zero(value: object) -> bool:
     """Return whether a member is empty: null, no text, or a zero of any digits."""
-    return value is None or (isinstance(value, str | int) and not str(value).strip("-0."))
+    return value is None or _has_only(value, "-0.")
 
 
 def unless_zero(value: Any) -> Any:

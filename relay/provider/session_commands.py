@@ -136,9 +136,8 @@ class SessionCommands:
         core = self._core
         if not self._by_stream or isinstance(state, Account) or state.is_foreign(core.stamp):
             return
-        found = core.states.find(
-            state.kind, state.account or core.context.account, state.id
-        )  # with what happened to it
+        # The states know what happened to it, which the message may leave out.
+        found = core.states.find(state.kind, state.account or core.context.account, state.id)
         if not isinstance(found, Order | Position):
             return
         told = told_names(found)

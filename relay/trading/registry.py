@@ -265,7 +265,7 @@ class CommandRegistry:
     def _enter(self, pending: PendingCommand, size: int) -> None:
         """Open an entry of ``size`` bytes."""
         self._open.setdefault(pending.session, {})[pending.command.id] = pending
-        self._account_for(pending, size, 1)
+        self._charge(pending, size, 1)
         self._index_names(pending)
 
     def _index_names(self, pending: PendingCommand) -> None:
@@ -302,7 +302,7 @@ class CommandRegistry:
         self.notes["full"] += 1
         return Full(limit, message)
 
-    def _account_for(self, pending: PendingCommand, size: int, open: int = 0) -> None:
+    def _charge(self, pending: PendingCommand, size: int, open: int = 0) -> None:
         """Set what a command takes of its shares to ``size`` bytes; 0 ends it. ``open`` is by how many more wait."""
         for owner in (pending.api_key, pending.scope):
             share = self._shares.get(owner)
@@ -401,12 +401,12 @@ class CommandRegistry:
         data = data or encode(reply, stamp, id)
         pending.settle(reply, stamp, now, id, data)
         if isinstance(pending.command, READING) and reply.outcome is not Outcome.UNKNOWN:
-            self._account_for(pending, 0, -1)
+            self._charge(pending, 0, -1)
             self._forget_names(pending)
             pending.tell(reply.outcome, data)
             return pending
         self._kept[pending.scope, reply.id] = pending
-        self._account_for(pending, pending.size, -1)
+        self._charge(pending, pending.size, -1)
         self._store_and_remember(pending)
         if self._store is None:
             pending.tell(reply.outcome, data)
@@ -423,7 +423,7 @@ class CommandRegistry:
 
     def _remember(self, pending: PendingCommand) -> None:
         names = sum(len(value) for _, _, value in pending.names)
-        self._account_for(pending, OVERHEAD + names + len(pending.answer))
+        self._charge(pending, OVERHEAD + names + len(pending.answer))
         if pending.outcome is not Outcome.REJECTED:
             self._lasting.setdefault(pending)
             return
@@ -489,7 +489,7 @@ class CommandRegistry:
             else:
                 known.append(pending)
         for pending in sorted(known, key=lambda each: each.answered_at):
-            self._account_for(pending, OVERHEAD)
+            self._charge(pending, OVERHEAD)
             self._index_names(pending)
             self._kept[pending.scope, pending.command.id] = pending
             self._remember(pending)
@@ -513,7 +513,7 @@ class CommandRegistry:
         dropped = []
         for session in [session for session in self._open if session.provider == provider]:
             for pending in self._open.pop(session).values():
-                self._account_for(pending, 0, -1)
+                self._charge(pending, 0, -1)
                 self._forget_names(pending)
                 dropped.append(pending)
         return dropped
@@ -540,7 +540,7 @@ class CommandRegistry:
         for owner in (pending.api_key, pending.scope):
             self._shares[owner].rejected.pop(pending, None)
         del self._kept[pending.scope, pending.command.id]
-        self._account_for(pending, 0)
+        self._charge(pending, 0)
         self._forget_names(pending)
 
     def _forget_names(self, pending: PendingCommand) -> None:

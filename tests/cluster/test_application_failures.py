@@ -194,7 +194,7 @@ async def test_connections_are_counted_over_all_relays(tmp_path: Path) -> None:
 
 async def test_the_commands_of_a_key_at_one_relay_count_at_the_other(tmp_path: Path) -> None:
     async with redis_server(tmp_path) as redis:
-        async with cluster(redis, {}, commands={"rate": 0.001, "burst": 4}) as several:
+        async with cluster(redis, {}, lease=LONG, commands={"rate": 0.001, "burst": 4}) as several:
             a, b = [await several.node(name) for name in "ab"]
             headers = {"Authorization": f"Bearer {API_KEY}"}
 

@@ -311,7 +311,7 @@ async def test_events_of_a_topic_are_bounded_in_bytes_however_many_an_apps_serve
 
 
 async def test_a_subscriber_that_reads_nothing_holds_what_its_outbox_may_and_is_closed() -> None:
-    """What is beyond the bound ends the connection, since these events may not be dropped."""
+    """A connection with more than the bound ends, since these events may not be dropped."""
     async with running_relay(outbox={"bytes": 100_000}, history={"bytes": 100_000, "idle_bytes": 0}) as relay:
         with traced() as held:
             async with client_that_leaves(relay, held, 200_000) as client:

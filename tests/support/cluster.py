@@ -159,7 +159,7 @@ FIRST = 10.0
 
 @asynccontextmanager
 async def cluster(
-    redis: RedisServer, providers: Mapping[str, Any], *, lease: float = LONG, **tables: Any
+    redis: RedisServer, providers: Mapping[str, Any], *, lease: float = FIRST, **tables: Any
 ) -> AsyncIterator[Cluster]:
     """Keep a cluster while inside; ``tables`` are more of every relay's configuration."""
     async with trio.open_nursery() as nursery:

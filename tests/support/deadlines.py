@@ -1,4 +1,4 @@
-"""How long a test waits for what must come.
+"""Name the time for which a test waits for what must come.
 
 Nothing is measured by it: it only ends a test that would hang. So it is far above what anything takes, on a machine that is ten
 times slower than usual, or stands still for seconds, too. pytest's own timeout (pyproject.toml) is above it.

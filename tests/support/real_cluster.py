@@ -541,7 +541,7 @@ class Lost:
 
 @define
 class Told:
-    """What one subscriber was told of a channel, beside the log.
+    """One subscriber's events of a channel, beside those of the log.
 
     Attributes:
         faults: what is wrong.
