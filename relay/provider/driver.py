@@ -365,12 +365,16 @@ class ProviderSession:
         self.on_turn()
 
     def _step(self, turn: Input, traffic: Traffic | None = None) -> None:
-        """Take one input; ``traffic`` is what brought it, which the tap is told when its secrets are known."""
+        """Take one input; ``traffic`` is what brought it, which the tap is told when its secrets are known.
+
+        Both have one time: an event made of an answer is found beside that answer by its `received_at`.
+        """
+        at = moment()
         try:
-            outputs = self._machine.step(turn, moment())
+            outputs = self._machine.step(turn, at)
         finally:
             if traffic is not None and self.frame_tap is not None:
-                self.frame_tap(traffic)
+                self.frame_tap(traffic._replace(unix_ns=at.unix_ns))
         self._do(outputs)
 
     def _do(self, outputs: Sequence[Output]) -> None:

@@ -30,21 +30,26 @@ addEventListener("hashchange", show);
 
 // --- sign-in --------------------------------------------------------------------------------------------------------
 
+let attempts = 0;
+
 async function start(key) {
+  const attempt = ++attempts; // a later one, with another key, may be answered before this one
   setText($("sign-in-error"), "");
   try {
-    await connect(key);
+    await connect(key, () => attempt === attempts);
   } catch (error) {
+    if (attempt !== attempts) return;
     if (relay.pusher) throw error;
     $("sign-in").hidden = false;
     const wrong = error.status === 401 ? (key ? "This API key is not one of this relay's." : "") : `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
     setText($("sign-in-error"), wrong);
     setText($("link"), error.status === 401 ? "not signed in" : "no relay");
     $("link").dataset.state = error.status === 401 ? "" : "failed";
-    if (error.status === 401) { sessionStorage.removeItem("tickrelay-key"); $("key").select(); } else setTimeout(() => { if (!relay.pusher) start(key); }, 3000);
+    if (error.status === 401) { sessionStorage.removeItem("tickrelay-key"); $("key").select(); } else setTimeout(() => { if (attempt === attempts) start(key); }, 3000);
     $("key").focus();
     return;
   }
+  if (attempt !== attempts) return;
   $("sign-in").hidden = true;
   $("sign-out").hidden = relay.isDemo || !relay.key;
   show();

@@ -5,7 +5,7 @@ import { ask, on, pusherOptions, relay } from "./relay.js";
 import { sendAsServer } from "./server_event.js";
 
 const LOG = 300;
-let pusher = null;
+let pusher = null, opening = null, app = {};
 const names = new Set();
 $("debug-log").dataset.empty = "Connect, subscribe to a channel, and send an event.";
 
@@ -35,32 +35,44 @@ $("debug-connect").addEventListener("submit", async (event) => {
   await open();
 });
 
-async function open() {
+/** Connect to the app named now. Whoever asks while it is under way waits for the same connection. */
+function open() {
   close();
+  const mine = (opening = connect(() => opening === mine).finally(() => { if (opening === mine) opening = null; }));
+  return mine;
+}
+
+async function connect(isWanted) {
   const named = $("debug-app").value.trim();
+  let { app_key: key } = relay.status, query = "";
   try {
-    let { app_key: key } = relay.status, query = "";
     if (relay.key) {
       ({ data: { connection: { appKey: key } } } = await ask("api/v2/ws/session", { method: "POST", body: { subscriptions: [], ...(named ? { app: named } : {}) } }));
       if (named) query = `?app=${encodeURIComponent(named)}`;
     } else if (named) key = named;
-    pusher = new Pusher(key, pusherOptions(`api/v2/ws/auth${query}`));
-  } catch (error) { log(`cannot connect: ${error.message}`, undefined, "failed"); return; }
-  pusher.connection.bind("state_change", ({ current }) => {
+  } catch (error) { if (isWanted()) log(`cannot connect: ${error.message}`, undefined, "failed"); return; }
+  if (!isWanted()) return;
+  const made = (pusher = new Pusher(key, pusherOptions(`api/v2/ws/auth${query}`)));
+  app = { id: named || Object.keys(relay.status.hub.apps ?? {})[0] || "", key };
+  sender();
+  made.connection.bind("state_change", ({ current }) => {
+    if (made !== pusher) return;
     state(current);
-    log(`connection ${current}${current === "connected" ? `, socket ${pusher?.connection.socket_id}` : ""}`, undefined, current);
+    log(`connection ${current}${current === "connected" ? `, socket ${made.connection.socket_id}` : ""}`, undefined, current);
   });
-  pusher.connection.bind("error", (error) => log("error", error?.error?.data ?? error?.data ?? error, "failed"));
-  pusher.connection.bind("message", ({ event, channel, data, user_id: user }) => {
-    if (event !== "pusher:pong") log([event, channel && `on ${channel}`, user && `by ${user}`].filter(Boolean).join(" "), data, event.startsWith("pusher:error") ? "failed" : "");
+  made.connection.bind("error", (error) => { if (made === pusher) log("error", error?.error?.data ?? error?.data ?? error, "failed"); });
+  made.connection.bind("message", ({ event, channel, data, user_id: user }) => {
+    if (made === pusher && event !== "pusher:pong") log([event, channel && `on ${channel}`, user && `by ${user}`].filter(Boolean).join(" "), data, event.startsWith("pusher:error") ? "failed" : "");
   });
-  state(pusher.connection.state);
+  state(made.connection.state);
   $("debug-close").disabled = false;
 }
 
 function close() {
-  pusher?.disconnect();
+  const before = pusher;
   pusher = null;
+  opening = null;
+  before?.disconnect();
   names.clear();
   chips();
   state("");
@@ -79,8 +91,8 @@ $("debug-subscribe").addEventListener("submit", async (event) => {
   event.preventDefault();
   const name = $("debug-channel").value.trim();
   if (!name || names.has(name)) return;
-  if (pusher === null) await open();
-  if (pusher === null) return;
+  if (pusher === null) await (opening ?? open());
+  if (pusher === null || names.has(name)) return;
   names.add(name);
   const channel = pusher.subscribe(name);
   channel.bind("pusher:subscription_error", ({ error, status }) => { log(`${name}: the subscription is refused${status ? ` (${status})` : ""}`, error, "failed"); drop(name); });
@@ -101,11 +113,19 @@ function chips() {
 
 // --- sending --------------------------------------------------------------------------------------------------------
 
+/** Name the app that is connected as the sender; its secret is another app's where another one was named before. */
+function sender() {
+  const { id = Object.keys(relay.status?.hub.apps ?? {})[0] ?? "", key = relay.status?.app_key ?? "" } = app;
+  if ($("debug-app-id").value === id && $("debug-app-key").value === key) return;
+  $("debug-app-id").value = id;
+  $("debug-app-key").value = key;
+  $("debug-secret").value = "";
+}
+
 $("debug-as").addEventListener("change", () => {
   const server = $("debug-as").value === "server";
   document.querySelector(".server-only").hidden = !server;
-  if (server && !$("debug-app-id").value) $("debug-app-id").value = Object.keys(relay.status?.hub.apps ?? {})[0] ?? "";
-  if (server && !$("debug-app-key").value) $("debug-app-key").value = relay.status?.app_key ?? "";
+  sender();
   $("debug-event").value = $("debug-event").value.replace(/^(client-)?/, server ? "" : "client-");
 });
 

@@ -126,7 +126,7 @@ function showChosen() {
   $("copy-event").disabled = !has;
   $("copy-fixture").disabled = found.length === 0;
   setText($("event"), has ? JSON.stringify(chosen.data, null, 2) : "Choose an event above.");
-  setText($("frame"), found.length ? found.map((frame) => `${frame.direction === "http" ? `${frame.method ?? "GET"} ${frame.url}\n` : ""}${pretty(frame.data)}${frame.cut ? `\n… and ${whole(frame.cut)} more characters` : ""}`).join("\n\n") : noFrame());
+  setText($("frame"), found.length ? found.map((frame) => `${frame.direction === "http" ? `${frame.method} ${frame.url}, status ${frame.status}\n` : ""}${pretty(frame.data)}${frame.cut ? `\n… and ${whole(frame.cut)} more characters` : ""}`).join("\n\n") : noFrame());
 }
 
 function noFrame() {
@@ -145,27 +145,38 @@ $("copy-fixture").addEventListener("click", () => {
 
 // --- raw frames -----------------------------------------------------------------------------------------------------
 
-$("raw").addEventListener("change", () => { setText($("tail-error"), ""); cursors.clear(); showChosen(); if ($("raw").checked) poll(); });
+let looks = 0; // of the ticks: what an earlier one has asked for and not yet heard is not wanted any more
 
-async function poll() {
+$("raw").addEventListener("change", () => {
+  looks += 1;
+  setText($("tail-error"), "");
+  cursors.clear();
+  frames.clear();
+  showChosen();
+  if ($("raw").checked) poll(looks);
+});
+
+async function poll(look) {
   const sessions = new Map((relay.status?.sessions ?? []).map(({ provider, account }) => [`${provider} ${account ?? ""}`, { provider, account }]));
   const refused = [];
   for (const [key, { provider, account }] of sessions) {
-    if (!$("raw").checked || $("view-inspector").hidden) break;
+    if ($("view-inspector").hidden) break;
     if (cursors.get(key) === null) continue;
     try {
       const query = new URLSearchParams({ provider, ...(account ? { account } : {}), ...(cursors.has(key) ? { after: cursors.get(key) } : {}) });
       const { data } = await ask(`api/v2/frames?${query}`);
+      if (look !== looks) return;
       cursors.set(key, data.last);
       for (const frame of data.frames) keep(`${provider} ${frame.received_at}`, frame);
     } catch (error) {
-      if (error.status === 404 && !error.answer?.error?.details?.field) { $("raw").checked = false; setText($("tail-error"), "This relay shows no raw frames."); return; }
+      if (look !== looks) return;
+      if (error.status === 404 && !error.answer?.error?.details?.field) { $("raw").checked = false; looks += 1; setText($("tail-error"), "This relay shows no raw frames."); return; }
       if (error.status === 403 || error.status === 401) { cursors.set(key, null); refused.push(error.message); }
     }
   }
-  if (refused.length === sessions.size && sessions.size) { $("raw").checked = false; setText($("tail-error"), refused[0]); showChosen(); return; }
+  if (refused.length === sessions.size && sessions.size) { $("raw").checked = false; looks += 1; setText($("tail-error"), refused[0]); showChosen(); return; }
   if (chosen && framesOf(chosen).length && $("copy-fixture").disabled) showChosen();
-  if ($("raw").checked) setTimeout(poll, EVERY);
+  setTimeout(() => { if (look === looks) poll(look); }, EVERY);
 }
 
 function keep(key, frame) {

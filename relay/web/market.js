@@ -223,23 +223,32 @@ document.addEventListener("theme", () => { if (offer) showChart(); bars.dirty = 
 let asked = 0, results = [], at = -1, timer = 0;
 const search = $("symbol-search"), found = $("found");
 
-search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(look, 150); });
+// Results belong to the text they were asked for. Enter before they have come takes the first of them when they come.
+let pending = false, takesFirst = false;
+search.addEventListener("input", () => { asked += 1; pending = true; takesFirst = false; results = []; clearTimeout(timer); timer = setTimeout(look, 150); });
 search.addEventListener("keydown", (event) => {
   if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); select(at + (event.key === "ArrowDown" ? 1 : -1)); }
-  if (event.key === "Enter" && results.length) take(results[Math.max(at, 0)]);
+  if (event.key === "Enter" && pending) takesFirst = true;
+  else if (event.key === "Enter" && results.length) take(results[Math.max(at, 0)]);
   if (event.key === "Escape") close();
 });
 search.addEventListener("blur", () => setTimeout(close, 150));
 
 async function look() {
   const query = search.value.trim(), number = ++asked;
-  if (!query) return close();
+  if (!query) { pending = false; return close(); }
   try {
     const { data } = relay.key ? await ask(`api/v2/symbols?limit=40&kind=quote&q=${encodeURIComponent(query)}`) : { data: { symbols: known(query) } };
     if (number !== asked) return;
+    pending = false;
     results = group(data.symbols);
+    if (takesFirst && results.length) return take(results[0]);
     list(results.length ? results.map(suggestion) : [nothing(`No provider has a symbol like “${query}”.`)]);
-  } catch (error) { results = []; list([nothing(error.message)]); }
+  } catch (error) {
+    if (number !== asked) return;
+    pending = false;
+    list([nothing(error.message)]);
+  }
 }
 
 /** Without an API key: among the symbols that are on the page. */
@@ -273,11 +282,13 @@ function select(index) {
 }
 
 function close() {
+  if (!takesFirst) { asked += 1; pending = false; clearTimeout(timer); } // what comes now opens nothing again
   found.hidden = true;
   search.setAttribute("aria-expanded", "false");
 }
 
 function take({ name, offers }) {
+  takesFirst = false;
   const kept = mine();
   for (const { provider, channels, kinds } of offers) {
     if (!channels.quote) continue;

@@ -95,12 +95,14 @@ function card(id, text, about, state, aboutId) {
 
 // --- tables ---------------------------------------------------------------------------------------------------------
 
-const perSecond = (name, of, earlier) => (before && earlier ? (of[name] - earlier[name]) / ((now() - before.at) / 1000) : null);
+const sessionsByName = (status) => new Map(status.sessions.map((session) => [nameOf(session), session]));
+/** Null where there is nothing to compare with; a relay that was restarted counts from 0 again. */
+const perSecond = (name, of, earlier) => (before && earlier && of[name] >= earlier[name] ? (of[name] - earlier[name]) / ((now() - before.at) / 1000) : null);
 
 function drawSessions(status) {
-  const earlier = new Map((before?.status.sessions ?? []).map((session, n) => [`${n} ${nameOf(session)}`, session]));
-  sessions.show(status.sessions.map((session, n) => {
-    const key = `${n} ${nameOf(session)}`, budget = Object.entries(session.budget ?? {}).filter(([, left]) => left !== null);
+  const earlier = before ? sessionsByName(before.status) : new Map();
+  sessions.show([...sessionsByName(status)].map(([key, session]) => {
+    const budget = Object.entries(session.budget ?? {}).filter(([, left]) => left !== null);
     return [key, [
       session.provider, session.account ?? { text: "–", className: "dim" }, { text: session.state, state: session.state },
       session.up_since ? { text: span(since(session.up_since)), title: `since ${session.up_since}` } : "–",
@@ -121,7 +123,7 @@ function details(key) {
 }
 
 function showDetails(key) {
-  const session = key === null ? undefined : relay.status.sessions[Number(key.split(" ")[0])];
+  const session = key === null ? undefined : sessionsByName(relay.status).get(key);
   $("session-details").hidden = session === undefined;
   if (session === undefined) return;
   const { topics = {}, notes = {}, dropped = {}, samples = [], books = {}, connections = [] } = session;

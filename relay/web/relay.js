@@ -106,14 +106,18 @@ const kindOf = (channel) => channel.replace(/^(private-|presence-)?(cache-)?/, "
 
 // --- life -----------------------------------------------------------------------------------------------------------
 
-/** Sign in and connect. Throws `Refused`, with status 401 where a key is needed or the key is wrong. */
-export async function connect(key) {
-  relay.key = key;
-  const { data: status } = await ask("api/v2/status?limit=500");
-  if (!key && status.demo_api_key) { relay.key = status.demo_api_key; relay.isDemo = true; }
+/**
+ * Sign in and connect, once: nothing happens where `isWanted` is false when the relay has answered. Throws `Refused`, with
+ * status 401 where a key is needed or the key is wrong.
+ */
+export async function connect(given, isWanted) {
+  const { data: status } = await ask("api/v2/status?limit=500", { key: given });
+  const isDemo = !given && Boolean(status.demo_api_key), key = isDemo ? status.demo_api_key : given;
   let app = status.app_key;
-  if (relay.key) app = (await ask("api/v2/ws/session", { method: "POST", body: { subscriptions: [] } })).data.connection.appKey;
+  if (key) app = (await ask("api/v2/ws/session", { method: "POST", body: { subscriptions: [] }, key })).data.connection.appKey;
+  if (!isWanted() || relay.pusher) return;
   if (!app) throw new Refused(0, "the relay has no [apps]: nobody can subscribe");
+  Object.assign(relay, { key, isDemo });
   relay.pusher = new Pusher(app, pusherOptions());
   tickrelayResume(relay.pusher, { failed: (channel, why) => tell("resume-failed", channel, why), rewind: (name) => REWIND[kindOf(name)] ?? 0 });
   relay.pusher.connection.bind("state_change", () => known(relay.problem === ""));
@@ -124,7 +128,7 @@ export async function connect(key) {
     if (!Number.isNaN(at)) relay.latency = now() - at;
     tell("message", message);
   });
-  if (!relay.isDemo && key) sessionStorage.setItem("tickrelay-key", key);
+  if (!isDemo && key) sessionStorage.setItem("tickrelay-key", key);
   tell("started", status);
   await poll(); // the status that this key may see: what is told without one has no accounts
 }

@@ -96,6 +96,8 @@ export function closePosition(provider, account, position) {
 
 function confirm(title, command, { go, back = "Back", className = "", fields = [], values = {}, onlyChanged = false, hint = "" }) {
   const dialog = $("confirm"), key = name();
+  const check = $("confirm-check");
+  let checks = 0; // only the answer to the last question is shown, and only while this dialog is open
   setText($("confirm-title"), title);
   setText($("confirm-error"), "");
   setText($("confirm-sends"), "");
@@ -112,13 +114,17 @@ function confirm(title, command, { go, back = "Back", className = "", fields = [
     }
     return { ...command, ...given };
   };
-  $("confirm-check").onclick = async () => {
+  const onCheck = async () => {
+    const count = ++checks, isOurs = () => count === checks && check.onclick === onCheck && dialog.open;
     setText($("confirm-error"), "");
+    setText($("confirm-sends"), "");
     try {
       const { data } = await ask("api/v2/commands", { method: "POST", body: { ...whole(), dry_run: true } });
-      setText($("confirm-sends"), data.sends.map((each) => (typeof each === "string" ? each : JSON.stringify(each, null, 1))).join("\n") || "nothing");
-    } catch (error) { setText($("confirm-error"), error.message); }
+      if (isOurs()) setText($("confirm-sends"), data.sends.map((each) => (typeof each === "string" ? each : JSON.stringify(each, null, 1))).join("\n") || "nothing");
+    } catch (error) { if (isOurs()) setText($("confirm-error"), error.message); }
   };
+  check.onclick = onCheck;
+  $("confirm-fields").oninput = () => { checks += 1; setText($("confirm-sends"), ""); }; // it is not what would be sent any more
   $("confirm-form").onsubmit = (event) => {
     if (event.submitter?.value !== "go") return;
     send(title, whole(), key);
@@ -126,24 +132,33 @@ function confirm(title, command, { go, back = "Back", className = "", fields = [
   dialog.showModal();
 }
 
-async function send(title, command, key) {
-  const answer = $("ticket-answer"), line = (className, text) => element("p", { className }, text);
+const ANSWERS = 5;
+
+/** Send, and say what came of it in a place of its own: no other answer hides an order whose outcome is unknown. */
+async function send(title, command, key, answer = element("div")) {
+  const line = (className, text) => element("p", { className }, text);
+  answer.dataset.state = "waiting";
   answer.replaceChildren(line("dim", `${title}: sent, waiting for the answer …`));
+  $("ticket-answer").prepend(answer);
+  for (const old of [...$("ticket-answer").querySelectorAll(':scope > [data-state="over"]')].slice(ANSWERS - 1)) old.remove();
   try {
     const { data, headers } = await ask("api/v2/commands", { method: "POST", body: command, headers: { "Idempotency-Key": key } });
     const again = headers.get("Idempotent-Replayed") ? " (the answer to the first time it was sent)" : "";
+    answer.dataset.state = "over";
     if (data.outcome === "accepted") answer.replaceChildren(line("up", `${title}: accepted${again}${data.result?.order_id ? `, order ${data.result.order_id}` : ""}.`));
     else if (data.outcome === "rejected") answer.replaceChildren(line("down", `${title}: rejected${again}. ${data.error?.message ?? data.error?.code ?? ""}`));
     else unknown(data.error?.message ?? "the provider did not answer");
   } catch (error) {
+    answer.dataset.state = "over";
     if (error.status === 0 || error.status >= 500 && !error.answer?.error) unknown(error.message);
     else answer.replaceChildren(line("down", `${title}: not sent. ${error.message}`));
   }
   answer.scrollIntoView({ block: "nearest" });
 
   function unknown(why) {
+    answer.dataset.state = "unknown";
     answer.replaceChildren(element("div", { className: "unknown" }, line("warn", `${title}: the outcome is unknown: ${why}.`),
       line("", "The order may be live. Look at the orders and positions before you place another one. Asking again under the same name sends nothing twice."),
-      element("button", { type: "button", onclick: () => send(title, command, key) }, "Ask again")));
+      element("button", { type: "button", onclick: () => send(title, command, key, answer) }, "Ask again")));
   }
 }

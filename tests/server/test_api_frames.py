@@ -46,7 +46,7 @@ def test_a_session_is_tapped_only_while_somebody_looks_and_plugins_keep_their_ta
     further = tapped(inspection)
     receive(further, "b")
     found, last = inspection.look("helio", "main", 0)
-    assert ([traffic.data for _, _, traffic in found], last) == (["a", "b"], 2)
+    assert ([traffic.data for _, _, traffic, _ in found], last) == (["a", "b"], 2)
     assert inspection.look("helio", "main", 2) == ([], 2)
     assert own == ["a", "sent"]
     clock[0] = frames.LOOK
@@ -100,6 +100,25 @@ async def test_frames_are_for_keys_that_may_inspect_and_without_secrets() -> Non
     assert len(frame["data"]) == frames.SHOWN
     assert frame["cut"] > 0
     assert frame["received_at"] == "2023-11-14T22:13:20.123456Z"
+
+
+async def test_an_answer_to_a_request_is_a_frame_too_and_its_request_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frames, "SHOWN", 20)
+    monkeypatch.setattr(frames, "KEPT", 64)
+    inspection = Inspection(lambda: 0.0)
+    connection = tapped(inspection)
+    await ask(inspection, "provider=helio&account=main")
+    url, body = "https://broker.example/orders?signature=abc", '{"password":"pw"}'
+    connection.frame_tap(Traffic("http", NS, '[{"echo":"hunter2"}]' + "x" * 100, url, "POST", 200, body))
+    (frame,) = (await ask(inspection, "provider=helio&account=main")).json()["frames"]
+    assert frame["data"] == '[{"echo":"***"}]xxxx'
+    assert frame["cut"] == 120 - len('[{"echo":"hunter2"}]xxxx')
+    assert (frame["direction"], frame["method"], frame["status"]) == ("http", "POST", 200)
+    assert frame["url"] == "https://broker.example/orders?signature=[redacted]"
+    assert frame["received_at"] == "2023-11-14T22:13:20.123456Z"
+    assert "pw" not in str(frame)
 
 
 @pytest.mark.parametrize(

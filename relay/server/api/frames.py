@@ -1,4 +1,4 @@
-"""Show the frames that providers sent, to API keys with ``inspect``: what an event was made of.
+"""Show the frames and HTTP answers that providers sent, to API keys with ``inspect``: what an event was made of.
 
 A session is tapped only while somebody looks at it. Then its last frames are in memory, bounded in number and bytes; a while
 after the last look they are forgotten. Secrets are taken out when frames are shown. An event and its frame have the same
@@ -26,14 +26,17 @@ from relay.server.api.channels import bearer
 FRAMES, CHARACTERS = 1000, 2_000_000
 #: Characters shown of one frame; frames of one answer.
 SHOWN, AT_ONCE = 32_768, 200
+#: Characters kept of one: to mask a list of all symbols of a venue would hold up the relay.
+KEPT = 262_144
 #: Seconds after the last look until a session is not tapped any more.
 LOOK = 15.0
 
-Frame = tuple[int, TappedSession, Traffic]
+#: Number, session, frame, and how many characters were not kept.
+Frame = tuple[int, TappedSession, Traffic, int]
 
 
 class FrameBuffer:
-    """The last frames that one session received, numbered from 1."""
+    """The last frames and HTTP answers that one session received, numbered from 1."""
 
     def __init__(self) -> None:
         self._frames: deque[Frame] = deque()
@@ -43,11 +46,12 @@ class FrameBuffer:
 
     def take(self, session: TappedSession, traffic: Traffic) -> None:
         """Remember a received frame, and forget the oldest ones beyond the bounds."""
-        if traffic.direction != "in":
+        if traffic.direction not in ("in", "http"):
             return
         self.last += 1
-        self._frames.append((self.last, session, traffic))
-        self._size += len(traffic.data)
+        kept = traffic._replace(data=traffic.data[:KEPT])
+        self._frames.append((self.last, session, kept, len(traffic.data) - len(kept.data)))
+        self._size += len(kept.data)
         while len(self._frames) > FRAMES or (self._size > CHARACTERS and len(self._frames) > 1):
             self._size -= len(self._frames.popleft()[2].data)
 
@@ -132,7 +136,7 @@ class Frames:
     slices: Slices
 
     async def endpoint(self, request: Request) -> Response:
-        """Answer GET /api/v2/frames?provider=&account=&after=: received frames of a session, oldest first."""
+        """Answer GET /api/v2/frames?provider=&account=&after=: what a session received, oldest first."""
         key = bearer(request, self.keys)
         asked = request.query_params
         provider, account, after = asked.get("provider"), asked.get("account") or None, asked.get("after", "0")
@@ -158,15 +162,17 @@ def _check_grant(key: ApiKey, provider: str, account: str | None) -> None:
 
 
 def _described(frame: Frame) -> Mapping[str, Any]:
-    number, session, traffic = frame
+    number, session, traffic, lost = frame
     (shown,) = masked([traffic], session.mask)
-    rest = max(0, len(shown.data) - SHOWN)
+    rest = max(0, len(shown.data) - SHOWN) + lost
+    request = {"method": shown.method, "url": shown.url, "status": shown.status} if shown.direction == "http" else {}
     return {
         "n": number,
         "t": traffic.unix_ns / 1e9,
         "received_at": from_micros(traffic.unix_ns // 1000),
         "connection": session.connection,
         "direction": traffic.direction,
+        **request,
         "data": shown.data[:SHOWN],
         **({"cut": rest} if rest else {}),
     }
