@@ -85,13 +85,20 @@ class Stage:
         pages = int(Path(f"/proc/{self.relay.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-    async def in_use(self) -> float:
-        """The memory in MB that the relay's objects take, after it has collected garbage."""
+    def mapped(self) -> Mapping[str, float]:
+        """The relay's resident memory in MB by what it is mapped from: nothing (anonymous), files, shared memory."""
+        lines = Path(f"/proc/{self.relay.pid}/status").read_text().splitlines()
+        parts = (line.split() for line in lines if line.startswith("Rss"))
+        return {name.rstrip(":"): int(kilobytes) * 1024 / 1e6 for name, kilobytes, _ in parts}
+
+    async def memory(self) -> Mapping[str, float]:
+        """Where the relay's memory is in MB, after it has collected garbage; see `support.soaked_relay.memory`."""
         assert self.relay.stdin is not None
         assert self.relay.stdout is not None
         self.relay.stdin.write("\n")
         self.relay.stdin.flush()
-        return int(await trio.to_thread.run_sync(self.relay.stdout.readline)) / 1e6
+        told = json.loads(await trio.to_thread.run_sync(self.relay.stdout.readline))
+        return {name: size / 1e6 for name, size in told.items()}
 
 
 # --- what happens ----------------------------------------------------------------------------------------------------
@@ -411,21 +418,30 @@ def started(configuration: Mapping[str, Any]) -> tuple[subprocess.Popen[str], in
         return relay, int(relay.stdout.readline())
 
 
-async def soak(subscribers: int, seconds: float, seed: int, store: str) -> tuple[dict[str, Any], list[str]]:
+async def soak(
+    subscribers: int, seconds: float, seed: int, store: str, looked: Callable[[Mapping[str, float]], object]
+) -> tuple[dict[str, Any], list[str]]:
+    """Run it all; return the row of the report and what failed. `looked` is called with each look at the memory."""
     async with running(subscribers, seed, store) as stage:
         samples: list[tuple[float, float]] = []
         live: list[tuple[float, float]] = []
+        kept: list[tuple[float, float]] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(market, stage, max(0.5, min(5.0, 1000 / subscribers)), Random(seed))
             nursery.start_soon(trader, stage, 1.0)
             nursery.start_soon(visitors, stage, 1.0)
             nursery.start_soon(faults, stage, Random(seed + 1))
-            until = trio.current_time() + seconds
+            began = trio.current_time()
+            until = began + seconds
             while trio.current_time() < until:
                 await trio.sleep(1)
                 samples.append((trio.current_time(), stage.resident()))
                 if not live or trio.current_time() - live[-1][0] >= LOOK:
-                    live.append((trio.current_time(), await stage.in_use()))
+                    memory = await stage.memory()
+                    live.append((now := trio.current_time(), memory["in_use"]))
+                    kept.append((now, memory["python_free"] + memory["glibc_free"]))
+                    told = {"events": sum((await stage.status())["hub"]["published"].values())}
+                    looked({"s": now - began, **memory, **stage.mapped(), **told})
             nursery.cancel_scope.cancel()
         for proxy in (*stage.upstream, *stage.downstream):
             proxy.up()
@@ -467,16 +483,27 @@ async def soak(subscribers: int, seconds: float, seed: int, store: str) -> tuple
             "MB per minute": round(growth, 2),
             "MB in use": round(live[-1][1], 1),
             "in use per minute": round(leak, 3),
+            "MB kept free": round(kept[-1][1], 1),
+            "kept free per minute": round(slope(kept[len(kept) // 2 :]), 3),
         }
         return row, failures
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], seconds=600.0, subscribers=500, seed=1, store=0)
+    options = arguments(__doc__.splitlines()[0], seconds=600.0, subscribers=500, seed=1, store=0, looks="")
     raise_limits()
     with tempfile.TemporaryDirectory() as directory:
         store = f"sqlite:///{directory}/soak.sqlite3" if options.store else "memory:"
-        row, failures = trio.run(soak, options.subscribers, options.seconds, options.seed, store)
+        looks = open(options.looks or os.devnull, "w", buffering=1)
+        with looks:
+            row, failures = trio.run(
+                soak,
+                options.subscribers,
+                options.seconds,
+                options.seed,
+                store,
+                lambda look: print(json.dumps(look), file=looks),
+            )
     report(options, f"soak, seed {options.seed}", [row], failures)
     if failures:
         raise SystemExit(1)

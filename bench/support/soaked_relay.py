@@ -3,8 +3,7 @@
     python -m support.soaked_relay CONFIG.json
 
 The configuration is a document as `tickrelay.toml` holds it. Prints its port, then serves until its stdin ends,
-so that it does not outlive whoever started it. Each line on stdin is answered with the bytes of memory in use, see
-`memory_in_use`.
+so that it does not outlive whoever started it. Each line on stdin is answered with a line of JSON, see `memory`.
 """
 
 import ctypes
@@ -14,7 +13,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,14 @@ class _MallInfo(ctypes.Structure):
     ))  # fmt: skip
 
 
-def memory_in_use() -> int:
-    """Collect garbage, and return the bytes of everything that is still allocated: by Python's allocator and by glibc's.
+def memory() -> Mapping[str, int]:
+    """Collect garbage, and return where the memory is, in bytes.
 
-    Other than resident memory this does not count what either has got back and keeps for later, so it falls when objects
-    go.
+    Returns:
+        in_use: everything that is still allocated, by Python's allocator and by glibc's. Other than resident memory it
+            falls when objects go.
+        python_free, glibc_free: what either has got back, and keeps for later.
+        trimmable: how much of what glibc keeps lies at the end of its heap, so that it could give it back.
     """
     gc.collect()
     libc = ctypes.CDLL(None)
@@ -76,9 +78,21 @@ def memory_in_use() -> int:
         os.dup2(stderr, 2)
         os.close(stderr)
         told.seek(0)
-        (line,) = [line for line in told.read().splitlines() if b"# bytes in allocated blocks" in line]
+        lines = told.read().decode().splitlines()
+    allocated = _told(lines, "# bytes in allocated blocks")
+    arenas = next(line for line in lines if "arenas * " in line)
     info = libc.mallinfo2()
-    return int(line.rpartition(b"=")[2].replace(b",", b"")) + int(info.uordblks) + int(info.hblkhd)
+    return {
+        "in_use": allocated + info.uordblks + info.hblkhd,
+        "python_free": int(arenas.rpartition("=")[2].replace(",", "")) - allocated,
+        "glibc_free": info.fordblks,
+        "trimmable": info.keepcost,
+    }
+
+
+def _told(lines: Iterable[str], what: str) -> int:
+    (line,) = (line for line in lines if what in line)
+    return int(line.rpartition("=")[2].replace(",", ""))
 
 
 async def main(path: Path, document: Mapping[str, Any]) -> None:
@@ -100,7 +114,7 @@ async def main(path: Path, document: Mapping[str, Any]) -> None:
         print(relay.addresses[0][1], flush=True)
         async with trio.lowlevel.FdStream(os.dup(0)) as stdin:
             while await stdin.receive_some():
-                print(memory_in_use(), flush=True)
+                print(json.dumps(memory()), flush=True)
         nursery.cancel_scope.cancel()
 
 

@@ -103,7 +103,7 @@ class ChannelView:
             return 0
         if seq > self.position.seq:
             self._is_newcomer = False
-        elif not self._is_newcomer and not (seq == self.position.seq and _is_snapshot(event)):
+        elif not self._is_newcomer and not (seq == self.position.seq and _repairs(event)):
             self.problems.append(f"{self.channel}: {event['type']} under number {seq} after {self.position.seq}")
         missing: int = max(0, seq - self.position.seq - 1)
         self.skipped += missing
@@ -149,8 +149,18 @@ class ChannelView:
 
 
 def _is_snapshot(event: Mapping[str, Any]) -> bool:
-    """Return True for a whole book, which has the number of the last change that it contains."""
+    """Return True for a whole book."""
     return event["type"] == "depth" and bool(event["depth"]["snapshot"])
+
+
+def _repairs(event: Mapping[str, Any]) -> bool:
+    """Return True for what a slow subscriber gets for the depth that it lost: a whole book, or, where there is none, a gap.
+
+    Both have the topic's newest number. The event before may have it too, if that one was not lost: a gap, or a warning.
+    """
+    if event["type"] == "gap":
+        return bool(event.get("of") == "depth" and event["reason"] == "slow_subscriber")
+    return _is_snapshot(event)
 
 
 _WITHIN = 30.0

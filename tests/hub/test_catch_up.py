@@ -144,7 +144,7 @@ def test_whatever_happens_meanwhile_the_numbers_never_run_back(relay_of: Any, st
 
     def read() -> None:
         for message in client.take().of("public_trade", "gap"):
-            first = message["data"].get("gap", message["data"]).get("from_seq", message["data"]["seq"])
+            first = message["data"].get("from", message["data"]["seq"])
             assert first == seqs[-1] + 1 or seqs[-1] == 0, (first, seqs[-1])
             seqs.append(message["data"]["seq"])
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from relay.hub.history import DepthBook
 from relay.hub.outbox import OutboxLimits
-from relay.model.events import Depth, Gap, Stamp
+from relay.model.events import Depth, Gap, Staleness, Stamp
+from relay.pusher.messages import ResumePosition
+from relay.testing.subscriber import ChannelView
 
 STAMP = Stamp(provider="x", received_at="2025-01-15T10:30:00Z")
 
@@ -193,11 +195,34 @@ def test_a_slow_subscriber_gets_a_gap_before_the_snapshot_that_repairs_it(relay_
     assert [(m["event"], m["data"]["seq"]) for m in client.take()] == [("gap", 3), ("depth", 5)]
 
 
+def test_without_a_book_a_slow_subscriber_gets_a_gap_of_its_own_under_the_newest_number(relay_of):
+    relay = relay_of(outbox=OutboxLimits(messages=2))
+    client = relay.client()
+    client.subscribe("depth.x.A")
+    relay.publish(depth([("1", "1")], snapshot=True))
+    client.take()
+    client.slow = True
+    for price in ("2", "3", "4"):
+        relay.publish(depth([(price, "1")]))
+        client.take()
+    relay.publish(Gap(of="depth", symbol="A", refill="snapshot", reason="reconnect"))
+    client.take()
+    client.slow = False
+    both = [message["data"] for message in client.take()]
+    assert [(data["seq"], data["reason"]) for data in both] == [(5, "reconnect"), (5, "slow_subscriber")]
+    assert (both[1]["from"], both[1]["to"]) == (2, 4)
+    view = ChannelView("depth.x.A", position=ResumePosition("e", 1))
+    view.take({"type": "staleness", "seq": 2})
+    for data in both:
+        view.take(data)
+    assert view.problems == []
+
+
 @given(
     st.lists(
         st.one_of(
             st.builds(depth, levels, levels, snapshot=st.sampled_from([False, False, False, True])),
-            st.sampled_from(["slow", "fast", "leave", "return", "begin", "part", "gap"]),
+            st.sampled_from(["slow", "fast", "leave", "return", "begin", "part", "gap", "stale"]),
         ),
         max_size=40,
     ),
@@ -210,13 +235,16 @@ def test_whatever_happens_a_subscriber_ends_with_the_book_and_numbers_never_run_
 
     def read(messages):
         nonlocal last
-        for message in messages.of("depth", "gap"):
-            assert message["data"]["seq"] >= last
-            last = message["data"]["seq"]
-            if message["event"] == "gap":
+        for message in messages.of("depth", "gap", "staleness"):
+            data = message["data"]
+            assert data["seq"] >= last
+            if data["seq"] == last:  # only what stands for lost depth has the number of the event before
+                assert data["reason"] == "slow_subscriber" if data["type"] == "gap" else data["depth"]["snapshot"]
+            last = data["seq"]
+            if data["type"] == "gap":
                 theirs.invalidate()
-            else:
-                theirs.apply(Depth(**message["data"]["depth"]), STAMP)
+            elif data["type"] == "depth":
+                theirs.apply(Depth(**data["depth"]), STAMP)
 
     for step in [depth([("1", "1")], snapshot=True), *steps, "fast", "return", *["part"] * 5]:
         match step:
@@ -235,6 +263,8 @@ def test_whatever_happens_a_subscriber_ends_with_the_book_and_numbers_never_run_
             case "gap":
                 relay.publish(Gap(of="depth", symbol="A", refill="snapshot", reason="test"))
                 truth.invalidate()
+            case "stale":
+                relay.publish(Staleness(event="STALE", symbols=["A"], of="depth", reason="test"))
             case Depth():
                 relay.publish(step)
                 truth.apply(step, STAMP)

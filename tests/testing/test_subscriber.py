@@ -64,6 +64,16 @@ def test_numbers_that_go_back_are_a_problem_and_holes_are_counted():
     assert len(view.problems) == 2
 
 
+@pytest.mark.parametrize(("of", "reason", "is_right"), [
+    ("depth", "slow_subscriber", True), ("depth", "reconnect", False), ("quote", "slow_subscriber", False)
+])  # fmt: skip
+def test_only_what_stands_for_lost_depth_may_have_the_number_of_the_event_before(of, reason, is_right):
+    view = joined(5)
+    view.take({"type": "gap", "of": of, "reason": "sequence", "seq": 6})
+    view.take({"type": "gap", "of": of, "reason": reason, "seq": 6})
+    assert view.problems == ([] if is_right else ["c: gap under number 6 after 6"])
+
+
 def test_a_fill_that_comes_twice_is_a_problem():
     view = joined()
     for seq in (1, 2):
