@@ -221,7 +221,14 @@ class ProviderSession:
         now = trio.current_time()
         session = AccountRef(self._context.provider, self._context.account)
         return self._commands.take(
-            session, command, idempotency_key, now + within, now, api_key, then=self._enqueue_command
+            session,
+            command,
+            idempotency_key,
+            now + within,
+            now,
+            api_key,
+            then=self._enqueue_command,
+            written=self._machine.as_written(command),
         )
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:

@@ -65,6 +65,7 @@ from relay.adapter import (
     Waits,
 )
 from relay.adapter.reading import is_throttled
+from relay.model.commands import Command
 from relay.model.enums import ConnectionEvent, RateLimitEvent
 from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Trade
 from relay.model.hours import Hours
@@ -251,6 +252,10 @@ class SessionMachine:
     def heard_at(self) -> float | None:
         """Return up to when everything of the account was received, monotonic seconds; None while the session is not up."""
         return self._subscriptions.caught_up_to(self._transport.heard) if self.core.up else None
+
+    def as_written(self, command: Command) -> Command:
+        """Return a command as it is to be sent (`SessionCommands.as_written`); the registry takes it so."""
+        return self._commands.as_written(command)
 
     def restore_absence(self, since: Now) -> None:
         """Report as missed what happened after ``since``, up to when an earlier process had the session up."""

@@ -68,6 +68,13 @@ class SessionCommands:
 
     # --- to the provider ---------------------------------------------------------------------------------------------
 
+    def as_written(self, command: Command) -> Command:
+        """Return a command as it is to be sent: for the newest order of a chain, and with the name that every order has.
+
+        It is asked for before the command is stored, so that after a crash its fate can be found by what was sent.
+        """
+        return self._core.adapter_class.orders.named(for_newest(self._core, command), self._new_name)
+
     def send(self, pending: PendingCommand) -> None:
         """Queue what the adapter writes for a command, or refuse it with the reason."""
         core, command = self._core, pending.command
@@ -83,11 +90,10 @@ class SessionCommands:
         if (reason := core.adapter_class.orders.refusal(command)) is not None:
             core.publish(pending.refused("invalid_command", reason))
             return
-        current = for_newest(core, command)
-        if current is not command:
+        current = for_newest(core, known := pending.written or command)
+        if current is not known:
+            pending.written = current
             self._registry.follow(pending, current.order_id)
-        current = core.adapter_class.orders.named(current, self._new_name)
-        self._registry.wrote(pending, current)
         try:
             jobs = core.outbound.write(writer, current, Lane.CALL, Purpose.CALL, command.id, requests_only=not core.up)
         except Exception as error:  # noqa: BLE001 - whatever the adapter cannot write is refused with its reason

@@ -109,8 +109,8 @@ class PendingCommand:
     size: int = 0
     told: bool = False
     taken_at: float | None = None
-    #: The command as the adapter wrote it, where that differs: for an order that took another one's place, or under a name
-    #: that was made.
+    #: The command as the adapter writes it, where that differs: for an order that took another one's place, or under a name
+    #: that was made. It is stored with the command's names, so that its fate can be found after a restart too.
     written: Command | None = None
     #: Ids of the orders that took the place of the one it names.
     followed: list[str] = Factory(list)
@@ -138,11 +138,20 @@ class PendingCommand:
             api_key=self.api_key,
             digest=self.digest.hex(),
             command="" if is_known else command_input.encode(self.command).decode(),
+            made_name="" if is_known else self._made_name(),
+            followed=() if is_known else tuple(self.followed),
             outcome="" if self.outcome is None else self.outcome.value,
             answered_at="" if self.stamp is None else self.stamp.received_at,
             answer=self.answer.decode(),
         )
         return Row(TABLE, self.key, _encode(record))
+
+    def _made_name(self) -> str:
+        """Return the `client_order_id` that was made for an order; empty where its sender gave one, or none is needed."""
+        match self.command, self.written:
+            case PlaceOrder(client_order_id=None), PlaceOrder(client_order_id=str(made)):
+                return made
+        return ""
 
     def answered_command(self, now: float, unix_ns: int) -> AnsweredCommand | None:
         """Return the command for plugins; None without a reply, or if it was taken before a restart.
@@ -436,6 +445,8 @@ class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
         names: kind and value of each name.
         digest: see `PendingCommand`, in hexadecimal.
         command: the command as JSON; empty once its outcome is known for good.
+        made_name: the `client_order_id` that the relay made for an order; empty once its outcome is known for good.
+        followed: see `PendingCommand`; empty once its outcome is known for good.
         outcome: of its reply; empty while there is none.
         answered_at: wall time of the reply, RFC 3339; empty while there is none.
         answer: the reply as it was published, canonical JSON; empty while there is none.
@@ -449,6 +460,8 @@ class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str
     digest: str
     command: str = ""
+    made_name: str = ""
+    followed: tuple[str, ...] = ()
     outcome: str = ""
     answered_at: str = ""
     answer: str = ""
@@ -461,6 +474,14 @@ class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
         except command_input.CommandError:
             pass
         return Call(id=self.id, account=self.account, function=self.name)
+
+    def written(self, command: Command) -> Command | None:
+        """Return the ``command`` as it was sent, where that differs."""
+        if isinstance(command, PlaceOrder) and self.made_name:
+            return attrs.evolve(command, client_order_id=self.made_name)
+        if isinstance(command, CancelOrder | AmendOrder) and self.followed:
+            return attrs.evolve(command, order_id=self.followed[-1])
+        return None
 
     def reply(self) -> Published:
         """Return the reply with its stamp and id.
@@ -498,12 +519,13 @@ def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
         # A clock that was set back must not make it older than it is.
         answered_at = now - max(0, unix_ns - to_ns(record.answered_at)) / 1e9 if record.answered_at else inf
         digest = bytes.fromhex(record.digest)
+        command = record.restored()
     except (ValueError, msgspec.DecodeError) as error:
         raise RecordError(str(error)) from None
     pending = PendingCommand(
         AccountRef(*record.session),
         scope,
-        record.restored(),
+        command,
         now,
         tuple([(scope, kind, value) for kind, value in record.names]),
         record.api_key,
@@ -513,6 +535,8 @@ def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
         answer=record.answer.encode(),
         answered_at=answered_at,
         told=outcome is not None,
+        written=record.written(command),
+        followed=list(record.followed),
     )
     if outcome is Outcome.UNKNOWN:  # the account's stream may make another reply of it, with the same stamp and id
         published = record.reply()

@@ -35,7 +35,7 @@ from attrs import Factory, define, field, frozen, validators
 
 from relay.histogram import Histogram
 from relay.model.channels import Stream
-from relay.model.commands import CancelOrder, Command
+from relay.model.commands import AmendOrder, CancelOrder, Command
 from relay.model.enums import Outcome
 from relay.model.events import Event, Order, Position, Reply, Stamp
 from relay.model.serialize import encode
@@ -224,6 +224,7 @@ class CommandRegistry:
         now: float,
         api_key: str = "",
         then: Callable[[PendingCommand], object] = lambda pending: None,
+        written: Command | None = None,
     ) -> tuple[PendingCommand, bool]:
         """Return the entry of ``command``, and whether it is new: only then it is to be sent.
 
@@ -232,6 +233,7 @@ class CommandRegistry:
             api_key: name of the sender's API key.
             then: called with a new command when its names are in the store, or with `PendingCommand.not_stored` if that
                 failed. A command that changes nothing needs no store.
+            written: the command as it is to be sent, where that differs; it is in the store before ``then`` is called, too.
 
         Raises:
             Conflict: a name of it belongs to another command.
@@ -255,6 +257,10 @@ class CommandRegistry:
         size += OVERHEAD + sum(len(value) for _, _, value in names)
         self._make_room(session, scope, api_key, size)
         pending = PendingCommand(session, scope, command, due_at, names, api_key, digest, command.name, taken_at=now)
+        if written is not None and written is not command:
+            pending.written = written
+            if isinstance(written, CancelOrder | AmendOrder):
+                pending.followed.append(written.order_id)
         self._enter(pending, size)
         if self._store is None or isinstance(command, READING):
             then(pending)
@@ -449,20 +455,13 @@ class CommandRegistry:
                     self._unwatch(pending)
                     self._store_and_remember(pending)
 
-    def wrote(self, pending: PendingCommand, command: Command) -> None:
-        """Note how the adapter writes a command, and look for its fate by the name it is sent under, too."""
-        if command is pending.command:
-            return
-        self._unwatch(pending)
-        pending.written = command
-        for subject in pending.subjects():
-            self._watched.setdefault(subject, []).append(pending)
-
     def follow(self, pending: PendingCommand, order_id: str) -> None:
-        """Look for the fate of a command at the order that replaced the one it names, too."""
+        """Look for the fate of a command at the order that replaced the one it names, too, after a restart as well."""
         if order_id not in pending.followed:
             pending.followed.append(order_id)
             self._watched.setdefault((pending.scope, "order", order_id), []).append(pending)
+            if self._store is not None:
+                self._store.write(pending.row())
 
     # --- from the store ----------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ NAMES: list[tuple[str | None, dict[str, Any]]] = [("k", {"id": None}), (None, {}
 """The same order under its idempotency key, its id, and its client_order_id alone."""
 
 
-async def kill_during_an_order(directory: Path, broker: Any, simulator: HelioSimulator) -> None:
+async def kill_during_an_order(directory: Path, broker: Any, simulator: HelioSimulator, **members: Any) -> None:
     """Kill the relay when the broker has the order and before it answers."""
     async with relay(directory, broker) as running, trio.open_nursery() as nursery:
         await running.connected()
@@ -64,7 +64,7 @@ async def kill_during_an_order(directory: Path, broker: Any, simulator: HelioSim
 
         async def post() -> None:
             with pytest.raises(httpx.HTTPError):
-                await running.post("k", within=30)
+                await running.post("k", within=30, **members)
 
         nursery.start_soon(post)
         with trio.fail_after(WITHIN):
@@ -99,6 +99,22 @@ async def test_an_order_is_one_order_over_kill_9_and_restart(tmp_path: Path) -> 
                 last = await running.post(key, **names)
                 assert (last.status_code, last.content) == (200, again.content)
         assert len(simulator.account.orders) == 2
+
+
+async def test_an_order_without_a_name_is_found_by_the_one_that_was_made_for_it(tmp_path: Path) -> None:
+    """Helio's orders always have a name, by which alone the account's stream tells whose they are."""
+    simulator = HelioSimulator(seed=1)
+    async with simulator.serve() as broker:
+        await kill_during_an_order(tmp_path, broker, simulator, client_order_id=None)
+        (placed,) = simulator.account.orders.values()
+        async with relay(tmp_path, broker) as running:
+            with trio.fail_after(WITHIN):
+                while (again := await running.post("k", id=None, client_order_id=None)).status_code == 202:
+                    await trio.sleep(0.05)
+            reply = again.json()
+            assert (again.status_code, reply["command_id"], reply["outcome"]) == (200, "c1", "accepted")
+            assert reply["result"]["order_id"] == str(placed.id)
+        assert len(simulator.account.orders) == 1
 
 
 async def test_without_its_store_a_relay_goes_on_but_takes_no_commands_and_says_so(tmp_path: Path) -> None:

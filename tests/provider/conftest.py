@@ -246,7 +246,14 @@ class Rig:
     def ask(self, command: Command, within: float = WITHIN, at: float | None = None) -> list[Any]:
         """Take a command and hand it over, as the driver does."""
         now = self.moment(at)
-        pending, new = self.commands.take(AccountRef("acme", "main"), command, None, now.now + within, now.now)
+        pending, new = self.commands.take(
+            AccountRef("acme", "main"),
+            command,
+            None,
+            now.now + within,
+            now.now,
+            written=self.machine.as_written(command),
+        )
         return self.machine.step(session_events.SendCommand(pending), now) if new else []
 
     def say(self, *items: Any, at: float | None = None) -> list[Any]:

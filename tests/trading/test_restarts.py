@@ -168,6 +168,44 @@ def test_a_command_without_a_reply_is_unknown_after_a_restart_under_each_of_its_
     assert len(relay.sent) == len(relay.replies) == 1
 
 
+def test_an_order_is_found_after_a_restart_by_the_name_that_was_made_for_it() -> None:
+    """The name is on disk before the order is sent: after a crash nothing else tells that this order is its own."""
+    relay = Relay()
+    written = place(client_order_id="made")
+    relay.registry.take(MAIN, place(client_order_id=None), "k", 10, 0, "desk", relay.go, written)
+    assert relay.sent == []
+    relay.disk.flush()
+    assert len(relay.sent) == 1
+    (ended,) = relay.restart()
+    assert relay.registry.unknown_of(MAIN) == [written]
+    relay.disk.flush()
+    assert relay.restart() == []
+    assert relay.registry.unknown_of(MAIN) == [written], "the reply that says that it is unknown keeps the name"
+    relay.hear(attrs.evolve(order(), client_order_id="made"))
+    again, new = relay.take(place("x", client_order_id=None), "k")
+    assert (new, again.command.id, again.outcome) == (False, ended.command.id, Outcome.ACCEPTED)
+    relay.disk.flush()
+    assert json.loads(relay.disk.rows[again.key])["made_name"] == "", "its outcome is known: the name is not needed"
+
+
+@pytest.mark.parametrize("replaced", ["before it is taken", "before it is sent", "when it was sent"])
+def test_a_cancellation_is_found_after_a_restart_at_the_order_that_took_the_place(replaced: str) -> None:
+    relay = Relay()
+    command = CancelOrder(id="c1", order_id="o1")
+    written = attrs.evolve(command, order_id="o2") if replaced == "before it is taken" else command
+    pending, _ = relay.registry.take(MAIN, command, None, 10, 0, "desk", relay.go, written)
+    if replaced == "before it is sent":
+        relay.registry.follow(pending, "o2")
+    relay.disk.flush()
+    if replaced == "when it was sent":
+        relay.hear(attrs.evolve(order(), id="o2", replaces="o1"))
+        relay.disk.flush()
+    (ended,) = relay.restart()
+    assert relay.registry.unknown_of(MAIN) == [attrs.evolve(command, order_id="o2")]
+    relay.hear(attrs.evolve(order("CANCELLED", "ORDER_CANCELLED"), id="o2"))
+    assert ended.outcome is Outcome.ACCEPTED
+
+
 @pytest.mark.parametrize("outcome", ["accepted", "rejected", "unknown"])
 def test_a_reply_is_the_same_after_a_restart_byte_for_byte(outcome: str) -> None:
     relay = Relay()
