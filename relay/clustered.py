@@ -70,6 +70,8 @@ class _Part(ProviderTopics):
             provider.name,
             append=lambda name, entry: node().append(name, entry),
             leading=lambda: node().replica.leading,
+            is_loaded=lambda: node().loaded,
+            read_on=lambda: owner.node.read_on(provider.name),
             clock=trio.current_time,
             at=wall_time,
             epochs=owner.epochs,
@@ -260,7 +262,7 @@ class Clustered:
         """Begin the log of a topic."""
         stream = parse_key(key)
         if isinstance(stream, tuple):
-            return NumberedElsewhere(self.store, key, self.apps.all.start_of(*stream))
+            return NumberedElsewhere(self.store, key, self.apps.all.start_of(*stream), self.apps.read_on)
         if not isinstance(stream, Stream) or stream.provider not in self._parts:
             return None
         return ReplicatedLog(self.store, key, self._parts[stream.provider])

@@ -15,6 +15,7 @@ from attrs import frozen
 from relay.cluster.app_store import Anew, AppStore
 from relay.cluster.applications import AppPosition, read_batch
 from relay.cluster.lease import AGAIN, MARGIN, Lease, Request
+from relay.cluster.log import EndOfLog
 from relay.cluster.redis import Fenced, NotGranted, RedisCluster
 from relay.cluster.shared_app import Applications
 from relay.store.interface import Done, Row, Rows, StoreError
@@ -76,6 +77,8 @@ class AppNode:
         self._news = trio.Event()
         self._entered = trio.Event()
         self._loaded = trio.Event()
+        self._end: EndOfLog[AppPosition] = EndOfLog(self._has_read)
+        self._end_asked = trio.Event()
         self._beat_now = trio.Event()
         self._rows: deque[_Change] = deque()
         self._sending: list[_Change] = []
@@ -95,6 +98,15 @@ class AppNode:
         if trio.current_time() < self._until:
             return ""
         return self.redis.failure or "this relay was cut off from Redis"
+
+    def read_on(self) -> Callable[[], bool]:
+        """Begin to read all that is in the log now; return a function that returns True once it is read."""
+        is_read = self._end.read_on()
+        self._end_asked.set()
+        return is_read
+
+    def _has_read(self, end: AppPosition) -> bool:
+        return self._loaded.is_set() and not self._missed and self.all.position >= end
 
     def kept_rows(self, table: str) -> Sequence[tuple[str, bytes]]:
         """Return the rows of a table that the node which led before has left."""
@@ -140,7 +152,7 @@ class AppNode:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled. It has started when what Redis holds is known, or Redis does not answer."""
         async with self.redis.connected(), trio.open_nursery() as nursery:
-            for task in (self._stay, self._read, self._append, self._expire, self._lead):
+            for task in (self._stay, self._read, self._append, self._expire, self._lead, self._find_end):
                 nursery.start_soon(task)
             with trio.move_on_after(self.redis.ttl):
                 await self._loaded.wait()
@@ -240,6 +252,18 @@ class AppNode:
                 await trio.lowlevel.checkpoint()
             if self._hold_until is not None and trio.current_time() >= self._hold_until:
                 self._missed = True
+
+    async def _find_end(self) -> None:
+        """Ask how far the log goes, for subscribers who may know more than this node has read."""
+        while True:
+            await self._end_asked.wait()
+            self._end_asked = trio.Event()
+            asked = self._end.asked
+            try:
+                self._end.answer(asked, await self.store.end())
+            except StoreError:
+                self._end_asked.set()
+                await trio.sleep(AGAIN)
 
     def _apply(self, fields: Any, now: float) -> None:
         for entry in read_batch(fields)[1]:

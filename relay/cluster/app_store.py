@@ -29,7 +29,7 @@ MOST_KEPT = 100_000
 #: Values of a dead node that are taken out at once, and records of channels that are looked at.
 PART = 500
 
-LOG = f"{PREFIX}apps:log"
+META, LOG = f"{PREFIX}apps:meta", f"{PREFIX}apps:log"
 
 _COMMON = """
 local P = 'tickrelay:apps:'
@@ -312,6 +312,11 @@ class AppStore:
             cached=cached,
         )
         return snapshot, _values(own)
+
+    async def end(self) -> AppPosition:
+        """Return the last batch of the log."""
+        life, n = await self._redis.ask(methodcaller("hmget", META, ["life", "n"]))
+        return AppPosition(int(life or 0), int(n or 0))
 
     async def sweep(self, cursor: int, unused: float, life: int, oldest: int) -> int:
         """Forget some of the channels that were not used for so many seconds, and batches before `oldest`."""

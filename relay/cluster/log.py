@@ -8,8 +8,8 @@ A batch whose append got no answer is appended again under the same name, and th
 """
 
 from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,6 +27,8 @@ class LogPosition(NamedTuple):
 
 
 START = LogPosition(0, 0)
+#: The end of a log: a position, or one of each of several logs.
+End = TypeVar("End")
 
 
 class LogEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -153,3 +155,41 @@ class LogReader:
         self.missed = self.missed or not follows
         self.position = at
         return batch.entries
+
+
+class EndOfLog(Generic[End]):
+    """The end of a log, asked of the store for subscribers who must not be answered before this node has read to there.
+
+    A node reads a little later than another one. A subscriber who comes from there may know more than this node does.
+
+    Args:
+        is_read: returns whether this node has read to an end.
+    """
+
+    def __init__(self, is_read: Callable[[End], bool]) -> None:
+        self.asked = self._answered = 0
+        self._end: End | None = None
+        self._is_read = is_read
+
+    @property
+    def wanted(self) -> bool:
+        """True while the store has to be asked."""
+        return self._answered < self.asked
+
+    def read_on(self) -> Callable[[], bool]:
+        """Return a function that returns True once this node has read all that is in the log now."""
+        self.asked += 1
+        number = self.asked
+        end: End | None = None
+
+        def is_read() -> bool:
+            nonlocal end
+            if end is None and self._answered >= number:
+                end = self._end
+            return end is not None and self._is_read(end)
+
+        return is_read
+
+    def answer(self, asked: int, end: End) -> None:
+        """Note the store's answer; ``asked`` is as it was when the store was asked."""
+        self._answered, self._end = asked, end

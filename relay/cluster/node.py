@@ -14,7 +14,7 @@ import trio
 from attrs import define, field, frozen
 
 from relay.cluster.lease import AGAIN, Lease, Request
-from relay.cluster.log import LogPosition, decode
+from relay.cluster.log import EndOfLog, LogPosition, decode
 from relay.cluster.redis import CONTROL, Fenced, NotGranted, RedisCluster, log_key
 from relay.cluster.replica import LOGS, LogName, Replica, ReplicatedTopics
 from relay.model.channels import Asker
@@ -117,6 +117,8 @@ class ProviderNode:
     suspected: str = ""
     loads: int = 0
     """Times that the present state was loaded: at the start, and where this node had missed batches."""
+    ends: EndOfLog[Mapping[LogName, LogPosition]] = field(init=False)
+    _loading: bool = field(default=False, init=False)
     _rows: list[_Change] = field(factory=list, init=False)
     _sending: list[_Change] = field(factory=list, init=False)
     _news: trio.Event = field(factory=trio.Event, init=False)
@@ -133,6 +135,7 @@ class ProviderNode:
     def __attrs_post_init__(self) -> None:
         self.lease = Lease(self.redis.ttl)
         self.replica = Replica(self.part)
+        self.ends = EndOfLog(self._has_read)
 
     @property
     def owns(self) -> bool:
@@ -380,8 +383,20 @@ class ProviderNode:
         if batch.ends:
             self.hurry()
 
+    def _has_read(self, ends: Mapping[LogName, LogPosition]) -> bool:
+        if not self.loaded or self._loading or self.replica.missed:
+            return False
+        return all(self.replica.readers[name].position >= ends[name] for name in LOGS)
+
     async def load(self) -> None:
         """Load the present state: at the start, and where batches were lost for this node."""
+        self._loading = True
+        try:
+            await self._load()
+        finally:
+            self._loading = False
+
+    async def _load(self) -> None:
         found = await self.redis.load(self.name)
         rows = await self.redis.rows(self.name)
         if self.replica.writers:
@@ -461,6 +476,7 @@ class ClusterNode:
         self._outgoing = trio.Event()
         self._position = LogPosition(0, 0)
         self._loaded = trio.Event()
+        self._ends_asked = trio.Event()
         self._interest: dict[str, Wanted] = {}
         for each in self.providers.values():
             each.lease.wanted = may_own
@@ -485,6 +501,12 @@ class ClusterNode:
         self._wants.pop(stream, None)
         self._changed = True
 
+    def read_on(self, provider: str) -> Callable[[], bool]:
+        """Begin to read all that is in a provider's logs now; return a function that returns True once it is read."""
+        is_read = self.providers[provider].ends.read_on()
+        self._ends_asked.set()
+        return is_read
+
     def tell(self, to: str, kind: str, body: bytes) -> None:
         """Send a message to a node; an empty name is everybody."""
         self._messages.append(_encode(_Message(self.redis.node, to, kind, body)))
@@ -503,8 +525,12 @@ class ClusterNode:
             nursery.start_soon(self._read)
             nursery.start_soon(self._look)
             nursery.start_soon(self._send)
-            with trio.move_on_after(self.redis.ttl + SUSPECT):
-                await self._loaded.wait()
+            nursery.start_soon(self._find_ends)
+            while not self._loaded.is_set():
+                with trio.move_on_after(self.redis.ttl + SUSPECT):
+                    await self._loaded.wait()
+                if self.redis.failure:
+                    break
             task_status.started()
 
     async def hand_over(self) -> None:
@@ -574,6 +600,20 @@ class ClusterNode:
                     await self.redis.tell(message)
                 except StoreError:
                     continue  # whoever asked has a deadline
+
+    async def _find_ends(self) -> None:
+        """Ask how far logs go, for subscribers who may know more than this node has read."""
+        while True:
+            await self._ends_asked.wait()
+            self._ends_asked = trio.Event()
+            for each in self.providers.values():
+                if each.ends.wanted:
+                    asked = each.ends.asked
+                    try:
+                        each.ends.answer(asked, await self.redis.ends(each.name))
+                    except StoreError:
+                        self._ends_asked.set()
+                        await trio.sleep(AGAIN)
 
     async def _look(self) -> None:
         """Tell what this node is and wants, and see what the others are and want."""

@@ -308,19 +308,25 @@ class RedisCluster:
 
     async def load(self, provider: str) -> Loaded:
         """Return the state of a provider, for a node that has missed what led to it."""
-        begins, ends = {}, {}
+        begins = {}
         for name in LOGS:
-            key = log_key(provider, name)
-            first = await self.ask(methodcaller("xrange", key, count=1))
-            last = await self.ask(methodcaller("xrevrange", key, count=1))
+            first = await self.ask(methodcaller("xrange", log_key(provider, name), count=1))
             begin = _position(first[0].identifier) if first else START
             begins[name] = begin if not first else LogPosition(begin.fence, begin.n - 1)
-            ends[name] = _position(last[0].identifier) if last else START
+        ends = await self.ends(provider)
         topics = await self.ask(lambda client: client.hgetall(f"{PREFIX}topics:{provider}"))
         owner = f"{PREFIX}owner:{provider}"
         await self.ask(lambda client: client.hsetnx(owner, "epoch", f"{self.node}-e"))
         epoch = await self.ask(lambda client: client.hget(owner, "epoch"))
         return Loaded(epoch.decode(), {topic.decode(): state for topic, state in topics.items()}, begins, ends)
+
+    async def ends(self, provider: str) -> dict[LogName, LogPosition]:
+        """Return the last batch of each of a provider's logs."""
+        return {name: await self._end(log_key(provider, name)) for name in LOGS}
+
+    async def _end(self, key: str) -> LogPosition:
+        last = await self.ask(methodcaller("xrevrange", key, count=1))
+        return _position(last[0].identifier) if last else START
 
     async def begin_epoch(self, provider: str, epoch: str) -> None:
         """Set the epoch of topics that have had no event yet."""
@@ -384,8 +390,7 @@ class RedisCluster:
 
     async def newest(self) -> LogPosition:
         """Return the position behind all messages that were sent."""
-        last = await self.ask(lambda client: client.xrevrange(CONTROL, count=1))
-        return _position(last[0].identifier) if last else START
+        return await self._end(CONTROL)
 
 
 def log_key(provider: str, name: LogName) -> str:

@@ -55,15 +55,22 @@ MISSED = "events were missed, reconnect to resume"
 class NumberedElsewhere(TopicLog):
     """The log of an application's channel, whose events Redis numbers and keeps."""
 
-    __slots__ = ()
+    __slots__ = ("_read_on",)
 
-    def __init__(self, store: Store, key: str, start: tuple[str, int]) -> None:
+    def __init__(
+        self, store: Store, key: str, start: tuple[str, int], read_on: Callable[[], Callable[[], bool]]
+    ) -> None:
         super().__init__(store, key)
         self.start = start
         self.append = _nothing
+        self._read_on = read_on
 
     def append_first(self, event: Loggable, then: Done) -> None:
         """Do nothing: an application's events come numbered."""
+
+    def read_on(self) -> Callable[[], bool]:
+        """Begin to read all that is in the log now; return a function that returns True once it is read."""
+        return self._read_on()
 
 
 def _nothing(event: Loggable) -> None:

@@ -18,7 +18,7 @@ from relay.hub.encoding import HistoryEntry, PublishedEvent, decode_data
 from relay.hub.hub import Hub
 from relay.hub.log import STATES, TopicLog, parse_key
 from relay.hub.outbox import Policy
-from relay.hub.topic import LastValue
+from relay.hub.topic import LastValue, TopicState
 from relay.model.channels import Stream
 from relay.model.enums import StalenessEvent
 from relay.model.events import Account, Order, Position, Staleness, Stamp, Trade
@@ -69,6 +69,15 @@ class ReplicatedLog(TopicLog):
         """
         return None if kind == "status" else self._topics.freshness(self.key, stale)
 
+    def read_on(self) -> Callable[[], bool]:
+        """Begin to read all that is in the provider's logs now; return a function that returns True once it is read."""
+        return self._topics.read_on()
+
+    @property
+    def is_known(self) -> bool:
+        """False until this node has read the provider's logs for the first time."""
+        return self._topics.is_loaded()
+
 
 class ProviderTopics:
     """The topics of one provider. `relay.cluster.replica.ReplicatedTopics`, and the topics' half of a `ProviderPart`.
@@ -76,6 +85,8 @@ class ProviderTopics:
     Args:
         append: appends to a log of the provider.
         leading: whether this node owns the provider.
+        is_loaded: whether this node has read the provider's logs, for the first time.
+        read_on: begins to read what is in them now, and returns a function that returns True once it is read.
         clock, at: the monotonic time, and the wall time as RFC 3339.
     """
 
@@ -85,6 +96,8 @@ class ProviderTopics:
         *,
         append: Append,
         leading: Callable[[], bool],
+        is_loaded: Callable[[], bool],
+        read_on: Callable[[], Callable[[], bool]],
         clock: Callable[[], float],
         at: Callable[[], str],
         epochs: Callable[[], str],
@@ -92,6 +105,8 @@ class ProviderTopics:
         self.provider = provider
         self._append = append
         self._leading = leading
+        self.is_loaded = is_loaded
+        self.read_on = read_on
         self._clock = clock
         self._at = at
         self._epochs = epochs
@@ -131,6 +146,7 @@ class ProviderTopics:
             return
         if place((topic.history.epoch, topic.seq), entry) is Placing.REPEATED:
             return
+        self._send_away_early_ones(topic)
         self.numbers[entry.topic] = entry.epoch, entry.seq
 
         def read() -> PublishedEvent:
@@ -217,6 +233,7 @@ class ProviderTopics:
             state, topic = _checkpoint(raw), self._hub.topic(stream, now)
             if topic.seq and (topic.history.epoch != state.epoch or topic.seq >= state.seq):
                 continue  # the topic has newer events from the logs
+            self._send_away_early_ones(topic)
             if topic.seq:
                 self._hub.gap(topic, "missed", topic.seq + 1, state.seq, now)
                 if topic.kind == "account":
@@ -233,6 +250,11 @@ class ProviderTopics:
             stream = _stream(key)
             if isinstance(stream, Stream) and state_name not in (topic := self._hub.topic(stream, now)).last:
                 topic.restore_state(state_name, raw, now)
+
+    def _send_away_early_ones(self, topic: TopicState) -> None:
+        """Close those who subscribed while Redis could not be asked: what is read now would be news to them."""
+        if topic.channels and not self.is_loaded():
+            self._hub.send_away(topic, "this relay knows only now what was published before: reconnect", self._clock())
 
     def _fills(self) -> Iterator[tuple[str | None, Trade]]:
         for topic in self._hub.topics_of(self.provider):

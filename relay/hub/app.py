@@ -59,6 +59,11 @@ from relay.websocket.frames import encode_ping
 
 Told = Callable[[ProtocolError | None], object]
 """Called once: with None when what was asked is done for all, or with the reason that it is not. Must not raise."""
+#: Seconds for which a subscriber may wait until this relay has read what the relay where it was before had published.
+UNREAD_WITHIN = 5.0
+#: Seconds between two looks whether it has.
+LOOK = 0.02
+UNREAD = "this relay does not know yet what happened before the position to resume from"
 _PING = Delivery(encode_ping(), "", Policy.CONTROL, 0)
 _ERROR_TYPES = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}
 
@@ -97,6 +102,15 @@ class Shared:
 
 
 @frozen
+class _Unread:
+    """A subscription that waits until this relay has read what other relays have published."""
+
+    request: JoinChannel
+    is_read: Callable[[], bool]
+    until: float
+
+
+@frozen
 class HistoryPage:
     """Past events of a channel, oldest first."""
 
@@ -119,7 +133,7 @@ class SubscriberSession:
     monotonic seconds.
     """
 
-    __slots__ = ("_app_state", "_network", "connection", "joining", "outbox", "spending", "streams")
+    __slots__ = ("_app_state", "_network", "_unread", "connection", "joining", "outbox", "spending", "streams")
 
     def __init__(
         self,
@@ -138,6 +152,7 @@ class SubscriberSession:
         self.spending = spending
         self.joining: Joining | None = None
         """The subscription that is being brought up to date."""
+        self._unread: _Unread | None = None
         app_state.add(self)
 
     @property
@@ -159,11 +174,15 @@ class SubscriberSession:
         self.spending.spend(size * self.spending.budgets.byte, now)
 
     def pause(self, now: float) -> float:
-        """Return the seconds to wait before the next message is handed over; 0 for none."""
-        return self.spending.pause(now)
+        """Return the seconds to wait before the next message is handed over, or `proceed` is called; 0 for none."""
+        if self._unread is not None:
+            return LOOK
+        return 0.0 if self.joining is not None else self.spending.pause(now)
 
     def receive(self, text: str, now: float) -> None:
         """Process a text message, or refuse it where a budget was exceeded for too long."""
+        if self._unread is not None:  # nobody has called `proceed` as often as needed
+            self._answer_unread(self._unread, now)
         spending = self.spending
         limit = spending.exceeded(now)
         spending.spend(spending.budgets.prices.message + len(text) * spending.budgets.byte, now)
@@ -177,10 +196,34 @@ class SubscriberSession:
     @property
     def busy(self) -> bool:
         """True while a subscription is brought up to date: `proceed` is to be called before the next message."""
-        return self.joining is not None
+        return self.joining is not None or self._unread is not None
+
+    def hold(self, request: JoinChannel, is_read: Callable[[], bool], now: float) -> None:
+        """Have a subscription wait until this relay has read what other relays have published."""
+        self._unread = _Unread(request, is_read, now + UNREAD_WITHIN)
+
+    def give_up(self, channel: str) -> bool:
+        """Forget a subscription that waits; False where that of this channel does not."""
+        if self._unread is None or self._unread.request.channel != channel:
+            return False
+        self._unread = None
+        return True
+
+    def _answer_unread(self, unread: _Unread, now: float) -> None:
+        self._unread = None
+        if unread.request.resume is None or unread.is_read():
+            self._app_state.subscribe(self, unread.request, now, waited=True)
+        else:
+            self.connection.forget(unread.request.channel)
+            self.end(PusherCloseCode.RECONNECT, UNREAD, now)
 
     def proceed(self, now: float) -> None:
         """Make and charge the next part of what a new subscription is sent."""
+        unread = self._unread
+        if unread is not None:
+            if unread.is_read() or now >= unread.until:
+                self._answer_unread(unread, now)
+            return
         joining = self.joining
         if joining is None:
             return
@@ -405,12 +448,16 @@ class AppState:
             del self._pending[session.socket_id]
         return True
 
-    def subscribe(self, session: SubscriberSession, request: JoinChannel, now: float) -> None:
-        """Add the connection to a channel, or refuse it with `subscription_error`."""
-        while session.busy:  # nobody has called `proceed` as often as needed
+    def subscribe(self, session: SubscriberSession, request: JoinChannel, now: float, *, waited: bool = False) -> None:
+        """Add the connection to a channel, or refuse it with `subscription_error`.
+
+        Where this relay may be behind the one at which the subscriber was before, it waits for that first.
+        """
+        while session.joining is not None:  # nobody has called `proceed` as often as needed
             session.proceed(now)
         name, channel = request.channel, self.channels.get(request.channel)
-        session.spending.spend(self._prices.subscribe, now)
+        if not waited:
+            session.spending.spend(self._prices.subscribe, now)
         if self._pending and not self._admit(session, now, joining=name):
             return
         try:
@@ -423,6 +470,11 @@ class AppState:
         except ProtocolError as refusal:
             session.refuse(name, refusal)
             if channel is not None and not len(channel):
+                self._settle(name, channel.topic)
+            return
+        if not waited and (is_read := channel.topic.read_first(request.resume)) is not None:
+            session.hold(request, is_read, now)
+            if not len(channel):
                 self._settle(name, channel.topic)
             return
         first = not len(channel)
@@ -450,6 +502,8 @@ class AppState:
 
     def unsubscribe(self, session: SubscriberSession, name: str, now: float) -> None:
         """Remove the connection from a channel it is subscribed to."""
+        if session.give_up(name):
+            return
         channel = self.channels[name]
         asks = _asks_provider(channel.topic.stream)
         session.streams -= asks
@@ -616,6 +670,13 @@ class AppState:
         channel = self.channels.get(name)
         return 0 if channel is None else len(channel)
 
+    def send_away(self, topic: TopicState, reason: str, now: float) -> None:
+        """Close the subscribers of a topic with 4200."""
+        for channel in [channel for channel in self.channels.values() if channel.topic is topic]:
+            for socket_id in channel.socket_ids():
+                if (session := self.sessions.get(socket_id)) is not None:
+                    session.end(PusherCloseCode.RECONNECT, reason, now)
+
     def recheck(self, now: float) -> None:
         """End what the present keys and secrets would not allow to begin, after a reload.
 
@@ -712,6 +773,12 @@ class AppState:
         ttl = self._ttl(topic)
         values = topic.last_values(now, ttl)
         return (topic.entry(values[-1]) if values else None), ttl
+
+    def read_first(self, name: str, after: ResumePosition, now: float) -> Callable[[], bool] | None:
+        """Return a function that returns True once `history` can be asked for what is behind a position; None for now."""
+        topic = self._topic(name, now)
+        self._settle(name, topic)
+        return topic.read_first(after)
 
     def history(self, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage:
         """Return past events of a channel: those behind `after`, or the newest.

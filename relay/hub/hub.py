@@ -298,6 +298,11 @@ class Hub:
         topic.seq = last
         topic.publish(self.gap_of(topic, reason, first, last, topic.last_received_at), now, last, first)
 
+    def send_away(self, topic: TopicState, reason: str, now: float) -> None:
+        """Close the subscribers of a topic with 4200, so that they resume: they missed events."""
+        for app_state in self._by_id.values():
+            app_state.send_away(topic, reason, now)
+
     def hold(self, stream: Stream, held: bool, now: float) -> None:
         """Keep a stream's events with or without subscribers here, while another node wants it."""
         self._streams.hold(stream, held, now)
@@ -456,6 +461,13 @@ class Hub:
         Raises `relay.hub.history.Missed` if the events behind `after` are not kept any more.
         """
         return self._app_state(app_id).history(name, after, limit, now)
+
+    def read_first(self, app_id: str, name: str, after: ResumePosition, now: float) -> Callable[[], bool] | None:
+        """Return a function that returns True once `history` can be asked for the events behind `after`; None for now.
+
+        The position may be another relay's, which has published more than this one has read.
+        """
+        return self._app_state(app_id).read_first(name, after, now)
 
     def terminate_user(self, app_id: str, user_id: str, now: float, done: Told = lambda refusal: None) -> None:
         """Close all connections that are signed in as the user, with 4009, and call `done`."""

@@ -98,6 +98,18 @@ class TopicLog(ABC):
         """
         return None
 
+    def read_on(self) -> Callable[[], bool] | None:
+        """Begin to read all that other relays have logged until now.
+
+        Return a function that returns True once it is read. Return None where no other relay logs events of the topic.
+        """
+        return None
+
+    @property
+    def is_known(self) -> bool:
+        """False while a relay that has just been started has not read what others have logged of the topic."""
+        return True
+
     def forget(self) -> None:  # noqa: B027 - most have nothing to do
         """Remove the topic from the log, where that does not forget by itself."""
 

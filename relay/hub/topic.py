@@ -47,6 +47,7 @@ from relay.model.events import (
 )
 from relay.model.serialize import CodecError, decode
 from relay.pusher import messages
+from relay.pusher.messages import ResumePosition
 from relay.pusher.names import channel_type
 from relay.store.interface import LoggedTopic, Row
 from relay.websocket.frames import encode_text
@@ -189,6 +190,19 @@ class TopicState:
         if not self.channels and not self.permanent:
             self.keep_until = now + self._limits.age
             self.touched = now
+
+    def read_first(self, resume: ResumePosition | None) -> Callable[[], bool] | None:
+        """Return a function that returns True once a new subscriber can be answered; None where that is now.
+
+        This relay may be behind the one at which the subscriber was before. It must not answer that it does not know the
+        position to resume from, and then tell the events before it again.
+        """
+        log, known = self.log, self.history.position
+        if log is None:
+            return None
+        if resume is not None and (resume.epoch != known.epoch or resume.seq > known.seq):
+            return log.read_on()
+        return None if log.is_known else lambda: log.is_known
 
     def is_idle(self, now: float, keep_value: float = 0.0) -> bool:
         """Return True when the topic may be dropped; a last value counts for `keep_value` seconds."""

@@ -372,8 +372,8 @@ class SubscriberServer:
             now, session = trio.current_time(), connection.session
             left, ends, begun = len(frames), time.perf_counter() + SLICE, False
             while left or session.busy:
-                pause = session.pause(now) if connection.outbox.closing is None and not session.busy else 0.0
-                if pause > 0 and connection.parser.finished:
+                pause = session.pause(now) if connection.outbox.closing is None else 0.0
+                if pause > 0 and left and connection.parser.finished:
                     connection.received(frames[-1], now)  # it has hung up: what it asked for beyond its budget is moot
                     break
                 if pause > 0 or (begun and time.perf_counter() > ends):

@@ -27,6 +27,8 @@ class Node:
             "x",
             append=lambda _, entry: self.log.append(entry),
             leading=lambda: leads,
+            is_loaded=lambda: True,
+            read_on=lambda: lambda: True,
             clock=lambda: self.relay.now,
             at=lambda: "2025-01-15T10:30:00.120Z",
             epochs=lambda: f"{name}-{next(ids)}",

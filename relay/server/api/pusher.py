@@ -2,7 +2,8 @@
 
 The raw path is split before unescaping, because the raw path is signed and because a user id may contain any character, also
 an escaped ``/``. `relay.pusher.http_api` authenticates and parses; the hub answers. Nothing is awaited between
-authentication and the hub's answer; a long one is encoded in slices.
+authentication and the hub's answer, unless this relay has to read first what another one has published; a long answer is
+encoded in slices.
 
 ``/users/ID/terminate_connections`` without ``/apps/ID`` is what the official Python library sends; the app is then found by
 its key.
@@ -17,6 +18,7 @@ from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
 
+from relay.hub.app import LOOK, UNREAD, UNREAD_WITHIN
 from relay.hub.history import Missed
 from relay.hub.hub import Hub
 from relay.hub.streams import claims_stream
@@ -24,7 +26,7 @@ from relay.limits import TokenBucket
 from relay.pusher import http_api
 from relay.pusher.apps import App
 from relay.pusher.http_api import ApiError, AuthenticHead, ChannelState, Trigger
-from relay.pusher.messages import ProtocolError
+from relay.pusher.messages import ProtocolError, ResumePosition
 from relay.server.api.answers import Bodies, HttpRefusal, Slices, announces_body, json_answer
 
 
@@ -159,12 +161,24 @@ class PusherApi:
         query = http_api.parse_history_query(call.app, call.name, call.params)
         self._check_open(call)
         self._pay(call.app, query.limit)
+        if query.after is not None:
+            await self._read_first(call, query.after)
         try:
             page = self._hub.history(call.app.id, call.name, query.after, query.limit, self._clock())
         except Missed as missed:
             raise http_api.history_gone(missed.reason, missed.position) from None
         events = await self._slices.map(http_api.history_item, page.events)
         return http_api.history_response(page.position, events, more=page.more)
+
+    async def _read_first(self, call: _Call, after: ResumePosition) -> None:
+        is_read = self._hub.read_first(call.app.id, call.name, after, self._clock())
+        if is_read is None:
+            return
+        for _ in range(int(UNREAD_WITHIN / LOOK)):
+            if is_read():
+                return
+            await trio.sleep(LOOK)
+        raise ApiError(503, UNREAD)
 
     def _user_events(self, call: _Call) -> "_Answer":
         trigger = http_api.parse_user_event(call.app, call.name, call.body)
