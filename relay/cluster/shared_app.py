@@ -520,14 +520,7 @@ class SharedApp(AppState):
 
     def notify_client_message(self, message: ClientMessage) -> None:
         """Notify the app's server of a client event."""
-        super()._notify_server(
-            "client_event",
-            message.channel,
-            event=message.event,
-            data=message.data,
-            socket_id=message.socket_id,
-            user_id=message.user_id,
-        )
+        self._notify_client_event(message.channel, message.event, message.data, message.socket_id, message.user_id)
 
     def notify_due_counts(self, now: float) -> None:
         """Notify the app's server of the counts that were withheld."""

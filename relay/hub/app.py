@@ -630,14 +630,12 @@ class AppState:
         """Send a client's event to the channel's other subscribers."""
         text = messages.event(event.channel, event.event, event.data, user_id=event.user_id)
         channel.send(text, Policy.NEVER_DROP, but=(session.socket_id,))
-        self._notify_server(
-            "client_event",
-            channel.name,
-            event=event.event,
-            data=event.data,
-            socket_id=session.socket_id,
-            user_id=event.user_id,
-        )
+        self._notify_client_event(channel.name, event.event, event.data, session.socket_id, event.user_id)
+
+    def _notify_client_event(self, channel: str, event: str, data: str, socket_id: str, user_id: str | None) -> None:
+        """Notify the app's server of a client event, whichever node it was sent to."""
+        details = {"event": event, "data": data, "socket_id": socket_id, "user_id": user_id}
+        AppState._notify_server(self, "client_event", channel, **details)
 
     def _came_online(self, session: SubscriberSession, user_id: str) -> None:
         """Tell of a user who has signed in by a first connection."""

@@ -105,10 +105,6 @@ class HttpClient:
         Raises:
             _Unusable: it is too large, or not encoded as it says.
         """
-        if response.is_stream_consumed:  # httpx.MockTransport's, decoded
-            body = _Body("identity", self._max_body)
-            body.add(response.content)
-            return body.whole()
         body = _Body(response.headers.get("content-encoding", ""), self._max_body)
         failure: _Unusable | None = None
         with trio.CancelScope() as reading:

@@ -137,7 +137,7 @@ def uses(job: Job, outgoing: Outgoing | None) -> Uses:
     return {"frame": 1, "call": 1} if isinstance(outgoing, Command | Reconcile) else {"frame": 1}
 
 
-def written(writings: Iterable[object], session: Session) -> list[str | Fetch | Poll]:
+def checked_writings(writings: Iterable[object], session: Session) -> list[str | Fetch | Poll]:
     """Return what an adapter wrote as a list. Frames of a session with binary ones have a character for each byte.
 
     Raises:
@@ -203,7 +203,7 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        everything = written(adapter.encode(outgoing), self._session)
+        everything = checked_writings(adapter.encode(outgoing), self._session)
         chain = FetchChain(since=outgoing.since if isinstance(outgoing, Reconcile) else None)
         if requests_only and not all(isinstance(writing, Fetch) for writing in everything):
             raise ValueError("this needs the connection, which is not up")
@@ -223,7 +223,8 @@ class Outbound:
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
         """
-        everything, chain = written(adapter.encode(reconcile), self._session), FetchChain(since=reconcile.since)
+        everything = checked_writings(adapter.encode(reconcile), self._session)
+        chain = FetchChain(since=reconcile.since)
         fetches = [writing for writing in everything if isinstance(writing, Fetch)]
         if len(fetches) < len(everything):
             return 0

@@ -73,7 +73,7 @@ from relay.model.text import from_micros
 from relay.provider import session_events
 from relay.provider.inbound import PLAIN, Inbound
 from relay.provider.liveness import Transport
-from relay.provider.outbound import Job, Purpose, prepared, written
+from relay.provider.outbound import Job, Purpose, checked_writings, prepared
 from relay.provider.pacing import Lane
 from relay.provider.retry import Retry, retry_after
 from relay.provider.session_commands import SessionCommands
@@ -381,7 +381,7 @@ class SessionMachine:
     def _poll_for_adapter(self, poll: Poll) -> None:
         try:
             missed = self._inbound.reconciling and poll.every is None  # asked for the same reason
-            self.core.outbound.without_polls(written([poll], self._declared), missed=missed)
+            self.core.outbound.without_polls(checked_writings([poll], self._declared), missed=missed)
         except TypeError as error:
             self._inbound.unknown(repr(poll.name), str(error))
         self.core.rearm()

@@ -23,7 +23,7 @@ from relay.errors import HIDDEN
 from relay.model.commands import AmendOrder, CancelOrder, Command
 from relay.model.events import Account, Error, Order, Position, Reply
 from relay.provider.inbound import Inbound
-from relay.provider.outbound import Job, Purpose, written
+from relay.provider.outbound import Job, Purpose, checked_writings
 from relay.provider.pacing import Lane
 from relay.provider.session_state import SessionState
 from relay.provider.templates import Redactor, authenticated, fetch_target
@@ -232,7 +232,9 @@ def dry_run(
         writer = _copied(connected, context) or adapter(_apart(context, {}))
         return [
             shown.show(writing, adapter, context) if isinstance(writing, Fetch) else {"frame": redact(writing)}
-            for writing in written(writer.encode(adapter.orders.named(command, lambda: UNNAMED)), adapter.session)
+            for writing in checked_writings(
+                writer.encode(adapter.orders.named(command, lambda: UNNAMED)), adapter.session
+            )
             if not isinstance(writing, Poll)
         ]
     except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a command is its reason

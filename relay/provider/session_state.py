@@ -20,7 +20,7 @@ from relay.model.text import from_micros, to_ns
 from relay.provider.accounts import Fills, KnownStates, States
 from relay.provider.books import Books
 from relay.provider.liveness import Topics
-from relay.provider.outbound import Outbound, Purpose, written
+from relay.provider.outbound import Outbound, Purpose, checked_writings
 from relay.provider.pacing import Budget
 from relay.provider.retry import Renewal
 from relay.provider.session_events import Now, Output
@@ -315,7 +315,7 @@ class SessionState:
         if self.adapter is None:
             return []
         try:
-            everything = written(self.adapter.encode(outgoing), self.declared)
+            everything = checked_writings(self.adapter.encode(outgoing), self.declared)
         except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
             self.encode_failed(type(outgoing).__name__, error)
             return []

@@ -41,7 +41,7 @@ from relay.model.symbols import SymbolTable
 from relay.plugins.hookspecs import FrameTap, Simulated, Traffic
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
-from relay.provider.outbound import written
+from relay.provider.outbound import checked_writings
 from relay.provider.session_state import SessionSettings
 from relay.testing.faults import Cut, FaultProxy
 from relay.testing.recording import Record
@@ -324,7 +324,7 @@ def _watched(adapter: type[Adapter], seen: WatchedSession) -> type[Adapter]:
             seen.compares = seen.compares or bool(items)
         elif isinstance(outgoing, Command):
             seen.writes.setdefault(outgoing.id, []).append(
-                [each for each in written(items, self.session) if not isinstance(each, Poll)]
+                [each for each in checked_writings(items, self.session) if not isinstance(each, Poll)]
             )
         return items
 

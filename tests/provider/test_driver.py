@@ -40,6 +40,7 @@ from relay.provider.connection import Deadlines, Line
 from relay.provider.driver import ProviderSession
 from relay.provider.http import HttpClient
 from support.deadlines import WITHIN
+from support.http_api import Answering
 from support.lone_session import lone_session
 
 A = Topic(kind="quote", symbol="A")
@@ -590,7 +591,7 @@ async def test_a_login_is_fetched_before_the_dial():
         return httpx.Response(200, json={"token": "jwt"})
 
     provider = Provider(_stay)
-    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = httpx.AsyncClient(transport=Answering(answer))
     async with client, running(provider, Login, client=client) as (_, events):
         assert (await events.next("connection")).event == "CONNECTED"
     assert provider.paths == ["/ws?token=jwt"]
@@ -598,7 +599,7 @@ async def test_a_login_is_fetched_before_the_dial():
 
 async def fetch(respond: Any, *, max_body: int = 1000, **changes: Any) -> Answer:
     request = Fetch(**({"tag": "t", "url": ""} | changes))
-    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as client:
+    async with httpx.AsyncClient(transport=Answering(respond)) as client:
         return await HttpClient(client, max_body=max_body).fetch(request, "https://venue.test/x")
 
 

@@ -3,6 +3,7 @@
 import json
 import ssl
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -35,3 +36,21 @@ async def publish(port: int, channel: str, data: Any, name: str = "greeting") ->
     event = {"name": name, "channel": channel, "data": json.dumps(data)}
     answer = await ask(port, "POST", f"/apps/{APP['id']}/events", event)
     assert answer.status_code == 200, answer.text
+
+
+class Answering(httpx.MockTransport):
+    """Answers the requests of a client with what a function returns, unread and not decoded, as a server's answer comes."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await super().handle_async_request(request)
+        if not isinstance(answer.stream, httpx.ByteStream):
+            return answer
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=_Body(b"".join(answer.stream)))
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._content
