@@ -57,7 +57,7 @@ from relay.model.commands import Command
 from relay.model.events import Account, Event, Order, Position, Stamp
 from relay.model.symbols import SymbolError
 from relay.provider.accounts import KnownStates, States
-from relay.provider.outbound import written
+from relay.provider.outbound import checked_writings
 from relay.testing.account_meaning import ACCOUNT_RULES
 from relay.testing.evidence import Evidence, enums, fields
 from relay.testing.fault_table import sessions
@@ -345,7 +345,9 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 def _written(subject: Subject, command: Command) -> list[str | Fetch]:
     adapter = subject.prepared()
     try:
-        return [item for item in written(adapter.encode(command), adapter.session) if not isinstance(item, Poll)]
+        return [
+            item for item in checked_writings(adapter.encode(command), adapter.session) if not isinstance(item, Poll)
+        ]
     except Exception as error:
         raise Broken(f"declares {command.name}, but encode raised {error!r} over {command}") from error
 
