@@ -418,7 +418,13 @@ class Clustered:
     def _told(self) -> Mapping[str, Any]:
         owned = [name for name in self.node.providers if self.owns(name)]
         read = {name: each.replica.readers["market"].position for name, each in self.node.providers.items()}
-        return {"role": self.settings.role, "owns": owned, "connections": self.hub.connections, "read": read}
+        return {
+            "role": self.settings.role,
+            "owns": owned,
+            "connections": self.hub.connections,
+            "read": read,
+            "seen_at": wall_time(),
+        }
 
     def statuses(self) -> list[Mapping[str, Any]]:
         """Return one status per session; one of a provider that another node owns is ELSEWHERE, and not required."""

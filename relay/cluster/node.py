@@ -466,6 +466,7 @@ class ClusterNode:
         self.providers = {name: ProviderNode(name, redis, part, log) for name, part in parts.items()}
         self.nodes: dict[str, Mapping[str, Any]] = {}
         """The statuses of the living nodes, by name."""
+        self._heard_at: dict[str, float] = {}
         self._on_message = on_message
         self._status = status
         self._log = log
@@ -642,7 +643,12 @@ class ClusterNode:
         }
 
     def _see(self, nodes: Mapping[str, tuple[bytes, bytes]], owners: Mapping[str, str], now: float) -> None:
-        self.nodes = {name: _status(status) for name, (status, _) in nodes.items()}
+        told: dict[str, Mapping[str, Any]] = {name: _status(status) for name, (status, _) in nodes.items()}
+        for name, status in told.items():
+            if status.get("seen_at") is None or status["seen_at"] != self.nodes.get(name, {}).get("seen_at"):
+                self._heard_at[name] = now
+        self._heard_at = {name: at for name, at in self._heard_at.items() if name in told}
+        self.nodes = told
         interest = {name: _by_stream(wanted) for name, (_, wanted) in nodes.items()}
         new: set[str] = set()
         wanted: dict[str, list[Asker]] = {}
@@ -656,12 +662,21 @@ class ClusterNode:
             mine = {stream: askers for stream, askers in wanted.items() if stream.split(".", 2)[1] == name}
             each.part.want(mine, new & mine.keys())
 
+    def _state(self, name: str) -> str:
+        """Return UP for a node that was heard of within a lease and a second, else SILENT; UNKNOWN while nobody can be."""
+        if name == self.redis.node:
+            return "UP"
+        if self.redis.failure:
+            return "UNKNOWN"
+        late = trio.current_time() - self._heard_at[name] > self.redis.ttl + SUSPECT
+        return "SILENT" if late else "UP"
+
     def status(self) -> dict[str, Any]:
         """Return its part of the status page."""
         return {
             "node": self.redis.node,
             "available": not self.redis.failure,
             "reason": self.redis.failure,
-            "nodes": self.nodes,
+            "nodes": {name: {**status, "state": self._state(name)} for name, status in self.nodes.items()},
             "providers": [each.status() for each in self.providers.values()],
         }

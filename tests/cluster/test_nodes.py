@@ -2,14 +2,17 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from relay.cli.status import cluster_lines
 from relay.errors import OperatorError
 from relay_synthetic.simulator import SyntheticSimulator
 from support.cluster import SHORT, cluster
+from support.deadlines import WITHIN
 from support.redis_server import redis_server
 from support.running import API_KEY, APP, running_relay
 
@@ -140,6 +143,21 @@ async def test_an_owner_serves_no_subscribers_and_its_metrics_tell_of_the_cluste
                 assert refused.status_code == 503
                 assert "cluster.role" in refused.text
                 text = (await http.get(f"http://127.0.0.1:{owner.port}/metrics")).text
+                # A relay tells of itself once a second, and looks at the others as often.
+                nodes: list[Any] = []
+                with trio.move_on_after(WITHIN):
+                    while nodes != [("owner", "UP", ["synthetic"]), ("edge", "UP", [])]:
+                        await trio.sleep(0.1)
+                        status = (await http.get(f"http://127.0.0.1:{edge.port}/api/v2/status")).json()
+                        nodes = [(node["role"], node["state"], node["providers"]) for node in status["nodes"]]
+                strangers = (
+                    await http.get(f"http://127.0.0.1:{edge.port}/api/v2/status", headers={"Authorization": ""})
+                ).json()
+            assert nodes == [("owner", "UP", ["synthetic"]), ("edge", "UP", [])]
+            assert [node["name"].partition("-")[0] for node in status["nodes"]] == ["a", "e"]
+            assert all(node["seen_at"] for node in status["nodes"])
+            assert "nodes" not in strangers
+            assert "tickrelay_cluster_silent_nodes 0.0" in text
             assert "tickrelay_cluster_nodes 2.0" in text
             assert 'tickrelay_cluster_owner{provider="synthetic"} 1.0' in text
             assert 'tickrelay_cluster_suspected{provider="synthetic"} 0.0' in text

@@ -100,6 +100,15 @@ def not_ready(sessions: Iterable[Session]) -> list[dict[str, Any]]:
 # Endpoints -----------------------------------------------------------------------------------------------------------
 
 
+def _nodes(cluster: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the relays of a cluster in order of their names, with the providers that each owns."""
+    known = ("role", "state", "connections", "seen_at")
+    return [
+        {"name": name, "providers": node["owns"], **{member: node[member] for member in known if member in node}}
+        for name, node in sorted(cluster["nodes"].items())
+    ]
+
+
 @frozen
 class Page:
     """The part of a list that a request asks for by ``limit`` and ``offset``; all of it by default."""
@@ -201,13 +210,15 @@ class Status:
         app = self._find_app(self._settings.app_id)
         entries = list(self._catalog())
         quotes = await self._slices.map(encoded, _quotes(entries if key is None else readable(entries, key)))
+        store = self._store()
         return json_answer(
             {
                 "version": self._settings.version,
                 "app_key": app.key if app else None,
                 **({"demo_api_key": self._settings.demo_api_key} if self._gives_demo_key(request) else {}),
-                "ready": not not_ready(sessions) and self._store()["available"],
-                "store": self._store() if key is not None else {"available": self._store()["available"]},
+                "ready": not not_ready(sessions) and store["available"],
+                "store": store if key is not None else {"available": store["available"]},
+                **({"nodes": _nodes(store["cluster"])} if key is not None and "cluster" in store else {}),
                 "commands": self._commands(),
                 "sessions": [as_seen_by(session, key) for session in sessions],
                 "quotes": quotes,

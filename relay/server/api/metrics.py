@@ -209,6 +209,10 @@ def _cluster_metrics(cluster: Mapping[str, Any]) -> Iterator[Metric]:
     }
     yield _gauge("tickrelay_cluster_waiting", "Entries that wait to be written to Redis.", waiting, "provider")
     yield _gauge("tickrelay_cluster_nodes", "Relays that live, as this one sees it.", {(): len(cluster["nodes"])})
+    silent = sum(node["state"] == "SILENT" for node in cluster["nodes"].values())
+    yield _gauge(
+        "tickrelay_cluster_silent_nodes", "Of these, relays that told nothing for a lease and a second.", {(): silent}
+    )
     fences = {(each["provider"],): float(each["fence"]) for each in providers if each["owns"]}
     yield _gauge("tickrelay_cluster_fence", "Fence of the lease, which grows with each takeover.", fences, "provider")
     left = {(each["provider"],): each["lease_left"] for each in providers if each["owns"]}
