@@ -1,22 +1,24 @@
-"""Memory of an account's events: the fills that were published, and the last state of every order and position.
+"""Caches of an account's events: the fills that were published, and the last state of each order, position and account.
 
-A fill is published once, although the stream, a replay or a list fetched after a reconnect may repeat it. The last states
-are what a fetched list is compared with, so that after an absence only differences are published, marked ``reconciled``.
-What happened to a state whose provider says only what is (``event`` None) is derived from the last known one.
-What was open and is missing from a list the provider calls complete has vanished: a position of which nothing is left is
-closed; of an order only that it is not open any more is known, and nothing else is said.
+`Fills` publishes each fill once, although the stream, a replay and a list fetched after a reconnect may all contain it.
+`States` compares each new state with the last known one. It derives the event (created, filled, closed, ...) if the provider
+sends states only (``event`` None). After a reconnect only differences are published, marked ``reconciled``. An order or
+position that was open and is missing from a complete list has ended: the position is published as closed, the order as
+``vanished``, because its final status is not known.
 
-A list is as old as the moment it was asked for, however long its answer and its further pages take. What was told after
-that is newer: it is not judged by the list, nor overwritten by what the list has of it. A fetched list may be older still,
-as providers serve them from copies. So an item with an earlier ``updated_at`` of the provider's than what is known is not
-used, an order that has ended is never open again by a list, and where a list contradicts what was told in the last `LAG`
-seconds before the request, it is only believed when the next one says the same. Figures that follow the market are no
-contradiction, nor is what can only have come later, as more of an order is filled.
+A list is valid for the time of its request, however long the answer and further pages take. States received after the
+request are newer; the list neither overwrites nor ends them. The list may be older still, because providers serve lists
+from replicas. Therefore:
 
-Figures and times are compared as numbers and instants: ``100`` and ``100.00`` are the same balance.
+- An item with an earlier ``updated_at`` than the known state is ignored.
+- A list never reopens an order that has ended.
+- If a list contradicts a state received within `LAG` seconds before the request, a second list must confirm it. Values that
+  follow the market are exempt, and so is progress that cannot be undone, for instance a larger filled quantity.
 
-Both memories outlive connections, and both are bounded: the longest unused is forgotten. Each change of them is told as a
-row (`OnChange`), from which `restore` makes the same memory after a restart.
+Numbers and times are compared by value: ``100`` and ``100.00`` are the same balance.
+
+Both caches outlive connections. Both are bounded and drop the least recently used entry. Each change is passed to
+`OnChange` as a row for the store; `restore` rebuilds the cache from the rows after a restart.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -36,18 +38,18 @@ from relay.model.events import Account, AccountScoped, Order, Position, Stamp, T
 from relay.model.serialize import CodecError, decode, encode
 from relay.model.text import decimal_text, optional_decimal, optional_time, to_ns
 
-#: Attributes that say what happened or when it was told, not what is; a list's ``data`` has other members than the stream's.
+#: Attributes that describe the event or its time, not the state. ``data`` is one: in a list it has other members.
 _NOT_STATE = ("event", "timestamp", "reconciled", "updated_at", "correlation_id", "data")
 
 _ABSENT = object()
 #: Seconds by which a fetched list may lag behind the stream.
 LAG = 10.0
-#: Nanoseconds by which a provider's times of one change may differ.
+#: Nanoseconds by which the stream's and a list's time of the same change may differ.
 _SAME_CHANGE = 1_000_000_000
-#: Takes the key and the value of a row that is to be stored; None removes it. It belongs to the event published with it.
+#: Called with the key and the value of a row to store, together with the event published next. None deletes the row.
 OnChange = Callable[[str, bytes | None], object]
 _Fill = tuple[str | None, str, str, str, str]
-#: A state is stored without its session's account and provider.
+#: Stamp of a stored state. It leaves out account and provider, which all rows of a session share.
 _UNSTAMPED = Stamp(provider="", received_at="1970-01-01T00:00:00Z")
 #: The states of an account that an adapter yields.
 State = Order | Position | Account
@@ -55,30 +57,33 @@ _Name = tuple[str, str | None, str]
 
 
 class _Known(NamedTuple):
-    """A state, when it was last told, and of money, of which messages tell different members, when each of them was.
+    """The last known state of an order, position or account. Times are monotonic seconds.
 
-    ``doubted_at`` is the time of the list that contradicted it first, while that is not believed.
+    Attributes:
+        received_at: the time it was last reported.
+        members: the time each member was last reported; for accounts only, whose messages contain different members.
+        doubted_at: request time of a list that contradicts it and is not confirmed yet by a second list.
     """
 
     event: State
-    told_at: float
+    received_at: float
     members: Mapping[str, float]
     doubted_at: float | None = None
 
 
-def _untold(key: str, value: bytes | None) -> None:
+def _ignore(key: str, value: bytes | None) -> None:
     """Store nothing."""
 
 
 class Fills:
-    """The fills seen; one memory belongs to one provider.
+    """The fills of one provider that were published.
 
-    Ids are unique at some providers by symbol, by order, or by side only (both sides of one match have its id), so that all
-    of them name a fill.
+    A fill is identified by account, symbol, order, id and side: at some providers ids are unique only per symbol or per
+    order, and at some both sides of a match share one id.
     """
 
     def __init__(self, size: int = 20_000) -> None:
-        self.on_change: OnChange = _untold
+        self.on_change: OnChange = _ignore
         self._seen: BoundedDict[_Fill, str] = BoundedDict(size)
         self._filled: BoundedDict[tuple[str | None, str], Decimal] = BoundedDict(size)
         self._count = 0
@@ -99,7 +104,7 @@ class Fills:
         return True
 
     def _counting(self, fill: Trade, name: _Fill) -> str:
-        """Return by how much a fill changes what is filled of its order."""
+        """Return by how much a fill, correction or bust changes the filled quantity of its order."""
         if fill.event is TradeEvent.TRADE_FILLED:
             return fill.quantity
         before = Decimal(self._seen.get((*name[:3], fill.corrects or "", name[4]), "0"))
@@ -112,7 +117,7 @@ class Fills:
         self._filled[order] = self._filled.get(order, Decimal(0)) + Decimal(quantity)
 
     def restore(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Remember the fills of an earlier process too."""
+        """Add the fills that an earlier process stored; skip rows that cannot be read."""
         found = []
         for key, value in rows:
             try:
@@ -126,18 +131,18 @@ class Fills:
             self._count = max(self._count, count)
 
     def forget(self, key: str) -> None:
-        """Forget a fill whose row, of this key, was not stored: it was not published either."""
+        """Remove the fill of this row key: storing the row failed, so the fill was not published."""
         name = msgspec.json.decode(key, type=_Fill)
         if (quantity := self._seen.pop(name, None)) is not None:
             self._filled[name[0], name[2]] -= Decimal(quantity)
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
-        """Yield all rows, as ``on_change`` was told them."""
+        """Yield the rows of all fills, as they were passed to ``on_change``."""
         for count, (name, quantity) in enumerate(self._seen.items(), self._count - len(self._seen) + 1):
             yield _text(name), msgspec.json.encode((count, quantity))
 
     def filled(self, fill: Trade, account: str | None) -> Decimal:
-        """Return the quantity of all fills seen of the order that ``fill`` belongs to."""
+        """Return the total quantity of all known fills of the order that ``fill`` belongs to."""
         return self._filled.get((fill.account or account, fill.order_id), Decimal(0))
 
 
@@ -149,13 +154,13 @@ class States:
     """The last published state of every order, position and account."""
 
     def __init__(self, size: int = 20_000) -> None:
-        self.on_change: OnChange = _untold
+        self.on_change: OnChange = _ignore
         self.ahead = 0.0
-        """Unix time less the monotonic one, in seconds."""
+        """Unix time minus monotonic time, in seconds."""
         self._states: BoundedDict[_Name, _Known] = BoundedDict(size)
-        #: The kinds and accounts of which a complete list was seen.
+        #: The kinds and accounts for which a complete list was received.
         self._listed: set[tuple[str, str | None]] = set()
-        #: The orders and positions that are open, and some that were forgotten.
+        #: The open orders and positions. May contain names that the bounded cache has dropped.
         self._open: dict[_Name, None] = {}
         self._is_in_doubt = False
 
@@ -174,20 +179,20 @@ class States:
         partial: bool = False,
         may_lag: bool = False,
     ) -> State | None:
-        """Return the event to publish for a state, None when it is no news; the state is known from now on.
+        """Remember a state and return the event to publish for it; None if it changes nothing.
 
-        An event the provider named is published as it is, unless the same message comes twice. Where it named none
-        (``event`` None) what happened is derived from the last known state, and an unchanged state is no news.
+        If the provider named the event, it is published unchanged, unless it repeats the last message. If it did not
+        (``event`` None), the event is derived from the last known state, and an unchanged state publishes nothing.
 
         Args:
-            asked_at: the time the state is valid for; a list is as old as its request.
-            compared: the state is of a list, and only differences are news.
-            partial: what is None stays as it was last known.
-            may_lag: the list was asked for, so that it may be older than what the stream told shortly before.
+            asked_at: the time the state is valid for: that of the request, if it comes from a list.
+            compared: the state comes from a list; only differences are published.
+            partial: members that are None keep their last known values.
+            may_lag: the list was fetched, so that it may be older than recent events of the stream.
         """
-        item = self.not_overtaken(event, account, asked_at)
+        item = self.without_newer(event, account, asked_at)
         if (compared or may_lag) and item is not None:
-            item = self._undoubted(item, account, asked_at, may_lag=may_lag)
+            item = self._without_doubtful(item, account, asked_at, may_lag=may_lag)
         if item is None:
             return None
         known = self._states.get(_name(item, account))
@@ -207,78 +212,85 @@ class States:
         return now if changed or removed else None
 
     def remember(
-        self, event: State, account: str | None, told_at: float, *, without: Container[str] = (), compared: bool = False
+        self,
+        event: State,
+        account: str | None,
+        received_at: float,
+        *,
+        without: Container[str] = (),
+        compared: bool = False,
     ) -> bool:
         """Remember ``event``; return True if it differs from the last known state.
 
-        What the stream repeats leaves a list's contradiction of it standing; a list that is ``compared`` ends it.
+        A member that the event leaves out keeps its value, because lists and stream have different members. The members in
+        ``without`` are removed. ``vanished`` is set by the relay, so any report of the provider removes it.
 
-        A member that an event leaves out is as it was, because lists have fewer members than the stream, or other ones; the
-        members in ``without`` are gone. ``vanished`` is the relay's own word and ends when the provider reports the state
-        again.
+        A pending contradiction by a list (``doubted_at``) is settled if the event comes from a list (``compared``) or
+        changes the state. A repetition by the stream does not settle it.
         """
         name = _name(event, account)
         before = self._states.get(name)
-        said = _said(event)
-        members = dict.fromkeys(said, told_at) if isinstance(event, Account) else {}
+        reported = _members_of(event)
+        members = dict.fromkeys(reported, received_at) if isinstance(event, Account) else {}
         doubted_at = None
         if before is not None:
-            had = _said(before.event)
+            had = _members_of(before.event)
             if not compared and not _contradicted(event, before.event):
                 doubted_at = before.doubted_at
-            is_new = any(not _same(field, had.get(field, _ABSENT), value) for field, value in said.items())
+            is_new = any(not _same(field, had.get(field, _ABSENT), value) for field, value in reported.items())
             event = attrs.evolve(
-                event, **{field: value for field, value in had.items() if field not in said and field not in without}
+                event,
+                **{field: value for field, value in had.items() if field not in reported and field not in without},
             )
-            told_at, members = max(told_at, before.told_at), {**before.members, **members}
+            received_at, members = max(received_at, before.received_at), {**before.members, **members}
         elif len(self._states) >= self._states.most:
             self.on_change(_text(next(iter(self._states))), None)
-        known = self._states[name] = _Known(event, told_at, members, doubted_at)
+        known = self._states[name] = _Known(event, received_at, members, doubted_at)
         self._note_open(name, event)
-        if self.on_change is not _untold:
+        if self.on_change is not _ignore:
             self.on_change(_text(name), self._value(known))
         return before is None or is_new
 
     def _value(self, known: _Known) -> bytes:
         text = encode(known.event, _UNSTAMPED, "").decode()
         members = {field: at + self.ahead for field, at in known.members.items()}
-        return msgspec.json.encode((text, known.told_at + self.ahead, members))
+        return msgspec.json.encode((text, known.received_at + self.ahead, members))
 
     def restore(self, rows: Iterable[tuple[str, bytes]], now: float) -> None:
-        """Know the states of an earlier process, or of another one, where they are newer than what is known.
+        """Add the states that an earlier or another process stored, except where a newer one is known.
 
-        What cannot be read is left out: a list will tell it.
+        Rows that cannot be read are skipped: the next list reports those states again.
         """
         for key, value in rows:
             try:
                 name = msgspec.json.decode(key, type=_Name)
-                text, told_at, members = msgspec.json.decode(value, type=tuple[str, float, dict[str, float]])
+                text, received_at, members = msgspec.json.decode(value, type=tuple[str, float, dict[str, float]])
                 event = decode(text).event
             except (msgspec.DecodeError, CodecError):
                 continue
             if not isinstance(event, Order | Position | Account):
                 continue
-            if name in self._states and self._states[name].told_at >= told_at - self.ahead:
+            if name in self._states and self._states[name].received_at >= received_at - self.ahead:
                 continue
-            told = {field: min(now, at - self.ahead) for field, at in members.items()}
-            self._states[name] = _Known(event, min(now, told_at - self.ahead), told)
+            reported_at = {field: min(now, at - self.ahead) for field, at in members.items()}
+            self._states[name] = _Known(event, min(now, received_at - self.ahead), reported_at)
             self._note_open(name, event)
             self._listed.add(name[:2])
 
-    def learn(self, event: State, account: str | None, told_at: float) -> None:
-        """Know a state that another relay published, if none is known."""
+    def learn(self, event: State, account: str | None, received_at: float) -> None:
+        """Remember a state that another relay published, unless one is known."""
         if (name := _name(event, account)) not in self._states:
-            self.remember(event, account, told_at)
+            self.remember(event, account, received_at)
             self._listed.add(name[:2])
 
     def forget(self, key: str) -> None:
-        """Forget the state whose row, of this key, was not stored: it was not published either."""
+        """Remove the state of this row key: storing the row failed, so the event was not published."""
         name = msgspec.json.decode(key, type=_Name)
         if self._states.pop(name, None) is not None:
             self._open.pop(name, None)
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
-        """Yield all rows, as ``on_change`` was told them."""
+        """Yield the rows of all states, as they were passed to ``on_change``."""
         for name, known in self._states.items():
             yield _text(name), self._value(known)
 
@@ -291,31 +303,31 @@ class States:
                 self._open = {each: None for each in self._open if each in self._states}
 
     def find(self, kind: str, account: str | None, id: str) -> State | None:
-        """Return the last known state; an account's has no id. None where none is known."""
+        """Return the last known state, or None. The ``id`` of an account's own state is empty."""
         known = self._states.get((kind, account, id))
         return None if known is None else known.event
 
     def open(self, kind: str) -> list[State]:
-        """Return the orders or the positions that are open, of all accounts."""
+        """Return the open orders or positions of all accounts."""
         found = (self._states.get(name) for name in self._open if name[0] == kind)
         return [known.event for known in found if known is not None]
 
-    def not_overtaken(self, event: State, account: str | None, asked_at: float) -> State | None:
-        """Drop from an item of a list whatever was updated after ``asked_at``; return None if nothing is left.
+    def without_newer(self, event: State, account: str | None, asked_at: float) -> State | None:
+        """Drop from a list item whatever was updated after the list was requested; return None if nothing is left.
 
-        An order or position updated since then is dropped as a whole, of an account only the updated members.
+        An order or position that was updated since is dropped entirely, an account only by its updated members.
         """
         known = self._states.get(_name(event, account))
-        if known is None or known.told_at <= asked_at:
+        if known is None or known.received_at <= asked_at:
             return event
         if not isinstance(event, Account):
             return None
-        said = _said(event)
-        newer: dict[str, Any] = {field: None for field in said if known.members.get(field, -inf) > asked_at}
-        return attrs.evolve(event, **newer) if len(newer) < len(said) else None
+        reported = _members_of(event)
+        newer: dict[str, Any] = {field: None for field in reported if known.members.get(field, -inf) > asked_at}
+        return attrs.evolve(event, **newer) if len(newer) < len(reported) else None
 
-    def _undoubted(self, item: State, account: str | None, asked_at: float, *, may_lag: bool) -> State | None:
-        """Return an item of a list without what is older than what is known, or may be; None if nothing is left."""
+    def _without_doubtful(self, item: State, account: str | None, asked_at: float, *, may_lag: bool) -> State | None:
+        """Drop from a list item whatever is, or may be, older than the known state; return None if nothing is left."""
         name = _name(item, account)
         known = self._states.get(name)
         if known is None:
@@ -328,13 +340,13 @@ class States:
                 for field in _contradicted(item, known.event)
                 if asked_at - known.members.get(field, -inf) < LAG and self._doubt(name, known, asked_at)
             }
-            return attrs.evolve(item, **disputed) if len(disputed) < len(_said(item)) else None
+            return attrs.evolve(item, **disputed) if len(disputed) < len(_members_of(item)) else None
         return None if self._is_outdated(item, name, known, asked_at, may_lag=may_lag) else item
 
     def _is_outdated(
         self, item: Order | Position, name: _Name, known: _Known, asked_at: float, *, may_lag: bool
     ) -> bool:
-        """Return True if an order or position of a list is older than what is known, or may be."""
+        """Return True if an order or position from a list is, or may be, older than the known state."""
         assert not isinstance(known.event, Account)
         newer = _is_newer(item.updated_at, known.event.updated_at)
         ended = not _is_open(known.event) and getattr(known.event, "vanished", None) is None
@@ -347,8 +359,11 @@ class States:
         return may_lag and self._doubt(name, known, asked_at)
 
     def _doubt(self, name: _Name, known: _Known, asked_at: float) -> bool:
-        """Return True, and ask for another list, if one asked for at ``asked_at`` may be older than what is known."""
-        if asked_at - known.told_at >= LAG:
+        """Return True if a list requested at ``asked_at`` may be older than the known state.
+
+        `take_doubt` then has another list requested. A later list with the same contradiction is believed.
+        """
+        if asked_at - known.received_at >= LAG:
             return False
         if known.doubted_at is None or asked_at <= known.doubted_at:
             self._states[name] = known._replace(doubted_at=asked_at)
@@ -357,7 +372,10 @@ class States:
         return False
 
     def corrected(self, fill: Trade, account: str | None, filled: Decimal) -> Order | None:
-        """Return the order of a fill that came after its end, if more was ``filled`` than the order says; else None."""
+        """Return the corrected order if a fill arrived after the order's end and exceeds its filled quantity; else None.
+
+        ``filled`` is the total quantity of the order's fills.
+        """
         known = self._states.get(("order", fill.account or account, fill.order_id))
         order = None if known is None else known.event
         if not isinstance(order, Order) or not order.status.is_final or filled <= _filled(order):
@@ -377,11 +395,11 @@ class States:
             reconciled=True,
         )
         assert known is not None
-        self.remember(order, account, known.told_at, without=("average_fill_price",))
+        self.remember(order, account, known.received_at, without=("average_fill_price",))
         return order
 
-    def replaced(self, order: Order, account: str | None, told_at: float) -> Order | None:
-        """Return the end of the order whose place ``order`` took, if that one was last known to be open; else None."""
+    def replaced(self, order: Order, account: str | None, received_at: float) -> Order | None:
+        """Return the ORDER_REPLACED event of the order that ``order`` replaces, if that one was still open; else None."""
         if order.replaces is None or order.status is OrderStatus.REJECTED:
             return None
         known = self._states.get(("order", order.account or account, order.replaces))
@@ -396,11 +414,11 @@ class States:
             timestamp=None,
             reconciled=True,
         )
-        self.remember(ended, account, told_at)
+        self.remember(ended, account, received_at)
         return ended
 
     def newest(self, order_id: str, account: str | None) -> str:
-        """Return the id of the order that took the place of this one, over as many steps as are known; or its own."""
+        """Return the id of the newest order in the chain of replacements of this one; its own if it was not replaced."""
         seen = {order_id}
         while True:
             known = self._states.get(("order", account, order_id))
@@ -415,20 +433,21 @@ class States:
         known = self._states.get(_name(event, account))
         return known is not None and _is_open(known.event)
 
-    def vanished(
+    def end_missing(
         self, kind: str, account: str | None, listed: Container[str], asked_at: float, *, may_lag: bool = False
     ) -> list[Order | Position]:
-        """Return the end of what was open on the account and is not ``listed`` in a complete list; each is returned once.
+        """End the account's open orders or positions that a complete list does not contain; return their events.
 
         Args:
-            asked_at: when the list was asked for. What was told at that moment or later is newer than the list.
-            may_lag: the list was fetched, so that it may be older than what the stream told shortly before.
+            listed: the ids in the list.
+            asked_at: when the list was requested. States received at that time or later are newer and not ended.
+            may_lag: the list was fetched, so that it may be older than recent events of the stream.
         """
         self._listed.add((kind, account))
         gone: list[Order | Position] = []
         for name, known in list(self._states.items()):
-            event, told_at = known.event, known.told_at
-            if name[:2] != (kind, account) or name[2] in listed or told_at >= asked_at:
+            event, received_at = known.event, known.received_at
+            if name[:2] != (kind, account) or name[2] in listed or received_at >= asked_at:
                 continue
             if isinstance(event, Order | Position) and _is_open(event):
                 if may_lag and self._doubt(name, known, asked_at):
@@ -440,10 +459,10 @@ class States:
 
 
 class KnownStates(Known):
-    """The states as an adapter sees them; ``account`` is the session's own.
+    """The adapter's view of the states. ``account`` is the session's own account.
 
     Attributes:
-        waiting: returns the commands without a reply.
+        waiting: returns the commands that have no reply yet.
     """
 
     def __init__(self, states: States, account: str | None) -> None:
@@ -470,10 +489,10 @@ class KnownStates(Known):
 
 
 def shows_a_fill(now: State, before: State | None) -> bool:
-    """Return whether an order was filled further, or an account's profit changed as only a fill changes it.
+    """Return whether a state shows that a fill happened.
 
-    The realized profit has changed, or the unrealized one has begun or ceased to be zero. An order that is told of when it
-    has ended already is no news of a fill.
+    An order's filled quantity has grown, an account's realized profit has changed, or its unrealized profit has become or
+    ceased to be zero. An order first reported after its end does not count: its fills may be old.
     """
     match now, before:
         case Order(), Order():
@@ -496,26 +515,26 @@ _ENDS = {
     OrderStatus.EXPIRED: OrderEvent.ORDER_EXPIRED,
     OrderStatus.REPLACED: OrderEvent.ORDER_REPLACED,
 }
-#: Members a provider takes away by leaving them out of a state it sends whole.
+#: Members that a provider removes by leaving them out of a complete state.
 _REMOVABLE = ("limit_price", "stop_price", "stop_loss", "take_profit", "trailing_distance", "liquidation_price")
-#: Members of the moment: an earlier one is not the present one.
+#: Members that are only valid at the time of the message and are not carried over from an earlier state.
 _MOMENTARY = ("current_price", "unrealized_pnl", "realized_pnl")
-#: Progress of an order by its status; all others are 1.
+#: Progress of an order by its status; a status that is not here has 1.
 _PROGRESS = {OrderStatus.PENDING: 0, OrderStatus.PARTIALLY_FILLED: 2, **dict.fromkeys(_ENDS, 3)}
-#: Members that the market moves by itself, so that two sources seldom have the same value.
+#: Members that change with market prices, so that two sources seldom have the same value.
 _OF_THE_MARKET = frozenset(
     (*_MOMENTARY, "equity", "margin_used", "margin_available", "liquidation_price", "trailing_distance")
 )
-#: Members that a message about a closed position may leave out, because they are as before.
+#: Members that a message about a closed position may leave out; they keep their last values.
 _OF_THE_CLOSED = ("side", "average_entry_price", "opened_at")
 
 
 def derived(now: State, before: State | None, *, partial: bool = False, first_list: bool = False) -> State | None:
-    """Return the state ``now``, whose ``event`` is None, with what happened since ``before``; None when nothing did.
+    """Derive the event of the state ``now``, whose ``event`` is None, from the state before; None if nothing happened.
 
     Args:
-        partial: what ``now`` leaves out is as before.
-        first_list: the state is of the account's first list, so that what is open in it was so already.
+        partial: members that ``now`` leaves out keep their values.
+        first_list: the state comes from the account's first list: a position in it was not opened just now.
     """
     match now:
         case Order():
@@ -532,7 +551,7 @@ def derived(now: State, before: State | None, *, partial: bool = False, first_li
 
 def _derived_order(now: Order, before: Order | None, *, partial: bool) -> Order:
     if before is not None:
-        known = [name for name in _said(before) if name != "vanished"] if partial else ["client_order_id"]
+        known = [name for name in _members_of(before) if name != "vanished"] if partial else ["client_order_id"]
         now = _filled_in(now, before, known)
     event = OrderEvent.ORDER_CREATED if before is None else OrderEvent.ORDER_MODIFIED
     if now.status in _ENDS:
@@ -553,14 +572,14 @@ def _derived_position(now: Position, before: Position | None, *, partial: bool, 
     was_open = before is not None and _is_open(before)
     if not now.quantity.strip("-0."):
         if before is None:
-            return None  # a position nobody heard of is flat: nothing happened
+            return None  # an unknown position that is flat: nothing happened
         now = _filled_in(now, before, _OF_THE_CLOSED)
         return attrs.evolve(now, event=PositionEvent.POSITION_CLOSED)
     if before is None or not was_open:
         event = PositionEvent.POSITION_MODIFIED if first_list else PositionEvent.POSITION_OPENED
         return attrs.evolve(now, event=event)
     if partial:
-        now = _filled_in(now, before, [name for name in _said(before) if name not in _MOMENTARY])
+        now = _filled_in(now, before, [name for name in _members_of(before) if name not in _MOMENTARY])
     return attrs.evolve(now, event=PositionEvent.POSITION_MODIFIED)
 
 
@@ -570,15 +589,15 @@ def _filled_in(now: Any, before: Any, names: Iterable[str]) -> Any:
 
 
 def _is_repeated(now: State, before: State) -> bool:
-    """Return True if a message says again what the last one said, with the same time of the provider's."""
+    """Return True if a message repeats the last one: same event, state and timestamp."""
     if now.timestamp is None or (now.event, now.timestamp, now.data) != (before.event, before.timestamp, before.data):
         return False
-    had = _said(before)
-    return all(_same(field, had.get(field, _ABSENT), value) for field, value in _said(now).items())
+    had = _members_of(before)
+    return all(_same(field, had.get(field, _ABSENT), value) for field, value in _members_of(now).items())
 
 
 def _removed(now: State, before: State | None) -> tuple[str, ...]:
-    """Return the members that a state sent whole does not have any more."""
+    """Return the members that a complete state no longer has."""
     if before is None or isinstance(now, Account):
         return ()
     had = (name for name in _REMOVABLE if getattr(before, name, None) is not None)
@@ -586,7 +605,7 @@ def _removed(now: State, before: State | None) -> tuple[str, ...]:
 
 
 def still(event: State) -> State:
-    """Return the event of a difference found in something that was open already: modified, not opened."""
+    """Turn a CREATED or OPENED event of an order or position that is known to be open into a MODIFIED one."""
     match event:
         case Order(event=OrderEvent.ORDER_CREATED):
             return attrs.evolve(event, event=OrderEvent.ORDER_MODIFIED)
@@ -627,9 +646,9 @@ def _closed_unseen(position: Position) -> Position:
 
 
 def _is_newer(item: str | None, known: str | None) -> bool | None:
-    """Compare two of the provider's own times; None where one is missing, or they are as good as the same.
+    """Compare two ``updated_at`` times of the provider; None if one is missing or they differ by less than `_SAME_CHANGE`.
 
-    The stream and the lists of a provider may take one change's time at different moments.
+    The stream and the lists of a provider may give slightly different times for the same change.
     """
     if item is None or known is None or abs(later := to_ns(item) - to_ns(known)) < _SAME_CHANGE:
         return None
@@ -637,7 +656,7 @@ def _is_newer(item: str | None, known: str | None) -> bool | None:
 
 
 def _same(name: str, one: object, other: object) -> bool:
-    """Return True if two values of a member are the same text, number or instant."""
+    """Return True if two values of a member are equal as text, number or time."""
     if one == other:
         return True
     if not (isinstance(one, str) and isinstance(other, str)):
@@ -648,7 +667,7 @@ def _same(name: str, one: object, other: object) -> bool:
 
 
 def _is_ahead(item: Order | Position, known: Order | Position) -> bool:
-    """Return True if more has happened to an order than is known: nothing of that can be undone."""
+    """Return True if a listed order has progressed further than the known state. Progress cannot be undone."""
     if not (isinstance(item, Order) and isinstance(known, Order)):
         return False
     done, before = _PROGRESS.get(item.status, 1), _PROGRESS.get(known.status, 1)
@@ -657,11 +676,11 @@ def _is_ahead(item: Order | Position, known: Order | Position) -> bool:
 
 
 def _contradicted(item: State, known: State) -> list[str]:
-    """Return the members that both tell, with another value. Members that the market moves are none of them."""
-    had = _said(known)
+    """Return the members that both states have with different values, without those that follow the market."""
+    had = _members_of(known)
     return [
         field
-        for field, value in _said(item).items()
+        for field, value in _members_of(item).items()
         if value is not None
         and field not in _OF_THE_MARKET
         and had.get(field) is not None
@@ -679,6 +698,6 @@ _DECIMALS = _converted_by(decimal_text, optional_decimal)
 _TIMES = _converted_by(optional_time)
 
 
-def _said(event: AccountScoped) -> dict[str, Any]:
+def _members_of(event: AccountScoped) -> dict[str, Any]:
     fields = {a.name: getattr(event, a.name) for a in attrs.fields(type(event)) if a.name not in _NOT_STATE}
     return {name: value for name, value in fields.items() if value is not None or name == "vanished"}

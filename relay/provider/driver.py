@@ -268,8 +268,8 @@ class ProviderSession:
         core = self._machine.core
         for fill in fills:
             core.fills.remember(fill, self._context.account)
-        for state, told_at in states:
-            core.states.learn(state, self._context.account, told_at)
+        for state, received_at in states:
+            core.states.learn(state, self._context.account, received_at)
 
     def reset(self) -> None:
         """Leave the connection that a cancelled `run` had; what is told of it, is told by nobody."""

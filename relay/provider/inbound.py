@@ -258,7 +258,7 @@ class Inbound:
             account = complete.account or self._account
             ids = {id for kind, of, id in listed if (kind, of) == (complete.kind, account)}
             may_lag = self._answering is not None or self._valid_at is not None
-            for event in self._core.states.vanished(complete.kind, account, ids, asked_at, may_lag=may_lag):
+            for event in self._core.states.end_missing(complete.kind, account, ids, asked_at, may_lag=may_lag):
                 self._count_fact(event)
                 self._core.publish(event)
 

@@ -86,7 +86,7 @@ def test_what_is_open_in_the_first_list_was_so_already_and_a_list_takes_no_membe
     assert told(order("OPEN"), listed=True) == ["ORDER_CREATED"]
     assert told(order("OPEN", stop_loss="1"), order("OPEN"), listed=True) == ["ORDER_CREATED", None]
     states = States()
-    states.vanished("position", "main", (), 0)
+    states.end_missing("position", "main", (), 0)
     assert states.news(position("1"), "main", 1, compared=True).event == "POSITION_OPENED"
 
 

@@ -60,11 +60,11 @@ def test_of_money_only_the_members_told_since_overtake_a_list():
     states = States()
     states.remember(money(balance="100", equity="99"), "main", 0.0)
     states.remember(money(equity="95"), "main", 2.0)
-    listed = states.not_overtaken(money(balance="90", equity="99", currency="USD"), "main", 1.0)
+    listed = states.without_newer(money(balance="90", equity="99", currency="USD"), "main", 1.0)
     assert listed == money(balance="90", currency="USD")
     assert states.remember(listed, "main", 1.0)
-    assert states.not_overtaken(money(equity="99"), "main", 1.0) is None
-    assert states.not_overtaken(money(equity="99"), "main", 2.0) == money(equity="99")
+    assert states.without_newer(money(equity="99"), "main", 1.0) is None
+    assert states.without_newer(money(equity="99"), "main", 2.0) == money(equity="99")
 
 
 # --- the same figure, and the provider's own times -------------------------------------------------------------------
@@ -245,5 +245,5 @@ def test_states_are_compared_with_those_from_before_a_restart():
     assert again.is_open(order(), "main")
     assert not again.remember(order(), "main", 101.0)
     assert not again.remember(money(balance="100"), "main", 101.0)
-    assert again.not_overtaken(money(equity="98"), "main", 4.0) is None, "told at 5 s of this clock"
-    assert again.not_overtaken(money(equity="98"), "main", 6.0) is not None
+    assert again.without_newer(money(equity="98"), "main", 4.0) is None, "told at 5 s of this clock"
+    assert again.without_newer(money(equity="98"), "main", 6.0) is not None

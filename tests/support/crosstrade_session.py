@@ -131,7 +131,7 @@ class Published:
                 ids = {
                     each.id for each in listed if each.kind == item.kind and (each.account or self._account) == account
                 }
-                published += self._states.vanished(item.kind, account, ids, self._now)
+                published += self._states.end_missing(item.kind, account, ids, self._now)
             if item is not None:
                 published.append(item)
         return published
