@@ -141,10 +141,10 @@ class Inbound:
                 self._core.publish(staleness(left, StalenessEvent.FRESH))
             return True
         # A provider resends its last value after a resubscribe. One duplicate is dropped; the next shows that data flow.
-        if watch.stale and watch.said == event:
-            watch.said = None
+        if watch.stale and watch.last_event == event:
+            watch.last_event = None
             return False
-        watch.said = event
+        watch.last_event = event
         if self._core.topics.event(watch, self._core.at.now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.FRESH))
         return True

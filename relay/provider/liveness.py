@@ -119,8 +119,8 @@ class Watch:
         stale: whether the topic is stale.
         session: whether it is stale because the session was down.
         reason: why it is stale, if the provider rejected it or no data came.
-        mute: whether ``reason`` is that no data came.
-        said: its last published event. None once a duplicate of it was dropped, so that the next one is published.
+        without_data: whether ``reason`` is that no data came since the subscription.
+        last_event: its last published event. None once a duplicate of it was dropped, so that the next one is published.
     """
 
     topic: Topic
@@ -134,8 +134,8 @@ class Watch:
     stale: bool = False
     session: bool = False
     reason: str | None = None
-    mute: bool = False
-    said: Event | None = None
+    without_data: bool = False
+    last_event: Event | None = None
 
     @property
     def brought_nothing(self) -> bool:
@@ -148,7 +148,11 @@ class Watch:
 
         A topic may recover if it is stale because the session was down, or because an earlier subscription was rejected.
         """
-        return not self.stale or self.session or (self.asked_at != -inf and self.reason is not None and not self.mute)
+        return (
+            not self.stale
+            or self.session
+            or (self.asked_at != -inf and self.reason is not None and not self.without_data)
+        )
 
 
 @define(eq=False)
@@ -250,7 +254,7 @@ class Topics:
             watch = self._watches[key] = Watch(topic, now, after)
             if left is not None:
                 watch.stale, watch.session = True, left.session
-                watch.reason = None if left.mute else left.reason
+                watch.reason = None if left.without_data else left.reason
         return watch
 
     def refused(self, topic: Topic, reason: str, now: float) -> Watch | None:
@@ -258,14 +262,14 @@ class Topics:
         watch = self._watched(topic, now)
         news = not watch.stale or watch.session or watch.reason != reason
         watch.stale, watch.session, watch.reason, watch.allowed = True, False, reason, inf
-        watch.mute, watch.confirmed, watch.asked_at = False, False, -inf
+        watch.without_data, watch.confirmed, watch.asked_at = False, False, -inf
         return watch if news else None
 
     def event(self, watch: Watch, now: float, unix_ns: int) -> bool:
         """Restart the topic's timer at an event; return True if the topic was stale and is fresh now."""
         allowed = watch.after
         if watch.allowed != allowed or watch.stale or watch.last > now:
-            watch.allowed, watch.reason, watch.mute = allowed, None, False
+            watch.allowed, watch.reason, watch.without_data = allowed, None, False
             self._check_at = min(self._check_at, now + allowed)
             self._rearm()
         watch.last, watch.since_ns = now, unix_ns
@@ -281,7 +285,7 @@ class Topics:
         watch = self._watches.get(topic_key(topic))
         if watch is None or not watch.stale or topic.kind in _WITH_VALUE or watch.after != inf:
             return None
-        if not watch.session and (watch.reason is None or watch.mute):
+        if not watch.session and (watch.reason is None or watch.without_data):
             return None
         watch.stale, watch.reason = False, None
         return watch
@@ -298,8 +302,8 @@ class Topics:
         gone = [watch for watch in due if not self._extend(watch, now, unix_ns)]
         for watch in gone:
             watch.stale, watch.session = True, False
-            watch.mute = watch.brought_nothing
-            watch.reason = _no_data(watch, now) if watch.mute else None
+            watch.without_data = watch.brought_nothing
+            watch.reason = _no_data(watch, now) if watch.without_data else None
         running = (watch.last + watch.allowed for watch in self._watches.values() if watch.runs)
         # A check visits all topics. A least pause between checks lets one check find several that expire one after another.
         self._check_at = max(min(running, default=inf), now + len(self._watches) * LOOK_EACH)
@@ -357,8 +361,8 @@ class Topics:
     def suspend(self, topic: Topic, now: float) -> None:
         """Make a topic stale because the session is down. Its next event makes it fresh, even if equal to its last."""
         watch = self._watched(topic, now)
-        watch.stale, watch.session, watch.allowed, watch.said = True, True, inf, None
-        watch.reason, watch.mute = None, False
+        watch.stale, watch.session, watch.allowed, watch.last_event = True, True, inf, None
+        watch.reason, watch.without_data = None, False
 
     def deadline(self) -> float:
         """Return the earliest time at which `check` may return a topic."""

@@ -564,7 +564,7 @@ class Subscriptions:
         for entry in waiting:
             watch = self._topics.find(topic_key(entry.topic))
             if (
-                watch is not None and watch.mute
+                watch is not None and watch.without_data
             ):  # it is asked for anew since it is mute, which was told, and once is enough
                 continue
             self._say_stale(entry.topic, f"not asked for yet: {len(waiting)} topics wait until the provider takes more")
