@@ -163,19 +163,19 @@ class Outage:
         reason: why.
         since_ns: start in Unix nanoseconds; None before the first connection.
         due_at: monotonic time at which it is published, unless the session is up again.
-        told: whether it was published.
+        is_published: whether the STALE events were published.
     """
 
     reason: str
     since_ns: int | None
     due_at: float
-    told: bool = False
+    is_published: bool = False
 
     def take_due(self, now: float) -> bool:
         """Return True once, as soon as the outage has lasted long enough to be published."""
-        if self.told or now < self.due_at:
+        if self.is_published or now < self.due_at:
             return False
-        self.told = True
+        self.is_published = True
         return True
 
 

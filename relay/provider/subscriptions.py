@@ -171,7 +171,7 @@ class Subscriptions:
         for refused in self._table.want(topic, by):
             self._say_stale(refused.topic, refused.reason or "")
         outage = self._topics.outage
-        if not is_wanted and outage is not None and (outage.told or outage.take_due(self._core.at.now)):
+        if not is_wanted and outage is not None and (outage.is_published or outage.take_due(self._core.at.now)):
             self._topics.suspend(topic, self._core.at.now)
             self._core.publish(self._down(outage, topic.kind, topic))
         self._core.rearm()
@@ -610,7 +610,7 @@ class Subscriptions:
     def outage_deadline(self) -> float:
         """Return the time at which topics are to be told that the session is gone."""
         outage = self._topics.outage
-        return inf if outage is None or outage.told or not len(self._table) else outage.due_at
+        return inf if outage is None or outage.is_published or not len(self._table) else outage.due_at
 
 
 def staleness(watch: Watch, event: StalenessEvent) -> Staleness:
