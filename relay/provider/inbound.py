@@ -133,7 +133,7 @@ class Inbound:
         entry = self._entry_of(key)
         if entry is not None:
             entry.flowed = True
-            if entry.standing is not SubscriptionState.CONFIRMED and entry.standing is not SubscriptionState.WANTED:
+            if entry.state is not SubscriptionState.CONFIRMED and entry.state is not SubscriptionState.WANTED:
                 self._subscriptions.confirmed_by_data(entry)
         watch = self._watch_of(key)
         if watch is None:

@@ -617,7 +617,7 @@ class SessionMachine:
     def _say_goodbye(self) -> None:
         """Unsubscribe as far as the budget lets it be said now; closing the socket ends the rest."""
         core = self.core
-        topics = [e.topic for e in core.table if e.standing in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)]
+        topics = [e.topic for e in core.table if e.state in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)]
         size = self._declared.topics_per_frame
         for start in range(0, len(topics), size):
             for writing in core.encode(Unsubscribe(tuple(topics[start : start + size]))):

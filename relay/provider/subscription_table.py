@@ -107,7 +107,7 @@ class Entry:
     """
 
     topic: Topic
-    standing: SubscriptionState = SubscriptionState.WANTED
+    state: SubscriptionState = SubscriptionState.WANTED
     asks: int = 0
     asked_at: float | None = None
     leave_at: float | None = None
@@ -161,7 +161,7 @@ class SubscriptionTable:
         self._entries: dict[Key, Entry] = {}
         self._leaving: dict[Key, Topic] = {}
         self._left: BoundedDict[Key, None] = BoundedDict(_ENDING)
-        self._standing: dict[SubscriptionState, dict[Key, Entry]] = {standing: {} for standing in SubscriptionState}
+        self._by_state: dict[SubscriptionState, dict[Key, Entry]] = {state: {} for state in SubscriptionState}
         #: Topics that wait to be requested, by rank.
         self._lines: dict[Rank, Rotation[Key]] = {rank: Rotation() for rank in Rank}
         #: The parts of refused requests that are to be asked for by themselves, by number.
@@ -192,17 +192,17 @@ class SubscriptionTable:
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = Entry(topic)
-            self._standing[SubscriptionState.WANTED][key] = entry
-        elif entry.standing is SubscriptionState.REFUSED and entry.leave_at is not None:
-            self._stand(key, entry, SubscriptionState.WANTED)
+            self._by_state[SubscriptionState.WANTED][key] = entry
+        elif entry.state is SubscriptionState.REFUSED and entry.leave_at is not None:
+            self._set_state(key, entry, SubscriptionState.WANTED)
         entry.leave_at = None
         self._lingering.pop(key, None)
         if by is None and not entry.pinned:
             self._unline(key, entry)  # its rank changes
             entry.pinned = True
-        elif by is not None and (entry.standing is SubscriptionState.WANTED or len(entry.askers) < _REMEMBERED):
+        elif by is not None and (entry.state is SubscriptionState.WANTED or len(entry.askers) < _REMEMBERED):
             entry.askers[by] = None
-        if entry.standing is not SubscriptionState.WANTED:
+        if entry.state is not SubscriptionState.WANTED:
             return []
         self._line_up(key, entry)
         return [] if by is None else self._crowded_out(key, entry, by)
@@ -212,7 +212,7 @@ class SubscriptionTable:
         entry = self._entries.get(topic_key(topic))
         if entry is None:
             return True
-        waits = entry.standing is SubscriptionState.WANTED
+        waits = entry.state is SubscriptionState.WANTED
         return (waits or len(entry.askers) < _REMEMBERED) and by not in entry.askers
 
     def _crowded_out(self, key: Key, entry: Entry, by: Asker) -> list[Entry]:
@@ -225,20 +225,20 @@ class SubscriptionTable:
         entry.askers.pop(by, None)
         if not line.withdraw(key, by):
             return []
-        self._stand(key, entry, SubscriptionState.REFUSED)
+        self._set_state(key, entry, SubscriptionState.REFUSED)
         entry.reason = f"{self._most_waiting} topics wait already (setting waiting of the provider)"
         return [entry]
 
-    def _stand(self, key: Key, entry: Entry, standing: SubscriptionState) -> None:
-        self._standing[entry.standing].pop(key, None)
+    def _set_state(self, key: Key, entry: Entry, state: SubscriptionState) -> None:
+        self._by_state[entry.state].pop(key, None)
         self._crowded.pop(key, None)
-        self._standing[standing][key] = entry
-        if entry.standing is SubscriptionState.WANTED and standing is not SubscriptionState.WANTED:
+        self._by_state[state][key] = entry
+        if entry.state is SubscriptionState.WANTED and state is not SubscriptionState.WANTED:
             self._unline(key, entry)
-        entry.standing = standing
-        if standing is SubscriptionState.WANTED:
+        entry.state = state
+        if state is SubscriptionState.WANTED:
             self._line_up(key, entry)
-        elif standing is SubscriptionState.CONFIRMED:
+        elif state is SubscriptionState.CONFIRMED:
             entry.doubted, entry.told = False, None
             if len(entry.askers) > _REMEMBERED:
                 entry.askers = dict.fromkeys(islice(entry.askers, _REMEMBERED))
@@ -270,7 +270,7 @@ class SubscriptionTable:
         if entry is None:
             return
         self._lingering.pop(key, None)
-        untouched = entry.standing is SubscriptionState.WANTED and not entry.asks and not entry.flowed
+        untouched = entry.state is SubscriptionState.WANTED and not entry.asks and not entry.flowed
         entry.leave_at = now if untouched else now + self._linger
         self._lingering[key] = entry
         if untouched:
@@ -285,8 +285,8 @@ class SubscriptionTable:
         for key, entry in gone:
             self._unline(key, entry)
             self._crowded.pop(key, None)
-            del self._entries[key], self._standing[entry.standing][key]
-            if entry.standing in _TAKEN:
+            del self._entries[key], self._by_state[entry.state][key]
+            if entry.state in _TAKEN:
                 self._leaving[key] = entry.topic
         return [entry.topic for _, entry in gone]
 
@@ -317,17 +317,17 @@ class SubscriptionTable:
         for key in keys:
             entry = self._entries[key]
             entry.part, entry.request, entry.shared = None, number, shared
-            self._stand(key, entry, SubscriptionState.QUEUED)
+            self._set_state(key, entry, SubscriptionState.QUEUED)
         return tuple(self._entries[key].topic for key in keys)
 
     def _room(self) -> float:
         """Return how many more topics the connection may have; what is yet to be unsubscribed it still has."""
-        taken = sum(len(self._standing[standing]) for standing in _TAKEN)
+        taken = sum(len(self._by_state[state]) for state in _TAKEN)
         return self._most_topics - taken - len(self._leaving)
 
     def crowded(self) -> list[Entry]:
         """Return, once, the topics that wait because the connection has no room for them, with the reason."""
-        wanted = self._standing[SubscriptionState.WANTED]
+        wanted = self._by_state[SubscriptionState.WANTED]
         if len(wanted) == len(self._crowded) or self._room() >= 1:
             return []
         found = {key: entry for key, entry in wanted.items() if key not in self._crowded and key not in self._leaving}
@@ -341,7 +341,7 @@ class SubscriptionTable:
 
         What has carried data stays: this connection says what was missed of it.
         """
-        wanted = self._standing[SubscriptionState.WANTED]
+        wanted = self._by_state[SubscriptionState.WANTED]
         free = {
             key: entry
             for key, entry in wanted.items()
@@ -367,8 +367,8 @@ class SubscriptionTable:
     def sent(self, topics: Iterable[Topic], now: float) -> None:
         """Note that the request for these topics was sent."""
         for key, entry in self._found(topics):
-            if entry.standing is SubscriptionState.QUEUED:
-                self._stand(key, entry, SubscriptionState.PENDING)
+            if entry.state is SubscriptionState.QUEUED:
+                self._set_state(key, entry, SubscriptionState.PENDING)
                 entry.asked_at = now
                 entry.asks += 1
                 self._ack_at = min(self._ack_at, self._ack_due(entry))
@@ -376,10 +376,10 @@ class SubscriptionTable:
     def confirmed(self, topics: Iterable[Topic]) -> list[Entry]:
         """Note that the provider acknowledged these topics; return those that were not confirmed before."""
         fresh = [
-            (key, entry) for key, entry in self._asked_for(topics) if entry.standing is not SubscriptionState.CONFIRMED
+            (key, entry) for key, entry in self._asked_for(topics) if entry.state is not SubscriptionState.CONFIRMED
         ]
         for key, entry in fresh:
-            self._stand(key, entry, SubscriptionState.CONFIRMED)
+            self._set_state(key, entry, SubscriptionState.CONFIRMED)
             entry.reason = None
         return [entry for _, entry in fresh]
 
@@ -393,13 +393,13 @@ class SubscriptionTable:
             self._ask_in_parts(refused, reason)
             return []
         for key, entry in refused:
-            self._stand(key, entry, SubscriptionState.REFUSED)
+            self._set_state(key, entry, SubscriptionState.REFUSED)
             entry.reason, entry.doubted = reason, True
         return [entry for _, entry in refused]
 
     def _ask_in_parts(self, suspects: Sequence[tuple[Key, Entry]], reason: str) -> None:
         """Ask for these again by connection where several asked for them, else in halves."""
-        asked = [(key, entry) for key, entry in suspects if entry.standing in _ASKED]
+        asked = [(key, entry) for key, entry in suspects if entry.state in _ASKED]
         by_asker: dict[Asker, list[tuple[Key, Entry]]] = {}
         for key, entry in asked:
             by_asker.setdefault(next(iter(entry.askers), _OPERATOR), []).append((key, entry))
@@ -412,7 +412,7 @@ class SubscriptionTable:
             self._parts[number] = {key: None for key, _ in part}
             for key, entry in part:
                 entry.part, entry.reason = number, f"asked for again in a smaller request: {reason}"
-                self._stand(key, entry, SubscriptionState.WANTED)
+                self._set_state(key, entry, SubscriptionState.WANTED)
 
     def _asked_for(self, topics: Iterable[Topic]) -> list[tuple[Key, Entry]]:
         """Return the entries that an answer may refer to. One that was not requested yet is skipped: the answer refers
@@ -421,7 +421,7 @@ class SubscriptionTable:
         return [
             (key, entry)
             for key, entry in self._found(topics)
-            if entry.asks or entry.standing is not SubscriptionState.WANTED
+            if entry.asks or entry.state is not SubscriptionState.WANTED
         ]
 
     def ended(self, topics: Iterable[Topic]) -> None:
@@ -431,22 +431,22 @@ class SubscriptionTable:
             entry = self._entries.get(key)
             if key in self._left:
                 del self._left[key]
-            elif entry is not None and entry.standing in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
-                self._stand(key, entry, SubscriptionState.WANTED)
+            elif entry is not None and entry.state in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
+                self._set_state(key, entry, SubscriptionState.WANTED)
 
     def again(self, topic: Topic) -> None:
         """Ask for ``topic`` anew on this connection: unsubscribe, then subscribe."""
         key = topic_key(topic)
         entry = self._entries.get(key)
-        if entry is not None and entry.standing in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
+        if entry is not None and entry.state in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
             self._leaving[key] = topic
-            self._stand(key, entry, SubscriptionState.WANTED)
+            self._set_state(key, entry, SubscriptionState.WANTED)
             entry.asks = 0
 
     def is_confirmed(self, topic: Topic) -> bool:
         """Return True if the provider has acknowledged ``topic``, or sent data of it."""
         entry = self._entries.get(topic_key(topic))
-        return entry is not None and entry.standing is SubscriptionState.CONFIRMED
+        return entry is not None and entry.state is SubscriptionState.CONFIRMED
 
     def overdue(self, now: float) -> tuple[list[Entry], list[Entry]]:
         """Return the requests without acknowledgement: those to be repeated, which are WANTED again, and those given up
@@ -458,14 +458,14 @@ class SubscriptionTable:
         given_up: list[Entry] = []
         if now < self._ack_at:
             return repeat, given_up
-        pending = self._standing[SubscriptionState.PENDING]
+        pending = self._by_state[SubscriptionState.PENDING]
         requests: dict[int, list[tuple[Key, Entry]]] = {}
         for key, entry in [each for each in pending.items() if self._ack_due(each[1]) <= now]:
             if entry.shared:
                 requests.setdefault(entry.request, []).append((key, entry))
                 repeat.append(entry)
             elif entry.asks < MAX_ASKS:
-                self._stand(key, entry, SubscriptionState.WANTED)
+                self._set_state(key, entry, SubscriptionState.WANTED)
                 repeat.append(entry)
             else:
                 entry.asked_at, entry.reason = None, f"no acknowledgement after {entry.asks} requests"
@@ -483,17 +483,17 @@ class SubscriptionTable:
         if now < self._look_at:
             return []
         found = []
-        for standing in (SubscriptionState.WANTED, SubscriptionState.QUEUED):
-            for entry in self._standing[standing].values():
+        for state in (SubscriptionState.WANTED, SubscriptionState.QUEUED):
+            for entry in self._by_state[state].values():
                 if entry.told is False and topic_key(entry.topic) not in self._crowded:
                     found.append(entry)
                 entry.told = entry.told is not None
-        waits = self._standing[SubscriptionState.WANTED] or self._standing[SubscriptionState.QUEUED]
+        waits = self._by_state[SubscriptionState.WANTED] or self._by_state[SubscriptionState.QUEUED]
         self._look_at = now + WAITS_FOR if waits else inf
         return found
 
     def _ack_due(self, entry: Entry) -> float:
-        if self._ack_within is None or entry.standing is not SubscriptionState.PENDING or entry.asked_at is None:
+        if self._ack_within is None or entry.state is not SubscriptionState.PENDING or entry.asked_at is None:
             return inf
         return entry.asked_at + self._ack_within * float(2 ** min(entry.asks - 1, MAX_ASKS - 1))
 
@@ -504,13 +504,13 @@ class SubscriptionTable:
         self._parts.clear()
         self._crowded.clear()
         self._ack_at, self._look_at = inf, inf
-        for found in self._standing.values():
+        for found in self._by_state.values():
             found.clear()
         self._lines = {rank: Rotation() for rank in Rank}
         for key, entry in self._entries.items():
             entry.asked_at, entry.asks, entry.part, entry.told = None, 0, None, None
-            entry.standing = SubscriptionState.WANTED
-            self._standing[SubscriptionState.WANTED][key] = entry
+            entry.state = SubscriptionState.WANTED
+            self._by_state[SubscriptionState.WANTED][key] = entry
             self._line_up(key, entry)
 
     def adopt(self, other: "SubscriptionTable") -> None:
@@ -521,13 +521,13 @@ class SubscriptionTable:
 
     def deadline(self) -> float:
         """Return the time at which `expire` or `overdue` has something to do."""
-        acknowledged = self._ack_at if self._standing[SubscriptionState.PENDING] else inf
+        acknowledged = self._ack_at if self._by_state[SubscriptionState.PENDING] else inf
         first = next(iter(self._lingering.values()), None)
         return min(acknowledged, inf if first is None else _leave_at(first))
 
     def waiting_deadline(self) -> float:
         """Return the time at which `waiting` has something to do; it counts only while topics can be asked for."""
-        if not self._standing[SubscriptionState.WANTED] and not self._standing[SubscriptionState.QUEUED]:
+        if not self._by_state[SubscriptionState.WANTED] and not self._by_state[SubscriptionState.QUEUED]:
             return inf
         return self._look_at or -inf
 
@@ -535,12 +535,12 @@ class SubscriptionTable:
         """Return the numbers of topics by their state, and the first `_SHOWN` refused or unanswered ones with the
         reason.
         """
-        counts = {standing.value: len(found) for standing, found in self._standing.items()}
+        counts = {state.value: len(found) for state, found in self._by_state.items()}
         troubled = [
             {
                 "kind": entry.topic.kind,
                 "symbol": entry.topic.symbol or entry.topic.account,
-                "standing": entry.standing.value,
+                "standing": entry.state.value,
                 "reason": entry.reason,
             }
             for entry in islice((entry for entry in self if entry.reason is not None), _SHOWN)

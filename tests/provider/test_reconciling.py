@@ -252,7 +252,7 @@ def test_a_lost_connection_leaves_nothing_of_its_requests_in_the_ledger(rig):
         ledger.overdue(now + 5)
     ledger.disconnected()
     (entry,) = ledger
-    assert (entry.standing, entry.asked_at, entry.asks) == (SubscriptionState.WANTED, None, 0)
+    assert (entry.state, entry.asked_at, entry.asks) == (SubscriptionState.WANTED, None, 0)
     ledger.sent(ledger.take_to_subscribe(), 100)
     assert ledger.deadline() == 105  # the first request of a new connection waits the declared time, not longer
 
