@@ -1,9 +1,9 @@
 """Outgoing frames and requests: the adapter writes them, the budget paces them, and HTTP answers are matched to them.
 
 Frames and requests wait in one queue by lane (trading calls, then subscriptions, then other requests). Answers that
-cannot wait (a pong, an acknowledgement, a heartbeat, the first words on a connection) are sent at once and charged all
-the same. A request remembers the adapter instance that wrote it: the answer to an order placed over HTTP is read by that
-one even when the WebSocket connection has been replaced meanwhile.
+cannot wait (a pong, an acknowledgement, a heartbeat, the login) are sent at once, but still charged to the budget. A request
+remembers the adapter instance that wrote it: the answer to an order placed over HTTP is decoded by that instance even if the
+WebSocket connection has been replaced meanwhile.
 """
 
 import enum
@@ -34,23 +34,23 @@ from relay.provider.polls import Polls
 from relay.provider.session_events import FetchRequest, Output, SendText
 from relay.provider.templates import authenticated, fetch_target
 
-#: Frames that wait to be written, beyond which no more subscriptions are handed over: they wait here, where a command, a
-#: heartbeat or an answer passes them.
+#: While this many frames wait to be written by the connection, subscriptions stay in this queue, so that commands,
+#: heartbeats and answers can overtake them.
 MOST_UNWRITTEN = 32
-#: The same for commands: beyond it the provider does not read, and a command waits until its deadline.
+#: The same limit for commands. If it is reached, the provider does not read, and commands wait until their deadline.
 MOST_COMMANDS = 500
-#: Frames that wait to be written, beyond which none of a lane are. Lists and snapshots may pass subscriptions that wait.
+#: The same limit for each lane. Lists and snapshots have a higher one, so that they can overtake waiting subscriptions.
 MOST_FRAMES = {Lane.CALL: MOST_COMMANDS, Lane.INTEREST: MOST_UNWRITTEN, Lane.FETCH: 2 * MOST_UNWRITTEN}
-#: HTTP requests without an answer, by lane; more wait. All sessions share the process's descriptors and time, so a thousand
-#: subscriptions that need a request each must not make an order of another session wait.
+#: Most HTTP requests in flight, by lane. All sessions share the process's file descriptors and time: a thousand
+#: subscriptions with a request each must not delay an order of another session.
 MOST_REQUESTS = {Lane.CALL: 64, Lane.INTEREST: 8, Lane.FETCH: 8}
 
-#: Pages of one list.
+#: Most pages of one list.
 MOST_PAGES = 1000
 
 
 class Purpose(enum.Enum):
-    """Why something is sent."""
+    """The reason for which a frame or request is sent."""
 
     PREPARE = "prepare"
     RENEW = "renew"
@@ -64,7 +64,7 @@ class Purpose(enum.Enum):
 
     @property
     def lane(self) -> Lane:
-        """The lane in which it waits."""
+        """The lane of the queue it waits in."""
         return _LANES.get(self, Lane.FETCH)
 
 
@@ -73,16 +73,18 @@ _LANES = {Purpose.CALL: Lane.CALL, Purpose.INTEREST: Lane.INTEREST}
 
 @define(eq=False)
 class FetchChain:
-    """Requests that are made together, and the further requests that their answers lead to.
+    """The state shared by requests that were made together and the follow-up requests that their answers lead to.
+
+    For example all pages of all lists of one reconciliation. Complete lists are evaluated when the last answer has arrived.
 
     Attributes:
-        asked_at: when the first request of it was made, monotonic seconds: the answers tell nothing newer for certain.
-        since: the time since which something may have been missed, RFC 3339 (`Reconcile.since`); None where nothing was.
-        left: how many of its requests have no answer yet.
-        listed: the kind, account and id of every order and position that its answers had so far.
-        completes: the lists that are complete, judged when the last answer has come.
-        facts: how many fills, orders, openings and closings its answers had that were not known.
-        broken: an answer failed, or was not understood in a part that belongs to no list: nothing is complete.
+        asked_at: time of the first request, monotonic seconds. The answers are only known to be valid for this time.
+        since: start of the time in which events may have been missed (`Reconcile.since`), RFC 3339; None if none were.
+        left: number of requests without an answer.
+        listed: kind, account and id of each order and position in the answers so far.
+        completes: the complete lists among the answers so far.
+        broken: True if an answer failed or a part that belongs to no list could not be decoded: no list is complete then.
+        facts: number of fills, orders and opened or closed positions in the answers that were not known before.
     """
 
     asked_at: float = inf
@@ -96,14 +98,16 @@ class FetchChain:
 
 @frozen
 class Job:
-    """A frame or a request.
+    """One frame or HTTP request in the queue or in flight.
 
     Attributes:
-        subject: the symbol of a snapshot, the id of a command.
-        topics: what is asked for once this, the last frame or request of its batch, was sent.
-        chain: what it is a part of.
-        poll: the name of the poll whose request it is.
-        pages: the pages of a list before the one it asks for.
+        writing: the text of the frame, or the request.
+        adapter: the instance that wrote it, and that decodes its answer.
+        subject: the symbol of a snapshot, or the id of a command.
+        topics: the topics of the whole subscribe batch, if this is its last frame or request: sending it makes them pending.
+        chain: the group of requests that it belongs to.
+        poll: the name of its poll, if it belongs to one.
+        pages: the earlier pages of the list, if it requests a further page.
     """
 
     writing: str | Fetch
@@ -117,7 +121,7 @@ class Job:
 
     @property
     def once(self) -> Hashable:
-        """The name under which at most one request like this one waits; None where all are made."""
+        """The key by which duplicate requests are merged while one waits (`Fetch.once`); None if each is sent."""
         if (
             isinstance(self.writing, str)
             or self.pages
@@ -128,7 +132,7 @@ class Job:
 
 
 def uses(job: Job, outgoing: Outgoing | None) -> Uses:
-    """Return what sending ``job`` draws from the budget."""
+    """Return the tokens that sending ``job`` draws, by rate limit."""
     if isinstance(job.writing, Fetch):
         socket, of = job.writing.socket, job.writing.of
         return {(socket, of) if socket else of: job.writing.cost}
@@ -138,10 +142,12 @@ def uses(job: Job, outgoing: Outgoing | None) -> Uses:
 
 
 def checked_writings(writings: Iterable[object], session: Session) -> list[str | Fetch | Poll]:
-    """Return what an adapter wrote as a list. Frames of a session with binary ones have a character for each byte.
+    """Check the frames, requests and polls that an adapter wrote and return them as a list.
+
+    In a session with binary frames, bytes become text with one character for each byte.
 
     Raises:
-        TypeError: something of it is neither text (nor bytes, in such a session) nor a `Fetch`, nor a `Poll` of one.
+        TypeError: an item is not text (or bytes, in a session with binary frames), a `Fetch`, or a `Poll` of one of them.
     """
     checked: list[str | Fetch | Poll] = []
     for writing in writings:
@@ -150,21 +156,21 @@ def checked_writings(writings: Iterable[object], session: Session) -> list[str |
             asked = asked.decode("latin-1")
             writing = evolve(writing, request=asked) if isinstance(writing, Poll) else asked
         if not isinstance(writing, str | Fetch | Poll) or not isinstance(asked, str | Fetch):
-            raise TypeError(f"the adapter wrote a {type(asked).__name__}, which is neither text nor a Fetch")
+            raise TypeError(f"the adapter wrote a {type(asked).__name__}, only text or a Fetch is allowed")
         checked.append(writing)
     return checked
 
 
 def prepared(fetches: Iterable[object]) -> list[Fetch]:
-    """Return the requests that an adapter makes before it connects.
+    """Check the requests of `Adapter.prepare` and return them as a list.
 
     Raises:
-        TypeError: something of it is no `Fetch`.
+        TypeError: an item is not a `Fetch`.
     """
     checked: list[Fetch] = []
     for fetch in fetches:
         if not isinstance(fetch, Fetch):
-            raise TypeError(f"the adapter prepares by a {type(fetch).__name__}, which is no Fetch")
+            raise TypeError(f"Adapter.prepare returned a {type(fetch).__name__}, only Fetch is allowed")
         checked.append(fetch)
     return checked
 
@@ -178,10 +184,10 @@ class Outbound:
         self._budget = budget
         self._ids = count(1)
         self._requests: dict[int, Job] = {}
-        #: Requests made behind the one of the same name that is under way.
+        #: Requests to be sent after the one in flight with the same `Job.once`.
         self._again: dict[Hashable, Job] = {}
         self.polls = Polls()
-        #: Frames handed over that the connection has not written yet.
+        #: Number of frames that the connection has accepted and not written yet.
         self.unwritten = 0
         self.queue: Queue[Job] = Queue(budget)
 
@@ -196,9 +202,9 @@ class Outbound:
         *,
         requests_only: bool = False,
     ) -> int:
-        """Queue what the adapter writes for ``outgoing``; return how many frames, requests and polls that is.
+        """Let the adapter encode ``outgoing`` and queue the result; return the number of frames, requests and polls.
 
-        ``requests_only``: there is no connection for a frame.
+        ``requests_only``: refuse frames, because there is no connection.
 
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
@@ -206,7 +212,7 @@ class Outbound:
         everything = checked_writings(adapter.encode(outgoing), self._session)
         chain = FetchChain(since=outgoing.since if isinstance(outgoing, Reconcile) else None)
         if requests_only and not all(isinstance(writing, Fetch) for writing in everything):
-            raise ValueError("this needs the connection, which is not up")
+            raise ValueError("this needs the WebSocket connection, which is not up")
         writings = self.without_polls(everything, missed=purpose is Purpose.RECONCILE)
         for position, writing in enumerate(writings, start=1):
             job = Job(writing, adapter, purpose, subject, topics if position == len(writings) else (), chain)
@@ -215,10 +221,10 @@ class Outbound:
         return len(everything)
 
     def audit(self, adapter: Adapter, reconcile: Reconcile) -> int:
-        """Queue the requests of a reconciliation behind everything else; half of their budget is left to commands.
+        """Queue the requests of a reconciliation with the lowest priority: each needs half of its budget to be free.
 
         Returns:
-            How many requests that is; 0 where the adapter reconciles by other means, and then nothing is queued.
+            The number of requests. 0 if the adapter does not reconcile by HTTP requests alone; nothing is queued then.
 
         Raises:
             Exception: whatever ``encode`` raises; nothing is queued then.
@@ -235,12 +241,12 @@ class Outbound:
         return len(fetches)
 
     def _put_last(self, job: Job, drawn: Uses) -> None:
-        """Queue a job behind everything else, to go when half of its budget is left to commands."""
+        """Queue a job with the lowest priority: it is sent when half of its budget would remain for commands."""
         needs = {of: cost if of == "frame" else cost + self._budget.capacity(of) // 2 for of, cost in drawn.items()}
         self.queue.put(Lane.FETCH, drawn, job, needs)
 
     def without_polls(self, writings: Iterable[str | Fetch | Poll], *, missed: bool = False) -> list[str | Fetch]:
-        """Begin the polls among what the adapter wrote, which ask for what was ``missed``, and return the rest."""
+        """Start the polls among these items and return the others. ``missed``: their first answer is a reconciliation."""
         others = []
         for writing in writings:
             if isinstance(writing, Poll):
@@ -250,7 +256,7 @@ class Outbound:
         return others
 
     def poll_due(self, adapter: Adapter, now: float) -> None:
-        """Queue the poll that is due behind everything else; half of its budget is left to commands."""
+        """Queue the request of the poll that is due, if any, with the lowest priority."""
         poll = self.polls.take_due(now)
         if poll is None:
             return
@@ -260,7 +266,7 @@ class Outbound:
         self._put_last(job, drawn)
 
     def follow(self, fetch: Fetch, adapter: Adapter, job: Job | None) -> None:
-        """Queue a further request, made for the same reason as ``job``; None for one that a message led to."""
+        """Queue a follow-up request of ``job``, with its purpose and chain; None for one that a message led to."""
         following = Job(fetch, adapter) if job is None else evolve(job, writing=fetch, topics=())
         if (once := following.once) is not None:
             if self.queue.has(lambda waiting: waiting.once == once):
@@ -272,7 +278,7 @@ class Outbound:
         self.queue.put(following.purpose.lane, uses(following, None), following)
 
     def look(self, adapter: Adapter, writings: Iterable[str | Fetch]) -> None:
-        """Queue requests for what the provider does not tell by itself, behind what applications ask for."""
+        """Queue requests for data that the provider does not stream, after the requests of applications."""
         for writing in writings:
             if isinstance(writing, Fetch):
                 self.follow(writing, adapter, None)
@@ -280,7 +286,7 @@ class Outbound:
                 self.queue.put(Lane.FETCH, {"frame": 1, "call": 1}, Job(writing, adapter))
 
     def next_page(self, job: Job, answer: Answer) -> Answer | None:
-        """Return an answer with the pages before it; None where another page is behind it, which is then asked for.
+        """Return an answer together with its earlier pages. If it has a next page, request that and return None.
 
         Raises:
             Exception: whatever `Fetch.next_page` raises.
@@ -298,11 +304,11 @@ class Outbound:
         return None
 
     def interest(self, adapter: Adapter, text: str) -> None:
-        """Queue a frame that the answer to a request for subscriptions leads to: it is one of them."""
+        """Queue a frame that follows from the answer to a subscribe request; it counts as a subscription."""
         self.queue.put(Lane.INTEREST, {"frame": 1, "interest": 1}, Job(text, adapter, Purpose.INTEREST))
 
     def now(self, adapter: Adapter, writings: Iterable[str | Fetch], purpose: Purpose, now: float) -> list[Output]:
-        """Give out ``writings`` at once; the budget is charged, not asked.
+        """Return ``writings`` as outputs to be sent at once. The budget is charged, but not waited for.
 
         Raises:
             TemplateError: the URL or a header of a request needs a value there is none of.
@@ -315,7 +321,7 @@ class Outbound:
         return outputs
 
     def take_due(self, now: float) -> list[Job]:
-        """Take from the queue what the budget allows now."""
+        """Remove and return the jobs that the budget allows to be sent now."""
         taken: list[Job] = []
         frames, requests = self.unwritten, Counter(job.purpose.lane for job in self._requests.values())
 
@@ -332,11 +338,11 @@ class Outbound:
 
     @property
     def room(self) -> int:
-        """The number of frames of subscriptions that may be handed over now."""
+        """The number of subscribe frames that the connection accepts now."""
         return max(0, MOST_UNWRITTEN - self.unwritten)
 
     def written(self) -> bool:
-        """Note that the connection has written a frame; return True if items that wait for that may be sent."""
+        """Note that the connection has written a frame; return True if that lets waiting jobs be sent."""
         self.unwritten = max(0, self.unwritten - 1)
         return self.unwritten in (MOST_UNWRITTEN // 2, MOST_COMMANDS - 1)
 
@@ -357,7 +363,7 @@ class Outbound:
         return FetchRequest(number, fetch, url, shown)
 
     def answered(self, number: int) -> Job | None:
-        """Return the job that a request was made for; None if its connection is gone, which makes the answer useless."""
+        """Return the job of an answered request; None if its connection is closed, so that the answer is ignored."""
         job = self._requests.pop(number, None)
         if job is not None:
             job.chain.left -= 1
@@ -366,13 +372,13 @@ class Outbound:
         return job
 
     def under_way(self, purpose: Purpose) -> int:
-        """Return the number of requests of this purpose without an answer."""
+        """Return the number of requests in flight with this purpose."""
         return sum(job.purpose is purpose for job in self._requests.values())
 
     def disconnected(self) -> None:
-        """Drop the queue with the connection. After that only the answers to trading calls still matter.
+        """Clear the queue and the requests in flight: the connection is closed. Only answers to commands are still used.
 
-        Where commands need no connection, those that wait are sent all the same.
+        If commands go over HTTP, waiting ones stay queued.
         """
         over_http = self._session.commands_over == "http"
         self.queue.discard(lambda job: not (over_http and job.purpose is Purpose.CALL))
@@ -382,5 +388,5 @@ class Outbound:
         self._requests = {number: job for number, job in self._requests.items() if job.purpose is Purpose.CALL}
 
     def forget_call(self, id: str) -> None:
-        """Do not send the command of this id any more."""
+        """Remove the command of this id from the queue."""
         self.queue.discard(lambda job: job.purpose is Purpose.CALL and job.subject == id)

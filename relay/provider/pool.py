@@ -19,7 +19,7 @@ from relay.model.channels import Asker, Topic
 from relay.model.enums import ConnectionEvent
 from relay.model.events import Connection, Event, Stamp
 from relay.provider.driver import ProviderSession
-from relay.provider.session import NOBODY
+from relay.provider.session import NO_TOPICS
 from relay.provider.session_state import Publish
 
 #: Entries of a list of the status, over all connections.
@@ -150,7 +150,7 @@ class ConnectionPool:
             case ConnectionEvent.DISCONNECTING:
                 if not self._up and not self._lost:
                     return event
-                is_whole_again = was_lost and not self._lost and event.reason == NOBODY
+                is_whole_again = was_lost and not self._lost and event.reason == NO_TOPICS
                 return attrs.evolve(event, event=ConnectionEvent.CONNECTED, reason=None) if is_whole_again else None
         self._lost.add(number)
         if len(self.connections) == 1 or event.reason is None or event.socket is not None:

@@ -1,4 +1,4 @@
-"""The session machine: one provider account, from the first fetch to the last frame, over every connection it takes.
+"""The session machine: the state of one provider account over all of its connections.
 
 The life of a session::
 
@@ -6,26 +6,26 @@ The life of a session::
               ^            |           |        |
               +- WAITING <-+-----------+--------+      FAILED: stopped, until Resume      ENDED: shut down
 
-PREPARING makes the adapter's fetches (a login, symbols), all of which must succeed. DIALLING waits for the socket. OPENING
-has said hello and waits for the provider to be ready. UP subscribes, decodes and trades. Whatever goes wrong leads to
-WAITING and a new attempt with a new adapter instance, unless the provider's answer is declared to mean that the same
-attempt would be refused again, or that another session took this one's place.
+PREPARING makes the adapter's requests (a login, symbols), all of which must succeed. DIALLING waits for the socket. OPENING
+has sent the adapter's first messages and waits for the provider to be ready. UP subscribes, decodes and trades. Each failure
+leads to WAITING and a new attempt with a new adapter instance, unless the provider's answer means that another attempt would
+be refused too, or that another session has replaced this one; then the session is FAILED.
 
-Where the provider closes connections without a subscription (`Session.on_interest`), a session is IDLE while nobody wants a
-topic: before the first dial, and when its connection has ended. The first topic that is wanted wakes it. That is no outage:
-nothing is stale, and nothing was missed. A further connection of a pool is IDLE in the same way, and closes by itself when
-its last topic is gone.
+If the provider closes connections without subscriptions (`Session.on_interest`), the session is IDLE while it has no topic:
+before the first dial, and after its connection has ended. The first topic makes it connect. IDLE is not an outage: no topic
+is stale, and no event was missed. A further connection of a pool is IDLE in the same way, and closes when its last topic is
+gone.
 
-What holds:
+Guarantees:
 
-- Every change of state is published as a `connection` event with its reason, and the length of an open gap.
-- After a gap every topic that had carried data gets a `gap` event, before anything new, and is subscribed again.
-- Nothing is sent beyond the declared budgets, except an answer that cannot wait. Orders go before subscriptions.
-- A message that is not understood never ends the session.
-- No text that leaves here (reasons, samples, shown URLs) contains a credential or a learned secret.
+- Every change of state is published as a `connection` event with its reason and the length of the open gap.
+- After a gap every topic that had data gets a `gap` event, before any new event, and is subscribed again.
+- Rate limits are never exceeded, except by answers that cannot wait. Orders are sent before subscriptions.
+- A message that cannot be decoded never ends the session.
+- No text that leaves the session (reasons, samples, shown URLs) contains a credential or a learned secret.
 
-The machine has no clock and no random source: inputs come with their `Now`, randomness through a callable. Outputs are
-what the shell is to do; events leave through ``publish``.
+The machine has no clock and no random source: each input comes with its `Now`, random numbers come from a callable. Outputs
+are carried out by `relay.provider.driver`; events are passed to ``publish``.
 """
 
 import enum
@@ -87,7 +87,7 @@ from relay.trading.registry import CommandRegistry
 
 __all__ = ["Life", "SessionMachine", "SessionSettings"]
 
-#: Less than this share of a request budget left is worth a warning.
+#: Share of a request budget below which a RATE_LIMIT_WARNING is published.
 LOW = 0.2
 #: Seconds from the open socket until the provider must be ready.
 READY_WITHIN = 10.0
@@ -110,9 +110,9 @@ class Life(enum.Enum):
 
 
 _CONNECTED = (Life.OPENING, Life.UP)
-#: The reason of a session that is IDLE.
-NOBODY = "idle: nobody wants anything"
-#: Meanings of a close or refusal that another attempt would not change.
+#: The reason published for a session that is IDLE.
+NO_TOPICS = "idle: no topic has a subscriber"
+#: Meanings of a close or refusal after which another attempt would fail too.
 _FINAL = (CloseMeaning.REFUSED, CloseMeaning.TAKEOVER)
 
 
@@ -120,18 +120,18 @@ class SessionMachine:
     """One session with a provider account.
 
     Args:
-        adapter: the provider's adapter class; every connection gets an instance of its own.
-        context: what outlives connections.
-        publish: takes every event with its stamp, in order, while an input is being handled. It settles replies
-            with ``commands``.
-        commands: the registry of the commands the session is given.
-        uniform: random numbers in [0, 1).
-        correlation: fresh UUIDs, for `EventAck` and the names of orders.
-        settings: the operator's choices.
-        after: the machine this one replaces, after a crash; its budgets, memories, topics, open gap and waits are
-            taken over, and that it stopped as FAILED.
-        log: takes the lines for the log, as ``log(level, event, **fields)``.
-        beside: the first connection of the pool that this is a further one of; they share the account's budgets.
+        adapter: the provider's adapter class; each connection gets its own instance.
+        context: the part of the adapter's state that outlives connections.
+        publish: called with each event and its stamp, in order, while an input is being handled. It passes replies to
+            ``commands``.
+        commands: the registry of open commands.
+        uniform: returns a random number in [0, 1).
+        correlation: returns a new UUID, for `EventAck` and for the client ids of orders.
+        settings: the operator's settings.
+        after: the machine that this one replaces after a crash; its budget, caches, topics, open gap, retry times and its
+            state FAILED are taken over.
+        log: writes a log line, called as ``log(level, event, **fields)``.
+        beside: the pool's first connection, if this is a further one; they share the account's budget.
     """
 
     def __init__(
@@ -172,31 +172,31 @@ class SessionMachine:
         failed = after is not None and after._life is Life.FAILED
         self._life: Life = Life.FAILED if failed else Life.NEW
         self._wake_at = inf
-        #: True if the connection ended while nobody wanted a topic: the wait that follows ends when somebody does.
+        #: True if the connection ended while it had no topic: the next topic ends the wait that follows.
         self._unused = False
         self._not_before: float = -inf if after is None else after._not_before
         self._up_since: str | None = None
         self._opened_at: float = -inf
-        #: The time since which another connection of the account has been in the place of this one.
+        #: The time since which the provider has refused the account because it has another connection.
         self._occupied_since: float = inf
         self._lost: Now | None = None if after is None else after._lost
         self._reason: str = after._reason if after is not None and failed else ""
 
-    # --- the two ways in ---------------------------------------------------------------------------------------------
+    # --- inputs ------------------------------------------------------------------------------------------------------
 
     def step(self, turn: session_events.Input, at: Now) -> list[Output]:
-        """Take one input; return what is to be done, in order."""
+        """Handle one input; return the outputs to carry out, in order."""
         self.core.begin(at)
         if self._life is Life.ENDED:
             return self.core.take_outputs()
         match turn:
             case session_events.Start():
-                if self._life is Life.NEW:  # what had FAILED before a crash goes on only by Resume
+                if self._life is Life.NEW:  # a session that was FAILED before a crash needs a Resume
                     self._start()
             case session_events.Resume():
-                if self._life is Life.FAILED:  # a wait that is under way is the provider's wish, or kind to it
+                if self._life is Life.FAILED:  # do not cut a wait short: it respects the provider's limits
                     self._start()
-                    self._reason = "told to try again"
+                    self._reason = "resumed by the operator"
                     self._announce(ConnectionEvent.RECONNECTING)
             case session_events.Opened() if self._life is Life.DIALLING:
                 self._opened()
@@ -224,7 +224,7 @@ class SessionMachine:
         return self.core.take_outputs()
 
     def interest(self, turns: Sequence[session_events.WantTopic | session_events.UnwantTopic], at: Now) -> list[Output]:
-        """Take what is needed, and what is not any more, all of it before a request is written."""
+        """Handle several changes of the needed topics before any request is written."""
         self.core.begin(at)
         if self._life is not Life.ENDED:
             for turn in turns:
@@ -234,7 +234,7 @@ class SessionMachine:
         return self.core.take_outputs()
 
     def receive(self, raw: str, at: Now) -> Sequence[Output]:
-        """Take one message. Empty when nothing is to be done, not even to ask `deadline` again."""
+        """Handle one message; return the outputs. They are empty if not even `deadline` has changed."""
         core = self.core
         if core.adapter is None or self._life not in _CONNECTED:
             core.counters.notes["message_without_connection"] += 1
@@ -250,7 +250,7 @@ class SessionMachine:
         return core.take_outputs()
 
     def heard_at(self) -> float | None:
-        """Return up to when everything of the account was received, monotonic seconds; None while the session is not up."""
+        """Return the time up to which all events were received, monotonic seconds; None while the session is not UP."""
         return self._subscriptions.caught_up_to(self._transport.heard) if self.core.up else None
 
     def as_written(self, command: Command) -> Command:
@@ -258,20 +258,20 @@ class SessionMachine:
         return self._commands.as_written(command)
 
     def restore_absence(self, since: Now) -> None:
-        """Report as missed what happened after ``since``, up to when an earlier process had the session up."""
+        """Treat the time since an earlier process had the session UP, ``since``, as an outage: events may be missing."""
         if self._lost is None and not self.core.counters.connections:
             self._lost = since
 
     def give_up_waiting(self, most: int) -> list[Entry]:
-        """Let go of up to ``most`` topics that wait for room on this connection, so that another one has them."""
+        """Remove and return up to ``most`` topics beyond the connection's limit, so that another connection takes them."""
         return self._subscriptions.give_up_waiting(most)
 
     def heard(self, now: float) -> None:
-        """Note that something arrived on the open connection, which is therefore alive."""
+        """Note that bytes arrived on the connection, which is therefore alive."""
         self._transport.heard = now
 
     def written(self) -> bool:
-        """Note that the connection has written a frame of `SendText`; return True if a `Tick` would send more now."""
+        """Note that the connection has written a `SendText`; return True if a `Tick` would send more frames now."""
         return self.core.outbound.written()
 
     @property
@@ -280,7 +280,7 @@ class SessionMachine:
         return self._life
 
     def deadline(self) -> float:
-        """Return the time at which `Tick` is due, monotonic seconds; infinite when nothing is waited for."""
+        """Return the time at which `Tick` is due, monotonic seconds; infinite if no timer runs."""
         core = self.core
         if self._life is Life.ENDED:
             return inf
@@ -304,12 +304,12 @@ class SessionMachine:
             self._awake()
         self._subscriptions.want(turn.topic, turn.by)
 
-    # --- what an adapter decoded --------------------------------------------------------------------------------------
+    # --- decoded messages --------------------------------------------------------------------------------------------
 
     def handle_decoded(self, item: object) -> None:
-        """Handle one event or signal of the adapter's."""
+        """Handle one event or signal that the adapter returned."""
         core, inbound = self.core, self._inbound
-        # Market events are most of what arrives: one set look-up and they are on their way.
+        # Fast path: most inputs are market events, which need only this set look-up.
         kind = type(item)
         if kind in PLAIN:
             core.counters.received += 1
@@ -341,9 +341,8 @@ class SessionMachine:
             case Ack():
                 self._subscriptions.acknowledged(item)
             case Nack() if is_throttled(item.reason):
-                core.limited(
-                    None
-                )  # the topics stay pending, and are asked for again when the acknowledgement is overdue
+                # The topics stay pending and are requested again when their acknowledgement is overdue.
+                core.limited(None)
             case Nack():
                 self._subscriptions.refused(item.topics, item.reason)
                 core.rearm()
@@ -374,13 +373,13 @@ class SessionMachine:
             case Waits():
                 self._retry.recommend(item.seconds)
             case Alive():
-                pass  # any message restarts the clock of the transport, see `receive`
+                pass  # `receive` restarts the idle timer for any message
             case _:
                 inbound.unknown(repr(item), f"the adapter yielded a {type(item).__name__}")
 
     def _poll_for_adapter(self, poll: Poll) -> None:
         try:
-            missed = self._inbound.reconciling and poll.every is None  # asked for the same reason
+            missed = self._inbound.reconciling and poll.every is None  # a follow-up of the reconciliation
             self.core.outbound.without_polls(checked_writings([poll], self._declared), missed=missed)
         except TypeError as error:
             self._inbound.unknown(repr(poll.name), str(error))
@@ -389,7 +388,7 @@ class SessionMachine:
     def _polled(
         self, name: Hashable, failed: Error | None = None, *, final: bool = False, at_least: float = 0.0
     ) -> None:
-        """Plan the next request of a poll that was answered, or that failed for this reason."""
+        """Plan the next request of a poll after its answer, or after a failure; publish the first failure in a row."""
         core = self.core
         polls, is_failed = core.outbound.polls, failed is not None
         doubted = not is_failed and core.states.take_doubt()
@@ -416,7 +415,7 @@ class SessionMachine:
         core.rearm()
 
     def _handle_answer(self, job: Job, answer: Answer, *, reconciling: bool = False) -> None:
-        """Handle what an HTTP answer brings."""
+        """Decode an HTTP answer and handle its events and signals."""
         try:
             for item in self._inbound.begin_answer(job, answer, reconciling=reconciling):
                 self.handle_decoded(item)
@@ -436,17 +435,17 @@ class SessionMachine:
         return self._on_interest and not len(self.core.table)
 
     def _idle(self) -> None:
-        """Connect no more until somebody wants a topic."""
-        self._life, self._wake_at, self._reason, self._lost = Life.IDLE, inf, NOBODY, None
+        """Do not connect until a topic has a subscriber."""
+        self._life, self._wake_at, self._reason, self._lost = Life.IDLE, inf, NO_TOPICS, None
         self.core.topics.opened()
 
     def _awake(self) -> None:
-        """Connect because somebody wants a topic. What failed before, or was limited, keeps its wait."""
+        """Connect because a topic has a subscriber, after the wait of an earlier failure or rate limit."""
         if self._unused:
             self._retry.forgive()
         self._unused, self._life = False, Life.WAITING
         self._wake_at = max(self._not_before, self.core.budget.at({"dial": 1}, self.core.at.now))
-        self.core.topics.opened()  # a connection that nobody used is missed by nobody
+        self.core.topics.opened()  # no topic used the connection, so its loss was not an outage
 
     def _prepare(self) -> None:
         core = self.core
@@ -454,9 +453,8 @@ class SessionMachine:
         try:
             core.adapter = core.adapter_class(core.context)
             fetches = prepared(core.adapter.prepare())
-            if self._is_further and len(
-                core.context.symbols
-            ):  # the first connection keeps what is not needed up to date
+            # The first connection already makes the requests that a connection can do without.
+            if self._is_further and len(core.context.symbols):
                 fetches = [fetch for fetch in fetches if fetch.needed]
         except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
             self._lose(f"the adapter cannot prepare: {core.reason_of(error, 'preparing')}")
@@ -481,7 +479,7 @@ class SessionMachine:
             self._lose(str(error), CloseMeaning.REFUSED)
             return
         except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
-            self._lose(f"there is no URL to dial: {self.core.fault('making the URL', error)}")
+            self._lose(f"the session's URL could not be built: {self.core.fault('building the URL', error)}")
             return
         if declared.commands_over == "http":
             self.core.prepared = self.core.adapter
@@ -523,8 +521,11 @@ class SessionMachine:
         *,
         socket_open: bool = True,
     ) -> None:
-        """End this connection or this attempt, announce the reason, and plan another attempt or stop, as ``meaning``
-        has it.
+        """End the connection or attempt and publish the reason; then wait for another attempt or stop, as ``meaning`` says.
+
+        Args:
+            wait: least seconds until the next attempt, as the provider requested.
+            socket_open: False if the socket is closed already.
         """
         if self._life in (Life.WAITING, Life.IDLE, Life.FAILED, Life.ENDED):
             return
@@ -533,8 +534,8 @@ class SessionMachine:
         is_unused = self._life is Life.UP and not len(self.core.table)
         if socket_open and self._life in _CONNECTED:
             self.core.put(CloseSocket(1000))
-        self._let_go(reason)
-        self.core.rearm()  # a message may have said it, and what is waited for now is nearer than the silence of a line
+        self._reset_connection(reason)
+        self.core.rearm()  # may be called while a message is handled; the reconnect is due earlier than the idle timeout
         if meaning in _FINAL:
             self.core.prepared = None
             self._life, self._wake_at = Life.FAILED, inf
@@ -560,16 +561,16 @@ class SessionMachine:
         self._announce(ConnectionEvent.RECONNECTING)
 
     def _note_occupied(self) -> None:
-        """Tell once that another connection stands longer than one of ours could."""
+        """Report once that another client has used the account for longer than a stale connection of ours could."""
         now, within = self.core.at.now, self._declared.released_within
         self._occupied_since = min(self._occupied_since, now)
         if within <= now - self._occupied_since < inf:
-            self._occupied_since = -inf  # told
-            text = f"another connection of this account has stood for {within:g} s: something else is connected to it"
+            self._occupied_since = -inf  # reported
+            text = f"the account has had another connection for {within:g} s: another client is connected to it"
             self.core.error("occupied", text)
 
-    def _let_go(self, reason: str) -> None:
-        """Forget everything that was true of the connection only."""
+    def _reset_connection(self, reason: str) -> None:
+        """Reset the state that belongs to the connection. If it was up, the outage starts at its last received byte."""
         core = self.core
         if core.up:
             silent = core.at.now - self._transport.heard
@@ -584,7 +585,7 @@ class SessionMachine:
         core.adapter = None
 
     def _gap_ms(self) -> int | None:
-        """Return the length of the open gap, by the monotonic clock: the other one may be set meanwhile."""
+        """Return the length of the open gap, by the monotonic clock, because the wall clock may be set meanwhile."""
         return None if self._lost is None else max(0, int((self.core.at.now - self._lost.now) * 1000))
 
     def _announce(self, event: ConnectionEvent) -> None:
@@ -605,17 +606,17 @@ class SessionMachine:
         self._reason = "shutdown"
         self._announce(ConnectionEvent.DISCONNECTING)
         if self._life is Life.UP:
-            self._say_goodbye()
+            self._unsubscribe_all()
         if self._life in (*_CONNECTED, Life.DIALLING):
             self.core.put(CloseSocket(1000, "shutdown"))
-        self._let_go("shutdown")
+        self._reset_connection("shutdown")
         self._commands.session_ended()
         self.core.prepared = None
         self._life, self._wake_at = Life.ENDED, inf
         self.core.put(Finished("shutdown", failed=False))
 
-    def _say_goodbye(self) -> None:
-        """Unsubscribe as far as the budget lets it be said now; closing the socket ends the rest."""
+    def _unsubscribe_all(self) -> None:
+        """Send as many unsubscribe requests as the budget allows now; closing the socket ends the other subscriptions."""
         core = self.core
         topics = [e.topic for e in core.table if e.state in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)]
         size = self._declared.topics_per_frame
@@ -626,14 +627,12 @@ class SessionMachine:
         self._send_due(subscribe=False)
 
     def abandon(self, reason: str, at: Now) -> None:
-        """End the session after a fault of the shell or of this machine; open commands end as unknown. A successor
-        takes over.
-        """
+        """End the session after a fault of the relay. Open commands end as unknown; a new machine takes over (``after``)."""
         self.core.begin(at)
         if self._life is not Life.FAILED:
             if self._life is not Life.IDLE:
                 self._not_before = self._wake_at if self._life is Life.WAITING else -inf
-            self._let_go(reason)
+            self._reset_connection(reason)
             self._announce(ConnectionEvent.RECONNECTING)
             self._life, self._wake_at = Life.ENDED, inf
         self._commands.session_ended()
@@ -677,12 +676,12 @@ class SessionMachine:
                 self._handle_answer(job, answer, reconciling=purpose in (Purpose.RECONCILE, Purpose.AUDIT))
 
     def _whole(self, job: Job, answer: Answer) -> Answer | None:
-        """Return an answer with the pages before it; None while there is another page behind it."""
+        """Return an answer together with its earlier pages; None if it has a next page, which is requested."""
         try:
             return self.core.outbound.next_page(job, answer)
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises over a page costs that list alone
             self._inbound.unknown(answer.text, f"a page of a list: {type(error).__name__}: {error} (at {place(error)})")
-            return Answer(status=0, text="a page of the list was not understood")
+            return Answer(status=0, text="a page of the list could not be decoded")
 
     def _prepared(self, job: Job, answer: Answer) -> None:
         core = self.core
@@ -694,12 +693,12 @@ class SessionMachine:
             if self._life is not Life.PREPARING:
                 return
             if core.counters.unknown > unknown:
-                failed = "preparing failed: an answer was not understood; the log and the status page have it"
+                failed = "preparing failed: an answer could not be decoded; the log and the status page have a sample"
         if failed is not None and not self._can_do_without(job):
             self._turned_away(failed, 0 if answer.ok else answer.status, answer.headers)
             return
         if failed is not None:
-            core.error("not_refreshed", f"{failed}; what was learned before is used")
+            core.error("not_refreshed", f"{failed}; the symbols of the last successful request are used")
         if not core.outbound.under_way(Purpose.PREPARE):
             self._dial()
 
@@ -708,20 +707,20 @@ class SessionMachine:
         return isinstance(fetch, Fetch) and not fetch.needed and len(self.core.context.symbols) > 0
 
     def _poll_answered(self, job: Job, answer: Answer, wait: float | None) -> None:
-        """Hand over what a poll fetched; plan its next request when all of its pages have come."""
+        """Handle the answer to a poll; plan its next request once all pages have arrived."""
         failed = None
         if answer.ok:
             self._handle_answer(job, answer, reconciling=self.core.outbound.polls.is_missed(job.poll))
         if not answer.ok:
             failed = Error(code="poll_failed", message=f"{job.poll}: {_status(answer)}")
         elif job.chain.broken:
-            failed = Error(code="poll_failed", message=f"{job.poll}: the answer was not understood")
+            failed = Error(code="poll_failed", message=f"{job.poll}: the answer could not be decoded")
         if failed is not None or job.chain.left <= 0:
             self._polled(job.poll, failed, at_least=wait or 0.0)
 
     def _renewed(self, job: Job, answer: Answer, wait: float | None) -> None:
-        """Handle the answer to a renewal, which has succeeded only if a login was learned from it."""
-        core, why = self.core, "the answer has no login"
+        """Handle the answer to a login renewal. It succeeded only if the answer contained a login."""
+        core, why = self.core, "the answer contains no login"
         if not answer.ok:
             why = _status(answer)
         else:
@@ -730,16 +729,16 @@ class SessionMachine:
                 return
         if not answer.ok and self._declared.refusals.get(answer.status) in _FINAL:
             core.renewal.refused()
-            why += ", which another attempt would not change: it is asked for by the next connection"
+            why += "; it is not repeated, and the next connection logs in again"
         core.renewal.failed(core.at.now, wait or 0.0)
         core.error("renewal_failed", f"the login could not be renewed: {why}")
 
-    # --- sending, and the clocks -------------------------------------------------------------------------------------
+    # --- sending, and timers -----------------------------------------------------------------------------------------
 
     def _send_due(self, *, subscribe: bool = True) -> None:
-        """Send what the budget allows; unless the session says goodbye, write further subscriptions while it does.
+        """Send the jobs that the budget allows now; with ``subscribe``, also write requests for waiting topics.
 
-        Without a connection only commands are sent, which need none.
+        Without a connection only commands over HTTP are sent.
         """
         core, connected = self.core, self._life in _CONNECTED
         if not connected and core.prepared is None:
@@ -765,7 +764,7 @@ class SessionMachine:
             self._warn()
 
     def _not_sent(self, job: Job, error: Exception) -> None:
-        """Say that the URL of a request could not be made; a command is refused with the reason."""
+        """Publish an error because a request could not be built; refuse the command if it belongs to one."""
         core = self.core
         code, reason = "template", str(error)
         if not isinstance(error, TemplateError):
@@ -797,7 +796,7 @@ class SessionMachine:
             self._transport_clock(now)
         self._subscriptions.clocks(now)
         if self._is_further and self._life is Life.UP and self._is_unwanted():
-            self._lose(NOBODY)
+            self._lose(NO_TOPICS)
         if self._life is Life.UP and self.core.renewal.take_due(now):
             self._renew()
         if self._life is Life.UP and self.core.adapter is not None:
@@ -817,10 +816,10 @@ class SessionMachine:
                 self.core.at_once(self.core.encode(Ping()))
 
     def _poll(self, adapter: Adapter, now: float) -> None:
-        """Queue the next poll that is due; report one whose answer did not come in time."""
+        """Queue the next poll that is due; report a poll whose answer is overdue."""
         outbound = self.core.outbound
         if (late := outbound.polls.overdue(now)) is not None:
-            self._polled(late, Error(code="poll_failed", message=f"{late}: no answer in time"))
+            self._polled(late, Error(code="poll_failed", message=f"{late}: no answer within its deadline"))
         outbound.poll_due(adapter, now)
 
     def _renew(self) -> None:
@@ -836,7 +835,7 @@ class SessionMachine:
         core.at_once(fetches, Purpose.RENEW)
 
     def _last_received_at(self) -> str | None:
-        """Return when something last came, the opening included, by the relay's clock; None if nothing has."""
+        """Return the time of the last received byte or of the opening, by the relay's clock; None if there was none."""
         at, heard = self.core.at, self._transport.heard
         return None if heard == -inf else from_micros((at.unix_ns - int((at.now - heard) * 1e9)) // 1000)
 

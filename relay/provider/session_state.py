@@ -1,7 +1,6 @@
-"""State shared by the parts of one session: the moment, the state machines, and the ways to publish, write and wake.
+"""State shared by the parts of one session: the current time, the state machines, and functions to publish and send.
 
-The parts (`inbound`, `subscriptions`) share this; the session machine puts them together and owns the life of the
-connection.
+`SessionMachine` creates it and passes it to its parts (`Inbound`, `Subscriptions`, `SessionCommands`).
 """
 
 from collections import Counter, deque
@@ -33,17 +32,17 @@ Publish = Callable[[Event, Stamp, float], None]
 #: Takes a line for the log: its level, its event, and fields without secrets.
 SessionLog = Callable[..., None]
 
-#: The public part of an error about an account: a broker's own code would give away what became of an order.
+#: Code and message of the public part of an error about an account. The broker's own could reveal the fate of an order.
 ACCOUNT_ERROR = "account_error"
-OF_ACCOUNT = "an error about the account; its readers have the rest"
-#: Samples that are kept, and characters of each.
+OF_ACCOUNT = "an error about the account; its details are on the account's channel"
+#: Most samples of messages that could not be decoded, and most characters of each.
 SAMPLES = 20
 SAMPLE_SIZE = 2000
-#: Messages over which the share of unknown ones is taken.
+#: Number of messages over which the share of unknown ones is computed.
 WINDOW = 1000
-#: A share is not taken of fewer messages than this.
+#: Least number of messages to divide by, so that one early unknown message is not a large share.
 AT_LEAST = 100
-#: The share of messages that may be unknown before an `error` event reports it.
+#: Share of unknown messages above which an `error` event is published.
 UNKNOWN_SHARE = 0.01
 
 
@@ -56,14 +55,14 @@ class SessionSettings:
     """An operator's settings of a session. Durations are seconds.
 
     Attributes:
-        linger: how long a topic nobody needs stays subscribed.
-        waiting: how many topics may wait to be asked for, each counted once for everybody who waits for it.
-        book_buffer: how many deltas may wait for one book's snapshot.
-        first_data_within: seconds from a subscription to its first event before it is called stale; 0: any number; None:
-            ``stale_after``, or a default of the kind (`relay.provider.liveness.FIRST_DATA`).
-        stale_after: seconds of silence by kind, or by topic, in place of what the adapter declares; 0: quiet is normal.
-        hours: when the market of a symbol trades, in place of what the adapter knows; None is for all other symbols.
-        audit: how often an account is compared with the provider's lists although no connection was lost; 0: never.
+        linger: how long a topic without subscribers stays subscribed.
+        waiting: most topics that may wait to be requested; a topic counts once for each subscriber that waits for it.
+        book_buffer: most deltas that may wait for one book's snapshot.
+        first_data_within: time from a subscription to its first event, after which the topic is stale. 0: no limit. None:
+            ``stale_after``, or the default of the kind (`relay.provider.liveness.FIRST_DATA`).
+        stale_after: staleness timeouts by kind or by topic, which override those of the adapter. 0: no timeout.
+        hours: trading hours by symbol, which override those of the adapter; the key None is for all other symbols.
+        audit: interval at which an account is compared with the provider's lists while it is connected. 0: never.
     """
 
     linger: float = 30.0
@@ -81,7 +80,7 @@ class SessionSettings:
 
 @frozen
 class Sample:
-    """One message that was not understood, redacted and cut, and when it came."""
+    """One message that could not be decoded, redacted and cut off, with the reason and the time it was received."""
 
     raw: str
     why: str
@@ -92,20 +91,19 @@ class Sample:
 class Counters:
     """Counters of one session.
 
-    They add up: ``received == published + deduped + unknown + sum(dropped) + held``, where ``dropped`` and ``held`` are the
-    deltas that books did not publish, and those now waiting in them. ``raised`` counts the relay's own events (connection,
-    gap, staleness, ...), which no provider sent.
+    They add up: ``received == published + deduped + unknown + sum(dropped) + held``. ``dropped`` are the deltas that order
+    books discarded, ``held`` those that now wait for a snapshot.
 
     Attributes:
         messages: messages and HTTP answers handed to the adapter.
-        received: events and unknown parts the adapter made of them.
+        received: events and undecodable parts that the adapter returned for them.
         published: events of the provider that were published.
-        deduped: fills that had been published before, and states a reconciliation found unchanged.
-        unknown: messages and parts of messages that were not understood.
-        raised: events of the relay's own.
-        connections: connections that came up.
-        published_ns: when the message of the last published event was read, Unix nanoseconds; 0 before the first.
-        notes: oddities that are neither events nor losses (late replies and the like), by name.
+        deduped: events that were not published because they repeat a known fill, state or last value.
+        unknown: messages and parts of messages that could not be decoded.
+        raised: events of the relay itself (connection, gap, staleness, ...), which no provider sent.
+        connections: number of connections that reached UP.
+        published_ns: time at which the message of the last published event was read, Unix nanoseconds; 0 if none was.
+        notes: counts of unusual inputs that are neither events nor losses (for instance late replies), by name.
     """
 
     messages: int = 0
@@ -124,8 +122,10 @@ class Counters:
     _told: bool = False
 
     def not_understood(self, sample: Sample) -> tuple[int, int] | None:
-        """Count one Unknown. Once per window, when their share is above `UNKNOWN_SHARE`, return the numbers of the messages
-        that were not understood (in whole or in part) and of all messages of the window.
+        """Count one Unknown.
+
+        Once per window, if the share of messages with an Unknown exceeds `UNKNOWN_SHARE`, return their number and the number
+        of all messages in the window; otherwise None.
         """
         self.unknown += 1
         self.received += 1
@@ -161,20 +161,20 @@ class SessionState:
     """The shared parts of one session.
 
     Args:
-        after: the session this one replaces; its budgets, memories, counters and topics are taken over.
-        log: takes the lines for the log, as ``log(level, event, **fields)``.
-        beside: the first connection of the pool that this is a further one of; they share the account's budgets.
+        after: the session that this one replaces; its budget, caches, counters and topics are taken over.
+        log: writes a log line, called as ``log(level, event, **fields)``.
+        beside: the pool's first connection, if this is a further one; they share the account's budget.
 
     Attributes:
-        adapter: the instance of the present connection, None between connections.
-        at: the moment of the input being handled.
-        stamp: the stamp of everything published at that moment.
-        prepared: the adapter that writes commands while there is no connection, once `Adapter.prepare` has succeeded; None
-            where commands need a connection.
-        is_further: whether this is a further connection of a pool: the account, and commands, are on the first one.
-        up: whether the provider takes subscriptions and commands now.
-        provider_ahead_ns: the provider's wall clock less the monotonic one, by the newest time it gave in an account's
-            event; None while it gave none.
+        adapter: the adapter instance of the present connection; None between connections.
+        at: the time of the input being handled.
+        stamp: the stamp of the events published while handling it.
+        prepared: the adapter instance that writes commands while there is no WebSocket connection, once `Adapter.prepare`
+            has succeeded; None if commands need the connection.
+        is_further: True if this is not the first connection of a pool. The account and commands are on the first one.
+        up: True while the provider accepts subscriptions and commands.
+        provider_ahead_ns: the provider's clock minus the monotonic clock, by the latest time in an account event; None if
+            there was none.
     """
 
     def __init__(
@@ -239,11 +239,11 @@ class SessionState:
         self.begin(Now(0.0, 0))
         self._publish = publish
         self._out: list[Output] = []
-        #: True if the input being handled may have brought a deadline nearer, or made something ready to be sent.
+        #: True if the input being handled may have moved a deadline earlier or made a job ready to be sent.
         self.rearmed = False
 
     def begin(self, at: Now) -> None:
-        """Set the moment of the input that is handled next."""
+        """Set the time of the input that is handled next."""
         self.at = at
         self.stamp = Stamp(
             provider=self.context.provider,
@@ -254,7 +254,7 @@ class SessionState:
     # --- out ---------------------------------------------------------------------------------------------------------
 
     def publish(self, event: Event) -> None:
-        """Publish an event of the relay's own."""
+        """Publish an event of the relay itself, and log it."""
         self.counters.raised += 1
         self._publish(event, self.stamp, self.at.now)
         line = log_line(event)
@@ -263,44 +263,42 @@ class SessionState:
             self.log(level, name, **fields)
 
     def error(self, code: str, message: str, *, of_account: bool = False, **details: Any) -> None:
-        """Publish an `error` event, redacted; ``of_account``: to the readers of the account alone."""
+        """Publish an `error` event, redacted. ``of_account``: its details go to the readers of the account only."""
         error = Error(code=code, message=self.redact(message), details=details or None)
         for each in self.split(error, code) if of_account else (error,):
             self.publish(each)
 
     @property
     def trades(self) -> bool:
-        """True where the provider is a broker, whose words may be about an account's orders."""
+        """True if the provider is a broker, so that its error messages may concern an account's orders."""
         return bool(self.adapter_class.commands) or any(offer.kind == "account" for offer in self.adapter_class.offers)
 
     def split(self, error: Error, code: str = ACCOUNT_ERROR) -> Iterator[Error]:
-        """Yield an error about the account: all of it for its readers; for everybody that there was one, as ``code``."""
+        """Yield two events for an error about the account: the full one for its readers, and a public one with ``code``."""
         account = error.account or self.context.account
         if account is not None:
             yield evolve(error, account=account)
-        else:  # nobody's channel has it
+        else:  # there is no account channel to publish it on
             self.log("warning", ACCOUNT_ERROR, code=error.code, message=self.redact(error.message))
         yield Error(code=code, message=OF_ACCOUNT, timestamp=error.timestamp)
 
     def put(self, *outputs: Output) -> None:
-        """Have the shell do this."""
+        """Add outputs for the driver to carry out."""
         self._out += outputs
 
     def rearm(self) -> None:
-        """Have `deadline` and the queue looked at after this input: a deadline may be nearer, or something ready to be
-        sent.
-        """
+        """Have timers, queue and deadline checked after this input."""
         self.rearmed = True
 
     def take_outputs(self) -> list[Output]:
-        """Return the outputs so far and forget them."""
+        """Remove and return the outputs so far."""
         out, self._out, self.rearmed = self._out, [], False
         return out
 
-    # --- what several parts do ---------------------------------------------------------------------------------------
+    # --- used by several parts ---------------------------------------------------------------------------------------
 
     def at_once(self, writings: Iterable[str | Fetch], purpose: Purpose = Purpose.OTHER) -> None:
-        """Send what cannot wait; the budget is charged, not asked."""
+        """Send frames or requests that cannot wait. The budget is charged, but not waited for."""
         if self.adapter is None:
             return
         try:
@@ -311,7 +309,7 @@ class SessionState:
             self.error("encode_failed", self.fault("writing a request", error))
 
     def encode(self, outgoing: Outgoing) -> list[str | Fetch]:
-        """Return what the adapter writes for ``outgoing``; nothing, and publish an `error` event, when it raises."""
+        """Let the adapter encode ``outgoing``, start its polls and return the rest; publish an `error` if it raises."""
         if self.adapter is None:
             return []
         try:
@@ -319,7 +317,7 @@ class SessionState:
         except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
             self.encode_failed(type(outgoing).__name__, error)
             return []
-        self.rearm()  # for the polls among it
+        self.rearm()  # a poll may be due
         return self.outbound.without_polls(everything)
 
     def encode_failed(self, what: str, error: Exception) -> None:
@@ -327,23 +325,24 @@ class SessionState:
         self.error("encode_failed", f"{what}: {self.reason_of(error, f'writing {what}')}")
 
     def reason_of(self, error: Exception, doing: str) -> str:
-        """Return the reason that an adapter did not do something, as others may read it.
+        """Return the public reason for an exception of an adapter.
 
-        A ValueError is the adapter's refusal and says why. Everything else is a fault of its code: that is for the log.
+        A ValueError is a deliberate refusal, and its text is returned. Any other exception is a fault of the adapter's code;
+        its details go to the log only.
         """
         if isinstance(error, ValueError) and not isinstance(error, UnicodeError | JSONDecodeError):
             return self.redact(f"{error}" or type(error).__name__)
         return self.fault(doing, error)
 
     def fault(self, doing: str, error: Exception) -> str:
-        """Log an exception of the adapter's own code, with its place; return what others are told of it."""
+        """Log an exception of the adapter's code with its file and line; return a public text without details."""
         name = self.adapter_class.name
         text = self.redact(f"{type(error).__name__}: {error}")
         self.log("error", "adapter_fault", adapter=name, doing=doing, cause=text, at=place(error))
-        return f"a fault of the adapter {name} in {doing}; the log has it"
+        return f"the adapter {name} failed while {doing}; see the log line adapter_fault"
 
     def notice_time(self, *times: str | None) -> None:
-        """Notice the provider's clock by the times of an account's event."""
+        """Estimate the provider's clock from the times in an account's event."""
         for time in times:
             if time is not None:
                 ahead = to_ns(time) - int(self.at.now * 1e9)
@@ -351,10 +350,11 @@ class SessionState:
                     self.provider_ahead_ns = ahead
 
     def limited(self, retry_after: float | None, socket: str = "") -> None:
-        """Pause all requests, since the provider says that a limit was exceeded, and publish when the pause ends if
-        that is known.
+        """Pause all requests because the provider reported an exceeded rate limit, and publish a `rate_limit` event.
 
-        ``socket``: the API of that one says so, which may have limits of its own.
+        Args:
+            retry_after: seconds to wait, if the provider named them.
+            socket: name of the socket whose API reported it; its limits may be separate.
         """
         declared = self.budget.window("call") or None
         known = declared if retry_after is None else retry_after
@@ -372,7 +372,7 @@ _LEVELS = {ConnectionEvent.CONNECTED: "info", ConnectionEvent.DISCONNECTING: "in
 
 
 def log_line(event: Event) -> tuple[str, str, dict[str, Any]] | None:
-    """Return the level, the name and the fields of the log line about an event of the relay's own; None if it has none."""
+    """Return level, name and fields of the log line for an event of the relay itself; None if it is not logged."""
     fields: dict[str, Any]
     match event:
         case Connection():
@@ -384,7 +384,7 @@ def log_line(event: Event) -> tuple[str, str, dict[str, Any]] | None:
                 "gap",
                 {"kind": event.of, "symbol": event.symbol, "cause": event.reason, "since": event.since},
             )
-        case Staleness(event=StalenessEvent.STALE, session=True) if event.symbols:  # the line about the session says it
+        case Staleness(event=StalenessEvent.STALE, session=True) if event.symbols:  # the session's own line reports it
             return None
         case Staleness():
             stale = event.event is StalenessEvent.STALE
@@ -403,7 +403,7 @@ def log_line(event: Event) -> tuple[str, str, dict[str, Any]] | None:
 
 
 def place(error: BaseException) -> str:
-    """Return the file and the line of the innermost code outside the relay that an exception passed."""
+    """Return file and line of the innermost traceback frame outside the relay package; else of the outermost frame."""
     found, step = "", error.__traceback__
     while step is not None:
         module = str(step.tb_frame.f_globals.get("__name__", ""))

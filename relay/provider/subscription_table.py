@@ -1,21 +1,21 @@
-"""The subscription table: what is wanted from a provider, and how far each subscription has come.
+"""The subscription table: the topics that subscribers need from a provider, and the state of each subscription.
 
-A topic is WANTED until a request for it is written, QUEUED while that request waits for its budget, PENDING once it was
-sent, CONFIRMED by the provider's acknowledgement or by the first data (providers without acknowledgements exist), or
-REFUSED with the provider's reason, which stays visible. When nobody needs a topic it lingers, so that a page being
-reloaded costs the provider nothing, and is then unsubscribed; one that was never asked for is forgotten at once. When the
-connection is lost everything still wanted, refused topics included, is WANTED again.
+A topic is WANTED until a request for it is written, QUEUED while that request waits for the rate limit, PENDING once it was
+sent, CONFIRMED by the provider's acknowledgement or by its first event (some providers do not acknowledge), or REFUSED with
+the provider's reason, which the status page shows. A topic without subscribers lingers before it is unsubscribed, so that
+reloading a page does not cause requests; one that was never requested is removed at once. When the connection is lost, all
+topics become WANTED again, refused ones included.
 
-What is WANTED is taken by rank: the operator's pinned streams and accounts, then topics that data have come for, then those
-that are new, then those that were refused, or not answered, on an earlier connection. Within a rank the apps, the
-networks of their clients, and the connections of these take turns (`Rotation`). A request carries topics of one rank, and
-one of the last rank alone, so that what is known to be good never shares a request with what is not.
+WANTED topics are requested by rank: pinned streams and accounts first, then topics that have had data, then new ones, then
+those that were refused or not answered before. Within a rank the apps take turns, within an app the networks of its clients,
+within a network its connections (`Rotation`). A request contains topics of one rank only, and a topic of the last rank is
+requested alone, so that a bad topic cannot make the request of a good one fail.
 
-A provider may refuse a whole request for one topic in it, or not answer it at all. Then the topics of the request are asked
-for again in parts: those of each connection by themselves, and then in halves, until the one at fault is alone.
+A provider may refuse a whole request, or not answer it, because of one topic in it. The topics of that request are then
+requested again in parts: first one part per subscriber's connection, then in halves, until the bad topic is alone.
 
-A session may have thousands of topics, and is asked after every message what is to be done. So the topics that wait for
-something are found without looking at all of them.
+A session may have thousands of topics and computes its deadline after every message. Therefore topics are indexed by state,
+and none of the frequent queries visits all of them.
 """
 
 import enum
@@ -35,19 +35,19 @@ from relay.provider.pacing import Rotation
 #: A topic's key on the path of a message: cheaper to build and hash than a `Topic`.
 Key = tuple[str | None, ...]
 
-#: A request without an answer is repeated this often before it is reported and left pending.
+#: Most requests for one topic without an answer. After that the topic is reported as unanswered and stays pending.
 MAX_ASKS = 3
-#: So many of those who asked for a topic are remembered once it is subscribed; they share its turn on the next connection.
+#: Most subscribers that are remembered for a subscribed topic. On the next connection their turns count for the topic.
 _REMEMBERED = 8
-#: Topics whose end the provider has yet to confirm, at most so many: some never do.
+#: Most unsubscribed topics without a confirmation that are remembered. Some providers never confirm.
 _ENDING = 10_000
-#: Seconds until it is told that a topic still waits to be asked for; between this and twice as long.
+#: Seconds, up to twice as many, after which a topic that still waits to be requested becomes STALE.
 WAITS_FOR = 5.0
-#: Topics one session has waiting at most.
+#: Most topics of one session that wait to be requested.
 MOST_WAITING = 10_000
-#: The one who asks for what is pinned.
+#: Stands for the operator, who needs the pinned topics.
 _OPERATOR = Asker("", "")
-#: Topics that the status names: strangers can have thousands refused, and the page is made in one go.
+#: Most refused or unanswered topics on the status page. Clients can cause thousands, and the page is built without a pause.
 _SHOWN = 100
 
 
@@ -79,7 +79,7 @@ class SubscriptionState(enum.Enum):
 
 
 class Rank(enum.IntEnum):
-    """Order in which topics are asked for; the lowest number goes first."""
+    """Order in which topics are requested; the lowest number goes first."""
 
     PINNED = 0
     PROVEN = 1
@@ -89,21 +89,21 @@ class Rank(enum.IntEnum):
 
 @define(eq=False)
 class Entry:
-    """One wanted topic. Times are monotonic seconds.
+    """One topic and the state of its subscription. Times are monotonic seconds.
 
     Attributes:
-        asks: requests sent for this subscription, on this connection.
-        asked_at: when the last of them was sent.
-        leave_at: when it is to be unsubscribed; None while somebody needs it.
-        reason: why it was refused, or why it is still not confirmed.
-        flowed: whether data has ever come for it.
-        pinned: True where the operator wants it, and not only subscribers.
-        askers: those who asked for it while it waited, and the first of the others.
-        doubted: True where an earlier request for it alone was refused, or not answered.
-        request: the number of the last request it was part of.
-        shared: True where that request carried other topics too.
-        part: the part of a refused request that it is to be asked for with.
-        told: None until it has waited for a while, False then, True once its subscribers were told.
+        asks: number of subscribe requests sent on this connection.
+        asked_at: time of the last request; None if there was none, or its answer is no longer expected.
+        leave_at: time at which it is unsubscribed; None while it has subscribers or is pinned.
+        reason: why it was refused, or why it is not confirmed yet.
+        flowed: True if it ever had data.
+        pinned: True if the operator pinned it.
+        askers: the subscribers that requested it while it waited, and some of the later ones.
+        doubted: True if an earlier request for it alone was refused or not answered.
+        request: number of the last request that contained it.
+        shared: True if that request contained other topics too.
+        part: number of the part of a refused request that it belongs to; None if it belongs to none.
+        wait_published: None at first, False after the first check of waiting topics, True once `waiting` has returned it.
     """
 
     topic: Topic
@@ -119,11 +119,11 @@ class Entry:
     request: int = 0
     shared: bool = False
     part: int | None = None
-    told: bool | None = None
+    wait_published: bool | None = None
 
     @property
     def rank(self) -> Rank:
-        """Its place in the order of asking."""
+        """Its priority among the topics to be requested."""
         if self.pinned or self.topic.kind == "account":
             return Rank.PINNED
         if self.doubted:
@@ -135,11 +135,11 @@ class SubscriptionTable:
     """The topics of one session.
 
     Args:
-        per_frame: how many topics one request may carry.
-        linger: seconds a topic nobody needs is kept subscribed.
-        ack_within: seconds for an acknowledgement; None when the provider sends none.
-        most_waiting: topics that may wait to be asked for, one counted for everybody who waits for it.
-        most_topics: topics that one connection may have; None: as many as are wanted.
+        per_frame: most topics in one request.
+        linger: seconds for which a topic without subscribers stays subscribed.
+        ack_within: seconds within which the provider acknowledges; None if it does not.
+        most_waiting: most topics that may wait to be requested; a topic counts once for each subscriber that waits for it.
+        most_topics: most topics on one connection; None if there is no limit.
     """
 
     def __init__(
@@ -156,24 +156,24 @@ class SubscriptionTable:
         self._ack_within = ack_within
         self._most_waiting = most_waiting
         self._most_topics = inf if most_topics is None else most_topics
-        #: Topics that the connection has no room for, of which subscribers were told.
+        #: Topics beyond the connection's limit that `crowded` has returned.
         self._crowded: dict[Key, None] = {}
         self._entries: dict[Key, Entry] = {}
         self._leaving: dict[Key, Topic] = {}
         self._left: BoundedDict[Key, None] = BoundedDict(_ENDING)
         self._by_state: dict[SubscriptionState, dict[Key, Entry]] = {state: {} for state in SubscriptionState}
-        #: Topics that wait to be requested, by rank.
+        #: The topics that wait to be requested, by rank.
         self._lines: dict[Rank, Rotation[Key]] = {rank: Rotation() for rank in Rank}
-        #: The parts of refused requests that are to be asked for by themselves, by number.
+        #: The parts of refused requests, each to be requested by itself, by number.
         self._parts: dict[int, dict[Key, None]] = {}
         self._numbers = count(1)
-        #: In the order of their ends.
+        #: Topics without subscribers, in the order in which they are to be unsubscribed.
         self._lingering: OrderedDict[Key, Entry] = OrderedDict()
-        #: No acknowledgement is overdue before this; it is looked for anew when it comes.
+        #: Earliest time at which an acknowledgement may be overdue; `overdue` computes the next one.
         self._ack_at = inf
         #: Time at which a topic will have waited too long; None: one began to wait, and `waiting` computes it.
         self._look_at: float | None = inf
-        #: The entry of a key, None when its topic is not wanted.
+        #: Return the entry of a key; None if its topic is not in the table.
         self.find: Callable[[Key], Entry | None] = self._entries.get
 
     def __iter__(self) -> Iterator[Entry]:
@@ -183,10 +183,10 @@ class SubscriptionTable:
         return len(self._entries)
 
     def want(self, topic: Topic, by: Asker | None = None) -> list[Entry]:
-        """Want ``topic`` for the subscriber ``by``; without one, for the operator.
+        """Add ``topic`` for the subscriber ``by``, or pinned by the operator if that is None.
 
-        Return the topics that are REFUSED because too many wait, with the reason: those of the connection that has the most
-        waiting, which may be this one.
+        If too many topics wait, a topic of the connection with the most waiting topics is REFUSED and returned; it may be
+        this topic.
         """
         key = topic_key(topic)
         entry = self._entries.get(key)
@@ -208,7 +208,7 @@ class SubscriptionTable:
         return [] if by is None else self._crowded_out(key, entry, by)
 
     def is_news(self, topic: Topic, by: Asker) -> bool:
-        """Return True if `want` is to know that ``by`` needs ``topic`` too."""
+        """Return True if `want` has to be called because ``by`` needs ``topic`` too."""
         entry = self._entries.get(topic_key(topic))
         if entry is None:
             return True
@@ -239,7 +239,7 @@ class SubscriptionTable:
         if state is SubscriptionState.WANTED:
             self._line_up(key, entry)
         elif state is SubscriptionState.CONFIRMED:
-            entry.doubted, entry.told = False, None
+            entry.doubted, entry.wait_published = False, None
             if len(entry.askers) > _REMEMBERED:
                 entry.askers = dict.fromkeys(islice(entry.askers, _REMEMBERED))
 
@@ -264,7 +264,7 @@ class SubscriptionTable:
         entry.part = None
 
     def unwant(self, topic: Topic, now: float) -> None:
-        """Let ``topic`` linger, which nobody needs any more; drop it at once if it was not requested yet."""
+        """Start the linger time of ``topic``, which has no subscribers left; it is 0 if the topic was not requested yet."""
         key = topic_key(topic)
         entry = self._entries.get(key)
         if entry is None:
@@ -277,7 +277,7 @@ class SubscriptionTable:
             self._lingering.move_to_end(key, last=False)
 
     def expire(self, now: float) -> list[Topic]:
-        """Let go of what has lingered long enough; return those topics."""
+        """Remove the topics whose linger time is over and return them."""
         gone = []
         while self._lingering and _leave_at((first := next(iter(self._lingering.items())))[1]) <= now:
             gone.append(first)
@@ -293,8 +293,8 @@ class SubscriptionTable:
     def take_to_subscribe(self, most: int | None = None) -> tuple[Topic, ...]:
         """Mark the next batch, of at most ``most`` topics, as QUEUED and return it.
 
-        What is yet to be unsubscribed waits for that, or the unsubscribe would end the new subscription. What the
-        connection has no room for waits too, see `crowded`.
+        A topic whose unsubscribe request is not written yet has to wait for that, or it would end the new subscription.
+        Topics beyond the connection's limit wait too, see `crowded`.
         """
         room = self._room()
         if room < 1:
@@ -321,12 +321,12 @@ class SubscriptionTable:
         return tuple(self._entries[key].topic for key in keys)
 
     def _room(self) -> float:
-        """Return how many more topics the connection may have; what is yet to be unsubscribed it still has."""
+        """Return how many more topics the connection may have. Topics to be unsubscribed still count."""
         taken = sum(len(self._by_state[state]) for state in _TAKEN)
         return self._most_topics - taken - len(self._leaving)
 
     def crowded(self) -> list[Entry]:
-        """Return, once, the topics that wait because the connection has no room for them, with the reason."""
+        """Return, once each, the topics that wait because the connection has reached its limit; set their reasons."""
         wanted = self._by_state[SubscriptionState.WANTED]
         if len(wanted) == len(self._crowded) or self._room() >= 1:
             return []
@@ -337,9 +337,9 @@ class SubscriptionTable:
         return list(found.values())
 
     def give_up_waiting(self, most: int) -> list[Entry]:
-        """Remove up to ``most`` topics that the connection has no room for, and return them: another connection has.
+        """Remove and return up to ``most`` topics beyond the connection's limit, so that another connection takes them.
 
-        What has carried data stays: this connection says what was missed of it.
+        A topic that had data stays, because this connection has to publish its gap.
         """
         wanted = self._by_state[SubscriptionState.WANTED]
         free = {
@@ -358,7 +358,7 @@ class SubscriptionTable:
         return [free[key] for key in keys]
 
     def take_to_unsubscribe(self) -> tuple[Topic, ...]:
-        """Return the next batch to be unsubscribed, and forget it."""
+        """Remove and return the next batch of topics to unsubscribe."""
         keys = list(self._leaving)[: self._per_frame]
         for key in keys:
             self._left[key] = None
@@ -384,9 +384,10 @@ class SubscriptionTable:
         return [entry for _, entry in fresh]
 
     def refused(self, topics: Sequence[Topic], reason: str) -> list[Entry]:
-        """Note that the provider refused these topics; return those that are not requested again on this connection.
+        """Handle the provider's refusal of a request; return the topics that are now REFUSED.
 
-        That is one topic. Of several it is not known which one is at fault: they are WANTED again, in smaller parts.
+        A single topic is REFUSED. If there are several, it is not known which one is bad: they are requested again in
+        smaller parts, and none is returned.
         """
         refused = self._asked_for(topics)
         if len(topics) > 1:
@@ -398,7 +399,7 @@ class SubscriptionTable:
         return [entry for _, entry in refused]
 
     def _ask_in_parts(self, suspects: Sequence[tuple[Key, Entry]], reason: str) -> None:
-        """Ask for these again by connection where several asked for them, else in halves."""
+        """Make these topics WANTED in parts: one part per subscriber's connection, or halves if there is only one."""
         asked = [(key, entry) for key, entry in suspects if entry.state in _ASKED]
         by_asker: dict[Asker, list[tuple[Key, Entry]]] = {}
         for key, entry in asked:
@@ -411,12 +412,13 @@ class SubscriptionTable:
             number = next(self._numbers)
             self._parts[number] = {key: None for key, _ in part}
             for key, entry in part:
-                entry.part, entry.reason = number, f"asked for again in a smaller request: {reason}"
+                entry.part, entry.reason = number, f"requested again with fewer topics: {reason}"
                 self._set_state(key, entry, SubscriptionState.WANTED)
 
     def _asked_for(self, topics: Iterable[Topic]) -> list[tuple[Key, Entry]]:
-        """Return the entries that an answer may refer to. One that was not requested yet is skipped: the answer refers
-        to its previous subscription, which must end first.
+        """Return the entries that an answer may refer to.
+
+        A topic that was not requested yet is left out: the answer refers to its previous subscription.
         """
         return [
             (key, entry)
@@ -425,7 +427,7 @@ class SubscriptionTable:
         ]
 
     def ended(self, topics: Iterable[Topic]) -> None:
-        """Note that the provider ended these subscriptions. Those that we did not end ourselves are requested again."""
+        """Note that the provider ended these subscriptions. Those that the relay did not end are requested again."""
         for topic in topics:
             key = topic_key(topic)
             entry = self._entries.get(key)
@@ -435,7 +437,7 @@ class SubscriptionTable:
                 self._set_state(key, entry, SubscriptionState.WANTED)
 
     def again(self, topic: Topic) -> None:
-        """Ask for ``topic`` anew on this connection: unsubscribe, then subscribe."""
+        """Resubscribe ``topic`` on this connection: unsubscribe, then subscribe."""
         key = topic_key(topic)
         entry = self._entries.get(key)
         if entry is not None and entry.state in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
@@ -444,15 +446,15 @@ class SubscriptionTable:
             entry.asks = 0
 
     def is_confirmed(self, topic: Topic) -> bool:
-        """Return True if the provider has acknowledged ``topic``, or sent data of it."""
+        """Return True if the provider has acknowledged ``topic`` or sent data of it."""
         entry = self._entries.get(topic_key(topic))
         return entry is not None and entry.state is SubscriptionState.CONFIRMED
 
     def overdue(self, now: float) -> tuple[list[Entry], list[Entry]]:
-        """Return the requests without acknowledgement: those to be repeated, which are WANTED again, and those given up
-        just now.
+        """Return the topics whose acknowledgement is overdue: those to be requested again, and those that are not.
 
-        Topics that were asked for together are repeated in smaller parts: one of them may be why there is no answer.
+        Topics of one request are repeated in smaller parts, because one of them may be the reason for the missing answer. A
+        topic that was requested alone `MAX_ASKS` times is not repeated.
         """
         repeat: list[Entry] = []
         given_up: list[Entry] = []
@@ -477,7 +479,7 @@ class SubscriptionTable:
         return repeat, given_up
 
     def waiting(self, now: float) -> list[Entry]:
-        """Return, once, the topics that have waited to be asked for longer than `WAITS_FOR`."""
+        """Return, once each, the topics that have waited to be requested for longer than `WAITS_FOR`."""
         if self._look_at is None:
             self._look_at = now + WAITS_FOR
         if now < self._look_at:
@@ -485,9 +487,9 @@ class SubscriptionTable:
         found = []
         for state in (SubscriptionState.WANTED, SubscriptionState.QUEUED):
             for entry in self._by_state[state].values():
-                if entry.told is False and topic_key(entry.topic) not in self._crowded:
+                if entry.wait_published is False and topic_key(entry.topic) not in self._crowded:
                     found.append(entry)
-                entry.told = entry.told is not None
+                entry.wait_published = entry.wait_published is not None
         waits = self._by_state[SubscriptionState.WANTED] or self._by_state[SubscriptionState.QUEUED]
         self._look_at = now + WAITS_FOR if waits else inf
         return found
@@ -498,7 +500,7 @@ class SubscriptionTable:
         return entry.asked_at + self._ack_within * float(2 ** min(entry.asks - 1, MAX_ASKS - 1))
 
     def disconnected(self) -> None:
-        """Request everything wanted again on the next connection, and unsubscribe from nothing."""
+        """Make all topics WANTED for the next connection, and drop all pending unsubscribe requests."""
         self._leaving.clear()
         self._left.clear()
         self._parts.clear()
@@ -508,13 +510,13 @@ class SubscriptionTable:
             found.clear()
         self._lines = {rank: Rotation() for rank in Rank}
         for key, entry in self._entries.items():
-            entry.asked_at, entry.asks, entry.part, entry.told = None, 0, None, None
+            entry.asked_at, entry.asks, entry.part, entry.wait_published = None, 0, None, None
             entry.state = SubscriptionState.WANTED
             self._by_state[SubscriptionState.WANTED][key] = entry
             self._line_up(key, entry)
 
     def adopt(self, other: "SubscriptionTable") -> None:
-        """Take over the topics of a session that is being replaced, all to be asked for again."""
+        """Take over the topics of the session that this one replaces; all are WANTED."""
         self._entries.update(other._entries)
         self._lingering.update(other._lingering)
         self.disconnected()
@@ -526,15 +528,13 @@ class SubscriptionTable:
         return min(acknowledged, inf if first is None else _leave_at(first))
 
     def waiting_deadline(self) -> float:
-        """Return the time at which `waiting` has something to do; it counts only while topics can be asked for."""
+        """Return the time at which `waiting` has something to do. Only relevant while the session is up."""
         if not self._by_state[SubscriptionState.WANTED] and not self._by_state[SubscriptionState.QUEUED]:
             return inf
         return self._look_at or -inf
 
     def status(self) -> dict[str, Any]:
-        """Return the numbers of topics by their state, and the first `_SHOWN` refused or unanswered ones with the
-        reason.
-        """
+        """Return the number of topics by state, and the first `_SHOWN` topics that have a reason (refused, unanswered)."""
         counts = {state.value: len(found) for state, found in self._by_state.items()}
         troubled = [
             {
@@ -552,9 +552,9 @@ class SubscriptionTable:
         return [(key, self._entries[key]) for key in keys if key in self._entries]
 
 
-#: States in which a topic takes a place on the connection.
+#: States in which a topic counts against the connection's limit.
 _TAKEN = (SubscriptionState.QUEUED, SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
-#: States of topics that an answer about a whole request can concern.
+#: States of topics that an answer to a whole request can refer to.
 _ASKED = (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
 
 

@@ -1,7 +1,7 @@
-"""Subscriptions of a session: subscribe, repeat requests, notice silence, repair gaps, and reconcile accounts.
+"""Subscriptions of a session: subscribe, repeat requests, detect silence, repair gaps, and reconcile accounts.
 
-The table knows how far each subscription has come, the clocks when one falls silent, the keeper which book needs a
-snapshot; here they meet, and become frames and events.
+This module connects three state machines and turns their results into requests and events: `SubscriptionTable` (states of
+subscriptions), `Topics` (staleness timers) and `Books` (order books that need a snapshot).
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,22 +24,22 @@ from relay.provider.session_events import Now
 from relay.provider.session_state import SessionState
 from relay.provider.subscription_table import Entry, Rank, topic_key
 
-#: Seconds until a snapshot that came too old is requested again, growing up to the second number.
+#: Seconds until another snapshot is requested after one that was too old, growing up to the second number.
 SNAPSHOT_AGAIN, SNAPSHOT_RARELY = 0.5, 30.0
 #: Seconds until a snapshot request without an answer is repeated, doubling up to the second number.
 ANSWER_WITHIN, LONGEST_ANSWER = 15.0, 240.0
 #: Seconds a book has to stay live to be called stable, and the number of breaks in a row after which it is called unstable.
 STABLE, UNSTABLE = 60.0, 4
-#: Seconds from a subscription's acknowledgement until its snapshot is asked for. A fetched one is asked for at the first
-#: delta, because it has to be newer than that; only a quiet book is fetched without.
+#: Seconds from a subscription's acknowledgement until its snapshot is requested. Normally it is fetched at the first delta,
+#: because it must be newer than that; this is for a book without deltas.
 _FIRST_SNAPSHOT = {Book.FETCHED: 2.0, Book.DELTAS: ANSWER_WITHIN}
-#: Seconds until what is open is asked for again when it did not come, doubling up to the second number.
+#: Seconds until the lists of open orders and positions are requested again after a failure, doubling up to the second.
 RECONCILE_AGAIN, RECONCILE_RARELY = 5.0, 300.0
-#: Seconds until what is open is asked for again to confirm what a list that may lag behind the stream says.
+#: Seconds until a second list is requested to confirm one that contradicts recent events of the stream.
 SECOND_LOOK = 2.0
-#: Refused topics that the status tells of in a minute: strangers can ask for any number of names. Who asked is told of each.
+#: Most `error` events about refused topics per minute, as clients can request any number of names. Each topic becomes STALE.
 REFUSALS = 10
-#: Seconds by which the provider's clock may differ from the relay's: what was missed is asked for from so much earlier on.
+#: Seconds by which the provider's clock may differ from the relay's. Missed events are requested from that much earlier.
 CLOCKS_DIFFER = 60
 AWAY = "the session was away"
 
@@ -86,7 +86,7 @@ class Snapshots:
         return symbols
 
     def failed(self, symbol: str, now: float, at_least: float = 0.0) -> None:
-        """Plan another request: the snapshot came too old, or an error came instead."""
+        """Plan another request, because the snapshot was too old or the request failed."""
         plan = self._plans.get(symbol)
         if plan is not None and plan.under_way:
             plan.under_way = False
@@ -108,19 +108,17 @@ class Snapshots:
         return breaks
 
     def skip(self, symbol: str) -> None:
-        """Give up the snapshot of this book for now."""
+        """Cancel the planned snapshot of this book."""
         self._plans.pop(symbol, None)
 
     def done(self, symbol: str) -> None:
-        """Forget the book, which nobody needs."""
+        """Remove the book: its topic is no longer subscribed, or was refused."""
         self._plans.pop(symbol, None)
         self._breaks.pop(symbol, None)
         self._live_at.pop(symbol, None)
 
     def clear(self) -> None:
-        """Forget all requests with the connection. How often books broke is remembered: the next connection may fare no
-        better.
-        """
+        """Remove all planned requests: the connection is closed. Keep the counts of breaks for the next connection."""
         self._plans.clear()
         self._live_at.clear()
 
@@ -130,7 +128,7 @@ class Snapshots:
 
 
 class Subscriptions:
-    """The topics of one session, from wanting to mending."""
+    """The subscriptions of one session: requests, acknowledgements, staleness, gaps, snapshots and reconciliation."""
 
     def __init__(self, core: SessionState) -> None:
         self._core = core
@@ -147,25 +145,23 @@ class Subscriptions:
         #: Number of lists in a row that contradicted events published shortly before.
         self._looks = 0
         self._missed_since: str | None = None
-        #: Time at which the account was last known, while later facts are still being fetched.
+        #: Start of an outage whose account events are still being fetched.
         self._absent_since: Now | None = None
-        #: True if the adapter can request what an account missed.
+        #: True if the adapter can request an account's missed events.
         self._replays = False
-        #: Time of the next audit: the account is compared with the provider's lists although nothing is known to be missing.
+        #: Time of the next audit: a comparison of the account with the provider's lists, without any sign of a loss.
         self._audit_at = inf
-        #: True if the adapter fetches lists, as far as is known.
+        #: False once the adapter turned out to fetch no lists; True if the last audit failed.
         self._audits, self._audit_fails = True, False
-        #: Frames a topic took in the last request. Where requests are limited, a batch must not use up the turns of others.
+        #: Frames per topic in the last request, if requests are limited. A batch must fit into the budget that is left now,
+        #: so that subscribers take turns.
         limited = core.budget.is_limited("interest") or core.budget.is_limited("frame")
         self._frames_each = 1.0 if limited else 0.0
 
-    # --- what is wanted ----------------------------------------------------------------------------------------------
+    # --- topics that subscribers need --------------------------------------------------------------------------------
 
     def want(self, topic: Topic, by: Asker | None = None) -> None:
-        """Want ``topic``, see `SubscriptionTable.want`.
-
-        While the session is down, the first request for a topic publishes STALE, which is then true for all subscribers.
-        """
+        """Add ``topic``, see `SubscriptionTable.want`. While the session is down, a new topic is published as STALE."""
         entry = self._table.find(topic_key(topic))
         is_wanted = entry is not None and entry.leave_at is None
         for refused in self._table.want(topic, by):
@@ -177,7 +173,7 @@ class Subscriptions:
         self._core.rearm()
 
     def _say_stale(self, topic: Topic, reason: str, *, refused: bool | None = None) -> None:
-        """Publish STALE with the reason that ``topic`` has no data; once for each reason."""
+        """Publish that ``topic`` is STALE for this reason, unless that was published already."""
         watch = self._topics.refused(topic, reason, self._core.at.now)
         if watch is not None:
             self._core.publish(evolve(staleness(watch, StalenessEvent.STALE), refused=refused))
@@ -192,13 +188,14 @@ class Subscriptions:
             return None
         offer = self._offers.get(topic.kind)
         if offer is None:
-            return f"{self._core.context.provider} offers no {topic.kind}, only {', '.join(sorted(self._offers))}"
+            offered = ", ".join(sorted(self._offers))
+            return f"{self._core.context.provider} does not offer {topic.kind}; it offers {offered}"
         if offer.timeframes and topic.timeframe not in offer.timeframes:
-            return f"no timeframe {topic.timeframe}, only {', '.join(offer.timeframes)}"
+            return f"timeframe {topic.timeframe} is not offered; the timeframes are {', '.join(offer.timeframes)}"
         return None
 
     def write(self) -> bool:
-        """Queue the next requests unless earlier ones still wait for their budget; False when there was nothing."""
+        """Queue the next subscribe and unsubscribe requests unless earlier ones wait; return True if any is queued."""
         core = self._core
         if not core.up or core.adapter is None or not core.outbound.queue.idle(Lane.INTEREST) or not core.outbound.room:
             return False
@@ -213,7 +210,7 @@ class Subscriptions:
         return bool(leaving or wanted)
 
     def _refuse_crowded(self) -> None:
-        """Tell those whose topics the connection has no room for; they are asked for when others are given up."""
+        """Publish STALE for topics beyond the connection's limit; they are requested when other topics are unsubscribed."""
         crowded = self._table.crowded()
         if not crowded:
             return
@@ -224,7 +221,7 @@ class Subscriptions:
         self._core.error("subscription_refused", f"{named}: {reason}", kind=first.kind, symbol=first.symbol or "")
 
     def _batch(self) -> int:
-        """Return how many topics a request may carry, so that all of its frames can be sent now."""
+        """Return how many topics a request may contain so that all of its frames can be sent now."""
         core, room = self._core, float(self._core.outbound.room)
         for of in ("interest", "frame"):
             left = core.budget.remaining(of, core.at.now)
@@ -244,7 +241,7 @@ class Subscriptions:
                     self._unsubscribe((topic,))
 
     def _subscribe(self, batch: tuple[Topic, ...]) -> None:
-        """Queue the request for what the provider offers; when the adapter cannot write it, refuse the topics at fault."""
+        """Queue the request for these topics. Refuse those that the provider does not offer or the adapter cannot encode."""
         core = self._core
         assert core.adapter is not None
         reasons = {topic: self._not_offered(topic) for topic in batch}
@@ -283,10 +280,10 @@ class Subscriptions:
             else:
                 self._topics.requested(topic, at.now, at.unix_ns)
 
-    # --- what the provider makes of it -------------------------------------------------------------------------------
+    # --- answers of the provider -------------------------------------------------------------------------------------
 
     def acknowledged(self, ack: Ack) -> None:
-        """Handle the provider's answer to a subscription or to its end."""
+        """Handle the provider's acknowledgement of a subscribe or unsubscribe request."""
         if ack.done:
             self.confirmed(ack.topics)
         else:
@@ -315,7 +312,7 @@ class Subscriptions:
             self._core.publish(staleness(watch, StalenessEvent.FRESH))
 
     def reconciled(self) -> None:
-        """Make the account fresh: the provider's lists say what is open, so the known state is true again."""
+        """Make the account FRESH: its known state was compared with the provider's lists."""
         self._looks = 0
         if self._audit_at == inf and self._audits and self._core.settings.audit:
             self._audit_at = self._core.at.now + self._core.settings.audit
@@ -324,12 +321,12 @@ class Subscriptions:
                 self._fresh_when_quiet(entry.topic)
 
     def confirmed_by_data(self, entry: Entry) -> None:
-        """Confirm a topic whose data came before, or instead of, an acknowledgement."""
+        """Confirm a topic whose first event arrived before, or instead of, an acknowledgement."""
         self.confirmed((entry.topic,))
         self._core.rearm()
 
     def refused(self, topics: Sequence[Topic], reason: str) -> None:
-        """Handle a refusal of these topics by the provider or the adapter; of several, see `SubscriptionTable.refused`."""
+        """Handle a refusal of these topics by the provider or the adapter, see `SubscriptionTable.refused`."""
         core = self._core
         shown = core.redact(reason)
         for entry in self._table.refused(topics, shown):
@@ -343,15 +340,15 @@ class Subscriptions:
             text, mine = f"{topic.kind} {name}: {shown}", topic.kind == "account"
             core.error("subscription_refused", text, kind=topic.kind, symbol=name, of_account=mine)
 
-    def _let_go(self, topic: Topic) -> None:
+    def _remove(self, topic: Topic) -> None:
         self._topics.forget(topic)
         self._close_book(topic)
 
     def give_up_waiting(self, most: int) -> list[Entry]:
-        """Let go of up to ``most`` topics that wait for room here; see `SubscriptionTable.give_up_waiting`."""
+        """Remove and return up to ``most`` topics beyond the limit, see `SubscriptionTable.give_up_waiting`."""
         entries = self._table.give_up_waiting(most)
         for entry in entries:
-            self._let_go(entry.topic)
+            self._remove(entry.topic)
         return entries
 
     def _close_book(self, topic: Topic) -> None:
@@ -362,7 +359,7 @@ class Subscriptions:
     # --- connections come and go -------------------------------------------------------------------------------------
 
     def begin(self, lost: Now | None) -> None:
-        """Begin a session that is up. ``lost`` is the beginning of its absence, None for the first connection."""
+        """Start the subscriptions of a new connection. ``lost`` is the start of the outage, None if there was none."""
         core = self._core
         self._topics.opened()
         away_since, self._missed_since = None, None
@@ -376,7 +373,7 @@ class Subscriptions:
                 since_ns = min(since_ns, int(absent.now * 1e9) + core.provider_ahead_ns)
             self._missed_since = from_micros(since_ns // 1000 - CLOCKS_DIFFER * 1_000_000)
         self._reconcile_failures = 0
-        self._reconcile()  # only written here: nothing of it is sent, or answered, before the gaps are told
+        self._reconcile()  # only queued here: the gap events below are published before any of these requests is sent
         if not core.outbound.queue.has(lambda job: job.purpose is Purpose.RECONCILE and isinstance(job.writing, Fetch)):
             self._absent_since = None
         if away_since is not None:
@@ -385,23 +382,21 @@ class Subscriptions:
                     core.publish(self._gap(entry.topic, AWAY, since=away_since))
 
     def _unix_ns(self, past: Now) -> int:
-        """Return when that was by the wall clock. Either may have been set meanwhile: the earlier time misses nothing."""
+        """Return the wall time of ``past``. If the wall clock was set since, the earlier of both results is safe."""
         at = self._core.at
         return min(past.unix_ns, at.unix_ns - int((at.now - past.now) * 1e9))
 
     def caught_up_to(self, heard: float) -> float:
-        """Return up to when all of the account was heard: the last message, or before the absence that is asked for."""
+        """Return the time up to which all account events are known: ``heard``, or the start of an unfinished outage."""
         return heard if self._absent_since is None else min(heard, self._absent_since.now)
 
     def absence_answered(self) -> None:
         """Note that all requests about an outage were answered."""
-        if self._reconcile_at == inf:  # otherwise a part failed, and is asked for again
+        if self._reconcile_at == inf:  # otherwise a part failed and is requested again
             self._absent_since = None
 
     def lost(self, reason: str, lost_ns: int | None) -> None:
-        """Handle the end of a connection or of an attempt; ``lost_ns`` is the beginning of the absence, None before the
-        first connection.
-        """
+        """Handle the end of a connection or attempt. ``lost_ns``: start of the outage; None before the first connection."""
         self._table.disconnected()
         self._topics.closed(reason, lost_ns, self._core.at.now)
         self._books.close_all()
@@ -434,7 +429,7 @@ class Subscriptions:
     # --- accounts ----------------------------------------------------------------------------------------------------
 
     def _reconcile(self) -> None:
-        """Fetch what is open on the account, if the provider lets it be fetched."""
+        """Request the lists of open orders and positions, if the adapter can."""
         self._reconcile_at = inf
         core = self._core
         if core.adapter is None or core.is_further:
@@ -446,12 +441,12 @@ class Subscriptions:
             core.encode_failed("Reconcile", error)
 
     def _audit(self) -> None:
-        """Compare the account with the provider's lists: streams have been seen to lose fills without a word."""
+        """Compare the account with the provider's lists, because streams have been seen to lose fills silently."""
         core, every = self._core, self._core.settings.audit
         self._audit_at = core.at.now + every
         if core.adapter is None or not core.outbound.queue.idle(Lane.FETCH) or not core.outbound.queue.idle(Lane.CALL):
             return
-        # What two audits ago could have shown is asked for once more, as the lists may lag behind the stream.
+        # Overlap with the previous audits, as the lists may have lagged behind the stream.
         since = from_micros(core.at.unix_ns // 1000 - int((2 * every + CLOCKS_DIFFER) * 1_000_000))
         try:
             if not core.outbound.audit(core.adapter, Reconcile(since)):
@@ -460,15 +455,15 @@ class Subscriptions:
             core.encode_failed("Reconcile", error)
 
     def audited(self, facts: int) -> None:
-        """Note that an audit is over, and tell of the facts that it found and the stream had not told."""
+        """Handle the end of an audit; report the ``facts`` (a number) that it found and the stream had not sent."""
         self._audit_fails = False
         if facts:
             self._core.counters.notes["found_by_audit"] += facts
-            text = f"the stream did not tell {facts} changes of the account that the provider's lists have"
+            text = f"the provider's lists have {facts} changes of the account that its stream did not send"
             self._core.error("stream_incomplete", text, facts=facts)
 
     def not_audited(self, answer: Answer) -> None:
-        """Count an audit whose list did not come. The first one since the last that succeeded is told to the account."""
+        """Count a failed audit. The first failure in a row is reported to the readers of the account."""
         self._core.counters.notes["audit_failed"] += 1
         if not self._audit_fails:
             self._audit_fails = True
@@ -476,9 +471,9 @@ class Subscriptions:
             self._core.error("audit_failed", text, of_account=True)
 
     def reconcile_again(self) -> None:
-        """Request another list, which decides: this one contradicts events that came shortly before it was requested.
+        """Request another list to confirm one that contradicts events received shortly before its request.
 
-        Where lists lag and the account is busy, each has something else to doubt: they are asked for ever more rarely.
+        The interval grows with each such list in a row: on a busy account with lagging lists each may contradict something.
         """
         wait = backoff(SECOND_LOOK, RECONCILE_RARELY, self._looks)
         self._looks += 1
@@ -487,7 +482,7 @@ class Subscriptions:
 
     def not_reconciled(self, answer: Answer) -> None:
         """Handle the failure of a request for the list of open orders and positions."""
-        text = f"what is open on the account could not be fetched: HTTP status {answer.status}"
+        text = f"the lists of open orders and positions could not be fetched: HTTP status {answer.status}"
         self._core.error("reconcile_failed", text, of_account=True)
         if self._reconcile_at == inf:  # of several lists one is enough
             self._reconcile_at = self._core.at.now + backoff(
@@ -498,7 +493,7 @@ class Subscriptions:
     # --- books -------------------------------------------------------------------------------------------------------
 
     def kept(self, symbol: str, kept: Kept) -> None:
-        """Handle a snapshot that a book emitted, or its need of one."""
+        """Handle the result of a depth event: the book emitted a snapshot, or it needs one."""
         now = self._core.at.now
         self._core.rearm()
         if kept.snapshot_of is None:
@@ -512,9 +507,9 @@ class Subscriptions:
             self._snapshots.need(symbol, now if urgent else now + ANSWER_WITHIN)
 
     def _unstable(self, symbol: str, kept: Kept, *, is_news: bool) -> None:
-        """Tell that a book does not stay right, so that snapshots of it are asked for ever more rarely."""
+        """Make a book STALE that breaks again and again; its snapshots are requested at growing intervals."""
         reasons = [event.reason for event in kept.out if isinstance(event, Gap)]
-        reason = f"the book does not stay right: {reasons[-1] if reasons else 'no reason given'}"
+        reason = f"the book breaks again and again: {reasons[-1] if reasons else 'no reason given'}"
         if is_news:
             self._core.error("book_unstable", f"depth {symbol}: {reason}", symbol=symbol)
         watch = self._topics.refused(Topic(kind="depth", symbol=symbol), reason, self._core.at.now)
@@ -522,7 +517,7 @@ class Subscriptions:
             self._core.publish(staleness(watch, StalenessEvent.STALE))
 
     def snapshot_answered(self, job: Job, answer: Answer, retry_after: float | None) -> None:
-        """Handle the answer to a request for a snapshot: it joined, was too old, or was an error."""
+        """Handle the answer to a snapshot request after its events were decoded; retry if the book still needs one."""
         if not answer.ok:
             text = f"no snapshot of {job.subject}: HTTP status {answer.status} {answer.text[:200]}"
             self._core.error("snapshot_failed", text, symbol=job.subject)
@@ -530,7 +525,7 @@ class Subscriptions:
             self._snapshots.failed(job.subject, self._core.at.now, retry_after or 0.0)
 
     def _ask_for_snapshot(self, symbol: str) -> None:
-        """Ask for one book; a provider that has no request for it sends one when it is subscribed anew."""
+        """Request the snapshot of one book; resubscribe it if the provider has no such request."""
         core = self._core
         entry = self._table.find(("depth", symbol))
         if entry is None or core.adapter is None or not self._books.collecting(symbol):
@@ -544,12 +539,12 @@ class Subscriptions:
         if not written:
             self._table.again(entry.topic)
 
-    # --- clocks ------------------------------------------------------------------------------------------------------
+    # --- timers ------------------------------------------------------------------------------------------------------
 
     def clocks(self, now: float) -> None:
-        """Do what is due: let lingering topics go; while up, repeat, renew, and say what is silent."""
+        """Handle expired timers: unsubscribe, publish staleness, and repeat requests, snapshots and reconciliations."""
         for topic in self._table.expire(now):
-            self._let_go(topic)
+            self._remove(topic)
         outage = self._topics.outage
         if outage is not None and len(self._table) and outage.take_due(now):
             self._suspend(outage)
@@ -563,14 +558,12 @@ class Subscriptions:
         waiting = self._table.waiting(now)
         for entry in waiting:
             watch = self._topics.find(topic_key(entry.topic))
-            if (
-                watch is not None and watch.without_data
-            ):  # it is asked for anew since it is mute, which was told, and once is enough
-                continue
-            self._say_stale(entry.topic, f"not asked for yet: {len(waiting)} topics wait until the provider takes more")
+            if watch is not None and watch.without_data:
+                continue  # it is being resubscribed because it had no data, and was published as STALE for that reason
+            self._say_stale(entry.topic, f"not requested yet: {len(waiting)} topics wait for the provider's rate limit")
         for watch in self._topics.check(now, self._core.at.unix_ns):
             self._core.publish(staleness(watch, StalenessEvent.STALE))
-            # What has no acknowledgement yet is asked for again because of that.
+            # A topic without an acknowledgement is requested again for that reason, by `SubscriptionTable.overdue`.
             if self._topics.is_due(watch) and (
                 self._declared.ack_within is None or self._table.is_confirmed(watch.topic)
             ):
@@ -583,7 +576,7 @@ class Subscriptions:
             self._audit()
 
     def _suspend(self, outage: Outage) -> None:
-        """Make all topics stale: by one event for each kind, or where other connections have topics too, for each topic."""
+        """Make all topics STALE. Publish one event per kind, or per topic if other connections have topics of that kind."""
         for entry in self._table:
             self._topics.suspend(entry.topic, self._core.at.now)
             if self._is_one_of_several:
@@ -608,13 +601,13 @@ class Subscriptions:
         return min(self._snapshots.deadline(), self._reconcile_at, self._audit_at, self._table.waiting_deadline())
 
     def outage_deadline(self) -> float:
-        """Return the time at which topics are to be told that the session is gone."""
+        """Return the time at which the topics become STALE because the session is down."""
         outage = self._topics.outage
         return inf if outage is None or outage.is_published or not len(self._table) else outage.due_at
 
 
 def staleness(watch: Watch, event: StalenessEvent) -> Staleness:
-    """Return the event that a topic is silent, or that its data flow again."""
+    """Return the `Staleness` event of a topic."""
     topic = watch.topic
     since = None
     if event is StalenessEvent.STALE and watch.since_ns is not None:

@@ -39,7 +39,7 @@ def test_a_fault_over_a_subscription_is_not_passed_off_as_the_providers_refusal(
     r.up(0)
     r.want("quote:S")
     (error,) = [event for event in r.events if isinstance(event, Error)]
-    assert error.message == "quote S: a fault of the adapter faulty in writing Subscribe; the log has it"
+    assert error.message == "quote S: the adapter faulty failed while writing Subscribe; see the log line adapter_fault"
     (fault,) = faults(r)
     assert fault["adapter"] == "faulty"
     assert "no_such_member_of_it" in fault["cause"]
@@ -51,7 +51,9 @@ def test_a_fault_over_a_command_is_not_told_to_others(rig: Any) -> None:
     r.up(0)
     r.ask(ORDER)
     (reply,) = [event for event in r.events if isinstance(event, Reply)]
-    assert reply.error["message"] == "a fault of the adapter faulty in writing PlaceOrder; the log has it"
+    assert (
+        reply.error["message"] == "the adapter faulty failed while writing PlaceOrder; see the log line adapter_fault"
+    )
     assert len(faults(r)) == 1
 
 

@@ -19,7 +19,7 @@ from support.lone_session import lone_session
 
 ONCE = Backoff(first=10, factor=2, cap=80, settle=60)
 BY = Asker("1", "7.1")
-NOBODY = "idle: nobody wants anything"
+NOBODY = "idle: no topic has a subscriber"
 
 
 def dials(outputs):

@@ -223,7 +223,7 @@ def test_a_topic_that_waits_long_is_stale_once_and_fresh_with_its_first_event(ri
         r.tick(at)
     (stale,) = [event for event in r.fresh() if event.kind == "staleness"]
     assert (stale.symbols, stale.event) == (("B",), StalenessEvent.STALE)
-    assert stale.reason == "not asked for yet: 1 topics wait until the provider takes more"
+    assert stale.reason == "not requested yet: 1 topics wait for the provider's rate limit"
     assert r.texts(r.tick(60)) == [{"sub": ["quote:B"]}]
     r.say(["quote", "B", "1"], at=61)
     assert r.kinds() == ["staleness FRESH", "quote"]

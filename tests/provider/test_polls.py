@@ -221,7 +221,7 @@ def test_a_frame_without_an_answer_is_an_error_and_asked_again(rig):
     r.fresh()
     r.say(["poll", "a", None], at=0)
     assert r.texts(r.tick(10)) == []
-    assert [event.message for event in r.fresh()] == ["a: no answer in time"]
+    assert [event.message for event in r.fresh()] == ["a: no answer within its deadline"]
     assert r.texts(r.tick(11)) == ["a"]
 
 
@@ -241,7 +241,7 @@ def test_what_is_polled_over_http_is_read_as_any_answer_and_compared(rig):
     [
         (Answer(status=500, text="no"), "/open: HTTP status 500"),
         (Answer(status=0, text="refused"), "/open: no answer (refused)"),
-        (Answer(status=200, text="{"), "/open: the answer was not understood"),
+        (Answer(status=200, text="{"), "/open: the answer could not be decoded"),
     ],
 )
 def test_an_http_answer_that_is_no_success_is_asked_for_again(rig, answer, said):

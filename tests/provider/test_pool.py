@@ -30,7 +30,7 @@ from relay.plugins.hookspecs import hookimpl
 from relay.provider import liveness, session_events
 from relay.provider.pacing import Budget
 from relay.provider.pool import ConnectionPool
-from relay.provider.session import NOBODY, SessionMachine
+from relay.provider.session import NO_TOPICS, SessionMachine
 from relay.provider.session_events import Now
 from relay.testing.simulator import Link, Simulator
 from relay.testing.subscriber import Subscriber
@@ -166,9 +166,9 @@ def test_a_connection_without_topics_is_not_missed() -> None:
     p.say(1, "CONNECTED")
     p.want(*"ABC")
     p.say(2, "CONNECTED")
-    assert p.say(2, "DISCONNECTING", NOBODY) is None
+    assert p.say(2, "DISCONNECTING", NO_TOPICS) is None
     p.say(2, "RECONNECTING", "closed with 1006")
-    assert p.say(2, "DISCONNECTING", NOBODY) == "CONNECTED"
+    assert p.say(2, "DISCONNECTING", NO_TOPICS) == "CONNECTED"
     assert p.say(1, "DISCONNECTING", "shutdown") == "DISCONNECTING shutdown"
 
 

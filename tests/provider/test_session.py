@@ -123,7 +123,7 @@ def test_close_codes_mean_what_the_adapter_declares(rig):
     assert r.tick(1000) == []
     assert isinstance(r.do(session_events.Resume(), 1001)[0], session_events.Dial)
     (resumed,) = r.fresh()
-    assert (resumed.event, resumed.reason, resumed.gap_ms) == ("RECONNECTING", "told to try again", 992_000)
+    assert (resumed.event, resumed.reason, resumed.gap_ms) == ("RECONNECTING", "resumed by the operator", 992_000)
 
 
 def test_an_adapter_may_tell_two_closes_of_one_code_apart_by_their_text(rig):

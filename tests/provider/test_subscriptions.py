@@ -80,7 +80,10 @@ def test_what_the_provider_does_not_offer_is_refused_at_once_on_every_connection
     r.up(0)
     r.fresh()
     assert r.want("reference:A", "candle:A:7m") == []
-    reasons = ["acme offers no reference, only account, candle, depth, quote", "no timeframe 7m, only 1m"]
+    reasons = [
+        "acme does not offer reference; it offers account, candle, depth, quote",
+        "timeframe 7m is not offered; the timeframes are 1m",
+    ]
     assert [t["reason"] for t in troubled(r)] == reasons
     events = r.fresh()
     assert [event.reason for event in events if event.kind == "staleness"] == reasons
@@ -371,7 +374,7 @@ def test_a_book_that_never_fits_is_asked_for_ever_more_rarely_and_called_unstabl
     waits = [after - before for before, after in itertools.pairwise(asked)]
     assert waits[:6] == [0.5, 1, 2, 4, 8, 16]
     assert max(waits) == 30
-    reason = "the book does not stay right: sequence numbers are missing"
+    reason = "the book breaks again and again: sequence numbers are missing"
     assert told[:4] == [("error", "book_unstable"), ("staleness", reason), ("staleness", None), ("staleness", reason)]
     (other,) = r.requests(r.say(["delta", "B", 1, 1], at=now))
     assert other.url.endswith("/book/B")  # another book is not harmed
