@@ -1,10 +1,10 @@
-"""Budgets: nothing is sent before the provider's limits allow it, and orders go before subscriptions.
+"""Rate limits: delay requests and frames until the provider's limits allow them, orders before subscriptions.
 
-A `Budget` holds a gauge for every declared `Rate`; HTTP requests and WebSocket frames of one account draw from the same
-ones, and so do its connections where there are several, except for what is counted for each of them. A rate with a
-``burst`` is a token bucket; one without is a sliding window, because a full bucket that refills would let twice the count
-through within one window. A `Queue` keeps what waits: items go out in the order of their lane, first in first out within
-it, and an item that has to wait holds back everything behind it that would draw from the same gauges.
+A `Budget` has a gauge for each declared `Rate`. All HTTP requests and WebSocket frames of an account draw from the same
+gauges, on all of its connections, except for rates that the provider counts per connection. A rate with a ``burst`` is a
+token bucket. One without is a sliding window, because a bucket that is full and refills would allow twice the count in one
+window. A `Queue` holds waiting items by lane (priority), first in, first out within a lane. An item that has to wait also
+holds back all later items that draw from the same limits.
 """
 
 import enum
@@ -22,12 +22,12 @@ from relay.model.channels import Asker
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", bound=Hashable)
-#: A limit that is drawn from: its kind, for a further socket's API with the socket's name (`Fetch.socket`).
+#: Key of a limit: its kind, or (socket name, kind) for the separate API of a further socket (`Fetch.socket`).
 Draw = RateOf | tuple[str, RateOf]
-#: The tokens that one item draws, by rate.
+#: The tokens that one item draws, by limit.
 Uses = Mapping[Draw, int]
 
-#: Float rounding must not make a deadline that has come look like it has not.
+#: Tolerance for float rounding, so that a deadline that has passed does not seem to be in the future.
 _EPSILON = 1e-9
 
 
@@ -54,12 +54,12 @@ class RateWindow:
             self._sum -= self._taken.popleft()[1]
 
     def free(self, now: float) -> float:
-        """Return the tokens that there are at ``now``."""
+        """Return the number of tokens available at ``now``."""
         self._forget(now)
         return self.capacity - self._sum
 
     def ready_at(self, cost: int, now: float) -> float:
-        """Return when ``cost`` tokens can be taken; a cost above the capacity needs an empty window."""
+        """Return the time at which ``cost`` tokens are available. A cost above the capacity needs an empty window."""
         missing = min(cost, self.capacity) - self.free(now)
         for taken_at, taken in self._taken:
             if missing <= 0:
@@ -69,14 +69,14 @@ class RateWindow:
         return now
 
     def draw(self, cost: int, now: float) -> None:
-        """Take tokens, also more than there are."""
+        """Take tokens, even more than are available."""
         self._taken.append((now, cost))
         self._sum += cost
 
 
 @frozen
 class Low:
-    """A budget is nearly used: ``remaining`` of ``of``, all of it is back in ``reset_in`` seconds."""
+    """A limit that is nearly used up: ``remaining`` tokens of ``of`` are left; it is full again in ``reset_in`` seconds."""
 
     of: RateOf
     remaining: int
@@ -85,28 +85,28 @@ class Low:
 
 @define(eq=False)
 class Limit:
-    """One kind of budget: its gauges, until when the provider allows nothing, and when the next warning is due."""
+    """One limit: its gauges, the end of a pause that the provider imposed, and the earliest time of the next warning."""
 
     gauges: list[RateBucket | RateWindow] = Factory(list)
     paused_until: float = -inf
     warns_at: float = -inf
 
 
-#: Limits that a provider counts for each connection by itself; all others it counts for the account, or the address.
+#: Limits that a provider counts per connection. All others are counted per account or IP address.
 _OF_CONNECTION = frozenset({"frame", "interest"})
-#: Limits that may be counted for the API of one socket.
+#: Limits that may be separate for the API of a further socket.
 _OF_API = frozenset({"call", "http"})
 
 
 class Budget:
-    """The limits of one connection. It outlives the session machine, so a restart does not make a fresh allowance.
+    """The rate limits of one connection. It outlives the session machine, so that a restart does not reset the limits.
 
     Args:
         rates: the declared limits.
-        beside: the budget of another connection of the same account. What the provider does not count for each connection
-            is drawn from the same gauges.
-        of_sockets: the limits of the APIs of further sockets by their names; calls and HTTP requests of one that has none
-            count against the account's.
+        beside: the budget of another connection of the same account, whose gauges are shared, except for limits that are
+            counted per connection.
+        of_sockets: separate limits for the APIs of further sockets, by socket name. Requests of a socket that has none draw
+            from the account's limits.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Budget:
         return self._limits[of[1]] if limit is None and isinstance(of, tuple) else self._limits[of]
 
     def at(self, uses: Uses, now: float) -> float:
-        """Return the time at which all of ``uses`` can be drawn; ``now`` if they can be at once."""
+        """Return the time at which all of ``uses`` are available; ``now`` if they are already."""
         when = now
         for of, cost in uses.items():
             limit = self._limit(of)
@@ -144,43 +144,43 @@ class Budget:
         return when
 
     def take(self, uses: Uses, now: float) -> None:
-        """Draw ``uses``."""
+        """Take the tokens of ``uses``, even more than are available. A gauge shared by several limits is charged once."""
         drawn = {id(gauge): (gauge, cost) for of, cost in uses.items() for gauge in self._limit(of).gauges}
         for gauge, cost in drawn.values():
             gauge.draw(cost, now)
 
     def pause(self, ofs: Iterable[RateOf], until: float, socket: str = "") -> None:
-        """Draw nothing from these limits before ``until``: the provider said that one was exceeded.
+        """Block these limits until ``until``, because the provider reported that one was exceeded.
 
-        ``socket``: the API of that one said so. Where its limits are its own, nothing else waits for it.
+        ``socket``: name of the socket whose API reported it. If it has separate limits, only those are blocked.
         """
         own = [(socket, of) for of in ofs if (socket, of) in self._limits]
         for draw in own or ofs:
             self._limits[draw].paused_until = max(until, self._limits[draw].paused_until)
 
     def remaining(self, of: Draw, now: float) -> int | None:
-        """Return the whole tokens left of the tightest gauge; None if the provider declares no such limit."""
+        """Return the number of whole tokens left in the tightest gauge; None if no such limit is declared."""
         gauges = self._limit(of).gauges
         return None if not gauges else int(max(0.0, min(gauge.free(now) for gauge in gauges)))
 
     def is_limited(self, of: Draw) -> bool:
-        """Return True if the provider declares a limit of these."""
+        """Return True if such a limit is declared."""
         return bool(self._limit(of).gauges)
 
     def capacity(self, of: Draw) -> int:
-        """Return the most tokens of the tightest gauge, 0 when the provider declares no such limit."""
+        """Return the capacity of the tightest gauge in tokens; 0 if no such limit is declared."""
         return int(min((gauge.capacity for gauge in self._limit(of).gauges), default=0))
 
     def capacities(self) -> dict[str, int]:
-        """Return the most tokens by what they count, of the limits that the provider declares."""
+        """Return the capacities of the declared limits in tokens, by name."""
         return {_name(of): self.capacity(of) for of, limit in self._limits.items() if limit.gauges}
 
     def window(self, of: RateOf) -> float:
-        """Return the longest period of this limit's gauges, 0 without one."""
+        """Return the longest period of this limit's gauges in seconds; 0 if it has none."""
         return max((gauge.per for gauge in self._limits[of].gauges), default=0.0)
 
     def low(self, of: RateOf, share: float, now: float) -> Low | None:
-        """Say, once per window, that less than ``share`` of a limit is left."""
+        """Return a `Low`, once per window, if less than ``share`` of a limit is left; otherwise None."""
         limit = self._limits[of]
         for gauge in limit.gauges:
             free = gauge.free(now)
@@ -190,7 +190,7 @@ class Budget:
         return None
 
     def status(self, now: float) -> dict[str, Any]:
-        """Return the tokens that are left, by the limit's name."""
+        """Return the number of tokens left in the declared limits, by name."""
         return {_name(of): self.remaining(of, now) for of, limit in self._limits.items() if limit.gauges}
 
 
@@ -199,7 +199,7 @@ def _name(of: Draw) -> str:
 
 
 class Lane(enum.IntEnum):
-    """Priority of what waits to be sent; the lowest number goes first."""
+    """Priority in the queue; the lowest number goes first."""
 
     CALL = 0
     INTEREST = 1
@@ -207,7 +207,7 @@ class Lane(enum.IntEnum):
 
 
 class Queue(Generic[Item]):
-    """Items that wait for their budget, by lane."""
+    """Items that wait for rate limits, by lane."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -222,22 +222,22 @@ class Queue(Generic[Item]):
         return not self._lanes[lane]
 
     def has(self, wanted: Callable[[Item], bool]) -> bool:
-        """Return True if an item waits that is ``wanted``."""
+        """Return True if ``wanted`` is true for a waiting item."""
         return any(wanted(item) for lane in self._lanes.values() for *_, item in lane)
 
     def put(self, lane: Lane, uses: Uses, item: Item, needs: Uses | None = None) -> None:
-        """Queue ``item``; `take_due` returns it when the budgets have what it ``needs``, and then charges what it ``uses``.
+        """Queue ``item``. `take_due` returns it once the tokens in ``needs`` are available, and then charges ``uses``.
 
-        They are the same unless ``needs`` says otherwise: a request of an audit, which can wait, goes only where half of the
-        budget is left to commands.
+        ``needs`` defaults to ``uses``. It is larger for requests that can wait, such as an audit: they are sent only while
+        half of the budget remains for commands.
         """
         self._lanes[lane].append((needs or uses, uses, item))
         self._next = -inf
 
     def take_due(self, now: float, most: Callable[[Lane], float] = lambda lane: inf) -> Iterator[Item]:
-        """Take out, and charge for, everything that may go at ``now``.
+        """Remove, charge and yield the items that may be sent at ``now``.
 
-        Of a lane only while ``most`` says that there is room for another item; it is asked before each.
+        ``most``: called before each item of a lane; returns how many more items of that lane may be sent.
         """
         self._next = inf
         held: set[Draw] = set()
@@ -254,7 +254,7 @@ class Queue(Generic[Item]):
                 yield item
 
     def discard(self, drop: Callable[[Item], bool]) -> list[Item]:
-        """Take out, and return, what ``drop`` says."""
+        """Remove and return the items for which ``drop`` is true."""
         gone = []
         for name, lane in self._lanes.items():
             gone += [item for *_, item in lane if drop(item)]
@@ -262,7 +262,7 @@ class Queue(Generic[Item]):
         return gone
 
     def deadline(self) -> float:
-        """Return the time at which `take_due` may have something."""
+        """Return the earliest time at which `take_due` may yield an item."""
         return self._next
 
 
@@ -272,15 +272,15 @@ _EMPTY: Mapping[Any, Any] = {}
 
 
 def _network(by: Asker) -> tuple[str | None, str]:
-    """Return whose connections share a turn with this one."""
+    """Return the key of the group of connections that shares a turn: the client's network, or the connection alone."""
     return (by.network, "" if by.network is not None else by.connection)
 
 
 class Rotation(Generic[Name]):
-    """Names that wait, taken in turn: round the apps, within an app round the networks of its clients, within a network
-    round its connections, first come first served of one.
+    """A fair queue of names: round robin over the apps, within an app over the networks of its clients, within a network
+    over its connections. The names of one connection are taken in the order in which they were put.
 
-    A name several have asked for is taken at the first turn of any of them.
+    A name that several connections wait for is taken at the first turn of any of them.
     """
 
     def __init__(self) -> None:
@@ -298,7 +298,7 @@ class Rotation(Generic[Name]):
         return len(self._askers)
 
     def put(self, name: Name, by: Asker) -> None:
-        """Have ``name`` wait in the line of ``by``; at the place it has where it waits there already."""
+        """Append ``name`` to the line of ``by``, unless it waits there already."""
         connections = self._apps.setdefault(by.app, OrderedDict()).setdefault(_network(by), OrderedDict())
         line = connections.get(by)
         if line is None:
@@ -310,12 +310,12 @@ class Rotation(Generic[Name]):
             self.size += 1
 
     def discard(self, name: Name) -> None:
-        """Let ``name`` wait no more; nothing where it does not."""
+        """Remove ``name`` from all lines, if it waits in any."""
         for by in self._askers.pop(name, ()):
             self._remove(name, by)
 
     def withdraw(self, name: Name, by: Asker) -> bool:
-        """Take ``name`` out of the line of ``by``; return True if nobody else waits for it."""
+        """Remove ``name`` from the line of ``by``; return True if it waits in no other line."""
         askers = self._askers.get(name, {})
         if by in askers:
             del askers[by]
@@ -339,7 +339,7 @@ class Rotation(Generic[Name]):
                 del self._apps[by.app]
 
     def take(self, most: int, fits: Callable[[Name], bool] = lambda name: True) -> list[Name]:
-        """Take out up to ``most`` names in turn. A line whose first name does not fit is passed over."""
+        """Remove and return up to ``most`` names in turn. A line is skipped if ``fits`` is false for its first name."""
         taken: list[Name] = []
         while len(taken) < most and (name := self._next(fits)) is not None:
             taken.append(name)

@@ -1,8 +1,8 @@
-"""Polls: requests repeated for what a provider does not stream, one at a time.
+"""Polls: repeated requests for data that a provider does not stream. One is in flight at a time.
 
-Of the requests that are due, those asked only once go first, then the one that has been due the longest. The next one is
-taken when the one under way was answered, or was not answered in time. A request that failed is repeated after `AGAIN`
-seconds, then ever more rarely; asking for it anew does not hasten it.
+If several are due, single requests (``every`` None) go first, then the one that has been due the longest. The next one is
+sent when the one in flight is answered or its deadline has passed. A failed request is repeated after `AGAIN` seconds, then
+at growing intervals; putting the same poll again does not shorten them.
 """
 
 from collections.abc import Hashable
@@ -22,13 +22,17 @@ MOST = 1000
 
 @define(eq=False)
 class _Plan:
-    """One poll: when it is due, its place among those of the same time, and how often it failed in a row.
+    """One poll and the state of its requests. Times are monotonic seconds.
 
     Attributes:
-        again: it was asked for anew while it was under way, so that its answer may be too old.
-        unanswered_since: when the oldest request without an answer was sent; infinite where all were answered.
-        looks: how many answers in a row were doubted.
-        missed: something may have been missed since the last answer: the next one is a reconciliation.
+        due_at: time of its next request.
+        place: order among polls with the same ``due_at``.
+        asked_at: time of its last request.
+        failures: number of failures in a row.
+        again: True if it was put again while a request was in flight, whose answer may be too old.
+        unanswered_since: time of the oldest request without an answer; infinite if there is none.
+        looks: number of answers in a row that contradicted recent events.
+        missed: True if events may have been missed since the last answer, so that the next answer is a reconciliation.
     """
 
     poll: Poll
@@ -51,15 +55,15 @@ class Polls:
         self._places = count()
         self._asked: Hashable = None
         self._answer_by = inf
-        #: Polls that were refused since there were too many.
+        #: Number of polls refused because there were `MOST`.
         self.refused = 0
 
     def put(self, poll: Poll, *, missed: bool = False) -> None:
-        """Begin ``poll``, or change the one of the same name; ``missed``: the first answer is a reconciliation."""
+        """Start ``poll``, or replace the one of the same name. ``missed``: the first answer is a reconciliation."""
         self._new.append((poll, missed))
 
     def take_due(self, now: float) -> Poll | None:
-        """Mark the poll whose request is to be queued now as under way and return it; None when there is none."""
+        """Return the poll whose request is to be queued now, and mark it as in flight; None if no poll is due."""
         self._admit_new(now)
         if self._asked is not None:
             return None
@@ -99,22 +103,22 @@ class Polls:
                 plan.due_at = min(plan.due_at, due_at)
 
     def sent(self, name: Hashable, now: float) -> None:
-        """Note that the request of this poll was sent: its answer is waited for from now on."""
+        """Note that the request of this poll was sent, and start the deadline of its answer."""
         plan = self._plans.get(name)
         if plan is not None and name == self._asked:
             plan.asked_at, self._answer_by = now, now + plan.poll.within
             plan.unanswered_since = min(plan.unanswered_since, now)
 
     def valid_at(self, name: Hashable) -> float:
-        """Return the time an answer to this poll is valid for: when the oldest request that it may answer was sent.
+        """Return the time an answer to this poll is valid for: that of the oldest request that it may answer.
 
-        That is minus infinity for a poll that is over: nobody knows when what is answered once more was asked.
+        Minus infinity if the poll has ended, because the request of a late answer is not known.
         """
         plan = self._plans.get(name)
         return -inf if plan is None else min(plan.unanswered_since, plan.asked_at)
 
     def overdue(self, now: float) -> Hashable:
-        """Return the name of the poll whose answer did not come in time; None when there is none."""
+        """Return the name of the poll whose answer is overdue; None if there is none."""
         return self._asked if now >= self._answer_by else None
 
     def answered(
@@ -130,10 +134,9 @@ class Polls:
         """Plan the next request of a poll that was answered; return True if that is its first failure in a row.
 
         Args:
-            failed: it is asked again with backoff, after ``at_least`` seconds.
-            final: it is not asked again.
-            doubted: the answer contradicts what was told shortly before: it is asked again at once, and ever more rarely
-                where each answer has something else to doubt.
+            failed: the request failed; it is repeated with backoff, at the earliest after ``at_least`` seconds.
+            final: the poll ends.
+            doubted: the answer contradicts recent events; it is repeated at once, then at growing intervals.
         """
         self._admit_new(now)
         plan = self._plans.get(name)
@@ -148,7 +151,7 @@ class Polls:
             plan.asked_at = now
         first = failed and not plan.failures
         plan.failures = plan.failures + 1 if failed else 0
-        # Where an answer is doubted, the next one tells what was missed.
+        # A doubted answer was not used completely, so the next one is still the reconciliation.
         plan.missed = (doubted and plan.missed) or (failed and (plan.missed or plan.poll.missed is not None))
         every = plan.poll.every
         if doubted and not failed:
@@ -163,7 +166,7 @@ class Polls:
         return first
 
     def clear(self) -> None:
-        """Forget everything: the connection is gone."""
+        """Remove all polls: the connection is closed."""
         self._new.clear()
         self._plans.clear()
         self._asked, self._answer_by = None, inf

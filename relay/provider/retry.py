@@ -1,9 +1,9 @@
 """Waits before the next attempt to connect, and before a login is renewed.
 
 The ceiling grows with every attempt up to a cap and the wait is a random share of it ("full jitter"), so that a thousand
-relays cut off together do not come back together. A connection that stays up only briefly does not make it start over:
-a provider that accepts and at once drops us must not be hammered. What the provider asks for (Retry-After) is a minimum.
-Renewals that fail are tried ever more rarely for the same reason.
+relays cut off together do not reconnect at the same time. A short connection does not reset the wait, because a provider
+that accepts connections and drops them at once must not be flooded. A wait that the provider requests (Retry-After) is a
+minimum. Failed renewals are repeated at growing intervals for the same reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from math import inf
 from relay.adapter import Backoff
 from relay.limits import backoff
 
-#: Seconds; the longest wait that is taken from a provider's recommendation.
+#: The longest wait accepted from a provider's recommendation, in seconds.
 LONGEST = 3600.0
 #: The share of a login's life after which it is renewed.
 RENEW_SHARE = 0.8
-#: Least seconds until a renewal. A login that is over already means that the clocks disagree; renewing sooner does not help.
+#: Least seconds until a renewal. If a login seems to have expired already, the clocks differ, and hurrying does not help.
 RENEW_LEAST = 5.0
-#: Seconds until a renewal that failed is tried again, doubling up to the second number.
+#: Seconds until a failed renewal is repeated, doubling up to the second number.
 RENEW_AGAIN, RENEW_RARELY = 15.0, 300.0
 
 
@@ -30,7 +30,7 @@ class Retry:
         self._plan = plan
         self._recommended: tuple[float, ...] = ()
         self._opened_at: float | None = None
-        #: Attempts since the last connection that settled.
+        #: Number of attempts since the last connection that stayed up long enough (`Backoff.settle`).
         self.attempts = 0
 
     def opened(self, now: float) -> None:
@@ -38,13 +38,13 @@ class Retry:
         self._opened_at = now
 
     def lost(self, now: float) -> None:
-        """Note that a connection is gone, or that none came about."""
+        """Note that a connection has ended or an attempt has failed."""
         if self._opened_at is not None and now - self._opened_at >= self._plan.settle:
             self.attempts = 0
         self._opened_at = None
 
     def forgive(self) -> None:
-        """Do not count the last ending: the connection ended because nobody used it."""
+        """Do not count the last attempt: the connection ended because it had no topics."""
         self.attempts = max(0, self.attempts - 1)
 
     def wait(self, uniform: float, *, at_least: float = 0.0, longest: bool = False) -> float:
@@ -52,7 +52,7 @@ class Retry:
 
         Args:
             uniform: a random number in [0, 1).
-            at_least: what the provider asked for.
+            at_least: the wait that the provider requested, in seconds.
             longest: wait the whole cap, as after a rate limit.
         """
         plan = self._plan
@@ -65,7 +65,7 @@ class Retry:
         self._recommended = tuple(each for each in seconds if 0 < each <= LONGEST)
 
     def _ceiling(self, attempt: int) -> float:
-        """Return the wait of an attempt before chance takes its share. It grows on from the provider's own waits."""
+        """Return the longest wait before an attempt, in seconds. After the provider's own waits it grows from the last."""
         plan, named = self._plan, self._recommended
         if attempt < len(named):
             return named[attempt]
@@ -76,7 +76,7 @@ class Retry:
 class Renewal:
     """The times at which one login is renewed: after `RENEW_SHARE` of its life, so that there is time to try more than once.
 
-    A login whose end the provider does not say is not renewed on a connection.
+    A login without a known expiry is not renewed; the next connection logs in again.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Renewal:
         return True
 
     def failed(self, now: float, at_least: float = 0.0) -> None:
-        """Plan another attempt after a renewal that brought no login, at least ``at_least`` seconds later."""
+        """Plan another attempt after a failed renewal, at least ``at_least`` seconds later."""
         if self.pending:
             self._at = now + max(backoff(RENEW_AGAIN, RENEW_RARELY, self._attempts - 1), at_least)
 

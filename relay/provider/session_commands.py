@@ -1,12 +1,11 @@
-"""Trading commands of one session: written, sent, answered, and ended when nothing was heard of them in time.
+"""Trading commands of one session: encode and send them, match the answers, and end those without an answer in time.
 
-The registry (`relay.trading.registry`) holds the open commands. What becomes of one is published as its `reply`, by which
-the registry settles it.
+The registry (`relay.trading.registry`) holds the open commands. The outcome of a command is published as its `reply` event,
+which settles it in the registry.
 
-`dry_run` shows what a command would send, without sending it: the adapter writes, and the secrets are taken out. Writing
-changes what an adapter remembers (request numbers, what waits for an answer, what it keeps for its next connection), so a
-copy of the connected one writes; where there is none, or it cannot be copied, a fresh one. Both have their own copy of what
-the context keeps and learned.
+`dry_run` returns the frames and requests that a command would send, without secrets, and sends nothing. Encoding changes an
+adapter's state (request numbers, pending requests, ``kept``), so a copy of the connected instance encodes, or a new instance
+if there is none or it cannot be copied. Either has its own copy of the context's ``kept`` and ``learned``.
 """
 
 import copy
@@ -31,14 +30,14 @@ from relay.trading.pending import AccountRef, PendingCommand, told_names
 from relay.trading.registry import CommandRegistry
 from relay.trading.service import Unwritable
 
-#: The name of an order in a dry run that gets a new one when it is sent.
+#: The client order id in a dry run, in place of the one that is generated when a command is sent.
 UNNAMED = "00000000-0000-0000-0000-000000000000"
-#: Commands of unknown outcome that a new connection asks for.
+#: Most commands of unknown outcome that are looked up on a new connection.
 MOST_UNKNOWN = 100
 
 
 class SessionCommands:
-    """The commands that one session carries out."""
+    """The commands of one session."""
 
     def __init__(
         self, core: SessionState, inbound: Inbound, registry: CommandRegistry, new_name: Callable[[], str]
@@ -56,7 +55,7 @@ class SessionCommands:
         return len(self._open())
 
     def _open(self) -> list[PendingCommand]:
-        """Return the commands without a reply; a further connection of a pool has none."""
+        """Return the commands without a reply. A further connection of a pool has none."""
         return [] if self._core.is_further else self._registry.open_of(self._scope)
 
     def _sent(self) -> list[Command]:
@@ -76,9 +75,9 @@ class SessionCommands:
         return self._core.adapter_class.orders.named(for_newest(self._core, command), self._new_name)
 
     def send(self, pending: PendingCommand) -> None:
-        """Queue what the adapter writes for a command, or refuse it with the reason."""
+        """Encode a command and queue its frames and requests, or refuse it with the reason."""
         core, command = self._core, pending.command
-        if pending.reply is not None:  # ended while it waited to be handed over
+        if pending.reply is not None:  # it ended while it waited in the driver's queue
             return
         if pending.not_stored:
             core.publish(pending.refused("store_unavailable", pending.not_stored))
@@ -100,18 +99,18 @@ class SessionCommands:
             core.publish(pending.refused("invalid_command", core.reason_of(error, f"writing {type(command).__name__}")))
             return
         if not jobs:
-            message = "the adapter writes nothing for this command"
+            message = f"the adapter {core.adapter_class.name} does not send this command"
             core.publish(pending.refused("unsupported_command", message))
 
     def sent(self, job: Job) -> None:
-        """Note that a frame or a request of a command was handed to the connection."""
+        """Note that a frame or request of a command was passed to the driver."""
         pending = self._registry.find(self._scope, job.subject)
         if pending is not None:
             pending.sent, pending.over_http = True, isinstance(job.writing, Fetch)
             pending.sent_at = self._core.at.now
 
     def not_sent(self, job: Job, reason: str) -> None:
-        """Refuse a command whose request could not be made."""
+        """Refuse a command whose request could not be built."""
         pending = self._registry.find(self._scope, job.subject)
         if pending is not None:
             self._core.publish(pending.refused("invalid_command", self._core.redact(reason)))
@@ -138,11 +137,11 @@ class SessionCommands:
             self._core.publish(pending.replied(reply.result, error))
 
     def shown(self, state: Order | Position | Account) -> None:
-        """Publish the replies that a state is, where the provider answers commands by nothing else."""
+        """Publish the replies that follow from a state, if the provider answers commands only by such states."""
         core = self._core
         if not self._by_stream or isinstance(state, Account) or state.is_foreign(core.stamp):
             return
-        # The states know what happened to it, which the message may leave out.
+        # The message may be partial; the remembered state is complete.
         found = core.states.find(state.kind, state.account or core.context.account, state.id)
         if not isinstance(found, Order | Position):
             return
@@ -155,20 +154,20 @@ class SessionCommands:
                 core.publish(attrs.evolve(reply, reconciled=None))
 
     def add_error(self, error: Error) -> None:
-        """Keep an error that names no command for the commands it may concern."""
+        """Remember an error that names no command, as a possible reason for open commands that get no reply."""
         self._registry.add_error(self._scope, error.code, error.message)
 
     def unanswered(self, job: Job, answer: Answer) -> None:
-        """End a command as unknown: its HTTP answer does not tell whether it was carried out."""
+        """End a command as unknown, because its HTTP answer does not show whether it was executed."""
         pending = self._registry.find(self._scope, job.subject)
         if pending is not None:
             shown = Answer(status=answer.status, text=self._core.redact(answer.text))
             self._give_up(pending, pending.unanswered(shown))
 
-    # --- nothing was heard -------------------------------------------------------------------------------------------
+    # --- commands without an answer ----------------------------------------------------------------------------------
 
     def end_late(self, now: float) -> None:
-        """End the commands whose deadline has come."""
+        """End the commands whose deadline has passed as unknown."""
         if self.deadline() > now:
             return
         for pending in self._open():
@@ -177,19 +176,19 @@ class SessionCommands:
                 self._give_up(pending, pending.given_up("deadline", "no answer within the deadline"))
 
     def _give_up(self, pending: PendingCommand, reply: Reply) -> None:
-        """Publish ``reply``, and tell the connection's adapter, which may still be waiting for the answer."""
+        """Publish ``reply`` and send the adapter `GivenUp`, as it may still wait for the answer."""
         self._core.publish(reply)
         self._core.at_once(self._core.encode(GivenUp(pending.written or pending.command)))
 
     def look_for_unknown(self) -> None:
-        """Let the adapter ask what became of the commands whose outcome is not known, the newest first."""
+        """Let the adapter look up the commands with an unknown outcome, newest first."""
         core = self._core
         for command in self._registry.unknown_of(self._scope)[: -MOST_UNKNOWN - 1 : -1]:
             if core.adapter is not None:
                 core.outbound.look(core.adapter, core.encode(GivenUp(command, again=True)))
 
     def disconnected(self) -> None:
-        """End the commands whose answers are lost with the WebSocket; HTTP requests outlive it."""
+        """End the commands whose answers are lost with the WebSocket connection. HTTP requests are not affected."""
         waits = self._core.declared.commands_over == "http"
         for pending in self._open():
             if not (pending.sent and pending.over_http) and not (waits and not pending.sent):
@@ -202,7 +201,7 @@ class SessionCommands:
 
 
 def for_newest(core: SessionState, command: Command) -> Any:
-    """Return a command that cancels or amends an order as one for the order that took its place, if there is one."""
+    """Return a cancel or amend command with the id of the order that has replaced its order, if there is one."""
     if not isinstance(command, CancelOrder | AmendOrder):
         return command
     newest = core.states.newest(command.order_id, command.account or core.context.account)
@@ -216,13 +215,13 @@ def dry_run(
     command: Command,
     reason_of: Callable[[Exception, str], str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what ``command`` would send, in order: ``{"frame": text}``, or ``{"method", "url", "headers", "body"}``.
+    """Return what ``command`` would send, in order: ``{"frame": text}`` or ``{"method", "url", "headers", "body"}`` each.
 
-    ``reason_of`` tells an adapter's refusal from a fault of its code, as `SessionState.reason_of`.
+    ``reason_of``: turns an exception of the adapter into a public reason, see `SessionState.reason_of`.
 
     Raises:
-        Unwritable: the broker does not take it (`Adapter.orders`), the adapter cannot write it, or a value it needs is not
-            there yet.
+        Unwritable: the broker does not support the command (`Adapter.orders`), the adapter cannot encode it, or a value that
+            it needs is missing.
     """
     if (reason := adapter.orders.refusal(command)) is not None:  # as a session refuses it before it is encoded
         raise Unwritable(reason)
@@ -252,17 +251,17 @@ def _copied(adapter: Adapter | None, context: Context) -> Adapter | None:
         try:
             copies[id(adapter.context)] = _apart(context, copies)
             return copy.deepcopy(adapter, copies)
-        except Exception:  # noqa: BLE001 - what an adapter remembers is its own; a fresh one does instead
+        except Exception:  # noqa: BLE001 - an adapter may hold anything; if that cannot be copied, a new instance encodes
             return None
 
 
 def _apart(context: Context, copies: dict[int, Any]) -> Context:
-    """Return the context with its own ``kept`` and ``learned``; ``copies`` is the memory of `copy.deepcopy`."""
+    """Copy the context with its ``kept`` and ``learned``. ``copies`` is the memo of `copy.deepcopy`."""
     return attrs.evolve(context, kept=copy.deepcopy(context.kept, copies), learned=dict(context.learned))
 
 
 class _Request:
-    """Shows requests without the secrets of `redact`."""
+    """Shows requests with the secrets hidden."""
 
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact
@@ -280,7 +279,7 @@ class _Request:
         return written
 
     def _json(self, value: Any) -> Any:
-        """JSON without secrets; every number has its own digits, one that is a secret is hidden whole."""
+        """Return JSON without secrets. Numbers keep their digits, except one that contains a secret, which is hidden."""
         match value:
             case dict():
                 return {self._redact(name): self._json(item) for name, item in value.items()}

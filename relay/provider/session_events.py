@@ -1,8 +1,8 @@
 """Inputs and outputs of the session machine.
 
-Every input is handed over together with the `Now` it happened at; the machine has no clock. Messages are no input
-objects: `SessionMachine.receive` takes them. Events do not appear here:
-they leave through the machine's ``publish`` callable, in order, while the input is being handled.
+The machine has no clock: each input comes with the `Now` at which it happened. Messages have no input class, they go to
+`SessionMachine.receive`. Events have no output class, they are passed to the machine's ``publish`` callable, in order,
+while an input is being handled.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from relay.trading.pending import PendingCommand
 
 
 class Now(NamedTuple):
-    """One instant on two clocks: ``now`` monotonic seconds for durations, ``unix_ns`` wall time for what is shown."""
+    """One instant on two clocks: ``now`` in monotonic seconds for timers, ``unix_ns`` as wall time for timestamps."""
 
     now: float
     unix_ns: int
@@ -29,10 +29,10 @@ class Now(NamedTuple):
 
 
 def as_text(message: str | bytes, *, binary: bool) -> str:
-    """Return a message as text: of a session with binary frames with a character for each byte (`Session.frames`)."""
+    """Return a message as text; in a session with binary frames with one character for each byte (`Session.frames`)."""
     if binary:
         return (message if isinstance(message, bytes) else message.encode()).decode("latin-1")
-    # Not text by the protocol: kept recognisable, so that it ends as an Unknown and not in silence.
+    # The protocol has no binary frames: keep it readable, so that it is reported as an Unknown.
     return message if isinstance(message, str) else message.decode("utf-8", "backslashreplace")
 
 
@@ -41,7 +41,7 @@ def as_text(message: str | bytes, *, binary: bool) -> str:
 
 @frozen
 class Start:
-    """Begin: prepare, then dial."""
+    """Start the session: prepare, then dial."""
 
 
 @frozen
@@ -51,7 +51,7 @@ class Opened:
 
 @frozen
 class Closed:
-    """The open socket is gone; ``code`` 1006 when no close frame came."""
+    """The socket is closed; ``code`` is 1006 if no close frame was received."""
 
     code: int
     reason: str = ""
@@ -59,7 +59,7 @@ class Closed:
 
 @frozen
 class DialRefused:
-    """The upgrade was answered with HTTP ``status`` instead of a WebSocket. Header names are lower-case."""
+    """The provider refused the WebSocket upgrade with HTTP ``status``. Header names are lower-case."""
 
     status: int
     headers: Mapping[str, str] = Factory(dict)
@@ -67,7 +67,7 @@ class DialRefused:
 
 @frozen
 class DialFailed:
-    """No connection came about: DNS, TCP, TLS or the deadline."""
+    """The connection failed: DNS, TCP, TLS, an invalid answer to the handshake, or a timeout."""
 
     error: str
 
@@ -82,7 +82,7 @@ class Fetched:
 
 @frozen
 class WantTopic:
-    """Somebody needs this topic: ``by``, or the operator, who pinned it, where there is no such one."""
+    """A topic is needed by the subscriber ``by``, or pinned by the operator if that is None."""
 
     topic: Topic
     by: Asker | None = None
@@ -90,31 +90,31 @@ class WantTopic:
 
 @frozen
 class UnwantTopic:
-    """Nobody needs this topic any more."""
+    """A topic has no subscribers any more."""
 
     topic: Topic
 
 
 @frozen
 class SendCommand:
-    """Carry out a trading command; its one `Reply` is published before its deadline."""
+    """Send a trading command. Exactly one `Reply` is published for it, at its deadline at the latest."""
 
     pending: PendingCommand
 
 
 @frozen
 class Tick:
-    """The time `SessionMachine.deadline` named has come (or any other)."""
+    """The time `SessionMachine.deadline` has passed. A tick at another time does no harm."""
 
 
 @frozen
 class Resume:
-    """An operator says: try again, although the session had stopped as FAILED."""
+    """The operator restarts a session that is FAILED."""
 
 
 @frozen
 class Shutdown:
-    """Unsubscribe, close, end."""
+    """End the session: unsubscribe and close the connection."""
 
 
 Input = (
@@ -128,10 +128,13 @@ Input = (
 
 @frozen
 class Dial:
-    """Open the WebSocket. ``shown`` is the URL as it may be logged; url and headers hold secrets and have no repr.
+    """Open the WebSocket.
 
-    ``alone``: not before the one before it has ended, closing handshake and all. ``binary``: frames are sent and handed over
-    as text with a character for each byte.
+    Attributes:
+        url, headers: may contain secrets, so that they are left out of the repr.
+        shown: the URL without secrets, for the log.
+        alone: wait until the previous connection has ended, closing handshake included.
+        binary: frames are binary; texts have one character for each byte.
     """
 
     url: str = field(repr=False)
@@ -150,12 +153,12 @@ class SendText:
 
 @frozen
 class SendPing:
-    """Send a WebSocket ping frame; its answer is heard like anything else."""
+    """Send a WebSocket ping frame. The pong counts as received data."""
 
 
 @frozen
 class CloseSocket:
-    """Close the socket, or give up the dial; `Closed` is not expected in return."""
+    """Close the socket, or cancel the dial. No `Closed` follows."""
 
     code: int = 1000
     reason: str = ""
@@ -163,7 +166,7 @@ class CloseSocket:
 
 @frozen
 class FetchRequest:
-    """Make this HTTP request. ``url`` is absolute; ``shown`` is the URL as it may be logged."""
+    """Make this HTTP request; `Fetched` follows. ``url`` is absolute, ``shown`` is the URL without secrets."""
 
     id: int
     fetch: Fetch
@@ -173,7 +176,7 @@ class FetchRequest:
 
 @frozen
 class Sampled:
-    """A message was not understood. ``raw`` is redacted and cut; for the log."""
+    """Log a message that could not be decoded. ``raw`` is redacted and cut off."""
 
     raw: str
     why: str
@@ -181,12 +184,14 @@ class Sampled:
 
 @frozen
 class DeadlineChanged:
-    """`SessionMachine.deadline` may have come nearer. Only `SessionMachine.receive` says so; after a step, ask anyway."""
+    """`SessionMachine.deadline` may have moved earlier. Only `SessionMachine.receive` returns this; after `step` and
+    `interest`, always read the deadline again.
+    """
 
 
 @frozen
 class Finished:
-    """The session is over (`failed` False: shut down) or stopped as FAILED until `Resume`."""
+    """The session has ended: shut down, or, if ``failed``, stopped as FAILED until `Resume`."""
 
     reason: str
     failed: bool
