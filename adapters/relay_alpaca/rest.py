@@ -85,7 +85,7 @@ def polls(kept: Kept) -> Iterator[Poll]:
 
 
 def open_or_missed(since: str | None, kept: Kept) -> Iterator[Fetch | Poll]:
-    """Request what is open and, when the session was away, the orders that may have ended and the fills since.
+    """Request what is open and, when the session was down, the orders that may have ended and the fills since.
 
     Orders are listed by when they were submitted: of those that ended, all are asked for that are not older than the oldest
     one that was open, or than a day before the absence.

@@ -64,7 +64,7 @@ def current(topic: Topic, native: str) -> Fetch:
 
 
 def open_or_missed(since: str | None) -> Iterable[Fetch]:
-    """Request the account, what is open on it and, when the session was away, what ended or was filled meanwhile."""
+    """Request the account, what is open on it and, when the session was down, what ended or was filled meanwhile."""
     yield Fetch(tag="account", url="/v1/account")
     yield Fetch(tag="positions", url="/v1/positions")
     yield Fetch(tag="orders", url="/v1/orders")

@@ -53,7 +53,7 @@ class Snapshot:
 
 @frozen
 class Reconcile:
-    """Fetch what is open on the account (orders, positions, balance): the session was away.
+    """Fetch what is open on the account (orders, positions, balance): the session was down.
 
     ``since``, RFC 3339: ask for fills and ended orders from then on too. It is a minute before the last message, because the
     provider's clock may differ from the relay's; what is received twice is noticed. None on the first connection.

@@ -1,23 +1,22 @@
-"""The book keeper: order books that never show a delta before its snapshot, nor across a hole.
+"""Order books: publish a snapshot before any delta, and a gap in the place of every missing delta.
 
-A book is COLLECTING until a snapshot joins it: deltas are held back, the oldest given up when there are too many. The
-snapshot (on the stream, or fetched) covers everything up to its ``last_seq`` = L. Held deltas with ``last_seq`` <= L are
-contained in it and dropped. Where sequence numbers have no holes the first one left must reach across L:
-``first_seq`` <= L + 1 <= ``last_seq``; otherwise the snapshot is too old, it is not shown, and another one is asked for.
-Where numbers have holes by design, a fetched snapshot is too old if it ends before the first delta that is held.
-(This is the procedure Binance documents under "How to manage a local order book correctly".) A delta that overlaps the
-snapshot is published as it is: sizes are absolute, so applying a part twice changes nothing.
+A book is COLLECTING until it has a snapshot. Meanwhile its deltas are held; if there are too many, the oldest are dropped.
+A snapshot (from the stream, or fetched) covers all changes up to its ``last_seq`` = L. Held deltas with ``last_seq`` <= L
+are contained in it and dropped. If sequence numbers are contiguous, the first remaining delta must continue from L:
+``first_seq`` <= L + 1 <= ``last_seq``. Otherwise the snapshot is too old; it is not published, and another one is requested.
+If numbers have gaps by design, a fetched snapshot is too old if it ends before the first held delta. (This is the procedure
+that Binance documents under "How to manage a local order book correctly".) A delta that overlaps the snapshot is published
+unchanged: sizes are absolute, so applying a change twice has no effect.
 
-A LIVE book publishes deltas as they come. A hole in contiguous numbers, or a checksum that does not match, publishes a
-`Gap` in the place of what is missing and makes that one symbol COLLECTING again. Numbers with holes by design (times, as
-Bitstamp's) only say what a snapshot contains. A snapshot on the stream always replaces the book; a fetched one that the
-book is already past does not.
+A LIVE book publishes deltas as they arrive. If contiguous numbers are missing, or a checksum does not match, a `Gap` is
+published and the book is COLLECTING again. Numbers with gaps by design (such as Bitstamp's times) are only used to find out
+what a snapshot contains. A snapshot from the stream always replaces the book. A fetched one that is older than the book does
+not.
 
-Where a provider keeps a window of so many levels and does not say which fall out of it (Kraken does not), the delta that
-pushes them out is published with their removal.
+If a provider keeps a fixed number of levels and does not report which of them drop out (Kraken), the removals are added to
+the delta that caused them.
 
-For a provider whose books come as whole snapshots nothing is ever collected; one delta from it would wait for a snapshot
-like any other.
+If a provider only sends whole snapshots, no book is ever COLLECTING for long: each event is a snapshot.
 """
 
 import enum
@@ -40,7 +39,7 @@ class Phase(enum.Enum):
 
 
 class Levels:
-    """One side of a book, in order. Kept only where a checksum or a window of levels has to be followed."""
+    """One side of a book, sorted. Used only if there are checksums or a fixed number of levels."""
 
     __slots__ = ("_at", "_order", "_sign")
 
@@ -50,7 +49,7 @@ class Levels:
         self._at: dict[Decimal, Level] = {}
 
     def apply(self, levels: Sequence[Level]) -> None:
-        """Set absolute sizes; a size of zero removes its level, however the price is written."""
+        """Set absolute sizes. A size of zero removes the level; prices are compared as numbers."""
         for level in levels:
             place = self._sign * Decimal(level[0])
             if Decimal(level[1]):
@@ -65,7 +64,7 @@ class Levels:
         return [self._at[place] for place in self._order[:count]]
 
     def cut(self, count: int) -> list[Level]:
-        """Forget all but the ``count`` best levels; return those forgotten."""
+        """Remove and return all levels but the ``count`` best."""
         gone = [self._at.pop(place) for place in self._order[count:]]
         del self._order[count:]
         return gone
@@ -84,11 +83,11 @@ class _Book:
 
 @frozen
 class Kept:
-    """The result of one event in a book.
+    """The result of applying one event to a book.
 
     Attributes:
-        out: what is to be published now, in order.
-        snapshot_of: the symbol that needs a snapshot now, if any.
+        out: the events to publish, in order.
+        snapshot_of: the symbol, if its book needs a snapshot now.
     """
 
     out: tuple[Depth | Gap, ...] = ()
@@ -104,9 +103,9 @@ class Books:
 
     Args:
         session: its declaration of ``book`` and ``sequence``.
-        buffer: how many deltas may wait for one book's snapshot.
-        checksum: the provider's algorithm, if it sends checksums and the adapter knows it.
-        levels: how many levels a side the provider keeps without saying which fall out; None: it says so.
+        buffer: most deltas that are held for one book's snapshot.
+        checksum: the provider's algorithm, if it sends checksums and the adapter implements it.
+        levels: number of levels per side beyond which the provider silently drops levels; None if it sends removals.
     """
 
     def __init__(
@@ -118,37 +117,37 @@ class Books:
         self._checksum = checksum
         self._limit = levels
         self._books: dict[str, _Book] = {}
-        #: Deltas that were not published, by reason. What is still held back is not among them.
+        #: Number of deltas that were dropped, by reason. Held deltas are not counted.
         self.dropped: Counter[str] = Counter()
 
     def open(self, symbol: str) -> None:
-        """Collect the deltas of ``symbol``, which is being subscribed, until its snapshot comes."""
+        """Start a book for ``symbol``, which is being subscribed, and hold its deltas until its snapshot arrives."""
         self.close(symbol)
         self._books[symbol] = _Book(symbol, deque())
 
     def close(self, symbol: str) -> None:
-        """Forget the book of ``symbol``, which is no longer subscribed."""
+        """Remove the book of ``symbol``, which is no longer subscribed."""
         book = self._books.pop(symbol, None)
         if book is not None:
             self._drop(book.held, "book_closed")
 
     def close_all(self) -> None:
-        """Forget all books: the connection is gone."""
+        """Remove all books: the connection is closed."""
         for symbol in list(self._books):
             self.close(symbol)
 
     def collecting(self, symbol: str) -> bool:
-        """Return True if ``symbol`` waits for a snapshot."""
+        """Return True if the book of ``symbol`` waits for a snapshot."""
         book = self._books.get(symbol)
         return book is not None and book.phase is Phase.COLLECTING
 
     @property
     def held(self) -> int:
-        """Deltas that wait for a snapshot."""
+        """The number of deltas that wait for a snapshot."""
         return sum(len(book.held) for book in self._books.values())
 
     def offer(self, depth: Depth) -> Kept:
-        """Take a depth event of the stream or of a fetched snapshot; say what is to be published."""
+        """Apply a depth event of the stream or of a fetched snapshot; return the events to publish."""
         book = self._books.get(depth.symbol)
         if book is None:
             self.dropped["unwanted"] += 1
@@ -160,7 +159,7 @@ class Books:
         return self._delta(book, depth)
 
     def lost(self, symbol: str, reason: str, from_seq: int | None = None, to_seq: int | None = None) -> Kept:
-        """Publish a gap because a live book has lost something, and collect until the next snapshot."""
+        """Return a gap for a LIVE book that has lost deltas, and hold deltas until its next snapshot."""
         book = self._books.get(symbol)
         if book is None or book.phase is Phase.COLLECTING:
             return _HELD
@@ -199,7 +198,7 @@ class Books:
         return self._joined(book, snapshot, pending)
 
     def _joined(self, book: _Book, snapshot: Depth, pending: Sequence[Depth]) -> Kept:
-        """Publish the snapshot and the deltas held behind it; a hole among those is a hole like any other."""
+        """Return the snapshot and the held deltas that follow it, up to the first gap in their numbers."""
         out: list[Depth | Gap] = [snapshot]
         for position, delta in enumerate(pending):
             kept = self._delta(book, delta)
@@ -212,7 +211,7 @@ class Books:
     def _delta(self, book: _Book, delta: Depth) -> Kept:
         last = delta.last_seq
         if last is not None:
-            # Where each message names the one before it, the next one may have a lower number: the provider began anew.
+            # A message that names its predecessor may have a lower number than it: the provider has restarted its numbers.
             follows = self._contiguous and book.last is not None and _first(delta, book.last) == book.last + 1
             if book.covered is not None and last <= book.covered and not follows:
                 self.dropped["in_snapshot"] += 1
@@ -224,7 +223,7 @@ class Books:
                 if (first := _first(delta, book.last)) > book.last + 1:
                     return self._broken(book, delta, "sequence numbers are missing", book.last + 1, first - 1)
             if follows and book.covered is not None and last <= book.covered:
-                book.covered = None  # in numbers that are no longer counted in
+                book.covered = None  # it belongs to the numbers before the restart
             book.last = last
         followed = self._followed(book, delta)
         if followed is None:
@@ -233,13 +232,13 @@ class Books:
         return Kept((followed,))
 
     def _broken(self, book: _Book, delta: Depth, reason: str, from_seq: int, to_seq: int) -> Kept:
-        """Announce the hole before ``delta``, which waits for the next snapshot."""
+        """Return a gap for the numbers missing before ``delta``, and hold ``delta`` for the next snapshot."""
         kept = self.lost(book.symbol, reason, from_seq, to_seq)
         self._books[book.symbol].held.append(delta)
         return kept
 
     def _followed(self, book: _Book, depth: Depth) -> Depth | None:
-        """Return ``depth`` with the removals it implies; None if the provider's checksum differs from the book's."""
+        """Apply ``depth`` to the levels; return it with implied removals added, or None if the checksum does not match."""
         if self._checksum is None and self._limit is None:
             return depth
         book.bids.apply(depth.bids)
@@ -259,7 +258,7 @@ class Books:
             deltas.clear()
 
     def status(self) -> dict[str, Any]:
-        """Return the numbers of books, of those that wait for a snapshot, and of the deltas held back."""
+        """Return the number of books, the symbols that wait for a snapshot, and the number of held deltas."""
         waiting = [book.symbol for book in self._books.values() if book.phase is Phase.COLLECTING]
         return {"books": len(self._books), "collecting": waiting, "held": self.held}
 
@@ -273,12 +272,12 @@ def _contained(delta: Depth, covered: int) -> bool:
 
 
 def _is_older(snapshot: Depth, delta: Depth) -> bool:
-    """Return True if a snapshot ends before the delta begins: nothing says whether changes are missing between the two."""
+    """Return True if a snapshot ends before the delta begins, so that changes between the two may be missing."""
     return snapshot.last_seq is not None and snapshot.last_seq < _first(delta, snapshot.last_seq)
 
 
 def _first(delta: Depth, before: int) -> int:
-    """Return the first number that a delta covers: with ``last_seq`` alone that number, without numbers the next one."""
+    """Return the first number of a delta: ``first_seq``, else ``last_seq``, else the number after ``before``."""
     if delta.first_seq is not None:
         return delta.first_seq
     return before + 1 if delta.last_seq is None else delta.last_seq

@@ -1,12 +1,12 @@
-"""The catalog: which streams there are, what they are called, and which channel each of them is.
+"""The catalog: the available streams with their ids, filters and channels.
 
-A stream's id is ``<provider>.<kind>`` (``helio.quote``, ``all.quote``, ``helio.order``), its filters (``symbol``,
-``timeframe``, ``account``) say which one of them is meant. All kinds of an account travel on the account's one channel and
-all kinds of a session's state on the provider's status channel; there the kind is the name of the event to bind to. So
-``helio.account`` and ``helio.order`` are one channel, two events. ``<provider>.status`` binds to ``connection``.
+A stream's id is ``<provider>.<kind>`` (``helio.quote``, ``all.quote``, ``helio.order``); its filters (``symbol``,
+``timeframe``, ``account``) select one channel. All kinds of an account are on the account's channel, and all kinds of
+session state on the provider's status channel; there the kind is the name of the event to bind to. So ``helio.account`` and
+``helio.order`` are two events on one channel. The event of ``<provider>.status`` is ``connection``.
 
-An id may have its filters behind it, ``helio.quote:EUR/USD``, ``kraken.candle:BTC/USD:1m``, ``helio.order:demo``: for
-clients that tell streams apart by their ids alone, as Shuriken's SDK does.
+Filters may follow the id after a colon, ``helio.quote:EUR/USD``, ``kraken.candle:BTC/USD:1m``, ``helio.order:demo``, for
+clients that distinguish streams by their ids alone, such as Shuriken's SDK.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,9 +30,9 @@ _ABOUT = {
     "timeframe": "Length of one candle.",
     "account": "Configured name of the account.",
 }
-#: Symbols an entry keeps at most; a provider may have thousands.
+#: Most symbols in an entry; a provider may have thousands.
 _SYMBOLS = 12
-#: Status kinds that are worth a stream of their own; `gap` stands on the channel it qualifies.
+#: Status kinds with a stream of their own. A `gap` is published on the channel whose events it concerns.
 _STATUS_STREAMS = ("status", "rate_limit", "staleness", "error")
 
 
@@ -41,7 +41,10 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
 
 
 class UnknownStream(ValueError):
-    """Not in the catalog; the text names the nearest that is. ``field`` is ``stream`` or ``filter.<name>``."""
+    """A stream or filter that is not in the catalog; the text names the nearest that is.
+
+    ``field`` is the wrong member of the request: ``stream`` or ``filter.<name>``.
+    """
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -65,11 +68,11 @@ class CatalogEntry:
 
     Attributes:
         kind: the event's kind, or ``status``.
-        visibility: ``public``; ``private`` where a provider's market data need authorization; ``presence`` for accounts.
-        timeframes: for candles, the ones there are; empty: not known.
-        accounts: for accounts, the configured ones.
-        symbols: some that are known to work, the best example first.
-        example: a filter that works now; empty where none is needed or none is known.
+        visibility: ``public``; ``private`` if the provider's market data need authorization; ``presence`` for accounts.
+        timeframes: the timeframes of candles; empty if not known.
+        accounts: the configured accounts, for account streams.
+        symbols: some symbols that are known to work, the best example first.
+        example: filters that work now; empty if none are needed or known.
     """
 
     provider: str
@@ -109,7 +112,11 @@ class CatalogEntry:
         return Filter(name=name, description=about, choices=choices)
 
     def stream(self, filters: Mapping[str, str]) -> Stream:
-        """Return the stream that these filters choose. UnknownStream names the filter that is missing, unknown or wrong."""
+        """Return the stream that these filters select.
+
+        Raises:
+            UnknownStream: a filter is missing, unknown or wrong; its ``field`` names it.
+        """
         names = [wanted.name for wanted in self.filters]
         for name, value in filters.items():
             if name not in names:
@@ -127,24 +134,31 @@ class CatalogEntry:
         except ChannelError as error:
             raise UnknownStream(f"filter.{names[-1]}", f"{self.id}: {error}") from None
         if named != stream:
-            raise UnknownStream(f"filter.{names[-1]}", f"{self.id}: these filters make no channel name")
+            raise UnknownStream(f"filter.{names[-1]}", f"{self.id}: no channel name can be built from these filters")
         return stream
 
     def named_filters(self, named: str, filters: Mapping[str, str]) -> Mapping[str, str]:
-        """Return ``filters`` and those that stand behind the id. UnknownStream where it has none, or one is in both."""
+        """Return ``filters`` and the ones in ``named``, the part of an id after its first colon.
+
+        Raises:
+            UnknownStream: the stream has no filters, or one is given twice.
+        """
         if not named:
             return filters
         names = [wanted.name for wanted in self.filters]
         if not names:
             raise UnknownStream("stream", f"{self.id} has no filters")
-        behind = dict(zip(names, named.rsplit(":", len(names) - 1), strict=False))  # a symbol may have colons
-        for name in behind:
+        in_id = dict(zip(names, named.rsplit(":", len(names) - 1), strict=False))  # a symbol may contain colons
+        for name in in_id:
             if name in filters:
-                raise UnknownStream(f"filter.{name}", f"{self.id}:{named:.64} names the {name} already")
-        return {**filters, **behind}
+                raise UnknownStream(
+                    f"filter.{name}",
+                    f"the {name} is given twice: in the stream id {self.id}:{named:.64} and as a filter",
+                )
+        return {**filters, **in_id}
 
     def complete(self, filters: Mapping[str, str]) -> bool:
-        """Return True if these filters choose a stream."""
+        """Return True if these filters select a stream."""
         try:
             self.stream(filters)
         except UnknownStream:
@@ -152,7 +166,10 @@ class CatalogEntry:
         return True
 
     def check_account(self, filters: Mapping[str, str]) -> None:
-        """Refuse an account that is not configured; to be asked only for whom the accounts may be named."""
+        """Raise UnknownStream for an account that is not configured.
+
+        The text names an existing account, so call it only for clients that may know the accounts.
+        """
         self._check_choice("account", self.accounts, filters)
 
     def _check_choice(self, name: str, choices: Sequence[str], filters: Mapping[str, str]) -> None:
@@ -176,8 +193,8 @@ class ListedSymbol:
     """A symbol that a search found at one provider.
 
     Attributes:
-        kinds: the market streams there are of it.
-        prefix: the beginning of the names of their channels.
+        kinds: the kinds of its market streams.
+        prefix: the prefix of their channel names.
     """
 
     provider: str
@@ -186,12 +203,16 @@ class ListedSymbol:
     prefix: str
 
     def channel(self, kind: str) -> str:
-        """Return the name of the channel of a kind; without the timeframe for candles. ChannelError if it is too long."""
+        """Return the channel name of a kind, without the timeframe for candles. Raises ChannelError if it is too long."""
         return channel_name(Stream(self.provider, Topic(kind=kind, symbol=self.found.canonical)), self.prefix)
 
 
 def find(entries: Iterable[CatalogEntry], id: str) -> CatalogEntry:
-    """Return the entry of that id, with filters behind it or not, or UnknownStream naming the nearest."""
+    """Return the entry of a stream id; filters after the id are ignored.
+
+    Raises:
+        UnknownStream: there is no such stream; the text names the nearest.
+    """
     ids = {entry.id: entry for entry in entries}
     id = id.partition(":")[0]
     if id in ids:
@@ -211,9 +232,10 @@ def provider_entries(
 ) -> list[CatalogEntry]:
     """Return the entries of one configured provider.
 
-    ``symbols`` are canonical ones that are known to work, the best example first (pinned before learned); where there is
-    none, the offer's own example stands. An offer of account streams needs a configured account. ``private`` puts market
-    streams behind authorization.
+    Args:
+        symbols: canonical symbols that are known to work, the best example first. Without any, the offer's example is used.
+        accounts: the configured accounts; without any there are no account streams.
+        private: market streams need authorization.
     """
     known = tuple(islice(dict.fromkeys(symbols), _SYMBOLS))
     entries = []
@@ -253,7 +275,7 @@ def _market_entry(provider: str, offer: Offer, symbols: tuple[str, ...], private
 
 
 def merged_entries(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
-    """Return the entries of provider ``all``: one per market kind that any provider offers to everybody."""
+    """Return the entries of provider ``all``: one for each market kind that any provider offers publicly."""
     merged: dict[str, CatalogEntry] = {}
     for entry in entries:
         if entry.kind not in MARKET_KINDS or entry.visibility != "public" or entry.provider == ALL:

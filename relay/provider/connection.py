@@ -1,12 +1,13 @@
 """One WebSocket connection to a provider, over trio-websocket.
 
-The reader always drains the library's queue: what a message leads to is synchronous. Everything waited for has a
-deadline, and closing is bounded whatever the peer does. The stream is wrapped, for what the library does not tell: that
-and when bytes arrived (it answers pings itself, and messages wait in its queue while the relay is busy), and that the peer
-hung up, or answered with a status and an endless body, in the middle of the handshake. And for what it does not bound: the
-frames of one message that carry next to nothing.
+Messages are handled synchronously, so the reader always drains the library's queue. Every wait for the peer has a deadline,
+closing included. The stream is wrapped (`_Stream`) because the library
 
-Whatever a peer answers to the handshake, the attempt ends as `DialRefused` or `DialFailed`, never by an exception.
+- does not report when bytes arrived: it answers pings itself, and messages wait in its queue while the relay is busy;
+- does not report that the peer closed the connection, or sent a status and an endless body, during the handshake;
+- does not limit the number of nearly empty frames in one message.
+
+Whatever a peer answers to the handshake, the attempt ends as `DialRefused` or `DialFailed`, never with an exception.
 """
 
 import ssl
@@ -24,26 +25,27 @@ from relay.errors import leaves, one_line
 from relay.provider.session_events import Closed, Dial, DialFailed, DialRefused, as_text
 
 _LARGEST_HEAD = 16 * 1024
-#: Frames of one message, from which on they must have this many bytes on average. The library keeps a part for each.
+#: A message with more frames than this must have this many bytes per frame on average: the library keeps an object for each.
 _MANY_FRAMES, _FRAME_BYTES = 1000, 16
-#: Bytes in which a read with so many empty frames is handed on: the library takes all frames of a read at once.
+#: A read with too many empty frames is passed on in slices of so many bytes: the library handles all frames of one at once.
 _SLICE = 512
-#: Characters of the reason of a failed attempt.
+#: Most characters of the reason of a failed attempt.
 _REASON = 200
 
 
 @frozen(kw_only=True)
 class Deadlines:
-    """Seconds for each thing a provider's socket is waited for, and the bounds of what is kept meanwhile.
+    """Timeouts of a provider's connection in seconds, and limits of its messages and queue.
 
     Attributes:
         connect: name resolution and TCP.
         tls: the TLS handshake.
         handshake: the WebSocket handshake.
-        send: one frame to be taken by the kernel.
+        send: writing one frame to the socket.
         close: the closing handshake.
-        max_message: bytes of the largest message taken; a longer one closes the connection with 1009.
-        queue: frames that may wait to be written; more means that the provider does not read, and closes the connection.
+        max_message: largest message in bytes; a larger one closes the connection with 1009.
+        queue: most frames that wait to be written. If there are more, the provider does not read, and the connection is
+            closed.
     """
 
     connect: float = 10.0
@@ -67,7 +69,7 @@ class _Close:
 
 
 class _Stream(trio.abc.Stream):
-    """The provider's stream, watched."""
+    """Wraps the provider's stream: notes arriving bytes, its end, the head of the handshake, and floods of empty frames."""
 
     def __init__(self, stream: trio.abc.Stream, on_bytes: Callable[[], None]) -> None:
         self._stream = stream
@@ -76,9 +78,9 @@ class _Stream(trio.abc.Stream):
         self.head = b""
         self.in_handshake = True
         self.ended = trio.Event()
-        #: The connection that reads from the stream, once there is one.
+        #: The WebSocket connection on this stream, after the handshake.
         self.ws: trio_websocket.WebSocketConnection | None = None
-        #: True once the connection was given up because of a message in too many frames.
+        #: True once the connection was aborted because of a message with too many frames.
         self.flooded = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
@@ -112,7 +114,7 @@ class _Stream(trio.abc.Stream):
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.ended.set()  # a reset that came before the handshake's first byte is met here, not by the reader
+            self.ended.set()  # a reset before the first byte of the handshake shows here, not in the reader
             raise
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -124,13 +126,13 @@ class _Stream(trio.abc.Stream):
 
 
 class Line:
-    """A connection being dialled, open, or closing.
+    """A connection that is being dialled, open, or closing.
 
     Args:
-        on_open: called when frames may be sent.
-        on_text: called with every message, and the Unix time in nanoseconds at which bytes were last read before it.
-        on_bytes: called whenever anything arrives.
-        on_written: called when a text frame was taken by the kernel.
+        on_open: called once frames may be sent.
+        on_text: called with each message and the Unix nanoseconds of the last read from the socket.
+        on_bytes: called whenever bytes arrive.
+        on_written: called when a text frame was written to the socket.
     """
 
     def __init__(
@@ -154,19 +156,19 @@ class Line:
         self._open = False
         self._binary = False
         self._put, self._items = trio.open_memory_channel[str | _Ping | _Close](inf)
-        #: False once the session has closed the line: it listens to it no more.
+        #: False once the session has closed the connection: nothing is reported any more.
         self.live = True
 
     def send(self, text: str) -> bool:
-        """Have ``text`` sent; False when too much waits already."""
+        """Queue a text frame; return False if the queue is full."""
         return self._enqueue(text)
 
     def ping(self) -> bool:
-        """Have a ping frame sent; False when too much waits already."""
+        """Queue a ping frame; return False if the queue is full."""
         return self._enqueue(_Ping())
 
     def close(self, code: int, reason: str) -> None:
-        """Close after what was sent before, or give up the dial; nothing more is reported."""
+        """Close the connection after the queued frames, or cancel the dial. Nothing more is reported."""
         self.live = False
         if self._open:
             self._scope.deadline = trio.current_time() + self._deadlines.close + self._deadlines.send
@@ -181,7 +183,7 @@ class Line:
         return True
 
     async def run(self, dial: Dial) -> Closed | DialRefused | DialFailed:
-        """Dial, read and write until the connection is over; return how it ended."""
+        """Dial, then read and write until the connection ends; return how it ended."""
         self._binary = dial.binary
         ending: Closed | DialRefused | DialFailed = Closed(1006, "the connection was given up")
         with self._scope:
@@ -235,22 +237,24 @@ class Line:
         except* (
             trio_websocket.ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError
         ):  # fmt: skip
-            # The library's reader lets these out when it cannot even say that the peer broke the protocol, and the last
-            # one when it would answer a ping that came while the connection is being closed.
+            # The library's reader raises these if it cannot report a violation of the protocol to the peer, and the last one
+            # if it would answer a ping while the connection is being closed.
             ending.append(Closed(1006, "the connection broke") if self._open else _unfinished(stream))
         except* trio_websocket.ConnectionRejected as rejected:
             ending[:0] = [_refused(error) for error in leaves(rejected)]
         except* Exception as failed:
-            # In the handshake only the library is at work: it stumbles over what it would say to an answer that is no HTTP.
+            # During the handshake only the library runs: it fails in various ways if the answer is not HTTP.
             if self._open:
                 raise
             ending.append(DialFailed(f"the answer to the WebSocket handshake: {_first_cause(failed)}"))
         if stream.flooded:
-            return Closed(1006, f"a message of more than {_MANY_FRAMES} frames with next to nothing in them")
+            return Closed(
+                1006, f"a message of more than {_MANY_FRAMES} frames with less than {_FRAME_BYTES} bytes each"
+            )
         return ending[0] if ending else _unfinished(stream)
 
     async def _hung_up(self, stream: _Stream, scope: trio.CancelScope) -> None:
-        """End a handshake the peer has hung up on; afterwards the library tells."""
+        """Cancel the handshake if the peer closes the connection during it. Later the library reports that itself."""
         await stream.ended.wait()
         if stream.in_handshake:
             scope.cancel()
@@ -322,7 +326,7 @@ class Line:
 
 
 class _within:  # noqa: N801 - reads as the statement it is
-    """A deadline whose TooSlowError says what was too slow."""
+    """A timeout whose TooSlowError names the step that was too slow."""
 
     def __init__(self, seconds: float, what: str) -> None:
         self._scope = trio.CancelScope()
@@ -341,7 +345,7 @@ class _within:  # noqa: N801 - reads as the statement it is
 
 
 def _explained(error: BaseException) -> str:
-    """Return the error and its causes. trio hides the TLS alert, and the reason of each address, behind general words."""
+    """Return the error and its causes as text: trio's own text lacks the TLS alert and the error of each address."""
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
@@ -350,7 +354,7 @@ def _explained(error: BaseException) -> str:
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> str:
-    """Return the error that led to the one in `group`: the library raises another one while it handles the first."""
+    """Return the original error: the library raises another one while it handles the first."""
     error = leaves(group)[0]
     while error.__context__ is not None:
         error = error.__context__
@@ -358,12 +362,12 @@ def _first_cause(group: BaseExceptionGroup[BaseException]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return what may hold a peer's bytes as one short line."""
+    """Return text that may contain a peer's bytes as one short printable line."""
     return one_line(text[:_REASON])
 
 
 def _is_flooded(ws: trio_websocket.WebSocketConnection) -> bool:
-    # The library bounds the bytes of a message only. It has no public name for what it has kept of one.
+    # The library limits only the bytes of a message, and has no public name for the received parts of one.
     parts = len(ws._message_parts)
     return parts > _MANY_FRAMES and ws._message_size < parts * _FRAME_BYTES
 
@@ -375,14 +379,15 @@ def _refused(rejected: BaseException) -> DialRefused:
 
 
 def _unfinished(stream: _Stream) -> DialRefused | DialFailed:
-    """Return what the peer sent before it hung up, or stopped sending, within the handshake."""
+    """Return the result of a handshake that did not finish: the HTTP status if one was received, otherwise the failure."""
     first, *lines = stream.head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     match first.split(" ", 2):
         case [version, status, *_] if version.startswith("HTTP/") and _is_status(status) and status != "101":
             pairs = (line.partition(":") for line in lines)
             return DialRefused(int(status), {name.strip().lower(): value.strip() for name, _, value in pairs})
-    what = "the peer hung up during" if stream.ended.is_set() else "no end of"
-    return DialFailed(f"{what} the WebSocket handshake")
+    if stream.ended.is_set():
+        return DialFailed("the peer closed the connection during the WebSocket handshake")
+    return DialFailed("the WebSocket handshake timed out")
 
 
 def _is_status(text: str) -> bool:

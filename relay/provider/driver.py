@@ -1,9 +1,8 @@
-"""A provider's session on real sockets: the shell around `relay.provider.session.SessionMachine`.
+"""A provider's session on real sockets: `ProviderSession` runs a `SessionMachine` and carries out its outputs.
 
-The machine decides, the shell does. Everything here that touches the machine is synchronous, so its inputs never overlap:
-a line's reader hands messages over as they come, one loop hands over what others asked for (`want`, `unwant`, `send`)
-and the ticking of the clock. Those calls only enqueue, so they are safe from within ``publish``, where the machine is at
-work.
+All calls of the machine are synchronous, so its inputs never overlap. The connection's reader passes messages to it as they
+arrive. One loop passes the inputs from outside (`want`, `unwant`, `send`) and the ticks of the clock. Those methods only
+enqueue, so they may be called from within ``publish``, while the machine handles an input.
 """
 
 import random
@@ -36,12 +35,12 @@ from relay.provider.subscription_table import Key, topic_key
 from relay.trading.pending import AccountRef, PendingCommand
 from relay.trading.registry import WITHIN, CommandRegistry
 
-#: A deadline in the past may not make the loop spin.
+#: Least seconds that the loop sleeps, so that a deadline in the past does not make it spin.
 _LEAST_SLEEP = 0.001
-#: Changes of interest handed over in one pass: a command, and whatever else waits for the loop, goes before the next ones.
+#: Most changes of the needed topics handled at once; commands and other inputs are handled before the next ones.
 _INTEREST_AT_ONCE = 500
 
-#: Dials that are remembered over a restart; no provider counts as many.
+#: Most dials that are remembered over a restart. Limits of providers are lower.
 _MOST_DIALS = 500
 
 _SETTINGS = SessionSettings()
@@ -49,7 +48,7 @@ _DEADLINES = Deadlines()
 
 
 def moment() -> Now:
-    """Return this instant by both clocks."""
+    """Read both clocks."""
     return Now(trio.current_time(), time.time_ns())
 
 
@@ -58,11 +57,17 @@ def _nothing() -> None:
 
 
 def keep_nothing(table: str, key: str, value: bytes | None) -> None:
-    """Keep nothing over a restart."""
+    """Store nothing."""
 
 
 class Restored(NamedTuple):
-    """The rows that an earlier process left of a session (``keep`` of `ProviderSession`), and a time in nanoseconds."""
+    """The rows that an earlier process stored for a session, see ``keep`` of `ProviderSession`.
+
+    Attributes:
+        dials: Unix nanoseconds of the last dials.
+        fills, states: rows of `Fills` and `States`.
+        heard_ns: time up to which the session had received all events, Unix nanoseconds.
+    """
 
     dials: Sequence[int] = ()
     fills: Sequence[tuple[str, bytes]] = ()
@@ -74,18 +79,19 @@ class ProviderSession:
     """One session with a provider account.
 
     Args:
-        adapter, context: what to speak, and as whom.
-        publish: takes every event with its stamp; synchronous, and must not raise. It settles replies with ``commands``.
+        adapter: the provider's adapter class.
+        context: its options, credentials and account.
+        publish: called with each event and its stamp. Synchronous, must not raise. It passes replies to ``commands``.
         commands: the registry of open commands.
-        http: makes the adapter's requests.
-        settings, deadlines: the operator's choices.
+        http: makes the adapter's HTTP requests.
+        settings, deadlines: the operator's settings.
         ssl_context: for ``wss``; by default the system's certificates.
-        log: called with a level, an event name and fields; nothing in them is secret.
-        dial: makes a connection, with the arguments of `Line`; by default over a socket.
-        keep: called with a table, a key and a value (None: nothing any more) whenever something changes that must outlive
-            the process: the wall times of the last ``dials``, which the provider counts over a restart of the relay too,
-            ``fills`` that were published, ``states`` of the account, when the session was ``heard``. See `restore`.
-        beside: the first connection of the pool that this is a further one of (`relay.provider.pool`).
+        log: called with a level, an event name and fields, which contain no secrets.
+        dial: creates a connection, called like `Line`, the default.
+        keep: called with a table, a key and a value to store (None: delete) whenever something changes that must outlive the
+            process. The tables are ``dials`` (times of the last dials, which count against the provider's limit also after
+            a restart), ``fills``, ``states`` and ``heard`` (time of the last received data). See `restore`.
+        beside: the pool's first connection, if this is a further one (`relay.provider.pool`).
     """
 
     def __init__(
@@ -119,15 +125,15 @@ class ProviderSession:
         self._dials: deque[int] = deque(maxlen=_MOST_DIALS) if beside is None else beside._dials
         self._kept_up = 0
         self._machine = self._new_machine(None)
-        core = self._machine.core  # a machine that follows has the same memories
+        core = self._machine.core  # a replaced machine passes its caches on to the next one
         core.states.ahead = time.time() - trio.current_time()
         if keep is not keep_nothing and beside is None:
             core.fills.on_change, core.states.on_change = partial(keep, "fills"), partial(keep, "states")
         self._inbox: deque[Input] = deque()
         self._interest: deque[session_events.WantTopic | session_events.UnwantTopic] = deque()
-        #: Topics of `_interest` that are new to the machine.
+        #: Topics of `_interest` that are not in the machine's table yet.
         self._coming: dict[Key, None] = {}
-        #: Called when topics may have come or gone.
+        #: Called when the number of topics may have changed.
         self.on_turn: Callable[[], object] = _nothing
         self._wake = trio.Event()
         self._line: Line | None = None
@@ -135,7 +141,7 @@ class ProviderSession:
         self._no_line = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._over = False
-        #: Sees everything that is sent and received; None where nobody wants to.
+        #: Called with everything that is sent and received; None if there is no frame tap.
         self.frame_tap: FrameTap | None = None
 
     def _new_machine(self, after: SessionMachine | None) -> SessionMachine:
@@ -156,10 +162,10 @@ class ProviderSession:
         account = {} if self._context.account is None else {"account": self._context.account}
         self._log(level, event, provider=self._context.provider, **account, **fields)
 
-    # --- from outside; synchronous -----------------------------------------------------------------------------------
+    # --- called from outside; synchronous ----------------------------------------------------------------------------
 
     def want(self, topic: Topic, by: Asker | None = None) -> None:
-        """Subscribe to ``topic`` for the subscriber ``by``, or for the operator, who pinned it."""
+        """Subscribe to ``topic`` for the subscriber ``by``, or as pinned by the operator if that is None."""
         self._interest.append(session_events.WantTopic(topic, by))
         key = topic_key(topic)
         if self._machine.core.table.find(key) is None:
@@ -167,34 +173,34 @@ class ProviderSession:
         self._wake.set()
 
     def want_too(self, topic: Topic, by: Asker) -> None:
-        """Note that ``by`` needs ``topic`` too: the topic's turn comes when the first of its subscribers has one."""
+        """Note that ``by`` needs ``topic`` too. It is requested at the first turn of any of its subscribers."""
         if self._machine.core.table.is_news(topic, by):
             self.want(topic, by)
 
     def has(self, topic: Topic) -> bool:
-        """Return True if ``topic`` is needed here, or lingers."""
+        """Return True if ``topic`` is on this connection; lingering topics count."""
         key = topic_key(topic)
         return key in self._coming or self._machine.core.table.find(key) is not None
 
     @property
     def topics(self) -> int:
-        """The number of topics that are needed here, or linger."""
+        """The number of topics on this connection, including lingering ones."""
         return len(self._machine.core.table) + len(self._coming)
 
     def unwant(self, topic: Topic) -> None:
-        """Unsubscribe from ``topic``, which nobody needs any more, when it has lingered."""
+        """Unsubscribe from ``topic`` after its linger time, because it has no subscribers left."""
         self._interest.append(session_events.UnwantTopic(topic))
         self._wake.set()
 
     @property
     def is_over(self) -> bool:
-        """Return True if the session has stopped for good, or until it is told to try again."""
+        """True if the session has ended or is FAILED."""
         return self._over or self._machine.life in (Life.FAILED, Life.ENDED)
 
     def hand_over(self, most: int, to: "ProviderSession") -> int:
-        """Give up to ``most`` topics that wait for room here to another connection of the pool; return how many.
+        """Move up to ``most`` topics beyond this connection's limit to another connection of the pool; return how many.
 
-        What was said of a topic and not handed to the machine yet would be said of the wrong connection: it goes first.
+        Nothing is moved while changes of topics are queued, because they would then apply to the wrong connection.
         """
         if self._interest:
             return 0
@@ -209,13 +215,13 @@ class ProviderSession:
     def send(
         self, command: Command, within: float = WITHIN, idempotency_key: str | None = None, api_key: str = ""
     ) -> tuple[PendingCommand, bool]:
-        """Carry out ``command`` once its names are in the store; its one `Reply` is published within ``within`` seconds.
+        """Send ``command`` once its ids are stored. Exactly one `Reply` is published, within ``within`` seconds.
 
-        Return its entry in the registry, and whether it is new: a repeated command is not sent again.
+        Return its entry in the registry, and True if it is new. A repeated command is not sent again.
 
         Raises:
-            Conflict: a name of it belongs to another command.
-            Full: the session, the API key or the account has no room for another command.
+            Conflict: one of its ids belongs to another command.
+            Full: the session, the API key or the account has too many open commands.
             Unstorable: the store fails.
         """
         now = trio.current_time()
@@ -232,19 +238,19 @@ class ProviderSession:
         )
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
-        """Return what would be sent for ``command``, without secrets; nothing is sent.
+        """Return the frames and requests that ``command`` would send, without secrets. Nothing is sent.
 
         Raises:
-            Unwritable: the adapter cannot write the command.
+            Unwritable: the adapter cannot encode the command.
         """
         core = self._machine.core
         return dry_run(self._adapter, core.adapter, self._context, for_newest(core, command), core.reason_of)
 
     def restore(self, left: Restored) -> None:
-        """Go on with what an earlier process left: its budget of dials, its memories, and since when it heard nothing."""
+        """Restore the dials, fills, states and the start of the outage that an earlier process stored."""
         at, core = moment(), self._machine.core
         for unix_ns in sorted(left.dials)[-_MOST_DIALS:]:
-            # A clock that was set back must not make a dial newer than now.
+            # If the clock was set back, a stored dial must not be in the future.
             core.budget.take({"dial": 1}, at.now - max(0, at.unix_ns - unix_ns) / 1e9)
             self._dials.append(unix_ns)
         core.fills.restore(left.fills)
@@ -254,9 +260,9 @@ class ProviderSession:
             self._machine.restore_absence(Now(at.now - away / 1e9, at.unix_ns - away))
 
     def forget(self, table: str, key: str) -> None:
-        """Forget what ``keep`` was told with this table and key, and what was not stored: another process does not know it.
+        """Remove a fill or state whose row, of this table and key, could not be stored.
 
-        The event that it belongs to is in no log, so it must be published when the provider tells it again.
+        Its event is in no log, so it must be published when the provider sends it again.
         """
         if table == "fills":
             self._machine.core.fills.forget(key)
@@ -264,7 +270,7 @@ class ProviderSession:
             self._machine.core.states.forget(key)
 
     def learn(self, fills: Iterable[Trade], states: Iterable[tuple[State, float]]) -> None:
-        """Know these fills and states of the account, and when each was published, where the store has lost them."""
+        """Add fills, and states with the times they were published, that another relay published."""
         core = self._machine.core
         for fill in fills:
             core.fills.remember(fill, self._context.account)
@@ -272,21 +278,21 @@ class ProviderSession:
             core.states.learn(state, self._context.account, received_at)
 
     def reset(self) -> None:
-        """Leave the connection that a cancelled `run` had; what is told of it, is told by nobody."""
+        """Prepare for another `run` after `run` was cancelled: drop the connection and all queued inputs."""
         self._line, self._over = None, False
         self._inbox.clear()
-        self._machine.abandon("the provider was left to another relay", moment())
+        self._machine.abandon("another relay runs the provider's session", moment())
         self._machine = self._new_machine(self._machine)
 
     def keep_heard(self) -> None:
-        """Keep when the session last received something. To be called every few seconds; a session that comes up does it."""
+        """Store the time up to which all events were received. Call it every few seconds; a new connection calls it too."""
         heard = self._machine.heard_at()
         if heard is not None and self._beside is None:
             at = moment()
             self._keep("heard", "", str(at.unix_ns - int((at.now - heard) * 1e9)).encode())
 
     def rows(self) -> Iterator[tuple[str, str, bytes]]:
-        """Yield everything that ``keep`` was told, as table, key and value; the first connection has it all."""
+        """Yield all rows that ``keep`` was called with, as table, key and value. A further connection of a pool has none."""
         if self._beside is not None:
             return
         core = self._machine.core
@@ -298,17 +304,17 @@ class ProviderSession:
         return " ".join(map(str, self._dials)).encode()
 
     def resume(self) -> None:
-        """Try again although the session stopped as FAILED; nothing where it did not."""
+        """Restart the session if it is FAILED."""
         self._enqueue(session_events.Resume())
 
     def shutdown(self) -> None:
-        """Unsubscribe, close, and end `run`; what was not asked for yet is not any more."""
+        """Unsubscribe, close the connection and end `run`; drop queued changes of topics."""
         self._interest.clear()
         self._coming.clear()
         self._enqueue(session_events.Shutdown())
 
     def mask(self, text: str) -> str:
-        """Return a frame or a body without any credential or learned value; may be called in another thread."""
+        """Return a frame or body with credentials and learned values masked. May be called in another thread."""
         return self._machine.core.redact.mask(text)
 
     def status(self) -> dict[str, Any]:
@@ -325,10 +331,10 @@ class ProviderSession:
     # --- running -----------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the session until it is shut down. After a crash it may be run again, and goes on where it was.
+        """Run the session until it is shut down. After an exception it may be run again and continues.
 
         Raises:
-            Exception: a fault of the relay; open commands have been answered as unknown by then.
+            Exception: a fault of the relay. Open commands have been answered as unknown.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -336,18 +342,18 @@ class ProviderSession:
                 task_status.started()
                 self._step(session_events.Start())
                 await self._run_inputs()
-                # The closing handshake gets its time; requests and pings under way are of no use any more.
+                # Leave time for the closing handshake; requests and pings in flight are not needed any more.
                 nursery.cancel_scope.deadline = trio.current_time() + self._deadlines.close
         except Exception as error:
             self._line = None
-            self._machine.abandon(f"a fault of the relay: {type(leaves(error)[0]).__name__}", moment())
+            self._machine.abandon(f"internal error of the relay: {type(leaves(error)[0]).__name__}", moment())
             self._machine = self._new_machine(self._machine)
             raise
         finally:
             self._nursery = None
 
     async def _run_inputs(self) -> None:
-        """Hand over what was asked for, and the time, until the session is over."""
+        """Pass queued inputs and ticks of the clock to the machine until the session has ended."""
         while True:
             while self._inbox:
                 self._step(self._inbox.popleft())
@@ -372,9 +378,9 @@ class ProviderSession:
         self.on_turn()
 
     def _step(self, turn: Input, traffic: Traffic | None = None) -> None:
-        """Take one input; ``traffic`` is what brought it, which the tap is told when its secrets are known.
+        """Handle one input. Then pass ``traffic``, its source, to the frame tap: its secrets are known only now.
 
-        Both have one time: an event made of an answer is found beside that answer by its `received_at`.
+        Input and traffic get the same time, so that an event's `received_at` leads to the answer it was made of.
         """
         at = moment()
         try:
@@ -406,7 +412,7 @@ class ProviderSession:
                 case session_events.Finished(_, failed):
                     self._over = not failed
         if self._machine.core.counters.connections != self._kept_up:
-            # Before anything can be sent: what happens from now on is to be asked for, if this process dies at once.
+            # Store it before anything is sent: if this process dies at once, the next one requests events from here on.
             self._kept_up = self._machine.core.counters.connections
             self.keep_heard()
 
@@ -421,7 +427,7 @@ class ProviderSession:
 
     def _send(self, text: str) -> None:
         if self._line is not None and not self._line.send(text):
-            # What is sent of our own accord waits in the machine: these are answers to a provider that reads none of them.
+            # The machine holds back everything else; only answers that cannot wait can fill this queue.
             self._close(1008, "")
             self._enqueue(
                 session_events.Closed(1006, f"the provider does not read: {self._deadlines.queue} frames waiting")
@@ -488,7 +494,7 @@ class ProviderSession:
         else:
             try:
                 outputs = self._machine.receive(raw, Now(trio.current_time(), arrived))
-            finally:  # a message that breaks the session is the one most worth recording
+            finally:  # record the message also if it makes the session fail
                 self.frame_tap(Traffic("in", arrived, raw))
         if outputs:
             self._do(outputs)

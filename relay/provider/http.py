@@ -1,8 +1,8 @@
-"""HTTP to providers: the one module that knows httpx.
+"""HTTP requests to providers, over httpx.
 
-A fetch ends in an `Answer` whatever happens: no connection, a deadline, or a body above the limit is status 0 with the
-reason as its text. Redirects are not followed, because the request may carry credentials. Cookies are not kept: accounts of
-one provider would share them.
+A request always ends in an `Answer`. A failed connection, a timeout or a body above the limit has status 0 and the reason as
+its text. Redirects are not followed, because a request may contain credentials. Cookies are not kept, because all accounts
+of a provider would share them.
 """
 
 import logging
@@ -17,29 +17,29 @@ import trio
 from relay.adapter import Answer, Fetch, dumps
 from relay.errors import one_line
 
-#: Bytes of a decoded body above which an answer is given up. Symbol lists of big venues are some 10 MB.
+#: Most bytes of a decoded body. Symbol lists of large venues have about 10 MB.
 MAX_BODY = 32 * 1024 * 1024
-#: No limit of connections: each session bounds its requests, and one that gets no answers must not take another's turn.
+#: No limit of connections: each session limits its own requests, and one without answers must not block another.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-#: Characters of the reason why there is no answer.
+#: Most characters of the reason of a failed request.
 _REASON = 300
-#: The content encodings that are asked for.
+#: The content encodings that requests accept.
 _ENCODINGS = ("gzip", "deflate")
 
 
 class Fetcher(Protocol):
-    """Makes the adapters' fetches; see `HttpClient.fetch`."""
+    """Makes the adapters' HTTP requests; see `HttpClient.fetch`."""
 
     async def fetch(self, fetch: Fetch, url: str) -> Answer:
         """Return the answer to a request."""
 
 
 class HttpClient:
-    """Makes the adapters' fetches.
+    """Makes the adapters' HTTP requests.
 
     Args:
-        client: an httpx client of the caller's, which the caller closes; by default one of its own.
-        max_body: the largest body taken, in bytes.
+        client: an httpx client, which the caller closes; by default a new one, closed by `aclose`.
+        max_body: most bytes of a decoded body.
     """
 
     def __init__(self, client: httpx.AsyncClient | None = None, *, max_body: int = MAX_BODY) -> None:
@@ -49,7 +49,7 @@ class HttpClient:
             httpx.AsyncClient(follow_redirects=False, cookies=no_cookies, limits=_LIMITS) if client is None else client
         )
         self._max_body = max_body
-        for name in ("httpx", "httpcore"):  # both log whole URLs and headers, tokens included
+        for name in ("httpx", "httpcore"):  # both log whole URLs and headers, including tokens
             logging.getLogger(name).setLevel(logging.WARNING)
 
     async def __aenter__(self) -> Self:
@@ -59,18 +59,18 @@ class HttpClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the client, if it is our own."""
+        """Close the httpx client, unless it was passed in."""
         if self._own:
             await self._client.aclose()
 
     async def fetch(self, fetch: Fetch, url: str) -> Answer:
-        """Make the request at the absolute ``url``, within ``fetch.within`` seconds in all."""
+        """Make the request to the absolute ``url``; the whole exchange may take ``fetch.within`` seconds."""
         with trio.move_on_after(fetch.within):
             try:
                 return await self._answer(fetch, url)
             except _Unusable as error:
                 return Answer(status=0, text=one_line(str(error)))
-            except Exception as error:  # noqa: BLE001 - the libraries stumble over hostile answers in many ways
+            except Exception as error:  # noqa: BLE001 - the libraries raise many kinds of errors for malformed answers
                 return Answer(status=0, text=one_line(f"{type(error).__name__}: {error}"[:_REASON]))
         return Answer(status=0, text=f"no answer within {fetch.within:g} s")
 
@@ -97,13 +97,13 @@ class HttpClient:
         )
 
     async def _body(self, response: httpx.Response) -> bytes:
-        """Return the body, decoded.
+        """Return the decoded body.
 
-        It is decoded here, up to the limit and no further. A failure ends the reading by a cancellation: that ends httpx's
-        nested generators, of which `aclosing` ends only the outer one.
+        It is decoded here and not by httpx, so that decoding stops at the limit. A failure cancels the reading, because that
+        ends all of httpx's nested generators; `aclosing` ends only the outer one.
 
         Raises:
-            _Unusable: it is too large, or not encoded as it says.
+            _Unusable: the body is too large, or not encoded as its content-encoding says.
         """
         body = _Body(response.headers.get("content-encoding", ""), self._max_body)
         failure: _Unusable | None = None
@@ -121,35 +121,35 @@ class HttpClient:
 
 
 class _Unusable(ValueError):
-    """A body is not what its head says, or too large; the text is for people."""
+    """A body is too large or does not match its headers; the text is the reason."""
 
 
 class _Body:
-    """A response's body as it arrives, decoded by its content encoding.
+    """Decodes a response's body as it arrives.
 
     Raises:
-        _Unusable: the encoding was not asked for. Several would each multiply what one read may become.
+        _Unusable: the encoding was not requested. A chain of several is refused too, as each can multiply the size.
     """
 
     def __init__(self, encoding: str, most: int) -> None:
         self._encoding = encoding.strip().lower()
         if self._encoding not in ("", "identity", *_ENCODINGS):
-            raise _Unusable(f"content encoding {encoding:.100}, which was not asked for")
+            raise _Unusable(f"content encoding {encoding:.100}, which was not requested")
         self._most = most
         self._decoded = bytearray()
         self._begun = b""
         self._inflate: Any = None
 
     def add(self, chunk: bytes) -> None:
-        """Take the next bytes.
+        """Decode the next bytes.
 
         Raises:
-            _Unusable: they are not so encoded, or the body has become too large.
+            _Unusable: they cannot be decoded, or the body is too large.
         """
         try:
             self._decoded += self._inflated(chunk) if self._encoding in _ENCODINGS else chunk
         except zlib.error as error:
-            raise _Unusable(f"the body is no {self._encoding}: {error}") from None
+            raise _Unusable(f"the body is not {self._encoding}: {error}") from None
         if len(self._decoded) > self._most:
             raise _Unusable(f"a body of more than {self._most} bytes")
 
@@ -159,29 +159,29 @@ class _Body:
             if len(chunk) < 2:
                 return b""
             self._inflate = zlib.decompressobj(31 if self._encoding == "gzip" else _deflate_bits(chunk))
-        if self._inflate.eof:  # zlib would keep the bytes behind the end
+        if self._inflate.eof:  # zlib would keep the bytes after the end
             return b""
         return bytes(self._inflate.decompress(chunk, self._most - len(self._decoded) + 1))
 
     def whole(self) -> bytes:
-        """Return the body at its end.
+        """Return the complete body.
 
         Raises:
-            _Unusable: it is cut short.
+            _Unusable: it is truncated.
         """
         if not self._inflate.eof if self._inflate is not None else self._begun:
-            raise _Unusable(f"the body ends in the middle of its {self._encoding}")
+            raise _Unusable(f"the {self._encoding} body is truncated")
         return bytes(self._decoded)
 
 
 def _deflate_bits(begun: bytes) -> int:
-    """Return zlib's `wbits` for a body that begins so: some servers send deflate without zlib's header (RFC 1950, 2.2)."""
+    """Return zlib's `wbits` for a deflate body: some servers send it without the zlib header (RFC 1950, 2.2)."""
     has_header = begun[0] & 0x0F == 8 and int.from_bytes(begun[:2], "big") % 31 == 0
     return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
 
 
 class _Content(httpx.AsyncByteStream):
-    """The body of a request. httpx's own is a generator that nobody ends when the request is cancelled."""
+    """The body of a request. httpx's own is a generator that stays open if the request is cancelled."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -201,7 +201,7 @@ class _Once(AsyncIterator[bytes]):
 
 
 def _text(body: bytes, charset: str | None) -> str:
-    """Decode a body by its charset; by UTF-8 when there is none, or none that text can be decoded by."""
+    """Decode a body by its charset, or by UTF-8 if that is missing or unknown."""
     try:
         return body.decode(charset or "utf-8", "replace")
     except (LookupError, ValueError):

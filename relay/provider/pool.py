@@ -1,12 +1,11 @@
-"""The connections of one provider account, which to the outside are one session.
+"""The connections of one provider account, which appear to the outside as one session.
 
-A provider that limits the topics of a connection may allow more than one connection (`Session.most_connections`), and a
-provider may have its streams on several sockets (`Session.sockets`). The first connection is there from the start, and the
-account and commands are on it. A further one is opened when all others of its socket are full, or there is none. It stays
-when its last topic is gone, not connected, and is used again. Each has a life of its own: what one of them loses makes its
-own topics stale and nothing else.
+If a provider limits the topics per connection, it may allow several connections (`Session.most_connections`). Its streams
+may also be on several sockets (`Session.sockets`). The first connection always exists and carries the account and commands.
+A further one is opened if all others of its socket are full, or if its socket has none. When its last topic is gone it
+disconnects; it is reused later. Each connection has its own `SessionMachine`: an outage makes only its own topics stale.
 
-The state that is told outside is the worst one: the session is connected while no connection that has topics is lost.
+The published state is the worst one: the session is connected unless a connection with topics is lost.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +21,7 @@ from relay.provider.driver import ProviderSession
 from relay.provider.session import NO_TOPICS
 from relay.provider.session_state import Publish
 
-#: Entries of a list of the status, over all connections.
+#: Most entries of a list in the status, over all connections.
 _SHOWN = 100
 
 
@@ -30,12 +29,12 @@ class ConnectionPool:
     """The connections of one provider account.
 
     Args:
-        connect: makes a connection, of its number, of the function it publishes with, of the pool's first connection (None
-            where it is the first one itself), and of the name of its socket.
-        publish: takes every event with its stamp.
-        session: the declaration of the provider.
-        socket_of: returns the name of the socket that a topic is on; that of the session's own where it is none of
-            `Session.sockets`.
+        connect: creates a connection. Its arguments are the number, the function to publish with, the pool's first
+            connection (None for the first one itself), and the name of the socket.
+        publish: called with each event and its stamp.
+        session: the provider's declaration.
+        socket_of: returns the name of the socket that a topic is on. A name that is not in `Session.sockets` means the
+            session's own socket.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class ConnectionPool:
         self._session = session
         self._socket_of = socket_of
         self._is_one = session.most_connections == 1 and not session.sockets
-        #: The numbers of the connections that are up, and of those that are lost or never came up.
+        #: Numbers of the connections that are up, and of those that are lost or never reached UP.
         self._up: set[int] = set()
         self._lost: set[int] = set()
         self._run: Callable[[int, ProviderSession], object] = lambda number, connection: None
@@ -62,13 +61,13 @@ class ConnectionPool:
         self.first.on_turn = self._even_out
 
     def run_each(self, run: Callable[[int, ProviderSession], object]) -> None:
-        """Have ``run`` called with the number of every connection there is, and of each that is opened later."""
+        """Call ``run`` with number and connection of each existing connection, and of each that is opened later."""
         self._run = run
         for number, connection in enumerate(self.connections, start=1):
             run(number, connection)
 
     def want(self, topic: Topic, by: Asker | None = None) -> None:
-        """Subscribe to ``topic`` for the subscriber ``by``, or for the operator, who pinned it."""
+        """Subscribe to ``topic`` for the subscriber ``by``, or as pinned by the operator if that is None."""
         self._connection_for(topic).want(topic, by)
 
     def want_too(self, topic: Topic, by: Asker) -> None:
@@ -76,7 +75,7 @@ class ConnectionPool:
         self._connection_for(topic).want_too(topic, by)
 
     def unwant(self, topic: Topic) -> None:
-        """Unsubscribe from ``topic``, which nobody needs any more, when it has lingered."""
+        """Unsubscribe from ``topic`` after its linger time, because it has no subscribers left."""
         (self._holder(topic) or self.first).unwant(topic)
 
     def _holder(self, topic: Topic) -> ProviderSession | None:
@@ -85,10 +84,10 @@ class ConnectionPool:
         return next((each for each in self.connections if each.has(topic)), None)
 
     def _connection_for(self, topic: Topic) -> ProviderSession:
-        """Return the connection that has ``topic``, the first one of its socket with room for it, or a new one.
+        """Return the connection that has ``topic``, else the first one of its socket that is not full, else a new one.
 
-        Where there can be no new one, the least crowded: ``topic`` waits there until one of that connection is given up, or
-        another connection has room, see `_even_out`.
+        If no further connection is allowed, return the one with the fewest topics. ``topic`` waits there until a topic of
+        that connection is unsubscribed or another connection has room (`_even_out`).
         """
         if (holder := self._holder(topic)) is not None:
             return holder
@@ -110,10 +109,10 @@ class ConnectionPool:
         return further
 
     def _even_out(self) -> None:
-        """Move topics that wait for room on a full connection to one of the same socket that has some.
+        """Move waiting topics from a full connection to one of the same socket that has room.
 
-        A topic that waits has no data yet, and nobody was told anything of it but that it waits. The connections of a pool
-        know of each other's stale topics, so that the first event on the other one is FRESH.
+        This loses nothing: a waiting topic has had no data, only a STALE event. The connections of a pool share their stale
+        topics, so that the first event on the other connection makes it FRESH.
         """
         for to, socket in zip(self.connections, self._sockets, strict=True):
             most = self._session.socket(socket).most_topics
@@ -123,7 +122,7 @@ class ConnectionPool:
                 if of == socket and each.topics > most and (room := most - to.topics) > 0:
                     each.hand_over(room, to)
 
-    # --- one state outside -------------------------------------------------------------------------------------------
+    # --- published state ---------------------------------------------------------------------------------------------
 
     def _published_by(self, number: int) -> Publish:
         def publish(event: Event, stamp: Stamp, now: float) -> None:
@@ -137,7 +136,7 @@ class ConnectionPool:
         return publish
 
     def _outside(self, number: int, event: Connection) -> Connection | None:
-        """Return what the state of one connection makes of the session's; None where that stays as it is."""
+        """Return the session's `connection` event after one connection's state has changed; None if it does not change."""
         was_up, was_lost = bool(self._up) and not self._lost, number in self._lost
         if socket := self._sockets[number - 1]:
             event = attrs.evolve(event, socket=socket)
@@ -158,12 +157,12 @@ class ConnectionPool:
         return attrs.evolve(event, reason=f"connection {number} of {len(self.connections)}: {event.reason}")
 
     def status(self) -> dict[str, Any]:
-        """Return the session's part of the status page: the worst state, and the sums of all connections."""
+        """Return the session's part of the status page: the worst state, and sums over all connections."""
         statuses = [connection.status() for connection in self.connections]
         if len(statuses) == 1:
             return statuses[0]
-        told = [statuses[number - 1] for number in sorted(self._lost) or sorted(self._up) or (1,)]
-        shown = next((status for status in told if status["state"] == "failed"), told[0])
+        relevant = [statuses[number - 1] for number in sorted(self._lost) or sorted(self._up) or (1,)]
+        shown = next((status for status in relevant if status["state"] == "failed"), relevant[0])
         names = ("unwritten", "topics", "books", "counters", "queued")
         sums = {name: _added(status[name] for status in statuses) for name in names}
         each = [
@@ -181,7 +180,7 @@ class ConnectionPool:
 
 
 def _added(parts: Iterable[Any]) -> Any:
-    """Return the sum of counters, lists one behind the other, and objects with each of their members added up."""
+    """Add up values of the same shape: numbers are summed, lists concatenated, objects added member by member."""
     parts = list(parts)
     if isinstance(parts[0], Mapping):
         names = dict.fromkeys(name for part in parts for name in part)

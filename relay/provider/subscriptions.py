@@ -41,7 +41,7 @@ SECOND_LOOK = 2.0
 REFUSALS = 10
 #: Seconds by which the provider's clock may differ from the relay's. Missed events are requested from that much earlier.
 CLOCKS_DIFFER = 60
-AWAY = "the session was away"
+AWAY = "the session was down"
 
 
 @define(eq=False)

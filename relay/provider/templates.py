@@ -1,4 +1,4 @@
-"""URLs and headers from templates, and keeping secrets out of every text a person reads."""
+"""Build URLs and headers from templates, and remove secrets from texts that people read."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from attrs import evolve
 from relay.adapter import Context, Fetch, Header, Query, Session
 from relay.errors import HIDDEN, hide_userinfo, secrets_pattern
 
-#: Values of one name that are kept out of texts: the present one and those before it.
+#: Number of values of one credential that are removed from texts: the present one and the ones before it.
 KEPT = 4
 _name = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -36,7 +36,7 @@ def fill(template: str, context: Context, *, what: str) -> str:
 
 
 def dial_target(session: Session, context: Context, template: str | None = None) -> tuple[str, dict[str, str]]:
-    """Return the URL and the headers of the upgrade request; ``template`` is that of the URL if not `Session.url`.
+    """Return the URL and the headers of the upgrade request. ``template``: the URL's template, if not `Session.url`.
 
     Raises:
         TemplateError: a value is missing.
@@ -55,7 +55,7 @@ def _filled(headers: tuple[Header, ...], context: Context) -> dict[str, str]:
 
 
 def with_query(url: str, query: Mapping[str, str]) -> str:
-    """Return ``url`` with ``query`` added to what it already has."""
+    """Return ``url`` with ``query`` appended to its own query."""
     if not query:
         return url
     parts = urlsplit(url)
@@ -64,7 +64,7 @@ def with_query(url: str, query: Mapping[str, str]) -> str:
 
 
 def fetch_target(fetch: Fetch, session: Session, context: Context) -> tuple[str, str]:
-    """Return the absolute URL of ``fetch``, and the same as it may be shown, without its secret parameters.
+    """Return the absolute URL of ``fetch``, and the same URL with its secret parameters hidden, for logs.
 
     Raises:
         TemplateError: a value of `Session.http` is missing, or the URL is relative and there is no `Session.http`.
@@ -82,7 +82,7 @@ def fetch_target(fetch: Fetch, session: Session, context: Context) -> tuple[str,
 
 
 def authenticated(fetch: Fetch, session: Session, context: Context) -> Fetch:
-    """Return ``fetch`` with the headers of `Session.http_auth` where it is to have them.
+    """Return ``fetch`` with the headers of `Session.http_auth` added, if it needs them (`Fetch.authenticated`).
 
     Raises:
         TemplateError: a value of the header is missing.
@@ -95,10 +95,9 @@ def authenticated(fetch: Fetch, session: Session, context: Context) -> Fetch:
 
 
 class Redactor:
-    """Takes secrets out of text: their values as they are, in URLs and in JSON, and the ``user:password@`` of a URL.
+    """Removes secrets from text: their values, also as encoded in URLs and JSON, and the ``user:password@`` of a URL.
 
-    A value that was replaced is still secret for as long as a provider may repeat it: the last `KEPT` of each name are kept.
-    Several threads may use it.
+    A provider may repeat a value that was replaced since, so the last `KEPT` values of each name are removed. Thread-safe.
     """
 
     def __init__(self, context: Context) -> None:
@@ -108,22 +107,22 @@ class Redactor:
         self._pattern: re.Pattern[str] | None = None
 
     def __call__(self, text: str) -> str:
-        """Return ``text`` without any credential or learned value, the last ones included."""
+        """Return ``text`` without the present and previous credentials and learned values."""
         self.notice()
         text = hide_userinfo(text)
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
     def mask(self, text: str) -> str:
-        """Return a frame or a body without any secret, in the shape it had: a number stays one, and JSON stays JSON."""
+        """Return a frame or body with secrets masked so that it stays valid: a number stays a number, JSON stays JSON."""
         self.notice()
         text = hide_userinfo(text)
         return text if self._pattern is None else self._pattern.sub(_masked, text)
 
     def notice(self) -> None:
-        """Remember what is secret now, before anything of it is replaced."""
+        """Remember the present secrets. Call it before one is replaced."""
         known = (*self._context.credentials.values(), *self._context.learned.values())
         if known != self._known:
-            # What another thread may read is replaced, never changed.
+            # Another thread may read these, so they are replaced and never mutated.
             values = self._remembered("credential", self._context.credentials, self._values)
             values = self._remembered("learned", self._context.learned, values)
             self._values = values

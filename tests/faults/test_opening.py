@@ -69,10 +69,10 @@ async def first_words(*faults, scheme="ws", deadlines=QUICK, tls=None, trusted=N
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (Stall(), "no connection: no end of the WebSocket handshake"),
-        (Throttle(20), "no connection: no end of the WebSocket handshake"),
-        (Cut(), "no connection: the peer hung up during the WebSocket handshake"),
-        (Reset(), "no connection: the peer hung up during the WebSocket handshake"),
+        (Stall(), "no connection: the WebSocket handshake timed out"),
+        (Throttle(20), "no connection: the WebSocket handshake timed out"),
+        (Cut(), "no connection: the peer closed the connection during the WebSocket handshake"),
+        (Reset(), "no connection: the peer closed the connection during the WebSocket handshake"),
     ],
 )
 async def test_a_handshake_that_does_not_end_is_given_up_in_time_and_tried_again(fault, reason):

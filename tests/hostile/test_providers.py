@@ -182,7 +182,7 @@ async def test_a_message_of_endless_empty_frames_ends_the_connection_with_a_reas
             assert (await states.next()).event.name == "CONNECTED"
             state = await states.next()
             assert state.event.name == "RECONNECTING"
-            assert state.reason == "closed with 1006: a message of more than 1000 frames with next to nothing in them"
+            assert state.reason == "closed with 1006: a message of more than 1000 frames with less than 16 bytes each"
 
 
 async def test_a_message_in_many_frames_is_taken_where_they_carry_something() -> None:

@@ -138,7 +138,7 @@ def test_a_successor_tells_what_the_crashed_machine_had_no_time_to_tell(rig):
     r.up(0)
     r.want("quote:A", at=0)
     r.say(["ack", "quote:A"], ["quote", "A", "1"], at=1)
-    r.machine.abandon("a fault of the relay", r.moment(2))
+    r.machine.abandon("internal error of the relay", r.moment(2))
     r.succeed()
     r.do(session_events.Start(), 2)
     r.fresh()

@@ -336,8 +336,8 @@ async def _stay(request: Any) -> None:
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        (b"", "no connection: the peer hung up during the WebSocket handshake"),
-        (b"SSH-2.0-OpenSSH\r\n", "no connection: the peer hung up during the WebSocket handshake"),
+        (b"", "no connection: the peer closed the connection during the WebSocket handshake"),
+        (b"SSH-2.0-OpenSSH\r\n", "no connection: the peer closed the connection during the WebSocket handshake"),
         (
             b"HTTP/1.1 502 Bad Gateway\r\nRetry-After: 5\r\n\r\nbroken",
             "the connection was refused with HTTP status 502",
@@ -360,7 +360,7 @@ async def test_a_peer_that_never_answers_the_handshake():
             await trio.sleep_forever()
 
     reason = await first_reason(silent, deadlines=Deadlines(handshake=0.1))
-    assert reason == "no connection: no end of the WebSocket handshake"
+    assert reason == "no connection: the WebSocket handshake timed out"
 
 
 async def test_a_peer_that_does_not_speak_tls():

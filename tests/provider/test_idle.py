@@ -151,7 +151,7 @@ def test_a_limit_is_no_idleness(rig):
 
 def test_it_goes_on_where_it_was_after_a_crash_and_ends_when_it_is_shut_down(idle):
     r = idle()
-    r.machine.abandon("a fault of the relay", r.moment(1))
+    r.machine.abandon("internal error of the relay", r.moment(1))
     r.succeed()
     r.do(session_events.Start(), 2)
     assert state(r) == ("idle", NOBODY)

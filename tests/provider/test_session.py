@@ -85,7 +85,7 @@ def test_reconnects_with_reason_and_gap_and_subscribes_again(rig):
             since="2023-11-14T22:13:22.000000Z",
             until="2023-11-14T22:13:26.000000Z",
             refill=Refill.NONE,
-            reason="the session was away",
+            reason="the session was down",
         ),
     ]
 
@@ -397,7 +397,7 @@ def test_an_answer_to_a_connection_that_is_gone_is_not_used(rig, login):
 
 def succeeded(r, at):
     """The machine crashed, and its successor is started."""
-    r.machine.abandon("a fault of the relay", r.moment(at))
+    r.machine.abandon("internal error of the relay", r.moment(at))
     r.succeed()
     return r.do(session_events.Start(), at)
 

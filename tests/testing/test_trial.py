@@ -146,7 +146,7 @@ def test_a_connection_that_ends_in_the_recording_ends_for_the_session() -> None:
         snapshot(9),
     )
     assert report.raised["connection"] == 3
-    assert report.gaps == ["the recording:2 depth A/B: the session was away"]
+    assert report.gaps == ["the recording:2 depth A/B: the session was down"]
 
 
 def test_frames_are_paired_by_what_they_say_then_by_their_members() -> None:
