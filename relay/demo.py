@@ -1,6 +1,6 @@
 """``tickrelay demo``: run simulated providers, a relay in front of them and a page that shows it.
 
-Its keys are public, so it listens on loopback only, and an ordinary configuration refuses them.
+It has two applications, and a broker with two accounts. Its keys are public, so it listens on loopback only, and an ordinary configuration refuses them.
 """
 
 import signal
@@ -17,7 +17,18 @@ from relay.model.commands import PlaceOrder
 from relay.plugins.hookspecs import Simulated
 from relay.plugins.manager import Plugins
 from relay.provider.http import HttpClient
-from relay.settings import DEMO_API_KEY, DEMO_APP_ID, DEMO_KEY, DEMO_SECRET, DEMO_URL, Settings, settings_of
+from relay.settings import (
+    DEMO_API_KEY,
+    DEMO_APP_ID,
+    DEMO_KEY,
+    DEMO_SECOND_APP_ID,
+    DEMO_SECOND_KEY,
+    DEMO_SECOND_SECRET,
+    DEMO_SECRET,
+    DEMO_URL,
+    Settings,
+    settings_of,
+)
 
 BANNER = """\
 tickrelay demo: simulated providers {providers}
@@ -42,15 +53,22 @@ Ctrl-C ends it.
 def document(listen: tuple[str, int], simulators: Iterable[tuple[Simulated, tuple[str, str]]]) -> dict[str, Any]:
     """Return the demo's configuration, in the form of ``tickrelay.toml``."""
     host, port = listen
-    app = {"id": DEMO_APP_ID, "key": DEMO_KEY, "secret": DEMO_SECRET, "client_events": True, "accounts": ["*"]}
+    # Its keys are public and trade, so only pages that this machine serves may use them.
+    app = {"client_events": True, "allowed_origins": ["localhost", "127.0.0.1", "[::1]"]}
+    first = {**app, "id": DEMO_APP_ID, "key": DEMO_KEY, "secret": DEMO_SECRET, "accounts": ["*"]}
+    second = {**app, "id": DEMO_SECOND_APP_ID, "key": DEMO_SECOND_KEY, "secret": DEMO_SECOND_SECRET}
     return {
         "allow_inline_secrets": True,
-        "server": {"listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "status_public": True},
-        # Its keys are public and trade, so only pages that this machine serves may use them.
-        "apps": {"demo": {**app, "allowed_origins": ["localhost", "127.0.0.1", "[::1]"]}},
+        "server": {
+            "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "status_public": True,
+            "limits": {"connections": 1000},  # as many as every system has descriptors for
+        },
+        "apps": {"demo": first, "second": second},
         "api_keys": {"demo": {"key": DEMO_API_KEY, "accounts": ["*"], "trade": ["*"], "inspect": ["*"]}},
         "providers": {
-            simulated.provider: {**provider_table(simulated, *urls), "required": True} for simulated, urls in simulators
+            simulated.provider: {**_with_more_accounts(simulated, provider_table(simulated, *urls)), "required": True}
+            for simulated, urls in simulators
         },
     }
 
@@ -69,6 +87,14 @@ def provider_table(simulated: Simulated, ws_url: str, http_url: str) -> dict[str
     if simulated.account is None:
         return {**table, "credentials": credentials}
     return {**table, "accounts": {simulated.account: {"credentials": credentials}}}
+
+
+def _with_more_accounts(simulated: Simulated, table: dict[str, Any]) -> dict[str, Any]:
+    if not simulated.more_accounts:
+        return table
+    more = {name: {"credentials": dict(given)} for name, given in simulated.more_accounts.items()}
+    pinned = [*table["pinned"], *(f"account {name}" for name in more)]
+    return {**table, "accounts": {**table["accounts"], **more}, "pinned": pinned}
 
 
 async def demo(

@@ -22,20 +22,21 @@ class SimulatedExchange:
     """Carries out what is asked of one account.
 
     Args:
+        account: also an attribute.
         now: Unix nanoseconds.
     """
 
     def __init__(self, market: Market, account: TradingAccount, now: Callable[[], int]) -> None:
-        self._market, self._account, self._now = market, account, now
+        self._market, self.account, self._now = market, account, now
         self._handlers: Mapping[str, Callable[[Asked], Done]] = {
             "createOrder": self._create_order,
-            "cancelOrder": lambda asked: (self._account.cancel(asked["orderId"], self._now()), None),
+            "cancelOrder": lambda asked: (self.account.cancel(asked["orderId"], self._now()), None),
             "amendOrder": self._amend_order,
             "closePosition": self._close_position,
             "amendPosition": self._amend_position,
-            "orderHistory": lambda asked: ([], payloads.history(self._market, self._account, "orderHistory")),
-            "positionHistory": lambda asked: ([], payloads.history(self._market, self._account, "positionHistory")),
-            "dealHistory": lambda asked: ([], payloads.history(self._market, self._account, "dealHistory")),
+            "orderHistory": lambda asked: ([], payloads.history(self._market, self.account, "orderHistory")),
+            "positionHistory": lambda asked: ([], payloads.history(self._market, self.account, "positionHistory")),
+            "dealHistory": lambda asked: ([], payloads.history(self._market, self.account, "dealHistory")),
         }
 
     def __contains__(self, kind: str) -> bool:
@@ -43,7 +44,7 @@ class SimulatedExchange:
 
     def take(self, kind: str, asked: Asked) -> Done:
         """Return what a message changed, and its answer. Raises SimulatedRefusal, or as a wrong type does."""
-        if asked.get("accountId") != self._account.id:
+        if asked.get("accountId") != self.account.id:
             raise SimulatedRefusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
         return self._handlers[kind](asked)
 
@@ -55,7 +56,7 @@ class SimulatedExchange:
 
     def rest(self, path: str) -> dict[str, Any] | None:
         """Return the answer of a GET below the account; None where there is no such path."""
-        market, account = self._market, self._account
+        market, account = self._market, self.account
         match path:
             case "portfolio":
                 return payloads.rest_portfolio(market, account)
@@ -82,15 +83,15 @@ class SimulatedExchange:
             take_profit=profit,
             client_order_id=asked.get("clientOrderId"),
         )
-        return self._account.place(ticket, self._now()), None
+        return self.account.place(ticket, self._now()), None
 
     def _amend_order(self, asked: Asked) -> Done:
-        order = self._account.orders.get(asked["orderId"])
+        order = self.account.orders.get(asked["orderId"])
         if order is None:
             raise SimulatedRefusal("UNKNOWN_ORDER", f"no open order {asked['orderId']!r:.64}")
         instrument = self._market.instrument(order.ticket.symbol)
         size = asked.get("quantity", asked.get("volume"))
-        changes = self._account.amend(
+        changes = self.account.amend(
             order.id,
             self._now(),
             quantity=None if size is None else units(str(size), instrument.size_decimals),
@@ -103,17 +104,17 @@ class SimulatedExchange:
         position, size = self._held(asked), asked.get("qty")
         instrument = self._market.instrument(position.symbol)
         quantity = None if size is None else units(str(size), instrument.size_decimals)
-        return self._account.close(position.id, self._now(), quantity), None
+        return self.account.close(position.id, self._now(), quantity), None
 
     def _amend_position(self, asked: Asked) -> Done:
         position = self._held(asked)
         instrument = self._market.instrument(position.symbol)
         loss, profit = (_price(instrument, _first_price(asked.get(name))) for name in ("slLevels", "tpLevels"))
-        changes = self._account.protect(position.id, self._now(), stop_loss=loss, take_profit=profit)
+        changes = self.account.protect(position.id, self._now(), stop_loss=loss, take_profit=profit)
         return changes, {"message": "position was amended", "operation_id": position.id}
 
     def _held(self, asked: Asked) -> HeldPosition:
-        for position in self._account.positions.values():
+        for position in self.account.positions.values():
             if position.id == asked["positionId"]:
                 return position
         raise SimulatedRefusal("UNKNOWN_POSITION", f"no open position {asked['positionId']!r:.64}")

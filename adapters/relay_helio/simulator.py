@@ -44,13 +44,17 @@ INSTRUMENTS = (
     Instrument(symbol="XAUUSD", price=265_040, decimals=2, tick=5, spread=4, size_decimals=2, typical=500),
 )
 EMAIL, PASSWORD, ACCOUNT = "client@example.com", "password123", "acc_123456"
+#: Another user, with an account of its own.
+SECOND_EMAIL, SECOND_PASSWORD, SECOND_ACCOUNT = "second@example.com", "password456", "acc_234567"
+_USERS = {(EMAIL, PASSWORD): ACCOUNT, (SECOND_EMAIL, SECOND_PASSWORD): SECOND_ACCOUNT}
 EVENTS = ("quoteEvent", "executionEvent", "portfolioEvent")
 
 
 @define(eq=False)
 class _Subscribed:
-    """The subscriptions of one session: symbols by event, levels of depth by symbol, and the orders it placed."""
+    """One session: its user's account, the symbols by event, the levels of depth by symbol, and the orders it placed."""
 
+    exchange: SimulatedExchange
     symbols: dict[str, set[str]] = Factory(lambda: {event: set() for event in EVENTS})
     depth: dict[str, int | None] = Factory(dict)
     metrics: bool = False
@@ -58,7 +62,7 @@ class _Subscribed:
 
 
 class HelioSimulator(Simulator):
-    """One Helio broker with one user.
+    """One Helio broker with two users, each with one account.
 
     Args:
         seed: of the market.
@@ -66,6 +70,9 @@ class HelioSimulator(Simulator):
         token_lifetime: seconds a token is good for; after that its sessions are closed.
         bad_token: what a connection without a valid token gets: accepted and closed with 1008, or refused with 401.
         clock: Unix nanoseconds.
+
+    Attributes:
+        account, exchange: those of the first user.
     """
 
     ws_path = "/api/v1/ws"
@@ -84,9 +91,13 @@ class HelioSimulator(Simulator):
     ) -> None:
         super().__init__()
         self.market = Market(instruments, seed=seed, start_ns=clock())
-        self.account = TradingAccount(self.market, ACCOUNT)
-        self.exchange = SimulatedExchange(self.market, self.account, clock)
+        self.exchanges = {
+            name: SimulatedExchange(self.market, TradingAccount(self.market, name), clock) for name in _USERS.values()
+        }
+        self.exchange = self.exchanges[ACCOUNT]
+        self.account = self.exchange.account
         self.tokens: dict[str, int] = {}
+        self._account_of: dict[str, str] = {}
         self._interval = interval
         self._token_lifetime = token_lifetime
         self._bad_token = bad_token
@@ -104,10 +115,12 @@ class HelioSimulator(Simulator):
     async def answer(self, request: HttpRequest) -> HttpResponse:
         if (request.method, request.target) == ("POST", "/api/v1/login"):
             return self._login(request)
-        if not self._is_valid(request.headers.get("authorization", "").removeprefix("Bearer ")):
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not self._is_valid(token):
             return _failed(401, 16, "invalid token")
-        path = request.target.partition("?")[0].removeprefix(f"/api/v1/accounts/{ACCOUNT}/")
-        found = self.exchange.rest(path) if request.method == "GET" else None
+        exchange = self._exchange_of(token)
+        path = request.target.partition("?")[0].removeprefix(f"/api/v1/accounts/{exchange.account.id}/")
+        found = exchange.rest(path) if request.method == "GET" else None
         return _failed(404, 5, "Not Found") if found is None else HttpResponse(body=dumps(found))
 
     def _login(self, request: HttpRequest) -> HttpResponse:
@@ -115,12 +128,14 @@ class HelioSimulator(Simulator):
             given = members(loads(request.body))
         except (msgspec.DecodeError, TypeError, RecursionError):
             return _failed(400, 3, "the body is no JSON object")
-        if (given.get("email"), given.get("password")) != (EMAIL, PASSWORD):
+        account = _USERS.get((str(given.get("email")), str(given.get("password"))))
+        if account is None:
             return _failed(401, 16, "invalid email or password")
         token = f"eyJhbGciOiJIUzI1NiJ9.c2ltdWxhdGVk.{len(self.tokens) + 1}"
         expires_at = self._clock() // 1_000_000_000 + self._token_lifetime
         self.tokens[token] = expires_at
-        accounts = [{"id": ACCOUNT, "gid": "retail_group_1"}]
+        self._account_of[token] = account
+        accounts = [{"id": account, "gid": "retail_group_1"}]
         return HttpResponse(body=dumps({"access_token": token, "expires_at": expires_at, "accounts": accounts}))
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
@@ -131,24 +146,29 @@ class HelioSimulator(Simulator):
         return None
 
     def opened(self, link: Link) -> None:
-        link.state = _Subscribed()
-        if not self._is_valid(link.query.get("token", "")):
+        token = link.query.get("token", "")
+        link.state = _Subscribed(self._exchange_of(token))
+        if not self._is_valid(token):
             link.close(1008, "invalid token")
+
+    def _exchange_of(self, token: str) -> SimulatedExchange:
+        return self.exchanges[self._account_of.get(token, ACCOUNT)]
 
     def _is_valid(self, token: str) -> bool:
         return self.tokens.get(token, 0) > self._clock() // 1_000_000_000
 
     def received(self, link: Link, message: str | bytes) -> None:
+        exchange: SimulatedExchange = link.state.exchange
         try:
             match loads(message):
                 case {"type": str(kind), "payload": dict(payload)} if kind in self._handlers:
                     self._handlers[kind](link, members(payload))
-                case {"type": str(kind), "payload": dict(payload)} if kind in self.exchange:
-                    changes, answer = self.exchange.take(kind, members(payload))
+                case {"type": str(kind), "payload": dict(payload)} if kind in exchange:
+                    changes, answer = exchange.take(kind, members(payload))
                     if answer is not None:
                         _send(link, kind, answer)
-                    self._changed(changes, by=link)
-                case {"type": str(kind)} if kind not in self._handlers and kind not in self.exchange:
+                    self._changed(exchange, changes, by=link)
+                case {"type": str(kind)} if kind not in self._handlers and kind not in exchange:
                     raise SimulatedRefusal("UNKNOWN_TYPE", f"no such message: {kind[:64]}")
                 case _:
                     raise SimulatedRefusal("INVALID_MESSAGE", "expected an object with type and payload")
@@ -174,7 +194,7 @@ class HelioSimulator(Simulator):
             for symbol in symbols:
                 self._send_quote(link, self.market.quote(symbol))
         if on and "portfolioEvent" in events:
-            _send(link, "portfolioEvent", payloads.portfolio(self.market, self.account, ()))
+            _send(link, "portfolioEvent", payloads.portfolio(self.market, link.state.exchange.account, ()))
 
     def _depth_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
         symbol, depth = self.exchange.listed(asked["symbol"]), asked.get("depth")
@@ -184,10 +204,11 @@ class HelioSimulator(Simulator):
         self._send_depth(link, symbol)
 
     def _metrics_subscribe(self, link: Link, asked: dict[str, Any]) -> None:
-        if asked.get("accountId") != ACCOUNT:
+        account = link.state.exchange.account
+        if asked.get("accountId") != account.id:
             raise SimulatedRefusal("UNKNOWN_ACCOUNT", f"no such account: {asked.get('accountId')!r:.64}")
         link.state.metrics = True
-        _send(link, "metricsEvent", payloads.metrics(self.market, self.account))
+        _send(link, "metricsEvent", payloads.metrics(self.market, account))
 
     # --- what is told ------------------------------------------------------------------------------------------------
 
@@ -209,15 +230,19 @@ class HelioSimulator(Simulator):
                     self._send_quote(link, move)
                 elif isinstance(move, BookMoved) and move.symbol in link.state.depth:
                     self._send_depth(link, move.symbol)
-        self._changed(self.account.step(now_ns))
-        if self.account.positions:  # their profit moved with the market
-            self._tell_metrics()
+        for exchange in self.exchanges.values():
+            self._changed(exchange, exchange.account.step(now_ns))
+            if exchange.account.positions:  # their profit moved with the market
+                self._tell_metrics(exchange)
 
     def trade(self, ticket: Ticket) -> None:
-        """Trade as the user at another terminal. Raises SimulatedRefusal."""
-        self._changed(self.account.place(ticket, self._clock()))
+        """Trade as the first user at another terminal. Raises SimulatedRefusal."""
+        self._changed(self.exchange, self.account.place(ticket, self._clock()))
 
-    def _changed(self, changes: list[Change], by: Link | None = None) -> None:
+    def _links_of(self, exchange: SimulatedExchange) -> Iterable[Link]:
+        return (link for link in self.links if link.state.exchange is exchange)
+
+    def _changed(self, exchange: SimulatedExchange, changes: list[Change], by: Link | None = None) -> None:
         """Tell what happened on the account: executions to those who ordered or subscribed, then portfolio and metrics."""
         fill: Filled | None = None
         closed = []
@@ -228,28 +253,28 @@ class HelioSimulator(Simulator):
                 case OrderMoved(order=order):
                     if by is not None:
                         by.state.orders.add(order.id)
-                    self._tell_execution(order, fill)
+                    self._tell_execution(exchange, order, fill)
                     fill = None
                 case PositionMoved(position=position, event=PositionEvent.POSITION_CLOSED):
                     closed.append(position)
         symbols = {change.position.symbol for change in changes if isinstance(change, PositionMoved)}
         if symbols:
-            for link in self.links:
+            for link in self._links_of(exchange):
                 if link.state.symbols["portfolioEvent"] & symbols:
-                    _send(link, "portfolioEvent", payloads.portfolio(self.market, self.account, closed))
-            if by is not None or not self.account.positions:
-                self._tell_metrics()
+                    _send(link, "portfolioEvent", payloads.portfolio(self.market, exchange.account, closed))
+            if by is not None or not exchange.account.positions:
+                self._tell_metrics(exchange)
 
-    def _tell_execution(self, order: PlacedOrder, fill: Filled | None) -> None:
-        payload = payloads.execution(self.market, self.account, order, fill)
-        for link in self.links:
+    def _tell_execution(self, exchange: SimulatedExchange, order: PlacedOrder, fill: Filled | None) -> None:
+        payload = payloads.execution(self.market, exchange.account, order, fill)
+        for link in self._links_of(exchange):
             if order.id in link.state.orders or order.ticket.symbol in link.state.symbols["executionEvent"]:
                 _send(link, "executionEvent", payload)
 
-    def _tell_metrics(self) -> None:
-        for link in self.links:
+    def _tell_metrics(self, exchange: SimulatedExchange) -> None:
+        for link in self._links_of(exchange):
             if link.state.metrics:
-                _send(link, "metricsEvent", payloads.metrics(self.market, self.account))
+                _send(link, "metricsEvent", payloads.metrics(self.market, exchange.account))
 
     def _send_quote(self, link: Link, quote: QuoteMoved) -> None:
         _send(link, "quoteEvent", payloads.quote(self.market, quote))
@@ -289,6 +314,7 @@ SIMULATED = Simulated(
     run=run,
     credentials={"email": EMAIL, "password": PASSWORD},
     account="main",
+    more_accounts={"second": {"email": SECOND_EMAIL, "password": SECOND_PASSWORD}},
     options={"portfolio": "whole"},
     symbols={"EURUSD": "EUR/USD", "GBPUSD": "GBP/USD", "USDJPY": "USD/JPY", "XAUUSD": "XAU/USD"},
     pinned=("quote EUR/USD", "account main"),

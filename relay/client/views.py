@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import TypeVar
 
+import attrs
 from attrs import Factory, define
 
 from relay.client.feed import Update
@@ -83,7 +84,7 @@ class AccountView:
     """One account as its channel tells it.
 
     Attributes:
-        account: balances, None before they are told.
+        account: the last told value of each balance and figure, None before any is told.
         orders: the open orders by id.
         positions: the open positions by id.
         fills: the newest fills, at most 1,000.
@@ -106,7 +107,7 @@ class AccountView:
             self.positions.clear()
         match update.event:
             case Account() as account:
-                self.account = account
+                self.account = _joined(self.account, account)
             case Order() as order:
                 _keep(self.orders, order.id, order, ended=order.status in _ENDED or order.vanished is True)
             case Position() as position:
@@ -115,6 +116,15 @@ class AccountView:
                 self.fills.append(trade)
             case Staleness() as staleness:
                 self.stale = None if staleness.event == "FRESH" else staleness.reason or "stale"
+
+
+def _joined(before: Account | None, now: Account) -> Account:
+    """Return ``now`` with the members that it leaves out as they were: brokers tell an account in several messages."""
+    if before is None:
+        return now
+    members = (field.name for field in attrs.fields(Account) if field.name != "data")
+    left_out = {name: getattr(before, name) for name in members if getattr(now, name) is None}
+    return attrs.evolve(now, **left_out)
 
 
 def _keep(held: dict[str, Item], id: str, item: Item, *, ended: bool) -> None:

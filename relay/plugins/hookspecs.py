@@ -175,6 +175,7 @@ class Simulated:
         run: serves on a free loopback port until cancelled, and reports (WebSocket URL, HTTP base URL) when it is ready.
         credentials: the credentials that the simulator accepts.
         account: the account's name; None for a provider without accounts.
+        more_accounts: further accounts that the demo has, by name, each with its credentials.
         pinned: channels kept subscribed, as in the configuration.
         simulator: makes the server itself, for tests of faults (`relay.testing.simulator.simulated` sets it).
     """
@@ -184,6 +185,7 @@ class Simulated:
     run: Callable[..., Awaitable[None]]
     credentials: Mapping[str, str] = field(factory=dict, repr=False)
     account: str | None = None
+    more_accounts: Mapping[str, Mapping[str, str]] = field(factory=dict, repr=False)
     options: Mapping[str, str] = field(factory=dict)
     symbols: Mapping[str, str] = field(factory=dict)
     pinned: tuple[str, ...] = ()

@@ -33,10 +33,13 @@ from relay.settings.tables import (
 DEMO_APP_ID = "1"
 DEMO_KEY = "demo-key"
 DEMO_SECRET = "demo-secret"
+DEMO_SECOND_APP_ID = "2"
+DEMO_SECOND_KEY = "demo-second-key"
+DEMO_SECOND_SECRET = "demo-second-secret"
 DEMO_API_KEY = "demo-api-key"
 DEMO_URL = "http://127.0.0.1:6001"
 
-DEMO_VALUES = frozenset({DEMO_KEY, DEMO_SECRET, DEMO_API_KEY})
+DEMO_VALUES = frozenset({DEMO_KEY, DEMO_SECRET, DEMO_SECOND_KEY, DEMO_SECOND_SECRET, DEMO_API_KEY})
 """Public values that are refused outside the demo."""
 
 _listen = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5})", re.ASCII).fullmatch

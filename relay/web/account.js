@@ -2,7 +2,7 @@
 // Sums are exact, by currency, and say how many accounts they have.
 
 import { $, Rows, element, setText, span, sum, timeOf } from "./dom.js";
-import { ask, channelsOf, on, relay, since, subscribe } from "./relay.js";
+import { ask, channelsOf, now, on, relay, since, subscribe } from "./relay.js";
 import { amend, cancel, closePosition, mayTrade, openTicket } from "./ticket.js";
 
 const FILLS = 200, NOTICES = 60, OVER = ["FILLED", "CANCELLED", "REJECTED", "EXPIRED"];
@@ -28,15 +28,22 @@ on("started", async () => {
   if (!relay.key) return explain("The accounts are shown to holders of an API key.", true);
   try {
     const { data } = await ask("api/v2/ws/streams");
-    const wanted = data.streams.filter(({ kind }) => kind === "account").flatMap(({ id, provider, filters, example }) => {
-      const choices = filters.find(({ name }) => name === "account")?.choices ?? (example ? [example.account] : []);
-      return choices.map((account) => ({ provider, account, stream: id }));
-    });
+    // All kinds of an account's events come on one channel, and not every provider tells its money.
+    const found = new Map();
+    for (const { id, provider, kind, filters, example } of data.streams) {
+      const named = filters.find(({ name }) => name === "account");
+      for (const account of named ? named.choices ?? (example?.account ? [example.account] : []) : []) {
+        const known = found.get(of(provider, account));
+        found.set(of(provider, account), { provider, account, stream: known?.stream ?? id, hasMoney: known?.hasMoney || kind === "account" });
+      }
+    }
+    const wanted = [...found.values()];
     if (wanted.length === 0) return explain("This API key may read no account, or the relay has none. An operator grants it in [api_keys.NAME] accounts = [\"PROVIDER.ACCOUNT\"], or trade = [...] to place orders, too.");
     const names = await channelsOf(wanted.map(({ stream, account }) => ({ stream, filter: { account } })));
-    wanted.forEach(({ provider, account }, n) => watchAccount(names[n], provider, account));
+    wanted.forEach(({ provider, account, hasMoney }, n) => watchAccount(names[n], provider, account, hasMoney));
     $("account-filter").append(...watched.map(({ provider, account }) => element("option", { value: of(provider, account) }, `${provider} / ${account}`)));
     await openTicket();
+    $("fills-earlier").hidden = !watched.some(({ provider, account }) => mayTrade(provider, account, "trade_history"));
   } catch (error) { explain(`The accounts cannot be shown: ${error.message}.`); }
 });
 
@@ -46,17 +53,17 @@ function explain(text, signIn = false) {
   $("no-accounts").replaceChildren(text, ...(signIn ? [" ", element("button", { type: "button", onclick: () => { $("sign-in").hidden = false; $("key").focus(); } }, "Sign in")] : []));
 }
 
-function watchAccount(channel, provider, account) {
+function watchAccount(channel, provider, account, hasMoney) {
   channels.set(channel, { provider, account });
   watched.push({ provider, account });
   const ours = (data) => ({ provider, account: typeof data.account === "string" ? data.account : account });
   const whose = of(provider, account);
-  state.accounts.set(whose, { provider, account, about: {}, at: null });
+  state.accounts.set(whose, { provider, account, about: {}, at: null, hasMoney });
   const put = (table, data, key, about) => { state[table].set(key, { ...ours(data), about, at: data.timestamp ?? data.received_at, data }); change(); };
   subscribe(channel, {
     account: (data) => {
       const key = of(provider, data.account.id), earlier = state.accounts.get(key)?.about ?? {};
-      state.accounts.set(key, { provider, account: data.account.id, about: { ...earlier, ...data.account }, at: data.received_at });
+      state.accounts.set(key, { provider, account: data.account.id, about: { ...earlier, ...data.account }, at: data.received_at, hasMoney: true });
       if (["MARGIN_CALL", "MARGIN_WARNING", "MARGIN_CALL_ENDED"].includes(data.event)) notice(data, `${data.event} ${data.account.id}`, "FAILED");
       change();
     },
@@ -70,10 +77,7 @@ function watchAccount(channel, provider, account) {
       put("orders", data, key, { ...state.orders.get(key)?.about, ...data.order, vanished: data.vanished });
       if (data.event === "ORDER_REJECTED") notice(data, `order ${data.order.id} ${data.order.symbol ?? ""} was rejected`, "FAILED");
     },
-    trade: (data) => {
-      put("fills", data, data.id, data.trade);
-      if (state.fills.size > FILLS) state.fills.delete(state.fills.keys().next().value);
-    },
+    trade: (data) => keepFill(ours(data), data.trade, data.timestamp ?? data.received_at),
     reply: (data) => notice(data, `reply ${data.outcome} ${data.command_id}${data.error ? `: ${data.error.message ?? data.error.code}` : ""}`, { accepted: "yes", rejected: "no", unknown: "odd" }[data.outcome]),
     notification: (data) => notice(data, [data.notification.title, data.notification.message].filter(Boolean).join(": ")),
     alert: (data) => notice(data, `alert ${data.alert.symbol} ${data.alert.condition} ${data.alert.status}`),
@@ -83,6 +87,32 @@ function watchAccount(channel, provider, account) {
     "pusher:subscription_error": ({ error }) => { stale.set(whose, error ?? "the relay refuses the subscription"); change(); },
   });
 }
+
+/** A broker's numbers of fills are of an order or a symbol; a fill that is told twice is one. */
+function keepFill({ provider, account }, trade, at) {
+  state.fills.set([of(provider, account), trade.symbol, trade.order_id, trade.id, trade.side].join(" "), { provider, account, about: trade, at });
+  if (state.fills.size > FILLS) state.fills.delete(newestFirst(state.fills).at(-1)[0]);
+  change();
+}
+
+const newestFirst = (fills) => [...fills].sort(([, a], [, b]) => Date.parse(b.at) - Date.parse(a.at));
+
+/** Ask the brokers for the fills of the last 24 hours; one that lists only the newest is asked for those. */
+$("fills-earlier").addEventListener("click", async () => {
+  $("fills-earlier").disabled = true;
+  const until = now(), times = { since: new Date(until - 86_400_000).toISOString(), until: new Date(until).toISOString() };
+  const list = watched.filter((each) => mayTrade(each.provider, each.account, "trade_history") && (!only || only === of(each.provider, each.account)));
+  await Promise.all(list.map(async ({ provider, account }) => {
+    const history = async (more) => (await ask("api/v2/commands", { method: "POST", body: { provider, account, command: "trade_history", ...more } })).data;
+    try {
+      let data = await history(times);
+      if (data.error?.code === "invalid_command") data = await history({});
+      if (data.outcome !== "accepted" || !data.result?.trades) throw new Error(data.error?.message ?? "the broker's answer has no list of fills");
+      for (const trade of data.result.trades) keepFill({ provider, account }, trade, trade.timestamp ?? null);
+    } catch (error) { notice({ provider, account, received_at: new Date().toISOString() }, `earlier fills: ${error.message}`, "odd"); }
+  }));
+  $("fills-earlier").disabled = false;
+});
 
 // What a relay that was restarted does not tell again is not so any more.
 on("resume-failed", (channel) => {
@@ -120,9 +150,9 @@ function show(table, entries) {
 }
 
 function draw() {
-  show("accounts", shown("accounts").map(([key, { provider, account, about, at }]) => [key, [
+  show("accounts", shown("accounts").map(([key, { provider, account, about, at, hasMoney }]) => [key, [
     provider, { text: about.margin_call ? `${account} · margin call` : account, className: about.margin_call ? "down" : "" }, plain(about.balance), plain(about.equity), plain(about.margin_used), plain(about.margin_available),
-    money(about.unrealized_pnl), money(about.realized_pnl), about.currency ?? "", stale.has(key) ? { text: "stale", className: "warn" } : at ? span(since(at)) : "waiting",
+    money(about.unrealized_pnl), money(about.realized_pnl), about.currency ?? "", stale.has(key) ? { text: "stale", className: "warn" } : at ? span(since(at)) : hasMoney ? "waiting" : { text: "not told", title: "This provider tells no balance." },
   ]]));
   drawTotals(shown("accounts").map(([, each]) => each.about));
   show("positions", shown("positions").map(([key, { provider, account, about }]) => [key, [
@@ -141,8 +171,8 @@ function draw() {
       mayTrade(provider, account, "cancel_order") && button("Cancel", `Cancel order ${about.id}`, () => cancel(provider, account, state.orders.get(key).about)),
     ].filter(Boolean)),
   ]]));
-  show("fills", shown("fills").reverse().map(([key, { provider, account, about, at }]) => [key, [
-    { text: timeOf(at), title: at }, `${provider} / ${account}`, about.symbol, sideOf(about.side), withUnit(about.quantity, about), about.price, about.commission === undefined ? "" : `${about.commission} ${about.commission_currency ?? ""}`,
+  show("fills", newestFirst(shown("fills")).map(([key, { provider, account, about, at }]) => [key, [
+    { text: at ? timeOf(at) : "–", title: at ?? "" }, `${provider} / ${account}`, about.symbol, sideOf(about.side), withUnit(about.quantity, about), about.price, about.commission === undefined ? "" : `${about.commission} ${about.commission_currency ?? ""}`,
   ]]));
   for (const key of made.keys()) if (!state.positions.has(key.slice(9)) && !state.orders.has(key.slice(6))) made.delete(key);
 }

@@ -4,7 +4,7 @@ import { $, Rows, element, rate, setText, span, timeOf, whole } from "./dom.js";
 import { now, on, relay, since, subscribe } from "./relay.js";
 
 const LOG = 100, SHOWN = 150, FINE = ["CONNECTED", "IDLE", "ELSEWHERE"];
-const sessions = new Rows($("sessions"), ["", "", "", "n", "n", "n wide", "n", "wide", "n", "n wide", "wide long dim"], { empty: "No provider is configured.", choose: details });
+const sessions = new Rows($("sessions"), ["", "", "", "n", "n", "n wide", "n", "wide long", "n", "n wide", "wide long dim"], { empty: "No provider is configured.", choose: details });
 const streams = new Rows($("stream-rows"), ["cut", "n", "n", "n", "n wide", ""], { empty: "No stream is open: nobody has subscribed to one yet." });
 const nodes = new Rows($("nodes"), ["", "", "", "n", "n"]);
 let before = null, chosen = null;
