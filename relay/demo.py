@@ -1,6 +1,7 @@
 """``tickrelay demo``: run simulated providers, a relay in front of them and a page that shows it.
 
-It has two applications, and a broker with two accounts. Its keys are public, so it listens on loopback only, and an ordinary configuration refuses them.
+It has two applications, and a broker with two accounts. Its keys are public, so it listens on loopback only, and an ordinary
+configuration refuses them.
 """
 
 import signal

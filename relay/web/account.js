@@ -95,7 +95,8 @@ function keepFill({ provider, account }, trade, at) {
   change();
 }
 
-const newestFirst = (fills) => [...fills].sort(([, a], [, b]) => Date.parse(b.at) - Date.parse(a.at));
+/** Of two of one moment, what came later is first; a fill without a time is last. */
+const newestFirst = (fills) => [...fills].reverse().sort(([, a], [, b]) => (Date.parse(b.at) || 0) - (Date.parse(a.at) || 0));
 
 /** Ask the brokers for the fills of the last 24 hours; one that lists only the newest is asked for those. */
 $("fills-earlier").addEventListener("click", async () => {

@@ -50,6 +50,7 @@ async function start(key) {
     return;
   }
   if (attempt !== attempts) return;
+  if (!$("sign-in").hidden) $("key").blur(); // keys are the page's again
   $("sign-in").hidden = true;
   $("sign-out").hidden = relay.isDemo || !relay.key;
   show();

@@ -1,4 +1,8 @@
-"""The dashboard in a real browser, by what it shows and does: one demo and one browser for all tests but the first."""
+"""The dashboard in a real browser, by what it shows and does: one demo and one browser for all tests but the first.
+
+The tests share the demo's accounts: each trades in an account, or a symbol, of its own. Pictures of what they saw are in
+build/screenshots, from which those of docs/images are taken.
+"""
 
 import json
 import re
@@ -45,6 +49,7 @@ FLAGS = [
     "--disable-background-networking",
 ]
 VIEWS = ("overview", "market", "account", "inspector", "debug")
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 pytestmark = pytest.mark.browser
 
 
@@ -135,14 +140,38 @@ def page(browser: Any, demo: str) -> Iterator[Any]:
     assert errors == []
 
 
+def picture(page: Any, name: str) -> None:
+    """Write what the page shows to a folder that is no part of the project."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def hold(page: Any, url: str, count: int) -> list[Any]:
+    """Hold the page's next requests for a URL; return those that are held, which `route.continue_` lets go."""
+    held: list[Any] = []
+    page.route(url, lambda route: held.append(route) if len(held) < count else route.continue_())
+    return held
+
+
+def until_held(page: Any, held: list[Any], count: int) -> None:
+    """Wait until so many requests are held; the browser's events come while the page is asked for something."""
+    while len(held) < count:
+        page.wait_for_timeout(10)
+
+
 def test_overview_tells_how_every_session_is(page: Any) -> None:
     text_is(page, "#ready", "ready")
-    page.wait_for_function("document.querySelectorAll('#sessions tr').length === 7")
+    page.wait_for_function("document.querySelectorAll('#sessions tr').length === 8")
+    text_is(page, "#sessions-up", "8 of 8")
+    picture(page, "overview")
+    assert (
+        page.evaluate("document.querySelector('#sessions').closest('.scroll').scrollWidth") <= 1400
+    )  # the reason, too
     page.focus("#sessions tr")
-    for _ in range(2):
+    for _ in range(3):
         page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    text_is(page, "#session-details", "helio / main, adapter helio")
+    text_is(page, "#session-details", "helio / second, adapter helio")
     page.keyboard.press("/")
     page.keyboard.type("helio quote")
     page.wait_for_function(
@@ -163,6 +192,7 @@ def test_market_has_all_providers_of_a_symbol_side_by_side(page: Any) -> None:
     page.click("#providers tr:has-text('synthetic')")
     text_is(page, "#spread", "spread 0.")
     page.wait_for_selector("#tape tr:not(.blank)")
+    picture(page, "market")
     page.click("#timeframes button:text-is('1m')")
     text_is(page, "#plot-note", "of the candles are known")
     page.fill("#symbol-search", "no such thing")
@@ -171,7 +201,8 @@ def test_market_has_all_providers_of_a_symbol_side_by_side(page: Any) -> None:
 
 def test_an_order_is_reviewed_sent_and_its_position_closed(page: Any) -> None:
     page.keyboard.press("3")
-    text_is(page, "#totals", "4 accounts")  # one broker does not say its currency
+    text_is(page, "#totals", "5 accounts")  # one broker does not say its currency, and one tells no money
+    text_is(page, "#accounts", "not told")
     page.select_option("#ticket-account", label="helio / main")
     page.fill("#ticket-symbol", "EUR/USD")
     page.fill("#ticket [name=quantity]", "10000")
@@ -180,6 +211,8 @@ def test_an_order_is_reviewed_sent_and_its_position_closed(page: Any) -> None:
     text_is(page, "#confirm-sends", "EURUSD")
     page.click("#confirm-go")
     text_is(page, "#ticket-answer", "accepted")
+    page.wait_for_selector("#positions button:text-is('Close')")
+    picture(page, "account")
     page.click("#positions button:text-is('Close')")
     page.click("#confirm-go")
     text_is(page, "#positions", "No open position.")
@@ -217,6 +250,77 @@ def test_an_order_without_an_answer_is_said_to_be_unknown_and_asked_for_under_th
     assert len(names) == 2
     assert len(set(names)) == 1
 
+    page.unroute("**/api/v2/commands")  # the next order's answer stands beside it
+    page.fill("#ticket [name=quantity]", "0")
+    page.click("#ticket button.sell")
+    page.click("#confirm-go")
+    page.wait_for_function("document.querySelectorAll('#ticket-answer .down').length === 1")
+    assert "The order may be live." in page.inner_text("#ticket-answer")
+
+
+def test_what_would_be_sent_is_of_the_order_that_is_shown(page: Any) -> None:
+    page.keyboard.press("3")
+    page.select_option("#ticket-account", label="helio / second")
+    page.fill("#ticket-symbol", "EUR/USD")
+    page.fill("#ticket [name=quantity]", "7000")
+    held = hold(page, "**/api/v2/commands", 2)
+    page.click("#ticket button.buy")
+    page.click("#confirm-check")
+    until_held(page, held, 1)
+    page.click("#confirm-form button[value='']")
+    page.fill("#ticket [name=quantity]", "9000")
+    page.click("#ticket button.buy")
+    page.click("#confirm-check")
+    until_held(page, held, 2)
+    with page.expect_response("**/api/v2/commands"):
+        held[0].continue_()
+    assert page.inner_text("#confirm-sends") == ""
+    held[1].continue_()
+    text_is(page, "#confirm-sends", "9000")
+
+
+def test_fills_from_before_the_page_was_opened_are_asked_for(page: Any, demo: str, browser: Any) -> None:
+    page.keyboard.press("3")
+    page.select_option("#ticket-account", label="helio / second")
+    page.fill("#ticket-symbol", "USD/JPY")
+    page.fill("#ticket [name=quantity]", "1500")
+    page.click("#ticket button.buy")
+    page.click("#confirm-go")
+    text_is(page, "#fills", "USD/JPY")
+    with opened(browser) as later:
+        later.goto(f"{demo}#account")
+        later.wait_for_selector("#account-filter option[value='helio second']", state="attached")
+        later.select_option("#account-filter", "helio second")
+        text_is(later, "#fills", "No fill since this page was opened.")
+        for _ in range(2):  # what is told twice is shown once
+            later.click("#fills-earlier")
+            text_is(later, "#fills", "USD/JPY")
+            later.wait_for_selector("#fills-earlier:not([disabled])")
+        assert later.locator("#fills tr").count() == 1
+        assert "helio / second" in later.inner_text("#fills")
+
+
+def test_two_accounts_of_a_broker_are_told_apart(page: Any) -> None:
+    page.keyboard.press("3")
+    for account, quantity in (("main", "2000"), ("second", "3000")):
+        page.select_option("#ticket-account", label=f"helio / {account}")
+        page.fill("#ticket-symbol", "GBP/USD")
+        page.fill("#ticket [name=quantity]", quantity)
+        page.click("#ticket button.sell")
+        page.click("#confirm-go")
+        page.wait_for_selector(
+            f"#positions tr:has-text('helio / {account}'):has-text('GBP/USD'):has-text('{quantity}')"
+        )
+    page.select_option("#account-filter", "helio main")
+    page.wait_for_function(
+        "![...document.querySelectorAll('#positions tr')].some((row) => /second/.test(row.textContent))"
+    )
+    page.select_option("#account-filter", "")
+    for account in ("main", "second"):
+        page.click(f"#positions tr:has-text('helio / {account}'):has-text('GBP/USD') button")
+        page.click("#confirm-go")
+        page.wait_for_selector(f"#positions tr:has-text('helio / {account}'):has-text('GBP/USD')", state="detached")
+
 
 def test_the_inspector_filters_pauses_and_shows_an_event_whole(page: Any) -> None:
     page.keyboard.press("4")
@@ -232,7 +336,49 @@ def test_the_inspector_filters_pauses_and_shows_an_event_whole(page: Any) -> Non
     assert event["provider"] == "helio"
     assert event["type"] == page.inner_text("#tail tr.chosen td:nth-child(2)")
     text_is(page, "#frame", "quoteEvent")
+    picture(page, "inspector")
     assert not page.is_disabled("#copy-fixture")
+
+
+def test_an_event_of_a_poll_is_beside_the_answer_that_it_was_made_of(page: Any) -> None:
+    """Alpaca streams no positions, so the relay asks for them after a fill."""
+    page.keyboard.press("4")
+    page.fill("#tail-filter", "alpaca position_opened")
+    page.check("#raw")
+    for _ in range(2):
+        with page.expect_response(lambda answer: "frames?provider=alpaca" in answer.url and answer.ok):
+            pass
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("3")
+    page.select_option("#ticket-account", label="alpaca / paper")
+    page.fill("#ticket-symbol", "MSFT")
+    page.fill("#ticket [name=quantity]", "1")
+    page.click("#ticket button.buy")
+    page.click("#confirm-go")
+    page.wait_for_selector("#positions tr:has-text('MSFT')")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("4")
+    page.click("#tail tr:not(.blank)")
+    text_is(page, "#frame", "/v2/positions, status 200")
+    text_is(page, "#frame", "MSFT")
+
+
+def test_frames_are_asked_for_once_however_often_the_box_is_ticked(page: Any) -> None:
+    page.keyboard.press("4")
+    held = hold(page, "**/api/v2/frames?provider=alpaca*", 9)
+    page.check("#raw")
+    until_held(page, held, 1)
+    page.uncheck("#raw")
+    page.check("#raw")
+    until_held(page, held, 2)
+    held[0].continue_()
+    held[1].continue_()
+    until_held(page, held, 3)  # the next look of the second tick; the first tick's ended with its answer
+    with page.expect_response(lambda answer: "/api/v2/status" in answer.url):
+        pass
+    assert len(held) == 3
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_keys_pressed_at_once_are_read_in_the_view_that_the_first_one_opened(page: Any) -> None:
@@ -277,6 +423,92 @@ def test_the_console_subscribes_and_sends_as_a_client_and_as_the_apps_server(pag
     page.click("#debug-send button")
     text_is(page, "#debug-log", "hello on room")
 
+    page.fill("#debug-app", "2")  # an application's own channels are its own
+    page.click("#debug-open")
+    assert page.inner_text("#debug-channels") == ""
+    page.fill("#debug-channel", "room")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "document.querySelector('#debug-log').textContent.split('subscription_succeeded on room').length === 3"
+    )
+    assert page.input_value("#debug-app-id") == "2"
+    page.fill("#debug-secret", "demo-second-secret")
+    page.fill("#debug-event", "for-the-second")
+    page.click("#debug-send button")
+    text_is(page, "#debug-log", "for-the-second on room")
+    picture(page, "debug")
+    page.fill("#debug-app", "no-such-app")
+    page.click("#debug-open")
+    text_is(page, "#debug-log", "cannot connect: ")
+
+
+def test_the_console_connects_once_however_fast_it_is_asked(page: Any) -> None:
+    page.keyboard.press("5")
+    held = hold(page, "**/api/v2/ws/session", 2)
+    page.click("#debug-open")
+    until_held(page, held, 1)
+    page.fill("#debug-channel", "one")
+    page.keyboard.press("Enter")
+    page.fill("#debug-app", "2")
+    page.click("#debug-open")
+    until_held(page, held, 2)
+    for route in held:
+        route.continue_()
+    text_is(page, "#debug-log", "connection connected")
+    with page.expect_response(lambda answer: "/api/v2/status" in answer.url):  # some time for a second one
+        pass
+    assert page.inner_text("#debug-log").count("connection connected") == 1
+    assert page.inner_text("#debug-state") == "connected"
+
+
+def test_the_first_of_what_was_typed_last_is_taken(page: Any) -> None:
+    page.keyboard.press("2")
+    page.fill("#symbol-search", "btc")
+    text_is(page, "#found", "BTC/USD")
+    held = hold(page, "**/api/v2/symbols*", 1)
+    page.fill("#symbol-search", "usdjpy")
+    page.keyboard.press("Enter")
+    until_held(page, held, 1)
+    held[0].continue_()
+    text_is(page, "#symbol", "USD/JPY")
+
+
+def test_the_key_that_was_entered_last_is_the_one_that_signs_in(browser: Any, demo: str) -> None:
+    with opened(browser) as page:
+        page.route("**/api/v2/status*", lambda route: route.fulfill(status=401, json={"error": {"message": "no"}}))
+        page.goto(demo)
+        page.wait_for_selector("#sign-in", state="visible")
+        page.unroute("**/api/v2/status*")
+        held = hold(page, "**/api/v2/status*", 2)
+        for key in ("of-another-relay", "demo-api-key"):
+            page.fill("#key", key)
+            page.click("#sign-in button")
+        until_held(page, held, 2)
+        held[1].continue_()
+        page.wait_for_selector("#link[data-state=connected]")
+        with page.expect_response(lambda answer: "/api/v2/status" in answer.url and answer.status == 401):
+            held[0].continue_()
+        page.keyboard.press("3")
+        text_is(page, "#totals", "5 accounts")
+        assert page.evaluate("sessionStorage.getItem('tickrelay-key')") == "demo-api-key"
+        assert page.is_hidden("#sign-in")
+
+
+def test_nodes_are_shown_where_there_are_several(page: Any) -> None:
+    def with_nodes(route: Any) -> None:
+        answer = route.fetch()
+        status = answer.json()
+        status["nodes"] = [
+            {"name": name, "state": state, "providers": owned, "connections": 7, "seen_at": "2026-01-01T00:00:00Z"}
+            for name, state, owned in (("a", "alive", ["helio", "tektii"]), ("b", "alive", []))
+        ]
+        route.fulfill(response=answer, json=status)
+
+    assert page.is_hidden("#nodes-panel")
+    page.route("**/api/v2/status*", with_nodes)
+    text_is(page, "#nodes", "helio, tektii")
+    assert page.locator("#nodes tr").count() == 2
+
 
 def test_a_page_of_another_version_says_so(page: Any) -> None:
     def older(route: Any) -> None:
@@ -287,7 +519,7 @@ def test_a_page_of_another_version_says_so(page: Any) -> None:
     text_is(page, "#other-version", f"This page is of tickrelay {relay.__version__}, the relay is of 9.9.9")
 
 
-def test_a_phone_scrolls_no_view_sideways_in_light_and_dark(page: Any) -> None:
+def test_no_view_scrolls_sideways_in_light_and_dark_on_a_phone_and_on_a_desk(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
@@ -295,3 +527,12 @@ def test_a_phone_scrolls_no_view_sideways_in_light_and_dark(page: Any) -> None:
             page.evaluate("(view) => { location.hash = view; }", view)
             page.wait_for_selector(f"#view-{view}", state="visible")
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, view
+            picture(page, f"{view}-phone-{theme}")
+    page.set_viewport_size({"width": 1400, "height": 900})
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        for view in VIEWS:
+            page.evaluate("(view) => { location.hash = view; }", view)
+            page.wait_for_selector(f"#view-{view}", state="visible")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1400, view
+            picture(page, f"{view}-{theme}")

@@ -5,6 +5,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -278,3 +279,76 @@ async def _talk(folder: Path, plain: str, tls: str) -> None:
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=plain)) as http:
         moved = await http.get("http://relay.example.com/app/x")
         assert (moved.status_code, moved.headers["location"]) == (308, "https://relay.example.com/app/x")
+
+
+INSTRUCTION = re.compile(r"^([A-Z]+) ((?:.*\\\n)*.*)$", re.M)
+
+
+def container_steps(folder: Path) -> dict[str, list[str]]:
+    """Return what the Containerfile runs, by instruction, with the folder in place of the container's root.
+
+    No container engine is needed: users, volumes and the base image are the engine's own.
+    """
+    text = (DOCS / "deploy/Containerfile").read_text().replace("/src", str(DOCS.parent))
+    for path in ("/opt/tickrelay", "/etc/tickrelay"):
+        assert path in text
+        text = text.replace(path, f"{folder}{path}")
+    steps: dict[str, list[str]] = {}
+    for name, words in INSTRUCTION.findall(text):
+        steps.setdefault(name, []).append(words.replace("\\\n", " ").strip())
+    return steps
+
+
+IN_CONTAINER = """
+[server]
+listen = "127.0.0.1:0"
+[apps.main]
+id = "1"
+key = "key-of-the-container"
+secret = { env = "APP_SECRET" }
+[providers.venue]
+adapter = "synthetic"
+url = "ws://127.0.0.1:9/"
+http_url = "http://127.0.0.1:9/"
+"""
+
+
+def test_the_containers_steps_install_a_relay_that_its_health_check_finds(tmp_path: Path) -> None:
+    """The steps as they are written, in a fresh environment; needs the package index."""
+    steps = container_steps(tmp_path)
+    assert steps["STOPSIGNAL"] == ["SIGTERM"]
+    build = steps["RUN"][0]
+    assert build.startswith("python -m venv ")
+    built = run("sh", "-ec", f"{sys.executable}{build.removeprefix('python')}")
+    if "No matching distribution found" in built.stderr:
+        missing("the package index")
+    assert built.returncode == 0, built.stderr
+
+    configuration = tmp_path / "etc/tickrelay/tickrelay.toml"
+    configuration.parent.mkdir(parents=True)
+    configuration.write_text(IN_CONTAINER)
+    command = [*json.loads(steps["ENTRYPOINT"][0]), *json.loads(steps["CMD"][0])]
+    options, _, words = steps["HEALTHCHECK"][0].partition(" CMD ")
+    assert "--interval=" in options
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={"APP_SECRET": "secret-of-the-container"}, stderr=subprocess.PIPE, text=True
+    ) as relay:
+        try:
+            assert relay.stderr is not None
+            printed = ""
+            for line in relay.stderr:
+                printed += line
+                if found_at := re.search(r"listening.*127\.0\.0\.1\D+(\d+)", line):
+                    break
+            else:
+                raise AssertionError(printed)
+            assert "127.0.0.1:6001" in words  # the port of the documentation; here the kernel chose one
+            check = json.loads(words.replace("127.0.0.1:6001", f"127.0.0.1:{found_at[1]}"))
+            healthy = run(*check)
+            assert healthy.returncode == 0, healthy.stderr
+            relay.terminate()
+            relay.stderr.read()
+            assert relay.wait(WITHIN) == 0
+        finally:
+            relay.kill()
+    assert run(*check).returncode != 0
