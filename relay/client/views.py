@@ -10,7 +10,7 @@ from attrs import Factory, define
 
 from relay.client.feed import Update
 from relay.model.enums import OrderStatus, PositionEvent
-from relay.model.events import Account, Depth, Gap, Order, Position, Staleness, Trade
+from relay.model.events import Account, AccountScoped, Depth, Gap, Order, Position, Staleness, Trade
 
 _ENDED = frozenset({OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED, OrderStatus.EXPIRED})
 
@@ -118,12 +118,13 @@ class AccountView:
                 self.stale = None if staleness.event == "FRESH" else staleness.reason or "stale"
 
 
+#: The state in an account's event; the rest of it is about the message.
+_FIGURES = attrs.fields_dict(Account).keys() - attrs.fields_dict(AccountScoped).keys() - {"event", "data"}
+
+
 def _joined(before: Account | None, now: Account) -> Account:
-    """Return ``now`` with the members that it leaves out as they were: brokers tell an account in several messages."""
-    if before is None:
-        return now
-    members = (field.name for field in attrs.fields(Account) if field.name != "data")
-    left_out = {name: getattr(before, name) for name in members if getattr(now, name) is None}
+    """Return ``now`` with the figures that it leaves out as they were: brokers tell an account in several messages."""
+    left_out = {name: getattr(before, name, None) for name in _FIGURES if getattr(now, name) is None}
     return attrs.evolve(now, **left_out)
 
 

@@ -98,10 +98,10 @@ function keepFill({ provider, account }, trade, at) {
 /** Of two of one moment, what came later is first; a fill without a time is last. */
 const newestFirst = (fills) => [...fills].reverse().sort(([, a], [, b]) => (Date.parse(b.at) || 0) - (Date.parse(a.at) || 0));
 
-/** Ask the brokers for the fills of the last 24 hours; one that lists only the newest is asked for those. */
+/** Ask the brokers for the fills of the last 24 hours; one that does not take times is asked for all it lists. */
 $("fills-earlier").addEventListener("click", async () => {
   $("fills-earlier").disabled = true;
-  const until = now(), times = { since: new Date(until - 86_400_000).toISOString(), until: new Date(until).toISOString() };
+  const at = now(), time = (ms) => new Date(at + ms).toISOString(), times = { since: time(-86_400_000), until: time(60_000) }; // clocks differ
   const list = watched.filter((each) => mayTrade(each.provider, each.account, "trade_history") && (!only || only === of(each.provider, each.account)));
   await Promise.all(list.map(async ({ provider, account }) => {
     const history = async (more) => (await ask("api/v2/commands", { method: "POST", body: { provider, account, command: "trade_history", ...more } })).data;

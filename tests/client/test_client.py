@@ -4,11 +4,13 @@ import runpy
 from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from relay.client import (
+    AccountView,
     Client,
     ClosedByRelay,
     Notice,
@@ -20,8 +22,8 @@ from relay.client import (
 )
 from relay.client.feed import Feed
 from relay.client.websocket import ConnectionLost
-from relay.model.enums import Outcome
-from relay.model.events import Depth, Event, Quote, Staleness
+from relay.model.enums import AccountEvent, Outcome
+from relay.model.events import Account, Depth, Event, Quote, Staleness
 from relay.pusher.client import ChannelMessage, ClientConnection, PositionReached, Subscribed
 from relay.pusher.messages import ResumePosition
 from relay.testing.faults import Corrupt, FaultProxy
@@ -210,6 +212,27 @@ def test_a_book_survives_silence_and_is_empty_after_a_loss() -> None:
     assert (book.is_valid, book.bids()) == (False, [])
     take(depth("9", snapshot=True), 11)
     assert book.bids() == [("9", "1")]
+
+
+def test_an_account_has_the_last_told_value_of_each_figure() -> None:
+    view = AccountView("helio", "main")
+
+    def told(event: str | None, missed: str | None = None, **figures: Any) -> Account:
+        account = Account(event=event, **figures)
+        view.take(Update(channel="private-account.helio.main", name=account.kind, event=account, missed=missed))
+        assert view.account is not None
+        return view.account
+
+    told("MARGIN_CALL", balance="1000.50", currency="USD", margin_call=True, data={"of": "the first"})
+    told("METRICS_UPDATED", equity="990", margin_call=False)
+    known = told("BALANCE_UPDATED", balance="0", data={"of": "the third"})
+    assert (known.balance, known.equity, known.currency, known.margin_call) == ("0", "990", "USD", False)
+    assert known.event is AccountEvent.BALANCE_UPDATED
+    nameless = told(None, timestamp="2026-01-02T03:04:05Z")
+    assert (nameless.event, nameless.data, nameless.balance) == (None, None, "0")  # these are of a message
+    assert (
+        told("METRICS_UPDATED", missed="position_unknown", equity="991").balance is None
+    )  # the relay tells the state anew
 
 
 def test_an_order_is_placed_and_seen_on_the_account(relay: SharedRelay, backend: str) -> None:

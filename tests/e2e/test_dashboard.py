@@ -164,9 +164,8 @@ def test_overview_tells_how_every_session_is(page: Any) -> None:
     page.wait_for_function("document.querySelectorAll('#sessions tr').length === 8")
     text_is(page, "#sessions-up", "8 of 8")
     picture(page, "overview")
-    assert (
-        page.evaluate("document.querySelector('#sessions').closest('.scroll').scrollWidth") <= 1400
-    )  # the reason, too
+    wide = page.evaluate("document.querySelector('#sessions').closest('.scroll').scrollWidth")
+    assert wide <= 1400, "with the last column, the reason"
     page.focus("#sessions tr")
     for _ in range(3):
         page.keyboard.press("ArrowDown")
