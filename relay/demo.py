@@ -165,6 +165,8 @@ def _trading(relay: Relay, url: str) -> str:
     for provider in relay.providers:
         symbols = [topic.symbol for topic in provider.settings.pinned if topic.kind == "quote"]
         if symbols and PlaceOrder in provider.settings.adapter.commands:
-            where = f"--provider {provider.name} --symbol '{symbols[0]}'{elsewhere}"
+            accounts = [account.name for account in provider.settings.accounts]
+            account = f" --account {accounts[0]}" if len(accounts) > 1 else ""
+            where = f"--provider {provider.name}{account} --symbol '{symbols[0]}'{elsewhere}"
             return f"tickrelay order place {where} --side buy --quantity 1"
     return "none of the simulated providers takes orders"

@@ -32,7 +32,7 @@ async def main(url: str = "http://127.0.0.1:6001", api_key: str = "demo-api-key"
         async with relay.account("helio", "main") as views:
             await relay.caught_up()  # the account's present state is here
             placed = await relay.place_order(
-                provider="helio", symbol="EUR/USD", side="BUY", quantity="1000", limit_price="0.5"
+                provider="helio", account="main", symbol="EUR/USD", side="BUY", quantity="1000", limit_price="0.5"
             )
             assert placed.reply is not None
             print(placed.reply.outcome, placed.reply.result)

@@ -2,7 +2,7 @@
 // Sums are exact, by currency, and say how many accounts they have.
 
 import { $, Rows, element, setText, span, sum, timeOf } from "./dom.js";
-import { ask, channelsOf, now, on, relay, since, subscribe } from "./relay.js";
+import { ask, channelsOf, joined, now, on, relay, since, subscribe } from "./relay.js";
 import { amend, cancel, closePosition, mayTrade, openTicket } from "./ticket.js";
 
 const FILLS = 200, NOTICES = 60, OVER = ["FILLED", "CANCELLED", "REJECTED", "EXPIRED"];
@@ -42,6 +42,7 @@ on("started", async () => {
     const names = await channelsOf(wanted.map(({ stream, account }) => ({ stream, filter: { account } })));
     wanted.forEach(({ provider, account, hasMoney }, n) => watchAccount(names[n], provider, account, hasMoney));
     $("account-filter").append(...watched.map(({ provider, account }) => element("option", { value: of(provider, account) }, `${provider} / ${account}`)));
+    await Promise.all([...channels.keys()].map(joined)); // the fills of an order that is placed before would be missed
     await openTicket();
     $("fills-earlier").hidden = !watched.some(({ provider, account }) => mayTrade(provider, account, "trade_history"));
   } catch (error) { explain(`The accounts cannot be shown: ${error.message}.`); }

@@ -89,6 +89,15 @@ export function subscribe(name, handlers = {}) {
   };
 }
 
+/** Wait until the relay has let the page join a channel, or refused it: what happens before is not told. */
+export function joined(name) {
+  const channel = relay.pusher.channel(name);
+  return channel.subscribed ? Promise.resolve() : new Promise((resolve) => {
+    channel.bind("pusher:subscription_succeeded", resolve);
+    channel.bind("pusher:subscription_error", resolve);
+  });
+}
+
 export const heldChannels = () => [...holders.keys()];
 
 /** pusher-js options for this relay: those of any application. */

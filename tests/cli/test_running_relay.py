@@ -47,7 +47,7 @@ def lines(capsys: Captured) -> list[dict[str, object]]:
         (["public_trade.synthetic.BTC-USD"], {"public_trade.synthetic.BTC-USD"}),
         (["synthetic.quote.BTC/USD"], {"cache-quote.synthetic.BTC-USD"}),
         (["status.*"], {f"cache-status.{name}" for name in ("down", "helio", "scaletrade", "synthetic")}),
-        (["account.*"], {"private-account.helio.main", "private-account.scaletrade.main"}),
+        (["account.*"], {f"private-account.{name}" for name in ("helio.main", "helio.second", "scaletrade.main")}),
         (["account.helio.main"], {"private-account.helio.main"}),
         (["btcusd"], {"cache-quote.scaletrade.BTC-USD", "cache-quote.synthetic.BTC-USD"}),
         (["candle.synthetic.BTC-USD"], {f"cache-candle.synthetic.BTC-USD.{t}" for t in ("1m", "5m", "15m", "1h", "4h", "1d")}),
@@ -202,13 +202,20 @@ def test_quote_asks_every_provider(capsys: Captured) -> None:
 
 def test_accounts_are_one_view(capsys: Captured) -> None:
     place = ["order", "place", "--provider", "helio", "--symbol", "EUR/USD", "--side", "buy", "--quantity", "1000"]
-    assert run([*place, "--limit", "0.5", "--json"]) == 0
+    assert run([*place, "--limit", "0.5"]) == 1
+    assert "account: must be named: provider helio has main, second" in capsys.readouterr().err
+    assert run([*place, "--account", "main", "--limit", "0.5", "--json"]) == 0
     capsys.readouterr()
     assert run(["accounts", "--json", "--within", "20"]) == 0
     (found,) = lines(capsys)
-    by_name = {each["provider"]: each for each in found["accounts"]}  # type: ignore[attr-defined]
-    assert by_name["helio"]["balances"]["equity"]
-    assert [each["order_type"] for each in by_name["helio"]["orders"]] == ["LIMIT"]
+    by_name = {f"{each['provider']}.{each['account']}": each for each in found["accounts"]}  # type: ignore[attr-defined]
+    for name in ("helio.main", "helio.second"):
+        balances = by_name[name]["balances"]
+        assert balances["equity"]
+        assert balances["balance"]
+        assert balances["currency"] == "USD"
+    assert [each["order_type"] for each in by_name["helio.main"]["orders"]] == ["LIMIT"]
+    assert by_name["helio.second"]["orders"] == []
     assert run(["accounts", "helio"]) == 0
     out = capsys.readouterr().out
     assert "helio.main" in out

@@ -230,16 +230,15 @@ def test_an_account_has_the_last_told_value_of_each_figure() -> None:
     assert known.event is AccountEvent.BALANCE_UPDATED
     nameless = told(None, timestamp="2026-01-02T03:04:05Z")
     assert (nameless.event, nameless.data, nameless.balance) == (None, None, "0")  # these are of a message
-    assert (
-        told("METRICS_UPDATED", missed="position_unknown", equity="991").balance is None
-    )  # the relay tells the state anew
+    anew = told("METRICS_UPDATED", missed="position_unknown", equity="991")
+    assert anew.balance is None
 
 
 def test_an_order_is_placed_and_seen_on_the_account(relay: SharedRelay, backend: str) -> None:
     async def scenario() -> None:
         async with client(relay) as it, it.account("helio", "main") as views:
             await it.caught_up()
-            order = {"provider": "helio", "symbol": "EUR/USD", "side": "BUY", "quantity": "1000"}
+            order = {"provider": "helio", "account": "main", "symbol": "EUR/USD", "side": "BUY", "quantity": "1000"}
             placed = await it.place_order(**order, limit_price="0.5", client_order_id=f"mine-{backend}")
             assert placed.reply is not None
             assert placed.reply.outcome is Outcome.ACCEPTED
@@ -251,7 +250,7 @@ def test_an_order_is_placed_and_seen_on_the_account(relay: SharedRelay, backend:
             assert view.account is not None
             again = await it.place_order(**order, limit_price="0.5", client_order_id=f"mine-{backend}")
             assert again.replayed
-            await it.cancel_order(provider="helio", order_id=id)
+            await it.cancel_order(provider="helio", account="main", order_id=id)
             while id in view.orders:
                 view = await anext(views)
 

@@ -299,6 +299,21 @@ def test_fills_from_before_the_page_was_opened_are_asked_for(page: Any, demo: st
         assert "helio / second" in later.inner_text("#fills")
 
 
+def test_orders_are_taken_when_the_page_hears_what_becomes_of_them(browser: Any, demo: str) -> None:
+    with opened(browser) as page:
+        held = hold(page, "**/api/v2/ws/auth", 99)
+        with page.expect_response("**/api/v2/ws/streams"):
+            page.goto(f"{demo}#account")
+        until_held(page, held, 7)
+        with page.expect_response(lambda answer: "/api/v2/status" in answer.url):
+            pass
+        assert page.locator("#ticket-account").count() == 0
+        for route in held:
+            route.continue_()
+        page.wait_for_selector("#ticket-account")
+        assert page.locator("#accounts tr:not(.blank)").count() == 7
+
+
 def test_two_accounts_of_a_broker_are_told_apart(page: Any) -> None:
     page.keyboard.press("3")
     for account, quantity in (("main", "2000"), ("second", "3000")):

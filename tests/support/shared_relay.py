@@ -23,7 +23,7 @@ from support.deadlines import WITHIN
 #: Name -> API key and grants. `main` may do everything, `trader` trades on one account, `reader` reads market data only.
 KEYS = {
     "main": {"key": "main-key-of-the-test", "accounts": ["*"], "trade": ["*"]},
-    "trader": {"key": "trader-key-of-the-test", "trade": ["helio.*"]},
+    "trader": {"key": "trader-key-of-the-test", "trade": ["helio.main"]},
     "reader": {"key": "reader-key-of-the-test", "streams": ["quote.*", "status.*"]},
 }
 PROVIDERS = ("helio", "scaletrade", "synthetic")
