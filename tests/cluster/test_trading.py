@@ -10,7 +10,8 @@ import trio
 
 from relay.testing.simulator import Mute
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
-from support.cluster import FIRST, SHORT, Cluster, Node, cluster
+from relay_tektii.simulator import KEY, Subscription, TektiiSimulator
+from support.cluster import FIRST, SHORT, Cluster, Heard, Node, cluster
 from support.deadlines import WITHIN
 from support.redis_server import redis_server
 from support.running import API_KEY
@@ -95,3 +96,57 @@ async def test_an_order_that_was_sent_by_an_owner_that_died_is_never_sent_again(
         assert again.json()["reconciled"]
         replies = [event for event in watch.of("reply") if event["command_id"] == "c1"]
         assert len(replies) == 1
+
+
+async def test_fills_are_told_once_by_the_owners_that_follow_where_redis_was_emptied(tmp_path: Path) -> None:
+    """The broker lists its fills at each login. The first owner's memory of them was in Redis, and is gone."""
+    paper, events = "private-account.broker.paper", ("quote", "order_update", "position_update", "trade_update")
+    simulator = TektiiSimulator(
+        interval=0.05,
+        requests_per_minute=None,
+        subscriptions=[Subscription(instrument="AAPL", events=events)],
+    )
+    command = {**ORDER, "provider": "broker", "account": "paper", "symbol": "AAPL", "quantity": "1"}
+    async with simulator.serve() as broker, redis_server(tmp_path) as redis:
+        provider = {
+            "adapter": "tektii",
+            "url": broker.ws,
+            "http_url": broker.http,
+            "pinned": ["quote AAPL", "account paper"],
+            "accounts": {"paper": {"credentials": {"api_key": KEY}}},
+        }
+        async with cluster(redis, {"broker": provider}, lease=SHORT) as together:
+
+            async def trade(id: str, *heards: Heard) -> str:
+                """Buy a share, by whichever node owns the broker; return the fill, which these were told."""
+                with trio.fail_after(WITHIN):
+                    while (answer := await post(together.nodes[-1], {**command, "id": id})).status_code != 200:
+                        await trio.sleep(0.05)
+                for heard in heards:
+                    await heard.until(lambda heard: any(event["command_id"] == id for event in heard.of("reply")))
+                    await heard.until(lambda heard: len(heard.of("trade")) >= len(simulator.account.fills))
+                assert answer.json()["outcome"] == "accepted", answer.text
+                return str(simulator.account.fills[-1].id)
+
+            first, second = await together.node("a"), await together.node("b")
+            owner = await together.owner("broker")
+            follower = second if owner is first else first
+            steady = together.subscribe(lambda: follower.port, paper)
+            await steady.subscriber.until(lambda: steady.subscriber.connections == 1)
+            fills = [await trade("c1", steady), await trade("c2", steady)]
+            await owner.kill()
+            together.nodes.remove(owner)
+            await redis.say("FLUSHALL")
+            assert await together.owner("broker") is follower
+            fills.append(await trade("c3", steady))
+            assert [event["trade"]["id"] for event in steady.of("trade")] == fills
+            # It has written them into Redis: an owner that never saw them knows them.
+            third = await together.node("c")
+            late = together.subscribe(lambda: third.port, paper)
+            await late.subscriber.until(lambda: late.subscriber.connections == 1)
+            await follower.kill()
+            together.nodes.remove(follower)
+            assert await together.owner("broker") is third
+            fills.append(await trade("c4"))
+            await late.until(lambda heard: bool(heard.of("trade")))
+            assert [event["trade"]["id"] for event in late.of("trade")] == fills[-1:]
