@@ -18,6 +18,7 @@ from relay.errors import suggestion
 from relay.model.channels import ALL, Asker, Stream, Topic, topic_kind
 from relay.model.commands import Command
 from relay.model.events import MARKET_KINDS
+from relay.model.instruments import Instruments
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.plugins import FrameTap
 from relay.provider.catalog import CatalogEntry, ListedSymbol, merged_entries, provider_entries
@@ -58,6 +59,7 @@ class ConfiguredProvider:
         self.settings = settings
         self.name = settings.name
         self.symbols = SymbolTable(settings.symbols)
+        self.instruments = Instruments()
         self.kinds = {topic_kind(offer.kind) for offer in settings.adapter.offers}
         self._frame_tap: FrameTapOf = _no_frame_tap
         adapter = _as_configured(settings)
@@ -69,6 +71,7 @@ class ConfiguredProvider:
             stale_after=settings.stale_after,
             hours=settings.hours,
             audit=settings.audit,
+            check_orders=settings.check_orders,
         )
 
         def pool(account: str | None) -> ConnectionPool:
@@ -78,6 +81,7 @@ class ConfiguredProvider:
                 options=settings.options,
                 credentials=self._credentials[account],
                 symbols=self.symbols,
+                instruments=self.instruments,
             )
 
             def connect(number: int, publish: Publish, beside: ProviderSession | None, socket: str) -> ProviderSession:
@@ -201,7 +205,8 @@ class ConfiguredProvider:
         kinds = tuple(offer.kind for offer in self.settings.adapter.offers if offer.kind in MARKET_KINDS)
         pinned = [topic.symbol for topic in self.settings.pinned if topic.symbol is not None]
         for found in self.symbols.search(query, pinned) if kinds else ():
-            yield ListedSymbol(self.name, found, kinds, "private-" if self.is_private else "")
+            instrument = self.instruments.find(found.canonical)
+            yield ListedSymbol(self.name, found, kinds, "private-" if self.is_private else "", instrument)
 
     def statuses(self) -> Iterator[Mapping[str, Any]]:
         """Yield one status per session."""

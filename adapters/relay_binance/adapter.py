@@ -34,10 +34,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, quoted, whole
+from relay.adapter.reading import besides, instruments, quoted, terms, whole
 from relay.model.channels import Topic
-from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
+from relay.model.enums import Side, TradingStatus
+from relay.model.events import Candle, Depth, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_millis
 
 STREAMS = {"quote": "bookTicker", "public_trade": "aggTrade", "depth": "depth@100ms"}
@@ -46,6 +46,11 @@ INTERVALS = {timeframe: timeframe for timeframe in SAME} | {"1mo": "1M"}
 TIMEFRAMES = {interval: timeframe for timeframe, interval in INTERVALS.items()}
 TAKER = {True: Side.SELL, False: Side.BUY}  # "m": is the buyer the market maker?
 BTC = {"symbol": "BTC/USDT"}
+STATUSES = {
+    "TRADING": TradingStatus.TRADING, "HALT": TradingStatus.HALTED, "BREAK": TradingStatus.HALTED,
+    "AUCTION_MATCH": TradingStatus.AUCTION, "PENDING_TRADING": TradingStatus.CLOSED, "DELIVERED": TradingStatus.CLOSED,
+    "CLOSE": TradingStatus.CLOSED,
+}  # fmt: skip
 
 
 class Binance(Adapter):
@@ -57,6 +62,7 @@ class Binance(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
     )
     session = Session(
@@ -154,3 +160,16 @@ class Binance(Adapter):
         elif answer.ok:
             listed = loads(answer.text)["symbols"]
             yield Symbols([(item["symbol"], self.canonical(item)) for item in listed], complete=True)
+            yield from instruments(listed, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        rules = {each["filterType"]: each for each in given.get("filters", ())}
+        lot, money = rules.get("LOT_SIZE", {}), rules.get("NOTIONAL") or rules.get("MIN_NOTIONAL", {})
+        expires, word = given.get("deliveryDate"), given.get("contractType") or None  # a perpetual's date means nothing
+        return Instrument(symbol=self.canonical(given), native_symbol=given["symbol"], base=given["baseAsset"],
+                          quote=given["quoteAsset"], currency=given.get("marginAsset"), instrument_type=word,
+                          **terms(rules.get("PRICE_FILTER", {}), tick_size="tickSize"),
+                          **terms(lot, quantity_step="stepSize", minimum_quantity="minQty", maximum_quantity="maxQty"),
+                          **terms(money, minimum_notional="minNotional" if "minNotional" in money else "notional"),
+                          status=STATUSES.get(given.get("status", "")),
+                          expires_at=from_millis(expires) if expires and "QUARTER" in (word or "") else None)  # fmt: skip

@@ -20,6 +20,7 @@ class BinanceFutures(Binance):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC, socket="market"),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(
             kind="candle", timeframes=tuple(each for each in INTERVALS if each != "1s"), example=BTC, socket="market"
         ),

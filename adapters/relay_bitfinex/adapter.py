@@ -6,6 +6,7 @@ of the connection are numbered without holes.
 
 from collections.abc import Hashable, Iterable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from relay.adapter import (
@@ -34,10 +35,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import Numbers, each, is_new, named, row
+from relay.adapter.reading import Numbers, each, instruments, is_new, named, row, unless_zero
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
+from relay.model.events import Candle, Depth, Error, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_millis
 
 CHANNELS = {"quote": "ticker", "public_trade": "trades", "depth": "book"}
@@ -53,12 +54,24 @@ def unsubscribe(number: int) -> str:
     return dumps({"event": "unsubscribe", "chanId": number})
 
 
+def canonical(pair: str) -> str:
+    return pair.replace(":", "/") if ":" in pair else f"{pair[:3]}/{pair[3:]}"
+
+
+def instrument(pair: str, info: list[Any]) -> Instrument:
+    """Return an instrument with the least and the greatest order, which are the fourth and the fifth of its info."""
+    (base, _, quote), (least, most) = canonical(pair).partition("/"), (*info[3:5], None, None)[:2]
+    return Instrument(symbol=f"{base}/{quote}", native_symbol=pair, base=base, quote=quote,
+                      minimum_quantity=unless_zero(least), maximum_quantity=unless_zero(most))  # fmt: skip
+
+
 class Bitfinex(Adapter):
     name = "bitfinex"
     offers = (
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
     )
     session = Session(
@@ -81,7 +94,7 @@ class Bitfinex(Adapter):
         self.told: Numbers = context.kept.setdefault("trades", {})
 
     def prepare(self) -> Iterable[Fetch]:
-        yield Fetch(tag="pairs", url="/v2/conf/pub:list:pair:exchange", within=30, needed=False)
+        yield Fetch(tag="pairs", url="/v2/conf/pub:list:pair:exchange,pub:info:pair", within=30, needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str]:
         match outgoing:
@@ -198,5 +211,8 @@ class Bitfinex(Adapter):
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
         """Learn the pairs: two names of three letters, or two names of any length with a colon between them."""
         if answer.ok:
-            yield Symbols([(pair, pair.replace(":", "/") if ":" in pair else f"{pair[:3]}/{pair[3:]}")
-                           for pair in loads(answer.text)[0] if ":" in pair or len(pair) == 6])  # fmt: skip
+            names, *infos = loads(answer.text)
+            named = [pair for pair in names if ":" in pair or len(pair) == 6]
+            yield Symbols([(pair, canonical(pair)) for pair in named])
+            sizes = {pair: row(info, len(info)) for pair, info in chain.from_iterable(infos)}
+            yield from instruments(named, lambda pair: instrument(pair, sizes.get(pair, [])))

@@ -33,10 +33,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides
+from relay.adapter.reading import besides, instruments, tick_of
 from relay.model.channels import Topic
-from relay.model.enums import Side
-from relay.model.events import Depth, Error, Event, PublicTrade
+from relay.model.enums import Side, TradingStatus
+from relay.model.events import Depth, Error, Event, Instrument, PublicTrade
 from relay.model.text import from_micros
 
 CHANNELS = {"public_trade": "live_trades_", "depth": "diff_order_book_"}
@@ -44,6 +44,7 @@ CHANNELS = {"public_trade": "live_trades_", "depth": "diff_order_book_"}
 KNOWN = ("id", "price", "price_str", "amount", "amount_str", "type", "timestamp", "microtimestamp")
 TAKER = {0: Side.BUY, 1: Side.SELL}
 BTC = {"symbol": "BTC/USD"}
+STATUSES = {"Enabled": TradingStatus.TRADING, "Disabled": TradingStatus.HALTED}
 
 
 def market(channel: str, prefix: str) -> str:
@@ -53,7 +54,11 @@ def market(channel: str, prefix: str) -> str:
 
 class Bitstamp(Adapter):
     name = "bitstamp"
-    offers = (Offer(kind="public_trade", example=BTC), Offer(kind="depth", example=BTC))
+    offers = (
+        Offer(kind="public_trade", example=BTC),
+        Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
+    )
     session = Session(
         url="wss://ws.bitstamp.net",
         http="https://www.bitstamp.net",
@@ -123,5 +128,16 @@ class Bitstamp(Adapter):
         if answer.ok and isinstance(tag, Snapshot):
             yield self.book(self.native(tag.topic.symbol or ""), loads(answer.text), snapshot=True)
         elif answer.ok:
-            pairs = [(pair["url_symbol"], pair["name"]) for pair in loads(answer.text)]
-            yield Symbols(pairs)
+            listed = loads(answer.text)
+            yield Symbols([(pair["url_symbol"], pair["name"]) for pair in listed])
+            yield from instruments(listed, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        """Return an instrument; the least value of an order comes with its currency: ``10.0 USD``."""
+        base, _, quote = given["name"].partition("/")
+        least, _, currency = given.get("minimum_order", "").partition(" ")
+        return Instrument(symbol=given["name"], native_symbol=given["url_symbol"], name=given.get("description"), base=base,
+                          quote=quote, tick_size=tick_of(given.get("counter_decimals")),
+                          quantity_step=tick_of(given.get("base_decimals")),
+                          minimum_notional=least if currency == quote else None,
+                          status=STATUSES.get(given.get("trading", "")))  # fmt: skip

@@ -30,10 +30,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides
+from relay.adapter.reading import besides, instruments, unless_zero
 from relay.model.channels import Topic
-from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
+from relay.model.enums import Side, TradingStatus
+from relay.model.events import Candle, Depth, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_millis
 
 FEEDS = {"quote": "orderbook.1", "public_trade": "publicTrade", "depth": "orderbook.200"}
@@ -43,6 +43,7 @@ INTERVALS = {
 }  # fmt: skip
 TIMEFRAMES = {interval: timeframe for timeframe, interval in INTERVALS.items()}
 BTC = {"symbol": "BTC/USDT"}
+STATUSES = {"Trading": TradingStatus.TRADING, "PreLaunch": TradingStatus.AUCTION, "Closed": TradingStatus.CLOSED}
 
 
 class Bybit(Adapter):
@@ -52,6 +53,7 @@ class Bybit(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
     )
     session = Session(
@@ -71,9 +73,8 @@ class Bybit(Adapter):
         self.requests = Requests()
 
     def prepare(self) -> Iterable[Fetch]:
-        if self.option("category") == "spot":  # of contracts the native symbol is the name: BTCUSDT is not BTC/USDT
-            query = {"category": "spot"}
-            yield Fetch(tag="instruments", url="/v5/market/instruments-info", query=query, within=30, needed=False)
+        query = {"category": self.option("category"), "limit": "1000"}  # of contracts; spot has one page
+        yield Fetch(tag="instruments", url="/v5/market/instruments-info", query=query, within=30, needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str]:
         match outgoing:
@@ -141,5 +142,24 @@ class Bybit(Adapter):
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
         if answer.ok:
             listed = loads(answer.text)["result"]["list"]
-            pairs = [(each["symbol"], f"{each['baseCoin']}/{each['quoteCoin']}") for each in listed]
-            yield Symbols(pairs, complete=True)
+            spot = self.option("category") == "spot"
+            yield Symbols([(each["symbol"], self.canonical(each)) for each in listed], complete=spot)
+            yield from instruments(listed, self.instrument)
+
+    def canonical(self, given: dict[str, Any]) -> str:
+        """Return the pair; of a contract its own name: BTCUSDT is not BTC/USDT."""
+        spot = self.option("category") == "spot"
+        return f"{given['baseCoin']}/{given['quoteCoin']}" if spot else given["symbol"]
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        lot, expires = given.get("lotSizeFilter", {}), unless_zero(given.get("deliveryTime"))
+        return Instrument(symbol=self.canonical(given), native_symbol=given["symbol"], base=given["baseCoin"],
+                          quote=given["quoteCoin"], currency=given.get("settleCoin"),
+                          instrument_type=given.get("contractType"),
+                          tick_size=unless_zero(given.get("priceFilter", {}).get("tickSize")),
+                          quantity_step=unless_zero(lot.get("basePrecision", lot.get("qtyStep"))),
+                          minimum_quantity=unless_zero(lot.get("minOrderQty")),
+                          maximum_quantity=unless_zero(lot.get("maxLimitOrderQty", lot.get("maxOrderQty"))),
+                          minimum_notional=unless_zero(lot.get("minOrderAmt", lot.get("minNotionalValue"))),
+                          expires_at=None if expires is None else from_millis(expires),
+                          status=STATUSES.get(given.get("status", "")))  # fmt: skip

@@ -30,16 +30,22 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import Numbers, besides, each, is_new, quoted
+from relay.adapter.reading import Numbers, besides, each, instruments, is_new, quoted, unless_zero
 from relay.model.channels import Topic
-from relay.model.enums import Side
-from relay.model.events import Depth, Event, PublicTrade, Quote
+from relay.model.enums import Side, TradingStatus
+from relay.model.events import Depth, Event, Instrument, PublicTrade, Quote
 
 CHANNELS = {"quote": "ticker", "public_trade": "matches", "depth": "level2_batch"}
 KINDS = {channel: kind for kind, channel in CHANNELS.items()} | {"level2": "depth", "level2_50": "depth"}
 #: ``side`` of a match is the maker's; the event has the taker's.
 TAKER = {"buy": Side.SELL, "sell": Side.BUY}
 BTC = {"symbol": "BTC/USD"}
+STATUSES = {"online": TradingStatus.TRADING, "offline": TradingStatus.HALTED, "delisted": TradingStatus.CLOSED}
+#: Flags of a product that is online, the strictest first.
+FLAGS = {
+    "trading_disabled": TradingStatus.HALTED, "cancel_only": TradingStatus.CANCEL_ONLY,
+    "auction_mode": TradingStatus.AUCTION, "post_only": TradingStatus.POST_ONLY, "limit_only": TradingStatus.LIMIT_ONLY,
+}  # fmt: skip
 
 
 def channel_of(topic: Topic) -> str:
@@ -52,6 +58,7 @@ class Coinbase(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
     )
     session = Session(
         url="wss://ws-feed.exchange.coinbase.com",
@@ -139,5 +146,15 @@ class Coinbase(Adapter):
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
         if answer.ok:
-            pairs = [(raw["id"], f"{raw['base_currency']}/{raw['quote_currency']}") for raw in loads(answer.text)]
+            listed = loads(answer.text)
+            pairs = [(raw["id"], f"{raw['base_currency']}/{raw['quote_currency']}") for raw in listed]
             yield Symbols(pairs, complete=True)
+            yield from instruments(listed, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        base, quote, said = given["base_currency"], given["quote_currency"], STATUSES.get(given.get("status", ""))
+        limited = (status for flag, status in FLAGS.items() if given.get(flag) is True)
+        return Instrument(symbol=f"{base}/{quote}", native_symbol=given["id"], base=base, quote=quote,
+                          name=given.get("display_name"), tick_size=unless_zero(given.get("quote_increment")),
+                          quantity_step=unless_zero(given.get("base_increment")),
+                          status=next(limited, said) if said is TradingStatus.TRADING else said)  # fmt: skip

@@ -32,10 +32,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, quoted, unless_zero, whole
+from relay.adapter.reading import besides, instruments, quoted, terms, tradable, unless_zero, whole
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
+from relay.model.events import Candle, Depth, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_millis
 
 CHANNELS = {"quote": "ticker", "public_trade": "trades", "depth": "book"}
@@ -54,6 +54,7 @@ class Deribit(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
     )
     session = Session(
@@ -73,8 +74,9 @@ class Deribit(Adapter):
         self.requests = Requests()
 
     def prepare(self) -> Iterable[Fetch]:
-        query = {"currency": "any", "kind": "spot"}
-        yield Fetch(tag="spot", url="/api/v2/public/get_instruments", query=query, within=30, needed=False)
+        for kind in ("spot", "future"):  # options are thousands: nothing is known of them
+            query = {"currency": "any", "kind": kind}
+            yield Fetch(tag=kind, url="/api/v2/public/get_instruments", query=query, within=30, needed=False)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str]:
         match outgoing:
@@ -161,7 +163,21 @@ class Deribit(Adapter):
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
         if answer.ok:
-            spot = [each for each in loads(answer.text)["result"] if each["kind"] == "spot"]
+            listed = loads(answer.text)["result"]
+            spot = [each for each in listed if each["kind"] == "spot"]
             yield Symbols(
                 [(each["instrument_name"], f"{each['base_currency']}/{each['quote_currency']}") for each in spot]
             )
+            yield from instruments(listed, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        """Return an instrument; a perpetual's expiry, in the year 3000, is none."""
+        native, base, quote = given["instrument_name"], given["base_currency"], given["quote_currency"]
+        ends = None if given.get("settlement_period") == "perpetual" else unless_zero(given.get("expiration_timestamp"))
+        steps = given.get("tick_size_steps")
+        return Instrument(symbol=f"{base}/{quote}" if given["kind"] == "spot" else native, native_symbol=native, base=base,
+                          quote=quote, currency=given.get("settlement_currency"), instrument_type=given["kind"],
+                          **terms(given, tick_size="tick_size", contract_size="contract_size",
+                                  minimum_quantity="min_trade_amount"),
+                          expires_at=None if ends is None else from_millis(ends), status=tradable(given.get("is_active")),
+                          data={"tick_size_steps": steps} if steps else None)  # fmt: skip

@@ -31,14 +31,15 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, unless_zero
-from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
+from relay.adapter.reading import besides, instruments, terms, tick_of, unless_zero
+from relay.model.enums import Side, TradingStatus
+from relay.model.events import Candle, Depth, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_millis, from_seconds
 
 CHANNELS = {"quote": "spot.tickers", "public_trade": "spot.trades"}
 INTERVALS = {timeframe: timeframe for timeframe in ("10s", "1m", "5m", "15m", "30m", "1h", "4h", "8h", "1d", "7d")}
 BTC = {"symbol": "BTC/USDT"}
+STATUSES = {"tradable": TradingStatus.TRADING, "untradable": TradingStatus.HALTED}  # or buyable, or sellable, alone
 
 
 class GateIo(Adapter):
@@ -47,6 +48,7 @@ class GateIo(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
     )
     session = Session(
@@ -148,3 +150,12 @@ class GateIo(Adapter):
                         snapshot=True, last_seq=given["id"])  # fmt: skip
         else:
             yield Symbols([(pair["id"], f"{pair['base']}/{pair['quote']}") for pair in given], complete=True)
+            yield from instruments(given, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        return Instrument(symbol=f"{given['base']}/{given['quote']}", native_symbol=given["id"], base=given["base"],
+                          quote=given["quote"], tick_size=tick_of(given.get("precision")),
+                          quantity_step=tick_of(given.get("amount_precision")),
+                          **terms(given, minimum_quantity="min_base_amount", maximum_quantity="max_base_amount",
+                                  minimum_notional="min_quote_amount"),
+                          status=STATUSES.get(given.get("trade_status", "")))  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from relay.model.enums import OrderType, Side, TimeInForce
 from relay.testing.account import Change, HeldPosition, SimulatedRefusal, Ticket, TradingAccount
-from relay.testing.market import Instrument, Market, units
+from relay.testing.market import Market, Tradable, units
 from relay_helio import payloads
 from relay_helio.reports import word
 
@@ -120,7 +120,7 @@ class SimulatedExchange:
         raise SimulatedRefusal("UNKNOWN_POSITION", f"no open position {asked['positionId']!r:.64}")
 
 
-def _price(instrument: Instrument, value: Any) -> int | None:
+def _price(instrument: Tradable, value: Any) -> int | None:
     return None if value is None else units(str(value), instrument.decimals)
 
 

@@ -31,17 +31,17 @@ from relay.testing.account import (
     Ticket,
     TradingAccount,
 )
-from relay.testing.market import BookMoved, Instrument, Market, QuoteMoved
+from relay.testing.market import BookMoved, Market, QuoteMoved, Tradable
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 from relay_helio import payloads
 from relay_helio.exchange import SimulatedExchange
 from relay_helio.reports import members
 
 INSTRUMENTS = (
-    Instrument(symbol="EURUSD", price=108_430, decimals=5),
-    Instrument(symbol="GBPUSD", price=127_120, decimals=5, spread=2),
-    Instrument(symbol="USDJPY", price=149_250, decimals=3),
-    Instrument(symbol="XAUUSD", price=265_040, decimals=2, tick=5, spread=4, size_decimals=2, typical=500),
+    Tradable(symbol="EURUSD", price=108_430, decimals=5),
+    Tradable(symbol="GBPUSD", price=127_120, decimals=5, spread=2),
+    Tradable(symbol="USDJPY", price=149_250, decimals=3),
+    Tradable(symbol="XAUUSD", price=265_040, decimals=2, tick=5, spread=4, size_decimals=2, typical=500),
 )
 EMAIL, PASSWORD, ACCOUNT = "client@example.com", "password123", "acc_123456"
 #: Another user, with an account of its own.
@@ -84,7 +84,7 @@ class HelioSimulator(Simulator):
         *,
         seed: int = 1,
         interval: float = 0.2,
-        instruments: Iterable[Instrument] = INSTRUMENTS,
+        instruments: Iterable[Tradable] = INSTRUMENTS,
         token_lifetime: int = 3600,
         bad_token: Literal["close", "refuse"] = "close",
         clock: Callable[[], int] = time.time_ns,

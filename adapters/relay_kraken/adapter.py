@@ -36,6 +36,7 @@ class Kraken(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(kind="candle", timeframes=tuple(MINUTES), example=BTC),
     )
     session = Session(

@@ -25,17 +25,21 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import quoted
+from relay.adapter.reading import instruments, quoted, terms, tick_of
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Candle, Error, Event, PublicTrade, Quote
+from relay.model.events import Candle, Error, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_seconds
 from relay_kraken.book import read_book
-from relay_kraken.words import TIMEFRAMES, TOO_MANY, channels, stream
+from relay_kraken.words import STATUSES, TIMEFRAMES, TOO_MANY, channels, stream
 
 TAKER = {"b": Side.BUY, "s": Side.SELL}
 DONE = {"subscribed": True, "unsubscribed": False}
 ALIASES = {"XBT": "BTC", "XDG": "DOGE"}
+
+
+def canonical(name: str) -> str:
+    return "/".join(ALIASES.get(asset, asset) for asset in name.split("/"))
 
 
 class V1:
@@ -115,6 +119,14 @@ class V1:
             if listed["error"]:  # Kraken answers 200 for these too
                 yield Unknown(listed["error"], "; ".join(listed["error"]))
                 return
-            names = [pair["wsname"] for pair in listed["result"].values() if pair.get("wsname")]
-            pairs = [(name, "/".join(ALIASES.get(asset, asset) for asset in name.split("/"))) for name in names]
-            yield Symbols(pairs)
+            named = [pair for pair in listed["result"].values() if pair.get("wsname")]
+            yield Symbols([(pair["wsname"], canonical(pair["wsname"])) for pair in named])
+            yield from instruments(named, self.instrument)
+
+    def instrument(self, pair: dict[str, Any]) -> Instrument:
+        name, aliases = canonical(pair["wsname"]), (pair["altname"],) if "altname" in pair else None
+        base, _, quote = name.partition("/")
+        return Instrument(symbol=name, native_symbol=pair["wsname"], base=base, quote=quote, aliases=aliases,
+                          quantity_step=tick_of(pair.get("lot_decimals")),
+                          **terms(pair, tick_size="tick_size", minimum_quantity="ordermin", minimum_notional="costmin"),
+                          status=STATUSES.get(pair.get("status", "")))  # fmt: skip

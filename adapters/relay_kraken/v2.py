@@ -28,12 +28,12 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, quoted, unless_zero
+from relay.adapter.reading import besides, instruments, quoted, terms, unless_zero
 from relay.limits import BoundedDict
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
-from relay_kraken.words import TIMEFRAMES, TOO_MANY, channels, stream
+from relay.model.events import Candle, Depth, Error, Event, Instrument, PublicTrade, Quote
+from relay_kraken.words import STATUSES, TIMEFRAMES, TOO_MANY, channels, stream
 
 TAKER = {"buy": Side.BUY, "sell": Side.SELL}
 SNAPSHOT = {"snapshot": True, "update": False}
@@ -154,11 +154,19 @@ class V2:
     def instruments(self, pairs: list[dict[str, Any]], *, told: bool) -> Iterable[Event | Signal]:
         """Learn the pairs, and tell which have another status than before; of a snapshot nothing is news yet."""
         yield Symbols((pair["symbol"], pair["symbol"]) for pair in pairs)
+        yield from instruments(pairs, self.instrument)
         for pair in pairs:
             name, status = pair["symbol"], pair["status"]
             if told and status != self._statuses.get(name, "online"):
                 yield self.status(name, status)
             self._statuses[name] = status
+
+    def instrument(self, pair: dict[str, Any]) -> Instrument:
+        name = pair["symbol"]
+        return Instrument(symbol=name, native_symbol=name, base=pair.get("base"), quote=pair.get("quote"),
+                          status=STATUSES.get(pair["status"]),
+                          **terms(pair, tick_size="price_increment", quantity_step="qty_increment",
+                                  minimum_quantity="qty_min", minimum_notional="cost_min"))  # fmt: skip
 
     def status(self, pair: str, status: str) -> Error:
         return Error(code="instrument_status", message=f"{self.symbol(pair)}: {status}")

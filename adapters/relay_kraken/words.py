@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from relay.model.channels import Topic
+from relay.model.enums import TradingStatus
 
 NAMES = {"quote": "ticker", "public_trade": "trade", "depth": "book", "candle": "ohlc"}
 KINDS = {name: kind for kind, name in NAMES.items()}
@@ -10,6 +11,12 @@ MINUTES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 14
 TIMEFRAMES = {minutes: timeframe for timeframe, minutes in MINUTES.items()}
 #: Kraken's answer to more requests than it takes, which no page numbers; the refusal passes.
 TOO_MANY = "Exceeded msg rate"
+#: The words of both protocols for a pair's status; there is none for one that is being prepared.
+STATUSES = {
+    "online": TradingStatus.TRADING, "post_only": TradingStatus.POST_ONLY, "limit_only": TradingStatus.LIMIT_ONLY,
+    "reduce_only": TradingStatus.REDUCE_ONLY, "cancel_only": TradingStatus.CANCEL_ONLY,
+    "maintenance": TradingStatus.HALTED, "delisted": TradingStatus.CLOSED,
+}  # fmt: skip
 
 
 def channels(

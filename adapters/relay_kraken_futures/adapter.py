@@ -30,10 +30,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import Numbers, besides, each, is_new
+from relay.adapter.reading import Numbers, besides, each, instruments, is_new, terms, tick_of, tradable
 from relay.model.channels import Topic
-from relay.model.enums import Side
-from relay.model.events import Depth, Error, Event, PublicTrade, Quote
+from relay.model.enums import Side, TradingStatus
+from relay.model.events import Depth, Error, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_millis
 
 FEEDS = {"quote": "ticker", "public_trade": "trade", "depth": "book"}
@@ -51,6 +51,7 @@ class KrakenFutures(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
     )
     session = Session(
         url="wss://futures.kraken.com/ws/v1",
@@ -134,5 +135,17 @@ class KrakenFutures(Adapter):
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
         if answer.ok:
-            natives = [raw["symbol"].upper() for raw in loads(answer.text)["instruments"]]
+            listed = loads(answer.text)["instruments"]
+            natives = [raw["symbol"].upper() for raw in listed]
             yield Symbols([(native, native) for native in natives], complete=True)
+            yield from instruments(listed, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        native, status = given["symbol"].upper(), tradable(given.get("tradeable"))
+        if status is TradingStatus.TRADING and given.get("postOnly") is True:
+            status = TradingStatus.POST_ONLY
+        return Instrument(symbol=native, native_symbol=native, base=given.get("base"), quote=given.get("quote"),
+                          instrument_type=given.get("type"), status=status,
+                          quantity_step=tick_of(given.get("contractValueTradePrecision")),
+                          expires_at=given.get("lastTradingTime"),
+                          **terms(given, tick_size="tickSize", contract_size="contractSize"))  # fmt: skip

@@ -35,10 +35,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, is_zero, quoted
+from relay.adapter.reading import besides, instruments, is_zero, quoted, terms, tradable
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Event, PublicTrade, Quote
+from relay.model.events import Candle, Depth, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_millis, from_nanos, from_seconds
 
 FEEDS = {"quote": "/market/ticker", "public_trade": "/market/match", "candle": "/market/candles"}
@@ -49,19 +49,17 @@ INTERVALS = {
 }  # fmt: skip
 TIMEFRAMES = {interval: timeframe for timeframe, interval in INTERVALS.items()}
 BTC = {"symbol": "BTC/USDT"}
+TERMS = {"tick_size": "priceIncrement", "quantity_step": "baseIncrement", "minimum_quantity": "baseMinSize",
+         "maximum_quantity": "baseMaxSize", "minimum_notional": "minFunds"}  # fmt: skip
 
 
 class KuCoin(Adapter):
     name = "kucoin"
     options = (
-        Option(
-            "book", "50", choices=tuple(BOOKS), about="50: the best 50 levels, whole; full: changes of the whole book"
-        ),
+        Option("book", "50", choices=tuple(BOOKS), about="50: the best levels, whole; full: changes of the whole book"),
     )
     offers = (
-        Offer(kind="quote", example=BTC),
-        Offer(kind="public_trade", example=BTC),
-        Offer(kind="depth", example=BTC),
+        *(Offer(kind=each, example=BTC) for each in ("quote", "public_trade", "depth", "instrument")),
         Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
     )
     session = Session(
@@ -103,9 +101,8 @@ class KuCoin(Adapter):
 
     def request(self, feed: str, request: Subscribe | Unsubscribe) -> str:
         """Return a frame, which names one feed and up to 100 symbols."""
-        names = ",".join(map(self.name_of, request.topics))
+        names, id = ",".join(map(self.name_of, request.topics)), str(self.requests.next_id(request))
         verb = "subscribe" if isinstance(request, Subscribe) else "unsubscribe"
-        id = str(self.requests.next_id(request))
         return dumps({"id": id, "type": verb, "topic": f"{feed}:{names}", "response": True})
 
     def feed_of(self, topic: Topic) -> str:
@@ -154,9 +151,8 @@ class KuCoin(Adapter):
         known = ("bestBid", "bestBidSize", "bestAsk", "bestAskSize", "price", "time")
         bid, bid_size = quoted(data["bestBid"], data["bestBidSize"])
         ask, ask_size = quoted(data["bestAsk"], data["bestAskSize"])
-        return Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, bid_size=bid_size, ask=ask,
-                     ask_size=ask_size, last=data["price"],
-                     time=from_millis(data["time"]), data=besides(data, *known))  # fmt: skip
+        return Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, bid_size=bid_size, ask=ask, ask_size=ask_size,
+                     last=data["price"], time=from_millis(data["time"]), data=besides(data, *known))  # fmt: skip
 
     def trade(self, name: str, data: dict[str, Any]) -> PublicTrade:
         known = ("tradeId", "price", "size", "side", "time", "symbol", "type")
@@ -185,3 +181,9 @@ class KuCoin(Adapter):
             case _:
                 pairs = [(each["symbol"], f"{each['baseCurrency']}/{each['quoteCurrency']}") for each in data]
                 yield Symbols(pairs, complete=True)
+                yield from instruments(data, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        return Instrument(symbol=f"{given['baseCurrency']}/{given['quoteCurrency']}", native_symbol=given["symbol"],
+                          base=given["baseCurrency"], quote=given["quoteCurrency"],
+                          status=tradable(given.get("enableTrading")), **terms(given, **TERMS))  # fmt: skip

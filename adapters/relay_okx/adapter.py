@@ -35,10 +35,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides, quoted, row
+from relay.adapter.reading import besides, instruments, quoted, row, terms
 from relay.model.channels import Topic
-from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Error, Event, PublicTrade, Quote
+from relay.model.enums import Side, TradingStatus
+from relay.model.events import Candle, Depth, Error, Event, Instrument, PublicTrade, Quote
 from relay.model.text import from_millis
 
 CHANNELS = {"quote": "tickers", "public_trade": "trades", "depth": "books"}
@@ -48,6 +48,7 @@ INTERVALS = {name: name for name in ("1s", "1m", "3m", "5m", "15m", "30m")} | {
 }  # fmt: skip
 TIMEFRAMES = {f"candle{interval}": timeframe for timeframe, interval in INTERVALS.items()}
 BTC = {"symbol": "BTC/USDT"}
+STATUSES = {"live": TradingStatus.TRADING, "suspend": TradingStatus.HALTED, "preopen": TradingStatus.AUCTION}
 
 #: A refusal names the stream in its text only: "Wrong URL or channel:trades,instId:BTC-FOO doesn't exist".
 refused_stream = re.compile(r"channel:([\w-]+),\s*instId:([\w-]+)").search
@@ -63,6 +64,7 @@ class Okx(Adapter):
         Offer(kind="quote", example=BTC),
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC, socket="business"),
     )
     session = Session(
@@ -147,10 +149,8 @@ class Okx(Adapter):
 
     def quote(self, given: dict[str, Any]) -> Quote:
         native = given["instId"]
-        (bid, bid_size), (ask, ask_size) = (
-            quoted(given["bidPx"], given["bidSz"]),
-            quoted(given["askPx"], given["askSz"]),
-        )
+        bid, bid_size = quoted(given["bidPx"], given["bidSz"])
+        ask, ask_size = quoted(given["askPx"], given["askSz"])
         volume = "vol24h" if given["instType"] == "SPOT" else "volCcy24h"  # the one in base currency
         return Quote(symbol=self.symbol(native), native_symbol=native, bid=bid, bid_size=bid_size, ask=ask,
                      ask_size=ask_size, last=given["last"] or None, volume=given[volume], time=from_millis(given["ts"]),
@@ -165,19 +165,10 @@ class Okx(Adapter):
     def candle(self, native: str, timeframe: str, bar: list[Any]) -> Candle:
         """Return a candle. The volume in base currency is the first one of a spot pair, the second one of a contract."""
         start, opened, high, low, closed, contracts, base, quote, confirm = row(bar, 9)
-        return Candle(
-            symbol=self.symbol(native),
-            native_symbol=native,
-            timeframe=timeframe,
-            start=from_millis(start),
-            open=opened,
-            high=high,
-            low=low,
-            close=closed,
-            volume=contracts if native.count("-") == 1 else base,
-            closed={"0": False, "1": True}[confirm],
-            data={"vol": contracts, "volCcy": base, "volCcyQuote": quote},
-        )
+        return Candle(symbol=self.symbol(native), native_symbol=native, timeframe=timeframe, start=from_millis(start),
+                      open=opened, high=high, low=low, close=closed, volume=contracts if native.count("-") == 1 else base,
+                      closed={"0": False, "1": True}[confirm],
+                      data={"vol": contracts, "volCcy": base, "volCcyQuote": quote})  # fmt: skip
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         if not answer.ok:
@@ -187,3 +178,10 @@ class Okx(Adapter):
             yield self.book(self.native(tag.topic.symbol or ""), data[0], snapshot=True)
         else:
             yield Symbols([(each["instId"], f"{each['baseCcy']}/{each['quoteCcy']}") for each in data])
+            yield from instruments(data, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        return Instrument(symbol=f"{given['baseCcy']}/{given['quoteCcy']}", native_symbol=given["instId"],
+                          base=given["baseCcy"], quote=given["quoteCcy"], instrument_type=given.get("instType"),
+                          **terms(given, tick_size="tickSz", quantity_step="lotSz", minimum_quantity="minSz"),
+                          status=STATUSES.get(given.get("state", "")))  # fmt: skip

@@ -7,7 +7,7 @@ import msgspec
 from attrs import define
 
 from relay.testing.account import money_text
-from relay.testing.market import Instrument, Market, QuoteMoved, Units, plain
+from relay.testing.market import Market, QuoteMoved, Tradable, Units, plain
 from relay_scaletrade.tickets import Ticket, TicketAccount
 
 SECOND = 1_000_000_000
@@ -27,7 +27,7 @@ def money(amount: Fraction) -> msgspec.Raw:
     return exact(money_text(amount))
 
 
-def price(instrument: Instrument, units: Units) -> msgspec.Raw:
+def price(instrument: Tradable, units: Units) -> msgspec.Raw:
     return exact(instrument.price_text(units) if units else "0.0")
 
 

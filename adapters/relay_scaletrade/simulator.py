@@ -24,17 +24,17 @@ from attrs import Factory, define
 from relay.adapter import dumps, loads
 from relay.plugins.hookspecs import Simulated
 from relay.testing.account import SimulatedRefusal
-from relay.testing.market import Instrument, Market, QuoteMoved, units
+from relay.testing.market import Market, QuoteMoved, Tradable, units
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 from relay_scaletrade import payloads
 from relay_scaletrade.payloads import SECOND, PriceAlert
 from relay_scaletrade.tickets import CLOSE, OPEN, Ticket, TicketAccount, Told
 
 INSTRUMENTS = (
-    Instrument(symbol="EURUSD", price=110_012, decimals=5, spread=12),
-    Instrument(symbol="GBPUSD", price=127_120, decimals=5, spread=15),
-    Instrument(symbol="XAUUSD", price=265_040, decimals=2, tick=5, spread=4),
-    Instrument(symbol="BTCUSD", price=6_512_340, decimals=2, tick=10, spread=5),
+    Tradable(symbol="EURUSD", price=110_012, decimals=5, spread=12),
+    Tradable(symbol="GBPUSD", price=127_120, decimals=5, spread=15),
+    Tradable(symbol="XAUUSD", price=265_040, decimals=2, tick=5, spread=4),
+    Tradable(symbol="BTCUSD", price=6_512_340, decimals=2, tick=10, spread=5),
 )
 LOGIN, PASSWORD = 100_020, "your-strong-password"
 PROFILE = {
@@ -82,7 +82,7 @@ class ScaleTradeSimulator(Simulator):
         version: Literal[1, 2] = 2,
         seed: int = 1,
         interval: float = 0.2,
-        instruments: Iterable[Instrument] = INSTRUMENTS,
+        instruments: Iterable[Tradable] = INSTRUMENTS,
         token_lifetime: int = 3600,
         enabled: bool = True,
         millis: bool = False,

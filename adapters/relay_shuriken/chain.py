@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from attrs import frozen
 
 from relay.model.enums import Side
-from relay.testing.market import Instrument, Market, Printed, plain
+from relay.testing.market import Market, Printed, Tradable, plain
 
 Payload = dict[str, Any]
 
@@ -28,9 +28,9 @@ USER, WALLET, EVM_WALLET = (
 )
 PROFILE, FEED = "p1", "f1"
 INSTRUMENTS = (
-    Instrument(symbol=SOL, price=152_310, decimals=3, tick=10, size_decimals=9, typical=4_000_000_000),
-    Instrument(symbol=BONK, price=2_415_000, decimals=11, tick=1_000, size_decimals=5, typical=900_000_000_000),
-    Instrument(symbol=WETH, price=344_125, decimals=2, tick=5, size_decimals=18, typical=200_000_000_000_000_000),
+    Tradable(symbol=SOL, price=152_310, decimals=3, tick=10, size_decimals=9, typical=4_000_000_000),
+    Tradable(symbol=BONK, price=2_415_000, decimals=11, tick=1_000, size_decimals=5, typical=900_000_000_000),
+    Tradable(symbol=WETH, price=344_125, decimals=2, tick=5, size_decimals=18, typical=200_000_000_000_000_000),
 )
 AUTOMATED = 6
 _NAMES = {SOL: ("Wrapped SOL", "SOL"), BONK: ("Bonk", "BONK"), WETH: ("Wrapped Ether", "WETH")}

@@ -9,19 +9,19 @@ import trio
 
 from relay.adapter import dumps, loads
 from relay.plugins.hookspecs import Simulated
-from relay.testing.market import TIMEFRAMES, Bar, BookMoved, Instrument, Market, Move, Printed, QuoteMoved
+from relay.testing.market import TIMEFRAMES, Bar, BookMoved, Market, Move, Printed, QuoteMoved, Tradable
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 
 LEVELS = 40
 INSTRUMENTS = (
-    Instrument(symbol="BTC/USD", price=6_512_340, decimals=2, tick=10, size_decimals=5, typical=50_000, levels=LEVELS),
-    Instrument(symbol="ETH/USD", price=344_125, decimals=2, tick=5, size_decimals=4, typical=80_000, levels=LEVELS),
-    Instrument(symbol="SOL/USD", price=152_310, decimals=3, tick=10, size_decimals=2, typical=40_000, levels=LEVELS),
-    Instrument(symbol="XRP/USD", price=52_340, decimals=5, size_decimals=0, typical=25_000, levels=LEVELS),
-    Instrument(symbol="EUR/USD", price=108_430, decimals=5, typical=1_000_000, levels=LEVELS),
-    Instrument(symbol="GBP/USD", price=127_120, decimals=5, spread=2, typical=1_000_000, levels=LEVELS),
-    Instrument(symbol="USD/JPY", price=149_250, decimals=3, typical=1_000_000, levels=LEVELS),
-    Instrument(
+    Tradable(symbol="BTC/USD", price=6_512_340, decimals=2, tick=10, size_decimals=5, typical=50_000, levels=LEVELS),
+    Tradable(symbol="ETH/USD", price=344_125, decimals=2, tick=5, size_decimals=4, typical=80_000, levels=LEVELS),
+    Tradable(symbol="SOL/USD", price=152_310, decimals=3, tick=10, size_decimals=2, typical=40_000, levels=LEVELS),
+    Tradable(symbol="XRP/USD", price=52_340, decimals=5, size_decimals=0, typical=25_000, levels=LEVELS),
+    Tradable(symbol="EUR/USD", price=108_430, decimals=5, typical=1_000_000, levels=LEVELS),
+    Tradable(symbol="GBP/USD", price=127_120, decimals=5, spread=2, typical=1_000_000, levels=LEVELS),
+    Tradable(symbol="USD/JPY", price=149_250, decimals=3, typical=1_000_000, levels=LEVELS),
+    Tradable(
         symbol="XAU/USD", price=265_040, decimals=2, tick=5, spread=2, size_decimals=2, typical=500, levels=LEVELS
     ),
 )
@@ -45,7 +45,7 @@ class SyntheticSimulator(Simulator):
         *,
         seed: int = 1,
         rate: float = 20.0,
-        instruments: Iterable[Instrument] = INSTRUMENTS,
+        instruments: Iterable[Tradable] = INSTRUMENTS,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         super().__init__()

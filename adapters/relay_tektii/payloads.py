@@ -6,7 +6,7 @@ from typing import Any
 from relay.model.enums import OrderStatus, PositionSide
 from relay.model.text import from_millis
 from relay.testing.account import Filled, HeldPosition, PlacedOrder, TradingAccount, money_text
-from relay.testing.market import Bar, Instrument, Market, QuoteMoved
+from relay.testing.market import Bar, Market, QuoteMoved, Tradable
 
 Payload = dict[str, Any]
 
@@ -101,7 +101,7 @@ def trade(market: Market, account: TradingAccount, fill: Filled) -> Payload:
             "timestamp": moment(fill.time_ns)}  # fmt: skip
 
 
-def capabilities(instruments: Iterable[Instrument], requests_per_minute: int | None) -> Payload:
+def capabilities(instruments: Iterable[Tradable], requests_per_minute: int | None) -> Payload:
     kinds = {"CRYPTO" if "BTC" in each.symbol else "FOREX" if "/" in each.symbol else "STOCK" for each in instruments}
     return present(
         {

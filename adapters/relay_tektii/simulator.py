@@ -23,7 +23,7 @@ from relay.adapter import dumps, loads
 from relay.model.enums import OrderEvent
 from relay.plugins.hookspecs import Simulated
 from relay.testing.account import Change, Filled, OrderMoved, PlacedOrder, PositionMoved, TradingAccount
-from relay.testing.market import SECOND, Bar, Instrument, Market, QuoteMoved
+from relay.testing.market import SECOND, Bar, Market, QuoteMoved, Tradable
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 from relay_tektii import payloads
 from relay_tektii.exchange import ApiError, SimulatedExchange
@@ -31,9 +31,9 @@ from relay_tektii.exchange import ApiError, SimulatedExchange
 #: A gateway's key has at least 32 characters.
 KEY = "tk_simulated_0123456789abcdef0123456789abcdef"
 INSTRUMENTS = (
-    Instrument(symbol="AAPL", price=15_120, decimals=2, typical=400),
-    Instrument(symbol="EUR/USD", price=10_845, decimals=4, spread=2),
-    Instrument(symbol="BTC/USD", price=4_200_000, decimals=2, tick=50, size_decimals=4, typical=5_000),
+    Tradable(symbol="AAPL", price=15_120, decimals=2, typical=400),
+    Tradable(symbol="EUR/USD", price=10_845, decimals=4, spread=2),
+    Tradable(symbol="BTC/USD", price=4_200_000, decimals=2, tick=50, size_decimals=4, typical=5_000),
 )
 EVENTS = ("quote", "candle_1m", "candle_1h", "order_update", "position_update", "account_update", "trade_update")
 _BRACKET = {
@@ -115,7 +115,7 @@ class TektiiSimulator(Simulator):
         seed: int = 1,
         interval: float = 0.5,
         backtest: int | None = None,
-        instruments: Iterable[Instrument] = INSTRUMENTS,
+        instruments: Iterable[Tradable] = INSTRUMENTS,
         key: str | None = KEY,
         subscriptions: Iterable[Subscription] = (),
         ping_interval: float = 15.0,

@@ -29,10 +29,10 @@ from relay.adapter import (
     dumps,
     loads,
 )
-from relay.adapter.reading import besides
+from relay.adapter.reading import besides, instruments
 from relay.model.channels import Topic
 from relay.model.enums import Side
-from relay.model.events import Candle, Depth, Error, Event, PublicTrade
+from relay.model.events import Candle, Depth, Error, Event, Instrument, PublicTrade
 from relay.model.text import from_millis
 
 TYPES = {"public_trade": "trade", "depth": "orderbook"}
@@ -58,6 +58,7 @@ class Upbit(Adapter):
     offers = (
         Offer(kind="public_trade", example=BTC),
         Offer(kind="depth", example=BTC),
+        Offer(kind="instrument", example=BTC),
         Offer(kind="candle", timeframes=tuple(INTERVALS), example=BTC),
     )
     session = Session(
@@ -130,5 +131,12 @@ class Upbit(Adapter):
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Signal]:
         """Learn the markets. Upbit writes the quote currency first: KRW-BTC is BTC/KRW."""
         if answer.ok:
-            pairs = [each["market"].split("-", 1) for each in loads(answer.text)]
+            listed = loads(answer.text)
+            pairs = [each["market"].split("-", 1) for each in listed]
             yield Symbols([(f"{quote}-{base}", f"{base}/{quote}") for quote, base in pairs], complete=True)
+            yield from instruments(listed, self.instrument)
+
+    def instrument(self, given: dict[str, Any]) -> Instrument:
+        quote, base = given["market"].split("-", 1)
+        return Instrument(symbol=f"{base}/{quote}", native_symbol=given["market"], base=base, quote=quote,
+                          name=given.get("english_name"))  # fmt: skip

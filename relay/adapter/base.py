@@ -15,6 +15,7 @@ from relay.model.commands import Command
 from relay.model.enums import ErrorCode
 from relay.model.events import Event, Level, Order, Position
 from relay.model.hours import Hours
+from relay.model.instruments import Instruments
 from relay.model.symbols import SymbolTable
 
 #: See `Adapter.checksum`.
@@ -66,6 +67,7 @@ class Context:
         kept: what an adapter leaves to the one of the next connection, by names of its own. It bounds what it keeps.
         calendar: the days of the last `Calendar` signal.
         known: the account's orders, positions and open commands.
+        instruments: what was read of the provider's instruments; the relay fills it from `Instrument` events.
     """
 
     provider: str
@@ -77,6 +79,7 @@ class Context:
     kept: dict[str, Any] = field(factory=dict, repr=False)
     calendar: dict[str, str] = field(factory=dict, repr=False)
     known: Known = field(factory=Known, repr=False)
+    instruments: Instruments = field(factory=Instruments, repr=False)
 
 
 class Adapter(abc.ABC):

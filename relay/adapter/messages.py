@@ -373,10 +373,14 @@ class Limited:
 
 @frozen
 class Unknown:
-    """A message, or a part of one, that was not understood: counted and sampled, never dropped in silence."""
+    """A message, or a part of one, that was not understood: counted and sampled, never dropped in silence.
+
+    ``needed`` is False for a part of an answer to `Adapter.prepare` that a connection can do without.
+    """
 
     raw: Any
     why: str = ""
+    needed: bool = field(default=True, kw_only=True)
 
 
 @frozen

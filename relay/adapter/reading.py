@@ -26,7 +26,7 @@ from relay.model.commands import (
     GetQuote,
     PlaceOrder,
 )
-from relay.model.enums import ErrorCode
+from relay.model.enums import ErrorCode, TradingStatus
 from relay.model.text import from_millis, from_seconds, optional_decimal
 
 Members = dict[str, Any]
@@ -270,6 +270,34 @@ def each(raws: Iterable[Any], read: Callable[[Any], Any]) -> Iterator[Any]:
             yield Unknown(raw, f"{type(error).__name__}: {error}")
         else:
             yield from (item for item in items if item is not None)
+
+
+def instruments(raws: Iterable[Any], read: Callable[[Any], Any]) -> Iterator[Any]:
+    """Yield the instrument that ``read`` makes of every element of a provider's metadata.
+
+    One that cannot be read is one `Unknown` that a connection can do without: its symbol is known all the same.
+    """
+    for item in each(raws, read):
+        yield Unknown(item.raw, item.why, needed=False) if isinstance(item, Unknown) else item
+
+
+def terms(given: Mapping[str, Any], **names: str) -> Members:
+    """Return the numbers of an instrument, as ``tick_size="tickSz"`` names them; zero sets no limit, and is left out."""
+    numbers = {member: unless_zero(given.get(name)) for member, name in names.items()}
+    return {member: number for member, number in numbers.items() if number is not None}
+
+
+def tradable(flag: object) -> TradingStatus | None:
+    """Return the status that a flag stands for, None where it is neither true nor false."""
+    return {True: TradingStatus.TRADING, False: TradingStatus.HALTED}[flag] if isinstance(flag, bool) else None
+
+
+def tick_of(digits: Any) -> str | None:
+    """Return the smallest step of a number with so many digits behind the point: ``2`` is ``0.01``, ``-1`` is ``10``.
+
+    None where the digits are not said. Raises TypeError for anything but a whole number.
+    """
+    return None if digits is None else format(Decimal(1).scaleb(-whole(digits)), "f")
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ async def symbols(
     relay: RunningRelay = DEMO,
     provider: str | None = None,
     kind: str | None = None,
+    instruments: bool = False,
     limit: int = 20,
     as_json: AsJson = False,
 ) -> int:
@@ -94,11 +95,14 @@ async def symbols(
         query: A part of the symbol, of the provider's own text or of its name; case and separators do not matter.
         provider: Only this provider's.
         kind: Only symbols with this stream: quote, depth, candle, ...
+        instruments: Show what the provider says of the symbol as an instrument: tick, step, minimum, expiry, status.
         limit: How many at most.
         as_json: Print the relay's answer.
     """
-    from relay.cli.search import show_symbols
+    from relay.cli.search import show_instruments, show_symbols
 
+    if instruments:
+        return await show_instruments(relay, query, provider=provider, limit=limit, as_json=as_json)
     return await show_symbols(relay, query, provider=provider, kind=kind, limit=limit, as_json=as_json)
 
 

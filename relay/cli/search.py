@@ -10,6 +10,12 @@ from relay.client import Client
 from relay.errors import OperatorError
 from relay.model.events import Quote, Staleness
 
+#: The columns of a table of instruments, with the members that they show.
+_OF_INSTRUMENT = {
+    "provider": "provider", "symbol": "symbol", "tick": "tick_size", "step": "quantity_step", "minimum": "minimum_quantity",
+    "contract": "contract_size", "currency": "currency", "expires": "expires_at", "status": "status",
+}  # fmt: skip
+
 
 async def show_symbols(
     relay: RunningRelay, query: str, *, provider: str | None, kind: str | None, limit: int, as_json: bool
@@ -30,6 +36,24 @@ async def show_symbols(
             say(f"no symbol has {query!r:.64} in it; spelt nearly alike:")
         rows = ((s["provider"], s["symbol"], s["native"], s.get("name", ""), " ".join(s["kinds"])) for s in listed)
         print_table(table_of(("provider", "symbol", "native", "name", "streams"), rows))
+        if found["next"] is not None:
+            say(f"{len(listed)} of {found['total']}; --limit shows more")
+    return 0 if listed else 1
+
+
+async def show_instruments(relay: RunningRelay, query: str, *, provider: str | None, limit: int, as_json: bool) -> int:
+    """Carry out `tickrelay symbols --instruments`."""
+    async with connected(relay) as client:
+        with Busy("searching"):
+            found = await client.instruments(query, provider=provider, limit=limit)
+    listed = found["instruments"]
+    if as_json:
+        print_json(found)
+    elif not listed:
+        say(f"no provider says anything of an instrument like {query!r:.64}")
+    else:
+        rows = ([str(each.get(member, "")) for member in _OF_INSTRUMENT.values()] for each in listed)
+        print_table(table_of(tuple(_OF_INSTRUMENT), rows))
         if found["next"] is not None:
             say(f"{len(listed)} of {found['total']}; --limit shows more")
     return 0 if listed else 1

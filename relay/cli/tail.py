@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: Kinds whose last value says something: their channels begin with it.
-_CACHED = frozenset({"quote", "candle", "reference", "status"})
+_CACHED = frozenset({"quote", "candle", "reference", "instrument", "status"})
 #: Looks of the table a second.
 _REFRESH = 8
 #: Updates that may wait to be written; beyond, the relay's policy for slow readers holds.

@@ -320,6 +320,10 @@ class Client:
         """Search symbols: ``GET /api/v2/symbols`` with its parameters. Raises as `HttpInterface.get`."""
         return dict(await self.http.get("/api/v2/symbols", q=query or None, **parameters))
 
+    async def instruments(self, query: str = "", **parameters: Any) -> dict[str, Any]:
+        """Search instruments: ``GET /api/v2/instruments`` with its parameters. Raises as `HttpInterface.get`."""
+        return dict(await self.http.get("/api/v2/instruments", q=query or None, **parameters))
+
     async def streams(self) -> list[dict[str, Any]]:
         """Return the catalog: the streams that the API key may read. Raises as `HttpInterface.get`."""
         return list((await self.http.get("/api/v2/ws/streams"))["streams"])

@@ -26,6 +26,7 @@ _POLICIES = {
     "candle": Policy.CONFLATE,
     "account": Policy.CONFLATE,
     "reference": Policy.CONFLATE,
+    "instrument": Policy.CONFLATE,
     "public_trade": Policy.GAP,
     "signal": Policy.GAP,
     "notification": Policy.GAP,

@@ -145,6 +145,27 @@ class StalenessEvent(StrEnum):
     FRESH = "FRESH"
 
 
+class TradingStatus(StrEnum):
+    """The orders that a provider takes for an instrument now, where it says so."""
+
+    TRADING = "TRADING"
+    """All that it has."""
+    POST_ONLY = "POST_ONLY"
+    """Only such as add to the book."""
+    LIMIT_ONLY = "LIMIT_ONLY"
+    """None at the market's price."""
+    REDUCE_ONLY = "REDUCE_ONLY"
+    """Only such as reduce a position."""
+    CANCEL_ONLY = "CANCEL_ONLY"
+    """None; open ones can be cancelled."""
+    AUCTION = "AUCTION"
+    """Those of an auction, or of the time before trading begins."""
+    HALTED = "HALTED"
+    """None, for a time."""
+    CLOSED = "CLOSED"
+    """None: it has expired, is not listed any more, or not yet."""
+
+
 class Refill(StrEnum):
     """The way a `Gap` is filled: by a snapshot that follows, by replayed events, or not at all."""
 

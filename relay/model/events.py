@@ -38,6 +38,7 @@ from relay.model.enums import (
     StalenessEvent,
     TimeInForce,
     TradeEvent,
+    TradingStatus,
 )
 from relay.model.text import decimal_text, known_decimal, optional_decimal, optional_time, rfc3339
 
@@ -110,6 +111,12 @@ def _no_level(text: str) -> Level:
 
 def _symbols(raw: Iterable[str]) -> tuple[str, ...]:
     return tuple(_text(symbol) for symbol in raw)
+
+
+def _optional_texts(raw: Iterable[str] | None) -> tuple[str, ...] | None:
+    if isinstance(raw, str):
+        raise TypeError(f"expected a list of texts, got {raw!r:.64}")
+    return None if raw is None else tuple(_text(each) for each in raw)
 
 
 @frozen(kw_only=True)
@@ -271,6 +278,38 @@ class Reference(MarketEvent):
     body = "reference"
 
     name: str = field(converter=_text)
+    data: Any = None
+
+
+@frozen(kw_only=True)
+class Instrument(MarketEvent):
+    """The terms on which a provider trades a symbol, from its own metadata; a member that it does not say is absent.
+
+    Prices are multiples of ``tick_size``, quantities multiples of ``quantity_step``, in the unit of the provider's orders.
+    ``minimum_notional`` is the least value of an order, price times quantity, in ``quote``. ``contract_size`` is the size of
+    one contract. ``currency`` is that of settlement, or of a price where there is no ``quote``.
+
+    ``instrument_type`` is the provider's own word, for example ``spot`` or ``us_equity``. ``aliases`` are its other names of
+    the symbol, by which nothing can be subscribed. ``data`` has what is short of the rest, not its lists.
+    """
+
+    kind = "instrument"
+    body = "instrument"
+
+    name: str | None = field(default=None, converter=_optional_text)
+    instrument_type: str | None = field(default=None, converter=_optional_text)
+    base: str | None = field(default=None, converter=_optional_text)
+    quote: str | None = field(default=None, converter=_optional_text)
+    currency: str | None = field(default=None, converter=_optional_text)
+    tick_size: str | None = field(default=None, converter=optional_decimal)
+    quantity_step: str | None = field(default=None, converter=optional_decimal)
+    minimum_quantity: str | None = field(default=None, converter=optional_decimal)
+    maximum_quantity: str | None = field(default=None, converter=optional_decimal)
+    minimum_notional: str | None = field(default=None, converter=optional_decimal)
+    contract_size: str | None = field(default=None, converter=optional_decimal)
+    expires_at: str | None = field(default=None, converter=optional_time)
+    status: TradingStatus | None = field(default=None, converter=optional(TradingStatus))
+    aliases: tuple[str, ...] | None = field(default=None, converter=_optional_texts)
     data: Any = None
 
 
@@ -552,14 +591,14 @@ class Error(Event):
 KINDS: Mapping[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        Quote, Candle, Depth, PublicTrade, ProviderSignal, Reference,
+        Quote, Candle, Depth, PublicTrade, ProviderSignal, Reference, Instrument,
         Trade, Order, Position, Account, Notification, Alert, Reply,
         Connection, RateLimit, Staleness, Gap, Error,
     )
 }  # fmt: skip
 
 _TEXT = frozenset({_text, _optional_text})
-_OPTIONAL = frozenset({_optional_text, _optional_integer, _optional_flag})
+_OPTIONAL = frozenset({_optional_text, _optional_integer, _optional_flag, _optional_texts})
 for _cls in KINDS.values():
     _cls.__init__ = quick_init(_cls, _TEXT, _OPTIONAL)  # type: ignore[method-assign]
 

@@ -58,8 +58,11 @@ class SymbolTable:
         #: Canonical symbols in order, as `_plain` writes them, for suggestions; None until one is asked for.
         self._sorted: list[tuple[str, str]] | None = None
         self._names: dict[str, str] = {}
-        #: (native, canonical, and as `_plain` writes them: native, canonical, name) for searches; None until one is made.
-        self._spellings: list[tuple[str, str, str, str, str]] | None = None
+        #: The provider's other names, and the native symbol that each stands for.
+        self._aliases: dict[str, str] = {}
+        #: (native, canonical, its spellings as `_plain` writes them, the canonical one first, name) for searches; None until
+        #: one is made.
+        self._spellings: list[tuple[str, str, tuple[str, ...], str]] | None = None
         for native, canonical in (configured or {}).items():
             self.add(native, canonical)
             self._pinned.add(native)
@@ -119,6 +122,19 @@ class SymbolTable:
         self._spellings = None
         return refused
 
+    def describe(self, native: str, *, name: str | None = None, aliases: Iterable[str] = ()) -> None:
+        """Learn the name of a native symbol for people, and its other names.
+
+        A search finds the symbol by them; a subscription to one is refused, and names the canonical symbol.
+        """
+        if name is not None and self._names.get(native) != name:
+            self._names[native] = name
+            self._spellings = None
+        for alias in aliases:
+            if self._aliases.get(alias) != native:
+                self._aliases[alias] = native
+                self._spellings = None
+
     def canonical(self, native: str) -> str:
         """Return the canonical symbol of a provider's ``native`` one; its own text where no rule applies."""
         return self._canonical.get(native, native)
@@ -127,14 +143,16 @@ class SymbolTable:
         """Return the provider's text of canonical ``symbol``.
 
         Raises:
-            SymbolError: ``symbol`` is the provider's own spelling of a symbol whose canonical name is another (data asked
-                for under it would arrive under the other name), or the table is complete and does not list it.
+            SymbolError: ``symbol`` is the provider's own spelling, or another name, of a symbol whose canonical name is
+                another (data asked for under it would arrive under that one), or the table is complete and does not list it.
         """
         native = self._native.get(symbol)
         if native is None:
             other = self._canonical.get(symbol)
             if other is not None:
                 raise SymbolError(f"{symbol} is written {other} here")
+            if symbol in self._aliases and symbol not in (self._listed or ()):
+                raise SymbolError(f"{symbol} is written {self.canonical(self._aliases[symbol])} here")
             native = symbol
         if self._listed is not None and native not in self._listed:
             near = self._nearest(symbol)
@@ -153,12 +171,12 @@ class SymbolTable:
         wanted, words = _plain(query), query.lower().split()
         found = [
             FoundSymbol(distance, canonical, native, self._names.get(native))
-            for native, canonical, plain_native, plain, name in spellings
-            if (distance := _distance(wanted, words, plain, plain_native, name)) is not None
+            for native, canonical, plain, name in spellings
+            if (distance := _distance(wanted, words, plain, name)) is not None
         ]
         if found or not wanted:
             return found
-        alike = sorted((plain, canonical, native) for native, canonical, _, plain, _ in spellings)
+        alike = sorted((plain[0], canonical, native) for native, canonical, plain, _ in spellings)
         place = bisect(alike, (wanted, "", ""))
         around = {
             plain: (canonical, native) for plain, canonical, native in alike[max(0, place - _NEAR) : place + _NEAR]
@@ -171,16 +189,24 @@ class SymbolTable:
                 close.append(FoundSymbol(NEAR + unlike, canonical, native, self._names.get(native)))
         return close
 
-    def _all_spellings(self, more: Iterable[str]) -> list[tuple[str, str, str, str, str]]:
+    def _all_spellings(self, more: Iterable[str]) -> list[tuple[str, str, tuple[str, ...], str]]:
         if self._spellings is None:
             listed = self._canonical if self._listed is None else self._listed
+            others: dict[str, list[str]] = {}
+            for alias, native in self._aliases.items():
+                others.setdefault(native, []).append(_plain(alias))
             self._spellings = [
-                (native, canonical, _plain(native), _plain(canonical), self._names.get(native, "").lower())
+                (
+                    native,
+                    canonical,
+                    (_plain(canonical), _plain(native), *others.get(native, ())),
+                    self._names.get(native, "").lower(),
+                )
                 for native in listed
                 for canonical in [self._canonical.get(native, native)]
             ]
         beside = [each for each in dict.fromkeys(more) if each not in self._native]
-        return self._spellings + [(each, each, _plain(each), _plain(each), "") for each in beside]
+        return self._spellings + [(each, each, (_plain(each),), "") for each in beside]
 
     def _nearest(self, symbol: str) -> str | None:
         """Return the listed symbol most like ``symbol``, of those that begin alike: a table may have thousands."""
@@ -193,13 +219,13 @@ class SymbolTable:
         return nearest(symbol, (name for _, name in around))
 
 
-def _distance(wanted: str, words: list[str], plain: str, plain_native: str, name: str) -> int | None:
+def _distance(wanted: str, words: list[str], plain: tuple[str, ...], name: str) -> int | None:
     """Return how far a symbol is from a query, see `FoundSymbol`; None where it is not found."""
-    if wanted in (plain, plain_native):
+    if wanted in plain:
         return 0
-    if plain.startswith(wanted) or plain_native.startswith(wanted):
+    if any(each.startswith(wanted) for each in plain):
         return 1
-    if wanted and (wanted in plain or wanted in plain_native):
+    if wanted and any(wanted in each for each in plain):
         return 2
     return 2 if name and words and all(word in name for word in words) else None
 

@@ -156,6 +156,9 @@ export class Relay<Client = unknown> {
   ): Promise<CommandResult<Name>>;
   symbols(query?: string, options?: { provider?: string; kind?: MarketKind; limit?: number; offset?: number }):
     Promise<{ symbols: FoundSymbol[]; total: number; next: number | null }>;
+  /** What the providers say of their instruments, with the channel of each. */
+  instruments(query?: string, options?: { provider?: string; limit?: number; offset?: number }):
+    Promise<{ instruments: (Instrument & { provider: string; channel?: string })[]; total: number; next: number | null }>;
   /** Close the connection. */
   close(): void;
 }

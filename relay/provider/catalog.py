@@ -18,7 +18,7 @@ from attrs import field, frozen
 from relay.adapter import Offer
 from relay.errors import nearest
 from relay.model.channels import ALL, ChannelError, Stream, Topic, channel_name, parse_channel, topic_kind
-from relay.model.events import ACCOUNT_KINDS, KINDS, MARKET_KINDS
+from relay.model.events import ACCOUNT_KINDS, KINDS, MARKET_KINDS, Instrument
 from relay.model.symbols import FoundSymbol
 
 Visibility = Literal["public", "private", "presence"]
@@ -195,12 +195,14 @@ class ListedSymbol:
     Attributes:
         kinds: the kinds of its market streams.
         prefix: the prefix of their channel names.
+        instrument: the instrument as the provider's metadata describe it, None if they do not.
     """
 
     provider: str
     found: FoundSymbol
     kinds: tuple[str, ...]
     prefix: str
+    instrument: Instrument | None = None
 
     def channel(self, kind: str) -> str:
         """Return the channel name of a kind, without the timeframe for candles. Raises ChannelError if it is too long."""

@@ -31,7 +31,7 @@ from relay.provider.session import Life, SessionMachine, SessionSettings
 from relay.provider.session_commands import dry_run, for_newest
 from relay.provider.session_events import Input, Now, Output
 from relay.provider.session_state import Publish, SessionLog, no_log
-from relay.provider.subscription_table import Key, topic_key
+from relay.provider.subscription_table import Key, is_requested, topic_key
 from relay.trading.pending import AccountRef, PendingCommand
 from relay.trading.registry import WITHIN, CommandRegistry
 
@@ -132,7 +132,7 @@ class ProviderSession:
         self._inbox: deque[Input] = deque()
         self._interest: deque[session_events.WantTopic | session_events.UnwantTopic] = deque()
         #: Topics of `_interest` that are not in the machine's table yet.
-        self._coming: dict[Key, None] = {}
+        self._coming: dict[Key, Topic] = {}
         #: Called when the number of topics may have changed.
         self.on_turn: Callable[[], object] = _nothing
         self._wake = trio.Event()
@@ -169,7 +169,7 @@ class ProviderSession:
         self._interest.append(session_events.WantTopic(topic, by))
         key = topic_key(topic)
         if self._machine.core.table.find(key) is None:
-            self._coming[key] = None
+            self._coming[key] = topic
         self._wake.set()
 
     def want_too(self, topic: Topic, by: Asker) -> None:
@@ -184,8 +184,8 @@ class ProviderSession:
 
     @property
     def topics(self) -> int:
-        """The number of topics on this connection, including lingering ones."""
-        return len(self._machine.core.table) + len(self._coming)
+        """The number of topics that take a place on this connection, including lingering ones."""
+        return self._machine.core.table.requested + sum(is_requested(topic) for topic in self._coming.values())
 
     def unwant(self, topic: Topic) -> None:
         """Unsubscribe from ``topic`` after its linger time, because it has no subscribers left."""
@@ -244,7 +244,8 @@ class ProviderSession:
             Unwritable: the adapter cannot encode the command.
         """
         core = self._machine.core
-        return dry_run(self._adapter, core.adapter, self._context, for_newest(core, command), core.reason_of)
+        checks, newest, now = core.settings.check_orders, for_newest(core, command), trio.current_time()
+        return dry_run(self._adapter, core.adapter, self._context, newest, core.reason_of, check=checks, now=now)
 
     def restore(self, left: Restored) -> None:
         """Restore the dials, fills, states and the start of the outage that an earlier process stored."""

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import attrs
 
 from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Polled, Refresh, Send, Unknown
+from relay.limits import BoundedDict
 from relay.model.enums import PositionEvent, StalenessEvent
-from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Order, Position, Trade
+from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Instrument, Order, Position, Trade
 from relay.model.text import to_ns
 from relay.provider.accounts import State, shows_a_fill
 from relay.provider.outbound import Job, Purpose
@@ -23,7 +24,9 @@ from relay.provider.subscription_table import Key, SubscriptionState
 from relay.provider.subscriptions import Subscriptions, staleness
 
 #: Events that need neither an order book nor a cache.
-PLAIN = frozenset(KINDS.values()) - {Depth, Trade, Order, Position, Account, Error}
+PLAIN = frozenset(KINDS.values()) - {Depth, Instrument, Trade, Order, Position, Account, Error}
+#: Instruments whose last event is remembered, so that one that says the same is not published again.
+_TOLD = 10_000
 
 
 class Inbound:
@@ -46,6 +49,7 @@ class Inbound:
         #: The time for which the message being handled is valid: that of its request, if it answers one. None: now.
         self._valid_at: float | None = None
         self._items: Sequence[object] = ()
+        self._told: BoundedDict[str, Instrument] = BoundedDict(_TOLD)
 
     def decode(self, adapter: Adapter, raw: str) -> Sequence[object]:
         """Return the events and signals of one message; none if the adapter raises."""
@@ -161,6 +165,42 @@ class Inbound:
                 self._core.publish(event)
         if kept.snapshot_of is not None or (kept.out and isinstance(kept.out[0], Depth) and kept.out[0].snapshot):
             self._subscriptions.kept(symbol, kept)
+
+    def instrument(self, instrument: Instrument) -> None:
+        """Remember ``instrument``; publish it where somebody is subscribed to it and it is not as it was.
+
+        A provider has thousands of them, and they are read anew on every connection: those that nobody wants are no events.
+        """
+        core, native = self._core, instrument.native_symbol
+        if native is not None:
+            symbols = core.context.symbols
+            if (symbol := symbols.canonical(native)) != instrument.symbol:  # as configured, or as it stands for itself
+                instrument = attrs.evolve(instrument, symbol=symbol)
+            symbols.describe(native, name=instrument.name, aliases=instrument.aliases or ())
+        core.context.instruments.learn(instrument, core.stamp.received_at, core.at.now)
+        entry = self._entry_of(("instrument", instrument.symbol))
+        if entry is not None and entry.state is SubscriptionState.CONFIRMED:  # else `Subscriptions.serve` publishes it
+            if self._told.get(instrument.symbol) == instrument:
+                self._counters.received += 1
+                self._counters.deduped += 1
+            else:
+                self.tell_instrument(instrument.symbol)
+
+    def tell_instrument(self, symbol: str) -> bool:
+        """Publish what is known of the instrument of ``symbol``, with the time at which it was received; False: nothing."""
+        core, instruments = self._core, self._core.context.instruments
+        if (instrument := instruments.find(symbol)) is None:
+            return False
+        self._told[symbol] = instrument
+        self._counters.received += 1
+        if self._note_data(instrument, ("instrument", symbol)):
+            self._counters.published += 1
+            self._counters.published_ns = core.at.unix_ns
+            stamp = attrs.evolve(core.stamp, received_at=instruments.received_at(symbol))
+            self._publish(instrument, stamp, core.at.now)
+        else:
+            self._counters.deduped += 1
+        return True
 
     def fill(self, fill: Trade) -> None:
         """Publish a fill that was not published before."""

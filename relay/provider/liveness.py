@@ -45,7 +45,7 @@ _WITH_VALUE = frozenset({"quote", "candle", "depth", "reference"})
 #: Seconds from a subscription to its first event, by kind, after which the topic is STALE. A provider sends the present
 #: quote or book at once after a subscribe, also while the market is closed, and a candle at the end of its bar at the
 #: latest. Other kinds, for instance trades and signals, may have no event for long.
-FIRST_DATA = {"quote": 30.0, "depth": 30.0, "candle": 60.0}
+FIRST_DATA = {"quote": 30.0, "depth": 30.0, "candle": 60.0, "instrument": 30.0}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 2_678_400}
 #: Least seconds between two checks of all topics, per topic: a few hundred times as long as a check takes.
 LOOK_EACH = 50e-6

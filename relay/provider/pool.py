@@ -20,6 +20,7 @@ from relay.model.events import Connection, Event, Stamp
 from relay.provider.driver import ProviderSession
 from relay.provider.session import NO_TOPICS
 from relay.provider.session_state import Publish
+from relay.provider.subscription_table import is_requested
 
 #: Most entries of a list in the status, over all connections.
 _SHOWN = 100
@@ -87,10 +88,13 @@ class ConnectionPool:
         """Return the connection that has ``topic``, else the first one of its socket that is not full, else a new one.
 
         If no further connection is allowed, return the one with the fewest topics. ``topic`` waits there until a topic of
-        that connection is unsubscribed or another connection has room (`_even_out`).
+        that connection is unsubscribed or another connection has room (`_even_out`). An instrument takes no place on a
+        connection, and is on the first one.
         """
         if (holder := self._holder(topic)) is not None:
             return holder
+        if not is_requested(topic):
+            return self.first
         socket = self._socket_of(topic)
         socket = socket if socket in self._session.sockets else ""
         there = [each for each, of in zip(self.connections, self._sockets, strict=True) if of == socket]

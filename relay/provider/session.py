@@ -14,7 +14,8 @@ be refused too, or that another session has replaced this one; then the session 
 If the provider closes connections without subscriptions (`Session.on_interest`), the session is IDLE while it has no topic:
 before the first dial, and after its connection has ended. The first topic makes it connect. IDLE is not an outage: no topic
 is stale, and no event was missed. A further connection of a pool is IDLE in the same way, and closes when its last topic is
-gone.
+gone. Instruments need no connection: if no other topic has a subscriber, an IDLE session makes the adapter's requests
+(PREPARING), publishes the instruments, and is IDLE again until it must read the metadata again.
 
 Guarantees:
 
@@ -67,7 +68,7 @@ from relay.adapter import (
 from relay.adapter.reading import is_throttled
 from relay.model.commands import Command
 from relay.model.enums import ConnectionEvent, RateLimitEvent
-from relay.model.events import Account, Connection, Depth, Error, Order, Position, RateLimit, Trade
+from relay.model.events import Account, Connection, Depth, Error, Instrument, Order, Position, RateLimit, Trade
 from relay.model.hours import Hours
 from relay.model.text import from_micros
 from relay.provider import session_events
@@ -79,7 +80,7 @@ from relay.provider.retry import Retry, retry_after
 from relay.provider.session_commands import SessionCommands
 from relay.provider.session_events import CloseSocket, DeadlineChanged, Dial, Finished, Now, Output, SendPing
 from relay.provider.session_state import Publish, SessionLog, SessionSettings, SessionState, no_log, place
-from relay.provider.subscription_table import Entry, SubscriptionState, event_key
+from relay.provider.subscription_table import Entry, SubscriptionState, event_key, is_requested
 from relay.provider.subscriptions import Subscriptions
 from relay.provider.templates import TemplateError, dial_target
 from relay.trading.pending import nothing_known
@@ -91,6 +92,9 @@ __all__ = ["Life", "SessionMachine", "SessionSettings"]
 LOW = 0.2
 #: Seconds from the open socket until the provider must be ready.
 READY_WITHIN = 10.0
+#: Seconds from one reading of a provider's instruments to the next, on a connection that stays up.
+METADATA_EVERY = 3600.0
+_INSTRUMENT = "instrument_not_understood"
 _TOO_MANY_REQUESTS = 429
 _SETTINGS = SessionSettings()
 
@@ -165,7 +169,7 @@ class SessionMachine:
         self._uniform = uniform
         self._transport = Transport(core.declared.silent_after, core.declared.heartbeat.every)
         self._retry: Retry = Retry(core.declared.backoff) if after is None else after._retry
-        self._subscriptions = Subscriptions(core)
+        self._subscriptions = Subscriptions(core, lambda symbol: self._inbound.tell_instrument(symbol))
         self._inbound = Inbound(core, self._subscriptions, publish)
         self._commands = SessionCommands(core, self._inbound, commands, correlation)
         self._correlation = correlation
@@ -175,6 +179,12 @@ class SessionMachine:
         #: True if the connection ended while it had no topic: the next topic ends the wait that follows.
         self._unused = False
         self._not_before: float = -inf if after is None else after._not_before
+        #: The requests for metadata of this connection; they are made again while it is up.
+        self._metadata: list[Fetch] = []
+        #: The time from which on instruments are read again for a session that is IDLE.
+        self._metadata_at: float = -inf
+        #: True if what is being prepared began while the session was IDLE.
+        self._was_idle = False
         self._up_since: str | None = None
         self._opened_at: float = -inf
         #: The time since which the provider has refused the account because it has another connection.
@@ -300,9 +310,12 @@ class SessionMachine:
         if isinstance(turn, session_events.UnwantTopic):
             self.core.table.unwant(turn.topic, self.core.at.now)
             return
-        if self._life is Life.IDLE or (self._life is Life.WAITING and self._unused):
+        asked = is_requested(turn.topic)
+        if asked and (self._life is Life.IDLE or (self._life is Life.WAITING and self._unused)):
             self._awake()
         self._subscriptions.want(turn.topic, turn.by)
+        if not asked and self._life is Life.IDLE:
+            self._serve_idle()
 
     # --- decoded messages --------------------------------------------------------------------------------------------
 
@@ -318,6 +331,8 @@ class SessionMachine:
         match item:
             case Depth():
                 inbound.depth(item)
+            case Instrument():
+                inbound.instrument(item)
             case Trade():
                 inbound.fill(item)
             case Order() | Position() | Account():
@@ -338,6 +353,8 @@ class SessionMachine:
                 inbound.fetch(item)
             case Unknown():
                 inbound.unknown(item.raw if isinstance(item.raw, str) else repr(item.raw), item.why)
+                if not item.needed:
+                    core.counters.notes[_INSTRUMENT] += 1
             case Ack():
                 self._subscriptions.acknowledged(item)
             case Nack() if is_throttled(item.reason):
@@ -432,12 +449,23 @@ class SessionMachine:
         self._wake_at = max(self._not_before, self.core.budget.at({"dial": 1}, self.core.at.now))
 
     def _is_unwanted(self) -> bool:
-        return self._on_interest and not len(self.core.table)
+        return self._on_interest and not self.core.table.requested
+
+    def _is_metadata_due(self) -> bool:
+        return self.core.table.wants_metadata and self.core.at.now >= self._metadata_at
 
     def _idle(self) -> None:
-        """Do not connect until a topic has a subscriber."""
+        """Do not connect until a topic that needs a connection has a subscriber."""
         self._life, self._wake_at, self._reason, self._lost = Life.IDLE, inf, NO_TOPICS, None
         self.core.topics.opened()
+        self._serve_idle()
+
+    def _serve_idle(self) -> None:
+        """Serve the wanted instruments from the metadata, unless these are old and are to be read again."""
+        if self.core.table.wants_metadata:
+            self._wake_at = self._metadata_at
+            if self.core.at.now < self._metadata_at:
+                self._subscriptions.serve()
 
     def _awake(self) -> None:
         """Connect because a topic has a subscriber, after the wait of an earlier failure or rate limit."""
@@ -449,6 +477,7 @@ class SessionMachine:
 
     def _prepare(self) -> None:
         core = self.core
+        self._was_idle = self._life is Life.IDLE
         self._life, self._wake_at = Life.PREPARING, inf
         try:
             core.adapter = core.adapter_class(core.context)
@@ -456,6 +485,8 @@ class SessionMachine:
             # The first connection already makes the requests that a connection can do without.
             if self._is_further and len(core.context.symbols):
                 fetches = [fetch for fetch in fetches if fetch.needed]
+            has_instruments = any(offer.kind == "instrument" for offer in core.adapter_class.offers)
+            self._metadata = [fetch for fetch in fetches if has_instruments and not fetch.needed]
         except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
             self._lose(f"the adapter cannot prepare: {core.reason_of(error, 'preparing')}")
             return
@@ -471,7 +502,20 @@ class SessionMachine:
             self._dial()
 
     def _dial(self) -> None:
-        declared = self._declared
+        """Dial; or be IDLE again, if no topic needs a connection and only metadata were read."""
+        declared, now = self._declared, self.core.at.now
+        self._metadata_at = now + METADATA_EVERY
+        if declared.commands_over == "http":
+            self.core.prepared = self.core.adapter
+        if self._is_unwanted():
+            self.core.adapter = None
+            self._idle()
+            if not self._was_idle:  # it was told that another attempt would come
+                self._announce(ConnectionEvent.DISCONNECTING)
+            return
+        if self._was_idle and max(self._not_before, self.core.budget.at({"dial": 1}, now)) > now:
+            self._awake()
+            return
         try:
             template = self.core.adapter_class.url(self.core.context)
             url, headers = dial_target(declared, self.core.context, template)
@@ -481,10 +525,8 @@ class SessionMachine:
         except Exception as error:  # noqa: BLE001 - an adapter's fault is retried like any failed attempt
             self._lose(f"the session's URL could not be built: {self.core.fault('building the URL', error)}")
             return
-        if declared.commands_over == "http":
-            self.core.prepared = self.core.adapter
         self._life = Life.DIALLING
-        self.core.budget.take({"dial": 1}, self.core.at.now)
+        self.core.budget.take({"dial": 1}, now)
         self.core.put(
             Dial(url, headers, self.core.redact(url), alone=declared.single, binary=declared.frames == "binary")
         )
@@ -511,6 +553,9 @@ class SessionMachine:
         self.core.publish(Connection(event=ConnectionEvent.CONNECTED, gap_ms=gap))
         self._subscriptions.begin(since)
         self._commands.look_for_unknown()
+        for fetch in self._metadata:  # a status or a tick may change while a connection stands for days
+            again = Poll(f"metadata {fetch.tag}", fetch, every=METADATA_EVERY, now=False)
+            self.core.outbound.without_polls([again])
         self.core.rearm()
 
     def _lose(
@@ -531,7 +576,7 @@ class SessionMachine:
             return
         if self._life is Life.UP and self.core.at.now - self._opened_at > READY_WITHIN:
             self._occupied_since = inf
-        is_unused = self._life is Life.UP and not len(self.core.table)
+        is_unused = self._life is Life.UP and not self.core.table.requested
         if socket_open and self._life in _CONNECTED:
             self.core.put(CloseSocket(1000))
         self._reset_connection(reason)
@@ -552,7 +597,7 @@ class SessionMachine:
         pause = self._retry.wait(self._uniform(), at_least=wait or 0.0, longest=limited and wait is None)
         self._unused = is_unused and not limited and not wait
         self._not_before = -inf if self._unused else now + pause
-        if self._is_unwanted():
+        if self._is_unwanted() and not self._is_metadata_due():
             self._idle()
             self._announce(ConnectionEvent.DISCONNECTING)
             return
@@ -618,10 +663,11 @@ class SessionMachine:
     def _unsubscribe_all(self) -> None:
         """Send as many unsubscribe requests as the budget allows now; closing the socket ends the other subscriptions."""
         core = self.core
-        topics = [e.topic for e in core.table if e.state in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)]
+        sent = (SubscriptionState.PENDING, SubscriptionState.CONFIRMED)
+        topics = tuple(e.topic for e in core.table if e.state in sent and is_requested(e.topic))
         size = self._declared.topics_per_frame
         for start in range(0, len(topics), size):
-            for writing in core.encode(Unsubscribe(tuple(topics[start : start + size]))):
+            for writing in core.encode(Unsubscribe(topics[start : start + size])):
                 if core.adapter is not None:
                     core.outbound.queue.put(Lane.INTEREST, {"frame": 1, "interest": 1}, Job(writing, core.adapter))
         self._send_due(subscribe=False)
@@ -685,14 +731,14 @@ class SessionMachine:
 
     def _prepared(self, job: Job, answer: Answer) -> None:
         core = self.core
-        unknown, failed = core.counters.unknown, None
+        unknown, failed = self._not_understood(), None
         if not answer.ok:
             failed = f"preparing failed, {_status(answer)}" + (f": {answer.text[:200]}" if answer.status else "")
         else:
             self._handle_answer(job, answer)
             if self._life is not Life.PREPARING:
                 return
-            if core.counters.unknown > unknown:
+            if self._not_understood() > unknown:
                 failed = "preparing failed: an answer could not be decoded; the log and the status page have a sample"
         if failed is not None and not self._can_do_without(job):
             self._turned_away(failed, 0 if answer.ok else answer.status, answer.headers)
@@ -701,6 +747,10 @@ class SessionMachine:
             core.error("not_refreshed", f"{failed}; the symbols of the last successful request are used")
         if not core.outbound.under_way(Purpose.PREPARE):
             self._dial()
+
+    def _not_understood(self) -> int:
+        """Return the number of messages and parts of messages so far that were needed, and not understood."""
+        return self.core.counters.unknown - self.core.counters.notes[_INSTRUMENT]
 
     def _can_do_without(self, job: Job) -> bool:
         fetch = job.writing
@@ -785,10 +835,14 @@ class SessionMachine:
         now = self.core.at.now
         self._commands.end_late(now)
         if self._life is Life.WAITING and now >= self._wake_at:
-            if self._is_unwanted():
+            if self._is_unwanted() and not self._is_metadata_due():
                 self._idle()
                 self._announce(ConnectionEvent.DISCONNECTING)
             else:
+                self._prepare()
+        elif self._life is Life.IDLE and now >= self._wake_at:
+            self._wake_at = inf
+            if self._is_metadata_due():
                 self._prepare()
         elif self._life is Life.OPENING and now >= self._wake_at:
             self._lose(f"not ready within {READY_WITHIN:g} s")

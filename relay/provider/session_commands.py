@@ -19,8 +19,9 @@ import msgspec
 
 from relay.adapter import Adapter, Answer, CommandReply, Context, Fetch, GivenUp, Poll, Unknown
 from relay.errors import HIDDEN
-from relay.model.commands import AmendOrder, CancelOrder, Command
+from relay.model.commands import AmendOrder, AmendPosition, CancelOrder, Command, PlaceOrder
 from relay.model.events import Account, Error, Order, Position, Reply
+from relay.model.instruments import Misfit
 from relay.provider.inbound import Inbound
 from relay.provider.outbound import Job, Purpose, checked_writings
 from relay.provider.pacing import Lane
@@ -72,11 +73,13 @@ class SessionCommands:
 
         It is asked for before the command is stored, so that after a crash its fate can be found by what was sent.
         """
+        command, _ = checked(command)
         return self._core.adapter_class.orders.named(for_newest(self._core, command), self._new_name)
 
     def send(self, pending: PendingCommand) -> None:
         """Encode a command and queue its frames and requests, or refuse it with the reason."""
-        core, command = self._core, pending.command
+        core = self._core
+        command, is_checked = checked(pending.command, core.settings.check_orders)
         if pending.reply is not None:  # it ended while it waited in the driver's queue
             return
         if pending.not_stored:
@@ -88,6 +91,9 @@ class SessionCommands:
             return
         if (reason := core.adapter_class.orders.refusal(command)) is not None:
             core.publish(pending.refused("invalid_command", reason))
+            return
+        if is_checked and (refused := _misfit(core.context, command, core.at.now)) is not None:
+            core.publish(pending.refused(refused.code, refused.message, field=refused.field))
             return
         current = for_newest(core, known := pending.written or command)
         if current is not known:
@@ -208,23 +214,52 @@ def for_newest(core: SessionState, command: Command) -> Any:
     return command if newest == command.order_id else attrs.evolve(command, order_id=newest)
 
 
+def checked(command: Command, check: bool = True) -> tuple[Command, bool]:
+    """Return ``command``, and whether to compare it with its instrument: ``extra.unchecked``, which is not sent, says no."""
+    if not isinstance(command, PlaceOrder) or command.extra.get("unchecked") is not True:
+        return command, check
+    extra = {name: value for name, value in command.extra.items() if name != "unchecked"}
+    return attrs.evolve(command, extra=extra), False
+
+
+def _misfit(context: Context, command: Command, now: float) -> Misfit | None:
+    """Return why an order does not fit its instrument, as far as the provider has said anything of it lately."""
+    symbol: str | None = None
+    known: Order | Position | None = None
+    match command:
+        case PlaceOrder():
+            symbol = command.symbol
+        case AmendOrder():
+            known = context.known.order(command.order_id, command.account)
+        case AmendPosition():
+            known = context.known.position(command.position_id, command.account)
+    return context.instruments.misfit(command, symbol if known is None else known.symbol, now)
+
+
 def dry_run(
     adapter: type[Adapter],
     connected: Adapter | None,
     context: Context,
     command: Command,
     reason_of: Callable[[Exception, str], str] | None = None,
+    *,
+    check: bool = True,
+    now: float = inf,
 ) -> list[dict[str, Any]]:
     """Return what ``command`` would send, in order: ``{"frame": text}`` or ``{"method", "url", "headers", "body"}`` each.
 
     ``reason_of``: turns an exception of the adapter into a public reason, see `SessionState.reason_of`.
+    ``check``: compare an order with its instrument as known at ``now``, monotonic seconds; by default it is unknown.
 
     Raises:
         Unwritable: the broker does not support the command (`Adapter.orders`), the adapter cannot encode it, or a value that
             it needs is missing.
     """
+    command, is_checked = checked(command, check)
     if (reason := adapter.orders.refusal(command)) is not None:  # as a session refuses it before it is encoded
         raise Unwritable(reason)
+    if is_checked and (refused := _misfit(context, command, now)) is not None:
+        raise Unwritable(refused.message)
     redact = Redactor(context)
     shown = _Request(redact)
     try:

@@ -63,6 +63,7 @@ class SessionSettings:
         stale_after: staleness timeouts by kind or by topic, which override those of the adapter. 0: no timeout.
         hours: trading hours by symbol, which override those of the adapter; the key None is for all other symbols.
         audit: interval at which an account is compared with the provider's lists while it is connected. 0: never.
+        check_orders: True to compare each order with its instrument before it is sent.
     """
 
     linger: float = 30.0
@@ -72,6 +73,7 @@ class SessionSettings:
     stale_after: Mapping[str | Topic, float] = Factory(dict)
     hours: Mapping[str | None, Hours] = Factory(dict)
     audit: float = 60.0
+    check_orders: bool = True
 
     def hours_of(self, topic: Topic) -> Hours | None:
         """Return the operator's trading hours for the market of ``topic``; None when none are set."""

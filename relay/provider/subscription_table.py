@@ -6,6 +6,8 @@ the provider's reason, which the status page shows. A topic without subscribers 
 reloading a page does not cause requests; one that was never requested is removed at once. When the connection is lost, all
 topics become WANTED again, refused ones included.
 
+Instruments are published from the provider's metadata. There is no request for them, and they take no place on a connection.
+
 WANTED topics are requested by rank: pinned streams and accounts first, then topics that have had data, then new ones, then
 those that were refused or not answered before. Within a rank the apps take turns, within an app the networks of its clients,
 within a network its connections (`Rotation`). A request contains topics of one rank only, and a topic of the last rank is
@@ -56,6 +58,11 @@ def topic_key(topic: Topic) -> Key:
     if topic.kind == "candle":
         return (topic.kind, topic.symbol, topic.timeframe)
     return (topic.kind, topic.account if topic.kind == "account" else topic.symbol)
+
+
+def is_requested(topic: Topic) -> bool:
+    """Return True if ``topic`` is requested from the provider. Instruments are not: they come from its metadata."""
+    return topic.kind != "instrument"
 
 
 def event_key(event: Event, account: str | None) -> Key:
@@ -167,6 +174,8 @@ class SubscriptionTable:
         #: The parts of refused requests, each to be requested by itself, by number.
         self._parts: dict[int, dict[Key, None]] = {}
         self._numbers = count(1)
+        #: The topics of `_entries` that are not requested, see `is_requested`.
+        self._not_requested: dict[Key, Entry] = {}
         #: Topics without subscribers, in the order in which they are to be unsubscribed.
         self._lingering: OrderedDict[Key, Entry] = OrderedDict()
         #: Earliest time at which an acknowledgement may be overdue; `overdue` computes the next one.
@@ -182,6 +191,16 @@ class SubscriptionTable:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def requested(self) -> int:
+        """The number of topics that are or will be requested: they take a place on the connection."""
+        return len(self._entries) - len(self._not_requested)
+
+    @property
+    def wants_metadata(self) -> bool:
+        """True if there are topics that are served from the provider's metadata."""
+        return bool(self._not_requested)
+
     def want(self, topic: Topic, by: Asker | None = None) -> list[Entry]:
         """Add ``topic`` for the subscriber ``by``, or pinned by the operator if that is None.
 
@@ -193,6 +212,8 @@ class SubscriptionTable:
         if entry is None:
             entry = self._entries[key] = Entry(topic)
             self._by_state[SubscriptionState.WANTED][key] = entry
+            if not is_requested(topic):
+                self._not_requested[key] = entry
         elif entry.state is SubscriptionState.REFUSED and entry.leave_at is not None:
             self._set_state(key, entry, SubscriptionState.WANTED)
         entry.leave_at = None
@@ -286,9 +307,17 @@ class SubscriptionTable:
             self._unline(key, entry)
             self._crowded.pop(key, None)
             del self._entries[key], self._by_state[entry.state][key]
-            if entry.state in _TAKEN:
+            if self._not_requested.pop(key, None) is None and entry.state in _TAKEN:
                 self._leaving[key] = entry.topic
         return [entry.topic for _, entry in gone]
+
+    def take_to_serve(self) -> tuple[Topic, ...]:
+        """Mark the WANTED topics that are not requested as QUEUED, and return them."""
+        wanted = SubscriptionState.WANTED
+        found = [(key, entry) for key, entry in self._not_requested.items() if entry.state is wanted]
+        for key, entry in found:
+            self._set_state(key, entry, SubscriptionState.QUEUED)
+        return tuple(entry.topic for _, entry in found)
 
     def take_to_subscribe(self, most: int | None = None) -> tuple[Topic, ...]:
         """Mark the next batch, of at most ``most`` topics, as QUEUED and return it.
@@ -323,6 +352,7 @@ class SubscriptionTable:
     def _room(self) -> float:
         """Return how many more topics the connection may have. Topics to be unsubscribed still count."""
         taken = sum(len(self._by_state[state]) for state in _TAKEN)
+        taken -= sum(entry.state in _TAKEN for entry in self._not_requested.values())
         return self._most_topics - taken - len(self._leaving)
 
     def crowded(self) -> list[Entry]:
@@ -349,7 +379,7 @@ class SubscriptionTable:
             and (entry.pinned or entry.askers)
             and not (entry.flowed or entry.asks or key in self._leaving)
         }
-        beyond = int(min(most, max(0, len(self._entries) - self._most_topics)))
+        beyond = int(min(most, max(0, self.requested - self._most_topics)))
         keys = sorted(free, key=lambda key: (not free[key].pinned, key not in self._crowded))[:beyond]
         for key in keys:
             self._unline(key, free[key])
@@ -441,7 +471,8 @@ class SubscriptionTable:
         key = topic_key(topic)
         entry = self._entries.get(key)
         if entry is not None and entry.state in (SubscriptionState.PENDING, SubscriptionState.CONFIRMED):
-            self._leaving[key] = topic
+            if is_requested(topic):
+                self._leaving[key] = topic
             self._set_state(key, entry, SubscriptionState.WANTED)
             entry.asks = 0
 
@@ -518,6 +549,7 @@ class SubscriptionTable:
     def adopt(self, other: "SubscriptionTable") -> None:
         """Take over the topics of the session that this one replaces; all are WANTED."""
         self._entries.update(other._entries)
+        self._not_requested.update(other._not_requested)
         self._lingering.update(other._lingering)
         self.disconnected()
 

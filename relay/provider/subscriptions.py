@@ -4,7 +4,7 @@ This module connects three state machines and turns their results into requests 
 subscriptions), `Topics` (staleness timers) and `Books` (order books that need a snapshot).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 from attrs import define, evolve
@@ -128,9 +128,14 @@ class Snapshots:
 
 
 class Subscriptions:
-    """The subscriptions of one session: requests, acknowledgements, staleness, gaps, snapshots and reconciliation."""
+    """The subscriptions of one session: requests, acknowledgements, staleness, gaps, snapshots and reconciliation.
 
-    def __init__(self, core: SessionState) -> None:
+    Args:
+        tell_instrument: publishes what is known of the instrument of a symbol; False where nothing is known.
+    """
+
+    def __init__(self, core: SessionState, tell_instrument: Callable[[str], bool] = lambda symbol: False) -> None:
+        self._tell_instrument = tell_instrument
         self._core = core
         self._table = core.table
         self._books = core.books
@@ -194,9 +199,26 @@ class Subscriptions:
             return f"timeframe {topic.timeframe} is not offered; the timeframes are {', '.join(offer.timeframes)}"
         return None
 
+    def serve(self) -> None:
+        """Publish the WANTED instruments from the provider's metadata, which the session has read.
+
+        Without a connection, an instrument that the metadata do not have is STALE at once, because they are not read again
+        soon. With a connection it may still arrive as a message.
+        """
+        for topic in self._table.take_to_serve():
+            if (reason := self._not_offered(topic)) is not None:
+                self.refused((topic,), reason)
+                continue
+            self.sent((topic,))
+            self.confirmed((topic,))
+            if not self._tell_instrument(topic.symbol or "") and not self._core.up:
+                self._say_stale(topic, f"{self._core.context.provider} says nothing of this instrument")
+
     def write(self) -> bool:
         """Queue the next subscribe and unsubscribe requests unless earlier ones wait; return True if any is queued."""
         core = self._core
+        if core.up:
+            self.serve()
         if not core.up or core.adapter is None or not core.outbound.queue.idle(Lane.INTEREST) or not core.outbound.room:
             return False
         leaving = self._table.take_to_unsubscribe()
@@ -413,7 +435,8 @@ class Subscriptions:
         to_seq: int | None = None,
     ) -> Gap:
         account = Refill.REPLAY if self._replays else Refill.NONE
-        refill = {"depth": Refill.SNAPSHOT, "account": account}.get(topic.kind, Refill.NONE)
+        refills = {"depth": Refill.SNAPSHOT, "instrument": Refill.SNAPSHOT, "account": account}
+        refill = refills.get(topic.kind, Refill.NONE)
         return Gap(
             of=topic.kind,
             symbol=topic.symbol,

@@ -61,6 +61,7 @@ def _provider(
         stale_after=_stale_after(check, name, table, adapter, symbols),
         hours=_hours(check, name, table, adapter, symbols),
         audit=table.audit,
+        check_orders=table.check_orders,
         visibility=table.visibility,
         accounts=accounts,
         replay=replay,

@@ -216,7 +216,7 @@ class ProviderTable:
     the connection with the most is refused one."""
     first_data_within: float | None = field(default=None, validator=validators.optional(_not_negative))
     """Seconds from a subscription to its first event before the stream is called stale; 0: never. When absent, those of
-    `stale_after`, else 30 for quotes and depth and 60 and the bar for candles."""
+    `stale_after`, else 30 for quotes, depth and instruments and 60 and the bar for candles."""
     stale_after: Mapping[str, float] = Factory(dict)
     """Seconds of silence after which a stream is called stale, by kind (`quote = 30`) or by stream (`"quote EUR/USD" = 5`),
     before what the adapter declares; 0: quiet is normal."""
@@ -228,6 +228,9 @@ class ProviderTable:
     audit: float = field(default=60.0, validator=_not_negative)
     """Seconds between two comparisons of an account with the provider's lists while the session is up; 0: never. They are
     paid from budget that is idle, and never delay a command."""
+    check_orders: bool = True
+    """Compare an order with what the provider says of its instrument before it is sent: prices with the tick, the quantity
+    with the step and its bounds, and whether it is traded now. A single order is sent unchecked with `extra.unchecked`."""
     visibility: Literal["public", "private"] = "public"
     """`private`: its market streams need an authorized subscription (`private-` channels)."""
     credentials: Mapping[str, SecretRef] = Factory(dict)
@@ -357,7 +360,7 @@ class ProviderSettings:
         linger: seconds a topic stays subscribed without a subscriber.
         waiting: topics that may wait to be asked for.
         first_data_within: seconds from a subscription to its first event; see `SessionSettings` of `relay.provider`.
-        stale_after, hours, audit: see `SessionSettings` of `relay.provider`.
+        stale_after, hours, audit, check_orders: see `SessionSettings` of `relay.provider`.
         visibility: `private` if its market streams need authorization.
         accounts: its sessions, at least one.
         replay: a recording in the place of the provider, its file absolute; None for the provider itself.
@@ -377,6 +380,7 @@ class ProviderSettings:
     stale_after: Mapping[str | Topic, float] = Factory(dict)
     hours: Mapping[str | None, Hours] = Factory(dict)
     audit: float = 60.0
+    check_orders: bool = True
     visibility: Literal["public", "private"] = "public"
     accounts: tuple[AccountSettings, ...] = (AccountSettings(),)
     replay: ReplayTable | None = None

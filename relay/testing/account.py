@@ -17,7 +17,7 @@ from fractions import Fraction
 from attrs import evolve, frozen
 
 from relay.model.enums import OrderEvent, OrderStatus, OrderType, PositionEvent, PositionSide, Side, TimeInForce
-from relay.testing.market import Instrument, Market, Units, plain
+from relay.testing.market import Market, Tradable, Units, plain
 
 # --- requests, states and changes -------------------------------------------------------------------------------------
 
@@ -291,7 +291,7 @@ class TradingAccount:
                 return position
         raise SimulatedRefusal("UNKNOWN_POSITION", f"no open position {position_id}")
 
-    def _instrument(self, symbol: str) -> Instrument:
+    def _instrument(self, symbol: str) -> Tradable:
         return self._market.instrument(symbol)
 
     def _worth(self, symbol: str, notional: Fraction | int) -> Fraction:

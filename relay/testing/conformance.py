@@ -19,6 +19,7 @@ checks:
 - ``arbitrary``: the same for JSON that has nothing to do with the provider (hypothesis, where it is installed);
 - ``symbols``: every symbol survives the way to canonical and back;
 - ``offers``: a subscription of everything offered can be written;
+- ``instruments``: they come where they are offered, with steps and bounds that an order can meet;
 - ``commands``: every declared command can be written, with its exact decimals;
 - ``frames``: what is written is JSON where the provider speaks JSON;
 - ``secrets``: no credential, and nothing learned, in the repr of a request, a signal or the context;
@@ -54,7 +55,7 @@ from relay.adapter import (
 )
 from relay.model import serialize
 from relay.model.commands import Command
-from relay.model.events import Account, Event, Order, Position, Stamp
+from relay.model.events import Account, Event, Instrument, Order, Position, Stamp
 from relay.model.symbols import SymbolError
 from relay.provider.accounts import KnownStates, States
 from relay.provider.outbound import checked_writings
@@ -255,6 +256,31 @@ def check_offers(subject: Subject) -> None:
     list(subject.prepared().encode(Subscribe(tuple(subject.topics()))))
 
 
+def check_instruments(subject: Subject) -> None:
+    """Check that instruments come where they are offered and nowhere else, each with terms that an order can meet."""
+    offered = any(offer.kind == "instrument" for offer in subject.adapter.offers)
+    found = list(instruments(subject))
+    if offered and not found:
+        raise Broken("offers instrument, but neither an answer nor a frame of the recording has one")
+    for where, instrument in found:
+        if not offered:
+            raise Broken(f"{where}: an instrument, {instrument.symbol}, but offers no stream of them")
+        for member in ("tick_size", "quantity_step", "contract_size"):
+            if (value := getattr(instrument, member)) is not None and not Decimal(value) > 0:
+                raise Broken(f"{where}: {member} of {instrument.symbol} is {value}; leave out what sets no limit")
+        least, most = instrument.minimum_quantity, instrument.maximum_quantity
+        if least is not None and most is not None and Decimal(least) > Decimal(most):
+            raise Broken(f"{where}: {instrument.symbol} has a minimum_quantity {least} above its maximum {most}")
+
+
+def instruments(subject: Subject) -> Iterator[tuple[str, Instrument]]:
+    """Yield every instrument of the recording with its place, those of the answers to preparing fetches first."""
+    for exchange in exchanges(subject, preparing=True):
+        yield from ((exchange.where, event) for event in exchange.read().events if isinstance(event, Instrument))
+    for example, result in subject.results:
+        yield from ((example.where, event) for event in result.events if isinstance(event, Instrument))
+
+
 def check_commands(subject: Subject) -> None:
     """Check that every declared command can be written, and no decimal is rounded."""
     for command in subject.commands:
@@ -337,7 +363,7 @@ MEANING: dict[str, Callable[[Subject], None]] = {rule.__name__: _check_of(rule) 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_examples, check_floats, check_prices, check_times, check_wire, check_mutations, check_answers, check_arbitrary,
     check_symbols,
-    check_offers, check_commands, check_frames, check_polls, check_secrets,
+    check_offers, check_instruments, check_commands, check_frames, check_polls, check_secrets,
     *MEANING.values(),
 )  # fmt: skip
 

@@ -17,7 +17,8 @@ import attrs
 import msgspec
 
 from relay.adapter import Unknown, loads
-from relay.model.events import Candle, Depth, Event
+from relay.adapter.reading import tick_of
+from relay.model.events import Candle, Depth, Event, Instrument
 from relay.model.text import decimal_text, optional_decimal, optional_time, rfc3339, to_ns
 from relay.testing.subject import Subject
 
@@ -61,7 +62,14 @@ class Evidence:
         for name, value in _decimals(event):
             if value in self.decimals or (isinstance(event, Depth) and name.endswith("size") and value == "0"):
                 continue
+            if isinstance(event, Instrument) and value in self._steps():
+                continue
             yield name, value
+
+    def _steps(self) -> set[str]:
+        """Return the steps that numbers of digits stand for: ``2`` means ``0.01``."""
+        digits = (each for each in self.decimals if len(each) <= 3 and each.removeprefix("-").isdigit())
+        return {step for each in digits if (step := tick_of(int(each))) is not None}
 
     def unfounded_times(self, event: Event) -> Iterator[tuple[str, str]]:
         """Yield (field, text) of times that stand nowhere; a bar's start may be given by its end."""

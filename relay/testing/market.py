@@ -1,7 +1,7 @@
 """A small market for simulators: quotes that walk, a ladder, prints and candles. Pure, and the same for the same seed.
 
 Prices and sizes are integers: a price counts units of ``10**-decimals``, a size units of ``10**-size_decimals``. No float
-and no rounding happens on the way; `Instrument.price_text` writes a price with all its decimals, as providers do.
+and no rounding happens on the way; `Tradable.price_text` writes a price with all its decimals, as providers do.
 
 One `Market.step` moves every instrument once:
 
@@ -54,7 +54,7 @@ def units(text: str, decimals: int) -> int:
 
 
 @frozen(kw_only=True)
-class Instrument:
+class Tradable:
     """A traded instrument.
 
     Attributes:
@@ -141,7 +141,7 @@ Move = QuoteMoved | BookMoved | Printed | Bar
 class _Listed:
     """An instrument's state."""
 
-    instrument: Instrument
+    instrument: Tradable
     bid: Units
     last: Units
     volume: Units = 0
@@ -161,7 +161,7 @@ class Market:
         start_ns: Unix nanoseconds at which it opens.
     """
 
-    def __init__(self, instruments: Iterable[Instrument], *, seed: int = 1, start_ns: int = 0) -> None:
+    def __init__(self, instruments: Iterable[Tradable], *, seed: int = 1, start_ns: int = 0) -> None:
         self._random = Random(seed)
         self.now_ns = start_ns
         self._listed: dict[str, _Listed] = {}
@@ -172,13 +172,13 @@ class Market:
             listed.seq = 1
 
     @property
-    def instruments(self) -> tuple[Instrument, ...]:
+    def instruments(self) -> tuple[Tradable, ...]:
         return tuple(listed.instrument for listed in self._listed.values())
 
     def __contains__(self, symbol: object) -> bool:
         return symbol in self._listed
 
-    def instrument(self, symbol: str) -> Instrument:
+    def instrument(self, symbol: str) -> Tradable:
         """Raises KeyError for what is not listed, as all that takes a symbol here."""
         return self._listed[symbol].instrument
 

@@ -161,9 +161,14 @@ class Subject:
         return found
 
     def topics(self) -> list[Topic]:
-        """Yield one topic for everything offered; of candles, every timeframe."""
+        """Return one topic for everything offered that is asked for; of candles, every timeframe.
+
+        Instruments are not asked for: they come with the metadata.
+        """
         topics = []
         for offer in self.adapter.offers:
+            if offer.kind == "instrument":
+                continue
             if offer.kind == "account" or offer.visibility == "presence":
                 topics.append(Topic(kind=offer.kind, account=ACCOUNT))
             else:
@@ -322,10 +327,12 @@ class Exchange:
             return Read(error=error)
 
 
-def exchanges(of: Subject) -> Iterator[Exchange]:
-    """Yield every request the adapter makes that the recording has an answer to."""
+def exchanges(of: Subject, *, preparing: bool = False) -> Iterator[Exchange]:
+    """Yield every request the adapter makes that the recording has an answer to; ``preparing``: those of `prepare` only."""
     fresh = of.adapter(of.context())
     yield from _chain(of, "prepare()", fresh, fresh.prepare())
+    if preparing:
+        return
     topics = tuple(of.topics())
     asked: list[Outgoing] = [
         Reconcile(),

@@ -218,9 +218,9 @@ class PendingCommand:
             words["not_understood"] = unread
         return self.replied({**words, "data": reply.result}, None)
 
-    def refused(self, code: str, message: str) -> Reply:
-        """Return the reply to a command that is not sent."""
-        return self._reply(Outcome.REJECTED, error={"code": code, "message": message})
+    def refused(self, code: str, message: str, **more: str) -> Reply:
+        """Return the reply to a command that is not sent; ``more`` are further members of its error."""
+        return self._reply(Outcome.REJECTED, error={"code": code, "message": message, **more})
 
     def unanswered(self, answer: Answer) -> Reply:
         """Return the reply after an HTTP answer that does not tell the command's fate, see `nothing_known`."""

@@ -37,6 +37,8 @@ export type RateLimitEvent = "RATE_LIMIT_WARNING" | "RATE_LIMIT_HIT";
 
 export type StalenessEvent = "STALE" | "FRESH";
 
+export type TradingStatus = "TRADING" | "POST_ONLY" | "LIMIT_ONLY" | "REDUCE_ONLY" | "CANCEL_ONLY" | "AUCTION" | "HALTED" | "CLOSED";
+
 export type Refill = "snapshot" | "replay" | "none";
 
 export type ErrorCode = "insufficient_margin" | "unknown_order" | "unknown_position" | "unknown_symbol" | "unknown_account" | "order_not_open" | "market_closed" | "not_tradable" | "invalid_price" | "invalid_quantity" | "invalid_request" | "post_only_violated" | "reduce_only_violated" | "rate_limited" | "not_permitted" | "unsupported" | "provider_unavailable" | "rejected";
@@ -211,6 +213,52 @@ export interface ReferenceMessage {
   type: "reference";
   timestamp?: Time;
   reference: Reference;
+  /** Configured name of the provider. */
+  provider: string;
+  /** Configured name of the account. */
+  account?: string;
+  /** Id of the event, unique in one run of the relay. */
+  id: string;
+  /** When the relay read it from its socket. */
+  received_at: Time;
+  /** Number of the event on its channel. */
+  seq?: number;
+}
+
+/**
+ * The terms on which a provider trades a symbol, from its own metadata; a member that it does not say is absent.
+ *
+ * Prices are multiples of `tick_size`, quantities multiples of `quantity_step`, in the unit of the provider's orders.
+ * `minimum_notional` is the least value of an order, price times quantity, in `quote`. `contract_size` is the size of
+ * one contract. `currency` is that of settlement, or of a price where there is no `quote`.
+ *
+ * `instrument_type` is the provider's own word, for example `spot` or `us_equity`. `aliases` are its other names of
+ * the symbol, by which nothing can be subscribed. `data` has what is short of the rest, not its lists.
+ */
+export interface Instrument {
+  symbol: string;
+  native_symbol?: string;
+  name?: string;
+  instrument_type?: string;
+  base?: string;
+  quote?: string;
+  currency?: string;
+  tick_size?: Decimal;
+  quantity_step?: Decimal;
+  minimum_quantity?: Decimal;
+  maximum_quantity?: Decimal;
+  minimum_notional?: Decimal;
+  contract_size?: Decimal;
+  expires_at?: Time;
+  status?: TradingStatus;
+  aliases?: string[];
+  data?: unknown;
+}
+
+export interface InstrumentMessage {
+  type: "instrument";
+  timestamp?: Time;
+  instrument: Instrument;
   /** Configured name of the provider. */
   provider: string;
   /** Configured name of the account. */
@@ -626,6 +674,7 @@ export interface Messages {
   public_trade: PublicTradeMessage;
   signal: ProviderSignalMessage;
   reference: ReferenceMessage;
+  instrument: InstrumentMessage;
   trade: TradeMessage;
   order: OrderMessage;
   position: PositionMessage;
@@ -645,7 +694,7 @@ export type Kind = keyof Messages;
 /** The JSON of any event; `type` tells which. */
 export type Message = Messages[Kind];
 
-export type MarketKind = "quote" | "candle" | "depth" | "public_trade" | "signal" | "reference";
+export type MarketKind = "quote" | "candle" | "depth" | "public_trade" | "signal" | "reference" | "instrument";
 
 /** Prefixes a stream may stand behind. */
 export type Prefix = "" | "private-cache-" | "presence-cache-" | "private-" | "presence-" | "cache-";
@@ -659,6 +708,7 @@ export type KindsOf<Channel extends string> =
   Channel extends `${Prefix}public_trade.${string}` ? "public_trade" | "gap" | "staleness" :
   Channel extends `${Prefix}signal.${string}` ? "signal" | "gap" | "staleness" :
   Channel extends `${Prefix}reference.${string}` ? "reference" | "gap" | "staleness" :
+  Channel extends `${Prefix}instrument.${string}` ? "instrument" | "gap" | "staleness" :
   Channel extends `${Prefix}account.${string}` ? "trade" | "order" | "position" | "account" | "notification" | "alert" | "reply" | "gap" | "staleness" | "error" :
   Channel extends `${Prefix}status.${string}` ? "connection" | "rate_limit" | "staleness" | "gap" | "error" :
   never;
@@ -902,6 +952,7 @@ export const channels: {
   public_trade<P extends Prefix = "">(provider: string, symbol: string, prefix?: P): `${P}public_trade.${string}`;
   signal<P extends Prefix = "">(provider: string, symbol: string, prefix?: P): `${P}signal.${string}`;
   reference<P extends Prefix = "">(provider: string, symbol: string, prefix?: P): `${P}reference.${string}`;
+  instrument<P extends Prefix = "">(provider: string, symbol: string, prefix?: P): `${P}instrument.${string}`;
   account(provider: string, account: string): `private-account.${string}.${string}`;
   status(provider: string): `status.${string}`;
 };
@@ -1012,6 +1063,9 @@ export class Relay<Client = unknown> {
   ): Promise<CommandResult<Name>>;
   symbols(query?: string, options?: { provider?: string; kind?: MarketKind; limit?: number; offset?: number }):
     Promise<{ symbols: FoundSymbol[]; total: number; next: number | null }>;
+  /** What the providers say of their instruments, with the channel of each. */
+  instruments(query?: string, options?: { provider?: string; limit?: number; offset?: number }):
+    Promise<{ instruments: (Instrument & { provider: string; channel?: string })[]; total: number; next: number | null }>;
   /** Close the connection. */
   close(): void;
 }

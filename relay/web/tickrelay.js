@@ -11,7 +11,7 @@ import "./resume.js";
 
 /** Seconds that a request may take, besides those that a command's provider has. */
 const WITHIN = 10;
-const MARKET_KINDS = ["quote", "depth", "public_trade", "signal", "reference"];
+const MARKET_KINDS = ["quote", "depth", "public_trade", "signal", "reference", "instrument"];
 
 export function quoteSymbol(symbol) {
   const bytes = (text) => [...new TextEncoder().encode(text)].map((byte) => `=${byte.toString(16).toUpperCase().padStart(2, "0")}`);
@@ -184,8 +184,16 @@ export class Relay {
   }
 
   async symbols(query, options = {}) {
+    return this.#search("symbols", query, options);
+  }
+
+  async instruments(query, options = {}) {
+    return this.#search("instruments", query, options);
+  }
+
+  #search(what, query, options) {
     const given = Object.entries({ q: query, ...options }).filter(([, value]) => value !== undefined);
-    return ask(`${this.#url}/api/v2/symbols?${new URLSearchParams(given)}`, this.#apiKey);
+    return ask(`${this.#url}/api/v2/${what}?${new URLSearchParams(given)}`, this.#apiKey);
   }
 
   close() {

@@ -43,7 +43,7 @@ BOOK = {"lastUpdateId": 1027024, "bids": [["4.00000000", "431.00000000"]], "asks
 @pytest.fixture
 def adapter():
     adapter = new_adapter(Binance)
-    (symbols,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(LISTED)))
+    symbols, *_ = adapter.fetched("symbols", Answer(status=200, text=json.dumps(LISTED)))
     assert adapter.symbols.learn(symbols.pairs) == []
     return adapter
 
@@ -179,7 +179,7 @@ def test_symbols_go_both_ways_and_the_native_one_is_refused_as_canonical(adapter
 
 def test_metadata_that_contradicts_itself_is_told(adapter):
     twice = {"symbols": [{"symbol": "BNBBTC2", "baseAsset": "BNB", "quoteAsset": "BTC"}]}
-    (symbols,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(twice)))
+    symbols, *_ = adapter.fetched("symbols", Answer(status=200, text=json.dumps(twice)))
     (error,) = adapter.symbols.learn(symbols.pairs)
     assert "BNB/BTC is BNBBTC" in str(error)
 

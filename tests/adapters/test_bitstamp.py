@@ -39,7 +39,7 @@ TRADES, DEPTH = Topic(kind="public_trade", symbol="BTC/USD"), Topic(kind="depth"
 @pytest.fixture
 def adapter():
     adapter = new_adapter(Bitstamp)
-    (symbols,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(PAIRS)))
+    symbols, *_ = adapter.fetched("symbols", Answer(status=200, text=json.dumps(PAIRS)))
     assert adapter.symbols.learn(symbols.pairs) == []
     return adapter
 
@@ -111,7 +111,7 @@ def test_symbols_go_both_ways_and_the_native_one_is_refused_as_canonical(adapter
 
 
 def test_no_quote_is_offered_because_bitstamp_streams_none():
-    assert {offer.kind for offer in Bitstamp.offers} == {"public_trade", "depth"}
+    assert {offer.kind for offer in Bitstamp.offers} == {"public_trade", "depth", "instrument"}
 
 
 def test_every_dial_learns_the_symbols_first():

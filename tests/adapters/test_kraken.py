@@ -77,7 +77,7 @@ CANDLE = [
 @pytest.fixture
 def adapter():
     adapter = new_adapter(Kraken)
-    (symbols,) = adapter.fetched("symbols", Answer(status=200, text=json.dumps(PAIRS)))
+    symbols, *_ = adapter.fetched("symbols", Answer(status=200, text=json.dumps(PAIRS)))
     assert adapter.symbols.learn(symbols.pairs) == []
     return adapter
 

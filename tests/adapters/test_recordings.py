@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from relay.adapter import Ack, Adapter, Alive, Learned, Ready, Unknown
-from relay.model.events import Depth, Event, Quote
+from relay.model.events import Depth, Event, Instrument, Quote
 from relay.provider.books import Books
 from relay.testing.recording import Recording
 from relay_kraken.book import checksum
@@ -49,7 +49,10 @@ def published(venue: Venue, recording: Recording) -> list[Event]:
 def test_a_recorded_session_gives_every_event_and_the_exact_books(venue: Venue) -> None:
     recording = venue.load()
     events = published(venue, recording)
+    listed = {event.native_symbol for event in events if isinstance(event, Instrument)}
+    events = [event for event in events if not isinstance(event, Instrument)]
     assert Counter(event.kind for event in events) == venue.counts
+    assert len(listed) == venue.instruments
     assert sum(isinstance(event, Depth) and event.snapshot for event in events) >= venue.books
 
     books: dict[str, tuple[dict[Decimal, str], dict[Decimal, str]]] = {}

@@ -42,7 +42,7 @@ from relay.adapter import (
 )
 from relay.model.channels import Topic
 from relay.model.commands import CancelOrder, Command, ListOrders, PlaceOrder
-from relay.model.events import Candle, Depth, Error, Event, Order, Position, Quote, Reply, Stamp, Trade
+from relay.model.events import Candle, Depth, Error, Event, Instrument, Order, Position, Quote, Reply, Stamp, Trade
 from relay.provider import session_events
 from relay.provider.session import SessionMachine, SessionSettings
 from relay.provider.session_events import Now
@@ -68,7 +68,10 @@ class Venue(Adapter):
 
     name = "venue"
     session = Session(url="wss://venue.test/ws", http="https://venue.test/api")
-    offers = (Offer(kind="quote"), Offer(kind="depth"), Offer(kind="account"), Offer(kind="candle", timeframes=("1m",)))
+    offers = (
+        Offer(kind="quote"), Offer(kind="depth"), Offer(kind="account"), Offer(kind="candle", timeframes=("1m",)),
+        Offer(kind="instrument"),
+    )  # fmt: skip
     commands = (PlaceOrder, CancelOrder, ListOrders)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
@@ -127,6 +130,8 @@ class Venue(Adapter):
                 yield Depth(
                     symbol=symbol, bids=[("1", str(last or 0))], asks=(), snapshot=False, first_seq=first, last_seq=last
                 )
+            case ["instrument", symbol, terms]:
+                yield Instrument(symbol=symbol, native_symbol=symbol, **terms)
             case ["fill", id]:
                 yield Trade(id=id, order_id="o", symbol="S", side="BUY", quantity="1", price="1")
             case ["order", id, status]:

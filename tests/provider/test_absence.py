@@ -81,7 +81,7 @@ def test_who_comes_first_while_a_provider_was_never_reached_is_told(rig):
     assert event.stale_since is None
 
 
-def test_a_topic_that_stays_silent_behind_the_gap_is_asked_for_again(rig):
+def test_a_topic_that_stays_silent_behind_the_gap_is_requested_again(rig):
     r = broken(rig(backoff=ONCE, stale_after={"quote": 20}, silent_after=9999), "quote:A")
     r.tick(3)
     r.do(session_events.Opened(), 4)

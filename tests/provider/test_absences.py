@@ -67,6 +67,6 @@ def test_a_provider_whose_clock_is_behind_is_asked_by_its_own_time(rig: Any) -> 
     assert since == UNIX + 90 * SECOND - behind - CLOCKS_DIFFER * SECOND
 
 
-def test_a_provider_whose_clock_is_ahead_is_asked_for_no_less(rig: Any) -> None:
+def test_a_provider_whose_clock_is_ahead_is_requested_no_less(rig: Any) -> None:
     _, since = back_after(rig, fill_at=UNIX + 90 * SECOND + 120 * SECOND)
     assert since == UNIX + 90 * SECOND - CLOCKS_DIFFER * SECOND

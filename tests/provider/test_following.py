@@ -58,7 +58,7 @@ def test_what_a_message_leads_to_waits_for_its_budget(rig):
     assert [request.shown[-2:] for request in r.requests(r.tick(11))] == ["/2"]
 
 
-def test_what_is_asked_for_in_reconciling_over_the_socket_counts_as_a_call(rig):
+def test_what_is_requested_in_reconciling_over_the_socket_counts_as_a_call(rig):
     class ByFrame(rig.Venue):
         def encode(self, outgoing):
             yield from (dumps({"list": n}) for n in (1, 2)) if type(outgoing).__name__ == "Reconcile" else ()

@@ -249,7 +249,7 @@ def test_profit_that_only_a_fill_changes_is_a_reason_too(rig):
         assert refreshed(r, r.say("money", members, at=at)) == asked, members
 
 
-def test_a_command_of_unknown_outcome_is_asked_for_on_every_connection_until_it_is_known(rig):
+def test_a_command_of_unknown_outcome_is_requested_on_every_connection_until_it_is_known(rig):
     r = asking(rig)
     r.up(0)
     r.say("list", at=1)

@@ -177,7 +177,7 @@ def test_one_topic_more_than_the_provider_allows_is_told_so_and_the_session_goes
     assert r.machine.life.value == "up"
 
 
-def test_it_is_asked_for_when_a_place_is_free(rig):
+def test_it_is_requested_when_a_place_is_free(rig):
     r = full(rig(most_topics=3, ack_within=5, silent_after=9999, settings=SessionSettings(linger=10)))
     r.want("quote:D", "candle:E:1m", at=2)
     r.fresh()
@@ -242,7 +242,7 @@ def test_parts_of_a_refused_request_keep_to_the_bound(rig):
         assert counts["queued"] + counts["pending"] + counts["confirmed"] <= 3
 
 
-def test_a_topic_that_is_asked_for_anew_goes_before_a_new_one_that_waits_for_its_place(rig):
+def test_a_topic_that_is_requested_anew_goes_before_a_new_one_that_waits_for_its_place(rig):
     r = full(rig(most_topics=3, ack_within=5, silent_after=9999, stale_after={"quote": 20}))
     r.do(session_events.WantTopic(r.topic("quote:D"), Asker("1", "7.1")), 2)
     frames = r.texts(r.tick(21))

@@ -244,7 +244,7 @@ def test_what_is_polled_over_http_is_read_as_any_answer_and_compared(rig):
         (Answer(status=200, text="{"), "/open: the answer could not be decoded"),
     ],
 )
-def test_an_http_answer_that_is_no_success_is_asked_for_again(rig, answer, said):
+def test_an_http_answer_that_is_no_success_is_requested_again(rig, answer, said):
     r = rig()
     r.up(0)
     r.fresh()
@@ -293,7 +293,7 @@ def test_a_list_asked_for_before_the_newest_word_takes_nothing_back(rig):
     assert r.kinds() == ["position POSITION_OPENED", "position POSITION_CLOSED", "position POSITION_OPENED"]
 
 
-def test_a_list_that_contradicts_what_was_told_shortly_before_is_asked_for_again(rig):
+def test_a_list_that_contradicts_what_was_told_shortly_before_is_requested_again(rig):
     r = rig()
     r.up(0)
     r.fresh()

@@ -115,6 +115,13 @@ def test_a_further_connection_is_opened_when_the_others_are_full_and_places_are_
     assert p.wanted == ["BF", "CD", "EG"]
 
 
+def test_an_instrument_needs_no_room_and_opens_no_connection() -> None:
+    p = Pool()
+    p.want("A", "B")
+    p.pool.want(Topic(kind="instrument", symbol="C"), BY)
+    assert (len(p.pool.connections), p.wanted) == (1, ["ABC"])
+
+
 def test_where_there_can_be_no_further_one_a_topic_waits_on_the_least_crowded() -> None:
     p = Pool()
     p.want(*"ABCDEF", "G", "H")

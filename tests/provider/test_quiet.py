@@ -85,7 +85,7 @@ def test_topics_without_hours_are_judged_as_ever(market):
     assert stale(r.fresh()) == [("STALE", ("A",), "1m"), ("STALE", ("A",), "5m")]
 
 
-def test_a_closed_market_is_asked_for_a_pong_before_it_is_redialled(market):
+def test_a_closed_market_is_requested_a_pong_before_it_is_redialled(market):
     r = market(silent_after=60, backoff=ONCE)
     r.up(400)
     r.want("quote:A", at=400)

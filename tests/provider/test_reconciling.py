@@ -310,7 +310,7 @@ def test_no_request_shows_its_headers_or_form():
 
 
 @pytest.mark.parametrize(("credentials", "refill"), [({"key": "k"}, "replay"), ({}, "none")])
-def test_the_gap_of_an_account_promises_a_replay_only_where_one_is_asked_for(rig, credentials, refill):
+def test_the_gap_of_an_account_promises_a_replay_only_where_one_is_requested(rig, credentials, refill):
     r = rig(credentials=credentials, backoff=ONCE)
     r.up(0)
     r.want("account:main", at=0)
@@ -410,7 +410,7 @@ def test_lists_that_are_doubted_again_and_again_are_asked_for_more_rarely(rig):
     assert len(looks) <= 6
 
 
-def test_an_absence_is_asked_for_until_it_was_answered(rig, monkeypatch):
+def test_an_absence_is_requested_until_it_was_answered(rig, monkeypatch):
     """A connection that is lost before the lists have come must not hide what happened in the absence before it."""
     r = rig(credentials={"key": "k"}, backoff=ONCE)
     (request,) = r.requests(r.up(-200))

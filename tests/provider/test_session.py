@@ -328,7 +328,7 @@ def renewed(r, *, until, answer):
         (Answer(status=401, text=""), [80]),
     ],
 )
-def test_a_login_that_is_not_renewed_is_asked_for_ever_more_rarely(rig, login, answer, asked):
+def test_a_login_that_is_not_renewed_is_requested_ever_more_rarely(rig, login, answer, asked):
     r = rig(adapter=login, credentials={"key": "k"}, silent_after=9999)
     assert renewed(r, until=1000, answer=answer) == asked
     errors = [event for event in r.fresh() if event.kind == "error" and event.code == "renewal_failed"]

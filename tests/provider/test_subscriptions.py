@@ -81,7 +81,7 @@ def test_what_the_provider_does_not_offer_is_refused_at_once_on_every_connection
     r.fresh()
     assert r.want("reference:A", "candle:A:7m") == []
     reasons = [
-        "acme does not offer reference; it offers account, candle, depth, quote",
+        "acme does not offer reference; it offers account, candle, depth, instrument, quote",
         "timeframe 7m is not offered; the timeframes are 1m",
     ]
     assert [t["reason"] for t in troubled(r)] == reasons
@@ -354,7 +354,7 @@ def test_where_numbers_have_holes_a_snapshot_older_than_the_first_delta_is_too_o
     assert seqs(r.fresh()) == [(True, 2000), (False, 2010)]
 
 
-def test_a_book_that_never_fits_is_asked_for_ever_more_rarely_and_called_unstable(rig):
+def test_a_book_that_never_fits_is_requested_ever_more_rarely_and_called_unstable(rig):
     r = rig(**FETCHED, silent_after=99_999)
     r.up(0)
     r.want("depth:A", "depth:B", at=0)
@@ -497,7 +497,7 @@ def test_reconciling_that_fails_is_reported_and_tried_again(rig):
     assert len(r.requests(r.tick(6))) == 1
 
 
-def test_a_throttle_is_no_refusal_and_the_topic_is_asked_for_again(rig):
+def test_a_throttle_is_no_refusal_and_the_topic_is_requested_again(rig):
     r = rig(ack_within=5)
     r.up(0)
     r.want("quote:A", at=1)

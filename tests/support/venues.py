@@ -48,6 +48,7 @@ class Venue:
         steps: what the frames say of the books, from the raw recording.
         unknown: how many frames are not understood; why stands beside the number.
         moved: parts of the recorded URLs that are others today.
+        instruments: how many there are in the metadata of the recording.
         added: records that today's API needs and the recording lacks.
         acknowledge: what the venue answers a subscription with, where the recording names other requests or none.
         greets: the venue speaks first, and the adapter waits for it; whoever recorded it did not.
@@ -60,6 +61,7 @@ class Venue:
     steps: Callable[[Recording], Iterator[Step]]
     options: Mapping[str, str] = attrs.Factory(dict)
     unknown: int = 0
+    instruments: int = 0
     moved: Mapping[str, str] = attrs.Factory(dict)
     added: tuple[Record, ...] = ()
     levels: int | None = None
@@ -238,51 +240,56 @@ BULLET = Record(
     t=0, dir="http", method="POST", url="https://api.kucoin.com/api/v1/bullet-public",
     data='{"data": {"token": "TOKEN", "instanceServers": [{"endpoint": "wss://ws-api-spot.kucoin.com/"}]}}',
 )  # fmt: skip
+FUTURES = Record(
+    t=0, dir="http", url="https://www.deribit.com/api/v2/public/get_instruments?currency=any&kind=future",
+    data='{"result": []}',
+)  # fmt: skip
 
 VENUES = (
     Venue(
-        adapter=Binance, options={"venue": "us"}, recording="binance_us", books=4, steps=binance,
+        adapter=Binance, options={"venue": "us"}, recording="binance_us", instruments=121, books=4, steps=binance,
         acknowledge=lambda asked: {"result": None, "id": asked["id"]},
         counts={"quote": 128, "public_trade": 11, "depth": 336, "candle": 5},
     ),
     Venue(  # the independent decoder counts 756: of the changes it passes on, 3 end where the book before them does
-        adapter=BinanceFutures, recording="binance_futures", books=4, steps=binance,
+        adapter=BinanceFutures, recording="binance_futures", instruments=122, books=4, steps=binance,
         acknowledge=lambda asked: {"result": None, "id": asked["id"]},
         counts={"quote": 613, "public_trade": 91, "depth": 753, "candle": 67},
     ),
     Venue(  # each of 7 channels begins with the last 30 trades
-        adapter=Bitfinex, recording="bitfinex", books=7, steps=bitfinex,
+        adapter=Bitfinex, recording="bitfinex", books=7, steps=bitfinex, instruments=293,
+        moved={"pub:list:pair:exchange": "pub:list:pair:exchange,pub:info:pair"},
         counts={"quote": 21, "public_trade": 210, "depth": 1600},
     ),
     Venue(  # the independent decoder counts 627: two changes are contained in the book before them
-        adapter=Bitstamp, recording="bitstamp", books=10, steps=bitstamp, counts={"public_trade": 10, "depth": 625},
+        adapter=Bitstamp, recording="bitstamp", instruments=140, books=10, steps=bitstamp, counts={"public_trade": 10, "depth": 625},
     ),
-    Venue(adapter=Coinbase, recording="coinbase", books=10, steps=coinbase,
+    Venue(adapter=Coinbase, recording="coinbase", instruments=162, books=10, steps=coinbase,
           counts={"quote": 107, "public_trade": 107, "depth": 9729}),
     Venue(
-        adapter=Deribit, recording="deribit", books=10, steps=deribit,
+        adapter=Deribit, recording="deribit", instruments=398, books=10, steps=deribit,
         acknowledge=lambda asked: {"id": asked["id"], "result": asked["params"].get("channels")}, counts={"quote": 89, "depth": 46},
-        moved={"?currency=BTC&expired=false": "?currency=any&kind=spot"},
+        moved={"?currency=BTC&expired=false": "?currency=any&kind=spot"}, added=(FUTURES,),
     ),
     Venue(  # 14 candles have the volume in quote currency only: today's messages have both
-        adapter=GateIo, recording="gateio", books=10, steps=gateio, unknown=14,
+        adapter=GateIo, recording="gateio", instruments=1458, books=10, steps=gateio, unknown=14,
         acknowledge=lambda asked: {**asked, "result": {"status": "success"}},
         counts={"quote": 22, "public_trade": 9, "depth": 169},
     ),
     Venue(
-        adapter=Kraken, recording="kraken", books=10, steps=kraken, levels=1000,
+        adapter=Kraken, recording="kraken", instruments=293, books=10, steps=kraken, levels=1000,
         counts={"quote": 18, "public_trade": 10, "depth": 4279},
     ),
     Venue(  # the independent decoder leaves out the 1,000 trades that the channels begin with
-        adapter=KrakenFutures, recording="kraken_futures", books=10, steps=kraken_futures,
+        adapter=KrakenFutures, recording="kraken_futures", instruments=27, books=10, steps=kraken_futures,
         counts={"quote": 107, "public_trade": 1003, "depth": 7024},
     ),
     Venue(  # the independent decoder counts 3,823: it passes on 9 changes that are contained in the book fetched for them
-        adapter=KuCoin, options={"book": "full"}, recording="kucoin", books=9, steps=kucoin, added=(BULLET,), greets=True,
+        adapter=KuCoin, options={"book": "full"}, recording="kucoin", instruments=634, books=9, steps=kucoin, added=(BULLET,), greets=True,
         acknowledge=lambda asked: {"id": asked["id"], "type": "ack"},
         moved={"/api/v1/symbols": "/api/v2/symbols"},
         counts={"quote": 830, "public_trade": 18, "depth": 3814, "candle": 6},
     ),
-    Venue(adapter=Okx, recording="okx", books=3, steps=okx, counts={"quote": 28, "public_trade": 74, "depth": 290}),
-    Venue(adapter=Upbit, recording="upbit", books=5, steps=upbit, counts={"public_trade": 304, "depth": 145}),
+    Venue(adapter=Okx, recording="okx", instruments=513, books=3, steps=okx, counts={"quote": 28, "public_trade": 74, "depth": 290}),
+    Venue(adapter=Upbit, recording="upbit", instruments=294, books=5, steps=upbit, counts={"public_trade": 304, "depth": 145}),
 )  # fmt: skip

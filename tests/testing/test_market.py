@@ -16,10 +16,10 @@ from relay.testing.account import (
     TradingAccount,
     money_text,
 )
-from relay.testing.market import SECOND, Bar, BookMoved, Instrument, Market, Printed, QuoteMoved, plain, units
+from relay.testing.market import SECOND, Bar, BookMoved, Market, Printed, QuoteMoved, Tradable, plain, units
 
-EURUSD = Instrument(symbol="EURUSD", price=108_430, decimals=5, typical=100_000)
-ES = Instrument(symbol="ES", price=512_025, decimals=2, tick=25, size_decimals=0, typical=50, levels=5)
+EURUSD = Tradable(symbol="EURUSD", price=108_430, decimals=5, typical=100_000)
+ES = Tradable(symbol="ES", price=512_025, decimals=2, tick=25, size_decimals=0, typical=50, levels=5)
 BEGAN = 1_780_315_200 * SECOND
 
 

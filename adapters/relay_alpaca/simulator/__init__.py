@@ -17,16 +17,16 @@ from attrs import Factory, define
 from relay.adapter import dumps, loads
 from relay.model.text import from_nanos
 from relay.plugins.hookspecs import Simulated
-from relay.testing.market import SECOND, Bar, BookMoved, Instrument, Market, Printed, QuoteMoved
+from relay.testing.market import SECOND, Bar, BookMoved, Market, Printed, QuoteMoved, Tradable
 from relay.testing.simulator import Address, HttpRequest, HttpResponse, Link, Simulator
 from relay_alpaca.simulator.exchange import ApiError, Brokerage, number
 
 KEY, SECRET = "PKSIMULATED0123456789", "simulated-secret-0123456789abcdef0123456"
 INSTRUMENTS = (
-    Instrument(symbol="AAPL", price=15_120, decimals=2, size_decimals=2, typical=40_000),
-    Instrument(symbol="MSFT", price=41_250, decimals=2, size_decimals=2, typical=30_000),
-    Instrument(symbol="FAKEPACA", price=13_000, decimals=2, size_decimals=2, typical=30_000),
-    Instrument(symbol="BTC/USD", price=4_200_000, decimals=2, tick=50, size_decimals=4, typical=50_000),
+    Tradable(symbol="AAPL", price=15_120, decimals=2, size_decimals=2, typical=40_000),
+    Tradable(symbol="MSFT", price=41_250, decimals=2, size_decimals=2, typical=30_000),
+    Tradable(symbol="FAKEPACA", price=13_000, decimals=2, size_decimals=2, typical=30_000),
+    Tradable(symbol="BTC/USD", price=4_200_000, decimals=2, tick=50, size_decimals=4, typical=50_000),
 )
 STOCKS = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds", "corrections", "cancelErrors")
 CRYPTO = ("trades", "quotes", "orderbooks", "bars", "updatedBars", "dailyBars")
@@ -61,7 +61,7 @@ class AlpacaSimulator(Simulator):
         *,
         seed: int = 1,
         interval: float = 0.5,
-        instruments: Iterable[Instrument] = INSTRUMENTS,
+        instruments: Iterable[Tradable] = INSTRUMENTS,
         requests_per_minute: int | None = 200,
         most_channels: int | None = 30,
         connections: int = 1,

@@ -24,7 +24,7 @@ from attrs import Factory, define
 
 from relay.adapter import dumps, loads
 from relay.plugins.hookspecs import Simulated
-from relay.testing.market import SECOND, Instrument
+from relay.testing.market import SECOND, Tradable
 from relay.testing.simulator import Address, Close, HttpRequest, HttpResponse, Link, Simulator
 from relay_crosstrade.simulator import payloads
 from relay_crosstrade.simulator.exchange import SimulatedExchange
@@ -33,9 +33,9 @@ from relay_crosstrade.simulator.payloads import Contract
 KEY = "demo-key-of-crosstrade"
 ACCOUNTS = ("Sim101", "Sim110")
 CONTRACTS = (
-    Contract(Instrument(symbol="ES 09-26", price=578_175, decimals=2, tick=25, typical=60), 50, "E-mini S&P 500", "CME"),
-    Contract(Instrument(symbol="NQ 09-26", price=2_031_025, decimals=2, tick=25, spread=2), 20, "E-mini Nasdaq", "CME"),
-    Contract(Instrument(symbol="CL 09-26", price=6_412, decimals=2, typical=80), 1000, "Crude Oil", "NYMEX"),
+    Contract(Tradable(symbol="ES 09-26", price=578_175, decimals=2, tick=25, typical=60), 50, "E-mini S&P 500", "CME"),
+    Contract(Tradable(symbol="NQ 09-26", price=2_031_025, decimals=2, tick=25, spread=2), 20, "E-mini Nasdaq", "CME"),
+    Contract(Tradable(symbol="CL 09-26", price=6_412, decimals=2, typical=80), 1000, "Crude Oil", "NYMEX"),
 )  # fmt: skip
 LIMITED = "Rate limit exceeded"
 NO_ADDON = "Add-on not connected"

@@ -16,7 +16,7 @@ from attrs import frozen
 from relay.model.enums import OrderStatus, OrderType, Side
 from relay.model.text import from_nanos
 from relay.testing.account import Filled, HeldPosition, PlacedOrder, TradingAccount, money_text
-from relay.testing.market import Instrument, Market, Units
+from relay.testing.market import Market, Tradable, Units
 
 Payload = dict[str, Any]
 
@@ -33,7 +33,7 @@ TYPES = {
 class Contract:
     """A future: what is listed, what a point of it is worth, and where it trades."""
 
-    instrument: Instrument
+    instrument: Tradable
     point_value: int
     description: str
     exchange: str

@@ -4,7 +4,7 @@
 |---|---|
 | ``/apps/ID/...`` | the Pusher HTTP API, signed (`pusher`) |
 | ``/api/v2/ws/session``, ``streams``, ``auth`` | session bootstrap, by API key (`channels`) |
-| ``/api/v2/symbols`` | search of symbols, by API key (`symbols`) |
+| ``/api/v2/symbols``, ``/api/v2/instruments`` | search of symbols and of their instruments, by API key (`symbols`) |
 | ``/api/v2/frames`` | received frames of a session, by API keys with that permission (`frames`) |
 | ``/api/v2/commands`` | trading, by API keys with that permission (`commands`) |
 | ``/api/v2/status``, ``/metrics``, ``/healthz``, ``/readyz`` | health, status, metrics (`health`, `metrics`) |
@@ -154,6 +154,7 @@ def build_api(
                 Route("/v2/ws/streams", bootstrap.streams),
                 Route("/v2/ws/auth", bootstrap.auth, methods=["POST"]),
                 Route("/v2/symbols", symbols.endpoint),
+                Route("/v2/instruments", symbols.instruments),
                 Route("/v2/asyncapi.json", bootstrap.asyncapi),
                 Route("/v2/status", status.status),
                 *frames,

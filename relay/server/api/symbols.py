@@ -3,7 +3,7 @@
 People type ``btc``, ``eurusd`` or ``bitcoin``; the answer has the canonical symbol, the provider's own text and channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -14,7 +14,8 @@ from starlette.responses import Response
 from relay.auth import ApiKey, KeyRing
 from relay.errors import suggestion
 from relay.model.channels import ChannelError, Stream, Topic
-from relay.model.events import MARKET_KINDS
+from relay.model.events import MARKET_KINDS, Stamp
+from relay.model.serialize import body
 from relay.model.symbols import NEAR
 from relay.provider.catalog import ListedSymbol
 from relay.server.api.answers import HttpRefusal, Slices, json_answer
@@ -27,6 +28,7 @@ Search = Callable[[str, str], tuple[list[ListedSymbol], int]]
 PAGE, MOST = 20, 500
 _LONGEST = 128
 _PARAMETERS = ("q", "provider", "kind", "limit", "offset")
+_OF_INSTRUMENTS = ("q", "provider", "limit", "offset")
 
 
 @frozen
@@ -47,8 +49,19 @@ class SymbolSearch:
 
     async def endpoint(self, request: Request) -> Response:
         """Answer GET /api/v2/symbols?q=&provider=&kind=&limit=&offset=: the symbols this key may read, likeliest first."""
+        return await self._answer(request, _PARAMETERS, "symbols", _described)
+
+    async def instruments(self, request: Request) -> Response:
+        """Answer GET /api/v2/instruments?q=&provider=&limit=&offset=: the same, of symbols whose instrument is known."""
+        return await self._answer(request, _OF_INSTRUMENTS, "instruments", _with_instrument)
+
+    async def _answer(
+        self, request: Request, parameters: Sequence[str], name: str, described: Callable[[ListedSymbol, ApiKey], Any]
+    ) -> Response:
         key = bearer(request, self.keys)
-        asked = _parameters(request)
+        asked = _parameters(request, parameters)
+        if name == "instruments":
+            asked["kind"] = "instrument"
         provider, kind, names = asked.get("provider"), asked.get("kind"), self.providers()
         if provider is not None and provider not in names:
             raise HttpRefusal(
@@ -60,9 +73,9 @@ class SymbolSearch:
         self._charge(key, 0, 0)  # who has exceeded its budget makes the relay search nothing
         found: list[ListedSymbol] = []
         compared = 0
-        for name in names if provider is None else [provider]:
-            of_provider, count = self.search(asked.get("q", ""), name)
-            found += of_provider
+        for each in names if provider is None else [provider]:
+            of_provider, count = self.search(asked.get("q", ""), each)
+            found += of_provider if name == "symbols" else [known for known in of_provider if known.instrument]
             compared += count
             await trio.lowlevel.checkpoint()  # a list of 10,000 symbols takes some 10 ms
         shown = await self.slices.filter(lambda each: _readable(each, key, kind), found)
@@ -73,7 +86,7 @@ class SymbolSearch:
         end = offset + len(page)
         return json_answer(
             {
-                "symbols": [_described(each, key) for each in page],
+                name: [described(each, key) for each in page],
                 "total": len(shown),
                 "next": end if end < len(shown) and page else None,
             }
@@ -84,11 +97,11 @@ class SymbolSearch:
             raise HttpRefusal(429, "more was asked for than allowed (limit costs.api_rate)")
 
 
-def _parameters(request: Request) -> dict[str, str]:
+def _parameters(request: Request, allowed: Sequence[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
-        if name not in _PARAMETERS:
-            raise HttpRefusal(400, f"{name[:64]}: unknown; {suggestion(name, _PARAMETERS)}", field=name[:64])
+        if name not in allowed:
+            raise HttpRefusal(400, f"{name[:64]}: unknown; {suggestion(name, allowed)}", field=name[:64])
         if name in given:
             raise HttpRefusal(400, f"{name} occurs twice", field=name)
         if len(value) > _LONGEST:
@@ -129,3 +142,11 @@ def _described(each: ListedSymbol, key: ApiKey) -> dict[str, Any]:
     name = {} if found.name is None else {"name": found.name}
     about = {"provider": each.provider, "symbol": found.canonical, "native": found.native, **name}
     return {**about, "kinds": kinds, "channels": channels, "near": found.distance >= NEAR}
+
+
+def _with_instrument(each: ListedSymbol, key: ApiKey) -> dict[str, Any]:
+    """Return the body of the instrument's event, with the provider and the channel."""
+    assert each.instrument is not None
+    instrument = body(each.instrument, Stamp(provider=each.provider, received_at=""))
+    channel = _described(each, key)["channels"].get("instrument")
+    return {"provider": each.provider, **instrument, **({} if channel is None else {"channel": channel})}
