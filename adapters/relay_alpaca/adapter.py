@@ -197,15 +197,15 @@ class Alpaca(Adapter):
                 yield Ready()
             case {"T": "subscription"}:
                 yield from self._subscribed(given)
-            case {"T": "error", "code": int(code), "msg": str(reason)} if code in CLOSES:
+            case {"T": "error", "code": int() as code, "msg": str() as reason} if code in CLOSES:
                 yield Redial(f"{code} {reason}", CLOSES[code])
-            case {"T": "error", "code": int(code), "msg": str(reason)}:
+            case {"T": "error", "code": int() as code, "msg": str() as reason}:
                 request = self.asked.popleft() if self.asked else None
                 if isinstance(request, Subscribe):
                     yield Nack(request.topics, f"{code} {reason}")
                 else:
                     yield Error(code=str(code), message=reason)
-            case {"T": str(kind), "S": str(native)} if kind in reading.MARKET:
+            case {"T": str() as kind, "S": str() as native} if kind in reading.MARKET:
                 read = reading.MARKET[kind]
                 yield read(given, {"symbol": self.symbol(native), "native_symbol": native})
             case _:
@@ -223,7 +223,7 @@ class Alpaca(Adapter):
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
-            case ("call", str(id), str(name)):
+            case ("call", str() as id, str() as name):
                 yield rest.called(id, name, answer, self.symbol, self.context.kept)
-            case (str(what), since, *_):
+            case (str() as what, since, *_):
                 yield from rest.listed(what, since, answer, self.symbol, self.context.kept)

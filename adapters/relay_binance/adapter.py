@@ -117,9 +117,9 @@ class Binance(Adapter):
             case {"data": {"e": "depthUpdate", "E": time, "s": s, "u": last, "b": bids, "a": asks} as change}:
                 yield Depth(symbol=self.symbol(s), native_symbol=s, bids=bids, asks=asks, snapshot=False,
                             first_seq=self.first_seq(change), last_seq=last, timestamp=from_millis(time))  # fmt: skip
-            case {"stream": str(name), "data": dict(best)} if name.endswith("@bookTicker"):
+            case {"stream": str() as name, "data": dict() as best} if name.endswith("@bookTicker"):
                 yield self.quote(best)
-            case {"data": {"e": "aggTrade", "E": sent, "s": s, "a": int(id), "T": time, "m": maker} as deal}:
+            case {"data": {"e": "aggTrade", "E": sent, "s": s, "a": int() as id, "T": time, "m": maker} as deal}:
                 yield PublicTrade(symbol=self.symbol(s), native_symbol=s, id=str(id), price=deal["p"], quantity=deal["q"],
                                   side=TAKER[maker], data=besides(deal, *"eEsapqTm"), time=from_millis(time),
                                   timestamp=from_millis(sent))  # fmt: skip

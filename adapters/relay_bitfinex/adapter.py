@@ -130,20 +130,20 @@ class Bitfinex(Adapter):
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case [int(number), *data, int(sequence)]:
+            case [int() as number, *data, int() as sequence]:
                 if self.last_sequence is not None and sequence != self.last_sequence + 1:
                     yield Redial(f"message {self.last_sequence + 1} is missing, {sequence} came")
                 self.last_sequence = sequence
                 yield from self.data(number, data)
-            case {"event": "subscribed", "chanId": int(number)} as given:
+            case {"event": "subscribed", "chanId": int() as number} as given:
                 topic, _ = self.channels[number] = self.topic(given)
                 yield Send(unsubscribe(number)) if topic in self.leaving else Ack((topic,))
                 self.leaving.discard(topic)
             case {"event": "error", "code": 10301, "channel": _} as given:
                 yield Ack(self.topic(given)[:1])  # it is subscribed already
-            case {"event": "unsubscribed", "status": "OK", "chanId": int(number)}:
+            case {"event": "unsubscribed", "status": "OK", "chanId": int() as number}:
                 yield Ack(self.channels.pop(number)[:1], done=False)
-            case {"event": "error", "msg": str(reason)} as given:
+            case {"event": "error", "msg": str() as reason} as given:
                 why = f"{reason} (code {given.get('code')})"
                 yield Nack((self.topic(given)[0],), why) if "channel" in given else Error(code="request", message=why)
             case {"event": "info", "code": 20051 | 20060} | {"event": "info", "platform": {"status": 0}}:
@@ -160,17 +160,17 @@ class Bitfinex(Adapter):
             return
         topic, native = self.channels[number]
         match topic.kind, data:
-            case "quote", [list(ticker)]:
+            case "quote", [list() as ticker]:
                 yield self.quote(native, ticker)
-            case "public_trade", ["te" | "tu", list(trade)]:
+            case "public_trade", ["te" | "tu", list() as trade]:
                 yield from self.trades(native, [trade])
-            case "public_trade", [list(trades)]:
+            case "public_trade", [list() as trades]:
                 yield from self.trades(native, trades)
             case "depth", [[_, _, _] as level] if not isinstance(level[0], list):
                 yield self.depth(native, [level], snapshot=False)
-            case "depth", [list(levels)]:
+            case "depth", [list() as levels]:
                 yield self.depth(native, levels, snapshot=True)
-            case "candle", [list(bars)]:
+            case "candle", [list() as bars]:
                 several = bars[::-1] if isinstance(bars[0], list) else [bars]  # the newest comes first
                 yield from (self.candle(topic, native, bar) for bar in several)
             case _:

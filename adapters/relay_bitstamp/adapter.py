@@ -97,23 +97,25 @@ class Bitstamp(Adapter):
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case {"event": "data", "channel": str(channel), "data": book} if pair := market(
+            case {"event": "data", "channel": str() as channel, "data": book} if pair := market(
                 channel, "diff_order_book_"
             ):
                 yield self.book(pair, book, snapshot=False)
-            case {"event": "trade", "channel": str(channel), "data": trade} if pair := market(channel, "live_trades_"):
+            case {"event": "trade", "channel": str() as channel, "data": trade} if pair := market(
+                channel, "live_trades_"
+            ):
                 yield PublicTrade(symbol=self.symbol(pair), native_symbol=pair, id=str(trade["id"]),
                                   price=trade["price_str"], quantity=trade["amount_str"], side=TAKER[trade["type"]],
                                   time=from_micros(trade["microtimestamp"]), data=besides(trade, *KNOWN))  # fmt: skip
-            case {"event": "bts:subscription_succeeded", "channel": str(channel)} if topic := self.topic(channel):
+            case {"event": "bts:subscription_succeeded", "channel": str() as channel} if topic := self.topic(channel):
                 yield Ack((topic,))
-            case {"event": "bts:unsubscription_succeeded", "channel": str(channel)} if topic := self.topic(channel):
+            case {"event": "bts:unsubscription_succeeded", "channel": str() as channel} if topic := self.topic(channel):
                 yield Ack((topic,), done=False)
             case {"event": "bts:heartbeat"}:
                 yield Alive()
             case {"event": "bts:request_reconnect"}:
                 yield Redial("Bitstamp asked for a new connection")
-            case {"event": "bts:error", "data": {"message": str(reason)}, **rest}:
+            case {"event": "bts:error", "data": {"message": str() as reason}, **rest}:
                 topic = self.topic(str(rest.get("channel")))
                 yield Nack((topic,), reason) if topic else Error(code="request", message=reason)
             case other:

@@ -91,7 +91,7 @@ class Bybit(Adapter):
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case {"topic": str(topic), "data": data, "ts": time} as given:
+            case {"topic": str() as topic, "data": data, "ts": time} as given:
                 yield from self.data(topic.split("."), data, time, given)
             case {"op": "ping" | "pong"}:
                 yield Alive()

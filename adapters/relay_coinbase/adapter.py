@@ -103,14 +103,14 @@ class Coinbase(Adapter):
                 yield self.quote(ticker)
             case {"type": "match" | "last_match"} as match:
                 yield from each([match], self.trade)
-            case {"type": "subscriptions", "channels": list(channels)}:
+            case {"type": "subscriptions", "channels": list() as channels}:
                 yield from self.subscribed({
                     Topic(kind=KINDS[channel["name"]], symbol=self.symbol(native))
                     for channel in channels if channel["name"] in KINDS for native in channel["product_ids"]
                 })  # fmt: skip
             case {"type": "heartbeat" | "status"}:
                 yield Alive()
-            case {"type": "error", "message": str(said), **rest}:
+            case {"type": "error", "message": str() as said, **rest}:
                 yield self.awaited.refused(f"{said}: {rest['reason']}" if "reason" in rest else said)
             case other:
                 yield Unknown(other)

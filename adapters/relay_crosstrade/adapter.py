@@ -150,7 +150,7 @@ class CrossTrade(Adapter):
         """Ask what has become of what a command is about."""
         account = command.account or self.own
         match command:
-            case commands.PlaceOrder(client_order_id=str(id)):
+            case commands.PlaceOrder(client_order_id=str() as id):
                 yield from self.blotter.ask("placed", id, account)
             case commands.CancelOrder(order_id=id) | commands.AmendOrder(order_id=id):
                 yield from self.blotter.ask("order", id, account)
@@ -170,7 +170,7 @@ class CrossTrade(Adapter):
                 yield Alive()
             case {"type": _} as other:
                 yield Unknown(other, "no message of the page's")
-            case {"id": str(id), "data": dict() | list() as data}:
+            case {"id": str() as id, "data": dict() | list() as data}:
                 yield from self.answered(id, data)
             case {"error": str()} | {"data": {"error": str()}} as failed:
                 id = failed.get("id")

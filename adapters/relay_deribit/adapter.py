@@ -99,11 +99,11 @@ class Deribit(Adapter):
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case {"method": "subscription", "params": {"channel": str(channel), "data": data}}:
+            case {"method": "subscription", "params": {"channel": str() as channel, "data": data}}:
                 yield from self.data(channel, data)
-            case {"id": id, "result": list(channels)}:
+            case {"id": id, "result": list() as channels}:
                 yield from self.answered(self.requests.accepted(id), set(channels))
-            case {"id": id, "error": {"message": str(reason), "code": code}}:
+            case {"id": id, "error": {"message": str() as reason, "code": code}}:
                 yield self.requests.refused(id, f"{reason} (code {code})")
             case {"id": _, "result": _} | {"method": "heartbeat"}:
                 yield Alive()

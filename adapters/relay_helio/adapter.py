@@ -93,7 +93,7 @@ class Helio(Adapter):
                 yield from self.reports.portfolio(loads(answer.text), whole=True, streamed=False)
             case requests.MISSED:
                 yield from map(self.reports.order, loads(answer.text)["orders"])
-            case ("list", str(command_id), str(what)):
+            case ("list", str() as command_id, str() as what):
                 yield requests.listed(command_id, what, answer, self.reports)
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | Fetch]:
@@ -123,9 +123,9 @@ class Helio(Adapter):
 
     def decode(self, text: str) -> Iterable[Event | Signal]:
         match loads(text):
-            case {"type": "quoteEvent", "payload": {"symbol": str(name)} as given}:
+            case {"type": "quoteEvent", "payload": {"symbol": str() as name} as given}:
                 yield quote(given, name, self.symbol(name))
-            case {"type": "depthEvent", "payload": {"symbol": str(name), "bids": [*_], "asks": [*_]} as given}:
+            case {"type": "depthEvent", "payload": {"symbol": str() as name, "bids": [*_], "asks": [*_]} as given}:
                 yield depth(given, name, self.symbol(name))
             case {"type": "executionEvent", "payload": payload}:
                 for item in self.reports.execution(payload):
@@ -141,9 +141,9 @@ class Helio(Adapter):
                 # Where the account stays subscribed, its events of some symbols only are given up.
                 whole = done or not requests.has_account(self.interest.topics)
                 yield Ack((*quotes, *(own if whole and set(requests.ACCOUNT_EVENTS) & set(events) else ())), done=done)
-            case {"type": "error", "payload": {"code": str() | int() as code, "message": str(reason), **rest}}:
+            case {"type": "error", "payload": {"code": str() | int() as code, "message": str() as reason, **rest}}:
                 yield Error(code=str(code), message=reason, details=rest or None)
-            case {"type": str(word), "payload": payload} if word in requests.KINDS:
+            case {"type": str() as word, "payload": payload} if word in requests.KINDS:
                 yield self.matching.answer(requests.KINDS[word], payload, self.reports)
             case other:
                 yield Unknown(other)

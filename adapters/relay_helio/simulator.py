@@ -161,14 +161,14 @@ class HelioSimulator(Simulator):
         exchange: SimulatedExchange = link.state.exchange
         try:
             match loads(message):
-                case {"type": str(kind), "payload": dict(payload)} if kind in self._handlers:
+                case {"type": str() as kind, "payload": dict() as payload} if kind in self._handlers:
                     self._handlers[kind](link, members(payload))
-                case {"type": str(kind), "payload": dict(payload)} if kind in exchange:
+                case {"type": str() as kind, "payload": dict() as payload} if kind in exchange:
                     changes, answer = exchange.take(kind, members(payload))
                     if answer is not None:
                         _send(link, kind, answer)
                     self._changed(exchange, changes, by=link)
-                case {"type": str(kind)} if kind not in self._handlers and kind not in exchange:
+                case {"type": str() as kind} if kind not in self._handlers and kind not in exchange:
                     raise SimulatedRefusal("UNKNOWN_TYPE", f"no such message: {kind[:64]}")
                 case _:
                     raise SimulatedRefusal("INVALID_MESSAGE", "expected an object with type and payload")

@@ -74,18 +74,20 @@ class V1:
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case [_, *parts, str(channel), str(pair)] if channel.startswith("book-"):
+            case [_, *parts, str() as channel, str() as pair] if channel.startswith("book-"):
                 yield read_book(parts, self.symbol(pair), pair)
-            case [_, [*trades], "trade", str(pair)]:
+            case [_, [*trades], "trade", str() as pair]:
                 for price, quantity, time, side, *_ in trades:
                     yield PublicTrade(symbol=self.symbol(pair), native_symbol=pair, price=price, quantity=quantity,
                                       side=TAKER[side], time=from_seconds(time))  # fmt: skip
             case [_, {"a": [ask, _, ask_size, *_], "b": [bid, _, bid_size, *_], "c": [last, *_], "v": [_, volume, *_]},
-                  "ticker", str(pair)]:  # fmt: skip
+                  "ticker", str() as pair]:  # fmt: skip
                 (bid, bid_size), (ask, ask_size) = quoted(bid, bid_size), quoted(ask, ask_size)
                 yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid, bid_size=bid_size, ask=ask,
                             ask_size=ask_size, last=last, volume=volume)  # fmt: skip
-            case [_, [time, end, o, h, low, c, vwap, v, *n], str(channel), str(pair)] if channel.startswith("ohlc-"):
+            case [_, [time, end, o, h, low, c, vwap, v, *n], str() as channel, str() as pair] if channel.startswith(
+                "ohlc-"
+            ):
                 minutes = int(channel.removeprefix("ohlc-"))
                 second, point, fraction = end.partition(".")
                 start = from_seconds(f"{int(second) - 60 * minutes}{point}{fraction}")
@@ -94,18 +96,28 @@ class V1:
                              data={"etime": end, "vwap": vwap, **dict(zip(("count",), n, strict=False))})  # fmt: skip
             case {"event": "heartbeat" | "pong"}:
                 yield Alive()
-            case {"event": "systemStatus", "status": str(status)}:
+            case {"event": "systemStatus", "status": str() as status}:
                 changed, self._status = status != self._status, status
                 yield Error(code="system_status", message=status) if changed else Alive()
             case {"errorMessage": reason} if reason == TOO_MANY:
                 yield Limited()  # the subscription is asked for again when its acknowledgement is overdue
-            case {"status": "error", "reqid": int(reqid), "pair": str(pair), "errorMessage": str(reason)} if reqid % 2:
+            case {
+                "status": "error",
+                "reqid": int() as reqid,
+                "pair": str() as pair,
+                "errorMessage": str() as reason,
+            } if reqid % 2:
                 yield Error(code="request", message=f"unsubscribe {pair}: {reason}")
-            case {"status": "error", "pair": str(pair), "subscription": subscription, "errorMessage": str(reason)}:
+            case {
+                "status": "error",
+                "pair": str() as pair,
+                "subscription": subscription,
+                "errorMessage": str() as reason,
+            }:
                 yield Nack((self.topic(subscription, pair),), reason)
-            case {"event": "subscriptionStatus", "status": status, "pair": str(pair), "subscription": subscription}:
+            case {"event": "subscriptionStatus", "status": status, "pair": str() as pair, "subscription": subscription}:
                 yield Ack((self.topic(subscription, pair),), done=DONE[status])
-            case {"errorMessage": str(reason)}:
+            case {"errorMessage": str() as reason}:
                 yield Error(code="request", message=reason)
             case other:
                 yield Unknown(other)

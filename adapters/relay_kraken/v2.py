@@ -91,7 +91,7 @@ class V2:
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case {"channel": "book", "type": str(type), "data": [*books]}:
+            case {"channel": "book", "type": str() as type, "data": [*books]}:
                 for book in books:
                     yield self.book(book, snapshot=SNAPSHOT[type])
             case {"channel": "ticker", "data": [*tickers]}:
@@ -106,16 +106,16 @@ class V2:
                     yield self.candle(bar, rest.get("timestamp"))
             case {"channel": "heartbeat"} | {"method": "pong"}:
                 yield Alive()
-            case {"channel": "status", "data": [{"system": str(system)}]}:
+            case {"channel": "status", "data": [{"system": str() as system}]}:
                 changed, self._system = system != self._system, system
                 yield Error(code="system_status", message=system) if changed else Alive()
-            case {"channel": "instrument", "type": str(type), "data": {"pairs": [*pairs]}}:
+            case {"channel": "instrument", "type": str() as type, "data": {"pairs": [*pairs]}}:
                 yield from self.instruments(pairs, told=not SNAPSHOT[type])
             case {"method": "subscribe" | "unsubscribe" as method, "success": True, "result": answered, **rest}:
                 yield from self.accepted(method, answered, rest.get("req_id"))
-            case {"method": str(method), "error": str(reason), **rest}:
+            case {"method": str() as method, "error": str() as reason, **rest}:
                 yield from self.refused(method, reason, rest.get("symbol"), rest.get("req_id"))
-            case {"error": str(reason)}:
+            case {"error": str() as reason}:
                 yield Error(code="request", message=reason)
             case other:
                 yield Unknown(other)

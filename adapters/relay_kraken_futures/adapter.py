@@ -83,11 +83,15 @@ class KrakenFutures(Adapter):
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case {"event": "subscribed" | "unsubscribed" as event, "feed": str(feed), "product_ids": list(natives)}:
+            case {
+                "event": "subscribed" | "unsubscribed" as event,
+                "feed": str() as feed,
+                "product_ids": list() as natives,
+            }:
                 yield self.awaited.accepted(self.topics(feed, natives), done=event == "subscribed")
-            case {"event": "subscribed_failed", "feed": str(feed), "product_ids": list(natives)}:
+            case {"event": "subscribed_failed", "feed": str() as feed, "product_ids": list() as natives}:
                 yield Nack(self.awaited.accepted(self.topics(feed, natives)).topics, f"subscribed_failed: {feed}")
-            case {"event": "unsubscribed_failed", "feed": str(feed), "product_ids": list(natives)}:
+            case {"event": "unsubscribed_failed", "feed": str() as feed, "product_ids": list() as natives}:
                 self.awaited.accepted(self.topics(feed, natives), done=False)
                 yield Error(code="request", message=f"unsubscribed_failed: {feed} of {', '.join(natives)}")
             case {"feed": "book", "product_id": native, "side": side, "seq": seq, "price": price, "qty": size} as given:
@@ -102,11 +106,11 @@ class KrakenFutures(Adapter):
                 yield self.quote(ticker)
             case {"feed": "trade", "product_id": _} as trade:
                 yield from self.trades([trade])
-            case {"feed": "trade_snapshot", "trades": list(trades)}:
+            case {"feed": "trade_snapshot", "trades": list() as trades}:
                 yield from self.trades(trades)
             case {"event": "info" | "pong"} | {"feed": "heartbeat"}:
                 yield Alive()
-            case {"event": "error" | "alert", "message": str(reason)}:
+            case {"event": "error" | "alert", "message": str() as reason}:
                 yield self.awaited.refused(reason)
             case other:
                 yield Unknown(other)

@@ -114,7 +114,7 @@ class KuCoin(Adapter):
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case {"type": "message", "topic": str(topic), "data": dict(data)}:
+            case {"type": "message", "topic": str() as topic, "data": dict() as data}:
                 feed, _, name = topic.rpartition(":")
                 yield self.event(feed, name, data)
             case {"type": "welcome"}:

@@ -114,17 +114,19 @@ class Okx(Adapter):
                     yield self.book(native, book, snapshot={"snapshot": True, "update": False}[action])
                 else:
                     yield Alive()  # sent where nothing changed for a minute; it has the number of the one before
-            case {"arg": {"channel": "tickers"}, "data": list(tickers)}:
+            case {"arg": {"channel": "tickers"}, "data": list() as tickers}:
                 yield from map(self.quote, tickers)
-            case {"arg": {"channel": "trades"}, "data": list(trades)}:
+            case {"arg": {"channel": "trades"}, "data": list() as trades}:
                 yield from map(self.trade, trades)
-            case {"arg": {"channel": str(channel), "instId": native}, "data": list(bars)} if channel in TIMEFRAMES:
+            case {"arg": {"channel": str() as channel, "instId": native}, "data": list() as bars} if (
+                channel in TIMEFRAMES
+            ):
                 yield from (self.candle(native, TIMEFRAMES[channel], bar) for bar in bars)
             case {"event": "subscribe" | "unsubscribe" as event, "arg": {"channel": channel, "instId": native}}:
                 yield Ack((self.topic(channel, native),), done=event == "subscribe")
-            case {"event": "error", "msg": str(reason), **rest}:
+            case {"event": "error", "msg": str() as reason, **rest}:
                 yield self.refused(rest.get("id"), f"{reason} (code {rest.get('code')})")
-            case {"event": "notice", "msg": str(reason)}:
+            case {"event": "notice", "msg": str() as reason}:
                 yield Redial(reason)  # the service is about to be upgraded: this connection will be closed
             case {"event": "channel-conn-count" | "channel-conn-count-error"}:
                 yield Alive()

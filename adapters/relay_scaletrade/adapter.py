@@ -131,7 +131,7 @@ class ScaleTrade(Adapter):
                 yield self.in_words(command, requests.reply(command, answer))
             case "account":
                 yield wire.balance(loads(answer.text), None, self.currency)
-            case ("trades", int(kind)):
+            case ("trades", int() as kind):
                 yield from each(requests.rows(answer), self.trade)
                 if kind != requests.CLOSED_TRADES:
                     yield Complete("position" if kind == requests.OPEN_TRADES else "order")
@@ -151,7 +151,7 @@ class ScaleTrade(Adapter):
                 yield Ready()  # which the first one says, and the others only that the connection is alive
             case "ping":
                 yield Send("pong")
-            case ["t", str(name), bid, ask, ctm, *_]:
+            case ["t", str() as name, bid, ask, ctm, *_]:
                 yield Quote(symbol=self.symbol(name), native_symbol=name, bid=bid, ask=ask, time=unix_time(ctm))
             case ["b", *values]:
                 given = named(wire.BALANCE, values)
@@ -178,7 +178,7 @@ class ScaleTrade(Adapter):
                 yield Error(code="account.switch", message=str(rest.get("error", "refused")), details=rest)
             case {"event": "account.switch", "success": True}:
                 yield Ack((Topic(kind="account", account=self.context.account),))
-            case {"error": str(code), **rest}:
+            case {"error": str() as code, **rest}:
                 yield Error(code=code, message=str(rest.get("message", "")), details=rest or None)
             case other:
                 yield Unknown(other)

@@ -120,7 +120,7 @@ def request(command: commands.Command, login: int | None, native: str | None, pe
         case commands.ClosePosition(position_id=id):
             volume = written(command, {"volume": "quantity"})
             return ask(method="DELETE", url="/trade/close", json={"order": _ticket("position_id", id), **volume})
-        case commands.PositionHistory(since=str(since), until=str(until)):
+        case commands.PositionHistory(since=str() as since, until=str() as until):
             times = {"from": _seconds(since), "to": _seconds(until)}
             return ask(url="/trades/history/login", json={"login": login, **times})
         case commands.PositionHistory():
@@ -198,7 +198,7 @@ def _success(command: commands.Command, answer: Answer, given: Any) -> Any:
             return {**table(given), "rows": rows(answer)}
         case _ if isinstance(command, (commands.ListAccounts, *LISTS)):
             pass
-        case _, {"accepted": True, "order": int(order)}:
+        case _, {"accepted": True, "order": int() as order}:
             return {"order_id": str(order), **given}
         case _, {"accepted": True} | {"data": "OK"}:
             return given

@@ -143,7 +143,7 @@ class ScaleTradeSimulator(Simulator):
 
     def _sign_in(self, asked: Body) -> HttpResponse:
         match asked:
-            case {"login": int(login), "password": str(password)} if login >= 0 and 6 <= len(password) <= 64:
+            case {"login": int() as login, "password": str() as password} if login >= 0 and 6 <= len(password) <= 64:
                 pass
             case _:
                 return _failed(400, "INVALID_DATA", "Validation failed")

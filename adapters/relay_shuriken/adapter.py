@@ -105,7 +105,7 @@ class Shuriken(Adapter):
     def decode(self, message: str) -> Iterable[Event | Signal]:
         for heard in self.pusher.receive(message, 0):
             match heard:
-                case client.ChannelMessage(str(channel), event, str(text)) if self.is_stream(channel, event):
+                case client.ChannelMessage(str() as channel, event, str() as text) if self.is_stream(channel, event):
                     yield self.event(self.channels.streams[channel].stream, loads(text))
                 case client.Established():
                     yield Ready()

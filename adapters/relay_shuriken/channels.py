@@ -165,7 +165,7 @@ class Channels:
             waiting.setdefault(want.stream, []).append(want)
         for entry in entries:
             match entry:
-                case {"stream": str(stream), "channel": str(channel)}:
+                case {"stream": str() as stream, "channel": str() as channel}:
                     if same := waiting.get(canonical(stream)):
                         self._resolved[named := same.pop()] = channel
                         if named not in self._wanted:
@@ -186,9 +186,9 @@ class Channels:
     def _authorized(self, asked: Iterable[Want], given: Any) -> Items:
         for want in asked:
             match given:
-                case {"auth": str(auth), "channel_data": str() as channel_data}:
+                case {"auth": str() as auth, "channel_data": str() as channel_data}:
                     yield Send(self._pusher.subscribe(self._resolved[want], auth, channel_data))
-                case {"auth": str(auth)}:
+                case {"auth": str() as auth}:
                     yield Send(self._pusher.subscribe(self._resolved[want], auth))
                 case _:
                     yield from self._refused(want, "the authorization has no auth")
@@ -233,7 +233,7 @@ def _said(text: str) -> str:
     """Return the code and the words of an error answer; its text where it has another form."""
     try:
         match loads(text):
-            case {"error": {"code": str(code), "message": str(message)}}:
+            case {"error": {"code": str() as code, "message": str() as message}}:
                 return f"{code}, {message}"
     except (msgspec.DecodeError, RecursionError):
         pass

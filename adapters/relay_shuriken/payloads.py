@@ -27,11 +27,15 @@ def native_symbol(stream: str, data: Any) -> str:
     if stream in _FEED_OF:
         return _FEED_OF[stream]
     match stream.split("."), data:
-        case [_, "wallet", _], {"owner": str(owner)} if owner:
+        case [_, "wallet", _], {"owner": str() as owner} if owner:
             return f"wallet:{owner}"
-        case ["evm", "token", _], {"chainId": chain, "tokenAddress": str(token)} if str(chain).isdecimal() and token:
+        case ["evm", "token", _], {"chainId": chain, "tokenAddress": str() as token} if (
+            str(chain).isdecimal() and token
+        ):
             return f"{chain}:{token}"
-        case ["svm", "token", _], {"tokenMint": str(token)} | {"mint": str(token)} | {"tokenAddress": str(token)}:
+        case ["svm", "token", _], {"tokenMint": str() as token} | {"mint": str() as token} | {
+            "tokenAddress": str() as token
+        }:
             return token
     raise ValueError(f"{stream}: the payload does not say what it is about")
 
@@ -53,9 +57,9 @@ def public(stream: str, data: Any, symbol: str, native: str) -> Event:
 def own(stream: str, data: Any) -> Notification:
     """Return the event of a stream of the user's own. Its words are the payload's message, or else its type."""
     match data:
-        case {"data": {"content": str(word)}} | {"message": {"data": {"content": str(word)}}}:
+        case {"data": {"content": str() as word}} | {"message": {"data": {"content": str() as word}}}:
             pass
-        case {"type": str(word)} | {"platform": str(word)}:
+        case {"type": str() as word} | {"platform": str() as word}:
             pass
         case _:
             word = ""

@@ -248,11 +248,11 @@ class ShurikenSimulator(Simulator):
         match asked:
             case {"event": "pusher:ping"}:
                 _send(link, "pusher:pong", data={})
-            case {"event": "pusher:subscribe", "data": {"channel": str(channel)} as data}:
+            case {"event": "pusher:subscribe", "data": {"channel": str() as channel} as data}:
                 self._subscribe(link, channel, data)
-            case {"event": "pusher:unsubscribe", "data": {"channel": str(channel)}}:
+            case {"event": "pusher:unsubscribe", "data": {"channel": str() as channel}}:
                 link.state.channels.discard(channel)
-            case {"event": str(event)} if event.startswith("client-"):
+            case {"event": str() as event} if event.startswith("client-"):
                 error = {"code": 4301, "message": "The app does not have client messaging enabled."}
                 _send(link, "pusher:error", data=error)
 

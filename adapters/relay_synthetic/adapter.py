@@ -70,17 +70,17 @@ class Synthetic(Adapter):
 
     def decode(self, message: str) -> Iterable[Event | Signal]:
         match loads(message):
-            case {"stream": str(stream), "ns": time} as data:
+            case {"stream": str() as stream, "ns": time} as data:
                 yield self.event(self.topic(stream), from_nanos(time), data)
             case {"op": "subscribed" | "unsubscribed" as op, "streams": [*streams]}:
                 yield Ack(tuple(self.topic(stream) for stream in streams), done=op == "subscribed")
-            case {"op": "refused", "stream": str(stream), "reason": str(reason)}:
+            case {"op": "refused", "stream": str() as stream, "reason": str() as reason}:
                 yield Nack((self.topic(stream),), reason)
             case {"op": "welcome"}:
                 yield Ready()
             case {"op": "pong"}:
                 yield Alive()
-            case {"op": "error", "reason": str(reason)}:
+            case {"op": "error", "reason": str() as reason}:
                 yield Error(code="request", message=reason)
             case other:
                 yield Unknown(other)

@@ -96,11 +96,11 @@ class Tektii(Adapter):
 
     def fetched(self, tag: Hashable, answer: Answer) -> Iterable[Event | Signal]:
         match tag:
-            case ("call", str(id), str(name)):
+            case ("call", str() as id, str() as name):
                 yield from answers.called(id, name, answer, self.symbol)
             case ("current", Topic() as topic):
                 yield from answers.current(topic, answer, self.symbol)
-            case str(what):
+            case str() as what:
                 yield from answers.listed(what, answer.text, self.symbol)
 
     def decode(self, text: str) -> Iterable[Event | Signal]:

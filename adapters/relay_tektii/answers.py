@@ -64,16 +64,18 @@ def _taken(id: str, name: str, body: Any) -> CommandReply:
         ValueError: it is not what the SDK has for a success, so the command's fate is unknown.
     """
     match name, body:
-        case "place_order" | "close_position", {"id": str(order_id), "status": "REJECTED"}:
+        case "place_order" | "close_position", {"id": str() as order_id, "status": "REJECTED"}:
             reason = body.get("reject_reason") or body.get("message") or "the order is REJECTED"
             return CommandReply(id, error={"code": "REJECTED", "message": reason, "order_id": order_id, **body})
-        case "place_order" | "close_position", {"id": str(order_id), "status": status} if status in list(OrderStatus):
+        case "place_order" | "close_position", {"id": str() as order_id, "status": status} if status in list(
+            OrderStatus
+        ):
             return CommandReply(id, {"order_id": order_id, **body})
         case "cancel_order", {"success": False}:
             return CommandReply(id, error={"code": "NOT_CANCELLED", "message": "the order was not cancelled", **body})
         case "cancel_order", {"success": True}:
             return CommandReply(id, body)
-        case "amend_order", {"order": {"id": str(order_id), "status": "REJECTED"}}:
+        case "amend_order", {"order": {"id": str() as order_id, "status": "REJECTED"}}:
             raise ValueError(f"order {order_id} is REJECTED, which does not say what it is amended to")
         case "amend_order", {"order": {"id": str()}}:
             return CommandReply(id, body)

@@ -105,7 +105,7 @@ class Upbit(Adapter):
                             timestamp=from_millis(time))  # fmt: skip
             case {"ty": "trade", "cd": _} as trade:
                 yield self.trade(trade)
-            case {"ty": str(type), "cd": _} as candle if type in TIMEFRAMES:
+            case {"ty": str() as type, "cd": _} as candle if type in TIMEFRAMES:
                 yield self.candle(candle)
             case {"status": "UP"}:
                 yield Alive()

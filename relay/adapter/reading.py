@@ -324,7 +324,7 @@ def stay_on(account: str, given: Any, where: str, names: Callable[[str], bool], 
                     written = f", which is written {spelled}" if spelled is not None else ""
                     raise ValueError(f"{where}.{name}: the command is for account {account}{written}")
                 stay_on(account, value, f"{where}.{name}", names, spelled=spelled)
-        case [str(name), *_] if spelled is None and names(name):
+        case [str() as name, *_] if spelled is None and names(name):
             raise ValueError(f"{where}.{name}: the command is for account {account}")
         case list() | tuple():
             for number, value in enumerate(given):

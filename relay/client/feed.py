@@ -112,7 +112,7 @@ class Feed:
     def take(self, signal: ClientSignal) -> Update | Notice | None:
         """Return what a signal of the connection means for a wanted channel."""
         match signal:
-            case ChannelMessage(str(channel), name, data) if channel in self._channels:
+            case ChannelMessage(str() as channel, name, data) if channel in self._channels:
                 return self._update(self._channels[channel], channel, name, data, signal)
             case Subscribed(channel, _, position) if channel in self._channels:
                 return self._subscribed(self._channels[channel], channel, position)

@@ -359,9 +359,9 @@ def _check(command: Command) -> None:
             if all(getattr(command, name) is None for name in changes):
                 raise CommandError("command", f"{command.name} changes nothing; give one of {', '.join(changes)}")
         case (
-            OrderHistory(since=str(since), until=str(until))
-            | PositionHistory(since=str(since), until=str(until))
-            | TradeHistory(since=str(since), until=str(until))
+            OrderHistory(since=str() as since, until=str() as until)
+            | PositionHistory(since=str() as since, until=str() as until)
+            | TradeHistory(since=str() as since, until=str() as until)
         ) if to_ns(since) > to_ns(until):
             raise CommandError("since", f"{since} is after until, {until}")
 

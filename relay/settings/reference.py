@@ -141,7 +141,7 @@ def attribute_docs(cls: type) -> dict[str, str]:
     docs = {}
     for attribute, text in zip(definition.body, definition.body[1:], strict=False):
         match attribute, text:
-            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str() as doc)):
                 docs[name] = " ".join(doc.split())
     return docs
 

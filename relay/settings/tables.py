@@ -63,9 +63,9 @@ class SecretRef:
         match value:
             case str():
                 return cls(inline=value)
-            case {"env": str(name), **rest} if name and not rest:
+            case {"env": str() as name, **rest} if name and not rest:
                 return cls(env=name)
-            case {"file": str(path), **rest} if path and not rest:
+            case {"file": str() as path, **rest} if path and not rest:
                 return cls(file=path)
         raise ValueError(f"not a secret; {HOW_TO_WRITE}")
 

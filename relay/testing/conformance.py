@@ -312,7 +312,7 @@ def check_polls(subject: Subject) -> None:
         if not isinstance(item, Poll):
             continue
         match item.request:
-            case str(frame) if speaks_json and not is_json(frame):
+            case str() as frame if speaks_json and not is_json(frame):
                 raise Broken(f"{where}: poll {item.name!r} is not JSON, though the provider speaks JSON: {frame[:300]}")
             case str(asked) | Fetch(url=asked):
                 requests.setdefault(item.name, set()).add(asked)

@@ -282,7 +282,7 @@ def _priced(of: Subject) -> Iterator[tuple[PublicTrade, Made, Decimal | None, De
     waiting: list[tuple[PublicTrade, Made]] = []
     for event, made in reading(of).of(Quote, Depth, PublicTrade):
         match event:
-            case Quote(bid=str(bid), ask=str(ask)):
+            case Quote(bid=str() as bid, ask=str() as ask):
                 best[event.symbol] = Decimal(bid), Decimal(ask)
             case Depth():
                 if event.snapshot:

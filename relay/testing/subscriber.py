@@ -298,7 +298,7 @@ class Subscriber:
                 self.notes["damaged" if machine.closed else "not understood"] += 1
             case SubscriptionError(channel, type_, error):
                 self.refused[channel] = f"{type_}: {error}"
-            case ChannelMessage(str(channel), _, str(data)) if channel in self.views:
+            case ChannelMessage(str() as channel, _, str() as data) if channel in self.views:
                 event: Mapping[str, Any] = msgspec.json.decode(data)
                 self.views[channel].take(event)
                 self._heard(channel, event)

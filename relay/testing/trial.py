@@ -273,14 +273,14 @@ class Observer:
         match event:
             case Depth():
                 self._follow(event)
-            case Quote(bid=str(bid), ask=str(ask)) if Decimal(bid) > Decimal(ask):
+            case Quote(bid=str() as bid, ask=str() as ask) if Decimal(bid) > Decimal(ask):
                 report.crossed[f"quote {event.symbol}"] += 1
             case Gap():
                 self._books.pop(event.symbol or "", None)
                 report.gaps.append(f"{self.where} {event.of} {event.symbol or ''}: {event.reason}".strip())
             case RateLimit():
                 report.limits[event.event.value] += 1
-            case Connection(reason=str(reason)) if event.event.value == "FAILED":
+            case Connection(reason=str() as reason) if event.event.value == "FAILED":
                 report.failed = reason
             case Error(code=code) if code != "unknown_messages":
                 report.errors[code] += 1

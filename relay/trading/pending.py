@@ -149,7 +149,7 @@ class PendingCommand:
     def _made_name(self) -> str:
         """Return the `client_order_id` that was made for an order; empty where its sender gave one, or none is needed."""
         match self.command, self.written:
-            case PlaceOrder(client_order_id=None), PlaceOrder(client_order_id=str(made)):
+            case PlaceOrder(client_order_id=None), PlaceOrder(client_order_id=str() as made):
                 return made
         return ""
 
@@ -177,7 +177,7 @@ class PendingCommand:
     def subjects(self) -> Iterator[tuple[AccountRef, str, str]]:
         """Yield the names under which the account's stream tells the command's fate."""
         match self.written if isinstance(self.written, PlaceOrder) else self.command:
-            case PlaceOrder(client_order_id=str(client_order_id)):
+            case PlaceOrder(client_order_id=str() as client_order_id):
                 yield self.scope, "client_order_id", client_order_id
             case CancelOrder(order_id=order_id) | AmendOrder(order_id=order_id):
                 yield self.scope, "order", order_id

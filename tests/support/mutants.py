@@ -160,7 +160,7 @@ def _of_book(node: ast.AST) -> str | None:
 
 def _of_unsubscribe(node: ast.AST) -> str | None:
     match node:
-        case ast.Constant(value=str(word)) if "unsub" in word.lower() and len(word) < 20:
+        case ast.Constant(value=str() as word) if "unsub" in word.lower() and len(word) < 20:
             return repr(word.replace("UNSUB", "SUB").replace("unsub", "sub"))
     return None
 

@@ -82,13 +82,13 @@ class Toy(Adapter):
 
     def decode(self, message: str) -> Iterable[Any]:
         match loads(message):
-            case {"ok": str(id), "result": result}:
+            case {"ok": str() as id, "result": result}:
                 yield CommandReply(id, result=result)
-            case {"no": str(id), "why": why}:
+            case {"no": str() as id, "why": why}:
                 yield CommandReply(id, error={"code": why})
             case {"order": order}:
                 yield Order(**order)
-            case {"failed": str(code), "text": text}:
+            case {"failed": str() as code, "text": text}:
                 yield Error(code=code, message=text, details={"text": text})
             case other:
                 yield Unknown(other)

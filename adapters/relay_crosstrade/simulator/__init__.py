@@ -159,7 +159,7 @@ class CrossTradeSimulator(Simulator):
         except (msgspec.DecodeError, RecursionError):
             asked = None
         match asked:
-            case {"action": "rpc", "api": str(api)}:
+            case {"action": "rpc", "api": str() as api}:
                 self._rpc(link, asked, api)
             case {"action": "subscribe" | "unsubscribe" as action, "instruments": [*names]}:
                 if self._may_subscribe(link):
@@ -168,7 +168,7 @@ class CrossTradeSimulator(Simulator):
                         link.state.instruments |= symbols
                     else:
                         link.state.instruments -= symbols
-            case {"action": "streamPnl", "enabled": bool(enabled)}:
+            case {"action": "streamPnl", "enabled": bool() as enabled}:
                 if self._may_subscribe(link):
                     self._stream_pnl(link, asked, enabled)
             case {"action": "ping"}:
