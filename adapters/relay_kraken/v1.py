@@ -85,10 +85,8 @@ class V1:
                 (bid, bid_size), (ask, ask_size) = quoted(bid, bid_size), quoted(ask, ask_size)
                 yield Quote(symbol=self.symbol(pair), native_symbol=pair, bid=bid, bid_size=bid_size, ask=ask,
                             ask_size=ask_size, last=last, volume=volume)  # fmt: skip
-            case [_, [time, end, o, h, low, c, vwap, v, *n], str() as channel, str() as pair] if channel.startswith(
-                "ohlc-"
-            ):
-                minutes = int(channel.removeprefix("ohlc-"))
+            case [_, [time, end, o, h, low, c, vwap, v, *n], str() as name, str() as pair] if name.startswith("ohlc-"):
+                minutes = int(name.removeprefix("ohlc-"))
                 second, point, fraction = end.partition(".")
                 start = from_seconds(f"{int(second) - 60 * minutes}{point}{fraction}")
                 yield Candle(symbol=self.symbol(pair), native_symbol=pair, timeframe=TIMEFRAMES[minutes], start=start,
@@ -101,20 +99,10 @@ class V1:
                 yield Error(code="system_status", message=status) if changed else Alive()
             case {"errorMessage": reason} if reason == TOO_MANY:
                 yield Limited()  # the subscription is asked for again when its acknowledgement is overdue
-            case {
-                "status": "error",
-                "reqid": int() as reqid,
-                "pair": str() as pair,
-                "errorMessage": str() as reason,
-            } if reqid % 2:
+            case {"status": "error", "reqid": int() as id, "pair": str() as pair, "errorMessage": str() as reason} if id % 2:
                 yield Error(code="request", message=f"unsubscribe {pair}: {reason}")
-            case {
-                "status": "error",
-                "pair": str() as pair,
-                "subscription": subscription,
-                "errorMessage": str() as reason,
-            }:
-                yield Nack((self.topic(subscription, pair),), reason)
+            case {"status": "error", "pair": str() as pair, "subscription": asked, "errorMessage": str() as reason}:
+                yield Nack((self.topic(asked, pair),), reason)
             case {"event": "subscriptionStatus", "status": status, "pair": str() as pair, "subscription": subscription}:
                 yield Ack((self.topic(subscription, pair),), done=DONE[status])
             case {"errorMessage": str() as reason}:

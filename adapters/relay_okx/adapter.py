@@ -118,9 +118,7 @@ class Okx(Adapter):
                 yield from map(self.quote, tickers)
             case {"arg": {"channel": "trades"}, "data": list() as trades}:
                 yield from map(self.trade, trades)
-            case {"arg": {"channel": str() as channel, "instId": native}, "data": list() as bars} if (
-                channel in TIMEFRAMES
-            ):
+            case {"arg": {"channel": str() as channel, "instId": native}, "data": [*bars]} if channel in TIMEFRAMES:
                 yield from (self.candle(native, TIMEFRAMES[channel], bar) for bar in bars)
             case {"event": "subscribe" | "unsubscribe" as event, "arg": {"channel": channel, "instId": native}}:
                 yield Ack((self.topic(channel, native),), done=event == "subscribe")

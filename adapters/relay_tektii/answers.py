@@ -67,10 +67,8 @@ def _taken(id: str, name: str, body: Any) -> CommandReply:
         case "place_order" | "close_position", {"id": str() as order_id, "status": "REJECTED"}:
             reason = body.get("reject_reason") or body.get("message") or "the order is REJECTED"
             return CommandReply(id, error={"code": "REJECTED", "message": reason, "order_id": order_id, **body})
-        case "place_order" | "close_position", {"id": str() as order_id, "status": status} if status in list(
-            OrderStatus
-        ):
-            return CommandReply(id, {"order_id": order_id, **body})
+        case "place_order" | "close_position", {"id": str() as order, "status": status} if status in list(OrderStatus):
+            return CommandReply(id, {"order_id": order, **body})
         case "cancel_order", {"success": False}:
             return CommandReply(id, error={"code": "NOT_CANCELLED", "message": "the order was not cancelled", **body})
         case "cancel_order", {"success": True}:

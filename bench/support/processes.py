@@ -125,8 +125,7 @@ class Process:
 
     def memory(self) -> int:
         """Resident bytes."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return memory_of(self.pid)
 
     def end(self) -> None:
         """Close its stdin, which ends it; kill it if that does not."""
@@ -146,6 +145,11 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+def memory_of(pid: int) -> int:
+    """Resident bytes of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_of(pid: int) -> float:

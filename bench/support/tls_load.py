@@ -1,4 +1,5 @@
-"""A load client over TLS, in the words of `load.c`: `connect N` opens and subscribes N connections and keeps them.
+"""A load client over TLS, in the words of `load.c`: `connect N` opens and subscribes N connections and keeps them, `request N`
+opens N and sends a plain request on each, for a server that is not a relay.
 
 python tls_load.py PORT CERTIFICATE
 """
@@ -18,12 +19,16 @@ REQUEST = (
 )
 
 
-def connect(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """Open one connection and wait until it is subscribed."""
+PLAIN = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ASKED = {"connect": (REQUEST, b"subscription_succeeded"), "request": (PLAIN, b"done")}
+
+
+def connect(port: int, context: ssl.SSLContext, request: bytes, awaited: bytes) -> ssl.SSLSocket:
+    """Open one connection and wait for the answer."""
     stream = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="localhost")
-    stream.sendall(REQUEST)
+    stream.sendall(request)
     data = b""
-    while b"subscription_succeeded" not in data:
+    while awaited not in data:
         data += stream.recv(4096)
     return stream
 
@@ -33,8 +38,8 @@ def main(port: int, certificate: str) -> None:
     context = ssl.create_default_context(cafile=certificate)
     connections = []
     for line in sys.stdin:
-        start = time.perf_counter()
-        connections += [connect(port, context) for _ in range(int(line.split()[1]))]
+        start, (word, count) = time.perf_counter(), line.split()
+        connections += [connect(port, context, *ASKED[word]) for _ in range(int(count))]
         print(f"connected {len(connections)} {time.perf_counter() - start}", flush=True)
 
 
