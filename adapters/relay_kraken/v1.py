@@ -99,8 +99,10 @@ class V1:
                 yield Error(code="system_status", message=status) if changed else Alive()
             case {"errorMessage": reason} if reason == TOO_MANY:
                 yield Limited()  # the subscription is asked for again when its acknowledgement is overdue
-            case {"status": "error", "reqid": int() as id, "pair": str() as pair, "errorMessage": str() as reason} if id % 2:
-                yield Error(code="request", message=f"unsubscribe {pair}: {reason}")
+            case {"status": "error", "reqid": int() as id, "pair": str() as pair, "errorMessage": str() as why} if (
+                id % 2
+            ):
+                yield Error(code="request", message=f"unsubscribe {pair}: {why}")
             case {"status": "error", "pair": str() as pair, "subscription": asked, "errorMessage": str() as reason}:
                 yield Nack((self.topic(asked, pair),), reason)
             case {"event": "subscriptionStatus", "status": status, "pair": str() as pair, "subscription": subscription}:
