@@ -7,11 +7,13 @@ import pytest
 import trio
 import trio.testing
 
+from relay.cluster.app_node import AppNode
+from relay.cluster.applications import AppPosition
 from relay.cluster.lease import MARGIN, TTL
-from relay.cluster.log import START, LogEntry
-from relay.cluster.node import ProviderNode
+from relay.cluster.log import START, LogBatch, LogEntry, LogPosition
+from relay.cluster.node import ClusterNode, ProviderNode
 from relay.cluster.replica import LOGS, LeaseGrant, LogName
-from relay.store.interface import Row, Rows
+from relay.store.interface import Row, Rows, StoreError
 
 
 class SlowStore:
@@ -150,3 +152,74 @@ async def test_who_is_not_the_owner_any_more_knows_what_may_not_be_in_the_store(
     node.stop("the test wants it")
     await trio.testing.wait_all_tasks_blocked()
     assert [row.key for row in part.unwritten] == ["on its way", "waiting"]
+
+
+class EndlessStore(SlowStore):
+    """A store that says how far the logs go, where it answers at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = 0
+        self.answers = False
+
+    async def ends(self, provider: str) -> Mapping[LogName, LogPosition]:
+        await trio.lowlevel.checkpoint()
+        if not self.answers:
+            raise StoreError("Redis does not answer")
+        return {"market": LogPosition(1, self.end), "durable": START}
+
+    async def end_of_applications(self) -> AppPosition:
+        await trio.lowlevel.checkpoint()
+        if not self.answers:
+            raise StoreError("Redis does not answer")
+        return AppPosition(1, self.end)
+
+
+async def test_a_node_knows_when_it_has_read_what_there_was_when_it_was_asked(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    store: Any = EndlessStore()
+    node = ClusterNode(store, {"p": Part()}, may_own=False)  # type: ignore[dict-item]
+    part = node.providers["p"]
+    nursery.start_soon(node._find_ends)
+    store.end = 2
+    is_read = node.read_on("p")
+    await trio.sleep(1)
+    store.answers = True
+    await trio.sleep(1)
+    part.replica.start_at({"market": LogPosition(1, 1), "durable": START})
+    assert not is_read(), "it has not loaded what was before"
+    part.loaded = True
+    assert not is_read(), "it has read the first batch of two"
+    store.end = 3
+    later = node.read_on("p")
+    await trio.sleep(1)
+    part.replica.feed("market", LogBatch(1, 2))
+    assert is_read()
+    assert not later()
+    part.replica.feed("market", LogBatch(1, 4))
+    assert not later(), "it has missed one"
+    part.replica.start_at({})
+    assert later()
+
+
+async def test_a_node_knows_when_it_has_read_what_was_published_on_applications_channels(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    store: Any = EndlessStore()
+    node = AppNode(store)
+    node.store.end = store.end_of_applications  # type: ignore[method-assign]
+    nursery.start_soon(node._find_end)
+    store.end = 2
+    is_read = node.read_on()
+    await trio.sleep(1)
+    store.answers = True
+    await trio.sleep(1)
+    node.all.position = AppPosition(1, 2)
+    assert not is_read(), "it has not loaded what was before"
+    node._loaded.set()
+    node._missed = False
+    node.all.position = AppPosition(1, 1)
+    assert not is_read()
+    node.all.position = AppPosition(1, 2)
+    assert is_read()
