@@ -2,14 +2,15 @@
 
 A new subscription has its effects in this order:
 
-1. `subscription_succeeded` and the result of `catch_up` to the new subscriber; from here on it is live. Where this is much,
-   it is sent later (`SubscriberSession.proceed`), and what the channel delivers until then waits behind it;
-2. `member_added` to the others, if it brings a new user to a presence channel; the app's server is notified;
-3. `subscription_count` to all;
-4. interest in the stream, for its first channel: last, so that events this brings at once find the subscriber live.
+1. `subscription_succeeded` and the result of `catch_up` are sent to the new subscriber; from here on it is live. A large
+   catch-up is sent in parts (`SubscriberSession.proceed`), and live events are queued after it;
+2. `member_added` is sent to the others, if it brings a new user to a presence channel; the app's server is notified;
+3. `subscription_count` is sent to all;
+4. the stream is requested from its provider, if this is its first channel. This comes last, so that events which the
+   request causes at once reach the subscriber.
 
-Leaving is the same backwards and leaves nothing: a channel without subscribers does not exist, only its topic does, for as
-long as a subscriber could resume on it.
+Leaving has the reverse effects. A channel without subscribers is deleted; its topic is kept for as long as a subscriber
+could resume on it.
 """
 
 from collections import Counter
@@ -58,7 +59,7 @@ from relay.trading.registry import COMMAND, ClientCommand, OnCommand, Rejected, 
 from relay.websocket.frames import encode_ping
 
 Told = Callable[[ProtocolError | None], object]
-"""Called once: with None when what was asked is done for all, or with the reason that it is not. Must not raise."""
+"""Called once: with None when the request is done on all relays, or with the reason why it failed. Must not raise."""
 #: Seconds for which a subscriber may wait until this relay has read what the relay where it was before had published.
 UNREAD_WITHIN = 5.0
 #: Seconds between two looks whether it has.
@@ -70,12 +71,12 @@ _ERROR_TYPES = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}
 
 @frozen(kw_only=True)
 class ChannelKeys:
-    """The API keys, as far as channels need them."""
+    """Functions that check API keys for channels."""
 
     digest_of: Callable[[str], str | None] = lambda name: None
-    """Returns the digest of the key of that name, None where there is none."""
+    """Returns the digest of the key with this name; None if there is no such key."""
     refusal: Callable[[str, str, str], str | None] = lambda name, channel, app_id: f"there is no API key {name}"
-    """Returns why the key of that name may not hold the channel in this app, None where it may. Must not raise."""
+    """Returns why the key with this name may not open the channel in this app; None if it may. Must not raise."""
 
 
 @frozen(kw_only=True)
@@ -85,9 +86,9 @@ class Shared:
     streams: Streams
     history: HistoryLimits
     ids: Callable[[], str]
-    """Names events."""
+    """Returns a new event id."""
     epochs: Callable[[], str]
-    """Names epochs of topics."""
+    """Returns a new topic epoch."""
     known: Known
     is_private: Callable[[Stream], bool]
     on_channel_event: Callable[[ChannelEvent], object]
@@ -98,7 +99,7 @@ class Shared:
     coalesces: bool = False
     """See `OutboxLimits.coalesce`."""
     dropped: Counter[Policy] = field(factory=Counter)
-    """Deliveries that slow subscribers did not get unchanged, over all channels."""
+    """Number of deliveries that were dropped, merged or replaced for slow subscribers, over all channels."""
 
 
 @frozen
@@ -117,20 +118,20 @@ class HistoryPage:
     position: ResumePosition
     entries: Sequence[HistoryEntry]
     more: bool
-    """True when the limit cut off newer events: ask again after the last one's `seq`."""
+    """True if the limit cut off newer events: continue after the last one's `seq`."""
 
     @property
     def events(self) -> Iterator[Mapping[str, object]]:
-        """Each event as `{"event", "data", "id", "seq"}`, decoded when it is taken."""
+        """Yield each event as `{"event", "data", "id", "seq"}`, decoded on demand."""
         for entry in self.entries:
             yield {"event": decode_name(entry.head), "data": decode_data(entry.tail), "id": entry.id, "seq": entry.seq}
 
 
 class SubscriberSession:
-    """One connection to an app: the protocol's state machine, and the outbox for all that is sent.
+    """One connection to an app: the protocol's state machine and the outbox.
 
-    Once a close was decided the subscriber holds no channels any more, however long its socket takes to end. Times are
-    monotonic seconds.
+    It leaves all channels as soon as the connection is to be closed, however long its socket takes. Times are monotonic
+    seconds.
     """
 
     __slots__ = ("_app_state", "_network", "_unread", "connection", "joining", "outbox", "spending", "streams")
@@ -148,25 +149,25 @@ class SubscriberSession:
         self.outbox = outbox
         self._network = network
         self.streams = 0
-        """Channels it holds that ask something of a provider."""
+        """Number of its channels that need a provider's subscription."""
         self.spending = spending
         self.joining: Joining | None = None
-        """The subscription that is being brought up to date."""
+        """The catch-up that is being sent, if any."""
         self._unread: _Unread | None = None
         app_state.add(self)
 
     @property
     def socket_id(self) -> str:
-        """The connection's name in the protocol."""
+        """The connection's id in the protocol."""
         return self.connection.socket_id
 
     @property
     def asker(self) -> Asker:
-        """Name of the connection where it asks something of providers."""
+        """The connection as a subscriber of provider topics, for fair turns."""
         return Asker(self._app_state.app.id, self.connection.socket_id, self._network)
 
     def open(self, query: Mapping[str, str], now: float) -> None:
-        """Greet the subscriber, or refuse its version of the protocol. To be called once, first."""
+        """Send `connection_established`, or refuse the protocol version. Call it once, before anything else."""
         self._act(self.connection.open(query), now)
 
     def arrived(self, size: int, now: float) -> None:
@@ -174,14 +175,14 @@ class SubscriberSession:
         self.spending.spend(size * self.spending.budgets.byte, now)
 
     def pause(self, now: float) -> float:
-        """Return the seconds to wait before the next message is handed over, or `proceed` is called; 0 for none."""
+        """Return the seconds to wait before the next message may be received, or `proceed` called; 0 for none."""
         if self._unread is not None:
             return LOOK
         return 0.0 if self.joining is not None else self.spending.pause(now)
 
     def receive(self, text: str, now: float) -> None:
-        """Process a text message, or refuse it where a budget was exceeded for too long."""
-        if self._unread is not None:  # nobody has called `proceed` as often as needed
+        """Handle a text message, or refuse it if a budget has been exceeded for too long."""
+        if self._unread is not None:  # finish the previous read first
             self._answer_unread(self._unread, now)
         spending = self.spending
         limit = spending.exceeded(now)
@@ -195,7 +196,7 @@ class SubscriberSession:
 
     @property
     def busy(self) -> bool:
-        """True while a subscription is brought up to date: `proceed` is to be called before the next message."""
+        """True while a catch-up is being sent: call `proceed` before the next message."""
         return self.joining is not None or self._unread is not None
 
     def hold(self, request: JoinChannel, is_read: Callable[[], bool], now: float) -> None:
@@ -218,7 +219,7 @@ class SubscriberSession:
             self.end(PusherCloseCode.RECONNECT, UNREAD, now)
 
     def proceed(self, now: float) -> None:
-        """Make and charge the next part of what a new subscription is sent."""
+        """Send the next part of a catch-up and charge for it."""
         unread = self._unread
         if unread is not None:
             if unread.is_read() or now >= unread.until:
@@ -235,17 +236,17 @@ class SubscriberSession:
             self.joining = None
 
     def receive_binary(self, now: float) -> None:
-        """Refuse a binary message, of which the protocol has none."""
+        """Refuse a binary message: the protocol has none."""
         if self._paid(now):
             self._act(self.connection.receive_binary(now), now)
 
     def alive(self, now: float) -> None:
-        """Note that the peer sent a ping or pong of WebSocket."""
+        """Note that the peer sent a WebSocket ping or pong."""
         if self._paid(now):
             self.connection.alive(now)
 
     def _paid(self, now: float) -> bool:
-        """Charge for a message that cannot be refused; False where the connection was closed in its place."""
+        """Charge for a message that cannot be refused; return False if the connection was closed instead."""
         limit = self.spending.exceeded(now)
         self.spending.spend(self.spending.budgets.prices.message, now)
         if limit is None or self.spending.refuse(limit):
@@ -255,18 +256,18 @@ class SubscriberSession:
 
     def _end_spender(self, limit: str, now: float) -> None:
         code = PusherCloseCode.OVER_CAPACITY
-        self.end(code, f"{code.meaning}: more was asked for than allowed (limit {limit})", now)
+        self.end(code, f"{code.meaning}: too many requests (limit {limit})", now)
 
     def deadline(self) -> float:
-        """Return the time to call `timeout` unless something is received before; infinity for never."""
+        """Return the time at which to call `timeout` if nothing is received before; infinity for never."""
         return self.connection.deadline()
 
     def timeout(self, now: float) -> None:
-        """Ping the subscriber, or close the connection, since the deadline has passed."""
+        """Ping the subscriber or close the connection, because the deadline has passed."""
         self._act(self.connection.timeout(now), now)
 
     def leave(self, now: float) -> None:
-        """Leave all channels: nothing more reaches the subscriber, though its socket may take a while to end."""
+        """Leave all channels at once: nothing more is sent, though the socket may take a while to close."""
         self._act(self.connection.close(PusherCloseCode.OVER_CAPACITY), now)
 
     def end(self, code: int, reason: str, now: float) -> None:
@@ -313,7 +314,7 @@ class SubscriberSession:
 
 
 class RefusedSession:
-    """A connection that was refused: its close frame is in its outbox, and all that it sends is ignored."""
+    """A connection that was refused: its close frame is in its outbox, and everything it sends is ignored."""
 
     __slots__ = ("outbox",)
 
@@ -324,7 +325,7 @@ class RefusedSession:
         self.outbox.close(close.code, close.reason)
 
     def arrived(self, size: int, now: float) -> None:
-        """Charge nobody."""
+        """Charge nothing."""
 
     def pause(self, now: float) -> float:
         """Return 0: what it sends costs nothing."""
@@ -362,7 +363,7 @@ class RefusedSession:
 
 
 def _asks_provider(stream: Stream | None) -> bool:
-    """Return True if a subscriber of the stream makes the relay ask something of a provider."""
+    """Return True if a subscriber of the stream makes the relay subscribe at a provider."""
     return stream is not None and stream.topic.kind != "status"
 
 
@@ -394,11 +395,11 @@ class AppState:
         self.topics: dict[str, TopicState] = {}
         """Topics of the app's own channels, occupied or not."""
         self.streams = 0
-        """Occupied channels that ask something of a provider."""
+        """Number of occupied channels that need a provider's subscription."""
         self._shared = shared
         self._idle: IdleTopics[str] = IdleTopics(shared.history)
         self._pending: dict[str, SubscriberSession] = {}
-        """Connections of an app with authorized connections that are not authorized yet, the oldest first."""
+        """Connections that are not authorized yet, oldest first, if the app requires authorization."""
 
     def replace(self, app: App) -> None:
         """Take over changed settings, for open connections too."""
@@ -415,7 +416,7 @@ class AppState:
 
     @property
     def counted(self) -> int:
-        """Connections that count for `max_connections`: where they have to be authorized, those that are."""
+        """Number of connections that count for `max_connections`: all, or the authorized ones if that is required."""
         return len(self.sessions) - len(self._pending)
 
     def add(self, session: SubscriberSession) -> None:
@@ -430,7 +431,7 @@ class AppState:
         self._pending.pop(session.socket_id, None)
 
     def bound_unauthorized(self, now: float) -> None:
-        """Close the oldest connection that is not authorized yet if there are too many: an honest one is soon authorized."""
+        """Close the oldest unauthorized connection if there are too many: a normal client is authorized soon."""
         if len(self._pending) > self.app.max_unauthorized:
             self._shared.budgets.counts["max_unauthorized", "closed"] += 1
             code = PusherCloseCode.OVER_CAPACITY
@@ -438,7 +439,7 @@ class AppState:
             self._pending.pop(next(iter(self._pending))).end(code, reason, now)
 
     def _admit(self, session: SubscriberSession, now: float, *, joining: str = "") -> bool:
-        """Count a connection that has been authorized; False where it was closed because there are enough."""
+        """Count a connection that is authorized now; return False if it was closed because of `max_connections`."""
         if session.connection.authorized and session.socket_id in self._pending:
             most = self.app.max_connections
             if most is not None and self.counted >= most:
@@ -453,7 +454,7 @@ class AppState:
 
         Where this relay may be behind the one at which the subscriber was before, it waits for that first.
         """
-        while session.joining is not None:  # nobody has called `proceed` as often as needed
+        while session.joining is not None:  # finish the previous catch-up first
             session.proceed(now)
         name, channel = request.channel, self.channels.get(request.channel)
         if not waited:
@@ -533,10 +534,9 @@ class AppState:
     def client_event(
         self, session: SubscriberSession, event: ClientEvent, authority: Authority | None, now: float
     ) -> None:
-        """Send a client's event to the channel's other subscribers. It has no number and is not kept.
+        """Send a client's event to the channel's other subscribers. It has no sequence number and is not stored.
 
-        A command on an account's channel is executed and not sent on. `authority` is the one by which the connection holds
-        the channel.
+        A command on an account's channel is executed instead. `authority` is the authorization of the sender's subscription.
         """
         channel = self.channels[event.channel]
         stream = channel.topic.stream
@@ -563,7 +563,7 @@ class AppState:
             self._answer(session, event.channel, answer)
 
     def answer_command(self, sent: ClientCommand, answer: Rejected | Repeated) -> None:
-        """Answer a command later than at once, if its sender is still there."""
+        """Send the answer to a command that was answered asynchronously, if its sender is still connected."""
         session = self.sessions.get(sent.socket_id)
         if session is not None and sent.channel in self.channels:
             self._answer(session, sent.channel, answer)
@@ -606,23 +606,23 @@ class AppState:
             self.sessions[socket_id].end(PusherCloseCode.UNAUTHORIZED, "Connection terminated by the app", now)
         done(None)
 
-    # What others are told; where several relays are one, the others too ---------------------------------------------
+    # Notifications of others; overridden where several relays share an app --------------------------------------------
 
     def _occupied(self, channel: Channel) -> None:
-        """Tell of a channel that has its first subscriber."""
+        """Notify the app's server of a channel's first subscriber."""
         self._notify_server("channel_occupied", channel.name)
 
     def _vacated(self, channel: Channel) -> None:
-        """Tell of a channel that has lost its last subscriber."""
+        """Notify the app's server that a channel has lost its last subscriber."""
         self._notify_server("channel_vacated", channel.name)
 
     def _member_joined(self, session: SubscriberSession, channel: Channel, member: PresenceMember) -> None:
-        """Tell of a user whose first connection has joined a presence channel."""
+        """Notify members and the app's server of a user whose first connection has joined a presence channel."""
         channel.send(messages.member_added(channel.name, member), but=(session.socket_id,))
         self._notify_server("member_added", channel.name, user_id=member.user_id)
 
     def _member_left(self, channel: Channel, user_id: str) -> None:
-        """Tell of a user whose last connection has left a presence channel."""
+        """Notify members and the app's server of a user whose last connection has left a presence channel."""
         channel.send(messages.member_removed(channel.name, user_id))
         self._notify_server("member_removed", channel.name, user_id=user_id)
 
@@ -638,11 +638,11 @@ class AppState:
         AppState._notify_server(self, "client_event", channel, **details)
 
     def _came_online(self, session: SubscriberSession, user_id: str) -> None:
-        """Tell of a user who has signed in by a first connection."""
+        """Notify the watchers of a user whose first connection has signed in."""
         self._notify_watchers("online", user_id, but=(session.socket_id,))
 
     def _went_offline(self, session: SubscriberSession, user_id: str) -> None:
-        """Tell of a user whose last connection has ended."""
+        """Notify the watchers of a user whose last connection has ended."""
         self._notify_watchers("offline", user_id, but=(session.socket_id,))
 
     def _online(self, user_ids: Iterable[str]) -> Sequence[str]:
@@ -650,7 +650,7 @@ class AppState:
         return self.users.online(user_ids)
 
     def _cache_missed(self, channel: Channel) -> None:
-        """Tell of a cache channel that had nothing for a new subscriber."""
+        """Notify the app's server of a cache channel without a cached event for a new subscriber; once per miss."""
         if not channel.miss_reported:
             channel.miss_reported = True
             self._notify_server("cache_miss", channel.name)
@@ -676,7 +676,7 @@ class AppState:
                     session.end(PusherCloseCode.RECONNECT, reason, now)
 
     def recheck(self, now: float) -> None:
-        """End what the present keys and secrets would not allow to begin, after a reload.
+        """End subscriptions and sign-ins that the keys and secrets of a reloaded configuration do not allow.
 
         A subscription ends with `pusher:subscription_error` and the reason; a connection whose user's sign-in is not valid
         any more is closed with 4009.
@@ -694,7 +694,7 @@ class AppState:
                     session.refuse(name, ProtocolError(reason, status=401))
 
     def _unauthorized(self, name: str, authority: Authority) -> str | None:
-        """Return why this authority does not open the channel (now), None where it does."""
+        """Return why this authorization does not allow the channel any more; None if it does."""
         if authority.secret not in self.app.secrets:
             return "the app's secret that signed this subscription is not valid any more"
         if authority.key is None:
@@ -704,7 +704,7 @@ class AppState:
         return self._shared.keys.refusal(authority.key, name, self.app.id)
 
     def closed_account(self, name: str) -> str | None:
-        """Return why the app's secret alone does not open this channel, None where it does."""
+        """Return why the app's secret alone does not allow this channel; None if it does."""
         account = account_of(name)
         if account is None or self.app.may_read_account(*account):
             return None
@@ -716,9 +716,10 @@ class AppState:
     # The app's own events --------------------------------------------------------------------------------------------
 
     def trigger(self, events: Iterable[Trigger], now: float, done: Told) -> None:
-        """Publish events of the app's, all or none, and call `done`.
+        """Publish events of the app, all or none, and call `done`.
 
-        ProtocolError 403, and nothing is sent, if a channel is a stream's.
+        Raises:
+            ProtocolError: 403, and nothing is sent, because a channel belongs to a stream of the relay.
         """
         events = tuple(events)
         for event in events:
@@ -779,9 +780,11 @@ class AppState:
         return topic.read_first(after)
 
     def history(self, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage:
-        """Return past events of a channel: those behind `after`, or the newest.
+        """Return past events of a channel: those after `after`, or the newest ones.
 
-        Raises Missed, and ProtocolError as subscribing does.
+        Raises:
+            Missed: the events after `after` are not stored any more.
+            ProtocolError: as for a subscription.
         """
         topic = self._topic(name, now)
         self._settle(name, topic)
@@ -802,7 +805,7 @@ class AppState:
         """
         occupied = self.channels.get(channel)
         if occupied is None or (stream := occupied.topic.stream) is None:
-            return b""  # nothing to repair: an app's own events are never dropped, and a channel may have been left
+            return b""  # nothing to repair: an app's own events are never dropped, or the channel was left meanwhile
         topic = occupied.topic
         gap = Gap(
             of=topic.kind,
@@ -818,7 +821,7 @@ class AppState:
         return occupied.delivery(PublishedEvent(gap, stamp, self._shared.ids()).entry(seq, topic.touched, topic.kind))
 
     def snapshot_frame(self, channel: str) -> Delivery | None:
-        """Return the current book of a depth channel; of a merged one all books, several frames in one delivery."""
+        """Return the current book of a depth channel. On a merged channel, all books as several frames in one delivery."""
         occupied = self.channels.get(channel)
         if occupied is None or occupied.topic.stream is None:
             return None
@@ -830,7 +833,7 @@ class AppState:
         return Delivery(frames, channel, Policy.SNAPSHOT, topic.seq)
 
     def count_drop(self, channel: str, policy: Policy) -> None:
-        """Count a delivery that a slow subscriber did not get unchanged."""
+        """Count a delivery that was dropped, merged or replaced for a slow subscriber."""
         self._shared.dropped[policy] += 1
         occupied = self.channels.get(channel)
         if occupied is not None:
@@ -844,14 +847,14 @@ class AppState:
             self._send_count(self.channels[name])
 
     def forget_idle(self, now: float, at_most: int) -> None:
-        """Drop topics of own channels that have been idle for long, among the next `at_most`."""
+        """Drop idle topics of the app's own channels; check at most `at_most` of them."""
         for name in self._idle.take_expired(now, at_most, self.app.cache_ttl):
             self.topics.pop(name).forget()
 
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def _topic(self, name: str, now: float) -> TopicState:
-        """Return the topic behind a channel's name; begin it if it does not exist."""
+        """Return the topic of a channel name; create it if it does not exist."""
         stream = stream_of(name, self._shared.known, self._shared.is_private)
         if stream is not None:
             return self._shared.streams.topic(stream, now)
@@ -862,10 +865,10 @@ class AppState:
         return topic
 
     def restore(self, name: str, logged: LoggedTopic, ahead: float, now: float) -> None:
-        """Go on with the topic of a channel where an earlier process ended.
+        """Restore the topic of a channel that an earlier process stored.
 
-        An application's events cannot be told of a gap. So positions are good for resuming only if that process ended in
-        order; the past events and the cached one are there in any case.
+        Applications do not know the `gap` event. Therefore clients can only resume if that process shut down normally and no
+        event is missing. Past events and the cached event are restored in any case.
         """
         topic = self._topic(name, now)
         if topic.log is None or topic.seq or topic.channels:
@@ -880,7 +883,7 @@ class AppState:
         self._settle(name, topic)
 
     def _settle(self, name: str, topic: TopicState) -> None:
-        """Keep a topic, if it has no channel, within the bounds."""
+        """Count a topic without a channel as idle, and drop idle topics beyond the limits."""
         if topic.stream is not None:
             self._shared.streams.settle(topic.stream)
             return
@@ -889,7 +892,7 @@ class AppState:
                 gone.forget()
 
     def _find_topic(self, name: str) -> TopicState | None:
-        """Return the topic behind a channel's name, if there is one now."""
+        """Return the topic of a channel name, if it exists."""
         try:
             stream = stream_of(name, self._shared.known, self._shared.is_private)
         except ProtocolError:
@@ -904,16 +907,20 @@ class AppState:
         if channel.presence is None or member is None or self._is_member(channel, member.user_id):
             return
         if len(self._members(channel, None)) >= limit:
-            raise ProtocolError(f"presence channel has {limit} members (limit presence_members)", status=403)
+            raise ProtocolError(
+                f"the presence channel is full: it has {limit} members (limit presence_members)", status=403
+            )
 
     def _check_streams(self, session: SubscriberSession, channel: Channel) -> None:
         limits = self.app.limits
         if not _asks_provider(channel.topic.stream):
             return
         if session.streams >= limits.streams:
-            raise ProtocolError(f"this connection holds {limits.streams} streams (limit streams)", status=403)
+            raise ProtocolError(
+                f"this connection is subscribed to {limits.streams} streams already (limit streams)", status=403
+            )
         if not len(channel) and self.streams >= limits.occupied_streams:
-            text = f"the app's connections hold {limits.occupied_streams} streams (limit occupied_streams)"
+            text = f"the app's connections use {limits.occupied_streams} streams already (limit occupied_streams)"
             raise ProtocolError(text, status=403)
 
     def _greet(self, session: SubscriberSession, channel: Channel, request: JoinChannel, now: float) -> None:
@@ -922,7 +929,7 @@ class AppState:
         caught_up = catch_up(
             channel, request, lambda: self._shared.streams.books(topic), self._shared.ids, self._ttl(topic), now
         )
-        # Where events or a state follow, the position comes behind them: before them it would skip them if it were cut off.
+        # If events or a state follow, the position is sent after them: a client that disconnects in between would skip them.
         is_first = request.ids and request.resume is None and not caught_up.tells_position
         position = topic.history.position if is_first else None
         put = session.outbox.put
@@ -952,6 +959,6 @@ class AppState:
 
     def _notify_server(self, name: str, channel: str, **details: object) -> None:
         if self.closed_account(channel) is not None:
-            return  # who reads an account is nothing that the app's server may know
+            return  # the app's server must not learn who reads an account
         event = ChannelEvent(app_id=self.app.id, name=name, channel=channel, **details)  # type: ignore[arg-type]
         self._shared.on_channel_event(event)

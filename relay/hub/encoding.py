@@ -1,6 +1,7 @@
-"""An event on its way to subscribers: encoded as rarely as possible, with the policy for those that are slow.
+"""Encoding of events for subscribers, once per event, and the policy of each event for slow subscribers.
 
-`PublishedEvent` is a canonical event on its way to its topics; a `HistoryEntry` is an event of one topic, with its number.
+`PublishedEvent` is a canonical event before it is published on its topics. `HistoryEntry` is an event of one topic, with its
+sequence number.
 
 A delivered message is `{"event":"quote","channel":"quote.x.EURUSD","data":"{\\"type\\":\\"quote\\",...,\\"seq\\":7}"}`.
 It is put together from three parts: the head is the event's name, the middle belongs to the channel and is made once per
@@ -37,23 +38,23 @@ _MARGIN = (AccountEvent.MARGIN_WARNING, AccountEvent.MARGIN_CALL, AccountEvent.M
 
 
 def encode_head(name: str) -> bytes:
-    """Return the beginning of every message of the event `name`."""
+    """Return the first part of each message of the event `name`."""
     return b'{"event":' + _dumps(name)
 
 
 def encode_middle(channel: str) -> bytes:
-    """Return the part behind the head that all messages on `channel` share."""
+    """Return the second part, which all messages on `channel` share."""
     return b',"channel":' + _dumps(channel)
 
 
 def encode_event(data: bytes) -> bytes:
-    """Return the data of a canonical event, escaped, without the end that `numbered_tail` adds."""
+    """Return the escaped data of a canonical event, without the sequence number and end that `numbered_tail` adds."""
     text = data[:-1].decode()
     return b',"data":' + _dumps(text)[:-1]
 
 
 def numbered_tail(encoded: bytes, seq: int) -> bytes:
-    """Return the tail of a canonical event as number `seq` of a topic."""
+    """Return the last part of a message: a canonical event with its sequence number in a topic."""
     return b'%b,\\"seq\\":%d}"}' % (encoded, seq)
 
 
@@ -64,7 +65,7 @@ def plain_tail(data: str, user_id: str | None = None) -> bytes:
 
 
 def with_position(tail: bytes, id: str, seq: int) -> bytes:
-    """Return the tail with the event's id and number beside the data, for an application's data, which have neither."""
+    """Return an application's tail with the event's id and number next to the data, which do not contain them."""
     return b'%b,"id":%b,"seq":%d}' % (tail[:-1], _dumps(id), seq)
 
 
@@ -74,13 +75,13 @@ def frame(head: bytes, middle: bytes, tail: bytes) -> bytes:
 
 
 def decode_data(tail: bytes) -> str:
-    """Return the text of the data in a tail."""
+    """Return the data of a tail as text."""
     data: str = _loads(b"{" + tail[1:])["data"]
     return data
 
 
 def decode_name(head: bytes) -> str:
-    """Return the event's name in a head."""
+    """Return the event name of a head."""
     name: str = _loads(head + b"}")["event"]
     return name
 
@@ -90,16 +91,16 @@ _RECEIVED_AT = b'\\"received_at\\":\\"'
 
 
 def received_at(tail: bytes) -> str:
-    """Return `received_at` of an event's stamp."""
+    """Return the `received_at` of a canonical event's tail."""
     start = tail.rfind(_RECEIVED_AT) + len(_RECEIVED_AT)
     return tail[start : tail.index(b"\\", start)].decode()
 
 
 def policy_of(event: Event, topic: str, *, revalued: bool = False) -> Policy:
-    """Return the policy for the event at a slow subscriber of a topic of this kind.
+    """Return the policy of an event for slow subscribers, on a topic of this kind.
 
-    A margin call is never dropped, whatever follows it, and no change of a position but its price and profit (``revalued``).
-    On a channel of data only the newest word on whether they are fresh matters; on the status channel all of it does.
+    A margin call is never dropped, nor is a change of a position, except of its price and profit (``revalued``). On a data
+    channel only the newest staleness event matters, on the status channel all of them.
     """
     if isinstance(event, Account) and event.event in _MARGIN:
         return Policy.NEVER_DROP
@@ -109,7 +110,7 @@ def policy_of(event: Event, topic: str, *, revalued: bool = False) -> Policy:
 
 
 def conflation_key(event: Event) -> str:
-    """Return the key under which events of a channel replace each other: two candles or two facts have different keys."""
+    """Return the key under which events of a channel replace each other, for instance one key per position or candle."""
     match event:
         case Staleness():
             return "staleness of the data"
@@ -125,7 +126,7 @@ def conflation_key(event: Event) -> str:
 
 
 class HistoryEntry(msgspec.Struct, array_like=True, gc=False, eq=False):
-    """One event of one topic, encoded. A store packs its members in this order; see `relay.store.interface.LoggedEvent`."""
+    """One encoded event of one topic. The store packs its members in this order, see `relay.store.interface.LoggedEvent`."""
 
     seq: int
     id: str
@@ -135,11 +136,11 @@ class HistoryEntry(msgspec.Struct, array_like=True, gc=False, eq=False):
     tail: bytes
     policy: Policy
     conflation_key: str = ""
-    """Key of the channel's events that it replaces at a slow subscriber (see Delivery.conflation_key)."""
+    """Key of the waiting events that it replaces for a slow subscriber (see Delivery.conflation_key)."""
 
 
 class PublishedEvent:
-    """An event on its way to its topics. It is encoded once, when the first of them needs it."""
+    """An event that is being published on its topics. It is encoded once, when the first topic needs it."""
 
     __slots__ = ("_data", "_encoded", "event", "id", "kind", "stamp")
 

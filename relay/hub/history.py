@@ -1,12 +1,12 @@
 """The state of a topic that late joiners need: its last events, and for depth the order book.
 
-`EventHistory` holds consecutive events: each has the number after the one before, except behind a hole that a crash has
-left, where the next event is the gap that tells of it. Events that are too many, too old or too large are removed at the old
-end, and `floor` is the number of the last one removed. So a position is answered by comparing numbers:
+`EventHistory` holds consecutive events. Numbers are only missing after a crash, and then the next event is the `gap` that
+stands for them. Events beyond the limits (number, age, bytes) are removed, oldest first; `floor` is the number of the last
+one removed. A client that resumes at a position can therefore be answered by comparing numbers:
 
-- above the newest number: the subscriber is ahead of the topic, which can only be a mistake;
+- above the newest number: invalid, the client is ahead of the topic;
 - below `floor`: an event it missed was removed;
-- else all events behind it are here, possibly none.
+- otherwise all events after it are here, possibly none.
 
 `DepthBook` is the order book of one symbol at one provider. A late joiner, or a slow subscriber whose deltas were dropped,
 gets it as one snapshot with the number of the topic's last event; later deltas have larger numbers, so nothing is missing
@@ -33,24 +33,24 @@ class HistoryLimits:
     events: int = field(default=1000, validator=validators.ge(0))
     """Events per topic; 0 keeps none, and every resume fails."""
     age: float = field(default=300.0, validator=validators.ge(0))
-    """Seconds an event is kept; an idle topic is forgotten after them too."""
+    """Seconds for which an event is kept. An idle topic is dropped after the same time."""
     bytes: int = field(default=1024 * 1024, validator=validators.ge(0))
     """Encoded bytes per topic."""
     idle_topics: int = field(default=10_000, validator=validators.ge(0))
-    """Topics without subscribers that are kept, of each app's own channels and of all streams; the oldest go first, those
-    that never had an event before the others. Pinned streams, accounts and statuses are kept beside these."""
+    """Most topics without subscribers, for each app's own channels and for all streams. Topics that never had an event are
+    dropped first, then the oldest. Pinned streams, accounts and statuses do not count."""
     idle_bytes: int = field(default=64 * 1024 * 1024, validator=validators.ge(0))
-    """Bytes that these may take, about 2 kB for one without events."""
+    """Most bytes of topics without subscribers; one without events takes about 2 kB."""
 
 
 class Missed(Exception):
-    """Raised when the events behind a position cannot be given; `reason` is the protocol's word for the cause."""
+    """The events after a position are not available; `reason` is the protocol's code for the cause."""
 
     def __init__(self, reason: ResumeFailure, position: ResumePosition | None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.position = position
-        """The topic's newest position; None where it keeps no history."""
+        """The topic's newest position; None if it has no history."""
 
 
 class EventHistory:
@@ -86,7 +86,7 @@ class EventHistory:
     def append(self, entry: HistoryEntry, first: int = 0) -> None:
         """Add the topic's next event. If numbers are missing before it, all older events are removed.
 
-        ``first``: the event is a gap that stands for all numbers from this one on.
+        ``first``: if the event is a gap, the first number it stands for.
         """
         if (first or entry.seq) != self._newest + 1:
             self.skip((first or entry.seq) - 1)
@@ -98,7 +98,7 @@ class EventHistory:
             self._shrink(entry.at)
 
     def skip(self, seq: int) -> None:
-        """Advance to `seq` and hold nothing."""
+        """Remove all events and continue after number `seq`."""
         if self._entries:
             self._entries.clear()
             self._bytes = 0
@@ -107,9 +107,9 @@ class EventHistory:
     def restore(
         self, epoch: str, entries: Iterable[HistoryEntry], newest: int, now: float, *, floor: int | None = None
     ) -> None:
-        """Hold what an earlier process logged, which may have gone up to number ``newest``.
+        """Replace the history by the events of an earlier process, which may have used numbers up to ``newest``.
 
-        ``floor``: where it logged nothing, the number behind which a gap that follows tells of all; ``newest`` where absent.
+        ``floor``: the oldest position to resume from if there are no events, because a gap follows; by default ``newest``.
         """
         self.epoch = epoch
         self._entries = deque(entries)
@@ -119,7 +119,7 @@ class EventHistory:
         self._shrink(now)
 
     def after(self, position: ResumePosition, now: float) -> Sequence[HistoryEntry]:
-        """Return the events behind `position`, in order. Raises Missed."""
+        """Return the events after `position`, in order. Raises Missed."""
         if not self._limits.events:
             raise Missed("history_disabled", None)
         if position.epoch != self.epoch:
@@ -129,7 +129,7 @@ class EventHistory:
             raise Missed("position_expired", self.position)
         if position.seq > self._newest:
             raise Missed("position_ahead", self.position)
-        # A hole makes the numbers run ahead of the places, never behind them.
+        # If numbers are missing, an event's index is at most its number's distance from the floor: search from the start.
         start = position.seq - self.floor if len(self._entries) == self._newest - self.floor else 0
         return [entry for entry in islice(self._entries, start, None) if entry.seq > position.seq]
 
@@ -154,7 +154,7 @@ class DepthBook:
 
     - A snapshot replaces the book; a delta sets the size of the levels it names, and size zero removes a level.
     - Prices are the same level when they are the same number ("1.10" and "1.1"); the text sent is the provider's last.
-    - A delta without a book, or after a gap, means nothing: there is no book until the next snapshot.
+    - A delta without a book, or after a gap, is ignored: there is no book until the next snapshot.
     """
 
     __slots__ = ("_asks", "_bids", "_last", "stamp")
@@ -168,7 +168,7 @@ class DepthBook:
 
     @property
     def ready(self) -> bool:
-        """True when there is a book: a snapshot was received, and no gap after it."""
+        """True if there is a book: a snapshot was applied, and no gap followed."""
         return self._last is not None
 
     def apply(self, event: Depth, stamp: Stamp) -> None:
@@ -189,14 +189,14 @@ class DepthBook:
         self._last = self.stamp = None
 
     def copy(self) -> "BookCopy":
-        """Return the book as it is now. There must be one."""
+        """Return a copy of the book. There must be one."""
         assert self._last is not None
         return BookCopy(self._last, list(self._bids.values()), list(self._asks.values()))
 
 
 @frozen
 class BookCopy:
-    """A book at one moment, to be made one event: in parts, since sorting thousands of levels takes a millisecond."""
+    """A copy of a book. An event is built from it in parts, because sorting thousands of levels takes a millisecond."""
 
     last: Depth
     """The last message that was applied."""
@@ -241,7 +241,7 @@ def _price(level: Level) -> Decimal:
 
 @lru_cache(maxsize=16_384)
 def _normalized(price: str) -> str:
-    """Return the same text for the same number, of however many digits.
+    """Return a canonical text of a decimal number, so that equal prices have equal keys.
 
     A book's prices repeat: with this cache a lookup costs a tenth of hashing decimals.
     """
@@ -253,8 +253,8 @@ def _normalized(price: str) -> str:
 class BookSnapshots:
     """The books of a depth topic as they were at one number, each as one snapshot event.
 
-    A book of thousands of levels takes milliseconds to sort and to encode, so that is done in steps. Everybody who needs
-    the snapshots of that number shares them, and the steps.
+    Sorting and encoding a book of thousands of levels takes milliseconds, so it is done in steps. All subscribers that need
+    the snapshots of the same number share the result.
     """
 
     __slots__ = ("_steps", "entries", "many", "seq")
@@ -262,7 +262,7 @@ class BookSnapshots:
     def __init__(
         self, seq: int, books: Sequence[DepthBook], ids: Callable[[], str], at: float, *, merged: bool
     ) -> None:
-        """Copy the books, of a topic whose last event had number `seq` at the time `at`; `ids` names the snapshots."""
+        """Copy the books of a topic whose last event had number `seq` at time `at`. `ids` returns the snapshots' ids."""
         self.seq = seq
         """The number of the topic's last event, which is in the snapshots."""
         self.many = len(books)
@@ -282,7 +282,7 @@ class BookSnapshots:
         next(self._steps, None)
 
     def finish(self) -> Sequence[HistoryEntry]:
-        """Do the steps that are left; return the snapshots."""
+        """Do all remaining steps and return the snapshots."""
         for _ in self._steps:
             pass
         return self.entries

@@ -1,8 +1,8 @@
 """The hub: takes events from the sessions with providers and delivers them to the apps' subscribers.
 
-It does no IO and reads no clock: it is given the time with every call, and its output goes to outboxes and to the functions
-it was given. Publishing is synchronous and its cost does not depend on how many channels there are; each subscriber of a
-channel costs one `put` of a frame made once. A published event takes these calls:
+It does no IO and reads no clock: each call passes the time, and output goes to outboxes and callables. Publishing is
+synchronous. Its cost does not depend on the number of channels; each subscriber of a channel costs one `put` of a shared
+frame. A published event takes these calls:
 
     Hub.publish -> Streams.topics_of -> TopicState.publish -> PublishedEvent.entry (encoded once)
         -> Channel.deliver (framed once) -> Outbox.put
@@ -80,19 +80,19 @@ class Hub:
 
         Args:
             epoch: unique to this run of the relay, at most 40 of `A-Za-z0-9_-`; event ids and positions begin with it.
-            socket_ids: names connections, `<digits>.<digits>`; unpredictable, since signatures are bound to them.
-            want, unwant: called when a stream's first channel gets a subscriber, and when its last one loses its last;
-                ``want`` returns the providers that are asked for it.
-            want_too: called when a stream that is wanted gets another subscriber.
-            known: returns the error of a stream a channel names (unknown provider, symbol, account), None when it is fine.
-            is_private: returns True if a market stream's data may only be sent on `private-` or `presence-` channels.
-            on_channel_event: called with what an app's server may want to know; must return at once and not raise.
-            keys: the API keys by which the relay authorizes channels; none by default.
+            socket_ids: returns a new socket id, `<digits>.<digits>`, which must be unpredictable: signatures contain it.
+            want, unwant: called when a stream gets its first channel with subscribers, and when it loses its last one.
+                ``want`` returns the providers that are subscribed for it.
+            want_too: called when a stream gets a further subscriber.
+            known: returns the error of a stream that a channel names (unknown provider, symbol, account); None if valid.
+            is_private: returns True if a market stream is only allowed on `private-` or `presence-` channels.
+            on_channel_event: called with the events for an app's server; must return at once and not raise.
+            keys: the API keys that authorize channels; none by default.
             on_command: executes the commands that clients send as events on accounts' channels.
-            pinned: streams whose events are kept with or without subscribers.
+            pinned: streams whose events are stored even without subscribers.
             store: keeps topics over a restart (see `restore`).
-            new_log: begins the log of a topic in place of one in the store, where several relays are one.
-            new_app: begins an app.
+            new_log: creates the log of a topic, in place of one in the store, if several relays form a cluster.
+            new_app: creates the state of an app.
         """
         history = history or HistoryLimits()
         self._epochs = epochs = _counter(epoch)
@@ -127,7 +127,7 @@ class Hub:
         self.published: Counter[str] = Counter()
         """Events published, by kind."""
         self.unrouted = 0
-        """Events of no topic: of no account or of one not the session's, or gaps that qualify no topic."""
+        """Events that belong to no topic: of an account that is not the session's, or gaps of streams without a topic."""
         self.replace_apps(apps, now)
 
     # Events ----------------------------------------------------------------------------------------------------------
@@ -153,16 +153,17 @@ class Hub:
         socket_id: str | None = None,
         now: float,
     ) -> None:
-        """Publish an app's own event on its channels, except to the connection `socket_id`; see `trigger_all`."""
+        """Publish an app's own event on channels, except to the connection `socket_id`; see `trigger_all`."""
         event = Trigger(name=name, channels=tuple(channels), data=data, socket_id=socket_id)
         self.trigger_all(app_id, [event], now)
 
     def trigger_all(
         self, app_id: str, events: Iterable[Trigger], now: float, done: Told = lambda refusal: None
     ) -> None:
-        """Publish an app's own events on their channels, all or none, and call `done`.
+        """Publish an app's own events, all or none, and call `done`. The caller has checked names and sizes.
 
-        The caller has checked names and sizes. ProtocolError 403, and nothing is published, if a channel is a stream's.
+        Raises:
+            ProtocolError: 403, and nothing is published, because a channel belongs to a stream of the relay.
         """
         self._app_state(app_id).trigger(events, now, done)
 
@@ -178,10 +179,10 @@ class Hub:
         return StoredLog(self._store, self._logs, key, self._epochs)
 
     def restore(self, rows: Rows, topics: Mapping[str, LoggedTopic], now: float, unix_ns: int) -> int:
-        """Go on with the topics of an earlier process; return how many.
+        """Restore the topics that an earlier process stored; return how many.
 
-        Each keeps its epoch, its number goes on behind all that may have been used, and one `gap` with reason `restart`
-        tells of what is missing. A topic that has had an event meanwhile, since the store was opened late, stays as it is.
+        Each keeps its epoch and continues after the highest number that may have been used. One `gap` with reason `restart`
+        stands for missing events. If the store was opened late, topics that have had an event meanwhile are left unchanged.
         """
         if self._store is None or self._logs is None:
             return 0
@@ -216,7 +217,7 @@ class Hub:
         if topic.log is None or topic.seq or topic.channels:
             return
         last = logged.events[-1] if logged.events else None
-        # Of a topic that died before its first batch nothing is logged: the gap is over all of it, and a client resumes.
+        # If the process died before the topic's first batch was stored, the gap covers all of it: clients can resume.
         topic.restore(logged, logged.reserved, ahead, now, floor=0)
         whole = last is not None and last.seq == logged.reserved
         first = None if whole else 1 if last is None else last.seq + 1
@@ -226,7 +227,7 @@ class Hub:
         self._streams.settle(stream)
 
     def answer_command(self, sent: ClientCommand, answer: Rejected | Repeated) -> None:
-        """Answer a command that came as a client event, later than at once."""
+        """Send the answer to a command that came as a client event and was answered asynchronously."""
         for app_state in self._by_id.values():
             app_state.answer_command(sent, answer)
 
@@ -237,7 +238,7 @@ class Hub:
         return [topic for topic in self._streams if topic.stream is not None and topic.stream.provider == provider]
 
     def topic(self, stream: Stream, now: float) -> TopicState:
-        """Return the topic of a stream; begin it if it does not exist."""
+        """Return the topic of a stream; create it if it does not exist."""
         return self._streams.topic(stream, now)
 
     def follow(
@@ -249,7 +250,7 @@ class Hub:
         read: Callable[[], PublishedEvent],
         now: float,
     ) -> None:
-        """Publish an event that another node has numbered; where its topic merges, with a number of this node's."""
+        """Publish an event that another node has numbered. On the merged topic it gets a number of this node."""
         topic, merged = self._streams.followed(stream, now)
         if epoch == topic.history.epoch and topic.seq and first > topic.seq + 1:
             self.gap(topic, "missed", topic.seq + 1, first - 1, now)
@@ -278,7 +279,7 @@ class Hub:
         return PublishedEvent(gap, stamp, self._ids())
 
     def qualify(self, topic: TopicState, published: PublishedEvent, now: float) -> None:
-        """Tell this node's subscribers of a provider's topic, and of the one where it merges, whether the data are fresh."""
+        """Send a staleness event to this node's subscribers of a provider's topic and of its merged topic."""
         assert topic.stream is not None
         topic.qualify(published, now)
         merged = self._streams.find(Stream(ALL, topic.stream.topic))
@@ -286,7 +287,7 @@ class Hub:
             merged.publish(published, now)
 
     def republish_book(self, stream: Stream, now: float) -> None:
-        """Publish the whole book of a depth topic, for nodes that follow it from now on."""
+        """Publish the whole book of a depth topic, for nodes that start to follow it."""
         topic = self._streams.find(stream)
         book = None if topic is None else topic.book
         if book is not None and book.stamp is not None and book.ready:
@@ -304,16 +305,16 @@ class Hub:
             app_state.send_away(topic, reason, now)
 
     def hold(self, stream: Stream, held: bool, now: float) -> None:
-        """Keep a stream's events with or without subscribers here, while another node wants it."""
+        """Store a stream's events even without subscribers on this node, while another node has subscribers."""
         self._streams.hold(stream, held, now)
 
     def stored(self) -> Iterator[Row]:
-        """Yield the rows that belong into the store: the states of accounts."""
+        """Yield the rows for the store: the states of accounts."""
         for topic in self._streams:
             yield from topic.states()
 
     def logged_topics(self, names: Collection[str] | None) -> Iterator[tuple[str, str, int, Sequence[HistoryEntry]]]:
-        """Yield what the store is to hold of these topics, None: of all; see `relay.store.interface.Owner.topics`."""
+        """Yield the content of these topics' logs (None: of all topics), see `relay.store.interface.Owner.topics`."""
         apps = (topic for app_state in self._by_id.values() for topic in app_state.topics.values())
         for topic in (*self._streams, *apps):
             if topic.log is not None and (names is None or topic.log.key in names):
@@ -334,15 +335,17 @@ class Hub:
         compressed: bool = False,
         address: str | None = None,
     ) -> SubscriberSession | RefusedSession:
-        """Begin a connection to `/app/<app_key>?<query>`; the greeting, or the refusal and its close, is in its outbox.
+        """Open a connection to `/app/<app_key>?<query>`.
+
+        Its outbox then contains `connection_established`, or the error and the close frame of a refusal.
 
         Args:
-            app_key: empty for any other path.
+            app_key: empty if the path is another one.
             query: the raw query string.
-            origin: the Origin header of a browser's page.
+            origin: the Origin header.
             secure: the client uses TLS.
-            compressed: permessage-deflate was agreed.
-            address: the network whose connections share a budget, and their turns of providers; None for none.
+            compressed: permessage-deflate was negotiated.
+            address: the client's network, whose connections share budgets and turns at providers; None if not known.
         """
         app_state = self._by_key.get(app_key)
         refusal = _NO_PATH if not app_key else self._refusal(app_state, origin, now, secure=secure)
@@ -386,7 +389,7 @@ class Hub:
             app_state.forget_idle(now, _SWEEP)
 
     def shutdown(self, now: float) -> None:
-        """Close all connections with 4200, and every new one."""
+        """Close all connections with 4200, and refuse new ones."""
         self._closing = True
         for app_state in self._by_id.values():
             _end_all(app_state, PusherCloseCode.RECONNECT, "server is shutting down", now)
@@ -394,9 +397,10 @@ class Hub:
     # Apps ------------------------------------------------------------------------------------------------------------
 
     def replace_apps(self, apps: Iterable[App], now: float) -> None:
-        """Take over the apps of a reloaded configuration: new, changed, disabled (4003) or removed (4001) ones.
+        """Apply the apps of a reloaded configuration.
 
-        Connections of apps that remain stay open, under the new settings.
+        Connections of disabled apps are closed with 4003, of removed ones with 4001. The others stay open, with the new
+        settings.
         """
         fresh = {app.id: app for app in apps}
         for app_id in self._by_id.keys() - fresh.keys():
@@ -416,7 +420,7 @@ class Hub:
             app_state.recheck(now)
 
     def closed_account(self, app_id: str, name: str) -> str | None:
-        """Return why the app's secret alone does not open this channel, None where it does (all but accounts' channels)."""
+        """Return why the app's secret alone does not allow this channel, if it is an account's; None if it does."""
         return self._app_state(app_id).closed_account(name)
 
     def app(self, app_id: str) -> App | None:
@@ -440,7 +444,7 @@ class Hub:
         for name in list(app_state.occupied_names()):
             if name.startswith(prefix) and app_state.closed_account(name) is None:
                 state = app_state.state(name, now, cache=False)
-                if state.occupied:  # still: others may have their turn between two channels
+                if state.occupied:  # other tasks may run between two channels
                     yield name, state
 
     def occupied(self, app_id: str) -> int:
@@ -456,9 +460,9 @@ class Hub:
         return list(self._app_state(app_id).user_ids(channel))
 
     def history(self, app_id: str, name: str, after: ResumePosition | None, limit: int, now: float) -> HistoryPage:
-        """Return past events of a channel: at most `limit` behind `after`, or the newest.
+        """Return at most `limit` past events of a channel: those after `after`, or the newest.
 
-        Raises `relay.hub.history.Missed` if the events behind `after` are not kept any more.
+        Raises `relay.hub.history.Missed` if the events after `after` are not stored any more.
         """
         return self._app_state(app_id).history(name, after, limit, now)
 
@@ -474,7 +478,7 @@ class Hub:
         self._app_state(app_id).terminate(user_id, now, done)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all counters at once. It takes milliseconds where there are thousands of streams and channels."""
+        """Return all counters. This takes milliseconds if there are thousands of streams and channels."""
         return {
             **self.totals(),
             "streams": [topic.status() for topic in self._streams],
@@ -495,7 +499,7 @@ class Hub:
         }
 
     def app_totals(self, app_id: str) -> Mapping[str, int]:
-        """Return the counters of an app, 0 where there is none of that id (any more)."""
+        """Return the counters of an app; 0 if there is no app with this id."""
         app_state = self._by_id.get(app_id)
         return {"connections": 0, "users": 0} if app_state is None else app_state.status()
 
@@ -514,7 +518,7 @@ class Hub:
             raise UnknownApp(f"there is no app {app_id}") from None
 
 
-#: Characters of the longest query that is remembered, and of what is read of any: the libraries send some 70.
+#: Most characters of a query that is cached, and of one that is parsed. Client libraries send about 70.
 _REMEMBERED, _LONGEST = 256, 4096
 
 
@@ -531,7 +535,7 @@ _remembered_parameters = lru_cache(maxsize=256)(_parsed)
 
 
 def _protocol(query: str) -> int:
-    """Return the version of the protocol that a refused client speaks; the newest where it names none."""
+    """Return the protocol version of a refused client; the newest if it names none."""
     version = _parameters(query).get("protocol", "")
     return int(version) if version.isascii() and version.isdigit() and len(version) < 10 else PROTOCOLS[-1]
 

@@ -1,8 +1,9 @@
-"""The log of one topic in the store: the reservation of its numbers, its events, and what a restart makes of them.
+"""The log of one topic in the store: its events, the reservation of its sequence numbers, and its restore after a restart.
 
-A topic's log begins with its first event, so that a name that somebody made up costs the store nothing. Numbers are
-reserved in blocks, half a block ahead; blocks grow with the topic's rate. If a topic has used up its block and the store
-has not answered, it begins a new epoch: positions of the old one cannot be resumed from, but no number means two events.
+A topic's log starts with its first event, so that a channel name without events costs the store nothing. Numbers are
+reserved in blocks, half a block ahead; blocks grow with the topic's rate. If a block is used up before the store has granted
+the next one, the topic starts a new epoch. Clients cannot resume from the old epoch then, but no number is used for two
+events.
 """
 
 from abc import ABC, abstractmethod
@@ -21,14 +22,14 @@ FIRST_BLOCK, LARGEST_BLOCK = 1000, 1 << 20
 #: Seconds: a block that was used up faster is followed by a larger one, one that lasted longer by a smaller one.
 _FAST, _SLOW = 30.0, 600.0
 
-#: Calling the enumeration would be half of the time of a start with many events.
+#: A dictionary, because calling the enumeration takes half of the time of a start with many events.
 _POLICY = {policy.value: policy for policy in Policy}
 
 _OF_STREAM, _OF_APP = "stream ", "app "
 
 
 def stream_key(stream: Stream) -> str | None:
-    """Return the name of a stream's topic in the store; None where it is too long for a channel."""
+    """Return the name of a stream's topic in the store; None if it is too long for a channel name."""
     try:
         return _OF_STREAM + channel_name(stream, "private-")
     except ChannelError:
@@ -41,7 +42,7 @@ def app_key(app_id: str, channel: str) -> str:
 
 
 def parse_key(key: str) -> Stream | tuple[str, str] | None:
-    """Return the stream, or the app's id and its channel, that a topic in the store belongs to; None for another name."""
+    """Return the stream, or the app id and channel, of a topic's name in the store; None if it is neither."""
     if key.startswith(_OF_STREAM):
         try:
             return parse_channel(key.removeprefix(_OF_STREAM))
@@ -54,7 +55,7 @@ def parse_key(key: str) -> Stream | tuple[str, str] | None:
 
 
 class TopicLog(ABC):
-    """Keeps the events of one topic outside of the process: in the store, or for other nodes.
+    """Logs the events of one topic outside of the process: in the store, or for other nodes.
 
     `TopicState` calls `renew` at ``renew_at``, and ``append`` or `append_first` for each event.
     """
@@ -67,34 +68,34 @@ class TopicLog(ABC):
     def __init__(self, store: Store, key: str) -> None:
         self.key = key
         self.start: tuple[str, int] | None = None
-        """Epoch and last number of the topic, where others know it already."""
+        """Epoch and last number of the topic, if another node has it already."""
         self.stale: PublishedEvent | None = None
-        """The event that tells why nobody knows whether the topic's data are fresh, where it begins in such a time."""
+        """The STALE event that the topic starts with, if the freshness of its data cannot be known at that time."""
         self.renew_at: float = inf
         """The number at which `renew` is to be called."""
         self._store = store
 
     @abstractmethod
     def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
-        """Log an event, and call ``then`` when no crash loses it any more, or when it could not be logged."""
+        """Log an event; call ``then`` once it is durable, or with the reason if it could not be logged."""
 
     def renew(self, epoch: str, seq: int, now: float) -> str:
         """Ask for the next block of numbers before number ``seq`` is used; return the epoch that it is used in."""
         return epoch
 
     def state(self, name: str, data: bytes | None, seq: int = 0) -> Row:
-        """Return the row of an account's state, for those who join after a restart: its event, with its number."""
+        """Return the store's row of an account's state: its event with its number, for subscribers after a restart."""
         value = None if data is None else b'%b,"seq":%d}' % (data[:-1], seq)
         return Row(STATES, f"{self.key}\n{name}", value)
 
     def write(self, row: Row) -> None:
-        """Write a row, together with the event that it is of."""
+        """Write a row, in the same batch as the event that it belongs to."""
         self._store.write(row)
 
     def freshness(self, kind: str, stale: PublishedEvent | None) -> PublishedEvent | None:
-        """Return the event that tells a resuming subscriber whether the data of a topic of this kind are fresh.
+        """Return the staleness event for a resuming subscriber of a topic of this kind.
 
-        None where the topic's numbered events tell it. ``stale`` is the event that announced stale data, while they are.
+        None if the topic's numbered events contain it already. ``stale``: the STALE event in effect, if the data are stale.
         """
         return None
 
@@ -111,7 +112,7 @@ class TopicLog(ABC):
         return True
 
     def forget(self) -> None:  # noqa: B027 - most have nothing to do
-        """Remove the topic from the log, where that does not forget by itself."""
+        """Remove the topic from the log, if the log does not expire by itself."""
 
 
 class StoredLog(TopicLog):
@@ -122,7 +123,7 @@ class StoredLog(TopicLog):
     def __init__(self, store: Store, logs: TopicLogs, key: str, epochs: Callable[[], str]) -> None:
         super().__init__(store, key)
         self.epoch = ""
-        """The epoch that the store was told; empty before the first event."""
+        """The epoch in the store; empty before the first event."""
         self.renew_at = 1
         self.limit: float = inf
         """The last number that may be used; infinity while the store does not know the epoch."""
@@ -134,7 +135,7 @@ class StoredLog(TopicLog):
         self.append = self._begin_batch
 
     def _begin_batch(self, event: Loggable) -> None:
-        """Give the store a list for the events from this one on, until it takes them."""
+        """Start a batch: the store takes the list with this event and all that are appended until then."""
         batch = [event]
         self.append = batch.append
         self._logs.log(self.key, batch, self._end_batch)
@@ -143,7 +144,7 @@ class StoredLog(TopicLog):
         self.append = self._begin_batch
 
     def append_first(self, event: Loggable, then: Callable[[str], object]) -> None:
-        """Log an event, and call ``then`` when it is on disk, or cannot be."""
+        """Log an event; call ``then`` when it is on disk, or with the reason if writing failed."""
         self._logs.log_first(self.key, event, then)
 
     def renew(self, epoch: str, seq: int, now: float) -> str:
@@ -172,7 +173,7 @@ class StoredLog(TopicLog):
         self._logs.reserve(self.key, epoch, up_to, done)
 
     def go_on(self, epoch: str, used: int, granted: int) -> None:
-        """Go on behind number ``used``, up to which an earlier process may have gone; ``granted`` are reserved already."""
+        """Continue after number ``used``, the highest that an earlier process may have used. Up to ``granted`` is reserved."""
         self.epoch, self.limit, self.renew_at = epoch, granted, used + (granted - used) // 2
 
     def start_over(self) -> None:
@@ -180,7 +181,7 @@ class StoredLog(TopicLog):
         self.epoch, self.limit, self.renew_at = "", inf, 0
 
     def reserved(self, seq: int) -> int:
-        """Return the number up to which the store is to know numbers as used, now that the last one was ``seq``."""
+        """Return the number up to which the store must reserve, given that the last one used is ``seq``."""
         if self.limit == inf:
             self.limit = seq + self._block
             self.renew_at = seq + self._block // 2
@@ -193,9 +194,9 @@ class StoredLog(TopicLog):
 
 
 def restored(events: Iterable[LoggedEvent], ahead: float, now: float) -> list[HistoryEntry]:
-    """Return the logged events as a history's entries; ``ahead`` is Unix time less the monotonic one, now ``now``.
+    """Convert logged events to history entries. ``ahead`` is Unix time minus monotonic time, ``now`` is monotonic.
 
-    A clock that was set back makes no event newer than now.
+    If the clock was set back, times in the future become ``now``.
     """
     return [
         HistoryEntry(e.seq, e.id, min(now, e.at - ahead), e.head, e.tail, _POLICY[e.policy], e.conflation_key)

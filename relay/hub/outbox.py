@@ -1,20 +1,20 @@
 """The bounded outbox of one subscriber: the deliveries that wait to be sent, and the policy for a slow subscriber.
 
-While the socket keeps up, `put` appends to the pending deliveries and puts the outbox into the flush queue once; `flush`
-joins the deliveries and offers them to the socket in one write. No policy runs. `Channel.deliver` does what `put` does
-without the call. Only the bytes that the kernel refuses go to the `Backlog`, which is bounded in messages and in bytes, and
-where each delivery's policy decides.
+While the socket keeps up, `put` appends to the pending deliveries and adds the outbox to the flush queue once; `flush` joins
+the deliveries and offers them to the socket in one write. No policy is applied. (`Channel.deliver` inlines `put`.) Only the
+bytes that the kernel does not accept go to the `Backlog`. It is bounded in messages and in bytes, and applies each
+delivery's policy.
 
 Invariants:
 
-- The rest of a partly sent frame leaves first, so no frame is ever split by another.
+- The rest of a partly sent frame is sent first, so no frame is ever split by another.
 - Within a channel a subscriber never receives an older seq after a newer one.
-- Every dropped delivery is counted and announced: by a gap frame, by a snapshot that covers it, or, where a newer one has
-  replaced it, by the jump of the sequence number alone. Where nothing more can be dropped the subscriber is closed; what
-  still waited for it then is not counted.
+- Each dropped delivery is counted and visible to the subscriber: by a gap frame, by a snapshot that covers it, or, if a
+  newer one has replaced it, by the jump of the sequence number. If nothing more can be dropped, the connection is closed;
+  deliveries that still wait then are not counted.
 - After `close` nothing more is accepted, and the close frame is the last frame.
 
-The outbox touches no socket: the server attaches a function that writes.
+The outbox does not access the socket: the server attaches a function that writes.
 """
 
 import enum
@@ -35,16 +35,16 @@ class Policy(enum.StrEnum):
     """The treatment of a delivery that a slow subscriber cannot take."""
 
     CONFLATE = "conflate"
-    """Replaces the waiting one of the same channel and conflation key. Different ones are kept: if those alone are too many,
-    the subscriber is closed with 4100."""
+    """Replaces the waiting delivery of the same channel and conflation key. If deliveries with different keys exceed the
+    limits, the connection is closed with 4100."""
     GAP = "gap"
     """Dropped oldest first; a gap event is sent in its place."""
     SNAPSHOT = "snapshot"
     """The channel's waiting deliveries are replaced by one fresh snapshot."""
     NEVER_DROP = "never_drop"
-    """Kept; a subscriber that cannot take it is closed with 4100."""
+    """Never dropped; if it does not fit into the limits, the connection is closed with 4100."""
     CONTROL = "control"
-    """The protocol's own answers; kept like NEVER_DROP, up to the close with 4100."""
+    """For the protocol's own answers; treated like NEVER_DROP."""
 
 
 class Delivery(bytes):
@@ -113,23 +113,23 @@ class OverflowSource(Protocol):
         ...
 
 
-#: Policies of market data: what a newer value, a gap event or a snapshot makes good.
+#: Policies under which a delivery may be dropped, because a newer value, a gap event or a snapshot replaces it.
 DROPPABLE = frozenset({Policy.CONFLATE, Policy.GAP, Policy.SNAPSHOT})
 
 
 @attrs.frozen(kw_only=True)
 class OutboxLimits:
-    """The way deliveries leave, and the bounds of what may wait for one slow subscriber."""
+    """Limits of the deliveries that wait for one slow subscriber, and how deliveries are joined into writes."""
 
     messages: int = attrs.field(default=4096, validator=attrs.validators.ge(1))
-    """Waiting deliveries."""
+    """Most waiting deliveries."""
     bytes: int = attrs.field(default=256 * 1024, validator=attrs.validators.ge(1))
-    """Waiting frame bytes (the kernel's own send buffer comes on top; see `server.subscribers.notsent_lowat`)."""
+    """Most waiting bytes (in addition to the kernel's send buffer; see `server.subscribers.notsent_lowat`)."""
     chunk: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(1))
-    """Bytes joined into one write while draining."""
+    """Most bytes joined into one write while draining."""
     coalesce: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(10)])
-    """Seconds for which market data wait, so that more of them leave in one write; 0: they do not wait. Accounts, replies,
-    statuses and the apps' own events never wait, and what waits for the same subscriber leaves before them."""
+    """Seconds for which market data are delayed, so that more of them fit into one write. 0: no delay. Accounts, replies,
+    statuses and the apps' own events are never delayed; delayed data of the same subscriber are sent before them."""
 
 
 _DEFAULT_LIMITS = OutboxLimits()
@@ -138,10 +138,10 @@ _FIRST = -1
 
 
 class Outbox:
-    """All deliveries on their way to one subscriber.
+    """The queue of deliveries to one subscriber.
 
-    The hub calls `put` (or `append`, and `mark_dirty` or `hold`), `close` and `discard`; the server `attach`, `flush` and
-    `drain`.
+    The hub calls `put` (or `append`, then `mark_dirty` or `hold`), `close` and `discard`. The server calls `attach`, `flush`
+    and `drain`.
     """
 
     __slots__ = (  # noqa: RUF023 (the slots every delivery touches come first: one cache line)
@@ -168,7 +168,7 @@ class Outbox:
     dirty: bool
     """True while the outbox is in the flush queue (or has no queue yet)."""
     held: bool
-    """True while the outbox is among those that are flushed when the time of `OutboxLimits.coalesce` is over."""
+    """True while the outbox waits for the flush after the delay of `OutboxLimits.coalesce`."""
     pending: list[Delivery]
     """Deliveries put since the last flush."""
     slot: int
@@ -200,7 +200,7 @@ class Outbox:
         first: bytes = b"",
         holding: Callable[["Outbox"], object] | None = None,
     ) -> None:
-        """Connect to a socket. Deliveries put before are sent now.
+        """Connect the outbox to a socket, and send the deliveries put before.
 
         Args:
             write: sends bytes and returns how many were accepted, or raises BlockingIOError.
@@ -208,7 +208,7 @@ class Outbox:
                 `flush` of each and empties the queue.
             wake: called when an outbox is about to be appended to the empty queue.
             first: bytes that are sent before everything else.
-            holding: takes an outbox whose deliveries may wait for more; None where none wait.
+            holding: called with an outbox whose deliveries are delayed (`OutboxLimits.coalesce`); None if there is no delay.
         """
         if first:
             self.pending.insert(0, Delivery(first, "", Policy.CONTROL, _FIRST))
@@ -219,7 +219,7 @@ class Outbox:
             self._enqueue()
 
     def mark_dirty(self) -> None:
-        """Append the outbox to the flush queue, unless it is closed. Not to be called while `dirty`."""
+        """Append the outbox to the flush queue, unless it is closed. Must not be called while `dirty`."""
         if self._open:  # `_enqueue`, written out: this is the hot path
             self.dirty = True
             queue = self._queue
@@ -228,9 +228,7 @@ class Outbox:
             queue.append(self)
 
     def hold(self) -> None:
-        """Have the outbox flushed together with what else comes within `OutboxLimits.coalesce`. Not to be called while
-        `dirty` or `held`.
-        """
+        """Have the outbox flushed after the delay of `OutboxLimits.coalesce`. Must not be called while `dirty` or `held`."""
         if self._open:
             if self._holding is None:
                 self.mark_dirty()
@@ -246,36 +244,36 @@ class Outbox:
 
     @property
     def blocked(self) -> bool:
-        """True while bytes wait that the kernel refused; call `drain` when the socket becomes writable."""
+        """True while there are bytes that the kernel did not accept: call `drain` when the socket is writable."""
         return self._backlog is not None
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """Messages and bytes that the kernel refused and that wait for it."""
+        """Number of messages and bytes that the kernel did not accept yet."""
         backlog = self._backlog
         return (0, 0) if backlog is None else (backlog.messages, backlog.bytes + len(self._rest))
 
     @property
     def fill(self) -> float:
-        """The part of its limits that waiting messages and bytes take, 0 to 1: the larger of both."""
+        """The share of the limits in use, 0 to 1: the larger one of messages and bytes."""
         messages, size = self.waiting
         return max(messages / self._limits.messages, size / self._limits.bytes)
 
     @property
     def empty(self) -> bool:
-        """True when nothing waits to be sent."""
+        """True if nothing waits to be sent."""
         return self._backlog is None and not self.pending
 
     def put(self, delivery: Delivery) -> None:
-        """Send `delivery` with the next flush, or as its policy says once the subscriber is slow."""
+        """Send `delivery` with the next flush; if the subscriber is slow, according to its policy."""
         self.append(delivery)
         if not self.dirty:
             self.mark_dirty()
 
     def close(self, code: int, reason: str = "", *, waiting: bool = True) -> None:
-        """Send what waits (or drop it, when not `waiting`), then a close frame, then nothing more.
+        """Send the waiting deliveries (drop them, if not `waiting`), then a close frame. Nothing more is accepted.
 
-        Only the first call counts. The `first` bytes of `attach` are not dropped: a close frame makes no sense before them.
+        Further calls have no effect. The `first` bytes of `attach` are never dropped, as the close frame needs them.
         """
         if not self._open:
             return
@@ -297,11 +295,10 @@ class Outbox:
             self._backlog.discard(channel)
 
     def flush(self, join: Callable[[list[Delivery]], bytes] = b"".join) -> bool:
-        """Offer the pending deliveries to the socket in one write; raises what `write` raises.
+        """Offer the pending deliveries to the socket in one write. Exceptions of `write` are raised.
 
-        `join` concatenates them; a caller that flushes many outboxes may reuse the result for equal deliveries.
-        Returns True when all were sent and the outbox is open: nothing else is to be done. Otherwise look at `blocked` and
-        `closing`.
+        `join` concatenates deliveries; a caller that flushes many outboxes may cache the result for equal deliveries.
+        Returns True if all were sent and the outbox is open. Otherwise check `blocked` and `closing`.
         """
         self.dirty = False
         pending = self.pending
@@ -337,7 +334,7 @@ class Outbox:
         return False
 
     def drain(self) -> bool:
-        """Offer the backlog to the socket, joined. Returns True when all of it was sent and the outbox is not blocked."""
+        """Offer the backlog to the socket in joined writes. Returns True if all of it was sent."""
         if self._backlog is not None and self.pending:
             self._admit_all(self.pending)  # first, so that no snapshot fetched now overtakes what was put before it
         while self._backlog is not None:
@@ -373,7 +370,7 @@ class Outbox:
         return Backlog(self._limits, self._source.count_drop)
 
     def _next_pieces(self, backlog: "Backlog") -> "list[_Piece]":
-        """Return the next frames to offer: the started frame's rest, then entries up to one chunk, marks as frames."""
+        """Return the next frames to offer: the rest of a started frame, then entries up to one chunk, with marks replaced."""
         pieces: list[_Piece] = [(self._rest, None)] if self._rest else []
         size = len(self._rest)
         for key, entry in backlog.head():
@@ -407,11 +404,11 @@ _Piece = tuple[bytes, int | None]
 
 
 def _ignore(_: Delivery) -> None:
-    """Accept nothing: the outbox is closed."""
+    """Ignore the delivery: the outbox is closed."""
 
 
 def _no_wake() -> None:
-    """Wake nobody: no socket is attached yet, or its owner looks at the queue by itself."""
+    """Do nothing: no socket is attached yet, or the owner of the queue polls it."""
 
 
 def _blocked_write(_: bytes) -> int:
@@ -421,8 +418,8 @@ def _blocked_write(_: bytes) -> int:
 class CompressedOutbox(Outbox):
     """The outbox of a subscriber whose connection is compressed (permessage-deflate).
 
-    It is given the plain delivery, as every outbox is, and stores its compressed twin, which the subscribers of a channel
-    share. So nothing is compressed unless a subscriber gets it that way. Order, policies and limits are as in `Outbox`.
+    It receives plain deliveries and stores their compressed twins, which all compressed subscribers of a channel share. So
+    nothing is compressed unless a subscriber needs it. Order, policies and limits are as in `Outbox`.
     """
 
     __slots__ = ()
@@ -456,7 +453,7 @@ class _CompressedSource:
 
 @attrs.define(eq=False)
 class DropMark:
-    """Stands in the backlog for dropped deliveries, first..last by seq."""
+    """Takes the place of dropped deliveries in the backlog; ``first`` to ``last`` are their sequence numbers."""
 
     channel: str
     policy: Policy
@@ -470,18 +467,18 @@ Waiting = Delivery | DropMark
 class Backlog:
     """The waiting deliveries of one slow subscriber, in order and within bounds.
 
-    Made when the kernel first refuses bytes, dropped when all is sent. Entries leave in the order they came in, except where
-    a policy says otherwise:
+    Created when the kernel first does not accept all bytes, deleted when everything is sent. Entries are sent in the order
+    in which they were added, with these exceptions by policy:
 
-    - CONFLATE: one entry per (channel, conflation key). A newer one replaces it in place, unless something of the same
-      channel is behind it; then it moves to the end, since a seq never runs backwards within a channel.
-    - SNAPSHOT: when there is no room, all entries of that policy on the channel are replaced by one mark. When the mark is
+    - CONFLATE: one entry per (channel, conflation key). A newer one replaces it in place, unless the same channel has a
+      later entry; then it is appended, because sequence numbers must not decrease within a channel.
+    - SNAPSHOT: if there is no room, all entries of that policy on the channel are replaced by one mark. When the mark is
       sent, a fresh snapshot is fetched, which covers all deliveries of that policy that arrived until then. Other deliveries
       of the channel (a gap, staleness) are sent before the mark, because the snapshot is newer.
-    - GAP: when there is still no room, the oldest are dropped; a mark in their place becomes one gap frame that names their
-      seqs.
-    - NEVER_DROP and CONTROL stay, and the newest of each CONFLATE. When nothing else can be dropped, the backlog is over its
-      limits and the subscriber must be closed.
+    - GAP: if there is still no room, the oldest are dropped; a mark in their place is sent as one gap frame that names their
+      sequence numbers.
+    - NEVER_DROP and CONTROL are never dropped, nor is the newest of each CONFLATE key. If nothing else can be dropped, the
+      backlog exceeds its limits and the connection must be closed.
 
     Books are dropped first (a snapshot repairs them completely), then public trades. Marks are not counted against the
     limits: there is at most one per channel and run of dropped entries.
@@ -502,7 +499,7 @@ class Backlog:
         self.bytes = 0
 
     def admit(self, delivery: Delivery) -> bool:
-        """Add `delivery` as its policy says. Returns False when the limits are exceeded and nothing can be dropped."""
+        """Add `delivery` according to its policy. Return False if the limits are exceeded and nothing can be dropped."""
         if delivery.policy is Policy.SNAPSHOT and delivery.channel in self._marked:
             mark = self._entries[self._marked[delivery.channel]]
             assert isinstance(mark, DropMark)
@@ -528,7 +525,7 @@ class Backlog:
     def _replace(self, delivery: Delivery) -> bool:
         """Drop the waiting delivery of the same channel and conflation key, and put `delivery` in its place.
 
-        Returns False where `delivery` must still be appended: there was none, or something of the channel waits behind it.
+        Return False if `delivery` still has to be appended: there was none, or the channel has a later entry.
         """
         key = self._latest.get((delivery.channel, delivery.conflation_key))
         if key is None:

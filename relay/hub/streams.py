@@ -1,20 +1,21 @@
-"""Streams: which channel names stand for them, which topics an event belongs to, and which streams are wanted.
+"""Streams: map channel names to streams and events to topics, and request streams that have subscribers.
 
-A name whose first part, behind its prefix, is a market kind, `account` or `status` is reserved for a stream; a malformed one
-is refused with the reason, rather than taken for an application's channel that stays silent. All other names, and all of
-`private-encrypted-`, are the application's.
+A channel name is reserved for a stream if its first part, after the prefix, is a market kind, `account` or `status`. A
+malformed reserved name is refused with the reason; otherwise it would be an application's channel without events. All other
+names, and all that begin with `private-encrypted-`, belong to the application.
 
-Topics of streams begin with their first event or their first subscriber and are forgotten when idle. A merged stream
-(provider `all`) exists only from its first subscriber on and, like every topic, until it has been idle.
+The topic of a stream is created by its first event or subscriber and dropped when idle. The topic of a merged stream
+(provider `all`) is created by its first subscriber only.
 
-- A market event goes to its provider's stream, and to the merged one of its symbol where that exists.
-- An event of an account goes to the stream of the session's configured account; where no account is configured, to that of
-  the account the event names. One that names another account than the session's configured one goes nowhere.
-- A gap goes, in order, to the data streams it qualifies, and begins none. Staleness goes to these, and to the status where
-  they are pinned or have had data; the reason why an account is stale goes to its readers alone. A merged stream is told
-  of every provider that was asked for it, except of those that refuse it and never had data of it.
-- An error about an account goes to that account's stream alone.
-- All other events about a session go to its provider's status.
+- A market event is published on its provider's stream, and on the merged stream of its symbol, if that exists.
+- An account event is published on the stream of the session's configured account, or, if none is configured, of the account
+  in the event. It is dropped if it names another account than the configured one.
+- A gap is published, in order, on the existing data streams that it concerns. A staleness event is published on the same
+  streams, and on the status if they are pinned or have had data; the reason of an account's staleness is only published to
+  its readers. A merged stream gets those of each provider that was subscribed for it, except of providers that refused it
+  and never sent data.
+- An error about an account is published on that account's stream only.
+- All other events about a session are published on its provider's status.
 """
 
 from collections import OrderedDict
@@ -32,10 +33,10 @@ from relay.pusher.messages import ProtocolError
 from relay.pusher.names import channel_type
 
 Known = Callable[[Stream], str | None]
-"""Returns the error of a stream (no such provider, symbol, account), None when it can be had."""
+"""Returns the error of a stream (unknown provider, symbol or account); None if it is valid."""
 Key = TypeVar("Key", bound=Hashable)
 NewLog = Callable[[str], TopicLog | None]
-"""Begins the log of a topic under its name in the store; None where none is kept."""
+"""Creates the log of a topic, given its name in the store; returns None if it has no log."""
 Subject = tuple[str, str | None, str | None]
 """Kind, symbol or account or None, timeframe or None."""
 
@@ -55,7 +56,7 @@ def claims_stream(name: str) -> bool:
 
 
 def account_of(name: str) -> tuple[str, str] | None:
-    """Return the provider and account whose channel this is, None for every other name."""
+    """Return the provider and account of an account's channel; None for any other name."""
     if not claims_stream(name):
         return None
     try:
@@ -67,10 +68,10 @@ def account_of(name: str) -> tuple[str, str] | None:
 
 
 def stream_of(name: str, known: Known, is_private: Callable[[Stream], bool]) -> Stream | None:
-    """Return the stream a channel stands for, None when it is an application's own.
+    """Return the stream of a channel name; None if it is an application's own channel.
 
     Raises:
-        ProtocolError: 404 with the error of the name; 401 if the stream's data need authorization and the channel has none.
+        ProtocolError: 404 because the name is invalid; 401 because the stream needs authorization and the channel is public.
     """
     if not claims_stream(name):
         return None
@@ -79,20 +80,20 @@ def stream_of(name: str, known: Known, is_private: Callable[[Stream], bool]) -> 
         stream = parse_channel(name)
     except ChannelError:
         form = _FORMS.get(kind, f"{kind}.<provider>.<symbol>")
-        raise ProtocolError(f"{name} is no stream's channel, which is {form}", status=404) from None
+        raise ProtocolError(f"{name} is not a valid channel of a stream; the form is {form}", status=404) from None
     if not _is_text(stream.topic.symbol or stream.topic.account or ""):
-        raise ProtocolError(f"{name}: what it names is no text in UTF-8", status=404)
+        raise ProtocolError(f"{name}: the name is not valid Unicode", status=404)
     if stream.provider == ALL and kind not in MARKET_KINDS:
-        raise ProtocolError(f"{name}: provider all merges market streams only", status=404)
+        raise ProtocolError(f"{name}: provider all has market streams only", status=404)
     if (error := known(stream)) is not None:
         raise ProtocolError(f"{name}: {error}", status=404)
     if is_private(stream) and not channel_type(name).authorized:
-        raise ProtocolError(f"{name}: this stream needs authorization; ask for private-{name}", status=401)
+        raise ProtocolError(f"{name}: this stream needs authorization; subscribe to private-{name}", status=401)
     return stream
 
 
 def _is_text(name: str) -> bool:
-    """Return False for halves of surrogate pairs, which a channel's name can spell and JSON cannot."""
+    """Return False for lone surrogates, which cannot be encoded."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -101,11 +102,11 @@ def _is_text(name: str) -> bool:
 
 
 class IdleTopics(Generic[Key]):
-    """Topics without a channel, which are kept for those who come back; anybody can make one by a name.
+    """Topics without a channel, which are kept so that clients can resume.
 
-    They are bounded in number and in bytes: the oldest that never had an event go first, then the oldest of the others. So
-    what a stranger's names leave behind never takes the place of what an application or a provider has published. A topic is
-    `put` when it has lost its last channel, or begins without one, and `remove`d with its next channel.
+    They are bounded in number and in bytes. Topics that never had an event are dropped first, then the oldest: any client
+    can create topics by subscribing to names, and these must not displace published events. A topic is `put` when it loses
+    its last channel or is created without one, and `remove`d when it gets a channel.
     """
 
     def __init__(self, limits: HistoryLimits) -> None:
@@ -118,7 +119,7 @@ class IdleTopics(Generic[Key]):
         return len(self._empty) + len(self._used)
 
     def put(self, key: Key, topic: TopicState, *, used: bool = False) -> list[Key]:
-        """Keep `topic`; return the keys of those that are not kept any more, which may be its own.
+        """Add `topic`; return the keys of the topics dropped for it, which may include its own.
 
         `used`: it has had an event, or is about to have one.
         """
@@ -139,13 +140,13 @@ class IdleTopics(Generic[Key]):
         return gone
 
     def remove(self, key: Key) -> None:
-        """Do not count the topic of this key; nothing where it is not counted."""
+        """Remove the topic of this key, if it is here."""
         found = self._empty.pop(key, None) or self._used.pop(key, None)
         if found is not None:
             self._bytes -= found[1]
 
     def take_expired(self, now: float, at_most: int, keep_value: float = 0.0) -> list[Key]:
-        """Look at the next `at_most` topics of either sort; return the keys of those whose time is over."""
+        """Check up to `at_most` topics with, and as many without, events; remove and return the keys of the expired ones."""
         expired = []
         for topics in (self._empty, self._used):
             for key, (topic, _) in list(islice(topics.items(), at_most)):
@@ -171,11 +172,13 @@ class Streams:
         unwant: Callable[[Stream], object],
         new_log: NewLog = lambda key: None,
     ) -> None:
-        """Create the table of topics. `want` is called when a stream gets its first channel, `unwant` when it loses its
-        last one.
+        """Create the table of topics.
 
-        `want` returns the providers that are asked for it. `want_too` is called for every other subscriber.
-        `new_log` begins the log of a topic; None where none is kept.
+        Args:
+            want: called when a stream gets its first channel; returns the providers that are subscribed for it.
+            want_too: called for each further subscriber.
+            unwant: called when a stream loses its last channel.
+            new_log: creates the log of a topic, or returns None.
         """
         self._new_log = new_log
         self._epochs = epochs
@@ -183,11 +186,11 @@ class Streams:
         self._pinned = frozenset(pinned)
         self._want, self._want_too, self._unwant = want, want_too, unwant
         self._channels: dict[Stream, int] = {}
-        #: The providers that are asked for a merged stream, by its subject.
+        #: The providers that are subscribed for a merged stream, by its subject.
         self._merged: dict[Subject, frozenset[str]] = {}
         self._subjects: dict[Subject, dict[str, TopicState]] = {}
         self._idle: IdleTopics[tuple[Subject, str]] = IdleTopics(limits)
-        for stream in self._pinned:  # what qualifies their data before anybody joins is for whoever joins
+        for stream in self._pinned:  # so that gaps and staleness before the first subscriber are stored for it
             self._topic(_subject_of(stream.topic), stream.provider, -inf)
 
     def __iter__(self) -> Iterator[TopicState]:
@@ -219,7 +222,7 @@ class Streams:
             self.settle(stream)
 
     def topic(self, stream: Stream, now: float) -> TopicState:
-        """Return the topic of a stream; begin it if it does not exist."""
+        """Return the topic of a stream; create it if it does not exist."""
         return self._topic(_subject_of(stream.topic), stream.provider, now)
 
     def find(self, stream: Stream) -> TopicState | None:
@@ -227,9 +230,10 @@ class Streams:
         return self._subjects.get(_subject_of(stream.topic), {}).get(stream.provider)
 
     def topics_of(self, event: Event, stamp: Stamp, now: float) -> Sequence[TopicState]:
-        """Return the topics the event is to be published on.
+        """Return the topics to publish the event on.
 
-        None if it is of no account or of another one than the session's, or if it qualifies no topic.
+        There are none for an account event without an account or of another account, and for a gap of streams without
+        topics.
         """
         provider = stamp.provider
         if isinstance(event, MarketEvent):
@@ -252,12 +256,12 @@ class Streams:
         if isinstance(event, Staleness):
             asked = not event.refused
             topics = list(self._qualified(event.of, event.symbols, event.timeframe, stamp, asked=asked))
-            if event.session:  # the status channel has the `connection` event; nobody is told of what nobody follows
+            if event.session:  # the status channel has the `connection` event instead
                 return [topic for topic in topics if topic.channels or topic.permanent]
-            if event.of == "account" and event.reason:  # a broker's words, for the account's readers
+            if event.of == "account" and event.reason:  # a broker's text is only for the account's readers
                 return topics
             if event.symbols and not any(topic.permanent or topic.has_value_of(provider) for topic in topics):
-                return topics  # names that strangers made up are no news of the provider
+                return topics  # arbitrary names that clients subscribe to must not appear on the provider's status
             return [*topics, self._topic(_STATUS, provider, now)]
         return (self._topic(_STATUS, provider, now),)
 
@@ -270,7 +274,7 @@ class Streams:
         return [part.book for part in parts if part.book is not None]
 
     def followed(self, stream: Stream, now: float) -> tuple[TopicState, TopicState | None]:
-        """Return the topic of a stream that has an event, and the one where it merges, if there is one."""
+        """Return the topic of a stream for a new event, and its merged topic, if there is one."""
         subject = _subject_of(stream.topic)
         topic = self._topic(subject, stream.provider, now)
         if not topic.seq:
@@ -279,7 +283,7 @@ class Streams:
         return topic, None if by_provider is None else by_provider.get(ALL)
 
     def hold(self, stream: Stream, held: bool, now: float) -> None:
-        """Keep the topic of a stream with its events, whether anybody here is subscribed or not; end that with False."""
+        """Keep the topic of a stream and its events even without subscribers, until called again with False."""
         if stream.topic.kind in ("account", "status") or stream in self._pinned:
             return
         topic = self.topic(stream, now)
@@ -292,11 +296,11 @@ class Streams:
             self.settle(stream)
 
     def forget_idle(self, now: float, at_most: int) -> None:
-        """Drop topics that have been idle for long, among the next `at_most`."""
+        """Drop idle topics; check at most `at_most` of them."""
         self._forget(self._idle.take_expired(now, at_most))
 
     def settle(self, stream: Stream) -> None:
-        """Keep the topic of a stream, if it has no channel, within the bounds."""
+        """Count the topic of a stream as idle if it has no channel, and drop topics beyond the limits."""
         if (topic := self.find(stream)) is not None:
             self._forget(self._idle.put((_subject_of(stream.topic), stream.provider), topic))
 
@@ -326,7 +330,7 @@ class Streams:
         else:
             stream = Stream(provider, Topic(kind=kind, symbol=name, timeframe=timeframe))
         permanent = kind in ("account", "status") or stream in self._pinned
-        # A merged topic has no log: it is made of its providers' topics, in the order of their arrival here.
+        # A merged topic has no log: its events are those of its providers' topics, in the order of arrival at this relay.
         key = None if provider == ALL else stream_key(stream)
         log = None if key is None else self._new_log(key)
         return TopicState(stream, self._epochs(), self._limits, now, permanent=permanent, log=log)
@@ -334,10 +338,10 @@ class Streams:
     def _qualified(
         self, of: str | None, symbols: Sequence[str], timeframe: str | None, stamp: Stamp, *, asked: bool = False
     ) -> Iterator[TopicState]:
-        """Return the data topics that a gap or staleness is about; a member it does not name stands for all of them.
+        """Return the data topics that a gap or staleness event concerns. A member that is None or empty matches all.
 
-        A merged topic is one of them if it has, or may have, something of this provider; with ``asked``, also if the
-        provider was asked for it.
+        A merged topic is included if it has, or may have, data of this provider; with ``asked``, also if the provider was
+        subscribed for it.
         """
         kind = None if of is None else topic_kind(of)
         subjects: Iterable[Subject]

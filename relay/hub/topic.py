@@ -1,8 +1,8 @@
 """A topic, which is one numbered sequence of events, and the channels that deliver it.
 
-A stream has one topic however many apps and variants of its channel (plain, `cache-`, `private-`, ...) there are; a channel
-of an application's own has one to itself. `TopicState.publish` gives the event the topic's next number, stores it (history,
-last value, book), encodes it once, and hands it to each `Channel`, which frames it once and delivers it to its subscribers.
+A stream has one topic, shared by all apps and all variants of its channel (plain, `cache-`, `private-`, ...). Each channel
+of an application's own has its own topic. `TopicState.publish` assigns the next sequence number, stores the event (history,
+last value, book), encodes it once, and passes it to each `Channel`, which frames it once and delivers it to its subscribers.
 
 A topic without subscribers for as long as the history's age keeps only its number, last value and book: all events in the
 history would be too old anyway. Until `keep_until` it keeps the events too. That is infinity while it has a channel, is
@@ -52,11 +52,11 @@ from relay.pusher.names import channel_type
 from relay.store.interface import LoggedTopic, Row
 from relay.websocket.frames import encode_text
 
-#: Kinds that are no last value: depth updates the book, gap and staleness qualify other events.
+#: Kinds that are not a last value: depth updates the book; gap and staleness describe other events.
 _WITHOUT_VALUE = frozenset({"depth", "gap", "staleness"})
-#: Kinds of topics that have no last value of their log's: an account's states are rows, a status is told anew.
+#: Kinds of topics whose last value is not restored from the log: an account's states are rows, a status is published anew.
 _WITHOUT_LAST = frozenset({"", "account", "status", "depth"})
-#: Members of a position that the market moves, or that say when.
+#: Members of a position that change with the market, and its times.
 _OF_THE_MARKET = {"current_price": None, "unrealized_pnl": None, "updated_at": None, "timestamp": None, "data": None}
 _EMPTY_BYTES, _VALUE_BYTES = 2048, 1024
 """Memory of a topic without events, measured with its entries in the tables, and of a last value."""
@@ -64,19 +64,19 @@ _kind_of = lru_cache(maxsize=256)(decode_name)
 #: The state of an account's warnings of its margin.
 _MARGIN = "margin"
 MAX_ACCOUNT_STATE = 10_000
-"""Open orders, positions and other facts remembered of one account for newcomers; the oldest beyond that are dropped."""
+"""Most states (open orders, positions, balances) of one account stored for new subscribers; the oldest are dropped."""
 
 
 def account_state(event: Event) -> tuple[str, bool] | None:
     """Return (key, is_open) of the order, position or account this event updates; None for events without state.
 
-    The account is that of the topic. It is not in the key: an owner's event may leave it out (the session's own), and the
-    same event that another node has read names it.
+    The account is not part of the key: it is always the topic's. An event of this node may leave it out, and the same event
+    from another node contains it.
     """
     match event:
         case Account(event=AccountEvent.MARGIN_WARNING | AccountEvent.MARGIN_CALL):
             return _MARGIN, True
-        case Account(event=AccountEvent.MARGIN_CALL_ENDED):  # until the next one it is the newest word on the money
+        case Account(event=AccountEvent.MARGIN_CALL_ENDED):  # it contains the newest figures
             return f"account {AccountEvent.METRICS_UPDATED}", True
         case Account():
             return f"account {event.event}", True
@@ -88,7 +88,7 @@ def account_state(event: Event) -> tuple[str, bool] | None:
 
 
 def is_revalued(before: Event, now: Event) -> bool:
-    """Return True if only the market has moved a position: price and profit may replace each other at a slow subscriber."""
+    """Return True if only market-driven members of a position differ, so that a slow subscriber needs only the newest."""
     if not isinstance(before, Position) or not isinstance(now, Position):
         return False
     opened = (PositionEvent.POSITION_OPENED, PositionEvent.POSITION_MODIFIED)
@@ -100,7 +100,7 @@ def is_revalued(before: Event, now: Event) -> bool:
 
 @define(eq=False)
 class LastValue:
-    """The newest value of a topic (or of one provider within a merged one), not encoded, with its number and time."""
+    """The newest event of a topic (of one provider in a merged topic), not encoded, with its number and time."""
 
     published: PublishedEvent
     seq: int
@@ -140,13 +140,15 @@ class TopicState:
         permanent: bool = False,
         log: TopicLog | None = None,
     ) -> None:
-        """Begin a topic at number 0.
+        """Create a topic at number 0.
 
-        `epoch` must be unique to this topic and run: a topic that was forgotten must not be taken for its successor.
-        `permanent` topics and their events are kept with or without subscribers. `log` keeps the topic over a restart.
+        Args:
+            epoch: unique to this topic and process, so that a dropped topic is not mistaken for its successor.
+            permanent: keep the topic and its events even without subscribers.
+            log: keeps the topic over a restart.
         """
         self.stream = stream
-        """None for a channel of an application's own."""
+        """None for an application's own channel."""
         self.kind = stream.topic.kind if stream is not None else ""
         self.merged = stream is not None and stream.provider == ALL
         self.seq = 0
@@ -165,7 +167,7 @@ class TopicState:
         """Time of the last event, or of the last channel's end."""
         self.log = log
         self._held: deque[tuple[PublishedEvent, int, float]] = deque()
-        """An account's events that are not on disk yet: nobody sees one that a crash could lose."""
+        """An account's events that are not on disk yet. They are delivered once a crash cannot lose them."""
         self._limits = limits
         self._snapshots: BookSnapshots | None = None
         if log is not None and log.start is not None:
@@ -176,7 +178,7 @@ class TopicState:
 
     @property
     def size(self) -> int:
-        """About how many bytes of memory it takes."""
+        """Its approximate memory in bytes."""
         return _EMPTY_BYTES + self.history.size + _VALUE_BYTES * (len(self.last) + len(self.stale))
 
     def attach(self, channel: "Channel") -> None:
@@ -185,7 +187,7 @@ class TopicState:
         self.keep_until = inf
 
     def detach(self, channel: "Channel", now: float) -> None:
-        """Remove a channel without subscribers. Events are kept for those who come back in time."""
+        """Remove a channel without subscribers. Events are kept for a while so that clients can resume."""
         self.channels = tuple(other for other in self.channels if other is not channel)
         if not self.channels and not self.permanent:
             self.keep_until = now + self._limits.age
@@ -205,17 +207,17 @@ class TopicState:
         return None if log.is_known else lambda: log.is_known
 
     def is_idle(self, now: float, keep_value: float = 0.0) -> bool:
-        """Return True when the topic may be dropped; a last value counts for `keep_value` seconds."""
+        """Return True if the topic may be dropped; one with a last value is kept for at least `keep_value` seconds."""
         if self.channels or self.permanent:
             return False
-        if self.merged:  # its providers' topics keep the values; otherwise it would live for as long as they do
+        if self.merged:  # its providers' topics have the values
             return now >= self.keep_until
         return now >= self.touched + max(self._limits.age, keep_value if self.last else 0.0)
 
     def publish(self, published: PublishedEvent, now: float, seq: int = 0, first: int = 0) -> None:
-        """Number, store and deliver a canonical event; one of an account as soon as it is logged.
+        """Number, store and deliver a canonical event. An account's event is delivered once it is logged.
 
-        `seq`: the number that it was logged with; `first`: that of the first event that it stands for, as a gap does.
+        `seq`: the number that it was logged with. `first`: if it is a gap, the first number that it stands for.
         """
         log = self.log
         if not seq:
@@ -257,13 +259,13 @@ class TopicState:
                 channel.deliver_to_waiting(entry)
 
     def _logged(self, seq: int, failure: str) -> None:
-        """Deliver the events up to number `seq`. Where the store fails they are, too: its state is told elsewhere."""
+        """Deliver the held events up to number `seq`, also if the store failed: its state is reported elsewhere."""
         while self._held and self._held[0][1] <= seq:
             published, number, at = self._held.popleft()
             self.publish(published, at, number)
 
     def _log_state(self, published: PublishedEvent, seq: int) -> None:
-        """Write what `_remember_account_state` will remember into the store."""
+        """Write the state that `_remember_account_state` will remember into the store."""
         assert self.log is not None
         if (state := account_state(published.event)) is None:
             return
@@ -273,9 +275,9 @@ class TopicState:
             self.log.write(self.log.state(_MARGIN, None))
 
     def _remember_account_state(self, published: PublishedEvent, seq: int, now: float) -> bool:
-        """Store the balance, the open order or the open position that the event updates, for newcomers.
+        """Store the balance, open order or open position that the event updates, for new subscribers.
 
-        Return True if it is a position of which only the market's members are others than before.
+        Return True if it is a position of which only market-driven members have changed.
         """
         state = account_state(published.event)
         if state is None:
@@ -293,7 +295,7 @@ class TopicState:
         return isinstance(before, LastValue) and is_revalued(before.published.event, published.event)
 
     def _apply_qualifier(self, published: PublishedEvent, seq: int, now: float) -> None:
-        """Update the book or the staleness warning."""
+        """Update the book or the current STALE event."""
         provider = published.stamp.provider if self.merged else ""
         match published.event:
             case Depth() as event if self.book is not None:
@@ -318,7 +320,7 @@ class TopicState:
         self.take(entry, cached=cached, but=but)
 
     def take(self, entry: HistoryEntry, *, cached: bool, but: str | None) -> None:
-        """Store and deliver an application's event that has its number, except to the connection `but`."""
+        """Store and deliver an application's event that has a number already, except to the connection `but`."""
         self.seq, self.touched = entry.seq, entry.at
         if cached:
             self.last[""] = entry
@@ -327,7 +329,7 @@ class TopicState:
             channel.deliver(entry, but)
 
     def go_on_at(self, epoch: str, seq: int, now: float) -> None:
-        """Go on behind number `seq`, without the events before it. Subscribers with ids are told where they are."""
+        """Continue after number `seq` with an empty history, and send the new position to subscribers with ids."""
         self.seq = seq
         self.history.restore(epoch, (), seq, now)
         for channel in self.channels:
@@ -336,7 +338,7 @@ class TopicState:
     def follow(
         self, entry: HistoryEntry, epoch: str, first: int, read: Callable[[], PublishedEvent], now: float
     ) -> None:
-        """Store and deliver an event that another node has numbered; `read` decodes it, where that is needed."""
+        """Store and deliver an event that another node has numbered. `read` decodes it, if needed."""
         if epoch != self.history.epoch:
             self.history.restore(epoch, (), first - 1, now)
             for channel in self.channels if self.seq else ():
@@ -356,16 +358,15 @@ class TopicState:
             channel.deliver(entry)
 
     def unfollow(self) -> None:
-        """Forget the events that are not logged: another node numbers the topic from now on."""
+        """Drop the events that are not logged yet: another node numbers the topic from now on."""
         self._held.clear()
         if self.kind == "account":
             self.seq = self.history.position.seq
 
     def qualify(self, published: PublishedEvent, now: float) -> None:
-        """Tell this node's subscribers, under the newest number, whether the data are fresh; nobody else is told.
+        """Deliver a staleness event to this node's subscribers only, under the number of the last delivered event.
 
-        The newest is that of the last event which they were told: behind the number of one that is held back they would
-        resume without it.
+        It must not have the number of an event that is still held: a client that resumed there would miss that event.
         """
         seq = self.history.position.seq
         self._apply_qualifier(published, seq, now)
@@ -375,10 +376,11 @@ class TopicState:
             channel.deliver_to_waiting(entry)
 
     def restore(self, logged: LoggedTopic, used: int, ahead: float, now: float, *, floor: int | None = None) -> None:
-        """Go on where an earlier process ended, behind number `used`; `ahead` is Unix time less the monotonic one.
+        """Restore the topic of an earlier process and continue after number `used`.
 
-        `floor`: the oldest position to resume from where no event is logged, since a gap follows that tells of all; `used`
-        where absent.
+        Args:
+            ahead: Unix time minus monotonic time, in seconds.
+            floor: the oldest position to resume from if no event was logged, because a gap follows; by default `used`.
         """
         assert isinstance(self.log, StoredLog)
         self.log.go_on(logged.epoch, used, logged.granted)
@@ -393,7 +395,7 @@ class TopicState:
             self._restore_last(entries)
 
     def restore_state(self, name: str, value: bytes, now: float) -> None:
-        """Take over a state of the account, as `_log_state` wrote it. One that cannot be read is left out."""
+        """Restore a state of the account that `_log_state` wrote; skip it if it cannot be read."""
         try:
             known = decode(value)
         except CodecError:
@@ -401,7 +403,7 @@ class TopicState:
         self.last[name] = LastValue(PublishedEvent(known.event, known.stamp, known.id), known.seq or 0, now)
 
     def states(self) -> Iterator[Row]:
-        """Yield the states of an account, as the store is to hold them."""
+        """Yield the store's rows of an account's states."""
         if self.log is None or self.kind != "account":
             return
         for name, last in self.last.items():
@@ -409,13 +411,13 @@ class TopicState:
                 yield self.log.state(name, last.published.data, last.seq)
 
     def begin_epoch(self, epoch: str) -> None:
-        """Go on in a new epoch: nobody can resume from positions of the old one."""
+        """Continue in a new epoch: positions of the old one cannot be resumed from."""
         self.history.epoch = epoch
         if isinstance(self.log, StoredLog):
             self.log.start_over()
 
     def logged(self) -> tuple[str, str, int, Sequence[HistoryEntry]] | None:
-        """Return what the store is to hold of the topic; None for one that is not logged, or had no event yet."""
+        """Return the topic's content for the store; None if it is not logged or had no event yet."""
         if not isinstance(self.log, StoredLog) or not self.log.epoch:
             return None
         held = [published.entry(seq, at, self.kind) for published, seq, at in self._held]
@@ -427,11 +429,11 @@ class TopicState:
             self.log.forget()
 
     def _restore_last(self, entries: Sequence[HistoryEntry]) -> None:
-        """Take over the last value of a market's stream, or of a status the state of each account's connections."""
+        """Restore the last value of a market stream, or the connection state of each account of a status."""
         for entry in reversed(entries):
             try:
                 known = decode(decode_data(entry.tail))
-            except CodecError:  # an older relay's
+            except CodecError:  # written by an older version
                 continue
             if known.event.kind not in _WITHOUT_VALUE:
                 self.last[""] = LastValue(PublishedEvent(known.event, known.stamp, known.id), entry.seq, entry.at)
@@ -458,13 +460,13 @@ class TopicState:
 
     @property
     def usable(self) -> bool:
-        """False while the data are stale; of a merged topic, while those of every provider it has had data from are."""
+        """False while the data are stale; in a merged topic, while those of all providers with data are stale."""
         if not self.merged:
             return not self.stale
         return not self.stale or any(provider not in self.stale for provider in self.last)
 
     def has_value_of(self, provider: str) -> bool:
-        """Return True if it has a last value, of this provider where it is merged."""
+        """Return True if it has a last value; in a merged topic, one of this provider."""
         return provider in self.last if self.merged else bool(self.last)
 
     def last_values(self, now: float, ttl: float = inf) -> Sequence[LastValue | HistoryEntry]:
@@ -472,13 +474,13 @@ class TopicState:
         return sorted((last for last in self.last.values() if last.at + ttl > now), key=_seq)
 
     def stale_warnings(self) -> Sequence[LastValue]:
-        """Return the event that announced stale data (of each provider in a merged topic), while they are stale."""
+        """Return the STALE event in effect (of each provider in a merged topic), if the data are stale."""
         return sorted(self.stale.values(), key=_seq)
 
     def freshness(self, now: float) -> HistoryEntry | None:
-        """Return the event that tells who resumes whether the data are fresh now, under the newest number.
+        """Return the current staleness event, under the newest number, for a subscriber that resumes.
 
-        None where the numbered events tell it: where no node tells subscribers of its own accord (`qualify`).
+        None if the numbered events contain it, which is so unless nodes send staleness events without numbers (`qualify`).
         """
         if self.log is None:
             return None
@@ -493,14 +495,14 @@ class TopicState:
         return value.published.entry(value.seq, value.at, self.kind, merged=self.merged)
 
     def snapshots(self, books: Iterable[DepthBook], ids: Callable[[], str]) -> BookSnapshots:
-        """Return each book that is ready as one snapshot event under the topic's number. Made once per number."""
+        """Return each book that is ready as one snapshot event with the topic's number; cached until the next number."""
         if self._snapshots is None or self._snapshots.seq != self.seq:
             ready = [book for book in books if book.ready]
             self._snapshots = BookSnapshots(self.seq, ready, ids, self.touched, merged=self.merged)
         return self._snapshots
 
     def copy_values(self, parts: Mapping[str, "TopicState"]) -> None:
-        """Begin a merged topic with the last values and warnings of its providers' topics, as its number 0."""
+        """Fill a new merged topic with the last values and STALE events of its providers' topics, as number 0."""
         for provider, part in parts.items():
             for last in part.last.values():
                 if isinstance(last, LastValue):
@@ -514,41 +516,41 @@ def _seq(value: LastValue | HistoryEntry) -> int:
 
 
 class Receiver(Protocol):
-    """An outbox, or what stands for it while its subscriber is brought up to date."""
+    """The interface of an outbox; during a catch-up, `Joining` takes its place."""
 
     @property
     def append(self) -> Callable[[Delivery], object]:
-        """Takes a delivery; `mark_dirty` is to be called afterwards unless it is `dirty`."""
+        """Adds a delivery. Call `mark_dirty` afterwards unless it is `dirty`."""
         ...
 
     @property
     def dirty(self) -> bool:
-        """True while nothing has to be flushed for a delivery to be sent."""
+        """True if a flush is scheduled already."""
         ...
 
     @property
     def held(self) -> bool:
-        """True while the deliveries are flushed soon, together with others."""
+        """True if a delayed flush is scheduled already."""
         ...
 
     def mark_dirty(self) -> None:
-        """Have the deliveries flushed."""
+        """Schedule a flush."""
         ...
 
     def hold(self) -> None:
-        """Have the deliveries flushed soon, together with others."""
+        """Schedule a delayed flush, together with other deliveries."""
         ...
 
     def put(self, delivery: Delivery) -> None:
-        """Take a delivery and have it flushed."""
+        """Add a delivery and schedule a flush."""
         ...
 
 
 class Channel:
     """One app's view of a topic under one name, while it has subscribers.
 
-    Adding, removing and finding a subscriber costs the same however many there are. A subscriber is live, or it waits: on a
-    depth channel that has no book yet, deltas make no sense before the first snapshot.
+    Adding, removing and finding a subscriber takes constant time. On a depth channel without a book, new subscribers wait
+    for the first snapshot, because deltas are useless before it; all others are live.
     """
 
     __slots__ = (
@@ -567,16 +569,16 @@ class Channel:
     )
 
     def __init__(self, name: str, topic: TopicState, *, coalesces: bool = False) -> None:
-        """Create a channel without subscribers. With `coalesces` market data wait for more; see `OutboxLimits.coalesce`."""
+        """Create a channel without subscribers. With `coalesces` market data are delayed, see `OutboxLimits.coalesce`."""
         self.name = name
         self.topic = topic
         self._coalesces = coalesces and topic.kind in MARKET_KINDS
         self.type = channel_type(name)
         self.presence = Presence() if self.type.presence else None
         self.dropped: Counter[Policy] = Counter()
-        """Deliveries that slow subscribers did not get unchanged."""
+        """Number of deliveries that were dropped, merged or replaced for slow subscribers."""
         self.miss_reported = False
-        """True when the app's server was notified of a cache miss and no event has been published since."""
+        """True if the app's server was notified of a cache miss and no event has been published since."""
         self.succeeded = control(messages.subscription_succeeded(name), name)
         """`subscription_succeeded` without members or a position, shared by all subscribers."""
         self._middle = encode_middle(name)
@@ -597,7 +599,7 @@ class Channel:
         }
 
     def add(self, socket_id: str, outbox: "Receiver", *, ids: bool = False, waits: bool = False) -> None:
-        """Add a subscriber. Canonical events have `id` and `seq` in their data; with `ids` other events get them beside."""
+        """Add a subscriber. With `ids`, an application's events get `id` and `seq` next to their data."""
         if waits:
             self._waiting[socket_id] = outbox
         elif ids and self.topic.stream is None:
@@ -617,7 +619,7 @@ class Channel:
             subscribers.pop(socket_id, None)
 
     def start_waiting(self) -> None:
-        """Make waiting subscribers live: a snapshot is about to be delivered."""
+        """Make waiting subscribers live, because a snapshot is about to be delivered."""
         if self._waiting:
             self._live.update(self._waiting)
             self._waiting.clear()
@@ -634,7 +636,7 @@ class Channel:
                     if not (outbox.dirty or outbox.held):
                         outbox.hold()
             elif but is None:
-                for outbox in self._live.values():  # `put`, written out: this is the hot path
+                for outbox in self._live.values():  # `put` inlined: this is the hot path
                     append = outbox.append  # calling through a slot is slower than calling a local
                     append(delivery)
                     if not outbox.dirty:
@@ -643,7 +645,7 @@ class Channel:
                 _put_all(self._live, delivery, but)
         if self._with_ids:
             _put_all(self._with_ids, self.delivery(entry, ids=True), but)
-            if but in self._with_ids:  # so that it does not get its own event when it resumes
+            if but in self._with_ids:  # so that it does not receive its own event when it resumes
                 self._with_ids[but].put(Delivery(self._position(entry.seq), self.name, entry.policy, entry.seq))
 
     def deliver_to_waiting(self, entry: HistoryEntry) -> None:
@@ -666,8 +668,8 @@ class Channel:
     def delivery(self, entry: HistoryEntry, *, ids: bool = False) -> Delivery:
         """Return the event as it is delivered on this channel.
 
-        With `ids` an application's event gets `id` and `seq` beside its data, and `tickrelay:position` right behind it:
-        pusher-js hands a page only the data of an event, but also the data of that message.
+        With `ids` an application's event gets `id` and `seq` next to its data, and is followed by `tickrelay:position`,
+        because pusher-js passes only the data of an event to a page.
         """
         if not ids or self.topic.stream is not None:
             framed = frame(entry.head, self._middle, entry.tail)
@@ -677,7 +679,7 @@ class Channel:
         return Delivery(framed, self.name, entry.policy, entry.seq, entry.conflation_key)
 
     def send_position(self) -> None:
-        """Tell the newest position to those who get an application's numbers."""
+        """Send the newest position to subscribers with ids."""
         if self._with_ids:
             _put_all(self._with_ids, Delivery(self._position(self.topic.seq), self.name, Policy.CONTROL, 0), None)
 

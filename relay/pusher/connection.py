@@ -301,7 +301,7 @@ class ServerConnection:
         if self.closed:
             return []
         self.alive(now)
-        why = f"more was asked for than allowed (limit {limit})"
+        why = f"too many requests (limit {limit})"
         try:
             if size_of(text) <= self.app.limits.message_size:
                 frame = messages.read(text)

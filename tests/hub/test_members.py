@@ -57,7 +57,7 @@ def test_a_full_presence_channel_refuses_new_users_but_not_new_tabs(relay_of, ap
     assert refused["event"] == "pusher:subscription_error"
     assert refused["data"] == {
         "type": "LimitReached",
-        "error": "presence channel has 2 members (limit presence_members)",
+        "error": "the presence channel is full: it has 2 members (limit presence_members)",
         "status": 403,
     }
     assert relay.hub.users("1", "presence-room") == ["ada", "bob"]

@@ -218,7 +218,7 @@ class Bootstrap:
 
     def _charge(self, key: ApiKey, streams: int) -> None:
         if not self._pay(f"key {key.name}", streams):
-            raise HttpRefusal(429, "more was asked for than allowed (limit costs.api_rate)")
+            raise HttpRefusal(429, "too many requests (limit costs.api_rate)")
 
     def _app(self, key: ApiKey, named: object) -> App:
         """Return the app of a request: the one it names by id or key, else the API key's, else the first."""

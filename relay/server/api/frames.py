@@ -149,7 +149,7 @@ class Frames:
             raise HttpRefusal(404, "the relay has no such session", field="provider" if account is None else "account")
         frames, last = self.inspection.look(provider, account, int(after))
         if not self.pay(f"key {key.name}", len(frames)):
-            raise HttpRefusal(429, "more was asked for than allowed (limit costs.api_rate)")
+            raise HttpRefusal(429, "too many requests (limit costs.api_rate)")
         return json_answer({"frames": await self.slices.map(_described, frames), "last": last})
 
 

@@ -261,9 +261,7 @@ class Status:
         caller = f"key {key.name}" if key is not None else f"address {network_of(host) or host}"
         channels = sum(map(len, self._hub.occupied_channels().values()))
         if not self._pay(caller, len(self._hub.streams()) + channels):
-            raise HttpRefusal(
-                429, "more was asked for than allowed (limit costs.api_rate)", headers={"Retry-After": "1"}
-            )
+            raise HttpRefusal(429, "too many requests (limit costs.api_rate)", headers={"Retry-After": "1"})
         return key
 
     def _key(self, request: Request) -> ApiKey | None:

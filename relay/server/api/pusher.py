@@ -217,7 +217,7 @@ class PusherApi:
         """Charge the app's server for a page of up to so many events or channels."""
         prices = self._hub.budgets.prices
         if not self._hub.budgets.take(f"app {app.id}", prices.page + prices.event * items, self._clock()):
-            raise ApiError(429, "more was asked for than allowed (limit costs.api_rate)")
+            raise ApiError(429, "too many requests (limit costs.api_rate)")
 
     def _spend(self, app: App, events: int) -> None:
         """Take ``events`` from the app's budget; a second's worth may come at once."""

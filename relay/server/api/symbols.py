@@ -94,7 +94,7 @@ class SymbolSearch:
 
     def _charge(self, key: ApiKey, compared: int, returned: int) -> None:
         if not self.pay(f"key {key.name}", compared, returned):
-            raise HttpRefusal(429, "more was asked for than allowed (limit costs.api_rate)")
+            raise HttpRefusal(429, "too many requests (limit costs.api_rate)")
 
 
 def _parameters(request: Request, allowed: Sequence[str]) -> dict[str, str]:
