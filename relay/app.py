@@ -64,13 +64,13 @@ log = structlog.get_logger()
 
 #: Seconds for subscribers to receive their close frame, and for the unsubscribe messages to providers.
 GOODBYE = 2.0
-NO_SUBSCRIBERS = "this relay holds the sessions with providers and serves no subscribers (cluster.role)"
+NO_SUBSCRIBERS = "this relay runs provider sessions only and does not serve subscribers (setting cluster.role)"
 _MANY_DESCRIPTORS = 1 << 20
 #: Seconds for which the account of a command that a restart left unknown is subscribed to without a subscriber.
 LOOK = 60.0
 #: Begins the names of plugins' tables in the store.
 PLUGINS = "plugin "
-#: Seconds between two times that sessions' last sign of life is stored; a restart asks for what happened since.
+#: Seconds between writes of the time of each session's last received data; a restart requests events since then.
 HEARD = 5.0
 _RESTARTS = Backoff(first=0.5, cap=30.0)
 
@@ -91,9 +91,9 @@ class Relay:
         settings: the configuration.
         plugins: loaded and checked.
         http: makes the adapters' requests; the caller closes it.
-        demo_api_key: the API key that the dashboard uses without asking; only the demo has one.
+        demo_api_key: the API key that the dashboard uses without a login; only for the demo.
         log_counts: returns the counts of log lines that were not written, for the metrics.
-        store: keeps what outlives the process; by default the one in the settings.
+        store: stores state over a restart; by default the one in the settings.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Relay:
     def _frame_tap_of(
         self, provider: str, account: str | None, number: int, connection: ProviderSession
     ) -> FrameTap | None:
-        """Return the tap of a connection, if plugins want one or somebody inspects it."""
+        """Return the tap of a connection, if a plugin has one or a client inspects it."""
         tapped = TappedSession(provider, account, number, connection.mask)
         return self._inspection.tap_of(tapped, connection, self._plugin_calls.frame_tap_of(tapped))
 
@@ -259,11 +259,11 @@ class Relay:
 
     @property
     def several(self) -> bool:
-        """True where the relay is one of several."""
+        """True if the relay is a node of a cluster."""
         return self._cluster is not None
 
     async def rows_kept(self) -> bool:
-        """Wait until all rows are on disk; False where they cannot be, or nothing outlives the process."""
+        """Wait until all rows are on disk; return False if the store failed or is in memory only."""
         if self._cluster is not None:
             return await self._cluster.apps.rows_kept()
         said: list[str] = []
@@ -392,7 +392,7 @@ class Relay:
                 )
 
     def _restore(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> None:
-        """Take over what an earlier process left in the store."""
+        """Restore the commands, topics and sessions that an earlier process stored."""
         now, unix_ns = trio.current_time(), time.time_ns()
         restored = self._registry.restore(rows.get(COMMANDS, ()), now, unix_ns)
         count = self.hub.restore(rows, topics, now, unix_ns)
@@ -415,7 +415,7 @@ class Relay:
         yield from self.hub.stored()
 
     async def _look_for_unresolved(self) -> None:
-        """Subscribe for a while to the accounts whose stream may show what became of a command before the restart."""
+        """Subscribe for a while to accounts whose stream may show the outcome of a command from before the restart."""
         await self._restored.wait()  # the store may be opened late
         for stream in self._unresolved:
             self.providers.keep(stream)
@@ -508,7 +508,7 @@ class Relay:
         )
 
     def _key_refusal(self, name: str, channel: str, app_id: str) -> str | None:
-        """Return why the API key of that name may not hold the channel in this app; see `relay.hub.app.ChannelKeys`."""
+        """Return why the API key of this name may not open the channel in this app; see `relay.hub.app.ChannelKeys`."""
         key = self._keys.named(name)
         if key is None:
             return f"there is no API key {name}"

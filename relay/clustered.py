@@ -1,7 +1,7 @@
-"""The relay as one node of several: what joins `relay.cluster` with the hub, the providers and the commands.
+"""The relay as a node of a cluster: connects `relay.cluster` with the hub, the providers and the commands.
 
-A provider's sessions run here while this node owns it, and its topics follow the owner's logs while it does not. What the
-subscribers of all nodes want is asked of the provider by the owner.
+A provider's sessions run on the node that owns it; on other nodes its topics follow the owner's logs. The owner subscribes
+to the topics that subscribers of all nodes need.
 """
 
 import secrets
@@ -48,7 +48,7 @@ from relay.trading.pending import PendingCommand
 from relay.trading.registry import CommandRegistry
 from relay.trading.service import CommandRefused, CommandService, RefusalReason, Submission
 
-#: Seconds that sessions have to end when a provider is handed over.
+#: Seconds for sessions to end when another node takes over the provider.
 GOODBYE = 0.5
 #: Seconds that a command has at least at its next owner.
 LEAST = 2.0
@@ -81,11 +81,11 @@ class _Part(ProviderTopics):
         self._wanted: Wanted = {}
         self._kept: dict[str, Stream] = {}
         self._asked_by: dict[str, set[Asker]] = {}
-        #: Accounts whose stream may show what became of a command of the last owner.
+        #: Accounts whose stream may show the outcome of a command of the last owner.
         self._looked_for: list[Stream] = []
 
     def lead(self, rows: Rows) -> None:
-        """Restore what the last owner left."""
+        """Restore the state that the last owner stored, and start to own the provider."""
         self._owner.restore(rows)
         if self.is_new:
             self._write_anew()
@@ -95,7 +95,7 @@ class _Part(ProviderTopics):
         self.want(self._wanted, ())
 
     def _write_anew(self) -> None:
-        """Write what this node knows of the accounts into a store that has lost it."""
+        """Write the account states of this node into a store that has lost them."""
         for account, pool in self._configured.sessions.items():
             fills = [fill for of, fill in self.fills if of == account]
             for session in pool.connections:
@@ -133,10 +133,10 @@ class _Part(ProviderTopics):
             self._release(name)
 
     def want(self, streams: Wanted, new: Collection[str]) -> None:
-        """Keep these streams while this node owns the provider; ``new`` are those that a node wants anew.
+        """Subscribe to these streams while this node owns the provider; ``new`` are those that a node has just requested.
 
-        The provider is asked in the name of the subscribers, so that those of all nodes have their turns as if they were
-        this node's, and the operator's streams, accounts and trading go first.
+        The subscribers' identities are passed on, so that subscribers of all nodes take turns as if they were on this node,
+        and pinned streams, accounts and trading go first.
         """
         self._wanted = streams
         if not self._owner.owns(self.provider):
@@ -169,11 +169,11 @@ class Clustered:
     """This node's half of the cluster.
 
     Args:
-        settings: the cluster's.
-        store: gets its node.
-        supervise: runs a session, again and again where it crashes.
-        run_led: runs what one node of all does, until cancelled.
-        kept: seconds that applications' events are kept.
+        settings: the cluster's settings.
+        store: the store; it is connected with this node.
+        supervise: runs a session and restarts it after a crash.
+        run_led: runs the services that only one node runs, until cancelled.
+        kept: seconds for which applications' events are stored.
         log: called with an event name and fields.
     """
 
@@ -276,13 +276,13 @@ class Clustered:
         await self.node.hand_over()
 
     async def leave(self) -> None:
-        """Tell the others that this node ends: its subscribers are gone already."""
+        """Notify the other nodes that this node ends. Its subscribers have been disconnected before."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.apps.leave)
             nursery.start_soon(self.node.leave)
 
     def want(self, stream: Stream, by: Asker) -> list[str]:
-        """Subscribe to a stream for its first subscriber here. Return the names of the providers that are asked."""
+        """Subscribe to a stream for its first subscriber here. Return the names of its providers."""
         behind = self.providers.behind(stream)
         for own in behind:
             name = channel_name(own, "private-")
@@ -314,7 +314,7 @@ class Clustered:
     # --- owning ------------------------------------------------------------------------------------------------------
 
     def restore(self, rows: Rows) -> None:
-        """Take over what the last owner of a provider left: commands, dials, fills, states."""
+        """Restore the commands, dials, fills and states that the last owner of a provider stored."""
         restored = self._registry.restore(rows.get(COMMANDS, ()), trio.current_time(), time.time_ns())
         self.providers.restore(rows)
         self._service.end_restored(restored)
@@ -328,7 +328,7 @@ class Clustered:
         ]
 
     def drop(self, provider: str) -> None:
-        """Forget the commands of a provider; its next owner answers those who wait for a reply."""
+        """Drop the commands of a provider; its next owner sends their replies."""
         now = trio.current_time()
         for pending in self._registry.drop(provider):
 
@@ -396,10 +396,10 @@ class Clustered:
             self._carry_out(sender, *read)
 
     def _carry_out(self, sender: str, forwarded: ForwardedCommand, command: Command, left: float) -> None:
-        """Take a command that came to another node, if this one owns the provider."""
+        """Execute a command that another node received, if this node owns the provider."""
         ref = forwarded.ref
         if self.providers.find(forwarded.provider) is None or not self.owns(forwarded.provider):
-            return  # it is sent again, to the owner
+            return  # the other node sends it again, to the owner
         try:
             submission = self._service.forwarded(
                 forwarded.api_key, forwarded.provider, forwarded.account, command, left, forwarded.idempotency_key

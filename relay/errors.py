@@ -16,7 +16,7 @@ Path = tuple[str | int, ...]
 
 #: The text that takes the place of a secret.
 HIDDEN = "[redacted]"
-#: Longer names, which strangers may send, are cut before they are compared with known ones.
+#: Most characters of a name that are compared with known names: clients may send long ones.
 _COMPARED = 128
 
 
@@ -63,13 +63,13 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the message of an exception; of one that a validator of attrs raised, without the objects behind it."""
+    """Return the message of an exception, without the additional arguments of attrs validators."""
     behind = error.args[1:2]
     return error.args[0] if behind and isinstance(behind[0], attrs.Attribute) else str(error)
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """Return the errors inside a group, those of nested groups too; an error that is no group alone."""
+    """Return the exceptions of a group and its nested groups; for any other exception, that one."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for member in error.exceptions for leaf in leaves(member)]
     return [error]
@@ -81,7 +81,7 @@ def secrets_pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
     A secret of digits only (the number of a login) is not found within a longer number.
     """
     spellings = {spelling for secret in secrets if secret for spelling in _spellings(secret)}
-    # The longest first: a secret that begins with another one must not leave its end behind.
+    # The longest first: if one secret is a prefix of another one, the longer one must be removed as a whole.
     ordered = sorted(spellings, key=len, reverse=True)
     return re.compile("|".join(map(_spelling_pattern, ordered))) if ordered else None
 

@@ -31,7 +31,7 @@ class BoundedDict(OrderedDict[Key, Value]):
             self.popitem(last=False)
 
     def resize(self, most: int) -> None:
-        """Hold at most `most` items from now on."""
+        """Change the limit to `most` items; drop the oldest beyond it."""
         self.most = most
         while len(self) > most:
             self.popitem(last=False)
@@ -90,13 +90,11 @@ class TokenBucket:
 
 
 class LineSampler:
-    """Decide which of repeated log lines are written: of each kind the first `most` in `period` seconds.
-
-    The rest is counted.
+    """Limits repeated log lines: of each kind, the first `most` in `period` seconds are written, the others counted.
 
     Args:
-        most: lines of one kind; 0 writes all of them.
-        kinds: how many kinds are remembered; the counts of those that are forgotten are told without their names.
+        most: most lines of one kind; 0 writes all.
+        kinds: most kinds that are remembered. The counts of dropped kinds are reported without their names.
     """
 
     def __init__(self, most: int, period: float = 60.0, kinds: int = 1000) -> None:
@@ -124,9 +122,9 @@ class LineSampler:
         return False
 
     def take_withheld(self, now: float = inf) -> list[tuple[Hashable | None, int]]:
-        """End the periods that are over; return the kinds of which lines were not written, with their number.
+        """End the periods that are over; return the kinds with lines that were not written, and their number.
 
-        None stands for kinds whose names are not known any more.
+        None stands for the kinds that were dropped.
         """
         taken: list[tuple[Hashable | None, int]] = []
         while self._windows and (first := next(iter(self._windows.items())))[1][0] <= now:

@@ -1,8 +1,8 @@
-"""The configured providers: their sessions, what they offer, and who wants what of them.
+"""The configured providers: their sessions, their catalog, and the streams that subscribers need from them.
 
-A provider has one session per account. Market streams ride on the first one; an account's stream on the account's own, or
-on the only one where the provider tells several accounts apart in its messages. A stream of provider ``all`` is wanted of
-every provider that offers its kind and may know its symbol.
+A provider has one session per account. Market streams use the first one. An account's stream uses the account's own session,
+or the only one if the provider names the account in its messages. A stream of provider ``all`` is subscribed at every
+provider that offers its kind and may have its symbol.
 """
 
 from collections import Counter
@@ -109,7 +109,7 @@ class ConfiguredProvider:
             self.session(topic).want(topic)
 
     def reload(self, settings: ProviderSettings) -> None:
-        """Use these credentials from the next connection on, and try again where a session has stopped."""
+        """Use these credentials from the next connection on, and restart sessions that are FAILED."""
         for account in settings.accounts:
             if account.name in self._credentials:
                 self._credentials[account.name].clear()
@@ -152,7 +152,7 @@ class ConfiguredProvider:
 
     @property
     def names_accounts(self) -> bool:
-        """True where a command is carried out on the account that it names, and on no other."""
+        """True if a command is executed on the account that it names."""
         return self.settings.adapter.names_accounts
 
     @property
@@ -201,7 +201,7 @@ class ConfiguredProvider:
         )
 
     def search(self, query: str) -> Iterator[ListedSymbol]:
-        """Yield what a text may mean of the symbols that are pinned, configured or learned from its metadata."""
+        """Yield the symbols that match a text, among the pinned and configured ones and those of the metadata."""
         kinds = tuple(offer.kind for offer in self.settings.adapter.offers if offer.kind in MARKET_KINDS)
         pinned = [topic.symbol for topic in self.settings.pinned if topic.symbol is not None]
         for found in self.symbols.search(query, pinned) if kinds else ():
@@ -220,7 +220,7 @@ class Providers:
     def __init__(self, providers: Iterable[ConfiguredProvider]) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._wanted: Counter[Stream] = Counter()
-        #: The topics that each wanted stream asks of providers: a table of symbols may change while it is wanted.
+        #: The provider topics of each subscribed stream, stored because the table of symbols may change meanwhile.
         self._asked: dict[Stream, list[tuple[ConfiguredProvider, Topic]]] = {}
 
     def __iter__(self) -> Iterator[ConfiguredProvider]:
@@ -231,7 +231,7 @@ class Providers:
         return self._providers.get(name)
 
     def reload(self, settings: Iterable[ProviderSettings]) -> None:
-        """Take over what may change of the providers there are; see `ConfiguredProvider.reload`."""
+        """Apply a reloaded configuration to the existing providers; see `ConfiguredProvider.reload`."""
         for each in settings:
             if each.name in self._providers:
                 self._providers[each.name].reload(each)
@@ -258,7 +258,7 @@ class Providers:
                 pool.run_each(partial(_run_named, run, provider.name, account))
 
     def restore(self, rows: Rows) -> None:
-        """Let the sessions go on with what the store holds of them."""
+        """Restore the sessions from the rows of the store."""
         stored: dict[tuple[str, str], list[tuple[str, bytes]]] = {}
         for table in TABLES:
             for key, value in rows.get(table, ()):
@@ -276,7 +276,7 @@ class Providers:
             )
 
     def forget(self, rows: Iterable[Row]) -> None:
-        """Have the sessions forget what these rows say, which were not stored."""
+        """Remove the fills and states of these rows, which could not be stored, from the sessions."""
         sessions = dict(self.connections())
         for row in rows:
             name, _, key = row.key.partition("\n")
@@ -294,7 +294,7 @@ class Providers:
             session.keep_heard()
 
     def want(self, stream: Stream, by: Asker) -> list[str]:
-        """Subscribe to ``stream`` for its first subscriber. Return the names of the providers that are asked."""
+        """Subscribe to ``stream`` for its first subscriber. Return the names of its providers."""
         self._asked[stream] = self._behind(stream)
         for provider, topic in self._asked[stream]:
             own = Stream(provider.name, topic)
@@ -322,17 +322,17 @@ class Providers:
             provider.session(topic).want(topic, by)
 
     def keep_too(self, stream: Stream, by: Asker) -> None:
-        """Note that somebody else needs a stream that is kept."""
+        """Note a further subscriber of a stream that `keep` subscribed to."""
         for provider, topic in self._kept(stream):
             provider.session(topic).want_too(topic, by)
 
     def release(self, stream: Stream) -> None:
-        """End what `keep` began."""
+        """Unsubscribe from a stream that `keep` subscribed to."""
         for provider, topic in self._kept(stream):
             self._release(provider, topic)
 
     def _kept(self, stream: Stream) -> list[tuple[ConfiguredProvider, Topic]]:
-        """Return the provider behind a stream, unless the configuration has lost its account since."""
+        """Return the provider and topic of a stream; nothing if its account is not configured any more."""
         return [(provider, topic) for provider, topic in self._behind(stream) if provider.wrong_with(topic) is None]
 
     def _release(self, provider: ConfiguredProvider, topic: Topic) -> None:
@@ -400,7 +400,7 @@ class Providers:
 
 
 def _no_frame_tap(account: str | None, number: int, connection: ProviderSession) -> None:
-    """Tap nothing."""
+    """Return None: there is no tap."""
 
 
 def _session_name(provider: str, account: str | None, number: int = 1) -> str:
@@ -427,10 +427,10 @@ def _row_key(session: str, key: str) -> str:
 
 
 def _as_configured(settings: ProviderSettings) -> type[Adapter]:
-    """Return the adapter, with what is configured in place of its own declaration.
+    """Return the adapter with its declaration changed by the configuration.
 
-    A configured endpoint is where all sockets are: those that are declared by their URL alone are not told apart any more,
-    the others keep their paths. So it is with the HTTP API.
+    A configured endpoint replaces the host of all sockets. Sockets that differ only by their URL are merged, the others keep
+    their paths. The same holds for the HTTP API.
     """
     session = settings.adapter.session
     sockets: dict[str, Session | str] = {}
@@ -461,7 +461,7 @@ def _on_socket(adapter: type[Adapter], socket: str) -> type[Adapter]:
 
 
 def _with(adapter: type[Adapter], session: Session, **members: Any) -> type[Adapter]:
-    """Return the adapter with this declaration; itself where nothing is another."""
+    """Return a subclass of the adapter with this declaration; the adapter itself if nothing differs."""
     if session == adapter.session and not members:
         return adapter
     return type(adapter.__name__, (adapter,), {"session": session, **members})

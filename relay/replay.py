@@ -1,8 +1,8 @@
-"""A recording in the place of a provider: a session without a socket, which reads what was recorded and sends nothing.
+"""Replay: run a provider's session from a recording instead of a connection. Nothing is sent.
 
-``[providers.NAME.replay]`` configures it. The session, its adapter and everything behind it are the real ones; only the
-connection and the HTTP client are not. So a replay never reaches a live account: there is nothing to reach one with. Its
-adapter takes no commands, and the configuration refuses URLs and credentials for it.
+``[providers.NAME.replay]`` configures it. Session and adapter are the real ones; only the connection and the HTTP client are
+replaced. So a replay cannot reach a live account. Its adapter has no commands, and the configuration refuses URLs and
+credentials for it.
 """
 
 import time
@@ -32,7 +32,7 @@ def replayed(adapter: type[Adapter]) -> type[Adapter]:
 
     def encode(self: Adapter, outgoing: Any) -> Iterable[Any]:
         if isinstance(outgoing, Command):
-            raise ValueError("a replay takes no commands: nothing of it reaches an account")
+            raise ValueError("a replay does not accept commands")
         return adapter.encode(self, outgoing)
 
     return type(adapter.__name__, (adapter,), {"commands": (), "encode": encode})
@@ -42,7 +42,7 @@ class Replay:
     """One recording, as a connection of a session (`dial`) and as its HTTP client (`fetch`).
 
     Raises:
-        OperatorError: the file cannot be read, or is no recording.
+        OperatorError: the file cannot be read, or is not a recording.
     """
 
     def __init__(self, settings: ReplayTable) -> None:
@@ -58,7 +58,7 @@ class Replay:
         kinds = ("in", "out", "close") if settings.acks else ("in", "close")
         self._records = [each for each in recording.records if each.dir in kinds and not each.own]
         first = next((each for each in recording.records if each.dir == "out"), None)
-        #: Frames before the client's first one: it may wait for them before it says anything.
+        #: Number of frames before the client's first one, which the adapter may need before it sends anything.
         self._greeting = 0 if first is None else sum(each.t < first.t for each in self._records if each.dir == "in")
         self._waits = first is not None
         self._position = 0
@@ -91,7 +91,7 @@ class Replay:
 
 
 class ReplayedConnection:
-    """A connection whose frames come from a recording; what is sent on it is only counted."""
+    """A connection whose frames come from a recording; sent frames are only counted."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class ReplayedConnection:
         self.live = True
 
     def send(self, text: str) -> bool:
-        """Count a frame. It goes nowhere."""
+        """Count a frame; it is not sent."""
         self._unanswered += 1
         self._sent.set()
         self._on_written()
@@ -143,7 +143,7 @@ class ReplayedConnection:
                     return ending
                 if not (self._replay.settings.loop and records):
                     await self._stay()
-        return Closed(1006, "the replay was given up")
+        return Closed(1006, "the replay was stopped")
 
     async def _play_rest(self, records: Sequence[Record]) -> Closed | None:
         if records and self._replay.waits and not self._replay.settings.acks:

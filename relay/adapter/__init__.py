@@ -1,13 +1,13 @@
 """The contract of a provider's adapter: one declaration and a few pure functions.
 
-An adapter declares how a session is opened and kept (`Session`), writes what is to be sent (`Adapter.encode`) and reads what
-is received (`Adapter.decode`, `Adapter.fetched`). It never touches a socket, a clock or a task; the session machine in
-`relay.provider` does everything over time from the declaration. One adapter instance lives as long as one connection, so
-what it learns on that connection (request ids, channel numbers) is a plain attribute; what must outlive it (symbols, a
-token) is in its `Context`.
+An adapter declares how a session is opened and kept alive (`Session`), encodes messages to the provider (`Adapter.encode`)
+and decodes messages from it (`Adapter.decode`, `Adapter.fetched`). It never uses a socket, a clock or a task: the session
+machine in `relay.provider` handles timing from the declaration. Each connection has its own adapter instance. State of the
+connection (request ids, channel numbers) is kept in plain attributes; state that outlives it (symbols, a token) is in its
+`Context`.
 
-The life of a connection: ``prepare()`` fetches, all of which must succeed -> the socket is dialled -> ``encode(Hello())``
--> `Ready` (at once, or when decoded) -> ``encode(Subscribe(...))`` for what is wanted -> ``decode`` for every message.
+A connection: the requests of ``prepare()``, all of which must succeed -> the socket is dialled -> ``encode(Hello())`` ->
+`Ready` (at once, or when decoded) -> ``encode(Subscribe(...))`` for the needed topics -> ``decode`` for every message.
 
 `relay.adapter.declaration` has the declarations, `relay.adapter.messages` the messages and signals, `relay.adapter.base` the
 class, and `relay.adapter.reading` the readers of a provider's JSON.

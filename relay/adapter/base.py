@@ -1,4 +1,4 @@
-"""The base class of adapters, and what outlives a connection."""
+"""The base class of adapters, and the state that outlives a connection."""
 
 import abc
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -25,19 +25,18 @@ CHECKSUM_LEVELS = 25
 
 
 class Known:
-    """The session's memory of the account: its orders and positions as they were last published, over all connections, and
-    the commands that wait for their replies.
+    """The orders and positions of the account as they were last published, over all connections, and the open commands.
 
-    Read it in place of a memory of your own. What the message at hand says is not in it yet. ``account`` is the account's
-    id where it is not the session's own. Here, without a session, nothing is known.
+    Use it instead of a cache of your own. The message that is being decoded is not in it yet. ``account`` is the account's
+    id, if it is not the session's own. This base class, for use without a session, is empty.
     """
 
     def order(self, id: str, account: str | None = None) -> Order | None:
-        """Return an order as it was last known, None for one that was never told; ended ones are remembered too."""
+        """Return the last known state of an order, also of an ended one; None if there is no such order."""
         return None
 
     def position(self, id: str, account: str | None = None) -> Position | None:
-        """Return a position as it was last known, None for one that was never told; closed ones are remembered too."""
+        """Return the last known state of a position, also of a closed one; None if there is no such position."""
         return None
 
     def open_orders(self) -> Iterable[Order]:
@@ -59,12 +58,12 @@ class Context:
 
     Attributes:
         provider: the configured name.
-        account: the configured account's name, None where there is none.
-        options: the adapter's options, defaults filled in.
+        account: the configured account's name; None if there is none.
+        options: the adapter's options, with defaults filled in.
         credentials: by name, as the adapter declares them; never in a repr.
         symbols: learned and configured symbols.
-        learned: what `Learned` signals gave, for templates and `Fetch` headers; never in a repr.
-        kept: what an adapter leaves to the one of the next connection, by names of its own. It bounds what it keeps.
+        learned: the values of `Learned` signals, for templates and `Fetch` headers; never in a repr.
+        kept: state that the adapter leaves for the next connection, under names of its own. The adapter must limit its size.
         calendar: the days of the last `Calendar` signal.
         known: the account's orders, positions and open commands.
         instruments: what was read of the provider's instruments; the relay fills it from `Instrument` events.
@@ -93,14 +92,14 @@ class Adapter(abc.ABC):
         orders: the orders it takes; the core refuses any other.
         options: the options an operator may set.
         credentials: names of the credentials it needs.
-        codes: the canonical code of the provider's codes of refusals, which are in upper case here. Codes and messages in
-            plain English need no entry (`relay.adapter.reading.error_code`).
-        answered_by_stream: the commands that no message of the provider's answers. The order or the position they are about
-            does: what the account's stream, or a list, shows of it is published as the reply.
-        names_accounts: True where a command is carried out on the account it names, and answered for that one alone. Where
-            it is False, a session acts on its login's account, whatever account a command names.
-        socket: the name of the socket that an instance is on, set by the relay (`Session.sockets`); empty: the session's
-            own, where accounts and commands are.
+        codes: the canonical error codes by the provider's codes, which are in upper case here. Codes and messages in plain
+            English need no entry (`relay.adapter.reading.error_code`).
+        answered_by_stream: the commands that the provider does not answer. The reply is derived from the state of the order
+            or position in the account's stream or in a list.
+        names_accounts: True if a command is executed on the account that it names. False if a session always acts on the
+            account of its login.
+        socket: the name of the instance's socket (`Session.sockets`), set by the relay; empty for the session's own socket,
+            which has the account and commands.
     """
 
     name: ClassVar[str]
@@ -116,11 +115,11 @@ class Adapter(abc.ABC):
     socket: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
-        """Refuse declarations of the wrong type, and those that contradict each other.
+        """Check the types of the declarations and that they do not contradict each other.
 
         Raises:
-            TypeError: a declaration is not what `Adapter` says.
-            ValueError: several connections, of an account that trades or has streams of its own.
+            TypeError: a declaration has the wrong type.
+            ValueError: an adapter for accounts declares several connections.
         """
         session = getattr(cls, "session", None)
         if session is not None and not isinstance(session, Session):
@@ -139,35 +138,35 @@ class Adapter(abc.ABC):
 
     @staticmethod
     def checksum(bids: Sequence[Level], asks: Sequence[Level]) -> str | None:
-        """Return what `Depth.checksum` must be for a book with these `CHECKSUM_LEVELS` levels, best first.
+        """Return the checksum (`Depth.checksum`) of a book with these `CHECKSUM_LEVELS` levels, best first.
 
-        Override where the provider sends one; as it stands here nothing is checked.
+        Override it if the provider sends checksums. By default they are not verified.
         """
         return None
 
     @classmethod
     def url(cls, context: Context) -> str:
-        """Return the template of the WebSocket URL; as it stands here, `Session.url`.
+        """Return the template of the WebSocket URL; by default `Session.url`.
 
-        Override where an option chooses between endpoints that no template of one option's value can say. A URL that an
-        operator configures is `Session.url` too.
+        Override it if an option selects between endpoints in a way that a template cannot express. `Session.url` is also the
+        URL that an operator has configured.
         """
         return cls.session.url
 
     @classmethod
     def socket_of(cls, topic: Topic) -> str:
-        """Return the name of the socket that ``topic`` is on; as it stands here, that of its `Offer`.
+        """Return the name of the socket for ``topic``; by default that of its `Offer`.
 
-        Override where it depends on the symbol. Where an operator configures one endpoint, topics of sockets that differ in
-        nothing but the URL are on that one.
+        Override it if the socket depends on the symbol. If an operator has configured one endpoint, sockets that differ only
+        by their URL are merged into that one.
         """
         return next((offer.socket for offer in cls.offers if offer.kind == topic.kind), "")
 
     @classmethod
     def closed(cls, code: int, reason: str) -> CloseMeaning:
-        """Return what a close by the provider means for the session.
+        """Return the meaning of a close by the provider; by default that of the code in `Session.closes`.
 
-        As it stands here, what `Session.closes` declares for the code. Override where only the text tells two closes apart.
+        Override it if the meaning depends on the reason text.
         """
         return cls.session.closes.get(code, CloseMeaning.RETRY)
 
@@ -178,21 +177,24 @@ class Adapter(abc.ABC):
 
     @classmethod
     def hours(cls, topic: Topic, context: Context) -> Hours | None:
-        """Return when the market of ``topic`` trades; None if it always does, or if it is not known.
+        """Return the trading hours of a topic's market; None if it always trades or they are not known.
 
-        As it stands here, what the topic's `Offer` declares, with the days of the last `Calendar`. Override where the
-        provider's metadata says it by symbol. It is asked only when a clock has run out, never on the path of a message.
+        By default they are those of the topic's `Offer`, with the days of the last `Calendar`. Override it if the provider's
+        metadata has hours by symbol. It is only called when a timer has expired, never for each message.
         """
         hours = next((offer.hours for offer in cls.offers if offer.kind == topic.kind), None)
         return hours.dated(context.calendar) if hours is not None and context.calendar else hours
 
     @classmethod
     def error_code(cls, error: Mapping[str, Any], command: Command) -> ErrorCode:
-        """Return the canonical code of the error of a `CommandReply`. Override where other members than its code say it."""
+        """Return the canonical code of a `CommandReply`'s error. Override it if code and message are not enough."""
         return reading.error_code(error, command, cls.codes)
 
     def __init__(self, context: Context) -> None:
-        """Override to refuse values of options that no list of choices can say, with a ValueError that names the option."""
+        """Create an instance for one connection.
+
+        Override it to check option values that `Option.choices` cannot express; raise a ValueError that names the option.
+        """
         self.context = context
         self.symbols = context.symbols
         for option in self.options:
@@ -214,22 +216,20 @@ class Adapter(abc.ABC):
         return ()
 
     def encode(self, outgoing: Outgoing) -> Iterable[str | bytes | Fetch | Poll]:
-        """Yield the frames and fetches that carry out ``outgoing``, and polls to begin.
-
-        Nothing for what the provider has no message for.
+        """Yield the frames and requests for ``outgoing``, and polls to start; nothing if the provider has no such message.
 
         Raises:
-            relay.model.symbols.SymbolError: a symbol that cannot be written for this provider.
-            ValueError: the provider has no way to say this. Whoever asked is told the text. Any other exception is a
-                fault of the adapter, of which only the log has the text.
+            relay.model.symbols.SymbolError: a symbol cannot be translated for this provider.
+            ValueError: the provider does not support this. The text is sent to the client. Any other exception is a fault of
+                the adapter; its text is only logged.
         """
         return ()
 
     @abc.abstractmethod
     def decode(self, message: Any) -> Iterable[Event | Signal]:
-        """Yield the events and signals of one message: text, or bytes where `Session.frames` says so.
+        """Yield the events and signals of one message: text, or bytes if `Session.frames` is ``binary``.
 
-        One that raises becomes one `Unknown`, and nothing of it is used.
+        If it raises, the message counts as one `Unknown`, and none of its events is used.
         """
 
     def decode_recorded(self, text: str) -> Iterable[Event | Signal]:

@@ -75,10 +75,10 @@ class CloseMeaning(enum.Enum):
     TAKEOVER = "takeover"
     """Another session replaced this one. Report it and do not connect again."""
     RATE_LIMITED = "rate_limited"
-    """Wait the longest backoff, or as long as the provider said."""
+    """Connect again after the longest backoff, or after the time that the provider requested."""
     OCCUPIED = "occupied"
-    """Another connection of the account stands, which may be our own that the provider has not found dead yet: connect again
-    with backoff. Where it stands longer than `Session.released_within`, it is somebody else's, which is told once."""
+    """The account has another connection, possibly a lost one of ours that the provider has not closed yet: connect again
+    with backoff. After `Session.released_within` it must belong to another client; this is reported once."""
 
 
 class Book(enum.Enum):
@@ -112,7 +112,7 @@ class Heartbeat:
     """The heartbeats that keep the connection alive.
 
     Attributes:
-        every: seconds between the heartbeats that we send; None when only the provider sends any.
+        every: seconds between the relay's heartbeats; None if only the provider sends heartbeats.
         frame: True to send WebSocket ping frames, False to send what ``encode(Ping())`` yields.
     """
 
@@ -133,7 +133,7 @@ def _kinds(of: RateOf | tuple[RateOf, ...]) -> tuple[RateOf, ...]:
 class Rate:
     """A token bucket the provider enforces: ``count`` per ``per`` seconds, at most ``burst`` at once.
 
-    ``of`` is what it counts; several kinds, where the provider counts them together.
+    ``of`` is the kind of message that it counts; several kinds, if the provider counts them together.
     """
 
     count: float = field(validator=_is_seconds)
@@ -148,7 +148,7 @@ class Rate:
 
     def __attrs_post_init__(self) -> None:
         if 0 < len({"frame", "interest"}.intersection(self.of)) < len(self.of):
-            raise ValueError("'of': what is counted for a connection and what is for the account are not one budget")
+            raise ValueError("'of': kinds counted per connection and kinds counted per account cannot share one rate")
 
 
 @frozen(kw_only=True)
@@ -194,37 +194,37 @@ class Session:
 
     Attributes:
         url: the WebSocket endpoint. ``{name}`` stands for an option, a credential, or a value learned by `Learned`.
-        sockets: further sockets by name: a URL where everything else is as it is here, or a declaration of its own but for
-            ``http_auth``, which is this one's. A topic is on the socket that its `Offer` names, or `Adapter.socket_of`. Each
-            has connections of its own, which are opened when somebody wants such a topic. They carry market data; an
-            account, and its commands, are on this one.
-        http: base of the provider's HTTP API, a template like ``url``; relative `Fetch` URLs are joined to it. Of a further
-            socket that of `Fetch.socket`, by default this one's.
-        auth: what authenticates the upgrade, a query parameter or headers; None when a first frame (`Hello`) does, or
-            nothing does.
-        http_auth: the headers that authenticate HTTP requests (`Fetch.authenticated`); None: none do.
-        frames: ``binary`` where the provider's frames are no text. ``decode`` then gets bytes, of text frames too, and
-            what ``encode`` yields as bytes is sent in binary frames. What is recorded of them has one character a byte.
-        ready: ``open`` when subscriptions may be sent at once, ``signal`` when `Ready` must be decoded first.
-        heartbeat: who pings, and how.
-        silent_after: seconds without any message after which the transport is presumed dead and redialled.
-        stale_after: seconds without an event after which a topic is called stale, by kind; kinds not named are never.
-        ack_within: seconds for a subscription's acknowledgement; None when the provider sends none.
-        topics_per_frame: how many topics one `Subscribe` may carry.
-        most_topics: how many topics one connection may have; None: the provider names no limit. The others wait, told why,
-            until one is given up.
-        most_connections: how many connections with ``most_topics`` each an account may have at the same time. Where it is
-            more than one, a further connection is opened when all others are full. They carry market data, no accounts.
-        on_interest: connect only while somebody wants a topic: the provider closes connections without a subscription.
-        commands_over: ``http`` where commands are requests and nothing else: they need no open socket once
-            `Adapter.prepare` has succeeded, so that a trader can cancel while the stream is lost.
-        released_within: seconds until the provider finds a lost connection dead, see `CloseMeaning.OCCUPIED`.
-        single: the provider allows one session per account, and a second one takes it over. A new connection is then
-            dialled only when the old one has ended on our side, so that a redial does not meet its own predecessor.
-        closes: the meanings of close codes; a code not named means RETRY.
-        refusals: the meanings of HTTP statuses of a refused upgrade, or of ``prepare``.
-        book, sequence: how depth comes and is numbered.
-        limits: the provider's budgets.
+        sockets: further sockets by name: a URL, if everything else is the same, or a separate declaration (its ``http_auth``
+            is ignored). A topic is on the socket named by its `Offer` or by `Adapter.socket_of`. The connections of a
+            further socket are opened when one of its topics has a subscriber. They carry market data only; the account and
+            commands are on this socket.
+        http: base URL of the provider's HTTP API, a template like ``url``; relative `Fetch` URLs are joined to it. A further
+            socket (`Fetch.socket`) may have its own.
+        auth: the query parameter or headers that authenticate the upgrade; None if a first frame (`Hello`) does, or if there
+            is no authentication.
+        http_auth: the headers that authenticate HTTP requests (`Fetch.authenticated`); None if there are none.
+        frames: ``binary`` if the provider sends binary frames. ``decode`` then gets bytes, also for text frames, and bytes
+            from ``encode`` are sent in binary frames. Recordings have one character for each byte.
+        ready: ``open`` if subscriptions may be sent at once, ``signal`` if `Ready` must be decoded first.
+        heartbeat: the relay's own heartbeats.
+        silent_after: seconds without any message after which the connection is presumed dead and redialled.
+        stale_after: seconds without an event after which a topic is stale, by kind; other kinds have no timeout.
+        ack_within: seconds within which a subscription is acknowledged; None if the provider does not acknowledge.
+        topics_per_frame: most topics in one `Subscribe`.
+        most_topics: most topics on one connection; None if there is no limit. Further topics are STALE with this reason and
+            wait until another topic is unsubscribed.
+        most_connections: most connections of an account at the same time, with ``most_topics`` each. A further one is opened
+            when all others are full. Only market data may use several.
+        on_interest: connect only while there is a topic, because the provider closes connections without subscriptions.
+        commands_over: ``http`` if all commands are HTTP requests. They then need no open socket once `Adapter.prepare` has
+            succeeded, so that a trader can cancel while the stream is down.
+        released_within: seconds within which the provider closes a lost connection, see `CloseMeaning.OCCUPIED`.
+        single: the provider allows one session per account, and a second one replaces it. A new connection is then only
+            dialled after the old one has ended, so that the relay does not replace its own session.
+        closes: the meanings of close codes; any other code means RETRY.
+        refusals: the meanings of HTTP statuses in answer to the upgrade or to ``prepare``.
+        book, sequence: how depth is sent and numbered.
+        limits: the provider's rate limits.
     """
 
     url: str = field(validator=_is_name)
@@ -279,7 +279,7 @@ class Session:
                 raise ValueError(f"'commands_over' of socket {name}: commands are the session's own")
 
     def socket(self, name: str) -> "Session":
-        """Return the declaration of a socket: its own, with what it has of the session's. The session's own has no name.
+        """Return the declaration of a socket, completed from the session's. The empty name is the session's own socket.
 
         Raises:
             KeyError: there is no such socket.
@@ -298,13 +298,13 @@ class Offer:
 
     Attributes:
         kind: the topic's kind (``quote``, ``candle``, ``account``, ...).
-        visibility: ``public``, or ``presence`` for what belongs to an account.
-        timeframes: for candles, the ones the provider has.
-        events: for an account, the kinds of events its channel can carry; empty: not known, all are offered.
-        example: a filter that works where neither configuration nor metadata gives a symbol, e.g. ``{"symbol": "BTC/USD"}``.
-        socket: the socket it is on (`Session.sockets`); empty: the session's own.
-        hours: when its market trades, where that is the same for all symbols (`Adapter.hours` may say it for each): while
-            it is closed quiet is normal. None: always.
+        visibility: ``public``, or ``presence`` for account streams.
+        timeframes: the provider's timeframes, for candles.
+        events: the kinds of events on an account's channel; empty if not known, then all are offered.
+        example: a filter for the catalog if neither configuration nor metadata has a symbol, e.g. ``{"symbol": "BTC/USD"}``.
+        socket: the name of its socket (`Session.sockets`); empty for the session's own.
+        hours: the trading hours of its market, if they are the same for all symbols (otherwise `Adapter.hours`). Topics are
+            not stale while it is closed. None: it always trades.
     """
 
     kind: str = field(validator=in_(tuple(KINDS)))
@@ -320,13 +320,13 @@ class Offer:
 class Option:
     """One option an operator may set for a provider, read with `Adapter.option`.
 
-    A name that is not declared, and a value that is not among the choices, are refused when the configuration is read.
+    Unknown names, and values that are not among the choices, are refused when the configuration is read.
 
     Attributes:
         name: the key under ``[providers.NAME.options]``.
-        default: the value of an operator who sets none.
-        choices: the values there are; empty where any text is one. An adapter refuses other values in ``__init__``.
-        about: the meaning, in one line, for the operator.
+        default: the value if it is not set.
+        choices: the allowed values; empty if any text is allowed. An adapter may check further in ``__init__``.
+        about: a one-line description for the operator.
     """
 
     name: str = field(validator=_is_name)
@@ -407,7 +407,7 @@ class Orders:
     always_named: bool = field(default=False, validator=_is_flag)
 
     def named(self, command: Command, new_name: Callable[[], str]) -> Command:
-        """Return the command as it is written: an order that has no name gets a new one where it is ``always_named``."""
+        """Return the command to encode: with ``always_named``, an order without a client order id gets a new one."""
         if not self.always_named or not isinstance(command, PlaceOrder) or command.client_order_id is not None:
             return command
         return attrs.evolve(command, client_order_id=new_name())
@@ -423,33 +423,34 @@ class Orders:
 
     def _of_order(self, order: PlaceOrder) -> str | None:
         if order.order_type not in self.types:
-            return f"order_type: there is {listed(self.types)}, not {order.order_type}"
+            return f"order_type: {order.order_type} is not supported; supported: {listed(self.types)}"
         if (refused := self._of_time_in_force(order)) is not None:
             return refused
         for name in (*_MEMBERS, *_RARE):
             if name not in self.members and getattr(order, name) is not None:
-                return f"{name}: orders have no such member; there are: {', '.join(self.members) or 'none'}"
+                return f"{name}: not supported for orders; supported members: {', '.join(self.members) or 'none'}"
         if self.extra is not None and (strangers := sorted(order.extra.keys() - set(self.extra))):
-            return f"extra.{strangers[0]}: orders have no such member; there are: {', '.join(self.extra) or 'none'}"
+            return f"extra.{strangers[0]}: unknown member; the members of extra are: {', '.join(self.extra) or 'none'}"
         return None
 
     def _of_time_in_force(self, order: PlaceOrder | AmendOrder) -> str | None:
         if order.time_in_force is not None and (order.time_in_force is TimeInForce.GTD) is not bool(order.good_till):
-            return f"good_till: does not go with {order.time_in_force}"
+            return f"good_till: required with time_in_force GTD, and allowed with no other one; it is {order.time_in_force}"
         wanted = TimeInForce.GTD if order.time_in_force is None and order.good_till else order.time_in_force
         if wanted is None or wanted in self.times_in_force:
             return None
         member = "time_in_force" if order.time_in_force is not None else "good_till"
-        return f"{member}: there is {listed(self.times_in_force) if self.times_in_force else 'none'}, not {wanted}"
+        supported = listed(self.times_in_force) if self.times_in_force else "none"
+        return f"{member}: {wanted} is not supported; supported: {supported}"
 
     def _of_amendment(self, command: AmendOrder | AmendPosition) -> str | None:
         changes = self.amends if isinstance(command, AmendOrder) else ("stop_loss", "take_profit")
         if isinstance(command, AmendOrder):
             for name in _AMENDS:
                 if name not in self.amends and getattr(command, name) is not None:
-                    return f"{name}: cannot be changed; there is {', '.join(self.amends) or 'nothing'}"
+                    return f"{name}: cannot be changed; members that can be changed: {', '.join(self.amends) or 'none'}"
             if (refused := self._of_time_in_force(command)) is not None:
                 return refused
         if all(getattr(command, name) is None for name in changes):
-            return f"{command.name} changes nothing; give one of {', '.join(changes)}"
+            return f"{command.name} changes nothing; it needs one of {', '.join(changes)}"
         return None

@@ -12,12 +12,12 @@ from relay.model.events import Error, Event, Order, Position
 
 Secret = str
 
-# --- what is to be sent ----------------------------------------------------------------------------------------------
+# --- outgoing messages -----------------------------------------------------------------------------------------------
 
 
 @frozen
 class Hello:
-    """The socket is open: what must be said first."""
+    """The socket is open: send the first messages, such as a login."""
 
 
 @frozen
@@ -53,10 +53,10 @@ class Snapshot:
 
 @frozen
 class Reconcile:
-    """Fetch what is open on the account (orders, positions, balance): the session was down.
+    """Fetch the account's open orders, positions and balance, because events may have been missed.
 
-    ``since``, RFC 3339: ask for fills and ended orders from then on too. It is a minute before the last message, because the
-    provider's clock may differ from the relay's; what is received twice is noticed. None on the first connection.
+    ``since``, RFC 3339: also fetch fills and ended orders since then. It is a minute before the last message, because the
+    provider's clock may differ from the relay's; duplicates are recognized. None on the first connection.
     """
 
     since: str | None = None
@@ -64,14 +64,14 @@ class Reconcile:
 
 @frozen
 class GivenUp:
-    """A command has had its reply without the provider's answer: its outcome is unknown, unless it was never sent.
+    """A command has ended without the provider's answer: its outcome is unknown, unless it was never sent.
 
-    Yield what may tell what became of it, such as a request for the order by the sender's id. The relay says it again on
-    every connection while the outcome is unknown. An adapter that matches answers by their order or by what they say forgets
-    the command too, so that it does not take the answer of the next one.
+    Yield requests that may show the outcome, such as one for the order by its client order id. The relay repeats this signal
+    on every connection while the outcome is unknown. An adapter that matches answers by their order or content must drop the
+    command, so that it does not get the answer of the next one.
 
     Attributes:
-        again: True where the command was sent on an earlier connection, so that no answer on this one is its own.
+        again: True if the command was sent on an earlier connection, so that no answer on this one belongs to it.
     """
 
     command: Command
@@ -80,18 +80,18 @@ class GivenUp:
 
 @frozen
 class Refresh:
-    """An order of the account was filled further, or its profit shows that something was filled.
+    """A fill has happened on the account: an order was filled further, or the profit has changed.
 
-    Yield the requests for what the provider does not stream of it: fills, positions, money.
+    Yield requests for the resulting data that the provider does not stream: fills, positions, balances.
 
     Attributes:
-        account: the account's id where it is not the session's own.
+        account: the account's id, if it is not the session's own.
     """
 
     account: str | None = None
 
 
-#: Everything an adapter may be asked to write.
+#: The arguments of `Adapter.encode`.
 Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconcile | GivenUp | Refresh | Command
 
 
@@ -99,27 +99,27 @@ Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconc
 class Fetch:
     """An HTTP request the relay makes for the adapter; the answer comes back through ``fetched(tag, answer)``.
 
-    ``encode`` and ``prepare`` yield it. So may ``fetched`` and ``decode`` where an answer or a message leads to a further
-    request, which is then made for the same reason as the one before it: a list's next page, the second step of a login.
+    ``encode`` and ``prepare`` yield it. ``fetched`` and ``decode`` may yield it too, as a follow-up of the answer or
+    message,
+    with the same purpose: the second step of a login, for example.
 
     Attributes:
-        tag: any hashable, given back with the answer. That of a command may be the command itself.
+        tag: any hashable value, passed back with the answer. For a command it may be the command itself.
         url: absolute, or relative to `Session.http`.
-        authenticated: True adds `Session.http_auth`, False does not, as for a login; None: a relative URL has it, an
-            absolute one, which may be somebody else's, has not.
+        authenticated: True adds `Session.http_auth`, False does not (for a login). None adds it to relative URLs only, as an
+            absolute URL may belong to another party.
         json, form: the body, at most one of them.
         secret_query: query parameters that must not appear in a log.
-        socket: the socket whose `Session.http` a relative URL is joined to, and whose budgets it counts against, where
-            these are its own (`Session.limits`).
-        of: which budget it counts against.
-        cost: how many tokens of that budget.
-        once: a name under which at most one fetch waits. Another one that a message or an answer leads to is not made while
-            one of that name waits; while one is under way, whose answer may already be too old, one is made behind it.
-            It counts for nothing in a reconciliation and in a command, whose fetches are all made.
-        next_page: returns the request of the page behind an answer, None behind the last page. The relay collects the pages
-            of a list and hands them over at once, by the tag of the first; `Answer.pages` has them all. Not for `prepare`.
-        needed: False for a fetch of `Adapter.prepare` that a connection can do without once one has succeeded, such as the
-            symbols: where it fails and symbols are known, the relay dials all the same.
+        socket: the socket whose `Session.http` a relative URL is joined to, and whose limits it draws from if that has its
+            own (`Session.limits`).
+        of: the limit it draws from.
+        cost: the number of tokens it draws.
+        once: a key for merging follow-up requests: a request is dropped while another one with the same key waits. While one
+            is in flight, whose answer may be too old, one more is queued after it. Ignored for reconciliations and commands.
+        next_page: returns the request of the page after an answer; None after the last page. The relay collects the pages of
+            a list and passes them on together, with the tag of the first; `Answer.pages` has them all. Not for `prepare`.
+        needed: False for a request of `Adapter.prepare` that only has to succeed once, such as the symbols: if it fails
+            later, the relay connects with the symbols that it knows.
     """
 
     tag: Hashable
@@ -142,9 +142,9 @@ class Fetch:
 
 @frozen(kw_only=True)
 class Answer:
-    """The HTTP answer to a `Fetch`; ``status`` 0 means none came, ``text`` then says why.
+    """The HTTP answer to a `Fetch`. ``status`` is 0 if there was none; ``text`` is then the reason.
 
-    ``before`` has the texts of the pages before it (`Fetch.next_page`).
+    ``before`` has the texts of the earlier pages (`Fetch.next_page`).
     """
 
     status: int
@@ -162,7 +162,7 @@ class Answer:
         return 200 <= self.status < 300
 
 
-# --- what came, beside events ----------------------------------------------------------------------------------------
+# --- signals: decoded items that are not events ----------------------------------------------------------------------
 
 
 @frozen
@@ -180,12 +180,12 @@ class Ack:
 
 @frozen
 class Nack:
-    """These topics were refused; the reason is shown to whoever asks for them.
+    """The provider refused these topics; subscribers see the reason.
 
-    A refusal of one topic is final on this connection, unless the reason says that too much was asked in too short a time:
-    then the relay asks again (`relay.adapter.reading.is_throttled`). Where the provider refuses a request without saying
-    which of its topics is at fault, name all of them: they are asked for again in parts until the one at fault is alone.
-    Where it says so for each, yield one for each.
+    The refusal of one topic is final on this connection, unless the reason is a rate limit
+    (`relay.adapter.reading.is_throttled`); then it is requested again. If the provider refuses a request without naming the
+    bad topic, pass all of its topics: they are requested again in parts until the bad one is alone. If it names them, yield
+    one `Nack` for each.
     """
 
     topics: tuple[Topic, ...]
@@ -194,7 +194,7 @@ class Nack:
 
 @frozen
 class Alive:
-    """A heartbeat: it proves the transport, and nothing else."""
+    """A heartbeat: the connection is alive."""
 
 
 @frozen
@@ -206,27 +206,27 @@ class Send:
 
 @frozen
 class Poll:
-    """Request what the provider does not stream, again and again. `Adapter.encode` may yield it too.
+    """Repeat a request for data that the provider does not stream. `Adapter.encode` may yield it too.
 
-    A request waits behind commands and subscriptions, and until half of its budget is left for them. One of all polls is
-    under way at a time. A poll of a known name takes its place. Polls end with the connection.
+    Requests have a lower priority than commands and subscriptions, and need half of their budget to be free. One poll is in
+    flight at a time. A new poll replaces the one of the same name. Polls end with the connection.
 
-    An HTTP answer is handed to `Adapter.fetched` if it is a success; the answer to a frame is told by `Polled`. A request
-    that failed, or was not answered in time, is repeated with backoff, and reported once by an `error` event.
+    A successful HTTP answer is passed to `Adapter.fetched`. The answer to a frame must be signalled by `Polled`. A failed or
+    unanswered request is repeated with backoff, and reported once by an `error` event.
 
     Attributes:
-        name: any hashable but None.
-        request: the frame, or the fetch.
-        every: seconds from one request to the next; None: it is repeated only until it was answered.
-        of: which budget a frame counts against; a fetch names its own.
-        now: False: the first request is made after ``every`` seconds. A poll of a known name that says True is asked at
-            once, and once more where it is under way.
-        within: seconds for the answer to a frame; a fetch has its own.
-        missed: the request in place of ``request`` where something may have been missed: for a `Reconcile`, and after a
-            failure. None: ``request`` tells all.
+        name: any hashable value except None.
+        request: the frame or the `Fetch`.
+        every: seconds between requests; None to repeat only until it is answered.
+        of: the limit that a frame draws from; a `Fetch` names its own.
+        now: False to send the first request after ``every`` seconds. If True and a poll of this name exists, it is sent at
+            once, or once more if it is in flight.
+        within: seconds for the answer to a frame; a `Fetch` has its own.
+        missed: the request to send instead of ``request`` if events may have been missed: for a `Reconcile`, and after a
+            failure. None if ``request`` covers that.
 
-    The first answer to a poll that ``encode(Reconcile())`` yields, and one to ``missed``, is a reconciliation: what differs
-    from the last known state is published and marked.
+    The first answer to a poll from ``encode(Reconcile())``, and any answer to ``missed``, is a reconciliation: only states
+    that differ from the last known ones are published, marked ``reconciled``.
     """
 
     name: Hashable = field()
@@ -243,16 +243,16 @@ class Poll:
         if self.every is not None and not self.every > 0:
             raise ValueError(f"'every' of poll {self.name!r} must be more than 0 seconds, got {self.every!r}")
         if self.every is None and not self.now:
-            raise ValueError(f"'every' of poll {self.name!r} is needed where it is not asked now")
+            raise ValueError(f"'every' of poll {self.name!r} is required if 'now' is False")
 
 
 @frozen
 class Polled:
-    """The message answers the frame of the poll of this name.
+    """The message is the answer to the frame of the poll of this name.
 
     Attributes:
-        failed: the reason why there is no answer; it is published for the first failure in a row.
-        final: the poll is over: it is refused for good, or nobody needs it.
+        failed: the error, if the request failed; it is published for the first failure in a row.
+        final: True to end the poll, because it is refused permanently or not needed any more.
     """
 
     name: Hashable
@@ -262,7 +262,7 @@ class Polled:
 
 @frozen
 class Processed:
-    """The provider wants an `EventAck` of these ids; the session encodes it."""
+    """The provider requires an acknowledgement of these ids: the session encodes an `EventAck`."""
 
     ids: tuple[str, ...] = ()
 
@@ -272,10 +272,10 @@ class CommandReply:
     """The provider's answer to the command with this ``id``: a result, or an error.
 
     Attributes:
-        result: the answer in the provider's own words.
-        events: what the answer to a list, a history or a quote says, as the adapter reads the same elsewhere; the relay
-            writes it into the reply, and publishes none of it. An `Unknown` is an element that could not be read. What is
-            of another kind than was asked for is not used. None where the answer has no such list.
+        result: the provider's answer, unchanged.
+        events: the decoded answer to a command that reads data (a list, a history, a quote). It is part of the reply and not
+            published. An `Unknown` stands for an element that could not be decoded. Events of another kind than requested
+            are ignored. None if the answer has no list.
     """
 
     id: str
@@ -286,9 +286,9 @@ class CommandReply:
 
 @frozen
 class Partial:
-    """A state of which the message names only a part: what is None is as it was last known.
+    """A state with only some members: those that are None keep their last known values.
 
-    The relay fills it in from the last known state before it is published, but for prices and profits of the moment.
+    The relay fills them in before publishing, except current prices and profits.
     """
 
     state: Order | Position
@@ -296,15 +296,15 @@ class Partial:
 
 @frozen
 class Complete:
-    """The message, or the HTTP answer, named everything of this kind that is open on the account.
+    """The message or HTTP answer contained all open orders or positions of the account.
 
-    What was open before and is not among the events of the same message has ended unseen; the relay says so once. A fetched
-    list is judged together with everything fetched for the same reason, when the last answer has come. To be yielded behind
-    those events. It counts for nothing where a part of the message was `Unknown`.
+    Yield it after their events. An order or position that was open and is not among them has ended; the relay publishes that
+    once. A fetched list is evaluated together with all other requests of the same reconciliation, after the last answer. The
+    signal is ignored if a part of the message was `Unknown`.
 
     Attributes:
         kind: ``order`` or ``position``.
-        account: the account's id where it is not the session's own.
+        account: the account's id, if it is not the session's own.
     """
 
     kind: Literal["order", "position"]
@@ -328,16 +328,15 @@ def _pairs(raw: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 @frozen
 class Symbols:
-    """Symbols of the provider's metadata, as pairs of the provider's text and the canonical one.
+    """Symbols from the provider's metadata, as pairs of the native and the canonical name.
 
-    The relay adds them to the session's table before it goes on to the next item. A pair that contradicts another one is
-    reported as an `error` event of code ``symbol``, and its native text stays its canonical name.
+    They are in the session's table when the next item is handled. A pair that contradicts another one is reported as an
+    `error` event with code ``symbol``; its native name is then used as the canonical one.
 
     Attributes:
-        complete: these are all symbols the provider has, those of other lists included. From then on a symbol that is
-            neither among them nor configured is refused before anything is asked of the provider. Leave it False where
-            the provider may know a name that its list lacks.
-        names: what the provider calls a symbol for people, by its native text; people search by it.
+        complete: True if these, with those of other lists, are all symbols of the provider. Other symbols are then refused
+            without a request, unless they are configured. Leave it False if the provider may accept further names.
+        names: display names by native name, for the symbol search.
     """
 
     pairs: tuple[tuple[str, str], ...] = field(converter=_pairs)
@@ -347,10 +346,10 @@ class Symbols:
 
 @frozen
 class Calendar:
-    """The days on which a market does not trade as its `Hours` say: ``{"2026-11-27": "09:30-13:00", "2026-12-25": ""}``.
+    """The days with trading hours other than a market's `Hours`: ``{"2026-11-27": "09:30-13:00", "2026-12-25": ""}``.
 
-    By date in the time zone of the hours: spans separated by commas, empty where the market is closed. They take the place
-    of the days that were known before. They are days of every `Offer.hours`; `Adapter.hours` may use them otherwise.
+    By date in the time zone of the hours: spans separated by commas, empty if the market is closed. They replace the days of
+    an earlier signal. They apply to every `Offer.hours`; `Adapter.hours` may use them otherwise.
     """
 
     dates: Mapping[str, str]
@@ -358,7 +357,7 @@ class Calendar:
 
 @frozen
 class Redial:
-    """The connection is of no more use; ``meaning`` says whether to come back."""
+    """Close the connection; ``meaning`` determines if and when to connect again."""
 
     reason: str
     meaning: CloseMeaning = CloseMeaning.RETRY
@@ -366,7 +365,7 @@ class Redial:
 
 @frozen
 class Limited:
-    """The provider says that its rate limit was hit; ``retry_after`` seconds when it says for how long."""
+    """The provider reported an exceeded rate limit; ``retry_after`` is the requested wait in seconds, if known."""
 
     retry_after: float | None = None
 
@@ -396,16 +395,15 @@ Signal = (
 )  # fmt: skip
 
 
-# --- what was asked for ----------------------------------------------------------------------------------------------
+# --- matching answers with requests ----------------------------------------------------------------------------------
 
 _MOST_WAITING = 1000
 
 
 class Requests:
-    """Remember what was asked for by which id, for a provider whose answers name the request and not its topics.
+    """Remember the topics of each request id, for a provider whose answers contain the id and not the topics.
 
-    One of these lives as long as its adapter, which is one connection. Of requests that are never answered the newest 1,000
-    are kept.
+    Create one for each adapter instance. The newest 1,000 requests without an answer are remembered.
     """
 
     def __init__(self) -> None:
@@ -413,7 +411,7 @@ class Requests:
         self._last = 0
 
     def next_id(self, request: Subscribe | Unsubscribe | None = None) -> int:
-        """Return the id to send ``request`` with, from 1; without one, the id of a message that says nothing of topics."""
+        """Return the id to send ``request`` with, from 1. Without a request, return an id for a message without topics."""
         self._last += 1
         if request is not None:
             self._waiting[self._last] = request
@@ -422,12 +420,12 @@ class Requests:
         return self._last
 
     def accepted(self, id: object) -> Ack:
-        """Return what the acceptance of the request ``id`` says, a number or its text; nothing where none waits."""
+        """Return the `Ack` for the accepted request ``id``, a number or its text; it has no topics if the id is unknown."""
         request = self._take(id)
         return Ack(request.topics, done=isinstance(request, Subscribe)) if request is not None else Ack(())
 
     def refused(self, id: object, reason: str) -> Nack | Error:
-        """Return what the refusal of the request ``id`` says: its topics are refused, or an error where it has none."""
+        """Return the `Nack` for the refused request ``id``; an `Error` if it was not a subscribe request."""
         request = self._take(id)
         return Nack(request.topics, reason) if isinstance(request, Subscribe) else Error(code="request", message=reason)
 
@@ -440,20 +438,20 @@ class Requests:
 
 
 def _number(id: object) -> int:
-    """Return the number an id stands for; 0, which is none, for anything else."""
+    """Return an id as a number; 0, which is never used, if it is not one."""
     if isinstance(id, str) and id.isascii() and id.isdigit() and len(id) < 20:
         return int(id)
     return id if isinstance(id, int) else 0
 
 
 class Awaited:
-    """Remember the topics that were asked for, for a provider whose refusals name neither the request nor its topics.
+    """Remember the requested topics, for a provider whose refusals name neither the request nor its topics.
 
-    One of these lives as long as its adapter, which is one connection.
+    Create one for each adapter instance.
 
     Attributes:
-        begun: the topics whose subscription has no answer yet.
-        ended: the topics whose end has none.
+        begun: the topics whose subscribe request has no answer yet.
+        ended: the topics whose unsubscribe request has no answer yet.
     """
 
     def __init__(self) -> None:
@@ -468,17 +466,17 @@ class Awaited:
             into[topic] = None
 
     def accepted(self, topics: Iterable[Topic], *, done: bool = True) -> Ack:
-        """Return what an answer that names its topics says: they are subscribed, or not any more where not ``done``."""
+        """Return the `Ack` for an answer that names its topics: they are subscribed, or, if not ``done``, unsubscribed."""
         topics = tuple(topics)
         for topic in topics:
             (self.begun if done else self.ended).pop(topic, None)
         return Ack(topics, done=done)
 
     def refused(self, reason: str) -> Nack | Error:
-        """Return what a refusal says: everything that is to begin is refused, or an error where nothing is.
+        """Return a `Nack` for all topics without an answer to their subscribe request; an `Error` if there are none.
 
-        While ends wait for their answers too, the refusal may be of either. Then no topic is refused: the relay asks again
-        for those that are not acknowledged. No end waits any more by then, since nothing follows from the refusal of one.
+        While unsubscribe requests are unanswered too, the refusal may belong to one of them, and an `Error` is returned. The
+        topics that are not acknowledged are requested again later.
         """
         if self.ended or not self.begun:
             self.ended.clear()
@@ -489,19 +487,19 @@ class Awaited:
 
 
 class Unnamed:
-    """Match answers that name no command, for a provider that repeats no id of a request.
+    """Match answers with commands, for a provider whose answers contain no id of the request.
 
-    Such an answer may be late. So a command that was given up without its answer still counts among those that an answer may
-    belong to: where it is one of several, the answer is nobody's, and each becomes unknown at its deadline. Beyond 1,000
-    commands given up nothing is matched any more.
+    An answer may be late, so commands that ended without an answer are still candidates. If an answer fits several commands,
+    it is ignored, and each of them becomes unknown at its deadline. After 1,000 commands without an answer nothing is
+    matched any more.
 
-    One of these lives as long as its adapter, which is one connection.
+    Create one for each adapter instance.
 
     Args:
-        sent: returns the commands that wait for their replies, the oldest first (`Known.commands`).
+        sent: returns the open commands, oldest first (`Known.commands`).
 
     Attributes:
-        given_up: by their ids, the commands whose answers may still come, or be anybody's.
+        given_up: the commands that ended without an answer, which may still arrive, by id.
     """
 
     def __init__(self, sent: Callable[[], Iterable[Command]]) -> None:
@@ -519,9 +517,9 @@ class Unnamed:
             self.given_up[command.id] = command
 
     def oldest(self, *kinds: type[Command]) -> Command | None:
-        """Return the command whose answer this is, where those of these types are answered in the order they were sent in.
+        """Return the oldest open command of these types, for a provider that answers them in the order they were sent in.
 
-        None where an earlier one is still owed its answer. One of all of them has it then, and nobody can say which.
+        None if an earlier one ended without an answer: the answer may then belong to any of them.
         """
         waiting = [each for each in self.waiting if isinstance(each, kinds)]
         late = next((each for each in self.given_up.values() if isinstance(each, kinds)), None)
@@ -534,7 +532,7 @@ class Unnamed:
         return None
 
     def only(self, fits: Callable[[Command], bool]) -> Command | None:
-        """Return the one command that a message ``fits`` by what it says; None where it fits none, or several."""
+        """Return the one open command for which ``fits`` is true; None if there is none or more than one."""
         waiting = [each for each in self.waiting if fits(each)]
         is_sure = len(self.given_up) < _MOST_WAITING and not any(map(fits, self.given_up.values()))
         return waiting[0] if is_sure and len(waiting) == 1 else None

@@ -1,4 +1,4 @@
-"""Readers of a provider's JSON: tolerant of what is missing, strict about what a value is, and exact about its digits.
+"""Readers of a provider's JSON: tolerant of missing members, strict about types, exact about digits.
 
 ``null`` is the same as absent. A value of another type than expected raises `KeyError`, `TypeError` or `ValueError` and
 names the member; `each` turns that into one `Unknown` for one element. No number ever becomes a float.
@@ -46,7 +46,7 @@ def dumps(value: object) -> str:
 
 
 def members(raw: Any) -> Members:
-    """Return the members of an object without those that are null. Raises TypeError when it is no object."""
+    """Return the members of an object without those that are null. Raises TypeError if it is not an object."""
     if not isinstance(raw, dict):
         raise TypeError(f"expected an object, got {raw!r:.64}")
     return {name: value for name, value in raw.items() if value is not None}
@@ -68,19 +68,19 @@ def named(names: Iterable[str], values: Iterable[Any]) -> Members:
 
 
 def row(values: Any, count: int) -> list[Any]:
-    """Return an array that must have ``count`` elements; text has characters, but is no array."""
+    """Return an array after checking that it is one (and not text) with ``count`` elements."""
     if not isinstance(values, list) or len(values) != count:
         raise TypeError(f"expected an array of {count}, got {values!r:.64}")
     return values
 
 
 def first(given: Mapping[str, Any], *names: str) -> Any:
-    """Return the first of these members that there is, None when there is none."""
+    """Return the first of these members that is present; None if there is none."""
     return next((given[name] for name in names if given.get(name) is not None), None)
 
 
 def quoted(price: Any, size: Any) -> tuple[Any, Any]:
-    """Return price and size of one side of a quote; None for both where the side is empty and sent as two zeros."""
+    """Return price and size of one side of a quote; None for both if they are zero, which means that the side is empty."""
     return (None, None) if _has_only(price, "0.") and _has_only(size, "0.") else (price, size)
 
 
@@ -92,7 +92,7 @@ def _has_only(value: object, characters: str) -> bool:
 
 
 def is_throttled(reason: str) -> bool:
-    """Return whether a refusal says that too much was asked in too short a time, which passes."""
+    """Return True if the reason of a refusal is a rate limit, so that the request may be repeated later."""
     return _throttled(reason) is not None
 
 
@@ -104,9 +104,9 @@ _throttled = re.compile(
 
 
 def take(given: Members, *names: str) -> Any:
-    """Remove and return the first of these members that there is, None when there is none.
+    """Remove and return the first of these members that is present; None if there is none.
 
-    What is left when everything known was taken is the event's ``data``.
+    The members that are left after all known ones were taken become the event's ``data``.
     """
     return next((given.pop(name) for name in names if name in given), None)
 
@@ -140,7 +140,7 @@ def present(**given: Any) -> Members:
 
 
 def written(command: Command, names: Mapping[str, str]) -> Members:
-    """Return members of a command under the provider's names, for a frame or a body; what is not given is left out.
+    """Return members of a command under the provider's names, for a frame or body; members that are None are left out.
 
     ``names`` has the command's own name by the provider's. Decimals are JSON numbers of the same digits.
     """
@@ -162,7 +162,7 @@ _DECIMALS = frozenset(
 
 
 def agrees(found: object, asked: object, *names: str) -> bool:
-    """Return whether a state has these members as they were asked for; decimals are the same number however written."""
+    """Return True if a state has the requested values of these members. Decimals are compared as numbers."""
     return all(_is_same(getattr(found, name), getattr(asked, name), is_decimal=name in _DECIMALS) for name in names)
 
 
@@ -173,11 +173,11 @@ def _is_same(found: Any, asked: Any, *, is_decimal: bool) -> bool:
 
 
 def word(words: Mapping[str, _W], value: object) -> _W:
-    """Return what a word of the provider's means. Upper and lower case are the same; ``words`` has the upper case.
+    """Translate a word of the provider. Case is ignored; the keys of ``words`` are in upper case.
 
     Raises:
-        TypeError: the value is no text.
-        ValueError: the word is not known.
+        TypeError: the value is not text.
+        ValueError: the word is not among ``words``.
     """
     if not isinstance(value, str):
         raise TypeError(f"expected a word, got {value!r:.64}")
@@ -188,7 +188,7 @@ def word(words: Mapping[str, _W], value: object) -> _W:
 
 
 def code_word(words: Sequence[str], code: object) -> str:
-    """Return the word of a numbered code; its number when it has none here."""
+    """Return the word of a numeric code, or the number as text if ``words`` has none."""
     number = whole(code)
     return words[number] if 0 <= number < len(words) else str(number)
 
@@ -202,7 +202,7 @@ def is_zero(value: object) -> bool:
 
 
 def unless_zero(value: Any) -> Any:
-    """Return a price or a time as it came; None for zero or empty text, where that means that there is none."""
+    """Return a price or time unchanged, or None if it is zero or empty, which means that there is none."""
     return None if is_zero(value) else value
 
 
@@ -216,30 +216,30 @@ _FIRST_MILLISECOND = 100_000_000_000
 
 
 def unix_time(value: Any) -> str | None:
-    """Return a Unix time in seconds or milliseconds, told apart by magnitude, as RFC 3339; None for zero.
+    """Return a Unix time as RFC 3339; None for zero. Its magnitude decides if it is in seconds or milliseconds.
 
-    For providers whose pages have both.
+    For providers that document both.
     """
     if is_zero(value):
         return None
     return from_millis(value) if isinstance(value, int) and value >= _FIRST_MILLISECOND else from_seconds(value)
 
 
-#: Numbers of one name that `is_new` remembers: more than a subscription begins with at any provider here.
+#: Numbers per name that `is_new` remembers: more than any provider repeats at the start of a subscription.
 REMEMBERED = 500
 #: By name, the numbers that were seen: as a set, and as a heap.
 Numbers = dict[str, tuple[set[int], list[int]]]
 
 
 def is_new(seen: Numbers, name: str, number: int) -> bool:
-    """Return whether ``number`` of ``name`` was not seen before, and remember it. It need not be the highest.
+    """Remember ``number`` of ``name``; return True if it was not seen before. Numbers may arrive in any order.
 
-    For a stream that begins with old trades: after a lost connection those that were told are left out, those of the absence
-    are told, and so is one that comes behind a newer one. Keep ``seen`` in `Context.kept`.
+    For a stream that starts with recent trades: after a reconnect, trades that were published are recognized, while those of
+    the outage and late ones are new. Keep ``seen`` in `Context.kept`.
 
     Raises:
-        ValueError: the number is below all that are remembered, so that nobody can say whether it was seen. `each` makes one
-            `Unknown` of it, which is counted.
+        ValueError: the number is lower than all remembered ones, so that it is not known if it was seen. `each` turns this
+            into one `Unknown`.
     """
     numbers, heap = seen.setdefault(name, (set(), []))
     if whole(number) in numbers:
@@ -247,7 +247,7 @@ def is_new(seen: Numbers, name: str, number: int) -> bool:
     if len(heap) < REMEMBERED:
         heappush(heap, number)
     elif number < heap[0]:
-        raise ValueError(f"{name}: {number} comes behind {REMEMBERED} that are newer")
+        raise ValueError(f"{name}: {number} is older than the last {REMEMBERED} numbers")
     else:
         numbers.discard(heappushpop(heap, number))
     numbers.add(number)
@@ -258,7 +258,7 @@ def is_new(seen: Numbers, name: str, number: int) -> bool:
 
 
 def each(raws: Iterable[Any], read: Callable[[Any], Any]) -> Iterator[Any]:
-    """Yield what ``read`` makes of every element; one that cannot be read is one `Unknown` and costs the others nothing.
+    """Yield the results of ``read`` for all elements; an element that cannot be read becomes one `Unknown`.
 
     ``read`` returns an event, None for nothing, or an iterator of events and signals.
     """
@@ -304,14 +304,14 @@ def tick_of(digits: Any) -> str | None:
 
 
 def stay_on(account: str, given: Any, where: str, names: Callable[[str], bool], *, spelled: str | None = None) -> None:
-    """Refuse a command of one account that names another one in the provider's own words, at any depth of ``given``.
+    """Refuse a command for one account whose provider-specific members name another one, at any depth of ``given``.
 
     Args:
-        account: the account's name at the provider; where it is empty, no account may be named.
-        where: the member of the command that has the words: ``extra``, ``arguments``.
+        account: the account's name at the provider; if it is empty, no account may be named.
+        where: the member of the command that contains ``given``: ``extra`` or ``arguments``.
         names: returns True for a member that may name an account.
-        spelled: the one name by which the account may be named. None: any of them, with a list of its own too; then an array
-            that begins with such a name is a condition, and refused.
+        spelled: the only member that may name the account. None: any of them may, also with a list of only this account; an
+            array that begins with such a name is then a condition, and refused.
 
     Raises:
         ValueError: another account is named; the text begins with the member.
@@ -348,7 +348,7 @@ def segment(name: str) -> str:
     """Return text as one segment of a URL's path: ``EUR/USD`` is ``EUR%2FUSD``.
 
     Raises:
-        ValueError: the segment would be gone from the path; deleting ``/orders/`` is not deleting one order.
+        ValueError: the segment is empty or dots, so that the URL would be another one: ``/orders/`` instead of one order.
     """
     if name in ("", ".", ".."):
         raise ValueError(f"not an id or symbol: {name!r}")
@@ -356,7 +356,7 @@ def segment(name: str) -> str:
 
 
 def jwt_expiry(token: str) -> int | None:
-    """Return the ``exp`` of a JWT (RFC 7519), Unix seconds; None where there is none."""
+    """Return the ``exp`` of a JWT (RFC 7519) in Unix seconds; None if it has none."""
     payload = token.split(".")[1] if token.count(".") == 2 else ""
     try:
         claims = loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -367,7 +367,7 @@ def jwt_expiry(token: str) -> int | None:
 
 
 def body(answer: Answer) -> Any:
-    """Return the JSON of an answer; None when it is none."""
+    """Return the JSON of an answer; None if it is not JSON."""
     try:
         return loads(answer.text)
     except (ValueError, RecursionError):
@@ -379,10 +379,10 @@ _MESSAGES = ("message", "error_message", "errorMessage", "detail", "msg", "reaso
 
 
 def failure(answer: Answer) -> dict[str, Any]:
-    """Return what an answer that is no success says: a ``code``, a ``message`` and the ``status``, besides its members.
+    """Return the error of an unsuccessful answer: its members and a ``code``, a ``message`` and the ``status``.
 
-    Code and message are looked for under their usual names, in the answer or in its ``error``. Where it has none they are
-    the status and the beginning of the text.
+    Code and message are looked up under their usual names, in the answer or in its ``error``. By default they are the status
+    and the beginning of the text.
     """
     given = body(answer)
     said = given if isinstance(given, dict) else {}
@@ -392,7 +392,7 @@ def failure(answer: Answer) -> dict[str, Any]:
     return {**inner, "code": str(code), "message": message, "status": answer.status}
 
 
-#: The subject of a command: what "not found" is about where nothing else says it.
+#: The "not found" code by type of command, if the message does not name the missing object.
 _SUBJECTS: tuple[tuple[type[Command] | tuple[type[Command], ...], ErrorCode], ...] = (
     ((CancelOrder, AmendOrder), ErrorCode.UNKNOWN_ORDER),
     ((ClosePosition, AmendPosition), ErrorCode.UNKNOWN_POSITION),
@@ -401,7 +401,7 @@ _SUBJECTS: tuple[tuple[type[Command] | tuple[type[Command], ...], ErrorCode], ..
 _STATUSES = {
     401: ErrorCode.NOT_PERMITTED, 403: ErrorCode.NOT_PERMITTED, 429: ErrorCode.RATE_LIMITED, 501: ErrorCode.UNSUPPORTED,
 }  # fmt: skip
-#: Words of codes and messages that say the reason in plain English; the first that is found counts.
+#: Patterns in plain English codes and messages, with their canonical codes; the first match counts.
 _REASONS = tuple(
     (re.compile(words, re.IGNORECASE).search, code)
     for words, code in (
@@ -434,9 +434,9 @@ _not_found = re.compile(r"\bnot ?found\b", re.IGNORECASE).search
 
 
 def error_code(error: Mapping[str, Any], command: Command, codes: Mapping[str, ErrorCode]) -> ErrorCode:
-    """Return the canonical code of a refusal: what ``codes`` has for the provider's own one, else what its words say.
+    """Return the canonical code of a refusal: from ``codes`` by the provider's code, otherwise from the wording.
 
-    Words are a code of several words, and the message. "Not found" alone is about the subject of the command.
+    The wording is a code of several words, or the message. A bare "not found" refers to the object of the command.
     """
     own, status = str(error.get("code", "")), error.get("status")
     if (known := codes.get(own.upper())) is not None:
@@ -454,12 +454,12 @@ def error_code(error: Mapping[str, Any], command: Command, codes: Mapping[str, E
 def reply(id: str, answer: Answer) -> CommandReply:
     """Return the reply to the command ``id`` by the status of the HTTP answer.
 
-    2xx accepts it with the JSON as the result, any other status rejects it with `failure`. The core never hands over an
-    answer that leaves the order's fate open (none, 408, 499, 5xx but 501). Override by looking at the answer first where the
-    provider says more: a refusal with status 200, an acceptance only some members prove.
+    2xx accepts it with the JSON as the result, any other status rejects it with `failure`. Answers that leave the outcome
+    open (none, 408, 499, 5xx except 501) are handled by the core before. If the provider needs more checks (a refusal with
+    status 200), look at the answer before calling this.
 
     Raises:
-        ValueError: a success that is not JSON; the command's fate is unknown.
+        ValueError: a success that is not JSON; the outcome is unknown.
     """
     if not answer.ok:
         return CommandReply(id, error=failure(answer))
@@ -467,8 +467,8 @@ def reply(id: str, answer: Answer) -> CommandReply:
 
 
 def listed(id: str, result: Any, raws: Any, read: Callable[[Any], Any]) -> CommandReply:
-    """Return the reply to a command that reads: the answer as it came, and what ``read`` makes of each of ``raws``.
+    """Return the reply to a command that reads data: the answer unchanged, and the results of ``read`` for ``raws``.
 
-    ``raws`` that are no list leave the reply without events: the answer has not what was asked for.
+    If ``raws`` is not a list, the reply has no events.
     """
     return CommandReply(id, result, events=tuple(each(raws, read)) if isinstance(raws, list) else None)

@@ -173,7 +173,7 @@ class StoredLog(TopicLog):
         self._logs.reserve(self.key, epoch, up_to, done)
 
     def go_on(self, epoch: str, used: int, granted: int) -> None:
-        """Continue after number ``used``, the highest that an earlier process may have used. Up to ``granted`` is reserved."""
+        """Continue after number ``used``, the last that an earlier process may have used; up to ``granted`` is reserved."""
         self.epoch, self.limit, self.renew_at = epoch, granted, used + (granted - used) // 2
 
     def start_over(self) -> None:

@@ -370,7 +370,7 @@ class Outbox:
         return Backlog(self._limits, self._source.count_drop)
 
     def _next_pieces(self, backlog: "Backlog") -> "list[_Piece]":
-        """Return the next frames to offer: the rest of a started frame, then entries up to one chunk, with marks replaced."""
+        """Return the next frames to offer: the rest of a started frame, then entries up to one chunk, marks replaced."""
         pieces: list[_Piece] = [(self._rest, None)] if self._rest else []
         size = len(self._rest)
         for key, entry in backlog.head():

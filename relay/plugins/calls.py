@@ -1,4 +1,4 @@
-"""The functions of plugins that one running relay calls, called so that an exception harms nothing else.
+"""Calls the functions of plugins for one running relay, and contains their exceptions.
 
 A transform that raises leaves the event unchanged; a tap or watcher that raises is skipped for that event. Every exception
 is counted against its plugin; the first one and each power of ten is logged.
@@ -82,12 +82,12 @@ class PluginCalls:
         self._call_each(self._watchers, "watcher", event)
 
     def tap_command(self, answered: Callable[[], AnsweredCommand | None]) -> None:
-        """Pass a command that has its reply to the taps; ``answered`` makes it of what is known, if anybody wants it."""
+        """Pass an answered command to the taps. ``answered`` creates it, and is only called if there is a tap."""
         if self._command_taps and (command := answered()) is not None:
             self._call_each(self._command_taps, "command tap", command)
 
     def frame_tap_of(self, session: TappedSession) -> FrameTap | None:
-        """Return a function that passes what a connection sends and receives to its taps; None if no plugin wants it."""
+        """Return a function that passes a connection's traffic to all of its taps; None if no plugin has one."""
         taps = self._collect("relay_frame_taps", arguments={"session": session})
         for each in self.services:
             if each.value.tap_frames is not None and (tap := each.value.tap_frames(session)) is not None:
@@ -105,7 +105,7 @@ class PluginCalls:
                 self.failed(each.plugin, what, error)
 
     def authorize(self, api_key: str, channel: str) -> Grant | None:
-        """Return the decision of the first plugin that has one; raises what a plugin raises."""
+        """Return the decision of the first plugin that makes one. Exceptions of plugins are raised."""
         for each in self._authorizers:
             for grant in each.value(api_key=api_key, channel=channel):
                 return grant

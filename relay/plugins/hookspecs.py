@@ -42,10 +42,10 @@ class RelayApi(Protocol):
         """Return the state of sessions, channels and counters, as the status page shows it."""
 
     def webhook_headers(self, app_id: str, body: bytes) -> Mapping[str, str]:
-        """Return the headers that prove to an application's server that ``body`` comes from its app.
+        """Return the signature headers by which an application's server verifies that ``body`` comes from its app.
 
         Raises:
-            KeyError: no app has that id (any more).
+            KeyError: there is no app with this id.
         """
 
     def kept_rows(self, table: str) -> Sequence[tuple[str, bytes]]:
@@ -55,11 +55,11 @@ class RelayApi(Protocol):
         """Keep a small row over a restart, None: do not any more. Soon, and in order; see `rows_kept`."""
 
     async def rows_kept(self) -> bool:
-        """Wait until all rows are on disk; return False where they cannot be, or nothing outlives the process."""
+        """Wait until all rows are on disk; return False if the store failed or is in memory only."""
 
     @property
     def several(self) -> bool:
-        """True where the relay is one of several: rows are kept for services that run `once`, and another relay goes on."""
+        """True if the relay is a node of a cluster: services with `once` then run on one node, and move with their rows."""
 
 
 @frozen(kw_only=True)
@@ -68,10 +68,10 @@ class ChannelEvent:
 
     ``name`` is channel_occupied, channel_vacated, member_added, member_removed, client_event, cache_miss or
     subscription_count. Watchers receive it as soon as it happens; delaying or withdrawing an event is their own task.
-    Of several relays that are one, one relay has the events of all: the one that runs the services which run `once`.
+    In a cluster, the events of all nodes are passed to the node that runs the services with `once`.
 
     Attributes:
-        user_id: the member that came or went, or sent the client event on a presence channel.
+        user_id: the member that joined or left, or sent the client event on a presence channel.
         event, data, socket_id: of a client event.
     """
 
@@ -85,21 +85,21 @@ class ChannelEvent:
     subscription_count: int | None = None
 
 
-#: Receive what happens on applications' channels. Must return quickly; exceptions are counted against the plugin.
+#: Receives the events of applications' channels. Must return quickly; exceptions are counted against the plugin.
 Watcher = Callable[[ChannelEvent], None]
 
 
 class Traffic(NamedTuple):
-    """One thing that a session sent or received, as it was on the wire: secrets are in it.
+    """One frame, HTTP exchange, or change of a session's connection, as on the wire: it may contain secrets.
 
     Attributes:
-        direction: ``open`` the connection is open, ``out`` a frame was sent, ``in`` a frame was received, ``http`` an HTTP
-            request was answered, ``close`` the connection ended, or none came about.
+        direction: ``open``: the connection is open; ``out``: a frame was sent; ``in``: a frame was received; ``http``: an
+            HTTP request was answered; ``close``: the connection ended, or could not be opened.
         unix_ns: wall time in nanoseconds; of a received frame, when its bytes were read.
         data: the frame, the body of the answer, or the reason of the close.
         url: of ``open`` and ``http``; of ``http`` without its secret query parameters.
         method: of ``http``.
-        status: of ``http``, 0 where no answer came; of ``close`` the code, 1006 where there was no close frame.
+        status: of ``http``, 0 if there was no answer; of ``close``, the code, 1006 if there was no close frame.
         request: of ``http``, the body of the request.
         own: of ``close``, True if the relay closed the connection.
     """
@@ -123,11 +123,11 @@ class TappedSession:
     """A connection of a session with a provider account, for a tap of its traffic.
 
     Attributes:
-        account: None where the provider has no accounts.
-        connection: 1, or the number of a further connection of a provider that caps the topics of each.
-        mask: returns a text without the session's credentials, and without what it learned (tokens). JSON stays JSON: a
-            login that is a number becomes one of nines. It may be called in any thread. A secret in an answer is known to
-            it when the taps are called with that answer.
+        account: None if the provider has no accounts.
+        connection: 1, or the number of a further connection, if the provider limits the topics of each.
+        mask: returns a text with the session's credentials and learned values (tokens) masked. JSON stays valid: a numeric
+            login becomes a number of nines. May be called in any thread. A secret in an answer is masked already when the
+            taps receive that answer.
     """
 
     provider: str
@@ -138,16 +138,16 @@ class TappedSession:
 
 @frozen(kw_only=True)
 class AnsweredCommand:
-    """A trading command that has its reply.
+    """A trading command with its reply.
 
     Attributes:
-        account: None where the provider has no accounts.
-        id: the command's.
-        name: the name of its type, ``place_order`` for instance.
+        account: None if the provider has no accounts.
+        id: the command's id.
+        name: the name of its type, for instance ``place_order``.
         api_key: the name of the API key that sent it.
         outcome: ``accepted``, ``rejected`` or ``unknown``.
-        error_code: the code of the refusal, or the reason that the outcome is not known; else empty.
-        taken_unix_ns, answered_unix_ns: when the relay took it, and when it had the reply, Unix nanoseconds.
+        error_code: the code of the refusal, or of the reason why the outcome is unknown; otherwise empty.
+        taken_unix_ns, answered_unix_ns: times at which the relay accepted it and had the reply, Unix nanoseconds.
     """
 
     provider: str
@@ -205,12 +205,13 @@ class Service:
         watch: receives channel events, as the result of `relay_watchers` does; also while the task does not run.
         tap: receives published events, as the result of `relay_taps` does.
         tap_frames: returns the tap of a session, as `relay_frame_taps` does; None leaves the session alone.
-        tap_commands: receives trading commands that have their replies; those that a restart left open are not among them.
-        counts: returns what the service counted since the start, by (of, what), for the metrics: ``("crm", "sent")`` of a
-            webhook's endpoint. Words of the configuration and the plugin's own, never what a stranger sent.
-        levels: the same for what grows and shrinks, a queue for instance.
-        once: True where, of several relays that are one, one relay at a time is to run it, with the rows that the one before
-            has kept. Each time it begins, it begins with `RelayApi.kept_rows`.
+        tap_commands: receives trading commands with their replies, except those that were open at a restart.
+        counts: returns the service's counters since the start, by (of, what), for the metrics, for instance
+            ``("crm", "sent")`` for a webhook's endpoint. The labels must be fixed or come from the configuration, never from
+            clients.
+        levels: the same for gauges, for instance the length of a queue.
+        once: True if only one node of a cluster runs it at a time, with the rows that the previous node has stored. It reads
+            `RelayApi.kept_rows` at each start.
     """
 
     name: str
@@ -244,7 +245,7 @@ def relay_settings() -> Mapping[str, type]:  # type: ignore[empty-body]
 
 @hookspec
 def relay_check_settings(settings: Mapping[str, Any], apps: Collection[str]) -> None:
-    """Raise ValueError for what the types of the plugin's tables cannot refuse, a secret that is missing for instance.
+    """Raise ValueError for errors that the types of the plugin's tables cannot detect, for instance a missing secret.
 
     `apps` are the ids of the configured apps. Called each time the configuration is read, also by ``tickrelay check``.
     """
@@ -262,7 +263,7 @@ def relay_credentials(settings: Mapping[str, Any], provider: str, name: str) -> 
 def relay_authorize(relay: RelayApi, settings: Mapping[str, Any], api_key: str, channel: str) -> Grant | None:
     """Decide if the API key named ``api_key`` may subscribe to ``channel``.
 
-    Return None to let the next plugin decide, and the configuration after the last. Called for every authorization.
+    Return None to let the next plugin decide. If none decides, the configuration does. Called for every authorization.
     """
 
 
@@ -278,9 +279,9 @@ def relay_taps(relay: RelayApi, settings: Mapping[str, Any]) -> Iterable[Tap]:  
 
 @hookspec
 def relay_frame_taps(relay: RelayApi, settings: Mapping[str, Any], session: TappedSession) -> Iterable[FrameTap]:  # type: ignore[empty-body]
-    """Return taps, called with everything that this session sends and receives. Called for every connection of it.
+    """Return taps, which are called with everything that a connection sends and receives. Called for every connection.
 
-    A tap has what is on the wire, so pass what leaves the process through ``session.mask``.
+    Traffic contains secrets, so pass texts that leave the process through ``session.mask``.
     """
 
 

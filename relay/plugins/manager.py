@@ -4,8 +4,8 @@ Rules:
 
 - the manager is built here and passed on; nothing is global;
 - a plugin that cannot be imported or registered is skipped and reported by name, the others are used;
-- a plugin that is loaded but has a mistake (a misspelt hook, an adapter whose name is taken) is an error: otherwise the
-  relay would start without something its operator relies on;
+- a plugin that is loaded but has a mistake (a misspelt hook, an adapter whose name is in use) is an error: otherwise the
+  relay would start without a function that its operator relies on;
 - hooks are called in the order of the plugins' names (pluggy's ``tryfirst`` and ``trylast`` apply), and an exception of a
   hook is reported with the name of its plugin.
 """
@@ -127,10 +127,10 @@ class Plugins:
         """Call a hook that returns an iterable in every plugin; return the items with their plugins.
 
         Args:
-            arguments: those of the hook beside ``relay`` and ``settings``.
+            arguments: the arguments of the hook, except ``relay`` and ``settings``.
 
         Raises:
-            PluginError: a hook raised, or returned no iterable.
+            PluginError: a hook raised an exception, or did not return an iterable.
         """
         found, problems = [], []
         for each in self.calls(hook, relay=relay, settings=settings):
@@ -146,7 +146,7 @@ class Plugins:
         """Return the adapters by name.
 
         Raises:
-            PluginError: a value that is no adapter, or two adapters of one name.
+            PluginError: a value is not an adapter, or two adapters have the same name.
         """
         found: dict[str, FromPlugin[type[Adapter]]] = {}
         problems = []
@@ -154,7 +154,7 @@ class Plugins:
             adapter = item.value
             if not _is_adapter(adapter):
                 problems.append(
-                    f"plugin {item.plugin}: relay_adapters returned {adapter!r}, which is no complete adapter"
+                    f"plugin {item.plugin}: relay_adapters returned {adapter!r}, which is not a complete adapter"
                 )
             elif adapter.name in found:
                 other = found[adapter.name].plugin
@@ -169,7 +169,7 @@ class Plugins:
         """Return the configuration tables that plugins read: name -> attrs class.
 
         Raises:
-            PluginError: a hook raised, a table that is no attrs class, or two tables of one name.
+            PluginError: a hook raised an exception, a table is not an attrs class, or two tables have the same name.
         """
         return {table: owner.value for table, owner in self._table_owners().items()}
 
@@ -185,7 +185,7 @@ class Plugins:
                 continue
             for table, cls in tables:
                 if not (inspect.isclass(cls) and attrs.has(cls)):
-                    problems.append(f"plugin {name}: the settings {table} are no attrs class")
+                    problems.append(f"plugin {name}: the class for the settings {table} is not an attrs class")
                 elif table in owners:
                     problems.append(f"plugin {name}: the settings {table} are already those of {owners[table].plugin}")
                 else:
@@ -198,7 +198,7 @@ class Plugins:
         """Let every plugin check its tables of ``settings``; ``apps`` are the ids of the apps.
 
         Raises:
-            PluginError: naming each plugin that refuses them.
+            PluginError: a plugin refused them; the text names each such plugin.
         """
         problems = []
         for each in self.calls("relay_check_settings", settings=settings):

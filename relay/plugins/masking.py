@@ -1,9 +1,9 @@
-"""Take secrets out of traffic before it is written or shown.
+"""Mask secrets in traffic before it is written or shown.
 
-Two nets. `TappedSession.mask` finds the values: every credential and everything a login gave, wherever they stand. The
-patterns here find what only its name gives away: a signature, a password that was mistyped into an option, a token in an
-answer that no adapter reads. In what a provider sends, only names that are secrets everywhere count: ``token`` and
-``signature`` are the address of a coin and the name of a transaction there.
+There are two steps. `TappedSession.mask` masks known values: credentials and values learned from a login, anywhere in the
+text. The patterns here mask values by their names: a signature, a password that was mistyped into an option, a token in an
+answer that no adapter reads. In messages from a provider only unambiguous names count, because there ``token`` may be the
+address of a coin and ``signature`` the id of a transaction.
 """
 
 import re
@@ -28,7 +28,7 @@ _in_answers, _in_requests = _member(_EVERYWHERE), _member(_OF_CLIENTS)
 _in_query = re.compile(rf"(?i)((?:^|[?&])(?:{_OF_CLIENTS}|key)=)([^&\s\"]+)")
 #: A text without any of these has no name of `_EVERYWHERE` in it; looking is much cheaper than the pattern.
 _HINTS = ("pass", "PASS", "Pass", "ecret", "ECRET", "oken", "OKEN", 'ey"', 'EY"', "ey\\", "jwt", "JWT", "uthorization")
-#: Stands between texts that are masked together; no JSON has it.
+#: Separator of texts that are masked together; it never occurs in JSON.
 _BETWEEN = "\x1e\x1f"
 
 Mask = Callable[[str], str]
@@ -44,7 +44,7 @@ def masked(traffic: Sequence[Traffic], mask: Mask) -> list[Traffic]:
 
 
 def _masked_texts(texts: list[str], mask: Mask) -> list[str]:
-    """Mask many texts at once: most have no secret, and a pattern costs more to begin than to go on."""
+    """Mask many texts in one pass, because most have no secret and each pass of a pattern has a fixed cost."""
     together = _answer(mask(_BETWEEN.join(texts)))
     found = together.split(_BETWEEN)
     return found if len(found) == len(texts) else [_answer(mask(text)) for text in texts]

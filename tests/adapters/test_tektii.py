@@ -323,7 +323,7 @@ def test_numbers_of_the_sender_s_own_json_leave_as_text():
         (AmendPosition(id="c", position_id="p"), "stop_loss, take_profit"),
         (place("c", time_in_force="GTD"), "GTD"),
         (place("c", good_till="2030-01-01T00:00:00Z"), "good_till"),
-        (place("c", extra={"side": "SELL"}), "extra.side: orders have no such member"),
+        (place("c", extra={"side": "SELL"}), "extra.side: unknown member"),
         (Call(id="c", function="drop_tables"), "get_order, "),
         (Call(id="c", function="get_bars"), "get_bars needs symbol"),
         (Call(id="c", function="cancel_all_orders", arguments={"sym": "AAPL"}), "cancel_all_orders has no sym"),

@@ -121,7 +121,7 @@ def test_what_is_no_adapter(install: Install, value: str) -> None:
     plugins = install(alpha=f"@hookimpl\ndef relay_adapters():\n    return [{value}]\n")
     (line,) = plugins.problems()
     assert line.startswith("plugin alpha: relay_adapters returned ")
-    assert line.endswith(", which is no complete adapter")
+    assert line.endswith(", which is not a complete adapter")
 
 
 TAPS = "@hookimpl\ndef relay_taps():\n    return ['{0}1', '{0}2']\n"
@@ -164,7 +164,7 @@ def test_tables(install: Install) -> None:
     twice = install(beta=table, gamma="@hookimpl\ndef relay_settings():\n    return {'x': int}\n")
     assert twice.problems() == [
         "plugin beta: the settings recorder are already those of alpha",
-        "plugin gamma: the settings x are no attrs class",
+        "plugin gamma: the class for the settings x is not an attrs class",
     ]
 
 

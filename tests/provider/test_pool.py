@@ -224,7 +224,7 @@ def test_declarations_that_make_no_sense_are_refused() -> None:
         Session(url="wss://x", sockets={"a": attrs.evolve(plain, commands_over="http")})
     with pytest.raises(ValueError, match="Elsewhere: offer account cannot be on socket 'a'"):
         type("Elsewhere", (Adapter,), {"session": plain, "offers": (Offer(kind="account", socket="a"),)})
-    with pytest.raises(ValueError, match="are not one budget"):
+    with pytest.raises(ValueError, match="cannot share one rate"):
         Rate(1, of=("frame", "call"))
     declared = {
         "session": Session(url="wss://x", most_connections=2, most_topics=9),

@@ -121,5 +121,5 @@ def test_an_order_the_broker_does_not_take_is_refused_as_when_it_is_sent() -> No
         orders = Orders(types=(OrderType.MARKET,), members=())
 
     order = PlaceOrder(id="c", symbol="X", side=Side.BUY, quantity="1", order_type=OrderType.LIMIT, limit_price="2")
-    with pytest.raises(Unwritable, match="order_type: there is MARKET, not LIMIT"):
+    with pytest.raises(Unwritable, match="order_type: LIMIT is not supported; supported: MARKET"):
         dry_run(Plain, None, CONTEXT, order)

@@ -45,7 +45,7 @@ CODES: Mapping[RefusalReason, str] = {
     RefusalReason.STORE_UNAVAILABLE: "STORE_UNAVAILABLE",
     RefusalReason.NOT_OWNER: "NOT_OWNER",
 }
-"""Codes that say more than the status does."""
+"""Error codes for refusals that the HTTP status alone does not distinguish."""
 STATUS: Mapping[Outcome | None, int] = {Outcome.ACCEPTED: 200, Outcome.REJECTED: 422, Outcome.UNKNOWN: 202}
 
 

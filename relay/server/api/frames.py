@@ -1,7 +1,7 @@
-"""Show the frames and HTTP answers that providers sent, to API keys with ``inspect``: what an event was made of.
+"""Return the frames and HTTP answers that providers sent, to API keys with ``inspect``: the source of each event.
 
-A session is tapped only while somebody looks at it. Then its last frames are in memory, bounded in number and bytes; a while
-after the last look they are forgotten. Secrets are taken out when frames are shown. An event and its frame have the same
+A session is tapped only while a client requests its frames. Its last frames are then in memory, bounded in number and bytes;
+some time after the last request they are dropped. Secrets are masked in the answer. An event and its frame have the same
 `received_at`.
 """
 
@@ -26,7 +26,7 @@ from relay.server.api.channels import bearer
 FRAMES, CHARACTERS = 1000, 2_000_000
 #: Characters shown of one frame; frames of one answer.
 SHOWN, AT_ONCE = 32_768, 200
-#: Characters kept of one: to mask a list of all symbols of a venue would hold up the relay.
+#: Most characters stored of one frame: masking a venue's whole symbol list would delay the relay.
 KEPT = 262_144
 #: Seconds after the last look until a session is not tapped any more.
 LOOK = 15.0
@@ -56,7 +56,7 @@ class FrameBuffer:
             self._size -= len(self._frames.popleft()[2].data)
 
     def after(self, number: int) -> list[Frame]:
-        """Return the oldest frames behind this number, as many as one answer has."""
+        """Return the oldest frames after this number, at most as many as fit into one answer."""
         return [frame for frame in self._frames if frame[0] > number][:AT_ONCE]
 
 
@@ -65,12 +65,12 @@ class _Tapped:
     session: TappedSession
     connection: ProviderSession
     own: FrameTap | None
-    """The tap that plugins want anyway."""
+    """The tap of plugins, if any."""
 
 
 @define
 class Inspection:
-    """Taps the sessions that somebody looks at.
+    """Taps the sessions whose frames were requested lately.
 
     Attributes:
         now: monotonic seconds.
@@ -82,7 +82,7 @@ class Inspection:
     _looked_at: dict[tuple[str, str | None], float] = field(factory=dict)
 
     def tap_of(self, session: TappedSession, connection: ProviderSession, own: FrameTap | None) -> FrameTap | None:
-        """Return the tap of a connection that there is now; ``own`` is the one that plugins want."""
+        """Register a connection and return its tap; ``own`` is the tap of plugins."""
         tapped = _Tapped(session, connection, own)
         name = session.provider, session.account
         self._connections.setdefault(name, []).append(tapped)
@@ -93,7 +93,7 @@ class Inspection:
         return (provider, account) in self._connections
 
     def look(self, provider: str, account: str | None, after: int) -> tuple[list[Frame], int]:
-        """Return frames behind the number ``after``, and the number to ask for next; begin to tap if nobody has looked."""
+        """Return frames after the number ``after``, and the number for the next request; the first one starts the tap."""
         name = provider, account
         self._looked_at[name] = self.now()
         if name not in self._buffers:
@@ -104,7 +104,7 @@ class Inspection:
         return frames, frames[-1][0] if frames else self._buffers[name].last
 
     def tick(self) -> None:
-        """Leave the sessions alone that nobody has looked at lately."""
+        """End the taps of sessions without recent requests."""
         for name in [name for name, at in self._looked_at.items() if self.now() - at >= LOOK]:
             for each in self._connections[name]:
                 each.connection.frame_tap = each.own
@@ -127,7 +127,7 @@ class Frames:
     """The endpoint.
 
     Attributes:
-        pay: ``pay(caller, items)`` charges for an answer about so many frames; False where too much was asked for.
+        pay: ``pay(caller, items)`` charges for an answer with so many frames; returns False if the budget is exceeded.
     """
 
     keys: KeyRing

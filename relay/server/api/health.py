@@ -1,8 +1,8 @@
-"""Answer whether the relay is alive and ready, with its status as JSON for the dashboard.
+"""Health and readiness endpoints, and the status as JSON for the dashboard.
 
 `/healthz` and `/readyz` are public and brief. Status and metrics (`relay.server.api.metrics`) need an API key unless they
-are configured as public. They name an account, and what may tell of it (reasons, topics, samples of messages), only to API
-keys that may read it.
+are configured as public. They show an account, and details that may reveal something about it (reasons, topics, samples of
+messages), only to API keys that may read it.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ _SHOWN = {
     "ended": "DISCONNECTED",
 }
 CONNECTED = "CONNECTED"
-#: Not connected because nobody wants anything: it connects when somebody does.
+#: Not connected because there are no subscribers; the first one makes it connect.
 IDLE = "IDLE"
 STATES = tuple(dict.fromkeys(_SHOWN.values()))
 #: States of a session whose streams have no data.
@@ -64,9 +64,10 @@ def shown(status: Mapping[str, Any]) -> Session:
 
 
 def as_seen_by(session: Session, key: ApiKey | None) -> Session:
-    """Return the session as the key's holder, or a stranger, may see it.
+    """Return the part of a session's status that the key's holder, or a client without a key, may see.
 
-    Who may not read its account sees that there is a session and how it is, and nothing that may tell of the account.
+    Without the right to read its account, that is the session's state, without details that may reveal something about the
+    account.
     """
     provider, account = session["provider"], session.get("account")
     if key is not None and (key.may_read_account(provider, account) if account else key.may_read_all(provider)):
@@ -89,7 +90,7 @@ def _may_know_channel(name: str, key: ApiKey | None) -> bool:
 
 
 def not_ready(sessions: Iterable[Session]) -> list[dict[str, Any]]:
-    """Return the required sessions that are not connected although somebody wants data; the status tells the reasons."""
+    """Return the required sessions that are not connected and not IDLE. The status page has the reasons."""
     return [
         {name: session.get(name) for name in ("provider", "state")}
         for session in sessions
@@ -111,14 +112,14 @@ def _nodes(cluster: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 @frozen
 class Page:
-    """The part of a list that a request asks for by ``limit`` and ``offset``; all of it by default."""
+    """The requested part of a list, by ``limit`` and ``offset``; all of it by default."""
 
     limit: int | None = None
     offset: int = 0
 
     @classmethod
     def of(cls, request: Request) -> "Page":
-        """Return the page of a request. Raises 400 where a value is no number."""
+        """Return the page of a request. Raises 400 if a value is not a number."""
         asked = {name: request.query_params.get(name) for name in ("limit", "offset")}
         for name, text in asked.items():
             if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
@@ -170,10 +171,11 @@ class Status:
         return json_answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Answer GET /readyz: 200 if every required session is connected and the store works, else 503 with what is not.
+        """Answer GET /readyz: 200 if all required sessions are connected and the store works, else 503 with the failures.
 
-        ``unusable`` names, in both answers, other sessions that are lost, and how many streams of which kind are stale: one
-        quiet market is no reason to send clients to another relay.
+        ``unusable`` lists, in both answers, the other lost sessions and the number of stale streams by kind: they do not
+            make
+        the relay unready, because one quiet market is no reason to move clients to another relay.
         """
         sessions = list(self._sessions())
         waiting, available = not_ready(sessions), self._store()["available"]
@@ -188,7 +190,7 @@ class Status:
         return json_answer({"status": "not ready", "waiting": waiting, **store, **about}, 503)
 
     async def _stale_streams(self) -> Mapping[tuple[str, str], int]:
-        """Return the number of streams whose data are stale; counted once a second at most, since anybody may ask."""
+        """Return the number of stale streams; counted at most once a second, because the endpoint is public."""
         if self._clock() >= self._counted_at + _COUNTED_EVERY:
             self._counted_at = self._clock()
             stale: Counter[tuple[str, str]] = Counter()
@@ -227,10 +229,10 @@ class Status:
         )
 
     async def _hub_as_seen_by(self, key: ApiKey | None, page: "Page") -> Mapping[str, Any]:
-        """Return the hub's state with the streams and channels that the key's holder, or a stranger, may know of.
+        """Return the hub's state with the streams and channels that the key's holder, or a client without a key, may see.
 
-        Of an app's own channels only the public ones are named. ``channels`` is their number where nobody presents a key,
-        ``other_channels`` the number of those that are not named.
+        Of an app's own channels only the public ones are listed. Without a key ``channels`` is their number.
+        ``other_channels`` is the number of those that are not listed.
         """
         known = await self._slices.filter(lambda topic: _may_know(topic.stream, key), self._hub.streams())
         streams = await self._slices.map(lambda topic: encoded(topic.status()), page.part(known))
@@ -255,7 +257,7 @@ class Status:
         )
 
     def charged(self, request: Request) -> ApiKey | None:
-        """Charge whoever asks for everything that is counted; return the API key that is presented, if any."""
+        """Charge the caller for one request; return its API key, if any."""
         key = self._key(request)
         host = request.client.host if request.client is not None else ""
         caller = f"key {key.name}" if key is not None else f"address {network_of(host) or host}"

@@ -1,9 +1,9 @@
-"""Answer /metrics in Prometheus' text format.
+"""The /metrics endpoint, in Prometheus' text format.
 
-Almost everything is collected on request from state that exists anyway. So it costs nothing on the path of a message, and
-cannot differ from the status page. Only durations are counted where they arise, see `relay.histogram`.
+Almost all metrics are collected on request from existing state. So they cost nothing for each message, and cannot differ
+from the status page. Only durations are counted when they occur, see `relay.histogram`.
 
-Label values are names of the configuration and words of the relay, never what a stranger sends.
+Label values are fixed or come from the configuration, never from clients.
 """
 
 from collections import Counter
@@ -49,8 +49,18 @@ _SESSION_COUNTERS = (
 #: Objects of a session's status with a number for each name: key there, name here, help, label.
 _SESSION_PARTS = (
     ("topics", "tickrelay_session_topics", "Topics by the state of their subscription at the provider.", "state"),
-    ("budget", "tickrelay_session_budget_remaining", "What the provider's rate limits allow at once now.", "of"),
-    ("budget_limits", "tickrelay_session_budget_limit", "What the provider's rate limits allow at once.", "of"),
+    (
+        "budget",
+        "tickrelay_session_budget_remaining",
+        "Requests that the provider's rate limits allow at once now.",
+        "of",
+    ),
+    (
+        "budget_limits",
+        "tickrelay_session_budget_limit",
+        "Most requests that the provider's rate limits allow at once.",
+        "of",
+    ),
 )
 
 #: Counters that are there before their first count, so that Prometheus sees it as an increase.
@@ -68,7 +78,7 @@ _LOG_COUNTS = {
 
 @frozen(kw_only=True)
 class Measured:
-    """Durations and counts that are counted where they arise: the objects themselves, which go on counting."""
+    """The durations and counters that are updated when they occur; the live objects, not copies."""
 
     publish_to_write: Histogram = Factory(Histogram)
     """See `relay.server.fastpath.writer.BatchWriter`."""
@@ -91,9 +101,9 @@ class Measured:
     plugin_failures: Mapping[str, int] = Factory(dict)
     """Exceptions, by plugin."""
     service_counts: Callable[[], Mapping[tuple[str, str, str], float]] = dict
-    """Returns what plugins' services counted, by (service, of, what); see `relay.plugins.Service`."""
+    """Returns the counters of plugins' services, by (service, of, what); see `relay.plugins.Service`."""
     service_levels: Callable[[], Mapping[tuple[str, str, str], float]] = dict
-    """The same for what grows and shrinks."""
+    """The same for gauges."""
     log_counts: Callable[[], Mapping[str, int]] = dict
     """Returns the counts of log lines that were not written."""
 
@@ -211,7 +221,9 @@ def _cluster_metrics(cluster: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("tickrelay_cluster_nodes", "Relays that live, as this one sees it.", {(): len(cluster["nodes"])})
     silent = sum(node["state"] == "SILENT" for node in cluster["nodes"].values())
     yield _gauge(
-        "tickrelay_cluster_silent_nodes", "Of these, relays that told nothing for a lease and a second.", {(): silent}
+        "tickrelay_cluster_silent_nodes",
+        "Relays of the cluster without a sign of life for a lease and a second.",
+        {(): silent},
     )
     fences = {(each["provider"],): float(each["fence"]) for each in providers if each["owns"]}
     yield _gauge("tickrelay_cluster_fence", "Fence of the lease, which grows with each takeover.", fences, "provider")
@@ -269,10 +281,13 @@ def _measured_metrics(measured: Measured) -> Iterator[Metric]:
     failures = {(plugin,): 0.0 for plugin in measured.plugins}
     failures |= {(plugin,): count for plugin, count in measured.plugin_failures.items()}
     yield _counter("tickrelay_plugin_failures", "Exceptions of plugins.", failures, "plugin")
-    of_service, about = ("service", "of", "what"), "What services of plugins count."
+    of_service, about = ("service", "of", "what"), "Counters of the services of plugins."
     yield _counter("tickrelay_service_counts", about, measured.service_counts(), *of_service)
     yield _gauge(
-        "tickrelay_service_level", "What waits in services of plugins.", measured.service_levels(), *of_service
+        "tickrelay_service_level",
+        "Gauges of the services of plugins, such as queue lengths.",
+        measured.service_levels(),
+        *of_service,
     )
     for name, count in measured.log_counts().items():
         yield _counter(f"tickrelay_log_lines_{name}", _LOG_COUNTS[name], {(): count})

@@ -46,26 +46,26 @@ class _Call:
 
 
 class _Acknowledgement:
-    """The outcome of something that was asked for: at once at a single relay, later where others have to know of it."""
+    """The result of a request: available at once on a single relay, later if other nodes have to acknowledge it."""
 
     def __init__(self) -> None:
         self._refusal: ProtocolError | None = None
-        self._told = trio.Event()
+        self._done = trio.Event()
 
     def __call__(self, refusal: ProtocolError | None) -> None:
         self._refusal = refusal
-        self._told.set()
+        self._done.set()
 
     def answer(self, made: Callable[[], bytes]) -> "_Answer":
         """Return the answer that is made when it is done; a refusal is raised."""
-        if not self._told.is_set():
+        if not self._done.is_set():
             return self._later(made)
         if self._refusal is not None:
             raise self._refusal
         return made()
 
     async def _later(self, made: Callable[[], bytes]) -> bytes:
-        await self._told.wait()  # whoever was asked tells within its own deadline
+        await self._done.wait()  # it is set within the deadline of the cluster's own requests
         if self._refusal is not None:
             raise self._refusal
         return made()
@@ -95,7 +95,7 @@ class PusherApi:
         raw_path = request.scope["raw_path"].decode("latin-1")
         query = request.scope["query_string"].decode("latin-1")
         app, parts = self._addressed(_parts(raw_path), query)
-        # The signature does not need the body: nobody but the app makes the relay read one.
+        # The signature covers the body by its MD5, so that the body of an unauthenticated request is never read.
         head = http_api.authenticate_head(app, request.method, raw_path, query, self._unix_time())
         handler = _route(request.method, parts)
         if head.body_md5 is None and announces_body(request):

@@ -22,7 +22,7 @@ from relay.server.api.answers import HttpRefusal, Slices, json_answer
 from relay.server.api.channels import bearer
 
 Search = Callable[[str, str], tuple[list[ListedSymbol], int]]
-"""Takes the text and a provider's name; returns what was found and how many symbols were compared."""
+"""Called with the text and a provider's name; returns the matches and the number of symbols compared."""
 
 #: Symbols of one answer: by default, and at most.
 PAGE, MOST = 20, 500
@@ -37,8 +37,8 @@ class SymbolSearch:
 
     Attributes:
         providers: returns the names of the providers.
-        pay: ``pay(caller, compared, returned)`` charges for a search; False where too much was asked for. With 0 nothing
-            is charged.
+        pay: ``pay(caller, compared, returned)`` charges for a search; returns False if the budget is exceeded. With zeros it
+            only checks.
     """
 
     keys: KeyRing
@@ -70,7 +70,7 @@ class SymbolSearch:
         if kind is not None and kind not in MARKET_KINDS:
             raise HttpRefusal(400, f"no symbol has a stream {kind:.64}; {suggestion(kind, MARKET_KINDS)}", field="kind")
         limit, offset = _number(asked, "limit", PAGE, 1, MOST), _number(asked, "offset", 0, 0, 10_000_000)
-        self._charge(key, 0, 0)  # who has exceeded its budget makes the relay search nothing
+        self._charge(key, 0, 0)  # refuse before searching if the budget is exceeded already
         found: list[ListedSymbol] = []
         compared = 0
         for each in names if provider is None else [provider]:
@@ -134,7 +134,7 @@ def _described(each: ListedSymbol, key: ApiKey) -> dict[str, Any]:
     kinds, found = _kinds(each, key), each.found
     channels = {}
     for kind in kinds:
-        if kind != "candle":  # its channel has a timeframe behind the symbol
+        if kind != "candle":  # a candle channel also needs a timeframe
             try:
                 channels[kind] = each.channel(kind)
             except ChannelError:
