@@ -197,6 +197,10 @@ class States:
             return None
         known = self._states.get(_name(item, account))
         before = None if known is None else known.event
+        if isinstance(item, Account) and item.currency is None and isinstance(before, Account):
+            item = attrs.evolve(
+                item, currency=before.currency
+            )  # of the account; who comes later gets the newest events only
         if item.event is not None:
             is_repeated = not compared and before is not None and _is_repeated(item, before)
             was_open = compared and self.is_open(item, account)

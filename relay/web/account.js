@@ -7,12 +7,12 @@ import { amend, cancel, closePosition, mayTrade, openTicket } from "./ticket.js"
 
 const FILLS = 200, NOTICES = 60, OVER = ["FILLED", "CANCELLED", "REJECTED", "EXPIRED"];
 const tables = {
-  accounts: new Rows($("accounts"), ["", "", "n wide", "n", "n wide", "n wide", "n", "n wide", "", "n dim"], { empty: "Waiting for the state of the accounts …" }),
+  accounts: new Rows($("accounts"), ["", "", "n wide", "n", "n wide", "n wide", "n", "n wide", "", "n dim wide"], { empty: "Waiting for the state of the accounts …" }),
   positions: new Rows($("positions"), ["dim", "", "", "n", "n wide", "n wide", "n", ""], { empty: "No open position." }),
-  orders: new Rows($("orders"), ["dim", "dim", "", "", "wide", "n", "n", "", ""], { empty: "No open order." }),
+  orders: new Rows($("orders"), ["dim wide", "dim", "", "", "wide", "n", "n", "", ""], { empty: "No open order." }),
   fills: new Rows($("fills"), ["dim", "dim", "", "", "n", "n", "n wide"], { empty: "No fill since this page was opened." }),
 };
-const totals = new Rows($("totals"), ["", "", "n wide", "n", "n wide", "n wide", "n", "n wide", "", ""]);
+const totals = new Rows($("totals"), ["", "", "n wide", "n", "n wide", "n wide", "n", "n wide", "", "wide"]);
 $("totals").replaceChildren();
 $("notices").dataset.empty = "No message and no reply since this page was opened.";
 const state = { accounts: new Map(), positions: new Map(), orders: new Map(), fills: new Map() }; // key -> {provider, account, ...}

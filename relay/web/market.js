@@ -216,7 +216,7 @@ function draw() {
 }
 requestAnimationFrame(draw);
 setInterval(() => { if (symbol !== null && !$("view-market").hidden) { drawProviders(); drawWatch(); } }, 1000);
-document.addEventListener("theme", () => { if (offer) showChart(); bars.dirty = true; });
+document.addEventListener("theme", () => { if (offer) showChart(); });
 
 // --- search ---------------------------------------------------------------------------------------------------------
 

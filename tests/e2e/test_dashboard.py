@@ -192,6 +192,11 @@ def test_market_has_all_providers_of_a_symbol_side_by_side(page: Any) -> None:
     text_is(page, "#spread", "spread 0.")
     page.wait_for_selector("#tape tr:not(.blank)")
     picture(page, "market")
+    page.emulate_media(color_scheme="dark")  # another theme draws the same chart
+    page.evaluate(
+        "() => new Promise((done) => setTimeout(() => requestAnimationFrame(() => setTimeout(done, 200)), 200))"
+    )
+    assert page.inner_text("#plot-note") == ""
     page.click("#timeframes button:text-is('1m')")
     text_is(page, "#plot-note", "of the candles are known")
     page.fill("#symbol-search", "no such thing")
@@ -534,6 +539,13 @@ def test_a_page_of_another_version_says_so(page: Any) -> None:
 
 
 def test_no_view_scrolls_sideways_in_light_and_dark_on_a_phone_and_on_a_desk(page: Any) -> None:
+    page.keyboard.press("3")
+    page.select_option("#ticket-account", label="tektii / paper")
+    page.fill("#ticket-symbol", "EUR/USD")
+    page.fill("#ticket [name=quantity]", "1000")
+    page.click("#ticket button.buy")
+    page.click("#confirm-go")
+    page.wait_for_selector("#positions tr:has-text('tektii / paper') button")
     page.set_viewport_size({"width": 390, "height": 844})
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
@@ -541,6 +553,9 @@ def test_no_view_scrolls_sideways_in_light_and_dark_on_a_phone_and_on_a_desk(pag
             page.evaluate("(view) => { location.hash = view; }", view)
             page.wait_for_selector(f"#view-{view}", state="visible")
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, view
+            if view == "account":
+                page.wait_for_selector("#positions button")  # it is within reach
+                assert page.evaluate("document.querySelector('#positions').closest('.scroll').scrollWidth") <= 390
             picture(page, f"{view}-phone-{theme}")
     page.set_viewport_size({"width": 1400, "height": 900})
     for theme in ("light", "dark"):

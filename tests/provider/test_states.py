@@ -93,6 +93,33 @@ def test_an_unchanged_balance_in_other_digits_is_no_balance_update():
     assert news.event == "METRICS_UPDATED"
 
 
+def test_the_currency_is_in_every_event_since_it_was_told():
+    states = States()
+    told = [
+        states.news(Account(event=event, **members), "main", n, compared=False)
+        for n, (event, members) in enumerate(
+            [
+                (None, {"equity": "1"}),
+                (None, {"balance": "1", "currency": "USD"}),
+                (None, {"balance": "2"}),
+                (None, {"equity": "3"}),
+                ("MARGIN_WARNING", {"equity": "2"}),
+                (None, {"equity": "3", "currency": "EUR"}),
+                (None, {"equity": "3"}),
+            ]
+        )
+    ]
+    assert [event and (event.event.value, event.currency) for event in told] == [
+        ("METRICS_UPDATED", None),
+        ("BALANCE_UPDATED", "USD"),
+        ("BALANCE_UPDATED", "USD"),
+        ("METRICS_UPDATED", "USD"),
+        ("MARGIN_WARNING", "USD"),
+        ("METRICS_UPDATED", "EUR"),
+        None,
+    ]
+
+
 EARLY, LATE = "2026-01-01T10:30:40Z", "2026-01-01T10:30:46.5Z"
 
 
