@@ -21,7 +21,7 @@ import attrs
 import pluggy
 
 from relay.adapter import Adapter
-from relay.errors import OperatorError, reason_of, suggestion
+from relay.errors import OperatorError, one_line, reason_of, suggestion
 from relay.plugins import hookspecs as hooks
 
 T = TypeVar("T")
@@ -204,6 +204,8 @@ class Plugins:
         for each in self.calls("relay_check_settings", settings=settings):
             try:
                 each.value(apps=apps)
+            except ValueError as error:
+                problems.append(f"plugin {each.plugin}: {one_line(str(error)) or _raised(error)}")
             except Exception as error:  # noqa: BLE001 - foreign code may raise anything; it is reported by name
                 problems.append(f"plugin {each.plugin}: relay_check_settings raised {_raised(error)}")
         if problems:

@@ -75,7 +75,7 @@ def settings_of(
         adapters: by name.
         read_file: as for `load`.
         plugin_tables: ``[plugins.NAME]`` -> attrs class.
-        check_plugins: called with those tables and the ids of the apps; raises what plugins refuse.
+        check_plugins: called with those tables and the ids of the apps; raises OperatorError for what plugins refuse.
         credential: called with those tables, the provider and the credential's name for every credential that an adapter
             needs and the configuration does not have.
         store: the store's file where the configuration names none; None for a store in memory.
@@ -90,16 +90,20 @@ def settings_of(
     check = Check(tables, secrets, demo, problems=list(tables.problems))
     plugins = _plugin_tables(check, plugin_tables or {})
     find: Credential = _nowhere if credential is None else partial(credential, plugins)
+    refused: tuple[str, ...] = ()
     if any(problem.path[:1] == ("plugins",) for problem in check.problems):
         find = _unknown
     elif check_plugins is not None:
-        check_plugins(plugins, {str(app.id) for app in tables.value.apps.values()})
+        try:
+            check_plugins(plugins, {str(app.id) for app in tables.value.apps.values()})
+        except OperatorError as error:
+            refused = error.lines
     server, apps, api_keys = resolve_server(check), resolve_apps(check), resolve_api_keys(check)
     note_open_origins(check)
     providers = resolve_providers(check, adapters, find)
     stored = resolve_store(check, store)
-    if check.problems:
-        raise SettingsError(map(str, sorted(check.problems, key=_place)))
+    if check.problems or refused:
+        raise SettingsError([*map(str, sorted(check.problems, key=_place)), *refused])
     if isinstance(stored, Cluster):
         check.notes.append(
             "store.url: with several relays, positions in the provider `all`, the taps of plugins, and the budgets of "

@@ -177,6 +177,27 @@ def test_hook_check_settings() -> None:
     assert given == [({"toy": ToySettings(7)}, ["7"])]
 
 
+def test_what_a_plugin_refuses_stands_with_what_else_is_wrong() -> None:
+    class Refusing:
+        @hookimpl
+        def relay_check_settings(self, apps: Collection[str]) -> None:
+            raise ValueError(f"endpoints.a: no app 8;\nthere are {apps}")
+
+    class Failing:
+        @hookimpl
+        def relay_check_settings(self) -> None:
+            raise KeyError("x")
+
+    with pytest.raises(SettingsError) as caught:
+        settings_with(plugins_of(refusing=Refusing(), failing=Failing()), log={"level": "loud"})
+    first, *rest = caught.value.lines
+    assert first.startswith("log.level: ")
+    assert sorted(rest) == [
+        "plugin failing: relay_check_settings raised KeyError: 'x'",
+        "plugin refusing: endpoints.a: no app 8;\\nthere are {'7'}",
+    ]
+
+
 def test_hook_credentials() -> None:
     class Vault:
         @hookimpl
