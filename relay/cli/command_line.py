@@ -1,12 +1,10 @@
-"""The ``tickrelay`` command line: its commands, and the way from ``sys.argv`` to an exit code.
+"""The commands of ``tickrelay``, and the way from their arguments to an exit code.
 
 Modules that take time to import are imported by the commands that need them, and adapters only by those that read a
-configuration: ``tickrelay --help`` takes 0.2 s instead of one.
+configuration.
 """
 
 import errno
-import importlib.metadata
-import importlib.util
 import os
 import secrets
 import socket
@@ -21,6 +19,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from relay import __version__
+from relay.cli import ABOUT, ELSEWHERE, EPILOGUE, OWN, plugins_with_commands
 from relay.cli.output import print_json, print_table, say
 from relay.errors import OperatorError, leaves, path_text
 
@@ -30,43 +29,7 @@ if TYPE_CHECKING:
     from relay.plugins.manager import Plugins
     from relay.settings import Settings
 
-#: The entry-point group of plugins, see `relay.plugins.manager.GROUP`.
-_GROUP = "tickrelay"
-
-EXIT_CODES = {
-    0: "done",
-    1: "a problem, or a refusal, written to standard error; `symbols` and `quote`: nothing found",
-    2: "wrong usage",
-    3: "the outcome of a command is unknown: the order may be live",
-    4: "the relay cannot be reached",
-    5: "`status`, `cluster`: something is not usable",
-    130: "interrupted",
-}
-
-#: Commands that live in modules of their own: name -> function or group, and the first line of its help.
-ELSEWHERE = {
-    "tail": ("relay.cli.running:tail", "Follow channels of a running relay: a live table, or JSON lines."),
-    "status": ("relay.cli.running:status", "Show sessions, streams, budgets and audits of a running relay."),
-    "cluster": ("relay.cli.running:cluster", "Show the relays that are one, who owns each provider, and lags."),
-    "symbols": ("relay.cli.running:symbols", "Search the symbols that a running relay knows."),
-    "quote": ("relay.cli.running:quote", "Show the present quotes of a symbol, of every provider that has it."),
-    "accounts": ("relay.cli.running:accounts", "Show all accounts of a running relay: balances, orders, positions."),
-    "order": ("relay.cli.order:order_app", "Trade through a running relay."),
-    "play": ("relay.cli.recordings:play", "Serve a recorded provider session as the provider itself."),
-    "try": ("relay.cli.recordings:try_adapter", "Try an adapter on a recording, without sockets."),
-    "new-adapter": ("relay.cli.new_adapter:new_adapter", "Write a package for a new provider, which works as it is."),
-    "record": ("relay_recorder.command:record", "Record what a provider sends and receives; nothing is ever ordered."),
-    "probe": ("relay_recorder.command:probe", "Report on everything a provider offers; nothing is ever ordered."),
-    "export": ("relay_recorder.command:export", "Export recorded events as JSON lines, CSV or Parquet."),
-    "cut": ("relay_recorder.command:cut", "Cut a part out of a recording."),
-}
-
 _BIND_ERRORS = {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-
-
-def main() -> None:
-    """Run the console command and exit."""
-    sys.exit(run(sys.argv[1:]))
 
 
 def run(tokens: Sequence[str], plugins: "Plugins | None" = None) -> int:
@@ -97,7 +60,7 @@ def run(tokens: Sequence[str], plugins: "Plugins | None" = None) -> int:
 
 def _command_of(tokens: Sequence[str]) -> Sequence[str]:
     """Return the first token where it is a command, for a hint."""
-    return tokens[:1] if tokens and tokens[0] in {*ELSEWHERE, *_OWN} else ()
+    return tokens[:1] if tokens and tokens[0] in {*ELSEWHERE, *OWN} else ()
 
 
 def _stated(group: BaseExceptionGroup[BaseException]) -> list[OperatorError]:
@@ -108,29 +71,23 @@ def _stated(group: BaseExceptionGroup[BaseException]) -> list[OperatorError]:
     return [error for error in leaves(stated) if isinstance(error, OperatorError)]
 
 
-_OWN = ("init", "serve", "check", "demo", "key", "config", "plugins", "completion")
-
-
 def build_app(tokens: Sequence[str] = (), plugins: "Plugins | None" = None) -> cyclopts.App:
     """Return the command line. Commands of plugins are in it unless ``tokens`` begin with one of ours."""
     app = cyclopts.App(
         name="tickrelay",
-        help="One relay between many brokers and many applications: every provider as one normalized Pusher feed.",
+        help=ABOUT,
         version=f"tickrelay {__version__}",
         backend="trio",
         suppress_keyboard_interrupt=False,
         help_format="plaintext",
-        help_epilogue="Exit codes: "
-        + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
-        + ".\n\nTICKRELAY_URL and TICKRELAY_API_KEY stand for --url and --api-key. Completion of the shell: "
-        "tickrelay completion --help",
+        help_epilogue="\n\n".join(EPILOGUE),
     )
     commands = CommandLine(cache(_all_plugins) if plugins is None else lambda: plugins)
-    for name in _OWN:
+    for name in OWN:
         app.command(getattr(commands, "plugin_list" if name == "plugins" else name), name=name)
     for name, (place, about) in ELSEWHERE.items():
         app.command(place, name=name, help=about)
-    if not tokens or tokens[0] not in {*ELSEWHERE, *_OWN}:
+    if not tokens or tokens[0] not in {*ELSEWHERE, *OWN}:
         _add_plugin_commands(app, _plugins_with_commands() if plugins is None else plugins)
     return app
 
@@ -143,22 +100,12 @@ def _all_plugins() -> "Plugins":
 
 def _plugins_with_commands() -> "Plugins | None":
     """Load the plugins that may add commands, None if there are none: to load all adapters takes most of a second."""
-    found = [each for each in importlib.metadata.entry_points(group=_GROUP) if _may_have_commands(each)]
+    found = plugins_with_commands()
     if not found:
         return None
     from relay.plugins.manager import load_plugins
 
     return load_plugins(found)
-
-
-def _may_have_commands(entry_point: importlib.metadata.EntryPoint) -> bool:
-    """Return False if no source of the plugin's package names the hook."""
-    spec = importlib.util.find_spec(entry_point.module.partition(".")[0])
-    if spec is None or spec.origin is None or Path(spec.origin).suffix != ".py":
-        return True
-    path = Path(spec.origin)
-    sources = path.parent.rglob("*.py") if path.name == "__init__.py" else [path]
-    return any(b"relay_commands" in each.read_bytes() for each in sources)
 
 
 def _add_plugin_commands(app: cyclopts.App, plugins: "Plugins | None") -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 import sys
 import tomllib
 import types
@@ -16,7 +17,7 @@ import structlog
 import trio
 
 from relay import __version__
-from relay.cli import run
+from relay.cli import overview, run
 from relay.errors import OperatorError
 from relay.plugins import hookspecs as hooks
 from relay.plugins.hookspecs import hookimpl
@@ -54,6 +55,23 @@ def plugins_of(**objects: Any) -> Plugins:
     for name, plugin in objects.items():
         manager.register(plugin, name)
     return Plugins(manager)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 250])
+def test_the_list_of_commands_is_that_of_the_library(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run(["--help"], plugins_of()) == 0
+    by_the_library = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert overview(columns).splitlines() == by_the_library
+
+
+def test_the_list_of_commands_is_printed_without_the_libraries_that_take_long_to_import() -> None:
+    program = "import sys; from relay.cli import main; main(); print(*{'cyclopts', 'rich', 'trio'} & set(sys.modules), file=sys.stderr)"
+    listed = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)
+    assert "new-adapter" in listed.stdout
+    assert listed.stderr.strip() == ""
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
