@@ -3,14 +3,15 @@
 import re
 from pathlib import Path
 
-from relay.cli.command_line import _OWN, ELSEWHERE, EXIT_CODES, build_app
+from relay.cli import ELSEWHERE, EXIT_CODES, OWN
+from relay.cli.command_line import build_app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
 
 def test_every_command_is_documented() -> None:
     named = set(re.findall(r"`([a-z-]+)`", PAGE.partition("## Exit codes")[0]))
-    assert {*_OWN, *ELSEWHERE} - {"completion"} <= named
+    assert {*OWN, *ELSEWHERE} - {"completion"} <= named
 
 
 def test_the_exit_codes_are_documented() -> None:
