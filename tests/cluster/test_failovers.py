@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import trio
 
 from relay.cluster.log import LogEntry
+from support.cable import Cable, cable
 from support.forked import fork_server
 from support.real_cluster import RealCluster, compare, log_faults, number_faults, real_cluster
 
@@ -30,6 +32,8 @@ SEED = int(os.environ.get("TICKRELAY_SEED", "1"))
 OF_ONE = 20
 #: Seconds of a lease. A loaded machine that cannot renew a short one in time only has more takeovers.
 LEASE = float(os.environ.get("TICKRELAY_LEASE", "2"))
+#: Seconds after which the subscriber that roams loses its connection, and goes to the next relay.
+ROAMS_AFTER = 0.7
 WAYS = ("SIGKILL", "SIGTERM", "SIGKILL", "cut", "SIGTERM", "SIGSTOP")
 
 
@@ -61,14 +65,37 @@ def any_port(cluster: RealCluster) -> int:
     return min((node.role == "edge", node.port) for node in cluster.alive())[1]
 
 
+def ports_in_turn(cluster: RealCluster) -> Iterator[int]:
+    """Yield the ports of the nodes that run, one after another."""
+    for turn in count():
+        alive = cluster.alive()
+        yield alive[turn % len(alive)].port
+
+
+async def roam(line: Cable, scope: trio.CancelScope) -> None:
+    """Cut a subscriber's line again and again: it resumes at another node each time."""
+    with scope:
+        while True:
+            await trio.sleep(ROAMS_AFTER)
+            line.cut()
+            line.mend()
+
+
 async def test_takeovers_lose_nothing_and_tell_nothing_twice(tmp_path: Path) -> None:
     coming, done = ways(SEED), 0
     with fork_server() as forks:
         while done < FAILOVERS:
             directory = tmp_path / str(done)
             directory.mkdir()
-            async with real_cluster(forks, directory, lease=LEASE) as cluster:
-                await cluster.begin("a", "b", wanders=partial(any_port, cluster))
+            async with (
+                real_cluster(forks, directory, lease=LEASE) as cluster,
+                cable() as line,
+                trio.open_nursery() as nursery,
+            ):
+                line.turns = ports_in_turn(cluster)
+                await cluster.begin("a", "b", wanders=partial(any_port, cluster), roams=lambda: line.port)
+                roaming = trio.CancelScope()
+                nursery.start_soon(roam, line, roaming)
                 began = time.monotonic()
                 of_this = min(OF_ONE, FAILOVERS - done)
                 for number in range(of_this):
@@ -76,8 +103,9 @@ async def test_takeovers_lose_nothing_and_tell_nothing_twice(tmp_path: Path) -> 
                     await trio.sleep(pause)
                     await fail(cluster, way, number)
                 done += of_this
-                await cluster.goes_on("edge", "wanders", trades=1)
-                judge = await cluster.end("edge", "wanders")
+                roaming.cancel()
+                await cluster.goes_on("edge", "wanders", "roams", trades=1)
+                judge = await cluster.end("edge", "wanders", "roams")
                 print(f"seed {SEED}: {done} takeovers, {time.monotonic() - began:.0f} s; {judge.counts()}", flush=True)
                 wrong = judge.all()
                 print("\n".join(wrong), flush=True)

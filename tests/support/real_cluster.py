@@ -186,11 +186,13 @@ class Watcher:
 class Trader:
     """Sends market orders, one after another, by whichever node answers, each until its outcome is known.
 
-    Nobody ever knows the outcome of one that an owner kept and did not send before it died: after a while it is given up.
+    Nobody ever knows the outcome of one that an owner kept and did not send before it died: after a while it is given up, if
+    its reply was told. One that no owner has kept has none: it is sent again until one does, however long there is no owner.
     """
 
     ports: Callable[[], list[int]]
     arrived: Callable[[str], bool]
+    replied: Callable[[str], bool]
     every: float = 0.1
     outcomes: dict[str, str] = field(factory=dict)
     statuses: Counter[int] = field(factory=Counter)
@@ -229,7 +231,7 @@ class Trader:
                     assert answer.status_code in (202, 503, 429), (id, answer.status_code, answer.text)
                     self.said = f"{answer.status_code} {answer.text}"
                     unknown += answer.status_code == 202 and not self.arrived(f"o-{id}")
-                    if unknown > 4:
+                    if unknown > 4 and self.replied(id):
                         self.outcomes[id] = "unknown"
                         return
             await trio.sleep(0.1)
@@ -298,8 +300,14 @@ class RealCluster:
         self.watchers: dict[str, Watcher] = {}
         self.log = LogWatch(redis.url)
         self._forks, self._directory, self._text, self._nursery = forks, directory, text, nursery
-        self.trader = Trader(lambda: [node.port for node in self.alive()], lambda id: broker.sent[id] > 0)
+        self.trader = Trader(
+            lambda: [node.port for node in self.alive()], lambda id: broker.sent[id] > 0, self._was_replied_to
+        )
         self.started = 0
+
+    def _was_replied_to(self, id: str) -> bool:
+        replies = (event for watcher in self.watchers.values() for event in watcher.of(ACCOUNT, "reply"))
+        return any(event["command_id"] == id for event in replies)
 
     def alive(self) -> list[RealNode]:
         """Return the nodes that run."""
