@@ -44,12 +44,14 @@ from relay.provider.http import HttpClient
 from relay.provider.retry import Retry
 from relay.providers import ConfiguredProvider, Providers
 from relay.pusher.signatures import webhook_headers
-from relay.server.admission import Admission, DescriptorPlan, plan_descriptors
+from relay.server.admission import IDLE_BYTES, Admission, DescriptorPlan, plan_descriptors
 from relay.server.api.channels import ApiSettings
 from relay.server.api.frames import Inspection
 from relay.server.api.metrics import Measured
 from relay.server.api.routes import build_api
 from relay.server.http import HttpServer, open_listeners
+from relay.server.memory import SETTING as MEMORY
+from relay.server.memory import MemoryReserve
 from relay.server.subscribers import SubscriberServer
 from relay.settings import ProviderSettings, Server, Settings, reload_changes
 from relay.store.interface import Loggable, LoggedTopic, Row, Rows, Store
@@ -144,6 +146,7 @@ class Relay:
                 kept=settings.history.age,
                 log=_store_log,
             )
+        self._memory = MemoryReserve(settings.server.limits.reserved_memory)
         interest = self.providers if self._cluster is None else self._cluster
         self.hub = Hub(
             settings.apps,
@@ -164,6 +167,7 @@ class Relay:
             store=self._store,
             new_log=None if self._cluster is None else self._cluster.new_log,
             new_app=AppState if self._cluster is None else self._cluster.new_app,
+            full=lambda: self._memory.refuses_subscribers,
             now=trio.current_time(),
         )
         if self._cluster is not None:
@@ -174,7 +178,7 @@ class Relay:
             behind_proxy=settings.server.behind_proxy,
             coalesce=settings.outbox.coalesce,
             on_closed=self.hub.budgets.count_closed,
-            refusal=NO_SUBSCRIBERS if settings.cluster is not None and settings.cluster.role == "owner" else "",
+            refusal=self._serves_nobody,
         )
         self._stopped = trio.Event()
         self._loop_delay = Histogram()
@@ -325,7 +329,12 @@ class Relay:
         """
         server = self._settings.server
         plan = plan_descriptors(server.limits, self.providers.most_connections, descriptor_limit())
-        admission = Admission(server.limits, descriptors=plan.allowed - plan.reserve, behind_proxy=server.behind_proxy)
+        admission = Admission(
+            server.limits,
+            descriptors=plan.allowed - plan.reserve,
+            behind_proxy=server.behind_proxy,
+            out_of_memory=lambda: self._memory.refuses_connections,
+        )
         self._tls = _tls(server)
         front = HttpServer(
             self._api(), self._subscribers, server.limits, self._tls, hosts=server.hosts, admission=admission
@@ -350,6 +359,7 @@ class Relay:
             await nursery.start(self._subscribers.run)
             await nursery.start(front.serve, listeners)
             nursery.start_soon(self._tick)
+            nursery.start_soon(self._watch_memory)
             async with trio.open_nursery() as sessions:
                 if self._cluster is None:
                     self.providers.run_each(lambda name, session: sessions.start_soon(_supervised, name, session))
@@ -374,6 +384,7 @@ class Relay:
             file_descriptors=plan.allowed,
             reserved_descriptors=plan.reserve,
             bodies=limits.bodies,
+            **self._memory_limits(),
         )
         if not plan.enough:
             log.warning(
@@ -390,6 +401,55 @@ class Relay:
                     max_connections=app.max_connections,
                     connections=plan.clients,
                 )
+
+    def _memory_limits(self) -> Mapping[str, object]:
+        """Return what the system's limits of memory leave. Warn where that is less than clients may fill at once."""
+        tightest, settings = self._memory.tightest, self._settings
+        if tightest is None:
+            return {"memory": None}
+        limits, left = settings.server.limits, tightest.left - self._memory.reserve
+        fillable = (
+            limits.bodies
+            + settings.server.subscribers.pending_bytes
+            + settings.history.idle_bytes * (len(settings.apps) + 1)
+            + limits.connections * IDLE_BYTES
+        )
+        if left < fillable:
+            log.warning(
+                "the system leaves less memory than clients may fill within their limits",
+                fillable=fillable,
+                left=left,
+                limit=tightest.name,
+            )
+        return {"memory": tightest.allowed, "memory_of": tightest.name, "reserved_memory": self._memory.reserve}
+
+    def _serves_nobody(self) -> str | None:
+        """Return why no subscriber is served now."""
+        cluster = self._settings.cluster
+        if cluster is not None and cluster.role == "owner":
+            return NO_SUBSCRIBERS
+        limit = self._memory.refuses_subscribers
+        if limit is None:
+            return None
+        self.hub.budgets.counts[limit, "refused"] += 1
+        return f"the relay is short of memory ({limit})"
+
+    async def _watch_memory(self) -> None:
+        while self._memory.reserve:
+            await trio.sleep(self._memory.pause)
+            self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        """Refuse and close clients where the reserve of memory is touched; log where that begins and ends."""
+        memory, was_short = self._memory, self._memory.short
+        memory.look()
+        if memory.tightest is not None and bool(memory.short) != bool(was_short):
+            text = (
+                "short of memory: no new subscribers" if memory.short else "enough memory: subscribers are served again"
+            )
+            log.warning(text, limit=memory.tightest.name, left=memory.tightest.left, reserved=memory.reserve)
+        if memory.excess and (closed := self._subscribers.close_largest(memory.excess, MEMORY)):
+            log.warning("short of memory: slow subscribers were closed", subscribers=closed)
 
     def _restore(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> None:
         """Restore the commands, topics and sessions that an earlier process stored."""

@@ -66,7 +66,7 @@ UNREAD_WITHIN = 5.0
 LOOK = 0.02
 UNREAD = "this relay does not know yet what happened before the position to resume from"
 _PING = Delivery(encode_ping(), "", Policy.CONTROL, 0)
-_ERROR_TYPES = {401: "AuthError", 403: "LimitReached", 413: "LimitReached"}
+_ERROR_TYPES = {401: "AuthError", 403: "LimitReached", 413: "LimitReached", 503: "LimitReached"}
 
 
 @frozen(kw_only=True)
@@ -96,6 +96,8 @@ class Shared:
     keys: "ChannelKeys"
     budgets: ClientBudgets
     new_log: NewLog = lambda key: None
+    full: Callable[[], str | None] = lambda: None
+    """Returns the limit for which nobody may subscribe now, None where somebody may."""
     coalesces: bool = False
     """See `OutboxLimits.coalesce`."""
     dropped: Counter[Policy] = field(factory=Counter)
@@ -462,6 +464,9 @@ class AppState:
         if self._pending and not self._admit(session, now, joining=name):
             return
         try:
+            if (limit := self._shared.full()) is not None:
+                self._shared.budgets.counts[limit, "refused"] += 1
+                raise ProtocolError(f"the relay is short of memory (limit {limit})", status=503)
             if request.authority is not None and (reason := self._unauthorized(name, request.authority)) is not None:
                 raise ProtocolError(reason, status=401)
             if channel is None:

@@ -74,6 +74,7 @@ class Hub:
         store: Store | None = None,
         new_log: NewLog | None = None,
         new_app: Callable[[App, Shared], AppState] = AppState,
+        full: Callable[[], str | None] = lambda: None,
         now: float = 0.0,
     ) -> None:
         """Make a hub with these apps.
@@ -89,6 +90,7 @@ class Hub:
             on_channel_event: called with the events for an app's server; must return at once and not raise.
             keys: the API keys that authorize channels; none by default.
             on_command: executes the commands that clients send as events on accounts' channels.
+            full: returns the limit that refuses new subscriptions now; None if there is room.
             pinned: streams whose events are stored even without subscribers.
             store: keeps topics over a restart (see `restore`).
             new_log: creates the log of a topic, in place of one in the store, if several relays form a cluster.
@@ -115,6 +117,7 @@ class Hub:
             keys=keys or ChannelKeys(),
             budgets=self.budgets,
             new_log=self._begin_log,
+            full=full,
             coalesces=self._outbox_limits.coalesce > 0,
         )
         self._new_app = new_app

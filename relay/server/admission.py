@@ -36,6 +36,10 @@ class HttpLimits:
     reserved_descriptors: int = attrs.field(default=64, validator=attrs.validators.ge(16))
     """File descriptors that connections may not use: they are kept for providers (four more for each session), the log and
     an administrator. A connection that would take one of them is answered 503."""
+    reserved_memory: int = attrs.field(default=64 * 1024 * 1024, validator=attrs.validators.ge(0))
+    """Bytes of the memory that the system lets the process have which clients may not use: they are kept for providers, the
+    store, the log and an administrator. While less is left nobody new is served (503); while half of it is left, those for
+    whom the most bytes wait are closed with 4100. At most half of what is left at the start; 0 keeps none."""
     bodies: int = attrs.field(default=64 * 1024 * 1024, validator=attrs.validators.ge(1_048_576))
     """Bytes of request bodies in memory over all connections; a request whose body would exceed it is answered 503."""
     tls_handshake: float = 10.0
@@ -81,6 +85,8 @@ class SubscriberLimits:
     """TCP_NOTSENT_LOWAT: bytes the kernel may hold for a subscriber beyond what its receive window takes."""
 
 
+IDLE_BYTES = 1_600
+"""Memory of an idle connection."""
 ADMIN_CONNECTIONS = 4
 """Connections from this machine that are kept for an administrator."""
 ADMIN_HEAD = 1.0
@@ -174,14 +180,17 @@ class Admission:
         descriptors: int | None = None,
         behind_proxy: bool = False,
         uncounted: Callable[[str], bool] = is_local,
+        out_of_memory: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Create an account of no connections. Descriptors from number `descriptors` on are the reserve. `behind_proxy`:
         peers are our own proxy, and only `admit_forwarded` counts addresses. `uncounted` addresses have no limit.
+        `out_of_memory` returns the setting for which nobody is admitted now; None where somebody is.
         """
         self.behind_proxy = behind_proxy
         self._limits = limits
         self._descriptors = descriptors
         self._uncounted = uncounted
+        self._out_of_memory = out_of_memory
         self._open: Counter[str] = Counter()
         self._admin = 0
 
@@ -194,6 +203,8 @@ class Admission:
             return "server.limits.connections"
         if self._descriptors is not None and fd >= self._descriptors:
             return "server.limits.reserved_descriptors"
+        if (full := self._out_of_memory()) is not None:
+            return full
         return None if self.behind_proxy else self.refusal_of_address(address)
 
     def refusal_of_address(self, address: str | None) -> str | None:

@@ -159,7 +159,7 @@ class SubscriberServer:
         behind_proxy: bool = False,
         coalesce: float = 0.0,
         on_closed: Callable[[str], object] = lambda limit: None,
-        refusal: str = "",
+        refusal: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Create the server.
 
@@ -167,7 +167,7 @@ class SubscriberServer:
             behind_proxy: trust X-Forwarded-Proto, because only our own proxy reaches this port.
             coalesce: seconds for which market data wait for more; see `relay.hub.outbox.OutboxLimits`.
             on_closed: called with the name of the limit for which a connection was closed.
-            refusal: why nobody is served here; every upgrade is answered with 503.
+            refusal: returns why nobody is served now, for the 503 that answers an upgrade; None where somebody is.
         """
         self._connect = connect
         self._behind_proxy = behind_proxy
@@ -254,8 +254,8 @@ class SubscriberServer:
         assert self._nursery is not None, "SubscriberServer.run is not running"
         extensions = accepted(request.headers) if self._limits.compression else b""
         try:
-            if self._refusal:
-                raise BadHandshake(503, self._refusal)
+            if (full := self._refusal()) is not None:
+                raise BadHandshake(503, full)
             answer = handshake_response(request.headers, extensions)
         except BadHandshake as refusal:
             self._nursery.start_soon(self._refuse, transport, refusal.response())
@@ -356,15 +356,35 @@ class SubscriberServer:
             return
         most = self._limits.pending_bytes * 7 // 8
         for largest in sorted(self._pending, key=self._pending.__getitem__, reverse=True):
-            self._pending_bytes -= self._pending.pop(largest, 0)
-            largest.parser.give_up()
-            largest.held = ()
-            largest.outbox.close(OVERFLOW_CODE, f"too much of messages is pending ({_PENDING})", waiting=False)
-            self._on_closed(_PENDING)
-            if not largest.waiting:
-                self._handle(largest, ())
+            self._close_holder(largest, f"too much of messages is pending ({_PENDING})", _PENDING)
             if self._pending_bytes <= most:
                 break
+
+    def close_largest(self, size: int, limit: str) -> int:
+        """Close those for whom the most bytes are held, until these are `size` bytes; return the number of connections."""
+        sizes = dict(self._pending)
+        for outbox in self.slow:
+            if (slow := self.connections.get(outbox)) is not None:
+                sizes[slow] = sizes.get(slow, 0) + outbox.waiting[1]
+        closed = 0
+        for connection in sorted(sizes, key=sizes.__getitem__, reverse=True):
+            if size <= 0:
+                break
+            if connection.outbox.closing is None:
+                self._close_holder(connection, f"the relay is short of memory ({limit})", limit)
+                size -= sizes[connection]
+                closed += 1
+        return closed
+
+    def _close_holder(self, connection: SubscriberConnection, reason: str, limit: str) -> None:
+        """Close a connection, and drop what is held for it at once."""
+        self._pending_bytes -= self._pending.pop(connection, 0)
+        connection.parser.give_up()
+        connection.held = ()
+        connection.outbox.close(OVERFLOW_CODE, reason, waiting=False)
+        self._on_closed(limit)
+        if not connection.waiting:
+            self._handle(connection, ())
 
     def _handle(self, connection: SubscriberConnection, frames: Sequence[Received]) -> None:
         """Handle messages in turn, for a slice of time and while the session does not ask for a pause; hold the rest."""

@@ -43,9 +43,10 @@ RULES = {"relay/testing/meaning.py", "relay/testing/account_meaning.py", "relay/
 #: `cluster.applications`, `.shared_app`, `.app_store` and `.app_node` are applications over several relays, as `log`,
 #: `topics`, `redis` and `node` are the streams of providers.
 #: `cli.new_adapter` writes the package of a new provider.
+#: `server.memory` reads the limits of memory that the system has for the process, and keeps a reserve of it.
 #: `testing.account_meaning` has the checks of orders, fills, positions and money, which were in `testing.meaning`.
 #: `model.instruments` is what a provider's metadata say of the things it trades, and whether an order fits that.
-MOST_MODULES = 152
+MOST_MODULES = 153
 
 
 def room_of(path: Path) -> str:

@@ -42,13 +42,15 @@ accounts.main.credentials = {{ email = "{EMAIL}", password = "{PASSWORD}" }}
 
 @asynccontextmanager
 async def started(
-    *command: str, until: str, stream: str = "stderr", descriptors: int | None = None
+    *command: str, until: str, stream: str = "stderr", descriptors: int | None = None, memory: int | None = None
 ) -> AsyncIterator[tuple[trio.Process, str]]:
     """Run `tickrelay` with these arguments; go on at the first line with ``until`` in it, and kill it at the end.
 
-    ``descriptors`` is how many file descriptors the process may have.
+    ``descriptors`` is how many file descriptors the process may have, ``memory`` the bytes of its address space.
     """
-    limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
+    limits = [] if descriptors is None else [f"ulimit -n {descriptors}"]
+    limits += [] if memory is None else [f"ulimit -v {memory // 1024}"]
+    limited = ["sh", "-c", "; ".join([*limits, 'exec "$@"']), "sh"] if limits else []
     process = await trio.lowlevel.open_process(
         [*limited, sys.executable, "-m", "relay", *command], stdin=subprocess.DEVNULL, **{stream: subprocess.PIPE}
     )
