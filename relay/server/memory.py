@@ -1,4 +1,4 @@
-"""The memory that the system lets this process have, and the reserve of it that clients may not use.
+"""The limits of the memory of this process, and the reserve that clients may not use.
 
 There may be several limits: `RLIMIT_AS` and `RLIMIT_DATA` of the process, the memory of its control group (version 1 or 2)
 and of each group around that, and the machine's. The tightest is the one with the least left.
