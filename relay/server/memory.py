@@ -4,7 +4,7 @@ There may be several limits: `RLIMIT_AS` and `RLIMIT_DATA` of the process, the m
 and of each group around that, and the machine's. The tightest is the one with the least left.
 
 - Less than the reserve is left: nobody new is served. Upgrades are answered 503 and subscriptions refused, with the name of
-  the setting. Whoever is subscribed stays so; HTTP requests, commands, providers, the store and the log go on.
+  the setting. Open subscriptions, HTTP requests, commands, providers, the store and the log go on.
 - Less than half the reserve is left: new connections are refused too, except the few that are kept for an administrator,
   and those subscribers are closed with 4100 for which the most bytes are held.
 
