@@ -289,8 +289,7 @@ class ProviderSession:
         """Store the time up to which all events were received. Call it every few seconds; a new connection calls it too."""
         heard = self._machine.heard_at()
         if heard is not None and self._beside is None:
-            at = moment()
-            self._keep("heard", "", str(at.unix_ns - int((at.now - heard) * 1e9)).encode())
+            self._keep("heard", "", str(self._machine.core.unix_ns_at(heard, moment())).encode())
 
     def rows(self) -> Iterator[tuple[str, str, bytes]]:
         """Yield all rows that ``keep`` was called with, as table, key and value. A further connection of a pool has none."""

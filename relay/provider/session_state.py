@@ -351,6 +351,11 @@ class SessionState:
                 if self.provider_ahead_ns is None or ahead > self.provider_ahead_ns:
                     self.provider_ahead_ns = ahead
 
+    def unix_ns_at(self, past: float, at: Now) -> int:
+        """Return the wall time of the monotonic time ``past`` by our clock or the provider's, the earlier: it misses nothing."""
+        ours = at.unix_ns - int((at.now - past) * 1e9)
+        return ours if self.provider_ahead_ns is None else min(ours, int(past * 1e9) + self.provider_ahead_ns)
+
     def limited(self, retry_after: float | None, socket: str = "") -> None:
         """Pause all requests because the provider reported an exceeded rate limit, and publish a `rate_limit` event.
 

@@ -470,7 +470,8 @@ class Subscriptions:
         if core.adapter is None or not core.outbound.queue.idle(Lane.FETCH) or not core.outbound.queue.idle(Lane.CALL):
             return
         # Overlap with the previous audits, as the lists may have lagged behind the stream.
-        since = from_micros(core.at.unix_ns // 1000 - int((2 * every + CLOCKS_DIFFER) * 1_000_000))
+        now_ns = core.unix_ns_at(core.at.now, core.at)
+        since = from_micros(now_ns // 1000 - int((2 * every + CLOCKS_DIFFER) * 1_000_000))
         try:
             if not core.outbound.audit(core.adapter, Reconcile(since)):
                 self._audits, self._audit_at = False, inf

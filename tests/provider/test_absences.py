@@ -8,6 +8,7 @@ from relay.adapter import Fetch, Reconcile
 from relay.model.events import Connection, Gap, Trade
 from relay.model.text import from_nanos, to_ns
 from relay.provider import session_events
+from relay.provider.session_events import Now
 from relay.provider.subscriptions import CLOCKS_DIFFER
 
 UNIX = 1_700_000_000_000_000_000
@@ -70,3 +71,11 @@ def test_a_provider_whose_clock_is_behind_is_asked_by_its_own_time(rig: Any) -> 
 def test_a_provider_whose_clock_is_ahead_is_requested_no_less(rig: Any) -> None:
     _, since = back_after(rig, fill_at=UNIX + 90 * SECOND + 120 * SECOND)
     assert since == UNIX + 90 * SECOND - CLOCKS_DIFFER * SECOND
+
+
+@pytest.mark.parametrize(("ahead", "kept"), [(-HOUR, -HOUR), (HOUR, 0), (None, 0)])
+def test_when_something_was_heard_is_kept_by_the_earlier_of_both_clocks(rig: Any, ahead: int | None, kept: int) -> None:
+    """Our clock may be an hour ahead, and right after a restart: by it alone nothing would have been missed."""
+    core = rig().machine.core
+    core.provider_ahead_ns = None if ahead is None else UNIX + ahead
+    assert core.unix_ns_at(90, Now(100, UNIX + 100 * SECOND)) == UNIX + 90 * SECOND + kept
