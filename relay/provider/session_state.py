@@ -352,7 +352,7 @@ class SessionState:
                     self.provider_ahead_ns = ahead
 
     def unix_ns_at(self, past: float, at: Now) -> int:
-        """Return the wall time of the monotonic time ``past`` by our clock or the provider's, the earlier: it misses nothing."""
+        """Return the wall time of ``past``, monotonic seconds, by the earlier of our clock and the provider's."""
         ours = at.unix_ns - int((at.now - past) * 1e9)
         return ours if self.provider_ahead_ns is None else min(ours, int(past * 1e9) + self.provider_ahead_ns)
 
