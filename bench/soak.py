@@ -316,6 +316,7 @@ def sums(status: Any) -> Iterator[str]:
         if session["received"] != told:
             yield f"{session['provider']}: received {session['received']}, accounted for {told}"
     said = sum(session["published"] + session["raised"] for session in status["sessions"])
+    said += status["commands"].get("silent", 0)  # what no session replied to in time the relay ends itself
     if said != sum(status["hub"]["published"].values()):
         yield f"sessions published {said}, the hub {sum(status['hub']['published'].values())}"
 

@@ -200,7 +200,7 @@ class CommandRegistry:
         #: The share of each API key, by its name, and of each account.
         self._shares: dict[str | AccountRef, _Share] = {}
         self.notes: Counter[str] = Counter()
-        """Counters: replies by outcome, ``repeated``, ``conflict``, ``full``, ``resolved``, ``late_reply``."""
+        """Counters: replies by outcome, ``repeated``, ``conflict``, ``full``, ``resolved``, ``late_reply``, ``silent``."""
         self.durations: dict[tuple[str, str], Histogram] = {}
         """Seconds from taking a command to its reply, by provider and outcome."""
 
@@ -523,6 +523,7 @@ class CommandRegistry:
         """Yield the commands whose session did not reply in time, each with the unknown reply to publish."""
         late = [each for waiting in self._open.values() for each in waiting.values() if each.due_at + GRACE <= now]
         for pending in late:
+            self.notes["silent"] += 1
             yield pending, pending.undecided(error)
 
     def forget(self, now: float) -> None:
