@@ -94,6 +94,7 @@ class Alpaca(Adapter):
         Offer(kind="candle", socket="stocks", timeframes=tuple(reading.BARS), example=AAPL, hours=HOURS),
         Offer(kind="depth", socket="crypto", example={"symbol": "BTC/USD"}),
         Offer(kind="signal", socket="stocks", example=AAPL, hours=HOURS),
+        Offer(kind="instrument", example=AAPL),
         Offer(kind="account", visibility="presence", events=("account", "order", "position", "trade", "reply")),
     )
     commands = rest.COMMANDS

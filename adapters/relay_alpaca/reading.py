@@ -6,10 +6,22 @@ https://docs.alpaca.markets/docs/real-time-stock-pricing-data, https://docs.alpa
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from relay.adapter.reading import besides, first, members, present, quoted, text, word
+from relay.adapter.reading import besides, first, members, present, quoted, terms, text, tradable, word
 from relay.model.channels import Topic
 from relay.model.enums import OrderEvent, OrderStatus, OrderType, PositionSide, Side, TimeInForce, TradeEvent
-from relay.model.events import Account, Candle, Depth, Event, Order, Position, ProviderSignal, PublicTrade, Quote, Trade
+from relay.model.events import (
+    Account,
+    Candle,
+    Depth,
+    Event,
+    Instrument,
+    Order,
+    Position,
+    ProviderSignal,
+    PublicTrade,
+    Quote,
+    Trade,
+)
 
 Given = dict[str, Any]
 Symbol = Callable[[str], str]
@@ -53,6 +65,19 @@ ORDER = ("id", "client_order_id", "symbol", "side", "type", "order_type", "qty",
          "time_in_force", "limit_price", "stop_price", "trail_price", "trail_percent", "filled_avg_price", "replaces",
          "replaced_by", "extended_hours", "position_intent", "legs", "created_at", "updated_at")  # fmt: skip
 POSITION = ("symbol", "side", "qty", "avg_entry_price", "current_price", "unrealized_pl")
+
+
+# --- assets ----------------------------------------------------------------------------------------------------------
+
+
+def instrument(given: Given) -> Instrument:
+    """Read an asset. ``min_order_size`` moves with the price, so that it is no bound for an order some time later."""
+    symbol, name = text(given, "symbol"), given.get("name") or None
+    pair = dict(zip(("base", "quote"), symbol.split("/"), strict=True)) if "/" in symbol else {}
+    known = ("id", "class", "symbol", "name", "status", "tradable", "min_trade_increment", "price_increment")
+    return Instrument(symbol=symbol, native_symbol=symbol, name=name, instrument_type=given.get("class"),
+                      status=tradable(given.get("tradable")), data=besides(given, *known), **pair,
+                      **terms(given, tick_size="price_increment", quantity_step="min_trade_increment"))  # fmt: skip
 
 
 # --- market data -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from relay.adapter import Answer, Calendar, CommandReply, Complete, Fetch, Orders, Poll, Signal, Symbols, Unknown, loads
-from relay.adapter.reading import each, members, reply, segment, text
+from relay.adapter.reading import each, instruments, members, reply, segment, text
 from relay.model import commands
 from relay.model.enums import ErrorCode, OrderType, TimeInForce, TrailingType
 from relay.model.events import Event
@@ -61,8 +61,10 @@ FUNCTIONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 }
 #: Elements of a page at most.
 ORDERS_A_PAGE, FILLS_A_PAGE = 500, 100
-#: Seconds between two requests of money and positions, which are not streamed, and of lists that change once a day.
-OFTEN, DAILY = 15, 6 * 3600
+#: Seconds between two requests: of money and positions, which are not streamed; of assets with a tick; of other lists.
+OFTEN, HOURLY, DAILY = 15, 3600, 6 * 3600
+#: The lists of assets, each of one class, and when they are read again: only crypto says on which terms it is traded.
+ASSETS = {"us_equity": DAILY, "crypto": HOURLY}
 #: Days of the calendar that are asked for.
 DAYS = 400
 
@@ -72,9 +74,9 @@ DAYS = 400
 
 def lists(feed: str) -> Iterator[Poll]:
     """Request the symbols and the days of the market."""
-    yield Poll(
-        "assets", Fetch(tag=("assets", feed), url="/v2/assets", query={"status": "active"}, within=30), every=DAILY
-    )
+    for of, every in ASSETS.items():
+        query = {"status": "active", "asset_class": of}
+        yield Poll(f"assets {of}", Fetch(tag=(of, feed), url="/v2/assets", query=query, within=30), every=every)
     yield Poll("calendar", Fetch(tag=("calendar", None), url="/v2/calendar"), every=DAILY)
 
 
@@ -124,8 +126,9 @@ def listed(what: str, since: Any, answer: Answer, symbol: Symbol, kept: Kept) ->
         case "positions":
             yield from each(rows, lambda row: reading.position(row, symbol, kept))
             yield Complete("position")
-        case "assets":
-            yield from _symbols(rows, kept, complete=since != "test")
+        case "us_equity" | "crypto":
+            yield _symbols(what, rows, kept, is_all=since != "test")
+            yield from instruments(rows, reading.instrument)
         case "calendar":
             yield _calendar(rows)
         case "fills":
@@ -143,11 +146,12 @@ def listed(what: str, since: Any, answer: Answer, symbol: Symbol, kept: Kept) ->
                 yield _orders(what, since, from_nanos(to_ns(rows[-1]["submitted_at"]) - 1))
 
 
-def _symbols(rows: list[Given], kept: Kept, *, complete: bool) -> Iterator[Symbols]:
-    natives = [text(row, "symbol") for row in rows]
-    kept["pairs"] = {native.replace("/", ""): native for native in natives if "/" in native}
-    names = {row["symbol"]: row["name"] for row in rows if row.get("name")}
-    yield Symbols([(native, native) for native in natives], complete=complete, names=names)
+def _symbols(of: str, rows: list[Given], kept: Kept, *, is_all: bool) -> Symbols:
+    listed = kept.setdefault("assets", {})
+    listed[of] = [text(row, "symbol") for row in rows]
+    natives = [native for each in listed.values() for native in each]
+    kept["pairs"] = {native.replace("/", ""): native for native in listed.get("crypto", ())}
+    return Symbols([(native, native) for native in natives], complete=is_all and len(listed) == len(ASSETS))
 
 
 def _calendar(rows: list[Given]) -> Calendar:

@@ -274,8 +274,8 @@ def check_instruments(subject: Subject) -> None:
 
 
 def instruments(subject: Subject) -> Iterator[tuple[str, Instrument]]:
-    """Yield every instrument of the recording with its place, those of the answers to preparing fetches first."""
-    for exchange in exchanges(subject, preparing=True):
+    """Yield every instrument of the recording with its place, those of the answers to requests first."""
+    for exchange in exchanges(subject, lists=True):
         yield from ((exchange.where, event) for event in exchange.read().events if isinstance(event, Instrument))
     for example, result in subject.results:
         yield from ((example.where, event) for event in result.events if isinstance(event, Instrument))

@@ -327,12 +327,13 @@ class Exchange:
             return Read(error=error)
 
 
-def exchanges(of: Subject, *, preparing: bool = False) -> Iterator[Exchange]:
-    """Yield every request the adapter makes that the recording has an answer to; ``preparing``: those of `prepare` only."""
+def exchanges(of: Subject, *, lists: bool = False) -> Iterator[Exchange]:
+    """Yield every request the adapter makes that the recording has an answer to.
+
+    ``lists``: only those of `Adapter.prepare` and of `Reconcile`, which bring what the provider has.
+    """
     fresh = of.adapter(of.context())
     yield from _chain(of, "prepare()", fresh, fresh.prepare())
-    if preparing:
-        return
     topics = tuple(of.topics())
     asked: list[Outgoing] = [
         Reconcile(),
@@ -341,7 +342,7 @@ def exchanges(of: Subject, *, preparing: bool = False) -> Iterator[Exchange]:
         *map(Snapshot, topics),
         *of.commands,
     ]
-    for outgoing in asked:
+    for outgoing in asked[:1] if lists else asked:
         adapter = of.prepared()
         yield from _chain(of, _name(outgoing), adapter, _written(adapter, outgoing))
 

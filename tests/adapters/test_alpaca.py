@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.adapter import Ack, Answer, Complete, Context, Fetch, Nack, Reconcile, Redial, Subscribe, dumps
+from relay.adapter import Ack, Answer, Complete, Context, Fetch, Nack, Poll, Reconcile, Redial, Subscribe, dumps
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -227,6 +227,28 @@ def test_a_page_of_one_moment_makes_nothing_complete() -> None:
     assert type(items[-1]).__name__ == "Unknown"
 
 
+def test_each_list_of_assets_is_of_one_class_and_only_both_are_all_there_are() -> None:
+    context = new_context()
+    stock = {"class": "us_equity", "symbol": "AAPL", "name": "Apple Inc.", "tradable": True, "fractionable": True}
+    pair = {"class": "crypto", "symbol": "BTC/USD", "tradable": False, "min_order_size": "0.000011",
+            "min_trade_increment": "0.000000001", "price_increment": "0.5"}  # fmt: skip
+    polls = [each.request for each in Alpaca(context).encode(Reconcile(None)) if isinstance(each, Poll)]
+    lists = [fetch for fetch in polls if isinstance(fetch, Fetch) and fetch.url == "/v2/assets"]
+    assert [fetch.query["asset_class"] for fetch in lists] == ["us_equity", "crypto"]
+    first, apple = Alpaca(context).fetched(lists[0].tag, _answer([stock]))
+    assert (first.complete, apple.name, apple.tick_size, apple.status) == (False, "Apple Inc.", None, "TRADING")
+    both, bitcoin = Alpaca(context).fetched(lists[1].tag, _answer([pair]))
+    assert both.complete
+    assert [native for native, _ in both.pairs] == ["AAPL", "BTC/USD"]
+    assert (bitcoin.base, bitcoin.quote, bitcoin.tick_size, bitcoin.quantity_step) == (
+        "BTC",
+        "USD",
+        "0.5",
+        "0.000000001",
+    )
+    assert (bitcoin.status, bitcoin.minimum_quantity, bitcoin.data) == ("HALTED", None, {"min_order_size": "0.000011"})
+
+
 def test_holidays_and_half_days() -> None:
     context, topic = Context(provider="alpaca", options=Alpaca.defaults()), TOPICS[0]
     (calendar,) = Alpaca(context).fetched(("calendar", None), _answer([
@@ -424,7 +446,7 @@ async def sdk(story: str, **settings: Any) -> dict[str, list[dict[str, Any]]]:
 async def test_their_sdk_trades_unmodified() -> None:
     said = await sdk("trade")
     assert said["account"] == [{"currency": "USD", "cash": "100000.00", "status": "ACTIVE"}]
-    assert said["assets"][0]["symbols"] == ["AAPL", "BTC/USD", "FAKEPACA", "MSFT"]
+    assert said["assets"][0]["symbols"] == ["AAPL", "FAKEPACA", "MSFT"], "stocks, where no class is named"
     assert said["market"] == [{"open": True, "days": True}]
     assert said["bought"][0]["status"] == "filled"
     assert said["replaced"] == [{"chain": True, "qty": "7", "old": "replaced"}]

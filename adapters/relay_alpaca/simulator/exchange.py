@@ -134,7 +134,9 @@ class Brokerage:
                 self._cancel(self._order(id))
                 return 204, None
             case "GET", ["v2", "assets"]:
-                return 200, [self._asset(each.symbol) for each in self.market.instruments]
+                of = query.get("asset_class", "us_equity")
+                assets = [self._asset(each.symbol) for each in self.market.instruments]
+                return 200, [asset for asset in assets if asset["class"] == of]
             case "GET", ["v2", "assets", symbol] if symbol in self.market:
                 return 200, self._asset(symbol)
             case "GET", ["v2", "clock"]:
@@ -413,11 +415,13 @@ class Brokerage:
         }  # fmt: skip
 
     def _asset(self, symbol: str) -> dict[str, Any]:
-        is_crypto = "/" in symbol
+        is_crypto, listed = "/" in symbol, self.market.instrument(symbol)
+        steps = {"min_order_size": "0.0001", "min_trade_increment": listed.size_text(1),
+                 "price_increment": listed.price_text(listed.tick)} if is_crypto else {}  # fmt: skip
         return {"id": named(f"asset/{symbol}"), "class": "crypto" if is_crypto else "us_equity",
                 "exchange": "CRYPTO" if is_crypto else "NASDAQ", "symbol": symbol, "name": f"{symbol} simulated",
                 "status": "active", "tradable": True, "marginable": not is_crypto, "shortable": not is_crypto,
-                "easy_to_borrow": not is_crypto, "fractionable": True}  # fmt: skip
+                "easy_to_borrow": not is_crypto, "fractionable": True, **steps}  # fmt: skip
 
     def _calendar(self) -> list[dict[str, str]]:
         """Return a year of weekdays; every tenth is a holiday."""
