@@ -537,19 +537,52 @@ _is_request_id = re.compile(r"^(id|req_?id|request_?id)$", re.IGNORECASE).search
 
 
 def requests(of: Subject) -> Iterator[str]:
-    """A subscription's end is written, and differs from its beginning; frames are those that were recorded."""
+    """A subscription's end is written, and differs from its beginning; frames have the members of those recorded."""
     ends, numbered = _ends(of)
+    recorded = [_names(record.data) for record in of.recording.records if record.dir == "out"]
+    kinds = {event.kind for event, _ in reading(of).of(Event)}
     for topic in of.topics():
         starts = _written(of, Subscribe(topic_only := (topic,)))
         if not starts or topic.kind == "account":
             continue
         stops = ends.get(topic.kind) or _written(of, Unsubscribe(topic_only), after=Subscribe(topic_only))
+        for name, frames in (("Subscribe", starts), ("Unsubscribe", stops)):
+            for frame in frames if topic.kind in kinds else ():
+                if (unlike := _unlike_recorded(_names(frame), recorded)) is not None:
+                    yield f"encode({name}) of {topic_text(topic)}: {unlike}: {frame[:200]}"
         if not stops and numbered:
             continue  # acknowledgements have what ends a stream, and the recording has none of this kind
         if not stops:
             yield f"encode(Unsubscribe) of {topic_text(topic)} writes nothing, though Subscribe does"
         elif _numberless(stops) == _numberless(starts):
             yield f"encode(Unsubscribe) of {topic_text(topic)} writes what Subscribe writes: {stops[0][:200]}"
+
+
+def _names(frame: str | bytes) -> frozenset[str]:
+    """Return the names of the members of a JSON frame, at any depth."""
+    try:
+        found = [loads(frame)]
+    except ValueError:
+        return frozenset()
+    names: set[str] = set()
+    while found:
+        value = found.pop()
+        if isinstance(value, dict):
+            names |= value.keys()
+        found += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return frozenset(names)
+
+
+def _unlike_recorded(names: frozenset[str], recorded: list[frozenset[str]]) -> str | None:
+    """Return how a frame differs from the recorded one that is most like it; None if it may have members beside these.
+
+    A member that no client has sent is another option, unless one that the like frame has is missing: then it is misspelt.
+    """
+    new = names.difference(*recorded)
+    like = max(recorded, key=lambda each: (len(each & names), -len(each)), default=frozenset[str]())
+    if not new or not (gone := like - names):
+        return None
+    return f"no recorded frame has the member {min(new)}, and the one most like it has {min(gone)}"
 
 
 def _written(of: Subject, request: Outgoing, *, after: Outgoing | None = None) -> list[str]:

@@ -174,6 +174,15 @@ def _silent(node: ast.AST) -> bool:
     return False
 
 
+def _misspelt(node: ast.AST) -> bool:
+    """Misspell the first member of the first frame that is written."""
+    match node:
+        case ast.Call(func=ast.Name(id="dumps"), args=[ast.Dict(keys=[ast.Constant(value=str(word)) as first, *_])]):
+            first.value = f"{word}s"
+            return True
+    return False
+
+
 def _first_only(node: ast.AST) -> bool:
     """Read only the first element of a list."""
     match node:
@@ -233,6 +242,7 @@ EDITS: dict[str, Edit] = {
     "Unsubscribe writes nothing": _silent,
     "Unsubscribe writes Subscribe": replaced(_of_unsubscribe),
     "only the first element": _first_only,
+    "a member of frames misspelt": _misspelt,
 }
 
 
