@@ -1,6 +1,5 @@
-"""No loss over a reconnect, with pusher-js as it is and `docs/clients/resume.js` beside it."""
+"""No loss over a reconnect, with pusher-js as it is and `relay/web/resume.js` beside it."""
 
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -12,7 +11,7 @@ from support.client import Client
 from support.deadlines import WITHIN
 from support.harness import Stage, stage
 from support.http_api import ask
-from support.matrix import ROOT, judged_by
+from support.matrix import judged_by
 from support.running import port_of, running_relay
 
 OTHERS = {
@@ -261,8 +260,3 @@ async def test_history_by_http() -> None:
         assert (status, gone["reason"], gone["seq"]) == (410, "position_expired", 7)
         status, gone = await history(epoch="another", after_seq="1")
         assert (status, gone["reason"]) == (410, "epoch_changed")
-
-
-def test_the_dashboard_has_the_same_file() -> None:
-    ours = Path(ROOT, "relay/web/resume.js").read_bytes()
-    assert ours == Path(ROOT, "docs/clients/resume.js").read_bytes()

@@ -6,7 +6,7 @@ import Echo from "laravel-echo";
 
 const require = createRequire(import.meta.url);
 const Pusher = require("pusher-js");
-const tickrelayResume = require("../../docs/clients/resume.js");
+const tickrelayResume = require("../../relay/web/resume.js");
 const report = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const KINDS = [["private-encrypted-", "encryptedPrivate"], ["private-", "private"], ["presence-", "join"], ["", "channel"]];
 let echo;

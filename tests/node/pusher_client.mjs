@@ -10,7 +10,7 @@ const WebSocket = require("ws");
 if (process.argv[2] === "ws") Pusher.Runtime.createWebSocket = (url) => new WebSocket(url);
 const operate = pusherOperations(
   Pusher,
-  require("../../docs/clients/resume.js"),
+  require("../../relay/web/resume.js"),
   (line) => process.stdout.write(JSON.stringify(line) + "\n"),
 );
 

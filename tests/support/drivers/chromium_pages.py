@@ -25,7 +25,7 @@ FLAGS = [
 ]
 FILES = {
     "pusher.js": ROOT / "tests/node/node_modules/pusher-js/dist/web/pusher-with-encryption.min.js",
-    "resume.js": ROOT / "docs/clients/resume.js",
+    "resume.js": ROOT / "relay/web/resume.js",
     "pusher_operations.mjs": ROOT / "tests/node/pusher_operations.mjs",
     "socket_operations.mjs": ROOT / "tests/node/socket_operations.mjs",
 }
