@@ -28,11 +28,13 @@ def test_a_cluster_keeps_its_promises(lossy: bool, part: int) -> None:
 
 def _leads(seeds: range, *, lossy: bool = False) -> int:
     """Run these; return how often a node became the owner."""
-    leads = 0
+    leads = resumed = 0
     for seed in seeds:
         world = World(seed, lossy=lossy)
         world.run(15)
         leads += world.leads
+        resumed += world.resumed
+    assert resumed > len(seeds)
     return leads
 
 
@@ -68,6 +70,10 @@ def _durable_told_before_it_is_logged(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "append", tell_first)
 
 
+def _resumes_are_answered_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cluster_model.Node, "has_read", lambda node, ends: node.loaded)
+
+
 def _names_are_not_kept(patch: pytest.MonkeyPatch) -> None:
     insert = Store.insert
     patch.setattr(Store, "insert", lambda store, token, key: insert(store, token, key) is not None)
@@ -81,6 +87,7 @@ def _names_are_not_kept(patch: pytest.MonkeyPatch) -> None:
         (_no_numbers_left_out, " is (quote|gap).* and (quote|gap)"),
         (_no_look_for_holes, "never heard|twice"),
         (_durable_told_before_it_is_logged, "published .* twice"),
+        (_resumes_are_answered_at_once, "had shown"),
         (_names_are_not_kept, "was sent twice"),
     ],
 )

@@ -6,10 +6,12 @@ The world keeps what was really shown to whom, and checks after every step:
 (b) a number of an epoch of a topic has one content, on every node and in the log;
 (c) what a node publishes of a topic is what the log has, in order, with a gap told for all that is left out;
 (d) a fill and a reply are published exactly once;
-(e) the frame of a command is sent at most once.
+(e) the frame of a command is sent at most once;
+(f) a node that is asked to go on behind an event of the account, which another node has shown, has it once it has read what
+    was in the log when it was asked.
 
 A store that comes back without the last second of its writes (an append-only file that is written each second) keeps (a), (b)
-and (c); (d) and (e) are promised by a store that loses nothing.
+and (c); (d), (e) and (f) are promised by a store that loses nothing.
 """
 
 import heapq
@@ -54,6 +56,7 @@ class Store:
         self.topics: dict[str, tuple[str, int]] = {}
         self.told: set[str] = set()
         self.rows: set[str] = set()
+        self.epochs: list[str] = []
 
     def acquire(self, node: str, now: float) -> LeaseGrant | float:
         token, holder, end = self.lease
@@ -95,7 +98,14 @@ class Store:
             self.topics[entry.topic] = (entry.epoch, entry.seq)
             if name == "durable":
                 self.told.add(entry.tail.decode())
+                if entry.epoch not in self.epochs:
+                    self.epochs.append(entry.epoch)
         return True
+
+    def age(self, position: tuple[str, int]) -> tuple[int, int]:
+        """Return which epoch of the account's this is, and the number in it."""
+        epoch, seq = position
+        return self.epochs.index(epoch) if epoch in self.epochs else -1, seq
 
     def insert(self, token: str, key: str) -> bool | None:
         """Keep the names of a command; None where the token is not the last one, False where they are known."""
@@ -276,6 +286,12 @@ class Node:
                     self.lease.hurry(self.world.now)
         self.begin()
 
+    def has_read(self, ends: Mapping[LogName, LogPosition]) -> bool:
+        """Return True where the logs are read to these ends: who resumes is answered then, see `relay.cluster.log.EndOfLog`."""
+        if not self.loaded or self.replica.missed:
+            return False
+        return all(self.replica.readers[name].position >= ends[name] for name in LOGS)
+
     # Leading ---------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -379,6 +395,7 @@ class World:
         self.history: list[str] = []
         self.events = 0
         self.leads = 0
+        self.resumed = 0
         self.fills: list[str] = []
         self.frames: Counter[str] = Counter()
         self.content: dict[tuple[str, str, int], str] = {}
@@ -491,6 +508,7 @@ class World:
             if faults:
                 self.fault()
                 self.news()
+                self.wander()
             if self.lossy and (not self.saves or self.now > self.saves[-1][0] + 0.4):
                 self.saves.append((self.now, self.store.saved()))
             for node in self.nodes:
@@ -504,6 +522,26 @@ class World:
             for node in self.nodes:
                 if node.replica.leading and self.now >= node.paused_until:
                     node.command(key)
+
+    def wander(self) -> None:
+        """Have a subscriber of the account go from one node to another."""
+        here, there = self.random.sample(self.nodes, 2)
+        position, until = here.known.get(DURABLE), self.now + 5.0
+        if position is None or self.random.random() > 0.2:
+            return
+
+        def look(ends: Mapping[LogName, LogPosition]) -> None:
+            if there not in self.nodes or self.now > until:
+                return  # the subscriber is sent away, and tries another one
+            if self.now < there.paused_until or not there.has_read(ends):
+                self.at(0.05, lambda: look(ends))
+                return
+            self.resumed += 1
+            known = there.known.get(DURABLE)
+            if known is None or self.store.age(known) < self.store.age(position):
+                self.fail(f"{there.name} has {known}, and {here.name} had shown {position}", lossless=True)
+
+        self.request(there, lambda: dict(self.store.ends), look)
 
     def fault(self) -> None:
         if self.random.random() > 0.04:
