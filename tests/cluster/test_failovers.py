@@ -16,7 +16,7 @@ import trio
 from relay.cluster.log import LogEntry
 from support.cable import Cable, cable
 from support.forked import fork_server
-from support.real_cluster import RealCluster, compare, log_faults, number_faults, real_cluster
+from support.real_cluster import ACCOUNT, RealCluster, Watcher, compare, log_faults, number_faults, real_cluster
 
 #: coredis, which reads along, does not close the buffers of a connection that is lost.
 pytestmark = [
@@ -32,8 +32,9 @@ SEED = int(os.environ.get("TICKRELAY_SEED", "1"))
 OF_ONE = 20
 #: Seconds of a lease. A loaded machine that cannot renew a short one in time only has more takeovers.
 LEASE = float(os.environ.get("TICKRELAY_LEASE", "2"))
-#: Seconds after which the subscriber that roams loses its connection, and goes to the next relay.
-ROAMS_AFTER = 0.7
+#: Seconds after an event of the account in which the subscriber that roams loses its connection, and goes to the next relay;
+#: and after which it does so without an event.
+ROAMS_AFTER, ROAMS_ANYWAY = 0.5, 10.0
 WAYS = ("SIGKILL", "SIGTERM", "SIGKILL", "cut", "SIGTERM", "SIGSTOP")
 
 
@@ -72,10 +73,13 @@ def ports_in_turn(cluster: RealCluster) -> Iterator[int]:
         yield alive[turn % len(alive)].port
 
 
-async def roam(line: Cable, scope: trio.CancelScope) -> None:
+async def roam(line: Cable, watcher: Watcher, scope: trio.CancelScope) -> None:
     """Cut a subscriber's line again and again: it resumes at another node each time."""
     with scope:
         while True:
+            told = len(watcher.events[ACCOUNT])
+            with trio.move_on_after(ROAMS_ANYWAY):
+                await watcher.until(lambda watcher: len(watcher.events[ACCOUNT]) > told)  # noqa: B023
             await trio.sleep(ROAMS_AFTER)
             line.cut()
             line.mend()
@@ -95,7 +99,7 @@ async def test_takeovers_lose_nothing_and_tell_nothing_twice(tmp_path: Path) -> 
                 line.turns = ports_in_turn(cluster)
                 await cluster.begin("a", "b", wanders=partial(any_port, cluster), roams=lambda: line.port)
                 roaming = trio.CancelScope()
-                nursery.start_soon(roam, line, roaming)
+                nursery.start_soon(roam, line, cluster.watchers["roams"], roaming)
                 began = time.monotonic()
                 of_this = min(OF_ONE, FAILOVERS - done)
                 for number in range(of_this):
