@@ -31,6 +31,7 @@ from relay.adapter import (
     Reconcile,
     Redial,
     Refresh,
+    Seek,
     Session,
     Signal,
     Subscribe,
@@ -40,13 +41,12 @@ from relay.adapter import (
     loads,
 )
 from relay.adapter.reading import each, listed
-from relay.limits import BoundedDict
 from relay.model import commands
 from relay.model.channels import Topic
 from relay.model.commands import Command
 from relay.model.events import Account, Error, Event, Quote
 from relay.model.text import from_millis
-from relay_crosstrade.orders import Blotter, Names
+from relay_crosstrade.orders import Blotter
 from relay_crosstrade.reading import Reader, has_expiry, is_alias, names_another, of_account, of_symbol
 from relay_crosstrade.rpc import COMMANDS, ORDERS, Failure, Writer, failure, is_refusal, may_change
 
@@ -93,9 +93,7 @@ class CrossTrade(Adapter):
             raise ValueError(f"pnl_interval: expected 1000 to 60000 milliseconds, got {self.interval}")
         self.reader = Reader(self.symbol, self.native, self.own, self.own if context.account else "")
         self.writer = Writer(native=self.native, account=self.own, time_in_force=self.option("time_in_force"))
-        names = context.kept.setdefault("orders", Names())
-        self.blotter = Blotter(self.reader, context.known, names, self.interval / 1000)
-        self.waiting: BoundedDict[str, Command] = BoundedDict(1000)  # without an answer
+        self.blotter = Blotter(self.reader, context.known, self.interval / 1000)
         self.aliases: set[str] = set()  # subscribed names that may be aliases: the add-on has not used them yet
         self.violations = 0  # of the rate limit, without a success between
         self.watch(set())
@@ -127,11 +125,12 @@ class CrossTrade(Adapter):
                 yield from self.blotter.look(*self.blotter.accounts)
             case Refresh(account):
                 yield from self.blotter.look(account or self.own)
+            case Seek(id, account):
+                yield from self.blotter.ask("order", id, account or self.own)
             case GivenUp(command):
                 yield from self.follow(command)
             case Command():
                 yield self.writer.frame(outgoing)
-                self.waiting[outgoing.id] = outgoing
 
     def watch(self, accounts: set[Topic]) -> None:
         """Poll the fills of these accounts, which are subscribed, and those of the session's own."""
@@ -219,7 +218,8 @@ class CrossTrade(Adapter):
         A command that may change something stays open, and becomes unknown at its deadline, when the answer does not say
         whether it was carried out: it has no ``success``, or fails with what is no refusal that is documented.
         """
-        command, details = self.waiting.get(id), {"id": id, "data": data}
+        command = next((each for each in self.context.known.commands() if each.id == id), None)
+        details = {"id": id, "data": data}
         if failed is not None and command is None:
             yield Error(code=failed["code"], message=failed["message"], details=details)
             return
@@ -229,7 +229,6 @@ class CrossTrade(Adapter):
             yield Error(code="undecided", message=said, details=details)
             yield from () if command is None else self.follow(command)
             return
-        self.waiting.pop(id, None)
         account = (None if command is None else command.account) or self.reader.only
         if failed is None and names_another(data, account, "account"):
             failed = {"code": "not_of_this_account", "message": f"the answer is of another account than {account}"}
@@ -248,8 +247,8 @@ class CrossTrade(Adapter):
         match command:
             case commands.PlaceOrder() if isinstance(order_id, str) and order_id:
                 yield from self.blotter.placed(command, order_id, self.writer.account_of(command))
-            case commands.ListOrders() if isinstance(raws, list):
-                yield from self.blotter.listed(raws, whole=False)
+            case None if isinstance(order_id, str) and order_id:  # the answer comes late
+                yield from self.blotter.ask("order", order_id, account)
             case Command():
                 yield from self.follow(command)
         match data:

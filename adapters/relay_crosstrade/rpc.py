@@ -30,6 +30,7 @@ ORDERS = Orders(
     times_in_force=(TimeInForce.DAY, TimeInForce.GTC),
     members=("client_order_id",),
     amends=("quantity", "limit_price", "stop_price"),
+    sought=True,
 )
 #: Members of an amendment and of a closing by the names of their arguments.
 AMENDED = {"quantity": "quantity", "limitPrice": "limit_price", "stopPrice": "stop_price"}

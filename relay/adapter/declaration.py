@@ -390,6 +390,10 @@ class Orders:
         extra: the names `PlaceOrder.extra` may have; None when the provider's list is not known here.
         always_named: True where every order is to have a `client_order_id`, because nothing else tells its fate. The relay
             makes one for an order whose sender gives none. It is a UUID, since few brokers say how long a name may be.
+        sought: True where an order can be asked for by its id alone (`Seek`). The relay asks for one that a whole list lacks
+            before it calls it vanished, and for one that a fill names and nobody knows. A list may name an order by another
+            id than the one its sender was given: the answer tells it (`Sought`). Until then an order of a polled list that
+            nobody knows is not published, because it may be one that is known by its other id.
     """
 
     types: tuple[OrderType, ...] = field(
@@ -405,6 +409,7 @@ class Orders:
     amends: tuple[str, ...] = field(default=_COMMON_AMENDS, validator=deep_iterable(in_(_AMENDS), instance_of(tuple)))
     extra: tuple[str, ...] | None = field(default=None, validator=_is_optional(_are_texts))
     always_named: bool = field(default=False, validator=_is_flag)
+    sought: bool = field(default=False, validator=_is_flag)
 
     def named(self, command: Command, new_name: Callable[[], str]) -> Command:
         """Return the command to encode: with ``always_named``, an order without a client order id gets a new one."""

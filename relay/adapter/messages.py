@@ -91,8 +91,22 @@ class Refresh:
     account: str | None = None
 
 
+@frozen
+class Seek:
+    """An order is to be asked for alone (`Orders.sought`): a whole list lacks it, or a fill names it and nobody knows it.
+
+    Yield the request for this one order. `Sought` says what the answer tells.
+
+    Attributes:
+        account: the account's id where it is not the session's own.
+    """
+
+    order_id: str
+    account: str | None = None
+
+
 #: The arguments of `Adapter.encode`.
-Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconcile | GivenUp | Refresh | Command
+Outgoing = Hello | Subscribe | Unsubscribe | Ping | EventAck | Snapshot | Reconcile | GivenUp | Refresh | Seek | Command
 
 
 @frozen(kw_only=True)
@@ -295,12 +309,32 @@ class Partial:
 
 
 @frozen
+class Sought:
+    """The answer to a request for one order (`Orders.sought`), of `Seek` or of the adapter's own.
+
+    Attributes:
+        state: the order as it is now, with the id that the answer has. Where that is not the one that was asked for, both
+            are ids of this order: from then on it is published under the one that was known first, whatever a list or a
+            fill calls it. None: there is no such order, so that one that a list lacks has vanished.
+        order_id: the id it was asked for by; None where it was asked for by its sender's, which the state has.
+        account: the account's id where it is not the session's own.
+        failed: the reason why there is none; it is published unless a list lacks the order too.
+    """
+
+    state: Order | None
+    order_id: str | None = None
+    account: str | None = None
+    failed: Error | None = field(default=None, kw_only=True)
+
+
+@frozen
 class Complete:
     """The message or HTTP answer contained all open orders or positions of the account.
 
     Yield it after their events. An order or position that was open and is not among them has ended; the relay publishes that
     once. A fetched list is evaluated together with all other requests of the same reconciliation, after the last answer. The
-    signal is ignored if a part of the message was `Unknown`.
+    signal is ignored if a part of the message was `Unknown`. Where one order can be asked for (`Orders.sought`), the relay asks for
+    a missing one before it has ended.
 
     Attributes:
         kind: ``order`` or ``position``.
@@ -390,8 +424,8 @@ class Waits:
 
 
 Signal = (
-    Ready | Ack | Nack | Alive | Send | Fetch | Poll | Polled | Processed | CommandReply | Partial | Complete | Learned
-    | Symbols | Calendar | Redial | Limited | Waits | Unknown
+    Ready | Ack | Nack | Alive | Send | Fetch | Poll | Polled | Processed | CommandReply | Partial | Sought | Complete
+    | Learned | Symbols | Calendar | Redial | Limited | Waits | Unknown
 )  # fmt: skip
 
 

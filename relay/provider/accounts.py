@@ -160,6 +160,10 @@ class States:
         self._states: BoundedDict[_Name, _Known] = BoundedDict(size)
         #: The kinds and accounts for which a complete list was received.
         self._listed: set[tuple[str, str | None]] = set()
+        #: Further ids of orders, by account and id: the id that was known first.
+        self._other_ids: BoundedDict[tuple[str | None, str], str] = BoundedDict(size)
+        #: The `client_order_id` of accepted orders, by account and id.
+        self._senders_ids: BoundedDict[tuple[str | None, str], str] = BoundedDict(size)
         #: The open orders and positions. May contain names that the bounded cache has dropped.
         self._open: dict[_Name, None] = {}
         self._is_in_doubt = False
@@ -190,6 +194,7 @@ class States:
             partial: members that are None keep their last known values.
             may_lag: the list was fetched, so that it may be older than recent events of the stream.
         """
+        event = self._with_senders_id(event, account)
         item = self.without_newer(event, account, asked_at)
         if (compared or may_lag) and item is not None:
             item = self._without_doubtful(item, account, asked_at, may_lag=may_lag)
@@ -305,6 +310,29 @@ class States:
             self._open[name] = None
             if len(self._open) > self._states.most:
                 self._open = {each: None for each in self._open if each in self._states}
+
+    def first_id(self, account: str | None, id: str) -> str:
+        """Return the id by which an order was known first."""
+        return self._other_ids.get((account, id), id)
+
+    def learn_id(self, account: str | None, first: str, other: str) -> None:
+        """Know another id of the order that is known as ``first``."""
+        if other != first:
+            self._other_ids[account, other] = first
+
+    def placed(self, account: str | None, id: str, client_order_id: str) -> Order | None:
+        """Know the sender's id of an order that was accepted; return the order with it if it is open and had none."""
+        self._senders_ids[account, id] = client_order_id
+        order = self.find("order", account, id)
+        if not isinstance(order, Order) or order.client_order_id is not None or not _is_open(order):
+            return None
+        return attrs.evolve(order, event=None)
+
+    def _with_senders_id(self, event: State, account: str | None) -> State:
+        if not isinstance(event, Order) or event.client_order_id is not None or not self._senders_ids:
+            return event
+        named = self._senders_ids.get((event.account or account, event.id))
+        return event if named is None else attrs.evolve(event, client_order_id=named)
 
     def find(self, kind: str, account: str | None, id: str) -> State | None:
         """Return the last known state, or None. The ``id`` of an account's own state is empty."""
@@ -478,7 +506,8 @@ class KnownStates(Known):
         return self.waiting()
 
     def order(self, id: str, account: str | None = None) -> Order | None:
-        found = self._states.find("order", account or self._account, id)
+        account = account or self._account
+        found = self._states.find("order", account, self._states.first_id(account, id))
         return found if isinstance(found, Order) else None
 
     def position(self, id: str, account: str | None = None) -> Position | None:

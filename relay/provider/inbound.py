@@ -7,16 +7,31 @@ the order book, and fills and account states through the caches that recognize d
 not returned as objects, because every message takes this path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 import attrs
+from attrs import frozen
 
-from relay.adapter import Adapter, Answer, Complete, Fetch, Partial, Polled, Refresh, Send, Unknown
+from relay.adapter import (
+    Adapter,
+    Answer,
+    CommandReply,
+    Complete,
+    Fetch,
+    Partial,
+    Polled,
+    Refresh,
+    Seek,
+    Send,
+    Sought,
+    Unknown,
+)
 from relay.limits import BoundedDict
 from relay.model.enums import PositionEvent, StalenessEvent
 from relay.model.events import KINDS, Account, AccountScoped, Depth, Error, Event, Instrument, Order, Position, Trade
 from relay.model.text import to_ns
-from relay.provider.accounts import State, shows_a_fill
+from relay.provider.accounts import State, States, shows_a_fill
 from relay.provider.outbound import Job, Purpose
 from relay.provider.session_events import Sampled
 from relay.provider.session_state import SAMPLE_SIZE, Publish, Sample, SessionState, place
@@ -27,6 +42,167 @@ from relay.provider.subscriptions import Subscriptions, staleness
 PLAIN = frozenset(KINDS.values()) - {Depth, Instrument, Trade, Order, Position, Account, Error}
 #: Instruments whose last event is remembered, so that one that says the same is not published again.
 _TOLD = 10_000
+
+
+#: An account and an id of one of its orders.
+_OrderName = tuple[str | None, str]
+#: Orders behind fills that are remembered as asked for.
+_MOST_SOUGHT = 10_000
+
+
+class OrderSearch:
+    """The orders that lists lack or name by another id, of a broker that can be asked for one order (`Orders.sought`).
+
+    A list that lacks an open order may have it under an id that nobody knows yet. So the order is asked for alone, and no
+    order that nobody knows is taken from a list before the answer. Then the list is requested once more. Likewise a fill of
+    an unknown order waits, while orders are open, until the open ones were listed again and it has come again.
+
+    Attributes:
+        seeks: the orders to ask for because of the fills of the last message.
+        again: the names of the polls to repeat because of it.
+    """
+
+    def __init__(self, states: States, account: str | None) -> None:
+        self._states = states
+        self._account = account
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was true of the last connection."""
+        self.seeks: list[Seek] = []
+        self.again: list[Hashable] = []
+        #: The open orders that the last whole lists did not have; those of them that were found open all the same.
+        self._missing: set[_OrderName] = set()
+        self._found: set[_OrderName] = set()
+        #: By the order of a fill that nobody knows: True where nothing more is to be asked of it.
+        self._behind: BoundedDict[_OrderName, bool] = BoundedDict(_MOST_SOUGHT)
+        #: The polls that were answered, and the last one whose answer was a whole list of orders.
+        self._answered: set[Hashable] = set()
+        self._list: Hashable = None
+
+    def read(self, items: Sequence[object], poll: Hashable) -> list[object]:
+        """Return the items of a message with every order under the id it was known by first.
+
+        Left out is what nobody can tell yet whether it is news. ``poll`` is the name of the poll that the message answers,
+        None if it answers none.
+        """
+        self.seeks, self.again = [], []
+        read = [found for item in items if (found := self._known_as(item)) is not None]
+        is_whole = self._judge_list(read)
+        is_clear = is_whole and self._found >= self._missing
+        is_first = poll not in self._answered
+        if poll is not None:
+            self._answered.add(poll)
+            if is_whole:
+                self._list = poll
+                self.again += [] if is_clear else [poll]
+        kept: list[object] = []
+        for item in read:
+            match item:
+                case _Answered(state):
+                    kept.append(state)
+                case Order() if poll is not None and not self._is_news(item, is_clear=is_clear):
+                    continue
+                case Trade() if poll is not None and not self._may_be_told(item, poll, is_first=is_first):
+                    continue
+                case _:
+                    kept.append(item)
+        return kept
+
+    def lack(self, account: str | None, listed: set[str]) -> list[Seek]:
+        """Note the open orders of the account that a whole list does not have; return them as what is to be asked for."""
+        lacking = [id for of, id in self._open() if of == account and id not in listed]
+        others = {name for name in self._missing if name[0] != account}
+        self._missing = others | {(account, id) for id in lacking}
+        self._found &= self._missing
+        return [Seek(id, None if account == self._account else account) for id in lacking]
+
+    def _known_as(self, item: Any) -> Any:
+        """Return an item with the first ids of its orders; None for the answer that there is no such order."""
+        match item:
+            case Order():
+                return attrs.evolve(item, id=self._name(item.account, item.id)[1])
+            case Partial(Order() as state):
+                return Partial(attrs.evolve(state, id=self._name(state.account, state.id)[1]))
+            case Trade():
+                return attrs.evolve(item, order_id=self._name(item.account, item.order_id)[1])
+            case CommandReply(events=tuple() as events):
+                return attrs.evolve(item, events=tuple(map(self._known_as, events)))
+            case Sought():
+                return self._answer(item)
+        return item
+
+    def _name(self, account: str | None, id: str) -> _OrderName:
+        account = account or self._account
+        return account, self._states.first_id(account, id)
+
+    def _answer(self, sought: Sought) -> "_Answered | Error | None":
+        """Return the state in the answer to a request for one order, that it has vanished, or why there is none."""
+        state = sought.state
+        if state is None:
+            name = self._name(sought.account, sought.order_id or "")
+            order = self._states.find("order", *name)
+            if name not in self._missing or not isinstance(order, Order) or not self._states.is_open(order, name[0]):
+                return sought.failed
+            self._missing.discard(name)
+            return _Answered(
+                attrs.evolve(order, event=None, vanished=True, reconciled=True, updated_at=None, timestamp=None)
+            )
+        name = self._name(state.account, state.id if sought.order_id is None else sought.order_id)
+        self._states.learn_id(name[0], name[1], state.id)
+        if name in self._missing:
+            self._found.add(name)
+        return _Answered(attrs.evolve(state, id=name[1]))
+
+    def _judge_list(self, items: Sequence[object]) -> bool:
+        """Note the open orders that a list lacks; return False if these items are no whole list of orders."""
+        accounts = {
+            item.account or self._account for item in items if isinstance(item, Complete) and item.kind == "order"
+        }
+        if not accounts or any(isinstance(item, Unknown) for item in items):
+            return False
+        for account in accounts:
+            self.lack(account, {each.id for each in items if isinstance(each, Order) and self._is_of(account, each)})
+        return True
+
+    def _is_of(self, account: str | None, order: Order) -> bool:
+        return (order.account or self._account) == account
+
+    def _open(self) -> Iterator[_OrderName]:
+        for order in self._states.open("order"):
+            if isinstance(order, Order):
+                yield order.account or self._account, order.id
+
+    def _is_news(self, order: Order, *, is_clear: bool) -> bool:
+        """Return whether an order of a list is known, or is open and cannot be a known one under another id."""
+        if self._states.find("order", order.account or self._account, order.id) is not None:
+            return is_clear or order.status.is_final or self._states.is_open(order, self._account)
+        return is_clear and not order.status.is_final
+
+    def _may_be_told(self, fill: Trade, poll: Hashable, *, is_first: bool) -> bool:
+        """Return whether the order of a fill is known, or cannot be a known one under another id; ask for it, if not.
+
+        The orders behind the first fills of a connection, which were missed, are not asked for.
+        """
+        name = self._name(fill.account, fill.order_id)
+        if self._states.find("order", *name) is not None or self._behind.get(name):
+            return True
+        is_new, self._behind[name] = name not in self._behind, True
+        if is_first:
+            return True
+        if is_new and any(True for _ in self._open()):
+            self._behind[name] = False
+            self.again += [each for each in (self._list, poll) if each is not None and each not in self.again]
+            return False
+        self.seeks.append(Seek(fill.order_id, fill.account))
+        return True
+
+
+@frozen
+class _Answered:
+    """The state in the answer to a request for one order."""
+
+    state: Order
 
 
 class Inbound:
@@ -40,6 +216,7 @@ class Inbound:
         self._trades = core.trades
         self._is_binary = core.declared.frames == "binary"
         self._counters = core.counters
+        self._search = OrderSearch(core.states, self._account) if core.adapter_class.orders.sought else None
         self._entry_of = core.table.find
         self._watch_of = core.topics.find
         #: The message being handled answers a reconciliation: only states that differ from the known ones are published.
@@ -61,17 +238,42 @@ class Inbound:
             return ()
         self._items = items
         self._valid_at, self.reconciling = None, False
+        if self._search is not None:
+            return self._sought(self._search, items, self._note_list(items))
         if len(items) > 1 and self._trades:
             self._note_list(items)
         return items
 
-    def _note_list(self, items: Sequence[object]) -> None:
-        """Note when the polled list in this message was requested, and if the request was a reconciliation."""
+    def _note_list(self, items: Sequence[object]) -> Hashable:
+        """Note when the polled list in this message was requested, and if the request was a reconciliation.
+
+        Return the name of the poll, None where there is none.
+        """
         polls = self._core.outbound.polls
         for item in items:
             if type(item) is Polled and item.failed is None:
                 self._valid_at, self.reconciling = polls.valid_at(item.name), polls.is_missed(item.name)
-                return
+                return item.name
+        return None
+
+    def _sought(self, search: OrderSearch, items: Sequence[object], poll: Hashable) -> Sequence[object]:
+        self._items = items = search.read(items, poll)
+        for name in search.again:
+            self._core.outbound.polls.again(name)
+        self._seek(search.seeks)
+        return items
+
+    def _seek(self, seeks: Iterable[Seek]) -> None:
+        core = self._core
+        for seek in seeks:
+            if core.adapter is not None:
+                core.outbound.look(core.adapter, core.encode(seek, missed=self.reconciling))
+        core.rearm()
+
+    def disconnected(self) -> None:
+        """Forget what was true of the connection only."""
+        if self._search is not None:
+            self._search.begin()
 
     def answers_list(self, asked_at: float) -> None:
         """Treat the rest of the message as a list that an application requested at this time."""
@@ -94,7 +296,7 @@ class Inbound:
             job.chain.broken = True
             return ()
         self._items, self.reconciling, self._answering, self._valid_at = items, reconciling, job, None
-        return items
+        return items if self._search is None else self._sought(self._search, items, job.poll)
 
     def end_answer(self) -> None:
         """Evaluate the lists that are complete now. Messages after this call belong to the stream again."""
@@ -297,6 +499,9 @@ class Inbound:
         for complete in completes:
             account = complete.account or self._account
             ids = {id for kind, of, id in listed if (kind, of) == (complete.kind, account)}
+            if self._search is not None and complete.kind == "order":
+                self._seek(self._search.lack(account, ids))
+                continue
             may_lag = self._answering is not None or self._valid_at is not None
             for event in self._core.states.end_missing(complete.kind, account, ids, asked_at, may_lag=may_lag):
                 self._count_fact(event)

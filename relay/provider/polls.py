@@ -62,6 +62,11 @@ class Polls:
         """Start ``poll``, or replace the one of the same name. ``missed``: the first answer is a reconciliation."""
         self._new.append((poll, missed))
 
+    def again(self, name: Hashable) -> None:
+        """Ask at once, and once more where the request is under way; nothing where there is no poll of this name."""
+        if (plan := self._plans.get(name)) is not None:
+            self.put(evolve(plan.poll, now=True))
+
     def take_due(self, now: float) -> Poll | None:
         """Return the poll whose request is to be queued now, and mark it as in flight; None if no poll is due."""
         self._admit_new(now)

@@ -627,6 +627,7 @@ class SessionMachine:
         core.outbound.disconnected()
         self._subscriptions.lost(self._reason, None if self._lost is None else self._lost.unix_ns)
         self._commands.disconnected()
+        self._inbound.disconnected()
         core.adapter = None
 
     def _gap_ms(self) -> int | None:

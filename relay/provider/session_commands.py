@@ -141,6 +141,16 @@ class SessionCommands:
                 own = {"provider_code": error["code"]} if "code" in error else {}
                 error = {**error, "code": code, **own}
             self._core.publish(pending.replied(reply.result, error))
+            self._note_placed(pending, reply)
+
+    def _note_placed(self, pending: PendingCommand, reply: CommandReply) -> None:
+        """Give the order that was accepted the id of its sender, where the provider's messages do not repeat it."""
+        placed = pending.written or pending.command
+        match placed, reply.result:
+            case PlaceOrder(client_order_id=str() as name), {"order_id": str() as id} if reply.error is None:
+                account = placed.account or self._core.context.account
+                if (order := self._core.states.placed(account, id, name)) is not None:
+                    self._inbound.state(order)
 
     def shown(self, state: Order | Position | Account) -> None:
         """Publish the replies that follow from a state, if the provider answers commands only by such states."""

@@ -310,8 +310,11 @@ class SessionState:
         except Exception as error:  # noqa: BLE001 - an adapter's fault must not end the session
             self.error("encode_failed", self.fault("writing a request", error))
 
-    def encode(self, outgoing: Outgoing) -> list[str | Fetch]:
-        """Let the adapter encode ``outgoing``, start its polls and return the rest; publish an `error` if it raises."""
+    def encode(self, outgoing: Outgoing, *, missed: bool = False) -> list[str | Fetch]:
+        """Let the adapter encode ``outgoing``, start its polls and return the rest; publish an `error` if it raises.
+
+        ``missed``: the polls belong to a reconciliation.
+        """
         if self.adapter is None:
             return []
         try:
@@ -320,7 +323,7 @@ class SessionState:
             self.encode_failed(type(outgoing).__name__, error)
             return []
         self.rearm()  # a poll may be due
-        return self.outbound.without_polls(everything)
+        return self.outbound.without_polls(everything, missed=missed)
 
     def encode_failed(self, what: str, error: Exception) -> None:
         """Publish that the adapter could not write ``what``."""

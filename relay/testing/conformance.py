@@ -22,6 +22,8 @@ checks:
 - ``instruments``: they come where they are offered, with steps and bounds that an order can meet;
 - ``commands``: every declared command can be written, with its exact decimals;
 - ``frames``: what is written is JSON where the provider speaks JSON;
+- ``polls``: every poll has a name of its own;
+- ``sought``: one order can be asked for where `Orders.sought` says so;
 - ``secrets``: no credential, and nothing learned, in the repr of a request, a signal or the context;
 - what the events mean, by the rules of `relay.testing.meaning`: ``names``, ``sides``, ``ranges``, ``volumes``, ``moments``,
   ``members``, ``books``, ``acknowledgements``, ``requests``, ``natives``;
@@ -48,7 +50,9 @@ from relay.adapter import (
     Poll,
     Polled,
     Reconcile,
+    Seek,
     Signal,
+    Sought,
     Subscribe,
     Unknown,
     Unsubscribe,
@@ -58,6 +62,7 @@ from relay.model.commands import Command
 from relay.model.events import Account, Event, Instrument, Order, Position, Stamp
 from relay.model.symbols import SymbolError
 from relay.provider.accounts import KnownStates, States
+from relay.provider.inbound import OrderSearch
 from relay.provider.outbound import checked_writings
 from relay.testing.account_meaning import ACCOUNT_RULES
 from relay.testing.evidence import Evidence, enums, fields
@@ -321,6 +326,21 @@ def check_polls(subject: Subject) -> None:
             raise Broken(f"poll {name!r} is the name of several requests, of which only one is made: {sorted(several)}")
 
 
+def check_sought(subject: Subject) -> None:
+    """Check that one order can be asked for where that is declared, and that no answer says so where it is not."""
+    declared, id = subject.adapter.orders.sought, "order-1"
+    asked = [item.request if isinstance(item, Poll) else item for item in subject.prepared().encode(Seek(id))]
+    if declared and not any(id in repr(request) for request in asked):
+        raise Broken(
+            f"declares orders.sought, but encode(Seek({id!r})) writes no request for that order: {asked!r:.300}"
+        )
+    if asked and not declared:
+        raise Broken("encode(Seek) writes a request, which is never asked for: orders.sought is not declared")
+    for example, result in subject.results:
+        if not declared and any(isinstance(item, Sought) for item in result.items):
+            raise Broken(f"{example.where}: yields Sought, but orders.sought is not declared")
+
+
 def _frames(subject: Subject, outgoing: Any) -> list[str]:
     return [frame for frame in subject.prepared().encode(outgoing) if isinstance(frame, str)]
 
@@ -363,7 +383,8 @@ MEANING: dict[str, Callable[[Subject], None]] = {rule.__name__: _check_of(rule) 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_examples, check_floats, check_prices, check_times, check_wire, check_mutations, check_answers, check_arbitrary,
     check_symbols,
-    check_offers, check_instruments, check_commands, check_frames, check_polls, check_secrets,
+    check_offers, check_instruments, check_commands, check_frames, check_polls, check_sought,
+    check_secrets,
     *MEANING.values(),
 )  # fmt: skip
 
@@ -490,7 +511,11 @@ def golden(of: Subject) -> Iterator[str]:
     What happened to orders, positions and accounts is derived as a session does it.
     """
     count, states = 0, States()
+    search = OrderSearch(states, ACCOUNT) if of.adapter.orders.sought else None
     for number, (example, _, result) in enumerate(of.walk(KnownStates(states, ACCOUNT))):
+        if search is not None:
+            poll = next((each.name for each in result.items if isinstance(each, Polled) and each.failed is None), None)
+            result = Read(tuple(search.read(result.items, poll)))
         stamp = Stamp(provider=of.adapter.name, received_at=example.received_at)
         for event in _published(result, states, number):
             yield serialize.encode(event, stamp, f"{of.adapter.name}-{count}").decode()

@@ -27,6 +27,7 @@ from relay.adapter import (
     Reconcile,
     Session,
     Snapshot,
+    Sought,
     Subscribe,
     Symbols,
     loads,
@@ -104,7 +105,7 @@ class Read:
     def events(self) -> tuple[Event, ...]:
         """The events, and those of an answer; each with what its state would be published as at first sight."""
         items = chain(self.items, *(item.events or () for item in self.items if isinstance(item, CommandReply)))
-        states = (item.state if isinstance(item, Partial) else item for item in items)
+        states = (item.state if isinstance(item, Partial | Sought) else item for item in items)
         return tuple(_first_seen(item) for item in states if isinstance(item, Event))
 
 

@@ -127,6 +127,7 @@ def decoded(adapter, **frame):
 def answered(adapter, command, **data):
     """Return the items of the answer to a command."""
     list(adapter.encode(command))
+    adapter.context.known.waiting = lambda: [command]
     return decoded(adapter, id=command.id, data=data)
 
 
@@ -437,7 +438,7 @@ SAYING_NOTHING = [
 def test_an_answer_that_decides_nothing_leaves_the_command_open(command, data):
     """It becomes unknown at its deadline; a rejection would be a lie if the order is live, an acceptance if it is not."""
     adapter = new_adapter()
-    list(adapter.encode(command))
+    adapter.context.known.waiting = lambda: [command]
     error, *polls = adapter.decode(dumps({"id": "c1", "data": data}))
     assert error == Error(code="undecided", message=error.message, details={"id": "c1", "data": data})
     assert "c1" in error.message
@@ -468,7 +469,7 @@ def test_a_failure_that_answers_no_command_is_seen_all_the_same():
 def test_both_shapes_of_a_rate_limit_are_known():
     for text in assembled(LIMITED):
         adapter = new_adapter()
-        list(adapter.encode(place("req-1")))
+        adapter.context.known.waiting = lambda: [place("req-1")]
         reply, limited = adapter.decode(text)
         assert reply.error["code"] == "rate_limited"
         assert limited == Limited()

@@ -3,14 +3,20 @@
 import attrs
 import pytest
 
-from relay.adapter import Complete, Context, GivenUp, Reconcile, Subscribe, Unknown, Unsubscribe, dumps, loads
-from relay.model.commands import AmendOrder, CancelOrder, ClosePosition
+from relay.adapter import Context, GivenUp, Subscribe, Unknown, Unsubscribe, dumps, loads
+from relay.model.commands import AmendOrder, CancelOrder, ClosePosition, Command
 from relay.model.enums import OrderEvent, OrderStatus, Side
-from relay.model.events import Error, Order, Trade
+from relay.model.events import Connection, Error, Order, Reply, Trade
+from relay.provider import session_events
+from relay.provider.session import SessionMachine, SessionSettings
+from relay.provider.session_events import Now
+from relay.provider.session_state import ACCOUNT_ERROR
+from relay.trading.pending import AccountRef
+from relay.trading.registry import CommandRegistry
 from relay_crosstrade.adapter import CrossTrade
 from relay_crosstrade.reading import STATES
 from relay_crosstrade.simulator import KEY, NO_ADDON
-from support.crosstrade_session import ACCOUNT, SECOND, Published, Questions, Session, place
+from support.crosstrade_session import ACCOUNT, BEGAN_NS, SECOND, Session, place
 
 FAR = {"order_type": "LIMIT", "limit_price": "5000.00"}
 RAW = {
@@ -25,35 +31,89 @@ FILL = {
 
 
 class Line:
-    """An adapter, what it told, and the question that is under way."""
+    """A session, what it told of the account, and the question that is under way. Time stands still between profits."""
 
     def __init__(self, before=None, *, configured="Sim101", **options):
-        self.kept = {} if before is None else before.kept
-        self.published = Published(configured) if before is None else before.published
-        context = Context(
-            provider="crosstrade", account=configured, options={**CrossTrade.defaults(), **options}, credentials={"key": KEY},
-            kept=self.kept, known=self.published.known,
-        )  # fmt: skip
-        self.adapter = CrossTrade(context)
-        self.questions = Questions()
-        self.now = 0.0
+        self.now, self.asked, self.events = 0.0, None, []
+        if before is not None:
+            self.registry, self.machine, self.now = before.registry, before.machine, before.now + 60
+            self.machine.core._publish = self.machine._inbound._publish = self._publish
+            self.machine.step(session_events.Closed(1006), self._moment())
+            self.now += 60
+        else:
+            unlimited = type("Unlimited", (CrossTrade,), {"session": attrs.evolve(CrossTrade.session, limits=())})
+            context = Context(
+                provider="crosstrade", account=configured, options={**CrossTrade.defaults(), **options}, credentials={"key": KEY},
+            )  # fmt: skip
+            self.registry = CommandRegistry()
+            self.machine = SessionMachine(
+                unlimited, context, publish=self._publish, commands=self.registry, uniform=lambda: 0.0,
+                correlation=lambda: "uuid", settings=SessionSettings(linger=0),
+            )  # fmt: skip
+            self.machine.step(session_events.Start(), self._moment())
+        self.machine.step(session_events.Tick(), self._moment())
+        self.first = self._do(session_events.Opened())
+        self.core = self.machine.core
+        self.adapter = self.core.adapter
+        self.known = self.core.known
         self.interval = self.adapter.interval / 1000
-        self.asked = None
+
+    def _moment(self):
+        return Now(self.now, BEGAN_NS + int(self.now * SECOND))
+
+    def _publish(self, event, stamp, now):
+        if isinstance(event, Reply):
+            self.registry.settle(event, stamp, now)
+        if isinstance(event, Error) and event.account is not None:  # as it is told to those who may read the account
+            event = attrs.evolve(event, account=None)
+        elif isinstance(event, Connection) or getattr(event, "code", None) == ACCOUNT_ERROR:
+            return
+        self.events.append(event)
+
+    def _do(self, turn):
+        outputs = [*self.machine.step(turn, self._moment()), *self.machine.step(session_events.Tick(), self._moment())]
+        return self._sent(outputs)
+
+    def _sent(self, outputs):
+        return [self._noted(each.text) for each in outputs if isinstance(each, session_events.SendText)]
 
     def write(self, outgoing):
         """Write; the frames, and the poll that is asked then, as functions and their arguments."""
-        written = self.questions.take(self.adapter.encode(outgoing), self.now, missed=isinstance(outgoing, Reconcile))
-        return [*map(self._noted, written), *self._ask()]
+        match outgoing:
+            case Command():
+                about = self.core.context
+                pending, _ = self.registry.take(
+                    AccountRef(about.provider, about.account), outgoing, None, self.now + 10, self.now,
+                    written=self.machine.as_written(outgoing),
+                )  # fmt: skip
+                return self._do(session_events.SendCommand(pending))
+            case Subscribe(topics):
+                turns = [session_events.WantTopic(topic) for topic in topics]
+                return [*self._sent(self.machine.interest(turns, self._moment())), *self._do(session_events.Tick())]
+            case Unsubscribe(topics):
+                return [frame for topic in topics for frame in self._do(session_events.UnwantTopic(topic))]
+        self.core.begin(self._moment())
+        self.core.outbound.look(self.adapter, self.core.encode(outgoing))
+        return self._do(session_events.Tick())
 
     def hear(self, **frame):
-        """Read a frame; what it told."""
-        told = self.questions.read(self.adapter, self.published, self.adapter.decode(dumps(frame)), self.now)
-        self._ask()
-        return told
-
-    def _ask(self):
-        text = self.questions.due(self.now)
-        return [] if text is None else [self._noted(text)]
+        """Read a frame; what it told. The answer to a question that nobody asked is asked for before."""
+        id = frame.get("id", "")
+        if id.startswith("ask ") and (self.asked is None or self.asked["id"] != id):
+            _, what, *about = id.split(" ", 2)
+            for poll in self.adapter.blotter.ask(what, "".join(about), "Sim101"):
+                self.core.outbound.polls.put(poll)
+            self._do(session_events.Tick())
+            self.core.outbound.polls._plans[id].asked_at = self.now
+        if self.asked is not None and self.asked["id"] == id:
+            self.asked = None
+        before, samples = len(self.events), self.core.counters.unknown
+        self._sent(self.machine.receive(dumps(frame), self._moment()))
+        self._do(session_events.Tick())
+        unknown = [*self.core.counters.samples][
+            len(self.core.counters.samples) - (self.core.counters.unknown - samples) :
+        ]
+        return [Unknown(each.raw, each.why) for each in unknown] + self.events[before:]
 
     def _noted(self, text):
         frame = loads(text)
@@ -68,8 +128,7 @@ class Line:
 
     def answer(self, **data):
         """Answer the question under way."""
-        asked, self.asked = self.asked, None
-        return self.hear(id=asked["id"], data=data)
+        return self.hear(id=self.asked["id"], data=data)
 
     def reply(self, command, **data):
         self.write(command)
@@ -102,7 +161,6 @@ LOOK = ["GetAllOrders", "ListExecutions", "GetAllPositions"]
 def line():
     """A line on which everything has been asked for that is asked for at first."""
     line = Line()
-    line.write(Reconcile())
     line.empty()
     line.profit()
     return line
@@ -316,21 +374,20 @@ def test_the_simulator_renames_orders_as_brokers_do():
 
 def test_a_session_that_is_up_asks_for_what_it_may_have_missed():
     line = Line()
-    assert line.write(Reconcile()) == [("GetAllOrders", {"activeOnly": True})]
+    assert line.first == [("GetAllOrders", {"activeOnly": True})]
     (order,) = line.answer(orders=[RAW], count=1)
     assert order.reconciled
     assert line.asked["args"] == {"account": "Sim101", "lookbackTime": 900}
     (fill,) = line.answer(executions=[{**FILL, "orderId": "before"}])
     assert fill.reconciled
     assert line.asked["args"] == {"includeFlat": True}, "the order behind a missed fill is not asked for"
-    assert line.answer(positions=[], count=0) == [Complete("position")]
+    assert line.answer(positions=[], count=0) == []
     assert line.question is None
 
 
 def test_what_was_open_is_asked_for_on_the_next_connection(line):
     line.reply(place("c", client_order_id="mine", **FAR), orderId="o1", success=True)
     again = Line(line)
-    again.write(Reconcile())
     assert again.answer(orders=[], count=0) == []
     (filled,) = again.answer(**{**RAW, "orderState": "Filled", "filled": 2})
     assert (filled.client_order_id, filled.reconciled, words([filled])) == ("mine", True, ["ORDER_FILLED FILLED"])
@@ -340,7 +397,6 @@ def test_what_was_open_is_asked_for_on_the_next_connection(line):
 def test_an_order_whose_answer_was_lost_is_asked_for_by_its_sender_s_id(line, arrived):
     """On every connection, while its outcome is not known: `GivenUp` is the relay's."""
     again = Line(line)
-    again.write(Reconcile())
     again.empty()
     assert again.write(GivenUp(place("c", client_order_id="mine"))) == [
         ("GetOrder", {"account": "Sim101", "orderId": "mine"})
@@ -411,14 +467,17 @@ def test_profit_that_moves_with_the_market_is_none(line):
 
 def test_the_profit_of_any_account_asks_for_its_fills():
     line = Line(configured=None)
+    line.empty()
     line.profit(name="Sim110")
     line.profit(name="Sim110", realized="1.0")
     line.answer(orders=[], count=0)
+    line.answer(positions=[], count=0)
     assert line.asked["args"] == {"account": "Sim110"}
 
 
 def test_everything_is_looked_at_every_30_seconds():
     line = Line(pnl_interval="10000")
+    line.empty()
     line.write(Subscribe((ACCOUNT,)))
     asked = [line.empty()]
     for _ in range(6):
@@ -431,11 +490,17 @@ def test_fills_are_asked_for_of_the_session_s_account_and_of_those_subscribed():
     """No account is configured here, and Sim101 is the one of commands that name none."""
     own, other = (attrs.evolve(ACCOUNT, account=name) for name in ("Sim101", "Sim110"))
     line = Line(configured=None, account="Sim101")
+    line.empty()
     line.write(Subscribe((own, other)))
     line.profit()
-    assert line.empty() == ["GetAllOrders", "ListExecutions", "ListExecutions", "GetAllPositions"]
+    assert sorted(line.empty()) == ["GetAllOrders", "GetAllPositions", "ListExecutions", "ListExecutions"]
     line.write(Unsubscribe((other,)))
-    line.write(Subscribe((own,)))
+    line.now += 30
+    line.profit()
+    assert sorted(line.empty()) == sorted([*LOOK, "ListExecutions"]), (
+        "what was asked is answered, and nobody asks again"
+    )
+    line.now += 30
     line.profit()
     assert line.empty() == LOOK
 
@@ -494,7 +559,7 @@ def test_a_failure_that_is_no_refusal_says_nothing_of_an_order(line):
             line.answer(orders=[], count=0)
     assert asked == ["GetOrder", "GetAllOrders", "GetOrder", "GetAllOrders"]
     assert [(error.code, error.message) for error in told] == [("refused", "order: Internal server error")], "once"
-    assert [order.id for order in line.published.known.open_orders()] == ["o1"]
+    assert [order.id for order in line.known.open_orders()] == ["o1"]
 
 
 def test_a_function_the_add_on_has_not_is_not_asked_for_again(line):

@@ -37,6 +37,7 @@ from relay.model.commands import (
 )
 from relay.model.events import Account, Order, Position, Trade
 from relay.provider.accounts import KnownStates, States, shows_a_fill
+from relay.provider.inbound import OrderSearch
 from relay.provider.polls import Polls
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
@@ -103,8 +104,9 @@ class Published:
     """
 
     def __init__(self, account="Sim101") -> None:
-        self._account = account
+        self.account = account
         self._states = States()
+        self.search = OrderSearch(self._states, account)
         self._now = 0
         self.known = KnownStates(self._states, account)
         self.fills: list[str | None] = []
@@ -118,20 +120,24 @@ class Published:
         for item in items:
             if isinstance(item, Order | Position | Account):
                 listed.append(item)
-                before = self._states.find(item.kind, item.account or self._account, getattr(item, "id", ""))
+                before = self._states.find(item.kind, item.account or self.account, getattr(item, "id", ""))
                 compared = missed or bool(item.reconciled)
-                item = self._states.news(item, self._account, self._now, compared=compared, may_lag=may_lag)
+                item = self._states.news(item, self.account, self._now, compared=compared, may_lag=may_lag)
                 if item is not None and not missed and shows_a_fill(item, before):
                     self.fills.append(item.account)
                 item = attrs.evolve(item, reconciled=True) if missed and item is not None else item
             elif isinstance(item, Trade) and missed:
                 item = attrs.evolve(item, reconciled=True)
-            elif isinstance(item, Complete):
-                account = item.account or self._account
+            elif isinstance(item, Complete) and item.kind == "position":
+                account = item.account or self.account
                 ids = {
-                    each.id for each in listed if each.kind == item.kind and (each.account or self._account) == account
+                    each.id for each in listed if each.kind == item.kind and (each.account or self.account) == account
                 }
                 published += self._states.end_missing(item.kind, account, ids, self._now)
+            elif isinstance(item, CommandReply) and item.error is None:
+                for command in self.known.commands():
+                    if isinstance(command, PlaceOrder) and command.client_order_id is not None:
+                        self._states.placed(self.account, item.result["order_id"], command.client_order_id)
             if item is not None:
                 published.append(item)
         return published
@@ -146,11 +152,22 @@ class Questions:
 
     def __init__(self) -> None:
         self.polls = Polls()
+        self.search: OrderSearch | None = None
         self.asked: list[Poll] = []
 
     def read(self, adapter, published, items, now) -> list:
         """Return what a session publishes of a message, whose polls begin and are answered."""
         items = list(items)
+        poll = next((item.name for item in items if isinstance(item, Polled) and item.failed is None), None)
+        self.search = published.search if self.search is None else self.search
+        items = self.search.read(items, poll)
+        for name in self.search.again:
+            self.polls.again(name)
+        for item in items:
+            if isinstance(item, Complete) and item.kind == "order":
+                listed = {each.id for each in items if isinstance(each, Order) and each.account == item.account}
+                self.search.seeks += self.search.lack(item.account or published.account, listed)
+        self.take([poll for seek in self.search.seeks for poll in adapter.encode(seek)], now)
         answered = [item.name for item in items if isinstance(item, Polled) and item.failed is None]
         missed = any(map(self.polls.is_missed, answered))
         for item in items:
@@ -237,6 +254,8 @@ class Session:
     def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers."""
         missed, writings = isinstance(outgoing, Reconcile), self.adapter.encode(outgoing)
+        if isinstance(outgoing, Command):
+            self.published.known.waiting = lambda: [outgoing]
         written = self.questions.take(writings, self.now_ns / SECOND, missed=missed)
         return [item for text in written for item in self.send(text)] + self.ask()
 
