@@ -154,6 +154,8 @@ def test_an_order_that_ended_before_anybody_knew_it_is_no_news_and_a_part_of_a_l
 def test_a_fill_of_an_order_that_nobody_knows_waits_until_the_open_ones_were_listed(r):
     r.tick(30)
     answer(r, "list", ["o1", "OPEN"])
+    r.machine.core.outbound.polls.again("fills")
+    assert r.texts(r.tick()) == ["fills"]
     assert answer(r, "fills", ["f1", "b7"], ["f2", "o1"]) == ["list"]
     assert told(r) == ["fill f2 of o1"]
     assert answer(r, "list") == ["one o1"]
