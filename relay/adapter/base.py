@@ -32,7 +32,7 @@ class Known:
     """
 
     def order(self, id: str, account: str | None = None) -> Order | None:
-        """Return the last known state of an order, by any of its ids (`Sought`), also of an ended one; None if there is none."""
+        """Return the last known state of an order, by any of its ids (`Sought`), also of an ended one, or None."""
         return None
 
     def position(self, id: str, account: str | None = None) -> Position | None:
