@@ -333,8 +333,8 @@ class Complete:
 
     Yield it after their events. An order or position that was open and is not among them has ended; the relay publishes that
     once. A fetched list is evaluated together with all other requests of the same reconciliation, after the last answer. The
-    signal is ignored if a part of the message was `Unknown`. Where one order can be asked for (`Orders.sought`), the relay asks
-    for a missing one first.
+    signal is ignored if a part of the message was `Unknown`. Where one order can be asked for (`Orders.sought`), the relay
+    asks for a missing one first.
 
     Attributes:
         kind: ``order`` or ``position``.

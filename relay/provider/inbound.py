@@ -103,7 +103,7 @@ class OrderSearch:
                     kept.append(state)
                 case Order() if poll is not None and not self._is_news(item, is_clear=is_clear):
                     continue
-                case Trade() if poll is not None and not self._may_be_told(item, poll, is_first=is_first):
+                case Trade() if poll is not None and not self._admit_fill(item, poll, is_first=is_first):
                     continue
                 case _:
                     kept.append(item)
@@ -179,8 +179,10 @@ class OrderSearch:
             return is_clear or order.status.is_final or self._states.is_open(order, self._account)
         return is_clear and not order.status.is_final
 
-    def _may_be_told(self, fill: Trade, poll: Hashable, *, is_first: bool) -> bool:
-        """Return whether the order of a fill is known, or cannot be a known one under another id; ask for it, if not.
+    def _admit_fill(self, fill: Trade, poll: Hashable, *, is_first: bool) -> bool:
+        """Return True for a fill that is to be published now; note what is to be asked about its order where nobody knows it.
+
+        It waits while its order may be a known one under another id.
 
         The orders behind the first fills of a connection, which were missed, are not asked for.
         """
