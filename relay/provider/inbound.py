@@ -180,7 +180,7 @@ class OrderSearch:
         return is_clear and not order.status.is_final
 
     def _admit_fill(self, fill: Trade, poll: Hashable, *, is_first: bool) -> bool:
-        """Return True for a fill that is to be published now; note what is to be asked about its order where nobody knows it.
+        """Return True for a fill that is to be published now; note what is to be asked about an order that nobody knows.
 
         It waits while its order may be a known one under another id.
 
