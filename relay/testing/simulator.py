@@ -137,7 +137,7 @@ class Link:
         self._is_withholding = False
         self.withheld = 0
         self._scope = trio.CancelScope()
-        self._put, self._take = trio.open_memory_channel[str | bytes](_QUEUED)
+        self._put, self._take = trio.open_memory_channel[str | bytes | trio.Event](_QUEUED)
 
     @property
     def query(self) -> dict[str, str]:
@@ -161,6 +161,16 @@ class Link:
             self._put.send_nowait(message)
         except trio.WouldBlock:
             self.drop()
+
+    async def drained(self) -> None:
+        """Wait until the client has read everything that was sent: it has answered a ping sent behind it, or is gone."""
+        reached = trio.Event()
+        try:
+            self._put.send_nowait(reached)
+        except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            return
+        with trio.move_on_after(_PONG_WITHIN):
+            await reached.wait()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the WebSocket behind what is queued."""
@@ -220,6 +230,14 @@ class Link:
 
     async def _write(self) -> None:
         async for message in self._take:
+            if isinstance(message, trio.Event):
+                with trio.move_on_after(_PONG_WITHIN):
+                    try:
+                        await self._connection.ping()
+                    except ConnectionClosed:
+                        return
+                message.set()
+                continue
             if self._delay:
                 await trio.sleep(self._delay)
             if self._is_withholding:

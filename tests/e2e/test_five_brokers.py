@@ -444,7 +444,10 @@ async def test_what_is_filled_in_parts_adds_up(name: str, monkeypatch: pytest.Mo
         await until(lambda: sizes()[-1:] == [whole])
         states = [(order["event"], order["status"]) for order in orders()]
         assert states[0] in (("ORDER_CREATED", "OPEN"), ("ORDER_CREATED", "PENDING"))
-        assert set(states[1:-1]) - {("ORDER_MODIFIED", "OPEN")} == {("ORDER_PARTIALLY_FILLED", "PARTIALLY_FILLED")}
+        between = set(states[1:-1]) - {("ORDER_MODIFIED", "OPEN")}
+        # CrossTrade's orders are asked for: of a busy machine's, the state between two answers is not seen.
+        assert between <= {("ORDER_PARTIALLY_FILLED", "PARTIALLY_FILLED")}
+        assert between or name == "crosstrade"
         assert states[-1] == ("ORDER_FILLED", "FILLED")
         filled = [Decimal(order["filled_quantity"]) for order in orders() if "filled_quantity" in order]
         assert filled == sorted(filled)

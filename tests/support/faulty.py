@@ -128,9 +128,11 @@ class Rig:
     async def settled(self) -> None:
         """Wait until all that was sent has been read, however busy this machine is.
 
-        The provider, the relay, the subscriber and the proxies between them are tasks of one loop, and each pass of it reads
-        whatever the one before has written.
+        Where it is, the provider has more to send than the passes of the loop let through, so the relay is asked how far it has
+        read. What the relay sends on is read by the subscriber, a task of the same loop, in the passes that follow.
         """
+        for link in list(self.simulator.links):
+            await link.drained()
         for _ in range(PASSES):
             await trio.lowlevel.checkpoint()
 
