@@ -28,7 +28,7 @@ from relay.pusher.messages import ResumeFailure, ResumePosition
 
 @frozen(kw_only=True)
 class HistoryLimits:
-    """Bounds of the events kept per topic for subscribers that resume or rewind."""
+    """Limits of the events stored per topic for subscribers that resume or rewind."""
 
     events: int = field(default=1000, validator=validators.ge(0))
     """Events per topic; 0 keeps none, and every resume fails."""

@@ -42,13 +42,13 @@ class Limits:
     client_events_per_second: float = field(default=10, validator=_positive)
     """Client events per second and connection; a second's worth may come at once."""
     subscriptions: int = field(default=1000, validator=_positive)
-    """Channels one connection may hold."""
+    """Most channels of one connection."""
     streams: int = field(default=500, validator=_positive)
-    """Of them those that make the relay ask something of a provider: market streams and accounts."""
+    """Most market streams and accounts of one connection; these need a subscription at a provider."""
     occupied_streams: int = field(default=10_000, validator=_positive)
-    """Such channels that all connections of the app together may hold, each counted once."""
+    """Most market streams and accounts of all connections of the app together, each counted once."""
     rewind: int = field(default=1000, validator=_positive)
-    """Past events one subscription may ask for."""
+    """Most past events that one subscription may request."""
     request_body: int = field(default=1_048_576, validator=_positive)
     """Bytes of one HTTP API request's body."""
     events_per_second: float | None = field(default=None, validator=_positive_or_none)
@@ -89,13 +89,13 @@ class App:
     pong_timeout: float = field(default=30, validator=_positive)
     """Seconds a client has to answer a ping (4201)."""
     inactivity_timeout: float = field(default=86_400, validator=_positive)
-    """Seconds until a connection that uses nothing is closed with 4202."""
+    """Seconds after which a connection without channels, sign-in and events is closed with 4202."""
     authorization_timeout: float | None = field(default=None, validator=_positive_or_none)
     """Seconds to sign in or to join an authorized channel, else 4009; None demands neither (authorized connections)."""
     accounts: tuple[str, ...] = field(default=(), converter=tuple)
     """Accounts whose channels this app's secret alone opens (`relay.model.patterns`); else an API key is needed."""
     subscription_count: bool = False
-    """Subscribers are told how many they are (`pusher_internal:subscription_count`)."""
+    """Send the number of subscribers to them (`pusher_internal:subscription_count`)."""
     cache_ttl: float = field(default=1800, validator=_positive)
     """Seconds a cache channel keeps its last event."""
     limits: Limits = field(factory=Limits)

@@ -28,7 +28,7 @@ _not_negative: Any = validators.ge(0)
 
 @frozen(kw_only=True)
 class RequestPrices:
-    """Units for each thing a client can ask for. A unit is about 10 microseconds of the relay's time."""
+    """Prices of clients' requests in units. A unit is about 10 microseconds of the relay's CPU time."""
 
     connection: float = field(default=10, validator=_not_negative)
     """A new connection; not paid from its own budget."""
@@ -37,9 +37,9 @@ class RequestPrices:
     kilobyte: float = field(default=2, validator=_not_negative)
     """1,024 bytes received, and again 1,024 bytes of whole messages, which may have been compressed."""
     subscribe: float = field(default=4, validator=_not_negative)
-    """A subscription, beside the message."""
+    """A subscription, in addition to the message."""
     unsubscribe: float = field(default=2, validator=_not_negative)
-    """Leaving a channel, beside the message."""
+    """Leaving a channel, in addition to the message."""
     event: float = field(default=0.5, validator=_not_negative)
     """Each past event, state or snapshot that a new subscriber is sent (`rewind`, `resume`), and each of a history page."""
     sent_kilobyte: float = field(default=0.2, validator=_not_negative)
@@ -51,22 +51,23 @@ class RequestPrices:
     recipient: float = field(default=0.05, validator=_not_negative)
     """Each subscriber that receives a joining or leaving member, a new count or a client event."""
     sign_in: float = field(default=10, validator=_not_negative)
-    """A sign-in, beside the message."""
+    """A sign-in, in addition to the message."""
     client_event: float = field(default=2, validator=_not_negative)
-    """A client event, beside the message and the recipients."""
+    """A client event, in addition to the message and the recipients."""
     page: float = field(default=5, validator=_not_negative)
-    """A page of history or of channels, the status or the metrics over HTTP, beside what is in it."""
+    """A page of history or of channels, the status or the metrics over HTTP, in addition to its entries."""
     counted: float = field(default=0.3, validator=_not_negative)
     """Each stream and each occupied channel that the status or the metrics count."""
     catalog: float = field(default=20, validator=_not_negative)
-    """A request for the catalog or for a session, beside its entries; a search of symbols, beside those it returns."""
+    """A request for the catalog or a session, in addition to its entries; a search of symbols, in addition to its results.
+    """
     symbol: float = field(default=0.1, validator=_not_negative)
     """Each symbol that a search compares with its text."""
 
 
 @frozen(kw_only=True)
 class Costs:
-    """Budgets of what clients ask for, in units of `[costs.prices]`: at once (burst) and per second. Rate 0: no limit.
+    """Budgets of clients' requests, in units of `[costs.prices]`: at once (burst) and per second. Rate 0: no limit.
 
     An ordinary page never meets them: 200 channels joined at once with 20 rewinds of 100 events are some 2,400 units, ten
     client events a second some 40 a second.
@@ -94,8 +95,9 @@ class Costs:
     refusals: int = field(default=50, validator=_not_negative)
     """Refused messages after which the connection is closed with 4100."""
     remembered: int = field(default=10_000, validator=validators.ge(1))
-    """Apps, addresses and callers over HTTP, of each so many, whose budgets are remembered after their last use: who comes
-    back does not begin with a full one. Each takes some 300 bytes."""
+    """Most apps, addresses and HTTP callers (each) whose budgets are remembered after their last use, so that a client that
+    reconnects does not get a full budget. Each takes about 300 bytes.
+    """
     prices: RequestPrices = field(factory=RequestPrices)
 
 

@@ -25,7 +25,7 @@ from relay.websocket.frames import MAX_MESSAGE
 
 @attrs.frozen(kw_only=True)
 class HttpLimits:
-    """Deadlines in seconds and bounds of HTTP connections. Every one of them is about a peer that may be slow or hostile."""
+    """Timeouts in seconds and limits of HTTP connections, for peers that may be slow or hostile."""
 
     connections: int = attrs.field(default=20_000, validator=attrs.validators.ge(1))
     """Connections at once, upgraded ones included; one more is answered 503 (over TLS: closed). Beyond them, a few from this
@@ -49,30 +49,31 @@ class HttpLimits:
     idle: float = 75.0
     """Between two requests of a connection."""
     body: float = 30.0
-    """Without a byte of the body; then the application is told the client is gone."""
+    """Without a byte of the body; then the client counts as disconnected."""
     write: float = 30.0
-    """For the peer to take 64 kB."""
+    """For the peer to receive 64 kB."""
     linger: float = 2.0
     """For the rest of an unread body after an early answer."""
     drain: float = 10.0
-    """From `stop` to the end of everything."""
+    """From `stop` until remaining requests are cancelled."""
     head_bytes: int = attrs.field(default=16 * 1024, validator=attrs.validators.ge(256))
     """Size of a request's head; then 431."""
 
 
 @attrs.frozen(kw_only=True)
 class SubscriberLimits:
-    """Deadlines in seconds and bounds of the subscribers' connections, and how they are written to."""
+    """Timeouts in seconds and limits of the subscribers' connections, and options of writing to them."""
 
     message_bytes: int = attrs.field(default=MAX_MESSAGE, validator=attrs.validators.ge(128))
     """Largest message a client may send, compressed or not; then close 1009."""
     pending_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=attrs.validators.ge(1_048_576))
-    """Memory of messages that have not come whole, or wait for their turn, over all connections. When there is more, the
-    connections that hold the most are closed with 4100 until an eighth is free."""
+    """Most bytes of incomplete and waiting messages, over all connections. Beyond that, the connections with the most are
+    closed with 4100 until an eighth is free.
+    """
     compression: bool = False
     """Agree to compress (permessage-deflate) with clients that offer it, as all browsers do. For slow links."""
     handshake: float = 10.0
-    """For the peer to take the refusal of a bad handshake."""
+    """For the peer to receive the refusal of a bad handshake."""
     write: float = 20.0
     """For a slow subscriber's socket to take another byte; then the connection is dropped."""
     close: float = 5.0
@@ -80,9 +81,9 @@ class SubscriberLimits:
     sweep: float = 1.0
     """Seconds between two looks at the deadlines of idle subscribers."""
     io_uring: bool = True
-    """Write what many subscribers get at the same time with one system call, where the kernel lets us (Linux 5.18)."""
+    """Write to many subscribers with one system call, if the kernel allows it (Linux 5.18)."""
     notsent_lowat: int = attrs.field(default=128 * 1024, validator=attrs.validators.ge(4096))
-    """TCP_NOTSENT_LOWAT: bytes the kernel may hold for a subscriber beyond what its receive window takes."""
+    """TCP_NOTSENT_LOWAT: most unsent bytes that the kernel holds for a subscriber."""
 
 
 IDLE_BYTES = 1_600

@@ -17,10 +17,10 @@ _TYPES = {str: "text", bool: "true or false", int: "integer", float: "number", S
 _INTRO = """\
 # Configuration
 
-Printed by `tickrelay config --reference`. `tickrelay check CONFIG` says everything that is wrong with a configuration.
+Printed by `tickrelay config --reference`. `tickrelay check CONFIG` lists all errors in a configuration.
 
 The configuration is one TOML file. Unknown keys are errors. NAME in a table's title is a name of your choice. Durations are
-seconds. A secret never stands in the file: write `{ env = "VARIABLE" }` or `{ file = "/path" }`, a relative path being
+seconds. Secrets are not written into the file: write `{ env = "VARIABLE" }` or `{ file = "/path" }`, a relative path being
 relative to the configuration. A plugin's own table is `[plugins.NAME]`; `tickrelay config --reference --plugins` prints
 those of the installed plugins too.
 """

@@ -84,14 +84,15 @@ class ServerTable:
     tls_key: str | None = None
     """Private key in PEM."""
     public_url: str | None = None
-    """Address at which subscribers reach the relay where a proxy stands in front, e.g. `https://feed.example.com`."""
+    """Public address of the relay if it is behind a proxy, e.g. `https://feed.example.com`."""
     hosts: tuple[str, ...] = ()
-    """Names in the Host header that are answered, without port; every other one is refused with 421. `*` allows any. When
+    """Allowed names in the Host header, without port; other names are refused with 421. `*` allows any. When
     absent: any, except that a relay which listens on loopback answers only to `localhost`, `127.0.0.1`, `[::1]` and the
     host of `public_url`, so that no page in a browser on this machine reaches it through a name of its own."""
     behind_proxy: bool = False
-    """Believe `X-Forwarded-Proto: https` and the last address in `X-Forwarded-For`, where nobody reaches the port but a
-    proxy of ours; see `require_tls` and `connections_per_address`."""
+    """Trust `X-Forwarded-Proto: https` and the last address in `X-Forwarded-For`. Set it only if your own proxy is the only
+    one that can reach the port; see `require_tls` and `connections_per_address`.
+    """
     status_public: bool = False
     """Show the states of sessions and the metrics without an API key. Health checks are always public."""
     limits: HttpLimits = Factory(HttpLimits)
@@ -131,7 +132,7 @@ class AppTable:
     pong_timeout: float = field(default=30, validator=_positive)
     """Seconds a client has to answer a ping, else 4201."""
     inactivity_timeout: float = field(default=86_400, validator=_positive)
-    """Seconds until a connection that uses nothing is closed with 4202."""
+    """Seconds after which a connection without channels, sign-in and events is closed with 4202."""
     authorization_timeout: float | None = field(default=None, validator=_positive_or_none)
     """Seconds to sign in or to join an authorized channel, else 4009. Not demanded when absent."""
     accounts: tuple[str, ...] = ()
@@ -151,19 +152,19 @@ class ApiKeyTable:
     key: SecretRef | None = None
     """The key itself; only its hash is kept. Write either `key` or `sha256`."""
     sha256: str | None = field(default=None, validator=validators.optional(_check_digest))
-    """SHA-256 of the key in hex, so that the key stands nowhere."""
+    """SHA-256 of the key in hex, so that the key itself is stored nowhere."""
     app: str | None = None
-    """The app, by its NAME in `[apps.NAME]`, whose sessions it begins. When absent a request may name one."""
+    """The app of its sessions, by its NAME in `[apps.NAME]`. When absent, a request may name one."""
     streams: tuple[str, ...] = ("*",)
     """Market and status streams it may read, by channel names without prefix (`quote.binance.BTC-USDT`, `status.*`) or ids
-    of the catalog (`binance.quote`, `binance.*`). `*` stands for any text; parts left out at the end stand for all."""
+    of the catalog (`binance.quote`, `binance.*`). `*` matches any text; parts left out at the end match all."""
     accounts: tuple[str, ...] = ()
     """Accounts it may read, as `<provider>.<account>` with `*` for any text."""
     trade: tuple[str, ...] = ()
     """Accounts it may trade on, and so read."""
     inspect: tuple[str, ...] = ()
-    """Accounts of whose sessions it may see what the provider sent, as it was on the wire, without secrets;
-    `<provider>.*` for a provider without accounts."""
+    """Accounts whose sessions' raw frames it may read, with secrets masked; `<provider>.*` for a provider without accounts.
+    """
 
 
 @frozen(kw_only=True)
@@ -176,17 +177,17 @@ class AccountTable:
 
 @frozen(kw_only=True)
 class ReplayTable:
-    """A recording in the provider's place. Its session has no socket: it reaches nobody, and takes no orders."""
+    """A recording instead of a connection. Nothing is sent, and commands are refused."""
 
     file: str | None = None
-    """The recording, relative to the configuration; `docs/recording.md` says how it is made."""
+    """The recording, relative to the configuration; see `docs/recording.md`."""
     speed: float = field(default=1.0, validator=_not_negative)
-    """1 as it was recorded, 10 ten times as fast, 0 as fast as it can be read."""
+    """1 for the recorded speed, 10 for ten times as fast, 0 for as fast as possible."""
     acks: bool = False
     """Let the session set the pace: each frame that was sent in the recording is waited for, as where a provider waits for
     acknowledgements. `speed` is not used then."""
     loop: bool = False
-    """Begin again at the end."""
+    """Start again at the end."""
 
 
 @frozen(kw_only=True)
@@ -194,9 +195,9 @@ class ProviderTable:
     """One connection to a provider. NAME is in channel names and events: lower-case letters, digits, `-` and `_`."""
 
     adapter: str | None = None
-    """The adapter that speaks its protocol (`tickrelay plugins` lists them); NAME when absent."""
+    """The adapter for its protocol (`tickrelay plugins` lists them); NAME when absent."""
     enabled: bool = True
-    """False leaves it out."""
+    """False disables this provider."""
     url: str | None = None
     """WebSocket URL in place of the adapter's own."""
     http_url: str | None = None
@@ -204,7 +205,7 @@ class ProviderTable:
     options: Mapping[str, str | int | bool] = Factory(dict)
     """The adapter's options."""
     symbols: Mapping[str, str] = Factory(dict)
-    """Provider's symbol = canonical symbol (`BASE/QUOTE`), before what the provider's metadata says."""
+    """Provider's symbol = canonical symbol (`BASE/QUOTE`); takes precedence over the provider's metadata."""
     pinned: tuple[str, ...] = ()
     """Streams kept subscribed without a subscriber: `"quote BTC/USDT"`, `"candle BTC/USDT 1m"`, or a channel's name."""
     required: bool = False
@@ -212,25 +213,28 @@ class ProviderTable:
     linger: float = 30.0
     """Seconds a stream stays subscribed after its last subscriber left."""
     waiting: int = field(default=10_000, validator=_positive)
-    """Streams that may wait to be asked for, each counted once for every connection that waits for it; where there are more,
-    the connection with the most is refused one."""
+    """Most streams that may wait to be requested, each counted once for every connection that waits for it. If there are
+    more, a stream of the connection with the most is refused.
+    """
     first_data_within: float | None = field(default=None, validator=validators.optional(_not_negative))
     """Seconds from a subscription to its first event before the stream is called stale; 0: never. When absent, those of
     `stale_after`, else 30 for quotes, depth and instruments and 60 and the bar for candles."""
     stale_after: Mapping[str, float] = Factory(dict)
-    """Seconds of silence after which a stream is called stale, by kind (`quote = 30`) or by stream (`"quote EUR/USD" = 5`),
-    before what the adapter declares; 0: quiet is normal."""
+    """Seconds without an event after which a stream is STALE, by kind (`quote = 30`) or by stream (`"quote EUR/USD" = 5`);
+    takes precedence over the adapter. 0: never."""
     hours: Mapping[str, str] = Factory(dict)
     """Trading hours of markets, by symbol or for all others (`default = "Sun 17:00-Fri 17:00 America/New_York"`), in
     place of those that the adapter knows: while a market is closed, silence is normal. Spans are separated by commas
     (`Mon-Fri 09:30-12:00, Mon-Fri 13:00-16:00 Asia/Tokyo`), times are UTC where no zone is named, and `always` never
     closes."""
     audit: float = field(default=60.0, validator=_not_negative)
-    """Seconds between two comparisons of an account with the provider's lists while the session is up; 0: never. They are
-    paid from budget that is idle, and never delay a command."""
+    """Seconds between two comparisons of an account with the provider's lists while the session is up; 0: never. They use
+    idle rate limit only, and never delay a command.
+    """
     check_orders: bool = True
-    """Compare an order with what the provider says of its instrument before it is sent: prices with the tick, the quantity
-    with the step and its bounds, and whether it is traded now. A single order is sent unchecked with `extra.unchecked`."""
+    """Check an order against the provider's data of its instrument before it is sent: tick size, quantity step and bounds,
+    and trading status. A single order is sent unchecked with `extra.unchecked`.
+    """
     visibility: Literal["public", "private"] = "public"
     """`private`: its market streams need an authorized subscription (`private-` channels)."""
     credentials: Mapping[str, SecretRef] = Factory(dict)
@@ -241,7 +245,7 @@ class ProviderTable:
 
 @frozen(kw_only=True)
 class LogTable:
-    """The log, on standard error. Secrets are masked in it. Lines that cannot be written are counted; they stop nothing."""
+    """The log, on standard error. Secrets are masked. Lines that cannot be written are counted and dropped."""
 
     format: Literal["console", "json"] = "console"
     """For people, or one JSON object a line."""
@@ -261,23 +265,24 @@ class StoreTable:
     with its name and the ending `.sqlite3`. `redis://HOST:PORT/DB` or `rediss://...` is shared by several relays, which are
     one then (see `[cluster]`); it needs the extra `tickrelay[redis]`."""
     event_bytes: int = field(default=256 * 1024 * 1024, validator=validators.ge(1024 * 1024))
-    """Bytes of recent events in the file, of all topics; the oldest are removed first. Each topic keeps as many, and as old
-    ones, as `[history]` says."""
+    """Most bytes of recent events in the file, of all topics; the oldest are removed first. `[history]` limits each topic.
+    """
 
 
 @frozen(kw_only=True)
 class ClusterTable:
-    """This relay among those that share a Redis; without one (`store.url`) the table has no meaning."""
+    """This relay as a node of a cluster that shares a Redis. Without Redis (`store.url`) the table has no effect."""
 
     node: str | None = field(default=None, validator=validators.optional(validators.matches_re("[A-Za-z0-9_.-]{1,64}")))
-    """Name of this relay in the status of all; the host's name when absent."""
+    """Name of this relay in the status of the cluster; the host name when absent."""
     role: Literal["both", "owner", "edge"] = "both"
     """`owner` holds sessions with providers and answers HTTP, but serves no subscribers; `edge` never holds a session."""
     lease: float = field(default=3.0, validator=validators.ge(0.5))
     """Seconds after which another relay may take over a provider whose owner has vanished; the same for all relays."""
     waves: float = field(default=1.0, validator=[validators.ge(0), validators.le(60)])
-    """Seconds over which a relay that stops sends its subscribers away (4200), one part after another, so that they do not
-    all come to the others at the same moment."""
+    """Seconds over which a stopping relay disconnects its subscribers (4200), in parts, so that they do not all reconnect to
+    the other relays at once.
+    """
 
 
 @frozen(kw_only=True)

@@ -154,7 +154,7 @@ function show(table, entries) {
 function draw() {
   show("accounts", shown("accounts").map(([key, { provider, account, about, at, hasMoney }]) => [key, [
     provider, { text: about.margin_call ? `${account} · margin call` : account, className: about.margin_call ? "down" : "" }, plain(about.balance), plain(about.equity), plain(about.margin_used), plain(about.margin_available),
-    money(about.unrealized_pnl), money(about.realized_pnl), about.currency ?? "", stale.has(key) ? { text: "stale", className: "warn" } : at ? span(since(at)) : hasMoney ? "waiting" : { text: "not told", title: "This provider tells no balance." },
+    money(about.unrealized_pnl), money(about.realized_pnl), about.currency ?? "", stale.has(key) ? { text: "stale", className: "warn" } : at ? span(since(at)) : hasMoney ? "waiting" : { text: "not sent", title: "This provider sends no balance." },
   ]]));
   drawTotals(shown("accounts").map(([, each]) => each.about));
   show("positions", shown("positions").map(([key, { provider, account, about }]) => [key, [

@@ -206,7 +206,7 @@ def test_market_has_all_providers_of_a_symbol_side_by_side(page: Any) -> None:
 def test_an_order_is_reviewed_sent_and_its_position_closed(page: Any) -> None:
     page.keyboard.press("3")
     text_is(page, "#totals", "5 accounts")  # one broker does not say its currency, and one tells no money
-    text_is(page, "#accounts", "not told")
+    text_is(page, "#accounts", "not sent")
     page.select_option("#ticket-account", label="helio / main")
     page.fill("#ticket-symbol", "EUR/USD")
     page.fill("#ticket [name=quantity]", "10000")

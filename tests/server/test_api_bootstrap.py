@@ -139,7 +139,7 @@ async def test_the_catalog_shows_a_key_what_it_may_read(rig: Rig) -> None:
         ({"stream": "helio.quote", "filter": []}, 400, "subscriptions[0].filter", "object"),
         ({"stream": "helio.candle", "filter": {"symbol": "X", "timeframe": "2m"}}, 400,
          "subscriptions[0].filter.timeframe", "1m"),
-        ({"stream": "helio.quote:EUR/USD", "filter": {"symbol": "X"}}, 400, "subscriptions[0].filter.symbol", "already"),
+        ({"stream": "helio.quote:EUR/USD", "filter": {"symbol": "X"}}, 400, "subscriptions[0].filter.symbol", "is given twice"),
         ({"stream": "helio.quote:"}, 400, "subscriptions[0].filter.symbol", "needs"),
         ({"stream": "helio.candle:X:2m"}, 400, "subscriptions[0].filter.timeframe", "1m"),
         ({"stream": "helio.status:X"}, 400, "subscriptions[0].stream", "no filters"),
