@@ -55,7 +55,7 @@ async def show_accounts(relay: RunningRelay, names: Sequence[str], *, within: fl
 
 
 async def _views(client: Client, names: Iterable[str]) -> list[AccountView]:
-    """Return an empty view of each account that is meant. Raises OperatorError for a name that is none."""
+    """Return an empty view of each named account. Raises OperatorError for an unknown name."""
     streams = await client.streams()
     there = list(
         dict.fromkeys(
@@ -133,7 +133,7 @@ def _text(value: Any) -> str:
 
 
 def _money_row(view: AccountView) -> tuple[str, ...]:
-    note = view.stale or ("no balance was told" if view.account is None else "")
+    note = view.stale or ("the provider sent no balance" if view.account is None else "")
     if view.account is not None and view.account.margin_call:
         note = f"MARGIN CALL {note}".strip()
     figures = (_text(getattr(view.account, name, None)) for name in ("currency", *_MONEY))
@@ -141,7 +141,7 @@ def _money_row(view: AccountView) -> tuple[str, ...]:
 
 
 def _totals(views: list[AccountView]) -> list[tuple[str, ...]]:
-    """Return a row for each currency in which there are several accounts: sums over what is told."""
+    """Return a row of sums for each currency with several accounts."""
     rows = []
     known = [view.account for view in views if view.account is not None and view.account.currency is not None]
     for currency in dict.fromkeys(str(account.currency) for account in known):

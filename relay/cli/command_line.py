@@ -39,7 +39,7 @@ def run(tokens: Sequence[str], plugins: "Plugins | None" = None) -> int:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         say(f"{error}".strip())
-        say(f"{' '.join(('tickrelay', *_command_of(tokens)))} --help says how it is used")
+        say(f"{' '.join(('tickrelay', *_command_of(tokens)))} --help shows the usage")
         return 2
     except OperatorError as error:
         say(*error.lines)
@@ -52,19 +52,19 @@ def run(tokens: Sequence[str], plugins: "Plugins | None" = None) -> int:
         return max(getattr(error, "exit_code", 1) for error in found)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `tickrelay tail | head`: the reader has what it wanted
+    except BrokenPipeError:  # `tickrelay tail | head`: the reader has finished
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0
 
 
 def _command_of(tokens: Sequence[str]) -> Sequence[str]:
-    """Return the first token where it is a command, for a hint."""
+    """Return the first token if it is a command, for a hint."""
     return tokens[:1] if tokens and tokens[0] in {*ELSEWHERE, *OWN} else ()
 
 
 def _stated(group: BaseExceptionGroup[BaseException]) -> list[OperatorError]:
-    """Return the operator errors of a group (a nursery's) that holds nothing else, else an empty list."""
+    """Return the errors of an exception group if all of them are operator errors, otherwise an empty list."""
     stated, others = group.split(OperatorError)
     if others is not None or stated is None:
         return []
@@ -148,13 +148,13 @@ class CommandLine:
     ) -> None:
         """Write a first configuration which listens on this machine only: an app, an API key, providers with credentials.
 
-        What is absent is asked for on a terminal, and left out elsewhere. Credentials that are typed there go into files
-        beside the configuration; the others are looked for in environment variables.
+        On a terminal it asks for missing arguments. Credentials that are typed in are written into files next to the
+        configuration; the others are read from environment variables.
 
         Args:
-            config: The file to write; it must not be there yet.
+            config: The file to write; it must not exist.
             origin: A site whose pages may connect, for example https://app.example.com; may be given several times.
-                Without any, only programs connect.
+                Without any, browsers cannot connect.
             provider: NAME of a provider with the adapter of that name, or NAME=ADAPTER; may be given several times.
         """
         from relay.cli.init import init
@@ -196,7 +196,7 @@ class CommandLine:
         *,
         as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     ) -> int:
-        """Say everything that is wrong with a configuration, and warn of what may be meant otherwise.
+        """List all errors in a configuration, and warn of settings that may be mistakes.
 
         Args:
             config: The configuration.
@@ -229,15 +229,13 @@ class CommandLine:
 
         Args:
             listen: HOST:PORT on this machine; port 0 lets the kernel choose.
-            seconds: How long; until Ctrl-C when absent.
+            seconds: Run for so many seconds; until Ctrl-C when absent.
         """
         from relay.settings import LogTable, is_loopback
 
         host, port = listen_argument(listen)
         if not is_loopback(host):
-            raise OperatorError(
-                f"--listen {listen}: the demo's keys are known to everybody, it listens on loopback only"
-            )
+            raise OperatorError(f"--listen {listen}: the demo's keys are public, so that it listens on loopback only")
         from relay.cli.logs import configure_logs, log_writer
         from relay.demo import demo
 
@@ -247,7 +245,7 @@ class CommandLine:
                 await demo((host, port), seconds, self.plugins)
 
     def plugin_list(self, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> int:
-        """List the plugins that were found, what they bring, and which of them are broken.
+        """List the installed plugins, what each of them provides, and broken ones.
 
         Args:
             as_json: Print an object with `plugins`, `broken` and `problems`.
@@ -278,7 +276,7 @@ class CommandLine:
         print(f'sha256 = "{hash_key(key)}"')
 
     def config(self, *, reference: bool = False, plugins: bool = False) -> int:
-        """Print what can be configured.
+        """Print the reference of the configuration.
 
         Args:
             reference: Every setting with its type, default and meaning, as Markdown.

@@ -1,4 +1,4 @@
-"""``tickrelay init``: ask what the relay is for, and write a first configuration with its secrets beside it."""
+"""``tickrelay init``: write a first configuration and its secrets, asking for missing answers on a terminal."""
 
 import getpass
 import json
@@ -83,12 +83,12 @@ def init(
 
     Args:
         plugins: the installed plugins, whose adapters the providers may have.
-        config: the file to write; it must not be there yet.
-        origins: sites whose pages may connect. None: asked for on a terminal, none elsewhere.
-        providers: `NAME` or `NAME=ADAPTER` each. None: asked for on a terminal, none elsewhere.
+        config: the file to write; it must not exist.
+        origins: sites whose pages may connect. None: ask on a terminal, otherwise no site.
+        providers: `NAME` or `NAME=ADAPTER` each. None: ask on a terminal, otherwise no provider.
 
     Raises:
-        OperatorError: an answer is wrong, or a file is there already. Then nothing was written.
+        OperatorError: an answer is wrong, or a file exists already. Nothing was written then.
     """
     asks = sys.stdin.isatty()
     if origins is None:
@@ -112,7 +112,7 @@ def init(
         key=secrets.token_hex(10), secret="app-secret", operator="operator-key", origins=json.dumps(list(origins))
     )
     text += "".join("\n".join(["", *_table(each), ""]) for each in chosen) or _NO_PROVIDER
-    # Everything or nothing: half of a configuration would be in the way of the second attempt.
+    # Write all files or none: a partial configuration would make a second attempt fail.
     paths = [config, *(config.with_name(name) for name in beside)]
     if taken := [path for path in paths if path.exists() or path.is_symlink()]:
         raise OperatorError(f"cannot write {taken[0]}: File exists")
@@ -162,8 +162,8 @@ def _table(provider: NewProvider) -> Iterator[str]:
     for kind in ("quote", "public_trade", "depth"):
         if kind in offers:
             symbol = offers[kind].example["symbol"]
-            yield "# Streams to hold also without subscribers; all others are subscribed to on demand."
-            # Whether a broker has the symbol of the example only its own list says.
+            yield "# Streams to keep subscribed without subscribers; all others are subscribed on demand."
+            # A broker may not have the symbol of the example, so the line is a comment.
             yield f"{'# ' if adapter.credentials else ''}pinned = {json.dumps([f'{kind} {symbol}'], ensure_ascii=False)}"
             break
     if "account" in {offer.kind for offer in adapter.offers}:
@@ -186,8 +186,8 @@ def _table(provider: NewProvider) -> Iterator[str]:
 
 
 def _report(config: Path, beside: Mapping[str, str], providers: Sequence[NewProvider]) -> Iterator[str]:
-    """Yield what was written, and what to do next."""
-    yield f"wrote {config}, and beside it, readable by you alone: {', '.join(beside)}"
+    """Yield the names of the written files, and the next steps."""
+    yield f"wrote {config}, and next to it, readable by you only: {', '.join(beside)}"
     path = shlex.quote(str(config))
     yield "next:"
     if not providers:

@@ -1,15 +1,15 @@
 """The log: structlog on standard error, for people or as JSON lines, without secrets.
 
-A line never stops the relay. `LogWriter` takes it without waiting; a thread of its own writes it. When the volume is
-full, or nobody reads the pipe, lines wait in a bounded queue; what does not fit is lost, counted, and told once lines can
-be written again. Repeated lines are sampled (`SampleLines`), here for everything that logs.
+Logging never blocks the relay. `LogWriter` queues lines, and a thread writes them. If the volume is full, or the pipe is not
+read, lines wait in a bounded queue; further ones are dropped and counted, and the count is written once lines can be written
+again. Repeated lines are sampled (`SampleLines`).
 
-Nothing that a stranger sent is more than a quoted, shortened field: control characters are written as escapes, and long text
-is cut (`quote_fields`).
+Text from clients only appears in quoted, shortened fields: control characters are escaped, and long text is cut off
+(`quote_fields`).
 
-Secrets are masked in every field before it is cut, and in the finished line, so nothing that a value's repr or a traceback
-shows can slip past: every secret the configuration gave, as it is, as it stands in a URL and as it stands in JSON; whatever
-stands behind a name that says it is one (``token=...``, ``Authorization: ...``); and the credentials of a URL.
+Secrets are masked in every field before it is cut off, and again in the finished line, which may contain a repr or a
+traceback: each secret of the configuration, also as encoded in URLs and JSON; values after a name of a secret
+(``token=...``, ``Authorization: ...``); and the credentials of a URL.
 """
 
 import errno
@@ -33,7 +33,7 @@ from relay.limits import LineSampler
 from relay.settings import LogTable
 
 _SHORTEST = 4
-"""Masking shorter secrets would make a log unreadable, and show where they are."""
+"""Least length of a masked secret: masking shorter ones would make a log unreadable and reveal them."""
 
 _NAMES = r"token|access_token|auth|auth_signature|signature|api[_-]?key|apikey|secret|password|listenkey"
 _in_query = re.compile(rf"(?i)\b((?:{_NAMES})=)[^&\s\"'\\]+")
@@ -55,7 +55,7 @@ DRAIN = 2.0
 FIELD, TRACEBACK = 500, 8000
 #: Members of one list or mapping, and how deep they are nested.
 _MEMBERS, _DEPTH = 50, 4
-#: Fields that tell kinds of repeated lines apart. None of them is chosen by a stranger.
+#: Fields that distinguish kinds of repeated lines. Clients cannot choose any of their values.
 _KIND = ("level", "provider", "account", "plugin", "what", "task", "endpoint", "app", "logger", "line")
 
 Event = MutableMapping[str, Any]
@@ -65,12 +65,12 @@ Event = MutableMapping[str, Any]
 
 
 class LogWriter:
-    """A text stream whose writes neither block nor fail: a thread writes what it is given.
+    """A text stream whose writes neither block nor fail: a thread writes the queued lines.
 
     Args:
-        write: writes some of the bytes and returns how many, as `os.write`; may block, and raise OSError.
-        most: bytes that may wait.
-        tty: whether colors are of use.
+        write: writes some of the bytes and returns how many, like `os.write`; may block or raise OSError.
+        most: most bytes in the queue.
+        tty: whether the output is a terminal with colors.
     """
 
     encoding, errors = "utf-8", "backslashreplace"
@@ -79,7 +79,7 @@ class LogWriter:
         self._write = write
         self._most = most
         self._tty = tty
-        self._lines: deque[bytes | int] = deque()  # a number stands for so many lost lines at that place
+        self._lines: deque[bytes | int] = deque()  # a number: so many lines were lost at this place
         self._waiting = 0
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -87,7 +87,7 @@ class LogWriter:
         self.lost = 0
         """Lines that were not written, since the start."""
         self.lost_line: Callable[[int], str] = "{} log lines lost\n".format
-        """Returns the line that tells of so many lost ones."""
+        """Returns the line that reports a number of lost lines."""
         self.on_second: Callable[[], None] = lambda: None
         """Called about once a second, by the thread."""
         self.on_close: Callable[[], None] = lambda: None
@@ -98,7 +98,7 @@ class LogWriter:
         self._thread.start()
 
     def close(self, within: float = DRAIN) -> bool:
-        """Write what waits, for at most `within` seconds; return False if not everything could be written."""
+        """Write the queued lines, for at most `within` seconds; return False if not all could be written."""
         self.on_close()
         with self._changed:
             self._closing.set()
@@ -134,7 +134,7 @@ class LogWriter:
         return self._tty
 
     def fileno(self) -> int:
-        """Raise OSError: there is no descriptor that may be written to around the queue."""
+        """Raise OSError: writing to a descriptor would bypass the queue."""
         raise OSError(errno.ENOTSUP, "the log has no descriptor")
 
     # --- the thread ---
@@ -155,7 +155,7 @@ class LogWriter:
                 self.on_second()
 
     def _take(self) -> bytes:
-        """Take what is written next. The lost lines before it are told first."""
+        """Remove and return the next bytes to write, with a line about lost lines before them."""
         parts: list[bytes] = []
         size = 0
         while self._lines and size < _WRITE_BYTES:
@@ -184,7 +184,7 @@ class LogWriter:
 
 
 def _writing(stream: TextIO | None) -> Callable[[bytes], int]:
-    """Return a function that writes bytes to a stream: to its descriptor, where it has one."""
+    """Return a function that writes bytes to a stream: to its descriptor, if it has one."""
     if stream is None:
         return _nowhere
     try:
@@ -198,7 +198,7 @@ def _writing(stream: TextIO | None) -> Callable[[bytes], int]:
         return write_text
 
     def write(data: bytes) -> int:
-        # Whoever shares the descriptor may have made it non-blocking.
+        # Another process that shares the descriptor may have made it non-blocking.
         select.select((), (fd,), ())
         return os.write(fd, data)
 
@@ -211,8 +211,8 @@ def _nowhere(data: bytes) -> int:
 
 @contextmanager
 def log_writer() -> Iterator[LogWriter]:
-    """Put a `LogWriter` in the place of standard error for the length of the block: whatever else writes there (warnings,
-    tracebacks of tasks, plugins) cannot stop the relay either.
+    """Replace standard error by a `LogWriter` within the block, so that nothing that writes there (warnings, tracebacks,
+    plugins) can block the relay.
     """
     stream = cast("TextIO | None", sys.stderr)
     writer = LogWriter(_writing(stream), tty=stream is not None and stream.isatty())
@@ -221,7 +221,7 @@ def log_writer() -> Iterator[LogWriter]:
     try:
         yield writer
     finally:
-        # Where nobody reads, the interpreter's last words would wait for ever: they go to the closed writer.
+        # If the pipe is not read, the interpreter's last output would block for ever: it goes to the closed writer.
         if writer.close():
             sys.stderr = stream
 
@@ -360,7 +360,7 @@ def _exception_name(exc_info: object) -> str:
 
 
 def mask_named(logger: Any, method: str, event: Event) -> Event:
-    """Mask values whose key says that they are secret, at any depth."""
+    """Mask values whose key is the name of a secret, at any depth."""
     masked: Event = _named_masked(event)
     return masked
 
@@ -434,7 +434,7 @@ class Redaction:
 
 
 class LibraryLogs(logging.Handler):
-    """Hands what libraries log by the standard module to structlog."""
+    """Passes log records of libraries (standard logging) to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger().bind(logger=record.name, line=f"{record.pathname}:{record.lineno}")

@@ -28,8 +28,8 @@ def new_adapter(
 
     Args:
         name: The adapter's name: lower-case letters and digits, in words joined by underscores.
-        broker: With an account and orders; else market data only.
-        into: The folder, which must not be there or be empty; by default tickrelay-NAME in this one.
+        broker: With an account and orders; otherwise market data only.
+        into: The folder, which must be new or empty; by default tickrelay-NAME in the current one.
     """
     if (why := scaffold.refusal(name)) is not None:
         raise OperatorError(why)

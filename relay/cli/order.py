@@ -1,7 +1,7 @@
 """``tickrelay order``: commands to a running relay, over its HTTP interface.
 
-The exit code says what is known: 0 accepted, 1 rejected or refused, 3 unknown. After 3 the order may be live: look, or
-repeat the same command with the key that was printed, which never places it twice.
+Exit codes: 0 accepted, 1 rejected or refused, 3 outcome unknown. After 3 the order may be live: check the account, or repeat
+the same command with the printed key, which never places it twice.
 """
 
 import json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from relay.client import Client
 
 UNKNOWN = 3
-#: Members of a result that say in our words what its `data` says in the provider's (`relay.trading.pending.ANSWERS`).
+#: Members of a result with the canonical form of its `data`, which is the provider's (`relay.trading.pending.ANSWERS`).
 _ANSWERS = frozenset({"accounts", "positions", "orders", "trades", "quote"})
 
 
@@ -34,13 +34,13 @@ class Target:
     """The account that a command is for, the relay, and the form of the answer.
 
     Attributes:
-        provider: The provider's configured name; may be left out where the API key trades on one account only.
-        account: The account; may be left out where the provider has one.
+        provider: The provider's configured name; may be left out if the API key trades on one account only.
+        account: The account; may be left out if the provider has only one.
         url: The relay.
         api_key: An API key that may trade on the account.
         within: Seconds to wait for the provider's answer, at most 60.
-        key: Idempotency key: the same command under it is carried out once. Random when absent.
-        dry_run: Show what would be sent, and send nothing.
+        key: Idempotency key: the same command under it is executed once. Random when absent.
+        dry_run: Show the message to the provider, without sending it.
         raw: Print the answer as JSON.
     """
 
@@ -87,9 +87,9 @@ async def place(
 
     Args:
         symbol: Canonical symbol, EUR/USD.
-        side: Which way.
-        quantity: How much, in the provider's units.
-        notional: For how much money, in place of a quantity.
+        side: BUY or SELL.
+        quantity: The quantity, in the provider's units.
+        notional: The amount of money, instead of a quantity.
         order_type: Kind of order; the prices imply it when absent: --limit a limit order, --stop a stop order, both a
             stop-limit order, --trailing a trailing stop, none of them a market order.
         limit_price: Price of a limit or stop-limit order.
@@ -98,14 +98,14 @@ async def place(
         take_profit: Price of the take profit.
         trailing_distance: Distance of a trailing stop.
         trailing_type: Its unit, of the price or percent.
-        time_in_force: How long it stands.
-        good_till: RFC 3339 time up to which a GTD order stands.
+        time_in_force: How long the order is valid.
+        good_till: RFC 3339 time until which a GTD order is valid.
         client_order_id: Your own id of the order.
         reduce_only: Only reduce a position.
-        post_only: Only add to the book.
+        post_only: Only add liquidity to the book.
         extended_hours: Also outside the regular trading hours.
         position_intent: Open a position, or close one.
-        extra: NAME=JSON, a member of the provider's own; may be repeated.
+        extra: NAME=JSON, a provider-specific member; may be repeated.
     """
     return await send(
         target,
@@ -156,7 +156,7 @@ async def amend(
     time_in_force: Annotated[TimeInForce | None, Parameter(name="--tif")] = None,
     good_till: str | None = None,
 ) -> int:
-    """Change an order; what is not named stays as it is.
+    """Change an order. Members that are not given stay unchanged.
 
     Args:
         order_id: The provider's id of the order.
@@ -166,8 +166,8 @@ async def amend(
         stop_price: The new stop price.
         stop_loss: The new stop loss.
         take_profit: The new take profit.
-        time_in_force: How long it stands.
-        good_till: RFC 3339 time up to which a GTD order stands.
+        time_in_force: How long the order is valid.
+        good_till: RFC 3339 time until which a GTD order is valid.
     """
     return await send(
         target,
@@ -265,11 +265,11 @@ async def call(
     target: Target = ANY,
     argument: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = (),
 ) -> int:
-    """Call a function of the provider's own.
+    """Call a provider-specific function.
 
     Args:
-        function: The provider's name of it.
-        argument: NAME=JSON, or NAME=text where it is no JSON; may be repeated.
+        function: The provider's name of the function.
+        argument: NAME=JSON, or NAME=text if it is not JSON; may be repeated.
     """
     return await send(target, "call", function=function, arguments=named(argument, "--argument") or None)
 
@@ -299,7 +299,7 @@ def named(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
     return members
 
 
-# --- asking ----------------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 def _implied(limit_price: str | None, stop_price: str | None, trailing_distance: str | None) -> str:
@@ -309,7 +309,7 @@ def _implied(limit_price: str | None, stop_price: str | None, trailing_distance:
 
 
 async def send(target: Target, command: str, /, **members: object) -> int:
-    """Send a command, print what came of it, and return the exit code."""
+    """Send a command, print its reply, and return the exit code."""
     from relay.client import OutcomeUnknown
 
     async with connected(RunningRelay(url=target.url, api_key=target.api_key)) as client:
@@ -328,14 +328,14 @@ async def send(target: Target, command: str, /, **members: object) -> int:
                     **members,
                 )
             except OutcomeUnknown as error:
-                say(f"no answer that says anything of the command: {error}")
+                say(f"the outcome of the command is unknown: {error}")
                 return _unknown(error.key)
     if target.raw or result.reply is None:
         print(msgspec.json.format(result.text, indent=2))
     else:
         show(result.body)
     if result.replayed:
-        say("replayed: the reply of an earlier command of this name; nothing was sent")
+        say("replayed: the reply of an earlier command with the same key or id; nothing was sent")
     if result.reply is None or result.reply.outcome == "accepted":
         return 0
     return 1 if result.reply.outcome == "rejected" else _unknown(result.key)

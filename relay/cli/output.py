@@ -1,4 +1,4 @@
-"""Write what commands tell: tables, JSON, lines for people, and a sign of life while they wait."""
+"""Output of commands: tables, JSON, lines of text, and a progress indicator."""
 
 import json
 import os
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-#: Width of tables where standard output is no terminal: lines are not wrapped.
+#: Width of tables if standard output is not a terminal, so that lines are not wrapped.
 WIDE = 250
 
 
 def say_error(text: str) -> None:
-    """Write a line to standard error. A full volume or a closed pipe is no error; a pipe that nobody reads loses it."""
+    """Write a line to standard error. If the volume is full, or the pipe is closed or not read, the line is lost."""
     stream = cast("TextIO | None", sys.stderr)
     if stream is None:
         return

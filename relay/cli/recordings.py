@@ -38,7 +38,7 @@ async def play(
 ) -> None:
     """Serve a recorded provider session as the provider itself.
 
-    At the end the frames that clients sent are shown beside those that were recorded.
+    At the end the frames that clients sent are compared with the recorded ones.
 
     Args:
         file: The recording, JSON lines, compressed or not.
@@ -47,7 +47,7 @@ async def play(
         start: When the frames begin: at once, or after the client subscribed.
         acks: Let the client set the pace: each frame that it sent in the recording is waited for.
         once: End when the recording was played to the end once.
-        loop: Begin again at the end, until Ctrl-C.
+        loop: Start again at the end, until Ctrl-C.
     """
 
     host, port = listen_argument(listen)
@@ -83,9 +83,9 @@ def try_adapter(
     golden: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
-    """Try an adapter on a recording, without sockets: what it makes of each message, what is unknown, what is lost.
+    """Run an adapter on a recording, without sockets, and report its events, unknown messages and losses.
 
-    The exit code is 1 if something is not understood, a gap, a checksum that differs, a crossed book or the like.
+    The exit code is 1 if there is a problem: a message that was not understood, a gap, a wrong checksum, a crossed book.
 
     Args:
         adapter: The adapter's name, or package.module:Class.
@@ -113,7 +113,7 @@ def try_adapter(
 
 
 def report_lines(report: Report, *, seconds: float | None = None) -> Iterator[str]:
-    """Yield a report line by line; with ``seconds`` events are also told as a rate."""
+    """Yield a report line by line; with ``seconds`` events also have a rate."""
     yield f"{report.messages} messages and answers"
     yield from _counts("events", report.events, seconds)
     if report.published != report.events:
@@ -123,7 +123,7 @@ def report_lines(report: Report, *, seconds: float | None = None) -> Iterator[st
     if report.topics:
         yield f"streams: {len(report.topics)}, acknowledged {len(report.acknowledged & set(report.topics))}"
         silent = [topic_text(topic) for topic in report.topics if topic.kind not in _kinds(report)]
-        yield from _listed("streams of kinds that brought nothing", silent)
+        yield from _listed("kinds of streams without any event", silent)
     yield from _listed("refused", [f"{topic_text(topic)}: {why}" for topic, why in report.refused.items()])
     yield f"not understood: {report.unknown}"
     for each in report.samples:
@@ -203,7 +203,7 @@ def adapter_named(name: str, plugins: Plugins) -> type[Adapter]:
     except (ImportError, AttributeError) as error:
         raise OperatorError(f"{name}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Adapter)):
-        raise OperatorError(f"{name} is no adapter")
+        raise OperatorError(f"{name} is not an adapter")
     return found
 
 
@@ -213,7 +213,7 @@ async def _end_with(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 async def _show_progress(player: Player, frames: int) -> None:
-    """Say every second how far it is, where somebody looks and there is news."""
+    """Show the progress every second, if standard error is a terminal."""
     told = ""
     while sys.stderr.isatty():
         await trio.sleep(1)

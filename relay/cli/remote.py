@@ -1,4 +1,4 @@
-"""The running relay that a command is about, and how its refusals are told to people."""
+"""The running relay that a command connects to, and the texts of its refusals."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,7 +12,7 @@ from relay.errors import OperatorError
 if TYPE_CHECKING:
     from relay.client import Client, Notice, RefusedByRelay
 
-#: As in `relay.settings`, which takes longer to import than a command that only asks.
+#: As in `relay.settings`, whose import would take longer than a query.
 DEMO_URL, DEMO_API_KEY = "http://127.0.0.1:6001", "demo-api-key"
 
 
@@ -33,7 +33,7 @@ class RunningRelay:
 
 
 DEMO = RunningRelay()
-"""The demo's, for whoever names no other."""
+"""The demo's relay, the default."""
 
 
 class Unreachable(OperatorError):
@@ -44,7 +44,7 @@ class Unreachable(OperatorError):
 
 @contextmanager
 def told_to_people(relay: RunningRelay) -> Iterator[None]:
-    """Turn what goes wrong with a relay into lines for people.
+    """Turn errors of a relay into readable errors.
 
     Raises:
         Unreachable: no relay answers at the address.
@@ -88,5 +88,5 @@ def refusal(error: "RefusedByRelay", relay: RunningRelay) -> str:
         hint = "; that of the demo is the default, give yours by --api-key or TICKRELAY_API_KEY" if own else ""
         return f"refused with status 401: {error.message}{hint}"
     if error.status == 404 and error.code in (None, "NOT_FOUND"):
-        return f"{error.message}: the relay at {relay.url} is of another version, or is none"
+        return f"{error.message}: the relay at {relay.url} has another version, or is not a relay"
     return f"refused with status {error.status}: {error.message}"

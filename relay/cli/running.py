@@ -1,4 +1,4 @@
-"""The commands on a running relay, as people call them. Each imports what carries it out only when it is called."""
+"""The commands on a running relay. Each imports its implementation only when it is called."""
 
 from typing import Annotated
 
@@ -28,12 +28,12 @@ async def tail(
     stream that is subscribed at the relay now.
 
     Args:
-        names: What to follow.
-        app: Id or key of an app; may be repeated: an application's own channels are of one app each.
+        names: Channels, patterns or symbols.
+        app: Id or key of an app, for applications' own channels; may be repeated.
         seconds: Stop after so many seconds.
         count: Stop after so many events.
-        rewind: Begin with the newest so many past events of each channel.
-        most: Channels that patterns may stand for.
+        rewind: Start with so many past events of each channel.
+        most: Most channels that patterns may match.
         as_json: JSON lines on a terminal, too.
     """
     from relay.cli.tail import follow
@@ -50,13 +50,13 @@ async def status(
 ) -> int:
     """Show sessions, streams, budgets and audits of a running relay.
 
-    Exit codes: 0 all of it can be used, 4 the relay cannot be reached, 5 something is not usable: a session that is not
-    connected although it is wanted, a stale stream with subscribers, the store.
+    Exit codes: 0 everything works, 4 the relay cannot be reached, 5 there is a failure: a session that is not connected, a
+    stale stream with subscribers, the store.
 
     Args:
-        watch: Show it anew until Ctrl-C, with rates.
-        every: Seconds between two looks.
-        as_json: Print the relay's answer and `unusable`, the list of what is not usable.
+        watch: Refresh until Ctrl-C, with rates.
+        every: Seconds between refreshes.
+        as_json: Print the relay's answer and `unusable`, the list of failures.
     """
     from relay.cli.status import show_status
 
@@ -64,9 +64,9 @@ async def status(
 
 
 async def cluster(*, relay: RunningRelay = DEMO, as_json: AsJson = False) -> int:
-    """Show the relays that are one with a running relay, who owns each provider, and how far behind the others are.
+    """Show the relays of a running relay's cluster, the owner of each provider, and how far the others lag behind.
 
-    Exit codes: 0 every provider has an owner, 5 one has none, or Redis cannot be used.
+    Exit codes: 0 every provider has an owner, 5 one has none, or Redis cannot be reached.
 
     Args:
         as_json: Print the relay's answer.
@@ -92,11 +92,11 @@ async def symbols(
     Exit codes: 0 found, 1 nothing found.
 
     Args:
-        query: A part of the symbol, of the provider's own text or of its name; case and separators do not matter.
+        query: A part of the symbol, of its native name or display name; case and separators do not matter.
         provider: Only this provider's.
         kind: Only symbols with this stream: quote, depth, candle, ...
         instruments: Show what the provider says of the symbol as an instrument: tick, step, minimum, expiry, status.
-        limit: How many at most.
+        limit: Most results.
         as_json: Print the relay's answer.
     """
     from relay.cli.search import show_instruments, show_symbols
@@ -115,14 +115,14 @@ async def quote(
     within: float = 5.0,
     as_json: AsJson = False,
 ) -> int:
-    """Show the present quotes of a symbol, of every provider that has it.
+    """Show the current quotes of a symbol, of every provider that has it.
 
-    Exit codes: 0 quotes, 1 none came.
+    Exit codes: 0 quotes, 1 none.
 
     Args:
-        symbol: BTC/USD, btcusd, or the provider's own text.
+        symbol: BTC/USD, btcusd, or the native name.
         provider: Only this provider.
-        within: Seconds to wait for quotes that are not there at once.
+        within: Seconds to wait for quotes.
         as_json: Print one object a line.
     """
     from relay.cli.search import show_quotes
@@ -143,8 +143,8 @@ async def accounts(
 
     Args:
         names: PROVIDER.ACCOUNT or PROVIDER; all that the key may read when absent.
-        within: Seconds to wait for the first balances of accounts that nobody watches.
-        watch: Show it anew with every change until Ctrl-C.
+        within: Seconds to wait for the first balances.
+        watch: Refresh with every change until Ctrl-C.
         as_json: Print one object with every account.
     """
     from relay.cli.accounts import show_accounts

@@ -1,4 +1,4 @@
-"""``tickrelay symbols`` and ``tickrelay quote``: what there is, and what it costs now."""
+"""``tickrelay symbols`` and ``tickrelay quote``: search symbols, and show their current quotes."""
 
 from typing import Any
 
@@ -98,10 +98,10 @@ def cached(channel: str) -> str:
 
 
 async def channels_of(client: Client, symbol: str, kind: str, provider: str | None = None) -> dict[str, str]:
-    """Return the channels of what people call a symbol, with their providers.
+    """Return the channels that match the text of a symbol, with their providers.
 
     Raises:
-        OperatorError: there is none; the nearest ones are named.
+        OperatorError: there are none; the text names the nearest symbols.
     """
     found: list[dict[str, Any]] = (await client.symbols(symbol, provider=provider, kind=kind, limit=100))["symbols"]
     wanted = _plain(symbol)
@@ -109,7 +109,7 @@ async def channels_of(client: Client, symbol: str, kind: str, provider: str | No
     channels = {each["channels"][kind]: each["provider"] for each in exact if kind in each["channels"]}
     if not channels:
         near = ", ".join(dict.fromkeys(each["symbol"] for each in found[:8]))
-        hint = f"did you mean {near}?" if near else "`tickrelay symbols` lists what there is"
+        hint = f"did you mean {near}?" if near else "`tickrelay symbols` lists the symbols"
         at = f"provider {provider}" if provider else "any provider"
         raise OperatorError(f"no {kind} of {symbol!r:.64} at {at} that this key may read; {hint}")
     return channels

@@ -1,4 +1,4 @@
-"""``tickrelay status``: how a running relay is, and an exit code that says whether all of it can be used."""
+"""``tickrelay status``: the state of a running relay, with an exit code for scripts."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -53,7 +53,7 @@ async def show_cluster(relay: RunningRelay, *, as_json: bool) -> int:
         store = (await client.status())["store"]
     cluster = store.get("cluster")
     if cluster is None:
-        console().print(f"{relay.url} keeps what it knows for itself (store.url is no redis://)")
+        console().print(f"{relay.url} is not part of a cluster (store.url is not a redis:// URL)")
         return 0
     if as_json:
         print_json(cluster)
@@ -89,7 +89,7 @@ def utc_now() -> datetime:
 
 
 def not_usable(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a relay's status has that cannot be used, one line each."""
+    """Yield the failures in a relay's status, one line each."""
     for session in found["sessions"]:
         if session["state"] not in _FINE:
             yield f"{_name(session)}: {session['state']}{_because(session.get('reason'))}"
@@ -114,7 +114,7 @@ def _channel(stream: Mapping[str, Any]) -> str:
 
 
 def described(found: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float, now: datetime) -> "Group":
-    """Return tables of a status; with rates where there is one of ``seconds`` before."""
+    """Return tables of a status; with rates if ``before``, the status ``seconds`` earlier, is given."""
     from rich.console import Group
     from rich.text import Text
 

@@ -111,10 +111,10 @@ async def _received(
 
 
 async def chosen(client: Client, names: Sequence[str], most: int) -> list[str]:
-    """Return the channels that names, patterns and symbols stand for.
+    """Return the channels that match the names, patterns and symbols.
 
     Raises:
-        OperatorError: a name stands for nothing, or all of them for more than ``most`` channels.
+        OperatorError: a name matches nothing, or all names match more than ``most`` channels.
     """
     if not names:
         found = [
@@ -180,7 +180,7 @@ async def _no_pattern(client: Client, name: str, error: PatternError) -> list[st
         return [cached(channel) for channel in await channels_of(client, name, "quote")]
     except OperatorError:
         if looks_own and "/" not in name:
-            say(f"{name} is no symbol of this relay: following the application's own channel of that name")
+            say(f"{name} is not a symbol of this relay: following the application's own channel with this name")
             return [name]
         raise
 
@@ -258,7 +258,7 @@ class Lines:
         self._busy.__exit__(*error)
 
     def notice(self, notice: Notice) -> None:
-        """Say what changed, but for what was asked for."""
+        """Print a change of the connection or a channel that was not requested."""
         if notice.what in ("disconnected", "resumed", "missed", "refused") and self.channels:
             say(" ".join(filter(None, (notice.what, notice.channel, notice.text))))
 
@@ -304,7 +304,7 @@ class LiveTable:
         self._live.stop()
 
     def notice(self, notice: Notice) -> None:
-        """Show whether the connection stands."""
+        """Show the state of the connection."""
         if notice.what in ("connected", "disconnected"):
             self._connection = f"{notice.what} {notice.text}"
 

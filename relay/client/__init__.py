@@ -9,8 +9,8 @@ async with Client("http://127.0.0.1:6001", api_key="demo-api-key") as relay:
             print(update.event.bid, update.event.ask)
 ```
 
-After a lost connection the client connects again with growing waits and resumes every channel behind the last event that it
-received. Where events are missing all the same, the next update says so in `missed`.
+After a lost connection the client reconnects with growing waits and resumes each channel after its last received event. If
+events are missing nevertheless, the next update has the reason in `missed`.
 """
 
 from relay.client.api import CommandResult, OutcomeUnknown, RefusedByRelay, RelayUnreachable

@@ -1,4 +1,4 @@
-"""The relay's HTTP interface, as a client calls it: errors that say what to do, and commands with typed replies."""
+"""Client of the relay's HTTP interface: typed errors, and commands with typed replies."""
 
 import os
 import socket
@@ -23,13 +23,13 @@ _NOT_SENT = (
     httpx.InvalidURL,
     httpx.LocalProtocolError,
 )
-#: Seconds for an answer, beside those that a command may take.
+#: Seconds for an answer, in addition to the time that a command may take.
 WITHIN = 10.0
 _REASON = 200
 
 
 class RelayUnreachable(Exception):
-    """Raised when nothing answers at the relay's address, or something that is no relay does."""
+    """No relay answers at the address, or the answer is not a relay's."""
 
 
 class RefusedByRelay(Exception):
@@ -37,9 +37,9 @@ class RefusedByRelay(Exception):
 
     Attributes:
         status: of the HTTP answer.
-        code: the relay's code, None where it gave none.
-        message: the reason; it names the grant, the limit or the member.
-        field: the member that is wrong, None where none is.
+        code: the relay's error code; None if it gave none.
+        message: the reason; it names the missing grant, the limit or the wrong member.
+        field: the wrong member; None if there is none.
     """
 
     def __init__(self, status: int, message: str, code: str | None = None, field: str | None = None) -> None:
@@ -48,7 +48,7 @@ class RefusedByRelay(Exception):
 
 
 class OutcomeUnknown(Exception):
-    """Raised when a command was sent to the relay and no answer tells what came of it.
+    """A command was sent to the relay and its outcome is not known.
 
     Attributes:
         key: the same command under this idempotency key is never carried out twice.
@@ -65,10 +65,10 @@ class CommandResult:
 
     Attributes:
         reply: None for a dry run.
-        body: the answer as it came, decimals exact.
+        body: the answer, with exact decimals.
         text: the answer's text.
         key: the idempotency key under which it was sent.
-        replayed: it is the reply of an earlier command of this name; nothing was sent.
+        replayed: True if this is the reply of an earlier command with the same key or id; nothing was sent.
     """
 
     reply: Reply | None
@@ -88,7 +88,7 @@ class HttpInterface:
     def __init__(self, url: str, api_key: str | None) -> None:
         self.url = url.rstrip("/")
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        # Proxies and .netrc of the environment are not for a relay, which may stand on this machine.
+        # Ignore proxies and .netrc of the environment: the relay may run on this machine.
         self._http = httpx.AsyncClient(headers=headers, timeout=WITHIN, trust_env=False, verify=_context(self.url))
 
     async def aclose(self) -> None:
@@ -125,15 +125,15 @@ class HttpInterface:
         """Send a command and wait for its reply. Members that are None are left out.
 
         Args:
-            within: seconds that the provider has.
+            within: seconds for the provider's answer.
             key: idempotency key; random when absent.
-            dry_run: ask what would be sent, and send nothing.
+            dry_run: return the message to the provider without sending it.
             members: `provider`, `account` and the command's own.
 
         Raises:
             RelayUnreachable: nothing was sent.
             RefusedByRelay: the relay refused the command before it was sent.
-            OutcomeUnknown: no answer tells what came of it.
+            OutcomeUnknown: the command was sent and its outcome is not known.
         """
         key = key or str(uuid.uuid4())
         wire = {"command": command, "within": f"{within:f}", "dry_run": dry_run or None, **members}
@@ -151,7 +151,7 @@ class HttpInterface:
 
 
 def _context(url: str) -> Any:
-    """Return what verifies certificates; without TLS nothing, since reading the certificates takes 20 ms."""
+    """Return httpx's ``verify`` argument. Without TLS, skip loading the certificates, which takes 20 ms."""
     import ssl
 
     return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -174,7 +174,7 @@ def _reason(error: Exception) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield what an error stems from, the members of groups too."""
+    """Yield an exception and its causes, including the members of groups."""
     while error is not None:
         yield from leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
         error = error.__cause__ or error.__context__
@@ -184,7 +184,7 @@ def _content(url: str, answer: httpx.Response) -> Any:
     try:
         value = msgspec.json.decode(answer.content)
     except (msgspec.DecodeError, RecursionError):
-        raise RelayUnreachable(f"{url} answers {answer.status_code} without JSON: it is no relay") from None
+        raise RelayUnreachable(f"{url} answers {answer.status_code} without JSON: it is not a relay") from None
     if answer.status_code != 200:
         raise _refusal(answer.status_code, value, answer.text)
     return value

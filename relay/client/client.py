@@ -27,7 +27,7 @@ from relay.pusher.client import (
 )
 from relay.pusher.messages import CloseConnection, SendMessage
 
-#: Updates that may wait for a reader; then the client reads no more, and the relay's policy for slow readers holds.
+#: Most updates that wait for the reader. Beyond that the client stops reading, and the relay treats it as a slow subscriber.
 BUFFER = 1000
 #: Seconds until the next attempt to connect: the first, doubling up to the second; half of it is random.
 _FIRST, _CAP = 0.5, 30.0
@@ -53,7 +53,7 @@ class ClosedByRelay(Exception):
 
 
 class Updates:
-    """The updates of some channels, in the order in which they came: an asynchronous iterator for one reader.
+    """The updates of some channels, in the order of arrival: an asynchronous iterator for one reader.
 
     Attributes:
         channels: their names.
@@ -116,7 +116,7 @@ class Updates:
     async def _put(self, update: Update) -> None:
         self._queue.append(update)
         self._wake()
-        # While channels are joined nobody reads yet, and the answers to come stand behind the updates.
+        # While channels are being joined there is no reader yet, and the awaited answers follow after the updates.
         while len(self._queue) > BUFFER and not self._pending:
             await self._changed.wait()
 
@@ -153,17 +153,17 @@ class ViewUpdates(Generic[V]):
 class Client:
     """One relay, for the length of an ``async with`` block.
 
-    The connection is opened by the first subscription. Whoever has several subscriptions must read all of them: the updates
-    of one that is not read hold up the others.
+    The connection is opened by the first subscription. If you have several subscriptions, read all of them: unread updates
+    of one block the others.
 
     Args:
         url: the relay, ``http://HOST:PORT`` or ``https://...``.
-        api_key: grants what the client may see and do. Without one only public channels of ``app_key`` can be had.
-        app: id or key of the app to connect to; that of the API key, else the relay's first, by default.
+        api_key: the API key, with its grants. Without one only public channels of ``app_key`` are available.
+        app: id or key of the app to connect to; by default that of the API key, otherwise the relay's first.
         app_key: connect to the app of this key without an API key.
         on_notice: called with each `Notice`.
         compression: offer permessage-deflate.
-        wait_for_relay: keep trying where the relay cannot be reached at first, instead of raising RelayUnreachable.
+        wait_for_relay: keep trying if the relay cannot be reached at first, instead of raising RelayUnreachable.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class Client:
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
         try:
-            # The block's own exception stays what it is: the task group would put it into a group.
+            # Raise the block's own exception unchanged: the task group would wrap it in a group.
             await self._tasks.__aexit__(None, None, None)  # noqa: ASYNC102 (the tasks are cancelled)
         finally:
             with anyio.move_on_after(CLOSE_WITHIN, shield=True):
@@ -228,9 +228,9 @@ class Client:
         """Subscribe to channels for the length of the block.
 
         Args:
-            channels: names as the relay's catalog has them; ``account.PROVIDER.NAME`` may stand without its prefix.
-            rewind: ask for the newest so many past events first.
-            partial: go on without the channels that are refused.
+            channels: names as in the relay's catalog; ``account.PROVIDER.NAME`` may be given without its prefix.
+            rewind: start with so many past events.
+            partial: continue without channels that are refused, instead of raising SubscriptionRefused.
             within: seconds until all channels are joined.
 
         Raises:
@@ -277,8 +277,8 @@ class Client:
     async def caught_up(self) -> None:
         """Wait until everything that the relay sent to this connection before now has been received.
 
-        A new subscription begins with the current state of an account or book; behind this it is there. Returns at once
-        while there is no connection.
+        A new subscription starts with the current state of an account or book; after this call it has been received. Returns
+        at once while there is no connection.
         """
         if self._machine is not None:
             answered = anyio.Event()
@@ -492,7 +492,7 @@ class Client:
                 self._refused(channel, error.message)
                 continue
             except RelayUnreachable as error:
-                if machine is self._machine:  # the next connection asks anew
+                if machine is self._machine:  # otherwise the next connection subscribes again
                     self._last_error = str(error)
                 return
             if machine is self._machine and channel in self._feed:

@@ -1,10 +1,10 @@
 """The channels of one client over all of its connections: positions, resumption and losses. Sans-IO.
 
-`Feed` remembers for each channel the last event that was received. After a new connection it subscribes behind that event.
-The relay then sends what was missed, or says that it cannot; the next update of the channel has the reason in `missed`.
+`Feed` remembers the last received event of each channel. On a new connection it resumes after that event. The relay then
+sends the missed events, or a reason why it cannot; that is in `missed` of the channel's next update.
 
-The relay tells a position behind the past events of a rewind. If the connection is lost before, there is nothing to resume
-from: the rewind is asked for again, and what was received of it is left out.
+The relay sends a position after the past events of a rewind. If the connection is lost before, the rewind is requested
+again, and events that were received before are skipped.
 """
 
 from typing import Any
@@ -35,11 +35,11 @@ class Update:
     Attributes:
         name: the event's name; of a stream's channel its kind.
         event: the canonical event; None on an application's own channel, and for a kind that this version does not know.
-        stamp: the provider, the account and the time at which the relay received it; None as `event`.
-        seq: number on the channel. The numbers of a slow reader have holes, see the relay's page on channels.
-        data: the JSON as it came, decimals as text.
-        missed: why events before this one may be missing; None where none is. One of the relay's reasons, or
-            ``position_unknown``: the connection was lost before the relay had told where the channel stands.
+        stamp: the provider, the account and the time at which the relay received it; None if `event` is None.
+        seq: sequence number on the channel. A slow reader may see jumps, see docs/protocol.md.
+        data: the received JSON, decimals as text.
+        missed: the reason why events before this one may be missing; None if there are none. One of the relay's reasons, or
+            ``position_unknown``: the connection was lost before the relay had sent the channel's position.
     """
 
     channel: str
@@ -74,14 +74,14 @@ class _Channel:
     resuming: bool = False
     missed: str | None = None
     rewind: int | None = None
-    #: Ids of what came of a rewind that has not ended; None once it has.
+    #: Ids of the received events of a rewind that has not ended; None once it has.
     rewound: dict[str, None] | None = None
-    #: The rewind was asked for again, and nothing that was received before has come again yet.
+    #: The rewind was requested again, and no event that was received before has been repeated yet.
     is_apart: bool = False
 
 
 class Feed:
-    """The channels that are wanted, and how far each has come."""
+    """The subscribed channels, and the last position of each."""
 
     def __init__(self) -> None:
         self._channels: dict[str, _Channel] = {}
@@ -93,15 +93,15 @@ class Feed:
         return iter(tuple(self._channels))
 
     def add(self, channel: str, rewind: int | None = None) -> None:
-        """Want a channel from now on, beginning with the newest ``rewind`` past events where it is given."""
+        """Add a channel, to start with ``rewind`` past events if that is given."""
         self._channels[channel] = _Channel(rewind=rewind, rewound=None if rewind is None else {})
 
     def remove(self, channel: str) -> None:
-        """Want a channel no more."""
+        """Remove a channel."""
         self._channels.pop(channel, None)
 
     def subscribe(self, machine: ClientConnection, channel: str, auth: str | None, member: str | None) -> str:
-        """Return the message that subscribes to a channel, behind the last event that was received where there is one."""
+        """Return the message that subscribes to a channel; it resumes after the last received event, if there is one."""
         state = self._channels[channel]
         state.resuming = state.held_before and state.position is not None
         resume = state.position if state.resuming else None
@@ -110,7 +110,7 @@ class Feed:
         return machine.subscribe(channel, auth, member, resume=resume, rewind=rewind, ids=True)
 
     def take(self, signal: ClientSignal) -> Update | Notice | None:
-        """Return what a signal of the connection means for a wanted channel."""
+        """Return the update or notice that follows from a signal of the connection; None if it concerns no channel."""
         match signal:
             case ChannelMessage(str() as channel, name, data) if channel in self._channels:
                 return self._update(self._channels[channel], channel, name, data, signal)
@@ -169,7 +169,7 @@ class Feed:
         return evolve(update, missed=missed)
 
     def _came_before(self, state: _Channel, rewound: dict[str, None], id: str) -> bool:
-        """Return True for an event that came when the rewind was asked for before."""
+        """Return True for an event that was received during an earlier request of the rewind."""
         if id in rewound:
             state.is_apart = False
             return True

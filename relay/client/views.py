@@ -26,7 +26,7 @@ class OrderBook:
     Attributes:
         symbol: None before the first event.
         is_valid: False before the first snapshot, and after a loss until the next one; the sides are empty then.
-        stale: why the data cannot be relied on now, None while they can.
+        stale: the reason why the data are stale; None while they are fresh.
     """
 
     symbol: str | None = None
@@ -38,8 +38,8 @@ class OrderBook:
     def take(self, update: Update) -> None:
         """Apply the next update of the channel.
 
-        A number that jumps is no loss of depth: for a slow reader the relay replaces what it drops by a snapshot, and of
-        `staleness` it keeps only the newest.
+        A jump of the number is not a loss of depth: for a slow reader the relay replaces dropped deltas by a snapshot, and
+        keeps only the newest `staleness`.
         """
         if update.missed is not None:
             self.forget()
@@ -81,14 +81,14 @@ class OrderBook:
 
 @define(eq=False)
 class AccountView:
-    """One account as its channel tells it.
+    """The state of one account, built from the events of its channel.
 
     Attributes:
-        account: the last told value of each balance and figure, None before any is told.
+        account: the last known value of each balance and figure; None before any is received.
         orders: the open orders by id.
         positions: the open positions by id.
         fills: the newest fills, at most 1,000.
-        stale: why the data cannot be relied on now, None while they can.
+        stale: the reason why the data are stale; None while they are fresh.
     """
 
     provider: str
@@ -101,7 +101,7 @@ class AccountView:
 
     def take(self, update: Update) -> None:
         """Apply the next update of the account's channel."""
-        if update.missed is not None:  # the relay tells the state anew
+        if update.missed is not None:  # the relay sends the whole state again
             self.account = None
             self.orders.clear()
             self.positions.clear()

@@ -53,7 +53,7 @@ class WebSocket:
         self._size = 0
 
     async def handshake(self, host: str, path: str) -> None:
-        """Ask for the WebSocket. Raises ConnectionLost if the server refuses."""
+        """Perform the WebSocket handshake. Raises ConnectionLost if the server refuses."""
         extensions: list[Extension] = [PerMessageDeflate()] if self._compression else []
         await self._send(Request(host=host, target=path, extensions=extensions))
         while True:
@@ -101,7 +101,7 @@ class WebSocket:
             await self._send(self._pings.pop().response())
 
     async def close(self) -> None:
-        """Say goodbye, if that is possible at once."""
+        """Send a close frame, if that is possible at once."""
         with anyio.move_on_after(_GOODBYE, shield=True):
             try:
                 await self._stream.send(self._protocol.send(CloseConnection(code=1000)))
@@ -124,7 +124,7 @@ class WebSocket:
                 async with self._writing:
                     await self._stream.send(self._protocol.send(event))
         except TimeoutError:
-            raise ConnectionLost(None, f"the relay took nothing for {_WRITE:g} s") from None
+            raise ConnectionLost(None, f"the relay did not read for {_WRITE:g} s") from None
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError):
             raise ConnectionLost(None, "the connection was lost") from None
 
@@ -133,10 +133,10 @@ class WebSocket:
 async def open_websocket(
     host: str, port: int, path: str, *, tls: bool, within: float, compression: bool = False
 ) -> AsyncIterator[WebSocket]:
-    """Open a WebSocket and close it behind the block.
+    """Open a WebSocket, and close it after the block.
 
     Raises:
-        ConnectionLost: nothing listens there, or it takes longer than ``within`` seconds.
+        ConnectionLost: the server cannot be reached, or not within ``within`` seconds.
     """
     try:
         with anyio.fail_after(within):
