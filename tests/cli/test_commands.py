@@ -259,7 +259,7 @@ def test_demo(app: Any) -> None:
 @pytest.mark.parametrize(
     ("listen", "line"),
     [
-        ("0.0.0.0:6001", "--listen 0.0.0.0:6001: the demo's keys are known to everybody, it listens on loopback only"),
+        ("0.0.0.0:6001", "--listen 0.0.0.0:6001: the demo's keys are public, so that it listens on loopback only"),
         ("6001", "--listen: not an address to listen on: '6001'; write HOST:PORT, for example 127.0.0.1:6001"),
     ],
 )
