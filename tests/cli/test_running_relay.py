@@ -66,7 +66,7 @@ def test_tail_ends_after_its_time_though_nothing_comes(capsys: Captured) -> None
     assert run(["tail", "an-own-channel", "--for", "0.2"]) == 0
     captured = capsys.readouterr()
     assert not [line for line in captured.out.splitlines() if line.startswith("{")]
-    assert "following the application's own channel of that name" in captured.err
+    assert "following the application's own channel with this name" in captured.err
 
 
 def test_tail_follows_several_apps(capsys: Captured) -> None:
