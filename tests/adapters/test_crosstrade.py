@@ -752,7 +752,7 @@ def test_subscriptions_accumulate_and_are_forgotten_with_the_connection():
     assert quotes == ["ES 09-26", "NQ 09-26"]
     session.say(Unsubscribe((ES, ACCOUNT)))
     assert [type(item) for item in session.tick(4)] == [Quote] * 4
-    session.connect()
+    session.dial()
     assert session.tick(4) == []
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import attrs
 
-from relay.adapter import Answer, Context, Fetch, Hello, Poll, Reconcile, Send, Subscribe, Unsubscribe, dumps
+from relay.adapter import Context, Fetch, Hello, Poll, Reconcile, Send, Subscribe, Unsubscribe
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -20,13 +20,11 @@ from relay.model.commands import (
     PlaceOrder,
     TradeHistory,
 )
-from relay.provider.templates import authenticated, with_query
-from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_alpaca.adapter import Alpaca
 from relay_alpaca.simulator import KEY, SECRET, AlpacaSimulator
 from relay_alpaca.simulator.exchange import named
-from support.helio_session import BEGAN_NS, SECOND, Line
+from support.on_a_line import SECOND, Line, OnALine
 
 BASE = "http://127.0.0.1:8080"
 TOPICS = (
@@ -70,21 +68,22 @@ def new_context(**options: str) -> Context:
     )
 
 
-class Session:
-    """The three sockets, each with an adapter of its own, and a simulator whose time stands still between ticks."""
+class Session(OnALine):
+    """The three sockets, each with an adapter of its own."""
+
+    step_ns = 20 * SECOND
+    base = BASE
 
     def __init__(self, **settings: Any) -> None:
-        self.now_ns = BEGAN_NS
+        super().__init__()
         settings = {"requests_per_minute": None, **settings}
-        self.simulator = AlpacaSimulator(interval=0, clock=lambda: self.now_ns, **settings)
+        self.simulator = AlpacaSimulator(interval=0, clock=self.clock, **settings)
         self.context = new_context()
-        self.records: list[Record] = []
         self.lines = {"": Line("/stream"), "stocks": Line("/v2/iex"), "crypto": Line("/v1beta3/crypto/us")}
         self.adapters = {name: type("On", (Alpaca,), {"socket": name})(self.context) for name in self.lines}
+        self.adapter = self.adapters[""]
         for line in self.lines.values():
-            self._record("open", url=f"ws://127.0.0.1:8080{line.request.target}")
-            self.simulator.links.append(line)  # type: ignore[arg-type]
-            self.simulator.opened(line)  # type: ignore[arg-type]
+            self.connect(line, f"ws://127.0.0.1:8080{line.request.target}")
         for name in self.lines:
             self.say_now(Hello(), name)
         self.hear()
@@ -106,33 +105,17 @@ class Session:
         return items
 
     async def fetch(self, fetch: Fetch) -> list[Any]:
-        target = with_query(fetch.url, fetch.query)
-        body = b"" if fetch.json is None else dumps(fetch.json).encode()
-        fetch = authenticated(fetch, Alpaca.session, self.context)
-        headers = {name.lower(): value for name, value in fetch.headers.items()}
-        answer = await self.simulator.answer(
-            HttpRequest(method=fetch.method, target=target, headers=headers, body=body)
-        )
-        items = self.hear()
-        self._record("http", answer.body, url=f"{BASE}{target}", method=fetch.method, status=answer.status)
-        found = list(self.adapters[""].fetched(fetch.tag, Answer(status=answer.status, text=str(answer.body))))
+        items, answer = await self.answered(fetch, hears_first=True)
+        found = list(self.adapters[""].fetched(fetch.tag, answer))
         for item in [each for each in found if isinstance(each, Fetch)]:
             found.remove(item)
             found += await self.fetch(item)
         return [*items, *found]
 
-    def send(self, text: str, socket: str) -> list[Any]:
-        self._record("out", text)
+    def send(self, text: str, socket: str = "") -> list[Any]:
+        self.record("out", text)
         self.simulator.received(self.lines[socket], text)  # type: ignore[arg-type]
         return self.hear()
-
-    def tick(self, steps: int = 1, seconds: int = 20) -> list[Any]:
-        items = []
-        for _ in range(steps):
-            self.now_ns += seconds * SECOND
-            self.simulator.tick()
-            items += self.hear()
-        return items
 
     def hear(self) -> list[Any]:
         """Decode what was sent, and answer as a session does what wants an answer."""
@@ -143,16 +126,13 @@ class Session:
         return items
 
     def read(self, text: str, socket: str = "stocks") -> list[Any]:
-        self._record("in", text)
+        self.record("in", text)
         items = []
         for item in self.adapters[socket].decode(text):
             items.append(item)
             if isinstance(item, Send):
                 items += self.send(str(item.text), socket)
         return items
-
-    def _record(self, dir: Any, data: Any = "", **about: Any) -> None:
-        self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
 
 
 def place(id: str, **members: Any) -> PlaceOrder:

@@ -39,13 +39,11 @@ from relay.model.events import Account, Order, Position, Trade
 from relay.provider.accounts import KnownStates, States, shows_a_fill
 from relay.provider.inbound import OrderSearch
 from relay.provider.polls import Polls
-from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_crosstrade.adapter import CrossTrade
 from relay_crosstrade.simulator import KEY, CrossTradeSimulator
+from support.on_a_line import BEGAN_NS, SECOND, Line, OnALine
 
-SECOND = 1_000_000_000
-BEGAN_NS = 1_780_315_200 * SECOND  # 2026-06-01T12:00:00Z
 ES = Topic(kind="quote", symbol="ES 09-26")
 NQ = Topic(kind="quote", symbol="NQ 09-26")
 ACCOUNT = Topic(kind="account", account="Sim101")
@@ -204,33 +202,14 @@ class Questions:
         return str(poll.request)
 
 
-class Line:
-    """A link that remembers what was sent, in the place of one with a socket."""
+class Session(OnALine):
+    """An adapter on its line, and the polls that a session makes."""
 
-    def __init__(self) -> None:
-        self.request = HttpRequest(method="GET", target="/ws/stream", headers=HEADERS)
-        self.state = None
-        self.sent: list[str] = []
-        self.closed: tuple[int, str] | None = None
-
-    def send(self, text: str) -> None:
-        self.sent.append(text)
-
-    def close(self, code: int = 1000, reason: str = "") -> None:
-        self.closed = self.closed or (code, reason)
-
-    def take(self) -> list[str]:
-        taken, self.sent = self.sent, []
-        return taken
-
-
-class Session:
-    """An adapter on a line to a simulator whose time stands still between ticks."""
+    step_ns = SECOND // 2
 
     def __init__(self, options=OPTIONS, account="Sim101") -> None:
-        self.now_ns = BEGAN_NS
-        self.simulator = CrossTradeSimulator(interval=0, clock=lambda: self.now_ns)
-        self.records: list[Record] = []
+        super().__init__()
+        self.simulator = CrossTradeSimulator(interval=0, clock=self.clock)
         self.published = Published(account)
         self.context = Context(
             provider="crosstrade",
@@ -239,17 +218,16 @@ class Session:
             credentials={"key": KEY},
             known=self.published.known,
         )
-        self.connect()
+        self.dial()
 
-    def connect(self) -> None:
+    def dial(self) -> None:
         """A new connection, with a new adapter."""
         self.adapter = CrossTrade(self.context)
         self.questions = Questions()
-        self.line = Line()
-        self._record("open", url="ws://127.0.0.1/ws/stream")
-        assert self.simulator.admit(self.line.request) is None
-        self.simulator.links[:] = [self.line]
-        self.simulator.opened(self.line)
+        line = Line("/ws/stream", **HEADERS)
+        assert self.simulator.admit(line.request) is None
+        self.simulator.links.clear()
+        self.connect(line, "ws://127.0.0.1/ws/stream")
 
     def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers."""
@@ -259,24 +237,10 @@ class Session:
         written = self.questions.take(writings, self.now_ns / SECOND, missed=missed)
         return [item for text in written for item in self.send(text)] + self.ask()
 
-    def send(self, text: str) -> list:
-        self._record("out", text)
-        self.simulator.received(self.line, text)
-        return self.hear()
-
-    def tick(self, steps: int = 1) -> list:
-        items = []
-        for _ in range(steps):
-            self.now_ns += SECOND // 2
-            self.simulator.tick()
-            items += self.hear()
-        return items
-
     def hear(self) -> list:
         """Read what came, and ask at once what is to be, as a session does."""
         items = []
-        for text in self.line.take():
-            self._record("in", text)
+        for text in self.taken():
             decoded = self.adapter.decode(text)
             for item in self.questions.read(self.adapter, self.published, decoded, self.now_ns / SECOND):
                 items.append(item)
@@ -288,9 +252,6 @@ class Session:
         """Ask what is due; return what the answer tells."""
         text = self.questions.due(self.now_ns / SECOND)
         return [] if text is None else self.send(text)
-
-    def _record(self, dir, data="", **about) -> None:
-        self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
 
 
 def page_records() -> Iterator[Record]:

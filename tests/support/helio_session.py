@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 
+import attrs
+
 from relay.adapter import Answer, Context, Fetch, Learned, Reconcile, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
 from relay.model.commands import (
@@ -21,17 +23,13 @@ from relay.model.events import Reply
 from relay.provider import session_events
 from relay.provider.session import SessionMachine
 from relay.provider.session_events import Now
-from relay.provider.templates import authenticated
 from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
-from relay.testing.simulator import Link
 from relay.trading.pending import AccountRef
 from relay.trading.registry import CommandRegistry
 from relay_helio.adapter import Helio
 from relay_helio.simulator import EMAIL, PASSWORD, HelioSimulator
-
-SECOND = 1_000_000_000
-BEGAN_NS = 1_780_315_200 * SECOND  # 2026-06-01T12:00:00Z
+from support.on_a_line import BEGAN_NS, SECOND, Line, OnALine
 
 #: The examples of https://docs.helio.trade/trader/websocket, verbatim.
 PAGE = (
@@ -66,33 +64,14 @@ REST_PORTFOLIO = {
 }  # fmt: skip
 
 
-class Line:
-    """A link that remembers what was sent, in the place of one with a socket."""
+class Session(OnALine):
+    """A logged-in adapter on its line."""
 
-    def __init__(self, target: str) -> None:
-        self.request = HttpRequest(method="GET", target=target)
-        self.query = Link.query_of(self.request)
-        self.state = None
-        self.sent: list[str] = []
-        self.close_code: int | None = None
-
-    def send(self, text: str) -> None:
-        self.sent.append(text)
-
-    def close(self, code: int = 1000, reason: str = "") -> None:
-        self.close_code = code
-
-    def take(self) -> list[str]:
-        taken, self.sent = self.sent, []
-        return taken
-
-
-class Session:
-    """A logged-in adapter on a line to a simulator whose time stands still between ticks."""
+    step_ns = SECOND // 4
 
     def __init__(self, **settings) -> None:
-        self.now_ns = BEGAN_NS
-        self.simulator = HelioSimulator(interval=0, clock=lambda: self.now_ns, **settings)
+        super().__init__()
+        self.simulator = HelioSimulator(interval=0, clock=self.clock, **settings)
         self.context = Context(
             provider="helio",
             account="main",
@@ -100,21 +79,18 @@ class Session:
             credentials={"email": EMAIL, "password": PASSWORD},
         )
         self.adapter = Helio(self.context)
-        self.records: list[Record] = []
 
     async def open(self) -> "Session":
         (login,) = self.adapter.prepare()
         assert isinstance(login, Fetch)
         request = HttpRequest(method="POST", target="/api/v1/login", body=dumps(login.json).encode())
         answer = await self.simulator.answer(request)
-        self._record("http", answer.body, url="http://127.0.0.1/api/v1/login", method="POST", status=answer.status)
+        self.record("http", answer.body, url="http://127.0.0.1/api/v1/login", method="POST", status=answer.status)
         for item in self.adapter.fetched(login.tag, Answer(status=answer.status, text=answer.body)):
             if isinstance(item, Learned):
                 self.context.learned.update(item.values)
-        self.line = Line(f"/api/v1/ws?{urlencode({'token': self.context.learned['token']})}")
-        self._record("open", url="ws://127.0.0.1/api/v1/ws?token=...")
-        self.simulator.links.append(self.line)
-        self.simulator.opened(self.line)
+        line = Line(f"/api/v1/ws?{urlencode({'token': self.context.learned['token']})}")
+        self.connect(line, "ws://127.0.0.1/api/v1/ws?token=...")
         return self
 
     def say(self, outgoing) -> list:
@@ -129,37 +105,12 @@ class Session:
         items, waiting = [], list(self.adapter.encode(outgoing))
         while waiting:
             fetch = waiting.pop(0)
-            target = f"/api/v1{fetch.url}{f'?{urlencode(fetch.query)}' if fetch.query else ''}"
-            fetch = authenticated(fetch, Helio.session, self.adapter.context)
-            headers = {name.lower(): value for name, value in fetch.headers.items()}
-            answer = await self.simulator.answer(HttpRequest(method=fetch.method, target=target, headers=headers))
-            self._record("http", answer.body, url=f"http://127.0.0.1{target}", status=answer.status)
-            found = list(self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=answer.body)))
+            asked = attrs.evolve(fetch, url=f"/api/v1{fetch.url}")
+            _, answer = await self.answered(asked)
+            found = list(self.adapter.fetched(fetch.tag, answer))
             items += found
             waiting += [item for item in found if isinstance(item, Fetch)]
         return items
-
-    def send(self, text: str) -> list:
-        self._record("out", text)
-        self.simulator.received(self.line, text)
-        return self.hear()
-
-    def tick(self, steps: int = 1) -> list:
-        items = []
-        for _ in range(steps):
-            self.now_ns += SECOND // 4
-            self.simulator.tick()
-            items += self.hear()
-        return items
-
-    def hear(self) -> list:
-        texts = self.line.take()
-        for text in texts:
-            self._record("in", text)
-        return [item for text in texts for item in self.adapter.decode(text)]
-
-    def _record(self, dir, data="", **about) -> None:
-        self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
 
 
 class Machine:

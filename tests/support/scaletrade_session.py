@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from relay.adapter import Answer, Context, Fetch, Hello, Learned, Partial, Ping, Send, Subscribe, Unsubscribe, dumps
+from relay.adapter import Context, Fetch, Hello, Learned, Partial, Ping, Send, Subscribe, Unsubscribe, dumps
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -22,13 +22,11 @@ from relay.model.commands import (
 )
 from relay.model.events import Account, Order, Position
 from relay.provider.accounts import KnownStates, States
-from relay.provider.templates import authenticated
-from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_scaletrade.adapter import ScaleTrade
 from relay_scaletrade.payloads import PriceAlert, exact
 from relay_scaletrade.simulator import LOGIN, PASSWORD, ScaleTradeSimulator
-from support.helio_session import BEGAN_NS, SECOND, Line
+from support.on_a_line import BEGAN_NS, SECOND, Line, OnALine
 
 #: The examples of https://scaletrade.com/client-api/ws/ and of the pages below it, verbatim, and of the Server API's quote.
 PAGE = (
@@ -91,16 +89,15 @@ def derived(items, states: States, *, compared: bool = False) -> Iterator:
             yield state
 
 
-class Session:
-    """An adapter on a line to a simulator whose time stands still between ticks."""
+class Session(OnALine):
+    """An adapter on its line, with the states that a session derives."""
 
     def __init__(self, context: Context | None = None, **settings) -> None:
-        self.now_ns = BEGAN_NS
-        self.simulator = ScaleTradeSimulator(interval=0, clock=lambda: self.now_ns, **settings)
+        super().__init__()
+        self.simulator = ScaleTradeSimulator(interval=0, clock=self.clock, **settings)
         self.states = States()
         self.context = attrs.evolve(context or new_context(), known=KnownStates(self.states, None))
         self.adapter = ScaleTrade(self.context)
-        self.records: list[Record] = []
 
     async def open(self) -> "Session":
         """Sign in, connect, and say hello."""
@@ -108,10 +105,7 @@ class Session:
         for item in await self.fetch(login):
             if isinstance(item, Learned):
                 self.context.learned.update(item.values)
-        self.line = Line("/")
-        self._record("open", url="ws://127.0.0.1/")
-        self.simulator.links.append(self.line)
-        self.simulator.opened(self.line)
+        self.connect(Line("/"), "ws://127.0.0.1/")
         self.greeted = await self.say(Hello())
         return self
 
@@ -123,50 +117,25 @@ class Session:
         return items
 
     async def fetch(self, fetch: Fetch) -> list:
-        fetch = authenticated(fetch, ScaleTrade.session, self.context)
-        headers = {name.lower(): value for name, value in fetch.headers.items()}
-        body = b"" if fetch.json is None else dumps(fetch.json).encode()
-        answer = await self.simulator.answer(
-            HttpRequest(method=fetch.method, target=fetch.url, headers=headers, body=body)
-        )
-        url = f"http://127.0.0.1{fetch.url}"
-        self._record("http", answer.body, url=url, method=fetch.method, status=answer.status)
+        _, given = await self.answered(fetch)
         items: list = []
-        given = Answer(status=answer.status, text=answer.body)
         assert fetch.next_page is None or not given.ok or fetch.next_page(given) is None, "one page"
         fetched = self.adapter.fetched(fetch.tag, given)
         for item in derived(fetched, self.states, compared=True):
             items += await self.fetch(item) if isinstance(item, Fetch) else [item]
         return items + (self.hear() if hasattr(self, "line") else [])
 
-    def send(self, text: str) -> list:
-        self._record("out", text)
-        self.simulator.received(self.line, text)
-        return self.hear()
-
-    def tick(self, steps: int = 1) -> list:
-        items = []
-        for _ in range(steps):
-            self.now_ns += SECOND
-            self.simulator.tick()
-            items += self.hear()
-        return items
-
     def hear(self) -> list:
         items = []
-        while texts := self.line.take():
+        while texts := [*self.taken()]:
             for text in texts:
-                self._record("in", text)
                 items += derived(self.adapter.decode(text), self.states)
                 for item in items:
                     if isinstance(item, Send):
-                        self._record("out", item.text)
+                        self.record("out", item.text)
                         self.simulator.received(self.line, item.text)
                 items = [item for item in items if not isinstance(item, Send)]
         return items
-
-    def _record(self, dir, data="", **about) -> None:
-        self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
 
 
 def page_records() -> Iterator[Record]:

@@ -11,7 +11,7 @@ from relay.testing.recording import Record, Recording
 from relay_shuriken.adapter import Shuriken
 from relay_shuriken.chain import BASE, BONK, EVM_WALLET, FEED, PROFILE, WALLET, WETH
 from relay_shuriken.simulator import KEY, ShurikenSimulator
-from support.helio_session import BEGAN_NS, SECOND, Line
+from support.on_a_line import BEGAN_NS, SECOND, Line, OnALine
 
 OPTIONS = {"profiles": PROFILE, "feeds": FEED}
 EVM = f"{BASE}:{WETH}"
@@ -51,14 +51,13 @@ def new_adapter(**options: str) -> Shuriken:
     return Shuriken(context)
 
 
-class Session:
-    """An adapter on a line to a simulator whose time stands still between ticks; it does with signals what a relay does."""
+class Session(OnALine):
+    """An adapter on its line; it does with signals what a relay does."""
 
     def __init__(self, **settings) -> None:
-        self.now_ns = BEGAN_NS
-        self.simulator = ShurikenSimulator(interval=0, clock=lambda: self.now_ns, **settings)
+        super().__init__()
+        self.simulator = ShurikenSimulator(interval=0, clock=self.clock, **settings)
         self.adapter = new_adapter()
-        self.records: list[Record] = []
         self.asked: list[Fetch] = []
 
     async def open(self) -> "Session":
@@ -68,10 +67,7 @@ class Session:
                     self.adapter.context.learned.update(item.values)
         learned = self.adapter.context.learned
         path = f"/app/{learned['app_key']}?protocol=7&client=tickrelay&version=1.0&flash=false"
-        self.record("open", url=f"{learned['server']}{path}")
-        self.line = Line(path)
-        self.simulator.links.append(self.line)
-        self.simulator.opened(self.line)
+        self.connect(Line(path), f"{learned['server']}{path}")
         await self.hear()
         return self
 
@@ -127,13 +123,9 @@ class Session:
 
     async def hear(self) -> list:
         items = []
-        for text in self.line.take():
-            self.record("in", text)
+        for text in self.taken():
             items += self.adapter.decode(text)
         return await self.follow(items)
-
-    def record(self, dir, data="", **about) -> None:
-        self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
 
 
 def page_records() -> Iterator[Record]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from relay.testing.recording import Record
 from relay_synthetic.simulator import SyntheticSimulator
-from support.helio_session import BEGAN_NS, SECOND, Line
+from support.on_a_line import BEGAN_NS, SECOND, Line
 
 __all__ = ["BEGAN_NS", "record"]
 

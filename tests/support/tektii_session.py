@@ -1,6 +1,6 @@
 """A session with the simulated Tektii gateway without sockets: the page's examples, and everything the simulator can say."""
 
-from relay.adapter import Answer, Context, EventAck, Fetch, Processed, Reconcile, Send, Subscribe, dumps
+from relay.adapter import Context, EventAck, Fetch, Processed, Reconcile, Send, Subscribe
 from relay.model.channels import Topic
 from relay.model.commands import (
     AmendOrder,
@@ -17,15 +17,12 @@ from relay.model.commands import (
     PlaceOrder,
     TradeHistory,
 )
-from relay.provider.templates import authenticated, with_query
-from relay.testing.port import HttpRequest
 from relay.testing.recording import Record
 from relay_tektii.adapter import Tektii
 from relay_tektii.simulator import KEY, TektiiSimulator
-from support.helio_session import BEGAN_NS, SECOND, Line
+from support.on_a_line import BEGAN_NS, SECOND, Line, OnALine
 from support.tektii_page import BESIDE, PAGE
 
-BASE = "http://127.0.0.1:8080"
 TOPICS = (Topic(kind="quote", symbol="AAPL"), Topic(kind="quote", symbol="NO/SUCH"),
           Topic(kind="candle", symbol="EUR/USD", timeframe="1m"), Topic(kind="account", account="paper"))  # fmt: skip
 
@@ -37,18 +34,17 @@ def new_adapter(**options: str) -> Tektii:
     return Tektii(context)
 
 
-class Session:
-    """An adapter on a line to a simulator whose time stands still between ticks."""
+class Session(OnALine):
+    """An adapter on its line, whose answers it sends as a session does."""
+
+    step_ns = 20 * SECOND
+    base = "http://127.0.0.1:8080"
 
     def __init__(self, **settings) -> None:
-        self.now_ns = BEGAN_NS
-        self.simulator = TektiiSimulator(interval=0, ping_interval=0, clock=lambda: self.now_ns, **settings)
+        super().__init__()
+        self.simulator = TektiiSimulator(interval=0, ping_interval=0, clock=self.clock, **settings)
         self.adapter = new_adapter()
-        self.records: list[Record] = []
-        self.line = Line("/v1/ws")
-        self._record("open", url="ws://127.0.0.1:8080/v1/ws")
-        self.simulator.links.append(self.line)
-        self.simulator.opened(self.line)
+        self.connect(Line("/v1/ws"), "ws://127.0.0.1:8080/v1/ws")
 
     async def say(self, outgoing) -> list:
         """Let the adapter write ``outgoing``; return what it makes of the answers, those of the stream first."""
@@ -58,35 +54,13 @@ class Session:
         return items
 
     async def _fetch(self, fetch: Fetch) -> list:
-        target = with_query(fetch.url, fetch.query)
-        body = b"" if fetch.json is None else dumps(fetch.json).encode()
-        fetch = authenticated(fetch, Tektii.session, self.adapter.context)
-        headers = {name.lower(): value for name, value in fetch.headers.items()}
-        answer = await self.simulator.answer(
-            HttpRequest(method=fetch.method, target=target, headers=headers, body=body)
-        )
-        items = self.hear()
-        self._record("http", answer.body, url=f"{BASE}{target}", method=fetch.method, status=answer.status)
-        return [*items, *self.adapter.fetched(fetch.tag, Answer(status=answer.status, text=str(answer.body)))]
-
-    def send(self, text: str) -> list:
-        self._record("out", text)
-        self.simulator.received(self.line, text)
-        return self.hear()
-
-    def tick(self, steps: int = 1) -> list:
-        items = []
-        for _ in range(steps):
-            self.now_ns += 20 * SECOND
-            self.simulator.tick()
-            items += self.hear()
-        return items
+        items, answer = await self.answered(fetch, hears_first=True)
+        return [*items, *self.adapter.fetched(fetch.tag, answer)]
 
     def hear(self) -> list:
         """Decode what was sent, and answer as a session does what wants an answer."""
         items = []
-        for text in self.line.take():
-            self._record("in", text)
+        for text in self.taken():
             for item in self.adapter.decode(text):
                 items.append(item)
                 if isinstance(item, Send):
@@ -96,9 +70,6 @@ class Session:
                     for ack in self.adapter.encode(EventAck(item.ids, self.now_ns // 1_000_000, f"uuid-{number}")):
                         items += self.send(str(ack))
         return items
-
-    def _record(self, dir, data="", **about) -> None:
-        self.records.append(Record(t=self.now_ns / SECOND, dir=dir, data=data, **about))
 
 
 def place(id: str, **members) -> PlaceOrder:
