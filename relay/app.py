@@ -49,7 +49,7 @@ from relay.server.api.channels import ApiSettings
 from relay.server.api.frames import Inspection
 from relay.server.api.metrics import Measured
 from relay.server.api.routes import build_api
-from relay.server.http import HttpServer, open_listeners
+from relay.server.http import HttpServer, OwnPages, open_listeners
 from relay.server.memory import SETTING as MEMORY
 from relay.server.memory import MemoryReserve
 from relay.server.subscribers import SubscriberServer
@@ -179,6 +179,7 @@ class Relay:
             coalesce=settings.outbox.coalesce,
             on_closed=self.hub.budgets.count_closed,
             refusal=self._serves_nobody,
+            is_own=OwnPages(settings.server.hosts, settings.server.public_url),
         )
         self._stopped = trio.Event()
         self._loop_delay = Histogram()

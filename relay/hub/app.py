@@ -318,9 +318,10 @@ class SubscriberSession:
 class RefusedSession:
     """A connection that was refused: its close frame is in its outbox, and everything it sends is ignored."""
 
-    __slots__ = ("outbox",)
+    __slots__ = ("close", "outbox")
 
     def __init__(self, close: CloseConnection, protocol: int) -> None:
+        self.close = close
         self.outbox = Outbox(_NoOverflow())
         if hears_error(protocol):
             self.outbox.put(control(messages.error(close.reason, close.code)))

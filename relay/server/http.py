@@ -361,6 +361,44 @@ def host_name(host: bytes) -> str:
     return (name if name and (not port or port.isdigit()) else host.decode("latin-1").lower()).removesuffix(".")
 
 
+@attrs.frozen
+class OwnPages:
+    """Tell the pages that this relay serves, as its dashboard, from those of other sites.
+
+    The Origin of such a page is the relay's `public_url`, or has the name and port of the Host header. The latter counts
+    only where nobody else can have chosen that name: it is an address, localhost, or one of `hosts`. Where every name is
+    answered, a name of an attacker that resolves to this machine is in both headers (DNS rebinding).
+
+    Attributes:
+        hosts: the names that Host may have, None for any. Requests with others do not get here.
+        public_url: the address for clients, if configured.
+    """
+
+    hosts: Collection[str] | None = None
+    public_url: str | None = None
+
+    def __call__(self, origin: str, host: str | None, secure: bool) -> bool:
+        """Return True if the Origin is the relay's own. A page that came without TLS is none of a relay with TLS."""
+        origin = origin.lower()
+        if self.public_url is not None:
+            scheme, _, name = self.public_url.lower().rstrip("/").partition("://")
+            if origin == f"{scheme}://{name.removesuffix(':443' if scheme == 'https' else ':80')}":
+                return True
+        if host is None or origin not in (f"https://{host.lower()}", "" if secure else f"http://{host.lower()}"):
+            return False
+        return self.hosts is not None or _is_address(host_name(host.encode("latin-1")))
+
+
+def _is_address(name: str) -> bool:
+    if name == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
 def origin_form(request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """Return the target as a path with its query, and the headers.
 

@@ -35,6 +35,7 @@ import trio
 from relay.histogram import Histogram
 from relay.hub.app import RefusedSession, SubscriberSession
 from relay.hub.outbox import OVERFLOW, OVERFLOW_CODE, Delivery, Outbox, Policy
+from relay.pusher.messages import PusherCloseCode
 from relay.server.admission import SubscriberLimits, client_network, forwarded_for
 from relay.server.fastpath.poller import PASSES, SLICE, Poller
 from relay.server.fastpath.upgrade import UpgradeRequest
@@ -61,6 +62,8 @@ SHUTDOWN_CODE = 4200
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
 WAVE = 0.1
 """Seconds between two parts of the subscribers that are sent away."""
+#: Refusals that the configuration causes: nothing else tells the operator why a page or program stays outside.
+_CONFIGURED = (PusherCloseCode.TLS_REQUIRED, PusherCloseCode.APP_DISABLED, PusherCloseCode.UNAUTHORIZED)
 
 
 class Connect(Protocol):
@@ -85,6 +88,10 @@ class Connect(Protocol):
         the network it comes from, None for this machine.
         """
         ...
+
+
+#: Takes a page's Origin, the Host header and if the client uses TLS; returns True for a page that the relay itself serves.
+IsOwn = Callable[[str, str | None, bool], bool]
 
 
 class SubscriberConnection:
@@ -160,6 +167,7 @@ class SubscriberServer:
         coalesce: float = 0.0,
         on_closed: Callable[[str], object] = lambda limit: None,
         refusal: Callable[[], str | None] = lambda: None,
+        is_own: IsOwn = lambda origin, host, secure: False,
     ) -> None:
         """Create the server.
 
@@ -168,8 +176,10 @@ class SubscriberServer:
             coalesce: seconds for which market data wait for more; see `relay.hub.outbox.OutboxLimits`.
             on_closed: called with the name of the limit for which a connection was closed.
             refusal: returns why nobody is served now, for the 503 that answers an upgrade; None where somebody is.
+            is_own: says if a page is one of this relay, which needs no permission of the app.
         """
         self._connect = connect
+        self._is_own = is_own
         self._behind_proxy = behind_proxy
         self._on_closed = on_closed
         self._refusal = refusal
@@ -286,17 +296,21 @@ class SubscriberServer:
     ) -> SubscriberConnection:
         """Begin the session; the answer to the handshake leaves with its greeting, before it."""
         path, _, query = request.target.partition("?")
-        origin = request.header(b"origin")
+        origin, host = (_decoded(request.header(name)) for name in (b"origin", b"host"))
         forwarded = self._behind_proxy and request.header(b"x-forwarded-proto") == b"https"
+        secure = forwarded or isinstance(transport, TlsTransport)
         session = self._connect(
             _app_key(path),
             query,
-            origin.decode("latin-1") if origin else None,
+            None if origin is not None and self._is_own(origin, host, secure) else origin,
             trio.current_time(),
-            secure=forwarded or isinstance(transport, TlsTransport),
+            secure=secure,
             compressed=compressed,
             address=self._network(transport, request),
         )
+        if isinstance(session, RefusedSession) and session.close.code in _CONFIGURED:
+            what = session.close.reason
+            log.warning("subscriber refused", app=_app_key(path), code=session.close.code, what=what, origin=origin)
         parser = FrameParser(self._limits.message_bytes, compression=compressed)
         connection = SubscriberConnection(self, transport, session, parser)
         self.connections[connection.outbox] = connection
@@ -557,6 +571,10 @@ class SubscriberServer:
 def _size(frame: Received) -> int:
     """Return the memory that a message takes while it waits."""
     return sys.getsizeof(frame) + sys.getsizeof(getattr(frame, "data", None))
+
+
+def _decoded(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value else None
 
 
 def _app_key(path: str) -> str:

@@ -75,7 +75,7 @@ on("known", (is) => {
 function sayAway() {
   $("away").hidden = relay.lost === null;
   if (relay.lost === null) return;
-  const seconds = Math.floor((Date.now() - relay.lost) / 1000), why = relay.problem || `the connection is ${relay.pusher.connection.state}`;
+  const seconds = Math.floor((Date.now() - relay.lost) / 1000), why = relay.problem || (relay.closed ? `the relay closed the connection (${relay.closed})` : `the connection is ${relay.pusher.connection.state}`);
   setText($("away"), `Nothing heard from the relay since ${relay.lost.toTimeString().slice(0, 8)} (${seconds} s): ${why}. What is shown is as it was then.`);
 }
 

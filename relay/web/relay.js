@@ -14,6 +14,7 @@ export const relay = {
   latency: null,       // milliseconds from the relay's socket to this page, by both clocks
   lost: null,          // since when nothing was heard of the relay
   problem: "",         // why the last request failed
+  closed: "",          // why the relay closed the connection, with its code
   skew: 0,             // milliseconds that the relay's clock is ahead of the browser's
 };
 
@@ -129,7 +130,11 @@ export async function connect(given, isWanted) {
   Object.assign(relay, { key, isDemo });
   relay.pusher = new Pusher(app, pusherOptions());
   tickrelayResume(relay.pusher, { failed: (channel, why) => tell("resume-failed", channel, why), rewind: (name) => REWIND[kindOf(name)] ?? 0 });
-  relay.pusher.connection.bind("state_change", () => known(relay.problem === ""));
+  relay.pusher.connection.bind("error", (error) => { relay.closed = closing(error?.error?.data); });
+  relay.pusher.connection.bind("state_change", ({ current }) => {
+    if (current === "connected") relay.closed = "";
+    known(relay.problem === "");
+  });
   relay.pusher.connection.bind("message", (message) => {
     if (!message.channel || message.event.startsWith("pusher")) return;
     relay.received += 1;
@@ -158,6 +163,13 @@ async function poll() {
     }
   }
   setTimeout(poll, wait);
+}
+
+/** The relay's reason for a close, with its code; empty where the connection was lost without one. */
+function closing(data) {
+  if (!data?.code) return "";
+  const todo = /origin/i.test(data.message) ? `: add ${location.origin} to allowed_origins of the app` : "";
+  return `${data.code} ${data.message ?? ""}${todo}`;
 }
 
 /** Without the relay nothing on the page is known to be true any more. */

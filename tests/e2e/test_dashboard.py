@@ -30,6 +30,7 @@ listen = "127.0.0.1:{port}"
 id = "1"
 key = "public-key"
 secret = "not-shown-to-pages"
+allowed_origins = ["https://app.example.com"]
 
 [api_keys.desk]
 key = "desk-key-of-an-operator"
@@ -102,6 +103,28 @@ def in_browser(url: str, end: Any) -> None:
 async def test_the_page_signs_in_and_shows_what_is_not_true_any_more(tmp_path: Path) -> None:
     async with serving(tmp_path, CONFIGURATION) as (process, port):
         await trio.to_thread.run_sync(in_browser, f"http://127.0.0.1:{port}/", process.kill)
+
+
+def refused_in_browser(port: int) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = [*FLAGS, "--host-resolver-rules=MAP relay.example 127.0.0.1"]
+        browser = playwright.chromium.launch(executable_path=tools.chromium(), args=flags)
+        page = browser.new_page()
+        page.set_default_timeout(1000 * WITHIN)
+        page.goto(f"http://relay.example:{port}/")
+        page.fill("#key", "desk-key-of-an-operator")
+        page.click("#sign-in button")
+        text_is(page, "#away", f"4009 Origin not allowed: add http://relay.example:{port} to allowed_origins")
+        browser.close()
+
+
+async def test_the_page_says_why_the_relay_refuses_its_connection(tmp_path: Path) -> None:
+    """A relay that answers to every name cannot know that this one is its own."""
+    configuration = CONFIGURATION.replace("[server]", '[server]\nhosts = ["*"]')
+    async with serving(tmp_path, configuration) as (_, port):
+        await trio.to_thread.run_sync(refused_in_browser, port)
 
 
 @pytest.fixture(scope="module")

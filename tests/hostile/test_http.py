@@ -16,7 +16,7 @@ from relay.pusher.apps import App
 from relay.pusher.signatures import signed_query
 from relay.server.admission import Admission, HttpLimits, forwarded_for, network_of
 from relay.server.api.channels import ApiSettings
-from relay.server.http import HttpServer, host_name, open_listeners
+from relay.server.http import HttpServer, OwnPages, host_name, open_listeners
 from support.api_harness import Rig
 from support.deadlines import WITHIN
 from support.http_api import OURS, ask, send
@@ -410,3 +410,75 @@ def test_addresses() -> None:
         assert forwarded_for([(b"x-forwarded-for", value)]) == address
     assert forwarded_for([]) is None
     assert forwarded_for([(b"x-forwarded-for", b"1.1.1.1"), (b"x-forwarded-for", b"2.2.2.2")]) == "2.2.2.2"
+
+
+# Pages of the relay itself, and of others ---------------------------------------------------------------------------------
+
+NAMED = frozenset({"localhost", "127.0.0.1", "feed.example.com"})
+
+
+@pytest.mark.parametrize(
+    ("hosts", "public_url", "origin", "host", "secure", "own"),
+    [
+        (NAMED, None, "http://127.0.0.1:6001", "127.0.0.1:6001", False, True),
+        (NAMED, None, "http://LocalHost:6001", "localhost:6001", False, True),
+        (NAMED, None, "https://feed.example.com", "feed.example.com", True, True),
+        (
+            NAMED,
+            None,
+            "https://feed.example.com",
+            "feed.example.com",
+            False,
+            True,
+        ),  # a proxy that does not tell of its TLS
+        (
+            NAMED,
+            None,
+            "http://feed.example.com",
+            "feed.example.com",
+            True,
+            False,
+        ),  # anybody on the way can make that page
+        (NAMED, None, "http://127.0.0.1:3000", "127.0.0.1:6001", False, False),  # another program on this machine
+        (NAMED, None, "https://app.example.com", "feed.example.com", True, False),
+        (NAMED, None, "null", "127.0.0.1:6001", False, False),
+        (NAMED, None, "http://127.0.0.1:6001", None, False, False),
+        (None, None, "http://evil.example:6001", "evil.example:6001", False, False),  # rebound to this machine
+        (None, None, "http://192.0.2.7:6001", "192.0.2.7:6001", False, True),
+        (None, None, "http://[2001:db8::7]:6001", "[2001:db8::7]:6001", False, True),
+        (None, "https://feed.example.com/", "https://feed.example.com", "127.0.0.1:6001", False, True),
+        (None, "https://feed.example.com:443", "https://feed.example.com", None, False, True),
+        (None, "https://feed.example.com", "https://feed.example.com.evil.example", "127.0.0.1:6001", False, False),
+    ],
+)
+def test_which_pages_are_the_relays_own(hosts, public_url, origin, host, secure, own) -> None:  # type: ignore[no-untyped-def]
+    assert OwnPages(hosts, public_url)(origin, host, secure) is own
+
+
+async def opening(port: int, origin: str, host: str) -> bytes:
+    """Ask for a WebSocket as a page of ``origin`` does, and return the first bytes behind the handshake."""
+    head = request(f"GET /app/{APP['key']}?protocol=7", HANDSHAKE.strip(), f"Origin: {origin}", host=host)
+    got = b""
+    with trio.fail_after(WITHIN):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(head)
+            while not got.partition(b"\r\n\r\n")[2]:
+                got += await stream.receive_some()
+    return got.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("allowed", [[], ["https://app.example.com"]])
+async def test_the_relays_own_page_needs_no_permission_and_a_refused_one_is_logged(allowed: list[str]) -> None:
+    apps = {"main": {**APP, "allowed_origins": allowed}}
+    with capture_logs() as logs:
+        async with running_relay(apps=apps) as relay:
+            port = port_of(relay)
+            assert b"connection_established" in await opening(port, f"http://127.0.0.1:{port}", f"127.0.0.1:{port}")
+            assert not any(entry["event"] == "subscriber refused" for entry in logs)
+            assert b"Origin not allowed" in await opening(port, "http://evil.example", f"127.0.0.1:{port}")
+            assert b"Origin not allowed" in await opening(port, "http://127.0.0.1:1", f"127.0.0.1:{port}")
+    refused = [entry for entry in logs if entry["event"] == "subscriber refused"]
+    assert [(entry["app"], entry["code"], entry["origin"]) for entry in refused] == [
+        (APP["key"], 4009, "http://evil.example"),
+        (APP["key"], 4009, "http://127.0.0.1:1"),
+    ]
