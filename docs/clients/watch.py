@@ -12,7 +12,7 @@ from relay.model.events import Quote
 
 
 def log(notice: Notice) -> None:
-    print(f"{notice.what} {notice.channel or ''} {notice.text}")
+    print(*filter(None, (notice.what, notice.channel, notice.text)))
 
 
 async def main(url: str = "http://127.0.0.1:6001", api_key: str = "demo-api-key", count: int = 5) -> None:

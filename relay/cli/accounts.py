@@ -8,7 +8,7 @@ import anyio
 
 from relay.cli.output import Busy, console, print_json, say, table_of
 from relay.cli.remote import RunningRelay, connected
-from relay.client import AccountView, Client, SubscriptionRefused
+from relay.client import AccountView, Client, SubscriptionRefused, ViewUpdates
 from relay.client.views import total
 from relay.errors import OperatorError
 
@@ -32,12 +32,12 @@ async def show_accounts(relay: RunningRelay, names: Sequence[str], *, within: fl
                 say(f"{channel}: {reason}")
             await client.caught_up()
             by_channel = dict(zip(updates.channels, views.values(), strict=True))
+            changes = ViewUpdates(updates, by_channel)
             with anyio.move_on_after(within):
                 while updates.waiting or any(
                     view.account is None for channel, view in by_channel.items() if channel not in updates.refused
                 ):
-                    update = await anext(updates)
-                    by_channel[update.channel].take(update)
+                    await anext(changes)
         if not watch:
             if as_json:
                 print_json({"accounts": [_json(view) for view in views.values()]})
@@ -47,8 +47,7 @@ async def show_accounts(relay: RunningRelay, names: Sequence[str], *, within: fl
         from rich.live import Live
 
         with Live(described(views.values()), console=console(), auto_refresh=False) as live:
-            async for update in updates:
-                by_channel[update.channel].take(update)
+            async for _ in changes:
                 if not updates.waiting:
                     live.update(described(views.values()), refresh=True)
     return 0

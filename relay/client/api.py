@@ -3,7 +3,7 @@
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -83,10 +83,12 @@ class HttpInterface:
 
     Args:
         url: ``http://HOST:PORT`` or ``https://...``.
+        on_answer: called with each answer of the relay.
     """
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, on_answer: Callable[[], None] = lambda: None) -> None:
         self.url = url.rstrip("/")
+        self._on_answer = on_answer
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         # Ignore proxies and .netrc of the environment: the relay may run on this machine.
         self._http = httpx.AsyncClient(headers=headers, timeout=WITHIN, trust_env=False, verify=_context(self.url))
@@ -115,9 +117,15 @@ class HttpInterface:
 
     async def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
-            return await self._http.request(method, f"{self.url}{path}", **content)
+            answer = await self._http.request(method, f"{self.url}{path}", **content)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise RelayUnreachable(unreachable(self.url, error)) from None
+        self._answered(answer)
+        return answer
+
+    def _answered(self, answer: httpx.Response) -> None:
+        if answer.status_code < 500:  # what stands before a relay answers for it with these
+            self._on_answer()
 
     async def command(
         self, command: str, *, within: float = 10.0, key: str | None = None, dry_run: bool = False, **members: Any
@@ -147,6 +155,7 @@ class HttpInterface:
             raise RelayUnreachable(unreachable(self.url, error)) from None
         except httpx.HTTPError as error:
             raise OutcomeUnknown(_reason(error), key) from None
+        self._answered(answer)
         return _result(answer, key)
 
 

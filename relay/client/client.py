@@ -2,26 +2,32 @@
 
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
 from anyio.abc import TaskGroup
+from attrs import frozen
 
 from relay.client.api import WITHIN, CommandResult, HttpInterface, RefusedByRelay, RelayUnreachable
 from relay.client.feed import Feed, Notice, Update
-from relay.client.views import AccountView, OrderBook
+from relay.client.views import AccountView, OrderBook, View
 from relay.client.websocket import CLOSE_WITHIN, ConnectionLost, WebSocket, open_websocket
 from relay.model.channels import Stream, Topic, channel_name
 from relay.pusher.client import (
     ClientConnection,
     Established,
     Pong,
+    PositionReached,
     PusherError,
     Reconnect,
+    ResumeFailed,
+    ResumeSucceeded,
+    Subscribed,
     SubscriptionError,
     reconnect_action,
 )
@@ -29,10 +35,12 @@ from relay.pusher.messages import CloseConnection, SendMessage
 
 #: Most updates that wait for the reader. Beyond that the client stops reading, and the relay treats it as a slow subscriber.
 BUFFER = 1000
-#: Seconds until the next attempt to connect: the first, doubling up to the second; half of it is random.
-_FIRST, _CAP = 0.5, 30.0
-#: Seconds after which a connection counts as one that held.
-_HELD = 10.0
+#: Seconds until the next attempt to connect: twice the first, doubling up to the second; half of it is random.
+_FIRST, _CAP = 0.5, 5.0
+#: Seconds after which a connection counts as one that held: the waits begin anew behind it.
+_HELD = 5.0
+#: Seconds of silence behind which the relay is asked for a sign of life, and seconds that the answer may take.
+_SILENCE, _ANSWER = 15, 10
 
 
 class SubscriptionRefused(Exception):
@@ -52,6 +60,21 @@ class ClosedByRelay(Exception):
         self.reason = reason
 
 
+@frozen
+class _Regained:
+    """Stands among the updates where everything that was missed in a loss of the connection has been received."""
+
+    channel: str
+    loss: int
+
+
+@frozen
+class _ToldAnew:
+    """Stands among the updates where the relay could not resume."""
+
+    channel: str
+
+
 class Updates:
     """The updates of some channels, in the order of arrival: an asynchronous iterator for one reader.
 
@@ -65,7 +88,11 @@ class Updates:
         self.refused: dict[str, str] = {}
         self._partial = partial
         self._pending = set(self.channels)
-        self._queue: deque[Update] = deque()
+        self._queue: deque[Update | _Regained | _ToldAnew] = deque()
+        self._views: Mapping[str, View] = {}
+        self._lost: dict[str, tuple[str, str | None]] = {}
+        self._losses = 0
+        self._loss_is_news = False
         self._changed = anyio.Event()
         self._failure: Exception | None = None
 
@@ -84,14 +111,44 @@ class Updates:
             SubscriptionRefused: a channel was taken away; of a partial subscription, the last one.
             ClosedByRelay, RefusedByRelay: the connection ended for good.
         """
-        while not self._queue:
+        while True:
+            item = await self._next()
+            if isinstance(item, Update):
+                return item
+
+    async def _next(self) -> Update | _Regained | _ToldAnew | None:
+        """Return the next item of the queue; None, before all of them, where the connection was lost."""
+        while not (self._queue or self._loss_is_news):
             self._check()
             await self._changed.wait()
-        update = self._queue.popleft()
-        if len(self._queue) < BUFFER:
-            self._wake()
+        if self._loss_is_news:
+            self._loss_is_news, item = False, None
+        else:
+            item = self._queue.popleft()
+            if len(self._queue) < BUFFER:
+                self._wake()
         await anyio.lowlevel.checkpoint()
-        return update
+        return item
+
+    def _lose(self, channels: Iterable[str], reason: str, since: str | None) -> None:
+        """Mark the views of channels as stale at once, whatever waits to be read."""
+        self._losses += 1
+        for channel in channels:
+            if channel in self._views:
+                self._views[channel].lose(reason, since)
+                self._loss_is_news = self._loss_is_news or channel not in self._lost
+            self._lost.setdefault(channel, (reason, since))
+        self._wake()
+
+    def _regain(self, channel: str) -> None:
+        """Say behind everything that waits to be read that the channel is whole again."""
+        if self._lost.pop(channel, None) is not None:
+            self._mark(_Regained(channel, self._losses))
+
+    def _mark(self, item: _Regained | _ToldAnew) -> None:
+        if item.channel in self._views:
+            self._queue.append(item)
+            self._wake()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -127,27 +184,46 @@ class Updates:
             self._check()
 
 
-class _View(Protocol):
-    def take(self, update: Update) -> None: ...
-
-
-V = TypeVar("V", bound=_View)
+V = TypeVar("V", bound=View)
 
 
 class ViewUpdates(Generic[V]):
-    """A view, given out after each update of its channel: an asynchronous iterator."""
+    """The views of some channels. An asynchronous iterator gives out the view that has changed.
 
-    def __init__(self, updates: Updates, view: V) -> None:
-        self.view = view
+    It does so after each update, once when the connection is lost (any of the views), and when it is regained.
+
+    Attributes:
+        view: the view; where there are several, the first.
+    """
+
+    def __init__(self, updates: Updates, views: Mapping[str, V]) -> None:
+        self.view = next(iter(views.values()))
         self._updates = updates
+        self._views = updates._views = views
+        for channel, loss in updates._lost.items():
+            if channel in views:
+                views[channel].lose(*loss)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> V:
-        """Wait for the next update and return the view with it. Raises as `Updates`."""
-        self.view.take(await anext(self._updates))
-        return self.view
+        """Wait for the next change and return the view with it. Raises as `Updates`."""
+        while True:
+            item = await self._updates._next()
+            if item is None:
+                return self.view
+            view = self._views[item.channel]
+            match item:
+                case Update():
+                    view.take(item)
+                case _ToldAnew():
+                    view.forget()
+                case _Regained(_, loss) if loss == self._updates._losses:
+                    view.found()
+                case _:  # lost again meanwhile
+                    continue
+            return view
 
 
 class Client:
@@ -181,7 +257,7 @@ class Client:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"not the address of a relay: {url!r}; write http://HOST:PORT or https://HOST")
         self.url = url.rstrip("/")
-        self.http = HttpInterface(url, api_key)
+        self.http = HttpInterface(url, api_key, on_answer=self._reached)
         self.is_connected = False
         """True while the connection is established."""
         self._host = parts.hostname
@@ -201,6 +277,8 @@ class Client:
         self._to_send = anyio.Event()
         self._pings: deque[anyio.Event] = deque()
         self._last_error = ""
+        self._answered = anyio.Event()
+        self._connected_at = self._heard_at = 0.0
 
     async def __aenter__(self) -> Self:
         self._tasks = anyio.create_task_group()
@@ -265,14 +343,14 @@ class Client:
     async def book(self, channel: str) -> AsyncIterator[ViewUpdates[OrderBook]]:
         """Subscribe to a depth channel and fold its events into a book. Raises as `subscribe`."""
         async with self.subscribe(channel) as updates:
-            yield ViewUpdates(updates, OrderBook())
+            yield ViewUpdates(updates, {name: OrderBook() for name in updates.channels})
 
     @asynccontextmanager
     async def account(self, provider: str, name: str) -> AsyncIterator[ViewUpdates[AccountView]]:
         """Subscribe to an account and fold its events into orders, positions, fills and balances. Raises as `subscribe`."""
         channel = channel_name(Stream(provider, Topic(kind="account", account=name)), "private-")
         async with self.subscribe(channel) as updates:
-            yield ViewUpdates(updates, AccountView(provider, name))
+            yield ViewUpdates(updates, {channel: AccountView(provider, name)})
 
     async def caught_up(self) -> None:
         """Wait until everything that the relay sent to this connection before now has been received.
@@ -345,7 +423,6 @@ class Client:
         """Keep the connection up until it is refused for good."""
         failures, established = 0, False
         while True:
-            began = anyio.current_time()
             try:
                 await self._connect()
                 code, reason = None, "the connection was lost"
@@ -358,7 +435,9 @@ class Client:
                     return self._give_up(error)
                 code, reason = None, error.message
             established = established or self.is_connected
-            held = self.is_connected and anyio.current_time() - began >= _HELD
+            held = self.is_connected and anyio.current_time() - self._connected_at >= _HELD
+            if self.is_connected:
+                self._lose(reason)
             self.is_connected, self._machine, self._last_error = False, None, reason
             while self._pings:
                 self._pings.popleft().set()
@@ -371,8 +450,30 @@ class Client:
             failures = 1 if held else failures + 1
             most = min(_CAP, _FIRST * 2 ** min(failures, 10))
             wait = 0.0 if action is Reconnect.AT_ONCE and failures == 1 else most * random.uniform(0.5, 1.0)
-            self._on_notice(Notice("disconnected", None, f"{reason}; connecting again in {wait:.1f} s"))
-            await anyio.sleep(wait)
+            self._on_notice(Notice("disconnected", None, f"{reason}; connecting again {_in(wait)}"))
+            await self._wait(wait, wakes=code is None)
+
+    async def _wait(self, seconds: float, *, wakes: bool) -> None:
+        """Wait for the next attempt to connect; where an answer over HTTP ``wakes``, until there is one.
+
+        A relay that closed the connection with a code asked for the wait. The shortest wait bounds the attempts of a program
+        whose requests are answered while its connections fail.
+        """
+        self._answered = anyio.Event()
+        least = min(seconds, _FIRST) if wakes else seconds
+        await anyio.sleep(least)
+        with anyio.move_on_after(seconds - least):
+            await self._answered.wait()
+
+    def _reached(self) -> None:
+        self._answered.set()
+
+    def _lose(self, reason: str) -> None:
+        silence = anyio.current_time() - self._heard_at
+        since = (datetime.now(UTC) - timedelta(seconds=silence)).isoformat(timespec="milliseconds")
+        for subscription in set(self._readers.values()):
+            text = f"not connected to the relay: {reason}"
+            subscription._lose(subscription.channels, text, since.replace("+00:00", "Z"))
 
     def _give_up(self, error: Exception) -> None:
         self._is_running = False
@@ -385,7 +486,7 @@ class Client:
         if key is None:
             wanted = {"subscriptions": [], **({} if self._app is None else {"app": self._app})}
             key = (await self.http.post("/api/v2/ws/session", wanted))["connection"]["appKey"]
-        machine = ClientConnection(str(key), anyio.current_time(), activity_timeout=60, pong_timeout=15)
+        machine = ClientConnection(str(key), anyio.current_time(), activity_timeout=_SILENCE, pong_timeout=_ANSWER)
         async with open_websocket(
             self._host, self._port, machine.path, tls=self._tls, within=WITHIN, compression=self._compression
         ) as socket:
@@ -423,7 +524,8 @@ class Client:
             with anyio.move_on_after(max(0.0, machine.deadline() - anyio.current_time())):
                 try:
                     texts = await socket.receive()
-                    machine.alive(anyio.current_time())
+                    self._heard_at = anyio.current_time()
+                    machine.alive(self._heard_at)
                 except ConnectionLost as lost:
                     if said is not None and lost.code is not None:
                         raise ConnectionLost(lost.code, said.message) from None
@@ -438,7 +540,7 @@ class Client:
                     case CloseConnection(_, reason):
                         raise ConnectionLost(None, reason)
                     case Established():
-                        self._machine, self.is_connected = machine, True
+                        self._machine, self.is_connected, self._connected_at = machine, True, now
                         self._on_notice(Notice("connected", None, self.url))
                         self._join(self._feed)
                     case PusherError():
@@ -460,12 +562,38 @@ class Client:
             if item.what == "subscribed" and item.channel in self._readers:
                 self._readers[item.channel]._settled(item.channel)
             self._on_notice(item)
+        self._regain(signal)
+
+    def _regain(self, signal: Any) -> None:
+        """Tell the views where a channel stands after a loss of the connection."""
+        channel = getattr(signal, "channel", None)
+        reader = self._readers.get(channel or "")
+        if reader is None or channel not in reader._lost:
+            return
+        match signal:
+            case Subscribed() if self._feed.is_resuming(channel):
+                return  # whether that succeeded follows
+            case Subscribed(_, _, position) | ResumeFailed(_, _, position):
+                reader._mark(_ToldAnew(channel))
+                if position is not None:
+                    reader._regain(channel)
+                elif self._tasks is not None:  # the position follows the state; without a history there is none
+                    self._tasks.start_soon(self._regain_behind_state, reader, channel)
+            case ResumeSucceeded() | PositionReached():
+                reader._regain(channel)
+
+    async def _regain_behind_state(self, reader: Updates, channel: str) -> None:
+        machine = self._machine
+        await self.caught_up()
+        if machine is self._machine:
+            reader._regain(channel)
 
     def _refused(self, channel: str, reason: str) -> None:
         if channel in self._readers:
             self._on_notice(Notice("refused", channel, reason))
             reader = self._readers[channel]
             self._feed.remove(channel)
+            reader._lose([channel], f"refused by the relay: {reason}", None)
             reader._settled(channel, reason)
 
     def _join(self, channels: Iterable[str]) -> None:
@@ -504,6 +632,10 @@ class Client:
             self._send(self._machine.unsubscribe(channel))
         self._feed.remove(channel)
         self._readers.pop(channel, None)
+
+
+def _in(seconds: float) -> str:
+    return f"in {seconds:.1f} s" if seconds else "at once"
 
 
 def implied_type(limit_price: str | None, stop_price: str | None) -> str:

@@ -100,6 +100,10 @@ class Feed:
         """Remove a channel."""
         self._channels.pop(channel, None)
 
+    def is_resuming(self, channel: str) -> bool:
+        """Return True if the newest subscription of a wanted channel asked for what was missed."""
+        return self._channels[channel].resuming
+
     def subscribe(self, machine: ClientConnection, channel: str, auth: str | None, member: str | None) -> str:
         """Return the message that subscribes to a channel; it resumes after the last received event, if there is one."""
         state = self._channels[channel]

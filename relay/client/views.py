@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 import attrs
-from attrs import Factory, define
+from attrs import Factory, define, field
 
 from relay.client.feed import Update
 from relay.model.enums import OrderStatus, PositionEvent
@@ -20,18 +20,64 @@ Level = tuple[str, str]
 
 
 @define(eq=False)
-class OrderBook:
+class View:
+    """The state of one channel, and the reason for which it cannot be relied on now.
+
+    There are two: the relay said that the data are stale, and the connection to the relay is lost. The latter ends when
+    everything that was missed has been received.
+    """
+
+    _told: Staleness | None = field(default=None, init=False)
+    _lost: tuple[str, str | None] | None = field(default=None, init=False)
+
+    @property
+    def stale(self) -> str | None:
+        """Why the data cannot be relied on now, None while they can."""
+        if self._lost is not None:
+            return self._lost[0]
+        return None if self._told is None else self._told.reason or "stale"
+
+    @property
+    def stale_since(self) -> str | None:
+        """The time (RFC 3339) since which the data cannot be relied on, None where that is not known or they can.
+
+        Without a connection: when the last message of the relay came.
+        """
+        if self._lost is not None:
+            return self._lost[1]
+        return None if self._told is None else self._told.stale_since
+
+    def lose(self, reason: str, since: str | None = None) -> None:
+        """Say that the connection to the relay is lost. A loss before the first one's end changes nothing."""
+        self._lost = self._lost or (reason, since)
+
+    def found(self) -> None:
+        """Say that everything that was missed has been received."""
+        self._lost = None
+
+    def forget(self) -> None:
+        """Discard the state: the relay tells it anew. Whether it is stale is told anew, too."""
+        self._told = None
+
+    def take(self, update: Update) -> None:
+        """Apply the next update of the channel."""
+        if update.missed is not None:
+            self.forget()
+        if isinstance(update.event, Staleness):
+            self._told = None if update.event.event == "FRESH" else update.event
+
+
+@define(eq=False)
+class OrderBook(View):
     """The book of one depth channel.
 
     Attributes:
         symbol: None before the first event.
         is_valid: False before the first snapshot, and after a loss until the next one; the sides are empty then.
-        stale: the reason why the data are stale; None while they are fresh.
     """
 
     symbol: str | None = None
     is_valid: bool = False
-    stale: str | None = None
     _bids: dict[Decimal, Level] = Factory(dict)
     _asks: dict[Decimal, Level] = Factory(dict)
 
@@ -41,18 +87,18 @@ class OrderBook:
         A jump of the number is not a loss of depth: for a slow reader the relay replaces dropped deltas by a snapshot, and
         keeps only the newest `staleness`.
         """
-        if update.missed is not None:
-            self.forget()
-        event = update.event
-        if isinstance(event, Staleness):
-            self.stale = None if event.event == "FRESH" else event.reason or "stale"
-        elif isinstance(event, Gap):
-            self.forget()
-        elif isinstance(event, Depth):
-            self._depth(event)
+        super().take(update)
+        if isinstance(update.event, Gap):
+            self._clear()
+        elif isinstance(update.event, Depth):
+            self._depth(update.event)
 
     def forget(self) -> None:
-        """Discard the levels until the next snapshot."""
+        """Discard the levels until the next snapshot, and what was said of their staleness."""
+        super().forget()
+        self._clear()
+
+    def _clear(self) -> None:
         self.is_valid = False
         self._bids.clear()
         self._asks.clear()
@@ -60,7 +106,7 @@ class OrderBook:
     def _depth(self, event: Depth) -> None:
         self.symbol = event.symbol
         if event.snapshot:
-            self.forget()
+            self._clear()
             self.is_valid = True
         if self.is_valid:
             for side, levels in ((self._bids, event.bids), (self._asks, event.asks)):
@@ -80,15 +126,15 @@ class OrderBook:
 
 
 @define(eq=False)
-class AccountView:
+class AccountView(View):
     """The state of one account, built from the events of its channel.
 
     Attributes:
         account: the last known value of each balance and figure; None before any is received.
         orders: the open orders by id.
         positions: the open positions by id.
-        fills: the newest fills, at most 1,000.
-        stale: the reason why the data are stale; None while they are fresh.
+        fills: the newest fills that were received, at most 1,000. Those that could not be replayed after a lost connection
+            are missing; ``trade_history`` asks the broker.
     """
 
     provider: str
@@ -97,14 +143,17 @@ class AccountView:
     orders: dict[str, Order] = Factory(dict)
     positions: dict[str, Position] = Factory(dict)
     fills: deque[Trade] = Factory(lambda: deque(maxlen=1000))
-    stale: str | None = None
+
+    def forget(self) -> None:
+        """Discard balances, orders and positions, which the relay tells anew; the fills stay."""
+        super().forget()
+        self.account = None
+        self.orders.clear()
+        self.positions.clear()
 
     def take(self, update: Update) -> None:
         """Apply the next update of the account's channel."""
-        if update.missed is not None:  # the relay sends the whole state again
-            self.account = None
-            self.orders.clear()
-            self.positions.clear()
+        super().take(update)
         match update.event:
             case Account() as account:
                 self.account = _joined(self.account, account)
@@ -114,8 +163,6 @@ class AccountView:
                 _keep(self.positions, position.id, position, ended=position.event is PositionEvent.POSITION_CLOSED)
             case Trade() as trade:
                 self.fills.append(trade)
-            case Staleness() as staleness:
-                self.stale = None if staleness.event == "FRESH" else staleness.reason or "stale"
 
 
 #: The state in an account's event; the rest of it is about the message.

@@ -2,12 +2,15 @@
 
 import runpy
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
+from trio.testing import MockClock
 
 from relay.client import (
     AccountView,
@@ -19,11 +22,13 @@ from relay.client import (
     RelayUnreachable,
     SubscriptionRefused,
     Update,
+    Updates,
+    ViewUpdates,
 )
 from relay.client.feed import Feed
 from relay.client.websocket import ConnectionLost
-from relay.model.enums import AccountEvent, Outcome
-from relay.model.events import Account, Depth, Event, Quote, Staleness
+from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, Outcome, Side
+from relay.model.events import Account, Depth, Event, Order, Quote, Staleness
 from relay.pusher.client import ChannelMessage, ClientConnection, PositionReached, Subscribed
 from relay.pusher.messages import ResumePosition
 from relay.testing.faults import Corrupt, FaultProxy
@@ -214,6 +219,112 @@ def test_a_book_survives_silence_and_is_empty_after_a_loss() -> None:
     assert book.bids() == [("9", "1")]
 
 
+def test_a_view_says_from_the_loss_of_the_connection_to_its_end_that_it_is_stale(relay: SharedRelay) -> None:
+    async def scenario() -> None:
+        async with (
+            FaultProxy(relay.port).serve() as line,
+            Client(f"http://127.0.0.1:{line.port}", api_key=KEYS["main"]["key"]) as it,
+            it.book("depth.synthetic.BTC-USD") as books,
+            it.account("helio", "main") as accounts,
+        ):
+            await it.caught_up()
+            book, account = await anext(books), await anext(accounts)
+            assert (book.is_valid, book.stale, account.stale, account.stale_since) == (True, None, None, None)
+            line.down()
+            while it.is_connected:
+                await anyio.lowlevel.checkpoint()
+            # Before anything is read, and then once to whoever waits.
+            assert "not connected to the relay" in str(book.stale)
+            assert str(account.stale).startswith("not connected to the relay")
+            assert datetime.fromisoformat(str(account.stale_since)) <= datetime.now(UTC)
+            while accounts._updates.waiting:
+                await anext(accounts)
+            assert (await anext(books)).stale is not None
+            assert book.bids() != []
+            line.up()
+            while (await anext(books)).stale is not None:
+                pass
+            while (await anext(accounts)).stale is not None:
+                pass
+            assert book.is_valid
+            assert (book.stale_since, account.stale_since) == (None, None)
+
+    run("trio", scenario)
+
+
+def test_a_view_is_given_out_once_for_a_loss_although_no_update_comes(relay: SharedRelay) -> None:
+    async def scenario() -> None:
+        async with (
+            FaultProxy(relay.port).serve() as line,
+            Client(f"http://127.0.0.1:{line.port}", api_key=KEYS["main"]["key"]) as it,
+            it.account("helio", "main") as accounts,
+        ):
+            await it.caught_up()
+            account = await anext(accounts)
+            while accounts._updates.waiting:
+                await anext(accounts)
+            orders = dict(account.orders)
+            line.down()
+            while (await anext(accounts)).stale is None:
+                pass
+            assert account.orders == orders
+            while accounts._updates.waiting:
+                await anext(accounts)
+            assert not accounts._updates._loss_is_news
+            line.up()
+            while (await anext(accounts)).stale is not None:
+                pass
+
+    run("trio", scenario)
+
+
+def test_a_view_is_told_anew_where_the_relay_cannot_resume(relay: SharedRelay) -> None:
+    async def scenario() -> None:
+        async with client(relay) as it, it.account("helio", "main") as accounts:
+            await it.caught_up()
+            account = await anext(accounts)
+            held = it._feed._channels["private-account.helio.main"]
+            assert held.position is not None
+            held.position = type(held.position)("another-epoch", held.position.seq)
+            account.orders["gone"] = Order(event=OrderEvent.ORDER_CREATED, id="gone", symbol="A", side=Side.BUY, status=OrderStatus.OPEN)
+            await anyio.to_thread.run_sync(relay.close_connections)
+            while (await anext(accounts)).stale is None:
+                pass
+            while (await anext(accounts)).stale is not None:
+                pass
+            assert "gone" not in account.orders
+            assert account.account is not None  # the whole state came before
+
+    run("trio", scenario)
+
+
+def test_a_loss_behind_a_resumption_that_was_not_read_yet_stands() -> None:
+    async def scenario() -> None:
+        updates = Updates(["depth.a.B"], partial=False)
+        views = ViewUpdates(updates, {"depth.a.B": OrderBook()})
+        updates._lose(updates.channels, "first", "2026-01-02T03:04:05Z")
+        updates._regain("depth.a.B")
+        updates._lose(updates.channels, "second", "2026-01-02T03:04:06Z")
+        assert (await anext(views)).stale == "first"
+        updates._regain("depth.a.B")
+        assert (await anext(views)).stale is None
+        assert updates.waiting == 0
+
+    run("trio", scenario)
+
+
+def test_a_view_stays_stale_where_the_relay_said_so_before_the_loss() -> None:
+    book = OrderBook()
+    stale = Staleness(event="STALE", symbols=["B"], reason="silent", stale_since="2026-01-02T03:04:05Z")
+    book.take(Update(channel="depth.a.B", name="staleness", event=stale))
+    book.lose("lost")
+    assert (book.stale, book.stale_since) == ("lost", None)
+    book.found()
+    assert (book.stale, book.stale_since) == ("silent", "2026-01-02T03:04:05Z")
+    book.forget()
+    assert book.stale is None
+
+
 def test_an_account_has_the_last_told_value_of_each_figure() -> None:
     view = AccountView("helio", "main")
 
@@ -314,3 +425,58 @@ def test_the_example_of_the_documentation_runs(
     assert "cache-quote.synthetic.BTC-USD 6" in out
     assert "accepted" in out
     assert "open orders, equity" in out
+
+
+class Flapping(Client):
+    """A client whose connections last as long as a test says; on a clock that jumps."""
+
+    def __init__(self, *lasts: float) -> None:
+        super().__init__(wait_for_relay=True)
+        self.lasts = list(lasts)
+        self.waits: list[float] = []
+
+    async def _connect(self) -> None:
+        if not self.lasts:
+            await anyio.sleep_forever()
+        self.is_connected, self._connected_at = True, anyio.current_time()
+        await anyio.sleep(self.lasts.pop(0))
+        raise ConnectionLost(None, "cut off")
+
+    async def _wait(self, seconds: float, *, wakes: bool) -> None:
+        before = anyio.current_time()
+        await super()._wait(seconds, wakes=wakes)
+        self.waits.append(anyio.current_time() - before)
+
+
+def on_a_clock_that_jumps(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await scenario()
+
+    anyio.run(main, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+
+
+def test_the_waits_grow_to_a_cap_and_begin_anew_behind_a_connection_that_held() -> None:
+    async def scenario() -> None:
+        async with Flapping(0, 1, 1, 1, 1, 1, 6, 1) as it:
+            it._start()
+            await anyio.sleep(100)
+            bounds = [(0.5, 1), (1, 2), (2, 4), (2.5, 5), (2.5, 5), (2.5, 5), (0.5, 1), (1, 2)]
+            assert len(it.waits) == len(bounds)
+            for wait, (least, most) in zip(it.waits, bounds, strict=True):
+                assert least - 1e-6 <= wait <= most + 1e-6
+
+    on_a_clock_that_jumps(scenario)
+
+
+def test_an_answer_over_http_ends_the_wait() -> None:
+    async def scenario() -> None:
+        async with Flapping(0, 0, 0, 0) as it:
+            it._start()
+            with anyio.move_on_after(100):
+                while True:
+                    await anyio.sleep(0.1)
+                    it.http._on_answer()
+            assert len(it.waits) == 4
+            assert all(0.5 - 1e-6 <= wait <= 0.6 + 1e-6 for wait in it.waits)
+
+    on_a_clock_that_jumps(scenario)
