@@ -286,7 +286,9 @@ def test_a_view_is_told_anew_where_the_relay_cannot_resume(relay: SharedRelay) -
             held = it._feed._channels["private-account.helio.main"]
             assert held.position is not None
             held.position = type(held.position)("another-epoch", held.position.seq)
-            account.orders["gone"] = Order(event=OrderEvent.ORDER_CREATED, id="gone", symbol="A", side=Side.BUY, status=OrderStatus.OPEN)
+            account.orders["gone"] = Order(
+                event=OrderEvent.ORDER_CREATED, id="gone", symbol="A", side=Side.BUY, status=OrderStatus.OPEN
+            )
             await anyio.to_thread.run_sync(relay.close_connections)
             while (await anext(accounts)).stale is None:
                 pass
