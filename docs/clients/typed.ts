@@ -23,7 +23,7 @@ await new Promise<void>((enough) => {
 
 await new Promise<void>((enough) => {
   const depth = relay.book(channels.depth("synthetic", "BTC/USD"), (book) => {
-    if (!book.isValid) return;
+    if (!book.isValid || book.stale) return;
     console.log("best", book.bids(1), book.asks(1));
     depth.unsubscribe();
     enough();

@@ -11,10 +11,11 @@
 //
 // `failed` is called if the relay cannot send them, because it was restarted (epoch_changed) or no longer stores the events
 // (position_expired). Load the state again then. `rewind`, a number or a function of the channel's name, asks for that many past
-// events when a channel is joined first. A channel that was unsubscribed has no position.
+// events when a channel is joined first. A channel that was unsubscribed has no position. `placed` is called with a channel's name
+// once everything has come that was there when it was subscribed: the state with which it begins, or what was missed.
 "use strict";
 
-function tickrelayResume(pusher, { failed = () => {}, rewind = 0 } = {}) {
+function tickrelayResume(pusher, { failed = () => {}, placed = () => {}, rewind = 0 } = {}) {
   const positions = new WeakMap(); // by channel object; a channel that was left and joined again is a new object
   const userChannels = {}; // pusher-js hides a signed-in user's own channel, and creates a new one with every connection
   const owner = (name) => pusher.channel(name) ?? (userChannels[name] ??= {});
@@ -44,9 +45,11 @@ function tickrelayResume(pusher, { failed = () => {}, rewind = 0 } = {}) {
     const key = owner(channel);
     if (/^(pusher_internal:subscription_|tickrelay:(resume_|position))/.test(event)) {
       const { epoch, seq, reason } = JSON.parse(data);
+      const isResuming = event.startsWith("pusher_internal:") && positions.has(key); // how that went is said behind it
       if (epoch) positions.set(key, { epoch, seq });
       else if (reason) positions.delete(key); // there is no history, or the position comes behind the channel's state
       if (reason) failed(channel, { reason, epoch, seq });
+      if (epoch && !isResuming) placed(channel);
     } else if (!event.startsWith("pusher") && positions.has(key)) {
       // An event of a stream has its number inside the data, an application's own event beside them.
       const number = seq ?? JSON.parse(data).seq;

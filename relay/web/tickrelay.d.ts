@@ -972,6 +972,10 @@ export type Handlers<Channel extends string> = { [Kind in KindsOf<Channel>]?: (m
   refused?: (error: { type?: string; error?: string; status?: number }) => void;
   /** The relay cannot send the events that were missed while the connection was lost. */
   missed?: (missed: Missed) => void;
+  /** The connection is lost: what the channel told cannot be relied on now. `since`: when the last message came. */
+  lost?: (loss: { reason: string; since?: Time }) => void;
+  /** The connection is back, and everything that was missed, or else the channel's state, has come. */
+  regained?: () => void;
 };
 
 export interface Subscription<Channel extends string = string> {
@@ -986,12 +990,18 @@ export class OrderBook {
   symbol: string | undefined;
   /** False before the first snapshot, and after a loss until the next one; the sides are empty then. */
   isValid: boolean;
-  /** Why the data cannot be relied on now; undefined while they can. */
-  stale: string | undefined;
+  /** Why the data cannot be relied on now; undefined while they can. Set as long as the connection to the relay is lost. */
+  readonly stale: string | undefined;
+  /** Since when they cannot; undefined where that is not known. Without a connection: when the last message came. */
+  readonly staleSince: Time | undefined;
   /** Apply the next event of the channel. */
   take(message: DepthMessage | GapMessage | StalenessMessage): void;
-  /** Discard the levels until the next snapshot. */
+  /** Discard the levels until the next snapshot, and what was said of their staleness. */
   forget(): void;
+  /** Say that the connection is lost; a loss before the first one's end changes nothing. */
+  lose(reason: string, since?: Time): void;
+  /** Say that everything that was missed has been received. */
+  found(): void;
   /** The bids as price and size, the best first. */
   bids(depth?: number): Level[];
   /** The asks as price and size, the best first. */
@@ -1048,7 +1058,7 @@ export class Relay<Client = unknown> {
   /** A further subscription of a channel gets what comes from then on, not the state that came to the first one. */
   subscribe<const Channel extends string>(channel: Channel, handlers: Handlers<Channel>): Subscription<Channel>;
   /**
-   * Keep the book of a depth channel; `changed` is called after each event.
+   * Keep the book of a depth channel; `changed` is called after each event, and when the connection is lost or regained.
    * @throws Error: the channel has subscriptions already, so that no snapshot would come. Begin its book first.
    */
   book(channel: `${Prefix}depth.${string}`, changed: (book: OrderBook) => void): Subscription & { book: OrderBook };

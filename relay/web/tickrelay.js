@@ -67,17 +67,39 @@ function priceKey(text) {
 export class OrderBook {
   symbol = undefined;
   isValid = false;
-  stale = undefined;
+  #told = undefined;
+  #lost = undefined;
   #bids = new Map();
   #asks = new Map();
 
   take(message) {
-    if (message.type === "staleness") this.stale = message.event === "FRESH" ? undefined : (message.reason ?? "stale");
-    else if (message.type === "gap") this.forget();
+    if (message.type === "staleness") this.#told = message.event === "FRESH" ? undefined : message;
+    else if (message.type === "gap") this.#clear();
     else if (message.type === "depth") this.#depth(message.depth);
   }
 
+  get stale() {
+    return this.#lost?.reason ?? (this.#told && (this.#told.reason ?? "stale"));
+  }
+
+  get staleSince() {
+    return this.#lost ? this.#lost.since : this.#told?.stale_since;
+  }
+
+  lose(reason, since) {
+    this.#lost ??= { reason, since };
+  }
+
+  found() {
+    this.#lost = undefined;
+  }
+
   forget() {
+    this.#told = undefined;
+    this.#clear();
+  }
+
+  #clear() {
     this.isValid = false;
     this.#bids.clear();
     this.#asks.clear();
@@ -87,8 +109,9 @@ export class OrderBook {
   #depth({ symbol, bids, asks, snapshot }) {
     this.symbol = symbol;
     if (snapshot) {
-      this.forget();
+      this.#clear();
       this.isValid = true;
+      this.found(); // a relay without a history says no more than this
     }
     if (!this.isValid) return;
     for (const [side, levels] of [[this.#bids, bids], [this.#asks, asks]]) {
@@ -115,17 +138,31 @@ export class Relay {
   #apiKey;
   #subscriptions = new Map(); // channel -> the handlers of each subscription
   #books = new Map(); // channel -> its book, and the functions that are called with it
+  #lost = new Set(); // channels of which something may be missing, since the connection was lost
+  #heard = undefined; // when the last message came
 
   constructor(pusher, { url, apiKey, rewind = 0 }) {
     this.pusher = pusher;
     this.#url = url;
     this.#apiKey = apiKey;
     const failed = (channel, missed) => this.#subscriptions.get(channel)?.forEach((handlers) => handlers.missed?.(missed));
-    globalThis.tickrelayResume(pusher, { failed, rewind });
+    const placed = (channel) => this.#lost.delete(channel) && this.#subscriptions.get(channel)?.forEach((handlers) => handlers.regained?.());
+    globalThis.tickrelayResume(pusher, { failed, placed, rewind });
+    pusher.connection.bind("message", () => { this.#heard = Date.now(); });
+    pusher.connection.bind("state_change", ({ previous }) => { if (previous === "connected") this.#lose("not connected to the relay"); });
+  }
+
+  #lose(reason) {
+    const since = this.#heard && new Date(this.#heard).toISOString();
+    for (const [channel, all] of this.#subscriptions) {
+      if (this.#lost.has(channel)) continue;
+      this.#lost.add(channel);
+      all.forEach((handlers) => handlers.lost?.({ reason, since }));
+    }
   }
 
   subscribe(channel, handlers) {
-    const { subscribed, refused, missed, ...kinds } = handlers;
+    const { subscribed, refused, missed, lost, regained, ...kinds } = handlers;
     const bound = Object.entries({ ...kinds, "pusher:subscription_succeeded": subscribed, "pusher:subscription_error": refused });
     const others = this.#subscriptions.get(channel) ?? new Set();
     this.#subscriptions.set(channel, others.add(handlers));
@@ -137,6 +174,7 @@ export class Relay {
       for (const [event, handler] of bound) if (handler) pusherChannel.unbind(event, handler);
       if (others.size || this.#subscriptions.get(channel) !== others) return;
       this.#subscriptions.delete(channel);
+      this.#lost.delete(channel);
       this.pusher.unsubscribe(channel);
     };
     return { channel, unsubscribe };
@@ -162,7 +200,11 @@ export class Relay {
     const tell = () => readers.forEach((changed) => changed(book));
     const take = (message) => { book.take(message); tell(); };
     const missed = () => { book.forget(); tell(); };
-    const shared = { book, readers, subscription: this.subscribe(channel, { depth: take, gap: take, staleness: take, missed }) };
+    const lost = ({ reason, since }) => { book.lose(reason, since); tell(); };
+    const regained = () => { book.found(); tell(); };
+    const refused = ({ error }) => lost({ reason: `refused by the relay: ${error}` });
+    const handlers = { depth: take, gap: take, staleness: take, missed, lost, regained, refused };
+    const shared = { book, readers, subscription: this.subscribe(channel, handlers) };
     this.#books.set(channel, shared);
     return shared;
   }
@@ -214,7 +256,9 @@ export async function connect(Pusher, { url, apiKey, app, rewind, pusher: furthe
     wsPort: number,
     wssPort: number,
     forceTLS,
-    enabledTransports: ["ws", "wss"],
+    enabledTransports: ["ws"], // with forceTLS that is wss; with both, pusher-js tries TLS at a port that has none
+    activityTimeout: 15_000,
+    pongTimeout: 10_000,
     disableStats: true,
     channelAuthorization: { endpoint: `${base}/api/v2/ws/auth${query}`, transport: "ajax", headers: { Authorization: `Bearer ${apiKey}` } },
     ...further,

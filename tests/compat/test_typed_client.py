@@ -64,6 +64,45 @@ relay.subscribe("depth.a.B", { depth() {} });
 try { relay.book("depth.a.B", () => {}); } catch (error) { log.push(error.message); }
 console.log(JSON.stringify(log));
 """
+#: A line to the relay that is cut and mended, a book and an account on it, and what they are told; `argv[2]`: the relay's port.
+CUT = """
+import net from "node:net";
+import Pusher from "pusher-js";
+import { channels, connect } from "./tickrelay.js";
+const sockets = new Set();
+const line = net.createServer((near) => {
+  const far = net.connect(Number(process.argv[2]), "127.0.0.1");
+  for (const [one, other] of [[near, far], [far, near]]) {
+    sockets.add(one);
+    one.on("error", () => other.destroy()).on("close", () => { sockets.delete(one); other.destroy(); });
+    one.pipe(other);
+  }
+});
+const opened = (port) => new Promise((ready) => line.listen(port, "127.0.0.1", ready));
+await opened(0);
+const { port } = line.address();
+const relay = await connect(Pusher, { url: `http://127.0.0.1:${port}`, apiKey: process.argv[3] });
+const told = [];
+const account = new Promise((back) => relay.subscribe(channels.account("helio", "main"), {
+  lost: ({ reason, since }) => told.push(["lost", reason, since <= new Date().toISOString()]),
+  regained: () => { told.push(["regained"]); back(); },
+}));
+let changed = () => {};
+const { book } = relay.book(channels.depth("synthetic", "BTC/USD"), (book) => changed(book));
+const until = (holds) => new Promise((found) => { changed = (book) => holds(book) && found(); });
+await until((book) => book.isValid);
+const fresh = [book.stale ?? null, book.staleSince ?? null];
+const lost = until((book) => book.stale);
+line.close();
+for (const socket of sockets) socket.destroy();
+await lost;
+const during = [book.isValid, book.stale, book.bids().length > 0, book.staleSince <= new Date().toISOString()];
+const back = until((book) => !book.stale);
+await opened(port);
+await Promise.all([back, account]);
+console.log(JSON.stringify({ fresh, during, after: [book.isValid, book.staleSince ?? null], told, transports: relay.pusher.config.enabledTransports }));
+process.exit(0);
+"""
 #: The client as a module of a page: a quote, and the state of an account, which needs authorization.
 IN_A_PAGE = """async ({ url, apiKey }) => {
   const { channels, connect } = await import(`${url}/tickrelay.js`);
@@ -72,7 +111,7 @@ IN_A_PAGE = """async ({ url, apiKey }) => {
     relay.subscribe(channels.quote("synthetic", "BTC/USD"), { quote: ({ quote }) => found(quote.symbol) }));
   const balance = new Promise((found, failed) =>
     relay.subscribe(channels.account("helio", "main"), { account: ({ account }) => found(account.balance), refused: failed }));
-  const { reply } = await relay.command({ command: "list_orders", provider: "helio" });
+  const { reply } = await relay.command({ command: "list_orders", provider: "helio", account: "main" });
   return [await symbol, typeof await balance, reply.outcome];
 }"""
 #: Prints results of the functions that need no relay.
@@ -167,6 +206,21 @@ def test_books_of_one_channel_are_one(folder: Path) -> None:
         "subscribe depth.a.B",
         "depth.a.B: begin its book before other subscriptions of the channel",
     ]
+
+
+@pytest.mark.node
+def test_a_lost_connection_is_told_at_once_and_until_all_that_was_missed_has_come(
+    folder: Path, relay: SharedRelay
+) -> None:
+    (folder / "cut.js").write_text(CUT)
+    found = json.loads(run(folder, "cut.js", str(relay.port), KEYS["main"]["key"]))
+    assert found == {
+        "fresh": [None, None],
+        "during": [True, "not connected to the relay", True, True],
+        "after": [True, None],
+        "told": [["lost", "not connected to the relay", True], ["regained"]],
+        "transports": ["ws"],  # no attempt with TLS
+    }
 
 
 @pytest.mark.browser
