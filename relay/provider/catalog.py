@@ -277,10 +277,18 @@ def _market_entry(provider: str, offer: Offer, symbols: tuple[str, ...], private
 
 
 def merged_entries(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
-    """Return the entries of provider ``all``: one for each market kind that any provider offers publicly."""
+    """Return the entries of provider ``all``: one for each market kind that any provider offers publicly.
+
+    Instruments have none: each is the terms of one provider, and is published when it changes only.
+    """
     merged: dict[str, CatalogEntry] = {}
     for entry in entries:
-        if entry.kind not in MARKET_KINDS or entry.visibility != "public" or entry.provider == ALL:
+        if (
+            entry.kind not in MARKET_KINDS
+            or entry.kind == "instrument"
+            or entry.visibility != "public"
+            or entry.provider == ALL
+        ):
             continue
         known = merged.get(entry.kind)
         frames = dict.fromkeys((*(known.timeframes if known else ()), *entry.timeframes))
