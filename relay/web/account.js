@@ -132,6 +132,8 @@ function notice(data, text, mark = "") {
 // --- drawing --------------------------------------------------------------------------------------------------------
 
 const money = (value) => ({ text: value ?? "–", className: value === undefined ? "dim" : Number(value) < 0 ? "down" : Number(value) > 0 ? "up" : "" });
+/** Some brokers tell a position's profit only when the position changes. */
+const profit = (value, at) => (value !== undefined && since(at) > 10 ? { text: value, className: "dim", title: `as it was ${span(since(at))} ago` } : money(value));
 const plain = (value) => value ?? { text: "–", className: "dim" };
 const sideOf = (side) => ({ text: side ?? "", className: ["BUY", "LONG"].includes(side) ? "up" : "down" });
 const button = (text, about, act) => element("button", { type: "button", "aria-label": about, onclick: act }, text);
@@ -157,8 +159,8 @@ function draw() {
     money(about.unrealized_pnl), money(about.realized_pnl), about.currency ?? "", stale.has(key) ? { text: "stale", className: "warn" } : at ? span(since(at)) : hasMoney ? "waiting" : { text: "not sent", title: "This provider sends no balance." },
   ]]));
   drawTotals(shown("accounts").map(([, each]) => each.about));
-  show("positions", shown("positions").map(([key, { provider, account, about }]) => [key, [
-    `${provider} / ${account}`, about.symbol, sideOf(about.side), withUnit(about.quantity, about), plain(about.average_entry_price), plain(about.current_price), money(about.unrealized_pnl),
+  show("positions", shown("positions").map(([key, { provider, account, about, at }]) => [key, [
+    `${provider} / ${account}`, about.symbol, sideOf(about.side), withUnit(about.quantity, about), plain(about.average_entry_price), plain(about.current_price), profit(about.unrealized_pnl, at),
     mayTrade(provider, account, "close_position") ? buttons(`position ${key}`, () => [button("Close", `Close ${about.symbol} at ${provider}`, () => closePosition(provider, account, state.positions.get(key).about))]) : "",
   ]]));
   const open = $("orders-open").checked;
