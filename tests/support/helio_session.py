@@ -156,7 +156,8 @@ class Machine:
 
     def say(self, command: Command, within: float = 1000.0) -> None:
         """Take a command and hand it to the session."""
-        pending, _ = self.commands.take(AccountRef("helio", "main"), command, None, self.now + within, self.now)
+        account, written = AccountRef("helio", "main"), self.machine.as_written(command)
+        pending, _ = self.commands.take(account, command, None, self.now + within, self.now, written=written)
         self._do(session_events.SendCommand(pending))
 
     def give_up(self, command: Command) -> None:
