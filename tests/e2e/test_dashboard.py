@@ -353,7 +353,9 @@ def test_two_accounts_of_a_broker_are_told_apart(page: Any) -> None:
         page.wait_for_selector(
             f"#positions tr:has-text('helio / {account}'):has-text('GBP/USD'):has-text('{quantity}')"
         )
-    page.wait_for_selector("#positions tr:has-text('helio / main') td.dim[title^='as it was']")  # Helio tells it no more
+    page.wait_for_selector(
+        "#positions tr:has-text('helio / main') td.dim[title^='as it was']"
+    )  # Helio tells it no more
     page.select_option("#account-filter", "helio main")
     page.wait_for_function(
         "![...document.querySelectorAll('#positions tr')].some((row) => /second/.test(row.textContent))"
