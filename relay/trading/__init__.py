@@ -1,1 +1,1 @@
-"""Commands from request to reply."""
+"""Trading commands, from request to reply."""

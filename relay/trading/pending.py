@@ -1,4 +1,4 @@
-"""One trading command from request to reply: its entry in the registry, what becomes of it, and its form in the store."""
+"""One trading command from request to reply: its entry in the registry, its outcome, and its record in the store."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +40,7 @@ _SHORT = 300
 
 #: Commands that change nothing: repeating one does no harm, so their replies are not remembered.
 READING = (OrderHistory, PositionHistory, TradeHistory, ListAccounts, ListPositions, ListOrders, GetQuote)
-#: The events that an answer consists of, by `Command.answer`.
+#: The type of the events in an answer, by `Command.answer`.
 ANSWERS: Mapping[str, type[Event]] = {
     "accounts": Account,
     "positions": Position,
@@ -54,7 +54,7 @@ TABLE = "commands"
 
 @frozen
 class AccountRef:
-    """One account of one provider, None where its events name none. A session is identified by its own account's."""
+    """One account of one provider. ``account`` is None if the events name none. Also identifies the account's session."""
 
     provider: str
     account: str | None
@@ -68,23 +68,23 @@ class PendingCommand:
     """One command and its reply.
 
     Attributes:
-        session: the session that carries it out.
+        session: the session that executes it.
         scope: the account its names belong to.
         due_at: its deadline, monotonic seconds.
-        taken_at: when it was taken, monotonic seconds; None of one that was taken before a restart.
+        taken_at: when it was accepted, monotonic seconds; None if that was before a restart.
         api_key: name of the API key that sent it.
-        digest: of the command without its ``id``: another command under one of its names has another one.
+        digest: digest of the command without its ``id``. A different command under the same name has a different digest.
         called: the name of the command's type.
         sent: whether it was sent to the provider.
         sent_at: when it was sent, monotonic seconds.
         over_http: whether it was sent as an HTTP request, which outlives the WebSocket.
-        not_stored: the reason that its names are not in the store, so that it must not be sent; else empty.
-        errors: errors that came since it was sent and named no command.
+        not_stored: the reason why its names could not be stored, so that it must not be sent; otherwise empty.
+        errors: errors received since it was sent that named no command.
         answer: the reply as it was published, canonical JSON; empty while the command is open.
-        stamp, event_id: those the reply was published with.
-        shown: the reply that the account's stream gives, whatever the provider's answer is.
-        size: the bytes that it takes of the shares of its key and account.
-        told: whether the reply may be told.
+        stamp, event_id: stamp and event id with which the reply was published.
+        shown: the reply that follows from the account's stream, independent of the provider's answer.
+        size: its size in bytes, charged to the shares of its API key and account.
+        told: whether the reply has been released to the waiters.
     """
 
     session: AccountRef
@@ -109,16 +109,16 @@ class PendingCommand:
     size: int = 0
     told: bool = False
     taken_at: float | None = None
-    #: The command as the adapter writes it, where that differs: for an order that took another one's place, or under a name
-    #: that was made. It is stored with the command's names, so that its fate can be found after a restart too.
+    #: The command as it is given to the adapter, if that differs: for the order that replaced the one named, or with a
+    #: generated name. It is stored with the command's names, so that its outcome can be found after a restart too.
     written: Command | None = None
-    #: Ids of the orders that took the place of the one it names.
+    #: Ids of the orders that replaced the one it names, in order.
     followed: list[str] = Factory(list)
     _waiting: list[Callable[[Outcome | None, bytes], object]] = Factory(list)
 
     @property
     def outcome(self) -> Outcome | None:
-        """The outcome by the present reply; None while the command is open."""
+        """The outcome in the current reply; None while the command is open."""
         return None if self.reply is None else self.reply.outcome
 
     @property
@@ -147,17 +147,17 @@ class PendingCommand:
         return Row(TABLE, self.key, _encode(record))
 
     def _made_name(self) -> str:
-        """Return the `client_order_id` that was made for an order; empty where its sender gave one, or none is needed."""
+        """Return the generated `client_order_id` of an order; empty if the sender chose one or none is needed."""
         match self.command, self.written:
             case PlaceOrder(client_order_id=None), PlaceOrder(client_order_id=str() as made):
                 return made
         return ""
 
     def answered_command(self, now: float, unix_ns: int) -> AnsweredCommand | None:
-        """Return the command for plugins; None without a reply, or if it was taken before a restart.
+        """Return the command for plugins; None without a reply, or if it was accepted before a restart.
 
         Args:
-            now, unix_ns: this moment by the monotonic and by the wall clock, in seconds and nanoseconds.
+            now, unix_ns: the current time: monotonic seconds and Unix time in nanoseconds.
         """
         reply = self.reply
         if reply is None or self.taken_at is None:
@@ -175,7 +175,7 @@ class PendingCommand:
         )
 
     def subjects(self) -> Iterator[tuple[AccountRef, str, str]]:
-        """Yield the names under which the account's stream tells the command's fate."""
+        """Yield (account, kind, name) of the orders and positions whose events show the command's outcome."""
         match self.written if isinstance(self.written, PlaceOrder) else self.command:
             case PlaceOrder(client_order_id=str() as client_order_id):
                 yield self.scope, "client_order_id", client_order_id
@@ -187,9 +187,9 @@ class PendingCommand:
             yield self.scope, "order", order_id
 
     def when_answered(self, call: Callable[[Outcome | None, bytes], object]) -> None:
-        """Call ``call`` with the outcome and the reply's JSON as soon as there is a reply that may be told, at once if so.
+        """Call ``call`` with the outcome and the reply's JSON once the reply has been released; now, if it already has.
 
-        A reply may be told when it is in the store: after a crash there must be no second one.
+        A reply is released when it is in the store, so that a crash cannot lead to a second, different one.
         """
         if self.told:
             call(self.outcome, self.answer)
@@ -197,15 +197,15 @@ class PendingCommand:
             self._waiting.append(call)
 
     def replied(self, result: Any, error: Any) -> Reply:
-        """Return the reply by the provider's answer."""
+        """Return the reply for the provider's answer: rejected if there is an ``error``, otherwise accepted."""
         return self._reply(Outcome.ACCEPTED if error is None else Outcome.REJECTED, result=result, error=error)
 
     def answered(self, reply: CommandReply, stamp: Stamp) -> Reply:
-        """Return the reply by the provider's answer to a list, a history or a quote, in the words of the events.
+        """Return the reply to a list, a history or a quote, with the provider's answer normalized to events.
 
-        The result has the bodies of the events under the name of `Command.answer`, and the provider's answer as ``data``.
-        What is of an account other than the command's is left out. ``not_understood`` counts the elements that could not be
-        read; they are in ``data``.
+        The result has the events' bodies under the name in `Command.answer`, and the provider's own answer as ``data``.
+        Events of other accounts are left out. ``not_understood`` counts the elements that could not be decoded; they are
+        in ``data``.
         """
         name = self.command.answer
         assert name is not None
@@ -219,24 +219,24 @@ class PendingCommand:
         return self.replied({**words, "data": reply.result}, None)
 
     def refused(self, code: str, message: str, **more: str) -> Reply:
-        """Return the reply to a command that is not sent; ``more`` are further members of its error."""
+        """Return the rejection of a command that was not sent; ``more`` are further members of its error."""
         return self._reply(Outcome.REJECTED, error={"code": code, "message": message, **more})
 
     def unanswered(self, answer: Answer) -> Reply:
-        """Return the reply after an HTTP answer that does not tell the command's fate, see `nothing_known`."""
+        """Return the unknown reply after an HTTP answer that leaves the outcome open, see `nothing_known`."""
         what = f"HTTP status {answer.status}" if answer.status else "no usable answer"
         message = f"{what}: {answer.text[:500]}" if answer.text else what
         return self._reply(Outcome.UNKNOWN, error={"code": "no_answer", "message": message})
 
     def given_up(self, code: str, message: str) -> Reply:
-        """Return the reply to a command that is waited for no longer: unknown if it was sent, else rejected."""
+        """Return the reply to a command that is no longer waited for: unknown if it was sent, otherwise rejected."""
         if not self.sent:
             return self.refused(f"{code}_before_sent", f"{message}, and the command had not been sent")
         heard = {"heard": self.errors} if self.errors else {}
         return self._reply(Outcome.UNKNOWN, error={"code": code, "message": message, **heard})
 
     def undecided(self, error: Mapping[str, str]) -> Reply:
-        """Return the reply to a command of which nothing was said in time."""
+        """Return the unknown reply to a command whose outcome was not reported in time."""
         return self._reply(Outcome.UNKNOWN, error=error)
 
     def _reply(self, outcome: Outcome, *, result: Any = None, error: Any = None) -> Reply:
@@ -244,20 +244,20 @@ class PendingCommand:
         return Reply(id=command.id, account=command.account, ok=ok, outcome=outcome, result=result, error=error)
 
     def settle(self, reply: Reply, stamp: Stamp, now: float, id: str, data: bytes) -> None:
-        """Take ``reply``, published with ``id`` as the bytes ``data``; `tell` wakes those who wait for it."""
+        """Store ``reply``, which was published with ``id`` as the bytes ``data``. `tell` then wakes the waiters."""
         self.reply, self.stamp, self.event_id, self.answered_at = reply, stamp, id, now
         self.answer = data
         self._shorten()
 
     def tell(self, outcome: Outcome, answer: bytes) -> None:
-        """Hand the reply, all of it, to those who wait for it."""
+        """Release the reply and pass it, unshortened, to the waiters."""
         self.told = True
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call(outcome, answer)
 
     def _shorten(self) -> None:
-        """Drop what a repetition can do without: what is remembered for a day must be small."""
+        """Drop long results, and the provider's own members if the outcome is known, to save memory: entries last a day."""
         reply, stamp = self.reply, self.stamp
         assert reply is not None
         assert stamp is not None
@@ -270,14 +270,14 @@ class PendingCommand:
             self.written = None if self.written is None else _without_objects(self.written)
 
     def fate(self, event: Order | Position) -> Reply | None:
-        """Return the reply that an order or position of this command's gives to it; None if it gives none."""
+        """Return the reply that follows from the state of this command's order or position; None if none does."""
         command = self.command
         if isinstance(command, AmendOrder) and self.followed:
             command = attrs.evolve(command, order_id=self.followed[-1])
         return fate(command, event)
 
     def show(self, event: Order | Position) -> None:
-        """Take over what the account's stream shows of this command's order or position."""
+        """Update the reply from a state of this command's order or position, seen in the account's stream."""
         found = self.fate(event)
         if found is None:
             return
@@ -309,7 +309,7 @@ def measured(command: Command) -> tuple[bytes, int]:
 
 
 def told_names(event: Order | Position) -> list[tuple[str, str]]:
-    """Return the kinds and names by which a state is the one a command is about, as `PendingCommand.subjects`."""
+    """Return the (kind, name) pairs that identify an order or position, comparable with `PendingCommand.subjects`."""
     if isinstance(event, Position):
         return [("position", event.id)]
     named = [("client_order_id", event.client_order_id), ("order", event.replaces)]
@@ -320,16 +320,16 @@ def told_names(event: Order | Position) -> list[tuple[str, str]]:
 
 
 def nothing_known(answer: Answer) -> bool:
-    """Return whether an HTTP answer leaves open if the order was carried out.
+    """Return True if an HTTP answer leaves open whether the command was executed.
 
-    501 does not: the provider has no such function. 499 comes from a proxy (nginx) whose connection ended before its
-    server answered.
+    501 does not: the provider has no such function. 499 is sent by a proxy (nginx) whose client closed the connection
+    before the server answered.
     """
     return answer.status in (0, 408, 499) or (answer.status >= 500 and answer.status != 501)
 
 
 def fate(command: Command, event: Order | Position) -> Reply | None:
-    """Return the reply that ``event``, of the same order or position, gives to ``command``; None if it gives none."""
+    """Return the reply to ``command`` that follows from a state of its order or position; None if none does."""
     match command, event:
         case PlaceOrder(), Order(status=OrderStatus.REJECTED):
             return _refused(command, event)
@@ -339,14 +339,14 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
             return _refused(command, event)
         case CancelOrder(), Order(status=OrderStatus.CANCELLED):
             return _done(command, order_id=event.id, status=event.status)
-        # The order that takes the place of the one named is to be cancelled; the registry follows it.
+        # The command now concerns the order that replaced the named one; the registry follows that one.
         case CancelOrder(), Order(status=OrderStatus.REPLACED):
             return None
         case AmendOrder(order_id=order_id), Order(replaces=replaces) if replaces is not None and replaces == order_id:
             if event.status is OrderStatus.REJECTED:
                 return _refused(command, event)
             return _done(command, order_id=event.id, status=event.status) if _has_all(event, command) else None
-        case AmendOrder(), Order(status=OrderStatus.REPLACED):  # by what, the other order tells
+        case AmendOrder(), Order(status=OrderStatus.REPLACED):  # the new order shows its values
             return None
         case AmendOrder(), Order(event=OrderEvent.ORDER_MODIFY_REJECTED):
             return _refused(command, event)
@@ -354,7 +354,7 @@ def fate(command: Command, event: Order | Position) -> Reply | None:
             return _done(command, order_id=event.id, status=event.status)
         case AmendOrder(), Order(status=OrderStatus.FILLED):  # before the amendment, or because of it
             return None
-        # CANCELLED is final too, but no refusal of an amendment: a broker may amend by cancelling and placing anew.
+        # CANCELLED is final too, but does not refuse an amendment: a broker may amend by cancelling and placing anew.
         case CancelOrder() | AmendOrder(), Order(status=status) if (
             status.is_final and status is not OrderStatus.CANCELLED
         ):
@@ -368,14 +368,14 @@ _AMENDED = (OrderEvent.ORDER_MODIFIED, OrderEvent.ORDER_PARTIALLY_FILLED)
 
 
 def _shows_amendment(order: Order) -> bool:
-    """Return True if a state's values are the order's own: those it has in the market, or had at its end."""
+    """Return True if the state's values are in effect: those of a live order, or the last ones of an ended order."""
     if order.status in (OrderStatus.FILLED, OrderStatus.EXPIRED, OrderStatus.CANCELLED):
         return True
     return order.event in _AMENDED and order.status is not OrderStatus.PENDING
 
 
 def _has_all(order: Order, asked: AmendOrder) -> bool:
-    """Return True if the order has all that the amendment asked for. A time of expiry is told by no state."""
+    """Return True if the order has all values of the amendment, except the time of expiry, which no state has."""
     asked_for = [name for name in _AMENDABLE if getattr(asked, name) is not None]
     return bool(asked_for) and asked.good_till is None and reading.agrees(order, asked, *asked_for)
 
@@ -412,7 +412,7 @@ def _is_asked(event: object, name: str, stamp: Stamp) -> TypeGuard[Event]:
 
 
 def _shortened(reply: Reply, size: int) -> Reply:
-    """Return a reply that is small enough to be remembered."""
+    """Return the reply without its result, or with a shortened error, so that it is small enough to be remembered."""
     if reply.outcome is Outcome.ACCEPTED:
         message = f"the result is not remembered: the reply had {size} bytes, {MOST_ANSWER} are remembered"
         return attrs.evolve(reply, result=None, error={"code": "result_not_kept", "message": message})
@@ -422,7 +422,7 @@ def _shortened(reply: Reply, size: int) -> Reply:
 
 
 def _without_objects(command: Command) -> Command:
-    """Return the command without the provider's own members, which may be long; its digest still tells it apart."""
+    """Return the command without the provider's own members, which may be long. The digest still includes them."""
     empty: dict[str, Any] = {name: {} for name in ("extra", "arguments") if getattr(command, name, None)}
     return attrs.evolve(command, **empty) if empty else command
 
@@ -431,23 +431,23 @@ def _without_objects(command: Command) -> Command:
 
 
 class RecordError(ValueError):
-    """Raised for a row that is not a command's; the text says why."""
+    """Raised for a row that is not a valid command record; the text gives the reason."""
 
 
 class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A command in the store. A thousand of them are read in some milliseconds, because a restart reads a day's.
+    """A command in the store. Decoding must be fast (a thousand in some milliseconds): a restart reads a day's commands.
 
     Attributes:
-        session: provider and account of the session that carries it out.
+        session: provider and account of the session that executes it.
         account: the account its names belong to.
-        id: the command's.
-        name: of the command's type.
+        id: the command's id.
+        name: name of the command's type.
         names: kind and value of each name.
         digest: see `PendingCommand`, in hexadecimal.
-        command: the command as JSON; empty once its outcome is known for good.
-        made_name: the `client_order_id` that the relay made for an order; empty once its outcome is known for good.
-        followed: see `PendingCommand`; empty once its outcome is known for good.
-        outcome: of its reply; empty while there is none.
+        command: the command as JSON; empty once its outcome is final.
+        made_name: the `client_order_id` that the relay generated for an order; empty once its outcome is final.
+        followed: see `PendingCommand`; empty once its outcome is final.
+        outcome: outcome of its reply; empty while there is none.
         answered_at: wall time of the reply, RFC 3339; empty while there is none.
         answer: the reply as it was published, canonical JSON; empty while there is none.
     """
@@ -467,7 +467,7 @@ class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
     answer: str = ""
 
     def restored(self) -> Command:
-        """Return the command. Where it is not stored, or this version refuses it, it is a stand-in: its names stay sent."""
+        """Return the command. If it is not stored, or invalid in this version, return a stand-in that keeps its names."""
         try:
             if self.command:
                 return command_input.decode(self.command)
@@ -476,7 +476,7 @@ class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
         return Call(id=self.id, account=self.account, function=self.name)
 
     def written(self, command: Command) -> Command | None:
-        """Return the ``command`` as it was sent, where that differs."""
+        """Return ``command`` as it was sent; None if that is the same."""
         if isinstance(command, PlaceOrder) and self.made_name:
             return attrs.evolve(command, client_order_id=self.made_name)
         if isinstance(command, CancelOrder | AmendOrder) and self.followed:
@@ -487,7 +487,7 @@ class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Return the reply with its stamp and id.
 
         Raises:
-            RecordError: the answer is no reply.
+            RecordError: the stored answer is not a reply.
         """
         try:
             published = decode(self.answer)
@@ -506,8 +506,8 @@ def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
     """Return the entry of a stored command.
 
     Args:
-        value: its row's.
-        now, unix_ns: this moment by the monotonic and by the wall clock, in seconds and nanoseconds.
+        value: the value of its row.
+        now, unix_ns: the current time: monotonic seconds and Unix time in nanoseconds.
 
     Raises:
         RecordError: the row is not one of a command.
@@ -516,7 +516,7 @@ def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
         record = _decode(value)
         scope = AccountRef(record.session[0], record.account)
         outcome = Outcome(record.outcome) if record.outcome else None
-        # A clock that was set back must not make it older than it is.
+        # If the clock was set back, the difference is negative; the entry must not seem to be from the future.
         answered_at = now - max(0, unix_ns - to_ns(record.answered_at)) / 1e9 if record.answered_at else inf
         digest = bytes.fromhex(record.digest)
         command = record.restored()
@@ -538,7 +538,7 @@ def restored(value: bytes, now: float, unix_ns: int) -> PendingCommand:
         written=record.written(command),
         followed=list(record.followed),
     )
-    if outcome is Outcome.UNKNOWN:  # the account's stream may make another reply of it, with the same stamp and id
+    if outcome is Outcome.UNKNOWN:  # the account's stream may still correct the reply, which keeps its stamp and id
         published = record.reply()
         assert isinstance(published.event, Reply)
         pending.reply, pending.stamp, pending.event_id = published.event, published.stamp, published.id

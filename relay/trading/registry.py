@@ -1,28 +1,28 @@
 """The registry: every trading command of the relay, from request to reply.
 
-Senders and the sessions that carry commands out share this one table. What holds:
+Senders and the sessions that execute commands share this one table. Its rules:
 
 - A command has up to three names on its account: its ``id``, its idempotency key, and an order's ``client_order_id``. A
-  command that is repeated under any of them is not sent again: it is answered with the first one's reply, for which it
-  waits where that is still open. Another command under a name in use is refused (`Conflict`); the ``id`` does not make
-  a command another one.
-- Every command ends with exactly one reply. One that was never sent is REJECTED: nothing can have come of it. One that
-  was sent ends ACCEPTED or REJECTED by the provider's answer, and UNKNOWN when its deadline passes, the connection it was
-  sent on is lost, or the HTTP request got no answer that says anything of the order (`nothing_known`): the order may be
-  live. If a session has not replied `GRACE` after the deadline, the command ends as unknown here. Later replies are
-  counted and not published.
-- An error of the provider that names no command answers no command: it may be about anything. A command that ends unknown
-  lists such errors, as far as they came on its connection since it was sent.
-- An unknown outcome is corrected by the account's stream. What the stream shows of the same order (by its
-  ``client_order_id``, or by the id of the order or position a command names) while the command is open makes an unknown
-  reply a known one, marked ``reconciled``. What it shows later is no second reply: it answers a repetition of the command.
-- Nothing grows without bound, and nobody pays for another's commands. Every API key and every account has a share of
-  its own (`CommandLimits`). A share that is full forgets its rejected commands, the oldest first: nothing came of them. A
-  command that was accepted, or is unknown, is remembered for its whole age: when a share is full of those, it is the new
-  command that is refused (`Full`). The answers of commands that change nothing are not remembered.
-- A command that changes something is in the store before it is sent, and its reply after.
-  After a restart it is remembered as before; one without a reply ends as unknown, and is not sent again. While the store
-  fails, such commands are refused (`Unstorable`).
+  command that is repeated under any of them is not sent again. It gets the reply to the first one, and waits for it if
+  that is still open. A different command under a name in use is refused (`Conflict`); commands that differ only in their
+  ``id`` are the same.
+- Every command ends with exactly one reply. One that was never sent is REJECTED: it had no effect. One that was sent ends
+  ACCEPTED or REJECTED by the provider's answer. It ends UNKNOWN, since the order may be live, when its deadline passes,
+  the connection it was sent on is lost, or the HTTP answer leaves the outcome open (`nothing_known`). If a session has
+  not replied `GRACE` after the deadline, the registry ends the command as unknown. Later replies are counted and not
+  published.
+- A provider's error that names no command answers no command, because it may be about anything. A command that ends
+  unknown lists the errors of this kind that were received on its connection after it was sent.
+- The account's stream corrects an unknown outcome. A state of the same order (by its ``client_order_id``, or by the id of
+  the order or position that the command names) that arrives while the command is open turns an unknown reply into a known
+  one, marked ``reconciled``. A later state does not publish a second reply, but changes the answer to a repeated command.
+- Memory is bounded, and no sender's commands displace another's. Every API key and every account has a share of its own
+  (`CommandLimits`). A full share drops its rejected commands, the oldest first, because they had no effect. Accepted and
+  unknown commands are remembered for their whole age: if they fill a share, new commands are refused (`Full`). Replies to
+  commands that change nothing are not remembered.
+- A command that changes something is stored before it is sent, and its reply before it is released. After a restart it is
+  remembered as before; one without a reply ends as unknown and is not sent again. While the store fails, such commands
+  are refused (`Unstorable`).
 """
 
 from collections import Counter, OrderedDict
@@ -54,21 +54,21 @@ from relay.trading.pending import (
 from relay.trading.pending import names as command_names
 
 COMMAND = "client-command"
-"""The client event by which a subscriber of an account's channel sends a command. The other members do not get it."""
+"""The client event by which a subscriber of an account's channel sends a command. Other subscribers do not receive it."""
 WITHIN = 10.0
 """Seconds until the reply to a command that names no deadline."""
 GRACE = 2.0
 """Seconds after its deadline until a command without a reply ends here."""
-#: Errors that are kept for one command.
+#: Most provider errors that are kept for one command.
 MOST_ERRORS = 3
-#: Bytes that a command takes besides its texts.
+#: Bytes charged for a command in addition to its text.
 OVERHEAD = 1024
 
-#: The types of events that `CommandRegistry.check` is to be given.
+#: The event types that must be passed to `CommandRegistry.check`.
 CHECKED = frozenset({Reply, Order, Position})
 
 _NONE: dict[str, "PendingCommand"] = {}
-#: The error of a command whose fate a restart left open.
+#: The error of a command whose outcome a restart left open.
 RESTARTED = {"code": "restarted", "message": "the relay was restarted before the provider's answer"}
 _SILENT = {"code": "deadline", "message": "the session with the provider said nothing in time"}
 
@@ -102,13 +102,13 @@ class CommandLimits:
 
 @frozen(kw_only=True)
 class ClientCommand:
-    """A command that came on an account's channel.
+    """A command received on an account's channel.
 
     Attributes:
-        stream: the account's.
+        stream: the account's stream.
         channel: the channel's name, prefix included.
-        key: name of the API key by which the connection joined the channel; None where it was none.
-        digest: the digest of that key, as it was then.
+        key: name of the API key with which the connection subscribed to the channel; None if it used no API key.
+        digest: the digest of that key at the time of the subscription.
         data: the command's text.
     """
 
@@ -122,11 +122,11 @@ class ClientCommand:
 
 @frozen
 class Rejected:
-    """The command is not taken; the sender is told why.
+    """The refusal of a command, sent to its sender.
 
     Attributes:
-        id: the command's, as far as it could be read.
-        reason: the kind of refusal, in one word.
+        id: the command's id, if it could be read.
+        reason: the code of the refusal.
         field: the member at fault.
     """
 
@@ -138,22 +138,22 @@ class Rejected:
 
 @frozen
 class Repeated:
-    """The command was taken before and has its reply: the sender gets it again, as the canonical event's JSON."""
+    """The reply to a repeated command that has already been answered, as the canonical event's JSON."""
 
     reply: str
 
 
 OnCommand = Callable[[ClientCommand], Rejected | Repeated | None]
-"""Takes a command; None where its reply will come on the channel. Must not wait nor raise."""
+"""Accepts a command. Returns None if the reply will be published on the channel. Must neither block nor raise."""
 
 
 def off(command: ClientCommand) -> Rejected:
-    """Reject the command: the hub takes none."""
+    """Reject the command, because the hub accepts none."""
     return Rejected("this relay takes no commands", reason="not_available")
 
 
 class Conflict(Exception):
-    """Raised when a name belongs to another command; ``field`` is the kind of name."""
+    """Raised when a name is in use by a different command; ``field`` is the kind of name."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -162,7 +162,7 @@ class Conflict(Exception):
 
 
 class Full(Exception):
-    """Raised when there is no room for another command; ``limit`` is the setting that says so."""
+    """Raised when a limit does not allow another command; ``limit`` is the name of its setting."""
 
     def __init__(self, limit: str, message: str) -> None:
         super().__init__(f"{message} (limit commands.{limit})")
@@ -170,12 +170,12 @@ class Full(Exception):
 
 
 class Unstorable(Exception):
-    """Raised when the store cannot take a command's names, without which it must not be sent."""
+    """Raised when the store cannot save a command's names; without them the command must not be sent."""
 
 
 @define(eq=False)
 class _Share:
-    """Everything one API key, or one account, has open or remembered."""
+    """Usage of one API key or one account: its open and remembered commands."""
 
     count: int = 0
     bytes: int = 0
@@ -189,20 +189,20 @@ class CommandRegistry:
     def __init__(self, limits: CommandLimits | None = None, store: Store | None = None) -> None:
         self.limits = CommandLimits() if limits is None else limits
         self._store = store
-        #: Open commands by the session that carries them out, and their ids.
+        #: Open commands by the session that executes them, then by id.
         self._open: dict[AccountRef, dict[str, PendingCommand]] = {}
-        #: Commands that have their replies, and those of them that are forgotten by each age, the oldest first.
+        #: Answered commands; below, those that are forgotten by each of the two ages, the oldest first.
         self._kept: dict[tuple[AccountRef, str], PendingCommand] = {}
         self._lasting: OrderedDict[PendingCommand, None] = OrderedDict()
         self._rejected: OrderedDict[PendingCommand, None] = OrderedDict()
         self._names: dict[Name, PendingCommand] = {}
         self._watched: dict[tuple[AccountRef, str, str], list[PendingCommand]] = {}
-        #: The share of each API key, by its name, and of each account.
+        #: The share of each API key, by the key's name, and of each account.
         self._shares: dict[str | AccountRef, _Share] = {}
         self.notes: Counter[str] = Counter()
         """Counters: replies by outcome, ``repeated``, ``conflict``, ``full``, ``resolved``, ``late_reply``, ``silent``."""
         self.durations: dict[tuple[str, str], Histogram] = {}
-        """Seconds from taking a command to its reply, by provider and outcome."""
+        """Seconds from accepting a command to its reply, by provider and outcome."""
 
     def __len__(self) -> int:
         """Return the number of commands that are open or remembered."""
@@ -226,17 +226,17 @@ class CommandRegistry:
         then: Callable[[PendingCommand], object] = lambda pending: None,
         written: Command | None = None,
     ) -> tuple[PendingCommand, bool]:
-        """Return the entry of ``command``, and whether it is new: only then it is to be sent.
+        """Register ``command``. Return its entry, and True if it is new; only then must it be sent.
 
         Args:
             key: the idempotency key.
             api_key: name of the sender's API key.
-            then: called with a new command when its names are in the store, or with `PendingCommand.not_stored` if that
-                failed. A command that changes nothing needs no store.
-            written: the command as it is to be sent, where that differs; it is in the store before ``then`` is called, too.
+            then: called with the new entry once its names are in the store; `PendingCommand.not_stored` is set if that
+                failed. A command that changes nothing is not stored.
+            written: the command as it will be sent, if that differs; it is also stored before ``then`` is called.
 
         Raises:
-            Conflict: a name of it belongs to another command.
+            Conflict: one of its names is in use by a different command.
             Full: the session, the API key or the account has no room for another command.
             Unstorable: the command would change something, and the store fails.
         """
@@ -269,20 +269,20 @@ class CommandRegistry:
         return pending, True
 
     def _enter(self, pending: PendingCommand, size: int) -> None:
-        """Open an entry of ``size`` bytes."""
+        """Add an open command of ``size`` bytes to the tables and shares."""
         self._open.setdefault(pending.session, {})[pending.command.id] = pending
         self._charge(pending, size, 1)
         self._index_names(pending)
 
     def _index_names(self, pending: PendingCommand) -> None:
-        """Answer for a command under all its names, and look for its fate in the account's stream while it is not known."""
+        """Index a command by its names and, while its outcome is not known, by the orders and positions that show it."""
         self._names.update(dict.fromkeys(pending.names, pending))
         if pending.outcome in (None, Outcome.UNKNOWN):
             for subject in pending.subjects():
                 self._watched.setdefault(subject, []).append(pending)
 
     def _make_room(self, session: AccountRef, scope: AccountRef, api_key: str, size: int) -> None:
-        """Forget rejected commands until another one of ``size`` bytes has room. Raises Full if it has none."""
+        """Forget rejected commands until the limits allow another one of ``size`` bytes. Raises Full if they never do."""
         limits = self.limits
         if len(self._open.get(session, _NONE)) >= limits.open_per_session:
             raise self._full("open_per_session", f"{limits.open_per_session} commands are waiting for their replies")
@@ -309,7 +309,7 @@ class CommandRegistry:
         return Full(limit, message)
 
     def _charge(self, pending: PendingCommand, size: int, open: int = 0) -> None:
-        """Set what a command takes of its shares to ``size`` bytes; 0 ends it. ``open`` is by how many more wait."""
+        """Charge a command to its shares with ``size`` bytes; 0 removes it. ``open``: change of the number of open ones."""
         for owner in (pending.api_key, pending.scope):
             share = self._shares.get(owner)
             if share is None:
@@ -332,7 +332,7 @@ class CommandRegistry:
     # --- from sessions -----------------------------------------------------------------------------------------------
 
     def find(self, session: AccountRef, id: str) -> PendingCommand | None:
-        """Return the open command of this id that the session carries out."""
+        """Return the open command with this id of the session; None if there is none."""
         return self._open.get(session, _NONE).get(id)
 
     def open_of(self, session: AccountRef) -> list[PendingCommand]:
@@ -349,7 +349,7 @@ class CommandRegistry:
         return min((pending.due_at for pending in self._open.get(session, _NONE).values()), default=inf)
 
     def add_error(self, session: AccountRef, code: str, message: str) -> None:
-        """Keep an error that names no command for the commands it may concern."""
+        """Record an error that names no command with each command that it may concern."""
         for pending in self._open.get(session, _NONE).values():
             if pending.sent and not pending.over_http and len(pending.errors) < MOST_ERRORS:
                 pending.errors.append({"code": code, "message": message})
@@ -357,7 +357,7 @@ class CommandRegistry:
     # --- from the path of events -------------------------------------------------------------------------------------
 
     def check(self, event: Event, stamp: Stamp) -> Event | None:
-        """Return what to publish in place of ``event``, one of the types in `CHECKED`; None for a second reply."""
+        """Return the event to publish in place of ``event``, whose type is in `CHECKED`; None for a second reply."""
         match event:
             case Reply():
                 return self._check_reply(event, stamp)
@@ -375,20 +375,20 @@ class CommandRegistry:
         if (AccountRef(stamp.provider, stamp.account or reply.account), reply.id) in self._kept:
             self.notes["late_reply"] += 1
             return None
-        return reply  # to a command that was not taken here
+        return reply  # to a command that this registry does not have
 
     def _find_by_stamp(self, reply: Reply, stamp: Stamp) -> PendingCommand | None:
         own = self.find(AccountRef(stamp.provider, stamp.account), reply.id)
         if own is not None or stamp.account is None:
             return own
-        # The stamp may name an account that a session with several of them carries commands out for.
+        # The stamp may name an account of a session that serves several accounts.
         other = self.find(AccountRef(stamp.provider, None), reply.id)
         return other if other is not None and other.scope.account == stamp.account else None
 
     def settle(self, reply: Reply, stamp: Stamp, now: float, id: str = "", data: bytes = b"") -> PendingCommand | None:
-        """End the command that ``reply`` answers, wake its waiters, and return it; None where it answers no command.
+        """End the command that ``reply`` answers, wake its waiters, and return it; None if it answers no open command.
 
-        ``id`` and ``data`` are the id and the canonical JSON it was published with, left out if it was not published.
+        ``id`` and ``data``: event id and canonical JSON of the published reply; left out if it was not published.
         """
         pending = self._find_by_stamp(reply, stamp)
         if pending is None:
@@ -422,7 +422,7 @@ class CommandRegistry:
         return pending
 
     def _store_and_remember(self, pending: PendingCommand) -> None:
-        """Put a command that has its reply where it is forgotten from, and into the store."""
+        """Store an answered command, and enter it into the list from which it will be forgotten by age."""
         if self._store is not None and not isinstance(pending.command, READING):
             self._store.write(pending.row())
         self._remember(pending)
@@ -456,7 +456,7 @@ class CommandRegistry:
                     self._store_and_remember(pending)
 
     def follow(self, pending: PendingCommand, order_id: str) -> None:
-        """Look for the fate of a command at the order that replaced the one it names, too, after a restart as well."""
+        """Also read the command's outcome from the order that replaced the one it names, even after a restart."""
         if order_id not in pending.followed:
             pending.followed.append(order_id)
             self._watched.setdefault((pending.scope, "order", order_id), []).append(pending)
@@ -466,12 +466,12 @@ class CommandRegistry:
     # --- from the store ----------------------------------------------------------------------------------------------
 
     def restore(self, rows: Iterable[tuple[str, bytes]], now: float, unix_ns: int) -> list[PendingCommand]:
-        """Remember the commands that the store holds; return those without a reply, which were sent and are open here.
+        """Load the commands in the store. Return those without a reply, which may have been sent and are open here.
 
-        A row that is no command's is counted as ``unreadable`` and left where it is.
+        A row that is not a valid command record is counted as ``unreadable`` and left in the store.
 
         Args:
-            now, unix_ns: this moment by the monotonic and by the wall clock, in seconds and nanoseconds.
+            now, unix_ns: the current time: monotonic seconds and Unix time in nanoseconds.
         """
         known, open_ones = [], []
         for _, value in rows:
@@ -481,7 +481,7 @@ class CommandRegistry:
                 self.notes["unreadable"] += 1
                 continue
             if any(name in self._names for name in pending.names):
-                continue  # taken since: the store was opened late
+                continue  # accepted before the store could be opened
             if pending.reply is None:
                 self._enter(pending, OVERHEAD)
                 open_ones.append(pending)
@@ -496,7 +496,7 @@ class CommandRegistry:
         return open_ones
 
     def rows(self) -> Iterator[Row]:
-        """Yield everything that belongs into the store."""
+        """Yield all rows that should be in the store."""
         for pending in [*self._kept.values(), *(each for waiting in self._open.values() for each in waiting.values())]:
             if not isinstance(pending.command, READING):
                 yield pending.row()
@@ -506,7 +506,7 @@ class CommandRegistry:
         return {pending.scope for pending in self._lasting if pending.outcome is Outcome.UNKNOWN}
 
     def drop(self, provider: str) -> list[PendingCommand]:
-        """Forget the commands of a provider, which another node remembers; return those that had no reply."""
+        """Forget the commands of a provider that another node has taken over; return those without a reply."""
         for pending in [each for (scope, _), each in self._kept.items() if scope.provider == provider]:
             self._forget(pending)
         dropped = []
@@ -520,14 +520,14 @@ class CommandRegistry:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def overdue(self, now: float, error: Mapping[str, str] = _SILENT) -> Iterator[tuple[PendingCommand, Reply]]:
-        """Yield the commands whose session did not reply in time, each with the unknown reply to publish."""
+        """Yield the commands whose session did not reply in time, each with the UNKNOWN reply to publish."""
         late = [each for waiting in self._open.values() for each in waiting.values() if each.due_at + GRACE <= now]
         for pending in late:
             self.notes["silent"] += 1
             yield pending, pending.undecided(error)
 
     def forget(self, now: float) -> None:
-        """Forget the replies that are old enough."""
+        """Forget the commands whose age has passed."""
         for queue, age in ((self._lasting, self.limits.age), (self._rejected, self.limits.rejected_age)):
             while queue and (oldest := next(iter(queue))).answered_at + age <= now:
                 self._forget(oldest)

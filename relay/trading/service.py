@@ -1,7 +1,7 @@
-"""From an API key's request to a command on its way: who may trade where, and what is asked of which session.
+"""The command service: authorize and validate a request, then submit the command to the provider's session.
 
-HTTP (`commands`) and client events end here. Everything is checked before anything is begun; what is refused here has no
-reply, because no command came of it. What was begun is the registry's, and ends in exactly one `reply`.
+It serves both HTTP requests and client events. Every check precedes the submission; a request that fails one is refused and
+gets no `reply`, because no command was created. A submitted command is in the registry and ends with exactly one `reply`.
 """
 
 import enum
@@ -39,14 +39,14 @@ from relay.trading.registry import (
 )
 
 SHUTTING_DOWN = {"code": "shutting_down", "message": "the relay is shutting down"}
-#: Characters of an id that a refusal tells again.
+#: Longest id in characters that a refusal repeats.
 LONGEST_ID = 128
 LONGEST = 60
-"""Most seconds that a command may ask for with `within`; the least are 0.1."""
+"""Longest deadline in seconds that a command may set with `within`; the shortest is 0.1."""
 
 
 class RefusalReason(enum.Enum):
-    """Why a command is not taken."""
+    """The reason for which a command is refused."""
 
     INVALID = "invalid"
     FORBIDDEN = "forbidden"
@@ -59,18 +59,18 @@ class RefusalReason(enum.Enum):
     SHUTTING_DOWN = "shutting down"
 
 
-#: Refusals that are not about the command: a client event's sender gets the code too, since there is no status.
+#: Refusals that are not caused by the command. The sender of a client event gets the code, as there is no HTTP status.
 _OF_THE_RELAY = frozenset(
     {RefusalReason.RATE_LIMITED, RefusalReason.FULL, RefusalReason.STORE_UNAVAILABLE, RefusalReason.NOT_OWNER}
 )
 
 
 class CommandRefused(Exception):
-    """Raised when a command is not taken, so that it has no reply.
+    """Raised when a command is refused; it then gets no reply.
 
     Attributes:
         field: the member at fault.
-        retry_after: seconds after which the command may be taken.
+        retry_after: seconds after which the command may be accepted.
     """
 
     def __init__(
@@ -84,19 +84,19 @@ class CommandRefused(Exception):
 
 
 class Unwritable(ValueError):
-    """Raised when the adapter cannot write a command; the text says why, without secrets."""
+    """Raised when the adapter cannot encode a command; the text gives the reason, without secrets."""
 
 
 class TradingSession(Protocol):
-    """The session that carries commands out; `relay.provider.driver.ProviderSession` is one."""
+    """A session that executes commands; `relay.provider.driver.ProviderSession` is one."""
 
     def send(
         self, command: Command, within: float = ..., idempotency_key: str | None = None, api_key: str = ...
     ) -> tuple[PendingCommand, bool]:
-        """Take the command into the registry and carry it out. Raises Conflict, Full, Unstorable."""
+        """Register the command and execute it. Raises Conflict, Full, Unstorable."""
 
     def dry_run(self, command: Command) -> list[dict[str, Any]]:
-        """Return what would be sent for it. Raises Unwritable."""
+        """Return the requests that would be sent for the command. Raises Unwritable."""
 
 
 class Provider(Protocol):
@@ -110,11 +110,11 @@ class Provider(Protocol):
 
     @property
     def names_accounts(self) -> bool:
-        """True where it carries a command out on the account that the command names, and on no other."""
+        """True if it executes each command on the account that the command names, and on no other."""
 
     @property
     def commands(self) -> Sequence[type[Command]]:
-        """The types of commands it takes."""
+        """The types of commands it supports."""
 
     def trading_session(self, account: str | None) -> TradingSession:
         """Return the session that trades on the account."""
@@ -124,20 +124,20 @@ class TradingProviders(Protocol):
     """The configured providers."""
 
     def find(self, name: str) -> Provider | None:
-        """Return the provider of that name; None where there is none."""
+        """Return the provider with that name; None if there is none."""
 
     def __iter__(self) -> Any:
         """Iterate over them."""
 
 
 Elsewhere = Callable[["Submission", Callable[["CommandRefused | Outcome | None", bytes, bool], object]], object]
-"""Sends a command to the relay that holds the session; calls the function once, with a refusal, or with the outcome, the
-reply's JSON, and whether the command is new."""
+"""Sends a command to the relay that holds the session. Calls the function once, with a refusal or the outcome, the reply's
+JSON, and True if the command is new."""
 
 
 @frozen(kw_only=True)
 class Submission:
-    """A command that may be begun. ``api_key`` is the name of the key it came with."""
+    """A validated command, ready to be submitted. ``api_key`` is the name of the sender's API key."""
 
     api_key: str
     provider: Provider
@@ -149,15 +149,15 @@ class Submission:
 
 
 class CommandService:
-    """Takes commands for the providers.
+    """Accepts commands for the providers.
 
     Args:
-        publish: publishes a reply of the relay's own; it comes back through the registry as every reply does.
-        ids: names commands whose sender gave no name; unique over restarts.
-        owns: returns whether this relay holds the sessions of a provider; where several relays are one, another may.
-        elsewhere: sends a command to that relay.
-        tell: answers a client event later than at once.
-        counted: called with the name of an API key for each command that counts for its rate.
+        publish: publishes a reply made by the relay; it passes through the registry as every reply does.
+        ids: generates ids for commands whose sender gave none; unique across restarts.
+        owns: returns True if this relay holds the sessions of a provider. In a cluster another relay may.
+        elsewhere: sends a command to the relay that holds the sessions.
+        tell: answers a client event whose answer was not available at once.
+        counted: called with the name of an API key for each command that counts towards its rate.
     """
 
     def __init__(
@@ -192,11 +192,11 @@ class CommandService:
     # --- what is asked -----------------------------------------------------------------------------------------------
 
     def validate(self, key: ApiKey, wire: Mapping[str, Any], idempotency_key: str | None = None) -> Submission:
-        """Return the command in ``wire``, an object as `command_input.read` gives it, checked for this API key.
+        """Validate ``wire``, an object as returned by `command_input.read`, for this API key and return the command.
 
         Raises:
             CommandRefused: INVALID naming the member, FORBIDDEN naming the account, NOT_FOUND for a provider or account
-                that is not configured, RATE_LIMITED where the key sends too many, whatever they are.
+                that is not configured, RATE_LIMITED if the key sends too many requests, valid or not.
         """
         self._count(key)
         members = dict(wire)
@@ -215,7 +215,7 @@ class CommandService:
             takes = ", ".join(each.name for each in provider.commands) or "no commands"
             message = f"provider {provider.name} does not take {command.name}; it takes {takes}"
             raise CommandRefused(RefusalReason.INVALID, message, field="command")
-        # Where the session has only one account the command need not name it.
+        # A command to a session with only one account need not name it.
         command = attrs.evolve(command, account=None if provider.accounts else account)
         return Submission(
             api_key=key.name, provider=provider, account=account, command=command, within=within, dry_run=dry_run,
@@ -225,12 +225,12 @@ class CommandService:
     def forwarded(
         self, api_key: str, provider: str, account: str | None, command: Command, within: float, name: str | None
     ) -> Submission:
-        """Return a command that another relay has checked, once it is within the API key's rights here as well.
+        """Return a command that another relay has validated, after checking the API key's rights here as well.
 
         ``name`` is its idempotency key.
 
         Raises:
-            CommandRefused: FORBIDDEN naming the key or account, NOT_FOUND, INVALID: the configurations differ.
+            CommandRefused: FORBIDDEN naming the key or account, NOT_FOUND, INVALID, if the configurations differ.
         """
         key = self._keys.named(api_key)
         if key is None:
@@ -250,7 +250,7 @@ class CommandService:
         )
 
     def _count(self, key: ApiKey) -> None:
-        """Take one command of the key's rate. Buckets of keys that the configuration lost are dropped."""
+        """Count one command against the key's rate. Drop the buckets of keys that are no longer configured."""
         limits, now = self.registry.limits, self._clock()
         bucket = self._bucket(key.name)
         if not bucket.take(1, now):
@@ -260,7 +260,7 @@ class CommandService:
         self._counted(key.name)
 
     def count_elsewhere(self, name: str) -> None:
-        """Take a command that another relay has counted of a key's rate, even if there is none left."""
+        """Count a command that another relay accepted against the key's rate, even if the rate is used up."""
         if self._keys.named(name) is not None:
             self._bucket(name).draw(1, self._clock())
 
@@ -289,7 +289,7 @@ class CommandService:
         return provider, self._account(key, provider, account)
 
     def _account(self, key: ApiKey, provider: Provider, account: str | None) -> str | None:
-        """Return the account that is meant: the one named, or the only one."""
+        """Return the account of the command: the one it names, or the only one. Raises CommandRefused."""
         own = [each for each in provider.accounts if key.may_trade(provider.name, each)]
         if account is None and len(provider.accounts) > 1:
             raise CommandError("account", f"must be named: provider {provider.name} has {', '.join(own)}")
@@ -319,7 +319,7 @@ class CommandService:
         return seconds
 
     def offered(self, key: ApiKey) -> Iterable[tuple[Provider, list[str]]]:
-        """Yield the providers this key may trade on, each with the configured accounts it may trade on."""
+        """Yield the providers on which this key may trade, each with the configured accounts it may use."""
         for provider in self._providers:
             own = [each for each in provider.accounts if key.may_trade(provider.name, each)]
             if own or (not provider.accounts and key.may_trade_some(provider.name)):
@@ -328,12 +328,12 @@ class CommandService:
     # --- what is done ------------------------------------------------------------------------------------------------
 
     def submit(self, submission: Submission) -> tuple[PendingCommand, bool]:
-        """Send a command; return its entry in the registry, and whether it is new: a repeated one is not sent again.
+        """Send a command. Return its entry in the registry, and False if it is a repetition, which is not sent again.
 
         Raises:
-            CommandRefused: CONFLICT where a name of the command belongs to another one, FULL where the key, the account
-                or the session has no room for another command, STORE_UNAVAILABLE where its names cannot be stored,
-                NOT_OWNER where another relay holds the session, SHUTTING_DOWN when the relay is about to stop.
+            CommandRefused: CONFLICT if a different command has one of its names, FULL if the key, the account or the
+                session has reached a limit, STORE_UNAVAILABLE if its names cannot be stored, NOT_OWNER if another relay
+                holds the session, SHUTTING_DOWN if the relay is stopping.
         """
         if self._closed:
             raise CommandRefused(RefusalReason.SHUTTING_DOWN, SHUTTING_DOWN["message"])
@@ -352,11 +352,11 @@ class CommandService:
             raise CommandRefused(RefusalReason.STORE_UNAVAILABLE, message) from None
 
     def is_elsewhere(self, submission: Submission) -> bool:
-        """Return True if another relay holds the session, and is to be asked."""
+        """Return True if another relay holds the session, so that the command must be forwarded."""
         return self._elsewhere is not None and not self._closed and not self._owns(submission.provider.name)
 
     async def execute_elsewhere(self, submission: Submission) -> tuple[Outcome | None, bytes, bool]:
-        """Have another relay carry a command out; return the outcome, the reply's JSON, and whether the command was new.
+        """Forward a command to another relay. Return the outcome, the reply's JSON, and True if the command was new.
 
         Raises:
             CommandRefused: the other relay refused it, see `submit`.
@@ -370,17 +370,17 @@ class CommandService:
             answered.set()
 
         self._elsewhere(submission, take)
-        await answered.wait()  # for the command's time and GRACE at most
+        await answered.wait()  # at most until GRACE after the command's deadline
         outcome, data, new = answers[0]
         if isinstance(outcome, CommandRefused):
             raise outcome
         return outcome, data, new
 
     def dry_run(self, submission: Submission) -> list[dict[str, Any]]:
-        """Return what would be sent for a command.
+        """Return the requests that would be sent for a command, without sending them.
 
         Raises:
-            CommandRefused: INVALID, the adapter cannot write it.
+            CommandRefused: INVALID if the adapter cannot encode it.
         """
         try:
             return submission.provider.trading_session(submission.account).dry_run(submission.command)
@@ -388,9 +388,9 @@ class CommandService:
             raise CommandRefused(RefusalReason.INVALID, str(error), field="command") from None
 
     async def wait(self, pending: PendingCommand) -> tuple[Outcome | None, bytes]:
-        """Wait for the reply, until `GRACE` after the command's deadline; then end it as unknown.
+        """Wait for the reply. If there is none `GRACE` after the command's deadline, end it as unknown.
 
-        Return the outcome and the reply's JSON: all of it where the reply came now, else what is remembered of it.
+        Return the outcome and the reply's JSON, which is in its remembered, shortened form if it was there before.
         """
         answered = trio.Event()
         answer: tuple[Outcome | None, bytes] = None, b""
@@ -405,22 +405,22 @@ class CommandService:
             await answered.wait()
         if pending.reply is None:
             self.end_overdue()
-        if not answered.is_set():  # its reply is on its way to the disk, or to a memory at once
+        if not answered.is_set():  # its reply is being written to the store
             with trio.move_on_after(GRACE):
                 await answered.wait()
         return answer
 
     def end_overdue(self) -> None:
-        """End the commands whose session said nothing in time, and forget old ones. To be called about once a second."""
+        """End the commands whose session did not reply in time, and forget old ones. Call about once a second."""
         self._end(self.registry.overdue(self._clock()))
         self.registry.forget(self._clock())
 
     def end_restored(self, restored: Iterable[PendingCommand]) -> None:
-        """End the commands that a restart left without a reply: they are unknown now, and never sent again."""
+        """End, as unknown, the commands that a restart left without a reply. They are never sent again."""
         self._end((pending, pending.given_up(**RESTARTED)) for pending in restored)
 
     def close(self) -> None:
-        """Take no more commands, and end the open ones while their senders are still connected: the relay stops."""
+        """Stop accepting commands, and end the open ones while their senders are still connected. Call at shutdown."""
         self._closed = True
         self._end(self.registry.overdue(math.inf, SHUTTING_DOWN))
 
@@ -434,7 +434,7 @@ class CommandService:
     # --- client events -----------------------------------------------------------------------------------------------
 
     def client_command(self, sent: ClientCommand) -> Rejected | Repeated | None:
-        """Take a command that came as a client event: `relay.trading.registry.OnCommand`."""
+        """Accept a command received as a client event; implements `relay.trading.registry.OnCommand`."""
         try:
             submission = self._validate_event(sent)
             if self._elsewhere is not None and self.is_elsewhere(submission):
@@ -448,7 +448,7 @@ class CommandService:
     def _told_elsewhere(
         self, sent: ClientCommand, outcome: CommandRefused | Outcome | None, data: bytes, new: bool
     ) -> None:
-        """Tell the sender of a client event what came of it elsewhere; a new command's reply comes on the channel."""
+        """Send a refusal or a repeated reply from another relay to the client. New replies arrive on the channel."""
         if isinstance(outcome, CommandRefused):
             self._tell(sent, _rejected(sent, outcome))
         elif not new and data:
@@ -471,7 +471,7 @@ class CommandService:
         return submission
 
     def _trader(self, sent: ClientCommand) -> ApiKey:
-        """Return the API key by which the connection joined the channel."""
+        """Return the API key with which the connection subscribed to the channel. Raises CommandRefused."""
         key = self._keys.named(sent.key) if sent.key is not None else None
         if key is None or key.digest != sent.digest:
             message = f"{sent.channel} was not joined by an API key that may trade; /api/v2/ws/auth signs it for one"
@@ -485,12 +485,12 @@ def _rejected(sent: ClientCommand, refused: CommandRefused) -> Rejected:
 
 
 def _id_of(data: str) -> str | None:
-    """Return the id of a command, None where it cannot be read."""
+    """Return the id of a command; None if it cannot be read."""
     try:
         id = command_input.read(data).get("id")
     except CommandError:
         return None
-    # A number is a text of its own type, which no answer can be written with.
+    # The parser returns numbers as a subclass of str, which cannot be encoded in an answer.
     return id if type(id) is str and len(id) <= LONGEST_ID else None
 
 
