@@ -1,16 +1,16 @@
-"""The interface of all stores: rows by table and key, and, where it keeps them, the logs of topics.
+"""The interface of all stores: rows by table and key and, in stores that support them, the logs of topics.
 
-Everything but `Store.run` is synchronous and waits for nothing, so that the path of a message never does.
-What is given without an ``await`` between is one change: after a crash all of it is there, or nothing. A store that fails
-keeps what it was told to write, tries again by itself, and says so in `Store.failure` until it has caught up.
+Everything except `Store.run` is synchronous and does not block, so that publishing a message never waits for a store.
+Changes that are made without an ``await`` in between are atomic: after a crash either all of them are stored, or none. A
+store that fails keeps its pending changes, retries, and gives the reason in `Store.failure` until it has caught up.
 
-A topic's events are numbered in memory, from blocks of numbers that are reserved in the store ahead of need. So a process
-that follows a crash knows which numbers may have been used, and goes on behind them: a number of an epoch never means two
-events. There are two disciplines:
+A topic's events are numbered in memory, from blocks of numbers that are reserved in the store in advance. After a crash, the
+next process continues after the reserved block, so that a number within an epoch never means two events. An event is logged
+in one of two ways:
 
-- `TopicLogs.log`: the event is delivered, then logged with the next batch. A crash may lose the newest ones; whoever goes on
-  behind the reserved block tells of them with one gap.
-- `TopicLogs.log_first`: the event is delivered when it is acknowledged. A crash loses nothing that anybody has seen.
+- `TopicLogs.log`: the event is delivered, then logged with the next batch. A crash may lose the newest events; the next
+  process publishes one gap for them.
+- `TopicLogs.log_first`: the event is delivered once it is stored. A crash loses no event that was delivered.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,11 +24,11 @@ from relay.histogram import Histogram
 Rows = Mapping[str, Sequence[tuple[str, bytes]]]
 """Keys and values by table."""
 Done = Callable[[str], object]
-"""Called once with "" when it is on disk, or with the reason that it is not. Must not raise."""
+"""Called once, with "" when the change is on disk, or with the reason why it is not. Must not raise."""
 
 
 GRANTED = 1000
-"""Numbers that a store reserves of each topic for the process that takes it over."""
+"""The count of numbers that a store reserves in each topic for the process that opens it."""
 
 
 class StoreError(Exception):
@@ -37,7 +37,7 @@ class StoreError(Exception):
 
 @frozen
 class Row:
-    """One row to be written; ``value`` None removes it."""
+    """A row to write. A ``value`` of None removes the row."""
 
     table: str
     key: str
@@ -47,21 +47,21 @@ class Row:
 class LoggedEvent(msgspec.Struct, array_like=True, gc=False, eq=False):
     """One numbered and encoded event of a topic. Other Structs with these members, in this order, can be logged as well.
 
-    It is a Struct because these are made for every event and packed by the thousand: in C, and without a place among what
-    the garbage collector looks through.
+    It is a Struct, because one is made for every event and they are encoded by the thousand: that is done in C, and
+    ``gc=False`` keeps them out of the garbage collector's lists.
     """
 
     seq: int
-    """Its number in the topic, larger than that of the one before."""
+    """Its sequence number in the topic, larger than that of the previous event."""
     id: str
     at: float
-    """The time of its publication: monotonic seconds where it is given to a store, Unix time where it comes from one."""
+    """The time of its publication: in monotonic seconds when passed to a store, in Unix time when read from one."""
     head: bytes
     """The encoded name of the event."""
     tail: bytes
     """Its encoded data."""
     policy: str
-    """Its treatment at a slow subscriber."""
+    """The policy for subscribers that are too slow to receive it."""
     conflation_key: str = ""
     """The key under which it is conflated."""
 
@@ -71,7 +71,7 @@ class Loggable(Protocol):
 
     @property
     def seq(self) -> int:
-        """Its number in the topic."""
+        """Its sequence number in the topic."""
 
     @property
     def at(self) -> float:
@@ -87,11 +87,11 @@ class LoggedTopic:
     """One topic as a store holds it.
 
     Attributes:
-        epoch: the topic's.
-        reserved: numbers up to this one may have been used.
-        granted: numbers up to this one are reserved for this process, from its start on.
-        events: the logged ones, oldest first. Numbers that are missing between two of them are the holes of earlier crashes.
-        complete: True where the process before ended in order: all events are here that it numbered.
+        epoch: the epoch of its numbers.
+        reserved: numbers up to this one may have been used by earlier processes.
+        granted: numbers up to this one are reserved for this process from its start.
+        events: the logged events, oldest first. Numbers missing between them were skipped after earlier crashes.
+        complete: True if the previous process shut down cleanly, so that every event it numbered was logged.
     """
 
     epoch: str
@@ -102,40 +102,40 @@ class LoggedTopic:
 
 
 class Owner(Protocol):
-    """The relay, whose knowledge a store keeps."""
+    """The relay whose state a store keeps."""
 
     def restore(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> object:
-        """Take over what an earlier process left. Called once, as soon as the store is open."""
+        """Restore the state that an earlier process stored. Called once, as soon as the store is open."""
 
     def rows(self) -> Iterable[Row]:
-        """Return all rows that should be in the store; called where it was lost."""
+        """Return all rows that should be in the store. Called when the store has lost its content."""
 
     def topics(self, names: Collection[str] | None) -> Iterable[tuple[str, str, int, Sequence[Loggable]]]:
-        """Return name, epoch, reserved number and kept events of the topics (None: of all).
+        """Return name, epoch, reserved number and events in memory of these topics, or of all if ``names`` is None.
 
-        Called where a store has lost events, to log them anew; a topic that is not returned is gone.
+        Called when a store has lost events, to log them again. A topic that is not returned no longer exists.
         """
 
 
 class TopicLogs(Protocol):
-    """The logs of topics in a store. A topic's name is any text that stays the same over restarts."""
+    """The logs of topics in a store. A topic's name is any text that is the same after a restart."""
 
     def reserve(self, topic: str, epoch: str, up_to: int, done: Done) -> None:
-        """Reserve the topic's numbers up to ``up_to``; they may be used when ``done`` is called with "".
+        """Reserve the topic's numbers up to ``up_to``. They may be used once ``done`` is called with "".
 
-        The numbers of an epoch that is new may be used at once: without its reservation its epoch does not outlive a crash.
+        The numbers of a new epoch may be used at once, because an epoch whose reservation was not stored ends with a crash.
         """
 
     def log(self, topic: str, events: list[Loggable], taken: Callable[[], object]) -> None:
-        """Log events that were delivered, with the next batch; while the store fails, later.
+        """Log delivered events with the next batch, or later if the store fails.
 
-        The list may grow until ``taken`` is called. So an event costs its publication one append.
+        The caller may append to the list until ``taken`` is called, so that publishing an event costs only one append.
         """
 
     def log_first(self, topic: str, event: Loggable, done: Done) -> None:
         """Log an event now, and call ``done`` when it is on disk, in the order of the calls.
 
-        Where it cannot be, ``done`` is called with the reason, and the event is logged later.
+        If it cannot be written, ``done`` is called with the reason, and the event is logged later.
         """
 
     def forget(self, topic: str) -> None:
@@ -143,39 +143,39 @@ class TopicLogs(Protocol):
 
 
 class Store(Protocol):
-    """Keeps rows over the end of the process, and logs. One process uses it at a time, or each its own rows."""
+    """Persistent rows and logs. Either one process uses the store at a time, or each process has rows of its own."""
 
     @property
     def keeps(self) -> bool:
-        """False where nothing outlives the process."""
+        """False if nothing outlives the process."""
 
     @property
     def logs(self) -> TopicLogs | None:
-        """The logs of topics; None where it has none."""
+        """The logs of topics; None if the store has none."""
 
     @property
     def failure(self) -> str:
-        """The reason that nothing can be written now; empty while it can."""
+        """The reason why nothing can be written at present; empty while the store works."""
 
     @property
     def durations(self) -> Histogram | None:
-        """Seconds from a change that is waited for to its acknowledgement; None where that is not measured."""
+        """Seconds from a change with a ``done`` callback to its acknowledgement; None if that is not measured."""
 
     def write(self, row: Row) -> None:
-        """Write a row soon, after all that were given before."""
+        """Write a row soon, in the order of the calls."""
 
     def commit(self, row: Row, done: Done) -> None:
-        """Write a row and call ``done`` when it is on disk. A row that could not be written in time stays absent."""
+        """Write a row and call ``done`` when it is on disk. If that fails or takes too long, the row is not stored."""
 
     def sync(self, done: Done) -> None:
-        """Call ``done`` when all that was given before is on disk, or with the reason that it is not yet."""
+        """Call ``done`` when all earlier changes are on disk, or with the reason why they are not yet."""
 
     async def run(self, owner: Owner, *, task_status: Any = ...) -> None:
-        """Keep the store until cancelled, then write what is left.
+        """Run the store until cancelled, then write the pending changes.
 
-        It has started when ``owner.restore`` was called with what the store holds, or when it failed to open: then that is
-        called later, once it has been opened.
+        It reports that it has started when it has called ``owner.restore`` with its content, or when it cannot be opened. In
+        that case ``owner.restore`` is called later, once the store has been opened.
         """
 
     def status(self) -> Mapping[str, Any]:
-        """Return its part of the status page: ``kind``, ``available``, ``reason``, acknowledgements ``waiting``, figures."""
+        """Return its section of the status page: ``kind``, ``available``, ``reason``, ``waiting`` changes, and counters."""

@@ -1,4 +1,4 @@
-"""A store that ends with the process, for the demo and for tests: everything is written at once, nothing is kept."""
+"""A store without persistence, for the demo and for tests: it acknowledges every change at once and stores none."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from relay.store.interface import Done, Owner, Row
 
 
 class MemoryStore:
-    """`relay.store.interface.Store` without a file. The relay's own memory holds what there is to know."""
+    """A `relay.store.interface.Store` without a file. All state is only in the relay's memory."""
 
     failure = ""
     keeps = False
@@ -18,7 +18,7 @@ class MemoryStore:
     durations: Histogram | None = None
 
     def write(self, row: Row) -> None:
-        """Keep nothing: a restart would find nothing anyway."""
+        """Do nothing: rows are not kept."""
 
     def commit(self, row: Row, done: Done) -> None:
         """Call ``done`` at once."""
@@ -35,5 +35,5 @@ class MemoryStore:
         await trio.sleep_forever()
 
     def status(self) -> Mapping[str, Any]:
-        """Return that it is available."""
+        """Return the status, which is always available."""
         return {"kind": "memory", "available": True, "reason": "", "waiting": 0}

@@ -1,19 +1,19 @@
-"""A store in one SQLite file: a thread of its own writes, and everything that waits goes into one transaction.
+"""A store in one SQLite file. A dedicated thread writes all pending changes in one transaction.
 
-The trio side only appends to lists, so no message waits for the disk. What must be on disk soon (rows, reservations,
-events that are logged first) is handed to the thread at the end of the scheduler's pass, all of a pass together. Events
-that are delivered already are handed over every `BATCH` seconds: so much of them a crash may lose.
+The trio side only appends to lists, so no message waits for the disk. Changes that must be on disk soon (rows, reservations,
+events that are logged first) are passed to the thread at the end of the scheduler's pass, all of a pass together. Delivered
+events are passed to it every `BATCH` seconds; a crash may lose the events of that time.
 
-What holds:
+Rules:
 
-- An error (disk full, read-only, locked, damaged) fails what waits for an acknowledgement. Other rows are kept by key and
-  written when the file can be opened again, which is tried every second. So is the removal of the failed ones: it is not
-  known how much of a failed transaction is on disk. Topics of which events were not written are logged anew then, from
-  the relay's memory.
+- An error (disk full, read-only, locked, damaged) fails the changes that wait for an acknowledgement. Other rows are kept by
+  key and written when the file can be opened again, which is tried every second. The rows of failed changes are removed
+  then, because it is not known how much of a failed transaction is on disk. Topics with events that were not written are
+  logged again from the relay's memory.
 - A disk that does not answer within `SILENT` seconds is a failure as well.
-- A lock file beside it keeps a second process out. A file of another program or of a newer version is never changed; one of
-  an older version is brought up to date.
-- A file that was removed or replaced while it was open is written anew from what the relay holds.
+- A lock file next to it prevents a second process from using it. A file of another program or of a newer version is never
+  changed; one of an older version is migrated.
+- A file that was removed or replaced while it was open is written again from the relay's memory.
 """
 
 import threading
@@ -42,15 +42,15 @@ from relay.store.sqlite_file import (
     Sync,
 )
 
-#: Acknowledgements that may be waited for at once.
+#: Most changes that may wait for an acknowledgement.
 MOST_WAITING = 10_000
-#: Delivered events that may wait for the thread.
+#: Most delivered events that may wait to be written.
 MOST_LOGGED = 100_000
-#: Seconds after which delivered events are written.
+#: Seconds between two writes of delivered events.
 BATCH = 0.5
-#: Seconds without an answer of the disk after which the store has failed.
+#: Seconds without an answer from the disk after which the store counts as failed.
 SILENT = 5.0
-#: Seconds that a shutdown waits for the last rows.
+#: Seconds that a shutdown waits until the last rows are written.
 GOODBYE = 5.0
 
 LogLine = Callable[..., None]
@@ -66,7 +66,7 @@ def _no_log(event: str, **fields: object) -> None:
 
 @frozen
 class _Waiting:
-    """A change whose acknowledgement is waited for."""
+    """A change that waits for its acknowledgement."""
 
     change: AnyChange
     done: Done
@@ -74,11 +74,11 @@ class _Waiting:
 
 
 class SqliteStore:
-    """`relay.store.interface.Store` and its logs in the file at ``path``, made where there is none, for its owner only.
+    """`relay.store.interface.Store` with logs in the file at ``path``, which is created with permissions 0600 if missing.
 
     Args:
-        log: called with an event name and fields when the store fails and when it is back.
-        limits: bounds of the events that are kept.
+        log: called with an event name and fields when the store fails and when it works again.
+        limits: bounds of the logged events.
     """
 
     keeps = True
@@ -95,45 +95,45 @@ class SqliteStore:
         self._ended = trio.Event()
         self._owner: Owner | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        #: Everything the thread read, until `run` has handed it over; and True once it has.
+        #: The content that the thread has read, until `run` has passed it to the owner; below, True once it has.
         self._read: tuple[Rows, Mapping[str, LoggedTopic]] | None = None
         self._restored = self._lost = False
-        #: Changes that this pass has put, and events that were delivered already.
+        #: Changes made in this pass of the scheduler; below, events that have been delivered.
         self._now: list[AnyChange] = []
         self._later: dict[str, tuple[list[Loggable], Callable[[], object]]] = {}
-        #: Delivered events that the thread has and has not written yet.
+        #: Delivered events that were passed to the thread and are not written yet.
         self._logging = 0
-        #: Topics of which events were not written.
+        #: Topics with events that could not be written.
         self._torn: set[str] = set()
         self.durations: Histogram | None = Histogram()
         self._figures = {"transactions": 0, "rows": 0, "events": 0, "kept_bytes": 0, "failures": 0}
-        # Shared with the thread, under the condition's lock.
+        # Shared with the thread; use only while holding the condition's lock.
         self._changed = threading.Condition()
         self._queue: list[AnyChange] = []
         self._closing = False
 
     @property
     def logs(self) -> TopicLogs:
-        """The logs of topics are in the file, too: what is given together is written together."""
+        """The logs of topics, in the same file, so that rows and events can be written in one transaction."""
         return self
 
     # --- relay.store.interface.Store ---------------------------------------------------------------------------------
 
     @property
     def failure(self) -> str:
-        """The reason that nothing can be written now; empty while it can."""
+        """The reason why nothing can be written at present; empty while the store works."""
         return self._failure
 
     def write(self, row: Row) -> None:
-        """Write a row soon, after all that were given before."""
+        """Write a row soon, in the order of the calls."""
         self._put(Change(row))
 
     def commit(self, row: Row, done: Done) -> None:
-        """Write a row and call ``done`` when it is on disk; at once, with the reason, where it cannot be."""
+        """Write a row and call ``done`` when it is on disk; call it at once, with the reason, while the store fails."""
         self._ask(partial(Change, row), done)
 
     def sync(self, done: Done) -> None:
-        """Call ``done`` when all that was given before is on disk, but for events that wait for a batch."""
+        """Call ``done`` when all earlier changes are on disk, except for delivered events, which wait for their batch."""
         self._ask(Sync, done)
 
     # --- relay.store.interface.TopicLogs -----------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class SqliteStore:
             self._torn.add(topic)
 
     def log(self, topic: str, events: list[Loggable], taken: Callable[[], object]) -> None:
-        """Log events that were delivered, with the next batch; the list may grow until then."""
+        """Log delivered events with the next batch. The caller may append to the list until then."""
         self._later[topic] = events, taken
 
     def log_first(self, topic: str, event: Loggable, done: Done) -> None:
@@ -159,7 +159,7 @@ class SqliteStore:
         self._put(Replace(topic))
 
     async def run(self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the store until cancelled, then write what is left, for `GOODBYE` seconds at most."""
+        """Run the store until cancelled, then write the pending changes for `GOODBYE` seconds at most."""
         self._owner, self._token = owner, trio.lowlevel.current_trio_token()
         self.ahead = time.time() - trio.current_time()
         thread = FileWriter(self, self._token)
@@ -186,7 +186,7 @@ class SqliteStore:
                 await self._ended.wait()
 
     def status(self) -> Mapping[str, Any]:
-        """Return its part of the status page."""
+        """Return its section of the status page."""
         about = {"kind": "sqlite", "available": not self._failure, "reason": self._failure}
         oldest = next(iter(self._waiting.values()), None)
         behind = 0.0 if oldest is None else trio.current_time() - oldest.asked_at
@@ -195,7 +195,7 @@ class SqliteStore:
     # --- the trio side -----------------------------------------------------------------------------------------------
 
     def _ask(self, change: Callable[[int], AnyChange], done: Done) -> bool:
-        """Put a change whose acknowledgement is waited for; return False where it was refused."""
+        """Add a change that waits for an acknowledgement. Return False if it was refused."""
         if self._failure:
             done(self._failure)
             return False
@@ -221,7 +221,7 @@ class SqliteStore:
             self._now.clear()
 
     def _hand_over_later(self) -> None:
-        """Hand over the events that were delivered; while the store fails, only remember of which topics they are."""
+        """Pass delivered events to the thread. While the store fails, only remember their topics."""
         later = {topic: self._take_later(topic) for topic in list(self._later)}
         if self._failure or self._logging > MOST_LOGGED:
             self._torn.update(later)
@@ -231,13 +231,13 @@ class SqliteStore:
         self._hand_over()
 
     def _take_later(self, topic: str) -> Sequence[Loggable]:
-        """Take what waits of a topic; the next event begins another list."""
+        """Remove and return the waiting events of a topic. The next event begins another list."""
         events, taken = self._later.pop(topic, _NOTHING)
         taken()
         return events
 
     def _give_up(self, before: float) -> None:
-        """Fail what was given before ``before`` and is not on disk; rows that get there later are removed."""
+        """Fail the changes made before ``before`` that are not on disk. Rows written later nevertheless are removed."""
         late = []
         for number, waiting in self._waiting.items():
             if waiting.asked_at > before:
@@ -264,7 +264,7 @@ class SqliteStore:
         self._failure = reason
 
     def _take_over(self) -> None:
-        """Do what the thread found to be done, here and not in its report, so that an error ends `run` and nothing else."""
+        """Act on the thread's reports. This is done here and not in the callbacks, so that an error ends only `run`."""
         self._news = trio.Event()
         self.ahead = time.time() - trio.current_time()
         assert self._owner is not None
@@ -283,7 +283,7 @@ class SqliteStore:
         self._hand_over_later()
 
     def _log_anew(self, names: set[str] | None) -> None:
-        """Log topics as they are in the relay's memory, in place of what the file may have of them."""
+        """Log topics again from the relay's memory, replacing their events in the file."""
         assert self._owner is not None
         if names is None:
             self._torn = set()
@@ -297,16 +297,16 @@ class SqliteStore:
             self._put(Replace(topic))
 
     def opened(self, rows: Rows, topics: Mapping[str, LoggedTopic]) -> None:
-        """Take over what the file holds; the thread has opened it."""
+        """Take the content of the file, which the thread has opened."""
         self._read = rows, topics
         self._news.set()
 
     def migrated(self, version: int) -> None:
-        """Log that the file of an older relay was brought up to date."""
+        """Log that the file of an older version was migrated."""
         self._log_line("store migrated", path=str(self.path), version=version, to=VERSION)
 
     def lost(self) -> None:
-        """Write everything again: the thread found the file lost, and made a new one."""
+        """Write everything again, because the thread found the file missing and created a new one."""
         self._lost = True
         self._news.set()
 
@@ -315,7 +315,7 @@ class SqliteStore:
         self._torn.update(topics)
 
     def written(self, numbers: Sequence[int], rows: int, events: int, kept: int, failure: str) -> None:
-        """Tell who waits for these changes that they are on disk, or the reason that they are not."""
+        """Acknowledge these changes: call their callbacks with "", or with the reason why they are not on disk."""
         if failure:
             self._set_failure(failure)
             self._news.set()
@@ -336,15 +336,15 @@ class SqliteStore:
 
     @property
     def is_whole(self) -> bool:
-        """True while all events that were logged are on disk or on their way to it."""
+        """True while every logged event is on disk or waiting to be written, so that none has been dropped."""
         return not self._torn and not self._failure
 
     def ended(self) -> None:
-        """Note that the thread has written all it could, and closed the file."""
+        """Note that the thread has written everything that it could and has closed the file."""
         self._ended.set()
 
     def take(self, seconds: float) -> tuple[list[AnyChange], bool]:
-        """Return what waits for the thread, and True if it is to end; wait up to ``seconds`` for either."""
+        """Wait up to ``seconds`` for changes or the end. Return the changes, and True if the thread must end."""
         with self._changed:
             if not self._queue and not self._closing:
                 self._changed.wait(seconds)

@@ -1,10 +1,10 @@
-"""The SQLite file of a store, and the thread that alone has it open.
+"""The SQLite file of a store, and the only thread that uses it.
 
-The thread takes all changes that wait, writes them in one transaction (WAL, ``synchronous=FULL``: on disk when it is
-acknowledged, over a power failure too), and reports back. Changes that come meanwhile are the next transaction.
+The thread takes all waiting changes, writes them in one transaction (WAL with ``synchronous=FULL``, so that an acknowledged
+change survives a power failure), and reports back. Changes that arrive meanwhile form the next transaction.
 
-A topic's events are kept in chunks, one for all of its events in one transaction. The thread knows of each chunk which
-numbers it has and how old it is, so that it removes what is too much or too old by the chunk's own key.
+A topic's events are stored in chunks. A chunk has all events of the topic that were written in one transaction. The thread
+knows the numbers and the age of each chunk, so that it can delete chunks that are too old or too many by their keys.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from relay.store.interface import GRANTED, Loggable, LoggedEvent, LoggedTopic, R
 
 #: ``PRAGMA application_id`` ("tick") and ``user_version`` of the file.
 APPLICATION, VERSION = 0x7469636B, 2
-#: Seconds between two attempts, and between two looks at an idle file.
+#: Seconds between two attempts to open the file, and between two checks of an idle file.
 PAUSE = 1.0
-#: Bytes that SQLite's own log may keep on disk when it has been copied into the file.
+#: Bytes to which SQLite truncates its write-ahead log after copying it into the file.
 _JOURNAL = 16 * 1024 * 1024
-#: Rows of one statement.
+#: Most rows in one statement.
 _ROWS_AT_ONCE = 100
-#: Seconds between two looks for events that are too old.
+#: Seconds between two searches for events that are too old.
 _SWEEP = 10.0
 
 _ROWS = """
@@ -44,9 +44,9 @@ CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TE
 CREATE TABLE chunks (id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, count INTEGER NOT NULL, last INTEGER NOT NULL,
     at REAL NOT NULL, size INTEGER NOT NULL, events BLOB NOT NULL);
 """
-#: The steps from each version to the next.
+#: The statements that migrate each version to the next.
 _STEPS = {1: _TOPICS}
-#: The row that says that the last process has ended in order.
+#: The row that is present if the last process shut down cleanly.
 _ENDED = ("store", "ended")
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -65,7 +65,7 @@ class LogLimits:
 
 @frozen
 class Change:
-    """A row on its way to the thread; ``number`` is that of its acknowledgement, 0 for none."""
+    """A row to write. ``number`` identifies its acknowledgement; 0 if it needs none."""
 
     row: Row
     number: int = 0
@@ -73,7 +73,7 @@ class Change:
 
 @frozen
 class Log:
-    """An event of a topic on its way to the thread."""
+    """An event of a topic to log."""
 
     topic: str
     event: Loggable
@@ -82,7 +82,7 @@ class Log:
 
 @frozen
 class LogMany:
-    """Events of several topics that were delivered, and their number."""
+    """Delivered events of several topics, and their count."""
 
     topics: Mapping[str, Sequence[Loggable]]
     count: int
@@ -91,7 +91,7 @@ class LogMany:
 
 @frozen
 class Reserve:
-    """A topic's epoch, and the number up to which its numbers may be used."""
+    """A reservation: a topic's epoch, and the number up to which its numbers may be used."""
 
     topic: str
     epoch: str
@@ -101,7 +101,7 @@ class Reserve:
 
 @frozen
 class Replace:
-    """A topic as a whole; without an epoch it is removed."""
+    """The whole content of a topic. Without an epoch the topic is removed."""
 
     topic: str
     epoch: str = ""
@@ -112,7 +112,7 @@ class Replace:
 
 @frozen
 class Sync:
-    """Nothing but an acknowledgement: of all that was given before."""
+    """A request for an acknowledgement of all earlier changes."""
 
     number: int = 0
 
@@ -122,7 +122,7 @@ AnyChange = Change | OfTopic | Sync
 
 
 class FileReports(Protocol):
-    """Takes what the thread has to say, and gives it work; `relay.store.sqlite.SqliteStore`."""
+    """Receives the thread's reports and gives it work; implemented by `relay.store.sqlite.SqliteStore`."""
 
     path: Path
     limits: LogLimits
@@ -162,7 +162,7 @@ class _Topic:
 
 @define(eq=False)
 class _File:
-    """The file as the thread has it open, and what it holds of each topic."""
+    """The open file, with the chunks of each topic."""
 
     connection: sqlite3.Connection
     inode: int
@@ -174,7 +174,7 @@ class _File:
 
 
 class FileWriter:
-    """The thread; everything here but `__init__` runs in it."""
+    """The writing thread. Everything here except `__init__` runs in that thread."""
 
     def __init__(self, store: FileReports, token: trio.lowlevel.TrioToken) -> None:
         self._store = store
@@ -184,11 +184,11 @@ class FileWriter:
         self._lock: int | None = None
         self._restored = False
         self._swept_at = 0.0
-        #: Rows of failed transactions, to be written when the file is back.
+        #: Rows of failed transactions, to be written when the file is usable again.
         self._held: dict[tuple[str, str], bytes | None] = {}
 
     def run(self) -> None:
-        """Write until the store is closed and nothing waits."""
+        """Write until the store is closed and no change waits."""
         changes: list[AnyChange] = []
         closing = failed = False
         while True:
@@ -206,7 +206,7 @@ class FileWriter:
         self._tell(self._store.ended)
 
     def _write(self, changes: Sequence[AnyChange]) -> bool:
-        """Write what is held and ``changes`` in one transaction; return True if they are on disk."""
+        """Write the rows of failed transactions and ``changes`` in one transaction. Return True if they are on disk."""
         numbers = [change.number for change in changes if change.number]
         rows, last = dict(self._held), {}
         for change in changes:
@@ -235,7 +235,7 @@ class FileWriter:
         return True
 
     def _tell(self, report: Callable[..., object], *about: object) -> None:
-        with contextlib.suppress(trio.RunFinishedError):  # with the loop everybody who waited is gone
+        with contextlib.suppress(trio.RunFinishedError):  # nothing waits for the report once the loop has ended
             self._token.run_sync_soon(report, *about)
 
     # --- the file ----------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class FileWriter:
         self._file = opened
 
     def _load(self, opened: _File, version: int) -> None:
-        """Learn what the file holds, and hand it over if nothing was yet."""
+        """Read the content of the file, and report it if that has not been done before."""
         connection = opened.connection
         names = {}
         for id, name, epoch, reserved in connection.execute("SELECT id, name, epoch, reserved FROM topics"):
@@ -302,7 +302,7 @@ class FileWriter:
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path).st_ino == os.fstat(self._lock).st_ino:
                     return
-            os.close(self._lock)  # the directory was removed with it, and is there again
+            os.close(self._lock)  # the directory was removed together with the lock file, and created again
             self._lock = None
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -313,7 +313,7 @@ class FileWriter:
         self._lock = lock
 
     def _look(self) -> None:
-        """Raise StoreError if the open file is not the one at the path any more."""
+        """Raise StoreError if the open file is no longer the one at the path."""
         assert self._file is not None
         try:
             inode = os.stat(self._path).st_ino
@@ -325,13 +325,13 @@ class FileWriter:
     def _close(self) -> None:
         if self._file is not None:
             opened, self._file = self._file, None
-            with contextlib.suppress(sqlite3.Error):  # nothing more can be done about a file that failed
-                opened.connection.close()  # which rolls back what was begun
+            with contextlib.suppress(sqlite3.Error):  # the file has failed already
+                opened.connection.close()  # rolls back an open transaction
 
     # --- a transaction -----------------------------------------------------------------------------------------------
 
     def _apply(self, rows: Mapping[tuple[str, str], bytes | None], others: Sequence[OfTopic]) -> int:
-        """Write all of it; return the number of events."""
+        """Write all rows and changes of topics. Return the number of events."""
         assert self._file is not None
         connection = self._file.connection
         connection.execute("BEGIN IMMEDIATE")
@@ -362,7 +362,7 @@ class FileWriter:
 
     def _reserve(self, file: _File, name: str, epoch: str, up_to: int, logged: dict[str, list[Loggable]]) -> None:
         known = file.topics.get(name)
-        if known is not None and known.epoch != epoch:  # begun anew: what the old epoch has is of no use any more
+        if known is not None and known.epoch != epoch:  # a new epoch: the events of the old one are useless
             logged.pop(name, None)
             self._replace(file, Replace(name))
             known = None
@@ -383,7 +383,7 @@ class FileWriter:
             self._reserve(file, change.topic, change.epoch, change.reserved, {})
 
     def _insert(self, file: _File, logged: Mapping[str, Sequence[Loggable]]) -> int:
-        """Write a chunk for each topic; an event of a topic that was never reserved is not kept."""
+        """Write a chunk for each topic. Events of topics without a reservation are not stored."""
         written, ahead, chunks = 0, self._store.ahead, []
         for name, events in logged.items():
             topic = file.topics.get(name)
@@ -400,7 +400,7 @@ class FileWriter:
         return written
 
     def _too_much(self, file: _File, names: Iterable[str]) -> Iterator[int]:
-        """Forget the oldest chunks of these topics, and then of all, that exceed the bounds; yield their ids."""
+        """Forget the oldest chunks, first of these topics, then of all, until the bounds are met. Yield their ids."""
         limits = self._store.limits
         for name in names:
             topic = file.topics.get(name)
@@ -412,7 +412,7 @@ class FileWriter:
         if file.size > limits.total:
             every = sorted(((chunk.id, topic) for topic in file.topics.values() for chunk in topic.chunks), key=_first)
             for _, topic in every:
-                if file.size <= limits.total * 9 // 10:  # not again with the next event
+                if file.size <= limits.total * 9 // 10:  # leave room, so that the next event does not exceed it again
                     break
                 yield _forget_oldest(file, topic)
 
@@ -420,7 +420,7 @@ class FileWriter:
         return time.monotonic() >= self._swept_at + _SWEEP and self._file is not None and self._file.size > 0
 
     def _too_old(self, file: _File) -> Iterator[int]:
-        """Forget the chunks that are too old, but each topic's newest one, whose last number is needed; yield their ids."""
+        """Forget chunks that are too old, except each topic's newest, whose last number is needed. Yield their ids."""
         if not self._is_due():
             return
         self._swept_at = time.monotonic()
@@ -464,9 +464,9 @@ def _delete(connection: sqlite3.Connection, chunks: Iterable[int]) -> None:
 
 
 def _execute(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> None:
-    """Execute a statement with the rows in its place for them, as few times as possible.
+    """Execute a statement with many rows inserted at its placeholder, as few times as possible.
 
-    `executemany` gives the interpreter's lock away for every row, and waits for it as often while the relay is busy.
+    `executemany` releases the interpreter's lock for every row, and has to wait for it again while the relay is busy.
     """
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         some = rows[start : start + _ROWS_AT_ONCE]
@@ -486,13 +486,13 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _opened(path: Path) -> tuple[_File, int]:
-    """Open the file, or make it; return the version that it had, too.
+    """Open or create the file. Return it with the version that it had.
 
     Raises:
-        StoreError: it is not a store, or one of a version that this relay does not know.
+        StoreError: it is not a store, or is of a version that this relay does not support.
         OSError, sqlite3.Error: it cannot be read or written.
     """
-    # SQLite would make it readable for others; it says "unable to open" whatever the reason.
+    # SQLite would create it readable for others, and reports every failure only as "unable to open".
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=PAUSE)
     try:
@@ -505,10 +505,10 @@ def _opened(path: Path) -> tuple[_File, int]:
         if not is_new and not 1 <= version <= VERSION:
             raise StoreError(f"{path} is a store of version {version}; this tickrelay has version {VERSION}")
         if is_new:
-            connection.execute("PRAGMA page_size = 8192")  # most of it are chunks of events, which are large
+            connection.execute("PRAGMA page_size = 8192")  # most rows are chunks of events, which are large
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        # Debian's overwrites what is removed, which doubles the writes. Nobody else can read the file.
+        # Debian's SQLite overwrites deleted content, which doubles the writes. Only the owner can read the file.
         connection.execute("PRAGMA secure_delete = OFF")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL}")
         steps = _ROWS + _TOPICS if is_new else "".join(_STEPS[each] for each in range(version, VERSION))
