@@ -1,7 +1,8 @@
-"""Applications at a node: the shell around `relay.cluster.shared_app`, with a connection to Redis of its own.
+"""Applications on a node: the IO around `relay.cluster.shared_app`, with a Redis connection of its own.
 
-One task keeps the node's lease and takes dead nodes out, one reads the log, one appends to it. One node at a time *leads*:
-it tells apps' servers (webhooks), by a lease and with rows in Redis that the next one goes on with, and forgets what is old.
+One task renews the node's lease and removes dead nodes, one reads the log, one appends to it. One node at a time *leads*,
+which it does under a lease: it notifies the apps' servers (webhooks) and deletes old data. Its progress is in rows in Redis,
+from which the next leader continues.
 """
 
 from collections import deque
@@ -20,14 +21,14 @@ from relay.cluster.redis import Fenced, NotGranted, RedisCluster
 from relay.cluster.shared_app import Applications
 from relay.store.interface import Done, Row, Rows, StoreError
 
-#: The lease of the node that leads, and its rows; no provider is named so.
+#: The name of the leader's lease and rows. No provider can have this name.
 LEADER = "#apps"
 POSITION = "position"
-#: Seconds that the services have to begin, before they are told of anything.
+#: Seconds that the services have to start before they get the first notification.
 SETTLE = 0.1
-#: Rows that are written at once.
+#: Most rows in one write.
 AT_ONCE = 500
-#: Seconds that a node which leaves, or leads no longer, has for its last rows.
+#: Seconds that a node has to write its last rows when it leaves or stops leading.
 KEEP = 2.0
 NOT_LEADING = "another relay tells the apps' servers now"
 
@@ -39,13 +40,13 @@ class _Change:
 
 
 class AppNode:
-    """Applications at this node.
+    """Applications on this node.
 
     Args:
-        redis: a connection of its own.
-        run_led: runs what one node does for all, until cancelled.
-        kept: seconds that events are kept for those who resume.
-        unused: returns the seconds after which a channel that nobody uses is forgotten.
+        redis: a connection that only this object uses.
+        run_led: runs, until cancelled, the services that one node runs for all.
+        kept: seconds that events are kept for clients that resume.
+        unused: returns the seconds after which an unused channel is forgotten.
         log: called with an event name and fields.
     """
 
@@ -62,9 +63,9 @@ class AppNode:
         self.store = AppStore(redis)
         self.all = Applications(redis.node, trio.current_time, self._wake, self._refusal)
         self.leads = False
-        """True while this node tells the apps' servers."""
+        """True while this node is the leader, which notifies the apps' servers."""
         self.unread = 0
-        """Entries of the log that could not be read."""
+        """Number of log entries that could not be decoded."""
         self._run_led = run_led
         self._kept = kept
         self._unused = unused
@@ -92,7 +93,7 @@ class AppNode:
         self._news.set()
 
     def _refusal(self) -> str:
-        """Return the reason that nothing can be published now; empty while it can."""
+        """Return the reason why nothing can be published at present; empty if publishing works."""
         if self._left:
             return "the relay is shutting down"
         if trio.current_time() < self._until:
@@ -100,7 +101,7 @@ class AppNode:
         return self.redis.failure or "this relay was cut off from Redis"
 
     def read_on(self) -> Callable[[], bool]:
-        """Begin to read all that is in the log now; return a function that returns True once it is read."""
+        """Start to read to the current end of the log. Return a function that returns True once that is done."""
         is_read = self._end.read_on()
         self._end_asked.set()
         return is_read
@@ -109,17 +110,17 @@ class AppNode:
         return self._loaded.is_set() and not self._missed and self.all.position >= end
 
     def kept_rows(self, table: str) -> Sequence[tuple[str, bytes]]:
-        """Return the rows of a table that the node which led before has left."""
+        """Return the rows of a table that the previous leader has left."""
         return self._kept_rows.get(table, ())
 
     def keep_row(self, row: Row) -> None:
-        """Write a row, while this node leads."""
+        """Write a row if this node leads."""
         if self.leads:
             self._rows.append(_Change(row))
             self._row_news.set()
 
     async def rows_kept(self) -> bool:
-        """Wait until all rows are in Redis; False where this node leads no longer."""
+        """Wait until all rows are in Redis. Return False if this node no longer leads."""
         said: list[str] = []
         done = trio.Event()
 
@@ -136,7 +137,7 @@ class AppNode:
         return not said[0]
 
     def status(self) -> dict[str, Any]:
-        """Return its part of the status page."""
+        """Return its section of the status page."""
         writer, position = self.all.writer, self.all.position
         return {
             "available": not self._refusal(),
@@ -150,7 +151,7 @@ class AppNode:
     # --- running -----------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take part until cancelled. It has started when what Redis holds is known, or Redis does not answer."""
+        """Run until cancelled. Report the start once the state in Redis is loaded, or if Redis does not answer."""
         async with self.redis.connected(), trio.open_nursery() as nursery:
             for task in (self._stay, self._read, self._append, self._expire, self._lead, self._find_end):
                 nursery.start_soon(task)
@@ -159,7 +160,7 @@ class AppNode:
             task_status.started()
 
     async def leave(self) -> None:
-        """Take this node out, in order: its subscribers are gone."""
+        """Remove this node's values from the sums, after its last subscriber has left."""
         self._left = True
         try:
             await self.store.bury(self.redis.node, leaves=True)
@@ -171,7 +172,7 @@ class AppNode:
                 await self._told_all.wait()
 
     async def _stay(self) -> None:
-        """Keep the node's lease, and take nodes out whose leases have run out."""
+        """Renew the node's lease, and remove nodes whose leases have expired."""
         every = min(0.5, self.redis.ttl / 6)
         while not self._left:
             self._beat_now = trio.Event()
@@ -187,7 +188,7 @@ class AppNode:
                 self._forget()
                 continue
             except StoreError:
-                pass  # `_refusal` says so, when the lease has run out
+                pass  # `_refusal` gives the reason once the lease has expired
             with trio.move_on_after(every):
                 await self._beat_now.wait()
 
@@ -200,7 +201,7 @@ class AppNode:
         self._news.set()
 
     def _forget(self) -> None:
-        """Enter anew: Redis was started anew or emptied, or has taken this node out."""
+        """Make the node enter again, because Redis was restarted or emptied, or has removed this node."""
         self._life, self._until = 0, 0.0
         self._entered = trio.Event()
         self._beat_now.set()
@@ -224,7 +225,7 @@ class AppNode:
                 writer.appended(refused)
 
     async def _expire(self) -> None:
-        """Tell those who wait for too long."""
+        """Refuse groups that have waited too long for Redis."""
         while True:
             await trio.sleep(AGAIN / 2)
             reason = self.redis.failure or "Redis has not answered in time"
@@ -254,7 +255,7 @@ class AppNode:
                 self._missed = True
 
     async def _find_end(self) -> None:
-        """Ask how far the log goes, for subscribers who may know more than this node has read."""
+        """Ask Redis for the end of the log, for subscribers that may have seen later events on another node."""
         while True:
             await self._end_asked.wait()
             self._end_asked = trio.Event()
@@ -278,14 +279,14 @@ class AppNode:
             self._log("an entry of the log cannot be read", reason=str(error), kind=kind, count=self.unread)
 
     async def _load(self) -> None:
-        """Take the state in Redis over: at the start, and where batches were missed, or may have been lost by Redis."""
+        """Load the state from Redis: at the start, after missed batches, and when Redis may have lost some."""
         snapshot, own = await self.store.load()
         (life, _), now = snapshot.position, trio.current_time()
         if not life:
             raise StoreError("Redis: it was emptied")
         before = self.all.position.life
         if before != life:
-            if before:  # what the log still has of its life before
+            if before:  # events of the log's previous life that are still in it
                 await self._catch_up(AppPosition(before, life))
                 self._hold_until = now + self.redis.ttl + 1
                 self._log("applications' channels begin new epochs", reason="Redis was started anew or emptied")
@@ -303,10 +304,10 @@ class AppNode:
         self._loaded.set()
 
     async def _catch_up(self, end: AppPosition, *, at: int | None = None) -> None:
-        """Apply batches up to `end`, as far as the log has all of them.
+        """Apply batches up to `end`, until one is missing from the log.
 
-        With `at`, Unix milliseconds of now, this node comes new: whatever the log has of events is kept for those who
-        resume, each with its time.
+        `at`, the current time in Unix milliseconds, is given when this node has just started: all events in the log are then
+        kept, with their times, for clients that resume.
         """
         while self.all.position < end:
             found = await self.store.read(self.all.position, wait=False)
@@ -352,7 +353,7 @@ class AppNode:
                     self._rows.clear()
                     self.leads = True
                     self._log("this relay tells the apps' servers", fence=lease.fence)
-                    # It only cancels the scope, and to cancel one that has ended does nothing.
+                    # The task only cancels the scope, and cancelling a scope that has ended does nothing.
                     keeping.start_soon(self._write_rows, token, writing, scope)  # noqa: ASYNC111
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._run_led)
@@ -375,7 +376,7 @@ class AppNode:
                         await self._release(token)
 
     async def _mind(self) -> None:
-        """Give the rows up as soon as the lease is lost, however long the services take to end."""
+        """Give up pending rows as soon as the lease is lost, even while the services are still ending."""
         try:
             await trio.sleep_forever()
         finally:
@@ -404,7 +405,7 @@ class AppNode:
                 scope.deadline = lease.until
 
     async def _write_rows(self, token: str, writing: trio.CancelScope, scope: trio.CancelScope) -> None:
-        """Write rows in order, also while this node's last services end."""
+        """Write rows in order, including those that the services write while they end."""
         with writing:
             while True:
                 if not self._rows and not self._sending:
@@ -423,7 +424,7 @@ class AppNode:
                     self.leads = False
                     self._give_up_rows()
                     return
-                taken, self._sending = self._sending, []  # nothing where the lease was lost meanwhile
+                taken, self._sending = self._sending, []  # empty if the lease was lost meanwhile
                 for change in taken:
                     if change.done is not None:
                         change.done("")
@@ -437,7 +438,7 @@ class AppNode:
                 change.done(NOT_LEADING)
 
     async def _tell_servers(self, position: AppPosition) -> None:
-        """Read the log for the apps' servers, from where the last leader has noted that it was."""
+        """Read the log from the position that the previous leader stored, and notify the apps' servers."""
         await trio.sleep(SETTLE)
         while True:
             try:
@@ -460,7 +461,7 @@ class AppNode:
                 self._told_all.set()
 
     async def _sweep(self) -> None:
-        """Forget channels that nobody has used for long, and batches that are older than events are kept."""
+        """Delete channels that have long been unused, and batches older than the time for which events are kept."""
         cursor = 0
         samples: deque[tuple[float, AppPosition]] = deque()
         while True:
@@ -485,7 +486,7 @@ def _position(rows: Rows) -> AppPosition:
 
 
 async def _next_request(lease: Lease) -> Request:
-    """Wait until the lease is to be acquired or renewed."""
+    """Wait until the lease must be acquired or renewed, and return the request for that."""
     while True:
         now = trio.current_time()
         request = lease.request(now)

@@ -1,4 +1,4 @@
-"""Applications in Redis: one log that numbers and counts, each change in one script. See `relay.cluster.applications`.
+"""Applications in Redis: one log, to which scripts append, number and count atomically. See `relay.cluster.applications`.
 
 | key | type | content |
 |---|---|---|
@@ -10,8 +10,8 @@
 | ``tickrelay:apps:sums`` | hash | the sums of all nodes' values, by key |
 | ``tickrelay:apps:members`` | hash | the user_info of each member, by key |
 | ``tickrelay:apps:topics``, ``...:cache`` | hash | by app and channel: last number, its time; a cache channel's last event |
-| ``tickrelay:apps:missed`` | hash | cache channels whose server was told of a miss since their last event |
-| ``tickrelay:apps:rate`` | hash | tokens that are left of each app's ``events_per_second``, and their time |
+| ``tickrelay:apps:missed`` | hash | cache channels whose server was notified of a miss since their last event |
+| ``tickrelay:apps:rate`` | hash | tokens left of each app's ``events_per_second``, and the time of that count |
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +24,9 @@ from relay.cluster.applications import AppBatch, AppPosition, AppSnapshot
 from relay.cluster.redis import AT_ONCE, PREFIX, WAIT, WITHIN, RedisCluster
 from relay.store.interface import StoreError
 
-#: Batches that the log holds at most.
+#: Most batches in the log.
 MOST_KEPT = 100_000
-#: Values of a dead node that are taken out at once, and records of channels that are looked at.
+#: Values of a dead node that one call removes, and records of channels that one call of `sweep` examines.
 PART = 500
 
 META, LOG = f"{PREFIX}apps:meta", f"{PREFIX}apps:log"
@@ -112,8 +112,8 @@ redis.call('HSETNX', own, '#', 0)
 return {life, redis.call('HGET', own, '#'), redis.call('HGETALL', own)}
 """
 )
-#: ARGV: node, life, milliseconds of the lease. Returns 'anew', or 'alive' and the nodes whose leases have run out. A lease
-#: that runs out while its node is asking says that Redis was away: for the length of one, others may tell that they live.
+#: ARGV: node, life, milliseconds of the lease. Returns 'anew', or 'alive' and the nodes whose leases have expired. If the
+#: asking node's own lease has expired, Redis was unreachable: the other nodes then get one lease's time to renew theirs.
 _BEAT = """
 local P, node = 'tickrelay:apps:', ARGV[1]
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
@@ -132,7 +132,7 @@ for _, other in ipairs(redis.call('SMEMBERS', P .. 'nodes')) do
 end
 return answer
 """
-#: ARGV: node, whether it leaves by itself, values taken out at once. Returns 1 while there are more.
+#: ARGV: node, whether it leaves by itself, values to remove per call. Returns 1 while more remain.
 _BURY = (
     _COMMON
     + """
@@ -149,7 +149,7 @@ redis.call('SREM', P .. 'nodes', node)
 return 0
 """
 )
-#: ARGV: node, life, number of the batch, then operations. Returns 'anew', or 'done' and the numbers of the groups refused.
+#: ARGV: node, life, number of the batch, then operations. Returns 'anew', or 'done' and the numbers of the refused groups.
 _APPEND = (
     _COMMON
     + """
@@ -210,7 +210,7 @@ publish()
 return {'done', refused}
 """
 )
-#: Returns the state behind the last batch.
+#: Returns the state after the last batch.
 _LOAD = """
 local P = 'tickrelay:apps:'
 local clock = redis.call('TIME')
@@ -219,8 +219,8 @@ return {known[1] or '0', known[2] or '0', clock[1] * 1000 + math.floor(clock[2] 
   redis.call('HGETALL', P .. 'sums'), redis.call('HGETALL', P .. 'members'), redis.call('HGETALL', P .. 'topics'),
   redis.call('HGETALL', P .. 'cache'), redis.call('HGETALL', P .. 'node:' .. ARGV[1])}
 """
-#: ARGV: cursor, milliseconds that an unused channel's record is kept, records, life, the oldest batch to keep. Returns the
-#: next cursor.
+#: ARGV: cursor, milliseconds for which an unused channel's record is kept, records to examine, life, the oldest batch to
+#: keep. Returns the next cursor.
 _SWEEP = (
     _COMMON
     + """
@@ -248,7 +248,7 @@ _SCRIPTS = {"enter": _ENTER, "beat": _BEAT, "bury": _BURY, "append": _APPEND, "l
 
 @frozen
 class Entered:
-    """A node as Redis knows it: the life of the log, the number of the node's last batch, and its values by key."""
+    """The state of a node in Redis: the life of the log, the number of the node's last batch, and its values by key."""
 
     life: int
     last: int
@@ -256,13 +256,13 @@ class Entered:
 
 
 class Anew(Exception):
-    """Raised where Redis was started anew or emptied, or does not know the node any more: it must enter (again)."""
+    """Raised if Redis was restarted or emptied, or no longer knows the node, so that the node must enter again."""
 
 
 class AppStore:
     """Requests about applications. All raise StoreError with the reason.
 
-    A script that Redis does not know says that it was started anew, before anything is changed.
+    If Redis does not know a script, it was restarted. This is noticed before anything is changed.
     """
 
     def __init__(self, redis: RedisCluster) -> None:
@@ -270,33 +270,33 @@ class AppStore:
         self._hashes: dict[str, Any] = {}
 
     async def enter(self) -> Entered:
-        """Begin, or go on, as a node of the present life of the log."""
+        """Join the current life of the log as a node, or rejoin it."""
         for name, text in _SCRIPTS.items():
             self._hashes[name] = await self._redis.ask(methodcaller("script_load", text))
         life, last, flat = await self._run("enter", [self._redis.node, self._lease])
         return Entered(int(life), int(last), _values(flat))
 
     async def beat(self, life: int) -> Sequence[str]:
-        """Renew the node's lease; return the nodes whose leases have run out. Raises Anew."""
+        """Renew the node's lease. Return the nodes whose leases have expired. Raises Anew."""
         said, *dead = await self._run("beat", [self._redis.node, life, self._lease])
         if said != b"alive":
             raise Anew
         return [each.decode() for each in dead]
 
     async def bury(self, node: str, *, leaves: bool = False) -> None:
-        """Take the values of a node out of the sums, if its lease has run out, or as it `leaves`."""
+        """Remove the values of a node from the sums, if its lease has expired or it `leaves`."""
         while await self._run("bury", [node, int(leaves), PART]):
             pass
 
     async def append(self, life: int, batch: AppBatch) -> Sequence[int]:
-        """Append a batch, once; return the numbers of its groups that were refused. Raises Anew."""
+        """Append a batch, once even if repeated. Return the numbers of its groups that were refused. Raises Anew."""
         said, *rest = await self._run("append", [self._redis.node, life, batch.number, *batch.operations])
         if said != b"done":
             raise Anew
         return [int(each) for each in rest[0].split()]
 
     async def load(self) -> tuple[AppSnapshot, Mapping[str, bytes]]:
-        """Return the state behind the last batch, and the values of this node in it."""
+        """Return the state after the last batch, and this node's values in it."""
         life, n, at, floor, sums, members, topics, cache, own = await self._run("load", [self._redis.node], 10 * WITHIN)
         cached: dict[str, tuple[int, int, bytes]] = {}
         for name, value in _pairs(cache):
@@ -314,16 +314,16 @@ class AppStore:
         return snapshot, _values(own)
 
     async def end(self) -> AppPosition:
-        """Return the last batch of the log."""
+        """Return the position of the last batch of the log."""
         life, n = await self._redis.ask(methodcaller("hmget", META, ["life", "n"]))
         return AppPosition(int(life or 0), int(n or 0))
 
     async def sweep(self, cursor: int, unused: float, life: int, oldest: int) -> int:
-        """Forget some of the channels that were not used for so many seconds, and batches before `oldest`."""
+        """Delete batches before `oldest` and some channels unused for `unused` seconds. Return the next cursor."""
         return int(await self._run("sweep", [cursor, int(unused * 1000), PART, life, oldest]))
 
     async def read(self, after: AppPosition, *, wait: bool = True) -> list[tuple[AppPosition, Mapping[bytes, bytes]]]:
-        """Return the next batches behind a position; wait for news if there are none."""
+        """Return the next batches after a position. With `wait`, wait for one if there are none yet."""
         block = WAIT if wait else None
         streams = {LOG: f"{after.life}-{after.n}"}
         found = await self._redis.ask(

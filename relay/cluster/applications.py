@@ -1,16 +1,17 @@
-"""Applications over all relays, the pure part: what this node adds, what all nodes know, and one log that orders it.
+"""Applications over all relays, without IO: this node's contributions, the totals of all nodes, and the log between them.
 
-Every change of what an application's subscribers may see on another node goes through one log in Redis, in batches: events
-with their numbers, client events, counts of subscribers, members, users that come online, and ended users. A script numbers
-and counts while it appends (`relay.cluster.app_store`), so what it appends is what all nodes do, in one order.
+Every change that subscribers on another node may notice goes through one log in Redis, in batches: numbered events, client
+events, counts of subscribers, presence members, users that come online, and terminated users. A script assigns the numbers
+and updates the counts while it appends (`relay.cluster.app_store`), so that all nodes apply the same changes in one order.
 
-- What a node *adds* is a value for each key: its subscribers on a channel, its members of one, its signed-in users, its
-  connections. Redis holds the values of each node and their sums; a node whose lease has run out is taken out of the sums.
-  A value is set, not added to, and where Redis has lost them, all are sent again: nothing is counted twice.
-- What a node *publishes* is a group of events, all or none. A batch is sent again under its number until its fate is known,
-  and Redis takes a number once. A group has a deadline; whoever asked is told if it is certain that nothing was published.
-- A batch of the log is named by the *life* of the log and a number without holes. A life begins where Redis was started or
-  emptied, since it may have lost what nodes have read: numbers of channels begin again, in another epoch.
+- A node *adds* a value for each key: its subscribers and members on a channel, its signed-in users, its connections. Redis
+  has the values of each node and their sums, from which it removes a node whose lease has expired. Values are set and not
+  added to, and all are sent again if Redis has lost them, so that nothing is counted twice.
+- A node *publishes* groups of events, each atomically. A batch is sent again with the same number until its outcome is
+  known, and Redis accepts each number once. A group has a deadline. If it passes, the caller is told whether the group was
+  certainly not published.
+- A batch is named by the *life* of the log and a number without gaps. A new life begins when Redis is started or emptied,
+  because it may then have lost batches that nodes have read. Channel numbers then start again in a new epoch.
 """
 
 from collections import deque
@@ -22,13 +23,13 @@ from attrs import define, field, frozen
 
 from relay.pusher.messages import PresenceMember, ProtocolError
 
-#: Seconds that whoever publishes waits for Redis.
+#: Seconds that a publisher waits for Redis.
 WITHIN = 2.0
-#: Groups that may wait for Redis; one more is refused.
+#: Most groups that may wait for Redis; further ones are refused.
 MOST_GROUPS = 10_000
-#: Changes that wait, beside two for each value, before only the last one of each value is sent.
+#: Most waiting changes, in addition to two for each value. Beyond that only the last change of each value is sent.
 MOST_CHANGES = 10_000
-#: Operations of one batch, and about how many bytes.
+#: Most operations in one batch, and approximate limit of its bytes.
 MOST_OPERATIONS, MOST_BYTES = 256, 512 * 1024
 
 Told = Callable[[ProtocolError | None], object]
@@ -59,7 +60,7 @@ class ClientMessage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Termination(msgspec.Struct, frozen=True, array_like=True):
-    """All connections of a user are to be closed."""
+    """The order to close all connections of a user."""
 
     app: str
     user_id: str
@@ -88,12 +89,12 @@ def names_of(key: str) -> list[str]:
 
 
 def member_value(member: PresenceMember) -> bytes:
-    """Return the value of a member: the JSON of its user_info behind one character that is always there."""
+    """Return the value of a member: its user_info as JSON, prefixed with one character so that it is never empty."""
     return b"-" if member.user_info is None else b"+" + member.user_info.encode()
 
 
 def read_member(user_id: str, value: bytes) -> PresenceMember:
-    """Return the member of that value."""
+    """Return the member with this id and value, the inverse of `member_value`."""
     return PresenceMember(user_id, value[1:].decode() if value[:1] == b"+" else None)
 
 
@@ -102,16 +103,16 @@ def read_member(user_id: str, value: bytes) -> PresenceMember:
 
 @define(eq=False)
 class Contributions:
-    """The values that this node adds, and the changes that Redis does not have yet, in their order.
+    """The values that this node adds, and the changes that Redis does not have yet, in order.
 
-    Where too many wait, only the last one of each key is sent.
+    If too many changes wait, only the last one of each key is sent.
     """
 
     values: dict[str, bytes] = field(factory=dict)
     _changes: deque[tuple[str, bytes]] = field(factory=deque)
 
     def __len__(self) -> int:
-        """Return how many changes are to be sent."""
+        """Return the number of changes to send."""
         return len(self._changes)
 
     def set(self, key: str, value: bytes) -> None:
@@ -127,25 +128,25 @@ class Contributions:
             self.send_all([key for key, _ in self._changes])
 
     def take(self, most: int) -> list[tuple[str, bytes]]:
-        """Return the oldest changes, and count them as sent."""
+        """Remove and return the oldest changes, at most `most`; they count as sent."""
         return [self._changes.popleft() for _ in range(min(most, len(self._changes)))]
 
     def send_all(self, known: Iterable[str]) -> None:
-        """Send all values; `known` are the keys of which Redis may have a value of this node."""
+        """Schedule all values to be sent. `known`: keys for which Redis may have a value of this node."""
         keys = dict.fromkeys([*known, *self.values])
         self._changes = deque((key, self.values.get(key, b"")) for key in keys)
 
 
 @define(eq=False)
 class Group:
-    """Operations that are done together or not at all."""
+    """Operations that are applied atomically."""
 
     app: str
     operations: Sequence[Sequence[bytes]]
     deadline: float
     told: Told | None
     rate: float | None = None
-    """Events a second that the app's server may publish on all nodes."""
+    """Events per second that the app's server may publish over all nodes; None if it is not limited."""
     cost: int = 0
 
     def tell(self, refusal: ProtocolError | None) -> None:
@@ -157,7 +158,7 @@ class Group:
 
 @frozen
 class AppBatch:
-    """A batch on its way. It does not change; it is sent again until its fate is known."""
+    """A batch that was sent. It is immutable, and sent again until its outcome is known."""
 
     number: int
     operations: Sequence[bytes]
@@ -165,12 +166,12 @@ class AppBatch:
 
 
 def unpublished(reason: str) -> ProtocolError:
-    """Return the refusal of what was certainly not published."""
+    """Return the refusal of a group that was certainly not published."""
     return ProtocolError(f"not published, the relay's store is not available: {reason}", status=503)
 
 
 def uncertain(reason: str) -> ProtocolError:
-    """Return the refusal of something that may be published all the same."""
+    """Return the refusal of a group that may have been published nevertheless."""
     return ProtocolError(f"it is not known whether this was published: {reason}", status=503)
 
 
@@ -199,14 +200,14 @@ class AppWriter:
         return self._number
 
     def put(self, group: Group) -> None:
-        """Add a group; it is refused where too many wait."""
+        """Add a group. It is refused if too many wait."""
         if len(self._waiting) >= MOST_GROUPS:
             group.tell(unpublished(f"{MOST_GROUPS} events wait for it"))
         else:
             self._waiting.append(group)
 
     def batch(self) -> AppBatch | None:
-        """Return the batch to send now: the same one until its fate is known. None where there is nothing."""
+        """Return the batch to send, the same one until its outcome is known; None if there is nothing to send."""
         if self._under_way is not None or self.idle:
             return self._under_way
         operations: list[bytes] = []
@@ -231,7 +232,7 @@ class AppWriter:
         return self._under_way
 
     def appended(self, refused: Iterable[int]) -> None:
-        """Note that the batch is in the log, without the `refused` ones of its groups with a rate, counted from 1."""
+        """Note that the batch is in the log, except `refused`: indexes from 1 among its groups that have a rate."""
         batch, self._under_way = self._under_way, None
         assert batch is not None
         over, limited = frozenset(refused), 0
@@ -244,9 +245,9 @@ class AppWriter:
                 group.tell(None)
 
     def begin(self, last: int, known: Iterable[str]) -> None:
-        """Go on where Redis knows this node anew: it has had batches up to number `last`, and values for these keys.
+        """Continue after this node has entered again. Redis has its batches up to `last`, and values for the `known` keys.
 
-        Groups that were on their way and are not known to be in the log are given up, not sent again.
+        Groups in flight that are not known to be in the log are ended as uncertain and not sent again.
         """
         if (batch := self._under_way) is not None:
             self._under_way = None
@@ -256,7 +257,7 @@ class AppWriter:
         self.added.send_all(known)
 
     def expire(self, now: float, reason: str) -> None:
-        """Give up what has waited too long."""
+        """End the groups whose deadlines have passed."""
         while self._waiting and self._waiting[0].deadline <= now:
             self._waiting.popleft().tell(unpublished(reason))
         for group in () if self._under_way is None else self._under_way.groups:
@@ -264,7 +265,7 @@ class AppWriter:
                 group.tell(uncertain(reason))
 
     def deadline(self) -> float | None:
-        """Return the time of the next `expire`; None where nothing waits."""
+        """Return the time at which `expire` must be called next; None if no group waits."""
         if self._under_way is not None:
             open_ones = [group.deadline for group in self._under_way.groups if group.told is not None]
             if open_ones:
@@ -283,15 +284,15 @@ class AppPosition(NamedTuple):
 
 
 class AppEntry(NamedTuple):
-    """One thing in the log. The kinds, with their words:
+    """One entry of the log. The kinds, with their further fields:
 
-    - ``e`` an event; the number on each of its channels
+    - ``e`` an event; its number on each of its channels
     - ``x`` a client event; ``k`` a termination
-    - ``s`` the subscribers of a channel have changed; the sum, the sum before, this node's value, its name
-    - ``+``, ``-`` a member has joined or left, ``on``, ``off`` a user is online or not any more
-    - ``c`` the connections of an app at a node; their number, the node
-    - ``w`` a cache channel had nothing for a subscriber, for the first time since its last event
-    - ``f`` a channel is forgotten; numbers begin behind this one
+    - ``s`` the number of a channel's subscribers changed; new sum, old sum, the node's value, the node's name
+    - ``+``, ``-`` a member joined or left; ``on``, ``off`` a user came online or went offline
+    - ``c`` the number of an app's connections on a node; that number, the node
+    - ``w`` a cache channel had no event for a subscriber, for the first time since its last event
+    - ``f`` a channel was forgotten; later numbers are larger than this one
     """
 
     kind: str
@@ -301,7 +302,7 @@ class AppEntry(NamedTuple):
 
 
 def read_batch(fields: Mapping[bytes, bytes]) -> tuple[int, list[AppEntry]]:
-    """Return the time of a batch, Unix milliseconds, and what is in it."""
+    """Return the time of a batch in Unix milliseconds, and its entries."""
     found: list[AppEntry] = []
     at = 0
     for name, payload in fields.items():
@@ -316,15 +317,15 @@ def read_batch(fields: Mapping[bytes, bytes]) -> tuple[int, list[AppEntry]]:
 
 @frozen
 class AppSnapshot:
-    """The state of all applications in Redis behind one batch of the log.
+    """The state of all applications in Redis after one batch of the log.
 
     Attributes:
-        at: Unix milliseconds.
-        floor: numbers of channels without a record begin behind it.
-        sums: by key.
+        at: time of the state in Unix milliseconds.
+        floor: the first number of a channel without a record is larger than this.
+        sums: sums over all nodes by key.
         members: `member_value` by key.
-        numbers: the last number by ``APP\\nCHANNEL``.
-        cached: number, Unix milliseconds and `AppEvent` of cache channels' last events, by ``APP\\nCHANNEL``.
+        numbers: last number by ``APP\\nCHANNEL``.
+        cached: number, Unix milliseconds and `AppEvent` of the last event of each cache channel, by ``APP\\nCHANNEL``.
     """
 
     position: AppPosition
@@ -338,23 +339,23 @@ class AppSnapshot:
 
 @define(eq=False)
 class AppTotals:
-    """The sums over all nodes, of one app."""
+    """The totals of one app over all nodes."""
 
     subscribers: dict[str, int] = field(factory=dict)
-    """By channel."""
+    """Number of subscribers by channel."""
     own: dict[str, int] = field(factory=dict)
     """The part of `subscribers` that is this node's."""
     members: dict[str, dict[str, PresenceMember]] = field(factory=dict)
-    """By channel and user."""
+    """Presence members by channel and user id."""
     online: set[str] = field(factory=set)
     connections: dict[str, int] = field(factory=dict)
-    """By node."""
+    """Number of connections by node."""
     numbers: dict[str, int] = field(factory=dict)
     """The last number of each channel that has had an event."""
 
 
 def totals_of(snapshot: AppSnapshot, own: Mapping[str, bytes]) -> dict[str, AppTotals]:
-    """Return a snapshot's totals by app; `own` are the values of this node that are in them."""
+    """Return a snapshot's totals by app. `own`: this node's values, which are included in them."""
     found: dict[str, AppTotals] = {}
 
     def of(app: str) -> AppTotals:

@@ -1,11 +1,11 @@
-"""Commands that one node takes and another one carries out.
+"""Commands that one node receives and another one executes.
 
-The node that a command came to checks it, and sends it to the provider's owner, which takes it like one of its own: its
-names are in the store before it is sent to the provider. The owner's answer comes back as a message. While there is none,
-the command is sent again, to whoever owns the provider then; a repeated command is known by its names and never carried out
-twice. So a command that the owner had taken when it died is answered by the next one, as unknown or by what the account's
-stream shows. If nobody answers in time, the sender is told that the outcome is unknown: it may ask again under the same
-names. An owner carries out no command whose time has passed; clocks of nodes must agree to about a second.
+The receiving node validates a command and sends it to the provider's owner, which treats it like one of its own: it stores
+the command's names before it sends it to the provider. The owner's answer is a message. Until it arrives, the command is
+sent again, to the owner of that time; the owner recognizes a repeated command by its names and never executes it twice. If
+an owner dies with an open command, the next owner answers it, as unknown or by the states in the account's stream. If no
+answer arrives in time, the sender gets the outcome unknown, and may repeat the command under the same names. An owner does
+not execute a command whose deadline has passed. The nodes' clocks must agree to about a second.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class ForwardedCommand(msgspec.Struct, frozen=True, array_like=True):
-    """A command on its way to its owner. ``until_ns`` is the wall time after which it is of no use."""
+    """A command sent to the owner of its provider. ``until_ns``: its deadline in Unix nanoseconds."""
 
     ref: str
     provider: str
@@ -67,7 +67,7 @@ class _Asked:
 
 
 def measured(command: bytes) -> int:
-    """Return the bytes that an encoded command takes while it waits."""
+    """Return the bytes charged for an encoded command while it waits."""
     return len(command) + OVERHEAD
 
 
@@ -76,9 +76,9 @@ class Forwarding:
 
     Args:
         tell: sends a message to the owner of a provider: provider, kind and body.
-        refs: names requests; unique over all nodes.
-        clock, unix_ns: the monotonic and the wall time.
-        at: the wall time as RFC 3339.
+        refs: generates references of requests, unique over all nodes.
+        clock, unix_ns: return monotonic seconds and Unix nanoseconds.
+        at: returns the wall time as RFC 3339.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Forwarding:
         self._unix_ns = unix_ns
         self._at = at
         self._asked: dict[str, _Asked] = {}
-        #: Number and bytes of the commands of each API key that wait.
+        #: Number and bytes of the waiting commands of each API key.
         self._waiting: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Forwarding:
         idempotency_key: str | None = None,
         api_key: str = "",
     ) -> None:
-        """Send an encoded command to the owner of its provider; ``then`` is called once with the answer, within its time."""
+        """Send an encoded command to its provider's owner. ``then`` is called once with the answer, by the deadline."""
         now = self._clock()
         until_ns = self._unix_ns() + int(within * 1e9)
         forwarded = ForwardedCommand(self._refs(), provider, account, command, idempotency_key, api_key, until_ns)
@@ -141,14 +141,14 @@ class Forwarding:
         self._tell(provider, "command", _encode(forwarded))
 
     def answered(self, body: bytes) -> None:
-        """Take an owner's answer; a second one is of no interest."""
+        """Process an owner's answer. A second answer is ignored."""
         answer = _answer(body)
         asked = self._end(answer.ref)
         if asked is not None:
             asked.then(answer)
 
     def tick(self) -> None:
-        """Send again what has no answer, and give up what is late. To be called about once a second."""
+        """Repeat unanswered commands, and end those past their deadlines as unknown. Call about once a second."""
         now = self._clock()
         for ref, asked in list(self._asked.items()):
             if now >= asked.due_at:
@@ -168,7 +168,7 @@ class Forwarding:
 
 
 def read_command(body: bytes, unix_ns: int) -> tuple[ForwardedCommand, Command, float] | None:
-    """Return a command that came from another node, and the seconds that are left for it; None if its time has passed."""
+    """Decode a command from another node. Return it with the seconds left for it; None if its deadline has passed."""
     forwarded = _command(body)
     left = (forwarded.until_ns - unix_ns) / 1e9
     return None if left <= 0 else (forwarded, command_input.decode(forwarded.command), left)

@@ -1,11 +1,11 @@
-"""A lease: which node holds a provider's sessions.
+"""A lease: the right of one node to hold a provider's sessions.
 
-The store grants it for `TTL` seconds and it is renewed each third of them. The holder stops by its own monotonic clock,
-`MARGIN` seconds before the store can give it to another node: the time counts from before the request was sent, so neither
-a slow answer nor a pause of the process can make it longer. A lease that has run out here is never renewed; it is asked for
-again, and has another fence then.
+The store grants a lease for `TTL` seconds, and the holder renews it after a third of that time. The holder stops by its own
+monotonic clock, `MARGIN` seconds before the store can grant it to another node. The time counts from before the request was
+sent, so that neither a slow answer nor a pause of the process can extend it. A lease that has expired by this clock is never
+renewed. The node must acquire a new one, which has another fence.
 
-The lease only chooses the owner. What the owner writes is checked by its token in the store, whatever a clock says.
+The lease only chooses the owner. The store checks each write by the owner's token, independent of any clock.
 """
 
 from math import inf
@@ -14,15 +14,15 @@ from attrs import define, field, frozen
 
 #: Seconds for which the store grants a lease.
 TTL = 3.0
-#: Seconds before the end of these at which the holder stops.
+#: Seconds before the end of the lease at which the holder stops.
 MARGIN = 0.5
-#: Seconds until a request that failed is made again.
+#: Seconds until a failed request is repeated.
 AGAIN = 0.25
 
 
 @frozen
 class Request:
-    """A request to the store: to renew the lease of ``token``, or to acquire it where that is empty."""
+    """A request to the store: to renew the lease of ``token``, or to acquire one if that is empty."""
 
     token: str
     at: float
@@ -34,11 +34,11 @@ class Lease:
 
     ttl: float = TTL
     token: str = ""
-    """Names the grant in the store; empty where this node has none."""
+    """Identifies the grant in the store; empty if this node has none."""
     fence: int = 0
-    """The number of the grant; every later one of anybody is higher."""
+    """The number of the grant. Every later grant, to any node, has a higher one."""
     wanted: bool = True
-    """False for a node that may not hold it (any more)."""
+    """False if this node must not, or must no longer, hold the lease."""
     _until: float = field(default=-inf, init=False)
     _next: float = field(default=-inf, init=False)
     _asked: Request | None = field(default=None, init=False)
@@ -53,24 +53,24 @@ class Lease:
         return bool(self.token) and now < self._until
 
     def deadline(self) -> float:
-        """Return the time of the next call of `request` or `lapsed` that may bring something."""
+        """Return the earliest time at which `request` or `lapsed` may return something."""
         until = self._until if self.token else inf
         return min(until, self._next if self.token or self.wanted else inf)
 
     def lapsed(self, now: float) -> bool:
-        """Return True, once, if the lease has run out: the provider's sessions must end now."""
+        """Return True, once, if the lease has expired, so that the provider's sessions must end now."""
         if not self.token or now < self._until:
             return False
         self.lost(now)
         return True
 
     def lost(self, now: float) -> None:
-        """Give the lease up: it has run out, or the store says that it is another node's."""
+        """Drop the lease, because it has expired or the store reports that another node has it."""
         self.token, self._until, self._asked = "", -inf, None
         self._next = now + AGAIN
 
     def request(self, now: float) -> Request | None:
-        """Return what is to be asked of the store now; None where nothing is."""
+        """Return the request to send to the store now; None if none is due."""
         if now < self._next or not (self.token or self.wanted):
             return None
         self._asked = Request(self.token, now)
@@ -78,7 +78,7 @@ class Lease:
         return self._asked
 
     def granted(self, request: Request, token: str, fence: int) -> bool:
-        """Take the grant of ``request``; False where it comes too late to be of use."""
+        """Record the grant that answers ``request``. Return False if it arrived too late to be used."""
         if request is not self._asked:
             return False
         self.token, self.fence = token, fence
@@ -86,7 +86,7 @@ class Lease:
         return True
 
     def refused(self, request: Request, now: float, free_in: float = inf) -> bool:
-        """Note that another node has the lease, which may be free in ``free_in`` seconds; True if this node had it."""
+        """Note that another node has the lease, for up to ``free_in`` seconds. Return True if this node had it before."""
         if request is not self._asked:
             return False
         had = bool(self.token)
@@ -101,6 +101,6 @@ class Lease:
             self._next = min(self._next, now + AGAIN)
 
     def hurry(self, now: float) -> None:
-        """Ask at once: the holder is said to have released the lease."""
+        """Make the next request due at once, because the holder is reported to have released the lease."""
         if not self.token:
             self._next = min(self._next, now)

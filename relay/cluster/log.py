@@ -1,10 +1,10 @@
 """A provider's log: batches of events, written by the owner, read by every other node.
 
-A batch is named by the owner's fence and a number that counts from 1 within the fence. Names only grow, so a reader needs
-one position. Within a fence the numbers have no holes; the first batch of a fence names the batch it follows. So a reader
-that was away longer than the log is kept finds out, however few batches follow.
+A batch is named by the owner's fence and a number that counts from 1 within the fence. Names only increase, so that a reader
+needs only one position. Within a fence the numbers have no gaps, and the first batch of a fence names its predecessor. From
+these a reader detects that it was disconnected for longer than the log is kept, even if only one batch follows.
 
-A batch whose append got no answer is appended again under the same name, and the store takes it once. It is never changed.
+A batch whose append got no answer is appended again under the same name, and the store accepts it once. It never changes.
 """
 
 from collections import deque
@@ -13,9 +13,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-#: Events of one batch.
+#: Most events in one batch.
 MOST_EVENTS = 512
-#: Bytes of the events of one batch, about.
+#: Approximate limit of the bytes of a batch's events.
 MOST_BYTES = 512 * 1024
 
 
@@ -27,14 +27,14 @@ class LogPosition(NamedTuple):
 
 
 START = LogPosition(0, 0)
-#: The end of a log: a position, or one of each of several logs.
+#: The end of a log: a position, or one position for each of several logs.
 End = TypeVar("End")
 
 
 class LogEntry(msgspec.Struct, frozen=True, array_like=True):
     """A numbered event of one topic; ``id`` to ``key`` are those of `relay.hub.encoding.HistoryEntry`.
 
-    ``first`` is lower than ``seq`` where the event stands for all numbers from it on: the gap of a new owner.
+    ``first`` is lower than ``seq`` if the event covers all numbers from ``first`` to ``seq``: the gap of a new owner.
     """
 
     topic: str
@@ -49,7 +49,7 @@ class LogEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LogBatch(msgspec.Struct, frozen=True, array_like=True):
-    """A batch of the log. ``after`` is what the first one of a fence follows; ``ends`` is said by an owner that leaves."""
+    """A batch of the log. ``after``: predecessor of the first batch of a fence. ``ends``: the owner leaves after it."""
 
     fence: int
     n: int
@@ -59,7 +59,7 @@ class LogBatch(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def position(self) -> LogPosition:
-        """Its name."""
+        """The name of the batch."""
         return LogPosition(self.fence, self.n)
 
 
@@ -68,7 +68,7 @@ decode = msgspec.msgpack.Decoder(LogBatch).decode
 
 
 class LogAppender:
-    """The batches of an owner: one at a time is on its way, and is not given up before its fate is known."""
+    """The batches of an owner. One at a time is in flight, and is repeated until its outcome is known."""
 
     def __init__(self, fence: int, after: LogPosition) -> None:
         self.fence = fence
@@ -79,22 +79,22 @@ class LogAppender:
         self._ends = self._ended = False
 
     def __len__(self) -> int:
-        """Return the events that are not known to be in the log."""
+        """Return the number of events that are not known to be in the log."""
         return len(self._waiting) + (0 if self._under_way is None else len(self._under_way.entries))
 
     @property
     def waiting(self) -> int:
-        """Events that are in no batch yet."""
+        """Number of events that are in no batch yet."""
         return len(self._waiting)
 
     @property
     def begun(self) -> bool:
-        """True when its first batch is in the log."""
+        """True once its first batch is in the log."""
         return self._n > (self._under_way is not None)
 
     @property
     def ended(self) -> bool:
-        """True when everything is in the log, the last batch too."""
+        """True once everything is in the log, including the last batch."""
         return self._ended
 
     def put(self, entry: LogEntry) -> None:
@@ -102,11 +102,11 @@ class LogAppender:
         self._waiting.append(entry)
 
     def end(self) -> None:
-        """Append a last batch, which tells the others that the owner leaves."""
+        """Append a last batch, which announces to the other nodes that the owner leaves."""
         self._ends = True
 
     def batch(self) -> LogBatch | None:
-        """Return the batch to append now, the same one until its fate is known; None where there is none."""
+        """Return the batch to append, the same one until its outcome is known; None if there is none."""
         if self._under_way is None:
             ends = self._ends and not self._ended and len(self._waiting) <= MOST_EVENTS
             if not self._waiting and self._after is None and not ends:
@@ -127,7 +127,7 @@ class LogAppender:
         return tuple(entries)
 
     def appended(self) -> LogBatch:
-        """Note that the batch is in the log; return it."""
+        """Note that the batch is in the log, and return it."""
         batch, self._under_way = self._under_way, None
         assert batch is not None
         self._ended = batch.ends
@@ -135,22 +135,22 @@ class LogAppender:
 
 
 class LogReader:
-    """The position of a reader, and whether what it is given follows it."""
+    """The position of a reader. It detects batches that are missing after that position."""
 
     def __init__(self, position: LogPosition = START) -> None:
         self.position = position
         self.missed = False
-        """True from the moment that batches were found to be lost for this reader, until `load`."""
+        """True from the detection that this reader has missed batches, until `load`."""
 
     def feed(self, batch: LogBatch) -> Sequence[LogEntry]:
-        """Return the events to publish: none of a batch that was read before. `missed` says if others were lost."""
+        """Return the events to publish; none if the batch was read before. Set `missed` if earlier batches are missing."""
         at = batch.position
         if at <= self.position:
             return ()
         if batch.fence == self.position.fence:
             follows = batch.n == self.position.n + 1
         else:
-            # A reader that is ahead of it saw batches that the store has lost since.
+            # A reader that is ahead of the predecessor has read batches that the store has lost since.
             follows = batch.after is not None and LogPosition(*batch.after) <= self.position
         self.missed = self.missed or not follows
         self.position = at
@@ -158,12 +158,12 @@ class LogReader:
 
 
 class EndOfLog(Generic[End]):
-    """The end of a log, asked of the store for subscribers who must not be answered before this node has read to there.
+    """The end of a log in the store. Answers to some subscribers must wait until this node has read to that position.
 
-    A node reads a little later than another one. A subscriber who comes from there may know more than this node does.
+    Nodes read the log at slightly different times. A subscriber that comes from another node may have seen later events.
 
     Args:
-        is_read: returns whether this node has read to an end.
+        is_read: returns True if this node has read to the given end.
     """
 
     def __init__(self, is_read: Callable[[End], bool]) -> None:
@@ -173,11 +173,11 @@ class EndOfLog(Generic[End]):
 
     @property
     def wanted(self) -> bool:
-        """True while the store has to be asked."""
+        """True while a request for the end must be sent to the store."""
         return self._answered < self.asked
 
     def read_on(self) -> Callable[[], bool]:
-        """Return a function that returns True once this node has read all that is in the log now."""
+        """Return a function that returns True once this node has read to the current end of the log."""
         self.asked += 1
         number = self.asked
         end: End | None = None
@@ -191,5 +191,5 @@ class EndOfLog(Generic[End]):
         return is_read
 
     def answer(self, asked: int, end: End) -> None:
-        """Note the store's answer; ``asked`` is as it was when the store was asked."""
+        """Note the store's answer. ``asked``: the value of that attribute when the request was sent."""
         self._answered, self._end = asked, end
