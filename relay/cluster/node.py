@@ -1,9 +1,9 @@
-"""A node of the cluster: the shell around `Lease` and `Replica`, with one `RedisCluster` for all providers.
+"""A node of the cluster: the IO around `Lease` and `Replica`, with one `RedisCluster` for all providers.
 
-Tasks of a node: one reads all logs that it does not write, and the messages of the other nodes, with one blocking read; one
-a second tells that it lives and looks who else does; for each provider one keeps the lease, and one writes while it has it.
-There is no other channel between nodes: a reader that is slow, or was cut off, reads on where it was, and a link that is
-mute is noticed because the blocking read has a deadline.
+A node has these tasks. One reads, with a single blocking read, the logs that it does not write and the messages of the other
+nodes. One announces the node every second and looks for the others. For each provider, one keeps the lease and one writes
+the logs while the lease is held. Nodes have no other channel between them. A reader that is slow or was disconnected
+continues from its position, and a dead connection is noticed because the blocking read has a deadline.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ from relay.cluster.replica import LOGS, LogName, Replica, ReplicatedTopics
 from relay.model.channels import Asker
 from relay.store.interface import Done, Row, Rows, StoreError
 
-#: Seconds between two looks at the other nodes, and between two checkpoints of topics.
+#: Seconds between two announcements of this node, each with a look at the others, and between two checkpoints of topics.
 LOOK = 1.0
-#: Seconds beyond a lease without an answer of Redis, or without an owner, after which the data of a provider are called
-#: stale.
+#: Seconds, in addition to the time of a lease, without an answer from Redis or without an owner, after which a provider's
+#: data are marked stale.
 SUSPECT = 1.0
-#: Acknowledgements that may be waited for at once, of one provider.
+#: Most changes of one provider that may wait for an acknowledgement.
 MOST_WAITING = 10_000
-#: Rows that are written with one batch: a new owner may write all of them anew.
+#: Most rows written with one batch. Needed because a new owner may write all rows again.
 MOST_ROWS = 2_000
 
 NOT_OWNER = "another node owns the provider now"
@@ -37,7 +37,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
-    """A message between nodes; an empty ``to`` is everybody."""
+    """A message between nodes. An empty ``to`` addresses all nodes."""
 
     sender: str
     to: str
@@ -46,14 +46,14 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 _message = msgspec.msgpack.Decoder(_Message).decode
-#: The streams that a node wants, each with those who asked for it there: app, connection and network.
+#: The streams that a node wants, each with the subscribers that requested it there: app, connection and network.
 _wanted = msgspec.msgpack.Decoder(dict[str, list[tuple[str, str, str | None]]]).decode
 _status = msgspec.json.Decoder(dict[str, Any]).decode
 
-#: Subscribers of one node that the owner is told of for one stream.
+#: Most subscribers of a stream that a node announces to the owner.
 MOST_ASKERS = 4
 Wanted = Mapping[str, Sequence[Asker]]
-"""Streams by their channels' names, and those who asked for each."""
+"""The subscribers that requested each stream, by the name of its channel."""
 
 
 def _by_stream(announced: bytes) -> Wanted:
@@ -62,7 +62,7 @@ def _by_stream(announced: bytes) -> Wanted:
 
 
 class ProviderPart(ReplicatedTopics, Protocol):
-    """A provider in this process, as its node needs it."""
+    """A provider in this process, as far as the node needs it."""
 
     def checkpoint(self) -> Mapping[str, bytes]:
         """Return the states of the topics that have changed since the last call."""
@@ -71,30 +71,30 @@ class ProviderPart(ReplicatedTopics, Protocol):
     """The epoch of topics that have had no event yet."""
 
     def adopt(self, epoch: str, states: Mapping[str, bytes], rows: Rows) -> None:
-        """Take over what was missed: states of topics as `checkpoint` gave them, and states of accounts."""
+        """Restore missed state: the states of topics, as returned by `checkpoint`, and of accounts."""
 
     def lead(self, rows: Rows) -> None:
-        """Become the owner; ``rows`` are those of the provider in the store."""
+        """Become the owner. ``rows``: the provider's rows in the store."""
 
     async def run_sessions(self, hand_over: trio.Event) -> None:
-        """Run the provider's sessions until cancelled; end them in order at ``hand_over``."""
+        """Run the provider's sessions until cancelled. Close them cleanly when ``hand_over`` is set."""
 
     def resign(self, unwritten: Sequence[Row]) -> None:
-        """Stop being the owner: from now on nothing may be published as one.
+        """Stop being the owner. From now on nothing may be published as the owner.
 
-        ``unwritten`` are rows that are not known to be in the store. What they belong to was not published.
+        ``unwritten``: rows that are not known to be in the store. The events that belong to them were not published.
         """
 
     def suspect(self, reason: str) -> None:
-        """Tell subscribers that the data are stale; empty: that they are not any more."""
+        """Notify subscribers that the data are stale for ``reason``; if it is empty, that they no longer are."""
 
     def want(self, streams: Wanted, new: Collection[str]) -> None:
-        """Keep these streams of the provider, and no others; ``new`` are those that a node wants since the last call."""
+        """Subscribe to exactly these streams of the provider. ``new``: those that a node has added since the last call."""
 
 
 @frozen
 class _Change:
-    """A row on its way to Redis."""
+    """A row to write to Redis."""
 
     row: Row
     new: bool = False
@@ -113,10 +113,10 @@ class ProviderNode:
     replica: Replica = field(init=False)
     loaded: bool = False
     owner: str = ""
-    """The node that owns the provider, as far as is known."""
+    """The node that owns the provider; empty if none is known."""
     suspected: str = ""
     loads: int = 0
-    """Times that the present state was loaded: at the start, and where this node had missed batches."""
+    """How often the current state was loaded: at the start, and each time this node had missed batches."""
     ends: EndOfLog[Mapping[LogName, LogPosition]] = field(init=False)
     _loading: bool = field(default=False, init=False)
     _rows: list[_Change] = field(factory=list, init=False)
@@ -141,7 +141,7 @@ class ProviderNode:
     def owns(self) -> bool:
         """True while this node may publish the provider's events and use its sessions.
 
-        Not before it knows what the last owner left: a command that is repeated would be taken for a new one.
+        It is False until the rows of the last owner are loaded. Before that, a repeated command would seem to be new.
         """
         return self._begun and self.lease.held(trio.current_time())
 
@@ -161,7 +161,7 @@ class ProviderNode:
             self._wake()
 
     def commit(self, row: Row, done: Done) -> None:
-        """Write a new row and call ``done`` when it is in Redis, or with the reason that it is not."""
+        """Write a new row and call ``done`` when it is in Redis, or with the reason why it is not."""
         if not self.owns:
             done(NOT_OWNER)
         elif self.redis.failure:
@@ -174,11 +174,11 @@ class ProviderNode:
 
     @property
     def busy(self) -> int:
-        """Rows and acknowledgements that wait for Redis."""
+        """Number of rows and acknowledgements that wait for Redis."""
         return len(self._rows) + len(self._sending)
 
     def sync(self, done: Done) -> None:
-        """Call ``done`` when all that was written is in Redis."""
+        """Call ``done`` when all rows written so far are in Redis."""
         self._rows.append(_Change(Row("", "", None), done=done))
         self._wake()
 
@@ -188,7 +188,7 @@ class ProviderNode:
     # --- the lease ---------------------------------------------------------------------------------------------------
 
     async def keep_lease(self) -> None:
-        """Ask for the lease and renew it, until cancelled."""
+        """Acquire the lease and renew it, until cancelled."""
         while True:
             now = trio.current_time()
             if self.lease.lapsed(now):
@@ -206,7 +206,7 @@ class ProviderNode:
             if request.token:
                 found = await self.redis.renew(self.name, request.token, self.replica.leading_in)
                 if self.lease.lapsed(trio.current_time()):
-                    self.stop("its lease has run out")  # in the meantime; the answer is of no use
+                    self.stop("its lease has run out")  # while the request was in flight: the answer is too late
                 elif found is None:
                     self.lease.refused(request, trio.current_time())
                     self.stop("another node has the lease")
@@ -229,17 +229,17 @@ class ProviderNode:
             self.try_to_write()
 
     def hurry(self) -> None:
-        """Ask for the lease at once: its holder is leaving, or has left."""
+        """Try to acquire the lease at once, because its holder is leaving or has left."""
         self.lease.hurry(trio.current_time())
         self._hurried.set()
 
     def try_to_write(self) -> None:
-        """Begin to write if the lease is held and everything is read."""
+        """Begin to write if the lease is held and both logs have been read to their ends."""
         if self.lease.held(trio.current_time()) and self.replica.try_to_write():
             self._writes.set()
 
     def stop(self, reason: str) -> None:
-        """Stop being the owner at once."""
+        """Stop being the owner at once, for the logged ``reason``."""
         if self.lease.token:
             self.lease.lost(trio.current_time())
         if self._scope is not None:
@@ -262,7 +262,7 @@ class ProviderNode:
                 self._scope, self._begun = None, False
                 if self.lease.lapsed(trio.current_time()):
                     self.log("not the owner any more", provider=self.name, reason="its lease has run out")
-                if self.lease.token:  # one that nobody uses must not be renewed: nobody else could lead
+                if self.lease.token:  # renewing an unused lease would keep other nodes from leading
                     self.lease.lost(trio.current_time())
                 self.replica.resign()
                 rows, self._rows, self._sending = [*self._sending, *self._rows], [], []
@@ -297,7 +297,7 @@ class ProviderNode:
                 await trio.sleep(AGAIN)
 
     async def _append(self, name: LogName) -> None:
-        """Append batches, one after another, with what else is to be written in the same change."""
+        """Append batches, one after another, each with the rows and states to write in the same script."""
         writer = self.replica.writers[name]
         checkpoint_at = 0.0
         states: Mapping[str, bytes] = {}
@@ -319,7 +319,7 @@ class ProviderNode:
             try:
                 found = await self.redis.append(self.name, self.lease.token, name, batch, states, changes)
             except StoreError as error:
-                # A Redis that is full renews leases, and takes nothing else.
+                # A Redis that is full still renews leases, but refuses every other write.
                 if trio.current_time() - appended_at > self.redis.ttl:
                     self.stop(str(error))
                 await trio.sleep(AGAIN)
@@ -341,14 +341,14 @@ class ProviderNode:
                     change.done(GIVEN_UP if change.row.key in found else "" if self.owns else NOT_OWNER)
 
     async def _until_news(self) -> None:
-        """Wait for the next thing to append; both logs are looked at then."""
+        """Wait until there is something to append to either log."""
         with trio.move_on_after(LOOK):
             await self._news.wait()
         if self._news.is_set():
             self._news = trio.Event()
 
     async def hand_over(self) -> None:
-        """Give the provider to another node, in order."""
+        """Release the provider to another node, after its sessions have closed and everything is written."""
         self.lease.wanted = False
         self._handing_over.set()
         with trio.move_on_after(LOOK):
@@ -368,13 +368,13 @@ class ProviderNode:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def following(self) -> dict[str, LogPosition]:
-        """Return the positions behind which this node reads."""
+        """Return the positions after which this node reads, by the key of the log."""
         if not self.loaded or self.replica.writers:
             return {}
         return {log_key(self.name, name): self.replica.readers[name].position for name in LOGS}
 
     def feed(self, name: LogName, raw: bytes) -> None:
-        """Publish a batch that was read."""
+        """Publish the events of a batch that was read."""
         batch = decode(raw)
         self.replica.feed(name, batch)
         if batch.entries and self.suspected:
@@ -389,7 +389,7 @@ class ProviderNode:
         return all(self.replica.readers[name].position >= ends[name] for name in LOGS)
 
     async def load(self) -> None:
-        """Load the present state: at the start, and where batches were lost for this node."""
+        """Load the current state: at the start, and when this node has missed batches."""
         self._loading = True
         try:
             await self._load()
@@ -416,7 +416,7 @@ class ProviderNode:
         self.try_to_write()
 
     def see(self, owner: str, now: float) -> None:
-        """Note which node owns the provider, and tell subscribers where nobody has for long."""
+        """Note which node owns the provider. Mark the data stale if it has had no owner for long."""
         self.owner = owner
         if owner:
             self.seen_at = now
@@ -431,7 +431,7 @@ class ProviderNode:
             self.part.suspect(reason)
 
     def status(self) -> dict[str, Any]:
-        """Return its part of the status page."""
+        """Return its section of the status page."""
         waiting = {f"{name}_waiting": len(writer) for name, writer in self.replica.writers.items()}
         positions = {name: list(reader.position) for name, reader in self.replica.readers.items()}
         left = max(0.0, self.lease.until - trio.current_time())
@@ -441,14 +441,14 @@ class ProviderNode:
 
 
 class ClusterNode:
-    """All of one node.
+    """One node with all its providers.
 
     Args:
         name: the node's name in the configuration.
         parts: its providers.
-        may_own: whether it asks for leases.
+        may_own: whether it acquires leases.
         on_message: called with sender, kind and body of messages to this node.
-        status: what other nodes are shown of this one.
+        status: returns the status of this node that is shown to the others.
         log: called with an event name and fields.
     """
 
@@ -485,38 +485,38 @@ class ClusterNode:
     # --- from the relay; synchronous ---------------------------------------------------------------------------------
 
     def want(self, stream: str, by: Asker) -> None:
-        """Announce that this node has a subscriber of a stream, by its channel's name."""
+        """Announce that this node has a subscriber of a stream. ``stream``: name of its channel."""
         self._wants[stream] = {by: None}
         self._changed = True
         self._look_now.set()
 
     def want_too(self, stream: str, by: Asker) -> None:
-        """Announce another subscriber of the stream: the owner asks for it at the first turn of any of them."""
+        """Announce another subscriber of the stream. The owner requests it at the first turn of any of its subscribers."""
         askers = self._wants.get(stream)
         if askers is not None and len(askers) < MOST_ASKERS and by not in askers:
             askers[by] = None
             self._changed = True
 
     def unwant(self, stream: str) -> None:
-        """Announce that this node has no subscriber of it any more."""
+        """Announce that this node no longer has a subscriber of the stream."""
         self._wants.pop(stream, None)
         self._changed = True
 
     def read_on(self, provider: str) -> Callable[[], bool]:
-        """Begin to read all that is in a provider's logs now; return a function that returns True once it is read."""
+        """Start to read to the current end of a provider's logs. Return a function that returns True once that is done."""
         is_read = self.providers[provider].ends.read_on()
         self._ends_asked.set()
         return is_read
 
     def tell(self, to: str, kind: str, body: bytes) -> None:
-        """Send a message to a node; an empty name is everybody."""
+        """Send a message to a node, or to all if ``to`` is empty."""
         self._messages.append(_encode(_Message(self.redis.node, to, kind, body)))
         self._outgoing.set()
 
     # --- running -----------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Be a node until cancelled."""
+        """Run the node until cancelled."""
         async with self.redis.connected(), trio.open_nursery() as nursery:
             now = trio.current_time()
             for each in self.providers.values():
@@ -535,13 +535,13 @@ class ClusterNode:
             task_status.started()
 
     async def hand_over(self) -> None:
-        """Give all providers to other nodes, and go on as one that only follows."""
+        """Release all providers to other nodes, and continue as a node that only reads."""
         async with trio.open_nursery() as nursery:
             for each in self.providers.values():
                 nursery.start_soon(each.hand_over)
 
     async def leave(self) -> None:
-        """Tell that this node ends."""
+        """Announce that this node ends."""
         try:
             await self.redis.leave()
         except StoreError as error:
@@ -600,10 +600,10 @@ class ClusterNode:
                 try:
                     await self.redis.tell(message)
                 except StoreError:
-                    continue  # whoever asked has a deadline
+                    continue  # the requester has a deadline
 
     async def _find_ends(self) -> None:
-        """Ask how far logs go, for subscribers who may know more than this node has read."""
+        """Ask Redis for the ends of logs, for subscribers that may have seen later events on another node."""
         while True:
             await self._ends_asked.wait()
             self._ends_asked = trio.Event()
@@ -617,7 +617,7 @@ class ClusterNode:
                         await trio.sleep(AGAIN)
 
     async def _look(self) -> None:
-        """Tell what this node is and wants, and see what the others are and want."""
+        """Announce this node's status and wanted streams every second, and read those of the others."""
         while True:
             self._look_now = trio.Event()
             now = trio.current_time()
@@ -663,7 +663,7 @@ class ClusterNode:
             each.part.want(mine, new & mine.keys())
 
     def _state(self, name: str) -> str:
-        """Return UP for a node that was heard of within a lease and a second, else SILENT; UNKNOWN while nobody can be."""
+        """Return UP if the node was seen within a lease's time and a second, otherwise SILENT; UNKNOWN if Redis fails."""
         if name == self.redis.node:
             return "UP"
         if self.redis.failure:
@@ -672,7 +672,7 @@ class ClusterNode:
         return "SILENT" if late else "UP"
 
     def status(self) -> dict[str, Any]:
-        """Return its part of the status page."""
+        """Return its section of the status page."""
         return {
             "node": self.redis.node,
             "available": not self.redis.failure,

@@ -1,4 +1,4 @@
-"""The cluster's store: leases, logs and rows in Redis, each change in one script, so that all of it is there or nothing.
+"""The cluster's store: leases, logs and rows in Redis. Each change is one script, and so atomic.
 
 One Redis holds everything (a replica may follow it; Redis Cluster is not supported). The keys of provider P:
 
@@ -12,9 +12,9 @@ One Redis holds everything (a replica may follow it; Redis Cluster is not suppor
 | ``tickrelay:node:NODE``, ``tickrelay:want:NODE`` | string, expires | a node's status, and the streams that it wants |
 | ``tickrelay:control`` | stream | messages between nodes |
 
-A fence is the time of Redis in milliseconds, or one more than the last one. So it is larger than any before even where Redis
-was emptied. ``owner`` remembers in which life of Redis (its ``run_id``) an owner has led: in another one Redis may have lost
-what nodes have read. For the length of a lease after it was started or emptied Redis grants none.
+A fence is the time of Redis in milliseconds, or the last fence plus one, which is larger than any earlier one even after
+Redis was emptied. ``owner`` records in which lives of Redis (its ``run_id``) an owner has led; in any other life Redis may
+have lost data that nodes have read. After Redis was started or emptied, no lease is granted for the length of one.
 """
 
 import logging
@@ -36,11 +36,11 @@ from relay.store.interface import Row, StoreError
 PREFIX = "tickrelay:"
 #: Seconds that a request may take.
 WITHIN = 1.0
-#: Seconds between two times that all connections are made anew because of a request without an answer: Redis may be slow.
+#: Least seconds between two replacements of all connections after unanswered requests, since Redis may only be slow.
 DROPS = 5.0
-#: Batches that are kept of a log, about.
+#: Approximate number of batches that are kept in each log.
 KEPT: Mapping[LogName, int] = {"market": 10_000, "durable": 20_000}
-#: Batches that are read at once, and milliseconds that a read waits for one.
+#: Most batches in one read, and milliseconds that a read waits for a batch.
 AT_ONCE, WAIT = 100, 500
 #: The stream of messages between nodes.
 CONTROL = f"{PREFIX}control"
@@ -137,12 +137,12 @@ class NotGranted:
 
 @frozen
 class Fenced:
-    """Tells that nothing was written: another node has had the lease since."""
+    """The result of an append that wrote nothing, because another node has had the lease since."""
 
 
 @frozen
 class Loaded:
-    """The state of a provider: its topics, the epoch of new ones, and the first and last batch of each log."""
+    """The stored state of a provider: its topics, the epoch of new ones, and the first and last batch of each log."""
 
     epoch: str
     topics: Mapping[str, bytes]
@@ -155,17 +155,17 @@ class RedisCluster:
 
     Args:
         url: ``redis://`` or ``rediss://``.
-        node: the name of this life of this node.
+        node: identifies this node and its current process.
         ttl: seconds of a lease.
     """
 
     def __init__(self, url: str, node: str, ttl: float = TTL) -> None:
         try:
-            import coredis  # an extra: only what the operator asks for is needed
+            import coredis  # an optional dependency, needed only by clusters
         except ImportError:
             raise StoreError(MISSING) from None
         self._coredis = coredis
-        logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it logs tracebacks of what is raised and told here
+        logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that are reported here
         self._client: Any = None
         self._url = url
         self.node = node
@@ -174,32 +174,32 @@ class RedisCluster:
         self._hashes: dict[str, str] = {}
         self._drop_at = -inf
         self.round_trips = Histogram()
-        """Seconds from a request that does not wait for news to its answer."""
+        """Seconds from a request to its answer, without blocking reads."""
         self.failure = "not connected yet"
-        """The reason that Redis cannot be used now; empty while it can."""
+        """The reason why Redis cannot be used at present; empty while it works."""
 
     @property
     def no_script(self) -> type[Exception]:
-        """The exception that is raised where Redis does not know a script any more: it was started anew."""
+        """The exception raised if Redis no longer knows a script, because it was restarted."""
         found: type[Exception] = self._coredis.exceptions.NoScriptError
         return found
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """Keep connections while inside; one that is lost is made anew by the next request."""
+        """Hold connections inside the context. The next request replaces a lost one."""
         policy = self._coredis.retry.NoRetryPolicy()
         async with self._coredis.Redis.from_url(self._url, verify_version=False, retry_policy=policy) as self._client:
             yield
 
     async def ask(self, request: Callable[[Any], Any], within: float = WITHIN) -> Any:
-        """Return the answer to ``request``, a function of the client that makes an awaitable."""
+        """Send a request and return the answer. ``request``: takes the client and returns an awaitable."""
         asked_at = trio.current_time()
         try:
             with trio.fail_after(within):
                 answer = await request(self._client)
         except trio.TooSlowError:
             self.failure = f"Redis has not answered for {within:g} s"
-            # A connection that is cut off silently keeps its requests until TCP gives up: a quarter of an hour.
+            # Requests on a connection that was cut silently would hang until TCP gives up, after a quarter of an hour.
             if trio.current_time() >= self._drop_at:
                 self._drop_at = trio.current_time() + DROPS
                 self._client.connection_pool.disconnect()
@@ -218,15 +218,15 @@ class RedisCluster:
                 self._hashes[name] = await client.script_load(_SCRIPTS[name])
             try:
                 return await client.evalsha(self._hashes[name], keys=keys, args=args)
-            except self._coredis.exceptions.NoScriptError:  # Redis was started anew
+            except self._coredis.exceptions.NoScriptError:  # Redis was restarted
                 return await client.eval(_SCRIPTS[name], keys=keys, args=args)
 
         return await self.ask(run)
 
     async def unsafe_settings(self) -> list[tuple[str, str, str]]:
-        """Return the settings of Redis that may lose what must be kept: name and value, what is needed, and why.
+        """Return the settings of Redis that may lose data: name and value, the needed value, and the reason.
 
-        Where Redis does not show its configuration, nothing is known and nothing is returned.
+        If Redis does not show its configuration, the list is empty.
         """
         found: dict[str, str] = {}
         try:
@@ -245,7 +245,7 @@ class RedisCluster:
     # --- leases ------------------------------------------------------------------------------------------------------
 
     async def acquire(self, provider: str) -> LeaseGrant | NotGranted:
-        """Ask for a provider's lease."""
+        """Try to acquire a provider's lease."""
         said, *rest = await self._script("acquire", _lease_keys(provider), [self.node, int(self.ttl * 1000)])
         if said == b"refused":
             return NotGranted(rest[0].decode(), int(rest[1]) / 1000)
@@ -256,7 +256,7 @@ class RedisCluster:
     async def renew(
         self, provider: str, token: str, leading_in: str
     ) -> tuple[str, Mapping[LogName, LogPosition]] | None:
-        """Renew the lease of ``token``; return the life of Redis and the ends of the logs, None where it is lost."""
+        """Renew the lease of ``token``. Return the life of Redis and the ends of the logs; None if the lease is lost."""
         args = [token, int(self.ttl * 1000), leading_in]
         said, *rest = await self._script("renew", _lease_keys(provider), args)
         if said != b"renewed":
@@ -265,7 +265,7 @@ class RedisCluster:
         return run, _ends(ends)
 
     async def release(self, provider: str, token: str) -> None:
-        """Give the lease of ``token`` back."""
+        """Release the lease of ``token``."""
         await self._script("release", [f"{PREFIX}lease:{provider}"], [token])
 
     # --- logs and rows -----------------------------------------------------------------------------------------------
@@ -279,11 +279,11 @@ class RedisCluster:
         topics: Mapping[str, bytes],
         rows: Iterable[tuple[Row, bool]],
     ) -> Fenced | set[str]:
-        """Append a batch, once, and write rows, all or nothing; return the keys of new rows that were there already.
+        """Append a batch, once even if repeated, and write rows, atomically. Return the keys of new rows that existed.
 
         Args:
-            topics: states of topics, for those who load them.
-            rows: rows, and whether each is new, and is not to be written where its key is there.
+            topics: states of topics, for nodes that load them.
+            rows: each row with True if it is new; a new row is not written if its key exists.
         """
         args: list[Any] = [token, "", "", KEPT[name], len(topics)]
         if batch is not None:
@@ -298,7 +298,7 @@ class RedisCluster:
         return Fenced() if said == b"fenced" else {each.decode() for each in said}
 
     async def read(self, after: Mapping[str, LogPosition]) -> dict[str, list[tuple[LogPosition, bytes]]]:
-        """Return what is behind these positions, by the key of its stream; wait for news if there are none."""
+        """Return the entries after these positions, by the key of the stream. Wait for one if there are none yet."""
         ids = {key: f"{position.fence}-{position.n}" for key, position in after.items()}
         found = await self.ask(lambda client: client.xread(ids, count=AT_ONCE, block=WAIT), WITHIN + WAIT / 1000)
         return {
@@ -307,7 +307,7 @@ class RedisCluster:
         }
 
     async def load(self, provider: str) -> Loaded:
-        """Return the state of a provider, for a node that has missed what led to it."""
+        """Return the stored state of a provider, for a node that has missed batches."""
         begins = {}
         for name in LOGS:
             first = await self.ask(methodcaller("xrange", log_key(provider, name), count=1))
@@ -321,7 +321,7 @@ class RedisCluster:
         return Loaded(epoch.decode(), {topic.decode(): state for topic, state in topics.items()}, begins, ends)
 
     async def ends(self, provider: str) -> dict[LogName, LogPosition]:
-        """Return the last batch of each of a provider's logs."""
+        """Return the position of the last batch of each of a provider's logs."""
         return {name: await self._end(log_key(provider, name)) for name in LOGS}
 
     async def _end(self, key: str) -> LogPosition:
@@ -345,10 +345,10 @@ class RedisCluster:
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     async def announce(self, status: bytes, wanted: bytes | None) -> None:
-        """Tell that this node lives, and what it wants of the providers where that has changed.
+        """Announce that this node is alive, and the streams that it wants, if ``wanted`` is given because they changed.
 
         Raises:
-            StoreError: also where Redis has lost what this node wanted; it must be told again.
+            StoreError: also if Redis has lost the wanted streams, which must then be sent again.
         """
         alive = int(self.ttl * 2000)
         await self.ask(lambda client: client.set(f"{PREFIX}node:{self.node}", status, px=alive))
@@ -360,12 +360,12 @@ class RedisCluster:
                 raise StoreError("Redis: what this relay wants of the providers was lost")
 
     async def leave(self) -> None:
-        """Tell that this node has ended."""
+        """Remove this node's status and wanted streams, because it has ended."""
         await self.ask(lambda client: client.delete([f"{PREFIX}node:{self.node}", f"{PREFIX}want:{self.node}"]))
         await self.tell(encode([self.node, "", "want", b""]))
 
     async def nodes(self) -> dict[str, tuple[bytes, bytes]]:
-        """Return the status of each living node, and what it wants."""
+        """Return the status and the wanted streams of each live node, by its name, both encoded."""
         found = {}
         for key in await self.ask(lambda client: client.keys(f"{PREFIX}node:*")):
             name = key.decode().removeprefix(f"{PREFIX}node:")
@@ -375,7 +375,7 @@ class RedisCluster:
         return found
 
     async def owners(self, providers: Iterable[str]) -> dict[str, str]:
-        """Return the node that owns each provider; a provider without owner is not there."""
+        """Return the node that owns each provider. Providers without an owner are left out."""
         names = list(providers)
         if not names:
             return {}
@@ -389,7 +389,7 @@ class RedisCluster:
         )
 
     async def newest(self) -> LogPosition:
-        """Return the position behind all messages that were sent."""
+        """Return the position of the newest message between nodes."""
         return await self._end(CONTROL)
 
 

@@ -1,8 +1,8 @@
-"""An app in the hub of one relay of several: what concerns others goes through the log, and is told when it is read there.
+"""An app on one of several relays. Changes that concern other nodes are sent to the log and applied when read from it.
 
-`SharedApp` decides what `relay.hub.app.AppState` leaves open. Subscribers, channels and outboxes are this node's own. Who is
-a member, how many subscribe and which event comes next is what the log says (`relay.cluster.applications`). Nobody is told
-of itself: a member hears neither of its own coming nor of its going.
+`SharedApp` overrides the parts of `relay.hub.app.AppState` that differ for several nodes. Subscribers, channels and outboxes
+belong to this node. Members, counts of subscribers and the order of events come from the log (`relay.cluster.applications`).
+A member is not notified of its own joining or leaving.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -53,7 +53,7 @@ MISSED = "events were missed, reconnect to resume"
 
 
 class NumberedElsewhere(TopicLog):
-    """The log of an application's channel, whose events Redis numbers and keeps."""
+    """The log of an application's channel whose events are numbered and stored by Redis."""
 
     __slots__ = ("_read_on",)
 
@@ -66,10 +66,10 @@ class NumberedElsewhere(TopicLog):
         self._read_on = read_on
 
     def append_first(self, event: Loggable, then: Done) -> None:
-        """Do nothing: an application's events come numbered."""
+        """Do nothing, because an application's events arrive with their numbers."""
 
     def read_on(self) -> Callable[[], bool]:
-        """Begin to read all that is in the log now; return a function that returns True once it is read."""
+        """Start to read to the current end of the log. Return a function that returns True once that is done."""
         return self._read_on()
 
 
@@ -79,13 +79,13 @@ def _nothing(event: Loggable) -> None:
 
 @define(eq=False)
 class Applications:
-    """All apps at this node.
+    """All apps on this node.
 
     Args:
         node: this node's name.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
         wake: called when there is something to send.
-        refused: returns the reason that nothing can be published now; empty while it can.
+        refused: returns the reason why nothing can be published at present; empty if publishing works.
     """
 
     node: str
@@ -104,12 +104,12 @@ class Applications:
         return f"{self.position.life:x}-apps"
 
     def new_app(self, app: App, shared: Shared) -> "SharedApp":
-        """Begin an app."""
+        """Create the state of an app."""
         self.apps[app.id] = state = SharedApp(app, shared, self)
         return state
 
     def totals_for(self, app: str) -> AppTotals:
-        """Return what all nodes add to an app."""
+        """Return the totals of an app over all nodes."""
         found = self.totals.get(app)
         if found is None:
             found = self.totals[app] = AppTotals()
@@ -122,7 +122,7 @@ class Applications:
     # --- to the log --------------------------------------------------------------------------------------------------
 
     def add(self, key: str, value: bytes) -> None:
-        """Set what this node adds under a key."""
+        """Set the value that this node adds for a key."""
         self.writer.added.set(key, value)
         self.wake()
 
@@ -134,7 +134,7 @@ class Applications:
         *,
         cost: int = 0,
     ) -> None:
-        """Publish operations, all or none; with a `cost` they count for the app's rate."""
+        """Publish operations atomically. A `cost` is charged to the app's rate of events."""
         rate = app.limits.events_per_second if cost else None
         group = Group(app.id, operations, self.clock() + WITHIN, told, rate, cost)
         if reason := self.refused():
@@ -146,7 +146,7 @@ class Applications:
     # --- from the log ------------------------------------------------------------------------------------------------
 
     def apply(self, entry: AppEntry, now: float) -> None:
-        """Do at this node what an entry of the log says."""
+        """Apply an entry of the log on this node."""
         match entry.kind:
             case "e":
                 event = read_event(entry.payload)
@@ -215,7 +215,7 @@ class Applications:
     # --- from the state in Redis -------------------------------------------------------------------------------------
 
     def begin_life(self, life: int, now: float) -> None:
-        """Go on in another life of the log: all channels' numbers begin again, in another epoch."""
+        """Switch to a new life of the log. The numbers of all channels start again in a new epoch."""
         self.position, self.floor = AppPosition(life, 0), 0
         for totals in self.totals.values():
             totals.numbers.clear()
@@ -226,12 +226,12 @@ class Applications:
     def adopt(
         self, snapshot: AppSnapshot, own: Mapping[str, bytes], now: float, *, hold: bool = False, close: bool = True
     ) -> None:
-        """Take the state in Redis over, of this life of the log, and tell subscribers of the difference.
+        """Load the state in Redis, of this life of the log, and notify subscribers of the differences.
 
         Args:
             own: this node's values in it.
-            hold: nobody leaves yet: Redis may have lost what other nodes are about to tell it again.
-            close: subscribers that have missed events are closed.
+            hold: report no member as left yet, because Redis may have lost values that other nodes will send again.
+            close: close the connections of subscribers that have missed events.
         """
         before, self.totals = self.totals, totals_of(snapshot, own)
         self.position, self.floor = snapshot.position, snapshot.floor
@@ -247,7 +247,7 @@ class Applications:
     # --- for apps' servers -------------------------------------------------------------------------------------------
 
     def tell_server(self, entry: AppEntry, now: float) -> None:
-        """Notify the app's server of what an entry says. One node does that for all."""
+        """Notify the app's server of an entry. Only one node, the leader, does this."""
         match entry.kind:
             case "x":
                 message = read_message(entry.payload)
@@ -259,7 +259,7 @@ class Applications:
                     app.notify(entry, names, now)
 
     def tell_due_counts(self, now: float) -> None:
-        """Notify servers of the counts of subscribers that were withheld."""
+        """Notify servers of subscriber counts that were delayed and are now due."""
         for app in self.apps.values():
             app.notify_due_counts(now)
 
@@ -282,7 +282,7 @@ def _entry(number: int, event: AppEvent, at: float) -> HistoryEntry:
 
 
 class SharedApp(AppState):
-    """One app at one node of several."""
+    """One app on one of several nodes."""
 
     def __init__(self, app: App, shared: Shared, applications: Applications) -> None:
         super().__init__(app, shared)
@@ -297,7 +297,7 @@ class SharedApp(AppState):
 
     @property
     def counted(self) -> int:
-        """Connections of all nodes that count for `max_connections`, as far as is known here."""
+        """Number of connections on all nodes, as far as known here, which count towards `max_connections`."""
         others = sum(count for node, count in self._totals.connections.items() if node != self._all.node)
         return super().counted + others
 
@@ -323,10 +323,10 @@ class SharedApp(AppState):
     # --- subscribers and members -------------------------------------------------------------------------------------
 
     def _occupied(self, channel: Channel) -> None:
-        """Leave it to the log, which knows if it is the first one of all nodes."""
+        """Do nothing. The log shows whether this is the first subscriber on any node."""
 
     def _vacated(self, channel: Channel) -> None:
-        """Leave it to the log, which knows if no node has one."""
+        """Do nothing. The log shows whether any node still has a subscriber."""
 
     def _set_count(self, channel: Channel) -> None:
         count = len(channel)
@@ -336,14 +336,14 @@ class SharedApp(AppState):
         self._set_count(channel)
 
     def _member_joined(self, session: SubscriberSession, channel: Channel, member: PresenceMember) -> None:
-        self._set_count(channel)  # before the member: a channel is occupied first
+        self._set_count(channel)  # before the member, because a channel is reported as occupied first
         self._all.add(key_of(MEMBER, self.app.id, channel.name, member.user_id), member_value(member))
 
     def _member_left(self, channel: Channel, user_id: str) -> None:
         self._all.add(key_of(MEMBER, self.app.id, channel.name, user_id), b"")
 
     def _members(self, channel: Channel, own: PresenceMember | None) -> Collection[PresenceMember]:
-        """Return the members that the log has told of, and `own`: of all others a subscriber is told from here on."""
+        """Return the members known from the log, and `own`. Later ones are sent to the subscriber as they join."""
         members = self._totals.members.get(channel.name, {})
         return [*members.values()] if own is None or own.user_id in members else [*members.values(), own]
 
@@ -355,15 +355,15 @@ class SharedApp(AppState):
         return max(0, totals.subscribers.get(name, 0) - totals.own.get(name, 0) + super()._count(name))
 
     def occupied_names(self) -> Collection[str]:
-        """Return the names of the channels that have subscribers at any node."""
+        """Return the names of the channels that have subscribers on any node."""
         return {**self._totals.subscribers, **self.channels}.keys()
 
     def user_ids(self, name: str) -> Collection[str]:
-        """Return the users on a presence channel at all nodes."""
+        """Return the users on a presence channel on all nodes."""
         return dict.fromkeys([*self._totals.members.get(name, {}), *super().user_ids(name)]).keys()
 
     def counted_anew(self, name: str, now: float) -> None:
-        """Send the number of a channel's subscribers, where it is sent, and is due."""
+        """Send the changed number of a channel's subscribers, if the app has counts enabled and one is due."""
         channel = self.channels.get(name)
         if channel is None or channel.presence is not None or not self.app.subscription_count:
             return
@@ -371,11 +371,11 @@ class SharedApp(AppState):
             self._send_count(channel)
 
     def tell_joined(self, name: str, member: PresenceMember) -> None:
-        """Tell a channel's subscribers here of a new member."""
+        """Notify this node's subscribers of a channel that a member has joined."""
         self._tell_others(name, member.user_id, messages.member_added(name, member))
 
     def tell_left(self, name: str, user_id: str) -> None:
-        """Tell a channel's subscribers here of a member that has left."""
+        """Notify this node's subscribers of a channel that a member has left."""
         self._tell_others(name, user_id, messages.member_removed(name, user_id))
 
     def _tell_others(self, name: str, user_id: str, text: str) -> None:
@@ -396,18 +396,18 @@ class SharedApp(AppState):
         return [user_id for user_id in user_ids if user_id in online]
 
     def tell_watchers(self, name: Literal["online", "offline"], user_id: str) -> None:
-        """Tell those who watch a user here that it is online, or not any more."""
+        """Notify this node's watchers of a user that it came online or went offline."""
         self._notify_watchers(name, user_id, but=self.users.connections(user_id))
 
     def terminate(self, user_id: str, now: float, done: Told) -> None:
-        """Close the user's connections at all nodes; those here also where the others cannot be told."""
+        """Close the user's connections on all nodes. Those on this node are closed even if Redis fails."""
         if self._all.refused():
             self.end_user(user_id, now)
         payload = pack(Termination(self.app.id, user_id))
         self._all.publish(self.app, [(b"k", payload)], done)
 
     def end_user(self, user_id: str, now: float) -> None:
-        """Close the user's connections here."""
+        """Close the user's connections on this node."""
         super().terminate(user_id, now, lambda refusal: None)
 
     # --- events ------------------------------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ class SharedApp(AppState):
             self._all.publish(self.app, [(b"w", f"{self.app.id}\n{channel.name}".encode())], None)
 
     def take(self, name: str, number: int, event: AppEvent, now: float) -> None:
-        """Keep and deliver an event that has its number."""
+        """Store and deliver an event that was read from the log with its number."""
         topic, cached = self._topic(name, now), channel_type(name).cache
         if number > topic.seq:
             topic.take(_entry(number, event, now), cached=cached, but=event.but)
@@ -451,7 +451,7 @@ class SharedApp(AppState):
             self.channels[name].miss_reported = False
 
     def client_message(self, message: ClientMessage) -> None:
-        """Deliver a client event to the channel's subscribers here, except to its sender."""
+        """Deliver a client event to this node's subscribers of the channel, except its sender."""
         if (channel := self.channels.get(message.channel)) is not None:
             text = messages.event(message.channel, message.event, message.data, user_id=message.user_id)
             channel.send(text, Policy.NEVER_DROP, but=(message.socket_id,))
@@ -459,7 +459,7 @@ class SharedApp(AppState):
     # --- what was missed ---------------------------------------------------------------------------------------------
 
     def adopt(self, before: AppTotals, now: float, *, close: bool) -> None:
-        """Tell subscribers of the difference between the totals before and now; those who missed events are closed."""
+        """Notify subscribers of the differences from the totals `before`. With `close`, close those that missed events."""
         totals = self._totals
         for name in [name for name, channel in self.channels.items() if channel.presence is not None]:
             old, new = before.members.get(name, {}), totals.members.get(name, {})
@@ -483,7 +483,7 @@ class SharedApp(AppState):
             self.sessions[socket_id].end(PusherCloseCode.RECONNECT, MISSED, now)
 
     def remember(self, name: str, number: int, event: AppEvent, at: float, now: float) -> None:
-        """Take a cache channel's last event over, unless it is too old or known."""
+        """Store a cache channel's last event, unless it is too old or already known."""
         if at + self.app.cache_ttl <= now:
             return
         topic = self._topic(name, now)
@@ -495,10 +495,10 @@ class SharedApp(AppState):
     # --- for the app's server ----------------------------------------------------------------------------------------
 
     def _notify_server(self, name: str, channel: str, **details: object) -> None:
-        """Leave it to the node that reads the log for the app's server."""
+        """Do nothing. The leading node notifies the app's server from the log."""
 
     def notify(self, entry: AppEntry, names: Sequence[str], now: float) -> None:
-        """Notify the app's server of a channel."""
+        """Notify the app's server of a change of a channel."""
         tell, channel = super()._notify_server, names[0]
         match entry.kind:
             case "s":
@@ -523,6 +523,6 @@ class SharedApp(AppState):
         self._notify_client_event(message.channel, message.event, message.data, message.socket_id, message.user_id)
 
     def notify_due_counts(self, now: float) -> None:
-        """Notify the app's server of the counts that were withheld."""
+        """Notify the app's server of subscriber counts that were delayed and are now due."""
         for name in self._told_counts.take_due(now):
             super()._notify_server("subscription_count", name, subscription_count=self._totals.subscribers.get(name, 0))

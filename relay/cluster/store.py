@@ -1,7 +1,7 @@
-"""The store of a node: rows go with the batches of their provider's owner; the topics are in the provider's logs.
+"""The store of a node: an implementation of `relay.store.interface.Store` for several relays.
 
-`relay.store.interface.Store` for several relays. A row belongs to a provider, and only its owner writes it, under its fence:
-what another node writes is dropped, and a commit is refused with the reason.
+A row belongs to a provider. Only the provider's owner writes it, in one script with its next batch. Writes of any other node
+are dropped, and its commits are refused with the reason. Topics are in the provider's logs.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from relay.store.interface import Done, Owner, Row
 
 
 class ClusterStore:
-    """`relay.store.interface.Store` of a `ClusterNode`, which is given after it was made."""
+    """`relay.store.interface.Store` of a `ClusterNode`, which is set after construction."""
 
     keeps = True
     logs = None
@@ -27,7 +27,7 @@ class ClusterStore:
 
     @property
     def failure(self) -> str:
-        """The reason that Redis cannot be used now; empty while it can."""
+        """The reason why Redis cannot be used at present; empty while it works."""
         return self.node.redis.failure
 
     def write(self, row: Row) -> None:
@@ -36,7 +36,7 @@ class ClusterStore:
             provider.write(row)
 
     def commit(self, row: Row, done: Done) -> None:
-        """Write a new row; ``done`` gets the reason where this node does not own its provider, or the key is there."""
+        """Write a new row. ``done`` gets a reason if this node does not own the provider or the key exists."""
         provider = self.node.providers.get(provider_of(row))
         if provider is None:
             done(f"no provider is named {provider_of(row)}")
@@ -44,7 +44,7 @@ class ClusterStore:
             provider.commit(row, done)
 
     def sync(self, done: Done) -> None:
-        """Call ``done`` when all that was given before is in Redis."""
+        """Call ``done`` when all earlier changes are in Redis."""
         busy = [provider for provider in self.node.providers.values() if provider.busy]
         left, said = len(busy), ""
 
@@ -62,7 +62,7 @@ class ClusterStore:
     async def run(  # noqa: ASYNC128 (the node says that it has started)
         self, owner: Owner, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Be a node until cancelled. What the store holds is restored by an owner when it begins."""
+        """Run the node until cancelled. The rows in the store are restored when this node becomes an owner."""
         owner.restore({}, {})
         async with trio.open_nursery() as nursery:
             await nursery.start(self.apps.run)
@@ -70,7 +70,7 @@ class ClusterStore:
             task_status.started()
 
     def status(self) -> Mapping[str, Any]:
-        """Return its part of the status page."""
+        """Return its section of the status page."""
         waiting = sum(provider.busy for provider in self.node.providers.values())
         return {
             "kind": "redis",

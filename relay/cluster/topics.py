@@ -70,7 +70,7 @@ class ReplicatedLog(TopicLog):
         return None if kind == "status" else self._topics.freshness(self.key, stale)
 
     def read_on(self) -> Callable[[], bool]:
-        """Begin to read all that is in the provider's logs now; return a function that returns True once it is read."""
+        """Start to read to the current end of the provider's logs. Return a function that returns True once that is done."""
         return self._topics.read_on()
 
     @property
@@ -84,10 +84,10 @@ class ProviderTopics:
 
     Args:
         append: appends to a log of the provider.
-        leading: whether this node owns the provider.
-        is_loaded: whether this node has read the provider's logs, for the first time.
-        read_on: begins to read what is in them now, and returns a function that returns True once it is read.
-        clock, at: the monotonic time, and the wall time as RFC 3339.
+        leading: returns True while this node owns the provider.
+        is_loaded: returns True once this node has read the provider's logs for the first time.
+        read_on: starts to read to their current end, and returns a function that returns True once that is done.
+        clock, at: return monotonic seconds, and the wall time as RFC 3339.
     """
 
     def __init__(
@@ -115,9 +115,9 @@ class ProviderTopics:
         self.numbers: dict[str, tuple[str, int]] = {}
         """Epoch and last sequence number of each topic that has had an event. They are kept when the hub drops the topic."""
         self.is_new = False
-        """True while this node owns the provider in a life of the store that has lost what it had, or was empty."""
+        """True while this node owns the provider in a life of the store that began empty or has lost data."""
         self.fills: Sequence[tuple[str | None, Trade]] = ()
-        """In such a life, the fills in this node's histories, with their accounts: they must not be told again."""
+        """In such a life, the fills in this node's histories, with their accounts, which must not be published again."""
         self._changed: set[str] = set()
         self._values: dict[str, LogEntry] = {}
         self._reason = ""
@@ -126,13 +126,13 @@ class ProviderTopics:
         """By the id of each STALE event published on this node only: the topic's staleness event before it, if any."""
 
     def attach(self, hub: Hub) -> None:
-        """Take the hub, which begins the logs of its pinned topics while it is made."""
+        """Set the hub. It creates the logs of its pinned topics during its own construction."""
         self._hub = hub
 
     # --- relay.cluster.replica.ReplicatedTopics ----------------------------------------------------------------------
 
     def publish(self, entry: LogEntry) -> None:
-        """Publish an event that is in a log."""
+        """Publish an event that is in one of the logs."""
         stream = _stream(entry.topic)
         if not isinstance(stream, Stream):
             return
@@ -209,7 +209,7 @@ class ProviderTopics:
         return found
 
     def resign(self, unwritten: Sequence[Row]) -> None:
-        """Forget what is in no log: the next owner numbers the topics."""
+        """Drop events that are in no log, because the next owner will number the topics."""
         self._changed.clear()
         self._values.clear()
         for topic in self._hub.topics_of(self.provider):
@@ -252,7 +252,7 @@ class ProviderTopics:
                 topic.restore_state(state_name, raw, now)
 
     def _send_away_early_ones(self, topic: TopicState) -> None:
-        """Close those who subscribed while Redis could not be asked: what is read now would be news to them."""
+        """Close subscribers that joined while Redis was unreachable: they would take the old events read now for new."""
         if topic.channels and not self.is_loaded():
             self._hub.send_away(topic, "this relay knows only now what was published before: reconnect", self._clock())
 
@@ -264,7 +264,7 @@ class ProviderTopics:
                         yield topic.stream.topic.account, fill
 
     def states(self, account: str | None) -> Iterator[tuple[Order | Position | Account, float]]:
-        """Yield the open states of an account as they were told here, and when."""
+        """Yield the open states of an account as published on this node, each with its time."""
         for topic in self._hub.topics_of(self.provider):
             if topic.kind == "account" and topic.stream is not None and topic.stream.topic.account == account:
                 for last in topic.last.values():
