@@ -116,7 +116,7 @@ class ProviderNode:
     """The node that owns the provider; empty if none is known."""
     suspected: str = ""
     loads: int = 0
-    """How often the current state was loaded: at the start, and each time this node had missed batches."""
+    """Number of times that the current state was loaded: at the start, and whenever this node had missed batches."""
     ends: EndOfLog[Mapping[LogName, LogPosition]] = field(init=False)
     _loading: bool = field(default=False, init=False)
     _rows: list[_Change] = field(factory=list, init=False)
