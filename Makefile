@@ -31,6 +31,7 @@ FLAKE8_ASYNC := xargs -n 12 -P $(shell nproc) $(BIN)/flake8-async
 .PHONY: demo test fuzz fuzz-relay check lint types docs bench wheel clean node
 
 demo: .venv/.runtime
+	@echo "starting the demo; it is ready when it prints its addresses"
 	$(BIN)/tickrelay demo $(ARGS)
 
 test: .venv/.developer

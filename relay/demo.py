@@ -4,7 +4,10 @@ It has two applications, and a broker with two accounts. Its keys are public, so
 configuration refuses them.
 """
 
+import shlex
+import shutil
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -168,5 +171,14 @@ def _trading(relay: Relay, url: str) -> str:
             accounts = [account.name for account in provider.settings.accounts]
             account = f" --account {accounts[0]}" if len(accounts) > 1 else ""
             where = f"--provider {provider.name}{account} --symbol '{symbols[0]}'{elsewhere}"
-            return f"tickrelay order place {where} --side buy --quantity 1"
+            return f"{_program()} order place {where} --side buy --quantity 1"
     return "none of the simulated providers takes orders"
+
+
+def _program() -> str:
+    """Return the name under which a shell finds this program: in a virtual environment that is not active, its path."""
+    program = Path(sys.argv[0])
+    if program.name != "tickrelay" or shutil.which("tickrelay") is not None:
+        return "tickrelay"
+    here = Path.cwd()
+    return shlex.quote(str(program.relative_to(here) if program.is_relative_to(here) else program))

@@ -1,9 +1,9 @@
-"""Watch quotes, a book and an account of a running relay (`tickrelay demo`), and place an order.
+"""Watch quotes, a book and an account of a running relay (`tickrelay demo`), place an order and cancel it.
 
 Runs on trio and on asyncio: python docs/clients/watch.py [trio|asyncio]
 """
 
-import sys
+import argparse
 
 import anyio
 
@@ -36,11 +36,16 @@ async def main(url: str = "http://127.0.0.1:6001", api_key: str = "demo-api-key"
             )
             assert placed.reply is not None
             print(placed.reply.outcome, placed.reply.result)
+            order_id = placed.reply.result["order_id"]
             async for account in views:
-                if placed.reply.result["order_id"] in account.orders:
+                if order_id in account.orders:
                     print(len(account.orders), "open orders, equity", account.account and account.account.equity)
                     break
+            cancelled = await relay.cancel_order(provider="helio", account="main", order_id=order_id)
+            print("cancelled", cancelled.reply and cancelled.reply.outcome)
 
 
 if __name__ == "__main__":
-    anyio.run(main, backend=sys.argv[1] if len(sys.argv) > 1 else "asyncio")
+    arguments = argparse.ArgumentParser(description="Watch a running demo; place an order and cancel it.")
+    arguments.add_argument("backend", nargs="?", choices=("asyncio", "trio"), default="asyncio")
+    anyio.run(main, backend=arguments.parse_args().backend)

@@ -47,7 +47,9 @@ class SubscriptionRefused(Exception):
     """Raised when the relay refuses a channel, at once or later. ``channels`` has the reason of each."""
 
     def __init__(self, channels: dict[str, str]) -> None:
-        super().__init__("; ".join(f"{channel}: {reason}" for channel, reason in channels.items()))
+        super().__init__(
+            "; ".join(text if channel in text else f"{channel}: {text}" for channel, text in channels.items())
+        )
         self.channels = channels
 
 

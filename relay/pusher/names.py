@@ -100,7 +100,8 @@ def check_channel_name(name: str, limit: int = 164) -> ChannelType:
     if len(name) > limit:
         raise ProtocolError(f"channel name is longer than {limit} characters (limit channel_name)")
     if not (_is_remembered_name(name) if len(name) <= _REMEMBERED else _is_name(name)):
-        raise ProtocolError(f"channel name {name!r} may only contain A-Z a-z 0-9 _ - = @ , . ;")
+        hint = f"; a symbol's / is written -: {name.replace('/', '-')}" if "/" in name else ""
+        raise ProtocolError(f"channel name {name!r} may only contain A-Z a-z 0-9 _ - = @ , . ;{hint}")
     return channel_type(name)
 
 

@@ -376,8 +376,12 @@ def test_a_refused_channel_raises_with_the_grant_that_is_missing(relay: SharedRe
             with pytest.raises(SubscriptionRefused, match=r'accounts = \["helio.main"\]'):
                 async with it.subscribe("account.helio.main"):
                     pass
-            with pytest.raises(SubscriptionRefused, match="no provider is named nope"):
+            with pytest.raises(SubscriptionRefused, match="no provider is named nope") as refused:
                 async with it.subscribe("quote.nope.X"):
+                    pass
+            assert str(refused.value).count("quote.nope.X") == 1
+            with pytest.raises(SubscriptionRefused, match="written -: quote.synthetic.BTC-USD"):
+                async with it.subscribe("quote.synthetic.BTC/USD"):
                     pass
             async with it.subscribe("account.helio.main", QUOTE, partial=True) as updates:
                 assert list(updates.refused) == ["private-account.helio.main"]
@@ -427,6 +431,7 @@ def test_the_example_of_the_documentation_runs(
     assert "cache-quote.synthetic.BTC-USD 6" in out
     assert "accepted" in out
     assert "open orders, equity" in out
+    assert "cancelled accepted" in out
 
 
 class Flapping(Client):

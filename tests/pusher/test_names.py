@@ -42,6 +42,7 @@ def test_valid_names(name):
         ("", "empty"),
         ("x" * 165, "longer than 164 characters (limit channel_name)"),
         ("a b", "may only contain A-Z a-z 0-9 _ - = @ , . ;"),
+        ("quote.a.B/C", "a symbol's / is written -: quote.a.B-C"),
         ("a/b", "may only contain"),
         ("naïve", "may only contain"),
         ("a\n", "may only contain"),

@@ -102,7 +102,8 @@ def described(name: str) -> dict[str, Any]:
         for member in MEMBERS[name]
         if member.name not in ("id", "account")
     ]
-    return {"command": name, "description": (COMMANDS[name].__doc__ or "").split("\n\n")[0], "members": members}
+    description = (COMMANDS[name].__doc__ or "").split("\n\n")[0].replace("``", "")
+    return {"command": name, "description": description, "members": members}
 
 
 def _idempotency_key(request: Request) -> str | None:
