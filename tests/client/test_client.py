@@ -31,7 +31,7 @@ from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, Outcome, Si
 from relay.model.events import Account, Depth, Event, Order, Quote, Staleness
 from relay.pusher.client import ChannelMessage, ClientConnection, PositionReached, Subscribed
 from relay.pusher.messages import ResumePosition
-from relay.testing.faults import Corrupt, FaultProxy
+from relay.testing.faults import Corrupt, FaultProxy, Stall
 from support.deadlines import WITHIN
 from support.shared_relay import KEYS, SharedRelay, shared_relay
 
@@ -276,6 +276,29 @@ def test_a_view_is_given_out_once_for_a_loss_although_no_update_comes(relay: Sha
                 pass
 
     run("trio", scenario)
+
+
+def test_a_view_says_that_a_line_has_gone_silent(relay: SharedRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.client.client._SILENCE", 0.3)
+    monkeypatch.setattr("relay.client.client._ANSWER", 0.3)
+    notices: list[Notice] = []
+
+    async def scenario() -> None:
+        async with (
+            FaultProxy(relay.port).serve() as line,
+            Client(f"http://127.0.0.1:{line.port}", api_key=KEYS["main"]["key"], on_notice=notices.append) as it,
+            it.book("depth.synthetic.BTC-USD") as books,
+        ):
+            while (await anext(books)).stale is not None:
+                pass
+            line.inject(Stall())  # both sides believe that the connection is open
+            while (await anext(books)).stale is None:
+                pass
+            while (await anext(books)).stale is not None:
+                pass
+
+    run("trio", scenario)
+    assert "disconnected" in [each.what for each in notices]
 
 
 def test_a_view_is_told_anew_where_the_relay_cannot_resume(relay: SharedRelay) -> None:
