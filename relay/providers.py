@@ -5,6 +5,7 @@ or the only one if the provider names the account in its messages. A stream of p
 provider that offers its kind and may have its symbol.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -17,7 +18,8 @@ from relay.adapter import Adapter, Context, Session
 from relay.errors import suggestion
 from relay.model.channels import ALL, Asker, Stream, Topic, topic_kind
 from relay.model.commands import Command
-from relay.model.events import MARKET_KINDS
+from relay.model.enums import ConnectionEvent
+from relay.model.events import MARKET_KINDS, Connection, Error, Event, RateLimit, Staleness, Stamp
 from relay.model.instruments import Instruments
 from relay.model.symbols import SymbolError, SymbolTable
 from relay.plugins import FrameTap
@@ -26,7 +28,7 @@ from relay.provider.connection import Line
 from relay.provider.driver import ProviderSession, Restored, keep_nothing
 from relay.provider.http import HttpClient
 from relay.provider.pool import ConnectionPool
-from relay.provider.session import SessionSettings
+from relay.provider.session import NO_TOPICS, SessionSettings
 from relay.provider.session_state import Publish, SessionLog
 from relay.replay import Replay, replayed
 from relay.settings import ProviderSettings
@@ -38,6 +40,59 @@ FrameTapOf = Callable[[str | None, int, ProviderSession], FrameTap | None]
 
 TABLES = ("dials", "fills", "states", "heard")
 """The store's tables of sessions, see `ProviderSession`. A key is the session's name and, on a line of its own, the rest."""
+
+
+#: The texts of the relay itself among the reasons of an outage. None of them quotes the provider up to where it matches.
+_own_words = re.compile(
+    r"(?:no session with [a-z0-9_-]+: )?(?:connection \d+ of \d+: )?(?:"
+    r"no connection: .*"
+    r"|closed with \d+"
+    r"|nothing received for [\d.e+-]+ s"
+    r"|not ready within [\d.e+-]+ s"
+    r"|the connection was refused with HTTP status \d+"
+    r"|preparing failed(?:, HTTP status \d+)?"
+    r"|resumed by the operator|shutdown"
+    rf"|{re.escape(NO_TOPICS)})",
+    re.ASCII | re.DOTALL,
+).match
+REFUSED, ENDED = "refused by the provider", "ended by the provider"
+"""Public reasons of an outage for which the provider gave its own: the session has stopped, or will try again."""
+
+
+def for_everybody(publish: Publish, account: str | None, number: str | None) -> Publish:
+    """Return the publish function of a session with an account at a broker, which tells strangers less.
+
+    Anybody with the public key of an app may read a status and market data. Of an outage they learn the relay's own words,
+    with the status or close code, and nothing that the broker said of the account. Its readers get that on the account's
+    channel: as the reason of its `staleness`, and as an `error` where the session has stopped or a gateway tells of its own
+    connection. Events of the status have ``number`` in place of the account's name, which tells the sessions apart.
+    """
+
+    def tell(event: Event, stamp: Stamp, now: float) -> None:
+        match event:
+            case Connection():
+                failed = event.event is ConnectionEvent.FAILED
+                reason = _in_own_words(event.reason, REFUSED if failed else ENDED)
+                publish(attrs.evolve(event, reason=reason, error=None), attrs.evolve(stamp, account=number), now)
+                said = ": ".join(filter(None, (event.reason, event.error)))
+                if said and account is not None and (failed or event.upstream):
+                    publish(Error(code="connection", message=said, account=account), stamp, now)
+            case Staleness(session=True) if event.of != "account":
+                publish(attrs.evolve(event, reason=_in_own_words(event.reason, ENDED)), stamp, now)
+            case RateLimit() | Error(account=None):
+                publish(event, attrs.evolve(stamp, account=number), now)
+            case _:
+                publish(event, stamp, now)
+
+    return tell
+
+
+def _in_own_words(reason: str | None, otherwise: str) -> str | None:
+    """Return the part of a reason that everybody may read."""
+    if reason is None:
+        return None
+    found = _own_words(reason)
+    return found[0] if found else otherwise
 
 
 class ConfiguredProvider:
@@ -102,8 +157,11 @@ class ConfiguredProvider:
                 connection.frame_tap = self._frame_tap(account, number, connection)
                 return connection
 
-            return ConnectionPool(connect, publish, adapter.session, adapter.socket_of)
+            is_public = account is None and not adapter.commands and "account" not in self.kinds
+            tell = publish if is_public else for_everybody(publish, account, numbers.get(account or ""))
+            return ConnectionPool(connect, tell, adapter.session, adapter.socket_of)
 
+        numbers = {each.name: str(number) for number, each in enumerate(settings.accounts, start=1) if each.name}
         self.sessions: dict[str | None, ConnectionPool] = {each.name: pool(each.name) for each in settings.accounts}
         for topic in settings.pinned:
             self.session(topic).want(topic)

@@ -346,6 +346,11 @@ class Outbound:
         self.unwritten = max(0, self.unwritten - 1)
         return self.unwritten in (MOST_UNWRITTEN // 2, MOST_COMMANDS - 1)
 
+    def shown(self, job: Job) -> str:
+        """Return method and URL of an HTTP request, without secrets."""
+        assert isinstance(job.writing, Fetch)
+        return f"{job.writing.method} {fetch_target(job.writing, self._session, self._context)[1]}"
+
     def output(self, job: Job, now: float) -> Output:
         """Return the frame or the request of ``job`` as the driver sends it.
 

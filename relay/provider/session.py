@@ -734,7 +734,8 @@ class SessionMachine:
         core = self.core
         unknown, failed = self._not_understood(), None
         if not answer.ok:
-            failed = f"preparing failed, {_status(answer)}" + (f": {answer.text[:200]}" if answer.status else "")
+            said = f": {answer.text[:200]}" if answer.status else ""
+            failed = f"preparing failed, {_status(answer)} to {core.outbound.shown(job)}{said}"
         else:
             self._handle_answer(job, answer)
             if self._life is not Life.PREPARING:

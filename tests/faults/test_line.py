@@ -161,7 +161,9 @@ async def test_a_close_code_means_what_the_adapter_declares(name, code):
         meaning = declared(name).closes.get(code, CloseMeaning.RETRY)
         stops = meaning in (CloseMeaning.TAKEOVER, CloseMeaning.REFUSED)
         await r.state("FAILED" if stops else "RECONNECTING", since=since)
-        assert r.states(since=since)[0][1] == f"closed with {code}: because"
+        said, _, why = r.states(since=since)[0][1].partition(": ")
+        assert said == f"closed with {code}"
+        assert why in ("", "because"), "everybody reads a status: of a broker it has the code alone"
         if stops:
             r.session.resume()
         await r.state("CONNECTED", since=since)
@@ -180,9 +182,8 @@ async def test_another_session_that_takes_this_one_s_place(name):
         if meaning in (CloseMeaning.TAKEOVER, CloseMeaning.REFUSED):
             await r.state("FAILED", since=since)
             accepted = r.upstream.accepted
-            assert r.states(since=since) == [
-                ("FAILED", f"closed with {r.simulator.takeover.code}: {r.simulator.takeover.reason}")
-            ]
+            ((state, reason),) = r.states(since=since)
+            assert (state, reason.partition(": ")[0]) == ("FAILED", f"closed with {r.simulator.takeover.code}")
             r.session.resume()
             await r.state("CONNECTED", since=since)
             assert r.upstream.accepted > accepted

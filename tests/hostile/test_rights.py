@@ -19,11 +19,12 @@ from relay.app import Relay
 from relay.auth import channel_refusal
 from relay.model.channels import Stream, Topic
 from relay.model.commands import Call, Command, ListAccounts, ListOrders, ListPositions, OrderHistory, TradeHistory
-from relay.model.events import ACCOUNT_KINDS, Error, Staleness, Stamp
+from relay.model.events import ACCOUNT_KINDS, Connection, Error, Staleness, Stamp
 from relay.model.patterns import account_pattern, stream_pattern
 from relay.plugins.manager import load_plugins
 from relay.provider.catalog import provider_entries
 from relay.provider.http import HttpClient
+from relay.providers import for_everybody
 from relay.pusher.apps import App
 from relay.pusher.signatures import channel_auth, signed_query
 from relay.server.api.channels import readable
@@ -460,6 +461,45 @@ async def test_why_an_account_is_stale_is_told_to_its_readers_alone() -> None:
         desk.relay.publish(Error(code="later", message="what comes behind it"), stamp)
         assert "4711" in (await reader.hear("staleness"))["data"]["reason"]
         assert (await anyone.hear("staleness", "error"))["data"].get("code") == "later"
+
+
+async def test_why_a_brokers_session_ended_is_told_to_the_accounts_readers_alone() -> None:
+    async with trading(apps=apps()) as desk, line(desk) as anyone:
+        await anyone.join("status.one", None)
+        for link in desk.venue.links:
+            link.close(4003, "login 12345: margin call on o-4711")
+        while (public := (await anyone.hear("connection"))["data"])["event"] == "CONNECTED":
+            pass
+        assert public["reason"] == "closed with 4003"
+        assert public["account"] != "main"
+
+
+REFUSALS = {
+    "preparing failed, HTTP status 401 to POST https://broker.test/auth: {login 12345}": "preparing failed, HTTP status 401",
+    "closed with 4003: login 12345": "closed with 4003",
+    "authorization refused: login 12345": "refused by the provider",
+    "connection 2 of 3: closed with 1008: login 12345": "connection 2 of 3: closed with 1008",
+    "nothing received for 30 s": "nothing received for 30 s",
+}
+
+
+@pytest.mark.parametrize(("said", "public"), REFUSALS.items())
+@pytest.mark.parametrize("upstream", [None, True])
+def test_of_an_outage_everybody_learns_the_relays_own_words(said: str, public: str, upstream: bool | None) -> None:
+    got: list[tuple[Any, str | None]] = []
+    stamp = Stamp(provider="desk", account="main", received_at="2025-01-15T10:30:00Z")
+    tell = for_everybody(lambda event, stamp, now: got.append((event, stamp.account)), "main", "1")
+    tell(Connection(event="FAILED", reason=said, error="12345 is closed", upstream=upstream), stamp, 0.0)
+    (told, by), (error, of) = got
+    assert (told.reason, told.error, by) == (public, None, "1")
+    assert (error.account, error.message, of) == ("main", f"{said}: 12345 is closed", "main")
+    got.clear()
+    why = f"no session with desk: {said}"
+    for of in ("quote", "account"):
+        tell(Staleness(event="STALE", symbols=(), of=of, reason=why, session=True), stamp, 0.0)
+    told, full = (event.reason for event, _ in got)
+    assert told == "ended by the provider" if "refused" in public else f"no session with desk: {public}"
+    assert full == why
 
 
 async def test_a_brokers_error_does_not_repeat_what_is_secret() -> None:

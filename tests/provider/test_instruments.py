@@ -245,7 +245,11 @@ def test_metadata_that_cannot_be_read_are_asked_for_again_and_the_instrument_is_
     r = closing(backoff=Backoff(first=10, jitter=0))
     assert dials(answered(r, r.want("instrument:A", at=0), 1, status=503)) == 0
     assert [(event.event, event.reason) for event in r.fresh()] == [
-        ("RECONNECTING", "preparing failed, HTTP status 503: " + dumps([["instrument", "A", TERMS]]))
+        (
+            "RECONNECTING",
+            "preparing failed, HTTP status 503 to GET https://venue.test/api/list: "
+            + dumps([["instrument", "A", TERMS]]),
+        )
     ]
     assert r.requests(r.tick(2)) == []
     (stale,) = r.fresh()

@@ -368,6 +368,8 @@ def test_a_login_that_fails(rig, login, status, state):
     (event,) = [event for event in r.fresh() if event.kind == "connection"]
     assert event.event == state
     assert event.reason.startswith("preparing failed")
+    if status != 200:
+        assert " to POST https://venue.test/api/login?" in event.reason, "which request failed"
     assert event.reason.count("not json") == (1 if status != 200 else 0)
 
 
@@ -472,4 +474,4 @@ def test_a_refresh_that_fails_does_not_keep_a_session_away_whose_symbols_are_kno
     (dial,) = r.do(session_events.Fetched(request.id, Answer(status=503, text="busy")), 6)
     assert isinstance(dial, session_events.Dial)
     (error,) = r.fresh()
-    assert (error.code, "HTTP status 503: busy" in error.message) == ("not_refreshed", True)
+    assert (error.code, "HTTP status 503 to " in error.message and ": busy" in error.message) == ("not_refreshed", True)
