@@ -1,21 +1,21 @@
 """Serve HTTP/1.1 on the port: h11 in front of an ASGI 3 application, and the hand-over of WebSockets.
 
-Not Hypercorn: subscribers and HTTP share one port, and Hypercorn keeps a task, h11 and its own WebSocket layer (wsproto)
-for every connection that was upgraded, so it cannot hand a connection over to a server without tasks (`subscribers`).
+Hypercorn is not used, because subscribers and HTTP share one port. Hypercorn keeps a task, h11 and its WebSocket layer
+(wsproto) for every upgraded connection, and cannot pass a connection to a server without tasks (`subscribers`).
 
-- A first read that is a plain upgrade request goes to the subscribers' server at once (`fastpath`). Everything else is
-  HTTP/1.1 in h11, and on every request, not only the first, `Upgrade: websocket` hands the connection over for good: a
-  proxy keeps connections alive and mixes.
-- A request is refused before the application sees it when its framing is ambiguous (h11's own errors, or both
-  Content-Length and Transfer-Encoding), when its head is too large, or when its Host is not one of ours. The texts of
-  these refusals are fixed: nothing a peer sent is sent back or logged.
+- If the first read is a plain upgrade request, the connection goes to the subscribers' server at once (`fastpath`). All
+  other bytes are parsed by h11. `Upgrade: websocket` on any request, not only the first, passes the connection on for good,
+  because a proxy reuses connections for both kinds of requests.
+- A request is refused before the application sees it if its framing is ambiguous (h11's own errors, or both
+  Content-Length and Transfer-Encoding), its head is too large, or its Host is not one of ours. The texts of these refusals
+  are fixed: no bytes from a peer are sent back or logged.
 - A body that turns out to be malformed ends the request with 400, however far the application has read it.
-- ASGI `send` does nothing once the peer is gone, and `receive` returns `http.disconnect` (ASGI HTTP, version 2.3).
-- An answer that starts before the request's body was read closes the connection after it, and lingers: closing a socket
-  with unread input would destroy the answer on its way.
-- Every read and every write of the peer has a deadline, and a bad peer ends its own connection only.
-- Stopping: no more accepts, idle connections close at once, running requests finish and close, and after `limits.drain`
-  seconds the rest is cancelled. The subscribers' server closes the connections it has taken over.
+- ASGI `send` does nothing once the peer has disconnected, and `receive` returns `http.disconnect` (ASGI HTTP, version 2.3).
+- If an answer starts before the request's body was read, the connection is closed after it and lingers: closing a socket
+  with unread input would destroy the answer in transit.
+- Every read and every write has a deadline, and a bad peer ends only its own connection.
+- Shutdown: accepting stops, idle connections close at once, running requests finish and close, and after `limits.drain`
+  seconds the rest is cancelled. The subscribers' server closes the connections that were passed to it.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 @attrs.frozen
 class Upgraded:
-    """The outcome of HTTP when the peer asked for a WebSocket."""
+    """The end of HTTP on a connection whose peer has requested a WebSocket."""
 
     request: UpgradeRequest
     trailing: bytes
@@ -61,11 +61,11 @@ class Upgraded:
 
 
 class PeerGone(Exception):
-    """Raised when the peer closed, reset or stalled; nothing more can be sent to it."""
+    """Raised when the peer has closed or reset the connection, or stalled. Nothing more can be sent to it."""
 
 
 class RequestRefused(Exception):
-    """Raised to refuse a request that the application does not see; the text quotes nothing that the peer sent."""
+    """Raised to refuse a request before the application sees it. The text contains nothing that the peer sent."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(status, text)
@@ -95,8 +95,8 @@ class HttpServer:
         admission: Admission | None = None,
     ) -> None:
         """Create a server. Without `subscribers`, upgrade requests are ordinary requests. With `tls` every connection is
-        encrypted, and only HTTP/1.1 is offered: HTTP/2 is a proxy's work. `hosts` are the names that Host may have,
-        without ports and in lower case (None: any). `admission` decides which connections there is room for.
+        encrypted, and only HTTP/1.1 is offered; use a proxy for HTTP/2. `hosts`: names that the Host header may have,
+        without ports and in lower case (None: any). `admission` decides which connections are accepted.
         """
         if tls is not None:
             tls.set_alpn_protocols(["http/1.1"])
@@ -133,7 +133,7 @@ class HttpServer:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept and serve until `stop` was called and everything is drained. Closes the listeners."""
+        """Accept and serve until `stop` has been called and the connections are drained. Closes the listeners."""
         try:
             with self._all:
                 async with trio.open_nursery() as self._nursery:
@@ -144,7 +144,7 @@ class HttpServer:
             self._ended.set()
 
     async def drained(self) -> None:
-        """Wait until no connection is served any more: after `stop`, within `limits.drain`."""
+        """Wait until no connection is served, which is within `limits.drain` after `stop`."""
         await self._ended.wait()
 
     def stop(self) -> None:
@@ -170,7 +170,7 @@ class HttpServer:
             self._nursery.start_soon(self._connection, transport, data)
 
     def _adopt(self, transport: SocketTransport, request: UpgradeRequest, trailing: bytes) -> None:
-        """Hand a connection over to the subscribers' server. Behind a proxy, only here the client's address is known."""
+        """Pass a connection to the subscribers' server. With a proxy, the client's address is known only from here on."""
         assert self._subscribers is not None
         if self._admission.behind_proxy:
             address = forwarded_for(request.headers)
@@ -185,11 +185,11 @@ class HttpServer:
         self._subscribers.adopt(transport, request, trailing)
 
     def _is_ours(self, host: bytes | None) -> bool:
-        """Return True if Host names this relay. HTTP/1.0 may come without one; a browser always sends it."""
+        """Return True if Host names this relay, or is absent as HTTP/1.0 allows. Browsers always send it."""
         return self._hosts is None or host is None or host_name(host) in self._hosts
 
     async def _connection(self, transport: SocketTransport, begun: bytes) -> None:
-        """Serve one connection, of which `begun` was read already."""
+        """Serve one connection. `begun`: the bytes that have been read already."""
         upgraded = None
         try:
             upgraded = await self._http(transport, begun)
@@ -236,12 +236,12 @@ class HttpServer:
         return None
 
     def _head_within(self, transport: SocketTransport) -> float:
-        """Return the seconds in which the head of a request must have come."""
+        """Return the seconds within which the head of a request must arrive."""
         return min(self._limits.head, ADMIN_HEAD) if transport.reserved else self._limits.head
 
     async def _request(self, http: "HttpConnection", wait: float) -> h11.Request | None:
-        """Return the next request's head; None when the connection ended or stayed idle. A head that is too slow is answered
-        408, one that is too large 431.
+        """Return the next request's head; None if the connection ended or stayed idle. A head that is too slow is answered
+        with 408, one that is too large with 431.
         """
         idle = trio.CancelScope(deadline=trio.current_time() + wait)
         begun = bool(http.h11.trailing_data[0])
@@ -264,7 +264,7 @@ class HttpServer:
                 if not isinstance(event, h11.Request):
                     return None
                 http.head_only = event.method == b"HEAD"
-                # h11 bounds only heads that are incomplete: the rest of a larger one may have come with the last read.
+                # h11 limits only incomplete heads: the last read may have completed one that is too large.
                 if held - len(http.h11.trailing_data[0]) > self._limits.head_bytes:
                     raise RequestRefused(431, self._head_too_large())
                 return event
@@ -294,7 +294,7 @@ class HttpServer:
         return target, headers
 
     def _fault(self, error: h11.RemoteProtocolError) -> str:
-        """Return what is wrong with the peer's bytes, without any of them: h11's own texts quote what was sent."""
+        """Return a description of the fault without any of the peer's bytes, which h11's own texts may quote."""
         if error.error_status_hint == 431:
             return self._head_too_large()
         text = str(error)
@@ -304,7 +304,7 @@ class HttpServer:
         return f"the request's head is larger than {self._limits.head_bytes} bytes (server.limits.head_bytes)"
 
     async def _complain(self, http: "HttpConnection", status: int, text: str) -> None:
-        """Answer a request that cannot be served, if nothing was answered yet."""
+        """Answer a request that cannot be served, unless an answer has begun."""
         if http.h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await http.answer(status, text)
 
@@ -322,7 +322,7 @@ def _upgraded(http: "HttpConnection", target: bytes, headers: list[tuple[bytes, 
     return Upgraded(UpgradeRequest("GET", target.decode("ascii"), headers), http.h11.trailing_data[0])
 
 
-#: The parts of h11's messages that quote nothing.
+#: The beginnings of h11's messages, which contain no bytes of the peer.
 _FAULTS = (
     "illegal request line",
     "illegal header line",
@@ -336,7 +336,7 @@ _FAULTS = (
     "Only Transfer-Encoding: chunked is supported",
     "peer closed connection without sending complete message body",
 )
-#: Answered on the connections that are kept for an administrator.
+#: Paths that are served on the connections reserved for an administrator.
 ADMIN_PATHS = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/api/v2/status"})
 
 _absolute = re.compile(rb"https?://([^/?]*)((?:/[^?]*)?)((?:\?.*)?)", re.IGNORECASE | re.DOTALL).fullmatch
@@ -402,8 +402,8 @@ def _is_address(name: str) -> bool:
 def origin_form(request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """Return the target as a path with its query, and the headers.
 
-    The authority of an absolute target takes the place of Host (RFC 9112, 3.2.2). Raises RequestRefused for a target that is
-    neither a path nor a URL.
+    The authority of an absolute target replaces Host (RFC 9112, 3.2.2). Raises RequestRefused for a target that is neither a
+    path nor a URL.
     """
     headers = [(bytes(name), bytes(value)) for name, value in request.headers]
     target = bytes(request.target)
@@ -425,10 +425,10 @@ class HttpConnection:
         self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self.gone = False
         self.head_only = False
-        """True while the request in progress is a HEAD: the answer has no body."""
+        """True while the request in progress is a HEAD, whose answer has no body."""
 
     async def fill(self) -> None:
-        """Read once. Raises PeerGone when the peer resets; an orderly end becomes h11's ConnectionClosed."""
+        """Read once. Raises PeerGone if the peer resets the connection; a normal end becomes h11's ConnectionClosed."""
         try:
             data = await self.transport.receive()
         except (OSError, trio.ClosedResourceError) as error:
@@ -437,7 +437,7 @@ class HttpConnection:
         self.h11.receive_data(data)
 
     async def write(self, data: bytes) -> None:
-        """Send all of it, each 64 kB within the write deadline, or raise PeerGone."""
+        """Send all of `data`, each 64 kB within the write deadline. Raises PeerGone."""
         for start in range(0, len(data), _WRITE_SIZE):
             try:
                 with trio.fail_after(self.limits.write):
@@ -447,7 +447,7 @@ class HttpConnection:
                 raise PeerGone from error
 
     async def answer(self, status: int, text: str, *, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Send a short answer of our own that ends the connection."""
+        """Send a short answer from the server itself, which ends the connection."""
         body = (text + "\n").encode()
         fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)), *headers]
         head = h11.Response(status_code=status, headers=[*_own_headers(), *fields, _CLOSE], reason=_reason(status))
@@ -458,7 +458,7 @@ class HttpConnection:
         await self.write(b"".join(part for part in parts if part))
 
     async def linger(self) -> None:
-        """End our side, then read a bounded rest of the request, so that the peer gets the answer."""
+        """Close the sending side, then read a limited part of the rest of the request, so that the peer gets the answer."""
         with trio.move_on_after(self.limits.linger):
             try:
                 self.transport.finish()
@@ -483,12 +483,12 @@ class HttpExchange:
         self._started = False
         self._complete = trio.Event()
         self._malformed: h11.RemoteProtocolError | None = None
-        """The fault of the body, once it was found; nothing of the application's answer is sent after that."""
+        """The fault of the body, once found. After that nothing of the application's answer is sent."""
 
     async def run(self, app: AsgiApp) -> None:
-        """Call the application; an exception of it, or no answer, becomes 500, or the end of the connection.
+        """Call the application. If it raises or does not answer, send 500, or close if its answer has begun.
 
-        Raises h11.RemoteProtocolError when the body is malformed and nothing was answered yet.
+        Raises h11.RemoteProtocolError if the body is malformed and no answer has begun.
         """
         self._pull()
         try:
@@ -511,7 +511,7 @@ class HttpExchange:
         await self._connection.answer(500, "internal server error")
 
     def _pull(self) -> bool:
-        """Take what h11 has parsed already; False when the body needs more bytes."""
+        """Process the events that h11 has parsed. Return False if the body needs more bytes."""
         while self._h11.their_state is h11.SEND_BODY:
             event = self._h11.next_event()
             if isinstance(event, h11.Data):
@@ -521,8 +521,8 @@ class HttpExchange:
         return True
 
     def _body_ended(self) -> bool:
-        """Return True if the whole body has arrived. After an answer that did not wait for it, a fault in it is of no
-        interest: the connection ends.
+        """Return True if the whole body has arrived. If the answer did not wait for it, a fault in it is ignored, because
+        the connection is closed anyway.
         """
         try:
             return self._pull()
@@ -530,7 +530,7 @@ class HttpExchange:
             return False
 
     async def receive(self) -> Message:
-        """Receive as ASGI defines it: the body's parts, then the disconnect once it happens. A malformed body is one."""
+        """Receive as ASGI defines it: the body's parts, then the disconnect. A malformed body counts as a disconnect."""
         if self._malformed is not None:
             return {"type": "http.disconnect"}
         if self._body_read or self._connection.gone:
@@ -560,8 +560,8 @@ class HttpExchange:
                 raise PeerGone
 
     async def _disconnected(self) -> None:
-        """Return when the peer is gone or the answer is complete. A pipelined request is kept, but not more than one
-        read.
+        """Wait until the peer has disconnected or the answer is complete. At most one read of a pipelined request is
+        kept.
         """
         while not (self._complete.is_set() or self._connection.gone):
             if self._h11.trailing_data[0]:

@@ -1,14 +1,15 @@
-"""The limits of the memory of this process, and the reserve that clients may not use.
+"""The memory limits of this process, and a reserve that clients must not use.
 
-There may be several limits: `RLIMIT_AS` and `RLIMIT_DATA` of the process, the memory of its control group (version 1 or 2)
-and of each group around that, and the machine's. The tightest is the one with the least left.
+There may be several limits: `RLIMIT_AS` and `RLIMIT_DATA` of the process, the limits of its control group (version 1 or 2)
+and of each enclosing group, and the machine's memory. The tightest limit is the one with the fewest bytes left.
 
-- Less than the reserve is left: nobody new is served. Upgrades are answered 503 and subscriptions refused, with the name of
-  the setting. Open subscriptions, HTTP requests, commands, providers, the store and the log go on.
-- Less than half the reserve is left: new connections are refused too, except the few that are kept for an administrator,
-  and those subscribers are closed with 4100 for which the most bytes are held.
+- If less than the reserve is left, new subscribers are refused: upgrades are answered with 503 and subscriptions with an
+  error, both with the name of the setting. Open subscriptions, HTTP requests, commands, providers, the store and the log
+  continue.
+- If less than half the reserve is left, new connections are refused too, except those reserved for an administrator, and
+  the subscribers for which the most bytes are held are closed with 4100.
 
-A memory limit ends a process without a word, or makes any allocation fail, so it must not be clients that reach it.
+At a memory limit the system kills the process without notice or makes any allocation fail. Clients must not cause that.
 """
 
 import ctypes
@@ -22,9 +23,9 @@ from attrs import frozen
 
 SETTING = "server.limits.reserved_memory"
 _TRIM_EVERY = 10.0
-"""Seconds between two requests to the C library to give back what it keeps: some milliseconds each."""
+"""Seconds between two requests to the C library to release free memory, which take some milliseconds each."""
 _PAUSE, _NEAR_PAUSE, _NEAR = 1.0, 0.1, 4
-"""Seconds between two looks, which take half a millisecond; and where less than so many times the reserve is left."""
+"""Seconds between two checks (half a millisecond each): normally, and if less than `_NEAR` times the reserve is left."""
 _PAGE = resource.getpagesize()
 _UNLIMITED = 1 << 60
 """Version 1 of control groups writes "no limit" as a number near 2**63."""
@@ -32,7 +33,7 @@ _UNLIMITED = 1 << 60
 
 @frozen
 class MemoryLimit:
-    """One limit: its name, and the bytes that are allowed and taken."""
+    """One limit: its name, and the allowed and used bytes."""
 
     name: str
     allowed: int
@@ -40,15 +41,15 @@ class MemoryLimit:
 
     @property
     def left(self) -> int:
-        """Bytes until the limit."""
+        """Bytes left until the limit."""
         return max(0, self.allowed - self.taken)
 
 
 def memory_limits(root: Path = Path("/"), process: str = "self") -> Sequence[MemoryLimit]:
-    """Return the limits of this process's memory. None on a system that does not say: only Linux has these files."""
+    """Return the limits of this process's memory. The result is empty on systems other than Linux."""
     limits: list[MemoryLimit] = []
     for read in (_process_limits, _group_limits, _machine_limits):
-        with suppress(OSError, ValueError, KeyError, IndexError):  # a limit that cannot be read is none that we know
+        with suppress(OSError, ValueError, KeyError, IndexError):  # a limit that cannot be read is ignored
             limits.extend(read(root, process))
     return limits
 
@@ -65,7 +66,7 @@ def _process_limits(root: Path, process: str) -> Iterator[MemoryLimit]:
 
 
 def _group_limits(root: Path, process: str) -> Iterator[MemoryLimit]:
-    """Yield the limits of the control groups. Pages of files do not count: the kernel takes them back when it needs to."""
+    """Yield the limits of the control groups. Cached pages of files do not count as used: the kernel can reclaim them."""
     for line in (root / "proc" / process / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         names: tuple[str, ...]
@@ -78,7 +79,7 @@ def _group_limits(root: Path, process: str) -> Iterator[MemoryLimit]:
         else:
             continue
         group = mount / path.lstrip("/")
-        if not group.is_dir():  # within a container the mount is the group itself
+        if not group.is_dir():  # in a container the mount point is the group itself
             group = mount
         for folder in (group, *group.parents):
             if folder != mount and mount not in folder.parents:
@@ -105,7 +106,7 @@ def _machine_limits(root: Path, process: str) -> Iterator[MemoryLimit]:
 
 
 class MemoryReserve:
-    """Decides from the limits whether there is room for clients; `look` is to be called every `pause` seconds."""
+    """Decides by the limits whether clients are accepted. Call `look` every `pause` seconds."""
 
     def __init__(
         self,
@@ -114,37 +115,37 @@ class MemoryReserve:
         trim: Callable[[], object] = lambda: trim(),
         now: Callable[[], float] = trio.current_time,
     ) -> None:
-        """Keep `wanted` bytes, but at most half of what is left now; 0 keeps none, and everybody is served.
+        """Reserve `wanted` bytes, but at most half of the memory that is left now. With 0, no client is refused.
 
-        `trim` asks the C library to give back what it keeps; it is called before anybody is refused.
+        `trim` makes the C library release free memory. It is called before any client is refused.
         """
         self._limits, self._trim, self._now = limits, trim, now
         self._trimmed = -_TRIM_EVERY
         self.tightest = self._read()
-        """The limit with the least left, None where the system does not say."""
+        """The limit with the fewest bytes left; None if the system has none that can be read."""
         self.reserve = min(wanted, self.tightest.left // 2) if self.tightest is not None else 0
-        """Bytes that are kept."""
+        """The reserve in bytes."""
         self.short = 0
-        """Bytes that are missing of the reserve."""
+        """Bytes by which the memory left is less than the reserve."""
 
     @property
     def refuses_subscribers(self) -> str | None:
-        """The setting for which nobody new is served now, None where somebody may be."""
+        """The setting because of which new subscribers are refused at present; None if they are accepted."""
         return SETTING if self.short else None
 
     @property
     def refuses_connections(self) -> str | None:
-        """The setting for which no connection is accepted now, None where one is."""
+        """The setting because of which new connections are refused at present; None if they are accepted."""
         return SETTING if self.excess else None
 
     @property
     def excess(self) -> int:
-        """Bytes that are missing of half the reserve, and to be got back from those who have the most."""
+        """Bytes missing from half the reserve, to be freed by closing the subscribers that hold the most."""
         return max(0, self.short - self.reserve // 2)
 
     @property
     def pause(self) -> float:
-        """Seconds until the next look: fewer where the reserve may be reached soon."""
+        """Seconds until the next check, fewer if the reserve may be reached soon."""
         return _NEAR_PAUSE if self.tightest is not None and self.tightest.left < _NEAR * self.reserve else _PAUSE
 
     def look(self) -> None:
@@ -166,6 +167,6 @@ class MemoryReserve:
 
 
 def trim() -> None:
-    """Have the C library give free memory back to the system, where it is glibc."""
+    """Make the C library return free memory to the system, if it is glibc."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

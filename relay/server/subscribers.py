@@ -1,19 +1,19 @@
 """Serve subscribers: WebSocket frames on one side, the hub's sessions and their outboxes on the other.
 
-- Everything for a subscriber goes through its outbox. Deliveries put there during one pass of trio's scheduler leave at
-  the end of the pass, in one write per subscriber, without a task switch per subscriber.
-- A subscriber has no task, with TLS or without: the poller calls when something has arrived. A writer's task exists only
+- All data for a subscriber go through its outbox. Deliveries put there during one pass of trio's scheduler are sent at the
+  end of the pass, in one write per subscriber, without a task switch per subscriber.
+- A subscriber has no task, with TLS or without: the poller calls when bytes have arrived. A task for writing exists only
   while the kernel refuses bytes.
-- One sweep looks at the deadlines of idle subscribers, about once a second, so an idle connection holds no timer.
-- Closing: the outbox' last frame is the close frame. The connection ends when the peer's close frame or its end of
-  stream has come; after `limits.close` seconds it is dropped, with what the kernel still holds for it.
-- A slow subscriber whose socket takes no byte for `limits.write` seconds is dropped the same way.
-- What was read of messages that are not whole, or wait, is bounded over all connections: beyond `limits.pending_bytes` those
-  that hold the most are closed. Somebody whose message comes in two parts holds little, and stays.
-- One subscriber's failure, also that of its session's code, ends that subscriber only.
-- Subscribers' requests come last: they are handled for a millisecond at a time, and between two such slices trio's other
-  tasks, which read from the providers and carry out commands, have their turn. A request of much work, such as a long
-  rewind, is one of many slices; the next one of that subscriber waits until it is done. A subscriber that exceeds a budget
+- A sweep checks the deadlines of idle subscribers about once a second, so that an idle connection holds no timer.
+- Closing: the outbox' last frame is the close frame. The connection ends when the peer's close frame or its end of stream
+  has arrived. After `limits.close` seconds it is dropped, with the bytes that the kernel still holds for it.
+- A slow subscriber whose socket accepts no byte for `limits.write` seconds is dropped in the same way.
+- The bytes of incomplete and waiting messages are limited over all connections. If they exceed `limits.pending_bytes`, the
+  connections that hold the most are closed. A client whose message arrives in two parts holds few bytes and stays open.
+- The failure of one subscriber, or of its session's code, ends only that subscriber.
+- Subscribers' requests have the lowest priority. They are handled for a millisecond at a time; between two such slices
+  trio's other tasks run, which read from the providers and execute commands. A request with much work, such as a long
+  rewind, takes many slices, and that subscriber's next request waits for it. A subscriber that exceeds a budget
   (`relay.pusher.costs`) is not read from until the budget allows its next message.
 """
 
@@ -61,8 +61,8 @@ _PENDING = "server.subscribers.pending_bytes"
 SHUTDOWN_CODE = 4200
 """Pusher Channels protocol: 4200-4299, the client may reconnect immediately."""
 WAVE = 0.1
-"""Seconds between two parts of the subscribers that are sent away."""
-#: Refusals that the configuration causes: nothing else tells the operator why a page or program stays outside.
+"""Seconds between two groups of subscribers that `send_away` closes."""
+#: Refusals caused by the configuration. They are logged, because an operator has no other way to learn of them.
 _CONFIGURED = (PusherCloseCode.TLS_REQUIRED, PusherCloseCode.APP_DISABLED, PusherCloseCode.UNAUTHORIZED)
 
 
@@ -81,11 +81,11 @@ class Connect(Protocol):
         compressed: bool,
         address: str | None,
     ) -> SubscriberSession | RefusedSession:
-        """Return a session whose outbox already has the greeting, or the refusal and its close.
+        """Return a session whose outbox already has the greeting, or a refusal with its close.
 
         `app_key` is the key in `/app/{key}` (empty for any other path), `query` the raw query string, `origin` the Origin
-        header. `secure`: the subscriber uses TLS. `compressed`: long messages may leave the outbox compressed. `address`:
-        the network it comes from, None for this machine.
+        header. `secure`: the subscriber uses TLS. `compressed`: long messages may be compressed. `address`: the client's
+        network, None for this machine.
         """
         ...
 
@@ -126,16 +126,16 @@ class SubscriberConnection:
         self.peer_closed = False
         self.die_by = math.inf
         self.held: Sequence[Received] = ()
-        """Messages that were read and wait for their turn."""
+        """Messages that have been read and wait to be handled."""
         self.waiting = False
-        """True while it waits for its turn, with messages or with work for the last one; nothing more is read then."""
+        """True while messages, or work for the last one, wait for their turn. Nothing more is read meanwhile."""
 
     def ready(self) -> None:
         """See `relay.server.fastpath.poller.Watched`."""
         self._server.read(self)
 
     def received(self, frame: Received, now: float) -> None:
-        """Hand a message to the session; answer pings and closes, which are WebSocket's own."""
+        """Pass a message to the session. Pings and closes of the WebSocket protocol are answered here."""
         match frame:
             case Text(data):
                 if self.outbox.closing is None:
@@ -175,8 +175,8 @@ class SubscriberServer:
             behind_proxy: trust X-Forwarded-Proto, because only our own proxy reaches this port.
             coalesce: seconds for which market data wait for more; see `relay.hub.outbox.OutboxLimits`.
             on_closed: called with the name of the limit for which a connection was closed.
-            refusal: returns why nobody is served now, for the 503 that answers an upgrade; None where somebody is.
-            is_own: says if a page is one of this relay, which needs no permission of the app.
+            refusal: returns the reason for answering upgrades with 503 at present; None if subscribers are accepted.
+            is_own: returns True for a page of this relay itself, which needs no permission of the app.
         """
         self._connect = connect
         self._is_own = is_own
@@ -190,18 +190,18 @@ class SubscriberServer:
         self._stopping = False
         self._gone = trio.Event()
         self._held: list[tuple[float, int, SubscriberConnection]] = []
-        """Heap of the connections with held messages, by the time at which to go on."""
+        """Heap of the connections with held messages, by the time at which to continue."""
         self._order = count()
         self._woken = trio.Event()
         self._pending: dict[SubscriberConnection, int] = {}
-        """Memory of the messages of a connection that are not whole, or wait; only of those that have some."""
+        """Bytes of incomplete and waiting messages, by connection; connections without any are absent."""
         self._pending_bytes = 0
         self.connections: dict[Outbox, SubscriberConnection] = {}
         """The open connections."""
         self.slow: set[Outbox] = set()
         """Outboxes with bytes that the kernel refuses."""
         self.closed_slow = Counter({"full": 0, "stalled": 0})
-        """Subscribers that were closed because their outbox was full, or because their socket took no byte."""
+        """Number of subscribers closed because their outbox was full, or because their socket accepted no byte."""
 
     def __len__(self) -> int:
         """Return the number of open connections."""
@@ -218,7 +218,7 @@ class SubscriberServer:
         return self._batch_writer.upstream_to_write
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read, write and sweep until cancelled; then drop the connections that are left."""
+        """Read, write and sweep until cancelled; then drop the remaining connections."""
         try:
             async with trio.open_nursery() as self._nursery:
                 self._batch_writer.open(io_uring=self._limits.io_uring)
@@ -233,7 +233,7 @@ class SubscriberServer:
             self._batch_writer.close()
 
     async def send_away(self, seconds: float) -> None:
-        """Close all connections with 4200, a part of them every `WAVE` seconds for so long; new ones at once."""
+        """Close all connections with 4200, in groups every `WAVE` seconds over `seconds`. Close new ones at once."""
         self._stopping = True
         leaving = list(self.connections)
         waves = max(1, round(seconds / WAVE))
@@ -244,7 +244,7 @@ class SubscriberServer:
                 await trio.sleep(WAVE)
 
     async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 (a drain, not a call)
-        """Close all connections with 4200, new ones too; drop those that are still open after `timeout` seconds."""
+        """Close all connections, including new ones, with 4200. Drop those still open after `timeout` seconds."""
         self._stopping = True
         for connection in list(self.connections.values()):
             connection.outbox.close(SHUTDOWN_CODE, "server is shutting down")
@@ -256,7 +256,7 @@ class SubscriberServer:
             self._end(connection, abort=True)
 
     def tune(self, sock: socket.socket) -> None:
-        """Set the options of subscribers' sockets on a listening socket, for those it accepts."""
+        """Set the options of subscribers' sockets on a listening socket, whose accepted sockets inherit them."""
         tune(sock, self._limits.notsent_lowat)
 
     def adopt(self, transport: SocketTransport, request: UpgradeRequest, trailing: bytes) -> None:
@@ -294,7 +294,7 @@ class SubscriberServer:
     def _open(
         self, transport: SocketTransport, answer: bytes, request: UpgradeRequest, *, compressed: bool
     ) -> SubscriberConnection:
-        """Begin the session; the answer to the handshake leaves with its greeting, before it."""
+        """Open the session. The answer to the handshake is sent together with, and before, the session's greeting."""
         path, _, query = request.target.partition("?")
         origin, host = (_decoded(request.header(name)) for name in (b"origin", b"host"))
         forwarded = self._behind_proxy and request.header(b"x-forwarded-proto") == b"https"
@@ -322,7 +322,7 @@ class SubscriberServer:
         return connection
 
     def _network(self, transport: SocketTransport, request: UpgradeRequest) -> str | None:
-        """Return the network the subscriber comes from; behind our proxy, the one the proxy saw."""
+        """Return the subscriber's network; with our proxy, the one in the proxy's headers."""
         if self._behind_proxy:
             address = forwarded_for(request.headers)
             return None if address is None else client_network(address)
@@ -342,7 +342,7 @@ class SubscriberServer:
                 self._end(connection)
                 return
             self._received(connection, data)
-            # What TLS has decrypted already is not in the kernel any more: the poller would not call for it.
+            # Bytes that TLS has read are no longer in the kernel, so that the poller would not report them.
             if not transport.buffered or connection.waiting or connection.outbox not in self.connections:
                 return
 
@@ -360,7 +360,7 @@ class SubscriberServer:
                 self._note_pending(connection, held + sum(map(_size, connection.held)))
 
     def _note_pending(self, connection: SubscriberConnection, size: int) -> None:
-        """Note what a connection holds; close those that hold the most where all of them hold too much."""
+        """Note the bytes that a connection holds. If all hold too many, close those that hold the most."""
         self._pending_bytes += size - self._pending.pop(connection, 0)
         if size and connection.outbox in self.connections:
             self._pending[connection] = size
@@ -375,7 +375,7 @@ class SubscriberServer:
                 break
 
     def close_largest(self, size: int, limit: str) -> int:
-        """Close those for whom the most bytes are held, until these are `size` bytes; return the number of connections."""
+        """Close the connections that hold the most, `size` bytes in total. Return the number of closed connections."""
         sizes = dict(self._pending)
         for outbox in self.slow:
             if (slow := self.connections.get(outbox)) is not None:
@@ -391,7 +391,7 @@ class SubscriberServer:
         return closed
 
     def _close_holder(self, connection: SubscriberConnection, reason: str, limit: str) -> None:
-        """Close a connection, and drop what is held for it at once."""
+        """Close a connection, and drop the bytes held for it at once."""
         self._pending_bytes -= self._pending.pop(connection, 0)
         connection.parser.give_up()
         connection.held = ()
@@ -401,14 +401,14 @@ class SubscriberServer:
             self._handle(connection, ())
 
     def _handle(self, connection: SubscriberConnection, frames: Sequence[Received]) -> None:
-        """Handle messages in turn, for a slice of time and while the session does not ask for a pause; hold the rest."""
+        """Handle messages in order, until the slice of time ends or the session requests a pause. Hold the rest."""
         try:
             now, session = trio.current_time(), connection.session
             left, ends, begun = len(frames), time.perf_counter() + SLICE, False
             while left or session.busy:
                 pause = session.pause(now) if connection.outbox.closing is None else 0.0
                 if pause > 0 and left and connection.parser.finished:
-                    connection.received(frames[-1], now)  # it has hung up: what it asked for beyond its budget is moot
+                    connection.received(frames[-1], now)  # it has closed: requests beyond the budget do not matter
                     break
                 if pause > 0 or (begun and time.perf_counter() > ends):
                     self._hold(connection, frames[len(frames) - left :], now + pause)
@@ -434,9 +434,9 @@ class SubscriberServer:
         self._woken.set()
 
     async def _serve_held(self) -> None:
-        """Go on with held messages, a slice at a time, each after trio's other tasks have had several turns.
+        """Handle held messages, a slice at a time. Before each slice trio's other tasks get several turns.
 
-        They get half of the time at most: between two slices as much passes as the first one took.
+        Held messages get at most half of the time: the pause after a slice is as long as the slice.
         """
         while True:
             due = self._held[0][0] if self._held else math.inf
@@ -464,7 +464,7 @@ class SubscriberServer:
             self.read(connection)
 
     def _finish(self, connection: SubscriberConnection) -> None:
-        """End the connection, or wait for the peer's end, after our close frame was sent and the parser ignores the rest."""
+        """End the connection, or wait for the peer to end it, after our close frame was sent. Further input is ignored."""
         if connection.peer_closed:
             self._end(connection)
         else:
@@ -503,19 +503,19 @@ class SubscriberServer:
             self._end(connection, abort=True)
 
     def _flush(self, connection: SubscriberConnection) -> bool:
-        """Flush one connection out of turn; True when nothing waits."""
+        """Flush one connection out of turn. Return True if nothing is left to send."""
         if connection.outbox.dirty and not connection.outbox.flush():
             self._attend(connection)
         return connection.outbox.empty and not connection.transport.unsent
 
     def _attend(self, connection: SubscriberConnection) -> None:
-        """Handle a connection whose bytes were refused, or whose outbox is closing."""
+        """Handle a connection whose bytes the kernel refused, or whose outbox is closing."""
         if connection.outbox.closing is not None and connection.die_by == math.inf:
             now = trio.current_time()
             connection.die_by = now + self._limits.close
             self.closed_slow["full"] += connection.outbox.closing == OVERFLOW
             try:
-                connection.session.leave(now)  # it counts no more, however long its socket takes to end
+                connection.session.leave(now)  # stop counting it now, since its socket may take long to end
             except Exception:
                 log.exception("ending a subscriber's session failed")
         if connection.outbox.blocked:
@@ -528,7 +528,7 @@ class SubscriberServer:
             self._nursery.start_soon(self._write, connection)
 
     async def _write(self, connection: SubscriberConnection) -> None:
-        """Write to a slow subscriber until nothing waits or the connection is gone."""
+        """Write to a slow subscriber until nothing is left to send or the connection has ended."""
         transport = connection.transport
         try:
             while not (transport.flush() and connection.outbox.drain() and not transport.unsent):
@@ -569,7 +569,7 @@ class SubscriberServer:
 
 
 def _size(frame: Received) -> int:
-    """Return the memory that a message takes while it waits."""
+    """Return the bytes of memory that a waiting message takes."""
     return sys.getsizeof(frame) + sys.getsizeof(getattr(frame, "data", None))
 
 
@@ -580,8 +580,8 @@ def _decoded(value: bytes | None) -> str | None:
 def _app_key(path: str) -> str:
     """Return the key in `/app/{key}`; empty for another path.
 
-    Another path is refused by a close code (4005) after the handshake: a browser does not let a page see an HTTP status, and
-    its client would try for ever.
+    Another path is refused with a close code (4005) after the handshake. Browsers do not show an HTTP status to a page, so
+    that its client would retry forever.
     """
     _, app, key, *rest = [*path.split("/"), "", ""]
     return "" if app != "app" or any(rest) else unquote(key)

@@ -1,8 +1,8 @@
 """Read and write a plain or an encrypted TCP connection, without waiting and without a task.
 
-`read` and `send` return at once and raise BlockingIOError when there is nothing to do now: subscribers are served with
-them alone. `receive` and `send_all` wait, for HTTP. `relay.server.fastpath.writer` writes to several
-sockets at once without it.
+`read` and `send` return at once, and raise BlockingIOError if nothing can be read or sent. Subscribers are served with only
+these. `receive` and `send_all` wait; HTTP uses them. `relay.server.fastpath.writer` bypasses this module to write to several
+sockets at once.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class SocketTransport:
     handshaken = True
     """False before and during a TLS handshake."""
     buffered = False
-    """True if `read` has bytes to return that the kernel no longer has."""
+    """True if `read` can return bytes that are no longer in the kernel."""
     unsent = False
     """True while bytes that `send` accepted have not reached the kernel: call `flush` when it is writable."""
 
@@ -41,18 +41,18 @@ class SocketTransport:
         """Take over `sock`, which is non-blocking."""
         self.sock = sock
         self.network: str | None = None
-        """The network that the other end is counted in (`relay.server.admission.client_network`); None for none."""
+        """The peer's network, by which connections are limited (`relay.server.admission.client_network`), or None."""
         self.on_close: Callable[[], object] | None = None
         """Called once, when this end is closed."""
         self.reserved = False
-        """True for a connection that was admitted only for an administrator's requests."""
+        """True if the connection was accepted only for an administrator's requests."""
 
     @property
     def send(self) -> Callable[[bytes], int]:
-        """Send what can be sent now and return how many bytes that is.
+        """Send as many bytes as possible now and return their number.
 
-        Raises BlockingIOError for none, OSError when the connection is broken. A property: whoever keeps it calls the
-        socket itself.
+        Raises BlockingIOError if none can be sent, OSError if the connection is broken. It is a property, so that a caller
+        that stores it calls the socket directly.
         """
         return self.sock.send
 
@@ -66,7 +66,7 @@ class SocketTransport:
         return self.sock.recv(READ_SIZE)
 
     def flush(self) -> bool:
-        """Pass accepted bytes on to the kernel; True when none is left here. Raises OSError when broken."""
+        """Pass accepted bytes to the kernel. Return True if none are left. Raises OSError if the connection is broken."""
         return True
 
     def finish(self) -> None:
@@ -75,7 +75,7 @@ class SocketTransport:
             self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close; the kernel still sends what it holds. Tasks that wait here get ClosedResourceError."""
+        """Close. The kernel still sends its buffered bytes. Waiting tasks get ClosedResourceError."""
         if self.sock.fileno() != -1:
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
@@ -83,13 +83,13 @@ class SocketTransport:
                 self.on_close()
 
     def abort(self) -> None:
-        """Close and discard what the kernel holds for the peer."""
+        """Close, and discard the bytes that the kernel holds for the peer."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         SocketTransport.close(self)
 
     async def wait_writable(self) -> None:
-        """Wait until the kernel takes more bytes."""
+        """Wait until the kernel accepts more bytes."""
         await trio.lowlevel.wait_writable(self.sock)
 
     async def receive(self) -> bytes:
@@ -100,7 +100,7 @@ class SocketTransport:
                 return self.read()
             except BlockingIOError:
                 pass
-            if self.unsent:  # of a TLS handshake: the peer says nothing before it has that
+            if self.unsent:  # part of a TLS handshake: the peer sends nothing before it has it
                 await trio.lowlevel.wait_writable(self.sock)
                 self.flush()
             else:
@@ -150,7 +150,7 @@ class TlsTransport(SocketTransport):
         self.buffered = False
         self.handshaken = False
         self.on_unsent: Callable[[], object] | None = None
-        """Called when `send` accepted bytes that the kernel did not take: the callee arranges a call of `flush`."""
+        """Called when `send` has accepted bytes that the kernel did not; the callee must arrange a call of `flush`."""
 
     @property
     def send(self) -> Callable[[bytes], int]:
@@ -179,7 +179,7 @@ class TlsTransport(SocketTransport):
                 break
             parts.append(data)
             size += len(data)
-        self.buffered = bool(parts)  # the next call finds the end, or what did not fit
+        self.buffered = bool(parts)  # the next call returns the end, or the bytes that did not fit
         return b"".join(parts)
 
     def _decrypt(self, size: int) -> bytes:
@@ -191,7 +191,7 @@ class TlsTransport(SocketTransport):
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
         finally:
-            self._encrypted()  # of the handshake, or an alert that says what is wrong
+            self._encrypted()  # bytes of the handshake, or an alert with the fault
 
     def _receive(self) -> None:
         data = self.sock.recv(READ_SIZE)
@@ -237,9 +237,9 @@ class TlsTransport(SocketTransport):
         self.on_unsent = None
 
     def _notify(self) -> None:
-        """Send close_notify once, as far as the kernel takes it. Do not wait for the peer's."""
+        """Send close_notify once, if the kernel accepts it. Do not wait for the peer's."""
         if self.handshaken:
-            with contextlib.suppress(OSError):  # what unwrap raises while the peer's close_notify is missing is one
+            with contextlib.suppress(OSError):  # unwrap raises one while the peer's close_notify is missing
                 self._tls.unwrap()
             with contextlib.suppress(OSError):
                 self._encrypted()

@@ -1,12 +1,11 @@
 """Accept connections and read their first bytes without a task for each of them.
 
-Most connections are subscribers', and a subscriber's first bytes are all that is needed to serve it: a task is made only
-for connections that turn out to need one. The gain is the poller's, see `relay.server.fastpath.poller`. Over TLS, reading
-the first bytes carries out the handshake as well.
+Most connections are subscribers', which can be served once their first bytes have arrived. A task is created only for other
+connections. `relay.server.fastpath.poller` gives the gain. Over TLS, reading the first bytes also does the handshake.
 
-- A connection that sent nothing within `limits.head` seconds (over TLS: did not finish its handshake within
+- A connection that has sent nothing within `limits.head` seconds (over TLS: has not finished its handshake within
   `limits.tls_handshake`) is closed at the next sweep.
-- A connection that there is no room for (`relay.server.admission`) is answered 503 with the limit's name (over TLS: closed).
+- A connection that exceeds a limit (`relay.server.admission`) is answered with 503 and the limit's name (over TLS: closed).
 - While the process has no file descriptor left, accepting pauses and the kernel queues new connections.
 """
 
@@ -40,7 +39,7 @@ def no_room(setting: str) -> bytes:
 
 
 class _Waiting:
-    """A connection that has not sent a byte of its first request yet."""
+    """A connection that has not sent a byte of its first request."""
 
     __slots__ = ("_acceptor", "due", "handshaking", "transport")
 
@@ -68,9 +67,9 @@ class Acceptor:
         elsewhere: Callable[[], int] = lambda: 0,
         admission: Admission | None = None,
     ) -> None:
-        """Create an acceptor. `arrived` receives a connection with its first bytes and owns it from then on; there are no
-        bytes yet if the peer is too slow to take the TLS handshake. `tune` sets options of listening sockets. `elsewhere`
-        returns the number of open connections that `arrived` received. `admission` decides which ones there is room for.
+        """Create an acceptor. `arrived` is called with a connection and its first bytes, and then owns it. There are none
+        if the peer is too slow to read the TLS handshake. `tune` sets options of listening sockets. `elsewhere` returns the
+        number of open connections that were passed to `arrived`. `admission` decides which connections are accepted.
         """
         self._limits = limits
         self._arrived = arrived
@@ -86,7 +85,7 @@ class Acceptor:
         return len(self._waiting)
 
     async def run(self, listeners: Iterable[trio.SocketListener]) -> None:
-        """Accept until cancelled; then close the listeners and all connections that still wait."""
+        """Accept until cancelled; then close the listeners and the waiting connections."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._poller.run)
@@ -142,12 +141,12 @@ class Acceptor:
         waiting.transport.reserved = full is not None
         waiting.transport.on_close = leave
         self._waiting[sock.fileno()] = waiting
-        self.read(waiting)  # usually the first bytes are here already
+        self.read(waiting)  # usually the first bytes have already arrived
         if sock.fileno() in self._waiting:
             self._poller.watch(sock.fileno(), waiting)
 
     def read(self, waiting: _Waiting) -> None:
-        """Read the first bytes, or the end."""
+        """Read the first bytes, or the end of the stream."""
         transport = waiting.transport
         data = b""
         try:

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 SLICE = 0.001
 """Seconds for which subscribers' requests are handled before trio's other tasks run. One request may take longer."""
 PASSES = 4
-"""Passes of trio's scheduler between two slices of long work: a command needs some ten to come and go."""
+"""Passes of trio's scheduler between two slices of long work. A command needs about ten to be executed and answered."""
 _AT_ONCE = 128
 
 
@@ -66,7 +66,7 @@ class Poller:
 
     def _ready(self, fd: int) -> None:
         watched = self._watched.get(fd)
-        if watched is None:  # forgotten by one that was served before it in the same round
+        if watched is None:  # forgotten by another one that was served in the same round
             return
         try:
             watched.ready()

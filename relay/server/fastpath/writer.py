@@ -1,14 +1,14 @@
-"""Write what was put into outboxes during one pass of trio's scheduler, at the end of the pass.
+"""Write the deliveries that were put into outboxes during one pass of trio's scheduler, at the end of the pass.
 
-One task does it for all subscribers. The first outbox that has something to send wakes it, and it runs after all other
-tasks of that pass.
+One task writes for all subscribers. The first outbox with a delivery wakes it, and it runs after all other tasks of that
+pass.
 
-Subscribers of the same channels received the same deliveries in this pass. The deliveries are joined once, and given to the
-kernel in one call with the list of the sockets if there is an io_uring, or else written to each socket. Sixteen messages
-that are written together cost 0.12 of sixteen calls of `send` in C (`bench/fanout.py`).
+Subscribers of the same channels have the same deliveries in a pass. These are joined once, and passed to the kernel in one
+call with the list of the sockets if io_uring is available, or else written to each socket. Sixteen messages that are written
+together cost 0.12 of sixteen calls of `send` in C (`bench/fanout.py`).
 
-How long writing takes is measured once for each pass, at its end, for its first delivery. It waited for the longest of all,
-and every subscriber of the pass is counted with its time.
+The duration of writing is measured once for each pass, at its end, from its first delivery, which waited longest. Every
+subscriber of the pass is counted with that time.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ class BatchWriter:
 
         Args:
             unfinished: called with outboxes that are slow, closing, or of broken connections.
-            coalesce: seconds from the first delivery that may wait until those that may are written.
+            coalesce: seconds from the first delivery that may wait until all deliveries that may wait are written.
         """
         self._unfinished = unfinished
         self._coalesce = coalesce
@@ -55,7 +55,7 @@ class BatchWriter:
         self.publish_to_write = Histogram()
         """Seconds from the first delivery of a pass until all subscribers of the pass were written to, by subscriber."""
         self.upstream_to_write = Histogram()
-        """The same from the time at which the provider's message was read; of passes that begin with one."""
+        """The same, from the time at which the provider's message was read; only for passes that begin with one."""
 
     def open(self, *, io_uring: bool) -> None:
         """Prepare for the first connection. `io_uring`: use it for plain sockets if the kernel allows it."""
@@ -84,7 +84,7 @@ class BatchWriter:
     async def run(self) -> None:
         """Flush until cancelled."""
         while True:
-            while self._queue:  # ending a connection may put something into other outboxes
+            while self._queue:  # ending a connection may add deliveries to other outboxes
                 outboxes = self._queue.copy()
                 self._queue.clear()
                 self._flush(outboxes, self._put_at)
@@ -101,7 +101,7 @@ class BatchWriter:
         await trio.lowlevel.wait_task_rescheduled(self._cancelled)
 
     def _take_held(self) -> list[Outbox]:
-        """Return the outboxes that were held, without those that were flushed meanwhile."""
+        """Return the held outboxes, without those that were flushed meanwhile."""
         held = self._held.copy()
         self._held.clear()
         for outbox in held:
@@ -112,7 +112,7 @@ class BatchWriter:
         return waiting
 
     def _flush(self, outboxes: list[Outbox], put_at: float) -> None:
-        """Write these outboxes, of which the first had its first delivery at ``put_at``."""
+        """Write these outboxes. ``put_at``: the time of the first delivery in the first of them."""
         if not outboxes:
             return
         pending = outboxes[0].pending
@@ -126,7 +126,7 @@ class BatchWriter:
             self._unfinished(outbox, error)
 
     def _hold(self, outbox: Outbox) -> None:
-        """Take an outbox whose deliveries may wait until the time of the first one is over."""
+        """Hold an outbox whose deliveries may wait, until the waiting time of the first one is over."""
         if not self._held:
             self._held_at = trio.current_time()
             self._go_on()
@@ -169,7 +169,7 @@ class _JoinLast:
 
 
 def flush_all(outboxes: Iterable[Outbox], send: BatchSend | None = None) -> Unfinished:
-    """Flush all of them and return those that are not done. None are reported before all are written: they may change."""
+    """Flush all outboxes, then return those that are not done. Reporting one earlier could change the others."""
     unfinished: Unfinished = []
     if send is None:
         _flush_each(outboxes, unfinished)
@@ -185,7 +185,7 @@ def flush_all(outboxes: Iterable[Outbox], send: BatchSend | None = None) -> Unfi
         if slot < 0 or not pending or outbox.blocked or outbox.closing is not None:
             alone.append(outbox)
             continue
-        if pending != group.deliveries:  # seldom: a channel's subscribers follow one another
+        if pending != group.deliveries:  # rare, because a channel's subscribers are adjacent
             key = tuple(pending)
             group = groups.get(key) or groups.setdefault(key, _Group(pending.copy()))
         group.outboxes.append(outbox)
