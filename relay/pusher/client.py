@@ -1,13 +1,14 @@
-"""The client's half of one connection, as a state machine: messages and time in, what they mean out.
+"""The client's half of one connection, as a state machine: it takes messages and times, and returns signals.
 
-The first message must be `pusher:connection_established` (or a `pusher:error` before a close); until it comes nothing may
-be sent but it may be waited for `handshake_timeout` seconds. Anything received proves that the server is alive; after the
-shorter of the two activity timeouts of silence the server is asked with `pusher:ping`, and `pong_timeout` seconds later
-the connection is given up. JSON that cannot be understood is handed out as `Malformed` and changes nothing: a server may
-know more of the protocol than this client does.
+The first message must be `pusher:connection_established` (or a `pusher:error` before a close). Until it arrives, for which
+the client waits `handshake_timeout` seconds, nothing may be sent. Anything received proves that the server is alive. After a
+silence as long as the shorter of the two activity timeouts the client sends `pusher:ping`, and `pong_timeout` seconds later
+it closes the connection. JSON that is not understood is returned as `Malformed` and changes nothing, because a server may
+know more of the protocol than this client.
 
-A message that is no JSON was damaged on the way. It may have been an event that nothing says again, as the end of an order,
-and numbers may jump, so the next event's number would hide it. The connection is given up: a client that resumes gets it.
+A message that is not JSON was damaged in transit. It may have been an event that is not repeated, such as the end of an
+order, and since sequence numbers may jump, the next number would not show the loss. The connection is closed, so that a
+client that resumes receives the event again.
 
 The verbs `subscribe`, `unsubscribe`, `sign_in`, `trigger` and `ping` return the text to send. Authorizing a channel is the
 caller's: `auth` and `channel_data` come from the app's server once the socket id is known.
@@ -58,7 +59,7 @@ __all__ = [
 
 
 _INVALID_DATA = 1007
-"""RFC 6455, 7.4.1: the close code for data that are not what the type of the message says."""
+"""RFC 6455, 7.4.1: the close code for data that do not match the type of the message."""
 
 
 # --- signals ---------------------------------------------------------------------------------------------
@@ -75,13 +76,13 @@ class Established:
 
 @frozen
 class Subscribed:
-    """The subscription holds."""
+    """The subscription has succeeded."""
 
     channel: str
     members: tuple[PresenceMember, ...] = ()
-    """Everyone on a presence channel."""
+    """All members of a presence channel."""
     position: ResumePosition | None = None
-    """The position of the channel's history, where `ids` were asked for."""
+    """The position of the channel's history, if `ids` were requested."""
 
 
 @frozen
@@ -108,7 +109,7 @@ class ChannelMessage:
 
 @frozen
 class MemberAdded:
-    """A user came to a presence channel."""
+    """A user joined a presence channel."""
 
     channel: str
     member: PresenceMember
@@ -139,14 +140,14 @@ class CacheMiss:
 
 @frozen
 class SignedIn:
-    """The sign-in holds."""
+    """The sign-in has succeeded."""
 
     user_data: str
 
 
 @frozen
 class WatchlistEvents:
-    """Watched users that came or went."""
+    """Watched users that came online or went offline."""
 
     name: Literal["online", "offline"]
     user_ids: tuple[str, ...]
@@ -154,7 +155,7 @@ class WatchlistEvents:
 
 @frozen
 class ResumeSucceeded:
-    """Everything missed was given; the channel stands at `position`."""
+    """All missed events have been delivered, up to `position`."""
 
     channel: str
     position: ResumePosition
@@ -163,7 +164,7 @@ class ResumeSucceeded:
 
 @frozen
 class ResumeFailed:
-    """The missed events are lost; the channel goes on from `position`."""
+    """The missed events are lost; the channel continues from `position`."""
 
     channel: str
     reason: str
@@ -172,7 +173,7 @@ class ResumeFailed:
 
 @frozen
 class PositionReached:
-    """The channel's history now stands at `position`; everything up to there has been given."""
+    """The channel's current position. All events up to it have been delivered."""
 
     channel: str
     position: ResumePosition
@@ -180,7 +181,7 @@ class PositionReached:
 
 @frozen
 class PusherError:
-    """The server refused something, or tells why it will close."""
+    """The server refused a message, or gives the reason for a close that follows."""
 
     message: str
     code: int | None
@@ -193,7 +194,7 @@ class Pong:
 
 @frozen
 class Malformed:
-    """A message that is not of the protocol."""
+    """A message that is not part of the protocol."""
 
     text: str
     reason: str
@@ -219,7 +220,7 @@ ClientSignal = (
     | SendMessage
     | CloseConnection
 )
-"""Results of `receive` and `timeout`. The caller carries out `SendMessage` and `CloseConnection`; the others are news."""
+"""Results of `receive` and `timeout`. The caller executes `SendMessage` and `CloseConnection`; the others inform it."""
 
 
 # --- the connection ------------------------------------------------------------------------------------------------
@@ -232,13 +233,13 @@ class Reconnect(Enum):
     BACK_OFF = "back off"
     """Wait a second or more, longer after each failure."""
     OVER_TLS = "over tls"
-    """At once, over wss://."""
+    """Reconnect at once, over wss://."""
     NEVER = "never"
     """The same connection would be refused again."""
 
 
 def reconnect_action(code: int | None) -> Reconnect:
-    """Return what a close code asks for (Pusher Channels protocol, connection closure); None: the connection was lost."""
+    """Return the action for a close code (Pusher Channels protocol, connection closure); None: the connection was lost."""
     if code is None or code < 4000:
         return Reconnect.BACK_OFF
     if code == PusherCloseCode.TLS_REQUIRED:
@@ -251,7 +252,7 @@ def reconnect_action(code: int | None) -> Reconnect:
 
 
 class ClientConnection:
-    """One connection to a Pusher server, as its client sees it. Times are monotonic seconds."""
+    """The client's side of one connection to a Pusher server. Times are monotonic seconds."""
 
     def __init__(
         self,
@@ -265,9 +266,9 @@ class ClientConnection:
         version: str = "1.0",
         resumes: bool = True,
     ) -> None:
-        """Begin with the opening of the connection; `resumes`: what is no JSON ends it, so that the caller resumes."""
+        """Begin a connection that is being opened. `resumes`: end it on a message that is not JSON; the caller resumes."""
         self.path = f"/app/{key}?{urlencode({'protocol': 7, 'client': client, 'version': version, 'flash': 'false'})}"
-        """Path and query to open the WebSocket at."""
+        """Path and query of the WebSocket's URL."""
         self.socket_id: str | None = None
         """None until the connection is established."""
         self.closed = False
@@ -300,7 +301,7 @@ class ClientConnection:
         return messages.client_unsubscribe(channel)
 
     def sign_in(self, auth: str, user_data: str) -> str:
-        """Say who this connection belongs to."""
+        """Sign in: state which user this connection belongs to."""
         return messages.client_signin(auth, user_data)
 
     def trigger(self, channel: str, event: str, data: str) -> str:
@@ -310,18 +311,18 @@ class ClientConnection:
         return messages.client_event(channel, event, data)
 
     def ping(self) -> str:
-        """Ask whether the server is there, out of turn."""
+        """Ping the server now."""
         return messages.ping()
 
     # Time ------------------------------------------------------------------------------------------------------------
 
     def alive(self, now: float) -> None:
-        """Take note that something other than a text message was received: the server is alive."""
+        """Note that the server is alive, because something other than a text message was received."""
         self._seen = now
         self._pinged = None
 
     def deadline(self) -> float:
-        """Return when `timeout` has something to do, unless something comes in before; infinity once closed."""
+        """Return the time of the next call of `timeout`, if nothing is received before; infinity once closed."""
         if self.closed:
             return inf
         if self.socket_id is None:
@@ -331,7 +332,7 @@ class ClientConnection:
         return self._seen + self._activity_timeout
 
     def timeout(self, now: float) -> list[ClientSignal]:
-        """Ping, or give up with a Close (4201); nothing before the deadline."""
+        """Ping, or close with 4201. Do nothing before the deadline."""
         if now < self.deadline():
             return []
         if self.socket_id is not None and self._pinged is None:
@@ -453,12 +454,12 @@ _HANDLERS: dict[str, Callable[[ClientConnection, messages.Frame], list[ClientSig
 }
 
 
-# What members tell of themselves is left as it came, digit for digit.
+# The members' user_info is kept as received, digit for digit.
 
 
 class _Presence(msgspec.Struct):
     hash: dict[str, msgspec.Raw] | tuple[()] = ()
-    """Servers written in PHP say `[]` for an empty hash."""
+    """Servers written in PHP send `[]` for an empty hash."""
 
 
 class _Subscription(msgspec.Struct):
@@ -502,7 +503,7 @@ def _count(data: dict[str, Any], name: str) -> int:
 
 
 def _number(value: object) -> float | None:
-    """Return seconds: a number, or, as fractions are read, its text."""
+    """Return a number of seconds. Fractions arrive as text."""
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)

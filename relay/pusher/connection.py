@@ -1,24 +1,23 @@
-"""The server's half of one connection, as a state machine: messages and time in, actions out.
+"""The server's half of one connection, as a state machine: it takes messages and times, and returns actions.
 
-A connection is opened once with the query of its URL; the first action is then `pusher:connection_established`, or a
-Close. From there on:
+A connection is opened once with the query of its URL. The first action is then `pusher:connection_established`, or a close.
+After that:
 
-- Anything received proves that the client is alive. After `activity_timeout` seconds of silence it is asked with
-  `pusher:ping` and with a WebSocket ping, since some libraries know but one of the two; `pong_timeout` seconds later it
-  is closed with 4201. Clients of protocol 4 know no ping; they are closed
-  with 4202 after `inactivity_timeout` seconds of silence. So is, whatever its protocol, a connection that for so long has
-  held no channel, signed in no user and sent nothing but heartbeats.
-- Where the app demands it (authorized connections), a connection that has neither signed in nor joined a channel that
-  needs a signature is closed with 4009 in time.
-- What a client may not do is answered and has no effect: with `pusher:subscription_error` where a subscription is
-  refused, else with `pusher:error`, whose code is null unless the protocol documents one. A sign-in with a wrong
-  signature is no exception: after a close with 4009 a client would not come back, although its server may sign again.
+- Anything received proves that the client is alive. After `activity_timeout` seconds of silence it gets `pusher:ping` and a
+  WebSocket ping, since some libraries support only one of them; `pong_timeout` seconds later it is closed with 4201.
+  Clients of protocol 4 have no ping and are closed with 4202 after `inactivity_timeout` seconds of silence. A connection of
+  any protocol is closed in the same way if it has for that time had no channel and no user and sent only heartbeats.
+- If the app requires authorized connections, a connection is closed with 4009 unless it signs in, or joins a channel that
+  needs a signature, in time.
+- A message that is not permitted is answered and has no effect. The answer is `pusher:subscription_error` for a refused
+  subscription, otherwise `pusher:error`, whose code is null unless the protocol documents one. This includes a sign-in with
+  a wrong signature: after a close with 4009 a client would not reconnect, although its server could sign again.
 - A signed-in user joins presence channels with `auth` alone, as the member that the sign-in describes (Pusher Channels,
-  authorizing users). `channel_data` that is sent with it counts instead.
-- A channel is held from the moment its Subscribe is returned until Unsubscribe, `forget` or `lost`. Whoever owns the
-  connection calls `lost` once when the socket has ended; every channel is then given back and nothing is left.
+  authorizing users). `channel_data` in the subscription takes precedence.
+- A connection has a channel from the `JoinChannel` until `LeaveChannel`, `forget` or `lost`. The owner of the connection
+  calls `lost` once when the socket has ended, and gets a `LeaveChannel` for each remaining channel.
 
-After a Close nothing more comes out but what `lost` gives back.
+After a close, only `lost` returns further actions.
 """
 
 import re
@@ -63,7 +62,7 @@ from .signatures import Authority, user_secret, verify_authority
 
 __all__ = ["PROTOCOLS", "ServerConnection", "admit", "hears_error"]
 
-# --- fields that a client sends beside a channel's name, checked against the app's limits -----------------------------
+# --- fields that a client sends with a channel's name, checked against the app's limits -------------------------------
 
 _EPOCH = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 
@@ -90,7 +89,7 @@ _user_data = msgspec.json.Decoder(_UserData).decode
 
 @frozen
 class User:
-    """The user of a sign-in, with everyone it wants to watch."""
+    """The user of a sign-in, with its watchlist."""
 
     id: str
     user_info: str | None
@@ -98,7 +97,7 @@ class User:
 
 
 def member_of(channel_data: str, limits: Limits) -> PresenceMember:
-    """Return the member that a signed channel_data describes: `user_id`, and perhaps `user_info` of any JSON."""
+    """Return the member in a signed channel_data: `user_id`, and optionally `user_info`, which may be any JSON."""
     data = read_as(_channel_data, channel_data, "channel_data")
     user_id = str(data.user_id)
     check_user_id(user_id, limits.user_id)
@@ -108,16 +107,16 @@ def member_of(channel_data: str, limits: Limits) -> PresenceMember:
 
 
 def check_member_size(member: PresenceMember, limits: Limits) -> None:
-    """Raise ProtocolError 413 if what all members of a presence channel would be told of this one is too large."""
+    """Raise ProtocolError 413 if this member's data, which all members of the channel receive, are too large."""
     if member.user_info is not None and size_of(member.user_info) > limits.member_size:
         raise ProtocolError(f"user_info is larger than {limits.member_size} bytes (limit member_size)", status=413)
 
 
 def user_of(user_data: str, limits: Limits) -> User:
-    """Return the user that a signed user_data describes: `id`, and perhaps `user_info` and `watchlist`.
+    """Return the user in a signed user_data: `id`, and optionally `user_info` and `watchlist`.
 
     Raises:
-        ProtocolError: among others for an id that cannot stand in a channel's name: no event could reach its user.
+        ProtocolError: invalid data, or an id that cannot be part of a channel name, so that no event could reach the user.
     """
     if size_of(user_data) > limits.user_data_size:
         raise ProtocolError(f"user_data is larger than {limits.user_data_size} bytes (limit user_data_size)")
@@ -137,7 +136,7 @@ def _whole(value: object) -> int | None:
 
 
 def resume_of(value: object) -> ResumePosition | None:
-    """Return the position up to which a client has seen the channel, by `resume` of its subscription."""
+    """Return the position up to which a client has received the channel, from `resume` of its subscription."""
     if value is None:
         return None
     if isinstance(value, dict):
@@ -148,7 +147,7 @@ def resume_of(value: object) -> ResumePosition | None:
 
 
 def rewind_of(value: object, limit: int) -> int | None:
-    """Return the number of past events that a client wants, by `rewind` of its subscription."""
+    """Return the number of past events that a client requests, from `rewind` of its subscription."""
     if value is None:
         return None
     count = _whole(value)
@@ -158,7 +157,7 @@ def rewind_of(value: object, limit: int) -> int | None:
 
 
 def ids_of(value: object) -> bool:
-    """Return whether a client wants `id` and `seq` beside the data, by `ids` of its subscription."""
+    """Return True if a client requests `id` and `seq` next to the data, from `ids` of its subscription."""
     if not isinstance(value, bool | None):
         raise ProtocolError("ids must be true or false")
     return bool(value)
@@ -167,13 +166,13 @@ def ids_of(value: object) -> bool:
 # --- the connection ---------------------------------------------------------------------------------------------------
 
 PROTOCOLS = range(4, 8)
-"""Versions of the protocol that are spoken: 1 to 3 differ in their messages and are long retired."""
+"""Supported versions of the protocol. Versions 1 to 3 have different messages and were retired long ago."""
 
 
 def admit(app: App | None, *, secure: bool, origin: str | None, connections: int) -> CloseConnection | None:
-    """Return the close that refuses a connection to this app (4000, 4001, 4003, 4004, 4009); None where it may begin.
+    """Return the close that refuses a connection to this app (4000, 4001, 4003, 4004, 4009); None if it is accepted.
 
-    To be called before `ServerConnection.open`. An unknown path (4005) and the relay's own capacity (4100) are the caller's.
+    Call it before `ServerConnection.open`. The caller checks for an unknown path (4005) and the relay's capacity (4100).
 
     Args:
         connections: the app's other open connections.
@@ -192,7 +191,7 @@ def admit(app: App | None, *, secure: bool, origin: str | None, connections: int
 
 
 def hears_error(protocol: int) -> bool:
-    """Return True if a client of this protocol reads the cause of a close from `pusher:error`, not from the close frame."""
+    """Return True if clients of this protocol get the cause of a close from `pusher:error`, not from the close frame."""
     return protocol < 6
 
 
@@ -201,7 +200,7 @@ def _closing(code: PusherCloseCode) -> CloseConnection:
 
 
 class ServerConnection:
-    """One client's connection to one app, as the relay sees it. Times are monotonic seconds."""
+    """The relay's side of one client's connection to one app. Times are monotonic seconds."""
 
     __slots__ = (
         "_authorities",
@@ -224,15 +223,15 @@ class ServerConnection:
     def __init__(
         self, app: App, socket_id: str, now: float, digest_of: Callable[[str], str | None] = lambda name: None
     ) -> None:
-        """Create a connection. `digest_of` returns the digest of the API key of that name, or None."""
+        """Create a connection. `digest_of` returns the digest of the API key with the given name, or None."""
         self.app = app
-        """May be replaced while the connection is open; what it says counts from then on."""
+        """May be replaced while the connection is open; the new limits and secrets then apply."""
         self.socket_id = socket_id
         self.protocol = PROTOCOLS[-1]
         self.closed = False
         self._channels: dict[str, PresenceMember | None] = {}
         self._authorities: dict[str, Authority] | None = None
-        """Made with the first channel that needs a signature: public ones are enough for most."""
+        """Created with the first channel that needs a signature, because most connections use only public channels."""
         self._digest_of = digest_of
         self._user_secret: str | None = None
         self._opened = self._seen = self._used = now
@@ -240,21 +239,21 @@ class ServerConnection:
         self._authorized = False
         self._user: PresenceMember | None = None
         self._client_events: TokenBucket | None = None
-        """Made with the first client event: most connections never send one."""
+        """Created with the first client event, because most connections never send one."""
 
     @property
     def channels(self) -> Mapping[str, PresenceMember | None]:
-        """The channels held, each with the member it was joined as (None where there is none)."""
+        """The channels of this connection, each with the member that it joined as, or None."""
         return MappingProxyType(self._channels)
 
     @property
     def authorities(self) -> Mapping[str, Authority]:
-        """By what right each of the channels is held that need a signature."""
+        """The authority by which the connection joined each channel that needs a signature."""
         return MappingProxyType(self._authorities or {})
 
     @property
     def user_secret(self) -> str | None:
-        """The app's secret that signed the user in, None where no user is."""
+        """The app's secret with which the user was signed in; None if no user is."""
         return self._user_secret
 
     @property
@@ -264,13 +263,13 @@ class ServerConnection:
 
     @property
     def user_id(self) -> str | None:
-        """The signed-in user."""
+        """Id of the signed-in user, or None."""
         return None if self._user is None else self._user.user_id
 
     # Verbs -----------------------------------------------------------------------------------------------------------
 
     def open(self, query: Mapping[str, str]) -> list[Action]:
-        """Begin, with the query of `/app/<key>?protocol=7&...`: connection_established, or 4006, 4007, 4008."""
+        """Open with the query of `/app/<key>?protocol=7&...`; return connection_established, or 4006, 4007 or 4008."""
         version = query.get("protocol")
         if not version:
             return self._close(PusherCloseCode.NO_PROTOCOL)
@@ -282,7 +281,7 @@ class ServerConnection:
         return [SendMessage(messages.connection_established(self.socket_id, self.app.activity_timeout))]
 
     def receive(self, text: str, now: float) -> list[Action]:
-        """Read one text message; return what it asks for."""
+        """Read one text message and return its actions."""
         if self.closed:
             return []
         self.alive(now)
@@ -294,9 +293,9 @@ class ServerConnection:
             return [SendMessage(messages.error(exc.message, exc.code))]
 
     def refuse(self, text: str, limit: str, now: float) -> list[Action]:
-        """Refuse a text message of a client that has used up a budget; `limit` is the setting's name.
+        """Refuse a text message of a client that has used up a budget. `limit`: the setting's name.
 
-        A channel may be left all the same; everything else is answered with an error and has no effect.
+        Leaving a channel is still permitted. Any other message is answered with an error and has no effect.
         """
         if self.closed:
             return []
@@ -316,25 +315,25 @@ class ServerConnection:
         return [SendMessage(messages.error(why, PusherCloseCode.RATE_LIMITED))]
 
     def receive_binary(self, now: float) -> list[Action]:
-        """Refuse a binary message; the protocol has none."""
+        """Refuse a binary message, because the protocol has none."""
         if self.closed:
             return []
         self.alive(now)
         return [SendMessage(messages.error("binary messages are not supported"))]
 
     def alive(self, now: float) -> None:
-        """Note that something came in that is no message: a WebSocket ping or pong, or a part of a message."""
+        """Note that the client is alive: a WebSocket ping or pong, or a part of a message, was received."""
         self._seen = now
         self._pinged = None
 
     def deadline(self) -> float:
-        """Return when `timeout` has something to do, unless something comes in before; infinity once closed."""
+        """Return the time of the next call of `timeout`, if nothing is received before; infinity once closed."""
         if self.closed:
             return inf
         return min(self._unauthorized_at(), self._inactive_at(), self._pong_due_at(), self._ping_at())
 
     def timeout(self, now: float) -> list[Action]:
-        """Return what the clock demands; nothing before the deadline."""
+        """Return the actions that are due at this time; none before the deadline."""
         if self.closed:
             return []
         if now >= self._unauthorized_at():
@@ -349,15 +348,15 @@ class ServerConnection:
         return []
 
     def forget(self, channel: str) -> None:
-        """Drop a subscription that the hub has refused or ended, and has told the client of."""
+        """Drop a subscription that the hub has refused or ended, after the hub has notified the client."""
         self._drop(channel)
 
     def close(self, code: int, reason: str = "") -> list[Action]:
-        """Close for a reason of the relay's: shutdown 4200, terminated 4009, too slow 4100. Nothing if already closed."""
+        """Close from the relay's side: shutdown 4200, terminated 4009, too slow 4100. Do nothing if already closed."""
         return [] if self.closed else self._close(code, reason)
 
     def lost(self) -> list[Action]:
-        """Return an Unsubscribe for every channel still held: the socket has ended, from whichever side."""
+        """Return a `LeaveChannel` for each remaining channel, because either side has ended the socket."""
         left: list[Action] = [LeaveChannel(channel) for channel in self._channels]
         self._channels.clear()
         self._authorities = None
@@ -481,7 +480,7 @@ class ServerConnection:
         except ProtocolError:
             if kind.presence:
                 raise
-            return None  # on private channels it is the app's own affair what it signed
+            return None  # on private channels the app may sign any data
 
     def _unsubscribe(self, data: Mapping[str, object]) -> list[Action]:
         channel = data.get("channel")

@@ -1,17 +1,17 @@
-"""Prices of what clients ask for, and the budgets they are paid from.
+"""Prices of clients' requests, and the budgets from which they are paid.
 
-Everything a client can ask for has a price in units; a unit stands for some 10 microseconds of the relay's time. It is paid
-from three budgets at once: the connection's own, its address' and its app's. A budget refills at its rate and holds at most
-its burst. What is paid is what was done: a request is carried out while the budgets are not exceeded, and may overdraw them
-by its own price, which the app's limits bound.
+Every request of a client has a price in units; a unit is about 10 microseconds of the relay's time. The price is charged to
+three budgets: the connection's, its address' and its app's. A budget refills at its rate up to its burst. The price of the
+work done is charged afterwards: a request is handled while no budget is exceeded, and may overdraw the budgets by its own
+price, which the app's limits bound.
 
 A connection that exceeds a budget is, in this order,
 
 1. slowed: its next message is read when the budget allows it, for at most `Costs.slowed` seconds in all;
-2. refused: what it asks for is answered with an error that names the limit;
+2. refused: its requests are answered with an error that names the limit;
 3. closed with 4100, after `Costs.refusals` refusals.
 
-It begins anew once its own budget is full again. Times are monotonic seconds.
+This sequence starts again once its own budget is full. Times are monotonic seconds.
 """
 
 from collections import Counter
@@ -102,7 +102,7 @@ class Costs:
 
 
 class ClientBudget:
-    """One budget that several connections share, kept as the time until which everything spent is paid for."""
+    """One budget that several connections share, stored as the time at which all units spent will have been refilled."""
 
     __slots__ = ("_burst", "_unit", "limit", "paid_until")
 
@@ -113,17 +113,17 @@ class ClientBudget:
         self.replace(rate, burst)
 
     def replace(self, rate: float, burst: float) -> None:
-        """Take over a changed rate and burst; a debt stays one in seconds."""
+        """Set a changed rate and burst. A debt keeps its length in seconds."""
         self._unit = 1 / rate if rate else 0.0
         self._burst = burst * self._unit
 
     def spend(self, units: float, now: float) -> None:
-        """Take units, even where there are fewer."""
+        """Charge units, even more than are left."""
         paid = self.paid_until
         self.paid_until = (paid if paid > now else now) + units * self._unit
 
     def over(self, now: float) -> float:
-        """Return the seconds until the budget is not exceeded; 0 or less where it is not."""
+        """Return the seconds until the budget is no longer exceeded; 0 or less if it is not."""
         return self.paid_until - now - self._burst
 
 
@@ -139,10 +139,10 @@ class ClientBudgets:
         self._callers: BoundedDict[str, ClientBudget] = BoundedDict(costs.remembered)
         self.replace(costs)
         self.counts: Counter[tuple[str, Action]] = Counter()
-        """By limit and by what was done about it. `slowed` counts connections, the others messages."""
+        """Counts by limit and consequence. `slowed` counts connections, the others messages."""
 
     def replace(self, costs: Costs) -> None:
-        """Take over the prices and budgets of a reloaded configuration, for open connections too."""
+        """Set the prices and budgets of a reloaded configuration, for open connections too."""
         self.costs = costs
         self.prices = costs.prices
         self.byte = costs.prices.kilobyte / 1024
@@ -159,7 +159,7 @@ class ClientBudgets:
                 budget.replace(rate, burst)
 
     def connect(self, app_id: str, address: str | None, now: float) -> "Spending":
-        """Open the account of a new connection and charge for the connection. `address` names its network, if it has one."""
+        """Return the budgets of a new connection, and charge for the connection. `address`: its network, or None."""
         costs = self.costs
         app = self._of(self._apps, app_id, "costs.app_rate", costs.app_rate, costs.app_burst)
         network = None
@@ -170,7 +170,7 @@ class ClientBudgets:
         return Spending(self, app, network)
 
     def take(self, caller: str, units: float, now: float) -> bool:
-        """Charge an app's server or an API key for a request; False, charging nothing, where its budget is exceeded."""
+        """Charge an app's server or an API key for a request. Return False, charging nothing, if its budget is exceeded."""
         costs = self.costs
         budget = self._of(self._callers, caller, "costs.api_rate", costs.api_rate, costs.api_burst)
         if budget.over(now) > 0:
@@ -180,11 +180,11 @@ class ClientBudgets:
         return True
 
     def count_closed(self, limit: str) -> None:
-        """Count a connection that was closed for a limit that is no budget."""
+        """Count a connection that was closed because of a limit other than a budget."""
         self.counts[limit, "closed"] += 1
 
     def exceeded(self) -> dict[str, dict[str, int]]:
-        """Return the counts by limit, then by what was done."""
+        """Return the counts by limit, then by consequence."""
         limits: dict[str, dict[str, int]] = {}
         for (limit, action), count in self.counts.items():
             limits.setdefault(limit, {})[action] = count
@@ -194,12 +194,12 @@ class ClientBudgets:
         self, known: BoundedDict[str, ClientBudget], name: str, limit: str, rate: float, burst: float
     ) -> ClientBudget:
         budget = known.get(name) or ClientBudget(limit, rate, burst)
-        known[name] = budget  # renewed: the one that is forgotten first has not been used for the longest time
+        known[name] = budget  # moved to the end: the first one is the least recently used, and forgotten first
         return budget
 
 
 class Spending:
-    """One connection's own budget, and the shared ones that it spends from as well."""
+    """The budgets of one connection: its own, and the shared ones."""
 
     __slots__ = ("_address", "_app", "_paid_until", "_refusals", "_slowed_since", "budgets")
 
@@ -212,7 +212,7 @@ class Spending:
         self._refusals = 0
 
     def spend(self, units: float, now: float) -> None:
-        """Pay for what was done."""
+        """Charge the work that was done to all budgets."""
         paid = self._paid_until
         self._paid_until = (paid if paid > now else now) + units * self.budgets.unit
         self._app.spend(units, now)
@@ -222,7 +222,7 @@ class Spending:
     def pause(self, now: float) -> float:
         """Return the seconds to wait before the next message is handled.
 
-        0 where no budget is exceeded, and where the connection has been slowed for long enough: then it is refused.
+        It is 0 if no budget is exceeded, or if the connection has been slowed for long enough and is now refused.
         """
         if (
             self._slowed_since is None
@@ -242,7 +242,7 @@ class Spending:
         return max(0.0, min(over, self._slowed_since + self.budgets.costs.slowed - now))
 
     def exceeded(self, now: float) -> str | None:
-        """Return the limit for which a message of now is to be refused; None where it is to be carried out."""
+        """Return the limit because of which a message must be refused at ``now``; None if it may be handled."""
         since = self._slowed_since
         if since is None or now < since + self.budgets.costs.slowed:
             return None
@@ -250,7 +250,7 @@ class Spending:
         return limit if over > 0 else None
 
     def refuse(self, limit: str) -> bool:
-        """Count a refused message; False where it was one too many, and the connection is to be closed."""
+        """Count a refused message. Return False if it was one too many, so that the connection must be closed."""
         self._refusals += 1
         self.budgets.counts[limit, "refused"] += 1
         if self._refusals <= self.budgets.costs.refusals:

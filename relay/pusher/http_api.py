@@ -1,7 +1,7 @@
-"""The HTTP API without HTTP: who sends a request, what it asks, and the exact answer (Pusher Channels HTTP API reference).
+"""The HTTP API without IO: authenticate and parse requests, and encode answers (Pusher Channels HTTP API reference).
 
-A request is authenticated by the signature in its query before its body is looked at. Everything refused raises ApiError
-with the status the reference gives and a text that names the field or the limit; no error ever goes out with status 200.
+The signature in a request's query is verified before the body is parsed. Refusals raise ApiError with the status given in
+the reference and a text that names the field or the limit. No error has status 200.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from .names import (
 )
 
 TIMESTAMP_WINDOW = 600
-"""Seconds that `auth_timestamp` may be off, either way."""
+"""Seconds by which `auth_timestamp` may differ from the current time, in either direction."""
 
 _AUTH_PARAMS = frozenset({"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"})
 
@@ -37,17 +37,17 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.details = dict(details or {})
-        """More for the program that asked."""
+        """Further members of the answer, for programs."""
 
     @property
     def body(self) -> bytes:
-        """The JSON to answer with."""
+        """The JSON of the answer."""
         return json_text({"error": self.message, "status": self.status, **self.details}).encode()
 
 
 @frozen(kw_only=True)
 class Info:
-    """The attributes of a channel that a request asks for."""
+    """The attributes of a channel that are requested."""
 
     user_count: bool = False
     subscription_count: bool = False
@@ -63,9 +63,9 @@ class Trigger:
     """Each once, in the order given."""
     data: str
     socket_id: str | None = None
-    """The connection that shall not receive it."""
+    """The connection that must not receive it."""
     info: Info | None = None
-    """The attributes of the channels that are asked for; None where `info` was not sent."""
+    """The requested attributes of the channels; None if `info` was not sent."""
 
 
 @frozen(kw_only=True)
@@ -73,7 +73,7 @@ class HistoryQuery:
     """A request for a channel's history."""
 
     after: ResumePosition | None
-    """Events after this; None: the newest."""
+    """Return events after this position; None: the newest events."""
     limit: int
 
 
@@ -81,12 +81,12 @@ class HistoryQuery:
 
 
 def auth_key(raw_query: str) -> str | None:
-    """Return the `auth_key` of a query, which finds the app of a request whose path names none. It proves nothing."""
+    """Return the `auth_key` of a query, to find the app of a request whose path names none. It is not verified."""
     return dict(signatures.query_pairs(raw_query)).get("auth_key")
 
 
 def authenticate(app: App, method: str, path: str, raw_query: str, body: bytes, now_unix: float) -> dict[str, str]:
-    """Return the parameters of an authentic request, keys in lower case, without those that authenticate it.
+    """Return the parameters of an authentic request, keys in lower case, without those for authentication.
 
     Raises what `authenticate_head` and `AuthenticHead.check_body` raise.
     """
@@ -97,10 +97,10 @@ def authenticate(app: App, method: str, path: str, raw_query: str, body: bytes, 
 
 @frozen
 class AuthenticHead:
-    """A request whose signature is the app's. Its body, which the signature covers by `body_md5`, is not checked yet."""
+    """A request with a valid signature. Its body, which the signature covers through `body_md5`, is not yet checked."""
 
     params: dict[str, str]
-    """Keys in lower case, without those that authenticate; of a list only the last item."""
+    """Keys in lower case, without those for authentication; of a list only the last item."""
     lists: Mapping[str, tuple[str, ...]]
     """The lists, `name[]=one&name[]=other`, by the name without brackets."""
     body_md5: str | None
@@ -120,10 +120,10 @@ def unsigned_body() -> ApiError:
 
 
 def authenticate_head(app: App, method: str, path: str, raw_query: str, now_unix: float) -> AuthenticHead:
-    """Check everything that authenticates a request except for its body, which need not have been read.
+    """Verify a request's signature and time, without its body, which need not have been read.
 
-    `path` and `raw_query` as they stood in the request line; `now_unix` in seconds. ApiError 400 for a key that occurs
-    twice, 401 for whatever does not prove the app, 403 for an app that is disabled.
+    `path` and `raw_query` as in the request line; `now_unix` in seconds. Raises ApiError 400 for a key that occurs twice,
+    401 for invalid authentication, 403 for a disabled app.
     """
     pairs = signatures.query_pairs(raw_query)
     params = _unique(pairs)
@@ -239,9 +239,9 @@ def _refusing(field: str) -> Iterator[None]:
 def parse_trigger(
     app: App, body: bytes, params: Mapping[str, str] = _NONE, lists: Mapping[str, tuple[str, ...]] = _NONE
 ) -> Trigger:
-    """POST /apps/ID/events: `name`, `data`, `channel` or `channels`, and perhaps `socket_id` and `info`.
+    """POST /apps/ID/events: `name`, `data`, `channel` or `channels`, and optionally `socket_id` and `info`.
 
-    Each may stand in the query instead of the body, `channels` as `channels[]=one&channels[]=other`.
+    Each may be in the query instead of the body, `channels` as `channels[]=one&channels[]=other`.
     """
     given: dict[str, Any] = {name: params[name] for name in _TRIGGER_PARAMS if name in params}
     if "channels" in lists:
@@ -254,7 +254,7 @@ def parse_trigger(
 
 
 def _merged(app: App, body: bytes, given: Mapping[str, Any]) -> _Event:
-    """Return the event that the body and the query give together. A parameter in both must be the same in both."""
+    """Merge the parameters in the body and the query into one event. A parameter in both must be equal in both."""
     members = _decode(_members, app, body) if body else {}
     for name, value in given.items():
         if members.setdefault(name, value) != value:
@@ -266,9 +266,9 @@ def _merged(app: App, body: bytes, given: Mapping[str, Any]) -> _Event:
 
 
 def parse_batch(app: App, body: bytes) -> tuple[Trigger, ...]:
-    """POST /apps/ID/batch_events: `batch`, each item `name`, `data`, `channel`, and perhaps `socket_id` and `info`.
+    """POST /apps/ID/batch_events: `batch`, each item `name`, `data`, `channel`, and optionally `socket_id` and `info`.
 
-    All or nothing: one bad event refuses the batch, its place named.
+    The batch is atomic: one invalid event refuses all, with an error that names its index.
     """
     events = _decode(_batch, app, body).batch
     if len(events) > app.limits.batch:
@@ -287,8 +287,8 @@ def _batched(app: App, place: int, event: _Event) -> Trigger:
 
 
 def parse_channel_event(app: App, channel: str, params: Mapping[str, str], body: bytes) -> Trigger:
-    """POST /apps/ID/channels/NAME/events, the deprecated form: the body is the data, and `name` and perhaps `socket_id`
-    stand in the query; or the body is JSON with `name` and `data`."""
+    """POST /apps/ID/channels/NAME/events, the deprecated form: the body is the data, and `name` and optionally `socket_id`
+    are in the query; or the body is JSON with `name` and `data`."""
     if "name" not in params:
         return _trigger(app, _decode(_event, app, body), [channel])
     try:
@@ -299,7 +299,7 @@ def parse_channel_event(app: App, channel: str, params: Mapping[str, str], body:
 
 
 def parse_user_event(app: App, user_id: str, body: bytes) -> Trigger:
-    """POST /apps/ID/users/UID/events: `name` and `data`, to one signed-in user wherever it is connected."""
+    """POST /apps/ID/users/UID/events: `name` and `data`, for all connections of one signed-in user."""
     parse_terminate(app, user_id)
     return _trigger(app, _decode(_event, app, body), [server_to_user_channel(user_id)])
 
@@ -318,7 +318,7 @@ def _info(text: str | None, *available: str) -> Info:
 
 
 def parse_channels_query(app: App, params: Mapping[str, str]) -> tuple[str, Info]:
-    """GET /apps/ID/channels: the prefix to filter by (perhaps empty) and what to tell of each channel."""
+    """GET /apps/ID/channels: return the prefix to filter by (may be empty) and the requested attributes of each channel."""
     prefix = params.get("filter_by_prefix", "")
     info = _info(params.get("info"), "user_count", "subscription_count")
     if info.user_count and not prefix.startswith("presence-"):
@@ -327,7 +327,7 @@ def parse_channels_query(app: App, params: Mapping[str, str]) -> tuple[str, Info
 
 
 def parse_channel_query(app: App, channel: str, params: Mapping[str, str]) -> Info:
-    """GET /apps/ID/channels/NAME: what to tell; an attribute the channel's type does not have is refused."""
+    """GET /apps/ID/channels/NAME: return the requested attributes. Refuse any that the channel's type does not have."""
     with _refusing("channel"):
         kind = check_channel_name(channel, app.limits.channel_name)
     available = ["subscription_count"]
@@ -339,7 +339,7 @@ def parse_channel_query(app: App, channel: str, params: Mapping[str, str]) -> In
 
 
 def parse_users_query(app: App, channel: str) -> None:
-    """GET /apps/ID/channels/NAME/users: refused unless it is a presence channel, occupied or not."""
+    """GET /apps/ID/channels/NAME/users: refuse channels other than presence channels, occupied or not."""
     with _refusing("channel"):
         kind = check_channel_name(channel, app.limits.channel_name)
     if not kind.presence:
@@ -347,13 +347,13 @@ def parse_users_query(app: App, channel: str) -> None:
 
 
 def parse_terminate(app: App, user_id: str) -> None:
-    """POST /apps/ID/users/UID/terminate_connections: refused unless the id could be a user's."""
+    """POST /apps/ID/users/UID/terminate_connections: refuse an invalid user id."""
     with _refusing("user_id"):
         check_user_id(user_id, app.limits.user_id)
 
 
 def parse_history_query(app: App, channel: str, params: Mapping[str, str]) -> HistoryQuery:
-    """GET /apps/ID/channels/NAME/history: `epoch` and `after_seq` together or neither, and perhaps `limit`."""
+    """GET /apps/ID/channels/NAME/history: both or neither of `epoch` and `after_seq`, and optionally `limit`."""
     with _refusing("channel"):
         check_channel_name(channel, app.limits.channel_name)
     epoch, seq = params.get("epoch"), params.get("after_seq")
@@ -376,12 +376,12 @@ def _whole(name: str, text: str) -> int:
 
 
 EMPTY = b"{}"
-"""The answer to what has nothing to tell: triggers without info, terminate_connections."""
+"""The answer to requests without a result: triggers without info, terminate_connections."""
 
 
 @frozen(kw_only=True)
 class ChannelState:
-    """The state of one channel in the hub; an answer takes from it the attributes that were asked for."""
+    """The state of one channel in the hub, from which an answer takes the requested attributes."""
 
     occupied: bool = False
     user_count: int = 0
@@ -389,7 +389,7 @@ class ChannelState:
     cache: str | None = None
     """The data of the cached event."""
     cache_ttl: float | None = None
-    """Seconds until it is dropped."""
+    """Seconds until the cached event is dropped."""
 
 
 def _json(value: object) -> bytes:
@@ -410,14 +410,14 @@ def _attributes(channel: str, info: Info | None, state: ChannelState) -> dict[st
 
 
 def trigger_response(info: Info | None, states: Mapping[str, ChannelState]) -> bytes:
-    """Return `{}`, or where info was asked for `{"channels": {NAME: {...}}}`."""
+    """Return `{}`, or `{"channels": {NAME: {...}}}` if info was requested."""
     if info is None:
         return EMPTY
     return _json({"channels": {name: _attributes(name, info, state) for name, state in states.items()}})
 
 
 def batch_response(triggers: Sequence[Trigger], states: Mapping[str, ChannelState]) -> bytes:
-    """Return `{}`, or where any event asked for info `{"batch": [{...}, ...]}`, one item for each event."""
+    """Return `{}`, or `{"batch": [{...}, ...]}` with one item for each event if any event requested info."""
     if all(trigger.info is None for trigger in triggers):
         return EMPTY
     unknown = ChannelState()
@@ -430,13 +430,13 @@ def batch_response(triggers: Sequence[Trigger], states: Mapping[str, ChannelStat
 
 
 def channels_item(info: Info, occupied: tuple[str, ChannelState]) -> tuple[str, msgspec.Raw]:
-    """Return one channel of `channels_response`: its name, and the attributes asked for, encoded."""
+    """Return one channel of `channels_response`: its name, and the requested attributes, encoded."""
     name, state = occupied
     return name, msgspec.Raw(_json(_attributes(name, info, state)))
 
 
 def channels_response(occupied: Iterable[tuple[str, msgspec.Raw]]) -> bytes:
-    """Return `{"channels": {NAME: {...}}}` of the occupied channels; an object also when there is none."""
+    """Return `{"channels": {NAME: {...}}}` for the occupied channels; `{}` inside if there are none."""
     return _json({"channels": dict(occupied)})
 
 
@@ -457,12 +457,12 @@ def history_item(event: Mapping[str, object]) -> msgspec.Raw:
 
 def history_response(position: ResumePosition, events: Iterable[object], *, more: bool = False) -> bytes:
     """Return `{"epoch", "seq", "more", "events"}`: the channel's current position and past events, oldest first; `more` when
-    the limit cut them off and the next request goes on after the last one's `seq`."""
+    the limit cut them off, so that the next request must continue after the last one's `seq`."""
     return _json({"epoch": position.epoch, "seq": position.seq, "more": more, "events": list(events)})
 
 
 def history_gone(reason: ResumeFailure, position: ResumePosition | None) -> ApiError:
-    """Return the answer 410 when events after the asked position are lost; it carries the channel's current position."""
+    """Return the answer 410 for lost events after the requested position. It has the channel's current position."""
     details: dict[str, Any] = {"reason": reason}
     if position is not None:
         details |= {"epoch": position.epoch, "seq": position.seq}

@@ -1,13 +1,14 @@
-"""The vocabulary of the Pusher Channels protocol: its errors, what connections ask and report, and every message's text.
+"""The messages of the Pusher Channels protocol: their JSON, their errors, and the actions of connections.
 
-- `PusherCloseCode`, `ProtocolError`: why a connection is closed or a message refused.
-- Actions: what a state machine asks its owner to do, in order, each to the end before the next.
-- Builders: the JSON text of every message. Those of what the relay sends are named after the event, those of what a client
-  sends begin with `client_`. Events of the relay's own begin with `tickrelay:`; clients that do not know them ignore them.
+- `PusherCloseCode`, `ProtocolError`: the reasons for which a connection is closed or a message refused.
+- Actions: requests of a state machine to its owner, to be executed in order, each one completely before the next.
+- Builders: the JSON text of every message. Those for the relay's messages are named after the event, those for a client's
+  messages begin with `client_`. Events of the relay itself begin with `tickrelay:`; clients that do not know them ignore
+  them.
 
-`data` is a string in what the relay sends, so that JSON in it is encoded twice, except in `pusher:error`,
-`pusher:subscription_error`, `pusher:ping` and `pusher:pong`, which the protocol gives as objects. What clients send may
-have `data` as a string or as any JSON value: `read` keeps its text, digit for digit, either way.
+In messages from the relay, `data` is a string, so that JSON in it is encoded twice, except in `pusher:error`,
+`pusher:subscription_error`, `pusher:ping` and `pusher:pong`, which the protocol defines as objects. In messages from
+clients `data` may be a string or any JSON value. In both cases `read` keeps its text, digit for digit.
 """
 
 import re
@@ -24,10 +25,10 @@ from .signatures import Authority
 
 
 class PusherCloseCode(IntEnum):
-    """Why a connection is closed, or, from 4300 on, why a message was refused (Pusher Channels protocol, error codes).
+    """The cause of a close or, from 4300 on, of the refusal of a message (Pusher Channels protocol, error codes).
 
-    The hundreds tell a client what to do next: 40xx do not reconnect unchanged, 41xx reconnect after a second or more,
-    42xx reconnect at once, 43xx nothing: the connection stays open.
+    The hundreds define the client's reaction: 40xx do not reconnect unchanged, 41xx reconnect after a second or more, 42xx
+    reconnect at once, 43xx none, because the connection stays open.
     """
 
     meaning: str
@@ -58,7 +59,7 @@ class PusherCloseCode(IntEnum):
 
 
 class ProtocolError(Exception):
-    """Something a peer sent is not allowed; the text says what and names the limit or field.
+    """Raised for a message that is not permitted; the text gives the fault and names the limit or field.
 
     `code` is a documented code or None (the protocol has none for most refusals); `status` is the HTTP status that a
     `pusher:subscription_error` or an HTTP answer gives for the same cause.
@@ -72,7 +73,7 @@ class ProtocolError(Exception):
 
 
 class NotJson(ProtocolError):
-    """A message, or the data of one of the protocol's own, that is no JSON: it was damaged on the way."""
+    """Raised for a message, or the data of a protocol event, that is not JSON, because it was damaged in transit."""
 
 
 # --- actions ---------------------------------------------------------------------------------------------------------
@@ -84,12 +85,12 @@ class PresenceMember:
 
     user_id: str
     user_info: str | None = None
-    """JSON text exactly as the app's server signed it, None where it gave none."""
+    """JSON text exactly as the app's server signed it; None if it sent none."""
 
 
 @frozen
 class ResumePosition:
-    """A place in a channel's history: everything up to and including `seq` of `epoch` has been seen."""
+    """A position in a channel's history: all events up to and including `seq` of `epoch` have been received."""
 
     epoch: str
     seq: int
@@ -104,28 +105,28 @@ class SendMessage:
 
 @frozen
 class PingPeer:
-    """Send a WebSocket ping (RFC 6455), which every client answers, whatever it knows of the protocol's own pings."""
+    """Send a WebSocket ping (RFC 6455), which every client answers, even if it does not support `pusher:ping`."""
 
 
 @frozen(kw_only=True)
 class JoinChannel:
-    """Add the connection to the channel: the name, the signature and the limits of the connection are checked.
+    """Add the connection to the channel. Its name, its signature and the connection's limits have been checked.
 
-    The hub answers with `subscription_succeeded`, what resume or rewind asks for, the cached event or `cache_miss`; or,
-    where it refuses (presence channel full), with `subscription_error` and a call of `forget`.
+    The hub answers with `subscription_succeeded`, the events for resume or rewind, and the cached event or `cache_miss`. If
+    it refuses, for example because a presence channel is full, it sends `subscription_error` and calls `forget`.
     """
 
     channel: str
     member: PresenceMember | None = None
-    """On presence channels always; on private ones where the authorization carried a user_id."""
+    """Always present on presence channels; on private ones if the authorization included a user_id."""
     resume: ResumePosition | None = None
-    """The client has seen everything up to here and wants the rest."""
+    """The client has received all events up to this position and requests the later ones."""
     rewind: int | None = None
-    """The client wants the last so many events."""
+    """The number of past events that the client requests."""
     authority: Authority | None = field(default=None, repr=False, eq=False)
-    """By what right, on channels that need a signature."""
+    """The authority of the subscription, on channels that need a signature."""
     ids: bool = False
-    """The client wants `id` and `seq` beside events whose data has none."""
+    """The client requests `id` and `seq` next to events whose data have none."""
 
 
 @frozen
@@ -137,18 +138,18 @@ class LeaveChannel:
 
 @frozen
 class ClientEvent:
-    """Deliver to every subscriber of the channel but the sender; never cached."""
+    """Deliver to every subscriber of the channel except the sender. Client events are not cached."""
 
     channel: str
     event: str
     data: str
     user_id: str | None = None
-    """Of the sending member, on presence channels only."""
+    """User id of the sending member, on presence channels only."""
 
 
 @frozen
 class SignIn:
-    """The connection now belongs to this user: it hears the user's server-to-user channel and watchlist.
+    """Assign the connection to this user. It receives the user's server-to-user channel and watchlist events.
 
     `signin_success` was sent; the hub sends the watchlist events.
     """
@@ -174,8 +175,8 @@ Action = SendMessage | PingPeer | JoinChannel | LeaveChannel | ClientEvent | Sig
 
 
 ResumeFailure = Literal["epoch_changed", "position_expired", "position_ahead", "history_disabled"]
-"""Why a resume is impossible: the channel's history began anew; events after the position have left the ring; the
-position is one the channel has not reached; the channel keeps no history."""
+"""The reason why a resume is impossible: the channel's history was restarted; events after the position are no longer
+stored; the channel has not reached the position; the channel has no history."""
 
 Data = TypeVar("Data")
 
@@ -188,7 +189,7 @@ def json_text(value: object) -> str:
 
 
 def text_of(raw: msgspec.Raw) -> str | None:
-    """Return the JSON text of a part left as it came; None for null."""
+    """Return the JSON text of an undecoded part; None for null."""
     text = bytes(raw).decode()
     return None if text == "null" else text
 
@@ -211,7 +212,7 @@ def event(
 ) -> str:
     """Write an event on a channel.
 
-    `user_id` belongs to client events on presence channels only; `id` and `seq` go to subscribers that asked for them.
+    `user_id` is only for client events on presence channels; `id` and `seq` are for subscribers that requested them.
     """
     message: dict[str, Any] = {"event": name, "channel": channel, "data": data}
     if user_id is not None:
@@ -234,9 +235,9 @@ def connection_established(socket_id: str, activity_timeout: float) -> str:
 
 
 def error(message: str, code: PusherCloseCode | int | None = None, details: Mapping[str, object] | None = None) -> str:
-    """Write that something the client sent was refused. The code is null where the protocol documents none for the cause.
+    """Write that a client's message was refused. The code is null if the protocol documents none for the cause.
 
-    `details` are more members for the program; those that are None are left out.
+    `details`: further members for programs; those that are None are left out.
     """
     data: dict[str, object] = {"message": message, "code": None if code is None else int(code)}
     data |= {name: value for name, value in (details or {}).items() if value is not None}
@@ -244,7 +245,7 @@ def error(message: str, code: PusherCloseCode | int | None = None, details: Mapp
 
 
 def ping() -> str:
-    """Write the question whether the other side is there. Either side may ask."""
+    """Write a `pusher:ping`, which either side may send."""
     return '{"event":"pusher:ping","data":{}}'
 
 
@@ -256,11 +257,11 @@ def pong() -> str:
 def subscription_succeeded(
     channel: str, *, members: Iterable[PresenceMember] | None = None, position: ResumePosition | None = None
 ) -> str:
-    """Write that the subscription holds.
+    """Write that the subscription has succeeded.
 
     Args:
-        members: on presence channels, one per user, the new one included.
-        position: the channel's current one, for subscribers that asked for `ids`, so that they can resume from it later.
+        members: on presence channels, one per user, including the new one.
+        position: the channel's current position, for subscribers that requested `ids`, so that they can resume from it.
     """
     data: dict[str, object] = {}
     if members is not None:
@@ -302,24 +303,24 @@ def cache_miss(channel: str) -> str:
 
 
 def signin_success(user_data: str) -> str:
-    """Write that the sign-in holds; `user_data` as the client sent it."""
+    """Write that the sign-in has succeeded; `user_data` as the client sent it."""
     return json_text({"event": "pusher:signin_success", "data": json_text({"user_data": user_data})})
 
 
 def watchlist_events(events: Iterable[tuple[Literal["online", "offline"], Sequence[str]]]) -> str:
-    """Write which users of the watchlist came or went, each item a name and the user ids."""
+    """Write which users of the watchlist came online or went offline. Each item is an event name and the user ids."""
     data = {"events": [{"name": name, "user_ids": list(user_ids)} for name, user_ids in events]}
     return json_text({"event": "pusher_internal:watchlist_events", "data": json_text(data)})
 
 
 def resume_succeeded(channel: str, position: ResumePosition, replayed: int) -> str:
-    """Write the end of a resume, after the `replayed` missed events; everything up to `position` has now been sent."""
+    """Write the end of a resume, after `replayed` missed events. All events up to `position` have now been sent."""
     data = {"epoch": position.epoch, "seq": position.seq, "replayed": replayed}
     return _on_channel(channel, "tickrelay:resume_succeeded", data)
 
 
 def resume_failed(channel: str, reason: ResumeFailure, position: ResumePosition | None) -> str:
-    """Write that the missed events are lost; live events go on from `position` (None: the channel keeps no history)."""
+    """Write that the missed events are lost. Live events continue from `position` (None: the channel has no history)."""
     data: dict[str, object] = {"reason": reason}
     if position is not None:
         data |= {"epoch": position.epoch, "seq": position.seq}
@@ -327,8 +328,8 @@ def resume_failed(channel: str, reason: ResumeFailure, position: ResumePosition 
 
 
 def position(channel: str, position: ResumePosition) -> str:
-    """Write the current position of the channel: for subscribers that asked for `ids` but, as pusher-js, let their users
-    see nothing beside the data of an event."""
+    """Write the current position of the channel, for subscribers that requested `ids` but whose library, like pusher-js,
+    shows its users only the data of an event."""
     return _on_channel(channel, "tickrelay:position", {"epoch": position.epoch, "seq": position.seq})
 
 
@@ -344,7 +345,7 @@ def client_subscribe(
     rewind: int | None = None,
     ids: bool = False,
 ) -> str:
-    """Write a subscription; `auth` and `channel_data` are what the app's server signed."""
+    """Write a subscription; the app's server has signed `auth` and `channel_data`."""
     data: dict[str, object] = {"channel": channel}
     if auth is not None:
         data["auth"] = auth
@@ -365,7 +366,7 @@ def client_unsubscribe(channel: str) -> str:
 
 
 def client_signin(auth: str, user_data: str) -> str:
-    """Write which user this connection belongs to; both texts are what the app's server signed."""
+    """Write a sign-in; the app's server has signed both texts."""
     return json_text({"event": "pusher:signin", "data": {"auth": auth, "user_data": user_data}})
 
 
@@ -381,7 +382,7 @@ class _Envelope(msgspec.Struct):
     event: str
     channel: str | None = None
     data: msgspec.Raw = msgspec.Raw(b"")
-    # Anything, since other servers may use these names for something else: a wrong type must not cost the message.
+    # Any type, since other servers may use these names differently: a wrong type must not make the message unreadable.
     user_id: Any = None
     id: Any = None
     seq: Any = None
@@ -389,7 +390,7 @@ class _Envelope(msgspec.Struct):
 
 @frozen
 class Frame:
-    """One message as read: `data` is the text of a string, or the JSON text of anything else; None where absent."""
+    """One decoded message. `data` is the text of a string, or the JSON text of any other value; None if absent."""
 
     event: str
     channel: str | None
@@ -405,7 +406,7 @@ _object = msgspec.json.Decoder(dict[str, Any], float_hook=str).decode
 
 
 def read(text: str) -> Frame:
-    """Return the frame of one message; ProtocolError when it is no JSON object with a string `event`."""
+    """Decode one message. Raises ProtocolError if it is not a JSON object with a string `event`."""
     try:
         envelope = _envelope(text)
         raw = bytes(envelope.data).decode()
@@ -426,7 +427,7 @@ def read(text: str) -> Frame:
 
 
 def read_json(text: str | None, what: str) -> dict[str, Any]:
-    """Return the JSON object in a `data` (absent counts as empty); ProtocolError naming `what` otherwise.
+    """Return the JSON object in `data`; empty if absent. Raises ProtocolError naming `what` if it is not an object.
 
     Numbers with a fraction become text, so that no digit is lost.
     """
@@ -434,7 +435,7 @@ def read_json(text: str | None, what: str) -> dict[str, Any]:
 
 
 def read_as(decode: Callable[[str], Data], text: str | None, what: str) -> Data:
-    """Return the JSON in a `data` as a msgspec decoder reads it (absent counts as `{}`); ProtocolError naming `what`."""
+    """Decode the JSON in `data` with a msgspec decoder; absent counts as `{}`. Raises ProtocolError naming `what`."""
     try:
         return decode(text or "{}")
     except msgspec.ValidationError as exc:
@@ -447,9 +448,9 @@ _half_pair = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-f
 
 
 def json_fault(text: str | bytes, error: Exception) -> str:
-    """Return the reason that `text` could not be decoded as JSON, for its sender.
+    """Return the reason why `text` could not be decoded as JSON, for its sender.
 
-    msgspec calls text with half of a surrogate pair truncated, and names Python's limits where JSON is nested too deeply.
+    It replaces two texts of msgspec: "truncated" for half of a surrogate pair, and Python's limits for deep nesting.
     """
     if isinstance(error, UnicodeError):
         return "it is not UTF-8"

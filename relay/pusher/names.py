@@ -1,8 +1,8 @@
 """Names of channels, events, sockets and users: their grammar and their meaning.
 
 A channel's prefix is its type (Pusher Channels protocol): `private-`, `private-encrypted-` and `presence-` need an
-authorized subscription, `cache-` behind any of these (or alone) keeps the last event for newcomers. `#` is reserved;
-`#server-to-user-<id>` carries what a server sends to one user; only a connection signed in as that user may hold it.
+authorized subscription; `cache-`, alone or after any of these, keeps the last event for new subscribers. `#` is reserved.
+`#server-to-user-<id>` has the events for one user; only a connection signed in as that user may subscribe to it.
 """
 
 import re
@@ -52,11 +52,11 @@ class ChannelType(Enum):
         self.encrypted = encrypted
         """The payload is encrypted end to end; the relay never decrypts it."""
         self.cache = cache
-        """The last event is kept and given to newcomers."""
+        """The last event is kept and sent to new subscribers."""
         self.private = access == "private"
         self.presence = access == "presence"
         self.authorized = access in ("private", "presence")
-        """A subscription must carry a signature."""
+        """A subscription needs a signature."""
 
 
 _PREFIXES = (
@@ -71,12 +71,12 @@ _PREFIXES = (
 )
 
 
-#: Characters of the longest name that is remembered: a client may send names of any length.
+#: Longest name, in characters, whose type is cached, since a client may send names of any length.
 _REMEMBERED = 200
 
 
 def channel_type(name: str) -> ChannelType:
-    """Return the type that a channel has by its name's prefix; does not check the name."""
+    """Return the type of a channel from its name's prefix, without checking the name."""
     return _remembered_type(name) if len(name) <= _REMEMBERED else _type_of(name)
 
 
@@ -91,9 +91,9 @@ _remembered_type = lru_cache(maxsize=4096)(_type_of)
 
 
 def check_channel_name(name: str, limit: int = 164) -> ChannelType:
-    """Return the type of a valid channel name; otherwise ProtocolError naming the limit or the character set.
+    """Return the type of a valid channel name. Raises ProtocolError naming the limit or the character set.
 
-    `#server-to-user-<id>` is valid where the id could stand in a channel name.
+    `#server-to-user-<id>` is valid if the id could be part of a channel name.
     """
     if not name:
         raise ProtocolError("channel name is empty")
@@ -113,7 +113,7 @@ _is_remembered_name = lru_cache(maxsize=4096)(_is_name)
 
 
 def check_event_name(name: str, limit: int = 200, *, server: bool = True) -> None:
-    """ProtocolError unless the name is 1 to `limit` characters and, for a `server`'s event, not a reserved one."""
+    """Raise ProtocolError unless the name has 1 to `limit` characters and, for a `server`'s event, is not reserved."""
     if not name:
         raise ProtocolError("event name is empty")
     if len(name) > limit:
@@ -123,28 +123,28 @@ def check_event_name(name: str, limit: int = 200, *, server: bool = True) -> Non
 
 
 def is_client_event(name: str) -> bool:
-    """Return whether the name has the `client-` prefix of events that clients send to each other."""
+    """Return True if the name has the `client-` prefix of events that clients send to each other."""
     return name.startswith(CLIENT_EVENT)
 
 
 def is_reserved_event(name: str) -> bool:
-    """Return whether only the relay itself may send an event of this name."""
+    """Return True if only the relay itself may send an event with this name."""
     return name.startswith(RESERVED_EVENTS)
 
 
 def is_socket_id(text: str) -> bool:
-    """Return whether the text is a socket id: digits, a dot, digits, as every official server library demands."""
+    """Return True if the text is a socket id: digits, a dot, digits, as every official server library requires."""
     return _SOCKET_ID.fullmatch(text) is not None
 
 
 def check_socket_id(text: str) -> None:
-    """ProtocolError unless the text is a socket id."""
+    """Raise ProtocolError unless the text is a socket id."""
     if not is_socket_id(text):
         raise ProtocolError("socket_id must be two numbers with a dot between, like 123.456")
 
 
 def check_user_id(user_id: str, limit: int = 128) -> None:
-    """ProtocolError unless the user id has 1 to `limit` characters."""
+    """Raise ProtocolError unless the user id has 1 to `limit` characters."""
     if not user_id:
         raise ProtocolError("user id is empty")
     if len(user_id) > limit:
@@ -157,5 +157,5 @@ def server_to_user_channel(user_id: str) -> str:
 
 
 def server_to_user_id(channel: str) -> str | None:
-    """Return the user a `#server-to-user-` channel addresses, None for every other channel."""
+    """Return the user id in a `#server-to-user-` channel; None for any other channel."""
     return channel.removeprefix(SERVER_TO_USER) if channel.startswith(SERVER_TO_USER) else None

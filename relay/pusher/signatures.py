@@ -1,8 +1,8 @@
 """Signatures: HMAC-SHA256 in hexadecimal, keyed with an app's secret (Pusher Channels protocol, auth signatures).
 
-A subscription or sign-in carries `KEY:signature`; a request of the HTTP API carries `auth_signature` in its query; a
-webhook carries it in a header. Comparisons take the same time whatever they find. While a secret is being replaced an
-app has several: the first signs, each verifies.
+A subscription or sign-in has `KEY:signature`, a request to the HTTP API has `auth_signature` in its query, and a webhook
+has a header. Comparisons take constant time. While a secret is being replaced an app has several: the first one signs, and
+each of them verifies.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def _bytes(text: str | bytes) -> bytes:
 
 
 def same(one: str, other: str) -> bool:
-    """Return whether two texts are equal, found out in constant time."""
+    """Return True if two texts are equal, compared in constant time."""
     return hmac.compare_digest(_bytes(one), _bytes(other))
 
 
@@ -54,7 +54,7 @@ def sign(secret: str, text: str | bytes) -> str:
 
 
 def verify(secrets: Iterable[str], text: str | bytes, signature: str) -> bool:
-    """Return whether one of the secrets made this signature; every one is tried, in constant time."""
+    """Return True if one of the secrets made this signature. All are tried, in constant time."""
     given, valid = _bytes(signature), False
     for secret in secrets:
         valid |= hmac.compare_digest(sign(secret, text).encode(), given)
@@ -84,35 +84,35 @@ def _verify_auth(app: App, auth: str, text: str) -> bool:
 
 
 def channel_auth(app: App, socket_id: str, channel: str, channel_data: str | None = None) -> str:
-    """Return the `auth` an app's server gives a client for one channel and socket: `KEY:signature`."""
+    """Return the `auth` that an app's server issues to a client for one channel and socket: `KEY:signature`."""
     return _auth(app, channel_string(socket_id, channel, channel_data))
 
 
 def verify_channel_auth(app: App, auth: str, socket_id: str, channel: str, channel_data: str | None = None) -> bool:
-    """Return whether `auth` is this app's for exactly this socket, channel and channel_data."""
+    """Return True if `auth` is this app's signature for exactly this socket, channel and channel_data."""
     return _verify_auth(app, auth, channel_string(socket_id, channel, channel_data))
 
 
 @frozen
 class Authority:
-    """By what right a connection holds a channel: a secret of the app, with the API key the relay vouched for."""
+    """The authority of a subscription: the app's secret that signed it and, if the relay signed it, the API key."""
 
     secret: str = field(repr=False)
     key: str | None = None
     """Name of the API key."""
     digest: str | None = field(default=None, repr=False)
-    """Digest of the API key as it was then."""
+    """Digest of the API key at the time of the subscription."""
 
 
 def _key_secret(secret: str, digest: str) -> str:
-    """Return the secret of the relay's own proofs: neither the app's server nor the key's holder knows both halves."""
+    """Return the secret of the relay's own signatures. Neither the app's server nor the key's holder has both parts."""
     return f"tickrelay {secret} {digest}"
 
 
 def key_auth(app: App, name: str, digest: str, socket_id: str, channel: str, channel_data: str | None = None) -> str:
-    """Return the `auth` by which the relay itself vouches for an API key: `APPKEY@NAME:signature`.
+    """Return the `auth` that the relay itself issues for an API key: `APPKEY@NAME:signature`.
 
-    Clients pass it on unread, as every `auth`. An app's server cannot make it: it does not know the key's digest.
+    Clients pass it on unread, like every `auth`. An app's server cannot make it, because it does not have the key's digest.
     """
     text = channel_string(socket_id, channel, channel_data)
     return f"{app.key}@{name}:{sign(_key_secret(app.secret, digest), text)}"
@@ -126,9 +126,9 @@ def verify_authority(
     channel_data: str | None,
     digest_of: Callable[[str], str | None],
 ) -> Authority | None:
-    """Return by whose right `auth` opens this channel to this socket; None where it proves nothing.
+    """Return the authority that `auth` proves for this channel and socket; None if it is not valid.
 
-    `digest_of` returns the digest of the API key of that name, or None.
+    `digest_of` returns the digest of the API key with the given name, or None.
     """
     signer, _, signature = auth.rpartition(":")
     app_key, vouched, name = signer.partition("@")
@@ -145,12 +145,12 @@ def verify_authority(
 
 
 def user_auth(app: App, socket_id: str, user_data: str) -> str:
-    """Return the `auth` an app's server gives a client to sign in: `KEY:signature`."""
+    """Return the `auth` that an app's server issues to a client for a sign-in: `KEY:signature`."""
     return _auth(app, user_string(socket_id, user_data))
 
 
 def user_secret(app: App, auth: str, socket_id: str, user_data: str) -> str | None:
-    """Return the app's secret that made this `auth` for a sign-in, None where none did."""
+    """Return the app's secret that made this `auth` for a sign-in; None if none did."""
     key, _, signature = auth.rpartition(":")
     if not same(key, app.key):
         return None
@@ -159,7 +159,7 @@ def user_secret(app: App, auth: str, socket_id: str, user_data: str) -> str | No
 
 
 def verify_user_auth(app: App, auth: str, socket_id: str, user_data: str) -> bool:
-    """Return whether `auth` is this app's for exactly this socket and user_data."""
+    """Return True if `auth` is this app's signature for exactly this socket and user_data."""
     return user_secret(app, auth, socket_id, user_data) is not None
 
 
@@ -167,7 +167,7 @@ def verify_user_auth(app: App, auth: str, socket_id: str, user_data: str) -> boo
 
 
 def md5_hex(body: bytes) -> str:
-    """Return the `body_md5` of a body: an identity, not a protection; the signature over it protects."""
+    """Return the `body_md5` of a body. It only identifies the body; the signature over it gives the protection."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
@@ -189,10 +189,10 @@ def request_string(method: str, path: str, pairs: Iterable[tuple[str, str]]) -> 
 
 
 def verify_request(secrets: Iterable[str], method: str, path: str, raw_query: str, signature: str) -> bool:
-    """Return whether the request, as sent, carries its signature.
+    """Return True if the signature of the request, as sent, is valid.
 
-    Libraries differ in what they escape on the way, never in what they sign: the unescaped text. So a path may have
-    been signed as it stands or unescaped, and a `+` may be itself or a space.
+    Libraries differ in the characters that they escape, but all sign the unescaped text. So a path may have been signed as
+    sent or unescaped, and a `+` may mean itself or a space.
     """
     secrets = tuple(secrets)
     paths = {path, unquote(path)}
@@ -227,5 +227,5 @@ def webhook_headers(app: App, body: bytes) -> dict[str, str]:
 
 
 def verify_webhook(app: App, key: str, signature: str, body: bytes) -> bool:
-    """Return whether a webhook with these two headers came from this app's relay."""
+    """Return True if a webhook with these two headers was signed by this app's relay."""
     return verify(app.secrets, body, signature) and same(key, app.key)
