@@ -55,11 +55,11 @@ OWN = {
     "init": "Write a first configuration which listens on this machine only: an app, an API key, providers with "
     "credentials.",
     "serve": "Run the relay until SIGINT or SIGTERM.",
-    "check": "Say everything that is wrong with a configuration, and warn of what may be meant otherwise.",
+    "check": "List all errors in a configuration, and warn of settings that may be mistakes.",
     "demo": "Run the relay with simulated providers and a page that shows them.",
     "key": "Make a random API key, and the lines of the configuration that admit it.",
-    "config": "Print what can be configured.",
-    "plugins": "List the plugins that were found, what they bring, and which of them are broken.",
+    "config": "Print the reference of the configuration.",
+    "plugins": "List the installed plugins, what each of them provides, and broken ones.",
     "completion": "Print the script that completes commands, options and values in a shell.",
 }
 
