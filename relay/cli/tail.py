@@ -152,7 +152,11 @@ async def _meant(client: Client, name: str, catalog: Sequence[Mapping[str, Any]]
     if stream is not None and "*" not in name:
         return [name if prefix else _prefixed(stream, catalog)]
     if bare.startswith("account"):
-        return _accounts(account_pattern(bare.removeprefix("account").removeprefix(".") or "*"), catalog)
+        try:
+            accounts = account_pattern(bare.removeprefix("account").removeprefix(".") or "*")
+        except PatternError as error:
+            raise OperatorError(f"{name}: {error}; write it like account.PROVIDER.ACCOUNT") from error
+        return _accounts(accounts, catalog)
     try:
         pattern = stream_pattern(name)
     except PatternError as error:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -161,8 +162,6 @@ class HttpInterface:
 
 def _context(url: str) -> Any:
     """Return httpx's ``verify`` argument. Without TLS, skip loading the certificates, which takes 20 ms."""
-    import ssl
-
     return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -175,6 +174,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     for cause in _causes(error):
+        # An OSError, too, but its number is one of OpenSSL and none of the system.
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"the certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed: {(getattr(cause, 'reason', '') or str(cause)).lower().replace('_', ' ')}"
         if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
             return os.strerror(cause.errno).lower()
         if isinstance(cause, socket.gaierror):

@@ -11,6 +11,8 @@ import pytest
 
 from relay.cli import run
 from relay.cli.status import not_usable
+from relay.cli.tail import _meant
+from relay.errors import OperatorError
 from support.deadlines import WITHIN
 from support.shared_relay import KEYS, SharedRelay, shared_relay
 
@@ -269,3 +271,8 @@ def test_completion_knows_commands_and_options(capsys: Captured) -> None:
     out = capsys.readouterr().out
     assert "accounts" in out
     assert "--limit" in out
+
+
+async def test_a_name_of_an_account_without_its_account_is_an_error_that_says_so() -> None:
+    with pytest.raises(OperatorError, match=r"account\.desk: .*names no account.*account\.PROVIDER\.ACCOUNT"):
+        await _meant(None, "account.desk", [])  # type: ignore[arg-type]

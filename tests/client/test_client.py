@@ -1,6 +1,8 @@
 """The client against a running relay, on trio and on asyncio."""
 
+import errno
 import runpy
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import httpx
 import pytest
 from trio.testing import MockClock
 
@@ -25,6 +28,7 @@ from relay.client import (
     Updates,
     ViewUpdates,
 )
+from relay.client.api import unreachable
 from relay.client.feed import Feed
 from relay.client.websocket import ConnectionLost
 from relay.model.enums import AccountEvent, OrderEvent, OrderStatus, Outcome, Side
@@ -510,3 +514,21 @@ def test_an_answer_over_http_ends_the_wait() -> None:
             assert all(0.5 - 1e-6 <= wait <= 0.6 + 1e-6 for wait in it.waits)
 
     on_a_clock_that_jumps(scenario)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), "the certificate is not trusted"),
+        (ssl.SSLError(1, "WRONG_VERSION_NUMBER"), "TLS failed"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), "connection refused"),
+    ],
+)
+def test_an_error_of_tls_is_named_and_not_taken_for_one_of_the_system(error: OSError, said: str) -> None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        error.verify_message = "unable to get local issuer certificate"
+    outer = httpx.ConnectError("failed")
+    outer.__cause__ = error
+    text = unreachable("https://relay.example.com", outer)
+    assert said in text
+    assert "not permitted" not in text

@@ -194,6 +194,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / "tickrelay.service"
     text = (DOCS / "deploy/tickrelay.service").read_text()
     assert "ExecStart=/opt/tickrelay/bin/tickrelay serve" in text
+    assert "sqlite:////var/lib/tickrelay/" in text, "with three slashes it is relative to the configuration"
     unit.write_text(text.replace("/opt/tickrelay/bin/tickrelay", "/bin/true"))
     done = run(analyze, "verify", unit)
     complaints = [line for line in done.stderr.splitlines() if unit.name in line]
