@@ -1,13 +1,13 @@
-"""Channel names: where an event is published, and what a subscriber asks for.
+"""Channel names: the names under which events are published and subscribed to.
 
 Pusher channel names allow only ``A-Za-z0-9_-=@,.;`` (Pusher Channels protocol). A market stream's channel is
-``<kind>.<provider>.<symbol>``, a candle's has its timeframe behind. In the symbol ``/`` is written ``-`` and every other
+``<kind>.<provider>.<symbol>``; a candle's ends with its timeframe. In the symbol ``/`` is written ``-`` and every other
 character outside ``A-Za-z0-9_`` is written ``=XX``, the hex of its UTF-8 bytes: ``quote.binance.BTC-USDT``,
 ``quote.crosstrade.ES=2009=2D26``. Provider ``all`` merges every provider's events for one symbol.
 
-An account's stream is ``account.<provider>.<account>`` and exists only behind ``private-`` or ``presence-``; a session's
-state is ``status.<provider>``. A market stream may be asked for plain, with ``cache-`` (the last value at once), or
-behind ``private-`` where a provider's data need authorization.
+An account's stream is ``account.<provider>.<account>`` and exists only with the prefix ``private-`` or ``presence-``; a
+session's state is ``status.<provider>``. A market stream may have no prefix, ``cache-`` (the last value at once), or
+``private-`` if a provider's data need authorization.
 """
 
 import re
@@ -21,7 +21,7 @@ MAX_LENGTH = 164
 #: The provider name under which all providers are merged.
 ALL = "all"
 
-#: Prefixes a stream may stand behind, longest first.
+#: Prefixes that a stream's channel may have, longest first.
 PREFIXES = ("private-cache-", "presence-cache-", "private-", "presence-", "cache-")
 
 _plain = re.compile(r"[A-Za-z0-9_]")
@@ -30,7 +30,7 @@ _provider = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII).fullmatch
 
 
 class ChannelError(ValueError):
-    """A name that is no channel of ours, or a stream whose name would be too long; the message names it."""
+    """Raised for a name that is not a stream's channel, or a stream whose name would be too long; the text has the name."""
 
 
 @frozen(kw_only=True)
@@ -48,7 +48,7 @@ class Topic:
 
 @frozen
 class Stream:
-    """A topic at a provider: exactly what one channel (with any prefix) carries."""
+    """A topic of a provider: the content of one channel, with any prefix."""
 
     provider: str
     topic: Topic
@@ -56,11 +56,11 @@ class Stream:
 
 @frozen
 class Asker:
-    """The one who asks for a stream: an app, and within it a connection.
+    """The requester of a stream: an app, and a connection of it.
 
     Attributes:
-        network: whose connections share a turn: a client's address, or its IPv6 /64; None where it is not known, or is a
-            proxy's on this machine. Then each connection counts for itself.
+        network: connections of one network share a turn: a client's address, or its IPv6 /64. None if it is not known, or
+            is that of a proxy on this machine; each connection then has its own turn.
     """
 
     app: str
@@ -69,7 +69,7 @@ class Asker:
 
 
 def valid_provider(name: str) -> bool:
-    """Return whether ``name`` can name a provider: lower-case letters, digits, ``-`` and ``_``, not ``all``."""
+    """Return True if ``name`` can name a provider: lower-case letters, digits, ``-`` and ``_``, not ``all``."""
     return _provider(name) is not None and name != ALL
 
 
@@ -90,7 +90,7 @@ def unquote_symbol(text: str) -> str:
     """Return the symbol written as ``text``.
 
     Raises:
-        ChannelError: ``text`` is not what `quote_symbol` writes (so that a stream has exactly one name).
+        ChannelError: ``text`` is not a result of `quote_symbol`, which ensures that a stream has exactly one name.
     """
     raw, position = bytearray(), 0
     while match := _token.match(text, position):
@@ -107,7 +107,7 @@ def unquote_symbol(text: str) -> str:
 
 
 def channel_name(stream: Stream, prefix: str = "") -> str:
-    """Return the name of the channel that carries ``stream``, behind ``prefix``.
+    """Return the name of the channel of ``stream``, with ``prefix``.
 
     Raises:
         ChannelError: the name would be longer than `MAX_LENGTH`.
@@ -126,7 +126,7 @@ def channel_name(stream: Stream, prefix: str = "") -> str:
 
 
 def split_prefix(name: str) -> tuple[str, str]:
-    """Split a channel name into the prefix it stands behind ("" for none) and the rest."""
+    """Split a channel name into its prefix ("" for none) and the rest."""
     for prefix in PREFIXES:
         if name.startswith(prefix):
             return prefix, name[len(prefix) :]
@@ -134,10 +134,10 @@ def split_prefix(name: str) -> tuple[str, str]:
 
 
 def parse_channel(name: str) -> Stream:
-    """Return the stream that channel ``name`` carries; any prefix of `PREFIXES` is allowed in front.
+    """Return the stream of channel ``name``, which may have any prefix of `PREFIXES`.
 
     Raises:
-        ChannelError: not the name of a stream (a channel of an application's own is not an error of the protocol).
+        ChannelError: not the name of a stream. It may still be a valid channel of an application.
     """
     if len(name) > MAX_LENGTH:
         raise ChannelError(f"channel name of {len(name)} characters, the limit is {MAX_LENGTH}: {name[:MAX_LENGTH]}")

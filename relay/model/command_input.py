@@ -112,7 +112,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def shown(name: str) -> str:
-    """Return a name that somebody sent in a form that is safe to send back."""
+    """Return a received name in a form that is safe to send back."""
     return name if _name(name) else ascii(name)[:MAX_TEXT]
 
 
@@ -290,7 +290,7 @@ _UNSTRUCTURE = {
 
 
 def structure(wire: Mapping[str, Any]) -> Command:
-    """Return the command in ``wire``, an object as `read` gives it.
+    """Return the command in ``wire``, an object as returned by `read`.
 
     Raises:
         CommandError: no such command, or a member that is unknown, missing, of another type, or contradicts the others.

@@ -1,8 +1,8 @@
 """The instruments of a provider, and whether an order fits the one it is for.
 
-An order is compared with what the provider's metadata say, exactly and in decimals: a price is a multiple of the tick, a
-quantity one of the step and within its bounds, and the instrument takes such orders now. What is not said is not checked,
-and neither is what was said too long ago: an order that the provider would have taken must not be refused here.
+An order is compared with the provider's metadata, exactly and in decimals: a price must be a multiple of the tick, a size
+a multiple of the step and within its bounds, and the instrument must accept such orders now. Absent and outdated metadata
+are not checked, because an order that the provider would accept must not be refused here.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ class Misfit:
 
 
 class Instruments:
-    """The instruments of one provider, by canonical symbol, as they were read last."""
+    """The instruments of one provider by canonical symbol, as last received."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Instrument, str, float]] = {}
@@ -53,22 +53,22 @@ class Instruments:
         return (instrument for instrument, *_ in self._known.values())
 
     def learn(self, instrument: Instrument, received_at: str, now: float) -> None:
-        """Remember an instrument in place of what was known of its symbol, and when it was received.
+        """Store an instrument, replacing the previous one of its symbol, and the time at which it was received.
 
         ``now`` is that time in monotonic seconds.
 
-        Of more than `MOST_INSTRUMENTS` the one that was learned first is forgotten; then nothing is checked for it.
+        Beyond `MOST_INSTRUMENTS` the one that was learned first is forgotten; nothing is then checked for its symbol.
         """
         if instrument.symbol not in self._known and len(self._known) >= MOST_INSTRUMENTS:
             del self._known[next(iter(self._known))]
         self._known[instrument.symbol] = instrument, received_at, now
 
     def find(self, symbol: str | None) -> Instrument | None:
-        """Return the instrument of a canonical symbol, None where the provider has said nothing of it."""
+        """Return the instrument of a canonical symbol; None if the provider has sent none."""
         return None if symbol is None or symbol not in self._known else self._known[symbol][0]
 
     def received_at(self, symbol: str) -> str:
-        """Return when the instrument of a symbol was received. Raises KeyError where there is none."""
+        """Return the time at which the instrument of a symbol was received. Raises KeyError if there is none."""
         return self._known[symbol][1]
 
     def misfit(self, command: Command, symbol: str | None, now: float) -> Misfit | None:
@@ -86,7 +86,7 @@ class Instruments:
 
 
 def misfit(command: Command, instrument: Instrument) -> Misfit | None:
-    """Return the first reason why a new order, or an amendment, does not fit the instrument; None where there is none."""
+    """Return the first reason why a new order, or an amendment, does not fit the instrument; None if it fits."""
     if isinstance(command, PlaceOrder) and (refused := _of_status(command, instrument)) is not None:
         return refused
     if isinstance(command, PlaceOrder | AmendOrder) and (refused := _of_quantity(command, instrument)) is not None:

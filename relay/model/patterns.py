@@ -27,7 +27,7 @@ _written_in_channels = re.compile(r"[A-Za-z0-9_=*-]*").fullmatch
 
 
 class PatternError(ValueError):
-    """Raised for a pattern that can never match; the text says how to write what was probably meant."""
+    """Raised for a pattern that can never match; the text has the pattern that was probably meant."""
 
 
 def _compiled(part: str) -> re.Pattern[str]:

@@ -97,7 +97,7 @@ def _layout(cls: type[Event]) -> _Layout:
 
 
 def _writer(cls: type[Event], members: Iterable[_Member]) -> Writer:
-    """Return a function of (event, stamp, id) that gives the dict to encode.
+    """Return a function of (event, stamp, id) that returns the dict to encode.
 
     Enums are text and tuples are arrays to the JSON encoder, so values go in as they are.
     """
@@ -117,7 +117,7 @@ def _writer(cls: type[Event], members: Iterable[_Member]) -> Writer:
 
 
 def _assignments(into: str, members: Iterable[_Member]) -> list[str]:
-    """Return statements that put members into a dict: first those that are always there, then the optional ones."""
+    """Return statements that put members into a dict: first the required ones, then the optional ones."""
     lines = []
     for member in sorted(members, key=lambda member: member.is_optional):
         if member.is_optional or member.attribute == "timestamp":

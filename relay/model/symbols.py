@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from relay.errors import nearest
 
-#: Listed symbols a name that is not listed is compared with: a stranger may ask for any number of names.
+#: Most listed symbols with which an unlisted name is compared, since clients may request any number of names.
 _COMPARED = 16
 #: Symbols on either side that a search compares where nothing else is found.
 _NEAR = 32
@@ -23,7 +23,7 @@ NEAR = 3
 
 
 class SymbolError(ValueError):
-    """Two symbols claim the same name, or a symbol is written in a way that is not the canonical one."""
+    """Raised if two symbols have the same name, or a symbol is not in its canonical form."""
 
 
 @frozen(order=True)
@@ -136,7 +136,7 @@ class SymbolTable:
                 self._spellings = None
 
     def canonical(self, native: str) -> str:
-        """Return the canonical symbol of a provider's ``native`` one; its own text where no rule applies."""
+        """Return the canonical symbol of a provider's ``native`` one; the native text if it is not in the table."""
         return self._canonical.get(native, native)
 
     def native(self, symbol: str) -> str:
@@ -220,7 +220,7 @@ class SymbolTable:
 
 
 def _distance(wanted: str, words: list[str], plain: tuple[str, ...], name: str) -> int | None:
-    """Return how far a symbol is from a query, see `FoundSymbol`; None where it is not found."""
+    """Return the distance of a symbol from a query, see `FoundSymbol`; None if it does not match."""
     if wanted in plain:
         return 0
     if any(each.startswith(wanted) for each in plain):
