@@ -238,7 +238,9 @@ class CrossTrade(Adapter):
         native = self.native(symbol) if (symbol := getattr(command, "symbol", None)) is not None else ""
         result, raws = of_symbol(of_account(data, account), native if isinstance(command, HISTORIES) else ""), None
         order_id = data.get("orderId") if isinstance(data, dict) else None
-        if (reader := self.list_of(command)) is not None:
+        if command is None and not account:  # it comes late: nobody knows whose account's it is, and whose data
+            yield CommandReply(id, {"order_id": order_id} if order_id else {})
+        elif (reader := self.list_of(command)) is not None:
             name, read = reader
             raws = [result] if not name else result.get(name) if isinstance(result, dict) else result
             yield listed(id, result, raws, read)

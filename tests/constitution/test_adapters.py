@@ -30,7 +30,7 @@ BUDGETS = {
     "relay_binance": 236,
     "relay_bitfinex": 228,
     "relay_kraken": 505,
-    "relay_crosstrade": 897,
+    "relay_crosstrade": 899,
     "relay_helio": 699,
     "relay_scaletrade": 699,
     "relay_shuriken": 496,

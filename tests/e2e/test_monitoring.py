@@ -99,7 +99,7 @@ async def metrics_of_a_cluster() -> Labels:
     positions = {"market": [7, 12], "durable": [7, 2]}
     about = {"fence": 7, "lease_left": 2.5, "loads": 1, "suspected": "", "positions": positions, "owner": "a-1"}
     providers = [{"provider": "helio", "owns": True, "market_waiting": 3, **about}]
-    nodes = {"a-1": {"read": {"helio": [7, 14]}}}
+    nodes = {"a-1": {"state": "UP", "read": {"helio": [7, 14]}}}
     rig = Rig(
         store=lambda: {"available": True, "waiting": 3, "cluster": {"providers": providers, "nodes": nodes}},
         measured=Measured(log_counts=lambda: {"lost": 0, "withheld": 0}, round_trips=Histogram()),

@@ -14,7 +14,7 @@ import pytest
 from attrs import evolve
 from trio_websocket import open_websocket_url
 
-from relay.adapter import CommandReply, Context, Offer, dumps
+from relay.adapter import CommandReply, Context, Known, Offer, dumps
 from relay.app import Relay
 from relay.auth import channel_refusal
 from relay.model.channels import Stream, Topic
@@ -326,9 +326,20 @@ def test_a_pattern_may_name_symbols_in_either_spelling(pattern: str, symbol: str
 # Accounts that nobody configured ---------------------------------------------------------------------------------------
 
 
-def crosstrade(account: str | None = None) -> CrossTrade:
-    options = {**CrossTrade.defaults(), "account": ""}
-    return CrossTrade(Context(provider="crosstrade", account=account, options=options, credentials={"key": "k"}))
+class Waiting(Known):
+    """The commands that wait for an answer, as a session knows them."""
+
+    def __init__(self, *waiting: Command) -> None:
+        self._waiting = waiting
+
+    def commands(self) -> tuple[Command, ...]:
+        return self._waiting
+
+
+def crosstrade(account: str | None, *waiting: Command) -> CrossTrade:
+    options, known = {**CrossTrade.defaults(), "account": ""}, Waiting(*waiting)
+    context = Context(provider="crosstrade", account=account, options=options, credentials={"key": "k"}, known=known)
+    return CrossTrade(context)
 
 
 def of_two_accounts(**more: Any) -> dict[str, Any]:
@@ -362,7 +373,7 @@ def of_two_accounts(**more: Any) -> dict[str, Any]:
 def test_an_answer_for_one_account_has_nothing_of_another(
     command: Command, data: dict[str, Any], account: str | None
 ) -> None:
-    adapter = crosstrade(account)
+    adapter = crosstrade(account, command)
     list(adapter.encode(command))
     told = adapter.decode(dumps({"id": "1", "data": {"success": True, **data}}))
     (reply,) = [item for item in told if isinstance(item, CommandReply)]
@@ -371,14 +382,22 @@ def test_an_answer_for_one_account_has_nothing_of_another(
 
 
 def test_a_call_that_is_answered_with_another_accounts_order_is_refused() -> None:
-    adapter = crosstrade()
-    list(adapter.encode(Call(id="1", account="Sim101", function="GetOrder", arguments={"orderId": "o"})))
+    command = Call(id="1", account="Sim101", function="GetOrder", arguments={"orderId": "o"})
+    adapter = crosstrade(None, command)
+    list(adapter.encode(command))
     told = adapter.decode(
         dumps({"id": "1", "data": {"success": True, "account": "Sim110", "orderId": "o", "quantity": 7}})
     )
     (reply,) = [item for item in told if isinstance(item, CommandReply)]
     assert (reply.result, reply.error["code"]) == (None, "not_of_this_account")
     assert "Sim110" not in str(reply)
+
+
+def test_an_answer_that_comes_when_its_command_is_no_longer_known_has_no_data_of_anybody() -> None:
+    data = {"success": True, "orderId": "o", "orders": of_two_accounts()["rows"]}
+    told = crosstrade(None).decode(dumps({"id": "1", "data": data}))
+    (reply,) = [item for item in told if isinstance(item, CommandReply)]
+    assert (reply.result, reply.error) == ({"order_id": "o"}, None)
 
 
 BROKERS = {name: adapter for name, adapter in load_plugins().adapters().items() if adapter.commands}
