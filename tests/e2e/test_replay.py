@@ -46,7 +46,7 @@ async def test_a_replay_of_a_broker_takes_no_orders() -> None:
         assert provider.commands == ()
         assert provider.is_replay
     order = PlaceOrder(id="1", account="a", symbol="EUR/USD", side=Side.BUY, order_type=OrderType.MARKET, quantity="1")
-    with pytest.raises(ValueError, match="a replay takes no commands"):
+    with pytest.raises(ValueError, match="a replay does not accept commands"):
         list(replayed(Helio)(Context(provider="x")).encode(order))
 
 
