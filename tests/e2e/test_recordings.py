@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.node, pytest.mark.recordings]
 
 #: More levels than any book of a recording needs.
 LARGE = {"messages": 100_000, "bytes": 64 * 1024 * 1024}
+#: One connection subscribes to every instrument of a venue, which is more than an app allows by default.
+WIDE = {"subscriptions": 5000, "streams": 5000}
 
 
 def numbers_in(recording: Recording) -> set[str]:
@@ -83,7 +85,8 @@ async def test_pusher_js_receives_exactly_what_was_recorded(venue: Venue) -> Non
             "url": player.ws_url,
             "http_url": player.http_url,
         }
-        async with running_relay({"venue": provider}, outbox=LARGE) as relay, pusher_js() as client:
+        apps = {"main": {**APP, "limits": WIDE}}
+        async with running_relay({"venue": provider}, apps=apps, outbox=LARGE) as relay, pusher_js() as client:
             (session,) = [connection for _, connection in relay.providers.connections()]
             channels = channels_of(venue, recording)
             await client.connect(port_of(relay), APP["key"])
