@@ -138,6 +138,10 @@ class Entry:
         return Rank.PROVEN if self.flowed else Rank.NEW
 
 
+#: Topics by their state.
+_Index = dict[SubscriptionState, dict[Key, Entry]]
+
+
 class SubscriptionTable:
     """The topics of one session.
 
@@ -168,14 +172,14 @@ class SubscriptionTable:
         self._entries: dict[Key, Entry] = {}
         self._leaving: dict[Key, Topic] = {}
         self._left: BoundedDict[Key, None] = BoundedDict(_ENDING)
-        self._by_state: dict[SubscriptionState, dict[Key, Entry]] = {state: {} for state in SubscriptionState}
+        self._by_state: _Index = {state: {} for state in SubscriptionState}
+        #: Those of them that are not requested, see `is_requested`.
+        self._not_requested: _Index = {state: {} for state in SubscriptionState}
         #: The topics that wait to be requested, by rank.
         self._lines: dict[Rank, Rotation[Key]] = {rank: Rotation() for rank in Rank}
         #: The parts of refused requests, each to be requested by itself, by number.
         self._parts: dict[int, dict[Key, None]] = {}
         self._numbers = count(1)
-        #: The topics of `_entries` that are not requested, see `is_requested`.
-        self._not_requested: dict[Key, Entry] = {}
         #: Topics without subscribers, in the order in which they are to be unsubscribed.
         self._lingering: OrderedDict[Key, Entry] = OrderedDict()
         #: Earliest time at which an acknowledgement may be overdue; `overdue` computes the next one.
@@ -194,12 +198,12 @@ class SubscriptionTable:
     @property
     def requested(self) -> int:
         """The number of topics that are or will be requested: they take a place on the connection."""
-        return len(self._entries) - len(self._not_requested)
+        return len(self._entries) - sum(map(len, self._not_requested.values()))
 
     @property
     def wants_metadata(self) -> bool:
         """True if there are topics that are served from the provider's metadata."""
-        return bool(self._not_requested)
+        return any(self._not_requested.values())
 
     def want(self, topic: Topic, by: Asker | None = None) -> list[Entry]:
         """Add ``topic`` for the subscriber ``by``, or pinned by the operator if that is None.
@@ -211,9 +215,7 @@ class SubscriptionTable:
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = Entry(topic)
-            self._by_state[SubscriptionState.WANTED][key] = entry
-            if not is_requested(topic):
-                self._not_requested[key] = entry
+            self._add_to_index(key, entry)
         elif entry.state is SubscriptionState.REFUSED and entry.leave_at is not None:
             self._set_state(key, entry, SubscriptionState.WANTED)
         entry.leave_at = None
@@ -250,13 +252,22 @@ class SubscriptionTable:
         entry.reason = f"{self._most_waiting} topics wait already (setting waiting of the provider)"
         return [entry]
 
-    def _set_state(self, key: Key, entry: Entry, state: SubscriptionState) -> None:
+    def _add_to_index(self, key: Key, entry: Entry) -> None:
+        self._by_state[entry.state][key] = entry
+        if not is_requested(entry.topic):
+            self._not_requested[entry.state][key] = entry
+
+    def _remove_from_index(self, key: Key, entry: Entry) -> None:
         self._by_state[entry.state].pop(key, None)
+        self._not_requested[entry.state].pop(key, None)
+
+    def _set_state(self, key: Key, entry: Entry, state: SubscriptionState) -> None:
+        self._remove_from_index(key, entry)
         self._crowded.pop(key, None)
-        self._by_state[state][key] = entry
         if entry.state is SubscriptionState.WANTED and state is not SubscriptionState.WANTED:
             self._unline(key, entry)
         entry.state = state
+        self._add_to_index(key, entry)
         if state is SubscriptionState.WANTED:
             self._line_up(key, entry)
         elif state is SubscriptionState.CONFIRMED:
@@ -306,15 +317,15 @@ class SubscriptionTable:
         for key, entry in gone:
             self._unline(key, entry)
             self._crowded.pop(key, None)
-            del self._entries[key], self._by_state[entry.state][key]
-            if self._not_requested.pop(key, None) is None and entry.state in _TAKEN:
+            del self._entries[key]
+            self._remove_from_index(key, entry)
+            if is_requested(entry.topic) and entry.state in _TAKEN:
                 self._leaving[key] = entry.topic
         return [entry.topic for _, entry in gone]
 
     def take_to_serve(self) -> tuple[Topic, ...]:
         """Mark the WANTED topics that are not requested as QUEUED, and return them."""
-        wanted = SubscriptionState.WANTED
-        found = [(key, entry) for key, entry in self._not_requested.items() if entry.state is wanted]
+        found = list(self._not_requested[SubscriptionState.WANTED].items())
         for key, entry in found:
             self._set_state(key, entry, SubscriptionState.QUEUED)
         return tuple(entry.topic for _, entry in found)
@@ -351,8 +362,7 @@ class SubscriptionTable:
 
     def _room(self) -> float:
         """Return how many more topics the connection may have. Topics to be unsubscribed still count."""
-        taken = sum(len(self._by_state[state]) for state in _TAKEN)
-        taken -= sum(entry.state in _TAKEN for entry in self._not_requested.values())
+        taken = sum(len(self._by_state[state]) - len(self._not_requested[state]) for state in _TAKEN)
         return self._most_topics - taken - len(self._leaving)
 
     def crowded(self) -> list[Entry]:
@@ -384,7 +394,8 @@ class SubscriptionTable:
         for key in keys:
             self._unline(key, free[key])
             self._crowded.pop(key, None)
-            del self._entries[key], wanted[key]
+            del self._entries[key]
+            self._remove_from_index(key, free[key])
         return [free[key] for key in keys]
 
     def take_to_unsubscribe(self) -> tuple[Topic, ...]:
@@ -537,19 +548,18 @@ class SubscriptionTable:
         self._parts.clear()
         self._crowded.clear()
         self._ack_at, self._look_at = inf, inf
-        for found in self._by_state.values():
+        for found in (*self._by_state.values(), *self._not_requested.values()):
             found.clear()
         self._lines = {rank: Rotation() for rank in Rank}
         for key, entry in self._entries.items():
             entry.asked_at, entry.asks, entry.part, entry.wait_published = None, 0, None, None
             entry.state = SubscriptionState.WANTED
-            self._by_state[SubscriptionState.WANTED][key] = entry
+            self._add_to_index(key, entry)
             self._line_up(key, entry)
 
     def adopt(self, other: "SubscriptionTable") -> None:
         """Take over the topics of the session that this one replaces; all are WANTED."""
         self._entries.update(other._entries)
-        self._not_requested.update(other._not_requested)
         self._lingering.update(other._lingering)
         self.disconnected()
 
