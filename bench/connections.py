@@ -7,8 +7,6 @@ answers a request without a body. Memory is the growth of the resident set from 
 connection to after the last one is subscribed, so everything is in it: socket objects, session, outbox, membership.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,6 @@ from typing import Any
 from support.processes import (
     CLIENT_CORE,
     HERE,
-    SERVER_CORE,
     Load,
     Process,
     Unavailable,
@@ -29,7 +26,7 @@ from support.processes import (
     memory_of,
     raise_limits,
     relay,
-    wait_for,
+    start_nginx,
 )
 from support.report import arguments, median, report
 
@@ -76,7 +73,7 @@ def climb_tls(subscribers: int, notes: list[str], turns: int = 10) -> list[dict[
         try:
             sides.append(Side(f"{subscribers} TLS, nginx", *stack.enter_context(nginx(Path(folder))), certificate))
         except Unavailable as missing:
-            notes.append(f"nginx: skipped, {missing}")
+            notes.append(f"skipped: {missing}")
         for side in sides:
             stack.enter_context(side.client)
             side.connect(200, "warm")
@@ -131,20 +128,10 @@ class Side:
 @contextmanager
 def nginx(home: Path) -> Iterator[tuple[Worker, int]]:
     """Run nginx with the certificate in this directory: its worker, and the port."""
-    program = shutil.which("nginx")
-    if program is None:
-        raise Unavailable("it is not installed")
     port = free_port()
-    (home / "nginx.conf").write_text(NGINX.format(home=home, port=port))
-    server = subprocess.Popen(
-        [program, "-p", home, "-c", home / "nginx.conf"],
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
-        stderr=subprocess.DEVNULL,
-    )
+    server, [worker] = start_nginx(home, NGINX.format(home=home, port=port), port)
     try:
-        wait_for(port)
-        [worker] = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        yield Worker(int(worker)), port
+        yield Worker(worker), port
     finally:
         server.terminate()
         server.wait(10)

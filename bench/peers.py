@@ -5,9 +5,7 @@ PyPI, in an environment of their own under the temporary directory, `websockets`
 is skipped by name. All send 200-byte frames to the same load client; none compresses; each runs on one core.
 """
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +25,7 @@ from support.processes import (
     free_port,
     raise_limits,
     relay,
-    wait_for,
+    start_nginx,
 )
 from support.report import arguments, median, report
 
@@ -112,23 +110,14 @@ def start_ws() -> Contestant:
 
 
 def start_nchan() -> Contestant:
-    nginx, module = (
-        shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin"),
-        Path("/usr/lib/nginx/modules/ngx_nchan_module.so"),
-    )
-    if nginx is None or not module.is_file():
+    module = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+    if not module.is_file():
         raise Unavailable("nginx with nchan is not installed (Debian: libnginx-mod-nchan)")
     home, port = Path(tempfile.mkdtemp(prefix="tickrelay-nchan-")), free_port()
-    (home / "nginx.conf").write_text(NCHAN.format(module=module, home=home, port=port))
-    server = subprocess.Popen(
-        [nginx, "-p", str(home), "-c", str(home / "nginx.conf")],
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(port)
+    server, workers = start_nginx(home, NCHAN.format(module=module, home=home, port=port), port)
     process = Process([sys.executable, PEERS / "nchan_server.py", str(port)], CLIENT_CORE)
     process.hear()
-    contestant = Contestant("nchan (nginx, C)", process, port, pids=[server.pid, *children(server.pid)])
+    contestant = Contestant("nchan (nginx, C)", process, port, pids=[server.pid, *workers])
     end = contestant.end
 
     def end_both() -> None:
@@ -156,11 +145,6 @@ http {{
   }}
 }}
 """
-
-
-def children(pid: int) -> list[int]:
-    """The child processes."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def start_floor() -> Contestant:

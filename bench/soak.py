@@ -92,7 +92,7 @@ class Stage:
         return {name.rstrip(":"): int(kilobytes) * 1024 / 1e6 for name, kilobytes, _ in parts}
 
     async def memory(self) -> Mapping[str, float]:
-        """Where the relay's memory is in MB, after it has collected garbage; see `support.soaked_relay.memory`."""
+        """Return where the relay's memory is, in MB, after it has collected garbage; see `support.soaked_relay.memory`."""
         assert self.relay.stdin is not None
         assert self.relay.stdout is not None
         self.relay.stdin.write("\n")

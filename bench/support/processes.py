@@ -81,6 +81,30 @@ def redis_server(directory: Path) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
+def start_nginx(home: Path, config: str, port: int) -> tuple["subprocess.Popen[bytes]", list[int]]:
+    """Start nginx with a configuration that listens on this port, in a directory of its own: it, and the ids of its workers.
+
+    Unavailable where it is not installed.
+    """
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    if program is None:
+        raise Unavailable("nginx is not installed")
+    (home / "nginx.conf").write_text(config)
+    server = subprocess.Popen(
+        [program, "-p", home, "-c", home / "nginx.conf"],
+        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port)
+    except Unavailable:
+        server.kill()
+        server.wait()
+        raise
+    workers = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+    return server, [int(pid) for pid in workers.split()]
+
+
 class Process:
     """A program that answers each line on its stdin with one line on its stdout."""
 

@@ -64,7 +64,7 @@ class Node:
         return client
 
     def goes_on(self, client):
-        """What a subscriber is sent after a moment."""
+        """Return the frames that a subscriber is sent after a moment."""
         self.relay.now += LOOK
         client.session.proceed(self.relay.now)
         return client.take()

@@ -87,7 +87,7 @@ def answer(r, *message):
 
 
 def told(r):
-    """What the account's events say since the last call."""
+    """Return the account's events since the last call."""
     found = []
     for event in r.fresh():
         match event:
